@@ -1,0 +1,183 @@
+//! Content digests as the OCI image specification writes them: `algorithm:hex`.
+//!
+//! SHA-256 and SHA-512 are the registered algorithms; both come from the tree's one crypto provider.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::digest as lc;
+use serde::{Deserialize, Serialize};
+
+/// A content digest, such as `sha256:e3b0c442…`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Digest {
+    /// SHA-256, the one that nearly every registry uses.
+    Sha256([u8; 32]),
+    /// SHA-512.
+    Sha512([u8; 64]),
+}
+
+/// Why a text is not a digest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseDigestError {
+    /// No colon between algorithm and value.
+    #[error("not a digest: {0:?} (expected something like sha256:<64 hexadecimal digits>)")]
+    Form(String),
+    /// An algorithm that is not registered.
+    #[error("unknown digest algorithm {0:?} (known: sha256, sha512)")]
+    Algorithm(String),
+    /// The value has the wrong length, or is not lower-case hexadecimal.
+    #[error("the value of a {algorithm} digest is {digits} lower-case hexadecimal digits, got {got:?}")]
+    Value {
+        /// The algorithm named before the colon.
+        algorithm: &'static str,
+        /// How many digits its value has.
+        digits: usize,
+        /// What stood there.
+        got: String,
+    },
+}
+
+impl Digest {
+    /// The digest's algorithm as it stands before the colon.
+    pub const fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "sha256",
+            Self::Sha512(_) => "sha512",
+        }
+    }
+
+    /// The raw value: 32 or 64 bytes.
+    pub const fn value(&self) -> &[u8] {
+        match self {
+            Self::Sha256(bytes) => bytes,
+            Self::Sha512(bytes) => bytes,
+        }
+    }
+
+    /// The SHA-256 of bytes at hand.
+    pub fn sha256(data: &[u8]) -> Self {
+        let mut hasher = DigestHasher::sha256();
+        hasher.update(data);
+        hasher.finish()
+    }
+
+    /// A hasher of this digest's algorithm, to check content against it.
+    pub fn hasher(&self) -> DigestHasher {
+        match self {
+            Self::Sha256(_) => DigestHasher::sha256(),
+            Self::Sha512(_) => DigestHasher(lc::Context::new(&lc::SHA512)),
+        }
+    }
+
+    /// Algorithm and the first twelve digits, for people.
+    pub fn short(&self) -> String {
+        format!("{}:{}", self.algorithm(), hex::encode(&self.value()[..6]))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm(), hex::encode(self.value()))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        let (algorithm, value) = text.split_once(':').ok_or_else(|| ParseDigestError::Form(text.to_owned()))?;
+        match algorithm {
+            "sha256" => decode("sha256", value).map(Self::Sha256),
+            "sha512" => decode("sha512", value).map(Self::Sha512),
+            other => Err(ParseDigestError::Algorithm(other.to_owned())),
+        }
+    }
+}
+
+fn decode<const N: usize>(algorithm: &'static str, value: &str) -> Result<[u8; N], ParseDigestError> {
+    let mut bytes = [0; N];
+    let lower = !value.bytes().any(|byte| byte.is_ascii_uppercase());
+    match hex::decode_to_slice(value, &mut bytes) {
+        Ok(()) if lower => Ok(bytes),
+        _ => Err(ParseDigestError::Value { algorithm, digits: N * 2, got: value.to_owned() }),
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Hashes content that comes in parts.
+#[derive(Clone)]
+pub struct DigestHasher(lc::Context);
+
+impl DigestHasher {
+    /// A SHA-256 hasher.
+    pub fn sha256() -> Self {
+        Self(lc::Context::new(&lc::SHA256))
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    /// The digest of all bytes taken.
+    pub fn finish(self) -> Digest {
+        let is_sha256 = self.0.algorithm() == &lc::SHA256;
+        let value = self.0.finish();
+        if is_sha256 {
+            let mut bytes = [0; 32];
+            bytes.copy_from_slice(value.as_ref());
+            Digest::Sha256(bytes)
+        } else {
+            let mut bytes = [0; 64];
+            bytes.copy_from_slice(value.as_ref());
+            Digest::Sha512(bytes)
+        }
+    }
+}
+
+impl fmt::Debug for DigestHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestHasher")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_content_has_its_published_digests() {
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Digest::sha256(b"").to_string(), empty);
+        let parsed: Digest = empty.parse().unwrap();
+        assert_eq!(parsed.hasher().finish(), parsed);
+    }
+
+    #[test]
+    fn wrong_texts_say_what_is_wrong() {
+        assert!(matches!("abc".parse::<Digest>(), Err(ParseDigestError::Form(_))));
+        assert!(matches!("md5:00".parse::<Digest>(), Err(ParseDigestError::Algorithm(_))));
+        assert!(matches!("sha256:00".parse::<Digest>(), Err(ParseDigestError::Value { digits: 64, .. })));
+        let upper = format!("sha256:{}", "AB".repeat(32));
+        assert!(matches!(upper.parse::<Digest>(), Err(ParseDigestError::Value { .. })));
+    }
+}

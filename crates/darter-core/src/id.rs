@@ -1,0 +1,56 @@
+//! Names of nodes and blobs inside the fleet: fixed-size, cheap to copy and to compare.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// One running agent's name in the fleet: 16 bytes, drawn at random when its data directory is made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub [u8; 16]);
+
+/// One blob's name in the fleet: 32 bytes derived from what the bytes *are* (a content digest, or a source and
+/// its version), see [`crate::source`]. Two versions of one URL never share an id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BlobId(pub [u8; 32]);
+
+/// A text that is not an id in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an id: {0:?} (expected {1} hexadecimal digits)")]
+pub struct ParseIdError(String, usize);
+
+macro_rules! hex_id {
+    ($name:ident, $bytes:literal) => {
+        impl $name {
+            /// The first eight hexadecimal digits: enough for people to tell ids apart.
+            pub fn short(&self) -> String {
+                hex::encode(&self.0[..4])
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.short())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                let mut bytes = [0; $bytes];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseIdError(text.to_owned(), $bytes * 2))?;
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+
+hex_id!(NodeId, 16);
+hex_id!(BlobId, 32);

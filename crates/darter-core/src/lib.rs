@@ -1,0 +1,38 @@
+//! The words and the arithmetic of Darter, shared by every other room. Nothing here does I/O.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`id`] | [`NodeId`], [`BlobId`]: who and what |
+//! | [`digest`] | OCI content digests and streaming hashers for them |
+//! | [`source`] | where bytes come from: [`Source`], its [`Version`], and how both name a blob |
+//! | [`range`] | [`ByteRange`]: half-open ranges of bytes |
+//! | [`piece`] | [`PieceIndex`], [`PieceLength`], and the arithmetic between bytes and pieces |
+//! | [`set`] | [`PieceSet`]: which pieces somebody holds |
+//! | [`manifest`] | [`Manifest`]: one BLAKE3 subtree value per piece, one root over all |
+//! | [`place`] | [`Place`] and [`Tier`]: how near two nodes are |
+//! | [`rate`] | [`Rate`]: bytes per second as people write them |
+//! | [`rendezvous`] | highest-random-weight choice among nodes |
+//! | [`clock`] | [`Moment`] and the [`Clock`] that is injected everywhere |
+
+pub mod clock;
+pub mod digest;
+pub mod id;
+pub mod manifest;
+pub mod piece;
+pub mod place;
+pub mod range;
+pub mod rate;
+pub mod rendezvous;
+pub mod set;
+pub mod source;
+
+pub use clock::{Clock, Moment, SystemClock};
+pub use digest::{Digest, DigestHasher};
+pub use id::{BlobId, NodeId};
+pub use manifest::{Manifest, PieceHash};
+pub use piece::{PieceIndex, PieceLength};
+pub use place::{Place, Tier};
+pub use range::ByteRange;
+pub use rate::Rate;
+pub use set::PieceSet;
+pub use source::{Source, Version};

@@ -1,0 +1,211 @@
+//! Where a blob's bytes come from, and how that names the blob.
+//!
+//! Content with a digest is named by the digest alone, wherever it is read. Content without one is named by its
+//! *source* and its *version*: an origin whose validators change makes a new blob, so no swarm mixes two versions.
+//! What authorises a request ([`Credentials`]) is never part of a name.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::digest::Digest;
+use crate::id::BlobId;
+
+/// Where bytes are stored, without what authorises reading them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Source {
+    /// A URL that a GET answers with the bytes: `http`, `https` or `file`.
+    Url {
+        /// The address, normalised as the WHATWG URL standard does, without its fragment.
+        url: Url,
+        /// Request headers that choose a variant of the resource (`Accept` and its kin), names in lower case, sorted.
+        variant: Vec<(String, String)>,
+        /// The digest the content must have, if the user said one.
+        digest: Option<Digest>,
+    },
+    /// A blob of an OCI registry.
+    Registry {
+        /// The registry's base address, such as `https://registry-1.docker.io/`.
+        registry: Url,
+        /// The repository, such as `library/debian`.
+        repository: String,
+        /// The blob's digest.
+        digest: Digest,
+    },
+}
+
+/// What an origin says to tell one state of a resource from another (RFC 9110, section 8.8).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The entity tag with its quotes, and `W/` if weak.
+    pub etag: Option<String>,
+    /// The modification date as the origin wrote it.
+    pub last_modified: Option<String>,
+    /// Length in bytes.
+    pub length: Option<u64>,
+    /// Set when the origin gave no validator: makes every reading a version of its own.
+    pub nonce: Option<u64>,
+}
+
+/// Request headers that authorise a download. Printed only as a count.
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Names in lower case, with their values.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Source {
+    /// A URL source. Headers that choose a variant become part of it, all others authorise: they are returned apart.
+    pub fn from_url(mut url: Url, headers: &[(String, String)], digest: Option<Digest>) -> (Self, Credentials) {
+        url.set_fragment(None);
+        let (mut variant, authorising): (Vec<_>, Vec<_>) = headers
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+            .partition(|(name, _)| matches!(name.as_str(), "accept" | "accept-language" | "accept-encoding"));
+        variant.sort();
+        (Self::Url { url, variant, digest }, Credentials { headers: authorising })
+    }
+
+    /// The digest that the content must have, if one is known beforehand.
+    pub const fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Url { digest, .. } => *digest,
+            Self::Registry { digest, .. } => Some(*digest),
+        }
+    }
+
+    /// Names the source apart from its version: 32 bytes.
+    pub fn key(&self) -> BlobId {
+        named("darter 2026-11 source", &[self.to_bytes().as_slice()])
+    }
+
+    /// Names the blob that this source is in `version`.
+    pub fn blob(&self, version: &Version) -> BlobId {
+        if let Some(digest) = self.digest() {
+            return blob_of(&digest);
+        }
+        let length = version.length.map(u64::to_le_bytes);
+        let nonce = version.nonce.map(u64::to_le_bytes);
+        named(
+            "darter 2026-11 blob by version",
+            &[
+                &self.to_bytes(),
+                version.etag.as_deref().unwrap_or_default().as_bytes(),
+                version.last_modified.as_deref().unwrap_or_default().as_bytes(),
+                length.as_ref().map_or(&[], |bytes| bytes.as_slice()),
+                nonce.as_ref().map_or(&[], |bytes| bytes.as_slice()),
+            ],
+        )
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Url { url, variant, digest } => {
+                let headers: String = variant.iter().map(|(name, value)| format!("\n{name}: {value}")).collect();
+                let digest = digest.map(|digest| format!("\n{digest}")).unwrap_or_default();
+                format!("url {url}{headers}{digest}").into_bytes()
+            }
+            Self::Registry { registry, repository, digest } => {
+                format!("registry {registry} {repository} {digest}").into_bytes()
+            }
+        }
+    }
+}
+
+/// Names the blob whose content has this digest.
+pub fn blob_of(digest: &Digest) -> BlobId {
+    named("darter 2026-11 blob by digest", &[digest.to_string().as_bytes()])
+}
+
+/// BLAKE3 in key-derivation mode over length-prefixed parts.
+fn named(context: &str, parts: &[&[u8]]) -> BlobId {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    BlobId(*hasher.finalize().as_bytes())
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url { url, .. } => url.fmt(f),
+            Self::Registry { registry, repository, digest } => {
+                let host = registry.host_str().unwrap_or_default();
+                let port = registry.port().map(|port| format!(":{port}")).unwrap_or_default();
+                write!(f, "{host}{port}/{repository}@{digest}")
+            }
+        }
+    }
+}
+
+impl Version {
+    /// Whether the origin gave anything by which to recognise this state again.
+    pub const fn has_validator(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
+    }
+}
+
+impl Credentials {
+    /// No credentials: an anonymous request.
+    pub const fn none() -> Self {
+        Self { headers: Vec::new() }
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.headers.is_empty()
+    }
+
+    /// Tells one caller's credentials from another's without holding them: a keyed BLAKE3 value.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut parts = Vec::with_capacity(self.headers.len() * 2);
+        for (name, value) in &self.headers {
+            parts.push(name.as_bytes());
+            parts.push(value.as_bytes());
+        }
+        named("darter 2026-11 credentials", &parts).0
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({} headers)", self.headers.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_digest_names_the_blob_wherever_it_is_read() {
+        let digest = Digest::sha256(b"x");
+        let (from_url, _) = Source::from_url(url("http://a/x"), &[], Some(digest));
+        let from_registry = Source::Registry { registry: url("https://b/"), repository: "c/d".into(), digest };
+        let version = Version::default();
+        assert_eq!(from_url.blob(&version), from_registry.blob(&version));
+        assert_ne!(from_url.key(), from_registry.key());
+    }
+
+    #[test]
+    fn a_new_version_is_a_new_blob_and_credentials_are_no_part_of_it() {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let (plain, none) = Source::from_url(url("http://a/x#part"), &[], None);
+        let (same, secret) = Source::from_url(url("http://a/x"), &[header("Authorization", "Bearer t")], None);
+        assert_eq!(plain, same);
+        assert!(none.is_empty() && !secret.is_empty());
+        assert_eq!(format!("{secret:?}"), "Credentials(1 headers)");
+        let (other, _) = Source::from_url(url("http://a/x"), &[header("ACCEPT", "text/html")], None);
+        let first = Version { etag: Some("\"1\"".into()), ..Version::default() };
+        let second = Version { etag: Some("\"2\"".into()), ..Version::default() };
+        assert_ne!(plain.blob(&first), plain.blob(&second));
+        assert_ne!(plain.blob(&first), other.blob(&first));
+    }
+}

@@ -1,0 +1,1 @@
+//! Hosts in network namespaces: end-to-end tests with real container engines.

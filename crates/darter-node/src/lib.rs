@@ -1,0 +1,1 @@
+//! The agent: joins store, origin, wire and swarm; registry mirror and administration.

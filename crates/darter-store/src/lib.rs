@@ -1,0 +1,1 @@
+//! Pieces on disk: verified, resumable, evicted by quota.

@@ -1,0 +1,1 @@
+//! The decisions of a swarm, without I/O: picker, tracker, locality, byte budgets.

@@ -1,0 +1,1 @@
+//! The peer protocol: frames, control messages, zero-copy piece transfer.
