@@ -1,0 +1,262 @@
+//! The JSON of the administration socket, and of every `--json`. Fields are added, never renamed.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/blobs` | array of [`BlobRow`] |
+//! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id (or a prefix of 8 digits and more), a digest, or a percent-encoded URL |
+//! | `GET /v1/explain?name=…` | [`Explanation`] |
+//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, header `darter-blob: ID`, `content-length` when known |
+//! | `GET /v1/progress?blob=ID` | [`Progress`] |
+//!
+//! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.
+
+use std::collections::BTreeMap;
+
+use darter_core::{BlobId, Digest, NodeId, Tier};
+use serde::{Deserialize, Serialize};
+
+use crate::options::Role;
+
+/// One agent at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Program version.
+    pub version: String,
+    /// The agent's id.
+    pub node: NodeId,
+    /// What it is to its fleet.
+    pub role: Role,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime: f64,
+    /// Peer address it listens on.
+    pub listen: Option<String>,
+    /// Local address of mirror and metrics.
+    pub local: Option<String>,
+    /// Data directory.
+    pub data_dir: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is shutting down.
+    pub draining: bool,
+    /// Resident memory in bytes.
+    pub resident: u64,
+    /// CPU seconds used, user and system.
+    pub cpu: f64,
+    /// The store.
+    pub store: StoreStatus,
+    /// Bytes moved since start.
+    pub traffic: Traffic,
+    /// Seeds given by `--join`, and whether they answer.
+    pub seeds: Vec<SeedStatus>,
+    /// Peers with an open connection.
+    pub peers: Vec<PeerStatus>,
+    /// Blobs being fetched or served now.
+    pub swarms: Vec<SwarmStatus>,
+}
+
+/// The store's room.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Blobs kept.
+    pub blobs: u64,
+    /// Bytes kept.
+    pub used: u64,
+    /// Most bytes kept, if limited.
+    pub quota: Option<u64>,
+    /// Bytes free on the disk.
+    pub free: u64,
+}
+
+/// Bytes by where they came from and went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Read from origins.
+    pub from_origin: u64,
+    /// Received from seeds.
+    pub from_seed: u64,
+    /// Received from other nodes.
+    pub from_peers: u64,
+    /// Sent to seeds and nodes.
+    pub to_peers: u64,
+    /// Served to programs of this host.
+    pub to_local: u64,
+}
+
+/// A seed of this agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SeedStatus {
+    /// As given.
+    pub addr: String,
+    /// Whether its control connection is up.
+    pub up: bool,
+    /// Its id, once met.
+    pub node: Option<NodeId>,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its id.
+    pub node: NodeId,
+    /// Its peer address.
+    pub addr: String,
+    /// How near it is.
+    pub tier: Tier,
+    /// Whether it is a seed.
+    pub seed: bool,
+}
+
+/// One blob being moved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwarmStatus {
+    /// The blob.
+    pub blob: BlobId,
+    /// Whether this agent leads the swarm.
+    pub leads: bool,
+    /// Members known.
+    pub members: u32,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// How far one blob is on this agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// The blob.
+    pub blob: BlobId,
+    /// What it was asked for as.
+    pub name: String,
+    /// Length, once known.
+    pub length: Option<u64>,
+    /// Length of a piece.
+    pub piece_length: u64,
+    /// Pieces in all, once known.
+    pub pieces: Option<u32>,
+    /// Pieces held.
+    pub held: u32,
+    /// Bytes held and verified.
+    pub held_bytes: u64,
+    /// One character for each of up to 64 equal parts of the blob: share held, `0` none to `8` all.
+    pub map: String,
+    /// Bytes per second received over the last second or so.
+    pub rate: u64,
+    /// Whether all of it is held and the whole was checked.
+    pub complete: bool,
+    /// Seconds from the request until now, or until complete.
+    pub elapsed: f64,
+    /// Bytes by where they came from.
+    pub traffic: Traffic,
+}
+
+/// A blob in the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlobRow {
+    /// The blob.
+    pub blob: BlobId,
+    /// What it was asked for as.
+    pub name: String,
+    /// Content digest, if known.
+    pub digest: Option<Digest>,
+    /// Length, if known.
+    pub length: Option<u64>,
+    /// Bytes held.
+    pub held: u64,
+    /// Whether all of it is held and checked.
+    pub complete: bool,
+    /// Never evicted.
+    pub pinned: bool,
+    /// Being read or fetched.
+    pub in_use: bool,
+    /// Last use.
+    pub last_used: u64,
+}
+
+/// Where a blob's bytes came from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The blob.
+    pub blob: BlobId,
+    /// What it was asked for as.
+    pub name: String,
+    /// Content digest, if known.
+    pub digest: Option<Digest>,
+    /// Length, if known.
+    pub length: Option<u64>,
+    /// When it was first asked for.
+    pub started: u64,
+    /// Seconds until it was complete; `None` while it is not.
+    pub seconds: Option<f64>,
+    /// Bytes by where they came from.
+    pub traffic: Traffic,
+    /// Ranges in order, neighbours from the same giver merged.
+    pub ranges: Vec<ExplainedRange>,
+    /// What happened, in order.
+    pub events: Vec<ExplainedEvent>,
+}
+
+/// A range and who gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedRange {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// Who gave it.
+    pub from: Giver,
+}
+
+/// Who gave bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Giver {
+    /// The origin, read by this agent.
+    Origin,
+    /// Held from an earlier run.
+    Disk,
+    /// A seed.
+    Seed {
+        /// Its id.
+        node: NodeId,
+        /// Its address.
+        addr: String,
+    },
+    /// Another node.
+    Peer {
+        /// Its id.
+        node: NodeId,
+        /// Its address.
+        addr: String,
+    },
+}
+
+/// Something that happened to a transfer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExplainedEvent {
+    /// Seconds since the blob was first asked for.
+    pub at: f64,
+    /// What happened, in words.
+    pub what: String,
+}
+
+/// What `POST /v1/get` takes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GetRequest {
+    /// `http`, `https` or `file` URL.
+    pub url: String,
+    /// Request headers.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// Digest the content must have.
+    #[serde(default)]
+    pub digest: Option<Digest>,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// One line that says what to do.
+    pub error: String,
+}

@@ -1,0 +1,96 @@
+//! Everything an agent can be told. The command line fills this in; nothing below reads files or the environment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use darter_core::Rate;
+use url::Url;
+
+/// What an agent is to its fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads origins for everybody and tracks swarms.
+    Seed,
+    /// Asks seeds first, and reads an origin only when none answers.
+    Node,
+    /// One download without a daemon: nobody is served, nothing listens.
+    Embedded,
+}
+
+/// A registry by the name that engines use for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamOption {
+    /// Name, such as `docker.io` or `10.0.0.1:5000`.
+    pub name: String,
+    /// Base address, such as `http://10.0.0.1:5000`.
+    pub url: Url,
+}
+
+/// User name and password for a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LoginOption {
+    /// The registry's name, as in [`UpstreamOption::name`].
+    pub registry: String,
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for LoginOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}:…", self.registry, self.username)
+    }
+}
+
+/// Options of an agent.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What it is to its fleet.
+    pub role: Role,
+    /// Where pieces, the index, the identity and the administration socket live.
+    pub data_dir: PathBuf,
+    /// Peer port; `None` listens nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Address under which peers reach this agent, when it is not the one they see.
+    pub advertise: Option<String>,
+    /// Port for programs of this host: mirror, metrics; `None` listens nowhere.
+    pub local: Option<SocketAddr>,
+    /// Seeds, as `HOST:PORT`.
+    pub join: Vec<String>,
+    /// Labels: `region`, `zone` and `rack` place the node.
+    pub labels: BTreeMap<String, String>,
+    /// Limit on bytes sent to peers.
+    pub upload_limit: Option<Rate>,
+    /// Limit on bytes received from peers.
+    pub download_limit: Option<Rate>,
+    /// Limit on bytes read from origins.
+    pub origin_limit: Option<Rate>,
+    /// Peer connections without TLS.
+    pub insecure: bool,
+    /// Most bytes the store keeps.
+    pub quota: Option<u64>,
+    /// Bytes to leave free on the store's disk.
+    pub reserve: u64,
+    /// Registries by name.
+    pub upstreams: Vec<UpstreamOption>,
+    /// The registry of requests that name none (Docker's mirror requests).
+    pub default_upstream: Option<String>,
+    /// Registries that are spoken to without TLS.
+    pub plain_http: Vec<String>,
+    /// Logins used for callers that bring no credentials of their own.
+    pub logins: Vec<LoginOption>,
+    /// A Docker `config.json` with logins, used likewise.
+    pub docker_config: Option<PathBuf>,
+    /// A file of PEM certificates trusted besides the system's when reading origins.
+    pub origin_ca: Option<PathBuf>,
+    /// How long an upstream's yes to a caller's credentials is believed.
+    pub grant_ttl: Duration,
+    /// Each node hashes the whole content itself, instead of believing its seed.
+    pub verify_whole: bool,
+    /// How long a drain waits for transfers that are under way.
+    pub drain_timeout: Duration,
+}
