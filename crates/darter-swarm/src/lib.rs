@@ -1,1 +1,30 @@
-//! The decisions of a swarm, without I/O: picker, tracker, locality, byte budgets.
+//! The decisions of a swarm, without I/O: events and a [`Moment`](darter_core::Moment) go in, actions come out.
+//!
+//! One value of each machine serves one blob. The daemon, the tests and the simulator (`darter-sim`) run the same
+//! code; randomness comes from a seed, so that a run can be repeated.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`event`] | what a [`Picker`] is told ([`Event`]) and what it wants done ([`Action`]) |
+//! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
+//! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
+//! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
+//! | [`budget`] | [`TokenBucket`]: bytes per second as waiting times |
+//! | [`bound`] | the least time in which a swarm can be served |
+//! | [`tuning`] | [`Tuning`]: every constant, with its reason |
+//! | `random` | the seeded generator behind all ties |
+
+pub mod bound;
+pub mod budget;
+pub mod event;
+pub mod lead;
+pub mod locality;
+pub mod picker;
+mod random;
+pub mod tuning;
+
+pub use budget::TokenBucket;
+pub use event::{Action, Event, ReaderId, RequestId};
+pub use lead::{Grant, Lead, Notice, OriginRun, Start};
+pub use picker::Picker;
+pub use tuning::Tuning;

@@ -1,0 +1,152 @@
+//! What a [`Picker`](crate::Picker) is told, and what it wants done.
+
+use std::time::Duration;
+
+use darter_core::{NodeId, PieceIndex, PieceSet, Tier};
+
+/// Names one request or ask of one picker; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Names one reader in order, chosen by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReaderId(pub u64);
+
+/// Something that happened. Events about unknown peers or requests (late answers, say) are harmless.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The hashes of the first `known` pieces are known; `total` pieces in all, once that is known.
+    /// A piece without a known hash is never asked for by name.
+    ManifestGrew {
+        /// How many pieces, from the first on, have a known hash.
+        known: u32,
+        /// How many pieces the blob has.
+        total: Option<u32>,
+    },
+    /// A neighbour can be asked. Joining again replaces what was known of it; its open requests count as failed.
+    PeerJoined {
+        /// The neighbour.
+        peer: NodeId,
+        /// How far it is.
+        tier: Tier,
+        /// Whether it wants the whole blob, and so takes its share in fetching pieces from afar.
+        wants: bool,
+        /// What it holds.
+        held: PieceSet,
+    },
+    /// A neighbour holds one more piece.
+    PeerHas {
+        /// The neighbour.
+        peer: NodeId,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// A neighbour is gone; its requests go to others.
+    PeerLeft {
+        /// The neighbour.
+        peer: NodeId,
+    },
+    /// Who leads this swarm now; `None` while nobody does, and at the lead itself. Asks to the former lead are void.
+    /// The same lead again (after a reconnection) voids them as well.
+    LeadChanged {
+        /// The lead.
+        lead: Option<NodeId>,
+    },
+    /// The first bytes answering a request came; for an ask this tells which piece the lead chose.
+    Started {
+        /// The request.
+        request: RequestId,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// More bytes of an answer came. Tell it every now and then for large pieces, so that a slow but moving answer is not given up.
+    Progress {
+        /// The request.
+        request: RequestId,
+    },
+    /// A piece was received, verified and stored.
+    Received {
+        /// The request it answers; `None` when it came from the origin, from disk, or unasked.
+        request: Option<RequestId>,
+        /// The piece.
+        piece: PieceIndex,
+        /// Its length in bytes as it came over the wire.
+        bytes: u64,
+    },
+    /// A piece came that does not match its hash. The peer is dropped for good and reported.
+    Corrupt {
+        /// Who sent it.
+        peer: NodeId,
+        /// The request it answers.
+        request: Option<RequestId>,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// A request was refused, or its connection was lost.
+    Failed {
+        /// The request.
+        request: RequestId,
+    },
+    /// A reader in order needs `count` pieces from `piece` on, next. Tell it at each step.
+    ReaderAt {
+        /// The reader.
+        reader: ReaderId,
+        /// The piece it stands at.
+        piece: PieceIndex,
+        /// How many pieces from there it waits for at once: one for a stream.
+        count: u32,
+        /// How long it may stand still before its piece becomes urgent: about a second for a stream to a
+        /// container engine, zero for a page fault of a mount.
+        patience: Duration,
+    },
+    /// A reader is done.
+    ReaderGone {
+        /// The reader.
+        reader: ReaderId,
+    },
+    /// Whether this node wants the whole blob (so it does at first), or only serves what it holds and fetches what
+    /// its readers need.
+    Wants(bool),
+    /// Pieces were lost from the store (found rotten, or evicted).
+    Lost {
+        /// The piece.
+        piece: PieceIndex,
+    },
+}
+
+/// Something to be done by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask a peer (or, when nobody else has it, the lead) for a piece by name.
+    Request {
+        /// Names the request in later events.
+        id: RequestId,
+        /// Whom to ask.
+        peer: NodeId,
+        /// The piece.
+        piece: PieceIndex,
+        /// Whether a reader waits: to be sent before anything that is not urgent.
+        urgent: bool,
+    },
+    /// Ask the lead for whatever piece it chooses. It answers when it has one; until then the ask just stands.
+    Ask {
+        /// Names the ask in later events.
+        id: RequestId,
+        /// The lead.
+        lead: NodeId,
+    },
+    /// Withdraw a request or an ask; an answer already on its way is still welcome. No further event is needed.
+    Cancel {
+        /// What to withdraw.
+        id: RequestId,
+        /// Who was asked.
+        peer: NodeId,
+    },
+    /// Tell the lead that a peer sent a wrong piece, and don't use the peer for this blob any more.
+    Report {
+        /// The peer.
+        peer: NodeId,
+        /// The piece.
+        piece: PieceIndex,
+    },
+}

@@ -1,0 +1,91 @@
+//! Every constant of the swarm in one place, each with its reason. Measurements are in the project's design notes:
+//! a lab of eight nodes in network namespaces, and the simulator.
+
+use std::time::Duration;
+
+/// The constants of picker and lead. The defaults suit data centres from 100 Mbit/s to 10 Gbit/s.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Requests open at one holder: enough to cover a round trip and its four upload slots.
+    pub per_holder: u32,
+    /// Requests open in all.
+    pub in_all: u32,
+    /// Bytes in flight in all (memory of a node), as far as [`Tuning::at_least`] allows.
+    pub bytes_in_flight: u64,
+    /// Requests open in all, however large pieces are.
+    pub at_least: u32,
+    /// Asks open at the lead.
+    pub asks: u32,
+    /// Weight of the newest sample in a holder's average rate.
+    pub rate_weight: f64,
+    /// Samples before a holder's rate is believed.
+    pub rate_samples: u32,
+    /// A holder slower than this part of the median only receives.
+    pub slow_below: f64,
+    /// For how long a holder found slow is left alone before it is tried again.
+    pub slow_for: Duration,
+    /// A request without progress for this many times its expected time is given to someone else.
+    pub overdue_factor: u32,
+    /// No request is overdue sooner than this.
+    pub overdue_floor: Duration,
+    /// What a piece is expected to take while nobody's rate is known.
+    pub first_guess: Duration,
+    /// The last so many pieces may be asked for twice.
+    pub endgame: u32,
+    /// How long a peer that refused or failed is left alone, doubling up to [`Tuning::retry_most`].
+    pub retry_least: Duration,
+    /// Longest pause after failures.
+    pub retry_most: Duration,
+    /// How long each next node in a group waits for the designated fetcher, in expected piece times.
+    pub fetcher_factor: u32,
+    /// The same, at least.
+    pub fetcher_floor: Duration,
+    /// Wrong pieces from the lead itself before it is no longer asked.
+    pub lead_strikes: u32,
+    /// Neighbours of a member; a smaller swarm is a full mesh. From 20 on more of them gain little (1.09, 1.07 at 50).
+    pub neighbours: u32,
+    /// Members are given no more neighbours than this by others who join.
+    pub neighbours_most: u32,
+    /// Members with fewer are given new ones.
+    pub neighbours_least: u32,
+    /// One neighbour in so many is taken from anywhere, the others from near.
+    pub one_in_anywhere: u32,
+    /// How long a lead that takes over listens to what members hold before it asks the origin.
+    pub settle: Duration,
+    /// A piece is sent by the lead again only after this many usual delivery times, so that peers can spread it.
+    pub copy_factor: u32,
+    /// The same, at least.
+    pub copy_floor: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            per_holder: 4,
+            in_all: 24,
+            bytes_in_flight: 32 << 20,
+            at_least: 4,
+            asks: 4,
+            rate_weight: 0.25,
+            rate_samples: 3,
+            slow_below: 0.5,
+            slow_for: Duration::from_secs(10),
+            overdue_factor: 3,
+            overdue_floor: Duration::from_millis(500),
+            first_guess: Duration::from_secs(1),
+            endgame: 8,
+            retry_least: Duration::from_millis(100),
+            retry_most: Duration::from_secs(5),
+            fetcher_factor: 4,
+            fetcher_floor: Duration::from_secs(1),
+            lead_strikes: 3,
+            neighbours: 24,
+            neighbours_most: 36,
+            neighbours_least: 16,
+            one_in_anywhere: 5,
+            settle: Duration::from_millis(300),
+            copy_factor: 4,
+            copy_floor: Duration::from_millis(200),
+        }
+    }
+}
