@@ -1,0 +1,291 @@
+//! A control channel in use: frames of messages both ways, and signs of life in between.
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  length of what follows, little-endian, at most 8 MiB; 0 is a sign of life and carries nothing
+//!      4     n  one message, in postcard's encoding
+//! ```
+//!
+//! Each side sends a sign of life when it has written nothing for a while, and gives the link up when it has read
+//! nothing for longer. Nobody answers one: silence is noticed on both sides by themselves, also where a link fails in
+//! one direction only.
+//!
+//! Ends: when every [`ControlSender`] is dropped, what is queued still goes out and the other side reads the end.
+//! When the [`ControlReceiver`] is dropped, senders fail from then on, and what is queued gets a last chance.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Message, PeerStream, PeerWriter, Result, WireError};
+
+/// The longest message on the wire, in bytes: 8 MiB.
+pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+
+/// Bytes of queued frames that are put into one write.
+const COALESCE: usize = 64 * 1024;
+
+/// Numbers of a control channel; both sides should use the same.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// A sign of life goes out after so long without a write.
+    pub idle: Duration,
+    /// The link is given up after so long without a byte read, or without a write getting anywhere.
+    pub silence: Duration,
+    /// Messages that wait to be written, at most.
+    pub queue: usize,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self { idle: Duration::from_millis(1500), silence: Duration::from_secs(5), queue: 256 }
+    }
+}
+
+/// An encoded message: encode once, send to many.
+#[derive(Clone, Debug)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// Encodes a message.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`] when it takes more than [`MAX_MESSAGE`] bytes.
+    pub fn encode(message: &Message) -> Result<Self> {
+        let frame = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data");
+        let length = frame.len() - 4;
+        if length > MAX_MESSAGE {
+            return Err(too_long(length));
+        }
+        let mut frame = frame;
+        let prefix = u32::try_from(length).expect("at most 8 MiB").to_le_bytes();
+        frame[..4].copy_from_slice(&prefix);
+        Ok(Self(frame.into()))
+    }
+}
+
+const fn too_long(length: usize) -> WireError {
+    WireError::TooLong { what: "message", length: length as u64, limit: MAX_MESSAGE as u64 }
+}
+
+/// Starts using a connection as a control channel, after its preface. Spawns the task that writes.
+pub fn start(stream: PeerStream, config: &ControlConfig) -> (ControlSender, ControlReceiver) {
+    let (sender, queue) = mpsc::channel(config.queue);
+    let (report, ended) = oneshot::channel();
+    let stop = CancellationToken::new();
+    let writer = Writer { socket: stream.writer, queue, stop: stop.clone(), config: config.clone() };
+    tokio::spawn(async move {
+        // The receiver may be gone, and then nobody wants to know.
+        let _ = report.send(writer.run().await);
+    });
+    let receiver = ControlReceiver {
+        socket: stream.reader,
+        buffer: BytesMut::new(),
+        silence: config.silence,
+        heard: Instant::now(),
+        ended: Some(ended),
+        stop,
+    };
+    (ControlSender { queue: sender }, receiver)
+}
+
+/// Sends messages; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ControlSender {
+    queue: mpsc::Sender<Frame>,
+}
+
+impl ControlSender {
+    /// Queues a message, waiting for room. That it was queued does not mean that it arrives.
+    ///
+    /// # Errors
+    /// [`WireError::Closed`] once the channel is, [`WireError::TooLong`].
+    pub async fn send(&self, message: &Message) -> Result<()> {
+        self.send_frame(Frame::encode(message)?).await
+    }
+
+    /// Queues a message if there is room.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`WireError::Full`].
+    pub fn try_send(&self, message: &Message) -> Result<()> {
+        self.try_send_frame(Frame::encode(message)?)
+    }
+
+    /// Queues an encoded message, waiting for room.
+    ///
+    /// # Errors
+    /// [`WireError::Closed`].
+    pub async fn send_frame(&self, frame: Frame) -> Result<()> {
+        self.queue.send(frame).await.map_err(|_| WireError::Closed)
+    }
+
+    /// Queues an encoded message if there is room.
+    ///
+    /// # Errors
+    /// [`WireError::Closed`], [`WireError::Full`].
+    pub fn try_send_frame(&self, frame: Frame) -> Result<()> {
+        self.queue.try_send(frame).map_err(|refusal| match refusal {
+            mpsc::error::TrySendError::Full(_) => WireError::Full,
+            mpsc::error::TrySendError::Closed(_) => WireError::Closed,
+        })
+    }
+
+    /// Whether the channel is closed.
+    pub fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Waits until the channel is closed.
+    pub async fn closed(&self) {
+        self.queue.closed().await;
+    }
+}
+
+/// Receives messages. Silence is only noticed while [`recv`](Self::recv) is awaited, so keep awaiting it.
+pub struct ControlReceiver {
+    socket: Box<dyn AsyncRead + Send + Unpin>,
+    buffer: BytesMut,
+    silence: Duration,
+    heard: Instant,
+    /// How the writing task ended; taken once it has.
+    ended: Option<oneshot::Receiver<Result<()>>>,
+    stop: CancellationToken,
+}
+
+impl ControlReceiver {
+    /// The next message; none when the other side is done. Cancel safe: a dropped future loses nothing.
+    ///
+    /// # Errors
+    /// [`WireError::Silent`], [`WireError::Closed`] when the end comes within a message, [`WireError::Malformed`],
+    /// [`WireError::TooLong`], [`WireError::Violation`], [`WireError::Io`]. After an error, drop the channel.
+    pub async fn recv(&mut self) -> Result<Option<Message>> {
+        loop {
+            if let Some(message) = self.take_message()? {
+                return Ok(Some(message));
+            }
+            if self.read().await? == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(WireError::Closed) };
+            }
+            self.heard = Instant::now();
+        }
+    }
+
+    /// Reads what has come; zero at the end.
+    async fn read(&mut self) -> Result<usize> {
+        // Room grows with what has really come, never with what a length promises.
+        self.buffer.reserve(8 * 1024);
+        let silence = WireError::Silent { after: self.silence };
+        let read = timeout_at(self.heard + self.silence, self.socket.read_buf(&mut self.buffer));
+        let Some(ended) = &mut self.ended else {
+            return read.await.map_err(|_| silence)?.map_err(WireError::io("read from the control channel"));
+        };
+        tokio::select! {
+            biased;
+            read = read => read.map_err(|_| silence)?.map_err(WireError::io("read from the control channel")),
+            end = ended => {
+                self.ended = None;
+                end.unwrap_or(Err(WireError::Closed))?;
+                Box::pin(self.read()).await
+            }
+        }
+    }
+
+    /// Takes the next whole message out of the buffer.
+    fn take_message(&mut self) -> Result<Option<Message>> {
+        loop {
+            let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
+            let length = u32::from_le_bytes(*prefix) as usize;
+            if length > MAX_MESSAGE {
+                return Err(too_long(length));
+            }
+            if rest.len() < length {
+                return Ok(None);
+            }
+            if length == 0 {
+                self.buffer.advance(4);
+                continue;
+            }
+            let message = decode(&rest[..length])?;
+            self.buffer.advance(4 + length);
+            return Ok(Some(message));
+        }
+    }
+}
+
+impl Drop for ControlReceiver {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl std::fmt::Debug for ControlReceiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlReceiver").field("buffered", &self.buffer.len()).finish_non_exhaustive()
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Message> {
+    let malformed = |source| WireError::Malformed { what: "message", source };
+    let (message, rest) = postcard::take_from_bytes::<Message>(bytes).map_err(malformed)?;
+    if !rest.is_empty() {
+        return Err(WireError::Violation { what: "a message with something behind it" });
+    }
+    message.check()?;
+    Ok(message)
+}
+
+struct Writer {
+    socket: Box<dyn PeerWriter>,
+    queue: mpsc::Receiver<Frame>,
+    stop: CancellationToken,
+    config: ControlConfig,
+}
+
+impl Writer {
+    async fn run(mut self) -> Result<()> {
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                frame = timeout(self.config.idle, self.queue.recv()) => match frame {
+                    Ok(Some(frame)) => batch.extend_from_slice(&frame.0),
+                    Ok(None) => break,
+                    Err(_) => batch.extend_from_slice(&[0; 4]),
+                },
+                () = self.stop.cancelled(), if !self.queue.is_closed() => {
+                    self.queue.close();
+                    continue;
+                }
+            }
+            while batch.len() < COALESCE
+                && let Ok(frame) = self.queue.try_recv()
+            {
+                batch.extend_from_slice(&frame.0);
+            }
+            self.write(&batch).await?;
+            batch.clear();
+            batch.shrink_to(COALESCE);
+        }
+        self.socket.shutdown().await.map_err(WireError::io("close the control channel"))
+    }
+
+    /// Writes everything, and gives up when the other side takes nothing for too long.
+    async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let write = timeout(self.config.silence, self.socket.write(bytes)).await;
+            let written = write
+                .map_err(|_| WireError::Silent { after: self.config.silence })?
+                .map_err(WireError::io("write to the control channel"))?;
+            if written == 0 {
+                return Err(WireError::io("write to the control channel")(io::ErrorKind::BrokenPipe.into()));
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Which request of a connection comes next: decisions without I/O.

@@ -1,0 +1,129 @@
+//! What can go wrong between two nodes.
+
+use std::io;
+use std::time::Duration;
+
+/// A result whose error is a [`WireError`].
+pub type Result<T, E = WireError> = std::result::Result<T, E>;
+
+/// What went wrong between this node and another.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// No connection could be made.
+    #[error("cannot connect to {addr} (is Darter running there, and is the port open?)")]
+    Connect {
+        /// The address as it was given.
+        addr: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr} (choose another address or port, or stop the program that holds it)")]
+    Listen {
+        /// The address as it was given.
+        addr: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Something answers there, or accepts and stays silent, but it does not speak this protocol.
+    #[error("{addr} is not Darter (check the address; the peer port is 7400 unless configured)")]
+    NotDarter {
+        /// The address of the other side.
+        addr: String,
+    },
+    /// Another release of Darter with another version of the protocol.
+    #[error("{addr} speaks version {theirs} of the peer protocol, this program version {ours} (run the same release)")]
+    Version {
+        /// The address of the other side.
+        addr: String,
+        /// The version spoken here.
+        ours: u8,
+        /// The version spoken there.
+        theirs: u8,
+    },
+    /// The other side is this very node.
+    #[error("{addr} is this node itself (name another node)")]
+    Oneself {
+        /// The address that led back here.
+        addr: String,
+    },
+    /// The channel is closed: by the other side in the middle of something, or by this one.
+    #[error("the connection is closed")]
+    Closed,
+    /// Nothing came for too long, or nothing could be written for too long.
+    #[error("no sign of life from the other side for {after:?}")]
+    Silent {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// A queue or a table with a bound is full: ask again once answers have come.
+    #[error("too many unanswered messages or requests")]
+    Full,
+    /// A length over the protocol's limit, read or about to be written.
+    #[error("{what} of {length} bytes is over the limit of {limit}")]
+    TooLong {
+        /// What has that length.
+        what: &'static str,
+        /// Its length in bytes.
+        length: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Bytes that do not decode.
+    #[error("the other side sent a malformed {what}")]
+    Malformed {
+        /// What it should have been.
+        what: &'static str,
+        /// What the decoder said.
+        #[source]
+        source: postcard::Error,
+    },
+    /// Bytes that decode but break the protocol.
+    #[error("the other side broke the protocol: {what}")]
+    Violation {
+        /// The rule that was broken.
+        what: &'static str,
+    },
+    /// Reading or writing failed.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl WireError {
+    /// Whether the same thing may work later: true for anything that time or a restart over there can heal.
+    pub const fn retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Closed | Self::Silent { .. } | Self::Full | Self::Io { .. } => true,
+            Self::Listen { .. }
+            | Self::NotDarter { .. }
+            | Self::Version { .. }
+            | Self::Oneself { .. }
+            | Self::TooLong { .. }
+            | Self::Malformed { .. }
+            | Self::Violation { .. } => false,
+        }
+    }
+
+    /// Whether the other side broke the protocol: a reason to shun it, where the other errors are only bad luck.
+    pub const fn is_their_fault(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::Violation { .. } | Self::TooLong { .. })
+    }
+
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io { doing, source },
+        }
+    }
+}

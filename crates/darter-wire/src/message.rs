@@ -1,0 +1,276 @@
+//! Everything that is said on a control channel. Control's frames carry these in postcard's encoding: the variant's
+//! position as a varint, then its fields in order; so variants are only ever added at the end, and any other change
+//! is a new protocol version.
+//!
+//! *Member* is a node that holds or wants a blob; *lead* is the seed that owns the blob's swarm. A blob of many
+//! members has one lead at a time. Unknown blobs in messages are not errors: messages cross.
+
+use darter_core::source::Credentials;
+use darter_core::{
+    BlobId, Digest, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Version,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{MAX_BLOB_LENGTH, MAX_PIECES, Result, WireError};
+
+/// One message of a control channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Member → lead: let me into the swarm of what this source is now. Sent when somebody here asks for the source,
+    /// and again to the next seed when the lead is lost. Answered by [`Message::Joined`] or [`Message::Rejected`].
+    Join {
+        /// Chosen by the member; the answer repeats it.
+        request: u32,
+        /// What is wanted.
+        source: Source,
+        /// What authorises reading it, for the lead to show to the origin.
+        credentials: Credentials,
+        /// What the member holds of a version it knows, if anything.
+        held: Option<Held>,
+        /// Whether the member wants the rest, or only offers what it holds.
+        wants: bool,
+    },
+    /// Member → lead: I left this swarm and serve nothing of it any more.
+    Leave {
+        /// The swarm left.
+        blob: BlobId,
+    },
+    /// Member → lead: this peer sent me a piece that does not match the manifest.
+    Report {
+        /// The blob.
+        blob: BlobId,
+        /// Who sent it.
+        peer: NodeId,
+        /// Which piece was wrong.
+        piece: PieceIndex,
+    },
+    /// Node → seed, right after a connection is made: what I hold, so that a restarted seed knows its swarms again.
+    Inventory {
+        /// One item for each blob held.
+        blobs: Vec<InventoryItem>,
+    },
+    /// Lead → member: you are in. Answers [`Message::Join`].
+    Joined {
+        /// The number from the request.
+        request: u32,
+        /// The blob that the source is now.
+        blob: BlobId,
+        /// The version it is in.
+        version: Version,
+        /// Length of its pieces.
+        piece_length: PieceLength,
+        /// Its length in bytes, if the origin said.
+        length: Option<u64>,
+        /// The hashes of its first pieces, as far as they are known.
+        hashes: Vec<PieceHash>,
+        /// Whom to meet.
+        neighbours: Vec<PeerInfo>,
+        /// The end's verdict, if the lead has checked the whole.
+        verdict: Option<Verdict>,
+        /// The bytes themselves, when they are few.
+        whole: Option<Vec<u8>>,
+    },
+    /// Lead → member: you cannot have it. Answers [`Message::Join`].
+    Rejected {
+        /// The number from the request.
+        request: u32,
+        /// Why.
+        failure: Failure,
+    },
+    /// Lead → member: the manifest grew, as the origin is read.
+    Grew {
+        /// The blob.
+        blob: BlobId,
+        /// The piece that the first of `hashes` belongs to.
+        from: u32,
+        /// Hashes of consecutive pieces.
+        hashes: Vec<PieceHash>,
+        /// The blob's length, once known.
+        length: Option<u64>,
+    },
+    /// Lead → member: the neighbours you should know changed.
+    Neighbours {
+        /// The blob.
+        blob: BlobId,
+        /// Nodes to meet.
+        add: Vec<PeerInfo>,
+        /// Nodes that left.
+        gone: Vec<NodeId>,
+    },
+    /// Lead → member: the whole was read and checked; this is what it must be.
+    Whole {
+        /// The blob.
+        blob: BlobId,
+        /// What its root and digest are.
+        verdict: Verdict,
+    },
+    /// Lead → member: forget this blob and throw its bytes away, they were wrong (or the origin changed under them).
+    Dissolved {
+        /// The blob.
+        blob: BlobId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Lead → member: the origin can't be read on; what is held stays valid.
+    Failed {
+        /// The blob.
+        blob: BlobId,
+        /// Why.
+        failure: Failure,
+    },
+    /// Member → member, in both directions: I am in this swarm too, and hold this much. Sent by whoever learns of
+    /// the other first; answered by a Meet, unless one was sent already.
+    Meet {
+        /// The blob.
+        blob: BlobId,
+        /// What the sender holds.
+        held: PieceSet,
+        /// Whether the sender wants the rest.
+        wants: bool,
+    },
+    /// Member → member and member → lead: I hold these pieces now, too.
+    Have {
+        /// The blob.
+        blob: BlobId,
+        /// Pieces that were verified since the last such message.
+        pieces: Vec<PieceIndex>,
+    },
+    /// Member → member and member → lead: I no longer hold these pieces (found damaged, or evicted).
+    Lost {
+        /// The blob.
+        blob: BlobId,
+        /// The pieces.
+        pieces: Vec<PieceIndex>,
+    },
+    /// Member → member: I left this swarm; you need not tell me of it any more.
+    Part {
+        /// The blob.
+        blob: BlobId,
+    },
+    /// Seed → holder: tell me this blob's manifest. A restarted seed asks one of those whose inventory named it.
+    AskManifest {
+        /// Chosen by the asker; the answer repeats it.
+        request: u32,
+        /// The blob.
+        blob: BlobId,
+    },
+    /// Holder → seed: the manifest as this node knows it. Answers [`Message::AskManifest`].
+    ManifestIs {
+        /// The number from the request.
+        request: u32,
+        /// The blob.
+        blob: BlobId,
+        /// The version the blob is of.
+        version: Version,
+        /// The manifest; none if the holder no longer has it.
+        manifest: Option<Manifest>,
+        /// The digest that the whole was checked against, if it was.
+        digest: Option<Digest>,
+    },
+}
+
+/// What a member already holds of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The blob.
+    pub blob: BlobId,
+    /// The verified pieces.
+    pub pieces: PieceSet,
+}
+
+/// One blob of a node's inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryItem {
+    /// The blob.
+    pub blob: BlobId,
+    /// Its length in bytes, if known.
+    pub length: Option<u64>,
+    /// Length of its pieces.
+    pub piece_length: PieceLength,
+    /// Whether all of it is held.
+    pub complete: bool,
+}
+
+/// How to reach a node, and how near it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// The node.
+    pub node: NodeId,
+    /// Its peer address, `HOST:PORT`.
+    pub addr: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a whole blob was found to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The root over its manifest.
+    pub root: PieceHash,
+    /// The origin's own digest that the bytes matched, where the origin has one.
+    pub digest: Option<Digest>,
+}
+
+/// Why a lead could not give a blob: what the origin said, made fit to be passed to the caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of failure it is.
+    pub kind: FailureKind,
+    /// The origin's HTTP status, if it gave one.
+    pub status: Option<u16>,
+    /// One line for people.
+    pub text: String,
+    /// The origin's `WWW-Authenticate`, for the caller to act on.
+    pub challenge: Option<String>,
+}
+
+/// Sorts of [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The origin has no such thing.
+    NotFound,
+    /// The origin wants credentials.
+    Unauthorized,
+    /// The origin refuses these credentials.
+    Forbidden,
+    /// The origin does not answer, or answers with an error of its own.
+    Unreachable,
+    /// The origin asks to slow down.
+    RateLimited,
+    /// The origin's content changed while it was read.
+    Changed,
+    /// The lead has no room for it.
+    NoSpace,
+    /// Anything else.
+    Other,
+}
+
+impl Message {
+    /// Refuses numbers that no blob can have, so that nobody above computes or allocates with them.
+    pub(crate) fn check(&self) -> Result<()> {
+        let fits = match self {
+            Self::Join { held: Some(held), .. } => set_fits(&held.pieces),
+            Self::Meet { held, .. } => set_fits(held),
+            Self::Have { pieces, .. } | Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
+            Self::Report { piece, .. } => piece.0 < MAX_PIECES,
+            Self::Inventory { blobs } => blobs.iter().all(|item| blob_fits(item.piece_length, item.length)),
+            Self::Joined { piece_length, length, .. } => blob_fits(*piece_length, *length),
+            Self::Grew { from, length, .. } => *from < MAX_PIECES && length.is_none_or(|it| it <= MAX_BLOB_LENGTH),
+            Self::ManifestIs { manifest: Some(manifest), .. } => {
+                let known = manifest.hashes().len() as u64;
+                blob_fits(manifest.piece_length(), manifest.length())
+                    && manifest.length().is_none_or(|it| known <= u64::from(manifest.piece_length().count(it)))
+            }
+            _ => true,
+        };
+        if fits { Ok(()) } else { Err(WireError::Violation { what: "a length or a piece that no blob has" }) }
+    }
+}
+
+fn set_fits(set: &PieceSet) -> bool {
+    set.words().len() <= (MAX_PIECES / 64) as usize
+}
+
+fn blob_fits(pieces: PieceLength, length: Option<u64>) -> bool {
+    length.is_none_or(|length| length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES)
+}

@@ -1,0 +1,121 @@
+//! A network in memory, for tests: hosts with addresses of their own, and pipes between them. It keeps tokio's
+//! paused time honest (nothing waits on a real socket), and lets a test cut a link.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::io::{DuplexStream, WriteHalf};
+use tokio::sync::mpsc;
+
+use super::{Listener, PeerStream, PeerWriter, Transport};
+use crate::{Result, WireError};
+
+/// Bytes that a pipe holds before its writer waits.
+const PIPE: usize = 256 * 1024;
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: usize = 64;
+
+/// The network that its hosts share.
+#[derive(Clone, Debug, Default)]
+pub struct MemNetwork {
+    book: Arc<Mutex<Book>>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    listeners: HashMap<SocketAddr, mpsc::Sender<PeerStream>>,
+    last_port: u16,
+}
+
+impl Book {
+    fn free_port(&mut self) -> u16 {
+        self.last_port = self.last_port.checked_add(1).unwrap_or_default().max(10_000);
+        self.last_port
+    }
+}
+
+impl MemNetwork {
+    /// A network without hosts.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The transport of the host with this address.
+    pub fn host(&self, ip: impl Into<IpAddr>) -> MemTransport {
+        MemTransport { book: Arc::clone(&self.book), ip: ip.into() }
+    }
+}
+
+/// One host's view of a [`MemNetwork`].
+#[derive(Clone, Debug)]
+pub struct MemTransport {
+    book: Arc<Mutex<Book>>,
+    ip: IpAddr,
+}
+
+#[async_trait]
+impl Transport for MemTransport {
+    async fn connect(&self, addr: &str) -> Result<PeerStream> {
+        let failed = |source| WireError::Connect { addr: addr.to_owned(), source };
+        let to: SocketAddr = addr.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        let (backlog, from) = {
+            let mut book = self.book.lock();
+            let from = SocketAddr::new(self.ip, book.free_port());
+            (book.listeners.get(&to).cloned(), from)
+        };
+        let Some(backlog) = backlog else { return Err(failed(io::ErrorKind::ConnectionRefused.into())) };
+        let (here, there) = tokio::io::duplex(PIPE);
+        let refused = backlog.try_send(stream_of(there, from)).is_err();
+        if refused {
+            return Err(failed(io::ErrorKind::ConnectionRefused.into()));
+        }
+        Ok(stream_of(here, to))
+    }
+
+    async fn listen(&self, addr: &str) -> Result<Box<dyn Listener>> {
+        let failed = |kind: io::ErrorKind| WireError::Listen { addr: addr.to_owned(), source: kind.into() };
+        let mut local_addr: SocketAddr = addr.parse().map_err(|_| failed(io::ErrorKind::InvalidInput))?;
+        let mut book = self.book.lock();
+        if local_addr.port() == 0 {
+            local_addr.set_port(book.free_port());
+        }
+        let reached_at = match local_addr.ip().is_unspecified() {
+            true => SocketAddr::new(self.ip, local_addr.port()),
+            false => local_addr,
+        };
+        if book.listeners.get(&reached_at).is_some_and(|listener| !listener.is_closed()) {
+            return Err(failed(io::ErrorKind::AddrInUse));
+        }
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        book.listeners.insert(reached_at, sender);
+        Ok(Box::new(Accepting { backlog: tokio::sync::Mutex::new(receiver), local_addr }))
+    }
+}
+
+struct Accepting {
+    backlog: tokio::sync::Mutex<mpsc::Receiver<PeerStream>>,
+    local_addr: SocketAddr,
+}
+
+#[async_trait]
+impl Listener for Accepting {
+    async fn accept(&self) -> Result<PeerStream> {
+        self.backlog.lock().await.recv().await.ok_or(WireError::Closed)
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+}
+
+impl PeerWriter for WriteHalf<DuplexStream> {}
+
+fn stream_of(pipe: DuplexStream, peer_addr: SocketAddr) -> PeerStream {
+    let (reader, writer) = tokio::io::split(pipe);
+    PeerStream::new(Box::new(reader), Box::new(writer), peer_addr)
+}

@@ -1,0 +1,114 @@
+//! Where connections are made: the only place in Darter that opens or accepts a peer connection, so that encryption
+//! is a matter of one more [`Transport`] and of nobody else.
+//!
+//! A connection is a [`PeerStream`]: two halves that live apart, because both kinds of channel read and write at
+//! the same time. The writing half can send a file's bytes without passing them through the process.
+
+mod mem;
+mod tcp;
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+
+pub use mem::{MemNetwork, MemTransport};
+pub use tcp::{TcpConfig, TcpTransport};
+
+use crate::Result;
+
+/// Makes and accepts peer connections.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Connects to `HOST:PORT`.
+    ///
+    /// # Errors
+    /// [`WireError::Connect`](crate::WireError::Connect), also when the attempt takes too long.
+    async fn connect(&self, addr: &str) -> Result<PeerStream>;
+
+    /// Listens on `ADDR:PORT`; port 0 asks for a free one.
+    ///
+    /// # Errors
+    /// [`WireError::Listen`](crate::WireError::Listen).
+    async fn listen(&self, addr: &str) -> Result<Box<dyn Listener>>;
+}
+
+/// Accepts peer connections on one address.
+#[async_trait]
+pub trait Listener: Send + Sync + 'static {
+    /// The next connection. An error is about that one connection; the listener lives on.
+    ///
+    /// # Errors
+    /// [`WireError::Io`](crate::WireError::Io).
+    async fn accept(&self) -> Result<PeerStream>;
+
+    /// The address listened on, with its real port.
+    fn local_addr(&self) -> SocketAddr;
+}
+
+/// One connection to a peer.
+pub struct PeerStream {
+    /// What comes from the peer.
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// What goes to the peer. Dropping it tells the peer that nothing more comes.
+    pub writer: Box<dyn PeerWriter>,
+    peer_addr: SocketAddr,
+}
+
+impl PeerStream {
+    /// A connection of these halves.
+    pub fn new(reader: Box<dyn AsyncRead + Send + Unpin>, writer: Box<dyn PeerWriter>, peer_addr: SocketAddr) -> Self {
+        Self { reader, writer, peer_addr }
+    }
+
+    /// The address of the other end of this very connection (not where the peer listens).
+    pub const fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+}
+
+impl std::fmt::Debug for PeerStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PeerStream({})", self.peer_addr)
+    }
+}
+
+/// The most bytes of a file that are handed on without giving other tasks a turn.
+const FILE_CHUNK: u64 = 256 * 1024;
+
+/// The writing half of a connection.
+#[async_trait]
+pub trait PeerWriter: AsyncWrite + Send + Unpin {
+    /// Sends `length` bytes of `file` from `offset` on, by the cheapest way this connection has. This default
+    /// reads them on a blocking thread and writes them.
+    ///
+    /// # Errors
+    /// Those of reading and writing; `InvalidData` when the file ends too soon, some bytes may have gone out then.
+    async fn send_file(&mut self, file: &Arc<File>, mut offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        while offset < end {
+            let chunk = usize::try_from((end - offset).min(FILE_CHUNK)).expect("at most 256 KiB");
+            let file = Arc::clone(file);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut buffer = vec![0; chunk];
+                file.read_exact_at(&mut buffer, offset).map(|()| buffer)
+            });
+            let buffer = read.await.map_err(io::Error::other)?.map_err(too_short)?;
+            self.write_all(&buffer).await?;
+            offset += chunk as u64;
+        }
+        Ok(())
+    }
+}
+
+/// A file that ends too soon must not look like a connection that did.
+fn too_short(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(io::ErrorKind::InvalidData, "the file is shorter than expected"),
+        _ => error,
+    }
+}

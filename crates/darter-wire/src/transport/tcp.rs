@@ -1,0 +1,127 @@
+//! Plain TCP. File bytes go out with `sendfile`, from the page cache straight into the socket.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncWrite, Interest};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::{FILE_CHUNK, Listener, PeerStream, PeerWriter, Transport};
+use crate::{Result, WireError};
+
+/// Numbers of the TCP transport.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long a connection may be idle before the kernel asks the other end whether it is there.
+    pub keepalive: Duration,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self { connect_timeout: Duration::from_secs(3), keepalive: Duration::from_secs(15) }
+    }
+}
+
+/// Peer connections over plain TCP.
+#[derive(Clone, Debug, Default)]
+pub struct TcpTransport {
+    config: TcpConfig,
+}
+
+impl TcpTransport {
+    /// A transport with these numbers.
+    pub const fn new(config: TcpConfig) -> Self {
+        Self { config }
+    }
+}
+
+#[async_trait]
+impl Transport for TcpTransport {
+    async fn connect(&self, addr: &str) -> Result<PeerStream> {
+        let failed = |source| WireError::Connect { addr: addr.to_owned(), source };
+        let attempt = timeout(self.config.connect_timeout, TcpStream::connect(addr));
+        let stream = attempt.await.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
+        stream_of(stream, &self.config).map_err(failed)
+    }
+
+    async fn listen(&self, addr: &str) -> Result<Box<dyn Listener>> {
+        let failed = |source| WireError::Listen { addr: addr.to_owned(), source };
+        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let local_addr = listener.local_addr().map_err(failed)?;
+        Ok(Box::new(Accepting { listener, local_addr, config: self.config.clone() }))
+    }
+}
+
+struct Accepting {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    config: TcpConfig,
+}
+
+#[async_trait]
+impl Listener for Accepting {
+    async fn accept(&self) -> Result<PeerStream> {
+        let failed = |source| WireError::Io { doing: "accept a connection", source };
+        let (stream, _) = self.listener.accept().await.map_err(failed)?;
+        stream_of(stream, &self.config).map_err(failed)
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+}
+
+fn stream_of(stream: TcpStream, config: &TcpConfig) -> io::Result<PeerStream> {
+    stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_tcp_keepidle(&stream, config.keepalive)?;
+    rustix::net::sockopt::set_tcp_keepintvl(&stream, config.keepalive / 3)?;
+    rustix::net::sockopt::set_tcp_keepcnt(&stream, 3)?;
+    rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+    let peer_addr = stream.peer_addr()?;
+    let (reader, writer) = stream.into_split();
+    Ok(PeerStream::new(Box::new(reader), Box::new(TcpWriter(writer)), peer_addr))
+}
+
+struct TcpWriter(OwnedWriteHalf);
+
+#[async_trait]
+impl PeerWriter for TcpWriter {
+    async fn send_file(&mut self, file: &Arc<File>, mut offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        let stream: &TcpStream = self.0.as_ref();
+        while offset < end {
+            let chunk = usize::try_from((end - offset).min(FILE_CHUNK)).expect("at most 256 KiB");
+            let send = || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), chunk)?);
+            if stream.async_io(Interest::WRITABLE, send).await? == 0 {
+                return Err(super::too_short(io::ErrorKind::UnexpectedEof.into()));
+            }
+            // Pages that are not cached are read from the disk within the call: others get a turn in between.
+            tokio::task::consume_budget().await;
+        }
+        Ok(())
+    }
+}
+
+impl AsyncWrite for TcpWriter {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
