@@ -1,0 +1,298 @@
+//! What a store is: the two traits that everyone else codes against, and the words they use.
+//!
+//! A blob is *in use* while anybody holds the `Arc` that [`Store::open`] gave; all who open the same blob share one.
+//! A blob in use is never evicted. So hold the `Arc` for as long as a download or a reader lives, and no longer.
+
+use std::fmt;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{BlobId, ByteRange, Digest, Manifest, PieceHash, PieceIndex, PieceSet, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// Tells wall-clock time: seconds since 1970, as the operating system has them. For people who list blobs; the order of
+/// eviction follows the order of use, whatever this clock says.
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// How much a store may keep, and when it tidies.
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// Most bytes of pieces to hold; `None` leaves it to the disk.
+    pub quota: Option<u64>,
+    /// Bytes that others are to find free on the file system; counts against what the store may hold.
+    pub reserve_free: u64,
+    /// Above this share of what it may hold, the store evicts...
+    pub high_water: f64,
+    /// ...until it holds this share.
+    pub low_water: f64,
+    /// At most how long a piece is held in memory's bookkeeping only: what a crash makes us fetch again.
+    pub flush_every: Duration,
+    /// Dates uses.
+    pub now: WallClock,
+}
+
+impl StoreConfig {
+    /// No quota, 1 GiB left free, water marks at 95 and 85 per cent, bookkeeping written every second.
+    pub fn new(now: WallClock) -> Self {
+        Self {
+            quota: None,
+            reserve_free: 1 << 30,
+            high_water: 0.95,
+            low_water: 0.85,
+            flush_every: Duration::from_secs(1),
+            now,
+        }
+    }
+}
+
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("quota", &self.quota)
+            .field("reserve_free", &self.reserve_free)
+            .field("high_water", &self.high_water)
+            .field("low_water", &self.low_water)
+            .field("flush_every", &self.flush_every)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of a blob beside its bytes. Fixed when the blob is first stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// The source for people: a URL, or a repository and a digest.
+    pub name: String,
+    /// The digest that the content must have, if one is known.
+    pub digest: Option<Digest>,
+    /// The state of the source that these bytes are.
+    pub version: Version,
+    /// When the blob was first wanted here: seconds since 1970.
+    pub created: u64,
+}
+
+/// One line of a store's listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobSummary {
+    /// The blob's name in the fleet.
+    pub id: BlobId,
+    /// What is known of it beside its bytes.
+    pub info: BlobInfo,
+    /// Its length in bytes, once known.
+    pub length: Option<u64>,
+    /// Bytes of the pieces held.
+    pub held_bytes: u64,
+    /// Whether it is whole and its digest was checked.
+    pub complete: bool,
+    /// Whether it is kept whatever happens.
+    pub pinned: bool,
+    /// Whether somebody holds it open.
+    pub in_use: bool,
+    /// When it was last opened or touched: seconds since 1970.
+    pub last_used: u64,
+}
+
+/// How full a store is, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Held pieces.
+    pub used: u64,
+    /// What the store may hold at most now: the lesser of its quota and what the disk allows.
+    pub capacity: u64,
+    /// The configured quota.
+    pub quota: Option<u64>,
+    /// Free on the file system for this user; `None` for a store that is not on one.
+    pub disk_free: Option<u64>,
+}
+
+/// What a source was when it was last read: saves asking the origin for bytes that are here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// The blob that the source's bytes are stored as.
+    pub blob: BlobId,
+    /// The validators to ask the origin about.
+    pub version: Version,
+    /// When the origin last vouched for this version: seconds since 1970.
+    pub checked: u64,
+}
+
+/// What became of a piece that was given to [`StoredBlob::put`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It was verified, written, and is held now.
+    Stored,
+    /// It was held already.
+    AlreadyHeld,
+}
+
+/// A verified piece as a part of a file, for `sendfile`.
+#[derive(Clone, Debug)]
+pub struct PieceFile {
+    /// The blob's data file. Stays readable after the blob was evicted.
+    pub file: Arc<File>,
+    /// The piece's bytes in it.
+    pub range: ByteRange,
+}
+
+/// Keeps blobs. Every method may block on the disk: call it on a blocking thread.
+pub trait Store: Send + Sync {
+    /// Opens a blob that is stored, whole or in part; `None` if it is not. Counts as a use.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>>;
+
+    /// Opens a blob, or makes room for it and starts to store it. A stored blob keeps its info and learns what
+    /// `manifest` knows beyond its own. Counts as a use.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`](crate::StoreError::Full) at once when the rest of the blob (of known length) and of
+    /// all the others in use will not fit, even after eviction; [`OtherPieces`](crate::StoreError::OtherPieces) and
+    /// [`Manifest`](crate::StoreError::Manifest) when what is stored contradicts `manifest`.
+    fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>>;
+
+    /// All blobs, most recently used first.
+    fn list(&self) -> Vec<BlobSummary>;
+
+    /// Removes a blob. False if there was none.
+    ///
+    /// # Errors
+    /// [`InUse`](crate::StoreError::InUse) or [`Pinned`](crate::StoreError::Pinned).
+    fn remove(&self, blob: BlobId) -> Result<bool>;
+
+    /// Keeps a blob (`true`) until it is unpinned (`false`). A blob that is pinned before it is whole stays pinned.
+    ///
+    /// # Errors
+    /// [`NoSuchBlob`](crate::StoreError::NoSuchBlob).
+    fn pin(&self, blob: BlobId, pinned: bool) -> Result<()>;
+
+    /// Counts a use of a blob, if it is stored: cheap, for readers that hold a blob open for long.
+    fn touch(&self, blob: BlobId);
+
+    /// How full the store is.
+    fn usage(&self) -> Usage;
+
+    /// Remembers what a source was; `key` is [`Source::key`](darter_core::Source::key). Forgotten with the blob.
+    fn remember_source(&self, key: BlobId, record: SourceRecord);
+
+    /// What a source was when it was last read, if its blob is still stored.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn recall_source(&self, key: BlobId) -> Result<Option<SourceRecord>>;
+
+    /// Makes everything durable that was stored and remembered before the call.
+    ///
+    /// # Errors
+    /// When the disk refuses; what could not be written is tried again later.
+    fn flush(&self) -> Result<()>;
+}
+
+/// One stored blob, whole or in part. Every method but the plain questions may block on the disk.
+///
+/// Invariant: a piece is held only if its bytes, verified against the manifest, were written; bytes leave the store
+/// only if they were verified by this process and the file was not touched by another since.
+pub trait StoredBlob: Send + Sync + fmt::Debug {
+    /// The blob's name in the fleet.
+    fn id(&self) -> BlobId;
+
+    /// What is known of it beside its bytes.
+    fn info(&self) -> BlobInfo;
+
+    /// A copy of the manifest as it is now: 32 bytes a piece.
+    fn manifest(&self) -> Manifest;
+
+    /// The hashes of up to `most` pieces from `from` on, as far as known.
+    fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash>;
+
+    /// Length in bytes, once known.
+    fn length(&self) -> Option<u64>;
+
+    /// How many pieces have a known hash: always the first ones.
+    fn known(&self) -> u32;
+
+    /// The hash of a piece, if known.
+    fn hash(&self, piece: PieceIndex) -> Option<PieceHash>;
+
+    /// Learns hashes, see [`Manifest::extend`]; returns how many were new.
+    ///
+    /// # Errors
+    /// [`Manifest`](crate::StoreError::Manifest) when they contradict what is known.
+    fn extend(&self, from: u32, hashes: &[PieceHash]) -> Result<u32>;
+
+    /// Learns the blob's length, see [`Manifest::set_length`]. A last piece held with another length is dropped.
+    ///
+    /// # Errors
+    /// [`Manifest`](crate::StoreError::Manifest) when it contradicts what is known.
+    fn set_length(&self, length: u64) -> Result<()>;
+
+    /// A copy of the set of pieces held.
+    fn held(&self) -> PieceSet;
+
+    /// Whether a piece is held.
+    fn holds(&self, piece: PieceIndex) -> bool;
+
+    /// Bytes of the pieces held.
+    fn held_bytes(&self) -> u64;
+
+    /// The pieces that were held and found damaged since the last call: they have to be fetched again.
+    fn take_lost(&self) -> PieceSet;
+
+    /// Verifies a piece and stores it: one pass of hashing, one write, no lock held during either. While the length is
+    /// unknown, a full piece is taken if its hash is known.
+    ///
+    /// # Errors
+    /// [`WrongPiece`](crate::StoreError::WrongPiece), [`UnknownPiece`](crate::StoreError::UnknownPiece),
+    /// [`Full`](crate::StoreError::Full) (the blob stays readable), [`Discarded`](crate::StoreError::Discarded).
+    fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put>;
+
+    /// Fills `buffer` with the bytes from `offset` on; all must lie in held pieces.
+    ///
+    /// # Errors
+    /// [`NotHeld`](crate::StoreError::NotHeld) names the first piece to fetch;
+    /// [`PastTheEnd`](crate::StoreError::PastTheEnd).
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Replaces the content of `buffer` with a held piece.
+    ///
+    /// # Errors
+    /// [`NotHeld`](crate::StoreError::NotHeld).
+    fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()>;
+
+    /// Where a held piece lies in a file, verified; `None` for a store without files: read it instead.
+    ///
+    /// # Errors
+    /// [`NotHeld`](crate::StoreError::NotHeld).
+    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>>;
+
+    /// The digest of all bytes, by `like`'s algorithm.
+    ///
+    /// # Errors
+    /// [`Incomplete`](crate::StoreError::Incomplete), or [`NotHeld`](crate::StoreError::NotHeld) when a piece is found
+    /// damaged on the way.
+    fn hash_whole(&self, like: &Digest) -> Result<Digest>;
+
+    /// Declares the blob complete: the caller has checked its digest. The record of it is durable after the next flush.
+    ///
+    /// # Errors
+    /// [`Incomplete`](crate::StoreError::Incomplete), [`WrongRoot`](crate::StoreError::WrongRoot).
+    fn seal(&self, root: PieceHash) -> Result<()>;
+
+    /// Whether the blob was sealed and has lost nothing since.
+    fn is_complete(&self) -> bool;
+
+    /// Drops pieces, such as those of a source found wrong, and gives their room back.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn drop_pieces(&self, pieces: &PieceSet) -> Result<()>;
+
+    /// Dissolves the blob at once, pinned or in use: it holds nothing from now on, takes nothing, and its name is free
+    /// for a new one.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn discard(&self) -> Result<()>;
+}
