@@ -1,0 +1,272 @@
+//! What this agent counts, for Prometheus (`/metrics` on the local port).
+//!
+//! One struct of counters that are registered once; whoever moves bytes holds it in an [`Arc`] and adds to a field.
+//! An addition is an atomic increment; a labelled family also takes a shared lock for a moment, which is nothing
+//! beside a piece. Values describe this process since it started.
+//!
+//! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::Tier;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of the time-to-first-byte buckets, in seconds: a local hit takes a millisecond, a far origin seconds.
+const FIRST_BYTE_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// What a mirror request asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorKind {
+    /// `/v2/` itself.
+    Ping,
+    /// A manifest, by tag or by digest.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// The tags of a repository.
+    Tags,
+    /// What refers to a manifest.
+    Referrers,
+    /// Anything else under `/v2/`.
+    Other,
+}
+
+/// How the mirror knew that a caller may read something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessCheck {
+    /// The upstream had said so shortly before.
+    Believed,
+    /// The upstream was asked, and said yes.
+    Granted,
+    /// The upstream was asked, and did not say yes.
+    Refused,
+}
+
+/// When Darter failed a blob that the mirror then read from the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Before the first byte.
+    Start,
+    /// In the middle: the rest came from the upstream.
+    Resumed,
+    /// In the middle, and the upstream could not go on from there: the engine's connection was cut.
+    Cut,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    kind: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabels {
+    from: &'static str,
+    tier: &'static str,
+}
+
+type Histograms = Family<KindLabel, Histogram, fn() -> Histogram>;
+
+/// Every counter and gauge of an agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Bytes of content read from origins.
+    pub origin_bytes: Counter,
+    /// Bytes of pieces sent to other agents.
+    pub peer_sent_bytes: Counter,
+    /// Bytes of content served to programs of this host.
+    pub local_served_bytes: Counter,
+    /// Pieces that came and were not what the manifest says.
+    pub pieces_corrupt: Counter,
+    /// Times this agent read an origin itself because no seed or peer could give the bytes.
+    pub back_to_source: Counter,
+    /// Bytes the store keeps.
+    pub store_used_bytes: Gauge,
+    /// Blobs the store keeps.
+    pub store_blobs: Gauge,
+    /// Blobs being fetched or served to peers now.
+    pub swarms_active: Gauge,
+    /// Agents with an open connection to this one.
+    pub peers_connected: Gauge,
+    /// Requests on the local port whose answer is not yet sent.
+    pub local_requests_active: Gauge,
+    peer_received_bytes: Family<PeerLabels, Counter>,
+    mirror_requests: Family<RequestLabels, Counter>,
+    mirror_upstream_requests: Family<KindLabel, Counter>,
+    mirror_access_checks: Family<ResultLabel, Counter>,
+    mirror_fallbacks: Family<ResultLabel, Counter>,
+    mirror_first_byte: Histograms,
+}
+
+impl Metrics {
+    /// All at zero, and registered.
+    pub fn new() -> Arc<Self> {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("darter"),
+            origin_bytes: Counter::default(),
+            peer_sent_bytes: Counter::default(),
+            local_served_bytes: Counter::default(),
+            pieces_corrupt: Counter::default(),
+            back_to_source: Counter::default(),
+            store_used_bytes: Gauge::default(),
+            store_blobs: Gauge::default(),
+            swarms_active: Gauge::default(),
+            peers_connected: Gauge::default(),
+            local_requests_active: Gauge::default(),
+            peer_received_bytes: Family::default(),
+            mirror_requests: Family::default(),
+            mirror_upstream_requests: Family::default(),
+            mirror_access_checks: Family::default(),
+            mirror_fallbacks: Family::default(),
+            mirror_first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_SECONDS)),
+        };
+        metrics.register();
+        Arc::new(metrics)
+    }
+
+    /// The library appends the unit, and `_total` to counters.
+    fn register(&mut self) {
+        let bytes = || Unit::Bytes;
+        let r = &mut self.registry;
+        r.register_with_unit("origin", "Content read from origins", bytes(), self.origin_bytes.clone());
+        r.register_with_unit("peer_received", "Pieces received from agents", bytes(), self.peer_received_bytes.clone());
+        r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
+        let served = "Content served to programs of this host";
+        r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
+        r.register("pieces_corrupt", "Pieces that came and were wrong", self.pieces_corrupt.clone());
+        r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
+        r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());
+        r.register("store_blobs", "Blobs kept", self.store_blobs.clone());
+        r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());
+        r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());
+        let active = "Requests on the local port being answered";
+        r.register("local_requests_active", active, self.local_requests_active.clone());
+        r.register("mirror_requests", "Requests to the registry mirror", self.mirror_requests.clone());
+        let upstream = "Requests the mirror made to upstream registries, apart from blob reads of the agent";
+        r.register("mirror_upstream_requests", upstream, self.mirror_upstream_requests.clone());
+        let checks = "How the mirror knew that a caller may read cached content";
+        r.register("mirror_access_checks", checks, self.mirror_access_checks.clone());
+        let fallbacks = "Blobs the mirror read from the upstream because the agent failed";
+        r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
+        let first = "Time until the first byte of an answer is ready";
+        r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());
+    }
+
+    /// The text that `/metrics` gives.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("writing to a string does not fail");
+        out
+    }
+
+    /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is.
+    pub fn peer_received(&self, from_seed: bool, tier: Tier, bytes: u64) {
+        let from = if from_seed { "seed" } else { "peer" };
+        self.peer_received_bytes.get_or_create(&PeerLabels { from, tier: tier_name(tier) }).inc_by(bytes);
+    }
+
+    /// Counts a mirror request and its answer's status.
+    pub fn mirror_request(&self, kind: MirrorKind, status: u16) {
+        self.mirror_requests.get_or_create(&RequestLabels { kind: kind.name(), status }).inc();
+    }
+
+    /// Counts a request to an upstream registry.
+    pub fn mirror_upstream_request(&self, kind: MirrorKind) {
+        self.mirror_upstream_requests.get_or_create(&KindLabel { kind: kind.name() }).inc();
+    }
+
+    /// Counts how a caller's right to cached content was known.
+    pub fn mirror_access_check(&self, check: AccessCheck) {
+        let result = match check {
+            AccessCheck::Believed => "believed",
+            AccessCheck::Granted => "granted",
+            AccessCheck::Refused => "refused",
+        };
+        self.mirror_access_checks.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Counts a blob that the agent failed.
+    pub fn mirror_fallback(&self, fallback: Fallback) {
+        let result = match fallback {
+            Fallback::Start => "start",
+            Fallback::Resumed => "resumed",
+            Fallback::Cut => "cut",
+        };
+        self.mirror_fallbacks.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Notes how long a mirror answer's first byte took.
+    pub fn mirror_first_byte(&self, kind: MirrorKind, took: Duration) {
+        self.mirror_first_byte.get_or_create(&KindLabel { kind: kind.name() }).observe(took.as_secs_f64());
+    }
+}
+
+impl MirrorKind {
+    /// As it stands in labels and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+            Self::Tags => "tags",
+            Self::Referrers => "referrers",
+            Self::Other => "other",
+        }
+    }
+}
+
+const fn tier_name(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Host => "host",
+        Tier::Rack => "rack",
+        Tier::Zone => "zone",
+        Tier::Region => "region",
+        Tier::Far => "far",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_units_and_labels() {
+        let metrics = Metrics::new();
+        metrics.origin_bytes.inc_by(7);
+        metrics.peer_received(true, Tier::Rack, 3);
+        metrics.mirror_request(MirrorKind::Blob, 206);
+        metrics.mirror_first_byte(MirrorKind::Blob, Duration::from_millis(20));
+        metrics.store_used_bytes.set(11);
+        let text = metrics.encode();
+        for line in [
+            "darter_origin_bytes_total 7",
+            r#"darter_peer_received_bytes_total{from="seed",tier="rack"} 3"#,
+            r#"darter_mirror_requests_total{kind="blob",status="206"} 1"#,
+            r#"darter_mirror_first_byte_seconds_count{kind="blob"} 1"#,
+            "darter_store_used_bytes 11",
+            "darter_back_to_source_total 0",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no {line:?} in:\n{text}");
+        }
+    }
+}
