@@ -1,1 +1,41 @@
 //! Where blobs come from: HTTP servers, OCI registries, local files.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`origin`] | [`Origin`], the trait all of them share, with [`Stat`] and [`Reading`] |
+//! | [`origins`] | [`Origins`], the router that picks an origin by its [`Source`](darter_core::Source) and retries |
+//! | [`web`] | [`HttpOrigin`]: `http` and `https` addresses |
+//! | [`client`] | [`HttpClient`]: requests with time limits, TLS trust and redirects that leak no credentials |
+//! | [`file`](mod@file) | [`FileOrigin`]: `file` addresses |
+//! | [`registry`] | [`RegistryClient`] for the pull side of the OCI distribution API, [`RegistryOrigin`] on top of it |
+//! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
+//! | [`error`] | [`OriginError`]: what went wrong, whose fault it is, what to do next |
+//! | [`retry`](mod@retry) | [`RetryPolicy`]: capped exponential backoff |
+//! | `validators` | how two states of a resource are told apart |
+//! | `body` | response bodies whose length is checked |
+//!
+//! Everything streams; nothing here holds more of a blob than the chunk in hand.
+
+mod body;
+pub mod client;
+pub mod error;
+pub mod file;
+
+pub mod mem;
+pub mod origin;
+pub mod origins;
+pub mod registry;
+pub mod retry;
+mod validators;
+pub mod web;
+
+pub use client::{HttpClient, HttpConfig};
+pub use error::{ConfigError, ErrorKind, Fault, OriginError, OriginFailure};
+pub use file::FileOrigin;
+
+pub use mem::MemOrigin;
+pub use origin::{Body, Origin, Reading, Stat};
+pub use origins::Origins;
+pub use registry::{Answer, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};
+pub use retry::{RetryPolicy, retry};
+pub use web::HttpOrigin;

@@ -1,0 +1,62 @@
+//! Response bodies, checked against the length they announced.
+//!
+//! The HTTP stack notices a body shorter than its `Content-Length`; it knows nothing of `Content-Range`, and nothing
+//! of a server that closes the connection in the middle of a body that has neither.
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
+
+use crate::client::of_body;
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::Body;
+
+/// The body of `response`, which must have `expected` bytes if that is known. `what` names it in messages.
+pub(crate) fn of_response(response: reqwest::Response, expected: Option<u64>, what: String) -> Body {
+    let described = what.clone();
+    let bytes = response.bytes_stream().map(move |chunk| chunk.map_err(|error| of_body(error, &described)));
+    checked(bytes, expected, what)
+}
+
+/// Passes `bytes` on, and ends in an error when they are not `expected` in number.
+pub(crate) fn checked(
+    bytes: impl Stream<Item = Result<Bytes, OriginError>> + Send + 'static,
+    expected: Option<u64>,
+    what: String,
+) -> Body {
+    let counted = Counted { bytes: bytes.boxed(), passed: 0, expected, what };
+    stream::unfold(Some(counted), |counted| async {
+        let mut counted = counted?;
+        let item = counted.next().await?;
+        let goes_on = item.is_ok();
+        Some((item, goes_on.then_some(counted)))
+    })
+    .boxed()
+}
+
+struct Counted {
+    bytes: BoxStream<'static, Result<Bytes, OriginError>>,
+    passed: u64,
+    expected: Option<u64>,
+    what: String,
+}
+
+impl Counted {
+    async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
+        let chunk = match self.bytes.next().await {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => return Some(Err(error)),
+            None => {
+                let expected = self.expected.filter(|&expected| self.passed < expected)?;
+                let text = format!("{} ended after {} of {expected} bytes", self.what, self.passed);
+                return Some(Err(OriginError::new(ErrorKind::Truncated, text)));
+            }
+        };
+        self.passed += chunk.len() as u64;
+        if self.expected.is_some_and(|expected| self.passed > expected) {
+            let text = format!("{} is longer than announced", self.what);
+            return Some(Err(OriginError::new(ErrorKind::Protocol, text)));
+        }
+        Some(Ok(chunk))
+    }
+}

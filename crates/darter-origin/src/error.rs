@@ -1,0 +1,205 @@
+//! What goes wrong at an origin, in one type: what it is, whose fault, whether to try again, what to do next.
+//!
+//! An error crosses from the seed that met it to the node that waits for it as an [`OriginFailure`]; what it says and
+//! how it is judged survive the trip, the chain of sources becomes text.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorKind {
+    /// There is no such resource.
+    NotFound,
+    /// The origin wants credentials, or did not accept those it got.
+    Unauthorized {
+        /// The values of its `WWW-Authenticate` headers.
+        challenge: Vec<String>,
+    },
+    /// The credentials are known and not sufficient, or the address is out of bounds.
+    Forbidden,
+    /// Too many requests.
+    RateLimited {
+        /// How long the origin asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// No connection: unknown host, refused, no route, or broken before an answer came.
+    Unreachable,
+    /// Nothing came for too long.
+    Timeout,
+    /// The TLS handshake failed; mostly a certificate that isn't trusted.
+    Tls,
+    /// The resource is not (known to be) of the expected version.
+    Changed,
+    /// The body ended before its announced length.
+    Truncated,
+    /// The range lies outside of the resource.
+    RangeNotSatisfiable,
+    /// Any other HTTP status that is not a success.
+    Status(u16),
+    /// The origin, or the caller, does not keep to the protocol.
+    Protocol,
+    /// A local file could not be read.
+    Io,
+}
+
+/// Who can do something about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Who asked: a wrong address, missing or wrong credentials.
+    User,
+    /// Who runs the origin.
+    Origin,
+    /// Who runs what lies between.
+    Network,
+}
+
+/// An origin's failure. `Display` says what failed and what to do next; the cause is in `source()`.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct OriginError {
+    kind: ErrorKind,
+    text: String,
+    #[source]
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// An [`OriginError`] as it travels in a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginFailure {
+    /// What went wrong.
+    pub kind: ErrorKind,
+    /// The HTTP status behind it, if there was one.
+    pub status: Option<u16>,
+    /// What happened and what to do next, with the causes.
+    pub text: String,
+}
+
+impl OriginError {
+    /// An error of this kind; `text` says what failed and what to do next (lower case, no full stop).
+    pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into(), source: None }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What went wrong.
+    pub const fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// The HTTP status behind the error, if it stands for one.
+    pub const fn status(&self) -> Option<u16> {
+        self.kind.status()
+    }
+
+    /// Whether the same request may succeed later.
+    pub const fn retryable(&self) -> bool {
+        self.kind.retryable()
+    }
+
+    /// How long the origin asked to wait before the next try.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            ErrorKind::RateLimited { retry_after } => retry_after,
+            _ => None,
+        }
+    }
+
+    /// Who can do something about it.
+    pub const fn whose_fault(&self) -> Fault {
+        self.kind.whose_fault()
+    }
+}
+
+impl ErrorKind {
+    /// The HTTP status this kind stands for, if any.
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::NotFound => Some(404),
+            Self::Unauthorized { .. } => Some(401),
+            Self::Forbidden => Some(403),
+            Self::RateLimited { .. } => Some(429),
+            Self::RangeNotSatisfiable => Some(416),
+            Self::Status(status) => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub const fn retryable(&self) -> bool {
+        match self {
+            Self::RateLimited { .. } | Self::Unreachable | Self::Timeout | Self::Truncated => true,
+            Self::Status(status) => matches!(status, 408 | 425 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// Who can do something about it.
+    pub const fn whose_fault(&self) -> Fault {
+        match self {
+            Self::NotFound | Self::Unauthorized { .. } | Self::Forbidden | Self::RangeNotSatisfiable | Self::Io => {
+                Fault::User
+            }
+            Self::Unreachable | Self::Timeout | Self::Truncated => Fault::Network,
+            Self::RateLimited { .. } | Self::Tls | Self::Changed | Self::Status(_) | Self::Protocol => Fault::Origin,
+        }
+    }
+}
+
+impl From<&OriginError> for OriginFailure {
+    fn from(error: &OriginError) -> Self {
+        let mut text = error.text.clone();
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            let next_text = next.to_string();
+            // Wrappers of the HTTP stack often repeat what they wrap.
+            if !text.contains(&next_text) {
+                text.push_str(": ");
+                text.push_str(&next_text);
+            }
+            cause = next.source();
+        }
+        Self { kind: error.kind.clone(), status: error.status(), text }
+    }
+}
+
+impl From<OriginFailure> for OriginError {
+    fn from(failure: OriginFailure) -> Self {
+        Self::new(failure.kind, failure.text)
+    }
+}
+
+/// Why an origin can't be set up as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file of extra certificate authorities can't be read.
+    #[error("cannot read the certificate authorities in {path}: check that the file exists and is readable")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file of extra certificate authorities is not what it should be.
+    #[error("{path} holds no certificates: write them in PEM, as -----BEGIN CERTIFICATE-----")]
+    NotCertificates {
+        /// The file.
+        path: PathBuf,
+        /// Why, if the parser says.
+        #[source]
+        source: Option<reqwest::Error>,
+    },
+    /// The HTTP client can't be built.
+    #[error("cannot set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+}

@@ -1,0 +1,156 @@
+//! `file` addresses as an [`Origin`].
+//!
+//! A seed reads what its fleet names; which directories may be named is decided when the origin is made. A file's
+//! version is its length, inode and modification time, checked again when the last byte has been read: a file that was
+//! written to meanwhile is an error, as far as its file system's clock can tell.
+
+use std::fs::Metadata;
+use std::io::{self, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source, Version};
+use futures_util::{StreamExt, stream};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use crate::body;
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::{Origin, Reading, Stat};
+use crate::validators::{settle, surely_same};
+
+/// Bytes read at a time.
+const CHUNK: usize = 256 << 10;
+
+/// Reads `file` addresses.
+#[derive(Clone, Debug)]
+pub struct FileOrigin {
+    /// Directories (without symbolic links) that may be read; `None` for all.
+    roots: Option<Vec<PathBuf>>,
+}
+
+impl FileOrigin {
+    /// Reads any file that the process can: for a process that works for its own user alone.
+    pub const fn anywhere() -> Self {
+        Self { roots: None }
+    }
+
+    /// Reads files under these directories only, wherever symbolic links lead.
+    ///
+    /// # Errors
+    /// When one of them does not exist.
+    pub fn under(directories: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
+        let roots: io::Result<Vec<_>> = directories.into_iter().map(std::fs::canonicalize).collect();
+        Ok(Self { roots: Some(roots?) })
+    }
+
+    async fn open(&self, source: &Source) -> Result<(File, Metadata), OriginError> {
+        let Source::Url { url, .. } = source else {
+            return Err(not_a_file(source));
+        };
+        let path = url.to_file_path().map_err(|()| not_a_file(source))?;
+        let path = tokio::fs::canonicalize(&path).await.map_err(|error| failed(error, &path))?;
+        if let Some(roots) = &self.roots
+            && !roots.iter().any(|root| path.starts_with(root))
+        {
+            let text = format!("{} may not be read: it is outside of the configured directories", path.display());
+            return Err(OriginError::new(ErrorKind::Forbidden, text));
+        }
+        let metadata = tokio::fs::metadata(&path).await.map_err(|error| failed(error, &path))?;
+        if !metadata.is_file() {
+            let text = format!("{} is not a file: name one", path.display());
+            return Err(OriginError::new(ErrorKind::Io, text));
+        }
+        let file = File::open(&path).await.map_err(|error| failed(error, &path))?;
+        let metadata = file.metadata().await.map_err(|error| failed(error, &path))?;
+        Ok((file, metadata))
+    }
+}
+
+#[async_trait]
+impl Origin for FileOrigin {
+    async fn stat(&self, source: &Source, _: &Credentials, known: Option<&Version>) -> Result<Stat, OriginError> {
+        let (_, metadata) = self.open(source).await?;
+        let current = version(&metadata);
+        Ok(match known.filter(|known| surely_same(known, &current)) {
+            Some(known) => Stat { version: known.clone(), unchanged: true, ranges: true },
+            None => Stat { version: current, unchanged: false, ranges: true },
+        })
+    }
+
+    async fn read(
+        &self,
+        source: &Source,
+        _: &Credentials,
+        range: Option<ByteRange>,
+        expect: Option<&Version>,
+    ) -> Result<Reading, OriginError> {
+        let (mut file, metadata) = self.open(source).await?;
+        let at_first = version(&metadata);
+        let length = metadata.len();
+        let range = range.unwrap_or(ByteRange::new(0, length));
+        let what = source.to_string();
+        let settled = settle(expect, at_first.clone(), range.start(), source.digest().is_some(), &what)?;
+        if range.start() > 0 && range.start() >= length {
+            let text = format!("{what} is shorter than the range asked for");
+            return Err(OriginError::new(ErrorKind::RangeNotSatisfiable, text));
+        }
+        let range = range.clamp_to(length);
+        let path = PathBuf::from(&what);
+        file.seek(SeekFrom::Start(range.start())).await.map_err(|error| failed(error, &path))?;
+        let reader = Reader { file, left: range.len(), at_first, path };
+        let bytes = stream::try_unfold(reader, Reader::next).boxed();
+        let body = body::checked(bytes, Some(range.len()), what);
+        Ok(Reading { version: settled, start: range.start(), length: Some(length), body })
+    }
+}
+
+struct Reader {
+    file: File,
+    left: u64,
+    at_first: Version,
+    path: PathBuf,
+}
+
+impl Reader {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, OriginError> {
+        let wanted = usize::try_from(self.left).unwrap_or(CHUNK).min(CHUNK);
+        let mut chunk = Vec::with_capacity(wanted);
+        if wanted > 0 {
+            let read = (&mut self.file).take(wanted as u64).read_buf(&mut chunk).await;
+            read.map_err(|error| failed(error, &self.path))?;
+        }
+        if !chunk.is_empty() {
+            self.left -= chunk.len() as u64;
+            return Ok(Some((chunk.into(), self)));
+        }
+        let metadata = self.file.metadata().await.map_err(|error| failed(error, &self.path))?;
+        if version(&metadata) == self.at_first {
+            return Ok(None);
+        }
+        let text = format!("{} was written to while it was being read: start over", self.path.display());
+        Err(OriginError::new(ErrorKind::Changed, text))
+    }
+}
+
+fn version(metadata: &Metadata) -> Version {
+    let etag = format!("\"{:x}-{:x}.{:x}\"", metadata.ino(), metadata.mtime(), metadata.mtime_nsec());
+    Version { etag: Some(etag), last_modified: None, length: Some(metadata.len()), nonce: None }
+}
+
+fn not_a_file(source: &Source) -> OriginError {
+    OriginError::new(ErrorKind::Protocol, format!("{source} does not name a local file: write file:///path"))
+}
+
+fn failed(error: io::Error, path: &Path) -> OriginError {
+    let path = path.display();
+    let (kind, text) = match error.kind() {
+        io::ErrorKind::NotFound => (ErrorKind::NotFound, format!("{path} does not exist: check the path")),
+        io::ErrorKind::PermissionDenied => (ErrorKind::Forbidden, format!("{path} may not be read by this user")),
+        _ => (ErrorKind::Io, format!("{path} can't be read: check the disk it is on")),
+    };
+    OriginError::new(kind, text).caused_by(error)
+}

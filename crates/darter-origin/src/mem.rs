@@ -1,0 +1,177 @@
+//! Bytes at hand as an [`Origin`], with faults on demand and an account of what was read: for tests.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source, Version};
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+
+use crate::body;
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::{Origin, Reading, Stat};
+use crate::validators::{settle, surely_same};
+
+/// Bytes handed out at a time.
+const CHUNK: usize = 64 << 10;
+
+/// An origin in memory; clones share their content and their account.
+#[derive(Clone, Debug, Default)]
+pub struct MemOrigin(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    contents: HashMap<Source, Content>,
+    failures: VecDeque<ErrorKind>,
+    refuse_ranges: bool,
+    hide_length: bool,
+    cut_after: Option<u64>,
+    required: Option<Credentials>,
+    readings: Vec<(Source, ByteRange)>,
+    stats: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Content {
+    bytes: Bytes,
+    generation: u64,
+}
+
+impl MemOrigin {
+    /// An origin without content.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stores `bytes` as `source`; a new version if there was one.
+    pub fn put(&self, source: &Source, bytes: impl Into<Bytes>) {
+        let mut state = self.0.lock();
+        let generation = state.contents.get(source).map_or(1, |content| content.generation + 1);
+        state.contents.insert(source.clone(), Content { bytes: bytes.into(), generation });
+    }
+
+    /// Removes `source`.
+    pub fn remove(&self, source: &Source) {
+        self.0.lock().contents.remove(source);
+    }
+
+    /// Lets the next question fail; called several times, as many questions, in order.
+    pub fn fail_next(&self, kind: ErrorKind) {
+        self.0.lock().failures.push_back(kind);
+    }
+
+    /// Answers every range with the whole.
+    pub fn refuse_ranges(&self, refuse: bool) {
+        self.0.lock().refuse_ranges = refuse;
+    }
+
+    /// Tells no lengths.
+    pub fn hide_length(&self, hide: bool) {
+        self.0.lock().hide_length = hide;
+    }
+
+    /// Cuts the next body off after this many bytes.
+    pub fn cut_next_body_after(&self, bytes: u64) {
+        self.0.lock().cut_after = Some(bytes);
+    }
+
+    /// Refuses everyone who does not bring exactly these credentials.
+    pub fn require(&self, credentials: Credentials) {
+        self.0.lock().required = Some(credentials);
+    }
+
+    /// The ranges of `source` whose bytes were handed out, chunk by chunk, in the order they were taken.
+    pub fn read_ranges(&self, source: &Source) -> Vec<ByteRange> {
+        let state = self.0.lock();
+        state.readings.iter().filter(|(of, _)| of == source).map(|(_, range)| *range).collect()
+    }
+
+    /// How many bytes of `source` were handed out.
+    pub fn bytes_read(&self, source: &Source) -> u64 {
+        self.read_ranges(source).into_iter().map(ByteRange::len).sum()
+    }
+
+    /// How often it was asked for a version only.
+    pub fn stats(&self) -> u64 {
+        self.0.lock().stats
+    }
+}
+
+impl State {
+    fn admit(&mut self, source: &Source, credentials: &Credentials) -> Result<Content, OriginError> {
+        let refuse = |kind| Err(OriginError::new(kind, format!("{source} can't be read from memory")));
+        if let Some(kind) = self.failures.pop_front() {
+            return refuse(kind);
+        }
+        if self.required.as_ref().is_some_and(|required| required != credentials) {
+            return refuse(ErrorKind::Unauthorized { challenge: vec!["Basic realm=\"memory\"".into()] });
+        }
+        self.contents.get(source).cloned().map_or_else(|| refuse(ErrorKind::NotFound), Ok)
+    }
+
+    fn version(&self, content: &Content) -> Version {
+        let length = (!self.hide_length).then_some(content.bytes.len() as u64);
+        Version { etag: Some(format!("\"{}\"", content.generation)), last_modified: None, length, nonce: None }
+    }
+}
+
+#[async_trait]
+impl Origin for MemOrigin {
+    async fn stat(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        known: Option<&Version>,
+    ) -> Result<Stat, OriginError> {
+        let mut state = self.0.lock();
+        state.stats += 1;
+        let content = state.admit(source, credentials)?;
+        let current = state.version(&content);
+        let ranges = !state.refuse_ranges;
+        Ok(match known.filter(|known| surely_same(known, &current)) {
+            Some(known) => Stat { version: known.clone(), unchanged: true, ranges },
+            None => Stat { version: current, unchanged: false, ranges },
+        })
+    }
+
+    async fn read(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        range: Option<ByteRange>,
+        expect: Option<&Version>,
+    ) -> Result<Reading, OriginError> {
+        let mut state = self.0.lock();
+        let content = state.admit(source, credentials)?;
+        let whole = ByteRange::new(0, content.bytes.len() as u64);
+        let asked = range.unwrap_or(whole);
+        let version = settle(expect, state.version(&content), asked.start(), source.digest().is_some(), source)?;
+        if asked.start() > 0 && asked.start() >= whole.end() {
+            let text = format!("{source} is shorter than the range asked for");
+            return Err(OriginError::new(ErrorKind::RangeNotSatisfiable, text));
+        }
+        let sent = if state.refuse_ranges { whole } else { asked.clamp_to(whole.end()) };
+        let cut = ByteRange::new(sent.start(), state.cut_after.take().map_or(sent.end(), |after| sent.start() + after));
+        let account = (self.clone(), source.clone(), content.bytes);
+        let chunks = stream::unfold((cut.clamp_to(sent.end()), account), |(left, account)| async move {
+            let range = ByteRange::new(left.start(), left.start() + CHUNK as u64).clamp_to(left.end());
+            let (this, source, bytes) = &account;
+            if range.is_empty() {
+                return None;
+            }
+            let chunk = bytes.slice(position(range.start())..position(range.end()));
+            this.0.lock().readings.push((source.clone(), range));
+            Some((Ok(chunk), (ByteRange::new(range.end(), left.end()), account)))
+        });
+        let body = body::checked(chunks.boxed(), Some(sent.len()), source.to_string());
+        let length = (!state.hide_length).then_some(whole.end());
+        Ok(Reading { version, start: sent.start(), length, body })
+    }
+}
+
+fn position(offset: u64) -> usize {
+    usize::try_from(offset).expect("bytes in memory have offsets that fit")
+}

@@ -1,0 +1,91 @@
+//! The router: one [`Origin`] for every [`Source`], which tries again where that makes sense.
+//!
+//! What is retried is getting an answer. A body that breaks in the middle is its reader's to continue, by range and
+//! with the version it has.
+
+use async_trait::async_trait;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source, Version};
+
+use crate::client::HttpClient;
+use crate::error::{ErrorKind, OriginError};
+use crate::file::FileOrigin;
+use crate::origin::{Origin, Reading, Stat};
+use crate::registry::{RegistryClient, RegistryOrigin};
+use crate::retry::{RetryPolicy, retry};
+use crate::web::HttpOrigin;
+
+/// All origins of an agent.
+#[derive(Clone, Debug)]
+pub struct Origins {
+    web: HttpOrigin,
+    registry: RegistryOrigin,
+    files: Option<FileOrigin>,
+    policy: RetryPolicy,
+}
+
+impl Origins {
+    /// Web servers and registries, without local files.
+    pub fn new(http: HttpClient, registry: RegistryClient) -> Self {
+        Self {
+            web: HttpOrigin::new(http),
+            registry: RegistryOrigin::new(registry),
+            files: None,
+            policy: RetryPolicy::default(),
+        }
+    }
+
+    /// The same, with local files.
+    #[must_use]
+    pub fn with_files(mut self, files: FileOrigin) -> Self {
+        self.files = Some(files);
+        self
+    }
+
+    /// The same, with another patience.
+    #[must_use]
+    pub const fn with_retries(mut self, policy: RetryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    fn of(&self, source: &Source) -> Result<&dyn Origin, OriginError> {
+        let Source::Url { url, .. } = source else { return Ok(&self.registry) };
+        match (url.scheme(), &self.files) {
+            ("http" | "https", _) => Ok(&self.web),
+            ("file", Some(files)) => Ok(files),
+            ("file", None) => {
+                let text = format!("{source} may not be read here: allow local files in the configuration");
+                Err(OriginError::new(ErrorKind::Forbidden, text))
+            }
+            (scheme, _) => {
+                let text = format!("{scheme} addresses can't be read: write http://, https:// or file://");
+                Err(OriginError::new(ErrorKind::Protocol, text))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Origin for Origins {
+    async fn stat(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        known: Option<&Version>,
+    ) -> Result<Stat, OriginError> {
+        let origin = self.of(source)?;
+        retry(self.policy, || origin.stat(source, credentials, known)).await
+    }
+
+    async fn read(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        range: Option<ByteRange>,
+        expect: Option<&Version>,
+    ) -> Result<Reading, OriginError> {
+        let origin = self.of(source)?;
+        retry(self.policy, || origin.read(source, credentials, range, expect)).await
+    }
+}

@@ -1,0 +1,26 @@
+//! OCI registries: the pull side of the distribution specification.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `upstreams` | [`Upstreams`]: from a registry's name to its base address |
+//! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
+//! | `challenge` | what a registry asks for in `WWW-Authenticate` |
+//! | `token` | tokens: getting them, keeping them until they expire |
+//! | `login` | [`Login`]: configured credentials, Docker's `config.json` and its helpers |
+//! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
+//!
+//! Whose credentials: a caller's own `Authorization` is passed on as it is, and a rejection goes back to the caller,
+//! whose engine knows the token dance. Only a request without one may use the configured login, or an anonymous token.
+//! Tokens of one login never serve another, and a caller's own never enter the cache.
+
+mod challenge;
+mod client;
+mod login;
+mod origin;
+mod token;
+mod upstreams;
+
+pub use client::{Answer, RegistryClient};
+pub use login::Login;
+pub use origin::RegistryOrigin;
+pub use upstreams::{RegistryConfig, Upstream, Upstreams};

@@ -1,0 +1,1 @@
+//! What a registry asks for in `WWW-Authenticate`.

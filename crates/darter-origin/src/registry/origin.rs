@@ -1,0 +1,100 @@
+//! Blobs of a registry as an [`Origin`].
+//!
+//! A blob's digest is its version: nothing else has to be compared, whatever validators the store behind a redirect
+//! gives. Its digest is checked by who reads it.
+
+use async_trait::async_trait;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source, Version};
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::{Origin, Reading, Stat};
+use crate::registry::client::{Answer, RegistryClient};
+use crate::web::{self, Part};
+
+/// Reads [`Source::Registry`].
+#[derive(Clone, Debug)]
+pub struct RegistryOrigin {
+    client: RegistryClient,
+}
+
+impl RegistryOrigin {
+    /// Reads through `client`.
+    pub const fn new(client: RegistryClient) -> Self {
+        Self { client }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        source: &Source,
+        credentials: &Credentials,
+        headers: HeaderMap,
+    ) -> Result<Answer, OriginError> {
+        let Source::Registry { registry, repository, digest } = source else {
+            let text = format!("{source} is not a blob of a registry");
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        };
+        let upstream = self.client.upstreams().at(registry);
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        self.client.send(&upstream, method, &path, headers, credentials).await?.into_success()
+    }
+}
+
+#[async_trait]
+impl Origin for RegistryOrigin {
+    async fn stat(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        known: Option<&Version>,
+    ) -> Result<Stat, OriginError> {
+        let answer = self.ask(Method::HEAD, source, credentials, HeaderMap::new()).await?;
+        let current = version(source, web::content_length(&answer.headers));
+        let ranges = web::serves_ranges(&answer.headers);
+        Ok(match known.filter(|known| agree(known, &current)) {
+            Some(known) => Stat { version: known.clone(), unchanged: true, ranges },
+            None => Stat { version: current, unchanged: false, ranges },
+        })
+    }
+
+    async fn read(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        range: Option<ByteRange>,
+        expect: Option<&Version>,
+    ) -> Result<Reading, OriginError> {
+        let mut headers = HeaderMap::new();
+        web::ask_for_range(&mut headers, range);
+        let answer = self.ask(Method::GET, source, credentials, headers).await?;
+        if answer.status == StatusCode::NOT_MODIFIED {
+            return Err(OriginError::new(ErrorKind::Protocol, format!("{source}: the registry sent nothing")));
+        }
+        let part = Part::of(answer.status, &answer.headers, range, source)?;
+        let current = version(source, part.length);
+        if let Some(expect) = expect
+            && !agree(expect, &current)
+        {
+            let text = format!("{source} has another length than before: ask who runs the registry");
+            return Err(OriginError::new(ErrorKind::Changed, text));
+        }
+        Ok(Reading {
+            version: expect.cloned().unwrap_or(current),
+            start: part.start,
+            length: part.length,
+            body: crate::body::checked(answer.body, part.bytes, source.to_string()),
+        })
+    }
+}
+
+/// A blob never changes; only what is known of its length does.
+fn version(source: &Source, length: Option<u64>) -> Version {
+    let etag = source.digest().map(|digest| format!("\"{digest}\""));
+    Version { etag, last_modified: None, length, nonce: None }
+}
+
+fn agree(known: &Version, current: &Version) -> bool {
+    known.length.is_none() || current.length.is_none() || known.length == current.length
+}

@@ -1,0 +1,1 @@
+//! Tokens: getting them, keeping them until they expire.

@@ -1,0 +1,190 @@
+//! From a registry's name, as image references write it, to the address that answers for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use url::{Host, Url};
+
+use crate::client::authority;
+use crate::error::{ErrorKind, OriginError};
+use crate::registry::login::Login;
+
+/// Docker Hub: its name in references, its other names, and the host that serves its API.
+pub(crate) const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+const DOCKER_HUB_ADDRESS: &str = "https://registry-1.docker.io/";
+
+/// Options of registries.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryConfig {
+    /// Base addresses (`http://` or `https://`) of registries by their names.
+    pub addresses: BTreeMap<String, Url>,
+    /// Names of registries that are spoken to over plain HTTP.
+    pub plain_http: BTreeSet<String>,
+    /// Credentials of registries by their names, used for requests that bring none.
+    pub logins: BTreeMap<String, Login>,
+    /// Docker's `config.json`, where it is to be used for registries without a login above.
+    pub docker_config: Option<PathBuf>,
+}
+
+/// A registry: its name, and where its API is.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Upstream {
+    name: String,
+    base: Url,
+}
+
+impl Upstream {
+    /// The name, such as `docker.io` or `10.0.0.1:5000`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The base address; its path ends in `/` and is followed by `v2/`.
+    pub const fn base(&self) -> &Url {
+        &self.base
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, crate::client::shown(&self.base))
+    }
+}
+
+/// Resolves names of registries.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    addresses: BTreeMap<String, Url>,
+    plain_http: BTreeSet<String>,
+}
+
+impl Upstreams {
+    /// Resolves with the addresses and exceptions of `config`.
+    pub fn new(config: &RegistryConfig) -> Self {
+        let addresses = config.addresses.iter();
+        Self {
+            addresses: addresses.map(|(name, url)| (canonical(name), with_slash(url.clone()))).collect(),
+            plain_http: config.plain_http.iter().map(|name| canonical(name)).collect(),
+        }
+    }
+
+    /// The registry of this name: at its configured address, else over HTTPS; over plain HTTP if it is listed so or a
+    /// loopback host.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] for a text that is not `host` or `host:port`.
+    pub fn resolve(&self, name: &str) -> Result<Upstream, OriginError> {
+        let wrong = || {
+            let text = format!("{name:?} is not a registry: write a host name, or host:port");
+            OriginError::new(ErrorKind::Protocol, text)
+        };
+        let name = canonical(name);
+        if let Some(base) = self.addresses.get(&name) {
+            return Ok(Upstream { name, base: base.clone() });
+        }
+        let well_formed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if name.is_empty() || !name.bytes().all(well_formed) {
+            return Err(wrong());
+        }
+        if name == DOCKER_HUB {
+            let base = DOCKER_HUB_ADDRESS.parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
+            return Ok(Upstream { name, base });
+        }
+        let secure: Url =
+            format!("https://{name}/").parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
+        if !self.plain_http.contains(&name) && !is_loopback(&secure) {
+            return Ok(Upstream { name, base: secure });
+        }
+        let base = format!("http://{name}/").parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
+        Ok(Upstream { name, base })
+    }
+
+    /// The registry at this base address.
+    pub fn at(&self, base: &Url) -> Upstream {
+        let base = with_slash(base.clone());
+        let configured = self.addresses.iter().find(|(_, address)| **address == base);
+        let name = configured.map_or_else(|| canonical(&authority(&base)), |(name, _)| name.clone());
+        Upstream { name, base }
+    }
+}
+
+/// One spelling for each registry: lower case, and `docker.io` for all of Docker Hub's names.
+pub(crate) fn canonical(name: &str) -> String {
+    let lower = name.to_ascii_lowercase();
+    if DOCKER_HUB_ALIASES.contains(&lower.as_str()) { DOCKER_HUB.to_owned() } else { lower }
+}
+
+fn with_slash(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    url
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstreams() -> Upstreams {
+        let config = RegistryConfig {
+            addresses: BTreeMap::from([
+                ("docker.io".into(), "http://mirror.lab/hub".parse().unwrap()),
+                ("lab".into(), "https://10.0.0.9:5000".parse().unwrap()),
+            ]),
+            plain_http: BTreeSet::from(["10.0.0.1:5000".into()]),
+            ..RegistryConfig::default()
+        };
+        Upstreams::new(&config)
+    }
+
+    #[test]
+    fn names_have_addresses() {
+        let plain = Upstreams::new(&RegistryConfig::default());
+        let base = |upstreams: &Upstreams, name: &str| upstreams.resolve(name).unwrap().base().to_string();
+        assert_eq!(base(&plain, "docker.io"), "https://registry-1.docker.io/");
+        assert_eq!(base(&plain, "registry-1.docker.io"), "https://registry-1.docker.io/");
+        assert_eq!(base(&plain, "GHCR.io"), "https://ghcr.io/");
+        assert_eq!(base(&plain, "10.0.0.1:5000"), "https://10.0.0.1:5000/");
+        for loopback in ["localhost:5000", "127.0.0.1:5000", "[::1]:5000"] {
+            assert_eq!(base(&plain, loopback), format!("http://{loopback}/"));
+        }
+        assert_eq!(base(&upstreams(), "10.0.0.1:5000"), "http://10.0.0.1:5000/");
+        assert_eq!(base(&upstreams(), "index.docker.io"), "http://mirror.lab/hub/");
+        assert_eq!(base(&upstreams(), "lab"), "https://10.0.0.9:5000/");
+    }
+
+    #[test]
+    fn what_is_no_registry_name_is_refused() {
+        for wrong in ["", "a/b", "http://a", "user@host", "a b", "host:port", "a?b", "a#b", "..%2f"] {
+            let error = upstreams().resolve(wrong).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::Protocol, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_leads_back_to_its_name() {
+        let at = |base: &str| upstreams().at(&base.parse().unwrap()).name().to_owned();
+        assert_eq!(at("http://mirror.lab/hub"), "docker.io");
+        assert_eq!(at("https://registry-1.docker.io/"), "docker.io");
+        assert_eq!(at("https://10.0.0.9:5000/"), "lab");
+        assert_eq!(at("http://10.0.0.1:5000/"), "10.0.0.1:5000");
+    }
+}

@@ -1,0 +1,219 @@
+//! `http` and `https` addresses as an [`Origin`].
+//!
+//! `stat` is a conditional HEAD. Where HEAD is refused (405, and the 403 of addresses signed for GET only), it is a
+//! conditional GET of the first byte. `read` asks with `If-Range`, so that a changed resource comes whole with its new
+//! validators rather than as a part of something else; validators are compared either way.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source, Version};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::body;
+use crate::client::{HttpClient, Request, credential_headers, of_status, shown};
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::{Origin, Reading, Stat};
+use crate::validators::{settle, surely_same, version_of};
+
+/// Reads `http` and `https` addresses.
+#[derive(Clone, Debug)]
+pub struct HttpOrigin {
+    client: HttpClient,
+}
+
+impl HttpOrigin {
+    /// Reads through `client`.
+    pub const fn new(client: HttpClient) -> Self {
+        Self { client }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        source: &Source,
+        credentials: &Credentials,
+        headers: HeaderMap,
+    ) -> Result<reqwest::Response, OriginError> {
+        let Source::Url { url, variant, .. } = source else {
+            let text = format!("{source} is not an HTTP address");
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        };
+        let mut request = Request::new(method, url.clone());
+        request.headers = credential_headers(&Credentials { headers: variant.clone() })?;
+        request.headers.extend(headers);
+        request.credentials = credential_headers(credentials)?;
+        self.client.send(request).await
+    }
+}
+
+#[async_trait]
+impl Origin for HttpOrigin {
+    async fn stat(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        known: Option<&Version>,
+    ) -> Result<Stat, OriginError> {
+        let mut headers = HeaderMap::new();
+        if let Some(known) = known {
+            put(&mut headers, IF_NONE_MATCH, known.etag.as_deref());
+            put(&mut headers, IF_MODIFIED_SINCE, known.last_modified.as_deref());
+        }
+        let mut response = self.ask(Method::HEAD, source, credentials, headers.clone()).await?;
+        if head_may_be_refused(response.status()) {
+            ask_for_range(&mut headers, Some(ByteRange::new(0, 1)));
+            response = self.ask(Method::GET, source, credentials, headers).await?;
+        }
+        let (status, headers) = (response.status(), response.headers());
+        if status == StatusCode::NOT_MODIFIED
+            && let Some(known) = known
+        {
+            return Ok(Stat { version: known.clone(), unchanged: true, ranges: serves_ranges(headers) });
+        }
+        let length = match status {
+            StatusCode::OK => content_length(headers),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => whole_length(headers),
+            _ => return Err(of_status(status, headers, &name_of(source))),
+        };
+        let ranges = status != StatusCode::OK || serves_ranges(headers);
+        let current = version_of(headers, length);
+        Ok(match known.filter(|known| surely_same(known, &current)) {
+            Some(known) => Stat { version: known.clone(), unchanged: true, ranges },
+            None => Stat { version: current, unchanged: false, ranges },
+        })
+    }
+
+    async fn read(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        range: Option<ByteRange>,
+        expect: Option<&Version>,
+    ) -> Result<Reading, OriginError> {
+        let mut headers = HeaderMap::new();
+        ask_for_range(&mut headers, range);
+        if headers.contains_key(RANGE) {
+            // Only strong tags may stand in If-Range.
+            let strong = expect.and_then(|expect| expect.etag.as_deref()).filter(|etag| !etag.starts_with("W/"));
+            put(&mut headers, IF_RANGE, strong);
+        }
+        let response = self.ask(Method::GET, source, credentials, headers).await?;
+        let what = name_of(source);
+        let part = Part::of(response.status(), response.headers(), range, &what)?;
+        let current = version_of(response.headers(), part.length);
+        let asked_from = range.map_or(0, ByteRange::start);
+        let version = settle(expect, current, asked_from, source.digest().is_some(), &what)?;
+        let body = body::of_response(response, part.bytes, what);
+        Ok(Reading { version, start: part.start, length: part.length, body })
+    }
+}
+
+/// Which bytes an answer carries.
+pub(crate) struct Part {
+    /// Offset of the first.
+    pub(crate) start: u64,
+    /// How many, if told.
+    pub(crate) bytes: Option<u64>,
+    /// Length of the whole resource, if told.
+    pub(crate) length: Option<u64>,
+}
+
+impl Part {
+    /// What an answer to a GET for `range` carries.
+    ///
+    /// # Errors
+    /// What the status stands for, or [`ErrorKind::Protocol`] when the answer is not to this question.
+    pub(crate) fn of(
+        status: StatusCode,
+        headers: &HeaderMap,
+        range: Option<ByteRange>,
+        what: &(impl fmt::Display + ?Sized),
+    ) -> Result<Self, OriginError> {
+        let asked_from = range.map_or(0, ByteRange::start);
+        match status {
+            StatusCode::OK => {
+                let length = content_length(headers);
+                Ok(Self { start: 0, bytes: length, length })
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                let wrong = || OriginError::new(ErrorKind::Protocol, format!("{what}: not the range asked for came"));
+                let (sent, length) = content_range(headers).ok_or_else(wrong)?;
+                if range.is_none() || sent.start() != asked_from {
+                    return Err(wrong());
+                }
+                Ok(Self { start: sent.start(), bytes: Some(sent.len()), length })
+            }
+            // Of an empty resource no byte can be had by range, and none is missing.
+            StatusCode::RANGE_NOT_SATISFIABLE if asked_from == 0 && whole_length(headers) == Some(0) => {
+                Ok(Self { start: 0, bytes: None, length: Some(0) })
+            }
+            other => Err(of_status(other, headers, &what.to_string())),
+        }
+    }
+}
+
+/// Adds a `Range` header; none for a range that can only mean the whole.
+pub(crate) fn ask_for_range(headers: &mut HeaderMap, range: Option<ByteRange>) {
+    let Some(range) = range.filter(|range| !range.is_empty()) else { return };
+    if range.start() == 0 && range.end() == u64::MAX {
+        return;
+    }
+    let text = match range.end() {
+        u64::MAX => format!("bytes={}-", range.start()),
+        end => format!("bytes={}-{}", range.start(), end - 1),
+    };
+    put(headers, RANGE, Some(&text));
+}
+
+/// `Content-Length`; read from the headers because an answer to HEAD has a length and no body.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Whether the origin says that it serves ranges.
+pub(crate) fn serves_ranges(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"))
+}
+
+/// `Content-Range: bytes 0-9/100`: the range and the whole length.
+fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().strip_prefix("bytes")?.trim_start();
+    let (range, length) = text.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let end = last.checked_add(1).filter(|&end| end > first)?;
+    Some((ByteRange::new(first, end), length.trim().parse().ok()))
+}
+
+/// The whole length that `Content-Range` tells, also in the form `bytes */100` of a 416.
+fn whole_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.trim().parse().ok()
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
+    if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+        headers.insert(name, value);
+    }
+}
+
+/// Statuses with which servers refuse HEAD for what GET would give.
+fn head_may_be_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::FORBIDDEN
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::NOT_IMPLEMENTED
+    )
+}
+
+fn name_of(source: &Source) -> String {
+    match source {
+        Source::Url { url, .. } => shown(url),
+        Source::Registry { .. } => source.to_string(),
+    }
+}
