@@ -182,17 +182,11 @@ impl ControlReceiver {
         self.buffer.reserve(8 * 1024);
         let silence = WireError::Silent { after: self.silence };
         let read = timeout_at(self.heard + self.silence, self.socket.read_buf(&mut self.buffer));
-        let Some(ended) = &mut self.ended else {
-            return read.await.map_err(|_| silence)?.map_err(WireError::io("read from the control channel"));
-        };
         tokio::select! {
+            // First what the other side said last; a write to it may have failed since.
             biased;
             read = read => read.map_err(|_| silence)?.map_err(WireError::io("read from the control channel")),
-            end = ended => {
-                self.ended = None;
-                end.unwrap_or(Err(WireError::Closed))?;
-                Box::pin(self.read()).await
-            }
+            failure = failure_of(&mut self.ended) => Err(failure),
         }
     }
 
@@ -228,6 +222,20 @@ impl std::fmt::Debug for ControlReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ControlReceiver").field("buffered", &self.buffer.len()).finish_non_exhaustive()
     }
+}
+
+/// Why the writing task failed; pending while it has not, and for ever once it ended well.
+async fn failure_of(ended: &mut Option<oneshot::Receiver<Result<()>>>) -> WireError {
+    if let Some(end) = ended {
+        let end = end.await;
+        *ended = None;
+        match end {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return failure,
+            Err(_) => return WireError::Closed,
+        }
+    }
+    std::future::pending().await
 }
 
 fn decode(bytes: &[u8]) -> Result<Message> {
@@ -289,3 +297,6 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,12 @@ pub enum WireError {
     /// A queue or a table with a bound is full: ask again once answers have come.
     #[error("too many unanswered messages or requests")]
     Full,
+    /// A request with the id of one that has no answer yet.
+    #[error("request {id} is still unanswered")]
+    InUse {
+        /// The id.
+        id: u32,
+    },
     /// A length over the protocol's limit, read or about to be written.
     #[error("{what} of {length} bytes is over the limit of {limit}")]
     TooLong {
@@ -106,6 +112,7 @@ impl WireError {
             | Self::NotDarter { .. }
             | Self::Version { .. }
             | Self::Oneself { .. }
+            | Self::InUse { .. }
             | Self::TooLong { .. }
             | Self::Malformed { .. }
             | Self::Violation { .. } => false,

@@ -140,20 +140,14 @@ async fn exchange(mut stream: PeerStream, addr: &str, me: &Hello, kind: Option<K
 }
 
 async fn read_hello(stream: &mut PeerStream) -> Result<Hello> {
-    let failed = WireError::io("read a preface");
+    let failed = || WireError::io("read a preface");
     let mut length = [0; 2];
-    let mut buffer = [0; MAX_HELLO];
-    let read = async {
-        stream.reader.read_exact(&mut length).await?;
-        let length = usize::from(u16::from_le_bytes(length));
-        if length <= MAX_HELLO {
-            stream.reader.read_exact(&mut buffer[..length]).await?;
-        }
-        Ok(length)
-    };
-    let length = read.await.map_err(failed)?;
+    stream.reader.read_exact(&mut length).await.map_err(failed())?;
+    let length = usize::from(u16::from_le_bytes(length));
     check_length(length)?;
-    postcard::from_bytes(&buffer[..length]).map_err(|source| WireError::Malformed { what: "hello", source })
+    let mut hello = vec![0; length];
+    stream.reader.read_exact(&mut hello).await.map_err(failed())?;
+    postcard::from_bytes(&hello).map_err(|source| WireError::Malformed { what: "hello", source })
 }
 
 fn encode(kind: Kind, me: &Hello) -> Result<Vec<u8>> {

@@ -1,13 +1,26 @@
 //! The requester's side of a data channel.
+//!
+//! One task writes requests, several to a write. Answers are read by whoever awaits [`Answers::recv`], a header and
+//! then the piece's bytes straight into one buffer: there is no queue of received pieces, so a slow consumer
+//! slows the holder down through TCP, and a connection never holds more than one piece in memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{Answer, Budget, BufferPool, PeerStream, Request, Result};
+use bytes::BufMut as _;
+use darter_core::PieceIndex;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-/// What the requesting side needs.
+use super::{Answer, Ask, HEADER_LENGTH, Header, MAX_UNANSWERED, Request, Wanted};
+use crate::{Budget, BufferPool, MAX_PIECE_LENGTH, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
+
+/// What the requesting side needs; all connections of a process share one.
 #[derive(Clone)]
 pub struct Receiving {
-    /// Meters the bytes read.
+    /// Meters the bytes of pieces as they are read.
     pub budget: Arc<dyn Budget>,
     /// Where pieces are received.
     pub buffers: BufferPool,
@@ -15,68 +28,255 @@ pub struct Receiving {
 
 /// Asks a holder for pieces; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct DataClient {}
+pub struct DataClient(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to write.
+    wake: Notify,
+    closed: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    unanswered: HashMap<u32, Asked>,
+    /// Frames to be written. Bounded by the requests: each causes at most a request and a cancel.
+    outgoing: Vec<u8>,
+    received: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    request: Request,
+    longest: u32,
+    arrived: u32,
+    cancelled: bool,
+}
 
 impl DataClient {
     /// Starts asking on a connection, after its preface. Spawns the task that writes requests.
     pub fn start(stream: PeerStream, receiving: Receiving) -> (Self, Answers) {
-        todo!("{stream:?} {}", receiving.budget.grain())
+        let shared = Arc::new(Shared::default());
+        tokio::spawn(write_requests(stream.writer, Arc::clone(&shared)));
+        let answers = Answers {
+            socket: stream.reader,
+            shared: Arc::clone(&shared),
+            receiving,
+            header: [0; HEADER_LENGTH],
+            header_filled: 0,
+            coming: None,
+            paid: 0,
+        };
+        (Self(shared), answers)
     }
 
     /// Asks for a piece of at most `longest` bytes. Does not wait; the answer comes through [`Answers`].
     ///
     /// # Errors
-    /// [`WireError::Full`](crate::WireError::Full) with too many unanswered requests, [`WireError::Closed`](crate::WireError::Closed).
-    ///
-    /// # Panics
-    /// When a request with this id is unanswered.
+    /// [`WireError::Full`] with [`MAX_UNANSWERED`] requests unanswered, [`WireError::InUse`], [`WireError::Closed`].
     pub fn request(&self, request: Request, longest: u32) -> Result<()> {
-        todo!("{request:?} {longest}")
+        if self.is_closed() {
+            return Err(WireError::Closed);
+        }
+        let mut state = self.0.state.lock();
+        if state.unanswered.len() >= MAX_UNANSWERED {
+            return Err(WireError::Full);
+        }
+        if state.unanswered.contains_key(&request.id) {
+            return Err(WireError::InUse { id: request.id });
+        }
+        let longest = longest.min(MAX_PIECE_LENGTH);
+        state.unanswered.insert(request.id, Asked { request, longest, arrived: 0, cancelled: false });
+        state.outgoing.extend_from_slice(&Ask::Request(request).encode());
+        drop(state);
+        self.0.wake.notify_one();
+        Ok(())
     }
 
     /// Calls a request back. Its answer still comes: cancelled, or the piece if that was on its way.
     pub fn cancel(&self, id: u32) {
-        todo!("{id}")
+        let mut state = self.0.state.lock();
+        let Some(asked) = state.unanswered.get_mut(&id) else { return };
+        if std::mem::replace(&mut asked.cancelled, true) {
+            return;
+        }
+        state.outgoing.extend_from_slice(&Ask::Cancel { id }.encode());
+        drop(state);
+        self.0.wake.notify_one();
     }
 
-    /// How many bytes of the answer to this request have come; none if it is not unanswered.
+    /// How many bytes of the answer to this request have come; none if no answer to it is due.
     pub fn arrived(&self, id: u32) -> Option<u32> {
-        todo!("{id}")
+        self.0.state.lock().unanswered.get(&id).map(|asked| asked.arrived)
     }
 
-    /// Payload bytes received over this connection.
+    /// Bytes of pieces received over this connection.
     pub fn received(&self) -> u64 {
-        todo!()
+        self.0.state.lock().received
     }
 
-    /// The requests that have no answer yet, in no order.
+    /// The requests that have no answer yet, in no order. Still known after the connection ended.
     pub fn unanswered(&self) -> Vec<Request> {
-        todo!()
+        self.0.state.lock().unanswered.values().map(|asked| asked.request).collect()
     }
 
     /// Closes the connection: [`Answers::recv`] ends.
     pub fn close(&self) {
-        todo!()
+        self.0.closed.cancel();
     }
 
     /// Whether the connection is closed.
     pub fn is_closed(&self) -> bool {
-        todo!()
+        self.0.closed.is_cancelled()
     }
+}
+
+async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Shared>) {
+    let mut frames = Vec::new();
+    let write = async {
+        loop {
+            std::mem::swap(&mut frames, &mut shared.state.lock().outgoing);
+            if frames.is_empty() {
+                shared.wake.notified().await;
+                continue;
+            }
+            if let Err(error) = socket.write_all(&frames).await {
+                // Whoever reads the answers learns that the connection is broken, and says so.
+                tracing::debug!(%error, "cannot write requests");
+                return;
+            }
+            frames.clear();
+        }
+    };
+    shared.closed.run_until_cancelled(write).await;
 }
 
 /// The answers, in the order in which they come. Reading happens within [`recv`](Answers::recv): not calling it
 /// holds the holder back. Dropping it closes the connection.
-#[derive(Debug)]
-pub struct Answers {}
+pub struct Answers {
+    socket: Box<dyn AsyncRead + Send + Unpin>,
+    shared: Arc<Shared>,
+    receiving: Receiving,
+    header: [u8; HEADER_LENGTH],
+    header_filled: usize,
+    /// The piece that is being read.
+    coming: Option<Coming>,
+    /// Bytes that the budget granted and that were not read yet.
+    paid: u32,
+}
+
+struct Coming {
+    request: Request,
+    piece: PieceIndex,
+    length: u32,
+    data: PooledBuffer,
+}
 
 impl Answers {
-    /// The next answer; none when the connection ended with no request unanswered, or was closed here. Cancel safe.
+    /// The next answer; none when the connection ended with no request unanswered, or was closed here. Cancel safe:
+    /// a dropped future loses nothing.
     ///
     /// # Errors
-    /// [`WireError::Closed`](crate::WireError::Closed) when the holder went away owing answers,
-    /// [`WireError::TooLong`](crate::WireError::TooLong), [`WireError::Violation`](crate::WireError::Violation), [`WireError::Io`](crate::WireError::Io). Drop it then.
+    /// [`WireError::Closed`] when the holder went away owing answers, [`WireError::TooLong`],
+    /// [`WireError::Violation`], [`WireError::Io`]. The connection is closed then.
     pub async fn recv(&mut self) -> Result<Option<Answer>> {
-        todo!()
+        let closed = self.shared.closed.clone();
+        let answer = closed.run_until_cancelled(self.read_answer()).await.unwrap_or(Ok(None));
+        if !matches!(answer, Ok(Some(_))) {
+            closed.cancel();
+        }
+        answer
+    }
+
+    async fn read_answer(&mut self) -> Result<Option<Answer>> {
+        let failed = || WireError::io("read from a data channel");
+        loop {
+            if let Some(coming) = self.coming.take_if(|coming| coming.data.len() == coming.length as usize) {
+                let Coming { request, piece, data, .. } = coming;
+                self.shared.state.lock().unanswered.remove(&request.id);
+                return Ok(Some(Answer::Data { id: request.id, blob: request.blob, piece, data }));
+            }
+            if self.coming.is_some() {
+                self.read_piece().await?;
+                continue;
+            }
+            let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;
+            if read == 0 {
+                let owes = self.header_filled > 0 || !self.shared.state.lock().unanswered.is_empty();
+                return if owes { Err(WireError::Closed) } else { Ok(None) };
+            }
+            self.header_filled += read;
+            if self.header_filled < HEADER_LENGTH {
+                continue;
+            }
+            self.header_filled = 0;
+            if let Some(refusal) = self.begin(Header::decode(&self.header)?)? {
+                return Ok(Some(refusal));
+            }
+        }
+    }
+
+    /// Begins the answer that this header announces; returns it if that is all.
+    fn begin(&mut self, header: Header) -> Result<Option<Answer>> {
+        let mut state = self.shared.state.lock();
+        let (Header::Data { id, .. } | Header::None { id, .. }) = header;
+        let Some(Asked { request, longest, .. }) = state.unanswered.get(&id).copied() else {
+            return Err(WireError::Violation { what: "an answer to nothing that was asked" });
+        };
+        match header {
+            Header::None { reason, .. } => {
+                state.unanswered.remove(&id);
+                Ok(Some(Answer::None { id, blob: request.blob, wanted: request.wanted, reason }))
+            }
+            Header::Data { piece, .. }
+                if !matches!(request.wanted, Wanted::Any) && request.wanted != Wanted::Piece(piece) =>
+            {
+                Err(WireError::Violation { what: "another piece than was asked for" })
+            }
+            Header::Data { length, .. } if length > longest => {
+                Err(WireError::TooLong { what: "piece", length: length.into(), limit: longest.into() })
+            }
+            Header::Data { piece, length, .. } => {
+                let data = self.receiving.buffers.take(length as usize);
+                self.coming = Some(Coming { request, piece, length, data });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads more of the piece that is coming: what one read gives.
+    async fn read_piece(&mut self) -> Result<()> {
+        let Some(Coming { request, length, data, .. }) = &mut self.coming else { return Ok(()) };
+        if self.paid == 0 {
+            let missing = *length - u32::try_from(data.len()).expect("no longer than the piece");
+            let grant = missing.min(self.receiving.budget.grain());
+            self.receiving.budget.take(grant).await;
+            self.paid = grant;
+        }
+        let mut room = data.data_mut().limit(self.paid as usize);
+        let read = self.socket.read_buf(&mut room).await.map_err(WireError::io("read from a data channel"))?;
+        if read == 0 {
+            return Err(WireError::Closed);
+        }
+        self.paid -= u32::try_from(read).expect("no more than was granted");
+        let mut state = self.shared.state.lock();
+        state.received += read as u64;
+        if let Some(asked) = state.unanswered.get_mut(&request.id) {
+            asked.arrived += u32::try_from(read).expect("no longer than the piece");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.shared.closed.cancel();
+    }
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answers").field("shared", &self.shared).finish_non_exhaustive()
     }
 }

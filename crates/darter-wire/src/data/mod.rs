@@ -31,25 +31,27 @@
 mod client;
 mod queue;
 mod serve;
-#[cfg(test)]
-mod tests;
 
-use bytes::Bytes;
 use darter_core::{BlobId, PieceIndex};
 
 pub use client::{Answers, DataClient, Receiving};
 pub use serve::{Bind, Payload, Sending, Slots, Uploads, serve_data};
 
-use crate::{MAX_PIECE_LENGTH, MAX_PIECES, PooledBuffer, Result, WireError};
+use crate::{MAX_PIECES, PooledBuffer, Result, WireError};
 
 /// The most requests that one connection may have unanswered.
 pub const MAX_UNANSWERED: usize = 256;
 
-pub(crate) const REQUEST_FRAME: usize = 44;
-pub(crate) const ANSWER_HEADER: usize = 16;
-
-const ANY: u32 = u32::MAX;
+const ASK_LENGTH: usize = 44;
+const REQUEST: u8 = 0;
+const CANCEL: u8 = 1;
 const URGENT: u8 = 1;
+
+const HEADER_LENGTH: usize = 16;
+const DATA: u8 = 0;
+
+/// Stands for any piece in a request, and for none in an answer.
+const NO_PIECE: u32 = u32::MAX;
 
 /// Which piece is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,4 +116,96 @@ pub enum Refusal {
     UnknownBlob = 4,
     /// The requester called it back.
     Cancelled = 5,
+}
+
+/// What a requester says in one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Request(Request),
+    Cancel { id: u32 },
+}
+
+/// What precedes the bytes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Header {
+    Data { id: u32, piece: PieceIndex, length: u32 },
+    None { id: u32, reason: Refusal },
+}
+
+impl Ask {
+    fn encode(&self) -> [u8; ASK_LENGTH] {
+        let mut frame = [0; ASK_LENGTH];
+        match self {
+            Self::Cancel { id } => {
+                frame[0..4].copy_from_slice(&id.to_le_bytes());
+                frame[4] = CANCEL;
+            }
+            Self::Request(request) => {
+                let piece = match request.wanted {
+                    Wanted::Piece(piece) => piece.0,
+                    Wanted::Any => NO_PIECE,
+                };
+                frame[0..4].copy_from_slice(&request.id.to_le_bytes());
+                frame[5] = if request.urgent { URGENT } else { 0 };
+                frame[8..12].copy_from_slice(&piece.to_le_bytes());
+                frame[12..44].copy_from_slice(&request.blob.0);
+            }
+        }
+        frame
+    }
+
+    fn decode(frame: &[u8; ASK_LENGTH]) -> Result<Self> {
+        let id = u32_at(frame, 0);
+        match frame[4] {
+            REQUEST => {}
+            CANCEL => return Ok(Self::Cancel { id }),
+            _ => return Err(WireError::Violation { what: "an unknown frame on a data channel" }),
+        }
+        let wanted = match u32_at(frame, 8) {
+            NO_PIECE => Wanted::Any,
+            piece if piece < MAX_PIECES => Wanted::Piece(PieceIndex(piece)),
+            _ => return Err(WireError::Violation { what: "a request for a piece that no blob has" }),
+        };
+        let mut blob = [0; 32];
+        blob.copy_from_slice(&frame[12..44]);
+        Ok(Self::Request(Request { id, blob: BlobId(blob), wanted, urgent: frame[5] & URGENT != 0 }))
+    }
+}
+
+impl Header {
+    fn encode(&self) -> [u8; HEADER_LENGTH] {
+        let (id, status, piece, length) = match *self {
+            Self::Data { id, piece, length } => (id, DATA, piece.0, length),
+            Self::None { id, reason } => (id, reason as u8, NO_PIECE, 0),
+        };
+        let mut header = [0; HEADER_LENGTH];
+        header[0..4].copy_from_slice(&id.to_le_bytes());
+        header[4] = status;
+        header[8..12].copy_from_slice(&piece.to_le_bytes());
+        header[12..16].copy_from_slice(&length.to_le_bytes());
+        header
+    }
+
+    fn decode(header: &[u8; HEADER_LENGTH]) -> Result<Self> {
+        let id = u32_at(header, 0);
+        let (piece, length) = (u32_at(header, 8), u32_at(header, 12));
+        let reason = match header[4] {
+            DATA if piece < MAX_PIECES => return Ok(Self::Data { id, piece: PieceIndex(piece), length }),
+            1 => Refusal::NotHeld,
+            2 => Refusal::Busy,
+            3 => Refusal::Refused,
+            4 => Refusal::UnknownBlob,
+            5 => Refusal::Cancelled,
+            _ => return Err(WireError::Violation { what: "an unknown answer on a data channel" }),
+        };
+        if length != 0 {
+            return Err(WireError::Violation { what: "a refusal with bytes" });
+        }
+        Ok(Self::None { id, reason })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let (four, _) = bytes[at..].split_first_chunk().expect("fields lie within their frame");
+    u32::from_le_bytes(*four)
 }

@@ -1,1 +1,79 @@
 //! Which request of a connection comes next: decisions without I/O.
+//!
+//! Urgent requests go before the others, otherwise the first that came goes first. A request that the holder could
+//! give nothing to is *parked*, together with all that ask the same, until something changes. It keeps its turn.
+
+use std::collections::VecDeque;
+
+use darter_core::BlobId;
+
+use super::{Ask, MAX_UNANSWERED, Request, Wanted};
+use crate::{Result, WireError};
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Requests to be answered, in the order in which they came.
+    open: VecDeque<Request>,
+    /// Ids of requests that were called back and must be told so.
+    cancelled: VecDeque<u32>,
+    /// What there was nothing to give for, the last time the holder was asked.
+    parked: Vec<(BlobId, Wanted)>,
+}
+
+impl Queue {
+    /// Takes in what the requester said.
+    ///
+    /// # Errors
+    /// [`WireError::Violation`] for more requests than one may have unanswered.
+    pub(super) fn take_in(&mut self, ask: Ask) -> Result<()> {
+        match ask {
+            Ask::Request(_) if self.open.len() + self.cancelled.len() >= MAX_UNANSWERED => {
+                return Err(WireError::Violation { what: "too many unanswered requests" });
+            }
+            Ask::Request(request) => self.open.push_back(request),
+            Ask::Cancel { id } => {
+                // If it is not here its answer is on the way, and that settles it.
+                if let Some(at) = self.open.iter().position(|request| request.id == id) {
+                    self.open.remove(at);
+                    self.cancelled.push_back(id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next request that was called back, to be told so.
+    pub(super) fn take_cancelled(&mut self) -> Option<u32> {
+        self.cancelled.pop_front()
+    }
+
+    /// The request whose turn it is. It stays until it is [parked](Self::park) or [settled](Self::settle).
+    pub(super) fn next(&self) -> Option<Request> {
+        let mut ready = self.open.iter().filter(|request| !self.parked.contains(&(request.blob, request.wanted)));
+        let first = ready.next()?;
+        if first.urgent {
+            return Some(*first);
+        }
+        Some(*ready.find(|request| request.urgent).unwrap_or(first))
+    }
+
+    /// There is nothing to give to this request, nor to any that asks the same.
+    pub(super) fn park(&mut self, request: &Request) {
+        self.parked.push((request.blob, request.wanted));
+    }
+
+    /// Something changed: every request is worth another try.
+    pub(super) fn unpark_all(&mut self) {
+        self.parked.clear();
+    }
+
+    /// This request is being answered.
+    pub(super) fn settle(&mut self, request: &Request) {
+        if let Some(at) = self.open.iter().position(|open| open == request) {
+            self.open.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

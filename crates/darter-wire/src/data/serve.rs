@@ -1,15 +1,27 @@
 //! The holder's side of a data channel.
+//!
+//! What to send is decided as late as possible: a request waits in its connection's [queue](super::queue), the
+//! connection waits for a slot, and only then [`Uploads::bind`] chooses. So a request for any piece gets the one that
+//! is best at that moment, and a request called back while it waits costs nothing.
+//!
+//! Invariants: a connection holds at most one slot, and only while it decides and sends; every piece bound is
+//! reported to [`Uploads::sent`] exactly once, also when the connection breaks or the task is dropped.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{BlobId, NodeId, PieceIndex};
-use tokio::sync::{Semaphore, watch};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
 
-use super::Wanted;
-use crate::{Budget, PeerStream, Result};
+use super::queue::Queue;
+use super::{ASK_LENGTH, Ask, Header, Refusal, Request, Wanted};
+use crate::{Budget, MAX_PIECE_LENGTH, PeerStream, PeerWriter, Result, WireError};
 
 /// What a holder decides when it has room to send.
 #[derive(Debug)]
@@ -49,6 +61,15 @@ pub enum Payload {
     Bytes(Bytes),
 }
 
+impl Payload {
+    fn length(&self) -> u64 {
+        match self {
+            Self::File { length, .. } => u64::from(*length),
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
 /// The holder's decisions: called on async threads, so they must not block.
 pub trait Uploads: Send + Sync + 'static {
     /// Chooses what to send, at the moment at which there is room to send it.
@@ -70,6 +91,10 @@ impl Slots {
     pub fn new(count: usize) -> Self {
         Self(Arc::new(Semaphore::new(count)))
     }
+
+    async fn take(&self) -> SemaphorePermit<'_> {
+        self.0.acquire().await.expect("nobody closes the semaphore")
+    }
 }
 
 /// What the sending side needs; all connections of a process share one.
@@ -87,7 +112,158 @@ pub struct Sending {
 /// closes it too, and reports what was under way as not delivered.
 ///
 /// # Errors
-/// [`WireError::Silent`](crate::WireError::Silent) for a peer that takes nothing, [`WireError::Violation`](crate::WireError::Violation), [`WireError::Io`](crate::WireError::Io), [`WireError::Closed`](crate::WireError::Closed).
+/// [`WireError::Silent`] for a peer that takes nothing, [`WireError::Violation`], [`WireError::Io`] (also when the
+/// piece can't be read), [`WireError::Closed`] when the connection breaks.
 pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploads>, sending: &Sending) -> Result<()> {
-    todo!("{stream:?} {peer} {} {:?}", Arc::strong_count(&uploads), sending.stall)
+    let queue = Mutex::new(Queue::default());
+    let asked = Notify::new();
+    let changes = uploads.changes();
+    let server = Server { socket: stream.writer, peer, uploads, sending, queue: &queue, asked: &asked, changes };
+    tokio::select! {
+        end = read_requests(stream.reader, &queue, &asked) => end,
+        end = server.run() => end,
+    }
+}
+
+async fn read_requests(
+    mut socket: Box<dyn AsyncRead + Send + Unpin>,
+    queue: &Mutex<Queue>,
+    asked: &Notify,
+) -> Result<()> {
+    let mut buffer = BytesMut::with_capacity(64 * ASK_LENGTH);
+    loop {
+        while let Some((frame, _)) = buffer.split_first_chunk::<ASK_LENGTH>() {
+            queue.lock().take_in(Ask::decode(frame)?)?;
+            buffer.advance(ASK_LENGTH);
+        }
+        asked.notify_one();
+        buffer.reserve(ASK_LENGTH);
+        let read = socket.read_buf(&mut buffer).await.map_err(WireError::io("read from a data channel"))?;
+        if read == 0 {
+            return if buffer.is_empty() { Ok(()) } else { Err(WireError::Closed) };
+        }
+    }
+}
+
+struct Server<'a> {
+    socket: Box<dyn PeerWriter>,
+    peer: NodeId,
+    uploads: Arc<dyn Uploads>,
+    sending: &'a Sending,
+    queue: &'a Mutex<Queue>,
+    asked: &'a Notify,
+    changes: watch::Receiver<()>,
+}
+
+impl Server<'_> {
+    async fn run(mut self) -> Result<()> {
+        loop {
+            self.confirm_cancelled().await?;
+            if self.queue.lock().next().is_none() {
+                tokio::select! {
+                    () = self.asked.notified() => {}
+                    () = change(&mut self.changes) => self.queue.lock().unpark_all(),
+                }
+                continue;
+            }
+            let slot = self.sending.slots.take().await;
+            self.answer_next().await?;
+            drop(slot);
+        }
+    }
+
+    async fn confirm_cancelled(&mut self) -> Result<()> {
+        loop {
+            let Some(id) = self.queue.lock().take_cancelled() else { return Ok(()) };
+            self.write(&Header::None { id, reason: Refusal::Cancelled }.encode()).await?;
+        }
+    }
+
+    /// Answers the request whose turn it is, with a slot in hand.
+    async fn answer_next(&mut self) -> Result<()> {
+        // Changes are marked as seen before the holder is asked: one that comes while it decides is not missed.
+        if self.changes.has_changed().unwrap_or(false) {
+            self.changes.mark_unchanged();
+            self.queue.lock().unpark_all();
+        }
+        // It may have been called back while the slot was awaited.
+        let Some(request) = self.queue.lock().next() else { return Ok(()) };
+        let reason = match self.uploads.bind(self.peer, request.blob, request.wanted) {
+            Bind::Wait => {
+                self.queue.lock().park(&request);
+                return Ok(());
+            }
+            Bind::Send { piece, payload } => {
+                self.queue.lock().settle(&request);
+                return self.send(&request, piece, &payload).await;
+            }
+            Bind::NotHeld => Refusal::NotHeld,
+            Bind::Busy => Refusal::Busy,
+            Bind::Refused => Refusal::Refused,
+            Bind::UnknownBlob => Refusal::UnknownBlob,
+        };
+        self.queue.lock().settle(&request);
+        self.write(&Header::None { id: request.id, reason }.encode()).await
+    }
+
+    async fn send(&mut self, request: &Request, piece: PieceIndex, payload: &Payload) -> Result<()> {
+        let uploads = Arc::clone(&self.uploads);
+        let mut outcome = Outcome { uploads: &*uploads, peer: self.peer, blob: request.blob, piece, delivered: false };
+        let length = payload.length();
+        if length > u64::from(MAX_PIECE_LENGTH) {
+            return Err(WireError::TooLong { what: "piece", length, limit: MAX_PIECE_LENGTH.into() });
+        }
+        let length = u32::try_from(length).expect("at most 16 MiB");
+        self.write(&Header::Data { id: request.id, piece, length }.encode()).await?;
+        let mut sent = 0;
+        while sent < length {
+            let chunk = (length - sent).min(self.sending.budget.grain());
+            self.sending.budget.take(chunk).await;
+            self.send_part(payload, sent, chunk).await?;
+            sent += chunk;
+        }
+        outcome.delivered = true;
+        Ok(())
+    }
+
+    async fn send_part(&mut self, payload: &Payload, from: u32, length: u32) -> Result<()> {
+        match payload {
+            Payload::Bytes(bytes) => self.write(&bytes[from as usize..(from + length) as usize]).await,
+            Payload::File { file, offset, .. } => {
+                let send = self.socket.send_file(file, offset + u64::from(from), length.into());
+                unless_stalled(self.sending.stall, send).await
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        unless_stalled(self.sending.stall, self.socket.write_all(bytes)).await
+    }
+}
+
+async fn unless_stalled(stall: Duration, write: impl Future<Output = io::Result<()>>) -> Result<()> {
+    let written = timeout(stall, write).await.map_err(|_| WireError::Silent { after: stall })?;
+    written.map_err(WireError::io("send a piece"))
+}
+
+/// Waits for a change; for ever when whoever makes changes is gone.
+async fn change(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Reports how a piece fared, whichever way its sending ends.
+struct Outcome<'a> {
+    uploads: &'a dyn Uploads,
+    peer: NodeId,
+    blob: BlobId,
+    piece: PieceIndex,
+    delivered: bool,
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        self.uploads.sent(self.peer, self.blob, self.piece, self.delivered);
+    }
 }

@@ -9,6 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::fs::sendfile;
+use rustix::io::retry_on_intr;
+use rustix::net::sockopt;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -83,10 +86,10 @@ impl Listener for Accepting {
 
 fn stream_of(stream: TcpStream, config: &TcpConfig) -> io::Result<PeerStream> {
     stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_tcp_keepidle(&stream, config.keepalive)?;
-    rustix::net::sockopt::set_tcp_keepintvl(&stream, config.keepalive / 3)?;
-    rustix::net::sockopt::set_tcp_keepcnt(&stream, 3)?;
-    rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, config.keepalive)?;
+    sockopt::set_tcp_keepintvl(&stream, config.keepalive / 3)?;
+    sockopt::set_tcp_keepcnt(&stream, 3)?;
+    sockopt::set_socket_keepalive(&stream, true)?;
     let peer_addr = stream.peer_addr()?;
     let (reader, writer) = stream.into_split();
     Ok(PeerStream::new(Box::new(reader), Box::new(TcpWriter(writer)), peer_addr))
@@ -101,7 +104,7 @@ impl PeerWriter for TcpWriter {
         let stream: &TcpStream = self.0.as_ref();
         while offset < end {
             let chunk = usize::try_from((end - offset).min(FILE_CHUNK)).expect("at most 256 KiB");
-            let send = || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), chunk)?);
+            let send = || Ok(retry_on_intr(|| sendfile(stream, file, Some(&mut offset), chunk))?);
             if stream.async_io(Interest::WRITABLE, send).await? == 0 {
                 return Err(super::too_short(io::ErrorKind::UnexpectedEof.into()));
             }

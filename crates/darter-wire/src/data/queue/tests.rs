@@ -1,0 +1,75 @@
+use darter_core::PieceIndex;
+
+use super::*;
+
+fn request(id: u32, wanted: Wanted, urgent: bool) -> Request {
+    Request { id, blob: BlobId([7; 32]), wanted, urgent }
+}
+
+fn piece(id: u32) -> Request {
+    request(id, Wanted::Piece(PieceIndex(id)), false)
+}
+
+fn any(id: u32) -> Request {
+    request(id, Wanted::Any, false)
+}
+
+fn queue_of(requests: &[Request]) -> Queue {
+    let mut queue = Queue::default();
+    for request in requests {
+        queue.take_in(Ask::Request(*request)).unwrap();
+    }
+    queue
+}
+
+/// Answers everything that has a turn and returns the ids in that order.
+fn drain(queue: &mut Queue) -> Vec<u32> {
+    std::iter::from_fn(|| {
+        let next = queue.next()?;
+        queue.settle(&next);
+        Some(next.id)
+    })
+    .collect()
+}
+
+#[test]
+fn urgent_requests_go_first_and_the_rest_in_the_order_they_came() {
+    let urgent = |id| Request { urgent: true, ..piece(id) };
+    let mut queue = queue_of(&[piece(1), piece(2), urgent(3), any(4), urgent(5)]);
+    assert_eq!(drain(&mut queue), [3, 5, 1, 2, 4]);
+}
+
+#[test]
+fn a_parked_request_lets_others_pass_and_keeps_its_turn() {
+    let mut queue = queue_of(&[any(1), piece(2), any(3)]);
+    let first = queue.next().unwrap();
+    assert_eq!(first.id, 1);
+    queue.park(&first);
+    assert_eq!(drain(&mut queue), [2], "the other request for any piece is parked with the first");
+    queue.take_in(Ask::Request(any(4))).unwrap();
+    assert_eq!(queue.next(), None, "and so is one that comes later");
+    queue.unpark_all();
+    assert_eq!(drain(&mut queue), [1, 3, 4]);
+}
+
+#[test]
+fn a_cancelled_request_is_told_so_once_even_when_parked() {
+    let mut queue = queue_of(&[any(1), piece(2)]);
+    queue.park(&any(1));
+    for id in [1, 1, 2, 9] {
+        queue.take_in(Ask::Cancel { id }).unwrap();
+    }
+    assert_eq!(queue.next(), None);
+    assert_eq!([queue.take_cancelled(), queue.take_cancelled(), queue.take_cancelled()], [Some(1), Some(2), None]);
+}
+
+#[test]
+fn more_requests_than_allowed_break_the_protocol_also_when_cancelled() {
+    let mut queue = Queue::default();
+    for id in 0..MAX_UNANSWERED as u32 {
+        queue.take_in(Ask::Request(piece(id))).unwrap();
+        queue.take_in(Ask::Cancel { id }).unwrap();
+    }
+    let one_more = queue.take_in(Ask::Request(any(1_000)));
+    assert!(matches!(one_more, Err(WireError::Violation { .. })));
+}
