@@ -28,3 +28,6 @@ pub use event::{Action, Event, ReaderId, RequestId};
 pub use lead::{Grant, Lead, Notice, OriginRun, Start};
 pub use picker::Picker;
 pub use tuning::Tuning;
+
+/// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.
+pub const MOST_PIECES: u32 = 1 << 22;

@@ -28,6 +28,8 @@ pub struct Tuning {
     pub overdue_factor: u32,
     /// No request is overdue sooner than this.
     pub overdue_floor: Duration,
+    /// An overdue request that does not move for this much longer is withdrawn.
+    pub abandon: Duration,
     /// What a piece is expected to take while nobody's rate is known.
     pub first_guess: Duration,
     /// The last so many pieces may be asked for twice.
@@ -56,6 +58,12 @@ pub struct Tuning {
     pub copy_factor: u32,
     /// The same, at least.
     pub copy_floor: Duration,
+    /// The pause is so many times longer while the lead itself still waits for pieces of the origin.
+    pub copy_factor_while_reading: u32,
+    /// A member gets no more pieces at once from the lead than this while others ask too.
+    pub sends_at_once: u32,
+    /// How many waiting members are looked at for one answer.
+    pub look_at: u32,
 }
 
 impl Default for Tuning {
@@ -72,6 +80,7 @@ impl Default for Tuning {
             slow_for: Duration::from_secs(10),
             overdue_factor: 3,
             overdue_floor: Duration::from_millis(500),
+            abandon: Duration::from_secs(5),
             first_guess: Duration::from_secs(1),
             endgame: 8,
             retry_least: Duration::from_millis(100),
@@ -86,6 +95,9 @@ impl Default for Tuning {
             settle: Duration::from_millis(300),
             copy_factor: 4,
             copy_floor: Duration::from_millis(200),
+            copy_factor_while_reading: 4,
+            sends_at_once: 2,
+            look_at: 64,
         }
     }
 }

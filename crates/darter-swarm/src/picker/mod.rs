@@ -1,51 +1,368 @@
 //! Which piece to ask of whom, at one node, for one blob.
+//!
+//! Everybody is on one side here: no choking, no tit-for-tat. The picker asks the *lead* (the seed that tracks the
+//! swarm) for any piece and leaves the choice to it, asks neighbours for the locally rarest pieces by name, and sees
+//! to it that no single slow or lying peer decides when the blob is whole.
+//!
+//! Invariants, kept by the methods of this file:
+//! - a piece is *open* exactly when this node wants the whole blob, knows the piece's hash, lacks it, and no request
+//!   for it is under way (an overdue one doesn't count);
+//! - a peer's count of open requests is the number of entries in `requests` that name it;
+//! - nothing is asked of a peer that sent a wrong piece.
+//!
+//! The picker does not verify pieces: [`Event::Received`] is said of verified pieces only. It keeps no data, and it
+//! does not tell others what this node holds.
+//!
+//! | file | |
+//! |---|---|
+//! | `choose` | [`Picker::poll`]: what to ask of whom now |
+//! | `rarity` | holders per piece, and the open pieces by their rarity |
+//! | `neighbour` | what is known of a peer, and how fast it is |
 
-use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
+mod choose;
+mod neighbour;
+mod rarity;
+#[cfg(test)]
+mod tests;
 
-use crate::event::{Action, Event};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
+
+use crate::MOST_PIECES;
+use crate::event::{Action, Event, ReaderId, RequestId};
+use crate::picker::neighbour::{Meter, Neighbour};
+use crate::picker::rarity::Rarity;
+use crate::random::Random;
 use crate::tuning::Tuning;
 
 /// The picker of one blob. Tell it what happens with [`Picker::handle`], then do what [`Picker::poll`] says.
 #[derive(Debug)]
-pub struct Picker {}
+pub struct Picker {
+    me: NodeId,
+    piece_bytes: u64,
+    tuning: Tuning,
+    random: Random,
+    wants: bool,
+    known: u32,
+    total: Option<u32>,
+    held: PieceSet,
+    rarity: Rarity,
+    neighbours: Vec<Neighbour>,
+    lead: Option<LeadPeer>,
+    requests: Vec<Request>,
+    readers: BTreeMap<ReaderId, Reader>,
+    banned: Vec<NodeId>,
+    /// Pieces that this node is to fetch across a boundary, by the holder's tier; `None` when to be computed anew.
+    fetches: [Option<PieceSet>; 5],
+    /// Since when everything open is another node's to fetch from afar.
+    starved_since: Option<Moment>,
+    next_id: u64,
+    /// Cancels and reports that the next poll hands out.
+    waiting: Vec<Action>,
+    wakeup: Option<Moment>,
+}
+
+#[derive(Debug)]
+struct LeadPeer {
+    id: NodeId,
+    meter: Meter,
+    strikes: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    id: RequestId,
+    peer: NodeId,
+    to_lead: bool,
+    /// `None` for an ask that the lead has not answered yet.
+    piece: Option<PieceIndex>,
+    urgent: bool,
+    asked: Moment,
+    moved: Moment,
+    overdue: bool,
+}
+
+#[derive(Debug)]
+struct Reader {
+    at: PieceIndex,
+    count: u32,
+    patience: Duration,
+    /// Since when it stands still.
+    since: Moment,
+}
 
 impl Picker {
     /// A picker for node `me` and pieces of `piece_bytes`, that holds nothing yet and wants everything.
     pub fn new(me: NodeId, piece_bytes: u64, tuning: Tuning, seed: u64) -> Self {
-        let _ = (me, piece_bytes, tuning, seed);
-        unimplemented!()
+        Self {
+            me,
+            piece_bytes,
+            tuning,
+            random: Random::new(seed),
+            wants: true,
+            known: 0,
+            total: None,
+            held: PieceSet::new(),
+            rarity: Rarity::default(),
+            neighbours: Vec::new(),
+            lead: None,
+            requests: Vec::new(),
+            readers: BTreeMap::new(),
+            banned: Vec::new(),
+            fetches: [const { None }; 5],
+            starved_since: None,
+            next_id: 0,
+            waiting: Vec::new(),
+            wakeup: None,
+        }
     }
 
-    /// Takes note of something that happened. Wants done are given by the next [`Picker::poll`].
+    /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`].
     pub fn handle(&mut self, event: Event, now: Moment) {
-        let _ = (event, now);
-        unimplemented!()
-    }
-
-    /// Appends what is to be done now. Call it after events, and at [`Picker::next_wakeup`].
-    pub fn poll(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        let _ = (now, actions);
-        unimplemented!()
+        match event {
+            Event::ManifestGrew { known, total } => self.manifest_grew(known, total),
+            Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, held),
+            Event::PeerHas { peer, piece } => self.peer_has(peer, piece),
+            Event::PeerLeft { peer } => self.peer_left(peer),
+            Event::LeadChanged { lead } => self.lead_changed(lead),
+            Event::Started { request, piece } => self.started(request, piece, now),
+            Event::Progress { request } => {
+                if let Some(request) = self.requests.iter_mut().find(|open| open.id == request) {
+                    request.moved = now;
+                }
+            }
+            Event::Received { request, piece, bytes } => self.received(request, piece, bytes, now),
+            Event::Corrupt { peer, request, piece } => self.corrupt(peer, request, piece, now),
+            Event::Failed { request } => self.fail(request, now),
+            Event::ReaderAt { reader, piece, count, patience } => {
+                self.readers.insert(reader, Reader { at: piece, count, patience, since: now });
+            }
+            Event::ReaderGone { reader } => {
+                self.readers.remove(&reader);
+            }
+            Event::Wants(wants) => {
+                self.wants = wants;
+                self.reopen_all();
+            }
+            Event::Lost { piece } => {
+                self.held.remove(piece);
+                self.reopen(piece);
+            }
+        }
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.
-    pub fn next_wakeup(&self) -> Option<Moment> {
-        unimplemented!()
+    pub const fn next_wakeup(&self) -> Option<Moment> {
+        self.wakeup
     }
 
     /// What this node holds.
-    pub fn held(&self) -> &PieceSet {
-        unimplemented!()
+    pub const fn held(&self) -> &PieceSet {
+        &self.held
     }
 
     /// Whether every piece is held.
     pub fn is_complete(&self) -> bool {
-        unimplemented!()
+        self.total == Some(self.held.len())
     }
 
-    /// Whether a piece is on its way from somebody.
+    /// Whether a piece is on its way from somebody who is not overdue.
     pub fn in_flight(&self, piece: PieceIndex) -> bool {
-        let _ = piece;
-        unimplemented!()
+        self.requests.iter().any(|request| request.piece == Some(piece) && !request.overdue)
+    }
+
+    fn manifest_grew(&mut self, known: u32, total: Option<u32>) {
+        self.total = total.or(self.total);
+        let before = self.known;
+        self.known = self.known.max(known);
+        for piece in before..self.known {
+            self.reopen(PieceIndex(piece));
+        }
+        if before < self.known {
+            self.fetches = [const { None }; 5];
+        }
+    }
+
+    fn peer_joined(&mut self, peer: NodeId, tier: Tier, wants: bool, held: PieceSet) {
+        if peer == self.me || self.banned.contains(&peer) {
+            return;
+        }
+        self.peer_left(peer);
+        let held: PieceSet = held.iter().filter(|piece| self.can_be(*piece)).collect();
+        for piece in held.iter() {
+            self.rarity.add_holder(piece);
+        }
+        self.neighbours.push(Neighbour::new(peer, tier, wants, held));
+        self.fetches = [const { None }; 5];
+    }
+
+    /// Whether the blob may have this piece at all: a peer's word must not make tables grow without bound.
+    fn can_be(&self, piece: PieceIndex) -> bool {
+        piece.0 < self.total.unwrap_or(MOST_PIECES)
+    }
+
+    fn peer_has(&mut self, peer: NodeId, piece: PieceIndex) {
+        if !self.can_be(piece) {
+            return;
+        }
+        let Some(neighbour) = self.neighbours.iter_mut().find(|neighbour| neighbour.id == peer) else { return };
+        if neighbour.held.insert(piece) {
+            self.rarity.add_holder(piece);
+        }
+    }
+
+    fn peer_left(&mut self, peer: NodeId) {
+        let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
+        let neighbour = self.neighbours.swap_remove(at);
+        for piece in neighbour.held.iter() {
+            self.rarity.remove_holder(piece);
+        }
+        self.drop_requests(|request| request.peer == peer && !request.to_lead);
+        self.fetches = [const { None }; 5];
+    }
+
+    fn lead_changed(&mut self, lead: Option<NodeId>) {
+        let lead = lead.filter(|lead| *lead != self.me && !self.banned.contains(lead));
+        self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0 });
+        self.drop_requests(|request| request.to_lead);
+    }
+
+    /// Forgets requests without a word to whom they were made.
+    fn drop_requests(&mut self, gone: impl Fn(&Request) -> bool) {
+        let (dropped, kept) = std::mem::take(&mut self.requests).into_iter().partition(|request| gone(request));
+        self.requests = kept;
+        let dropped: Vec<Request> = dropped;
+        for request in dropped {
+            self.settle(&request);
+        }
+    }
+
+    /// Does what follows when a request has left `requests`.
+    fn settle(&mut self, request: &Request) {
+        if let Some(meter) = self.meter_mut(request) {
+            meter.open -= 1;
+        }
+        if let Some(piece) = request.piece {
+            self.reopen(piece);
+        }
+    }
+
+    fn meter_mut(&mut self, request: &Request) -> Option<&mut Meter> {
+        if request.to_lead {
+            return self.lead.as_mut().filter(|lead| lead.id == request.peer).map(|lead| &mut lead.meter);
+        }
+        self.neighbours.iter_mut().find(|neighbour| neighbour.id == request.peer).map(|neighbour| &mut neighbour.meter)
+    }
+
+    fn take_request(&mut self, id: RequestId) -> Option<Request> {
+        let at = self.requests.iter().position(|request| request.id == id)?;
+        let request = self.requests.swap_remove(at);
+        Some(request)
+    }
+
+    fn started(&mut self, id: RequestId, piece: PieceIndex, now: Moment) {
+        let Some(request) = self.requests.iter_mut().find(|request| request.id == id) else { return };
+        request.moved = now;
+        if request.piece.is_some() {
+            return;
+        }
+        // The ask stood until the lead had room: only from here on does its age say something of the lead's rate.
+        request.asked = now;
+        request.piece = Some(piece);
+        self.reopen(piece);
+        if self.held.contains(piece) {
+            self.cancel_all(piece);
+        }
+    }
+
+    fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
+        if let Some(request) = id.and_then(|id| self.take_request(id)) {
+            let tuning = self.tuning;
+            if let Some(meter) = self.meter_mut(&request) {
+                meter.arrived(bytes, request.asked, now, &tuning);
+            }
+            self.settle(&request);
+            self.judge_rates(now);
+        }
+        self.held.insert(piece);
+        self.rarity.set_open(piece, false);
+        self.cancel_all(piece);
+        for reader in self.readers.values_mut() {
+            if (reader.at.0..reader.at.0.saturating_add(reader.count.max(1))).contains(&piece.0) {
+                reader.since = now;
+            }
+        }
+    }
+
+    /// Withdraws whatever is still asked for a piece.
+    fn cancel_all(&mut self, piece: PieceIndex) {
+        while let Some(at) = self.requests.iter().position(|request| request.piece == Some(piece)) {
+            let request = self.requests.swap_remove(at);
+            self.waiting.push(Action::Cancel { id: request.id, peer: request.peer });
+            self.settle(&request);
+        }
+    }
+
+    fn corrupt(&mut self, peer: NodeId, request: Option<RequestId>, piece: PieceIndex, now: Moment) {
+        self.waiting.push(Action::Report { peer, piece });
+        if let Some(lead) = self.lead.as_mut().filter(|lead| lead.id == peer) {
+            lead.strikes += 1;
+            if lead.strikes < self.tuning.lead_strikes {
+                if let Some(request) = request {
+                    self.fail(request, now);
+                }
+                return;
+            }
+            self.lead_changed(None);
+        }
+        self.banned.push(peer);
+        self.peer_left(peer);
+    }
+
+    fn fail(&mut self, id: RequestId, now: Moment) {
+        let Some(request) = self.take_request(id) else { return };
+        let tuning = self.tuning;
+        if let Some(meter) = self.meter_mut(&request) {
+            meter.failed(now, &tuning);
+        }
+        self.settle(&request);
+    }
+
+    /// Whether the piece is lacking and can be checked when it comes.
+    fn is_due(&self, piece: PieceIndex) -> bool {
+        piece.0 < self.known && !self.held.contains(piece)
+    }
+
+    /// Brings the open set up to date for one piece.
+    fn reopen(&mut self, piece: PieceIndex) {
+        let open = self.wants && self.is_due(piece) && !self.in_flight(piece);
+        self.rarity.set_open(piece, open);
+    }
+
+    fn reopen_all(&mut self) {
+        for piece in 0..self.known {
+            self.reopen(PieceIndex(piece));
+        }
+    }
+
+    /// Puts holders aside that are slower than the tuned part of the median.
+    fn judge_rates(&mut self, now: Moment) {
+        let tuning = self.tuning;
+        let mut rates: Vec<f64> =
+            self.neighbours.iter().filter_map(|neighbour| neighbour.meter.rate(&tuning)).collect();
+        if rates.len() < 3 {
+            return;
+        }
+        let middle = rates.len() / 2;
+        let (_, median, _) = rates.select_nth_unstable_by(middle, f64::total_cmp);
+        let limit = *median * tuning.slow_below;
+        for neighbour in &mut self.neighbours {
+            let slow = neighbour.meter.rate(&tuning).is_some_and(|rate| rate < limit);
+            if slow && neighbour.slow_until.is_none() {
+                neighbour.slow_until = Some(now + tuning.slow_for);
+            }
+        }
     }
 }

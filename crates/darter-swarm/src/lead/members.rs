@@ -1,0 +1,320 @@
+//! Who is in the swarm, in which group, and who is whose neighbour.
+//!
+//! A small swarm is a full mesh. In a larger one each member knows about two dozen others, four in five from as near as
+//! possible and one in five from anywhere, so that what is scarce travels between groups in few steps.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
+
+use crate::lead::Notice;
+use crate::locality::{is_across, same_group};
+use crate::random::Random;
+use crate::tuning::Tuning;
+
+/// One member.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) id: NodeId,
+    place: Place,
+    /// How far it is from the lead.
+    pub(super) tier: Tier,
+    group: usize,
+    pub(super) held: PieceSet,
+    /// What the lead is sending it, and since when.
+    pub(super) coming: Vec<(PieceIndex, Moment)>,
+    pub(super) wants: bool,
+    /// Found to send wrong pieces: nobody's neighbour, and no holder.
+    pub(super) aside: bool,
+    /// Its open asks, in order.
+    pub(super) asks: VecDeque<u64>,
+    neighbours: Vec<usize>,
+}
+
+/// The members of one rack.
+#[derive(Debug)]
+struct Group {
+    place: Place,
+    members: Vec<usize>,
+    /// By piece: members that hold it, and when the lead last sent it here.
+    pieces: Vec<(u32, Option<Moment>)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Members {
+    me: NodeId,
+    place: Place,
+    tuning: Tuning,
+    random: Random,
+    slots: Vec<Option<Member>>,
+    free: Vec<usize>,
+    by_id: BTreeMap<NodeId, usize>,
+    groups: Vec<Group>,
+    /// Who reported whom; kept though the suspect leaves.
+    reports: BTreeMap<NodeId, Vec<NodeId>>,
+    notices: Vec<Notice>,
+}
+
+impl Member {
+    /// Ends the sending of a piece: when it began.
+    pub(super) fn take_coming(&mut self, piece: PieceIndex) -> Option<Moment> {
+        let at = self.coming.iter().position(|(coming, _)| *coming == piece)?;
+        Some(self.coming.swap_remove(at).1)
+    }
+}
+
+impl Group {
+    fn piece_mut(&mut self, piece: PieceIndex) -> &mut (u32, Option<Moment>) {
+        if piece.as_usize() >= self.pieces.len() {
+            self.pieces.resize(piece.as_usize() + 1, (0, None));
+        }
+        &mut self.pieces[piece.as_usize()]
+    }
+}
+
+impl Members {
+    pub(super) fn new(me: NodeId, place: Place, tuning: Tuning, seed: u64) -> Self {
+        Self {
+            me,
+            place,
+            tuning,
+            random: Random::new(seed),
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_id: BTreeMap::new(),
+            groups: Vec::new(),
+            reports: BTreeMap::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    pub(super) fn slot(&self, node: NodeId) -> Option<usize> {
+        self.by_id.get(&node).copied()
+    }
+
+    pub(super) fn get(&self, slot: usize) -> &Member {
+        self.slots[slot].as_ref().expect("slots in use are only freed by remove")
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> &mut Member {
+        self.slots[slot].as_mut().expect("slots in use are only freed by remove")
+    }
+
+    pub(super) fn ids(&self) -> Vec<NodeId> {
+        self.by_id.iter().filter(|(_, slot)| !self.get(**slot).aside).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Adds a member that is not here.
+    pub(super) fn add(&mut self, id: NodeId, place: Place, held: PieceSet, wants: bool) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let group = self.group_of(&place);
+        self.groups[group].members.push(slot);
+        let member = Member {
+            id,
+            tier: self.place.tier_to(&place),
+            place,
+            group,
+            held,
+            coming: Vec::new(),
+            wants,
+            aside: self.is_convicted(id),
+            asks: VecDeque::new(),
+            neighbours: Vec::new(),
+        };
+        self.slots[slot] = Some(member);
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    fn group_of(&mut self, place: &Place) -> usize {
+        if let Some(at) = self.groups.iter().position(|group| same_group(&group.place, place)) {
+            return at;
+        }
+        self.groups.push(Group { place: place.clone(), members: Vec::new(), pieces: Vec::new() });
+        self.groups.len() - 1
+    }
+
+    /// Removes a member; former neighbours left with too few get new ones.
+    pub(super) fn remove(&mut self, slot: usize) {
+        let left_behind = self.unlink_all(slot);
+        let Some(member) = self.slots[slot].take() else { return };
+        self.groups[member.group].members.retain(|other| *other != slot);
+        self.by_id.remove(&member.id);
+        self.free.push(slot);
+        self.relink(&left_behind);
+    }
+
+    fn relink(&mut self, slots: &[usize]) {
+        for &slot in slots {
+            if self.get(slot).neighbours.len() < self.tuning.neighbours_least as usize {
+                self.link_up(slot);
+            }
+        }
+    }
+
+    /// Gives a member as many neighbours as it should have.
+    pub(super) fn link_up(&mut self, slot: usize) {
+        let wanted = self.tuning.neighbours as usize;
+        if self.get(slot).aside {
+            return;
+        }
+        if self.by_id.len() <= wanted + 1 {
+            let all: Vec<usize> = self.by_id.values().copied().collect();
+            self.link_to_some(slot, &all, wanted);
+            return;
+        }
+        let near = wanted - wanted / self.tuning.one_in_anywhere as usize;
+        let mut groups: Vec<(Tier, usize)> = Vec::with_capacity(self.groups.len());
+        let place = &self.get(slot).place;
+        groups.extend(self.groups.iter().enumerate().map(|(at, group)| (place.tier_to(&group.place), at)));
+        groups.sort_unstable();
+        for (_, group) in groups {
+            if self.get(slot).neighbours.len() >= near {
+                break;
+            }
+            let members = std::mem::take(&mut self.groups[group].members);
+            self.link_to_some(slot, &members, near);
+            self.groups[group].members = members;
+        }
+        for _ in 0..wanted * 4 {
+            if self.get(slot).neighbours.len() >= wanted {
+                break;
+            }
+            let other = self.random.below(self.slots.len());
+            self.link(slot, other);
+        }
+    }
+
+    /// Links to members of a list, picked at random, until there are `wanted` neighbours.
+    fn link_to_some(&mut self, slot: usize, list: &[usize], wanted: usize) {
+        if list.is_empty() {
+            return;
+        }
+        // A prime step visits a list of another length in a scattered order; a random start makes it differ.
+        let start = self.random.below(list.len());
+        let step = if list.len().is_multiple_of(STEP) { 1 } else { STEP };
+        let tries = list.len().min(wanted * 8);
+        for at in 0..tries {
+            if self.get(slot).neighbours.len() >= wanted {
+                return;
+            }
+            self.link(slot, list[(start + at * step) % list.len()]);
+        }
+    }
+
+    fn link(&mut self, one: usize, other: usize) {
+        let most = self.tuning.neighbours_most as usize;
+        let Some(Some(candidate)) = self.slots.get(other) else { return };
+        let member = self.get(one);
+        let useful = candidate.wants || member.wants;
+        let trusted = !candidate.aside && !self.reported(member.id, candidate.id);
+        if one == other
+            || !useful
+            || !trusted
+            || candidate.neighbours.len() >= most
+            || member.neighbours.contains(&other)
+        {
+            return;
+        }
+        self.get_mut(one).neighbours.push(other);
+        self.get_mut(other).neighbours.push(one);
+        self.tell_linked(one, other);
+        self.tell_linked(other, one);
+    }
+
+    fn tell_linked(&mut self, to: usize, peer: usize) {
+        let (to, peer) = (self.get(to), self.get(peer));
+        // Members ask the lead's node as the lead, not by name.
+        if peer.id == self.me {
+            return;
+        }
+        let notice = Notice::Linked { to: to.id, peer: peer.id, place: peer.place.clone(), wants: peer.wants };
+        self.notices.push(notice);
+    }
+
+    fn unlink(&mut self, one: usize, other: usize) {
+        for (from, gone) in [(one, other), (other, one)] {
+            self.get_mut(from).neighbours.retain(|neighbour| *neighbour != gone);
+            let (to, peer) = (self.get(from).id, self.get(gone).id);
+            if peer != self.me {
+                self.notices.push(Notice::Unlinked { to, peer });
+            }
+        }
+    }
+
+    fn unlink_all(&mut self, slot: usize) -> Vec<usize> {
+        let neighbours = self.get(slot).neighbours.clone();
+        for other in &neighbours {
+            self.unlink(slot, *other);
+        }
+        neighbours
+    }
+
+    fn reported(&self, one: NodeId, other: NodeId) -> bool {
+        let by = |reporter, suspect| self.reports.get(&suspect).is_some_and(|by| by.contains(&reporter));
+        by(one, other) || by(other, one)
+    }
+
+    fn is_convicted(&self, suspect: NodeId) -> bool {
+        self.reports.get(&suspect).is_some_and(|by| by.len() >= 2 || by.contains(&self.me))
+    }
+
+    /// Notes a report and parts the two; true when it makes the suspect one to be put aside.
+    pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+        let before = self.is_convicted(suspect);
+        let by = self.reports.entry(suspect).or_default();
+        if !by.contains(&reporter) {
+            by.push(reporter);
+        }
+        if let (Some(one), Some(other)) = (self.slot(reporter), self.slot(suspect))
+            && self.get(one).neighbours.contains(&other)
+        {
+            self.unlink(one, other);
+        }
+        !before && self.is_convicted(suspect)
+    }
+
+    pub(super) fn put_aside(&mut self, slot: usize) {
+        self.get_mut(slot).aside = true;
+        let left_behind = self.unlink_all(slot);
+        self.relink(&left_behind);
+    }
+
+    pub(super) fn count_in_group(&mut self, slot: usize, piece: PieceIndex, present: bool) {
+        let group = self.get(slot).group;
+        let (holders, _) = self.groups[group].piece_mut(piece);
+        if present {
+            *holders += 1;
+        } else {
+            *holders -= 1;
+        }
+    }
+
+    pub(super) fn note_crossing(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
+        let group = self.get(slot).group;
+        self.groups[group].piece_mut(piece).1 = Some(now);
+    }
+
+    /// Whether the lead may send a piece into the member's group: always into its own, into another only while nobody
+    /// there has it or is getting it.
+    pub(super) fn may_cross(&self, slot: usize, piece: PieceIndex, pause: Duration, now: Moment) -> bool {
+        let member = self.get(slot);
+        let group = &self.groups[member.group];
+        if !is_across(member.tier) || group.members.len() < 2 {
+            return true;
+        }
+        let (holders, sent) = group.pieces.get(piece.as_usize()).copied().unwrap_or((0, None));
+        holders == 0 && sent.is_none_or(|sent| sent + pause <= now)
+    }
+}
+
+/// See [`Members::link_to_some`].
+const STEP: usize = 7919;

@@ -1,0 +1,104 @@
+//! What the lead knows of each piece: whether it has it, who holds it, how often it sent it.
+
+use std::time::Duration;
+
+use darter_core::{Moment, PieceIndex, PieceSet};
+
+/// One piece.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Piece {
+    /// Live members, not put aside, that hold it.
+    pub(super) holders: u32,
+    /// Members that the lead is sending it to.
+    pub(super) coming: u32,
+    /// How often the lead sent it.
+    pub(super) sent: u32,
+    pub(super) last_sent: Moment,
+}
+
+/// All pieces. Invariant: `fresh` has exactly the owned pieces that no member holds or is being sent.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    pub(super) own: PieceSet,
+    fresh: PieceSet,
+    table: Vec<Piece>,
+}
+
+impl Pieces {
+    pub(super) fn get(&self, piece: PieceIndex) -> Piece {
+        self.table.get(piece.as_usize()).copied().unwrap_or_default()
+    }
+
+    pub(super) fn change(&mut self, piece: PieceIndex, by: impl FnOnce(&mut Piece)) {
+        if piece.as_usize() >= self.table.len() {
+            self.table.resize(piece.as_usize() + 1, Piece::default());
+        }
+        by(&mut self.table[piece.as_usize()]);
+        self.refresh(piece);
+    }
+
+    pub(super) fn set_own(&mut self, piece: PieceIndex, own: bool) {
+        if own {
+            self.own.insert(piece);
+        } else {
+            self.own.remove(piece);
+        }
+        self.refresh(piece);
+    }
+
+    fn refresh(&mut self, piece: PieceIndex) {
+        let Piece { holders, coming, .. } = self.get(piece);
+        if holders == 0 && coming == 0 && self.own.contains(piece) {
+            self.fresh.insert(piece);
+        } else {
+            self.fresh.remove(piece);
+        }
+    }
+
+    /// The lowest owned piece that nobody holds or is being sent.
+    pub(super) fn first_fresh(&self) -> Option<PieceIndex> {
+        self.fresh.iter().next()
+    }
+
+    /// The owned piece sent least, then held by fewest, then lowest, among those that were not sent within `pause` and
+    /// that `accept` takes.
+    pub(super) fn copy(
+        &self,
+        held: &PieceSet,
+        pause: Duration,
+        now: Moment,
+        accept: impl Fn(PieceIndex) -> bool,
+    ) -> Option<PieceIndex> {
+        self.own
+            .difference(held)
+            .filter(|piece| {
+                let state = self.get(*piece);
+                (state.sent == 0 || state.last_sent + pause <= now) && accept(*piece)
+            })
+            .min_by_key(|piece| {
+                let state = self.get(*piece);
+                (state.sent, state.holders, *piece)
+            })
+    }
+
+    /// The first run of pieces, before `total`, that are neither owned nor held; open-ended while the total is unknown.
+    pub(super) fn first_gap(&self, total: Option<u32>) -> Option<(PieceIndex, Option<PieceIndex>)> {
+        let gap = |piece: PieceIndex| !self.own.contains(piece) && self.get(piece).holders == 0;
+        // Beyond the table and the owned pieces everything is a gap.
+        let seen = u32::try_from(self.table.len()).expect("a blob has fewer than 2^32 pieces");
+        let mut first = self.own.first_missing_from(PieceIndex(0));
+        while !gap(first) {
+            first = self.own.first_missing_from(PieceIndex(first.0 + 1));
+        }
+        if total.is_some_and(|total| first.0 >= total) {
+            return None;
+        }
+        let mut end = first.0 + 1;
+        let known_end = total.unwrap_or_else(|| seen.max(self.own.words().len() as u32 * 64));
+        while end < known_end && gap(PieceIndex(end)) {
+            end += 1;
+        }
+        let open_ended = total.is_none() && end >= known_end;
+        Some((first, (!open_ended).then_some(PieceIndex(end))))
+    }
+}

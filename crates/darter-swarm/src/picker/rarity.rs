@@ -1,0 +1,104 @@
+//! How many neighbours hold each piece, and which pieces are open, that is wanted and asked of nobody.
+//!
+//! Open pieces stand in buckets by their number of holders, each a bit set, so that "the rarest open piece that this
+//! holder has" is an intersection of words and every change costs constant time. Invariant: a piece is in the bucket
+//! of its count exactly when it is open.
+
+use darter_core::{PieceIndex, PieceSet};
+
+use crate::random::Random;
+
+#[derive(Debug, Default)]
+pub(super) struct Rarity {
+    holders: Vec<u16>,
+    open: PieceSet,
+    buckets: Vec<PieceSet>,
+}
+
+impl Rarity {
+    pub(super) fn holders(&self, piece: PieceIndex) -> u16 {
+        self.holders.get(piece.as_usize()).copied().unwrap_or(0)
+    }
+
+    pub(super) const fn open(&self) -> &PieceSet {
+        &self.open
+    }
+
+    pub(super) fn set_open(&mut self, piece: PieceIndex, open: bool) {
+        let changed = if open { self.open.insert(piece) } else { self.open.remove(piece) };
+        if changed {
+            self.place(piece, open);
+        }
+    }
+
+    pub(super) fn add_holder(&mut self, piece: PieceIndex) {
+        if piece.as_usize() >= self.holders.len() {
+            self.holders.resize(piece.as_usize() + 1, 0);
+        }
+        self.change(piece, |count| count + 1);
+    }
+
+    pub(super) fn remove_holder(&mut self, piece: PieceIndex) {
+        self.change(piece, |count| count - 1);
+    }
+
+    fn change(&mut self, piece: PieceIndex, by: impl Fn(u16) -> u16) {
+        let open = self.open.contains(piece);
+        if open {
+            self.place(piece, false);
+        }
+        let count = &mut self.holders[piece.as_usize()];
+        *count = by(*count);
+        if open {
+            self.place(piece, true);
+        }
+    }
+
+    fn place(&mut self, piece: PieceIndex, present: bool) {
+        let bucket = usize::from(self.holders(piece));
+        if bucket >= self.buckets.len() {
+            self.buckets.resize_with(bucket + 1, PieceSet::new);
+        }
+        if present {
+            self.buckets[bucket].insert(piece);
+        } else {
+            self.buckets[bucket].remove(piece);
+        }
+    }
+
+    /// Whether some open piece is in `held`.
+    pub(super) fn any_open_in(&self, held: &PieceSet) -> bool {
+        self.open.words().iter().zip(held.words()).any(|(open, held)| open & held != 0)
+    }
+
+    /// The rarest open piece in `held` (and in `mask`, if given) that `accept` takes, ties at random.
+    pub(super) fn rarest(
+        &self,
+        held: &PieceSet,
+        mask: Option<&PieceSet>,
+        random: &mut Random,
+        mut accept: impl FnMut(PieceIndex) -> bool,
+    ) -> Option<PieceIndex> {
+        for bucket in self.buckets.iter().skip(1).filter(|bucket| !bucket.is_empty()) {
+            let words = bucket.words().len().min(held.words().len());
+            let first = random.below(words);
+            for at in (first..words).chain(0..first) {
+                let mut bits = bucket.words()[at] & held.words()[at];
+                if let Some(mask) = mask {
+                    bits &= mask.words().get(at).copied().unwrap_or(0);
+                }
+                let turn = if bits == 0 { 0 } else { random.below(64) as u32 };
+                bits = bits.rotate_right(turn);
+                while bits != 0 {
+                    let bit = (bits.trailing_zeros() + turn) % 64;
+                    bits &= bits - 1;
+                    let piece = PieceIndex(at as u32 * 64 + bit);
+                    if accept(piece) {
+                        return Some(piece);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
