@@ -102,12 +102,14 @@ impl HttpClient {
         Ok(Self(Arc::new(Inner { verifying, trusting, insecure_hosts: config.insecure_hosts.clone() })))
     }
 
-    /// Sends a request and follows redirects. Any status that is not a redirect is a success here.
+    /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
+    /// may be secret. Any status that is not a redirect is a success here.
     pub(crate) async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         for _ in 0..=MOST_REDIRECTS {
             let response = self.send_once(&request).await?;
-            let Some(target) = redirect_target(&response) else { return Ok(response) };
+            let target = redirect_target(&response).filter(|_| request.body.is_none());
+            let Some(target) = target else { return Ok(response) };
             if !matches!(target.scheme(), "http" | "https") {
                 let text = format!("{} redirects to {}, which is not HTTP", shown(&request.url), shown(&target));
                 return Err(OriginError::new(ErrorKind::Protocol, text));

@@ -1,6 +1,23 @@
 //! Credentials for registries, from the configuration or from Docker's `config.json`.
+//!
+//! `config.json` is read anew when an answer is older than a minute, so that a `docker login` takes effect. A file or
+//! a helper that fails is a warning and no login: public images can still be pulled.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Clock, Moment};
+use parking_lot::Mutex;
+
+use crate::registry::upstreams::{RegistryConfig, canonical};
+
+mod docker;
+
+/// How long an answer of `config.json` or of a helper is kept.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// What proves to a registry who is asking. Printed without the secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -27,3 +44,51 @@ impl fmt::Debug for Login {
         })
     }
 }
+
+/// Knows the login of each registry, if the configuration gives one.
+pub(super) struct Logins {
+    configured: BTreeMap<String, Login>,
+    docker: Option<docker::Config>,
+    clock: Arc<dyn Clock>,
+    kept: Mutex<HashMap<String, (Option<Login>, Moment)>>,
+}
+
+impl Logins {
+    pub(super) fn new(config: &RegistryConfig, clock: Arc<dyn Clock>) -> Self {
+        let configured = config.logins.iter();
+        let docker = |path: &PathBuf| docker::Config::new(path.clone(), config.helper_directories.clone());
+        Self {
+            configured: configured.map(|(name, login)| (canonical(name), login.clone())).collect(),
+            docker: config.docker_config.as_ref().map(docker),
+            clock,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The login for the registry of this canonical name.
+    pub(super) async fn of(&self, registry: &str) -> Option<Login> {
+        if let Some(login) = self.configured.get(registry) {
+            return Some(login.clone());
+        }
+        let docker = self.docker.as_ref()?;
+        let now = self.clock.now();
+        if let Some((login, until)) = self.kept.lock().get(registry)
+            && now < *until
+        {
+            return login.clone();
+        }
+        let login = docker.login(registry).await.unwrap_or_else(|error| {
+            let cause = error.source_text();
+            tracing::warn!(registry, %error, cause, "going on without a login");
+            None
+        });
+        let mut kept = self.kept.lock();
+        // Names come from callers: drop what has expired rather than grow.
+        kept.retain(|_, (_, until)| now < *until);
+        kept.insert(registry.to_owned(), (login.clone(), now + KEPT));
+        login
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,208 @@
-//! Tokens: getting them, keeping them until they expire.
+//! Access tokens: getting them where a registry's challenge points, and keeping them until they expire.
+//!
+//! A token is kept for exactly what it was given for: registry, realm, service, scope and login. A login is sent to the
+//! realm the registry names, as every engine does, but never in the clear on behalf of a registry that is spoken to
+//! over TLS.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use darter_core::{Clock, Moment};
+use futures_util::StreamExt;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use url::Url;
+use url::form_urlencoded::Serializer;
+
+use crate::client::{HttpClient, Request, of_body, of_status, shown};
+use crate::error::{ErrorKind, OriginError};
+use crate::registry::challenge::Challenge;
+use crate::registry::login::Login;
+use crate::registry::upstreams::Upstream;
+
+/// Lifetime of a token whose answer does not tell, by the token specification.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+/// A token is given up this long before it expires: requests take time, and clocks differ.
+const SLACK: Duration = Duration::from_secs(10);
+/// No token is kept longer, whatever its answer says.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Tokens kept at most.
+const MOST_TOKENS: usize = 4096;
+/// Largest answer of a token service that is read, in bytes.
+const LARGEST_ANSWER: usize = 1 << 20;
+
+/// A Bearer challenge made ready to be answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Demand {
+    /// Base address of the registry that asked.
+    registry: Url,
+    realm: Url,
+    service: Option<String>,
+    scopes: Vec<String>,
+}
+
+/// The tokens of one client.
+pub(super) struct Tokens {
+    http: HttpClient,
+    clock: Arc<dyn Clock>,
+    kept: Mutex<HashMap<Key, Kept>>,
+}
+
+/// What a token was given for, and to whom.
+type Key = (Arc<Demand>, Option<Login>);
+
+struct Kept {
+    token: String,
+    until: Moment,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    #[serde(alias = "access_token")]
+    token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Demand {
+    /// What a Bearer challenge for a request about `repository` demands; `None` for one without a usable realm.
+    pub(super) fn of(challenge: &Challenge, upstream: &Upstream, repository: Option<&str>) -> Option<Self> {
+        let realm: Url = challenge.get("realm")?.parse().ok()?;
+        if !matches!(realm.scheme(), "http" | "https") {
+            return None;
+        }
+        let mut scopes: Vec<_> =
+            challenge.get("scope").unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
+        if let (true, Some(repository)) = (scopes.is_empty(), repository) {
+            scopes.push(format!("repository:{repository}:pull"));
+        }
+        let service = challenge.get("service").map(str::to_owned);
+        Some(Self { registry: upstream.base().clone(), realm, service, scopes })
+    }
+
+    fn question(&self) -> Vec<(&str, &str)> {
+        let service = self.service.iter().map(|service| ("service", service.as_str()));
+        service.chain(self.scopes.iter().map(|scope| ("scope", scope.as_str()))).collect()
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(http: HttpClient, clock: Arc<dyn Clock>) -> Self {
+        Self { http, clock, kept: Mutex::default() }
+    }
+
+    /// Forgets the token for this demand: the registry no longer takes it.
+    pub(super) fn forget(&self, demand: &Arc<Demand>, login: Option<&Login>) {
+        self.kept.lock().remove(&(demand.clone(), login.cloned()));
+    }
+
+    /// A token that meets the demand, kept or new; `None` when the token service refuses to give one.
+    ///
+    /// # Errors
+    /// When the token service can't be reached or does not make sense.
+    pub(super) async fn get(&self, demand: &Arc<Demand>, login: Option<&Login>) -> Result<Option<String>, OriginError> {
+        if let Some(Login::RegistryToken(token)) = login {
+            return Ok(Some(token.clone()));
+        }
+        let key = (demand.clone(), login.cloned());
+        let now = self.clock.now();
+        if let Some(kept) = self.kept.lock().get(&key)
+            && now < kept.until
+        {
+            return Ok(Some(kept.token.clone()));
+        }
+        let Some(granted) = self.ask(demand, login).await? else { return Ok(None) };
+        let Some(token) = granted.token.filter(|token| !token.is_empty()) else {
+            let text = format!("the token service {} gave no token", shown(&demand.realm));
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        };
+        let lifetime = granted.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(LONGEST_LIFETIME);
+        let until = now + lifetime.saturating_sub(SLACK);
+        let mut kept = self.kept.lock();
+        if kept.len() >= MOST_TOKENS {
+            kept.retain(|_, kept| now < kept.until);
+            if kept.len() >= MOST_TOKENS {
+                kept.clear();
+            }
+        }
+        kept.insert(key, Kept { token: token.clone(), until });
+        Ok(Some(token))
+    }
+
+    async fn ask(&self, demand: &Demand, login: Option<&Login>) -> Result<Option<Granted>, OriginError> {
+        let what = format!("the token service {}", shown(&demand.realm));
+        if login.is_some() && demand.realm.scheme() == "http" && demand.registry.scheme() == "https" {
+            let text = format!("{what} would get the login in the clear: ask who runs the registry for an https realm");
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        }
+        let response = self.http.send(request(demand, login)?).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let error = of_status(status, response.headers(), &what);
+            if status.is_client_error() && !error.retryable() {
+                tracing::debug!(%error, "no token");
+                return Ok(None);
+            }
+            return Err(error);
+        }
+        let mut answer = Vec::new();
+        let mut body = response.bytes_stream();
+        while let Some(chunk) = body.next().await {
+            answer.extend_from_slice(&chunk.map_err(|error| of_body(error, &what))?);
+            if answer.len() > LARGEST_ANSWER {
+                return Err(OriginError::new(ErrorKind::Protocol, format!("{what} answers without end")));
+            }
+        }
+        let granted = serde_json::from_slice(&answer);
+        granted.map(Some).map_err(|error| {
+            OriginError::new(ErrorKind::Protocol, format!("{what} does not answer as one")).caused_by(error)
+        })
+    }
+}
+
+/// GET with Basic for passwords and for nobody; POST as OAuth 2 for refresh tokens.
+fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginError> {
+    if let Some(Login::IdentityToken(refresh)) = login {
+        let mut request = Request::new(Method::POST, demand.realm.clone());
+        request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        let mut form = Serializer::new(String::new());
+        form.append_pair("grant_type", "refresh_token").append_pair("client_id", "darter");
+        if let Some(service) = &demand.service {
+            form.append_pair("service", service);
+        }
+        form.append_pair("scope", &demand.scopes.join(" ")).append_pair("refresh_token", refresh);
+        request.body = Some(form.finish());
+        return Ok(request);
+    }
+    let mut request = Request::new(Method::GET, demand.realm.clone());
+    let question = demand.question();
+    if !question.is_empty() {
+        request.url.query_pairs_mut().extend_pairs(question);
+    }
+    if let Some(Login::Password { user, password }) = login {
+        request.credentials.insert(AUTHORIZATION, basic(user, password)?);
+    }
+    Ok(request)
+}
+
+/// The `Authorization` of a user with a password.
+pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, OriginError> {
+    secret(&format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// The `Authorization` of who bears a token.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, OriginError> {
+    secret(&format!("Bearer {token}"))
+}
+
+fn secret(text: &str) -> Result<HeaderValue, OriginError> {
+    let mut value = HeaderValue::from_str(text).map_err(|error| {
+        OriginError::new(ErrorKind::Protocol, "a token has characters that can't be sent in a header").caused_by(error)
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -26,6 +26,8 @@ pub struct RegistryConfig {
     pub logins: BTreeMap<String, Login>,
     /// Docker's `config.json`, where it is to be used for registries without a login above.
     pub docker_config: Option<PathBuf>,
+    /// Where the credential helpers that `config.json` names are looked for, before `PATH`.
+    pub helper_directories: Vec<PathBuf>,
 }
 
 /// A registry: its name, and where its API is.
