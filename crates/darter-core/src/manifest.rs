@@ -207,7 +207,7 @@ impl Manifest {
         let only = self.piece_count() == Some(1);
         let right_length = self.piece_range(piece).is_some_and(|range| range.len() == data.len() as u64);
         right_length
-            && !(data.is_empty() && !only)
+            && (only || !data.is_empty())
             && self.hash(piece) == Some(hash_piece(self.piece_length, piece, data, only))
     }
 }
