@@ -1,9 +1,49 @@
 //! Pieces on disk: verified, resumable, evicted by quota.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`store`] | the traits [`Store`] and [`StoredBlob`], and the words they use |
+//! | [`error`] | [`StoreError`] |
+//! | `disk.rs` | [`DiskStore`], and the layout of its directory |
+//! | `disk/layout.rs` | its files: names, order of writing, what is left over after a crash |
+//! | `disk/lock.rs` | one process a directory |
+//! | `disk/index.rs` | last uses and sources, in redb |
+//! | `disk/flusher.rs` | the thread that saves and evicts |
+//! | `memory.rs` | [`MemStore`] |
+//! | `keeper.rs` | which blobs there are, who is in use, who is evicted: the same for both stores |
+//! | `handle.rs` | what callers hold of a blob |
+//! | `body.rs` | one blob: what is held, what is verified, and the rules of reading and writing |
+//! | `sidecar.rs` | a blob's manifest and held pieces as bytes in a file |
+//! | `medium.rs` | a blob's bytes: in a file, or in memory |
+//! | `room.rs` | how much is held, and how much may be |
+//! | `backend.rs` | what the keeper needs of disk or memory |
+//!
+//! Everything here is synchronous: hashing and disk I/O block by nature, and an asynchronous face would only hide the
+//! thread that they block. Callers run it on blocking threads; then a slow disk is a full thread pool, not a stalled runtime.
+//!
+//! The path of a piece: [`StoredBlob::put`] hashes it (BLAKE3, once), takes room for it, writes it at its offset, and calls it
+//! held. Within a second or so the flusher makes it durable and writes the sidecar. After a restart a piece is held as its
+//! sidecar says, but it is hashed again before it is first read: what was damaged is [lost](StoredBlob::take_lost) and
+//! fetched again, never served.
+//!
+//! Not here: deciding what to fetch, whom to give it to, or whether an origin's copy is newer; checking the digest of a
+//! whole blob is the caller's act too ([`StoredBlob::hash_whole`], then [`StoredBlob::seal`]).
 
+mod backend;
+mod body;
+mod disk;
 pub mod error;
+mod handle;
+mod keeper;
+mod medium;
+mod memory;
+mod room;
+mod sidecar;
 pub mod store;
 
+pub use disk::DiskStore;
 pub use error::{Result, StoreError};
+pub use memory::MemStore;
 pub use store::{
     BlobInfo, BlobSummary, PieceFile, Put, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
 };

@@ -1,0 +1,486 @@
+//! One blob's manifest, its held pieces and their bytes: the rules of verification, in one place.
+//!
+//! Invariants, all under `state`'s lock:
+//! - a held piece has a known hash, and was written after its bytes matched it;
+//! - a piece is *verified* only if this process put or re-hashed it, and the file's stamp is still that of our last
+//!   write; only verified pieces are read out. Pieces found in a sidecar are held but not verified;
+//! - `held_bytes` is what this blob has taken of the room;
+//! - `epoch` changes whenever something happens that makes work begun before it doubtful: a verdict or a write that
+//!   began in another epoch does not count, and is begun again.
+//!
+//! Hashing, reading and writing are done with no lock held; only the punching of holes, which must not meet a write,
+//! is done under it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use darter_core::manifest::{ManifestError, hash_piece};
+use darter_core::{BlobId, ByteRange, Manifest, PieceHash, PieceIndex, PieceLength, PieceSet};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+
+use crate::error::{Result, StoreError};
+use crate::medium::{Medium, Stamp};
+use crate::room::Room;
+use crate::sidecar::Sidecar;
+use crate::store::BlobInfo;
+
+pub(crate) struct Body<M> {
+    pub(crate) id: BlobId,
+    pub(crate) info: BlobInfo,
+    pub(crate) medium: M,
+    /// Whether something changed since the last snapshot was taken.
+    pub(crate) unsaved: AtomicBool,
+    /// Whether the body stands in its keeper's list of bodies to save.
+    pub(crate) listed: AtomicBool,
+    /// Held while the sidecar is written or removed. Taken before `state`.
+    pub(crate) saving: Mutex<()>,
+    state: RwLock<State>,
+    room: Arc<Room>,
+}
+
+struct State {
+    manifest: Manifest,
+    held: PieceSet,
+    verified: PieceSet,
+    lost: PieceSet,
+    held_bytes: u64,
+    /// Writes under way: while there are any, the stamp says nothing.
+    writers: u32,
+    stamp: Option<Stamp>,
+    epoch: u64,
+    complete: bool,
+    pinned: bool,
+    discarded: bool,
+}
+
+/// What a listing needs of a blob.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) length: Option<u64>,
+    pub(crate) held_bytes: u64,
+    pub(crate) complete: bool,
+    pub(crate) pinned: bool,
+}
+
+impl Facts {
+    /// Bytes that are still to come, as far as is known.
+    pub(crate) fn rest(&self) -> u64 {
+        self.length.map_or(0, |length| length.saturating_sub(self.held_bytes))
+    }
+}
+
+/// What a piece must be, as of an epoch.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected {
+    piece: PieceIndex,
+    pieces: PieceLength,
+    range: ByteRange,
+    hash: PieceHash,
+    only: bool,
+    epoch: u64,
+}
+
+impl Expected {
+    /// Bytes in the piece.
+    pub(crate) fn len(&self) -> u64 {
+        self.range.len()
+    }
+
+    /// Where the piece lies in the blob.
+    pub(crate) fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    /// Hashes `data` and compares.
+    pub(crate) fn matches(&self, data: &[u8]) -> bool {
+        data.len() as u64 == self.range.len() && hash_piece(self.pieces, self.piece, data, self.only) == self.hash
+    }
+}
+
+/// What became of a verified piece that was written.
+pub(crate) enum Written {
+    /// It is held now.
+    Held,
+    /// Somebody else wrote it meanwhile.
+    HeldBefore,
+    /// The epoch changed under way: begin again.
+    Overtaken,
+}
+
+impl State {
+    fn expected(&self, piece: PieceIndex) -> Option<Expected> {
+        let hash = self.manifest.hash(piece)?;
+        let pieces = self.manifest.piece_length();
+        let range = pieces.range(piece, self.manifest.length().unwrap_or(u64::MAX));
+        let only = self.manifest.piece_count() == Some(1);
+        Some(Expected { piece, pieces, range, hash, only, epoch: self.epoch })
+    }
+
+    /// Takes a piece out of the held ones; returns its bytes.
+    fn drop_piece(&mut self, piece: PieceIndex, range: ByteRange) -> u64 {
+        if !self.held.remove(piece) {
+            return 0;
+        }
+        self.verified.remove(piece);
+        self.complete = false;
+        self.held_bytes -= range.len();
+        range.len()
+    }
+
+    /// Trusts nothing that was verified before.
+    fn doubt(&mut self) {
+        self.verified = PieceSet::new();
+        self.epoch += 1;
+    }
+}
+
+impl<M: Medium> Body<M> {
+    /// The body that a sidecar describes. The caller accounts for its bytes.
+    pub(crate) fn new(sidecar: Sidecar, medium: M, room: Arc<Room>) -> Self {
+        let held_bytes = sidecar.facts().held_bytes;
+        let stamp = medium.stamp().unwrap_or(None);
+        let state = State {
+            manifest: sidecar.manifest,
+            held: sidecar.held,
+            verified: PieceSet::new(),
+            lost: PieceSet::new(),
+            held_bytes,
+            writers: 0,
+            stamp,
+            epoch: 0,
+            complete: sidecar.complete,
+            pinned: sidecar.pinned,
+            discarded: false,
+        };
+        Self {
+            id: sidecar.id,
+            info: sidecar.info,
+            medium,
+            unsaved: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            saving: Mutex::new(()),
+            state: RwLock::new(state),
+            room,
+        }
+    }
+
+    /// What the sidecar should say now; `None` for a blob that is gone.
+    pub(crate) fn snapshot(&self) -> Option<Sidecar> {
+        let state = self.state.read();
+        (!state.discarded).then(|| Sidecar {
+            id: self.id,
+            info: self.info.clone(),
+            manifest: state.manifest.clone(),
+            held: state.held.clone(),
+            complete: state.complete,
+            pinned: state.pinned,
+        })
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let state = self.state.read();
+        Facts {
+            length: state.manifest.length(),
+            held_bytes: state.held_bytes,
+            complete: state.complete,
+            pinned: state.pinned,
+        }
+    }
+
+    /// Asks the manifest, without copying it.
+    pub(crate) fn manifest<T>(&self, ask: impl FnOnce(&Manifest) -> T) -> T {
+        ask(&self.state.read().manifest)
+    }
+
+    /// Asks the held pieces, without copying them.
+    pub(crate) fn held<T>(&self, ask: impl FnOnce(&PieceSet) -> T) -> T {
+        ask(&self.state.read().held)
+    }
+
+    pub(crate) fn take_lost(&self) -> PieceSet {
+        std::mem::take(&mut self.state.write().lost)
+    }
+
+    pub(crate) fn set_pinned(&self, pinned: bool) {
+        self.state.write().pinned = pinned;
+        self.changed();
+    }
+
+    pub(crate) fn extend(&self, from: u32, hashes: &[PieceHash]) -> Result<u32> {
+        let mut state = self.state.write();
+        if state.discarded {
+            return Err(StoreError::Discarded(self.id));
+        }
+        let fresh = state.manifest.extend(from, hashes).map_err(|source| self.contradiction(source))?;
+        drop(state);
+        if fresh > 0 {
+            self.changed();
+        }
+        Ok(fresh)
+    }
+
+    pub(crate) fn set_length(&self, length: u64) -> Result<()> {
+        let mut state = self.state.write();
+        if state.discarded {
+            return Err(StoreError::Discarded(self.id));
+        }
+        if state.manifest.length() == Some(length) {
+            return Ok(());
+        }
+        let pieces = state.manifest.piece_length();
+        if length.div_ceil(pieces.bytes()) > u64::from(u32::MAX) {
+            return Err(self.contradiction(ManifestError::Length { got: length }));
+        }
+        state.manifest.set_length(length).map_err(|source| self.contradiction(source))?;
+        state.epoch += 1;
+        // While the length was unknown, the last piece passed for a full one among others.
+        let count = pieces.count(length);
+        if let Some(last) = count.checked_sub(1).map(PieceIndex)
+            && (count == 1 || pieces.range(last, length).len() < pieces.bytes())
+        {
+            let full = pieces.range(last, u64::MAX);
+            if state.held.contains(last) {
+                self.room.give_back(state.drop_piece(last, full));
+                state.lost.insert(last);
+            }
+        }
+        drop(state);
+        self.changed();
+        Ok(())
+    }
+
+    pub(crate) fn seal(&self, root: PieceHash) -> Result<()> {
+        let mut state = self.state.write();
+        let held = state.held.len();
+        match state.manifest.root() {
+            _ if state.discarded => return Err(StoreError::Discarded(self.id)),
+            Some(_) if held < state.manifest.known() => return Err(StoreError::Incomplete { blob: self.id, held }),
+            None => return Err(StoreError::Incomplete { blob: self.id, held }),
+            Some(actual) if actual != root => return Err(StoreError::WrongRoot(self.id)),
+            Some(_) => state.complete = true,
+        }
+        drop(state);
+        self.changed();
+        Ok(())
+    }
+
+    /// What a piece must be that is to be put; `None` if it is held already.
+    pub(crate) fn expect(&self, piece: PieceIndex, bytes: usize) -> Result<Option<Expected>> {
+        let state = self.state.read();
+        if state.discarded {
+            return Err(StoreError::Discarded(self.id));
+        }
+        if state.held.contains(piece) {
+            return Ok(None);
+        }
+        let expected = state.expected(piece).ok_or(StoreError::UnknownPiece { blob: self.id, piece })?;
+        let short = (bytes as u64) < expected.len();
+        if short && state.manifest.length().is_none() {
+            // It may be the last piece, and right: only the length can tell.
+            return Err(StoreError::UnknownPiece { blob: self.id, piece });
+        }
+        Ok(Some(expected))
+    }
+
+    /// Writes a piece that matched; its room was taken. The room is given back unless the piece is held now.
+    pub(crate) fn write(&self, expected: &Expected, data: &[u8]) -> io::Result<Written> {
+        {
+            let mut state = self.state.write();
+            if state.writers == 0 {
+                self.compare_stamp(&mut state);
+            }
+            state.writers += 1;
+        }
+        let result = self.medium.write_at(expected.range.start(), data);
+        let mut state = self.state.write();
+        state.writers -= 1;
+        if state.writers == 0 {
+            state.stamp = self.medium.stamp().unwrap_or(None);
+        }
+        let written = match result {
+            Err(refusal) => Err(refusal),
+            Ok(()) if state.epoch != expected.epoch => Ok(Written::Overtaken),
+            Ok(()) if !state.held.insert(expected.piece) => Ok(Written::HeldBefore),
+            Ok(()) => {
+                state.verified.insert(expected.piece);
+                state.held_bytes += expected.len();
+                drop(state);
+                self.changed();
+                return Ok(Written::Held);
+            }
+        };
+        self.room.give_back(expected.len());
+        written
+    }
+
+    /// Replaces the content of `buffer` with a held and verified piece.
+    pub(crate) fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()> {
+        loop {
+            let (expected, verified) = self.admit(piece)?;
+            let length = usize::try_from(expected.len()).expect("a piece has at most 16 MiB");
+            buffer.resize(length, 0);
+            if !self.read_bytes(&expected, expected.range.start(), buffer)? {
+                continue;
+            }
+            if !verified && !expected.matches(buffer) {
+                self.lose(&expected);
+                continue;
+            }
+            if self.confirm(&expected, verified) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Fills `buffer` from within one held piece.
+    pub(crate) fn read_within(&self, piece: PieceIndex, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        loop {
+            let (expected, verified) = self.admit(piece)?;
+            if !verified {
+                let mut whole = Vec::new();
+                self.read_piece(piece, &mut whole)?;
+                let from = usize::try_from(offset - expected.range.start()).expect("a piece has at most 16 MiB");
+                match whole.get(from..from + buffer.len()) {
+                    Some(bytes) => buffer.copy_from_slice(bytes),
+                    None => continue,
+                }
+                return Ok(());
+            }
+            if self.read_bytes(&expected, offset, buffer)? && self.confirm(&expected, true) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sees to it that a held piece is verified; returns where it lies.
+    pub(crate) fn verify(&self, piece: PieceIndex) -> Result<ByteRange> {
+        let (expected, verified) = self.admit(piece)?;
+        if !verified {
+            self.read_piece(piece, &mut Vec::new())?;
+        }
+        Ok(expected.range())
+    }
+
+    /// Drops pieces and gives their room back.
+    pub(crate) fn drop_pieces(&self, pieces: &PieceSet) -> Result<()> {
+        let mut state = self.state.write();
+        state.epoch += 1;
+        let mut result = Ok(());
+        for piece in pieces.iter().filter(|piece| state.held.contains(*piece)).collect::<Vec<_>>() {
+            let Some(expected) = state.expected(piece) else { continue };
+            self.room.give_back(state.drop_piece(piece, expected.range));
+            let released = self.medium.release(expected.range);
+            result = result.and(released.map_err(StoreError::io("free a part of", self.medium.path())));
+        }
+        if state.writers == 0 {
+            state.stamp = self.medium.stamp().unwrap_or(None);
+        }
+        drop(state);
+        self.changed();
+        result
+    }
+
+    /// Makes the blob hold nothing and take nothing from now on, and gives its room back.
+    pub(crate) fn dissolve(&self) {
+        let mut state = self.state.write();
+        state.discarded = true;
+        state.epoch += 1;
+        state.held = PieceSet::new();
+        state.verified = PieceSet::new();
+        state.complete = false;
+        self.room.give_back(std::mem::take(&mut state.held_bytes));
+    }
+
+    /// Trusts nothing that was verified before: the disk failed to write.
+    pub(crate) fn doubt(&self) {
+        self.state.write().doubt();
+    }
+
+    /// What a held piece must be, and whether it is verified.
+    fn admit(&self, piece: PieceIndex) -> Result<(Expected, bool)> {
+        let mut state = self.state.read();
+        if state.writers == 0 && self.stamp_differs(&state) {
+            drop(state);
+            self.compare_stamp(&mut self.state.write());
+            state = self.state.read();
+        }
+        self.admitted(&state, piece)
+    }
+
+    fn admitted(&self, state: &RwLockReadGuard<'_, State>, piece: PieceIndex) -> Result<(Expected, bool)> {
+        let expected = state.expected(piece).filter(|_| state.held.contains(piece));
+        let expected = expected.ok_or(StoreError::NotHeld { blob: self.id, piece })?;
+        Ok((expected, state.verified.contains(piece)))
+    }
+
+    /// Reads bytes of an admitted piece. False when they are not there any more: the piece is lost then.
+    fn read_bytes(&self, expected: &Expected, offset: u64, buffer: &mut [u8]) -> Result<bool> {
+        match self.medium.read_at(offset, buffer) {
+            Ok(()) => Ok(true),
+            Err(refusal) if is_damage(&refusal) => {
+                self.lose(expected);
+                Ok(false)
+            }
+            Err(refusal) => Err(StoreError::io("read", self.medium.path())(refusal)),
+        }
+    }
+
+    /// Ends a reading: false if the piece may have changed under it.
+    fn confirm(&self, expected: &Expected, verified: bool) -> bool {
+        if verified {
+            return self.state.read().epoch == expected.epoch;
+        }
+        let mut state = self.state.write();
+        let valid = state.epoch == expected.epoch && state.held.contains(expected.piece);
+        if valid {
+            state.verified.insert(expected.piece);
+        }
+        valid
+    }
+
+    /// Drops a piece that was found damaged.
+    fn lose(&self, expected: &Expected) {
+        let mut state = self.state.write();
+        if state.epoch != expected.epoch || !state.held.contains(expected.piece) {
+            return;
+        }
+        self.room.give_back(state.drop_piece(expected.piece, expected.range));
+        state.lost.insert(expected.piece);
+        state.epoch += 1;
+        drop(state);
+        self.changed();
+        let path = self.medium.path().display();
+        tracing::warn!(blob = %self.id, piece = expected.piece.0, %path, "a stored piece is damaged and will be fetched again");
+    }
+
+    fn stamp_differs(&self, state: &State) -> bool {
+        // A file that can't be asked is as good as changed.
+        self.medium.stamp().map_or(true, |stamp| stamp != state.stamp)
+    }
+
+    /// Doubts everything if somebody else changed the file since our last write.
+    fn compare_stamp(&self, state: &mut State) {
+        if state.writers > 0 || !self.stamp_differs(state) {
+            return;
+        }
+        state.doubt();
+        state.stamp = self.medium.stamp().unwrap_or(None);
+        let path = self.medium.path().display();
+        tracing::warn!(blob = %self.id, %path, "somebody changed the file: its pieces are verified anew");
+    }
+
+    fn contradiction(&self, source: ManifestError) -> StoreError {
+        StoreError::Manifest { blob: self.id, source }
+    }
+
+    fn changed(&self) {
+        self.unsaved.store(true, Ordering::Release);
+    }
+}
+
+/// Whether a refusal to read means that the bytes are gone: cut off, or unreadable on the medium.
+fn is_damage(refusal: &io::Error) -> bool {
+    refusal.kind() == io::ErrorKind::UnexpectedEof
+        || refusal.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}

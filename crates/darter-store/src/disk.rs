@@ -1,0 +1,158 @@
+//! A store on disk. What is in its directory:
+//!
+//! | path | what |
+//! |---|---|
+//! | `lock` | locked (`flock`) by the process that has the store; holds its id in decimal |
+//! | `blobs/ab/abcd….data` | a blob's bytes at their offsets, in a sparse file; `abcd…` is its id in hexadecimal |
+//! | `blobs/ab/abcd….piece` | its sidecar: manifest, held pieces, flags (see `sidecar.rs` for the bytes) |
+//! | `blobs/ab/abcd….piece.new` | a sidecar being written |
+//! | `trash/n` | the bytes of a removed blob, about to be deleted |
+//! | `index.redb` | last uses and sources (see `disk/index.rs`) |
+//!
+//! Order of writing: bytes, `fdatasync`, sidecar to a new file, `fsync`, rename. So a sidecar never claims what a power
+//! failure can take. Order of removing: sidecar first; bytes without a sidecar are deleted at the next start.
+//! The sidecars are the truth. The index is a convenience: what it loses is the order of use and some questions to origins.
+//!
+//! At the start every sidecar is read (32 bytes a piece) and dropped again. What is damaged, of an unknown version or
+//! left over is deleted with a warning; what has a foreign name is left alone.
+
+mod flusher;
+mod index;
+mod layout;
+mod lock;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use darter_core::BlobId;
+
+use crate::backend::{Backend, LastUse, SaveError};
+use crate::disk::flusher::{Bell, Flusher};
+use crate::disk::index::Index;
+use crate::disk::layout::Layout;
+use crate::disk::lock::Lock;
+use crate::error::Result;
+use crate::keeper::{Keeper, Kept};
+use crate::medium::FileMedium;
+use crate::sidecar::Sidecar;
+use crate::store::{SourceRecord, StoreConfig};
+
+/// Keeps blobs in a directory of its own. Dropping it saves everything; blobs still held open keep it locked.
+pub struct DiskStore {
+    /// Dropped first: no flush runs any more when the keeper goes.
+    _flusher: Flusher,
+    keeper: Arc<Keeper<Disk>>,
+}
+
+impl DiskStore {
+    /// Opens the store in `dir`, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// [`Locked`](crate::StoreError::Locked) when another process has it, or when the disk refuses.
+    pub fn open(dir: &Path, config: &StoreConfig) -> Result<Self> {
+        Self::open_locked(dir, config, Lock::take(dir)?)
+    }
+
+    /// Opens the store in `dir`; while another process has it, waits. `waiting` is then called once, with that process's
+    /// id if it could be read.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn open_waiting(dir: &Path, config: &StoreConfig, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
+        Self::open_locked(dir, config, Lock::wait(dir, waiting)?)
+    }
+
+    fn open_locked(dir: &Path, config: &StoreConfig, lock: Lock) -> Result<Self> {
+        let layout = Layout::new(dir)?;
+        layout.empty_trash()?;
+        let sidecars = layout.scan()?;
+        let index = Index::open(&dir.join("index.redb"), sidecars.iter().map(|sidecar| sidecar.id).collect())?;
+        let last_uses = index.last_uses()?;
+        let found = sidecars.into_iter().map(|sidecar| {
+            let unknown = LastUse { order: 0, at: sidecar.info.created };
+            let last_use = last_uses.get(&sidecar.id).copied().unwrap_or(unknown);
+            (sidecar, last_use)
+        });
+        let found = found.collect();
+        let bell = Arc::new(Bell::default());
+        let disk = Disk { layout, index, bell: bell.clone(), _lock: lock };
+        let keeper = Arc::new(Keeper::new(disk, config, found));
+        let flusher = Flusher::start(&keeper, bell, config.flush_every)?;
+        Ok(Self { _flusher: flusher, keeper })
+    }
+}
+
+/// The directory, as a keeper uses it.
+pub(crate) struct Disk {
+    layout: Layout,
+    index: Index,
+    bell: Arc<Bell>,
+    _lock: Lock,
+}
+
+impl Backend for Disk {
+    type Medium = FileMedium;
+
+    fn create(&self, blob: BlobId) -> Result<FileMedium> {
+        self.layout.create(blob)
+    }
+
+    fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, FileMedium)>> {
+        self.layout.load(blob)
+    }
+
+    fn save(&self, sidecar: &Sidecar, medium: &FileMedium) -> Result<(), SaveError> {
+        self.layout.save(sidecar, medium)
+    }
+
+    fn remove(&self, blob: BlobId) -> Result<Option<PathBuf>> {
+        self.layout.remove(blob)
+    }
+
+    fn dispose(&self, trash: PathBuf) {
+        if let Err(error) = std::fs::remove_file(&trash) {
+            tracing::warn!(path = %trash.display(), %error, "could not delete a removed blob's bytes");
+        }
+    }
+
+    fn unloads(&self) -> bool {
+        true
+    }
+
+    fn free(&self) -> Option<u64> {
+        self.layout.free()
+    }
+
+    fn wake(&self) -> bool {
+        self.bell.ring();
+        true
+    }
+
+    fn note_use(&self, blob: BlobId, last_use: LastUse) {
+        self.index.note_use(blob, last_use);
+    }
+
+    fn forget(&self, blob: BlobId) {
+        self.index.forget(blob);
+    }
+
+    fn remember(&self, key: BlobId, record: SourceRecord) {
+        self.index.remember(key, record);
+    }
+
+    fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>> {
+        self.index.recall(key)
+    }
+
+    fn commit(&self) -> Result<()> {
+        self.index.commit()
+    }
+}
+
+impl Kept for DiskStore {
+    type Backend = Disk;
+
+    fn keeper(&self) -> &Arc<Keeper<Disk>> {
+        &self.keeper
+    }
+}

@@ -1,0 +1,104 @@
+//! The one thread of a store: about once a second it saves what changed, and evicts when the store is too full.
+//!
+//! Writing down takes disk time from those who store pieces, so it rests four times as long as it worked: on a slow disk
+//! a crash costs a few seconds of fetching more, and a download is not slowed by its own bookkeeping.
+
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use darter_core::{Clock as _, SystemClock};
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::Disk;
+use crate::error::{Result, StoreError};
+use crate::keeper::Keeper;
+
+/// Wakes the flusher.
+#[derive(Default)]
+pub(super) struct Bell {
+    call: Mutex<Call>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Call {
+    #[default]
+    None,
+    Evict,
+    Stop,
+}
+
+impl Bell {
+    /// Asks for eviction now.
+    pub(super) fn ring(&self) {
+        let mut call = self.call.lock();
+        if *call == Call::None {
+            *call = Call::Evict;
+            self.changed.notify_one();
+        }
+    }
+
+    fn stop(&self) {
+        *self.call.lock() = Call::Stop;
+        self.changed.notify_one();
+    }
+
+    /// Waits for a call, at most for `pause`.
+    fn wait(&self, pause: Duration) -> Call {
+        let mut call = self.call.lock();
+        if *call == Call::None {
+            self.changed.wait_for(&mut call, pause);
+        }
+        let heard = *call;
+        if heard == Call::Evict {
+            *call = Call::None;
+        }
+        heard
+    }
+}
+
+/// The running thread; stopped and waited for when dropped.
+pub(super) struct Flusher {
+    bell: Arc<Bell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flusher {
+    pub(super) fn start(keeper: &Arc<Keeper<Disk>>, bell: Arc<Bell>, every: Duration) -> Result<Self> {
+        let weak = Arc::downgrade(keeper);
+        let heard = bell.clone();
+        let thread = std::thread::Builder::new()
+            .name("store-flusher".to_owned())
+            .spawn(move || run(&weak, &heard, every))
+            .map_err(StoreError::io("start the flusher of", std::path::Path::new("the store")))?;
+        Ok(Self { bell, thread: Some(thread) })
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.bell.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's flusher had panicked");
+        }
+    }
+}
+
+fn run(keeper: &Weak<Keeper<Disk>>, bell: &Bell, every: Duration) {
+    let clock = SystemClock::start();
+    let mut pause = every;
+    loop {
+        let call = bell.wait(pause);
+        let Some(keeper) = keeper.upgrade().filter(|_| call != Call::Stop) else { return };
+        let began = clock.now();
+        keeper.tidy();
+        if let Err(error) = keeper.flush() {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "could not save everything, trying again");
+        }
+        pause = every.max((clock.now() - began) * 4);
+    }
+}

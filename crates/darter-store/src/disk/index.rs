@@ -1,0 +1,184 @@
+//! When blobs were used, and what sources were: in `index.redb`, written in batches, since a commit costs an `fsync`.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `uses` | 32 bytes: the blob's id | two numbers of 8 bytes: order of use, seconds since 1970 |
+//! | `sources` | 32 bytes: the source's key | [`SourceRecord`] in postcard's encoding, fields in order |
+//!
+//! Nothing here is the only record of anything that matters: a damaged index is replaced by an empty one.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use darter_core::BlobId;
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use crate::backend::LastUse;
+use crate::error::{Result, StoreError};
+use crate::store::SourceRecord;
+
+const USES: TableDefinition<'_, [u8; 32], (u64, u64)> = TableDefinition::new("uses");
+const SOURCES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("sources");
+
+/// Far more than the working set of an index of some thousand small rows.
+const CACHE_BYTES: usize = 1 << 20;
+
+pub(super) struct Index {
+    database: Database,
+    path: PathBuf,
+    pending: Mutex<Pending>,
+}
+
+/// What the next commit writes: first what is gone, then what is new.
+#[derive(Default)]
+struct Pending {
+    gone: HashSet<BlobId>,
+    uses: HashMap<BlobId, LastUse>,
+    sources: HashMap<BlobId, SourceRecord>,
+}
+
+impl Index {
+    /// Opens the index, or begins an empty one if it is missing or damaged. Forgets all but the `existing` blobs.
+    pub(super) fn open(path: &Path, existing: HashSet<BlobId>) -> Result<Self> {
+        let database = match open_checked(path, &existing) {
+            Ok(database) => database,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(path = %path.display(), error, "the index is damaged and begun anew");
+                std::fs::remove_file(path).map_err(StoreError::io("delete", path))?;
+                open_checked(path, &existing).map_err(index_error(path))?
+            }
+        };
+        Ok(Self { database, path: path.to_owned(), pending: Mutex::default() })
+    }
+
+    pub(super) fn last_uses(&self) -> Result<HashMap<BlobId, LastUse>> {
+        self.read_uses().map_err(index_error(&self.path))
+    }
+
+    pub(super) fn note_use(&self, blob: BlobId, last_use: LastUse) {
+        self.pending.lock().uses.insert(blob, last_use);
+    }
+
+    pub(super) fn forget(&self, blob: BlobId) {
+        let mut pending = self.pending.lock();
+        pending.uses.remove(&blob);
+        pending.sources.retain(|_, record| record.blob != blob);
+        pending.gone.insert(blob);
+    }
+
+    pub(super) fn remember(&self, key: BlobId, record: SourceRecord) {
+        self.pending.lock().sources.insert(key, record);
+    }
+
+    pub(super) fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>> {
+        if let Some(record) = self.pending.lock().sources.get(&key) {
+            return Ok(Some(record.clone()));
+        }
+        let record = self.read_source(key).map_err(index_error(&self.path))?;
+        Ok(record.filter(|record| !self.pending.lock().gone.contains(&record.blob)))
+    }
+
+    /// Writes what was noted, in one durable transaction; nothing if nothing was.
+    pub(super) fn commit(&self) -> Result<()> {
+        let pending = {
+            let mut pending = self.pending.lock();
+            if pending.gone.is_empty() && pending.uses.is_empty() && pending.sources.is_empty() {
+                return Ok(());
+            }
+            std::mem::take(&mut *pending)
+        };
+        let written = self.write(&pending).map_err(index_error(&self.path));
+        if written.is_err() {
+            self.put_back(pending);
+        }
+        written
+    }
+
+    /// Keeps what could not be written for the next time, unless something newer was noted.
+    fn put_back(&self, unwritten: Pending) {
+        let mut pending = self.pending.lock();
+        let gone_since = std::mem::take(&mut pending.gone);
+        for (blob, last_use) in unwritten.uses {
+            if !gone_since.contains(&blob) {
+                pending.uses.entry(blob).or_insert(last_use);
+            }
+        }
+        for (key, record) in unwritten.sources {
+            if !gone_since.contains(&record.blob) {
+                pending.sources.entry(key).or_insert(record);
+            }
+        }
+        pending.gone = unwritten.gone;
+        pending.gone.extend(gone_since);
+    }
+
+    fn write(&self, pending: &Pending) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut uses = transaction.open_table(USES)?;
+            let mut sources = transaction.open_table(SOURCES)?;
+            for blob in &pending.gone {
+                uses.remove(blob.0)?;
+            }
+            if !pending.gone.is_empty() {
+                sources.retain(|_, value| decode(value).is_some_and(|record| !pending.gone.contains(&record.blob)))?;
+            }
+            for (blob, last_use) in &pending.uses {
+                uses.insert(blob.0, (last_use.order, last_use.at))?;
+            }
+            for (key, record) in &pending.sources {
+                let value = postcard::to_stdvec(record).expect("strings and numbers always encode");
+                sources.insert(key.0, value.as_slice())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn read_uses(&self) -> Result<HashMap<BlobId, LastUse>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(USES)?;
+        let mut uses = HashMap::new();
+        for row in table.iter()? {
+            let (blob, value) = row?;
+            let (order, at) = value.value();
+            uses.insert(BlobId(blob.value()), LastUse { order, at });
+        }
+        Ok(uses)
+    }
+
+    fn read_source(&self, key: BlobId) -> Result<Option<SourceRecord>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(SOURCES)?;
+        let row = table.get(key.0)?;
+        Ok(row.and_then(|value| decode(value.value())))
+    }
+}
+
+/// Opens a database whose every page is checked, and prunes it.
+fn open_checked(path: &Path, existing: &HashSet<BlobId>) -> Result<Database, redb::Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    // Without the check a damaged file may be found out by a panic later.
+    builder.set_check_integrity_on_open(true);
+    let database = builder.create(path)?;
+    let transaction = database.begin_write()?;
+    transaction.open_table(USES)?.retain(|blob, _| existing.contains(&BlobId(blob)))?;
+    transaction
+        .open_table(SOURCES)?
+        .retain(|_, value| decode(value).is_some_and(|record| existing.contains(&record.blob)))?;
+    transaction.commit()?;
+    Ok(database)
+}
+
+/// A record that can't be read is none: the origin is asked again.
+fn decode(value: &[u8]) -> Option<SourceRecord> {
+    postcard::from_bytes(value).ok()
+}
+
+fn index_error(path: &Path) -> impl FnOnce(redb::Error) -> StoreError {
+    let path = path.to_owned();
+    |source| StoreError::Index { path, source: Box::new(source) }
+}

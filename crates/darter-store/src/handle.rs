@@ -1,0 +1,233 @@
+//! What callers hold of a blob. All who open the same blob share one handle; while it lives, the blob is in use.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use darter_core::{BlobId, ByteRange, Digest, Manifest, PieceHash, PieceIndex, PieceSet};
+
+use crate::backend::Backend;
+use crate::body::{Body, Expected, Written};
+use crate::error::{Result, StoreError};
+use crate::keeper::Keeper;
+use crate::medium::Medium as _;
+use crate::store::{BlobInfo, PieceFile, Put, StoredBlob};
+
+pub(crate) struct Handle<B: Backend> {
+    keeper: Arc<Keeper<B>>,
+    body: Arc<Body<B::Medium>>,
+}
+
+impl<B: Backend> Handle<B> {
+    pub(crate) fn new(keeper: Arc<Keeper<B>>, body: Arc<Body<B::Medium>>) -> Arc<Self> {
+        Arc::new(Self { keeper, body })
+    }
+
+    pub(crate) fn body(&self) -> &Body<B::Medium> {
+        &self.body
+    }
+
+    /// Learns what `manifest` knows beyond the stored one.
+    pub(crate) fn learn(&self, manifest: &Manifest) -> Result<()> {
+        let stored = self.body.manifest(Manifest::piece_length);
+        let wanted = manifest.piece_length();
+        if stored != wanted {
+            return Err(StoreError::OtherPieces { blob: self.body.id, stored, wanted });
+        }
+        if let Some(length) = manifest.length() {
+            self.set_length(length)?;
+        }
+        self.extend(0, manifest.hashes())?;
+        Ok(())
+    }
+
+    /// Runs what may change the body, and remembers to save it if it did.
+    fn noted<T>(&self, work: impl FnOnce(&Body<B::Medium>) -> T) -> T {
+        let result = work(&self.body);
+        self.keeper.note(&self.body);
+        result
+    }
+
+    /// Writes a verified piece, with room taken; tries a second time after eviction when the disk is full.
+    fn write(&self, expected: &Expected, data: &[u8]) -> Result<Written> {
+        let bytes = expected.len();
+        self.keeper.take_room(bytes)?;
+        match self.body.write(expected, data) {
+            Ok(written) => return Ok(written),
+            Err(refusal) if no_room(&refusal) => self.keeper.evict_for(bytes),
+            Err(refusal) => return Err(StoreError::io("write", self.body.medium.path())(refusal)),
+        }
+        self.keeper.take_room(bytes)?;
+        self.body.write(expected, data).map_err(|refusal| {
+            if no_room(&refusal) {
+                let free = self.keeper.backend.free().unwrap_or(0);
+                return self.keeper.room.full(bytes, free.min(bytes.saturating_sub(1)));
+            }
+            StoreError::io("write", self.body.medium.path())(refusal)
+        })
+    }
+}
+
+/// Whether a refusal to write means that there is no room: on the disk, for this user, or in one file.
+pub(crate) fn no_room(refusal: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(refusal.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+impl<B: Backend> StoredBlob for Handle<B> {
+    fn id(&self) -> BlobId {
+        self.body.id
+    }
+
+    fn info(&self) -> BlobInfo {
+        self.body.info.clone()
+    }
+
+    fn manifest(&self) -> Manifest {
+        self.body.manifest(Manifest::clone)
+    }
+
+    fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
+        self.body.manifest(|manifest| {
+            let hashes = manifest.hashes().get(from as usize..).unwrap_or_default();
+            hashes[..most.min(hashes.len())].to_vec()
+        })
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.body.manifest(Manifest::length)
+    }
+
+    fn known(&self) -> u32 {
+        self.body.manifest(Manifest::known)
+    }
+
+    fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
+        self.body.manifest(|manifest| manifest.hash(piece))
+    }
+
+    fn extend(&self, from: u32, hashes: &[PieceHash]) -> Result<u32> {
+        self.noted(|body| body.extend(from, hashes))
+    }
+
+    fn set_length(&self, length: u64) -> Result<()> {
+        self.noted(|body| body.set_length(length))
+    }
+
+    fn held(&self) -> PieceSet {
+        self.body.held(PieceSet::clone)
+    }
+
+    fn holds(&self, piece: PieceIndex) -> bool {
+        self.body.held(|held| held.contains(piece))
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.body.facts().held_bytes
+    }
+
+    fn take_lost(&self) -> PieceSet {
+        self.body.take_lost()
+    }
+
+    fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put> {
+        loop {
+            let Some(expected) = self.body.expect(piece, data.len())? else { return Ok(Put::AlreadyHeld) };
+            if !expected.matches(data) {
+                return Err(StoreError::WrongPiece { blob: self.body.id, piece });
+            }
+            match self.write(&expected, data)? {
+                Written::Held => {
+                    self.keeper.note(&self.body);
+                    return Ok(Put::Stored);
+                }
+                Written::HeldBefore => return Ok(Put::AlreadyHeld),
+                Written::Overtaken => {}
+            }
+        }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let blob = self.body.id;
+        let (pieces, length, known) =
+            self.body.manifest(|manifest| (manifest.piece_length(), manifest.length(), manifest.known()));
+        let range = ByteRange::new(offset, offset.saturating_add(buffer.len() as u64));
+        if length.is_some_and(|length| range.end() > length) {
+            return Err(StoreError::PastTheEnd { blob, offset, end: range.end() });
+        }
+        if length.is_none() && range.end() > u64::from(known) * pieces.bytes() {
+            return Err(StoreError::NotHeld { blob, piece: PieceIndex(known) });
+        }
+        self.noted(|body| {
+            let mut rest = buffer;
+            for piece in pieces.pieces_of(range).map(PieceIndex) {
+                let from = pieces.offset(piece).max(range.start());
+                let to = (pieces.offset(piece) + pieces.bytes()).min(range.end());
+                let count = usize::try_from(to - from).expect("a piece has at most 16 MiB");
+                let (part, others) = rest.split_at_mut(count);
+                body.read_within(piece, from, part)?;
+                rest = others;
+            }
+            Ok(())
+        })
+    }
+
+    fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()> {
+        self.noted(|body| body.read_piece(piece, buffer))
+    }
+
+    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
+        let Some(file) = self.body.medium.file() else { return Ok(None) };
+        let range = self.noted(|body| body.verify(piece))?;
+        Ok(Some(PieceFile { file: file.clone(), range }))
+    }
+
+    fn hash_whole(&self, like: &Digest) -> Result<Digest> {
+        let held = self.body.held(PieceSet::len);
+        let count = self.body.manifest(Manifest::piece_count);
+        let Some(count) = count.filter(|count| *count == held) else {
+            return Err(StoreError::Incomplete { blob: self.body.id, held });
+        };
+        let mut hasher = like.hasher();
+        let mut buffer = Vec::new();
+        for piece in 0..count {
+            self.read_piece(PieceIndex(piece), &mut buffer)?;
+            hasher.update(&buffer);
+        }
+        Ok(hasher.finish())
+    }
+
+    fn seal(&self, root: PieceHash) -> Result<()> {
+        self.noted(|body| body.seal(root))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.body.facts().complete
+    }
+
+    fn drop_pieces(&self, pieces: &PieceSet) -> Result<()> {
+        self.noted(|body| body.drop_pieces(pieces))
+    }
+
+    fn discard(&self) -> Result<()> {
+        self.keeper.discard(&self.body)
+    }
+}
+
+impl<B: Backend> Drop for Handle<B> {
+    fn drop(&mut self) {
+        self.keeper.rest(self.body.id);
+    }
+}
+
+impl<B: Backend> fmt::Debug for Handle<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = self.body.facts();
+        f.debug_struct("StoredBlob")
+            .field("id", &self.body.id)
+            .field("length", &facts.length)
+            .field("held_bytes", &facts.held_bytes)
+            .field("complete", &facts.complete)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,124 @@
+//! Where the bytes of one blob are: in a file, or in memory. What a piece is, and whether it is right, is not known here.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use darter_core::ByteRange;
+use parking_lot::RwLock;
+use rustix::fs::FallocateFlags;
+
+/// The bytes of one blob. Callers see to it that writes and reads stay within one piece.
+pub(crate) trait Medium: Send + Sync + 'static {
+    /// Writes all of `data`.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Fills all of `buffer`; `UnexpectedEof` where nothing was ever written.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Gives the room of these bytes back.
+    fn release(&self, range: ByteRange) -> io::Result<()>;
+
+    /// What tells whether somebody else changed the bytes; `None` where nobody can.
+    fn stamp(&self) -> io::Result<Option<Stamp>>;
+
+    /// The file that the bytes are in, if they are.
+    fn file(&self) -> Option<&Arc<File>>;
+
+    /// Names the bytes in errors.
+    fn path(&self) -> &Path;
+}
+
+/// Modification time and size of a file. Two writes within one tick of the kernel's clock (4 ms or less) look like one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: (i64, i64),
+    size: u64,
+}
+
+/// Bytes in a sparse file.
+pub(crate) struct FileMedium {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl FileMedium {
+    pub(crate) fn new(file: File, path: PathBuf) -> Self {
+        Self { file: Arc::new(file), path }
+    }
+}
+
+impl Medium for FileMedium {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn release(&self, range: ByteRange) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, hole, range.start(), range.len()) {
+            // A file system without holes keeps the blocks until the blob goes.
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn stamp(&self) -> io::Result<Option<Stamp>> {
+        let metadata = self.file.metadata()?;
+        Ok(Some(Stamp { modified: (metadata.mtime(), metadata.mtime_nsec()), size: metadata.size() }))
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        Some(&self.file)
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Bytes in memory, one allocation a piece.
+#[derive(Default)]
+pub(crate) struct MemoryMedium(RwLock<BTreeMap<u64, Arc<[u8]>>>);
+
+impl Medium for MemoryMedium {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write().insert(offset, data.into());
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let found = self.0.read().range(..=offset).next_back().map(|(start, piece)| (*start, piece.clone()));
+        let (start, piece) = found.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let from = usize::try_from(offset - start).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let bytes = piece.get(from..from + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn release(&self, range: ByteRange) -> io::Result<()> {
+        self.0.write().retain(|start, _| !(range.start()..range.end()).contains(start));
+        Ok(())
+    }
+
+    fn stamp(&self) -> io::Result<Option<Stamp>> {
+        Ok(None)
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        None
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("memory")
+    }
+}

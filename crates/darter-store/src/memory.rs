@@ -1,0 +1,93 @@
+//! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use darter_core::BlobId;
+use parking_lot::Mutex;
+
+use crate::backend::{Backend, LastUse, SaveError};
+use crate::error::Result;
+use crate::keeper::{Keeper, Kept};
+use crate::medium::MemoryMedium;
+use crate::sidecar::Sidecar;
+use crate::store::{SourceRecord, StoreConfig};
+
+/// Keeps blobs in memory, up to its quota.
+pub struct MemStore {
+    keeper: Arc<Keeper<Memory>>,
+}
+
+impl MemStore {
+    /// An empty store of at most `config.quota` bytes of pieces; what `config` says of disks does not matter here.
+    pub fn new(config: &StoreConfig) -> Self {
+        Self { keeper: Arc::new(Keeper::new(Memory::default(), config, Vec::new())) }
+    }
+}
+
+/// What a keeper keeps beside the bodies, which hold the bytes.
+#[derive(Default)]
+pub(crate) struct Memory {
+    sources: Mutex<HashMap<BlobId, SourceRecord>>,
+}
+
+impl Backend for Memory {
+    type Medium = MemoryMedium;
+
+    fn create(&self, _: BlobId) -> Result<MemoryMedium> {
+        Ok(MemoryMedium::default())
+    }
+
+    fn load(&self, _: BlobId) -> Result<Option<(Sidecar, MemoryMedium)>> {
+        Ok(None)
+    }
+
+    fn save(&self, _: &Sidecar, _: &MemoryMedium) -> Result<(), SaveError> {
+        Ok(())
+    }
+
+    fn remove(&self, _: BlobId) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
+    fn dispose(&self, _: PathBuf) {}
+
+    fn unloads(&self) -> bool {
+        false
+    }
+
+    fn free(&self) -> Option<u64> {
+        None
+    }
+
+    fn wake(&self) -> bool {
+        false
+    }
+
+    fn note_use(&self, _: BlobId, _: LastUse) {}
+
+    fn forget(&self, blob: BlobId) {
+        self.sources.lock().retain(|_, record| record.blob != blob);
+    }
+
+    fn remember(&self, key: BlobId, record: SourceRecord) {
+        self.sources.lock().insert(key, record);
+    }
+
+    fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>> {
+        Ok(self.sources.lock().get(&key).cloned())
+    }
+
+    fn commit(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Kept for MemStore {
+    type Backend = Memory;
+
+    fn keeper(&self) -> &Arc<Keeper<Memory>> {
+        &self.keeper
+    }
+}

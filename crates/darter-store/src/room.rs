@@ -1,0 +1,91 @@
+//! How much may be held, and how much is. Bytes are counted by held pieces; one atomic, so that storing a piece
+//! takes no lock.
+//!
+//! `capacity` is the lesser of the quota and what the file system allows: what is held, plus what is free, minus what
+//! is to be left to others. It is computed when the file system is asked, which is once per tidying and per new blob.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Result, StoreError};
+use crate::store::StoreConfig;
+
+#[derive(Debug)]
+pub(crate) struct Room {
+    used: AtomicU64,
+    capacity: AtomicU64,
+    quota: Option<u64>,
+    reserve_free: u64,
+    high_water: f64,
+    low_water: f64,
+}
+
+impl Room {
+    /// An empty room that knows only of its quota until the disk is measured.
+    pub(crate) fn new(config: &StoreConfig) -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            capacity: AtomicU64::new(config.quota.unwrap_or(u64::MAX)),
+            quota: config.quota,
+            reserve_free: config.reserve_free,
+            high_water: config.high_water,
+            low_water: config.low_water,
+        }
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn quota(&self) -> Option<u64> {
+        self.quota
+    }
+
+    /// Takes note of what is free on the disk.
+    pub(crate) fn measure(&self, disk_free: Option<u64>) {
+        let by_disk = disk_free.map_or(u64::MAX, |free| (self.used() + free).saturating_sub(self.reserve_free));
+        self.capacity.store(by_disk.min(self.quota.unwrap_or(u64::MAX)), Ordering::Relaxed);
+    }
+
+    /// Takes room for bytes that are about to be written.
+    pub(crate) fn take(&self, bytes: u64) -> Result<()> {
+        let capacity = self.capacity();
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            let after = used.checked_add(bytes)?;
+            (after <= capacity).then_some(after)
+        });
+        taken.map(drop).map_err(|used| self.full(bytes, capacity.saturating_sub(used)))
+    }
+
+    /// Counts bytes that were found on the disk.
+    pub(crate) fn found(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives room back.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn full(&self, needed: u64, free: u64) -> StoreError {
+        StoreError::Full { needed, free, quota: self.quota }
+    }
+
+    /// Whether it is time to evict.
+    pub(crate) fn above_high_water(&self) -> bool {
+        self.used() > share(self.capacity(), self.high_water)
+    }
+
+    /// What eviction should bring `used` down to.
+    pub(crate) fn low_mark(&self) -> u64 {
+        share(self.capacity(), self.low_water)
+    }
+}
+
+/// A share of a number of bytes; rounding does not matter here.
+fn share(bytes: u64, share: f64) -> u64 {
+    (bytes as f64 * share.clamp(0.0, 1.0)) as u64
+}

@@ -1,0 +1,173 @@
+//! The sidecar: everything about one blob but its bytes, as one small file beside them.
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `DARTPIEC` |
+//! | 8 | 1 | version of this layout: 1 |
+//! | 9 | 1 | flags: 1 complete (sealed), 2 pinned, 4 the length is known |
+//! | 10 | 1 | base-two logarithm of the piece length |
+//! | 11 | 1 | zero |
+//! | 12 | 4 | `N`, how many pieces have a known hash |
+//! | 16 | 8 | length of the blob in bytes; zero while unknown |
+//! | 24 | 32 | the blob's id |
+//! | 56 | 4 | `I`, length of the info |
+//! | 60 | 4 | `W`, words of the bitmap |
+//! | 64 | `I` | the info: [`BlobInfo`] in postcard's encoding, fields in order |
+//! | … | 32 · `N` | the hashes of the first `N` pieces |
+//! | … | 8 · `W` | the held pieces, 64 to a word, lowest piece in the lowest bit |
+//! | … | 32 | BLAKE3 of everything before |
+//!
+//! Numbers are little-endian. A file that is longer, shorter, of another version or of another checksum is no sidecar.
+//! Held pieces have known hashes; a complete blob holds all its pieces: what says otherwise is no sidecar either.
+
+use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
+
+use crate::body::Facts;
+use crate::store::BlobInfo;
+
+const MAGIC: &[u8; 8] = b"DARTPIEC";
+const VERSION: u8 = 1;
+const HEADER: usize = 64;
+const CHECKSUM: usize = 32;
+
+const COMPLETE: u8 = 1;
+const PINNED: u8 = 2;
+const LENGTH_KNOWN: u8 = 4;
+
+/// What a sidecar says of its blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sidecar {
+    pub(crate) id: BlobId,
+    pub(crate) info: BlobInfo,
+    pub(crate) manifest: Manifest,
+    pub(crate) held: PieceSet,
+    pub(crate) complete: bool,
+    pub(crate) pinned: bool,
+}
+
+/// Why bytes are not a sidecar of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SidecarError {
+    #[error("not a sidecar")]
+    Magic,
+    #[error("a sidecar of version {0}, this darter knows version {VERSION}")]
+    Version(u8),
+    #[error("the checksum does not match")]
+    Checksum,
+    #[error("the {0} contradicts the rest")]
+    Content(&'static str),
+}
+
+impl Sidecar {
+    /// Writes the layout above.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let info = postcard::to_stdvec(&self.info).expect("strings and numbers always encode");
+        let hashes = self.manifest.hashes();
+        let words = self.held.words();
+        let mut bytes = Vec::with_capacity(HEADER + info.len() + hashes.len() * 32 + words.len() * 8 + CHECKSUM);
+        let mut flags = 0;
+        for (set, flag) in
+            [(self.complete, COMPLETE), (self.pinned, PINNED), (self.manifest.length().is_some(), LENGTH_KNOWN)]
+        {
+            flags |= if set { flag } else { 0 };
+        }
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&[VERSION, flags, self.manifest.piece_length().log2(), 0]);
+        bytes.extend_from_slice(&self.manifest.known().to_le_bytes());
+        bytes.extend_from_slice(&self.manifest.length().unwrap_or(0).to_le_bytes());
+        bytes.extend_from_slice(&self.id.0);
+        for count in [info.len(), words.len()] {
+            let count = u32::try_from(count).expect("info and bitmap are far below 4 GiB");
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        bytes.extend_from_slice(&info);
+        for hash in hashes {
+            bytes.extend_from_slice(&hash.0);
+        }
+        for word in words {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        let checksum = darter_core::manifest::root_of(&bytes);
+        bytes.extend_from_slice(&checksum.0);
+        bytes
+    }
+
+    /// What a listing needs of it.
+    pub(crate) fn facts(&self) -> Facts {
+        let pieces = self.manifest.piece_length();
+        let length = self.manifest.length();
+        let range = |piece| pieces.range(piece, length.unwrap_or(u64::MAX));
+        let held_bytes = self.held.iter().map(|piece| range(piece).len()).sum();
+        Facts { length, held_bytes, complete: self.complete, pinned: self.pinned }
+    }
+
+    /// Reads the layout above, and nothing else.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SidecarError> {
+        if bytes.len() < HEADER + CHECKSUM || !bytes.starts_with(MAGIC) {
+            return Err(SidecarError::Magic);
+        }
+        if bytes[8] != VERSION {
+            return Err(SidecarError::Version(bytes[8]));
+        }
+        let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
+        if darter_core::manifest::root_of(content).0 != checksum {
+            return Err(SidecarError::Checksum);
+        }
+        Self::decode_checked(content)
+    }
+
+    fn decode_checked(content: &[u8]) -> Result<Self, SidecarError> {
+        let mut fields = Fields(&content[9..]);
+        let [flags, log2, _] = fields.array()?;
+        let known = u32::from_le_bytes(fields.array()?) as usize;
+        let length = u64::from_le_bytes(fields.array()?);
+        let id = BlobId(fields.array()?);
+        let info_length = u32::from_le_bytes(fields.array()?) as usize;
+        let words = u32::from_le_bytes(fields.array()?) as usize;
+
+        let info = postcard::from_bytes(fields.take(info_length)?).map_err(|_| SidecarError::Content("info"))?;
+        let pieces = PieceLength::from_log2(log2).map_err(|_| SidecarError::Content("piece length"))?;
+        let length = (flags & LENGTH_KNOWN != 0).then_some(length);
+        if length.is_some_and(|length| length.div_ceil(pieces.bytes()) > u64::from(u32::MAX)) {
+            return Err(SidecarError::Content("length"));
+        }
+        let hash_bytes = fields.take(known.checked_mul(32).ok_or(SidecarError::Content("number of hashes"))?)?;
+        let (hashes, _) = hash_bytes.as_chunks::<32>();
+        let hashes: Vec<PieceHash> = hashes.iter().map(|hash| PieceHash(*hash)).collect();
+        let mut manifest = Manifest::new(pieces, length);
+        manifest.extend(0, &hashes).map_err(|_| SidecarError::Content("number of hashes"))?;
+
+        let word_bytes = fields.take(words.checked_mul(8).ok_or(SidecarError::Content("bitmap"))?)?;
+        let (words, _) = word_bytes.as_chunks::<8>();
+        let held = PieceSet::from(words.iter().map(|word| u64::from_le_bytes(*word)).collect::<Vec<_>>());
+        let unknown_held = held.iter().any(|piece| piece.0 >= manifest.known());
+        let complete = flags & COMPLETE != 0;
+        if unknown_held || !fields.0.is_empty() {
+            return Err(SidecarError::Content("bitmap"));
+        }
+        if complete && !(manifest.is_whole() && held.len() == manifest.known()) {
+            return Err(SidecarError::Content("flag of completeness"));
+        }
+        Ok(Self { id, info, manifest, held, complete, pinned: flags & PINNED != 0 })
+    }
+}
+
+/// The part of a sidecar that is not read yet.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], SidecarError> {
+        let (field, rest) = self.0.split_at_checked(count).ok_or(SidecarError::Content("size of the file"))?;
+        self.0 = rest;
+        Ok(field)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], SidecarError> {
+        let (field, rest) = self.0.split_first_chunk().ok_or(SidecarError::Content("size of the file"))?;
+        self.0 = rest;
+        Ok(*field)
+    }
+}
+
+#[cfg(test)]
+mod tests;
