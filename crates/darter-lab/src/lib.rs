@@ -1,1 +1,40 @@
-//! Hosts in network namespaces: end-to-end tests with real container engines.
+//! Hosts in network namespaces: end-to-end tests with real registries and container engines, and the ground that
+//! performance laboratories stand on.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`needs`] | what a scenario needs of the machine (root, programs), and what of it is lacking |
+//! | [`place`] | the cache and run directories, and the `darter` binary that belongs to this build |
+//! | [`netns`] | [`Network`]: a switch and [`Host`]s, each a network namespace with an address of its own |
+//! | [`link`] | [`Link`]: shaped rates of a host's cable, and its byte counters |
+//! | [`process`] | [`Process`]: a program with its output in files, ended by its own pid |
+//! | [`oci`] | an OCI image layout, written layer by layer |
+//! | [`rootfs`] | a real Debian root file system, and layers of really installed software |
+//! | [`image`] | the laboratory's images, built once and cached as a registry's storage |
+//! | [`registry`] | Debian's `docker-registry`, and its access log |
+//! | [`engine`] | containerd, podman and skopeo, each with directories of its own |
+//! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
+//!
+//! Every process starts inside a namespace that has no way out of the machine. Guards end what they started, also when a
+//! scenario panics; what an earlier run left behind when it was killed is swept by the next one.
+//!
+//! Non-goals: other systems than Linux; engines that need a running systemd.
+
+pub mod cluster;
+pub mod engine;
+pub mod image;
+pub mod link;
+pub mod needs;
+pub mod netns;
+pub mod oci;
+pub mod place;
+pub mod process;
+pub mod registry;
+pub mod rootfs;
+
+pub use cluster::Agent;
+pub use image::{Image, Shelf};
+pub use link::Link;
+pub use netns::{Host, Network};
+pub use process::Process;
+pub use registry::Registry;

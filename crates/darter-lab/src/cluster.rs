@@ -1,0 +1,112 @@
+//! Darter's agents on hosts, driven by the flags and commands that a person uses.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::netns::Host;
+use crate::place::darter_binary;
+use crate::process::Process;
+use crate::registry;
+
+/// Where an agent listens for engines on its own host.
+pub const LOCAL: &str = "127.0.0.1:7401";
+/// The port where an agent listens for peers.
+pub const PEER_PORT: u16 = 7400;
+/// How long an agent may take to start, to end, or to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An agent on a host: a seed or a node, running or not.
+#[derive(Debug)]
+pub struct Agent<'host> {
+    host: &'host Host,
+    binary: PathBuf,
+    arguments: Vec<String>,
+    data: PathBuf,
+    process: Option<Process>,
+}
+
+impl<'host> Agent<'host> {
+    /// Starts a seed that reads the registry at this URL.
+    pub fn seed(host: &'host Host, registry_url: &str) -> Result<Self> {
+        Self::launch(host, registry_url, vec!["seed".to_owned()])
+    }
+
+    /// Starts a node that joins this seed, and reads the registry at this URL when it must.
+    pub fn node(host: &'host Host, registry_url: &str, seed: &Host) -> Result<Self> {
+        let join = format!("{}:{PEER_PORT}", seed.address());
+        Self::launch(host, registry_url, vec!["node".to_owned(), "--join".to_owned(), join])
+    }
+
+    fn launch(host: &'host Host, registry_url: &str, mut arguments: Vec<String>) -> Result<Self> {
+        arguments.extend(["--listen".to_owned(), format!("{}:{PEER_PORT}", host.address())]);
+        arguments.extend(["--local", LOCAL, "--insecure"].map(str::to_owned));
+        arguments.extend(["--upstream".to_owned(), format!("{}={registry_url}", registry::NAME)]);
+        let data = host.make_directory("darter")?;
+        let mut agent = Self { host, binary: darter_binary()?, arguments, data, process: None };
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// The host it runs on.
+    pub fn host(&self) -> &'host Host {
+        self.host
+    }
+
+    /// Where it keeps its data.
+    pub fn data_directory(&self) -> &PathBuf {
+        &self.data
+    }
+
+    /// Starts it, again with what is in its data directory, and waits until it serves.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = self.darter();
+        command.args(&self.arguments);
+        let mut process = self.host.spawn("darter", &mut command)?;
+        process.wait_for_port(PEER_PORT, PATIENCE)?;
+        let (_, port) = LOCAL.rsplit_once(':').context("the local address has a port")?;
+        process.wait_for_port(port.parse()?, PATIENCE)?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends it without a warning, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Asks it to drain and end; an error when it fails at that or takes too long.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let status = process.terminate(PATIENCE)?;
+        anyhow::ensure!(status.success(), "darter on {} ended with {status}\n{}", self.host.name(), process.tail());
+        Ok(())
+    }
+
+    /// Memory that its process keeps resident, in bytes; `None` when it does not run.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.as_ref()?.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    }
+
+    /// What `darter COMMAND… --json` prints on this host.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = self.darter();
+        let text =
+            self.host.run(&format!("darter-{}", arguments[0]), command.args(arguments).arg("--json"), PATIENCE)?;
+        serde_json::from_str(&text).with_context(|| format!("darter {arguments:?} printed other than JSON: {text}"))
+    }
+
+    fn darter(&self) -> Command {
+        let mut command = self.host.command(&self.binary);
+        command.env("DARTER_DATA_DIR", &self.data);
+        command
+    }
+}

@@ -1,0 +1,95 @@
+//! Real container engines on hosts, each with directories and configuration of its own, so that several run on one machine.
+//!
+//! What this needs of a machine that is itself a sandbox was found by trying, and stands where it is used: file locks instead
+//! of shared memory, cgroups without systemd, limits as the machine has them.
+
+mod containerd;
+mod podman;
+mod skopeo;
+
+pub use containerd::Containerd;
+pub use podman::Podman;
+pub use skopeo::{Skopeo, ensure_copied};
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cluster::LOCAL;
+use crate::netns::Host;
+use crate::registry;
+
+/// How long one pull may take before it counts as stuck.
+pub const PULL_PATIENCE: Duration = Duration::from_secs(180);
+/// How long anything else that an engine does may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How an engine reaches the laboratory's registry.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Whether it asks the agent on its own host first.
+    pub mirrored: bool,
+    /// `ADDRESS:PORT` of the registry itself, where it turns when the mirror fails.
+    pub registry: String,
+    /// `USER:PASSWORD`, where the registry asks for them.
+    pub login: Option<String>,
+}
+
+impl Route {
+    /// Through the host's agent, the registry as a last resort.
+    pub fn mirrored(registry: &str) -> Self {
+        Self { mirrored: true, registry: registry.to_owned(), login: None }
+    }
+
+    /// Straight to the registry.
+    pub fn direct(registry: &str) -> Self {
+        Self { mirrored: false, registry: registry.to_owned(), login: None }
+    }
+
+    /// With these credentials.
+    pub fn with_login(mut self, user: &str, password: &str) -> Self {
+        self.login = Some(format!("{user}:{password}"));
+        self
+    }
+
+    /// `registries.conf` for podman and skopeo. Their mirrors have no `?ns=`: the registry's name is the first component of
+    /// the path, and may have no port there.
+    fn registries_conf(&self) -> String {
+        let mut text = format!(
+            "unqualified-search-registries = []\n\
+             [[registry]]\n\
+             prefix = \"{}\"\n\
+             location = \"{}\"\n\
+             insecure = true\n",
+            registry::NAME,
+            self.registry
+        );
+        if self.mirrored {
+            text.push_str(&format!(
+                "[[registry.mirror]]\nlocation = \"{LOCAL}/{}\"\ninsecure = true\n",
+                registry::NAME
+            ));
+        }
+        text
+    }
+}
+
+/// Writes a host's `registries.conf`.
+fn write_registries_conf(host: &Host, route: &Route) -> Result<PathBuf> {
+    let path = host.make_directory("containers")?.join("registries.conf");
+    fs::write(&path, route.registries_conf()).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+/// A command of podman's family. They share a cache below `/var/lib/containers` that no option moves, so each host mounts
+/// a directory of its own there.
+fn containers_command(host: &Host, program: &str) -> Result<Command> {
+    const OWN_DIRECTORY: &str = r#"mkdir -p /var/lib/containers; mount --bind "$0" /var/lib/containers; exec "$@""#;
+    let directory = host.make_directory("containers/lib")?;
+    let mut command = host.command("sh");
+    command.args(["-euc", OWN_DIRECTORY]).arg(directory).arg(program);
+    Ok(command)
+}

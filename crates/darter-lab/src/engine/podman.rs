@@ -1,0 +1,69 @@
+//! podman with a mirror in `registries.conf`; containers run with runc.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{PATIENCE, Route, containers_command, write_registries_conf};
+use crate::netns::Host;
+use crate::process::Process;
+
+/// podman on a host, with a storage of its own. It has no daemon.
+#[derive(Debug)]
+pub struct Podman<'host> {
+    host: &'host Host,
+    login: Option<String>,
+}
+
+impl<'host> Podman<'host> {
+    /// Writes podman's configuration for a host.
+    pub fn configure(host: &'host Host, route: &Route) -> Result<Self> {
+        write_registries_conf(host, route)?;
+        let config = host.make_directory("containers")?.join("containers.conf");
+        // Locks in shared memory would be the machine's, not the host's.
+        fs::write(&config, "[engine]\nlock_type = \"file\"\n")
+            .with_context(|| format!("write {}", config.display()))?;
+        Ok(Self { host, login: route.login.clone() })
+    }
+
+    /// Starts pulling an image.
+    pub fn pull(&self, reference: &str) -> Result<Process> {
+        let mut command = self.podman()?;
+        command.args(["pull", "--quiet"]);
+        if let Some(login) = &self.login {
+            command.args(["--creds", login]);
+        }
+        self.host.spawn("podman-pull", command.arg(reference))
+    }
+
+    /// What podman knows of a pulled image.
+    pub fn inspect(&self, reference: &str) -> Result<Value> {
+        let mut command = self.podman()?;
+        let text = self.host.run("podman-inspect", command.args(["image", "inspect", reference]), PATIENCE)?;
+        let images: Value = serde_json::from_str(&text).context("read what podman image inspect printed")?;
+        images.get(0).cloned().context("podman image inspect printed no image")
+    }
+
+    /// Runs a command in a container of a pulled image; gives its standard output.
+    pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = self.podman()?;
+        // A sandbox may not raise limits, as podman does unless told to keep the host's.
+        command.args(["run", "--rm", "--network", "host", "--ulimit", "host", reference]).args(arguments);
+        self.host.run("podman-run", &mut command, PATIENCE)
+    }
+
+    fn podman(&self) -> Result<Command> {
+        let directory = self.host.make_directory("containers")?;
+        let mut command = containers_command(self.host, "podman")?;
+        command.env("CONTAINERS_CONF", directory.join("containers.conf"));
+        command.env("CONTAINERS_REGISTRIES_CONF", directory.join("registries.conf"));
+        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            command.arg(option).arg(directory.join(name));
+        }
+        command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        command.args(["--runtime", "runc"]);
+        Ok(command)
+    }
+}

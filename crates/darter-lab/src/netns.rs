@@ -1,0 +1,262 @@
+//! Hosts on one switch, each in a network namespace of its own.
+//!
+//! The switch is a bridge in a namespace too, so the machine's own network never sees the laboratory: the hosts have no
+//! route out, and two runs may use the same addresses at the same time. Names carry this process's id and a counter.
+//!
+//! Cleaning up: dropping a [`Host`] ends every process left in its namespace (container shims outlive their engine)
+//! before it deletes the namespace. A run that was killed can't do that, so [`Network::new`] first sweeps namespaces whose
+//! process is gone.
+//!
+//! Every command runs with private mounts: an engine's overlays vanish with it. `nsenter` and `unshare` replace themselves
+//! with the program, so that the pid is the program's own. `ip netns exec` is not used because it hides the machine's
+//! `/sys/fs/cgroup`, without which runc starts no container.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use darter_core::Rate;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::link::{Link, Traffic, shaper};
+use crate::place::runs_directory;
+use crate::process::Process;
+
+/// What every namespace's name starts with.
+const PREFIX: &str = "darter-lab-";
+/// A host's end of its cable.
+const CABLE: &str = "cable0";
+/// The bridge in the switch's namespace.
+const BRIDGE: &str = "switch0";
+
+/// A switch, and a directory for all that its hosts write.
+#[derive(Debug)]
+pub struct Network {
+    name: String,
+    switch: Namespace,
+    hosts: AtomicU32,
+    directory: PathBuf,
+}
+
+impl Network {
+    /// A switch without hosts.
+    pub fn new() -> Result<Self> {
+        static RUNS: AtomicU32 = AtomicU32::new(1);
+        sweep();
+        let name = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
+        let directory = runs_directory()?.join(&name);
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let switch = Namespace::create(format!("{PREFIX}{name}-switch"))?;
+        let network = Self { name, switch, hosts: AtomicU32::new(0), directory };
+        network.switch.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+        network.switch.ip(&["link", "set", BRIDGE, "up"])?;
+        Ok(network)
+    }
+
+    /// Plugs in a host with the next free address.
+    pub fn host(&self, name: &str) -> Result<Host> {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
+        ensure!(number < 255, "a switch has room for 254 hosts");
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + number);
+        let namespace = Namespace::create(format!("{PREFIX}{}-{name}", self.name))?;
+        let port = format!("port{number}");
+        run(Command::new("ip").args(["link", "add", "name", CABLE, "netns", &namespace.name]).args([
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &port,
+            "netns",
+            &self.switch.name,
+        ]))?;
+        self.switch.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        namespace.ip(&["address", "add", &format!("{address}/24"), "dev", CABLE])?;
+        namespace.ip(&["link", "set", CABLE, "up"])?;
+        let directory = self.directory.join(name);
+        let logs = directory.join("logs");
+        fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+        let switch = self.switch.name.clone();
+        Ok(Host {
+            name: name.to_owned(),
+            namespace,
+            switch,
+            port,
+            address,
+            directory,
+            logs,
+            started: AtomicU32::new(0),
+        })
+    }
+
+    /// Where the hosts' directories lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if std::env::var_os("DARTER_LAB_KEEP").is_none() {
+            // What can't be removed is in the way of nothing.
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+/// A host: a network namespace with one cable, and a directory for what it keeps.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    namespace: Namespace,
+    switch: String,
+    port: String,
+    address: Ipv4Addr,
+    directory: PathBuf,
+    logs: PathBuf,
+    started: AtomicU32,
+}
+
+impl Host {
+    /// The host's name on its network.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A name that no other host on this machine has.
+    pub fn unique_name(&self) -> &str {
+        &self.namespace.name
+    }
+
+    /// The host's address on its network.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Where the host keeps its files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Creates a directory of this name below the host's own.
+    pub fn make_directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A command that runs on this host, with mounts of its own. Proxies of the machine are not the host's.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.path().display())).arg("--");
+        command.args(["unshare", "--mount", "--propagation", "private", "--"]).arg(program);
+        for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command.env_remove(proxy);
+        }
+        command
+    }
+
+    /// Starts a [`Host::command`]; its output goes to numbered files in the host's `logs`.
+    pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        Process::spawn(command, &format!("{number:03}-{name}"), &self.logs).with_context(|| format!("on {}", self.name))
+    }
+
+    /// Runs a [`Host::command`] to its end and gives its standard output.
+    pub fn run(&self, name: &str, command: &mut Command, patience: Duration) -> Result<String> {
+        self.spawn(name, command)?.finish(patience).with_context(|| format!("on {}", self.name))
+    }
+
+    /// Sets the rates of the host's cable.
+    pub fn shape(&self, link: Link) -> Result<()> {
+        let ends = [(&self.namespace.name, CABLE, link.up), (&self.switch, self.port.as_str(), link.down)];
+        for (namespace, interface, rate) in ends {
+            shape(namespace, interface, rate).with_context(|| format!("shape the cable of {}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// What crossed the host's cable so far.
+    pub fn traffic(&self) -> Result<Traffic> {
+        Traffic::parse(&self.namespace.ip(&["-json", "-statistics", "link", "show", "dev", CABLE])?)
+    }
+}
+
+fn shape(namespace: &str, interface: &str, rate: Option<Rate>) -> Result<()> {
+    let mut command = Command::new("tc");
+    command.args(["-netns", namespace, "qdisc", "replace", "dev", interface, "root"]);
+    match rate {
+        Some(rate) => command.args(shaper(rate)),
+        None => command.arg("pfifo"),
+    };
+    run(&mut command).map(drop)
+}
+
+/// A named network namespace; deleted when dropped, after every process in it was ended.
+#[derive(Debug)]
+struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn create(name: String) -> Result<Self> {
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        Ok(Self { name })
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// Runs `ip` in this namespace and gives what it printed.
+    fn ip(&self, arguments: &[&str]) -> Result<String> {
+        run(Command::new("ip").args(["-netns", &self.name]).args(arguments))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        remove(&self.name);
+    }
+}
+
+/// Ends every process in a namespace of this crate's making, then deletes it. Does what it can: it also runs after a panic.
+fn remove(name: &str) {
+    let inside = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
+    for id in inside.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
+        let _ = kill_process(id, Signal::KILL);
+    }
+    if let Err(error) = run(Command::new("ip").args(["netns", "delete", name])) {
+        eprintln!("{name} stays behind: {error:#}");
+    }
+}
+
+/// Removes what runs left behind that were killed before they could clean up.
+fn sweep() {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let Some(name) = file.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        let owner = name[PREFIX.len()..].split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(owner).exists() {
+            remove(name);
+        }
+    }
+    for entry in runs_directory().into_iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
+        let file = entry.file_name();
+        let owner = file.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
+        if !Path::new("/proc").join(owner).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("start {command:?}"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {}", errors.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,127 @@
+//! Failure of Darter is not failure of the pull.
+//!
+//! The registry's cable is slow in these scenarios, so that a pull lasts long enough to be disturbed in its middle.
+
+use anyhow::{Result, ensure};
+use darter_lab::engine::{Containerd, PULL_PATIENCE, Route, Skopeo, ensure_copied};
+use darter_lab::registry::NAME;
+use darter_lab::{Agent, Registry};
+
+use crate::world::{Came, World, ensure_held, sizes, wait_for_bytes};
+
+/// Cables of hosts in these scenarios.
+const RATE: &str = "160mbit";
+/// How much a node has received when the fault strikes: past the first layer's start, well before the end.
+const MIDDLE: u64 = 30_000_000;
+
+pub(crate) fn no_seed_at_the_start(world: &World) -> Result<()> {
+    let [origin, nobody, one, two] = world.hosts(["registry", "nobody", "node-1", "node-2"], RATE)?;
+    let registry = Registry::public(&origin, world.shelf.storage())?;
+    let first = Agent::node(&one, &registry.url(), &nobody)?;
+    let _second = Agent::node(&two, &registry.url(), &nobody)?;
+    let route = Route::mirrored(registry.authority());
+    let containerd = Containerd::start(&one, &route)?;
+    let skopeo = Skopeo::configure(&two, &route)?;
+
+    let image = &world.shelf.tools;
+    let mut pulls = [containerd.fetch(&image.reference(NAME))?, skopeo.copy(&image.reference(NAME), "copy")?];
+    for pull in &mut pulls {
+        pull.finish(PULL_PATIENCE)?;
+    }
+    ensure_held(&containerd, image)?;
+    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+    let came = Came::to(&first)?;
+    ensure!(came.from_origin + came.from_peers >= image.size(), "the agent moved nothing for containerd: {came:?}");
+    Ok(())
+}
+
+pub(crate) fn seed_killed_in_mid_pull(world: &World) -> Result<()> {
+    let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], RATE)?;
+    let registry = Registry::public(&origin, world.shelf.storage())?;
+    let mut seed = Agent::seed(&seed_host, &registry.url())?;
+    let nodes = [Agent::node(&one, &registry.url(), &seed_host)?, Agent::node(&two, &registry.url(), &seed_host)?];
+    let route = Route::mirrored(registry.authority());
+    let containerd = Containerd::start(&one, &route)?;
+    let skopeo = Skopeo::configure(&two, &route)?;
+
+    let image = &world.shelf.tools;
+    let mut pulls = [containerd.fetch(&image.reference(NAME))?, skopeo.copy(&image.reference(NAME), "copy")?];
+    wait_for_bytes(&one, MIDDLE)?;
+    seed.kill();
+    ensure!(pulls.iter_mut().all(|pull| pull.is_running()), "the pulls were over before the seed was killed");
+    for pull in &mut pulls {
+        pull.finish(PULL_PATIENCE)?;
+    }
+    ensure_held(&containerd, image)?;
+    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+    for node in &nodes {
+        let came = Came::to(node)?;
+        let all = came.from_origin + came.from_seed + came.from_peers;
+        ensure!(came.from_seed > 0, "{} had nothing of the seed before: {came:?}", node.host().name());
+        ensure!(all >= image.size(), "{}'s engine went past its agent: {came:?}", node.host().name());
+    }
+    let last = &image.layers[image.layers.len() - 1].digest.to_string();
+    let explained = nodes[0].ask(&["explain", last])?;
+    ensure!(!explained["events"].as_array().is_none_or(Vec::is_empty), "nothing is said of what happened: {explained}");
+    Ok(())
+}
+
+pub(crate) fn peer_killed_in_mid_pull(world: &World) -> Result<()> {
+    let [origin, seed_host, one, two, three] = world.hosts(["registry", "seed", "node-1", "node-2", "node-3"], RATE)?;
+    let registry = Registry::public(&origin, world.shelf.storage())?;
+    let _seed = Agent::seed(&seed_host, &registry.url())?;
+    let first = Agent::node(&one, &registry.url(), &seed_host)?;
+    let _second = Agent::node(&two, &registry.url(), &seed_host)?;
+    let mut victim = Agent::node(&three, &registry.url(), &seed_host)?;
+    let route = Route::mirrored(registry.authority());
+    let containerd = Containerd::start(&one, &route)?;
+    let skopeo = Skopeo::configure(&two, &route)?;
+    let image = &world.shelf.tools;
+    let mut pulls = [containerd.fetch(&image.reference(NAME))?, skopeo.copy(&image.reference(NAME), "copy")?];
+    let mut doomed = Skopeo::configure(&three, &route)?.copy(&image.reference(NAME), "copy")?;
+    wait_for_bytes(&three, MIDDLE)?;
+    // Its engine would read the registry itself, which is not what the log is to show.
+    doomed.kill();
+    victim.kill();
+    ensure!(pulls.iter_mut().all(|pull| pull.is_running()), "the pulls were over before the peer was killed");
+    for pull in &mut pulls {
+        pull.finish(PULL_PATIENCE)?;
+    }
+    ensure_held(&containerd, image)?;
+    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+    registry.access_log()?.ensure_read_once(sizes(image))?;
+    let came = Came::to(&first)?;
+    ensure!(came.from_peers > 0, "peers gave nothing: {came:?}");
+    Ok(())
+}
+
+pub(crate) fn agent_restarted_in_mid_pull(world: &World) -> Result<()> {
+    let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], RATE)?;
+    let registry = Registry::public(&origin, world.shelf.storage())?;
+    let _seed = Agent::seed(&seed_host, &registry.url())?;
+    let mut restarted = Agent::node(&one, &registry.url(), &seed_host)?;
+    let _other = Agent::node(&two, &registry.url(), &seed_host)?;
+    let route = Route::mirrored(registry.authority());
+    let containerd = Containerd::start(&one, &route)?;
+    let skopeo = Skopeo::configure(&two, &route)?;
+    let image = &world.shelf.tools;
+    let mut pull = containerd.fetch(&image.reference(NAME))?;
+    let mut other = skopeo.copy(&image.reference(NAME), "copy")?;
+    wait_for_bytes(&one, MIDDLE)?;
+    restarted.kill();
+    ensure!(pull.is_running(), "the pull was over before the agent was killed");
+    restarted.start()?;
+    pull.finish(PULL_PATIENCE)?;
+    other.finish(PULL_PATIENCE)?;
+    ensure_held(&containerd, image)?;
+    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+
+    // The agent serves on from what it held: another engine on its host, the right bytes, and less than a whole image fetched.
+    let again = Skopeo::configure(&one, &route)?;
+    again.copy(&image.reference(NAME), "again")?.finish(PULL_PATIENCE)?;
+    ensure_copied(&again.directory("again")?, &image.manifest, &image.blobs())?;
+    let came = Came::to(&restarted)?;
+    let fetched = came.from_origin + came.from_seed + came.from_peers;
+    ensure!(fetched < image.size(), "the agent fetched again what it held before its restart: {came:?}");
+    Ok(())
+}

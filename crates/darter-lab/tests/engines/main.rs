@@ -1,0 +1,70 @@
+//! End to end with the real things: Debian's docker-registry, containerd with runc, podman and skopeo, on hosts in network
+//! namespaces, all pulling through Darter.
+//!
+//! Each scenario is a trial. Where the machine lacks root or packages a trial is ignored by name and the reason is
+//! printed; with `CI=true` a lack is a failure. Trials run one after another: each keeps the whole machine busy.
+
+mod faults;
+mod laboratory;
+mod private;
+mod pulls;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use darter_core::{Clock, SystemClock};
+use darter_lab::needs;
+use libtest_mimic::{Arguments, Failed, Trial};
+use world::World;
+
+/// A scenario that needs the laboratory's images and engines.
+type Scenario = fn(&World) -> Result<()>;
+
+const SCENARIOS: [(&str, Scenario); 9] = [
+    ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
+    (
+        "laboratory::pulls_without_darter_read_the_registry_each",
+        laboratory::pulls_without_darter_read_the_registry_each,
+    ),
+    ("pulls::four_engines_pull_one_image_and_the_registry_is_read_once", pulls::four_engines_pull_one_image),
+    ("pulls::a_late_node_is_served_without_the_registry", pulls::a_late_node_is_served_without_the_registry),
+    ("faults::no_seed_at_the_start", faults::no_seed_at_the_start),
+    ("faults::seed_killed_in_mid_pull", faults::seed_killed_in_mid_pull),
+    ("faults::peer_killed_in_mid_pull", faults::peer_killed_in_mid_pull),
+    ("faults::agent_restarted_in_mid_pull", faults::agent_restarted_in_mid_pull),
+    ("private::a_private_blob_is_given_to_nobody_without_credentials", private::a_private_blob_needs_credentials),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let programs = [&needs::NETWORK[..], &needs::IMAGES, &needs::ENGINES].concat();
+    let lack = needs::lacking(&programs);
+    if let Some(lack) = &lack {
+        eprintln!("the end-to-end scenarios are skipped: this {lack}");
+    }
+    let trials = SCENARIOS.iter().map(|&(name, scenario)| trial(name, scenario, lack.clone())).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &'static str, scenario: Scenario, lack: Option<String>) -> Trial {
+    let ignored = lack.is_some() && !needs::in_ci();
+    let run = move || match lack {
+        Some(lack) => Err(Failed::from(format!("this scenario {lack}"))),
+        None => run(name, scenario).map_err(|error| Failed::from(format!("{error:#}"))),
+    };
+    Trial::test(name, run).with_ignored_flag(ignored)
+}
+
+fn run(name: &str, scenario: Scenario) -> Result<()> {
+    let clock = SystemClock::start();
+    let start = clock.now();
+    let world = World::new()?;
+    let result = scenario(&world);
+    eprintln!("{name}: {:.1} s", clock.now().since(start).as_secs_f64());
+    if result.is_err() {
+        eprintln!("{}", world.agents_logs());
+    }
+    result
+}
