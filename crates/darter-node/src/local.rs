@@ -1,0 +1,225 @@
+//! The local port: one HTTP/1.1 server for the programs of this host.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/v2/…` | the registry [`Mirror`] |
+//! | `/metrics` | [`Metrics`] for Prometheus |
+//! | `/healthz` | 200 `ok`, or 503 `draining` |
+//! | `/` | what this is |
+//!
+//! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory.
+//! Connections are limited in number; those over the limit wait to be accepted.
+//!
+//! Draining has two steps, so that load balancers and probes can look away first: [`LocalPort::announce_drain`] turns
+//! `/healthz`, [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::{self, Metrics};
+use crate::mirror::Mirror;
+
+/// Body of every answer. An error in it breaks the connection off, so that the reader sees an incomplete body.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Connections at a time: engines open a handful each; the rest is room for many of them.
+const MOST_CONNECTIONS: usize = 1024;
+
+/// How long to wait when the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const ABOUT: &str = "This is Darter's port for programs on this host.\n\n\
+    /v2/       registry mirror (OCI distribution, pull only)\n\
+    /metrics   numbers for Prometheus\n\
+    /healthz   whether the agent takes requests\n";
+
+/// The local port, being served.
+#[derive(Debug)]
+pub struct LocalPort {
+    address: SocketAddr,
+    services: Arc<Services>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Services {
+    mirror: Arc<Mirror>,
+    metrics: Arc<Metrics>,
+    draining: AtomicBool,
+}
+
+impl LocalPort {
+    /// Serves connections of `listener` in the background, until drained.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub fn serve(listener: TcpListener, mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let port = Self {
+            address: listener.local_addr()?,
+            services: Arc::new(Services { mirror, metrics, draining: AtomicBool::new(false) }),
+            stop: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let (services, stop, cut) = (Arc::clone(&port.services), port.stop.clone(), port.cut.clone());
+        port.tasks.spawn(accept(listener, services, stop, cut, port.tasks.clone()));
+        Ok(port)
+    }
+
+    /// The address served.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets `/healthz` say that this agent is about to stop; everything else goes on.
+    pub fn announce_drain(&self) {
+        self.services.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops accepting, and returns when every answer under way is sent, or after `timeout` with the rest cut off.
+    pub async fn drain(&self, timeout: Duration) {
+        self.announce_drain();
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(timeout, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "local port: cutting off what did not end in time");
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+impl Drop for LocalPort {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.cut.cancel();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    services: Arc<Services>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let accepted = async {
+            let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(stream, Arc::clone(&services), stop.clone(), cut.clone());
+                tasks.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "local port: could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, services: Arc<Services>, stop: CancellationToken, cut: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "local port: no TCP_NODELAY");
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        let services = Arc::clone(&services);
+        async move { Ok::<_, Infallible>(services.answer(request).await) }
+    });
+    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut stopping = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = cut.cancelled() => return,
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "local port: a connection broke");
+    }
+}
+
+impl Services {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let (parts, _) = request.into_parts();
+        let path = parts.uri.path();
+        if path == "/v2" || path.starts_with("/v2/") {
+            return self.mirror.handle(&parts).await;
+        }
+        let head = parts.method == Method::HEAD;
+        if !head && parts.method != Method::GET {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here\n", head);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match path {
+            "/" => text(StatusCode::OK, ABOUT, head),
+            "/healthz" if self.draining.load(Ordering::Relaxed) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n", head)
+            }
+            "/healthz" => text(StatusCode::OK, "ok\n", head),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.metrics.encode(), head);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "nothing here: see / for what this port serves\n", head),
+        }
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>, head: bool) -> Response<Body> {
+    let text = text.into();
+    let length = text.len();
+    let mut response = Response::new(if head { empty() } else { full(text) });
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    response
+}
+
+/// A body of bytes at hand.
+pub(crate) fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}

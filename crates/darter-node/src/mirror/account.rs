@@ -1,0 +1,128 @@
+//! The log and the count of one request, written once: when its body has ended, or was dropped half-way.
+//!
+//! Nothing here sees `Authorization`: method, path and upstream are all that is kept of a request.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use darter_core::{Clock, Moment};
+use http::request::Parts;
+use http::{Method, Response};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use crate::local::Body;
+use crate::metrics::{Metrics, MirrorKind};
+
+/// What is known of one request so far.
+pub(crate) struct Account {
+    kind: MirrorKind,
+    method: Method,
+    path: String,
+    upstream: Option<String>,
+    problem: Option<String>,
+    started: Moment,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Account {
+    /// Starts the account of a request.
+    pub(crate) fn open(kind: MirrorKind, request: &Parts, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        metrics.local_requests_active.inc();
+        Self {
+            kind,
+            method: request.method.clone(),
+            path: request.uri.path().to_owned(),
+            upstream: None,
+            problem: None,
+            started: clock.now(),
+            metrics,
+            clock,
+        }
+    }
+
+    /// Notes which upstream is meant.
+    pub(crate) fn upstream(&mut self, name: &str) {
+        self.upstream = Some(name.to_owned());
+    }
+
+    /// Notes why the answer is an error.
+    pub(crate) fn failed(&mut self, problem: &str) {
+        self.problem = Some(problem.to_owned());
+    }
+
+    /// Follows the response's body to its end.
+    pub(crate) fn attach(self, response: Response<Body>) -> Response<Body> {
+        let status = response.status().as_u16();
+        self.metrics.mirror_request(self.kind, status);
+        self.metrics.mirror_first_byte(self.kind, self.clock.now() - self.started);
+        response.map(|inner| Followed { inner, status, bytes: 0, broke: false, account: self }.boxed_unsync())
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.metrics.local_requests_active.dec();
+    }
+}
+
+/// A body whose bytes are counted.
+struct Followed {
+    inner: Body,
+    status: u16,
+    bytes: u64,
+    broke: bool,
+    account: Account,
+}
+
+impl http_body::Body for Followed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.bytes += length;
+                self.account.metrics.local_served_bytes.inc_by(length);
+            }
+            Poll::Ready(Some(Err(_))) => self.broke = true,
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let account = &self.account;
+        let seconds = (account.clock.now() - account.started).as_secs_f64();
+        tracing::info!(
+            method = %account.method,
+            path = account.path,
+            upstream = account.upstream.as_deref().unwrap_or_default(),
+            status = self.status,
+            bytes = self.bytes,
+            seconds,
+            broke = self.broke,
+            problem = account.problem.as_deref().unwrap_or_default(),
+            "mirror request"
+        );
+    }
+}

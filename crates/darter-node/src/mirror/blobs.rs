@@ -1,0 +1,49 @@
+//! What the mirror needs of the agent: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
+//! mirror's tests have a twin in memory.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source};
+use futures_util::stream::BoxStream;
+
+use crate::agent::{Agent, Download};
+use crate::error::FetchError;
+
+/// Gives blobs.
+#[async_trait]
+pub trait Blobs: Send + Sync + 'static {
+    /// Opens a blob. The caller has made sure that these credentials may read it: content at hand is given without
+    /// asking its origin again.
+    ///
+    /// # Errors
+    /// The origin's refusal, or a failure of the agent's own.
+    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError>;
+}
+
+/// A blob being fetched, or at hand. Dropping it ends the interest in it.
+pub trait Blob: Send + 'static {
+    /// Length in bytes, if known.
+    fn length(&self) -> Option<u64>;
+
+    /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.
+    fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>>;
+}
+
+#[async_trait]
+impl Blobs for Agent {
+    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
+        let download = Self::open(self, source, credentials).await?;
+        Ok(Box::new(download))
+    }
+}
+
+impl Blob for Download {
+    fn length(&self) -> Option<u64> {
+        Self::length(self)
+    }
+
+    fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        Self::stream(self, range)
+    }
+}

@@ -1,0 +1,199 @@
+//! Who may read what is cached: no caller gets bytes that their own credentials could not fetch.
+//!
+//! Cached content goes to a caller when two things are known, both from the upstream's own mouth:
+//!
+//! 1. *acceptance*: the upstream gave something of the repository to these very credentials (a manifest, a tag list,
+//!    a blob's headers) no longer than `ttl` ago. Registries authorise by repository, so a yes to one thing in it is
+//!    a yes to all;
+//! 2. *membership*: the content belongs to that repository, because a manifest that the upstream gave for it names it,
+//!    or because the upstream was asked for it there. Digests are immutable, so this does not expire.
+//!
+//! If either is unknown, the mirror asks the upstream with the caller's credentials. So an ordinary pull costs the
+//! upstream one conditional manifest request and nothing for its blobs.
+//!
+//! A caller without credentials is one more caller: the one whose credentials are empty. What answers for it upstream
+//! is the login that the agent's owner configured for that registry, or an anonymous token; configuring a login
+//! therefore opens what it can read to everybody who reaches the local port. It is never used for a caller who brings
+//! credentials.
+//!
+//! Limit: a registry is believed about its own repositories. One that claims to hold content it never had is given
+//! the benefit to whoever names that content's digest, as it is in the content stores of the engines themselves.
+//!
+//! Pure: time is an argument. Both tables are bounded; what is forgotten is asked for again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Digest, Moment};
+
+use crate::mirror::recent::Recent;
+
+/// Entries of each table. An entry is a few hundred bytes at most.
+const CAPACITY: u64 = 10_000;
+
+/// A repository of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Scope {
+    upstream: Arc<str>,
+    repository: Arc<str>,
+}
+
+/// [`Credentials::fingerprint`](darter_core::source::Credentials::fingerprint) of a caller.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// What a manifest says about something it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Length in bytes, where the manifest (or the upstream) says.
+    pub(crate) size: Option<u64>,
+}
+
+/// What upstreams said about callers and content.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    ttl: Duration,
+    accepted: Recent<(Scope, Fingerprint), Moment>,
+    members: Recent<(Scope, Digest), Member>,
+}
+
+impl Scope {
+    /// The repository `repository` of the upstream of this name.
+    pub(crate) fn new(upstream: &str, repository: &str) -> Self {
+        Self { upstream: upstream.into(), repository: repository.into() }
+    }
+}
+
+impl Grants {
+    /// Nothing known; an acceptance will be believed for `ttl`.
+    pub(crate) fn new(ttl: Duration) -> Self {
+        Self { ttl, accepted: Recent::new(CAPACITY), members: Recent::new(CAPACITY) }
+    }
+
+    /// The upstream just gave something of the repository to this caller.
+    pub(crate) fn accept(&mut self, scope: &Scope, caller: Fingerprint, now: Moment) {
+        self.accepted.insert((scope.clone(), caller), now, 1);
+    }
+
+    /// The upstream just refused this caller.
+    pub(crate) fn refuse(&mut self, scope: &Scope, caller: Fingerprint) {
+        self.accepted.remove(&(scope.clone(), caller));
+    }
+
+    /// The content belongs to the repository.
+    pub(crate) fn belongs(&mut self, scope: &Scope, digest: Digest, member: Member) {
+        self.members.insert((scope.clone(), digest), member, 1);
+    }
+
+    /// The upstream just said that the repository has no such content.
+    pub(crate) fn is_gone(&mut self, scope: &Scope, digest: Digest) {
+        self.members.remove(&(scope.clone(), digest));
+    }
+
+    /// What is known of the content, if the caller may read it without asking the upstream.
+    pub(crate) fn look_up(
+        &mut self,
+        scope: &Scope,
+        caller: Fingerprint,
+        digest: Digest,
+        now: Moment,
+    ) -> Option<Member> {
+        let accepted = *self.accepted.get(&(scope.clone(), caller))?;
+        if now - accepted >= self.ttl {
+            return None;
+        }
+        self.members.get(&(scope.clone(), digest)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::source::Credentials;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const SIZED: Member = Member { size: Some(7) };
+
+    fn at(minutes: u32) -> Moment {
+        Moment::ZERO + MINUTE * minutes
+    }
+
+    fn caller(token: &str) -> Fingerprint {
+        Credentials { headers: vec![("authorization".into(), token.into())] }.fingerprint()
+    }
+
+    struct World {
+        grants: Grants,
+        app: Scope,
+        layer: Digest,
+        alice: Fingerprint,
+    }
+
+    /// Alice was accepted for `lab/app` at minute 0; the layer belongs to it.
+    fn world() -> World {
+        let mut grants = Grants::new(MINUTE * 5);
+        let (app, layer, alice) = (Scope::new("lab", "app"), Digest::sha256(b"layer"), caller("alice"));
+        grants.accept(&app, alice, at(0));
+        grants.belongs(&app, layer, SIZED);
+        World { grants, app, layer, alice }
+    }
+
+    #[test]
+    fn an_accepted_caller_reads_what_belongs_to_the_repository() {
+        let World { mut grants, app, layer, alice } = world();
+        assert_eq!(grants.look_up(&app, alice, layer, at(4)), Some(SIZED));
+    }
+
+    #[test]
+    fn a_grant_ends_with_its_time_and_starts_anew_with_a_new_acceptance() {
+        let World { mut grants, app, layer, alice } = world();
+        assert_eq!(grants.look_up(&app, alice, layer, at(5)), None);
+        grants.accept(&app, alice, at(6));
+        assert_eq!(grants.look_up(&app, alice, layer, at(10)), Some(SIZED));
+    }
+
+    #[test]
+    fn one_callers_grant_is_nobody_elses() {
+        let World { mut grants, app, layer, .. } = world();
+        assert_eq!(grants.look_up(&app, caller("bob"), layer, at(1)), None);
+        assert_eq!(grants.look_up(&app, Credentials::none().fingerprint(), layer, at(1)), None);
+    }
+
+    #[test]
+    fn a_grant_for_one_repository_or_upstream_is_none_for_another() {
+        let World { mut grants, layer, alice, .. } = world();
+        assert_eq!(grants.look_up(&Scope::new("lab", "other"), alice, layer, at(1)), None);
+        assert_eq!(grants.look_up(&Scope::new("elsewhere", "app"), alice, layer, at(1)), None);
+    }
+
+    #[test]
+    fn an_accepted_caller_does_not_read_what_only_another_repository_has() {
+        let World { mut grants, app, alice, .. } = world();
+        let secret = Digest::sha256(b"secret");
+        grants.belongs(&Scope::new("lab", "vault"), secret, SIZED);
+        assert_eq!(grants.look_up(&app, alice, secret, at(1)), None);
+    }
+
+    #[test]
+    fn a_refusal_and_a_removal_take_effect_at_once() {
+        let World { mut grants, app, layer, alice } = world();
+        grants.is_gone(&app, layer);
+        assert_eq!(grants.look_up(&app, alice, layer, at(1)), None);
+        grants.belongs(&app, layer, SIZED);
+        grants.refuse(&app, alice);
+        assert_eq!(grants.look_up(&app, alice, layer, at(1)), None);
+    }
+
+    #[test]
+    fn the_tables_are_bounded_and_what_is_used_stays() {
+        let World { mut grants, app, layer, alice } = world();
+        for n in 0..CAPACITY * 2 {
+            grants.accept(&app, caller(&n.to_string()), at(1));
+            grants.belongs(&app, Digest::sha256(&n.to_le_bytes()), SIZED);
+            if n % 1000 == 0 {
+                assert_eq!(grants.look_up(&app, alice, layer, at(1)), Some(SIZED));
+            }
+        }
+        assert_eq!(grants.look_up(&app, caller("0"), layer, at(1)), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! Errors as the distribution specification writes them: a status and `{"errors":[{"code","message"}]}`.
+//!
+//! An upstream's refusal is passed on with its own words and challenges, because the engine's next step (a token,
+//! another login) depends on them. A failure to get an answer at all is a 502 or 504, on which engines go on to their
+//! next mirror or to the registry itself.
+
+use bytes::Bytes;
+use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure};
+use futures_util::StreamExt;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::local::{self, Body};
+
+/// Most of an upstream's error body that is passed on.
+const MOST_OF_A_REFUSAL: usize = 64 << 10;
+
+/// The specification's error codes that the pull side uses, and `UNAVAILABLE`, which Docker's registry added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    BlobUnknown,
+    ManifestUnknown,
+    ManifestInvalid,
+    NameInvalid,
+    NameUnknown,
+    DigestInvalid,
+    Unauthorized,
+    Denied,
+    TooManyRequests,
+    Unsupported,
+    Unavailable,
+}
+
+/// An answer that is an error.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    code: Code,
+    message: String,
+    headers: HeaderMap,
+    /// An upstream's own body, already in the specification's form.
+    body: Option<Bytes>,
+}
+
+impl Problem {
+    /// An error of the mirror's own. The message says what to do next.
+    pub(crate) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), headers: HeaderMap::new(), body: None }
+    }
+
+    /// For methods that change something.
+    pub(crate) fn read_only() -> Self {
+        let text = "this is a mirror for pulling: push to the registry itself";
+        let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, text);
+        problem.headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        problem
+    }
+
+    /// For an upstream (or an agent) that gave something other than what was asked for.
+    pub(crate) fn bad_upstream(code: Code, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, code, message)
+    }
+
+    /// Why no answer came from an upstream.
+    pub(crate) fn of_error(error: &OriginError, unknown: Code) -> Self {
+        Self::of_failure(&OriginFailure::from(error), unknown)
+    }
+
+    /// Why an origin gave no bytes, as an agent tells it. `unknown` is the code of a 404.
+    pub(crate) fn of_failure(failure: &OriginFailure, unknown: Code) -> Self {
+        let status = match &failure.kind {
+            ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            kind => passed_on(kind.status().and_then(|status| StatusCode::from_u16(status).ok())),
+        };
+        let mut problem = Self::new(status, code_of(status, unknown), &failure.text);
+        match &failure.kind {
+            ErrorKind::Unauthorized { challenge } => {
+                for value in challenge.iter().filter_map(|text| HeaderValue::from_str(text).ok()) {
+                    problem.headers.append(WWW_AUTHENTICATE, value);
+                }
+            }
+            ErrorKind::RateLimited { retry_after: Some(wait) } => {
+                problem.headers.insert(RETRY_AFTER, wait.as_secs().max(1).into());
+            }
+            _ => {}
+        }
+        problem
+    }
+
+    /// An upstream's answer that is no success. `unknown` is the code of a 404.
+    pub(crate) async fn of_answer(answer: Answer, upstream: &str, unknown: Code) -> Self {
+        let status = passed_on(Some(answer.status));
+        let text = format!("{upstream} answered {}", answer.status);
+        let mut problem = Self::new(status, code_of(status, unknown), text);
+        for name in [WWW_AUTHENTICATE, RETRY_AFTER, CONTENT_RANGE] {
+            for value in answer.headers.get_all(&name) {
+                problem.headers.append(name.clone(), value.clone());
+            }
+        }
+        if status == answer.status {
+            problem.body = refusal_body(answer).await;
+        }
+        problem
+    }
+
+    /// Adds a header.
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// What went wrong, for the log.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// As it goes to the engine; a HEAD gets the headers alone.
+    pub(crate) fn into_response(self, head: bool) -> Response<Body> {
+        let Self { status, code, message, headers, body } = self;
+        let body = body.unwrap_or_else(|| {
+            let errors = serde_json::json!({ "errors": [{ "code": code.as_str(), "message": message }] });
+            Bytes::from(errors.to_string())
+        });
+        let length = body.len();
+        let mut response = Response::new(if head { local::empty() } else { local::full(body) });
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        response
+    }
+}
+
+impl Code {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Denied => "DENIED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::Unavailable => "UNAVAILABLE",
+        }
+    }
+}
+
+/// What the caller did wrong stays the caller's; everything else is a bad gateway.
+fn passed_on(status: Option<StatusCode>) -> StatusCode {
+    status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+fn code_of(status: StatusCode, unknown: Code) -> Code {
+    match status {
+        StatusCode::UNAUTHORIZED => Code::Unauthorized,
+        StatusCode::FORBIDDEN => Code::Denied,
+        StatusCode::NOT_FOUND | StatusCode::GONE => unknown,
+        StatusCode::TOO_MANY_REQUESTS => Code::TooManyRequests,
+        status if status.is_client_error() => Code::Unsupported,
+        _ => Code::Unavailable,
+    }
+}
+
+/// The body, if it is small and in the specification's form.
+async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.body.next().await {
+        body.extend_from_slice(&chunk.ok()?);
+        if body.len() > MOST_OF_A_REFUSAL {
+            return None;
+        }
+    }
+    let parsed: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    parsed.get("errors")?.as_array()?.first()?.get("code")?.as_str()?;
+    Some(body.into())
+}

@@ -1,0 +1,81 @@
+//! The `Range` header of a request (RFC 9110, section 14): one range of bytes, or else the whole.
+
+use darter_core::ByteRange;
+
+/// What a `Range` header means for content of a known length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Everything: no range, or one that servers ignore (another unit, several ranges, not well formed).
+    Whole,
+    /// These bytes; not empty, and within the content.
+    Part(ByteRange),
+    /// Nothing that the content has.
+    Unsatisfiable,
+}
+
+/// Reads the header's value.
+pub(crate) fn parse(value: Option<&str>, length: u64) -> Asked {
+    let Some(spec) = value.and_then(|value| value.trim().strip_prefix("bytes=")) else { return Asked::Whole };
+    let Some((first, last)) = spec.split_once('-') else { return Asked::Whole };
+    let (first, last) = (first.trim(), last.trim());
+    if first.is_empty() {
+        let Some(count) = number(last) else { return Asked::Whole };
+        return within(length.saturating_sub(count), length, length);
+    }
+    let Some(start) = number(first) else { return Asked::Whole };
+    if last.is_empty() {
+        return within(start, length, length);
+    }
+    let Some(last) = number(last) else { return Asked::Whole };
+    if last < start {
+        return Asked::Whole;
+    }
+    within(start, last.saturating_add(1), length)
+}
+
+fn within(start: u64, end: u64, length: u64) -> Asked {
+    let range = ByteRange::new(start, end).clamp_to(length);
+    if start >= length || range.is_empty() { Asked::Unsatisfiable } else { Asked::Part(range) }
+}
+
+/// Digits only: `parse` alone would also take a sign. A number past all content is as good as the largest.
+fn number(text: &str) -> Option<u64> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_as_engines_write_them() {
+        let part = |start, end| Asked::Part(ByteRange::new(start, end));
+        for (value, expected) in [
+            ("bytes=0-0", part(0, 1)),
+            ("bytes=2-5", part(2, 6)),
+            ("bytes=2-", part(2, 10)),
+            ("bytes=2-99", part(2, 10)),
+            ("bytes=9-99999999999999999999", part(9, 10)),
+            ("bytes=-3", part(7, 10)),
+            ("bytes=-30", part(0, 10)),
+            ("bytes=10-", Asked::Unsatisfiable),
+            ("bytes=99999999999999999999-", Asked::Unsatisfiable),
+            ("bytes=-0", Asked::Unsatisfiable),
+        ] {
+            assert_eq!(parse(Some(value), 10), expected, "{value}");
+        }
+        assert_eq!(parse(Some("bytes=0-"), 0), Asked::Unsatisfiable);
+    }
+
+    #[test]
+    fn what_servers_ignore_means_the_whole() {
+        for value in ["bytes=1-2,4-5", "bytes=5-2", "bytes=", "bytes=-", "bytes=+1-2", "bytes=a-b", "items=0-1", "0-1"]
+        {
+            assert_eq!(parse(Some(value), 10), Asked::Whole, "{value}");
+        }
+        assert_eq!(parse(None, 10), Asked::Whole);
+    }
+}

@@ -1,0 +1,207 @@
+//! From a request's path and query to what is asked for, and of which upstream.
+//!
+//! The upstream of a request is named, in this order, by
+//!
+//! 1. the query parameter `ns`, which containerd sends to mirrors;
+//! 2. the first component of the repository, if it is the name of a configured upstream or looks like a host (it has a
+//!    dot or a colon, or is `localhost`): `/v2/ghcr.io/app/manifests/1`, for engines whose mirrors have a path prefix;
+//! 3. the default upstream of the configuration: Docker's mirror requests name none.
+//!
+//! Pure: nothing here does I/O.
+
+use std::collections::BTreeSet;
+
+use darter_core::Digest;
+use http::StatusCode;
+use url::form_urlencoded;
+
+use crate::mirror::problem::{Code, Problem};
+
+/// Longest repository name, as registries in general have it.
+const LONGEST_NAME: usize = 255;
+/// Longest tag, by the specification.
+const LONGEST_TAG: usize = 128;
+
+/// What a path under `/v2/` asks for, not yet validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    /// `/v2/` itself.
+    Ping,
+    /// `/v2/<name>/manifests/<tag or digest>`.
+    Manifest { name: &'a str, reference: &'a str },
+    /// `/v2/<name>/blobs/<digest>`.
+    Blob { name: &'a str, digest: &'a str },
+    /// `/v2/<name>/tags/list`.
+    Tags { name: &'a str },
+    /// `/v2/<name>/referrers/<digest>`.
+    Referrers { name: &'a str, digest: &'a str },
+}
+
+/// The last part of a manifest's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reference<'a> {
+    /// A tag.
+    Tag(&'a str),
+    /// A digest.
+    Digest(Digest),
+}
+
+/// How the upstream was named, so that links to further pages name it likewise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// By `ns`, with its value as it came.
+    Namespace(String),
+    /// By the repository's first component.
+    Prefix(String),
+    /// Not at all.
+    Default,
+}
+
+/// A repository of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The upstream's name.
+    pub(crate) upstream: String,
+    /// The repository's name there.
+    pub(crate) repository: String,
+    /// How the request said so.
+    pub(crate) naming: Naming,
+}
+
+/// The upstreams a request may mean without `ns`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// Names of configured upstreams.
+    pub(crate) names: BTreeSet<String>,
+    /// The upstream of requests that name none.
+    pub(crate) default: Option<String>,
+}
+
+/// Reads a path, percent-decoded. `None`: the mirror serves nothing there.
+pub(crate) fn parse(path: &str) -> Option<Route<'_>> {
+    let rest = path.strip_prefix("/v2")?;
+    if rest.is_empty() || rest == "/" {
+        return Some(Route::Ping);
+    }
+    let rest = rest.strip_prefix('/')?;
+    if let Some(name) = rest.strip_suffix("/tags/list") {
+        return Some(Route::Tags { name });
+    }
+    // A repository may be called `a/blobs/b`: what counts is the last but one component.
+    let (front, last) = rest.rsplit_once('/')?;
+    let (name, kind) = front.rsplit_once('/')?;
+    match kind {
+        "manifests" => Some(Route::Manifest { name, reference: last }),
+        "blobs" => Some(Route::Blob { name, digest: last }),
+        "referrers" => Some(Route::Referrers { name, digest: last }),
+        _ => None,
+    }
+}
+
+/// Undoes the one escape that engines use in such paths: a digest's colon. Anything else that is escaped can stand
+/// neither in a name nor in a reference, and is refused as it is.
+pub(crate) fn decoded(path: &str) -> String {
+    path.replace("%3A", ":").replace("%3a", ":")
+}
+
+/// The value of `ns`, and the query without it, encoded anew.
+pub(crate) fn split_query(query: Option<&str>) -> (Option<String>, String) {
+    let mut namespace = None;
+    let mut others = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if name == "ns" {
+            namespace = Some(value.into_owned()).filter(|value| !value.is_empty());
+        } else {
+            others.append_pair(&name, &value);
+        }
+    }
+    (namespace, others.finish())
+}
+
+/// Which repository of which upstream a name means.
+///
+/// # Errors
+/// A name that breaks the specification's grammar, or that no upstream is known for.
+pub(crate) fn place(namespace: Option<String>, name: &str, known: &Known) -> Result<Place, Problem> {
+    if let Some(namespace) = namespace {
+        let repository = valid_name(name)?;
+        return Ok(Place { upstream: namespace.clone(), repository, naming: Naming::Namespace(namespace) });
+    }
+    if let Some((first, rest)) = name.split_once('/')
+        && (known.names.contains(first) || looks_like_host(first))
+    {
+        let repository = valid_name(rest)?;
+        return Ok(Place { upstream: first.to_owned(), repository, naming: Naming::Prefix(first.to_owned()) });
+    }
+    let repository = valid_name(name)?;
+    let Some(upstream) = known.default.clone() else {
+        let text = format!(
+            "no registry is named for {name:?}: set a default upstream in Darter's configuration, write the registry \
+             into the path as in /v2/docker.io/{name}/…, or add ?ns=docker.io"
+        );
+        return Err(Problem::new(StatusCode::NOT_FOUND, Code::NameUnknown, text));
+    };
+    Ok(Place { upstream, repository, naming: Naming::Default })
+}
+
+/// Reads the last part of a manifest's path.
+///
+/// # Errors
+/// Something that is neither a digest nor a tag.
+pub(crate) fn reference(text: &str) -> Result<Reference<'_>, Problem> {
+    if text.contains(':') {
+        return digest(text).map(Reference::Digest);
+    }
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let well_formed = text.len() <= LONGEST_TAG
+        && text.bytes().next().is_some_and(word)
+        && text.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-');
+    if well_formed {
+        return Ok(Reference::Tag(text));
+    }
+    // What can't be a tag can't have been pushed: 404, as the specification's own tests expect.
+    Err(Problem::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, format!("{text:?} is neither a tag nor a digest")))
+}
+
+/// Reads a digest.
+///
+/// # Errors
+/// Something that is not one.
+pub(crate) fn digest(text: &str) -> Result<Digest, Problem> {
+    text.parse().map_err(|error: darter_core::digest::ParseDigestError| {
+        Problem::new(StatusCode::BAD_REQUEST, Code::DigestInvalid, error.to_string())
+    })
+}
+
+fn looks_like_host(component: &str) -> bool {
+    component == "localhost" || component.contains(['.', ':'])
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, joined by slashes.
+fn valid_name(name: &str) -> Result<String, Problem> {
+    if name.len() <= LONGEST_NAME && name.split('/').all(valid_component) {
+        return Ok(name.to_owned());
+    }
+    let text = format!(
+        "{name:?} is not the name of a repository: lower-case letters, digits and single separators, at most \
+         {LONGEST_NAME} characters"
+    );
+    Err(Problem::new(StatusCode::BAD_REQUEST, Code::NameInvalid, text))
+}
+
+fn valid_component(component: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = component.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    if !word(*first) || !word(*last) {
+        return false;
+    }
+    // Between words stand one dot, one or two underscores, or any number of dashes.
+    bytes
+        .split(|byte| word(*byte))
+        .filter(|between| !between.is_empty())
+        .all(|between| matches!(between, b"." | b"_" | b"__") || between.iter().all(|byte| *byte == b'-'))
+}
+
+#[cfg(test)]
+mod tests;
