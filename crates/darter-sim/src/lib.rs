@@ -1,1 +1,28 @@
-//! A fleet in memory and virtual time that runs the very decisions of darter-swarm.
+//! A fleet in memory and virtual time that runs the very decisions of `darter-swarm`.
+//!
+//! A discrete-event simulator: pieces and messages take the time that rates and latencies give them, nothing runs
+//! outside the one queue of events, and all randomness comes from one seed, so that a run can be repeated exactly.
+//! It checks the rules of the swarm, not sockets or disks: transfers never lose bytes by themselves, and a node's
+//! control messages arrive in order.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`scenario`] | [`Scenario`]: nodes, rates, and the operations that happen to them |
+//! | [`fleet`] | [`Fleet`]: the engine, one event after the other |
+//! | `links` | uploads: slots, serial links, what a transfer takes |
+//! | `leading` | what happens at the node that leads: tracker, origin, elections |
+//! | `node` | one simulated node |
+//! | `queue` | the queue of events |
+//! | [`report`] | [`Report`]: what a run showed |
+
+pub mod fleet;
+mod leading;
+mod links;
+mod node;
+mod queue;
+pub mod report;
+pub mod scenario;
+
+pub use fleet::Fleet;
+pub use report::Report;
+pub use scenario::{NodeSpec, Operation, Scenario};

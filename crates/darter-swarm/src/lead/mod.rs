@@ -128,11 +128,12 @@ impl Lead {
     }
 
     /// A node says that it is here, what it holds, and whether it wants the whole blob. Joining again replaces what
-    /// was known of it. The lead's own node joins too if it fetches pieces from members (after a take-over); others
-    /// are not told to ask it by name.
+    /// was known of it. The lead's own node joins too if it fetches pieces from members (after a take-over): it is
+    /// told of neighbours, they are not told of it, and what it holds is said by [`Lead::own`] alone.
     pub fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
         self.leave(node);
-        let held = held.iter().filter(|piece| piece.0 < self.total.unwrap_or(MOST_PIECES)).collect();
+        let most = if node == self.me { 0 } else { self.total.unwrap_or(MOST_PIECES) };
+        let held = held.iter().filter(|piece| piece.0 < most).collect();
         let slot = self.members.add(node, place, held, wants);
         self.count_held(slot, true);
         self.members.link_up(slot);
@@ -152,7 +153,7 @@ impl Lead {
 
     /// A member holds one more piece.
     pub fn have(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
-        if piece.0 >= self.total.unwrap_or(MOST_PIECES) {
+        if piece.0 >= self.total.unwrap_or(MOST_PIECES) || node == self.me {
             return;
         }
         let Some(slot) = self.members.slot(node) else { return };

@@ -23,6 +23,7 @@ impl Picker {
         self.request_from_slow(now);
         self.request_twice(now);
         self.note_deadlines(now);
+        self.is_full = self.open_count() >= self.most_open();
         actions.append(&mut self.waiting);
     }
 

@@ -62,6 +62,8 @@ pub struct Picker {
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
     wakeup: Option<Moment>,
+    /// Whether the last poll left no room for more requests.
+    is_full: bool,
 }
 
 #[derive(Debug)]
@@ -116,15 +118,17 @@ impl Picker {
             next_id: 0,
             waiting: Vec::new(),
             wakeup: None,
+            is_full: false,
         }
     }
 
-    /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`].
-    pub fn handle(&mut self, event: Event, now: Moment) {
+    /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`]; false means
+    /// that nothing follows, so that a swarm full of announcements costs little.
+    pub fn handle(&mut self, event: Event, now: Moment) -> bool {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(known, total),
-            Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, held),
-            Event::PeerHas { peer, piece } => self.peer_has(peer, piece),
+            Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, &held),
+            Event::PeerHas { peer, piece } => return self.peer_has(peer, piece),
             Event::PeerLeft { peer } => self.peer_left(peer),
             Event::LeadChanged { lead } => self.lead_changed(lead),
             Event::Started { request, piece } => self.started(request, piece, now),
@@ -151,6 +155,7 @@ impl Picker {
                 self.reopen(piece);
             }
         }
+        true
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.
@@ -185,7 +190,7 @@ impl Picker {
         }
     }
 
-    fn peer_joined(&mut self, peer: NodeId, tier: Tier, wants: bool, held: PieceSet) {
+    fn peer_joined(&mut self, peer: NodeId, tier: Tier, wants: bool, held: &PieceSet) {
         if peer == self.me || self.banned.contains(&peer) {
             return;
         }
@@ -203,14 +208,18 @@ impl Picker {
         piece.0 < self.total.unwrap_or(MOST_PIECES)
     }
 
-    fn peer_has(&mut self, peer: NodeId, piece: PieceIndex) {
+    /// True if the piece may be asked for now.
+    fn peer_has(&mut self, peer: NodeId, piece: PieceIndex) -> bool {
         if !self.can_be(piece) {
-            return;
+            return false;
         }
-        let Some(neighbour) = self.neighbours.iter_mut().find(|neighbour| neighbour.id == peer) else { return };
+        let Some(neighbour) = self.neighbours.iter_mut().find(|neighbour| neighbour.id == peer) else { return false };
         if neighbour.held.insert(piece) {
             self.rarity.add_holder(piece);
         }
+        let reader_waits = !self.readers.is_empty() && !self.held.contains(piece);
+        let has_room = !self.is_full && neighbour.meter.open < self.tuning.per_holder;
+        reader_waits || (has_room && self.rarity.open().contains(piece))
     }
 
     fn peer_left(&mut self, peer: NodeId) {

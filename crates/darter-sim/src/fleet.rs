@@ -1,0 +1,415 @@
+//! The engine: takes one event after the other from the queue and lets pickers and lead decide.
+//!
+//! A node dies silently and is missed after a while; a lead's death leads to an election. Messages take the scenario's
+//! latency where their order or delay matters to a decision (requests, asks, announcements, failures); the tracker's
+//! notices arrive at once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use darter_core::{Moment, PieceIndex};
+use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning};
+
+use crate::links::Transfer;
+use crate::node::{Node, content, index_of};
+use crate::queue::{Queue, What};
+use crate::report::Report;
+use crate::scenario::{Operation, Scenario};
+
+/// How long it takes until a dead node is missed.
+const MISSED_AFTER: Duration = Duration::from_millis(200);
+
+/// Polls of one node are at least this far apart, as those of a daemon are that handles what came in together.
+const POLL_EVERY: Duration = Duration::from_micros(500);
+
+/// A fleet in the middle of a scenario.
+#[derive(Debug)]
+pub struct Fleet {
+    pub(crate) now: Moment,
+    pub(crate) queue: Queue,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) transfers: Vec<Transfer>,
+    pub(crate) free_transfers: Vec<u32>,
+    pub(crate) leader: Option<u32>,
+    /// Counts leads; a reading of the origin under a former one is void.
+    pub(crate) reading: u32,
+    pub(crate) is_reading: bool,
+    pub(crate) known: u32,
+    pub(crate) manifest_due: bool,
+    pub(crate) pieces: u32,
+    pub(crate) piece_bytes: u64,
+    pub(crate) origin: f64,
+    pub(crate) latency: Duration,
+    pub(crate) tuning: Tuning,
+    pub(crate) seed: u64,
+    pub(crate) report: Report,
+    cuts: BTreeSet<(u32, u32)>,
+    crossings: std::collections::BTreeMap<String, u64>,
+    operations: Vec<(Duration, Operation)>,
+    operations_left: usize,
+    waiting_for: usize,
+    limit: Moment,
+    actions: Vec<Action>,
+}
+
+impl Fleet {
+    /// A fleet at the start of a scenario.
+    ///
+    /// # Panics
+    /// When the scenario has no node, or an operation names a node that it doesn't have.
+    pub fn new(scenario: &Scenario) -> Self {
+        assert!(!scenario.nodes.is_empty(), "a scenario has a seed");
+        let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
+            let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ content(index);
+            Node::new(index, spec, scenario.pieces, scenario.piece_bytes, scenario.tuning, seed)
+        });
+        let mut fleet = Self {
+            now: Moment::ZERO,
+            queue: Queue::default(),
+            nodes: nodes.collect(),
+            transfers: Vec::new(),
+            free_transfers: Vec::new(),
+            leader: None,
+            reading: 0,
+            is_reading: false,
+            known: 0,
+            manifest_due: false,
+            pieces: scenario.pieces,
+            piece_bytes: scenario.piece_bytes,
+            origin: scenario.origin.map_or(1e15, |rate| rate.bytes_per_second() as f64),
+            latency: scenario.latency,
+            tuning: scenario.tuning,
+            seed: scenario.seed,
+            report: Report::default(),
+            cuts: BTreeSet::new(),
+            crossings: std::collections::BTreeMap::new(),
+            operations: scenario.operations.clone(),
+            operations_left: scenario.operations.len(),
+            waiting_for: 0,
+            limit: Moment::ZERO + scenario.limit,
+            actions: Vec::new(),
+        };
+        fleet.start(scenario);
+        fleet
+    }
+
+    fn start(&mut self, scenario: &Scenario) {
+        let joins = scenario.nodes.iter().enumerate().skip(1);
+        self.operations.extend(joins.filter_map(|(index, spec)| Some((spec.joins?, Operation::Join(index)))));
+        self.operations_left = self.operations.len();
+        for (at, (when, _)) in self.operations.iter().enumerate() {
+            self.queue.push(Moment::ZERO + *when, What::Operation(at as u32));
+        }
+        self.nodes[0].alive = true;
+        if scenario.origin.is_none() {
+            self.known = self.pieces;
+            self.tell_manifest(0);
+            for piece in (0..self.pieces).map(PieceIndex) {
+                self.put(0, piece, content(piece.0));
+                self.tell(0, Event::Received { request: None, piece, bytes: self.piece_bytes });
+            }
+        }
+        self.lead_by(0, Start::Fresh);
+    }
+
+    /// Runs until everybody who stays has finished, or the limit is reached.
+    pub fn run(mut self) -> Report {
+        while let Some((at, what)) = self.queue.pop() {
+            if at > self.limit || (self.waiting_for == 0 && self.operations_left == 0) {
+                break;
+            }
+            self.now = at;
+            self.report.events += 1;
+            self.happen(what);
+        }
+        self.finish()
+    }
+
+    fn finish(mut self) -> Report {
+        let took = |node: &Node| node.finished.map(|finished| finished.since(node.joined));
+        self.report.finished = self.nodes.iter().map(took).collect();
+        let lacks = |node: &Node| node.alive && node.wants && !node.picker.is_complete();
+        self.report.unfinished = (0..self.nodes.len()).filter(|index| lacks(&self.nodes[*index])).collect();
+        let wrong = |node: &Node| {
+            let stored = (0..).zip(&node.store);
+            stored.filter(|(piece, stored)| stored.is_some_and(|stored| stored != content(*piece))).count() as u64
+        };
+        self.report.wrong_pieces = self.nodes.iter().map(wrong).sum();
+        self.report.crossings = self.crossings.into_iter().collect();
+        self.report.ended = self.now.since(Moment::ZERO);
+        self.report
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::Operation(at) => self.operate(at as usize),
+            What::Poll(node) => self.poll(node),
+            What::Announce { node, piece } => self.announce(node, PieceIndex(piece)),
+            What::Request { to, from, id, piece, urgent } => self.requested(to, from, id, PieceIndex(piece), urgent),
+            What::Ask { to, from, id } => self.asked(to, from, id),
+            What::Started(transfer) => self.transfer_started(transfer),
+            What::Ended(transfer) => self.transfer_ended(transfer),
+            What::Failed { node, id } => self.tell(node, Event::Failed { request: RequestId(id) }),
+            What::Lead(node) => self.lead_woken(node),
+            What::Read { piece, reading } => self.origin_piece(PieceIndex(piece), reading),
+            What::Noticed(node) => self.noticed(node),
+            What::Manifest => self.manifest_to_all(),
+        }
+    }
+
+    fn operate(&mut self, at: usize) {
+        self.operations_left -= 1;
+        match self.operations[at].1.clone() {
+            Operation::Join(node) => self.join(node as u32),
+            Operation::Leave(node) => {
+                self.kill(node as u32);
+                self.noticed(node as u32);
+            }
+            Operation::Kill(node) => self.kill(node as u32),
+            Operation::Lose(one, other) => self.cut(one as u32, other as u32),
+            Operation::Corrupt(node) => self.nodes[node].honest = false,
+            Operation::SlowDown(node, by) => {
+                self.nodes[node].up /= f64::from(by.max(1));
+                self.nodes[node].down /= f64::from(by.max(1));
+            }
+            Operation::Hang(node) => self.nodes[node].hung = true,
+            Operation::KillLead => {
+                if let Some(leader) = self.leader {
+                    self.kill(leader);
+                }
+            }
+            Operation::RestartSeed => self.restart_seed(),
+            Operation::Read { node, from, patience } => {
+                self.nodes[node].reader = Some((PieceIndex(from), patience));
+                self.move_reader(node as u32);
+            }
+        }
+    }
+
+    fn join(&mut self, index: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[index as usize];
+        if node.alive {
+            return;
+        }
+        node.alive = true;
+        node.life += 1;
+        node.joined = now;
+        node.uploads = 0;
+        if node.finished.is_none() {
+            self.waiting_for += 1;
+        }
+        self.join_lead(index);
+    }
+
+    fn restart_seed(&mut self) {
+        if self.nodes[0].alive {
+            return;
+        }
+        self.nodes[0].alive = true;
+        self.nodes[0].life += 1;
+        self.nodes[0].uploads = 0;
+        self.lead_by(0, Start::TakeOver);
+    }
+
+    fn kill(&mut self, index: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[index as usize];
+        if !node.alive {
+            return;
+        }
+        node.alive = false;
+        node.life += 1;
+        node.lead = None;
+        node.queue.clear();
+        node.up_free = now;
+        node.down_free = now;
+        if node.wants && node.finished.is_none() {
+            self.waiting_for -= 1;
+        }
+        if self.leader == Some(index) {
+            self.leader = None;
+            self.reading += 1;
+        }
+        // What it had under way is lost with it; what lies on its disk is not.
+        self.tell(index, Event::LeadChanged { lead: None });
+        for other in std::mem::take(&mut self.nodes[index as usize].links) {
+            let peer = self.nodes[other as usize].id;
+            self.tell(index, Event::PeerLeft { peer });
+        }
+        self.queue.push(now + MISSED_AFTER, What::Noticed(index));
+    }
+
+    fn noticed(&mut self, index: u32) {
+        if self.nodes[index as usize].alive {
+            return;
+        }
+        let id = self.nodes[index as usize].id;
+        for other in 0..self.nodes.len() as u32 {
+            self.unlink(other, index);
+        }
+        if self.leader.is_none() {
+            self.elect();
+        } else {
+            self.with_lead(|lead| lead.leave(id));
+        }
+    }
+
+    fn cut(&mut self, one: u32, other: u32) {
+        if one == other || self.leader == Some(one) || self.leader == Some(other) {
+            return;
+        }
+        self.cuts.insert((one.min(other), one.max(other)));
+        self.unlink(one, other);
+        self.unlink(other, one);
+    }
+
+    pub(crate) fn is_cut(&self, one: u32, other: u32) -> bool {
+        let to_lead = self.leader == Some(one) || self.leader == Some(other);
+        !to_lead && !self.cuts.is_empty() && self.cuts.contains(&(one.min(other), one.max(other)))
+    }
+
+    /// Tells a picker something, and has it polled soon if anything follows.
+    pub(crate) fn tell(&mut self, index: u32, event: Event) {
+        let node = &mut self.nodes[index as usize];
+        if node.picker.handle(event, self.now) && node.alive {
+            let at = self.now + POLL_EVERY;
+            self.poll_by(index, at);
+        }
+    }
+
+    fn poll_by(&mut self, index: u32, at: Moment) {
+        let node = &mut self.nodes[index as usize];
+        if node.poll_at.is_none_or(|before| at < before) {
+            node.poll_at = Some(at);
+            self.queue.push(at, What::Poll(index));
+        }
+    }
+
+    fn poll(&mut self, index: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[index as usize];
+        if node.poll_at != Some(now) {
+            return;
+        }
+        node.poll_at = None;
+        if !node.alive {
+            return;
+        }
+        let mut actions = std::mem::take(&mut self.actions);
+        node.picker.poll(now, &mut actions);
+        if let Some(at) = node.picker.next_wakeup() {
+            self.poll_by(index, at.max(now + POLL_EVERY));
+        }
+        for action in actions.drain(..) {
+            self.act(index, action);
+        }
+        self.actions = actions;
+    }
+
+    fn act(&mut self, from: u32, action: Action) {
+        let at = self.now + self.latency;
+        match action {
+            Action::Request { id: RequestId(id), peer, piece, urgent } => {
+                let to = index_of(peer);
+                self.queue.push(at, What::Request { to, from, id, piece: piece.0, urgent });
+            }
+            Action::Ask { id: RequestId(id), lead } => {
+                self.queue.push(at, What::Ask { to: index_of(lead), from, id });
+            }
+            Action::Cancel { id: RequestId(id), peer } => {
+                let (to, node) = (index_of(peer), self.nodes[from as usize].id);
+                self.nodes[to as usize].queue.retain(|waiting| waiting.to != from || waiting.id != id);
+                if let Some(lead) = &mut self.nodes[to as usize].lead {
+                    lead.withdraw(node, id);
+                }
+            }
+            Action::Report { peer, .. } => {
+                let reporter = self.nodes[from as usize].id;
+                self.unlink(from, index_of(peer));
+                self.report.tracker_messages += 1;
+                self.with_lead(|lead| {
+                    lead.report(reporter, peer);
+                });
+            }
+        }
+    }
+
+    fn asked(&mut self, to: u32, from: u32, id: u64) {
+        self.report.tracker_messages += 1;
+        if self.leader != Some(to) || self.nodes[to as usize].hung {
+            return;
+        }
+        let node = self.nodes[from as usize].id;
+        if self.nodes[from as usize].alive {
+            self.with_lead(|lead| lead.ask(node, id));
+        }
+    }
+
+    fn announce(&mut self, index: u32, piece: PieceIndex) {
+        let node = &self.nodes[index as usize];
+        if !node.alive {
+            return;
+        }
+        let peer = node.id;
+        for at in 0..self.nodes[index as usize].links.len() {
+            let other = self.nodes[index as usize].links[at];
+            self.tell(other, Event::PeerHas { peer, piece });
+        }
+        let Some(leader) = self.leader.filter(|leader| *leader != index) else { return };
+        self.report.tracker_messages += 1;
+        let now = self.now;
+        self.with_lead(|lead| lead.have(peer, piece, now));
+        if self.nodes[leader as usize].links.contains(&index) {
+            self.tell(leader, Event::PeerHas { peer, piece });
+        }
+    }
+
+    /// Writes a piece to a node's store; false if it was there.
+    pub(crate) fn put(&mut self, index: u32, piece: PieceIndex, content: u64) -> bool {
+        self.nodes[index as usize].store[piece.as_usize()].replace(content).is_none()
+    }
+
+    /// What follows when a node has stored a piece that it lacked.
+    pub(crate) fn stored(&mut self, index: u32, piece: PieceIndex) {
+        let now = self.now;
+        let node = &mut self.nodes[index as usize];
+        if node.wants && node.finished.is_none() && node.picker.is_complete() {
+            node.finished = Some(now);
+            self.waiting_for -= 1;
+        }
+        self.move_reader(index);
+        if self.leader == Some(index) {
+            self.with_lead(|lead| lead.own(piece));
+        } else {
+            self.queue.push(now + self.latency, What::Announce { node: index, piece: piece.0 });
+        }
+    }
+
+    fn move_reader(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        let Some((at, patience)) = node.reader else { return };
+        let next = node.picker.held().first_missing_from(at);
+        node.reader = (next.0 < self.pieces).then_some((next, patience));
+        let reader = ReaderId(0);
+        let event = match node.reader {
+            None => Event::ReaderGone { reader },
+            Some((piece, patience)) => Event::ReaderAt { reader, piece, count: 1, patience },
+        };
+        self.tell(index, event);
+    }
+
+    /// Counts an arrival, and notes it in the run's fingerprint.
+    pub(crate) fn note_arrival(&mut self, from: u32, to: u32, piece: PieceIndex) {
+        self.report.sent_pieces += 1;
+        self.report.seed_pieces += u64::from(from == 0);
+        let (sender, receiver) = (&self.nodes[from as usize].place, &self.nodes[to as usize].place);
+        if darter_swarm::locality::is_across(receiver.tier_to(sender)) {
+            *self.crossings.entry(receiver.rack.clone()).or_default() += 1;
+        }
+        for word in [self.now.as_micros(), u64::from(from), u64::from(to), u64::from(piece.0)] {
+            self.report.fingerprint =
+                (self.report.fingerprint.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
+}

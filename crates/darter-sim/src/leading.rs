@@ -1,0 +1,196 @@
+//! What happens at the node that leads: it tracks, it sends (see `links`), it reads the origin; and how another takes
+//! over when it dies.
+
+use std::time::Duration;
+
+use darter_core::{NodeId, PieceIndex, rendezvous};
+use darter_swarm::{Event, Lead, Notice, Start};
+
+use crate::fleet::Fleet;
+use crate::node::{content, index_of};
+use crate::queue::What;
+
+/// How often members are told of new hashes.
+const MANIFEST_EVERY: Duration = Duration::from_millis(10);
+
+impl Fleet {
+    /// Makes a node the lead, and has everybody join it.
+    pub(crate) fn lead_by(&mut self, leader: u32, start: Start) {
+        if let Some(former) = self.leader.take() {
+            self.nodes[former as usize].lead = None;
+        }
+        self.reading += 1;
+        self.is_reading = false;
+        self.leader = Some(leader);
+        let node = &mut self.nodes[leader as usize];
+        let seed = self.seed ^ u64::from(self.reading);
+        let mut lead = Lead::new(node.id, node.place.clone(), start, self.tuning, seed, self.now);
+        lead.set_total(self.pieces);
+        for piece in (0..self.pieces).map(PieceIndex) {
+            if node.holds(piece) {
+                lead.own(piece);
+            }
+        }
+        node.lead = Some(Box::new(lead));
+        for index in 0..self.nodes.len() as u32 {
+            if self.nodes[index as usize].alive && (index != leader || start == Start::TakeOver) {
+                self.join_lead(index);
+            }
+        }
+        self.wake_lead(leader);
+        self.look_after(leader);
+    }
+
+    /// A node says to the lead that it is here.
+    pub(crate) fn join_lead(&mut self, index: u32) {
+        let Some(leader) = self.leader else { return };
+        let leader_id = self.nodes[leader as usize].id;
+        let node = &self.nodes[index as usize];
+        let (id, place, held) = (node.id, node.place.clone(), node.picker.held().clone());
+        let wants = !node.picker.is_complete();
+        self.report.tracker_messages += 1;
+        let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
+        lead.join(id, place, &held, wants);
+        self.tell(index, Event::LeadChanged { lead: (index != leader).then_some(leader_id) });
+        self.tell_manifest(index);
+        self.give_notices();
+        self.look_after(leader);
+    }
+
+    /// Runs something on the lead, then whatever follows from it.
+    pub(crate) fn with_lead(&mut self, change: impl FnOnce(&mut Lead)) {
+        let Some(leader) = self.leader else { return };
+        let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
+        change(lead);
+        self.give_notices();
+        self.look_after(leader);
+    }
+
+    /// The lead's chores after a change: free slots and the origin.
+    pub(crate) fn look_after(&mut self, leader: u32) {
+        self.fill_slots(leader);
+        self.read_on(leader);
+    }
+
+    /// Sees to it that the lead is looked after when time alone changes something.
+    pub(crate) fn wake_lead(&mut self, leader: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[leader as usize];
+        let Some(at) = node.lead.as_ref().and_then(|lead| lead.next_wakeup(now)) else { return };
+        if node.lead_wake.is_none_or(|before| before <= now || at < before) {
+            node.lead_wake = Some(at);
+            self.queue.push(at, What::Lead(leader));
+        }
+    }
+
+    pub(crate) fn lead_woken(&mut self, leader: u32) {
+        if self.nodes[leader as usize].lead_wake == Some(self.now) {
+            self.nodes[leader as usize].lead_wake = None;
+        }
+        if self.leader == Some(leader) {
+            self.look_after(leader);
+        }
+    }
+
+    /// Asks the origin for the next piece that nobody has, if none is being read.
+    fn read_on(&mut self, leader: u32) {
+        if self.is_reading {
+            return;
+        }
+        let now = self.now;
+        let Some(lead) = &self.nodes[leader as usize].lead else { return };
+        let Some(run) = lead.origin_plan(now) else { return };
+        let piece = run.first;
+        self.report.origin_pieces += 1;
+        let holds = |node: &&crate::node::Node| node.alive && node.honest && node.holds(piece);
+        if self.nodes.iter().find(holds).is_some() {
+            self.report.origin_needless += 1;
+        }
+        self.is_reading = true;
+        let took = Duration::from_secs_f64(self.piece_bytes as f64 / self.origin);
+        self.queue.push(now + took, What::Read { piece: piece.0, reading: self.reading });
+    }
+
+    pub(crate) fn origin_piece(&mut self, piece: PieceIndex, reading: u32) {
+        let Some(leader) = self.leader.filter(|_| self.reading == reading) else { return };
+        self.is_reading = false;
+        if self.known <= piece.0 {
+            self.known = piece.0 + 1;
+            if !self.manifest_due {
+                self.manifest_due = true;
+                self.queue.push(self.now + MANIFEST_EVERY, What::Manifest);
+            }
+        }
+        self.tell_manifest(leader);
+        let fresh = self.put(leader, piece, content(piece.0));
+        self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
+        if fresh {
+            self.stored(leader, piece);
+        }
+        self.look_after(leader);
+    }
+
+    pub(crate) fn tell_manifest(&mut self, index: u32) {
+        self.tell(index, Event::ManifestGrew { known: self.known, total: Some(self.pieces) });
+    }
+
+    pub(crate) fn manifest_to_all(&mut self) {
+        self.manifest_due = false;
+        for index in 0..self.nodes.len() as u32 {
+            if self.nodes[index as usize].alive {
+                self.tell_manifest(index);
+            }
+        }
+    }
+
+    pub(crate) fn give_notices(&mut self) {
+        let Some(leader) = self.leader else { return };
+        let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
+        for notice in lead.take_notices() {
+            match notice {
+                Notice::Linked { to, peer, wants, .. } => self.link(to, peer, wants),
+                Notice::Unlinked { to, peer } => self.unlink(index_of(to), index_of(peer)),
+            }
+        }
+    }
+
+    fn link(&mut self, to: NodeId, peer: NodeId, wants: bool) {
+        let (to, other) = (index_of(to), index_of(peer));
+        let (node, neighbour) = (&self.nodes[to as usize], &self.nodes[other as usize]);
+        if !node.alive || !neighbour.alive || node.links.contains(&other) || self.is_cut(to, other) {
+            return;
+        }
+        let tier = node.place.tier_to(&neighbour.place);
+        let held = neighbour.picker.held().clone();
+        self.nodes[to as usize].links.push(other);
+        self.tell(to, Event::PeerJoined { peer, tier, wants, held });
+    }
+
+    /// `to` finds out that it can't ask `peer` any more.
+    pub(crate) fn unlink(&mut self, to: u32, peer: u32) {
+        let before = self.nodes[to as usize].links.len();
+        self.nodes[to as usize].links.retain(|other| *other != peer);
+        if self.nodes[to as usize].links.len() < before {
+            self.drop_queued(peer, to);
+            let peer = self.nodes[peer as usize].id;
+            self.tell(to, Event::PeerLeft { peer });
+        }
+    }
+
+    /// The members find out that nobody leads, and elect the first of themselves in rendezvous order.
+    pub(crate) fn elect(&mut self) {
+        if self.leader.is_some() {
+            return;
+        }
+        let mut alive = Vec::new();
+        for index in 0..self.nodes.len() as u32 {
+            if self.nodes[index as usize].alive {
+                self.tell(index, Event::LeadChanged { lead: None });
+                alive.push(self.nodes[index as usize].id);
+            }
+        }
+        if let Some(elected) = rendezvous::owner(b"the blob", &alive) {
+            self.lead_by(index_of(elected), Start::TakeOver);
+        }
+    }
+}

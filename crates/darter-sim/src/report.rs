@@ -1,0 +1,44 @@
+//! What a run showed.
+
+use std::time::Duration;
+
+/// The outcome of a run. Nodes are in the scenario's order, the seed first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How long each node took from its joining to the last piece; `None` for those that did not finish, and the seed.
+    pub finished: Vec<Option<Duration>>,
+    /// Nodes that live and want the blob, but don't have it.
+    pub unfinished: Vec<usize>,
+    /// Pieces in a store that are not what they should be.
+    pub wrong_pieces: u64,
+    /// Pieces asked of the origin, repetitions included.
+    pub origin_pieces: u64,
+    /// Pieces asked of the origin though a live, honest node held them.
+    pub origin_needless: u64,
+    /// Pieces sent by the seed.
+    pub seed_pieces: u64,
+    /// Pieces sent by the seed and all nodes.
+    pub sent_pieces: u64,
+    /// Pieces that came into another rack, as (rack of arrival, number); racks without a crossing are left out.
+    pub crossings: Vec<(String, u64)>,
+    /// Pieces that came to somebody who had them already.
+    pub duplicates: u64,
+    /// Messages to the tracker: joins, asks, announcements, reports.
+    pub tracker_messages: u64,
+    /// Events that the run took.
+    pub events: u64,
+    /// A fingerprint of every arrival and its time: equal runs have equal ones.
+    pub fingerprint: u64,
+    /// Virtual time at the end.
+    pub ended: Duration,
+}
+
+impl Report {
+    /// The time by which this part of the nodes that finished had finished (1.0: the last); zero if none did.
+    pub fn quantile(&self, part: f64) -> Duration {
+        let mut times: Vec<Duration> = self.finished.iter().flatten().copied().collect();
+        times.sort_unstable();
+        let at = (part * times.len() as f64).ceil() as usize;
+        times.get(at.clamp(1, times.len().max(1)) - 1).copied().unwrap_or_default()
+    }
+}

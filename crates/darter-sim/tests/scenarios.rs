@@ -1,0 +1,167 @@
+//! Scenarios with a number attached: how near the bound, how many copies, who is held up by whom.
+
+use std::time::Duration;
+
+use darter_core::{Place, Rate};
+use darter_sim::{Fleet, Operation, Report, Scenario};
+
+fn megabytes(rate: u64) -> Rate {
+    Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
+}
+
+fn rack(name: &str) -> Place {
+    Place { rack: name.into(), ..Place::default() }
+}
+
+/// Eight nodes at 200 Mbit/s, 256 MiB.
+fn eight() -> Scenario {
+    Scenario::equal(8, 1024, 256 << 10, megabytes(25))
+}
+
+fn run(scenario: &Scenario) -> Report {
+    let report = Fleet::new(scenario).run();
+    println!(
+        "last/T* {:.3}  p50 {:.3}  seed copies {:.3}  origin {:.3}  duplicates {}  crossings {:?}  messages {}  events {}",
+        over_bound(&report, scenario),
+        report.quantile(0.5).as_secs_f64() / scenario.least_time().as_secs_f64(),
+        copies(report.seed_pieces, scenario),
+        copies(report.origin_pieces, scenario),
+        report.duplicates,
+        report.crossings,
+        report.tracker_messages,
+        report.events,
+    );
+    assert_eq!(report.unfinished, [0_usize; 0], "everybody finishes");
+    assert_eq!(report.wrong_pieces, 0);
+    assert_eq!(report.origin_needless, 0);
+    report
+}
+
+fn copies(pieces: u64, scenario: &Scenario) -> f64 {
+    pieces as f64 / f64::from(scenario.pieces)
+}
+
+fn over_bound(report: &Report, scenario: &Scenario) -> f64 {
+    report.quantile(1.0).as_secs_f64() / scenario.least_time().as_secs_f64()
+}
+
+#[test]
+fn eight_equal_nodes_finish_near_the_bound_with_one_copy_from_the_seed() {
+    let scenario = eight();
+    let report = run(&scenario);
+    assert!(over_bound(&report, &scenario) <= 1.10);
+    assert!(copies(report.seed_pieces, &scenario) <= 1.05);
+}
+
+#[test]
+fn a_seed_that_reads_the_origin_as_it_goes_reads_it_once() {
+    let mut scenario = eight();
+    scenario.origin = Some(megabytes(20));
+    let report = run(&scenario);
+    assert!(over_bound(&report, &scenario) <= 1.10);
+    assert_eq!(report.origin_pieces, u64::from(scenario.pieces));
+    assert!(copies(report.seed_pieces, &scenario) <= 1.05);
+}
+
+#[test]
+fn a_faster_seed_uses_what_it_has() {
+    let mut scenario = eight();
+    scenario.nodes[0].up = megabytes(100);
+    let weak: Vec<_> = (1..=8).collect();
+    for node in weak {
+        scenario.nodes[node].up = megabytes(5);
+    }
+    let report = run(&scenario);
+    assert!(over_bound(&report, &scenario) <= 1.25);
+}
+
+#[test]
+fn a_node_that_joins_late_is_served_by_everybody() {
+    let mut scenario = eight();
+    for node in 1..=8 {
+        scenario.nodes[node].joins = Some(Duration::from_secs(2 * node as u64));
+    }
+    let report = run(&scenario);
+    let slowest = scenario.bytes() as f64 / 25e6;
+    assert!(report.quantile(1.0).as_secs_f64() <= slowest * 1.15);
+}
+
+#[test]
+fn one_slow_node_does_not_slow_the_others() {
+    let mut scenario = eight();
+    scenario.operations = vec![(Duration::ZERO, Operation::SlowDown(8, 8))];
+    let report = run(&scenario);
+    let bound = eight().least_time().as_secs_f64();
+    for node in 1..8 {
+        let took = report.finished[node].unwrap().as_secs_f64();
+        assert!(took <= bound * 1.25, "node {node} took {:.2} of the bound", took / bound);
+    }
+}
+
+#[test]
+fn a_holder_that_turns_slow_or_hangs_never_decides() {
+    for trouble in [Operation::SlowDown(3, 50), Operation::Hang(3)] {
+        let mut scenario = eight();
+        scenario.nodes[3].down = megabytes(25);
+        scenario.operations = vec![(Duration::from_secs(6), trouble)];
+        let report = Fleet::new(&scenario).run();
+        let bound = scenario.least_time().as_secs_f64();
+        for node in [1, 2, 4, 5, 6, 7, 8] {
+            let took = report.finished[node].unwrap().as_secs_f64();
+            assert!(took <= bound * 1.35, "node {node} took {:.2} of the bound", took / bound);
+        }
+    }
+}
+
+#[test]
+fn each_piece_crosses_into_a_rack_about_once() {
+    let mut scenario = eight();
+    for node in 0..=8 {
+        scenario.nodes[node].place = rack(if node < 5 { "a" } else { "b" });
+    }
+    let report = run(&scenario);
+    let into_b = report.crossings.iter().find(|(rack, _)| rack == "b").unwrap().1;
+    assert!(copies(into_b, &scenario) <= 1.2);
+    assert!(over_bound(&report, &scenario) <= 1.25);
+}
+
+#[test]
+fn a_seed_of_its_own_rack_sends_each_piece_once_into_each_other_rack() {
+    let mut scenario = eight();
+    scenario.nodes[0].place = rack("seeds");
+    for node in 1..=8 {
+        scenario.nodes[node].place = rack(if node % 2 == 0 { "a" } else { "b" });
+    }
+    let report = run(&scenario);
+    for (rack, pieces) in &report.crossings {
+        assert!(copies(*pieces, &scenario) <= 1.2, "{rack}");
+    }
+}
+
+#[test]
+fn when_the_lead_dies_one_member_reads_the_tail_once() {
+    let mut scenario = eight();
+    scenario.origin = Some(megabytes(25));
+    scenario.operations =
+        vec![(Duration::from_secs_f64(0.6 * scenario.least_time().as_secs_f64()), Operation::KillLead)];
+    let report = run(&scenario);
+    // What only the dead seed had has to be read again, and little more than that.
+    assert!(copies(report.origin_pieces, &scenario) <= 1.05);
+    assert!(over_bound(&report, &scenario) <= 1.35);
+}
+
+#[test]
+fn a_reader_gets_its_pieces_long_before_the_blob_is_whole() {
+    let mut scenario = eight();
+    scenario.operations =
+        vec![(Duration::from_millis(1), Operation::Read { node: 1, from: 1000, patience: Duration::ZERO })];
+    run(&scenario);
+}
+
+#[test]
+fn a_thousand_nodes_keep_near_the_bound() {
+    let scenario = Scenario::equal(1000, 256, 1 << 20, megabytes(100));
+    let report = run(&scenario);
+    assert!(over_bound(&report, &scenario) <= 1.25);
+    assert!(copies(report.seed_pieces, &scenario) <= 1.3);
+}
