@@ -1,1 +1,106 @@
-fn main() {}
+//! `darter`, the command: parse, configure, build, run, drain. What each command does lives in its module; this file
+//! only chooses.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `cli` | the command line's one definition |
+//! | `config` | flags, environment, file and defaults, and where each value came from |
+//! | `serve` | `up`, `seed`, `node` |
+//! | `get` | `get` |
+//! | `show` | `status`, `ls`, `rm`, `explain` |
+//! | `demo` | `demo` |
+//! | `pages` | `completions`, `man` |
+//! | `client` | the daemon's unix socket |
+//! | `failure`, `output`, `logging`, `signals`, `table`, `units` | exit codes, streams, signals, and words for people |
+
+mod cli;
+mod client;
+mod config;
+mod demo;
+mod failure;
+mod get;
+mod logging;
+mod output;
+mod pages;
+mod serve;
+mod show;
+mod signals;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use darter_node::options::Role;
+
+use self::cli::{Command, ConfigArgs, ConfigRole};
+use self::config::{Configured, NotConfigured};
+use self::failure::Failure;
+
+/// How long blocking work may hold up the exit of a command that is done or has failed.
+const EXIT_PATIENCE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let arguments = cli::arguments(std::env::args_os());
+    let configured = match Configured::from_arguments(&arguments) {
+        Ok(configured) => configured,
+        // Help and version come this way too: clap knows the stream and the code for each.
+        Err(NotConfigured::Clap(error)) => error.exit(),
+        Err(NotConfigured::File(error)) => return report(&Failure::from(error).into(), false),
+    };
+    logging::start(&configured.cli.command);
+    let json = configured.cli.command.wants_json();
+    match start(configured) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, json),
+    }
+}
+
+fn start(configured: Configured) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run(configured));
+    runtime.shutdown_timeout(EXIT_PATIENCE);
+    result
+}
+
+async fn run(configured: Configured) -> anyhow::Result<()> {
+    match &configured.cli.command {
+        Command::Up(args) | Command::Seed(args) => serve::run(args.options(Role::Seed, &[])?).await,
+        Command::Node(args) => serve::run(args.options()?).await,
+        Command::Get(args) => get::run(args).await,
+        Command::Ls(args) => show::list(args).await,
+        Command::Rm(args) => show::remove(args).await,
+        Command::Status(args) => show::status(args).await,
+        Command::Explain(args) => show::explain(args).await,
+        Command::Config(args) => print_configuration(&configured, args),
+        Command::Completions(args) => pages::completions(args),
+        Command::Man(args) => pages::man(args),
+        Command::Demo(args) => demo::run(args).await,
+    }
+}
+
+/// Prints the configuration, after checking it as the agent would.
+fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Result<()> {
+    let role = match args.role {
+        ConfigRole::Seed => Role::Seed,
+        ConfigRole::Node => Role::Node,
+    };
+    args.agent.options(role, &args.join.join)?;
+    let effective = configured.effective();
+    if args.json { output::json(&effective.to_json()) } else { output::text(&effective.to_toml()) }
+}
+
+/// Says in one line what went wrong, to a program if it asked for JSON and to people otherwise.
+fn report(error: &anyhow::Error, json: bool) -> ExitCode {
+    let code = Failure::exit_code(error);
+    if code != 0 {
+        let line = format!("{error:#}");
+        let told = json && output::json(&serde_json::json!({ "error": line })).is_ok();
+        if !told {
+            anstream::eprintln!("{STRONG}error:{STRONG:#} {line}");
+        }
+    }
+    ExitCode::from(code)
+}
+
+const STRONG: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();

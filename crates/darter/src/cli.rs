@@ -1,0 +1,162 @@
+//! The command line, defined once: parsing, help, completions, manual pages, the keys of the configuration file and
+//! `darter config` all come from the types in this module.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `cli/agent.rs` | the flags of `up`, `seed` and `node`, in the groups that other commands share |
+//! | `cli/client.rs` | the flags of everything else |
+//! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
+//! | `cli/options.rs` | from flags to [`darter_node::Options`] |
+//!
+//! A flag that is a setting has an environment variable, `DARTER_` and its name; a flag that only shapes one command's
+//! output has none.
+
+mod agent;
+mod client;
+mod options;
+pub(crate) mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Parser, Subcommand};
+
+pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
+pub(crate) use self::client::{
+    CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, RemoveArgs, StatusArgs,
+};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  Fetch one file, no daemon and no configuration needed:
+    $ darter get https://example.org/model.bin -o model.bin
+
+  Share among many hosts: a seed on one, a node on each of the others:
+    $ darter seed
+    $ darter node --join seed-1:7400
+
+  See what goes on:
+    $ darter status
+    $ darter explain https://example.org/model.bin
+
+  Watch a swarm of eight on this machine:
+    $ darter demo
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+
+/// Brings container images, files and models from where they are stored to every host that needs them.
+///
+/// The first host to ask makes a seed read the origin once; from then on the hosts give each other the pieces they
+/// hold, each piece checked before it is kept or passed on.
+#[derive(Debug, Parser)]
+#[command(name = "darter", version, styles = STYLES, max_term_width = 100, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in one: seed, mirror and administration (where to begin)
+    #[command(after_help = UP_EXAMPLES)]
+    Up(AgentArgs),
+    /// Run a seed: reads origins once for the fleet and brings its nodes together
+    #[command(after_help = SEED_EXAMPLES)]
+    Seed(AgentArgs),
+    /// Run a node: serves this host's programs, and takes pieces from seeds and other nodes
+    #[command(after_help = NODE_EXAMPLES)]
+    Node(NodeArgs),
+    /// Download a URL, through the daemon if one runs
+    #[command(after_help = client::GET_EXAMPLES)]
+    Get(GetArgs),
+    /// List the blobs that this host's store holds
+    Ls(ListArgs),
+    /// Remove blobs from this host's store
+    Rm(RemoveArgs),
+    /// Show the daemon at a glance: traffic, seeds, peers, transfers
+    Status(StatusArgs),
+    /// Tell where a blob's bytes came from, and what happened on the way
+    #[command(after_help = client::EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
+    /// Print the effective configuration, and where each value came from
+    #[command(after_help = client::CONFIG_EXAMPLES)]
+    Config(ConfigArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = client::COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write a page for each command
+    #[command(after_help = client::MAN_EXAMPLES)]
+    Man(ManArgs),
+    /// Watch one seed and eight nodes share a file on this machine, beside plain downloads
+    #[command(after_help = client::DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+}
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  All defaults:
+    $ darter up
+  Keep at most 200 GB, leave half of a gigabit link to others:
+    $ darter up --quota 200GB --upload-limit 500mbit
+  From a file, with one value overridden:
+    $ darter up --config /etc/darter.toml --local 127.0.0.1:9000";
+
+const SEED_EXAMPLES: &str = "\
+Examples:
+    $ darter seed
+  Read origins at no more than 200 Mbit/s, with the logins that Docker has:
+    $ darter seed --origin-limit 200mbit --docker-config /root/.docker/config.json
+  A registry in the house, spoken to without TLS:
+    $ darter seed --upstream registry.local=http://10.0.0.1:5000";
+
+const NODE_EXAMPLES: &str = "\
+Examples:
+    $ darter node --join seed-1:7400
+  Say where this host stands, so that pieces come from near peers first:
+    $ darter node --join seed-1:7400 --label zone=a --label rack=17";
+
+impl Command {
+    /// Whether the caller is a program that wants JSON, failures included.
+    pub(crate) const fn wants_json(&self) -> bool {
+        match self {
+            Self::Get(args) => args.json,
+            Self::Ls(args) => args.json,
+            Self::Rm(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Explain(args) => args.json,
+            Self::Config(args) => args.json,
+            Self::Demo(args) => args.json,
+            Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::Completions(_) | Self::Man(_) => false,
+        }
+    }
+
+    /// What to log, and how; `None` for commands that start no agent.
+    pub(crate) const fn log(&self) -> Option<&LogArgs> {
+        match self {
+            Self::Up(args) | Self::Seed(args) => Some(&args.log),
+            Self::Node(args) => Some(&args.agent.log),
+            Self::Get(args) => Some(&args.log),
+            _ => None,
+        }
+    }
+}
+
+/// The arguments to parse, without the `--` that `cargo demo -- --help` leaves behind `demo`: cargo puts its alias's
+/// own arguments before the user's, separator included.
+pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut given: Vec<OsString> = given.into_iter().collect();
+    if given.get(1).is_some_and(|word| word == "demo") && given.get(2).is_some_and(|word| word == "--") {
+        given.remove(2);
+    }
+    given
+}

@@ -1,0 +1,191 @@
+//! Flags of the agents, in groups. A group is one heading in the help, and what other commands share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, ValueEnum};
+use darter_core::Rate;
+use darter_node::options::{LoginOption, UpstreamOption};
+
+use super::values;
+
+/// Everything an agent can be told, except whom to join.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) origin: OriginArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// A node: an agent, and the seeds it belongs to.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fleet")]
+pub(crate) struct JoinArgs {
+    /// A seed's peer address; repeat for several
+    #[arg(long, env = "DARTER_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = values::endpoint)]
+    pub(crate) join: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Files")]
+pub(crate) struct PlaceArgs {
+    /// Read settings from a TOML file whose keys are the long flags
+    ///
+    /// A flag wins over its environment variable, that over the file, that over the default. `darter config` shows
+    /// what came from where, in a form that can be kept as such a file.
+    #[arg(long, env = "DARTER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Where pieces, the index and the daemon's socket live
+    ///
+    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else.
+    #[arg(long, env = "DARTER_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub(crate) struct NetworkArgs {
+    /// Where other agents reach this one
+    #[arg(long, env = "DARTER_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:7400", value_parser = values::address)]
+    pub(crate) listen: SocketAddr,
+
+    /// Where programs of this host reach the registry mirror and the metrics
+    #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
+    pub(crate) local: SocketAddr,
+
+    /// The address to tell peers, when it is not the one they see (behind NAT, in a container)
+    #[arg(long, env = "DARTER_ADVERTISE", value_name = "HOST:PORT", value_parser = values::endpoint)]
+    pub(crate) advertise: Option<String>,
+
+    /// Say something about this agent; `region`, `zone` and `rack` place it; repeat for several
+    #[arg(long, env = "DARTER_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = values::label)]
+    pub(crate) label: Vec<(String, String)>,
+
+    /// Speak to peers without TLS: for labs, never across a network that others share
+    #[arg(long, env = "DARTER_INSECURE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    pub(crate) insecure: bool,
+
+    /// Hash whole content here too, instead of believing the seed that has done so
+    #[arg(long, env = "DARTER_VERIFY_WHOLE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    pub(crate) verify_whole: bool,
+
+    /// How long a shutdown waits for transfers that are under way
+    #[arg(long, env = "DARTER_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    pub(crate) drain_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Send to peers at no more than this (25MB/s, 200mbit)
+    #[arg(long, env = "DARTER_UPLOAD_LIMIT", value_name = "RATE")]
+    pub(crate) upload_limit: Option<Rate>,
+
+    /// Receive from peers at no more than this
+    #[arg(long, env = "DARTER_DOWNLOAD_LIMIT", value_name = "RATE")]
+    pub(crate) download_limit: Option<Rate>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Store")]
+pub(crate) struct StoreArgs {
+    /// Keep at most this much on disk; the least recently used goes first [default: no limit]
+    #[arg(long, env = "DARTER_QUOTA", value_name = "SIZE", value_parser = values::size)]
+    pub(crate) quota: Option<u64>,
+
+    /// Leave this much of the disk free
+    #[arg(long, env = "DARTER_RESERVE", value_name = "SIZE", default_value = "512MB", value_parser = values::size)]
+    pub(crate) reserve: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Origins")]
+pub(crate) struct OriginArgs {
+    /// Read from origins at no more than this
+    #[arg(long, env = "DARTER_ORIGIN_LIMIT", value_name = "RATE")]
+    pub(crate) origin_limit: Option<Rate>,
+
+    /// Trust the certificates in this PEM file, besides the system's, when reading origins
+    #[arg(long, env = "DARTER_ORIGIN_CA", value_name = "FILE")]
+    pub(crate) origin_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registries")]
+pub(crate) struct RegistryArgs {
+    /// Where a registry is, when it is not at https://NAME; repeat for several
+    #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL", value_delimiter = ',', value_parser = values::upstream)]
+    pub(crate) upstream: Vec<UpstreamOption>,
+
+    /// The registry of requests that name none, as Docker's mirror requests do
+    #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME", default_value = "docker.io")]
+    pub(crate) default_upstream: String,
+
+    /// Speak to this registry without TLS; repeat for several
+    #[arg(long, env = "DARTER_PLAIN_HTTP", value_name = "HOST", value_delimiter = ',')]
+    pub(crate) plain_http: Vec<String>,
+
+    /// Log in to a registry for callers that bring no credentials of their own
+    ///
+    /// Every user of the host can read command lines: write it into the configuration file or the environment, or
+    /// use --docker-config.
+    #[arg(long, env = "DARTER_LOGIN", hide_env_values = true, value_name = "REGISTRY=USER:PASSWORD", value_parser = values::login)]
+    pub(crate) login: Vec<LoginOption>,
+
+    /// Take logins from a Docker config.json
+    #[arg(long, env = "DARTER_DOCKER_CONFIG", value_name = "FILE")]
+    pub(crate) docker_config: Option<PathBuf>,
+
+    /// How long a registry's yes to a caller's credentials is believed
+    #[arg(long, env = "DARTER_GRANT_TTL", value_name = "TIME", default_value = "5m", value_parser = values::duration)]
+    pub(crate) grant_ttl: Duration,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// What to log: a level, or a filter such as `info,darter_wire=debug`
+    #[arg(long, env = "DARTER_LOG", value_name = "LEVEL|FILTER", value_parser = values::log_filter)]
+    pub(crate) log: Option<String>,
+
+    /// How to write log lines
+    #[arg(long, env = "DARTER_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+
+    /// Say more; twice for still more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}

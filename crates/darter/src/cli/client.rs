@@ -1,0 +1,219 @@
+//! Flags of the commands that end by themselves.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+use clap_complete::Shell;
+use darter_core::{Digest, Rate};
+use url::Url;
+
+use super::agent::{AgentArgs, JoinArgs, LogArgs, OriginArgs, PlaceArgs, StoreArgs};
+use super::values;
+
+pub(crate) const GET_EXAMPLES: &str = "\
+Examples:
+  Into the file that the URL names:
+    $ darter get https://example.org/debian.iso
+  Enforce a digest, and send a header that authorises:
+    $ darter get https://example.org/m.bin -o m.bin --digest sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 -H 'Authorization: Bearer TOKEN'
+  Into a pipe:
+    $ darter get https://example.org/root.tar -o -
+
+An interrupted download goes on from the pieces that are here: just ask again.
+FILE appears when all of it is here and right, never before.";
+
+/// Download a URL, through the daemon if one runs
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What to download: http, https or file
+    #[arg(value_name = "URL", value_parser = values::source_url)]
+    pub(crate) url: Url,
+
+    /// Where to put it; `-` for standard output [default: the last part of the URL]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Refuse content that has another digest (sha256:… or sha512:…)
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) digest: Option<Digest>,
+
+    /// Send a request header, such as 'Authorization: Bearer TOKEN'; repeat for several
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = values::header)]
+    pub(crate) header: Vec<(String, String)>,
+
+    /// Print one JSON object at the end, also when it failed
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Download in this process even if a daemon runs
+    #[arg(long)]
+    pub(crate) no_daemon: bool,
+
+    /// Keep the content in the store as well (a daemon always does)
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// No progress bar and no closing line
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) origin: OriginArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// List the blobs that this host's store holds
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Print a JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// Remove blobs from this host's store
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Blob ids as `darter ls` shows them (or a beginning of eight digits and more), digests or URLs
+    #[arg(value_name = "DIGEST|URL|ID", required = true)]
+    pub(crate) names: Vec<String>,
+    /// Print a JSON array of what was removed
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// Show the daemon at a glance
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+pub(crate) const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+    $ darter explain https://example.org/model.bin
+    $ darter explain 3f2a1b4c --json";
+
+/// Tell where a blob's bytes came from
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A blob's digest, the URL it was asked for by, or its id (or a beginning of eight digits and more)
+    #[arg(value_name = "DIGEST|URL|ID")]
+    pub(crate) name: String,
+    /// Print a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+pub(crate) const CONFIG_EXAMPLES: &str = "\
+Examples:
+  Check a file, and see what it comes to:
+    $ darter config --config /etc/darter.toml
+  Begin a file from the defaults:
+    $ darter config --role node --join seed-1:7400";
+
+/// Which agent a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConfigRole {
+    /// As `darter seed` and `darter up` take it
+    Seed,
+    /// As `darter node` takes it
+    Node,
+}
+
+/// Print the effective configuration
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Check it as this agent would
+    #[arg(long, value_enum, default_value = "seed")]
+    pub(crate) role: ConfigRole,
+    /// Print a JSON object instead of TOML
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) join: JoinArgs,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+pub(crate) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+    $ darter completions bash > /etc/bash_completion.d/darter
+    $ darter completions zsh > ~/.zfunc/_darter";
+
+/// Print a completion script
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// For which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+pub(crate) const MAN_EXAMPLES: &str = "\
+Examples:
+    $ darter man | man -l -
+    $ darter man /usr/local/share/man/man1";
+
+/// Print the manual page, or write a page for each command
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write a page for each command into this directory
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+pub(crate) const DEMO_EXAMPLES: &str = "\
+Examples:
+    $ darter demo
+  A file of your own, four nodes, faster links:
+    $ darter demo ./image.tar --nodes 4 --rate 80MB/s
+
+What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a
+process of its own with the same limit for sending and for receiving, fetch it together; then eight plain
+downloads take it from the same origin. The bound T* is what no method can beat with these links:
+max(F/seed's rate, F/slowest node's rate, N·F/(all sending rates together)).";
+
+/// Watch one seed and eight nodes share a file on this machine, beside plain downloads
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// A file or URL to share [default: generated content of --size]
+    #[arg(value_name = "FILE|URL")]
+    pub(crate) content: Option<String>,
+
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+
+    /// How much content to generate
+    #[arg(long, value_name = "SIZE", default_value = "200MB", value_parser = values::size, conflicts_with = "content")]
+    pub(crate) size: u64,
+
+    /// Each one's limit for sending and for receiving: origin, seed and nodes
+    #[arg(long, value_name = "RATE", default_value = "40MB/s")]
+    pub(crate) rate: Rate,
+
+    /// Leave out the plain downloads
+    #[arg(long = "no-plain", action = ArgAction::SetFalse)]
+    pub(crate) plain: bool,
+
+    /// Keep the data directories and logs
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// Print the result as one JSON object, without a picture
+    #[arg(long)]
+    pub(crate) json: bool,
+}

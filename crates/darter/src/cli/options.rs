@@ -1,0 +1,90 @@
+//! From flags to what the agent takes. Nothing is decided here that a flag does not say.
+
+use std::path::PathBuf;
+
+use darter_node::Options;
+use darter_node::options::Role;
+
+use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
+use crate::failure::Failure;
+
+impl PlaceArgs {
+    /// The data directory: as told, or the platform's, which configuring has filled in.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, Failure> {
+        self.data_dir.clone().ok_or_else(|| {
+            Failure::Usage("there is no home directory to keep data in; say where with --data-dir DIR".to_owned())
+        })
+    }
+}
+
+impl AgentArgs {
+    /// The options of an agent that joins `join`.
+    pub(crate) fn options(&self, role: Role, join: &[String]) -> Result<Options, Failure> {
+        if role == Role::Node && join.is_empty() {
+            return Err(Failure::Usage(
+                "a node needs a seed to join: add --join HOST:PORT (or run `darter up` for all in one)".to_owned(),
+            ));
+        }
+        Ok(Options {
+            role,
+            data_dir: self.place.data_dir()?,
+            listen: Some(self.network.listen),
+            advertise: self.network.advertise.clone(),
+            local: Some(self.network.local),
+            join: join.to_vec(),
+            labels: self.network.label.iter().cloned().collect(),
+            upload_limit: self.limits.upload_limit,
+            download_limit: self.limits.download_limit,
+            origin_limit: self.origin.origin_limit,
+            insecure: self.network.insecure,
+            quota: self.store.quota,
+            reserve: self.store.reserve,
+            upstreams: self.registry.upstream.clone(),
+            default_upstream: Some(self.registry.default_upstream.clone()),
+            plain_http: self.registry.plain_http.clone(),
+            logins: self.registry.login.clone(),
+            docker_config: self.registry.docker_config.clone(),
+            origin_ca: self.origin.origin_ca.clone(),
+            grant_ttl: self.registry.grant_ttl,
+            verify_whole: self.network.verify_whole,
+            drain_timeout: self.network.drain_timeout,
+        })
+    }
+}
+
+impl NodeArgs {
+    /// The options of a node.
+    pub(crate) fn options(&self) -> Result<Options, Failure> {
+        self.agent.options(Role::Node, &self.join.join)
+    }
+}
+
+impl GetArgs {
+    /// The options of an agent that lives for one download: it serves nobody and listens nowhere.
+    pub(crate) fn embedded_options(&self) -> Result<Options, Failure> {
+        Ok(Options {
+            role: Role::Embedded,
+            data_dir: self.place.data_dir()?,
+            listen: None,
+            advertise: None,
+            local: None,
+            join: Vec::new(),
+            labels: Default::default(),
+            upload_limit: None,
+            download_limit: None,
+            origin_limit: self.origin.origin_limit,
+            insecure: false,
+            quota: self.store.quota,
+            reserve: self.store.reserve,
+            upstreams: Vec::new(),
+            default_upstream: None,
+            plain_http: Vec::new(),
+            logins: Vec::new(),
+            docker_config: None,
+            origin_ca: self.origin.origin_ca.clone(),
+            grant_ttl: std::time::Duration::ZERO,
+            verify_whole: true,
+            drain_timeout: std::time::Duration::from_secs(3),
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! The command line as people type it.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser};
+use darter_node::options::Role;
+
+use super::*;
+
+fn parse(words: &[&str]) -> Cli {
+    Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_example_in_every_help_is_a_right_command_line() {
+    let mut seen = 0;
+    let top = Cli::command();
+    for command in std::iter::once(&top).chain(top.get_subcommands()) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for example in help.lines().filter_map(|line| line.trim().strip_prefix("$ ")) {
+            // What follows a redirection or a pipe is the shell's.
+            let typed = example.split(['>', '|']).next().unwrap_or_default();
+            let words = shell_words(typed);
+            assert_eq!(words[0], "darter", "{example}");
+            Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} examples found");
+}
+
+/// Splits at spaces outside single quotes.
+fn shell_words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for letter in line.trim().chars() {
+        match letter {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            other => words.last_mut().unwrap().push(other),
+        }
+    }
+    words
+}
+
+#[test]
+fn every_setting_has_an_environment_variable_of_its_name() {
+    for command in Cli::command().get_subcommands() {
+        for arg in command.get_arguments() {
+            let Some(variable) = arg.get_env() else { continue };
+            let long = arg.get_long().unwrap();
+            assert_eq!(variable.to_str().unwrap(), format!("DARTER_{}", long.replace('-', "_").to_uppercase()));
+        }
+    }
+    let node = Cli::command();
+    let node = node.find_subcommand("node").unwrap();
+    let without: Vec<_> =
+        node.get_arguments().filter(|arg| arg.get_env().is_none()).filter_map(|arg| arg.get_long()).collect();
+    assert_eq!(without, ["verbose"], "flags of an agent that no environment variable can set");
+}
+
+#[test]
+fn the_spellings_that_scripts_rely_on() {
+    let cli = parse(&[
+        "darter",
+        "node",
+        "--data-dir",
+        "/d",
+        "--listen",
+        "10.0.0.1:7400",
+        "--local",
+        "127.0.0.1:7401",
+        "--join",
+        "a:7400",
+        "--join",
+        "b:7401",
+        "--label",
+        "rack=1",
+        "--label",
+        "zone=x",
+        "--upload-limit",
+        "25MB/s",
+        "--download-limit",
+        "200mbit",
+        "--origin-limit",
+        "1gbit",
+        "--insecure",
+    ]);
+    let Command::Node(args) = cli.command else { panic!("{cli:?}") };
+    let options = args.options().unwrap();
+    assert_eq!(options.role, Role::Node);
+    assert_eq!(options.join, ["a:7400", "b:7401"]);
+    assert_eq!(options.labels["rack"], "1");
+    assert_eq!(options.labels["zone"], "x");
+    assert_eq!(options.upload_limit, "25MB/s".parse().ok());
+    assert_eq!(options.download_limit, "25MB/s".parse().ok());
+    assert_eq!(options.origin_limit, "125MB/s".parse().ok());
+    assert_eq!(options.data_dir.to_str(), Some("/d"));
+    assert!(options.insecure);
+}
+
+#[test]
+fn a_switch_that_a_file_set_can_be_unset() {
+    for (typed, expected) in [("--insecure", true), ("--insecure=true", true), ("--insecure=no", false)] {
+        let Command::Seed(args) = parse(&["darter", "seed", typed]).command else { panic!() };
+        assert_eq!(args.network.insecure, expected, "{typed}");
+    }
+}
+
+#[test]
+fn a_node_without_a_seed_is_told_to_join_one() {
+    let Command::Node(args) = parse(&["darter", "node", "--data-dir", "/d"]).command else { panic!() };
+    let told = args.options().unwrap_err().to_string();
+    assert!(told.contains("--join"), "{told}");
+}
+
+#[test]
+fn cargo_demo_leaves_a_separator_that_is_dropped() {
+    let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+    assert_eq!(arguments(words("darter demo -- --help")), words("darter demo --help"));
+    assert_eq!(arguments(words("darter demo --nodes 4")), words("darter demo --nodes 4"));
+    assert_eq!(arguments(words("darter get -- x")), words("darter get -- x"));
+}
+
+mod values {
+    use crate::cli::values::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("500MB"), Ok(500_000_000));
+        assert_eq!(size("20 GiB"), Ok(20 << 30));
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        assert_eq!(size("0"), Ok(0));
+        for wrong in ["", "big", "-1MB", "1XB"] {
+            assert!(size(wrong).unwrap_err().contains("500MB"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn labels_and_headers() {
+        assert_eq!(label("rack=1=2"), Ok(("rack".into(), "1=2".into())));
+        assert!(label("rack").is_err() && label("=1").is_err());
+        assert_eq!(header("Accept:  a/b; q=\"1:2\" "), Ok(("Accept".into(), "a/b; q=\"1:2\"".into())));
+        for wrong in ["Accept", "a b: c", ": c", "A: b\nc"] {
+            assert!(header(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(address("0.0.0.0:7400").is_ok() && address("[::]:7400").is_ok());
+        assert!(address("7400").unwrap_err().contains("ADDR:PORT"));
+        for right in ["seed-1:7400", "10.0.0.1:1", "[fd00::1]:7400"] {
+            assert_eq!(endpoint(right), Ok(right.to_owned()));
+        }
+        for wrong in ["seed-1", "seed-1:0", ":7400", "http://seed-1:7400", "fd00::1:7400", "a:99999"] {
+            assert!(endpoint(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn registries() {
+        let option = upstream("10.0.0.1:5000=http://10.0.0.1:5000").unwrap();
+        assert_eq!((option.name.as_str(), option.url.as_str()), ("10.0.0.1:5000", "http://10.0.0.1:5000/"));
+        assert!(upstream("docker.io").is_err() && upstream("a=ftp://b").is_err());
+        let option = login("ghcr.io=robot:a=b:c").unwrap();
+        assert_eq!((option.username.as_str(), option.password.as_str()), ("robot", "a=b:c"));
+        let told = login("ghcr.io=secret").unwrap_err();
+        assert!(!told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn urls() {
+        assert!(source_url("https://a/b").is_ok() && source_url("file:///a").is_ok());
+        assert!(source_url("example.org/x").unwrap_err().contains("https://"));
+        assert!(source_url("ftp://a/b").unwrap_err().contains("ftp"));
+    }
+
+    #[test]
+    fn times_and_filters() {
+        assert_eq!(duration("1m30s").unwrap().as_secs(), 90);
+        assert!(duration("soon").is_err());
+        assert!(log_filter("info,darter_wire=debug").is_ok());
+        assert!(log_filter("=,=").is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! How values are written on the command line, in the environment and in the configuration file. Every refusal says
+//! what was wrong and shows a right one.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use darter_node::options::{LoginOption, UpstreamOption};
+use http::{HeaderName, HeaderValue};
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+/// A number of bytes: `500MB`, `20GiB`, `1048576`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("not a size: {text:?} (write for example 500MB, 20GiB or 1048576)");
+    text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong())
+}
+
+/// A span of time: `30s`, `5m`, `1h30m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("not a time: {text:?} (write for example 30s, 5m or 1h30m)"))
+}
+
+/// A local address to listen on.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("not an address: {text:?} (write ADDR:PORT, for example 0.0.0.0:7400 or [::]:7400)"))
+}
+
+/// Another agent's address, by name or number.
+pub(crate) fn endpoint(text: &str) -> Result<String, String> {
+    let wrong = || format!("not HOST:PORT: {text:?} (write for example seed-1:7400)");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    if host.is_empty() || host.contains(['/', ' ']) || bare_ipv6 || port == 0 {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
+/// `KEY=VALUE`.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("not KEY=VALUE: {text:?} (write for example rack=17)")),
+    }
+}
+
+/// A request header as curl takes it: `Name: value`.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+    let wrong = || format!("not a header: {text:?} (write 'Name: value', for example 'Accept: text/plain')");
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let (name, value) = (name.trim(), value.trim());
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+    HeaderValue::from_str(value).map_err(|_| wrong())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A registry's name and where it is: `NAME=URL`.
+pub(crate) fn upstream(text: &str) -> Result<UpstreamOption, String> {
+    let wrong = || format!("not NAME=URL: {text:?} (write for example docker.io=https://mirror.example.org)");
+    let (name, address) = text.split_once('=').ok_or_else(wrong)?;
+    let url: Url = address.parse().map_err(|_| wrong())?;
+    if name.is_empty() || !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong());
+    }
+    Ok(UpstreamOption { name: name.to_owned(), url })
+}
+
+/// `REGISTRY=USER:PASSWORD`. The refusal does not repeat what may be a password.
+pub(crate) fn login(text: &str) -> Result<LoginOption, String> {
+    let parts = text.split_once('=').and_then(|(registry, login)| Some((registry, login.split_once(':')?)));
+    match parts {
+        Some((registry, (username, password))) if !registry.is_empty() && !username.is_empty() => Ok(LoginOption {
+            registry: registry.to_owned(),
+            username: username.to_owned(),
+            password: password.to_owned(),
+        }),
+        _ => Err("not REGISTRY=USER:PASSWORD (write for example ghcr.io=robot:TOKEN)".to_owned()),
+    }
+}
+
+/// What `darter get` can read.
+pub(crate) fn source_url(text: &str) -> Result<Url, String> {
+    let url: Url =
+        text.parse().map_err(|_| format!("not a URL: {text:?} (write for example https://example.org/file)"))?;
+    match url.scheme() {
+        "http" | "https" | "file" => Ok(url),
+        other => Err(format!("can't read {other}: URLs (http, https and file are known)")),
+    }
+}
+
+/// A level, or a filter by target.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    let wrong = || format!("not a level or filter: {text:?} (write for example debug, or info,darter_wire=debug)");
+    EnvFilter::try_new(text).map_err(|_| wrong())?;
+    Ok(text.to_owned())
+}

@@ -1,0 +1,153 @@
+//! Speaks to a running daemon over its unix socket, `darter.sock` in the data directory. The socket's permissions say
+//! who may; one connection carries one request.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use darter_core::BlobId;
+use darter_node::api;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use url::form_urlencoded::byte_serialize;
+
+/// Why a daemon could not be asked, or what it refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nobody listens.
+    #[error("no daemon at {}; start one with `darter up`, or say where its data is with --data-dir", .0.display())]
+    NoDaemon(PathBuf),
+    /// The socket is there, but not for us.
+    #[error("may not talk to the daemon at {}; run as the user that it runs as, or as root", .0.display())]
+    Forbidden(PathBuf),
+    /// The socket could not be reached for another reason.
+    #[error("can't reach the daemon at {}", .0.display())]
+    Connect(PathBuf, #[source] io::Error),
+    /// The daemon went away between question and answer.
+    #[error("the daemon at {} stopped answering; look into its log, then ask again", .0.display())]
+    Broken(PathBuf, #[source] hyper::Error),
+    /// What answered is no daemon of this version.
+    #[error("the daemon at {} gave an answer that this version of darter does not understand", .0.display())]
+    Answer(PathBuf, #[source] serde_json::Error),
+    /// The daemon said no, and why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A daemon's administration socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The socket of the daemon that has this data directory.
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self { socket: data_dir.join("darter.sock") }
+    }
+
+    /// Where the socket is.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether a daemon runs: yes, no, or an error that tells why that can't be known.
+    pub(crate) async fn runs(&self) -> Result<bool, ClientError> {
+        match self.connect().await {
+            Ok(_) => Ok(true),
+            Err(ClientError::NoDaemon(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /v1/status`.
+    pub(crate) async fn status(&self) -> Result<api::Status, ClientError> {
+        self.read(Method::GET, "/v1/status").await
+    }
+
+    /// `GET /v1/blobs`.
+    pub(crate) async fn blobs(&self) -> Result<Vec<api::BlobRow>, ClientError> {
+        self.read(Method::GET, "/v1/blobs").await
+    }
+
+    /// `DELETE /v1/blobs/{name}`.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), ClientError> {
+        // Form encoding writes a space as a plus sign, which a path takes literally.
+        let name = encoded(name).replace('+', "%20");
+        self.send(Method::DELETE, &format!("/v1/blobs/{name}"), Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// `GET /v1/explain`.
+    pub(crate) async fn explain(&self, name: &str) -> Result<api::Explanation, ClientError> {
+        self.read(Method::GET, &format!("/v1/explain?name={}", encoded(name))).await
+    }
+
+    /// `GET /v1/progress`.
+    pub(crate) async fn progress(&self, blob: BlobId) -> Result<api::Progress, ClientError> {
+        self.read(Method::GET, &format!("/v1/progress?blob={blob}")).await
+    }
+
+    /// `POST /v1/get`: the answer's head, with the content still to be read.
+    pub(crate) async fn get(&self, request: &api::GetRequest) -> Result<Response<Incoming>, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
+        self.send(Method::POST, "/v1/get", body.into()).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+        let answer = self.send(method, path, Bytes::new()).await?;
+        let body = self.body(answer).await?;
+        serde_json::from_slice(&body).map_err(|error| ClientError::Answer(self.socket.clone(), error))
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let broken = |error| ClientError::Broken(self.socket.clone(), error);
+        let stream = self.connect().await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // Ends with the response: either it is read to its end, or dropped.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "darter")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .expect("method, path and headers are well formed");
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let body = self.body(answer).await?;
+        Err(ClientError::Refused(problem(status, &body)))
+    }
+
+    async fn body(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let collected = answer.into_body().collect().await;
+        Ok(collected.map_err(|error| ClientError::Broken(self.socket.clone(), error))?.to_bytes())
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(self.socket.clone()),
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden(self.socket.clone()),
+            _ => ClientError::Connect(self.socket.clone(), error),
+        })
+    }
+}
+
+fn encoded(text: &str) -> String {
+    byte_serialize(text.as_bytes()).collect()
+}
+
+fn problem(status: StatusCode, body: &[u8]) -> String {
+    match serde_json::from_slice::<api::Problem>(body) {
+        Ok(problem) => problem.error,
+        Err(_) => format!("the daemon answered {status}"),
+    }
+}

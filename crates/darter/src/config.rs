@@ -1,0 +1,106 @@
+//! Configuration: flags, environment, file and defaults, in that order, from the one definition in [`crate::cli`].
+//!
+//! The file's keys are the long flags. Its values become the *defaults* of those flags, so that clap itself settles
+//! who wins, checks every value with the flag's own parser, and remembers where each came from. Nothing here knows
+//! any single setting.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `config/file.rs` | reads a TOML file and says what is wrong with it, by line |
+//! | `config/effective.rs` | what it all comes to, and where each value came from |
+//!
+//! Invariant: a file that any agent accepts, every command accepts; keys that a command has no flag for are left
+//! alone, so that one file serves `darter seed`, `darter get` and `darter ls`.
+
+mod effective;
+mod file;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+
+pub(crate) use self::effective::Effective;
+pub(crate) use self::file::{ConfigFile, FileError};
+use crate::cli::Cli;
+
+/// A command line with everything that bears on it.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    /// The command, with the values that won.
+    pub(crate) cli: Cli,
+    /// Where they came from.
+    matches: ArgMatches,
+    file: Option<ConfigFile>,
+}
+
+/// Why there is nothing to run: either words to print (help is among them), or a bad file.
+#[derive(Debug)]
+pub(crate) enum NotConfigured {
+    Clap(Box<clap::Error>),
+    File(FileError),
+}
+
+impl From<clap::Error> for NotConfigured {
+    fn from(error: clap::Error) -> Self {
+        Self::Clap(Box::new(error))
+    }
+}
+
+impl Configured {
+    /// Parses a command line, its environment and the file that either names.
+    ///
+    /// Parses twice: the first time to learn the file and to refuse a wrong command line before the file is read, the
+    /// second time over the file's values.
+    pub(crate) fn from_arguments(arguments: &[OsString]) -> Result<Self, NotConfigured> {
+        let first = Cli::command().try_get_matches_from(arguments)?;
+        let Some((subcommand, given)) = first.subcommand() else {
+            unreachable!("clap refuses a command line without a subcommand");
+        };
+        let file = match given.try_get_one::<PathBuf>("config") {
+            Ok(Some(path)) => Some(ConfigFile::read(path).map_err(NotConfigured::File)?),
+            // Not given, or the command (`man`, `completions`) has no such flag.
+            Ok(None) | Err(_) => None,
+        };
+        let mut command = with_data_dir(Cli::command(), subcommand);
+        if let Some(file) = &file {
+            command = file.as_defaults(command, subcommand);
+        }
+        let matches = command.try_get_matches_from(arguments)?;
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok(Self { cli, matches, file })
+    }
+
+    /// Every setting of the command with its value and where that came from.
+    pub(crate) fn effective(&self) -> Effective {
+        Effective::new(&self.matches, self.file.as_ref())
+    }
+}
+
+/// Gives `--data-dir` the default that fits this user. It is not part of the definition, because help and manual
+/// pages must not depend on who prints them.
+fn with_data_dir(command: clap::Command, subcommand: &str) -> clap::Command {
+    let Some(dir) = default_data_dir(rustix::process::geteuid().is_root(), |name| std::env::var_os(name)) else {
+        return command;
+    };
+    command.mut_subcommand(subcommand, |command| {
+        if command.get_arguments().any(|arg| arg.get_id() == "data_dir") {
+            command.mut_arg("data_dir", |arg| arg.default_value(dir.into_os_string()))
+        } else {
+            command
+        }
+    })
+}
+
+fn default_data_dir(root: bool, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if root {
+        return Some(PathBuf::from("/var/lib/darter"));
+    }
+    // The XDG specification says to ignore relative paths.
+    let absolute = |name| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    Some(data.join(Path::new("darter")))
+}

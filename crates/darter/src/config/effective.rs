@@ -1,0 +1,162 @@
+//! What the configuration comes to: each setting's value, and where that came from.
+
+use std::fmt::{self, Write as _};
+
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory};
+use serde_json::json;
+
+use super::ConfigFile;
+use crate::cli::Cli;
+
+/// All settings of a command, in the order of its help.
+#[derive(Debug)]
+pub(crate) struct Effective {
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// One setting.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// The long flag, which is the key of the file too.
+    pub(crate) key: String,
+    /// The help's heading above it.
+    heading: String,
+    /// The values as they would be typed; secrets are masked. Empty: not set.
+    pub(crate) values: Vec<String>,
+    /// Where they came from.
+    pub(crate) origin: Origin,
+    repeats: bool,
+    truth: bool,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The command line.
+    Flag,
+    /// This environment variable.
+    Environment(String),
+    /// `FILE:LINE`.
+    File(String),
+    /// Built in.
+    Default,
+    /// There is no value.
+    NotSet,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment(variable) => write!(f, "env {variable}"),
+            Self::File(place) => f.write_str(place),
+            Self::Default => f.write_str("default"),
+            Self::NotSet => f.write_str("not set"),
+        }
+    }
+}
+
+impl Effective {
+    pub(super) fn new(matches: &ArgMatches, file: Option<&ConfigFile>) -> Self {
+        let cli = Cli::command();
+        let Some((name, given)) = matches.subcommand() else { return Self { settings: Vec::new() } };
+        let command = cli.find_subcommand(name).expect("clap only matches commands that exist");
+        // What has an environment variable is a setting; `--config` is where settings come from.
+        let settings = command
+            .get_arguments()
+            .filter(|arg| arg.get_env().is_some() && arg.get_id() != "config")
+            .filter_map(|arg| Setting::new(arg, given, file))
+            .collect();
+        Self { settings }
+    }
+
+    /// The settings as a configuration file, each with a comment that says where it came from.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut heading = "";
+        for setting in &self.settings {
+            if setting.heading != heading {
+                heading = &setting.heading;
+                let gap = if text.is_empty() { "" } else { "\n" };
+                let _ = writeln!(text, "{gap}# {heading}");
+            }
+            let line = match setting.values.as_slice() {
+                [] => format!("# {} = …", setting.key),
+                _ => format!("{} = {}", setting.key, setting.toml_value()),
+            };
+            let _ = writeln!(text, "{line:<48} # {}", setting.origin);
+        }
+        text
+    }
+
+    /// The settings as a JSON object: key → value and where it came from.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let entry = |setting: &Setting| {
+            (setting.key.clone(), json!({ "value": setting.json_value(), "from": setting.origin.to_string() }))
+        };
+        serde_json::Value::Object(self.settings.iter().map(entry).collect())
+    }
+}
+
+impl Setting {
+    fn new(arg: &clap::Arg, given: &ArgMatches, file: Option<&ConfigFile>) -> Option<Self> {
+        let key = arg.get_long()?;
+        let id = arg.get_id().as_str();
+        let raw: Vec<String> =
+            given.get_raw(id).into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect();
+        let origin = match given.value_source(id) {
+            None => Origin::NotSet,
+            Some(ValueSource::CommandLine) => Origin::Flag,
+            Some(ValueSource::EnvVariable) => {
+                Origin::Environment(arg.get_env().unwrap_or_default().to_string_lossy().into_owned())
+            }
+            Some(_) => match file.and_then(|file| Some((file, file.line_of(key)?))) {
+                Some((file, line)) => Origin::File(format!("{}:{line}", file.path().display())),
+                None => Origin::Default,
+            },
+        };
+        let truth = arg.get_num_args().is_some_and(|count| count.min_values() == 0);
+        Some(Self {
+            key: key.to_owned(),
+            heading: arg.get_help_heading().unwrap_or("Options").to_owned(),
+            values: if key == "login" { raw.iter().map(|login| masked(login)).collect() } else { raw },
+            origin,
+            repeats: matches!(arg.get_action(), ArgAction::Append),
+            truth,
+        })
+    }
+
+    fn toml_value(&self) -> String {
+        let quoted = |value: &String| toml::Value::String(value.clone()).to_string();
+        match self.values.as_slice() {
+            values if self.repeats => format!("[{}]", values.iter().map(quoted).collect::<Vec<_>>().join(", ")),
+            [value] if self.truth => is_true(value).to_string(),
+            values => values.last().map(quoted).unwrap_or_default(),
+        }
+    }
+
+    fn json_value(&self) -> serde_json::Value {
+        match self.values.as_slice() {
+            values if self.repeats => json!(values),
+            [value] if self.truth => json!(is_true(value)),
+            values => json!(values.last()),
+        }
+    }
+}
+
+/// The words that clap's boolish parser takes for yes.
+fn is_true(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "y" | "yes" | "t" | "true" | "on" | "1")
+}
+
+/// A login without its password.
+fn masked(login: &str) -> String {
+    match login.split_once('=') {
+        Some((registry, rest)) => {
+            let user = rest.split_once(':').map_or(rest, |(user, _)| user);
+            format!("{registry}={user}:***")
+        }
+        None => "***".to_owned(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Who wins, who said it, and what is wrong with a file.
+
+use std::path::Path;
+
+use super::*;
+use crate::cli::Command;
+
+fn words(line: &str) -> Vec<OsString> {
+    line.split(' ').map(OsString::from).collect()
+}
+
+fn configured(line: &str) -> Configured {
+    Configured::from_arguments(&words(line)).unwrap_or_else(|error| panic!("{line}: {error:?}"))
+}
+
+/// A configuration file that lives as long as the test.
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn setting<'a>(effective: &'a Effective, key: &str) -> (&'a [String], String) {
+    let setting = effective.settings.iter().find(|setting| setting.key == key).unwrap();
+    (&setting.values, setting.origin.to_string())
+}
+
+#[test]
+fn flag_wins_over_file_and_file_over_default() {
+    let file =
+        file("data-dir = \"/from/file\"\n\njoin = [\"a:1\", \"b:2\"]\nupload-limit = \"10MB/s\"\ninsecure = true\n");
+    let path = file.path().display();
+    let configured = configured(&format!("darter node --config {path} --upload-limit 20MB/s"));
+    let Command::Node(args) = &configured.cli.command else { panic!() };
+    let options = args.options().unwrap();
+    assert_eq!(options.data_dir, Path::new("/from/file"));
+    assert_eq!(options.join, ["a:1", "b:2"]);
+    assert_eq!(options.upload_limit, "20MB/s".parse().ok());
+    assert!(options.insecure);
+
+    let effective = configured.effective();
+    assert_eq!(setting(&effective, "upload-limit"), (&["20MB/s".to_owned()][..], "flag".to_owned()));
+    assert_eq!(setting(&effective, "data-dir").1, format!("{path}:1"));
+    assert_eq!(setting(&effective, "join").1, format!("{path}:3"));
+    assert_eq!(setting(&effective, "listen"), (&["0.0.0.0:7400".to_owned()][..], "default".to_owned()));
+    assert_eq!(setting(&effective, "quota"), (&[][..], "not set".to_owned()));
+}
+
+#[test]
+fn tables_and_single_values_stand_for_lists() {
+    let file = file("label = { rack = \"17\", zone = \"a\" }\njoin = \"a:1\"\nquota = 1000000\nplain-http = []\n");
+    let configured = configured(&format!("darter node --config {}", file.path().display()));
+    let Command::Node(args) = configured.cli.command else { panic!() };
+    let options = args.options().unwrap();
+    assert_eq!((options.labels["rack"].as_str(), options.labels["zone"].as_str()), ("17", "a"));
+    assert_eq!(options.join, ["a:1"]);
+    assert_eq!(options.quota, Some(1_000_000));
+    assert_eq!(options.plain_http, [""; 0]);
+}
+
+#[test]
+fn one_file_serves_every_command() {
+    let file = file("data-dir = \"/d\"\nlisten = \"0.0.0.0:1\"\njoin = [\"a:1\"]\n");
+    let path = file.path().display();
+    for line in ["seed", "up", "ls", "get http://a/b", "config"] {
+        configured(&format!("darter {line} --config {path}"));
+    }
+    let Command::Ls(args) = configured(&format!("darter ls --config {path}")).cli.command else { panic!() };
+    assert_eq!(args.place.data_dir().unwrap(), Path::new("/d"));
+}
+
+#[test]
+fn what_config_prints_is_a_file_that_says_the_same() {
+    let first =
+        file("label = [\"rack=1\"]\nverify-whole = true\nupstream = { \"docker.io\" = \"http://10.0.0.1:5000\" }\n");
+    let line = format!("darter config --data-dir /d --config {} --quota 5GB", first.path().display());
+    let before = configured(&line).effective();
+    let second = file(&before.to_toml());
+    let after = configured(&format!("darter config --config {}", second.path().display())).effective();
+    let values = |effective: &Effective| {
+        effective.settings.iter().map(|s| (s.key.clone(), s.values.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&before), values(&after));
+    assert_eq!(
+        setting(&after, "quota").1,
+        format!("{}:{}", second.path().display(), line_with(&before.to_toml(), "quota"))
+    );
+    assert_eq!(before.to_json()["verify-whole"]["value"], true);
+    assert_eq!(before.to_json()["label"]["value"][0], "rack=1");
+    assert_eq!(before.to_json()["quota"]["from"], "flag");
+}
+
+fn line_with(text: &str, key: &str) -> usize {
+    text.lines().position(|line| line.starts_with(key)).unwrap() + 1
+}
+
+#[test]
+fn passwords_are_not_printed() {
+    let effective = configured("darter config --data-dir /d --login ghcr.io=robot:secret").effective();
+    assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot:***"]);
+    assert!(!effective.to_toml().contains("secret") && !effective.to_json().to_string().contains("secret"));
+}
+
+#[test]
+fn a_bad_file_is_told_by_line_with_what_to_write() {
+    let cases = [
+        ("\nuplaod-limit = \"1MB/s\"", "f:2: unknown key \"uplaod-limit\"; did you mean \"upload-limit\"?"),
+        ("upload_limit = \"1MB/s\"", "f:1: unknown key \"upload_limit\"; did you mean \"upload-limit\"?"),
+        ("xyzzy = 1", "f:1: unknown key \"xyzzy\"; the keys are the long flags of `darter node --help`"),
+        ("config = \"x\"", "f:1: unknown key \"config\"; the keys are the long flags of `darter node --help`"),
+        (
+            "data-dir = \"/d\"\nupload-limit = \"fast\"",
+            "f:2: upload-limit: not a rate: \"fast\" (write for example 25MB/s, 40MiB/s, 200mbit or 1gbit)",
+        ),
+        (
+            "upload-limit = 5",
+            "f:1: upload-limit: not a rate: \"5\" (write for example 25MB/s, 40MiB/s, 200mbit or 1gbit)",
+        ),
+        ("upload-limit = [\"1MB/s\"]", "f:1: upload-limit: takes one value, not an array"),
+        ("[upload-limit]\na = 1", "f:1: upload-limit: takes one value, not a table"),
+        ("join = { a = \"b\" }", "f:1: join: takes a string or an array of strings, not a table"),
+        ("join = [\n \"a:1\",\n \"b\"\n]", "f:3: join: not HOST:PORT: \"b\" (write for example seed-1:7400)"),
+        ("join = [[\"a:1\"]]", "f:1: join: takes a string, not an array"),
+        ("label = [\"rack\"]", "f:1: label: not KEY=VALUE: \"rack\" (write for example rack=17)"),
+        ("log-format = \"xml\"", "f:1: log-format: not one of text, json: \"xml\""),
+    ];
+    for (text, expected) in cases {
+        let told = ConfigFile::parse(Path::new("f"), text).unwrap_err().to_string();
+        assert_eq!(told, expected, "{text}");
+    }
+    for (text, start) in
+        [("insecure = \"maybe\"", "f:1: insecure: "), ("a = 1\nb = ", "f:2: "), ("a = 1\na = 2", "f:2: ")]
+    {
+        let told = ConfigFile::parse(Path::new("f"), text).unwrap_err().to_string();
+        assert!(told.starts_with(start) && !told.contains('\n'), "{told}");
+    }
+    let told = ConfigFile::read(Path::new("/nowhere/f")).unwrap_err().to_string();
+    assert!(told.starts_with("/nowhere/f: can't read the configuration file: "), "{told}");
+}
+
+#[test]
+fn the_data_directory_follows_the_user() {
+    let environment = |pairs: &'static [(&str, &str)]| {
+        move |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+    };
+    let dir = |root, pairs| default_data_dir(root, environment(pairs)).map(|dir| dir.display().to_string());
+    assert_eq!(dir(true, &[("HOME", "/root")]).as_deref(), Some("/var/lib/darter"));
+    assert_eq!(dir(false, &[("HOME", "/h")]).as_deref(), Some("/h/.local/share/darter"));
+    assert_eq!(dir(false, &[("HOME", "/h"), ("XDG_DATA_HOME", "/x")]).as_deref(), Some("/x/darter"));
+    assert_eq!(dir(false, &[("HOME", "/h"), ("XDG_DATA_HOME", "x")]).as_deref(), Some("/h/.local/share/darter"));
+    assert_eq!(dir(false, &[]), None);
+}

@@ -1,0 +1,145 @@
+//! `darter demo`: one seed and eight nodes share a file on this machine, for everybody to watch.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `demo/content.rs` | the bytes: generated, or a file's |
+//! | `demo/origin.rs` | an HTTP server in this process with a byte budget, which counts what it gives out |
+//! | `demo/fleet.rs` | the seed and the nodes, each a process of its own |
+//! | `demo/swarm.rs` | all nodes fetch at once, through their sockets |
+//! | `demo/plain.rs` | as many plain downloads from the same origin |
+//! | `demo/picture.rs` | who holds what, live |
+//! | `demo/result.rs` | what it came to |
+//!
+//! Nothing here is a special path: the nodes are this program, told by flags what anybody could tell them, and the
+//! clock stops when the last byte has left a node's socket. The demo itself hashes every download.
+
+mod content;
+mod fleet;
+mod origin;
+mod picture;
+mod plain;
+mod result;
+mod swarm;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+
+use self::content::Content;
+use self::fleet::Fleet;
+use self::origin::Origin;
+use self::result::Outcome;
+use crate::cli::DemoArgs;
+use crate::failure::Failure;
+use crate::signals::Signals;
+use crate::{output, units};
+
+/// Runs the demo. Fails when a digest is wrong.
+pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::catch()?;
+    let room = tempfile::Builder::new().prefix("darter-demo-").tempdir().context("can't make a temporary directory")?;
+    // Dropping the show on a signal ends its processes, before the directory under them goes.
+    let shown = tokio::select! {
+        shown = show(args, room.path()) => shown,
+        () = signals.next() => Err(Failure::Interrupted.into()),
+    };
+    put_away(room, args.keep);
+    let outcome = shown?;
+    if args.json {
+        output::json(&outcome)?;
+    } else {
+        output::text(&format!("\n{}", outcome.table()))?;
+    }
+    if outcome.digests_right < outcome.digests_checked {
+        bail!("{} of {} downloads are wrong", outcome.digests_checked - outcome.digests_right, outcome.digests_checked);
+    }
+    Ok(())
+}
+
+async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
+    let content = Arc::new(match &args.content {
+        None => Content::generated(args.size),
+        Some(name) => Content::open(&local_copy(name, room).await?)?,
+    });
+    check_room(room, content.length(), args.nodes)?;
+    let digest = {
+        let content = content.clone();
+        tokio::task::spawn_blocking(move || content.digest()).await??
+    };
+    let origin = Origin::start(content.clone(), args.rate).await?;
+    let say = |line: String| {
+        if !args.json {
+            anstream::eprintln!("{line}");
+        }
+    };
+
+    say(format!(
+        "{} from an origin at {}; one seed and {} nodes that send and receive at {} each",
+        units::size(content.length()),
+        args.rate,
+        args.nodes,
+        args.rate
+    ));
+    let fleet = Fleet::start(args, room).await?;
+    let swarm = swarm::run(&fleet, &origin, &content, digest, args.json).await?;
+    fleet.stop().await;
+
+    let plain = if args.plain {
+        say(format!("\nthe same for {} plain downloads", args.nodes));
+        Some(plain::run(args, &origin, &content, digest).await?)
+    } else {
+        None
+    };
+    Ok(Outcome::new(args, content.length(), digest, &swarm, plain.as_ref()))
+}
+
+/// The file itself, or a copy of what a URL names.
+async fn local_copy(name: &str, room: &Path) -> anyhow::Result<std::path::PathBuf> {
+    if !name.contains("://") {
+        return Ok(name.into());
+    }
+    let copy = room.join("content");
+    let status = fleet::darter()?
+        .arg("get")
+        .arg(name)
+        .arg("-o")
+        .arg(&copy)
+        .arg("--no-daemon")
+        .arg("--data-dir")
+        .arg(room.join("get"))
+        .stdin(Stdio::null())
+        .status()
+        .await?;
+    if !status.success() {
+        bail!("could not fetch {name}");
+    }
+    Ok(copy)
+}
+
+/// Every member keeps its own copy: refuses when they don't fit, rather than fail half-way.
+fn check_room(room: &Path, length: u64, nodes: u16) -> anyhow::Result<()> {
+    let disk = rustix::fs::statvfs(room)?;
+    let free = disk.f_bavail * disk.f_frsize;
+    let needed = length * (u64::from(nodes) + 1) + length / 10;
+    if free < needed {
+        bail!(
+            "the demo needs {} in {}, where {} are free; set TMPDIR to another directory, or give a smaller --size",
+            units::size(needed),
+            room.parent().unwrap_or(room).display(),
+            units::size(free)
+        );
+    }
+    Ok(())
+}
+
+fn put_away(room: TempDir, keep: bool) {
+    if keep {
+        anstream::eprintln!("kept {}", room.keep().display());
+    }
+}

@@ -1,0 +1,158 @@
+//! The seed and the nodes: this same program, once for each, told by flags what anybody could tell it.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::future::try_join_all;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::cli::DemoArgs;
+use crate::client::Client;
+
+/// How long a member may take to start and to meet its seed.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a member may take to end before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// One agent.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// `seed`, or `node 3`.
+    pub(super) name: String,
+    /// Its administration socket.
+    pub(super) client: Client,
+    log: PathBuf,
+    child: Child,
+}
+
+/// All agents. Dropping it kills them.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    pub(super) seed: Member,
+    pub(super) nodes: Vec<Member>,
+}
+
+impl Fleet {
+    /// Starts a seed and its nodes in `room`; all have met when it returns.
+    pub(super) async fn start(args: &DemoArgs, room: &Path) -> anyhow::Result<Self> {
+        let ports = free_ports(2 * (usize::from(args.nodes) + 1))?;
+        let seed_address = format!("127.0.0.1:{}", ports[0]);
+        let mut seed = Member::spawn("seed", args, room, &ports[..2], None)?;
+        seed.wait_until_ready().await?;
+        let mut nodes = Vec::new();
+        for (number, ports) in (1..=args.nodes).zip(ports[2..].chunks(2)) {
+            nodes.push(Member::spawn(&format!("node {number}"), args, room, ports, Some(&seed_address))?);
+        }
+        try_join_all(nodes.iter_mut().map(Member::wait_until_ready)).await?;
+        Ok(Self { seed, nodes })
+    }
+
+    /// The seed and the nodes.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.seed).chain(&self.nodes)
+    }
+
+    /// CPU seconds that all have used so far.
+    pub(super) async fn cpu(&self) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for member in self.members() {
+            sum += member.client.status().await?.cpu;
+        }
+        Ok(sum)
+    }
+
+    /// Ends all, gently if they follow.
+    pub(super) async fn stop(self) {
+        let mut members: Vec<Member> = self.nodes.into_iter().chain([self.seed]).collect();
+        for member in &members {
+            let pid = member.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+            if let Some(pid) = pid {
+                // It may have ended by itself: there is nobody to tell then.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+        }
+        let all_ended = async {
+            for member in &mut members {
+                let _ = member.child.wait().await;
+            }
+        };
+        // Who does not end in time is killed when `members` is dropped.
+        let _ = tokio::time::timeout(STOP_PATIENCE, all_ended).await;
+    }
+}
+
+impl Member {
+    fn spawn(name: &str, args: &DemoArgs, room: &Path, ports: &[u16], seed: Option<&str>) -> anyhow::Result<Self> {
+        let dir = room.join(name.replace(' ', "-"));
+        let log = dir.with_extension("log");
+        // Exactly: printed for people, the rate would be rounded.
+        let rate = format!("{}B/s", args.rate.bytes_per_second());
+        let mut command = darter()?;
+        command.arg(if seed.is_some() { "node" } else { "seed" });
+        command.arg("--data-dir").arg(&dir);
+        command.args(["--listen", &format!("127.0.0.1:{}", ports[0]), "--local", &format!("127.0.0.1:{}", ports[1])]);
+        command.args(["--upload-limit", &rate, "--download-limit", &rate, "--reserve", "0", "--insecure"]);
+        if let Some(seed) = seed {
+            command.args(["--join", seed]);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("can't start {name}"))?;
+        Ok(Self { name: name.to_owned(), client: Client::new(&dir), log, child })
+    }
+
+    /// Waits until it answers, and its seeds answer it.
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}: {}", self.name, self.last_words());
+            }
+            if let Ok(status) = self.client.status().await
+                && status.seeds.iter().all(|seed| seed.up)
+            {
+                return Ok(());
+            }
+            if started.elapsed() > START_PATIENCE {
+                bail!("{} does not get ready: {}", self.name, self.last_words());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The last lines of its log.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// This program, without what the user's environment tells it.
+pub(super) fn darter() -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("can't find the program's own file")?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DARTER_") {
+            command.env_remove(name);
+        }
+    }
+    command.kill_on_drop(true);
+    Ok(command)
+}
+
+/// Ports that are free now. They are let go before the members take them: on one machine, for a moment, that is good
+/// enough.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let listeners: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    listeners?.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}

@@ -1,0 +1,120 @@
+//! The live picture: a line for each member with what it holds of each part of the file. Where standard error is no
+//! terminal, a line a second sums it up.
+
+use std::time::Duration;
+
+use darter_node::api::Progress;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+
+use crate::units;
+
+/// How often the picture is drawn.
+pub(super) const TICK: Duration = Duration::from_millis(200);
+
+/// Characters of a map; fits, with what stands around it, into 80 columns.
+const MAP_WIDTH: usize = 48;
+
+/// Shares held, from none to all, as [`Progress::map`] counts them.
+const SHADES: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// What one line shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Share held of each part of the file, 0 to 8.
+    pub(super) map: Vec<u8>,
+    /// Bytes held.
+    pub(super) held: u64,
+    /// Bytes per second, received.
+    pub(super) rate: u64,
+}
+
+impl Row {
+    /// A row for what an agent tells of itself.
+    pub(super) fn of_progress(progress: &Progress) -> Self {
+        let map = progress.map.bytes().map(|digit| digit.wrapping_sub(b'0').min(8)).collect();
+        Self { map, held: progress.held_bytes, rate: if progress.complete { 0 } else { progress.rate } }
+    }
+
+    /// A row for a download from first byte to last.
+    pub(super) fn in_order(held: u64, length: u64, rate: u64) -> Self {
+        let eighths = (held * MAP_WIDTH as u64 * 8).checked_div(length).unwrap_or(0);
+        let map = (0..MAP_WIDTH as u64).map(|cell| eighths.saturating_sub(cell * 8).min(8) as u8).collect();
+        Self { map, held, rate }
+    }
+
+    fn text(&self, length: u64) -> String {
+        let percent = units::percent(self.held, length);
+        let rate = if self.rate == 0 { String::new() } else { units::rate(self.rate) };
+        format!("{} {percent:>3} %  {rate:>10}", drawn(&self.map))
+    }
+}
+
+/// A map in as many characters as fit; each shows the mean of its parts.
+fn drawn(map: &[u8]) -> String {
+    let cell = |at: usize| {
+        if map.is_empty() {
+            return SHADES[0];
+        }
+        let from = at * map.len() / MAP_WIDTH;
+        let to = ((at + 1) * map.len()).div_ceil(MAP_WIDTH).clamp(from + 1, map.len());
+        let part = &map[from..to];
+        let sum: usize = part.iter().map(|share| usize::from(*share)).sum();
+        SHADES[sum / part.len()]
+    };
+    (0..MAP_WIDTH).map(cell).collect()
+}
+
+/// All lines.
+pub(super) struct Picture {
+    lines: Vec<ProgressBar>,
+    /// Keeps the lines together on the screen.
+    _all: MultiProgress,
+    length: u64,
+    started: Instant,
+    /// Set when there is no screen: the second in which the last line was written.
+    last_line: Option<u64>,
+}
+
+impl Picture {
+    /// A picture of these members; draws nothing when `quiet`.
+    pub(super) fn new(names: &[String], length: u64, quiet: bool) -> Self {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let all = MultiProgress::with_draw_target(target);
+        let style = ProgressStyle::with_template("{prefix:<9}{msg}").expect("the template is well formed");
+        let lines = names.iter().map(|name| {
+            let line = all.add(ProgressBar::new(length).with_style(style.clone()).with_prefix(name.clone()));
+            line.set_message(Row::default().text(length));
+            line
+        });
+        let lines: Vec<_> = lines.collect();
+        let no_screen = all.is_hidden() && !quiet;
+        Self { lines, _all: all, length, started: Instant::now(), last_line: no_screen.then_some(0) }
+    }
+
+    /// Draws the rows, one for each member.
+    pub(super) fn draw(&mut self, rows: &[Row]) {
+        for (line, row) in self.lines.iter().zip(rows) {
+            line.set_message(row.text(self.length));
+        }
+        let now = self.started.elapsed().as_secs();
+        if self.last_line.is_some_and(|last| now > last) {
+            self.last_line = Some(now);
+            anstream::eprintln!("{now:>4} s  {}", summed_up(rows, self.length));
+        }
+    }
+
+    /// Leaves the last state on the screen.
+    pub(super) fn finish(self) {
+        for line in &self.lines {
+            line.abandon();
+        }
+    }
+}
+
+fn summed_up(rows: &[Row], length: u64) -> String {
+    let shares = rows.iter().map(|row| units::percent(row.held, length));
+    let rate: u64 = rows.iter().map(|row| row.rate).sum();
+    let (least, most) = (shares.clone().min().unwrap_or(0), shares.max().unwrap_or(0));
+    format!("{least} % to {most} % held, {} in all", units::rate(rate))
+}

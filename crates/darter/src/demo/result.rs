@@ -1,0 +1,120 @@
+//! What the demo came to, beside the bound and beside plain downloads.
+
+use darter_core::{Digest, Rate};
+use darter_swarm::bound::least_time;
+use serde::Serialize;
+
+use super::plain::PlainRun;
+use super::swarm::SwarmRun;
+use crate::cli::DemoArgs;
+use crate::table::{Align, Table};
+use crate::units;
+
+/// One download's end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finish {
+    /// Since all were asked for.
+    pub(super) seconds: f64,
+    /// Whether the digest was right.
+    pub(super) right: bool,
+}
+
+/// Last and median finisher of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Times {
+    /// Seconds until the last had all.
+    pub(super) last: f64,
+    /// Seconds until half of them had all.
+    pub(super) median: f64,
+    /// Last over bound.
+    pub(super) over_bound: f64,
+    /// Copies of the content that the origin gave out.
+    pub(super) origin_copies: f64,
+}
+
+/// The JSON of `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Outcome {
+    pub(super) bytes: u64,
+    pub(super) nodes: u16,
+    /// Bytes per second.
+    pub(super) rate: u64,
+    pub(super) digest: Digest,
+    /// T*, in seconds.
+    pub(super) bound: f64,
+    pub(super) swarm: Times,
+    /// Copies that the seed sent.
+    pub(super) seed_copies: f64,
+    /// CPU seconds of all members over gigabytes that the nodes received.
+    pub(super) cpu_per_gigabyte: f64,
+    pub(super) plain: Option<Times>,
+    /// Downloads whose digest was looked at, in both runs.
+    pub(super) digests_checked: usize,
+    pub(super) digests_right: usize,
+}
+
+impl Outcome {
+    pub(super) fn new(args: &DemoArgs, bytes: u64, digest: Digest, swarm: &SwarmRun, plain: Option<&PlainRun>) -> Self {
+        let nodes: Vec<(Rate, Rate)> = vec![(args.rate, args.rate); usize::from(args.nodes)];
+        let bound = least_time(bytes, args.rate, &nodes).as_secs_f64();
+        let copies = |sent: u64| sent as f64 / bytes as f64;
+        let all: Vec<Finish> =
+            swarm.finishes.iter().chain(plain.iter().flat_map(|plain| &plain.finishes)).copied().collect();
+        Self {
+            bytes,
+            nodes: args.nodes,
+            rate: args.rate.bytes_per_second(),
+            digest,
+            bound,
+            swarm: Times::new(&swarm.finishes, bound, copies(swarm.from_origin)),
+            seed_copies: copies(swarm.from_seed),
+            cpu_per_gigabyte: swarm.cpu / (bytes as f64 * f64::from(args.nodes) / 1e9),
+            plain: plain.map(|plain| Times::new(&plain.finishes, bound, copies(plain.from_origin))),
+            digests_checked: all.len(),
+            digests_right: all.iter().filter(|finish| finish.right).count(),
+        }
+    }
+
+    /// The outcome for people.
+    pub(super) fn table(&self) -> String {
+        let mut times = Table::new([
+            ("", Align::Left),
+            ("LAST", Align::Right),
+            ("MEDIAN", Align::Right),
+            ("LAST / T*", Align::Right),
+            ("READ FROM THE ORIGIN", Align::Right),
+        ]);
+        let row = |name: &str, times: &Times| {
+            [
+                name.to_owned(),
+                units::seconds(times.last),
+                units::seconds(times.median),
+                format!("{:.2}", times.over_bound),
+                format!("{:.2} copies", times.origin_copies),
+            ]
+        };
+        times.row(["bound T*".into(), units::seconds(self.bound), String::new(), "1.00".into(), "1.00 copies".into()]);
+        times.row(row("darter", &self.swarm));
+        if let Some(plain) = &self.plain {
+            times.row(row("plain downloads", plain));
+        }
+        let mut rest = Table::new([("", Align::Left), ("", Align::Left)]);
+        rest.row(["sent by the seed".into(), format!("{:.2} copies, for {} nodes", self.seed_copies, self.nodes)]);
+        rest.row(["CPU".into(), format!("{:.1} s per GB received", self.cpu_per_gigabyte)]);
+        rest.row([
+            "digests right".into(),
+            format!("{} of {} ({})", self.digests_right, self.digests_checked, self.digest.short()),
+        ]);
+        times.render() + &rest.render()
+    }
+}
+
+impl Times {
+    fn new(finishes: &[Finish], bound: f64, origin_copies: f64) -> Self {
+        let mut seconds: Vec<f64> = finishes.iter().map(|finish| finish.seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        let last = seconds.last().copied().unwrap_or_default();
+        let median = seconds.get(seconds.len().saturating_sub(1) / 2).copied().unwrap_or_default();
+        Self { last, median, over_bound: last / bound, origin_copies }
+    }
+}

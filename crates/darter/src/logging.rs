@@ -1,0 +1,30 @@
+//! Logs, for people and for collectors, on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Command, LogArgs, LogFormat};
+
+/// Starts logging as the command wants it. Commands that start no agent log nothing.
+pub(crate) fn start(command: &Command) {
+    let Some(args) = command.log() else { return };
+    let quiet = matches!(command, Command::Get(_));
+    // The flag's parser has checked the filter.
+    let filter = EnvFilter::new(args.log.as_deref().unwrap_or_else(|| default_filter(quiet, args)));
+    let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    match args.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// One download speaks through its bar and its last line; a daemon through its log.
+const fn default_filter(quiet: bool, args: &LogArgs) -> &'static str {
+    match (quiet, args.verbose) {
+        (true, 0) => "off",
+        (true, 1) => "warn",
+        (true, 2) | (false, 0) => "info",
+        (true, _) | (false, 1) => "info,darter=debug",
+        (false, _) => "info,darter=trace",
+    }
+}

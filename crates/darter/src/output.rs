@@ -1,0 +1,30 @@
+//! Standard output: data, and nothing else. A reader that goes away (`darter ls | head -1`) ends the command as a
+//! success.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Prints text as it is. Colours in it are dropped when standard output is not a terminal.
+pub(crate) fn text(text: &str) -> anyhow::Result<()> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_string_pretty(value)?;
+    line.push('\n');
+    text(&line)
+}
+
+/// Tells a reader that went away from a failure to write.
+pub(crate) fn stdout_error(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        Failure::OutputClosed.into()
+    } else {
+        anyhow::Error::new(error).context("can't write to standard output")
+    }
+}

@@ -1,0 +1,18 @@
+//! What the daemon knows, for people or as JSON: `status`, `ls`, `rm`, `explain`.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `show/status.rs` | one agent at a glance |
+//! | `show/blobs.rs` | the store's blobs: list and remove |
+//! | `show/explain.rs` | where a blob's bytes came from |
+
+mod blobs;
+mod explain;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::blobs::{list, remove};
+pub(crate) use self::explain::explain;
+pub(crate) use self::status::{received, status};

@@ -1,0 +1,56 @@
+//! The store's blobs: what is here, and away with it.
+
+use darter_node::api::BlobRow;
+use serde_json::json;
+
+use crate::cli::{ListArgs, RemoveArgs};
+use crate::client::Client;
+use crate::table::{Align, Table};
+use crate::{output, units};
+
+/// `darter ls`.
+pub(crate) async fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let blobs = Client::new(&args.place.data_dir()?).blobs().await?;
+    if args.json { output::json(&blobs) } else { output::text(&table(&blobs)) }
+}
+
+/// `darter rm`. Stops at the first name that can't be removed; what stands before it is gone.
+pub(crate) async fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.place.data_dir()?);
+    for name in &args.names {
+        client.remove(name).await?;
+        if !args.json {
+            output::text(&format!("removed {name}\n"))?;
+        }
+    }
+    if args.json { output::json(&json!({ "removed": args.names })) } else { Ok(()) }
+}
+
+pub(super) fn table(blobs: &[BlobRow]) -> String {
+    let mut table = Table::new([
+        ("BLOB", Align::Left),
+        ("SIZE", Align::Right),
+        ("HELD", Align::Right),
+        ("LAST USED", Align::Left),
+        ("", Align::Left),
+        ("NAME", Align::Left),
+    ]);
+    for blob in blobs {
+        let held = match (blob.complete, blob.length) {
+            (true, _) => "all".to_owned(),
+            (false, Some(length)) => format!("{} %", units::percent(blob.held, length)),
+            (false, None) => units::size(blob.held),
+        };
+        let marks = [(blob.pinned, "pinned"), (blob.in_use, "in use")];
+        let marks: Vec<_> = marks.into_iter().filter_map(|(set, word)| set.then_some(word)).collect();
+        table.row([
+            blob.blob.short(),
+            blob.length.map_or_else(|| "-".to_owned(), units::size),
+            held,
+            units::moment(blob.last_used),
+            marks.join(", "),
+            blob.name.clone(),
+        ]);
+    }
+    table.render()
+}

@@ -1,0 +1,84 @@
+//! Where a blob's bytes came from, and what happened on the way.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use darter_node::api::{ExplainedRange, Explanation, Giver};
+
+use super::status::received;
+use crate::cli::ExplainArgs;
+use crate::client::Client;
+use crate::table::{Align, Table};
+use crate::{output, units};
+
+/// More ranges than this are summed up for people; JSON has them all.
+const RANGES_SHOWN: usize = 40;
+
+/// `darter explain`.
+pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
+    let explanation = Client::new(&args.place.data_dir()?).explain(&args.name).await?;
+    if args.json { output::json(&explanation) } else { output::text(&describe(&explanation)) }
+}
+
+pub(super) fn describe(explanation: &Explanation) -> String {
+    let mut text = format!("{}  {}\n", explanation.blob, explanation.name);
+    let mut line = |title: &str, value: &str| {
+        let _ = writeln!(text, "  {title:<10}{value}");
+    };
+    line(
+        "length",
+        &explanation
+            .length
+            .map_or_else(|| "not known yet".to_owned(), |length| format!("{} ({length} bytes)", units::size(length))),
+    );
+    if let Some(digest) = &explanation.digest {
+        line("digest", &digest.to_string());
+    }
+    line("asked for", &units::moment(explanation.started));
+    line("took", &explanation.seconds.map_or_else(|| "not complete yet".to_owned(), units::seconds));
+    line("received", &received(&explanation.traffic));
+    text += &format!("\n{}", givers(&explanation.ranges));
+    text += &format!("\n{}", ranges(&explanation.ranges));
+    if !explanation.events.is_empty() {
+        text += "\nWHAT HAPPENED\n";
+        for event in &explanation.events {
+            let _ = writeln!(text, "{:>9}  {}", format!("{:.2} s", event.at), event.what);
+        }
+    }
+    text
+}
+
+/// Bytes and ranges by giver.
+fn givers(ranges: &[ExplainedRange]) -> String {
+    let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for range in ranges {
+        let sum = sums.entry(name(&range.from)).or_default();
+        sum.0 += range.end.saturating_sub(range.start);
+        sum.1 += 1;
+    }
+    let mut table = Table::new([("FROM", Align::Left), ("BYTES", Align::Right), ("RANGES", Align::Right)]);
+    for (giver, (bytes, count)) in sums {
+        table.row([giver, units::size(bytes), count.to_string()]);
+    }
+    table.render()
+}
+
+fn ranges(ranges: &[ExplainedRange]) -> String {
+    let mut table = Table::new([("FIRST BYTE", Align::Right), ("LENGTH", Align::Right), ("FROM", Align::Left)]);
+    for range in ranges.iter().take(RANGES_SHOWN) {
+        let length = range.end.saturating_sub(range.start);
+        table.row([range.start.to_string(), units::size(length), name(&range.from)]);
+    }
+    let left = ranges.len().saturating_sub(RANGES_SHOWN);
+    let more = if left > 0 { format!("and {left} ranges more: see --json\n") } else { String::new() };
+    table.render() + &more
+}
+
+fn name(giver: &Giver) -> String {
+    match giver {
+        Giver::Origin => "origin".to_owned(),
+        Giver::Disk => "disk (held before)".to_owned(),
+        Giver::Seed { node, addr } => format!("seed {} {addr}", node.short()),
+        Giver::Peer { node, addr } => format!("peer {} {addr}", node.short()),
+    }
+}

@@ -1,0 +1,117 @@
+//! What people read.
+
+use darter_core::{BlobId, Digest, NodeId, Tier};
+use darter_node::api::*;
+use darter_node::options::Role;
+
+use super::{blobs, explain, status};
+
+const NAME: &str = "https://example.org/model.bin";
+
+fn traffic() -> Traffic {
+    Traffic { from_origin: 1_000_000, from_seed: 2_000_000, from_peers: 3_000_000, to_peers: 4_000_000, to_local: 0 }
+}
+
+#[test]
+fn status_tells_of_seeds_peers_and_transfers() {
+    let progress = Progress {
+        blob: BlobId([1; 32]),
+        name: NAME.into(),
+        length: Some(8_000_000),
+        piece_length: 262_144,
+        pieces: Some(31),
+        held: 8,
+        held_bytes: 2_000_000,
+        map: "8800".into(),
+        rate: 25_000_000,
+        complete: false,
+        elapsed: 0.1,
+        traffic: traffic(),
+    };
+    let status = Status {
+        version: "0.1.0".into(),
+        node: NodeId([2; 16]),
+        role: Role::Node,
+        pid: 7,
+        uptime: 3700.0,
+        listen: Some("0.0.0.0:7400".into()),
+        local: None,
+        data_dir: "/d".into(),
+        labels: [("rack".to_owned(), "1".to_owned())].into(),
+        draining: true,
+        resident: 24_000_000,
+        cpu: 1.25,
+        store: StoreStatus { blobs: 3, used: 5_000_000, quota: Some(10_000_000), free: 7_000_000 },
+        traffic: traffic(),
+        seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None }],
+        peers: vec![PeerStatus { node: NodeId([3; 16]), addr: "10.0.0.3:7400".into(), tier: Tier::Rack, seed: true }],
+        swarms: vec![SwarmStatus { blob: BlobId([1; 32]), leads: false, members: 9, progress }],
+    };
+    let text = status::describe(&status);
+    for part in [
+        "node 0202",
+        "process 7",
+        "1h 1m 40s, draining",
+        "3 blobs, 5 MB of 10 MB, 7 MB free",
+        "rack=1",
+        "1 MB from origins, 2 MB from seeds, 3 MB from peers",
+        "seed:7400 does not answer",
+        "10.0.0.3:7400  rack  seed",
+        "25 %",
+        "25.0 MB/s",
+        NAME,
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn ls_tells_whole_blobs_from_parts() {
+    let row = |complete, held| BlobRow {
+        blob: BlobId([1; 32]),
+        name: NAME.into(),
+        digest: None,
+        length: Some(4_000_000),
+        held,
+        complete,
+        pinned: complete,
+        in_use: false,
+        last_used: 0,
+    };
+    let text = blobs::table(&[row(true, 4_000_000), row(false, 1_000_000)]);
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[1].contains("4 MB   all") && lines[1].contains("pinned"), "{text}");
+    assert!(lines[2].contains("25 %") && !lines[2].contains("pinned"), "{text}");
+}
+
+#[test]
+fn explain_sums_up_by_giver_and_tells_what_happened() {
+    let peer = Giver::Peer { node: NodeId([4; 16]), addr: "10.0.0.4:7400".into() };
+    let range = |start, end, from| ExplainedRange { start, end, from };
+    let mut ranges = vec![
+        range(0, 1_000_000, Giver::Origin),
+        range(1_000_000, 3_000_000, peer.clone()),
+        range(3_000_000, 4_000_000, Giver::Disk),
+        range(4_000_000, 5_000_000, peer),
+    ];
+    let mut explanation = Explanation {
+        blob: BlobId([1; 32]),
+        name: NAME.into(),
+        digest: Some(Digest::sha256(b"")),
+        length: Some(5_000_000),
+        started: 0,
+        seconds: Some(1.5),
+        traffic: traffic(),
+        ranges: ranges.clone(),
+        events: vec![ExplainedEvent { at: 0.25, what: "seed went away; reading the origin".into() }],
+    };
+    let text = explain::describe(&explanation);
+    for part in ["5 MB (5000000 bytes)", "1.50 s", "peer 04040404 10.0.0.4:7400", "3 MB", "0.25 s  seed went away"] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    for number in 0..60 {
+        ranges.push(range(number, number + 1, Giver::Origin));
+    }
+    explanation.ranges = ranges;
+    assert!(explain::describe(&explanation).contains("and 24 ranges more"));
+}
