@@ -66,7 +66,8 @@ impl DiskStore {
         let layout = Layout::new(dir)?;
         layout.empty_trash()?;
         let sidecars = layout.scan()?;
-        let index = Index::open(&dir.join("index.redb"), sidecars.iter().map(|sidecar| sidecar.id).collect())?;
+        let existing = sidecars.iter().map(|sidecar| sidecar.id).collect();
+        let index = Index::open(&dir.join("index.redb"), &existing)?;
         let last_uses = index.last_uses()?;
         let found = sidecars.into_iter().map(|sidecar| {
             let unknown = LastUse { order: 0, at: sidecar.info.created };

@@ -40,14 +40,14 @@ struct Pending {
 
 impl Index {
     /// Opens the index, or begins an empty one if it is missing or damaged. Forgets all but the `existing` blobs.
-    pub(super) fn open(path: &Path, existing: HashSet<BlobId>) -> Result<Self> {
-        let database = match open_checked(path, &existing) {
+    pub(super) fn open(path: &Path, existing: &HashSet<BlobId>) -> Result<Self> {
+        let database = match open_checked(path, existing) {
             Ok(database) => database,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(path = %path.display(), error, "the index is damaged and begun anew");
                 std::fs::remove_file(path).map_err(StoreError::io("delete", path))?;
-                open_checked(path, &existing).map_err(index_error(path))?
+                open_checked(path, existing).map_err(index_error(path))?
             }
         };
         Ok(Self { database, path: path.to_owned(), pending: Mutex::default() })

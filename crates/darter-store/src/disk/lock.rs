@@ -28,10 +28,9 @@ impl Lock {
     /// Takes the lock of the store in `dir`; when somebody has it, calls `waiting` and waits.
     pub(super) fn wait(dir: &Path, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
         let (file, path) = open(dir)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => waiting(holder(&file)),
-            // Whatever else it said, it will say again.
-            _ => {}
+        // Any other refusal comes again below.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            waiting(holder(&file));
         }
         loop {
             match flock(&file, FlockOperation::LockExclusive) {

@@ -1,0 +1,390 @@
+//! What every store does. Each scenario runs on each kind of store.
+
+use darter_core::{BlobId, Digest, Manifest, PieceHash, PieceIndex, PieceLength, Version};
+use darter_store::{Put, SourceRecord, Store, StoreConfig, StoreError};
+
+use crate::content::{Content, PIECE, config, ids};
+
+/// Makes an empty store.
+type Make<'a> = &'a dyn Fn(StoreConfig) -> Box<dyn Store>;
+
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        mod disk {
+            $(#[test] fn $name() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$name(&|config| Box::new(darter_store::DiskStore::open(dir.path(), &config).unwrap()));
+            })*
+        }
+        mod memory {
+            $(#[test] fn $name() {
+                super::$name(&|config| Box::new(darter_store::MemStore::new(&config)));
+            })*
+        }
+    };
+}
+
+scenarios! {
+    a_blob_is_stored_piece_by_piece_and_read_back
+    a_wrong_piece_is_refused_and_nothing_is_written
+    reads_are_served_from_held_pieces_only
+    a_growing_blob_takes_pieces_before_its_length_is_known
+    a_length_that_makes_the_last_piece_short_drops_the_full_one
+    an_empty_blob_is_whole_at_once
+    sealing_needs_every_piece_and_the_right_root
+    everybody_shares_one_open_blob
+    a_contradicting_manifest_is_refused
+    an_absurd_length_is_refused
+    blobs_in_use_and_pinned_ones_are_not_removed
+    eviction_takes_the_least_recently_used
+    pinned_and_used_blobs_survive_any_pressure
+    a_blob_that_cannot_fit_is_refused_at_once
+    room_promised_to_open_blobs_is_not_promised_twice
+    a_full_store_refuses_pieces_and_goes_on_reading
+    dropped_pieces_give_their_room_back
+    a_discarded_blob_makes_way_for_a_new_one
+    sources_are_remembered_as_long_as_their_blob
+    many_threads_store_one_blob
+    the_listing_has_the_latest_use_first
+}
+
+fn a_blob_is_stored_piece_by_piece_and_read_back(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 3 * PIECE + 100);
+    assert!(store.open(content.id).unwrap().is_none());
+    let blob = content.fill(&*store);
+    assert!(blob.is_complete());
+    assert_eq!(blob.held().len(), 4);
+    assert_eq!(blob.held_bytes(), content.data.len() as u64);
+    assert_eq!(store.usage().used, content.data.len() as u64);
+    assert_eq!(blob.put(PieceIndex(2), content.piece(2)).unwrap(), Put::AlreadyHeld);
+    assert_eq!(blob.info(), content.info());
+    assert_eq!(blob.manifest(), content.manifest);
+    assert_eq!(blob.hashes_from(1, 2), content.manifest.hashes()[1..3]);
+    assert_eq!(blob.hashes_from(9, 2), []);
+    content.check_held(&*blob);
+    let mut across = vec![0; PIECE as usize + 7];
+    blob.read_at(PIECE - 3, &mut across).unwrap();
+    assert_eq!(across, content.data[PIECE as usize - 3..2 * PIECE as usize + 4]);
+    if let Some(part) = blob.piece_file(PieceIndex(3)).unwrap() {
+        use std::os::unix::fs::FileExt as _;
+        assert_eq!(part.range, content.range(3));
+        let mut bytes = vec![0; part.range.len() as usize];
+        part.file.read_exact_at(&mut bytes, part.range.start()).unwrap();
+        assert_eq!(bytes, content.piece(3));
+    }
+}
+
+fn a_wrong_piece_is_refused_and_nothing_is_written(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE);
+    let blob = content.open(&*store);
+    let mut wrong = content.piece(0).to_vec();
+    wrong[77] ^= 1;
+    assert!(matches!(blob.put(PieceIndex(0), &wrong), Err(StoreError::WrongPiece { .. })));
+    assert!(matches!(blob.put(PieceIndex(0), content.piece(1)), Err(StoreError::WrongPiece { .. })));
+    assert!(matches!(blob.put(PieceIndex(0), &content.piece(0)[1..]), Err(StoreError::WrongPiece { .. })));
+    assert!(matches!(blob.put(PieceIndex(2), content.piece(0)), Err(StoreError::UnknownPiece { .. })));
+    assert!(blob.held().is_empty());
+    assert_eq!(store.usage().used, 0);
+}
+
+fn reads_are_served_from_held_pieces_only(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 3 * PIECE);
+    let blob = content.open(&*store);
+    content.put(&*blob, 1);
+    let mut buffer = vec![0; 10];
+    let not_held = |result: Result<(), StoreError>, at: u32| match result {
+        Err(StoreError::NotHeld { piece, .. }) => assert_eq!(piece, PieceIndex(at)),
+        other => panic!("{other:?}"),
+    };
+    blob.read_at(PIECE + 5, &mut buffer).unwrap();
+    not_held(blob.read_at(PIECE - 5, &mut buffer), 0);
+    not_held(blob.read_at(2 * PIECE - 5, &mut buffer), 2);
+    assert!(matches!(blob.read_at(3 * PIECE - 5, &mut buffer), Err(StoreError::PastTheEnd { .. })));
+    assert!(matches!(blob.read_at(u64::MAX, &mut buffer), Err(StoreError::PastTheEnd { .. })));
+    not_held(blob.read_piece(PieceIndex(0), &mut buffer), 0);
+    blob.read_at(3 * PIECE, &mut []).unwrap();
+}
+
+fn a_growing_blob_takes_pieces_before_its_length_is_known(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE + 10);
+    let pieces = content.manifest.piece_length();
+    let blob = store.open_or_create(content.id, content.info(), Manifest::new(pieces, None)).unwrap();
+    assert!(matches!(blob.put(PieceIndex(0), content.piece(0)), Err(StoreError::UnknownPiece { .. })));
+    assert_eq!(blob.extend(0, &content.manifest.hashes()[..2]).unwrap(), 2);
+    content.put(&*blob, 1);
+    content.put(&*blob, 0);
+    assert_eq!(blob.extend(1, &content.manifest.hashes()[1..]).unwrap(), 1);
+    assert!(matches!(blob.put(PieceIndex(2), content.piece(2)), Err(StoreError::UnknownPiece { .. })));
+    assert!(matches!(blob.seal(PieceHash([0; 32])), Err(StoreError::Incomplete { held: 2, .. })));
+    assert!(matches!(blob.read_at(u64::MAX - 1, &mut [0]), Err(StoreError::NotHeld { .. })));
+    blob.set_length(2 * PIECE + 10).unwrap();
+    content.put(&*blob, 2);
+    content.check_held(&*blob);
+    assert_eq!(blob.held().len(), 3);
+    blob.seal(content.manifest.root().unwrap()).unwrap();
+}
+
+fn a_length_that_makes_the_last_piece_short_drops_the_full_one(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE);
+    let blob = store.open_or_create(content.id, content.info(), Manifest::new(content.manifest.piece_length(), None));
+    let blob = blob.unwrap();
+    blob.extend(0, content.manifest.hashes()).unwrap();
+    content.put(&*blob, 0);
+    content.put(&*blob, 1);
+    blob.set_length(PIECE + 1).unwrap();
+    assert!(!blob.holds(PieceIndex(1)));
+    assert!(blob.take_lost().contains(PieceIndex(1)));
+    assert_eq!(store.usage().used, PIECE);
+}
+
+fn an_empty_blob_is_whole_at_once(make: Make<'_>) {
+    let store = make(config(Some(0)));
+    let content = Content::new(1, 0);
+    let blob = content.fill(&*store);
+    assert!(blob.is_complete());
+    blob.read_at(0, &mut []).unwrap();
+}
+
+fn sealing_needs_every_piece_and_the_right_root(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE);
+    let root = content.manifest.root().unwrap();
+    let blob = content.open(&*store);
+    content.put(&*blob, 0);
+    assert!(matches!(blob.seal(root), Err(StoreError::Incomplete { held: 1, .. })));
+    assert!(matches!(blob.hash_whole(&Digest::sha256(b"")), Err(StoreError::Incomplete { .. })));
+    content.put(&*blob, 1);
+    assert!(matches!(blob.seal(PieceHash([1; 32])), Err(StoreError::WrongRoot(_))));
+    assert!(!blob.is_complete());
+    blob.seal(root).unwrap();
+    assert!(blob.is_complete());
+    assert!(store.list()[0].complete);
+}
+
+fn everybody_shares_one_open_blob(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE);
+    let first = content.open(&*store);
+    let second = store.open(content.id).unwrap().unwrap();
+    content.put(&*first, 0);
+    assert!(second.holds(PieceIndex(0)));
+    drop((first, second));
+    assert!(!store.list()[0].in_use);
+    assert!(store.open(content.id).unwrap().unwrap().holds(PieceIndex(0)));
+}
+
+fn a_contradicting_manifest_is_refused(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE);
+    let blob = content.open(&*store);
+    let other = Content::new(2, 2 * PIECE).manifest;
+    let refused = store.open_or_create(content.id, content.info(), other);
+    assert!(matches!(refused, Err(StoreError::Manifest { .. })));
+    let coarse = Manifest::new(PieceLength::from_log2(20).unwrap(), None);
+    let refused = store.open_or_create(content.id, content.info(), coarse);
+    assert!(matches!(refused, Err(StoreError::OtherPieces { .. })));
+    assert!(matches!(blob.set_length(5), Err(StoreError::Manifest { .. })));
+    assert!(matches!(blob.extend(5, &[]), Err(StoreError::Manifest { .. })));
+    assert_eq!(blob.manifest(), content.manifest);
+}
+
+fn an_absurd_length_is_refused(make: Make<'_>) {
+    let store = make(config(None));
+    let pieces = PieceLength::from_log2(14).unwrap();
+    let content = Content::new(1, 0);
+    let refused = store.open_or_create(content.id, content.info(), Manifest::new(pieces, Some(u64::MAX)));
+    assert!(matches!(refused, Err(StoreError::Manifest { .. })));
+    let blob = store.open_or_create(content.id, content.info(), Manifest::new(pieces, None)).unwrap();
+    assert!(matches!(blob.set_length(u64::MAX), Err(StoreError::Manifest { .. })));
+    let known = store.open_or_create(content.id, content.info(), Manifest::new(pieces, Some(u64::MAX)));
+    assert!(matches!(known, Err(StoreError::Manifest { .. })));
+}
+
+fn blobs_in_use_and_pinned_ones_are_not_removed(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, PIECE);
+    let blob = content.fill(&*store);
+    assert!(matches!(store.remove(content.id), Err(StoreError::InUse(_))));
+    drop(blob);
+    store.pin(content.id, true).unwrap();
+    assert!(matches!(store.remove(content.id), Err(StoreError::Pinned(_))));
+    store.pin(content.id, false).unwrap();
+    assert!(store.remove(content.id).unwrap());
+    assert!(!store.remove(content.id).unwrap());
+    assert!(store.open(content.id).unwrap().is_none());
+    assert!(matches!(store.pin(content.id, true), Err(StoreError::NoSuchBlob(_))));
+    assert_eq!(store.usage().used, 0);
+}
+
+fn eviction_takes_the_least_recently_used(make: Make<'_>) {
+    let store = make(config(Some(10 * PIECE)));
+    let contents: Vec<Content> = (1..=4).map(|seed| Content::new(seed, 2 * PIECE)).collect();
+    for content in &contents {
+        content.fill(&*store);
+    }
+    store.touch(contents[0].id);
+    drop(store.open(contents[1].id).unwrap());
+    // Eight pieces are held; four more need the room of one blob. The third is the one used least recently.
+    let fifth = Content::new(5, 4 * PIECE);
+    let _blob = fifth.open(&*store);
+    let left = ids(&*store);
+    assert_eq!(left, [fifth.id, contents[1].id, contents[0].id, contents[3].id]);
+    assert_eq!(store.usage().used, 6 * PIECE);
+}
+
+fn pinned_and_used_blobs_survive_any_pressure(make: Make<'_>) {
+    let store = make(config(Some(6 * PIECE)));
+    let pinned = Content::new(1, 2 * PIECE);
+    pinned.fill(&*store);
+    store.pin(pinned.id, true).unwrap();
+    let used = Content::new(2, 2 * PIECE);
+    let held_open = used.fill(&*store);
+    for seed in 3..10 {
+        drop(Content::new(seed, 2 * PIECE).fill(&*store));
+    }
+    let left = ids(&*store);
+    assert!(left.contains(&pinned.id) && left.contains(&used.id));
+    used.check_held(&*held_open);
+    pinned.check_held(&*store.open(pinned.id).unwrap().unwrap());
+    assert!(store.usage().used <= 6 * PIECE);
+}
+
+fn a_blob_that_cannot_fit_is_refused_at_once(make: Make<'_>) {
+    let store = make(config(Some(4 * PIECE)));
+    let small = Content::new(1, PIECE);
+    small.fill(&*store);
+    let large = Content::new(2, 5 * PIECE);
+    match store.open_or_create(large.id, large.info(), large.manifest.clone()) {
+        Err(StoreError::Full { needed, free, quota }) => {
+            assert_eq!((needed, free, quota), (5 * PIECE, 4 * PIECE, Some(4 * PIECE)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ids(&*store), [small.id], "nothing is evicted in vain");
+}
+
+fn room_promised_to_open_blobs_is_not_promised_twice(make: Make<'_>) {
+    let store = make(config(Some(6 * PIECE)));
+    let first = Content::new(1, 4 * PIECE);
+    let second = Content::new(2, 3 * PIECE);
+    let blob = first.open(&*store);
+    let refused = store.open_or_create(second.id, second.info(), second.manifest.clone());
+    assert!(matches!(refused, Err(StoreError::Full { .. })));
+    drop(blob);
+    second.fill(&*store);
+}
+
+fn a_full_store_refuses_pieces_and_goes_on_reading(make: Make<'_>) {
+    let store = make(config(Some(3 * PIECE)));
+    let content = Content::new(1, 5 * PIECE);
+    let blob = store.open_or_create(content.id, content.info(), Manifest::new(content.manifest.piece_length(), None));
+    let blob = blob.unwrap();
+    blob.extend(0, content.manifest.hashes()).unwrap();
+    for piece in 0..3 {
+        content.put(&*blob, piece);
+    }
+    for piece in 3..5 {
+        assert!(matches!(blob.put(PieceIndex(piece), content.piece(piece)), Err(StoreError::Full { .. })));
+    }
+    assert_eq!(blob.held().len(), 3);
+    content.check_held(&*blob);
+    assert_eq!(store.usage().used, 3 * PIECE);
+}
+
+fn dropped_pieces_give_their_room_back(make: Make<'_>) {
+    let store = make(config(Some(3 * PIECE)));
+    let content = Content::new(1, 3 * PIECE);
+    let blob = content.fill(&*store);
+    blob.drop_pieces(&[PieceIndex(0), PieceIndex(2), PieceIndex(9)].into_iter().collect()).unwrap();
+    assert_eq!(blob.held().iter().collect::<Vec<_>>(), [PieceIndex(1)]);
+    assert!(!blob.is_complete());
+    assert_eq!(store.usage().used, PIECE);
+    content.check_held(&*blob);
+    content.put(&*blob, 0);
+    content.put(&*blob, 2);
+    content.check_held(&*blob);
+}
+
+fn a_discarded_blob_makes_way_for_a_new_one(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 2 * PIECE);
+    let old = content.fill(&*store);
+    store.pin(content.id, true).unwrap();
+    old.discard().unwrap();
+    assert!(old.held().is_empty() && !old.is_complete());
+    assert!(matches!(old.put(PieceIndex(0), content.piece(0)), Err(StoreError::Discarded(_))));
+    assert!(matches!(old.read_at(0, &mut [0]), Err(StoreError::NotHeld { .. })));
+    assert!(store.list().is_empty());
+    assert_eq!(store.usage().used, 0);
+    let fresh = content.open(&*store);
+    content.put(&*fresh, 1);
+    old.discard().unwrap();
+    drop(old);
+    store.flush().unwrap();
+    assert!(fresh.holds(PieceIndex(1)));
+    content.check_held(&*fresh);
+    assert_eq!(store.usage().used, PIECE);
+}
+
+fn sources_are_remembered_as_long_as_their_blob(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, PIECE);
+    let key = BlobId([200; 32]);
+    let version = Version { etag: Some("\"1\"".into()), ..Version::default() };
+    let record = SourceRecord { blob: content.id, version, checked: 7 };
+    drop(content.fill(&*store));
+    store.remember_source(key, record.clone());
+    assert_eq!(store.recall_source(key).unwrap(), Some(record.clone()));
+    store.flush().unwrap();
+    assert_eq!(store.recall_source(key).unwrap(), Some(record));
+    assert_eq!(store.recall_source(BlobId([201; 32])).unwrap(), None);
+    store.remove(content.id).unwrap();
+    assert_eq!(store.recall_source(key).unwrap(), None);
+    store.flush().unwrap();
+    drop(content.open(&*store));
+    assert_eq!(store.recall_source(key).unwrap(), None, "a new blob of that name starts without");
+}
+
+fn many_threads_store_one_blob(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 64 * PIECE);
+    let blob = content.open(&*store);
+    let stored: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let put = |piece| blob.put(PieceIndex(piece), content.piece(piece)).unwrap();
+                    let stored = (0..64).filter(|piece| put(*piece) == Put::Stored).count();
+                    content.check_held(&*blob);
+                    stored
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    assert_eq!(stored, 64, "each piece was stored by one of them");
+    assert_eq!(store.usage().used, 64 * PIECE);
+    content.check_held(&*blob);
+}
+
+fn the_listing_has_the_latest_use_first(make: Make<'_>) {
+    let store = make(config(None));
+    let (first, second) = (Content::new(1, PIECE), Content::new(2, 2 * PIECE));
+    let _open = first.fill(&*store);
+    let half = second.open(&*store);
+    second.put(&*half, 1);
+    drop(half);
+    store.touch(first.id);
+    let lines = store.list();
+    assert_eq!([lines[0].id, lines[1].id], [first.id, second.id]);
+    assert!(lines[0].last_used > lines[1].last_used);
+    assert_eq!((lines[0].in_use, lines[0].complete, lines[0].held_bytes), (true, true, PIECE));
+    assert_eq!((lines[1].in_use, lines[1].complete, lines[1].held_bytes), (false, false, PIECE));
+    assert_eq!(lines[1].length, Some(2 * PIECE));
+    assert_eq!(lines[1].info, second.info());
+}

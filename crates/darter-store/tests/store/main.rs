@@ -1,0 +1,8 @@
+//! What every store does (`conformance`, run for each), what the disk adds to it (`disk`), what is left after a kill and
+//! on a full disk (`crash`), and random histories against a model (`histories`).
+
+mod conformance;
+mod content;
+mod crash;
+mod disk;
+mod histories;
