@@ -44,6 +44,11 @@ impl BufferPool {
         PooledBuffer { data, pool: self.clone() }
     }
 
+    /// Bytes of unused buffers that the pool keeps.
+    pub fn idle_bytes(&self) -> usize {
+        self.0.idle.lock().bytes
+    }
+
     /// Gives all unused buffers back to the system.
     pub fn trim(&self) {
         *self.0.idle.lock() = Idle::default();

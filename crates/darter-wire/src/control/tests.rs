@@ -1,1 +1,212 @@
+use darter_core::source::Credentials;
+use darter_core::{
+    BlobId, Digest, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Version,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
 
+use super::*;
+use crate::{Failure, FailureKind, Held, InventoryItem, PeerInfo, Verdict};
+
+fn blob() -> impl Strategy<Value = BlobId> {
+    any::<[u8; 32]>().prop_map(BlobId)
+}
+
+fn node() -> impl Strategy<Value = NodeId> {
+    any::<[u8; 16]>().prop_map(NodeId)
+}
+
+fn pieces() -> impl Strategy<Value = Vec<PieceIndex>> {
+    vec((0..crate::MAX_PIECES).prop_map(PieceIndex), 0..20)
+}
+
+fn set() -> impl Strategy<Value = PieceSet> {
+    vec((0..5_000u32).prop_map(PieceIndex), 0..50).prop_map(|pieces| pieces.into_iter().collect())
+}
+
+fn hashes() -> impl Strategy<Value = Vec<PieceHash>> {
+    vec(any::<[u8; 32]>().prop_map(PieceHash), 0..20)
+}
+
+fn piece_length() -> impl Strategy<Value = PieceLength> {
+    (18u8..=24).prop_map(|log2| PieceLength::from_log2(log2).unwrap())
+}
+
+fn length() -> impl Strategy<Value = Option<u64>> {
+    option::of(0..1u64 << 39)
+}
+
+fn digest() -> impl Strategy<Value = Digest> {
+    prop_oneof![any::<[u8; 32]>().prop_map(Digest::Sha256), any::<[u8; 64]>().prop_map(Digest::Sha512)]
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    (option::of(".*"), option::of(".*"), length(), any::<Option<u64>>())
+        .prop_map(|(etag, last_modified, length, nonce)| Version { etag, last_modified, length, nonce })
+}
+
+fn headers() -> impl Strategy<Value = Vec<(String, String)>> {
+    vec(("[a-z-]{1,12}", ".*"), 0..4)
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    let url = "https://[a-z]{1,9}\\.example/[a-z0-9]{0,9}".prop_map(|text| text.parse::<url::Url>().unwrap());
+    let from_url = (url.clone(), headers(), option::of(digest())).prop_map(|(url, variant, digest)| Source::Url {
+        url,
+        variant,
+        digest,
+    });
+    let from_registry = (url, "[a-z/]{1,20}", digest()).prop_map(|(registry, repository, digest)| Source::Registry {
+        registry,
+        repository,
+        digest,
+    });
+    prop_oneof![from_url, from_registry]
+}
+
+fn peers() -> impl Strategy<Value = Vec<PeerInfo>> {
+    let peer = (node(), ".*", ".*").prop_map(|(node, addr, rack)| PeerInfo {
+        node,
+        addr,
+        place: Place { rack, ..Place::default() },
+    });
+    vec(peer, 0..5)
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    (any::<[u8; 32]>(), option::of(digest())).prop_map(|(root, digest)| Verdict { root: PieceHash(root), digest })
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    let kind = prop_oneof![Just(FailureKind::NotFound), Just(FailureKind::RateLimited), Just(FailureKind::Other)];
+    (kind, any::<Option<u16>>(), ".*", option::of(".*")).prop_map(|(kind, status, text, challenge)| Failure {
+        kind,
+        status,
+        text,
+        challenge,
+    })
+}
+
+fn manifest() -> impl Strategy<Value = Manifest> {
+    (piece_length(), hashes()).prop_map(|(piece_length, hashes)| {
+        let mut manifest = Manifest::new(piece_length, None);
+        manifest.extend(0, &hashes).unwrap();
+        manifest.set_length(piece_length.bytes() * hashes.len() as u64).unwrap();
+        manifest
+    })
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let held = option::of((blob(), set()).prop_map(|(blob, pieces)| Held { blob, pieces }));
+    let item = (blob(), length(), piece_length(), any::<bool>())
+        .prop_map(|(blob, length, piece_length, complete)| InventoryItem { blob, length, piece_length, complete });
+    let joined = (
+        (any::<u32>(), blob(), version(), piece_length(), length()),
+        (hashes(), peers(), option::of(verdict()), option::of(vec(any::<u8>(), 0..99))),
+    );
+    prop_oneof![
+        (any::<u32>(), source(), headers(), held, any::<bool>()).prop_map(|(request, source, headers, held, wants)| {
+            Message::Join { request, source, credentials: Credentials { headers }, held, wants }
+        }),
+        blob().prop_map(|blob| Message::Leave { blob }),
+        (blob(), node(), 0..crate::MAX_PIECES).prop_map(|(blob, peer, piece)| Message::Report {
+            blob,
+            peer,
+            piece: PieceIndex(piece)
+        }),
+        vec(item, 0..5).prop_map(|blobs| Message::Inventory { blobs }),
+        joined.prop_map(|((request, blob, version, piece_length, length), (hashes, neighbours, verdict, whole))| {
+            Message::Joined { request, blob, version, piece_length, length, hashes, neighbours, verdict, whole }
+        }),
+        (any::<u32>(), failure()).prop_map(|(request, failure)| Message::Rejected { request, failure }),
+        (blob(), 0..crate::MAX_PIECES, hashes(), length()).prop_map(|(blob, from, hashes, length)| Message::Grew {
+            blob,
+            from,
+            hashes,
+            length
+        }),
+        (blob(), peers(), vec(node(), 0..5)).prop_map(|(blob, add, gone)| Message::Neighbours { blob, add, gone }),
+        (blob(), verdict()).prop_map(|(blob, verdict)| Message::Whole { blob, verdict }),
+        (blob(), ".*").prop_map(|(blob, reason)| Message::Dissolved { blob, reason }),
+        (blob(), failure()).prop_map(|(blob, failure)| Message::Failed { blob, failure }),
+        (blob(), set(), any::<bool>()).prop_map(|(blob, held, wants)| Message::Meet { blob, held, wants }),
+        (blob(), pieces()).prop_map(|(blob, pieces)| Message::Have { blob, pieces }),
+        (blob(), pieces()).prop_map(|(blob, pieces)| Message::Lost { blob, pieces }),
+        blob().prop_map(|blob| Message::Part { blob }),
+        (any::<u32>(), blob()).prop_map(|(request, blob)| Message::AskManifest { request, blob }),
+        (any::<u32>(), blob(), version(), option::of(manifest()), option::of(digest())).prop_map(
+            |(request, blob, version, manifest, digest)| Message::ManifestIs {
+                request,
+                blob,
+                version,
+                manifest,
+                digest
+            }
+        ),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_decodes_to_the_same(message in message()) {
+        let frame = Frame::encode(&message).unwrap();
+        let (prefix, body) = frame.0.split_at(4);
+        prop_assert_eq!(prefix, (body.len() as u32).to_le_bytes());
+        prop_assert_eq!(decode(body).unwrap(), message);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..600)) {
+        let _ = decode(&bytes);
+    }
+
+    #[test]
+    fn a_damaged_message_never_panics(message in message(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut body = Frame::encode(&message).unwrap().0[4..].to_vec();
+        let at = at.index(body.len());
+        body[at] = byte;
+        let _ = decode(&body);
+        let _ = decode(&body[..at]);
+    }
+}
+
+fn refused(message: &Message) -> bool {
+    let frame = Frame::encode(message).unwrap();
+    matches!(decode(&frame.0[4..]), Err(WireError::Violation { .. }))
+}
+
+#[test]
+fn numbers_that_no_blob_has_are_refused() {
+    let blob = BlobId([0; 32]);
+    let far = PieceIndex(crate::MAX_PIECES);
+    let near = PieceIndex(crate::MAX_PIECES - 1);
+    assert!(!refused(&Message::Have { blob, pieces: vec![near] }));
+    assert!(refused(&Message::Have { blob, pieces: vec![near, far] }));
+    assert!(refused(&Message::Lost { blob, pieces: vec![far] }));
+    assert!(refused(&Message::Meet { blob, held: [far].into_iter().collect(), wants: true }));
+    assert!(!refused(&Message::Meet { blob, held: [near].into_iter().collect(), wants: true }));
+    assert!(refused(&Message::Grew { blob, from: 0, hashes: vec![], length: Some(u64::MAX) }));
+    let piece_length = PieceLength::from_log2(14).unwrap();
+    let manifest = Manifest::new(piece_length, Some(crate::MAX_BLOB_LENGTH));
+    let version = Version::default();
+    assert!(refused(&Message::ManifestIs { request: 1, blob, version, manifest: Some(manifest), digest: None }));
+    let item = |length| InventoryItem { blob, length: Some(length), piece_length, complete: true };
+    assert!(refused(&Message::Inventory { blobs: vec![item(1), item(u64::MAX)] }));
+}
+
+#[test]
+fn a_message_has_nothing_behind_it() {
+    let mut body = Frame::encode(&Message::Part { blob: BlobId([1; 32]) }).unwrap().0[4..].to_vec();
+    decode(&body).unwrap();
+    body.push(0);
+    assert!(matches!(decode(&body), Err(WireError::Violation { .. })));
+    body.truncate(5);
+    assert!(matches!(decode(&body), Err(WireError::Malformed { .. })));
+}
+
+#[test]
+fn a_message_over_the_limit_is_not_encoded() {
+    let message = Message::Dissolved { blob: BlobId([1; 32]), reason: "x".repeat(MAX_MESSAGE) };
+    assert!(matches!(Frame::encode(&message), Err(WireError::TooLong { what: "message", .. })));
+}

@@ -209,3 +209,6 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let (four, _) = bytes[at..].split_first_chunk().expect("fields lie within their frame");
     u32::from_le_bytes(*four)
 }
+
+#[cfg(test)]
+mod tests;

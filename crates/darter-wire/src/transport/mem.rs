@@ -1,14 +1,16 @@
 //! A network in memory, for tests: hosts with addresses of their own, and pipes between them. It keeps tokio's
-//! paused time honest (nothing waits on a real socket), and lets a test cut a link.
+//! paused time honest: nothing waits on a real socket.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::io::{DuplexStream, WriteHalf};
+use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::{Listener, PeerStream, PeerWriter, Transport};
@@ -113,9 +115,33 @@ impl Listener for Accepting {
     }
 }
 
-impl PeerWriter for WriteHalf<DuplexStream> {}
-
 fn stream_of(pipe: DuplexStream, peer_addr: SocketAddr) -> PeerStream {
     let (reader, writer) = tokio::io::split(pipe);
-    PeerStream::new(Box::new(reader), Box::new(writer), peer_addr)
+    PeerStream::new(Box::new(reader), Box::new(MemWriter(writer)), peer_addr)
+}
+
+/// Ends its direction when dropped, as a TCP connection's half does; the pipe's own half would leave it open.
+struct MemWriter(WriteHalf<DuplexStream>);
+
+impl Drop for MemWriter {
+    fn drop(&mut self) {
+        // A pipe shuts down at once or has broken already.
+        let _ = Pin::new(&mut self.0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+impl PeerWriter for MemWriter {}
+
+impl AsyncWrite for MemWriter {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }

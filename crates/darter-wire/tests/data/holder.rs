@@ -1,0 +1,174 @@
+//! What the sending side promises: order, late binding, slots, and a report of every piece.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::BlobId;
+use darter_wire::{DataClient, Refusal, Request, Unlimited, WireError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::*;
+
+#[tokio::test]
+async fn many_requests_in_flight_bring_the_right_bytes_over_tcp() {
+    let holder = Holder::of(0..64);
+    let (here, there) = tcp_pair().await;
+    let serving = serve(there, &holder, &sending(4, Arc::new(Unlimited)));
+    let (client, mut answers) = DataClient::start(here, receiving());
+    ask_for(&client, 0..64);
+    assert_eq!(next_pieces(&mut answers, 64).await, (0..64).collect::<Vec<_>>());
+    assert_eq!(client.received(), 64 * PIECE as u64);
+    drop(answers);
+    serving.await.unwrap().unwrap();
+    assert_eq!(*holder.log.lock(), (0..64).map(|index| (index, true)).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn urgent_requests_overtake_those_that_wait() {
+    let gate = Gate::shut();
+    let (client, mut answers) = requester(&Holder::of(0..9), &sending(1, gate.clone())).await;
+    ask_for(&client, 0..4);
+    settle().await;
+    client.request(Request { urgent: true, ..the_piece(8, 8) }, PIECE as u32).unwrap();
+    settle().await;
+    gate.open();
+    assert_eq!(next_pieces(&mut answers, 5).await, [0, 8, 1, 2, 3], "piece 0 was under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_called_back_costs_nothing_unless_it_is_under_way() {
+    let gate = Gate::shut();
+    let holder = Holder::of(0..9);
+    let (client, mut answers) = requester(&holder, &sending(1, gate.clone())).await;
+    ask_for(&client, 0..3);
+    settle().await;
+    for id in [0, 1, 1, 77] {
+        client.cancel(id);
+    }
+    settle().await;
+    gate.open();
+    assert_eq!(next(&mut answers).await, (0, Ok(0)));
+    assert_eq!(next(&mut answers).await, (1, Err(Refusal::Cancelled)));
+    assert_eq!(next(&mut answers).await, (2, Ok(2)));
+    assert!(client.unanswered().is_empty());
+    assert_eq!(*holder.log.lock(), [(0, true), (2, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_piece_is_chosen_when_there_is_room_to_send_it() {
+    let gate = Gate::shut();
+    let holder = Holder::of([0]);
+    let sending = sending(1, gate.clone());
+    let (busy, mut to_busy) = requester(&holder, &sending).await;
+    ask_for(&busy, [0]);
+    settle().await;
+    let (client, mut answers) = requester(&holder, &sending).await;
+    client.request(any_piece(1), PIECE as u32).unwrap();
+    settle().await;
+    holder.gain(7);
+    gate.open();
+    assert_eq!(next(&mut to_busy).await, (0, Ok(0)));
+    assert_eq!(next(&mut answers).await, (1, Ok(7)), "not piece 0, which was all there was when it asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_piece_waits_without_a_slot_and_in_nobodys_way() {
+    let holder = Holder::of([]);
+    let sending = sending(1, Arc::new(Unlimited));
+    let (client, mut answers) = requester(&holder, &sending).await;
+    let (other, mut to_other) = requester(&holder, &sending).await;
+    client.request(any_piece(1), PIECE as u32).unwrap();
+    client.request(any_piece(2), PIECE as u32).unwrap();
+    settle().await;
+    client.request(the_piece(3, 3), PIECE as u32).unwrap();
+    other.request(the_piece(4, 4), PIECE as u32).unwrap();
+    assert_eq!(next(&mut answers).await, (3, Err(Refusal::NotHeld)));
+    assert_eq!(next(&mut to_other).await, (4, Err(Refusal::NotHeld)));
+    client.cancel(2);
+    assert_eq!(next(&mut answers).await, (2, Err(Refusal::Cancelled)));
+    settle().await;
+    holder.gain(6);
+    assert_eq!(next(&mut answers).await, (1, Ok(6)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_takes_nothing_costs_its_slot_alone_and_that_not_for_ever() {
+    let holder = Holder::of(0..64);
+    let sending = sending(2, Arc::new(Unlimited));
+    let (here, there) = pair().await;
+    let serving = serve(there, &holder, &sending);
+    let (stuck, _never_read) = DataClient::start(here, receiving());
+    ask_for(&stuck, 0..20);
+    settle().await;
+    let (client, mut answers) = requester(&holder, &sending).await;
+    ask_for(&client, 20..64);
+    next_pieces(&mut answers, 44).await;
+    assert!(matches!(serving.await.unwrap(), Err(WireError::Silent { .. })));
+    let broken: Vec<_> = holder.log.lock().iter().filter(|(_, delivered)| !delivered).copied().collect();
+    assert_eq!(broken, [(2, false)], "two pieces fit the pipe");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_is_reported_once_when_the_requester_leaves_or_the_task_is_dropped() {
+    let holder = Holder::of([3]);
+    let sending = sending(1, Gate::shut());
+    for task_is_dropped in [false, true] {
+        let (here, there) = pair().await;
+        let serving = serve(there, &holder, &sending);
+        let (client, answers) = DataClient::start(here, receiving());
+        ask_for(&client, [3]);
+        settle().await;
+        assert!(holder.log.lock().is_empty());
+        match task_is_dropped {
+            true => serving.abort(),
+            false => drop(answers),
+        }
+        let _ = serving.await;
+        assert_eq!(std::mem::take(&mut *holder.log.lock()), [(3, false)]);
+    }
+}
+
+#[tokio::test]
+async fn every_refusal_comes_as_itself() {
+    let (client, mut answers) = requester(&Holder::of([]), &sending(1, Arc::new(Unlimited))).await;
+    let expected = [Refusal::UnknownBlob, Refusal::Refused, Refusal::Busy, Refusal::NotHeld];
+    for id in 0..4 {
+        client.request(Request { blob: BlobId([id as u8; 32]), ..the_piece(id, 9) }, PIECE as u32).unwrap();
+    }
+    for (id, reason) in (0..).zip(expected) {
+        assert_eq!(next(&mut answers).await, (id, Err(reason)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_meters_what_is_sent() {
+    let gate = Gate::shut();
+    let (here, there) = pair().await;
+    let _serving = serve(there, &Holder::of([1]), &sending(1, gate.clone()));
+    let (mut reader, mut writer) = (here.reader, here.writer);
+    let request_for_piece_1 = [[0; 8].as_slice(), &1u32.to_le_bytes(), &BLOB.0].concat();
+    writer.write_all(&request_for_piece_1).await.unwrap();
+    gate.let_pass(70_000);
+    let mut got = vec![0; 16 + 65_536];
+    reader.read_exact(&mut got).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(3_600), reader.read_u8()).await.is_err(), "no budget left");
+    gate.open();
+    let mut rest = vec![0; PIECE - 65_536];
+    reader.read_exact(&mut rest).await.unwrap();
+    assert!([&got[16..], &rest].concat() == piece(1));
+}
+
+#[tokio::test]
+async fn a_requester_that_breaks_the_protocol_is_cut_off() {
+    let mut unknown = [0; 44];
+    unknown[4] = 9;
+    let far = [[0; 8].as_slice(), &0x0100_0000u32.to_le_bytes(), &[5; 32]].concat();
+    let too_many = [[0; 8].as_slice(), &[0xff; 4], &[5; 32]].concat().repeat(257);
+    for said in [unknown.to_vec(), far, too_many] {
+        let (mut here, there) = pair().await;
+        let serving = serve(there, &Holder::of([]), &sending(1, Arc::new(Unlimited)));
+        here.writer.write_all(&said).await.unwrap();
+        let end = serving.await.unwrap();
+        assert!(matches!(end, Err(WireError::Violation { .. })), "{end:?}");
+    }
+}

@@ -1,0 +1,166 @@
+//! What the receiving side promises: nothing but what was asked for, clean ends, and knowing how far things are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_wire::{Answers, BufferPool, DataClient, PeerStream, Receiving, Unlimited, WireError};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::{sleep, timeout};
+
+use crate::world::*;
+
+/// A requester that asked for piece 3 with id 1, and the holder's end of its connection for the test to play.
+async fn asked() -> (DataClient, Answers, PeerStream) {
+    let (here, there) = pair().await;
+    let (client, answers) = DataClient::start(here, receiving());
+    client.request(the_piece(1, 3), PIECE as u32).unwrap();
+    (client, answers, there)
+}
+
+fn header(id: u32, status: u8, piece: u32, length: u32) -> Vec<u8> {
+    let [id, piece, length] = [id, piece, length].map(u32::to_le_bytes);
+    [id.as_slice(), &[status, 0, 0, 0], &piece, &length].concat()
+}
+
+#[tokio::test]
+async fn a_holder_that_dies_within_a_piece_is_a_clean_error() {
+    let (client, mut answers, mut holder) = asked().await;
+    holder.writer.write_all(&header(1, 0, 3, PIECE as u32)).await.unwrap();
+    holder.writer.write_all(&piece(3)[..PIECE / 2]).await.unwrap();
+    drop(holder);
+    assert!(matches!(answers.recv().await, Err(WireError::Closed)));
+    assert_eq!(client.unanswered(), [the_piece(1, 3)], "to be asked of somebody else");
+    assert_eq!(client.arrived(1), Some(PIECE as u32 / 2));
+    assert!(matches!(client.request(the_piece(2, 4), 1), Err(WireError::Closed)));
+    assert!(matches!(answers.recv().await, Ok(None)));
+}
+
+#[tokio::test]
+async fn a_holder_that_leaves_owing_an_answer_is_an_error_and_else_the_end() {
+    let (_client, mut answers, holder) = asked().await;
+    drop(holder);
+    assert!(matches!(answers.recv().await, Err(WireError::Closed)));
+    let (_client, mut answers, mut holder) = asked().await;
+    holder.writer.write_all(&header(1, 1, u32::MAX, 0)).await.unwrap();
+    drop(holder);
+    assert!(matches!(answers.recv().await, Ok(Some(_))));
+    assert!(matches!(answers.recv().await, Ok(None)));
+}
+
+#[tokio::test]
+async fn only_what_was_asked_for_is_taken() {
+    let too_long = header(1, 0, 3, PIECE as u32 + 1);
+    let another_piece = header(1, 0, 4, PIECE as u32);
+    let nobody_asked = header(2, 0, 3, PIECE as u32);
+    let unknown_status = header(1, 9, 3, 0);
+    let refusal_with_bytes = header(1, 1, 3, 8);
+    for said in [too_long, another_piece, nobody_asked, unknown_status, refusal_with_bytes] {
+        let (client, mut answers, mut holder) = asked().await;
+        holder.writer.write_all(&said).await.unwrap();
+        let error = answers.recv().await.unwrap_err();
+        assert!(error.is_their_fault(), "{error}");
+        assert!(client.is_closed());
+    }
+}
+
+#[tokio::test]
+async fn a_piece_over_the_protocols_limit_is_refused_whatever_was_allowed() {
+    let (here, mut holder) = pair().await;
+    let (client, mut answers) = DataClient::start(here, receiving());
+    client.request(any_piece(1), u32::MAX).unwrap();
+    holder.writer.write_all(&header(1, 0, 3, (1 << 24) + 1)).await.unwrap();
+    let error = answers.recv().await.unwrap_err();
+    assert!(matches!(error, WireError::TooLong { limit: 16_777_216, .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_known_and_receiving_can_be_given_up_at_any_moment() {
+    let (client, mut answers, mut holder) = asked().await;
+    let said = [header(1, 0, 3, PIECE as u32), piece(3)].concat();
+    let drip = async {
+        for part in said.chunks(1_007) {
+            let (first, second) = part.split_at(5);
+            holder.writer.write_all(first).await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+            holder.writer.write_all(second).await.unwrap();
+        }
+    };
+    let receive = async {
+        let mut last = 0;
+        loop {
+            if let Ok(answer) = timeout(Duration::from_millis(3), answers.recv()).await {
+                return (answer, last);
+            }
+            let arrived = client.arrived(1).unwrap();
+            assert!(arrived >= last);
+            last = arrived;
+        }
+    };
+    let ((), (answer, last)) = tokio::join!(drip, receive);
+    assert!(matches!(answer, Ok(Some(darter_wire::Answer::Data { data, .. })) if *data == piece(3)));
+    assert!(last > 0, "progress was seen on the way");
+    assert_eq!(client.arrived(1), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_meters_what_is_received() {
+    let gate = Gate::shut();
+    let (here, there) = pair().await;
+    let _serving = serve(there, &Holder::of([1]), &sending(1, Arc::new(Unlimited)));
+    let receiving = Receiving { budget: gate.clone(), buffers: BufferPool::default() };
+    let (client, mut answers) = DataClient::start(here, receiving);
+    ask_for(&client, [1]);
+    gate.let_pass(70_000);
+    assert!(timeout(Duration::from_secs(3_600), answers.recv()).await.is_err());
+    assert_eq!(client.received(), 65_536, "one grain, the next is over the budget");
+    gate.open();
+    assert_eq!(next(&mut answers).await, (1, Ok(1)));
+}
+
+#[tokio::test]
+async fn requests_have_a_bound_and_ids_of_their_own() {
+    let (client, _answers) = requester(&Holder::of([]), &sending(1, Arc::new(Unlimited))).await;
+    for id in 0..256 {
+        client.request(any_piece(id), 1).unwrap();
+        assert!(matches!(client.request(any_piece(id), 1), Err(WireError::InUse { .. } | WireError::Full)));
+    }
+    assert!(matches!(client.request(any_piece(256), 1), Err(WireError::Full)));
+    client.close();
+    assert!(matches!(client.request(any_piece(256), 1), Err(WireError::Closed)));
+}
+
+#[tokio::test]
+async fn closing_ends_a_wait_for_answers_and_the_holder_sees_it() {
+    let (here, there) = pair().await;
+    let serving = serve(there, &Holder::of([]), &sending(1, Arc::new(Unlimited)));
+    let (client, mut answers) = DataClient::start(here, receiving());
+    client.request(any_piece(1), 1).unwrap();
+    let (end, ()) = tokio::join!(answers.recv(), async { client.close() });
+    assert!(matches!(end, Ok(None)));
+    drop(answers);
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn room_for_pieces_is_used_again_and_only_so_much_is_kept() {
+    let buffers = BufferPool::new(PIECE * 3 / 2);
+    let (here, there) = pair().await;
+    let _serving = serve(there, &Holder::of(0..4), &sending(1, Arc::new(Unlimited)));
+    let receiving = Receiving { budget: Arc::new(Unlimited), buffers: buffers.clone() };
+    let (client, mut answers) = DataClient::start(here, receiving);
+    let mut rooms = Vec::new();
+    for index in 0..2 {
+        ask_for(&client, [index]);
+        let Ok(Some(darter_wire::Answer::Data { data, .. })) = answers.recv().await else { panic!("a piece") };
+        rooms.push(data.as_ptr());
+    }
+    assert_eq!(rooms[0], rooms[1]);
+    assert_eq!(buffers.idle_bytes(), PIECE);
+    ask_for(&client, [2, 3]);
+    let both = [answers.recv().await.unwrap(), answers.recv().await.unwrap()];
+    assert_eq!(buffers.idle_bytes(), 0);
+    drop(both);
+    assert_eq!(buffers.idle_bytes(), PIECE, "the second is over what the pool keeps");
+    buffers.trim();
+    assert_eq!(buffers.idle_bytes(), 0);
+}

@@ -1,0 +1,194 @@
+//! A scripted holder, a budget that a test opens and closes, and connections between requesters and the holder.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_wire::{
+    Answer, Answers, Bind, Budget, BufferPool, DataClient, MemNetwork, Payload, PeerStream, Receiving, Refusal,
+    Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted, serve_data,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+pub(crate) const BLOB: BlobId = BlobId([5; 32]);
+pub(crate) const PIECE: usize = 100_000;
+
+/// The bytes of a piece: every piece's differ.
+pub(crate) fn piece(index: u32) -> Vec<u8> {
+    (0..PIECE).map(|at| (at as u32 ^ (index * 7)) as u8).collect()
+}
+
+/// Lets bytes pass as a test allows it.
+pub(crate) struct Gate(Semaphore);
+
+impl Gate {
+    pub(crate) fn shut() -> Arc<Self> {
+        Arc::new(Self(Semaphore::new(0)))
+    }
+
+    pub(crate) fn let_pass(&self, bytes: usize) {
+        self.0.add_permits(bytes);
+    }
+
+    pub(crate) fn open(&self) {
+        self.let_pass(1 << 40);
+    }
+}
+
+#[async_trait]
+impl Budget for Gate {
+    async fn take(&self, bytes: u32) {
+        self.0.acquire_many(bytes).await.unwrap().forget();
+    }
+}
+
+/// Holds the pieces it is told to, in a file and in memory by turns, and gives the newest one for any.
+pub(crate) struct Holder {
+    file: Arc<File>,
+    held: Mutex<Vec<u32>>,
+    changes: watch::Sender<()>,
+    pub(crate) log: Mutex<Vec<(u32, bool)>>,
+}
+
+impl Holder {
+    pub(crate) fn of(held: impl IntoIterator<Item = u32>) -> Arc<Self> {
+        let mut file = tempfile::tempfile().unwrap();
+        for index in 0..64 {
+            file.write_all(&piece(index)).unwrap();
+        }
+        let held = Mutex::new(held.into_iter().collect());
+        Arc::new(Self { file: Arc::new(file), held, changes: watch::Sender::new(()), log: Mutex::default() })
+    }
+
+    pub(crate) fn gain(&self, index: u32) {
+        self.held.lock().push(index);
+        self.changes.send_replace(());
+    }
+}
+
+impl Uploads for Holder {
+    fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind {
+        match blob.0[0] {
+            0 => return Bind::UnknownBlob,
+            1 => return Bind::Refused,
+            2 => return Bind::Busy,
+            _ => {}
+        }
+        assert_eq!(peer, NodeId([1; 16]));
+        let held = self.held.lock();
+        let index = match wanted {
+            Wanted::Piece(index) if held.contains(&index.0) => index.0,
+            Wanted::Piece(_) => return Bind::NotHeld,
+            Wanted::Any => match held.last() {
+                Some(index) => *index,
+                None => return Bind::Wait,
+            },
+        };
+        let payload = match index % 2 {
+            0 => Payload::Bytes(Bytes::from(piece(index))),
+            _ => Payload::File {
+                file: Arc::clone(&self.file),
+                offset: u64::from(index) * PIECE as u64,
+                length: PIECE as u32,
+            },
+        };
+        Bind::Send { piece: PieceIndex(index), payload }
+    }
+
+    fn sent(&self, _peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
+        assert_eq!(blob, BLOB);
+        self.log.lock().push((piece.0, delivered));
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+}
+
+pub(crate) fn sending(slots: usize, budget: Arc<dyn Budget>) -> Sending {
+    Sending { slots: Slots::new(slots), budget, stall: Duration::from_secs(10) }
+}
+
+pub(crate) fn receiving() -> Receiving {
+    Receiving { budget: Arc::new(Unlimited), buffers: BufferPool::default() }
+}
+
+/// A connection in memory.
+pub(crate) async fn pair() -> (PeerStream, PeerStream) {
+    pair_over(&MemNetwork::new().host([10, 0, 0, 1]), "10.0.0.1:0").await
+}
+
+pub(crate) async fn tcp_pair() -> (PeerStream, PeerStream) {
+    pair_over(&TcpTransport::default(), "127.0.0.1:0").await
+}
+
+async fn pair_over(transport: &dyn Transport, addr: &str) -> (PeerStream, PeerStream) {
+    let listener = transport.listen(addr).await.unwrap();
+    let target = listener.local_addr().to_string();
+    let (here, there) = tokio::join!(transport.connect(&target), listener.accept());
+    (here.unwrap(), there.unwrap())
+}
+
+/// Has the holder serve this connection.
+pub(crate) fn serve(stream: PeerStream, holder: &Arc<Holder>, sending: &Sending) -> JoinHandle<Result<()>> {
+    let (holder, sending) = (Arc::clone(holder), sending.clone());
+    tokio::spawn(async move { serve_data(stream, NodeId([1; 16]), holder, &sending).await })
+}
+
+/// A requester connected to the holder.
+pub(crate) async fn requester(holder: &Arc<Holder>, sending: &Sending) -> (DataClient, Answers) {
+    let (here, there) = pair().await;
+    serve(there, holder, sending);
+    DataClient::start(here, receiving())
+}
+
+pub(crate) fn the_piece(id: u32, index: u32) -> Request {
+    Request { id, blob: BLOB, wanted: Wanted::Piece(PieceIndex(index)), urgent: false }
+}
+
+pub(crate) fn any_piece(id: u32) -> Request {
+    Request { id, blob: BLOB, wanted: Wanted::Any, urgent: false }
+}
+
+/// Asks for pieces by number, each with its number as id.
+pub(crate) fn ask_for(client: &DataClient, pieces: impl IntoIterator<Item = u32>) {
+    for index in pieces {
+        client.request(the_piece(index, index), PIECE as u32).unwrap();
+    }
+}
+
+/// The next answer: its id, and the piece it brought with the right bytes, or why there is none.
+pub(crate) async fn next(answers: &mut Answers) -> (u32, std::result::Result<u32, Refusal>) {
+    match answers.recv().await.unwrap().expect("an answer") {
+        Answer::Data { id, blob, piece: index, data } => {
+            assert_eq!(blob, BLOB);
+            assert!(*data == piece(index.0), "the bytes of piece {index}");
+            (id, Ok(index.0))
+        }
+        Answer::None { id, reason, .. } => (id, Err(reason)),
+    }
+}
+
+/// The ids of the next answers, all of which bring the piece with that number.
+pub(crate) async fn next_pieces(answers: &mut Answers, count: usize) -> Vec<u32> {
+    let mut pieces = Vec::new();
+    for _ in 0..count {
+        let (id, brought) = next(answers).await;
+        assert_eq!(brought, Ok(id));
+        pieces.push(id);
+    }
+    assert_eq!(pieces.iter().collect::<HashSet<_>>().len(), count);
+    pieces
+}
+
+/// Lets every task run until it waits for something. For paused time only: any sleep ends once nothing else runs.
+pub(crate) async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}

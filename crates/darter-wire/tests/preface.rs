@@ -1,0 +1,132 @@
+//! Who is there: right introductions, and everything that is not one.
+
+use darter_core::{NodeId, Place};
+use darter_wire::preface::{greet, open};
+use darter_wire::{Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, WireError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+fn hello(node: u8, listen: &str) -> Hello {
+    let place = Place { region: "eu".into(), zone: "a".into(), rack: "7".into(), host: format!("h{node}") };
+    Hello { node: NodeId([node; 16]), listen: listen.into(), place, role: Role::Node, program: "0.1.0".into() }
+}
+
+/// Node 1 connects to node 2; what each sees.
+async fn meet(one: &Hello, two: &Hello, kind: Kind) -> (Result<Greeted>, Result<Greeted>) {
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    let caller = network.host([10, 0, 0, 1]);
+    tokio::join!(open(&caller, "10.0.0.2:7400", kind, one), async {
+        greet(listener.accept().await.unwrap(), two).await
+    })
+}
+
+/// What a caller makes of a listener that answers like this, whatever it is told.
+async fn answered_with(answer: Vec<u8>) -> WireError {
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap();
+        stream.writer.write_all(&answer).await.unwrap();
+        stream.reader.read_to_end(&mut Vec::new()).await.unwrap();
+    });
+    open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap_err()
+}
+
+/// What a listener makes of a caller that says this.
+async fn approached_with(said: &[u8], hangs_up: bool) -> WireError {
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    let mut stream = network.host([10, 0, 0, 1]).connect("10.0.0.2:7400").await.unwrap();
+    stream.writer.write_all(said).await.unwrap();
+    let kept = (!hangs_up).then_some(stream);
+    let error = greet(listener.accept().await.unwrap(), &hello(2, "")).await.unwrap_err();
+    drop(kept);
+    error
+}
+
+fn preface(version: u8, kind: u8, length: u16, rest: &[u8]) -> Vec<u8> {
+    [b"DRTR", [version, kind].as_slice(), &length.to_le_bytes(), rest].concat()
+}
+
+#[tokio::test]
+async fn two_nodes_learn_who_the_other_is_and_how_to_reach_it() {
+    let (one, two) = (hello(1, "0.0.0.0:7401"), hello(2, "node2.example:7400"));
+    for kind in [Kind::Control, Kind::Data] {
+        let (at_one, at_two) = meet(&one, &two, kind).await;
+        let (mut at_one, mut at_two) = (at_one.unwrap(), at_two.unwrap());
+        assert_eq!((at_one.kind, at_two.kind), (kind, kind));
+        assert_eq!(at_one.hello, two, "a name is left as it is");
+        assert_eq!(at_two.hello, Hello { listen: "10.0.0.1:7401".into(), ..one.clone() });
+        at_one.stream.writer.write_all(b"next").await.unwrap();
+        let mut next = [0; 4];
+        at_two.stream.reader.read_exact(&mut next).await.unwrap();
+        assert_eq!(&next, b"next", "what follows the preface is untouched");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_reaches_itself_notices_on_both_ends() {
+    let me = hello(1, "");
+    let (caller, listener) = meet(&me, &me, Kind::Control).await;
+    assert!(matches!(caller, Err(WireError::Oneself { addr }) if addr == "10.0.0.2:7400"));
+    assert!(matches!(listener, Err(WireError::Oneself { .. })));
+}
+
+#[tokio::test]
+async fn a_web_server_is_not_darter() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 512]).await;
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+    });
+    let error = open(&TcpTransport::default(), &addr, Kind::Control, &hello(1, "")).await.unwrap_err();
+    assert!(matches!(&error, WireError::NotDarter { addr: named } if *named == addr), "{error}");
+    assert!(!error.retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_and_hanging_up_are_not_darter() {
+    let too_little = preface(1, 1, 0, &[])[..3].to_vec();
+    for said in [vec![], too_little, b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+        assert!(matches!(answered_with(said.clone()).await, WireError::NotDarter { .. }));
+        for hangs_up in [false, true] {
+            assert!(matches!(approached_with(&said, hangs_up).await, WireError::NotDarter { .. }));
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_version_is_named_on_both_ends_whatever_follows() {
+    let future = preface(9, 77, 65_535, b"a form that nobody knows yet");
+    for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
+        assert!(matches!(error, WireError::Version { ours: 1, theirs: 9, .. }), "{error}");
+    }
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    let mut stream = network.host([10, 0, 0, 1]).connect("10.0.0.2:7400").await.unwrap();
+    stream.writer.write_all(&future).await.unwrap();
+    greet(listener.accept().await.unwrap(), &hello(2, "")).await.unwrap_err();
+    let mut answer = [0; 5];
+    stream.reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"DRTR\x01", "the one that is refused can tell why");
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_behind_a_right_beginning_is_refused() {
+    assert!(matches!(approached_with(&preface(1, 3, 0, &[]), false).await, WireError::Violation { .. }));
+    assert!(matches!(answered_with(preface(1, 2, 0, &[])).await, WireError::Violation { .. }));
+    let long = approached_with(&preface(1, 1, 4097, &[]), false).await;
+    assert!(matches!(long, WireError::TooLong { length: 4097, limit: 4096, .. }), "{long}");
+    assert!(matches!(approached_with(&preface(1, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
+    assert!(matches!(approached_with(&preface(1, 1, 64, &[0; 5]), true).await, WireError::Closed));
+    assert!(matches!(approached_with(&preface(1, 1, 64, &[0; 5]), false).await, WireError::NotDarter { .. }));
+}
+
+#[tokio::test]
+async fn a_hello_that_no_one_would_accept_is_not_sent() {
+    let endless = Hello { program: "x".repeat(5_000), ..hello(1, "") };
+    let (caller, _) = meet(&endless, &hello(2, ""), Kind::Control).await;
+    assert!(matches!(caller, Err(WireError::TooLong { .. })));
+}

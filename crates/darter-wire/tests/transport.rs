@@ -1,0 +1,142 @@
+//! What every transport must do: one suite, run on each.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use darter_wire::{MemNetwork, PeerStream, TcpTransport, Transport, WireError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// A transport with the address its listeners use.
+fn tcp() -> (impl Transport, &'static str) {
+    (TcpTransport::default(), "127.0.0.1:0")
+}
+
+fn mem() -> (impl Transport, &'static str) {
+    (MemNetwork::new().host([10, 0, 0, 1]), "10.0.0.1:0")
+}
+
+async fn pair(transport: &impl Transport, addr: &str) -> (PeerStream, PeerStream) {
+    let listener = transport.listen(addr).await.unwrap();
+    let target = listener.local_addr().to_string();
+    let (here, there) = tokio::join!(transport.connect(&target), listener.accept());
+    (here.unwrap(), there.unwrap())
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+fn file_of(data: &[u8]) -> Arc<File> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(data).unwrap();
+    Arc::new(file)
+}
+
+async fn bytes_cross_both_ways_at_once(transport: impl Transport, addr: &str) {
+    let (mut here, mut there) = pair(&transport, addr).await;
+    let data = pattern(3_000_000);
+    let mut from_here = vec![0; data.len()];
+    let mut from_there = vec![0; data.len()];
+    let (a, b, c, d) = tokio::join!(
+        here.writer.write_all(&data),
+        there.writer.write_all(&data),
+        here.reader.read_exact(&mut from_there),
+        there.reader.read_exact(&mut from_here),
+    );
+    a.and(b).unwrap();
+    c.and(d).unwrap();
+    assert!(from_here == data && from_there == data);
+}
+
+async fn part_of_a_file_is_sent_between_other_bytes(transport: impl Transport, addr: &str) {
+    let (mut here, mut there) = pair(&transport, addr).await;
+    let data = pattern(1_500_000);
+    let file = file_of(&data);
+    let send = async {
+        here.writer.write_all(b"before").await.unwrap();
+        here.writer.send_file(&file, 1_001, 1_400_000).await.unwrap();
+        here.writer.write_all(b"after").await.unwrap();
+        drop(here.writer);
+    };
+    let mut got = Vec::new();
+    let (_, read) = tokio::join!(send, there.reader.read_to_end(&mut got));
+    read.unwrap();
+    assert!(got.starts_with(b"before") && got.ends_with(b"after"));
+    assert!(got[6..got.len() - 5] == data[1_001..1_401_001]);
+}
+
+async fn a_file_that_is_too_short_is_an_error_of_the_file(transport: impl Transport, addr: &str) {
+    let (mut here, mut there) = pair(&transport, addr).await;
+    let file = file_of(&pattern(1_000));
+    let sent = here.writer.send_file(&file, 500, 501).await;
+    assert_eq!(sent.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    drop(here);
+    let mut got = Vec::new();
+    there.reader.read_to_end(&mut got).await.unwrap();
+    assert!(got.len() <= 500);
+}
+
+async fn the_end_is_seen_and_writing_past_it_fails(transport: impl Transport, addr: &str) {
+    let (here, mut there) = pair(&transport, addr).await;
+    drop(here);
+    assert_eq!(there.reader.read(&mut [0; 8]).await.unwrap(), 0);
+    let data = pattern(1_000_000);
+    let file = file_of(&data);
+    let sent = async {
+        for _ in 0..20 {
+            there.writer.send_file(&file, 0, 1_000_000).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    sent.await.unwrap_err();
+}
+
+async fn both_sides_know_where_the_other_is(transport: impl Transport, addr: &str) {
+    let listener = transport.listen(addr).await.unwrap();
+    let bound = listener.local_addr();
+    assert_ne!(bound.port(), 0);
+    let target = bound.to_string();
+    let (here, there) = tokio::join!(transport.connect(&target), listener.accept());
+    assert_eq!(here.unwrap().peer_addr(), bound);
+    assert_eq!(there.unwrap().peer_addr().ip(), bound.ip());
+}
+
+async fn a_taken_address_and_a_silent_one_are_typed_errors(transport: impl Transport, addr: &str) {
+    let listener = transport.listen(addr).await.unwrap();
+    let target = listener.local_addr().to_string();
+    let Err(taken) = transport.listen(&target).await else { panic!("the address is taken") };
+    assert!(matches!(&taken, WireError::Listen { addr, .. } if *addr == target), "{taken}");
+    drop(listener);
+    let refused = transport.connect(&target).await.unwrap_err();
+    assert!(matches!(&refused, WireError::Connect { addr, .. } if *addr == target), "{refused}");
+    assert!(refused.retryable() && !taken.retryable());
+    let nonsense = transport.connect("no address").await.unwrap_err();
+    assert!(matches!(nonsense, WireError::Connect { .. }), "{nonsense}");
+    transport.listen(&target).await.unwrap();
+}
+
+macro_rules! conformance {
+    ($transport:ident: $($scenario:ident),* $(,)?) => {
+        mod $transport {
+            $(#[tokio::test]
+            async fn $scenario() {
+                let (transport, addr) = super::$transport();
+                super::$scenario(transport, addr).await;
+            })*
+        }
+    };
+    ($($scenario:ident),* $(,)?) => {
+        conformance!(tcp: $($scenario),*);
+        conformance!(mem: $($scenario),*);
+    };
+}
+
+conformance!(
+    bytes_cross_both_ways_at_once,
+    part_of_a_file_is_sent_between_other_bytes,
+    a_file_that_is_too_short_is_an_error_of_the_file,
+    the_end_is_seen_and_writing_past_it_fails,
+    both_sides_know_where_the_other_is,
+    a_taken_address_and_a_silent_one_are_typed_errors,
+);
