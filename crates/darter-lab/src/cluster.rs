@@ -1,10 +1,11 @@
 //! Darter's agents on hosts, driven by the flags and commands that a person uses.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::netns::Host;
@@ -57,7 +58,7 @@ impl<'host> Agent<'host> {
     }
 
     /// Where it keeps its data.
-    pub fn data_directory(&self) -> &PathBuf {
+    pub fn data_directory(&self) -> &Path {
         &self.data
     }
 
@@ -84,16 +85,15 @@ impl<'host> Agent<'host> {
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         let status = process.terminate(PATIENCE)?;
-        anyhow::ensure!(status.success(), "darter on {} ended with {status}\n{}", self.host.name(), process.tail());
+        ensure!(status.success(), "darter on {} ended with {status}\n{}", self.host.name(), process.tail());
         Ok(())
     }
 
-    /// Memory that its process keeps resident, in bytes; `None` when it does not run.
-    pub fn resident_bytes(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.as_ref()?.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib * 1024)
+    /// What its process keeps resident; an error when it does not run.
+    pub fn memory(&self) -> Result<Memory> {
+        let process = self.process.as_ref().with_context(|| format!("no agent runs on {}", self.host.name()))?;
+        let path = format!("/proc/{}/status", process.id());
+        Memory::parse(&fs::read_to_string(&path).with_context(|| format!("read {path}"))?)
     }
 
     /// What `darter COMMAND… --json` prints on this host.
@@ -108,5 +108,27 @@ impl<'host> Agent<'host> {
         let mut command = self.host.command(&self.binary);
         command.env("DARTER_DATA_DIR", &self.data);
         command
+    }
+}
+
+/// Resident memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Now.
+    pub now: u64,
+    /// The most since it started.
+    pub peak: u64,
+}
+
+impl Memory {
+    /// Reads `/proc/PID/status`.
+    fn parse(status: &str) -> Result<Self> {
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib =
+                line.and_then(|rest| rest.trim().strip_suffix("kB")).with_context(|| format!("no {name} of it"))?;
+            Ok(kib.trim().parse::<u64>().context("read a size in kB")? * 1024)
+        };
+        Ok(Self { now: field("VmRSS:")?, peak: field("VmHWM:")? })
     }
 }

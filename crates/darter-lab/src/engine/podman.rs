@@ -22,8 +22,9 @@ impl<'host> Podman<'host> {
     pub fn configure(host: &'host Host, route: &Route) -> Result<Self> {
         write_registries_conf(host, route)?;
         let config = host.make_directory("containers")?.join("containers.conf");
-        // Locks in shared memory would be the machine's, not the host's.
-        fs::write(&config, "[engine]\nlock_type = \"file\"\n")
+        // Locks in shared memory would be the machine's, not the host's; and a sandbox may not raise limits, as podman does
+        // by default.
+        fs::write(&config, "[engine]\nlock_type = \"file\"\n[containers]\ndefault_ulimits = []\n")
             .with_context(|| format!("write {}", config.display()))?;
         Ok(Self { host, login: route.login.clone() })
     }
@@ -49,7 +50,6 @@ impl<'host> Podman<'host> {
     /// Runs a command in a container of a pulled image; gives its standard output.
     pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
         let mut command = self.podman()?;
-        // A sandbox may not raise limits, as podman does unless told to keep the host's.
         command.args(["run", "--rm", "--network", "host", "--ulimit", "host", reference]).args(arguments);
         self.host.run("podman-run", &mut command, PATIENCE)
     }
@@ -59,9 +59,8 @@ impl<'host> Podman<'host> {
         let mut command = containers_command(self.host, "podman")?;
         command.env("CONTAINERS_CONF", directory.join("containers.conf"));
         command.env("CONTAINERS_REGISTRIES_CONF", directory.join("registries.conf"));
-        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(directory.join(name));
-        }
+        // Below the host's own mount, since podman takes no run root of more than 50 characters.
+        command.args(["--runroot", "/var/lib/containers/run", "--tmpdir", "/var/lib/containers/tmp"]);
         command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
         command.args(["--runtime", "runc"]);
         Ok(command)

@@ -3,7 +3,7 @@
 //! The registry's cable is slow in these scenarios, so that a pull lasts long enough to be disturbed in its middle.
 
 use anyhow::{Result, ensure};
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Route, Skopeo, ensure_copied};
+use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Registry};
 
@@ -13,6 +13,28 @@ use crate::world::{Came, World, ensure_held, sizes, wait_for_bytes};
 const RATE: &str = "160mbit";
 /// How much a node has received when the fault strikes: past the first layer's start, well before the end.
 const MIDDLE: u64 = 30_000_000;
+
+pub(crate) fn no_agent_at_all(world: &World) -> Result<()> {
+    let [origin, one, two, three] = world.hosts(["registry", "node-1", "node-2", "node-3"], "1gbit")?;
+    let registry = Registry::public(&origin, world.shelf.storage())?;
+    let route = Route::mirrored(registry.authority());
+    let containerd = Containerd::start(&one, &route)?;
+    let podman = Podman::configure(&two, &route)?;
+    let skopeo = Skopeo::configure(&three, &route)?;
+    let image = &world.shelf.tools;
+    let reference = image.reference(NAME);
+    let mut pulls = [containerd.pull(&reference)?, podman.pull(&reference)?, skopeo.copy(&reference, "copy")?];
+    for pull in &mut pulls {
+        pull.finish(PULL_PATIENCE)?;
+    }
+    ensure_held(&containerd, image)?;
+    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+    let program = ["/bin/bash", "-ec", "python3 -c 'print(6 * 7)'"];
+    for said in [containerd.run(&reference, &program)?, podman.run(&reference, &program)?] {
+        ensure!(said.trim() == "42", "a container said {said:?}");
+    }
+    Ok(())
+}
 
 pub(crate) fn no_seed_at_the_start(world: &World) -> Result<()> {
     let [origin, nobody, one, two] = world.hosts(["registry", "nobody", "node-1", "node-2"], RATE)?;

@@ -21,7 +21,7 @@ use world::World;
 /// A scenario that needs the laboratory's images and engines.
 type Scenario = fn(&World) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 9] = [
+const SCENARIOS: [(&str, Scenario); 10] = [
     ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
     (
         "laboratory::pulls_without_darter_read_the_registry_each",
@@ -29,6 +29,7 @@ const SCENARIOS: [(&str, Scenario); 9] = [
     ),
     ("pulls::four_engines_pull_one_image_and_the_registry_is_read_once", pulls::four_engines_pull_one_image),
     ("pulls::a_late_node_is_served_without_the_registry", pulls::a_late_node_is_served_without_the_registry),
+    ("faults::no_agent_at_all", faults::no_agent_at_all),
     ("faults::no_seed_at_the_start", faults::no_seed_at_the_start),
     ("faults::seed_killed_in_mid_pull", faults::seed_killed_in_mid_pull),
     ("faults::peer_killed_in_mid_pull", faults::peer_killed_in_mid_pull),

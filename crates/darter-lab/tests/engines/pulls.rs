@@ -8,6 +8,8 @@ use serde_json::json;
 
 use crate::world::{Came, World, ensure_held, sizes};
 
+/// Most that an agent keeps resident at full speed, whatever the image's size, in bytes.
+const MOST_RESIDENT: u64 = 150_000_000;
 /// Software of every layer speaks: the base, the interpreter's layer, the compiler's.
 const SPEAK: [&str; 3] =
     ["/bin/bash", "-ec", "cat /etc/debian_version; python3 -c 'print(6 * 7)'; gcc --version; java -version 2>&1"];
@@ -16,7 +18,7 @@ pub(crate) fn four_engines_pull_one_image(world: &World) -> Result<()> {
     let [origin, seed, one, two, three, four] =
         world.hosts(["registry", "seed", "node-1", "node-2", "node-3", "node-4"], "500mbit")?;
     let registry = Registry::public(&origin, world.shelf.storage())?;
-    let _seed = Agent::seed(&seed, &registry.url())?;
+    let seed_agent = Agent::seed(&seed, &registry.url())?;
     let mut nodes = Vec::new();
     for host in [&one, &two, &three, &four] {
         nodes.push(Agent::node(host, &registry.url(), &seed)?);
@@ -59,6 +61,10 @@ pub(crate) fn four_engines_pull_one_image(world: &World) -> Result<()> {
         fleet.from_peers += came.from_peers;
     }
     ensure!(fleet.from_peers > fleet.from_seed, "peers gave less than the seed: {fleet:?}");
+    for agent in nodes.iter().chain([&seed_agent]) {
+        let memory = agent.memory()?;
+        ensure!(memory.peak < MOST_RESIDENT, "{} kept {memory:?}", agent.host().name());
+    }
     Ok(())
 }
 
