@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning};
+use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning, Uploads};
 
 use crate::links::Transfer;
-use crate::node::{Node, content, index_of};
+use crate::node::{Node, SLOTS, content, index_of};
 use crate::queue::{Queue, What};
 use crate::report::Report;
 use crate::scenario::{Operation, Scenario};
@@ -148,6 +148,7 @@ impl Fleet {
             What::Request { to, from, id, piece, urgent } => self.requested(to, from, id, PieceIndex(piece), urgent),
             What::Ask { to, from, id } => self.asked(to, from, id),
             What::Started(transfer) => self.transfer_started(transfer),
+            What::Sent(transfer) => self.transfer_sent(transfer),
             What::Ended(transfer) => self.transfer_ended(transfer),
             What::Failed { node, id } => self.tell(node, Event::Failed { request: RequestId(id) }),
             What::Lead(node) => self.lead_woken(node),
@@ -195,7 +196,6 @@ impl Fleet {
         node.alive = true;
         node.life += 1;
         node.joined = now;
-        node.uploads = 0;
         if node.finished.is_none() {
             self.waiting_for += 1;
         }
@@ -208,7 +208,6 @@ impl Fleet {
         }
         self.nodes[0].alive = true;
         self.nodes[0].life += 1;
-        self.nodes[0].uploads = 0;
         self.lead_by(0, Start::TakeOver);
     }
 
@@ -221,7 +220,7 @@ impl Fleet {
         node.alive = false;
         node.life += 1;
         node.lead = None;
-        node.queue.clear();
+        node.uploads = Uploads::new(SLOTS);
         node.up_free = now;
         node.down_free = now;
         if node.wants && node.finished.is_none() {
@@ -319,7 +318,7 @@ impl Fleet {
             }
             Action::Cancel { id: RequestId(id), peer } => {
                 let (to, node) = (index_of(peer), self.nodes[from as usize].id);
-                self.nodes[to as usize].queue.retain(|waiting| waiting.to != from || waiting.id != id);
+                self.nodes[to as usize].uploads.cancel(node, id);
                 if let Some(lead) = &mut self.nodes[to as usize].lead {
                     lead.withdraw(node, id);
                 }

@@ -3,15 +3,12 @@
 
 use std::time::Duration;
 
-use darter_core::PieceIndex;
-use darter_swarm::{Event, RequestId};
+use darter_core::{Moment, PieceIndex};
+use darter_swarm::{Event, RequestId, Upload};
 
 use crate::fleet::Fleet;
-use crate::node::{Waiting, content, id_of, index_of};
+use crate::node::{content, id_of, index_of};
 use crate::queue::What;
-
-/// Pieces that a node sends at a time.
-const SLOTS: u32 = 4;
 
 /// A piece on its way.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +22,8 @@ pub(crate) struct Transfer {
     content: u64,
     /// Whether the lead chose the piece.
     granted: bool,
+    /// When its first byte left.
+    start: Moment,
 }
 
 impl Fleet {
@@ -38,12 +37,7 @@ impl Fleet {
             self.queue.push(self.now + self.latency, What::Failed { node: from, id });
             return;
         }
-        let waiting = Waiting { to: from, id, piece, urgent };
-        if urgent {
-            node.queue.push_front(waiting);
-        } else {
-            node.queue.push_back(waiting);
-        }
+        node.uploads.push(Upload { to: id_of(from), request: id, piece, urgent });
         self.fill_slots(to);
     }
 
@@ -52,14 +46,14 @@ impl Fleet {
         loop {
             let now = self.now;
             let node = &mut self.nodes[from as usize];
-            if !node.alive || node.hung || node.uploads >= SLOTS {
+            if !node.alive || node.hung || !node.uploads.has_room() {
                 return;
             }
-            if let Some(waiting) = node.queue.pop_front() {
+            if let Some(upload) = node.uploads.next() {
                 if let Some(lead) = &mut node.lead {
-                    lead.sending(id_of(waiting.to), waiting.piece, now);
+                    lead.sending(upload.to, upload.piece, now);
                 }
-                self.send(from, waiting, false);
+                self.send(from, upload, false);
                 continue;
             }
             let Some(lead) = &mut node.lead else { return };
@@ -67,15 +61,15 @@ impl Fleet {
                 self.wake_lead(from);
                 return;
             };
-            let waiting = Waiting { to: index_of(grant.node), id: grant.ask, piece: grant.piece, urgent: false };
-            self.send(from, waiting, true);
+            node.uploads.start(grant.node);
+            let upload = Upload { to: grant.node, request: grant.ask, piece: grant.piece, urgent: false };
+            self.send(from, upload, true);
         }
     }
 
-    fn send(&mut self, from: u32, waiting: Waiting, granted: bool) {
-        let to = waiting.to;
-        let sent = self.nodes[from as usize].store[waiting.piece.as_usize()];
-        let Some(sent) = sent else { return };
+    fn send(&mut self, from: u32, upload: Upload, granted: bool) {
+        let to = index_of(upload.to);
+        let sent = self.nodes[from as usize].store[upload.piece.as_usize()].expect("only what is held is sent");
         let honest = self.nodes[from as usize].honest;
         let (from_life, to_life) = (self.nodes[from as usize].life, self.nodes[to as usize].life);
         let transfer = Transfer {
@@ -83,27 +77,33 @@ impl Fleet {
             to,
             from_life,
             to_life,
-            id: waiting.id,
-            piece: waiting.piece,
+            id: upload.request,
+            piece: upload.piece,
             content: if honest { sent } else { !sent },
             granted,
+            start: self.nodes[from as usize].up_free.max(self.now),
         };
         let bytes = self.piece_bytes as f64;
         let sender = &mut self.nodes[from as usize];
-        sender.uploads += 1;
-        let start = sender.up_free.max(self.now);
-        sender.up_free = start + Duration::from_secs_f64(bytes / sender.up);
-        let up_end = sender.up_free;
-        let receiver = &mut self.nodes[to as usize];
-        receiver.down_free = receiver.down_free.max(start) + Duration::from_secs_f64(bytes / receiver.down);
-        let end = receiver.down_free.max(up_end) + self.latency;
+        let sent_at = transfer.start + Duration::from_secs_f64(bytes / sender.up);
+        sender.up_free = sent_at;
         let at = self.free_transfers.pop().unwrap_or_else(|| {
             self.transfers.push(transfer);
             u32::try_from(self.transfers.len() - 1).expect("fewer transfers than 2^32")
         });
         self.transfers[at as usize] = transfer;
-        self.queue.push(start + self.latency, What::Started(at));
-        self.queue.push(end, What::Ended(at));
+        self.queue.push(transfer.start + self.latency, What::Started(at));
+        self.queue.push(sent_at, What::Sent(at));
+    }
+
+    /// The sender's link is done with a transfer; the receiver's takes its time too, from when the first bytes came.
+    pub(crate) fn transfer_sent(&mut self, at: u32) {
+        let transfer = self.transfers[at as usize];
+        let receiver = &mut self.nodes[transfer.to as usize];
+        let took = Duration::from_secs_f64(self.piece_bytes as f64 / receiver.down);
+        let end = (receiver.down_free.max(transfer.start) + took).max(self.now);
+        receiver.down_free = end;
+        self.queue.push(end + self.latency, What::Ended(at));
     }
 
     fn is_void(&self, transfer: &Transfer) -> bool {
@@ -129,7 +129,7 @@ impl Fleet {
         let sender = &mut self.nodes[transfer.from as usize];
         let same_life = sender.life == transfer.from_life;
         if same_life {
-            sender.uploads -= 1;
+            sender.uploads.done(id_of(transfer.to));
         }
         let void = self.is_void(&transfer);
         if void {
@@ -172,6 +172,6 @@ impl Fleet {
 
     /// Forgets what `to` waits for at `from`.
     pub(crate) fn drop_queued(&mut self, from: u32, to: u32) {
-        self.nodes[from as usize].queue.retain(|waiting| waiting.to != to);
+        self.nodes[from as usize].uploads.forget(id_of(to));
     }
 }

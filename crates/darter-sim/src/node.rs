@@ -1,12 +1,14 @@
 //! One simulated node: its picker, its store, and the state of its link.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, Place};
-use darter_swarm::{Lead, Picker, Tuning};
+use darter_swarm::{Lead, Picker, Tuning, Uploads};
 
 use crate::scenario::NodeSpec;
+
+/// Pieces that a node sends at a time.
+pub(crate) const SLOTS: u32 = 4;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -26,9 +28,7 @@ pub(crate) struct Node {
     /// What lies on its disk: per piece its content, as a number that stands for the bytes.
     pub(crate) store: Vec<Option<u64>>,
     pub(crate) links: Vec<u32>,
-    /// Named requests that wait for an upload slot.
-    pub(crate) queue: VecDeque<Waiting>,
-    pub(crate) uploads: u32,
+    pub(crate) uploads: Uploads,
     /// When the links will have sent and received what is under way.
     pub(crate) up_free: Moment,
     pub(crate) down_free: Moment,
@@ -39,15 +39,6 @@ pub(crate) struct Node {
     pub(crate) finished: Option<Moment>,
     /// Where its reader stands.
     pub(crate) reader: Option<(PieceIndex, Duration)>,
-}
-
-/// A named request in a node's queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiting {
-    pub(crate) to: u32,
-    pub(crate) id: u64,
-    pub(crate) piece: PieceIndex,
-    pub(crate) urgent: bool,
 }
 
 impl Node {
@@ -67,8 +58,7 @@ impl Node {
             lead: None,
             store: vec![None; pieces as usize],
             links: Vec::new(),
-            queue: VecDeque::new(),
-            uploads: 0,
+            uploads: Uploads::new(SLOTS),
             up_free: Moment::ZERO,
             down_free: Moment::ZERO,
             poll_at: None,

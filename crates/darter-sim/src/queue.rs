@@ -20,6 +20,8 @@ pub(crate) enum What {
     Ask { to: u32, from: u32, id: u64 },
     /// A transfer's first bytes reach the receiver.
     Started(u32),
+    /// A transfer's last bytes left the sender.
+    Sent(u32),
     /// A transfer's last bytes reach the receiver.
     Ended(u32),
     /// A request failed, and the node that made it finds out.

@@ -60,7 +60,7 @@ pub struct Tuning {
     pub copy_floor: Duration,
     /// The pause is so many times longer while the lead itself still waits for pieces of the origin.
     pub copy_factor_while_reading: u32,
-    /// A member gets no more pieces at once from the lead than this while others ask too.
+    /// A member gets no more pieces at once from the lead than this.
     pub sends_at_once: u32,
     /// How many waiting members are looked at for one answer.
     pub look_at: u32,

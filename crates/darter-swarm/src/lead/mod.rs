@@ -255,6 +255,9 @@ impl Lead {
         }
         for ring in 0..self.rings.len() {
             for at in 0..self.rings[ring].len().min(self.tuning.look_at as usize) {
+                if self.is_busy(self.rings[ring][at]) {
+                    continue;
+                }
                 if let Some(grant) = self.answer(ring, at, now) {
                     return Some(grant);
                 }
@@ -270,22 +273,19 @@ impl Lead {
 
     /// The ring and the place in it of the member to be served next.
     fn next_in_turn(&self) -> Option<(usize, usize)> {
-        let mut least: Option<(usize, usize, usize)> = None;
         for (ring, waiting) in self.rings.iter().enumerate() {
-            for (at, slot) in waiting.iter().enumerate().take(self.tuning.look_at as usize) {
-                let coming = self.members.get(*slot).coming.len();
-                if least.is_none_or(|(fewest, ..)| coming < fewest) {
-                    least = Some((coming, ring, at));
-                }
-                if coming == 0 {
-                    break;
-                }
-            }
-            if least.is_some_and(|(coming, ..)| coming < self.tuning.sends_at_once as usize) {
-                break;
+            let looked_at = waiting.iter().enumerate().take(self.tuning.look_at as usize);
+            let free = looked_at.filter(|(_, slot)| !self.is_busy(**slot));
+            if let Some((at, _)) = free.min_by_key(|(at, slot)| (self.members.get(**slot).coming.len(), *at)) {
+                return Some((ring, at));
             }
         }
-        least.map(|(_, ring, at)| (ring, at))
+        None
+    }
+
+    /// Whether a member is being sent so much already that it has to wait: a slow one must not fill all slots.
+    fn is_busy(&self, slot: usize) -> bool {
+        self.members.get(slot).coming.len() >= self.tuning.sends_at_once as usize
     }
 
     fn answer(&mut self, ring: usize, at: usize, now: Moment) -> Option<Grant> {

@@ -216,6 +216,9 @@ impl Picker {
                     refused_across |= across;
                     continue;
                 };
+                if !across {
+                    self.starved_since = None;
+                }
                 self.request(self.neighbours[at].id, false, piece, false, now);
                 room -= 1;
                 if room == 0 {
@@ -226,14 +229,20 @@ impl Picker {
                 break;
             }
         }
-        if !refused_across {
+        self.note_starving(refused_across, now);
+    }
+
+    /// Notes since when this node has nothing to do but wait for other fetchers, and wakes it at its next turn.
+    fn note_starving(&mut self, refused_across: bool, now: Moment) {
+        let idle = self.open_count() == self.asks_waiting();
+        if !refused_across || (!idle && self.starved_since.is_none()) {
             self.starved_since = None;
-        } else if self.open_count() == self.asks_waiting() {
-            let since = *self.starved_since.get_or_insert(now);
-            let patience = self.fetcher_patience();
-            let ranks = now.since(since).as_nanos() / patience.as_nanos().max(1);
-            self.wake_at(since + patience * (u32::try_from(ranks).unwrap_or(u32::MAX - 1) + 1));
+            return;
         }
+        let since = *self.starved_since.get_or_insert(now);
+        let patience = self.fetcher_patience();
+        let turns = now.since(since).as_nanos() / patience.as_nanos().max(1);
+        self.wake_at(since + patience * (u32::try_from(turns).unwrap_or(u32::MAX - 1) + 1));
     }
 
     fn asks_waiting(&self) -> usize {
