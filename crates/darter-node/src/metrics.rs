@@ -17,6 +17,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::api::Traffic;
+
+use crate::api::Traffic;
+
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -111,6 +115,12 @@ pub struct Metrics {
     /// Requests on the local port whose answer is not yet sent.
     pub local_requests_active: Gauge,
     peer_received_bytes: Family<PeerLabels, Counter>,
+    /// Sums of the above over all tiers; not registered, since Prometheus can add.
+    from_seed: Counter,
+    from_peers: Counter,
+    /// Sums of the family above, for [`Metrics::traffic`].
+    seed_received: Counter,
+    node_received: Counter,
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
@@ -134,6 +144,10 @@ impl Metrics {
             peers_connected: Gauge::default(),
             local_requests_active: Gauge::default(),
             peer_received_bytes: Family::default(),
+            from_seed: Counter::default(),
+            from_peers: Counter::default(),
+            seed_received: Counter::default(),
+            node_received: Counter::default(),
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
@@ -179,10 +193,35 @@ impl Metrics {
         out
     }
 
+    /// Bytes moved since the start.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            from_origin: self.origin_bytes.get(),
+            from_seed: self.seed_received.get(),
+            from_peers: self.node_received.get(),
+            to_peers: self.peer_sent_bytes.get(),
+            to_local: self.local_served_bytes.get(),
+        }
+    }
+
     /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is.
     pub fn peer_received(&self, from_seed: bool, tier: Tier, bytes: u64) {
-        let from = if from_seed { "seed" } else { "peer" };
+        let (from, sum) = if from_seed { ("seed", &self.from_seed) } else { ("peer", &self.from_peers) };
+        sum.inc_by(bytes);
+        let sum = if from_seed { &self.seed_received } else { &self.node_received };
+        sum.inc_by(bytes);
         self.peer_received_bytes.get_or_create(&PeerLabels { from, tier: tier_name(tier) }).inc_by(bytes);
+    }
+
+    /// The same bytes as `status` shows them.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            from_origin: self.origin_bytes.get(),
+            from_seed: self.from_seed.get(),
+            from_peers: self.from_peers.get(),
+            to_peers: self.peer_sent_bytes.get(),
+            to_local: self.local_served_bytes.get(),
+        }
     }
 
     /// Counts a mirror request and its answer's status.
@@ -257,6 +296,10 @@ mod tests {
         metrics.mirror_request(MirrorKind::Blob, 206);
         metrics.mirror_first_byte(MirrorKind::Blob, Duration::from_millis(20));
         metrics.store_used_bytes.set(11);
+        metrics.peer_received(false, Tier::Far, 4);
+        metrics.peer_received(false, Tier::Rack, 1);
+        let traffic = Traffic { from_origin: 7, from_seed: 3, from_peers: 5, ..Traffic::default() };
+        assert_eq!(metrics.traffic(), traffic);
         let text = metrics.encode();
         for line in [
             "darter_origin_bytes_total 7",

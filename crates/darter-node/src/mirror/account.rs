@@ -90,9 +90,7 @@ impl http_body::Body for Followed {
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.bytes += length;
-                self.account.metrics.local_served_bytes.inc_by(length);
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Poll::Ready(Some(Err(_))) => self.broke = true,
             _ => {}

@@ -106,7 +106,7 @@ impl Progress {
         let Giver::Upstream(body) = &mut self.giver else { return None };
         match body.next().await? {
             Ok(bytes) => {
-                self.rescue.metrics.origin_bytes.inc_by(bytes.len() as u64);
+                count(&self.rescue.metrics, &bytes);
                 Some(Ok(self.given(bytes)))
             }
             Err(error) => Some(Err(self.cut(io::Error::other(error)))),
@@ -160,9 +160,14 @@ pub(crate) fn body(served: Served, rescue: Rescue) -> Body {
 /// The body of an upstream's answer, passed through.
 pub(crate) fn passed_through(body: darter_origin::Body, metrics: &Arc<Metrics>) -> Body {
     let metrics = Arc::clone(metrics);
-    to_body(body.map(move |chunk| {
-        chunk.inspect(|bytes| _ = metrics.origin_bytes.inc_by(bytes.len() as u64)).map_err(io::Error::other)
-    }))
+    to_body(body.map(move |chunk| chunk.inspect(|bytes| count(&metrics, bytes)).map_err(io::Error::other)))
+}
+
+/// Counts bytes that go from the upstream to the caller; what comes from the agent is counted there.
+fn count(metrics: &Metrics, bytes: &Bytes) {
+    let length = bytes.len() as u64;
+    metrics.origin_bytes.inc_by(length);
+    metrics.local_served_bytes.inc_by(length);
 }
 
 fn to_body(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
