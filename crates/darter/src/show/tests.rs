@@ -52,9 +52,9 @@ fn status_tells_of_seeds_peers_and_transfers() {
         "node 0202",
         "process 7",
         "1h 1m 40s, draining",
-        "3 blobs, 5 MB of 10 MB, 7 MB free",
+        "3 blobs, 5.0 MB of 10.0 MB, 7.0 MB free",
         "rack=1",
-        "1 MB from origins, 2 MB from seeds, 3 MB from peers",
+        "1.0 MB from origins, 2.0 MB from seeds, 3.0 MB from peers",
         "seed:7400 does not answer",
         "10.0.0.3:7400  rack  seed",
         "25 %",
@@ -80,7 +80,7 @@ fn ls_tells_whole_blobs_from_parts() {
     };
     let text = blobs::table(&[row(true, 4_000_000), row(false, 1_000_000)]);
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[1].contains("4 MB   all") && lines[1].contains("pinned"), "{text}");
+    assert!(lines[1].contains("4.0 MB   all") && lines[1].contains("pinned"), "{text}");
     assert!(lines[2].contains("25 %") && !lines[2].contains("pinned"), "{text}");
 }
 
@@ -106,7 +106,8 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
         events: vec![ExplainedEvent { at: 0.25, what: "seed went away; reading the origin".into() }],
     };
     let text = explain::describe(&explanation);
-    for part in ["5 MB (5000000 bytes)", "1.50 s", "peer 04040404 10.0.0.4:7400", "3 MB", "0.25 s  seed went away"] {
+    for part in ["5.0 MB (5000000 bytes)", "1.50 s", "peer 04040404 10.0.0.4:7400", "3.0 MB", "0.25 s  seed went away"]
+    {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     for number in 0..60 {

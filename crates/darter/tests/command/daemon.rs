@@ -1,0 +1,160 @@
+//! A daemon's life, and the commands that talk to it.
+
+use rustix::process::Signal;
+
+use crate::support::web::Web;
+use crate::support::{Daemon, Room, Running, content, free_address, sha256, wait_until};
+
+const MEGABYTE: usize = 1_000_000;
+
+#[test]
+fn get_goes_through_the_daemon_and_says_so() {
+    let (room, bytes) = (Room::new(), content(3 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let _daemon = Daemon::start(&room, "");
+    let outcome = room.run(&format!("get {} -v", web.url)).succeeded();
+    let socket = room.data_dir().join("darter.sock").display().to_string();
+    assert!(outcome.err.contains(&format!("using the daemon at {socket}")), "{}", outcome.err);
+    assert!(room.read("file.bin") == bytes);
+
+    let told = room.run(&format!("get {} -o again --json", web.url)).succeeded().json();
+    assert_eq!(told["daemon"], socket);
+    assert_eq!(told["digest"], sha256(&bytes));
+    assert!(room.read("again") == bytes);
+    assert_eq!(web.sent(), bytes.len() as u64, "the second came from the store");
+
+    room.run(&format!("get {} --no-daemon", web.url)).failed_with(1, &["--no-daemon", "--data-dir"]);
+}
+
+#[test]
+fn a_daemon_passes_on_what_the_origin_says() {
+    let room = Room::new();
+    let web = Web::requiring(content(1000), "x-token: t");
+    let _daemon = Daemon::start(&room, "");
+    room.run(&format!("get {}", web.url)).failed_with(1, &["401"]);
+    let wrong = sha256(b"something else");
+    let mut command = room.darter(&format!("get {} --digest {wrong}", web.url));
+    command.args(["-H", "x-token: t"]);
+    crate::support::Outcome::of(command.output().unwrap()).failed_with(1, &["wrong content"]);
+    room.run(&format!("get http://{}/x", free_address())).failed_with(1, &["http://"]);
+    assert_eq!(room.files(), [""; 0]);
+}
+
+#[test]
+fn what_is_here_where_it_came_from_and_away_with_it() {
+    let (room, bytes) = (Room::new(), content(2 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let daemon = Daemon::start(&room, "--label rack=7 --quota 1GB");
+    let blob = room.run(&format!("get {} --json", web.url)).succeeded().json()["blob"].as_str().unwrap().to_owned();
+
+    let status = room.run("status --json").succeeded().json();
+    assert_eq!((&status["role"], &status["listen"]), (&"seed".into(), &daemon.listen.clone().into()));
+    assert_eq!((&status["labels"]["rack"], &status["store"]["quota"]), (&"7".into(), &1_000_000_000.into()));
+    assert_eq!(status["traffic"]["from_origin"], bytes.len());
+    assert!(room.run("status").succeeded().text().contains("rack=7"));
+
+    let list = room.run("ls --json").succeeded().json();
+    assert_eq!((&list[0]["blob"], &list[0]["complete"]), (&blob.clone().into(), &true.into()));
+    assert!(room.run("ls").succeeded().text().contains(&web.url));
+
+    for name in [&blob[..8], &blob, &web.url] {
+        let told = room.run(&format!("explain {name} --json")).succeeded().json();
+        assert_eq!(told["blob"], blob, "{name}");
+        assert_eq!(told["traffic"]["from_origin"], bytes.len());
+        assert_eq!(told["ranges"][0]["from"]["kind"], "origin");
+    }
+    assert!(room.run(&format!("explain {}", web.url)).succeeded().text().contains("origin"));
+    room.run("explain http://never/asked").failed_with(1, &["http://never/asked"]);
+
+    room.run(&format!("rm {}", &blob[..8])).succeeded();
+    assert_eq!(room.run("ls --json").succeeded().json(), serde_json::json!([]));
+    room.run(&format!("rm {blob}")).failed_with(1, &[]);
+    room.run(&format!("get {} -o again", web.url)).succeeded();
+    assert_eq!(web.sent(), 2 * bytes.len() as u64, "removed is read anew");
+}
+
+#[test]
+fn sigterm_lets_a_transfer_end() {
+    let (room, bytes) = (Room::new(), content(6 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    web.slow_down_to(3_000_000);
+    let mut daemon = Daemon::start(&room, "");
+    let get = Running::start(room.darter(&format!("get {}", web.url)));
+    wait_until("a third is read", || web.sent() > bytes.len() as u64 / 3);
+    daemon.process.signal(Signal::TERM);
+    get.end().succeeded();
+    assert!(room.read("file.bin") == bytes);
+    assert_eq!(daemon.process.ended().code(), Some(0));
+    room.run("status").failed_with(1, &["no daemon"]);
+    // Nothing of the old one is in the way of a new one, which still has the content.
+    let _daemon = Daemon::start(&room, "");
+    room.run(&format!("get {} -o again", web.url)).succeeded();
+    assert_eq!(web.sent(), bytes.len() as u64);
+}
+
+#[test]
+fn a_second_signal_ends_the_wait() {
+    let (room, bytes) = (Room::new(), content(40 * MEGABYTE));
+    let web = Web::serve(bytes);
+    web.slow_down_to(1_000_000);
+    let mut daemon = Daemon::start(&room, "--drain-timeout 1h");
+    let _get = Running::start(room.darter(&format!("get {}", web.url)));
+    wait_until("it reads", || web.sent() > 0);
+    daemon.process.signal(Signal::TERM);
+    wait_until("it drains", || std::fs::read_to_string(room.path("seed.log")).unwrap().contains("draining"));
+    assert!(daemon.process.runs());
+    daemon.process.signal(Signal::INT);
+    assert_eq!(daemon.process.ended().code(), Some(1));
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_no_half_file_and_keeps_its_pieces() {
+    let (room, bytes) = (Room::new(), content(12 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    web.slow_down_to(4_000_000);
+    let mut daemon = Daemon::start(&room, "");
+    let get = Running::start(room.darter(&format!("get {}", web.url)));
+    wait_until("half is read", || web.sent() > bytes.len() as u64 / 2);
+    daemon.process.signal(Signal::KILL);
+    daemon.process.ended();
+    get.end().failed_with(1, &["ask again"]);
+    assert_eq!(room.files(), [""; 0]);
+    web.full_speed();
+    let _daemon = Daemon::start(&room, "");
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert!(room.read("file.bin") == bytes);
+    let copies = web.sent() as f64 / bytes.len() as f64;
+    assert!(copies < 1.25, "{copies} copies were read");
+}
+
+#[test]
+fn a_taken_port_is_told_with_its_flag() {
+    let (room, other) = (Room::new(), Room::new());
+    let daemon = Daemon::start(&room, "");
+    let listen = &daemon.listen;
+    let free = free_address();
+    other
+        .run(&format!("seed --log off --insecure --listen {listen} --local {free}"))
+        .failed_with(1, &[listen, "--listen"]);
+    other
+        .run(&format!("seed --log off --insecure --listen {free} --local {listen}"))
+        .failed_with(1, &[listen, "--local"]);
+}
+
+#[test]
+fn a_data_directory_in_use_is_told() {
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    let (listen, local) = (free_address(), free_address());
+    room.run(&format!("seed --log off --insecure --listen {listen} --local {local}"))
+        .failed_with(1, &[room.data_dir().to_str().unwrap()]);
+}
+
+#[test]
+fn joining_something_else_is_told() {
+    let room = Room::new();
+    let web = Web::serve(content(1000));
+    let (listen, local) = (free_address(), free_address());
+    room.run(&format!("node --log off --insecure --listen {listen} --local {local} --join {}", web.address))
+        .failed_with(1, &["join", &web.address]);
+}

@@ -1,0 +1,15 @@
+//! Scenarios with the real program as users and scripts run it: a web server in the test, `darter` in processes.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `words.rs` | help, exit codes, configuration, completions, manual pages |
+//! | `get.rs` | one download without a daemon: right bytes or none, resuming, interruptions |
+//! | `daemon.rs` | a daemon's life, and the commands that talk to it |
+//! | `support/` | rooms, processes and the web server |
+
+#![allow(missing_docs)]
+
+mod daemon;
+mod get;
+mod support;
+mod words;

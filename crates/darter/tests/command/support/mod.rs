@@ -1,0 +1,208 @@
+//! Rooms and processes.
+
+pub(crate) mod web;
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How often to look whether something has happened, and how often at most: half a minute in all.
+const PATIENCE: (Duration, u32) = (Duration::from_millis(20), 1500);
+
+/// Waits until `happened`; panics with `what` when it does not.
+pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    for _ in 0..PATIENCE.1 {
+        if happened() {
+            return;
+        }
+        thread::sleep(PATIENCE.0);
+    }
+    panic!("waited in vain: {what}");
+}
+
+/// A directory of a test's own, with a data directory in it.
+pub(crate) struct Room(TempDir);
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// `darter` in this room: the words of `line`, and the data directory by its variable.
+    pub(crate) fn darter(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DARTER_")) {
+            command.env_remove(name);
+        }
+        std::fs::create_dir_all(self.path("out")).unwrap();
+        command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir());
+        command.current_dir(self.path("out")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(&self, line: &str) -> Outcome {
+        Outcome::of(self.darter(line).output().unwrap())
+    }
+
+    /// Everything in the directory that commands run in.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(self.path("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path("out").join(name)).unwrap()
+    }
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) err: String,
+}
+
+impl Outcome {
+    pub(crate) fn of(output: Output) -> Self {
+        Self { code: output.status.code(), out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.out).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{} {}", self.err, self.text());
+        self
+    }
+
+    /// Checks the exit code, and that one line was said which has all of `parts`.
+    #[track_caller]
+    pub(crate) fn failed_with(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{} {}", self.err, self.text());
+        assert_eq!(self.err.trim_end().lines().count(), 1, "one line: {}", self.err);
+        for part in parts {
+            assert!(self.err.contains(part), "{part:?} is not in {:?}", self.err);
+        }
+        self
+    }
+}
+
+/// A process that is killed when the test is done with it.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(self.child().id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child().try_wait().unwrap().is_none()
+    }
+
+    /// Takes its standard output away: what is written there finds nobody.
+    pub(crate) fn close_stdout(&mut self) {
+        drop(self.child().stdout.take());
+    }
+
+    /// Reads its standard output up to `length` bytes.
+    pub(crate) fn read_stdout(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.child().stdout.as_mut().unwrap().read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    pub(crate) fn end(mut self) -> Outcome {
+        Outcome::of(self.0.take().unwrap().wait_with_output().unwrap())
+    }
+
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.child().wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A seed in a room, up and answering.
+pub(crate) struct Daemon {
+    pub(crate) process: Running,
+    pub(crate) listen: String,
+}
+
+impl Daemon {
+    pub(crate) fn start(room: &Room, more: &str) -> Self {
+        let (listen, local) = (free_address(), free_address());
+        let mut command = room.darter(&format!("seed --listen {listen} --local {local} --insecure {more}"));
+        command.stderr(std::fs::File::create(room.path("seed.log")).unwrap());
+        let mut process = Running::start(command);
+        wait_until("the daemon answers", || {
+            assert!(process.runs(), "{}", std::fs::read_to_string(room.path("seed.log")).unwrap());
+            room.run("status").code == Some(0)
+        });
+        Self { process, listen }
+    }
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// Bytes that look like nothing, the same each time.
+pub(crate) fn content(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    darter_core::Digest::sha256(bytes).to_string()
+}

@@ -1,0 +1,137 @@
+//! A web server that counts: one resource, with entity tag, ranges and a rate.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+const CHUNK: usize = 32 * 1024;
+
+/// What the server does.
+pub(crate) struct Web {
+    /// Where the resource is.
+    pub(crate) url: String,
+    /// `ADDR:PORT`.
+    pub(crate) address: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    content: Vec<u8>,
+    /// A header line that a request must have.
+    required: Option<String>,
+    /// Microseconds to wait after each chunk.
+    pause: AtomicU64,
+    sent: AtomicU64,
+    heads: Mutex<Vec<String>>,
+}
+
+impl Web {
+    pub(crate) fn serve(content: Vec<u8>) -> Self {
+        Self::start(content, None)
+    }
+
+    /// A server that refuses requests without this header line, with 401.
+    pub(crate) fn requiring(content: Vec<u8>, header: &str) -> Self {
+        Self::start(content, Some(header.to_owned()))
+    }
+
+    fn start(content: Vec<u8>, required: Option<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let shared = Arc::new(Shared {
+            content,
+            required,
+            pause: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            heads: Mutex::default(),
+        });
+        let served = shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let served = served.clone();
+                // A client that goes away ends its connection, which is no event.
+                thread::spawn(move || served.connection(&stream));
+            }
+        });
+        Self { url: format!("http://{address}/file.bin"), address, shared }
+    }
+
+    /// From now on, each connection gets about this many bytes a second.
+    pub(crate) fn slow_down_to(&self, bytes_per_second: u64) {
+        self.shared.pause.store(CHUNK as u64 * 1_000_000 / bytes_per_second, Ordering::Relaxed);
+    }
+
+    pub(crate) fn full_speed(&self) {
+        self.shared.pause.store(0, Ordering::Relaxed);
+    }
+
+    /// Content bytes sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
+    /// Heads of all requests so far.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.shared.heads.lock().unwrap().clone()
+    }
+}
+
+impl Shared {
+    fn connection(&self, stream: &TcpStream) -> Option<()> {
+        let mut reader = BufReader::new(stream);
+        loop {
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                if reader.read_line(&mut head).ok()? == 0 {
+                    return None;
+                }
+            }
+            self.heads.lock().unwrap().push(head.clone());
+            self.answer(stream, &head)?;
+        }
+    }
+
+    fn answer(&self, mut stream: &TcpStream, head: &str) -> Option<()> {
+        let (method, path) = head.split_once(' ')?;
+        let lower = head.to_lowercase();
+        let allowed =
+            self.required.as_ref().is_none_or(|line| lower.contains(&format!("\r\n{}\r\n", line.to_lowercase())));
+        let refusal = match (allowed, path.starts_with("/file.bin ")) {
+            (false, _) => Some("401 Unauthorized"),
+            (true, false) => Some("404 Not Found"),
+            (true, true) => None,
+        };
+        if let Some(refusal) = refusal {
+            return write!(stream, "HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n").ok();
+        }
+        let length = self.content.len();
+        let (status, from, to) = match range(&lower) {
+            Some((from, to)) => ("206 Partial Content", from, to.map_or(length, |to| (to + 1).min(length))),
+            None => ("200 OK", 0, length),
+        };
+        write!(stream, "HTTP/1.1 {status}\r\nETag: \"1\"\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n", to - from)
+            .ok()?;
+        if status.starts_with("206") {
+            write!(stream, "Content-Range: bytes {from}-{}/{length}\r\n", to - 1).ok()?;
+        }
+        stream.write_all(b"\r\n").ok()?;
+        if method == "HEAD" {
+            return Some(());
+        }
+        for chunk in self.content[from..to].chunks(CHUNK) {
+            stream.write_all(chunk).ok()?;
+            self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            thread::sleep(Duration::from_micros(self.pause.load(Ordering::Relaxed)));
+        }
+        Some(())
+    }
+}
+
+fn range(lower_head: &str) -> Option<(usize, Option<usize>)> {
+    let (_, rest) = lower_head.split_once("\r\nrange: bytes=")?;
+    let (from, to) = rest.lines().next()?.split_once('-')?;
+    Some((from.parse().ok()?, to.trim().parse().ok()))
+}

@@ -1,0 +1,101 @@
+//! What the program says without doing anything.
+
+use crate::support::{Room, Running};
+
+#[test]
+fn every_command_explains_itself() {
+    let room = Room::new();
+    let commands =
+        ["up", "seed", "node", "get", "ls", "rm", "status", "explain", "config", "completions", "man", "demo"];
+    let top = room.run("--help").succeeded();
+    for command in commands {
+        assert!(top.text().contains(&format!("\n  {command} ")), "{command} is in the top help");
+        let help = room.run(&format!("{command} --help")).succeeded();
+        assert!(help.text().contains(&format!("Usage: darter {command}")), "{}", help.text());
+    }
+    assert!(room.run("demo -- --help").succeeded().text().contains("Usage: darter demo"));
+    assert!(room.run("--version").succeeded().text().starts_with("darter 0."));
+}
+
+#[test]
+fn wrong_usage_exits_with_two() {
+    let room = Room::new();
+    for line in [
+        "",
+        "fetch",
+        "get",
+        "get example.org/x",
+        "up --upload-limit fast",
+        "node",
+        "get http://a/",
+        "get http://a/b -o /nowhere/b",
+    ] {
+        let outcome = room.run(line);
+        assert_eq!(outcome.code, Some(2), "{line:?}: {}", outcome.err);
+        assert!(!outcome.err.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn a_bad_file_is_one_line_with_its_place() {
+    let room = Room::new();
+    let file = room.path("f.toml");
+    std::fs::write(&file, "quota = \"1GB\"\nuplaod-limit = \"1MB/s\"\n").unwrap();
+    let told = format!("{}:2: unknown key \"uplaod-limit\"; did you mean \"upload-limit\"?", file.display());
+    for command in ["up", "seed", "node --join a:1", "ls", "config"] {
+        room.run(&format!("{command} --config {}", file.display())).failed_with(2, &[&told]);
+    }
+}
+
+#[test]
+fn config_tells_where_each_value_came_from() {
+    let room = Room::new();
+    let file = room.path("f.toml");
+    std::fs::write(&file, "\nquota = \"1GB\"\nupload-limit = \"1MB/s\"\n").unwrap();
+    let mut command = room.darter(&format!("config --json --local 127.0.0.1:9 --config {}", file.display()));
+    command.env("DARTER_UPLOAD_LIMIT", "2MB/s").env("DARTER_JOIN", "a:1,b:2");
+    let config = crate::support::Outcome::of(command.output().unwrap()).succeeded().json();
+    let setting = |key: &str| (config[key]["value"].clone(), config[key]["from"].as_str().unwrap().to_owned());
+    assert_eq!(setting("quota"), ("1GB".into(), format!("{}:2", file.display())));
+    assert_eq!(setting("upload-limit"), ("2MB/s".into(), "env DARTER_UPLOAD_LIMIT".into()));
+    assert_eq!(setting("join"), (["a:1", "b:2"].as_slice().into(), "env DARTER_JOIN".into()));
+    assert_eq!(setting("local"), ("127.0.0.1:9".into(), "flag".into()));
+    assert_eq!(setting("insecure"), (false.into(), "default".into()));
+    assert_eq!(setting("data-dir").1, "env DARTER_DATA_DIR");
+    room.run("config --role node").failed_with(2, &["--join"]);
+}
+
+#[test]
+fn without_a_daemon_one_is_told_to_start_it() {
+    let room = Room::new();
+    for line in ["status", "ls", "rm x", "explain x"] {
+        let socket = room.data_dir().join("darter.sock").display().to_string();
+        room.run(line).failed_with(1, &["no daemon at", &socket, "darter up"]);
+    }
+    let told = room.run("status --json");
+    assert_eq!(told.code, Some(1));
+    assert!(told.json()["error"].as_str().unwrap().contains("no daemon at"));
+}
+
+#[test]
+fn completions_and_pages_come_for_every_command() {
+    let room = Room::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = room.run(&format!("completions {shell}")).succeeded();
+        assert!(script.text().contains("upload-limit"), "{shell}");
+    }
+    assert!(room.run("man").succeeded().text().contains(".TH darter 1"));
+    room.run("man pages").succeeded();
+    for page in ["darter.1", "darter-get.1", "darter-seed.1"] {
+        assert!(room.path("out/pages").join(page).exists(), "{page}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let room = Room::new();
+    let mut process = Running::start(room.darter("completions zsh"));
+    process.close_stdout();
+    let outcome = process.ended();
+    assert_eq!(outcome.code(), Some(0));
+}
