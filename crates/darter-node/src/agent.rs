@@ -1,80 +1,294 @@
-//! [`Agent`], the handle on a running agent.
+//! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
+//!
+//! Building goes bottom up: the data directory's lock, the store, the origins, the fleet, the swarms; then the ports are
+//! bound, so that a port that is taken is an error before anything is promised; then the seeds are joined; last,
+//! what was bound is served.
 
+mod build;
+mod names;
+
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, Source};
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::api;
+use crate::context::Context;
 use crate::error::{FetchError, StartError};
-use crate::options::Options;
+use crate::fleet::Fleet;
+use crate::fleet::seeds::Seeds;
+use crate::local::LocalPort;
+use crate::options::{Options, Role};
+use crate::swarms::{ListeningSwarms, Swarms};
+use crate::transfer::{Outcome, Transfer};
 
-/// A running agent. Cheap to clone.
+/// How often idle transfers are looked for and gauges are set.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a drain waits for tasks that were told to end.
+const LAST_TASKS: Duration = Duration::from_secs(2);
+
+/// A running agent. Cheap to clone. Keep one until [`Agent::drain`] has returned.
 #[derive(Clone)]
 pub struct Agent {
     inner: Arc<Inner>,
 }
 
-struct Inner {}
+struct Inner {
+    context: Arc<Context>,
+    fleet: Arc<Fleet>,
+    seeds: Arc<Seeds>,
+    swarms: Arc<Swarms>,
+    /// Hears the fleet; the fleet itself holds it weakly.
+    _ears: Arc<ListeningSwarms>,
+    listen: Option<String>,
+    local_address: Option<String>,
+    local: tokio::sync::Mutex<Option<LocalPort>>,
+    socket: Option<PathBuf>,
+    stop_admin: watch::Sender<bool>,
+    tasks: TaskTracker,
+}
 
 /// One blob being fetched or already here. Dropping it ends this caller's interest; the blob stays in the store.
-pub struct Download {}
+pub struct Download {
+    transfer: Arc<Transfer>,
+}
 
 impl Agent {
     /// Starts an agent: opens the store, listens, joins. Ready when it returns.
-    pub async fn start(_options: Options) -> Result<Self, StartError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`StartError`], each with what to do about it.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        build::start(options).await
     }
+
     /// Opens a blob: answers once the origin's (or the swarm's) first word on it is in, so that "no such file" and
     /// "not allowed" come from here and not from the stream.
-    pub async fn open(&self, _source: Source, _credentials: Credentials) -> Result<Download, FetchError> {
-        let _ = &self.inner;
-        todo!()
+    ///
+    /// # Errors
+    /// The origin's refusal, or a failure of the agent's own.
+    pub async fn open(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
+        let transfer = self.inner.swarms.open(source, credentials).await?;
+        Ok(Download { transfer })
     }
+
     /// The agent at a glance.
     pub fn status(&self) -> api::Status {
-        todo!()
+        let inner = &*self.inner;
+        let options = &inner.context.options;
+        let usage = inner.context.store.usage();
+        let (resident, cpu) = own_usage();
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: inner.context.me,
+            role: options.role,
+            pid: std::process::id(),
+            uptime: Duration::from_micros(inner.context.now().as_micros()).as_secs_f64(),
+            listen: inner.listen.clone(),
+            local: inner.local_address.clone(),
+            data_dir: options.data_dir.display().to_string(),
+            labels: options.labels.clone(),
+            draining: inner.swarms.is_draining(),
+            resident,
+            cpu,
+            store: api::StoreStatus {
+                blobs: inner.context.store.list().len() as u64,
+                used: usage.used,
+                quota: usage.quota,
+                free: usage.disk_free.unwrap_or_default(),
+            },
+            traffic: inner.context.metrics.traffic(),
+            seeds: inner.seeds.status(),
+            peers: inner.fleet.peers().into_iter().map(peer_status).collect(),
+            swarms: inner.swarms.all().iter().map(|transfer| transfer.status()).collect(),
+        }
     }
-    /// Blobs in the store.
+
+    /// Blobs in the store, most recently used first.
+    ///
+    /// # Errors
+    /// None today; a store elsewhere may fail to answer.
     pub async fn list(&self) -> Result<Vec<api::BlobRow>, FetchError> {
-        todo!()
+        let store = Arc::clone(&self.inner.context.store);
+        let rows = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+        Ok(rows.into_iter().map(blob_row).collect())
     }
+
     /// Removes a blob by id (or a prefix of it), digest or URL. `Ok(None)`: no such blob.
-    pub async fn remove(&self, _name: &str) -> Result<Option<BlobId>, FetchError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`](darter_store::StoreError::InUse) while somebody reads it,
+    /// [`StoreError::Pinned`](darter_store::StoreError::Pinned).
+    pub async fn remove(&self, name: &str) -> Result<Option<BlobId>, FetchError> {
+        let Some(blob) = names::find(&self.inner.swarms, name).await? else { return Ok(None) };
+        self.remove_blob(blob).await.map(|removed| removed.then_some(blob))
     }
+
+    async fn remove_blob(&self, blob: BlobId) -> Result<bool, FetchError> {
+        if !self.inner.swarms.put_away(blob) {
+            return Err(darter_store::StoreError::InUse(blob).into());
+        }
+        // What was put away lets go of the blob a moment later.
+        let mut tries = 0;
+        loop {
+            let store = Arc::clone(&self.inner.context.store);
+            let removed = tokio::task::spawn_blocking(move || store.remove(blob)).await;
+            match removed.expect("removing does not panic") {
+                Ok(removed) => {
+                    self.inner.context.archive.forget(blob);
+                    return Ok(removed);
+                }
+                Err(darter_store::StoreError::InUse(_)) if tries < 50 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Where a blob's bytes came from. `None`: nothing known of it.
-    pub async fn explain(&self, _name: &str) -> Option<api::Explanation> {
-        todo!()
+    pub async fn explain(&self, name: &str) -> Option<api::Explanation> {
+        let blob = names::find(&self.inner.swarms, name).await.ok().flatten()?;
+        let moving = self.inner.swarms.get(blob).filter(|transfer| transfer.has_history());
+        if let Some(transfer) = moving {
+            return Some(transfer.explain());
+        }
+        let archive = self.inner.context.archive.clone();
+        tokio::task::spawn_blocking(move || archive.recall(blob)).await.expect("reading does not panic")
     }
-    /// How far a blob is.
-    pub fn progress(&self, _blob: BlobId) -> Option<api::Progress> {
-        todo!()
+
+    /// How far a blob is that is being fetched or served.
+    pub fn progress(&self, blob: BlobId) -> Option<api::Progress> {
+        self.inner.swarms.get(blob).map(|transfer| transfer.progress())
     }
+
     /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.
     pub async fn drain(&self) {
-        todo!()
+        let inner = &*self.inner;
+        inner.swarms.drain();
+        let patience = inner.context.options.drain_timeout;
+        let local = inner.local.lock().await.take();
+        let until = tokio::time::Instant::now() + patience;
+        if let Some(local) = &local {
+            local.announce_drain();
+        }
+        let busy = || inner.swarms.all().iter().any(|transfer| transfer.has_readers());
+        while busy() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if let Some(local) = local {
+            local.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
+        }
+        inner.stop_admin.send_replace(true);
+        let moving = inner.swarms.all();
+        for transfer in &moving {
+            transfer.close();
+        }
+        inner.fleet.close();
+        inner.tasks.close();
+        if tokio::time::timeout(LAST_TASKS, inner.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = inner.tasks.len(), "not everything ended in time");
+        }
+        let (store, archive) = (Arc::clone(&inner.context.store), inner.context.archive.clone());
+        let told: Vec<_> = moving.iter().filter(|it| it.has_history()).map(|transfer| transfer.explain()).collect();
+        let written = tokio::task::spawn_blocking(move || {
+            for explanation in &told {
+                if let Err(error) = archive.keep(explanation) {
+                    tracing::warn!(%error, "an explanation could not be written down");
+                }
+            }
+            store.flush()
+        });
+        if let Err(error) = written.await.expect("writing does not panic") {
+            tracing::error!(%error, "the store could not be written down whole");
+        }
+        if let Some(socket) = &inner.socket {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+
+    /// Puts idle transfers away and keeps the gauges, until the agent drains.
+    async fn tidy(self, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            self.inner.swarms.retire();
+            let metrics = &self.inner.context.metrics;
+            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            metrics.store_used_bytes.set(gauge(self.inner.context.store.usage().used));
+            metrics.store_blobs.set(gauge(self.inner.context.store.list().len() as u64));
+            let open = self.inner.swarms.all();
+            let active = open.iter().filter(|transfer| matches!(transfer.outcome(), Outcome::Open)).count();
+            metrics.swarms_active.set(gauge(active as u64));
+            metrics.peers_connected.set(gauge(self.inner.fleet.peers().len() as u64));
+        }
     }
 }
 
 impl Download {
     /// The blob's id.
     pub fn blob(&self) -> BlobId {
-        todo!()
+        self.transfer.blob
     }
+
     /// Its length, once known (an origin may not say).
     pub fn length(&self) -> Option<u64> {
-        todo!()
+        self.transfer.stored.length()
     }
+
     /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an
     /// error rather than short.
-    pub fn stream(&self, _range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        todo!()
+    pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        self.transfer.stream(range).boxed()
     }
+
     /// How far it is.
     pub fn progress(&self) -> api::Progress {
-        todo!()
+        self.transfer.progress()
     }
+}
+
+fn peer_status(peer: crate::fleet::Peer) -> api::PeerStatus {
+    let seed = peer.is_seed();
+    api::PeerStatus { node: peer.hello.node, addr: peer.hello.listen, tier: peer.tier, seed }
+}
+
+fn blob_row(summary: darter_store::BlobSummary) -> api::BlobRow {
+    api::BlobRow {
+        blob: summary.id,
+        name: summary.info.name,
+        digest: summary.info.digest,
+        length: summary.length,
+        held: summary.held_bytes,
+        complete: summary.complete,
+        pinned: summary.pinned,
+        in_use: summary.in_use,
+        last_used: summary.last_used,
+    }
+}
+
+/// Resident memory in bytes and CPU seconds of this process; zeroes where the system does not tell.
+fn own_usage() -> (u64, f64) {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let cpu = spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9;
+    (pages * rustix::param::page_size() as u64, cpu)
+}
+
+/// Whether an agent of this role serves others.
+const fn is_daemon(role: Role) -> bool {
+    !matches!(role, Role::Embedded)
 }

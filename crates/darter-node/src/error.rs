@@ -1,18 +1,21 @@
 //! What can go wrong, whose fault it is, and what to do about it.
 
-use darter_core::{BlobId, Digest};
-use darter_origin::OriginError;
-use darter_store::StoreError;
+use std::sync::Arc;
 
-/// Why bytes could not be had.
-#[derive(Debug, thiserror::Error)]
+use darter_core::{BlobId, Digest};
+use darter_origin::{ErrorKind, OriginError, OriginFailure};
+use darter_store::StoreError;
+use darter_wire::{Failure, FailureKind};
+
+/// Why bytes could not be had. Cheap to clone: everybody who waits for the same bytes is told the same.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
     /// The origin said no, or could not be reached.
-    #[error("origin: {0}")]
-    Origin(std::sync::Arc<OriginError>),
+    #[error("{}", .0.text)]
+    Origin(OriginFailure),
     /// The store could not keep or give them.
-    #[error("store: {0}")]
-    Store(std::sync::Arc<StoreError>),
+    #[error("{0}")]
+    Store(Arc<StoreError>),
     /// The whole content is not what its digest says.
     #[error("wrong content: expected {expected}, got {got}; nothing was kept")]
     WrongDigest {
@@ -38,6 +41,87 @@ pub enum FetchError {
     /// The agent is shutting down.
     #[error("the agent is shutting down; ask again once it is back")]
     Draining,
+}
+
+impl FetchError {
+    /// The HTTP status that tells this to a program.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::Origin(failure) => match &failure.kind {
+                ErrorKind::Io => 404,
+                ErrorKind::Timeout => 504,
+                kind => kind.status().filter(|status| (400..500).contains(status)).unwrap_or(502),
+            },
+            Self::Store(error) if matches!(**error, StoreError::InUse(_) | StoreError::Pinned(_)) => 409,
+            Self::Store(error) if matches!(**error, StoreError::Full { .. }) => 507,
+            Self::Store(_) => 500,
+            Self::WrongDigest { .. } => 502,
+            Self::Range { .. } => 416,
+            Self::Withdrawn { .. } | Self::Draining => 503,
+        }
+    }
+
+    /// Whether somebody else — another seed, this node by itself — could still get the bytes where this failed.
+    pub(crate) const fn is_final(&self) -> bool {
+        match self {
+            Self::Origin(failure) => matches!(
+                failure.kind,
+                ErrorKind::NotFound
+                    | ErrorKind::Unauthorized { .. }
+                    | ErrorKind::Forbidden
+                    | ErrorKind::RangeNotSatisfiable
+            ),
+            Self::WrongDigest { .. } | Self::Range { .. } => true,
+            Self::Store(_) | Self::Withdrawn { .. } | Self::Draining => false,
+        }
+    }
+
+    /// As it travels to a member of the swarm.
+    pub(crate) fn to_failure(&self) -> Failure {
+        let (kind, status, challenge) = match self {
+            Self::Origin(failure) => match &failure.kind {
+                ErrorKind::NotFound | ErrorKind::Io => (FailureKind::NotFound, failure.status, None),
+                ErrorKind::Unauthorized { challenge } => {
+                    (FailureKind::Unauthorized, failure.status, Some(challenge.join("\n")))
+                }
+                ErrorKind::Forbidden => (FailureKind::Forbidden, failure.status, None),
+                ErrorKind::RateLimited { .. } => (FailureKind::RateLimited, failure.status, None),
+                ErrorKind::Changed => (FailureKind::Changed, failure.status, None),
+                _ => (FailureKind::Unreachable, failure.status, None),
+            },
+            Self::Store(error) if matches!(**error, StoreError::Full { .. }) => (FailureKind::NoSpace, None, None),
+            _ => (FailureKind::Other, None, None),
+        };
+        Failure { kind, status, text: self.to_string(), challenge }
+    }
+
+    /// As a lead told it. A failure of the lead's own (no room, say) is no word of the origin: `None`.
+    pub(crate) fn from_failure(failure: Failure) -> Option<Self> {
+        let kind = match failure.kind {
+            FailureKind::NotFound => ErrorKind::NotFound,
+            FailureKind::Unauthorized => ErrorKind::Unauthorized {
+                challenge: failure.challenge.unwrap_or_default().lines().map(str::to_owned).collect(),
+            },
+            FailureKind::Forbidden => ErrorKind::Forbidden,
+            FailureKind::RateLimited => ErrorKind::RateLimited { retry_after: None },
+            FailureKind::Changed => ErrorKind::Changed,
+            FailureKind::Unreachable => ErrorKind::Unreachable,
+            FailureKind::NoSpace | FailureKind::Other => return None,
+        };
+        Some(Self::Origin(OriginFailure { kind, status: failure.status, text: failure.text }))
+    }
+}
+
+impl From<OriginError> for FetchError {
+    fn from(error: OriginError) -> Self {
+        Self::Origin(OriginFailure::from(&error))
+    }
+}
+
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
 }
 
 /// Why an agent could not start.

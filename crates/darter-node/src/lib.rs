@@ -2,21 +2,34 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`options`] | everything an agent can be told |
 //! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain |
+//! | [`options`], `identity`, `context`, `budget` | what an agent is told, is, and shares |
+//! | `fleet` | connections to other agents |
+//! | `swarms` | all blobs on their way, from source to transfer |
+//! | `transfer` | one blob on its way |
+//! | `joins` | questions to leads |
+//! | [`admin`] | the administration socket |
 //! | [`api`] | the JSON of the administration socket |
 //! | [`local`] | the port for programs of this host: mirror, metrics, health |
 //! | [`mirror`] | the registry mirror |
 //! | [`metrics`] | what the agent counts |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 
+pub mod admin;
 pub mod agent;
 pub mod api;
+mod budget;
+mod context;
 pub mod error;
+mod fleet;
+mod identity;
+mod joins;
 pub mod local;
 pub mod metrics;
 pub mod mirror;
 pub mod options;
+mod swarms;
+mod transfer;
 
 pub use agent::{Agent, Download};
 pub use error::{FetchError, StartError};

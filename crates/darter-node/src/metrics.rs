@@ -19,8 +19,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::api::Traffic;
 
-use crate::api::Traffic;
-
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -118,9 +116,6 @@ pub struct Metrics {
     /// Sums of the above over all tiers; not registered, since Prometheus can add.
     from_seed: Counter,
     from_peers: Counter,
-    /// Sums of the family above, for [`Metrics::traffic`].
-    seed_received: Counter,
-    node_received: Counter,
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
@@ -146,8 +141,6 @@ impl Metrics {
             peer_received_bytes: Family::default(),
             from_seed: Counter::default(),
             from_peers: Counter::default(),
-            seed_received: Counter::default(),
-            node_received: Counter::default(),
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
@@ -193,22 +186,9 @@ impl Metrics {
         out
     }
 
-    /// Bytes moved since the start.
-    pub fn traffic(&self) -> Traffic {
-        Traffic {
-            from_origin: self.origin_bytes.get(),
-            from_seed: self.seed_received.get(),
-            from_peers: self.node_received.get(),
-            to_peers: self.peer_sent_bytes.get(),
-            to_local: self.local_served_bytes.get(),
-        }
-    }
-
     /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is.
     pub fn peer_received(&self, from_seed: bool, tier: Tier, bytes: u64) {
         let (from, sum) = if from_seed { ("seed", &self.from_seed) } else { ("peer", &self.from_peers) };
-        sum.inc_by(bytes);
-        let sum = if from_seed { &self.seed_received } else { &self.node_received };
         sum.inc_by(bytes);
         self.peer_received_bytes.get_or_create(&PeerLabels { from, tier: tier_name(tier) }).inc_by(bytes);
     }

@@ -1,0 +1,229 @@
+//! How an agent is put together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Place, SystemClock};
+use darter_origin::{
+    FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
+};
+use darter_store::{DiskStore, StoreConfig};
+use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::{Agent, Inner, is_daemon};
+use crate::admin;
+use crate::budget::ByteBudget;
+use crate::context::{Context, unix_now};
+use crate::error::StartError;
+use crate::fleet::seeds::Seeds;
+use crate::fleet::{Fleet, Listener};
+use crate::identity;
+use crate::joins::Joins;
+use crate::local::LocalPort;
+use crate::metrics::Metrics;
+use crate::mirror::{Mirror, MirrorOptions};
+use crate::options::{Options, Role};
+use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
+use crate::transfer::House;
+use crate::transfer::journal::Archive;
+
+/// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
+const UPLOAD_SLOTS: usize = 4;
+
+/// A peer that takes no byte for so long is disconnected.
+const STALL: Duration = Duration::from_secs(10);
+
+pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
+    let clock = SystemClock::start();
+    let registry_config = registry_config(&options);
+    let http = http_client(&options)?;
+    let registry = RegistryClient::new(http.clone(), &registry_config, Arc::new(clock));
+    let mut origins = Origins::new(http, registry.clone());
+    if !is_daemon(options.role) {
+        // Works for its own user alone, who may read these files anyway.
+        origins = origins.with_files(FileOrigin::anywhere());
+    }
+    let (store, me) = open_data_dir(&options).await?;
+    let place = place_of(&options);
+    let metrics = Metrics::new();
+    let context = Arc::new(Context {
+        me,
+        place: place.clone(),
+        clock,
+        store,
+        origin: Arc::new(origins),
+        origin_budget: ByteBudget::new(options.origin_limit, clock),
+        metrics: Arc::clone(&metrics),
+        archive: Archive::new(&options.data_dir),
+        options: options.clone(),
+    });
+    let tasks = TaskTracker::new();
+    let transport: Arc<dyn Transport> = Arc::new(TcpTransport::default());
+    let receiving =
+        Receiving { budget: ByteBudget::new(options.download_limit, clock), buffers: BufferPool::default() };
+    let slots = Slots::new(UPLOAD_SLOTS);
+    let sending = Sending { slots, budget: ByteBudget::new(options.upload_limit, clock), stall: STALL };
+    let fleet = Fleet::new(place, Arc::clone(&transport), receiving, sending, tasks.clone());
+    let house = House {
+        context: Arc::clone(&context),
+        fleet: Arc::clone(&fleet),
+        joins: Arc::new(Joins::default()),
+        tasks: tasks.clone(),
+        sendable: watch::channel(()).0,
+    };
+    let swarms = Swarms::new(house);
+    let ears = Arc::new(ListeningSwarms(Arc::clone(&swarms)));
+
+    let peers = match options.listen {
+        Some(addr) => Some(transport.listen(&addr.to_string()).await.map_err(|error| cannot_listen(addr, error))?),
+        None => None,
+    };
+    let local = match options.local {
+        Some(addr) => Some(bind_local(addr).await?),
+        None => None,
+    };
+    let listen = peers.as_ref().map(|listener| listener.local_addr().to_string());
+    let hello = Hello {
+        node: me,
+        listen: options.advertise.clone().or_else(|| listen.clone()).unwrap_or_default(),
+        place: context.place.clone(),
+        role: if options.role == Role::Seed { WireRole::Seed } else { WireRole::Node },
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let heard = Arc::downgrade(&ears) as std::sync::Weak<dyn Listener>;
+    fleet.begin(hello, heard, Arc::new(GivingSwarms(Arc::clone(&swarms))));
+    if let Some(listener) = peers {
+        fleet.accept(listener);
+    }
+    if is_daemon(options.role) && !options.insecure {
+        tracing::warn!("peer connections are not encrypted in this version; --insecure says that you know");
+    }
+    let seeds = Seeds::join(&fleet, &options.join).await?;
+
+    let local_address = local.as_ref().and_then(|listener| listener.local_addr().ok()).map(|addr| addr.to_string());
+    let (stop_admin, admin_stopped) = watch::channel(false);
+    let socket = is_daemon(options.role).then(|| admin::socket_path(&options.data_dir));
+    let inner = Inner {
+        context: Arc::clone(&context),
+        fleet,
+        seeds,
+        swarms,
+        _ears: ears,
+        listen,
+        local_address,
+        local: tokio::sync::Mutex::new(None),
+        socket,
+        stop_admin,
+        tasks: tasks.clone(),
+    };
+    let agent = Agent { inner: Arc::new(inner) };
+    if let Some(listener) = local {
+        let port = serve_local(&agent, listener, registry, metrics, clock).await?;
+        *agent.inner.local.lock().await = Some(port);
+    }
+    if is_daemon(options.role) {
+        let listener = admin::bind(&options.data_dir)?;
+        tasks.spawn(admin::serve(agent.clone(), listener, admin_stopped.clone()));
+        tasks.spawn(agent.clone().tidy(admin_stopped));
+    }
+    tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");
+    Ok(agent)
+}
+
+async fn open_data_dir(options: &Options) -> Result<(Arc<dyn darter_store::Store>, darter_core::NodeId), StartError> {
+    let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut config = StoreConfig::new(Arc::new(unix_now));
+        config.quota = quota;
+        config.reserve_free = reserve;
+        let store = DiskStore::open(&data_dir, &config)?;
+        let me = identity::load_or_draw(&data_dir)?;
+        Ok::<_, StartError>((Arc::new(store) as Arc<dyn darter_store::Store>, me))
+    });
+    opened.await.expect("opening a data directory does not panic")
+}
+
+async fn serve_local(
+    agent: &Agent,
+    listener: TcpListener,
+    registry: RegistryClient,
+    metrics: Arc<Metrics>,
+    clock: SystemClock,
+) -> Result<LocalPort, StartError> {
+    let options = &agent.inner.context.options;
+    let mirror_options = MirrorOptions::from(options);
+    let manifests = mirror_options.manifests.display().to_string();
+    let (blobs, counted) = (Arc::new(agent.clone()), Arc::clone(&metrics));
+    let mirror =
+        tokio::task::spawn_blocking(move || Mirror::open(mirror_options, registry, blobs, counted, Arc::new(clock)));
+    let file_error = |path: String| move |error: io::Error| StartError::File { path, reason: error.to_string() };
+    let mirror = mirror.await.expect("opening the mirror does not panic").map_err(file_error(manifests))?;
+    LocalPort::serve(listener, Arc::new(mirror), metrics).map_err(file_error("local port".to_owned()))
+}
+
+async fn bind_local(addr: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).await.map_err(|error| listen_error(addr, "--local", &error))
+}
+
+fn cannot_listen(addr: SocketAddr, error: WireError) -> StartError {
+    match error {
+        WireError::Listen { source, .. } => listen_error(addr, "--listen", &source),
+        other => StartError::Listen {
+            addr: addr.to_string(),
+            flag: "--listen",
+            reason: other.to_string(),
+            advice: "try another address".to_owned(),
+        },
+    }
+}
+
+fn listen_error(addr: SocketAddr, flag: &'static str, error: &io::Error) -> StartError {
+    let (reason, advice) = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ("the port is taken".to_owned(), format!("stop what uses it (`ss -ltnp` shows it), or give {flag} another"))
+        }
+        io::ErrorKind::PermissionDenied => {
+            ("not permitted".to_owned(), format!("ports below 1024 are for root; give {flag} a higher one"))
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            ("no such address on this host".to_owned(), format!("give {flag} one that `ip addr` shows, or 0.0.0.0"))
+        }
+        _ => (error.to_string(), format!("give {flag} another address")),
+    };
+    StartError::Listen { addr: addr.to_string(), flag, reason, advice }
+}
+
+fn place_of(options: &Options) -> Place {
+    let mut place = Place::from_labels(&options.labels);
+    if place.host.is_empty() {
+        place.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    place
+}
+
+fn registry_config(options: &Options) -> RegistryConfig {
+    let login = |login: &crate::options::LoginOption| {
+        let password = Login::Password { user: login.username.clone(), password: login.password.clone() };
+        (login.registry.clone(), password)
+    };
+    RegistryConfig {
+        addresses: options.upstreams.iter().map(|it| (it.name.clone(), it.url.clone())).collect(),
+        plain_http: options.plain_http.iter().cloned().collect(),
+        logins: options.logins.iter().map(login).collect(),
+        docker_config: options.docker_config.clone(),
+        helper_directories: Vec::new(),
+    }
+}
+
+fn http_client(options: &Options) -> Result<HttpClient, StartError> {
+    let config = HttpConfig { extra_ca: options.origin_ca.clone(), ..HttpConfig::default() };
+    HttpClient::new(&config).map_err(|error| {
+        let failure = OriginFailure::from(&OriginError::new(darter_origin::ErrorKind::Io, error.to_string()));
+        StartError::Options(failure.text)
+    })
+}

@@ -1,0 +1,48 @@
+//! What every part of an agent shares: its identity, its options, the rooms below it, and the clock.
+
+use std::sync::Arc;
+
+use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
+use darter_origin::Origin;
+use darter_store::Store;
+
+use crate::budget::ByteBudget;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::transfer::journal::Archive;
+
+/// Shared by every part of one agent.
+pub(crate) struct Context {
+    /// Who this agent is.
+    pub(crate) me: NodeId,
+    /// Where it stands.
+    pub(crate) place: Place,
+    /// What it was told.
+    pub(crate) options: Options,
+    /// Monotonic time.
+    pub(crate) clock: SystemClock,
+    /// Where pieces are kept.
+    pub(crate) store: Arc<dyn Store>,
+    /// Where blobs come from.
+    pub(crate) origin: Arc<dyn Origin>,
+    /// Meters what is read from origins.
+    pub(crate) origin_budget: Arc<ByteBudget>,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Explanations of ended transfers.
+    pub(crate) archive: Archive,
+}
+
+impl Context {
+    /// The present moment.
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+}
+
+/// Seconds since 1970, for what people and later runs read.
+pub(crate) fn unix_now() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "wall-clock time at the edge")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,315 @@
+//! The agents this one talks to, and the connections to them.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | this one | [`Fleet`]: who is connected; making, accepting and losing control connections |
+//! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
+//! | [`seeds`] | the seeds given by `--join`: kept connected, tried again when lost |
+//!
+//! Two agents that dial each other at once have two control connections for a while; either carries any message,
+//! and the peer counts as gone when the last one ends. What is said is handed to a [`Listener`], which must not block.
+
+pub(crate) mod data;
+pub(crate) mod seeds;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use darter_core::{BlobId, NodeId, Place, Tier};
+use darter_swarm::RequestId;
+use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
+use darter_wire::preface::{self, Greeted};
+use darter_wire::{
+    Answer, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Uploads, WireError, serve_data,
+};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::data::DataLink;
+
+/// Hears what other agents say and do.
+#[async_trait]
+pub(crate) trait Listener: Send + Sync {
+    /// A peer's first control connection is up.
+    fn peer_up(&self, peer: &Peer);
+    /// A peer's last control connection is gone.
+    fn peer_down(&self, node: NodeId);
+    /// A peer said something.
+    fn said(&self, from: NodeId, message: Message);
+    /// A peer answered a request for a piece.
+    async fn answered(&self, from: NodeId, blob: BlobId, request: RequestId, answer: Answer);
+    /// A request for a piece will not be answered.
+    fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId);
+}
+
+/// A connected agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// How it introduced itself.
+    pub(crate) hello: Hello,
+    /// How near it is.
+    pub(crate) tier: Tier,
+}
+
+impl Peer {
+    pub(crate) const fn is_seed(&self) -> bool {
+        matches!(self.hello.role, Role::Seed)
+    }
+}
+
+struct Connected {
+    peer: Peer,
+    /// Never empty: the entry goes with its last connection.
+    controls: Vec<(u64, ControlSender)>,
+}
+
+#[derive(Default)]
+struct State {
+    peers: HashMap<NodeId, Connected>,
+    dialling: HashSet<NodeId>,
+    links: HashMap<NodeId, Arc<DataLink>>,
+    /// Peer addresses heard of, also of agents that are not connected now.
+    addresses: HashMap<NodeId, String>,
+    connections: u64,
+}
+
+/// All connections of an agent.
+pub(crate) struct Fleet {
+    me: OnceLock<Hello>,
+    place: Place,
+    transport: Arc<dyn Transport>,
+    receiving: Receiving,
+    sending: Sending,
+    state: Mutex<State>,
+    listener: OnceLock<Weak<dyn Listener>>,
+    uploads: OnceLock<Arc<dyn Uploads>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Fleet {
+    pub(crate) fn new(
+        place: Place,
+        transport: Arc<dyn Transport>,
+        receiving: Receiving,
+        sending: Sending,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            me: OnceLock::new(),
+            place,
+            transport,
+            receiving,
+            sending,
+            state: Mutex::default(),
+            listener: OnceLock::new(),
+            uploads: OnceLock::new(),
+            stop: CancellationToken::new(),
+            tasks,
+        })
+    }
+
+    /// Starts to be somebody: says who this agent is, who hears what peers say, and who gives them pieces. Once.
+    pub(crate) fn begin(&self, me: Hello, listener: Weak<dyn Listener>, uploads: Arc<dyn Uploads>) {
+        let first = self.me.set(me).is_ok() && self.listener.set(listener).is_ok() && self.uploads.set(uploads).is_ok();
+        assert!(first, "a fleet begins once");
+    }
+
+    /// Accepts connections until the fleet is closed.
+    pub(crate) fn accept(self: &Arc<Self>, listener: Box<dyn darter_wire::Listener>) {
+        let fleet = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = fleet.stop.cancelled() => return,
+                };
+                let stream = match accepted {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "accepting a peer connection failed");
+                        // Out of file descriptors, mostly: a moment lets some go.
+                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        continue;
+                    }
+                };
+                let greeting = Arc::clone(&fleet);
+                fleet.tasks.spawn(async move {
+                    match preface::greet(stream, greeting.me()).await {
+                        Ok(greeted) => greeting.use_connection(greeted).await,
+                        Err(error) => tracing::debug!(%error, "turned a connection away"),
+                    }
+                });
+            }
+        });
+    }
+
+    /// Connects to an address and says who is there. The connection is in use when this returns.
+    pub(crate) async fn dial(self: &Arc<Self>, addr: &str) -> Result<NodeId, WireError> {
+        let greeted = preface::open(&*self.transport, addr, Kind::Control, self.me()).await?;
+        let node = greeted.hello.node;
+        let fleet = Arc::clone(self);
+        let (sender, receiver) = self.adopt(&greeted.hello, greeted.stream);
+        self.tasks.spawn(async move { fleet.listen_to(node, sender, receiver).await });
+        Ok(node)
+    }
+
+    /// Connects to a neighbour unless it is connected or being connected. What follows is said by [`Listener::peer_up`].
+    pub(crate) fn ensure(self: &Arc<Self>, info: &PeerInfo) {
+        {
+            let mut state = self.state.lock();
+            state.addresses.insert(info.node, info.addr.clone());
+            let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
+            if known || info.addr.is_empty() || !state.dialling.insert(info.node) {
+                return;
+            }
+        }
+        let (fleet, info) = (Arc::clone(self), info.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = fleet.dial(&info.addr).await {
+                tracing::debug!(peer = %info.addr, %error, "could not meet a neighbour");
+            }
+            fleet.state.lock().dialling.remove(&info.node);
+        });
+    }
+
+    /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
+    /// come back and be told afresh, which is better than a queue without end.
+    pub(crate) fn say(&self, node: NodeId, message: &Message) -> bool {
+        let sender = self.state.lock().peers.get(&node).and_then(|peer| peer.controls.first().cloned());
+        let Some((connection, sender)) = sender else { return false };
+        match sender.try_send(message) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
+                self.drop_connection(node, connection);
+                false
+            }
+        }
+    }
+
+    /// A connected peer.
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Peer> {
+        self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
+    }
+
+    /// All connected peers.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        self.state.lock().peers.values().map(|connected| connected.peer.clone()).collect()
+    }
+
+    /// Connected seeds.
+    pub(crate) fn seeds(&self) -> Vec<NodeId> {
+        let state = self.state.lock();
+        state.peers.values().filter(|it| it.peer.is_seed()).map(|it| it.peer.hello.node).collect()
+    }
+
+    /// Where a peer listens, as it said or as others said of it.
+    pub(crate) fn address(&self, node: NodeId) -> String {
+        self.state.lock().addresses.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// How this agent introduces itself.
+    pub(crate) fn me(&self) -> &Hello {
+        self.me.get().expect("a fleet begins before it connects")
+    }
+
+    /// Ends every connection and accepts no more.
+    pub(crate) fn close(&self) {
+        self.stop.cancel();
+        let mut state = self.state.lock();
+        state.peers.clear();
+        for link in state.links.values() {
+            link.close();
+        }
+    }
+
+    fn listener(&self) -> Option<Arc<dyn Listener>> {
+        self.listener.get().and_then(Weak::upgrade)
+    }
+
+    async fn use_connection(self: Arc<Self>, greeted: Greeted) {
+        let node = greeted.hello.node;
+        match greeted.kind {
+            Kind::Control => {
+                let (sender, receiver) = self.adopt(&greeted.hello, greeted.stream);
+                self.listen_to(node, sender, receiver).await;
+            }
+            Kind::Data => {
+                let uploads = Arc::clone(self.uploads.get().expect("a fleet begins before it accepts"));
+                let served = tokio::select! {
+                    served = serve_data(greeted.stream, node, uploads, &self.sending) => served,
+                    () = self.stop.cancelled() => return,
+                };
+                if let Err(error) = served {
+                    tracing::debug!(peer = %node.short(), %error, "a data connection ended");
+                }
+            }
+        }
+    }
+
+    /// Takes a control connection into use.
+    fn adopt(&self, hello: &Hello, stream: darter_wire::PeerStream) -> (u64, ControlReceiver) {
+        let (sender, receiver) = control::start(stream, &ControlConfig::default());
+        let peer = Peer { hello: hello.clone(), tier: self.place.tier_to(&hello.place) };
+        let (connection, is_first) = {
+            let mut state = self.state.lock();
+            state.connections += 1;
+            let connection = state.connections;
+            state.addresses.insert(hello.node, hello.listen.clone());
+            let entry = state.peers.entry(hello.node);
+            let known = entry.or_insert_with(|| Connected { peer: peer.clone(), controls: Vec::new() });
+            known.controls.push((connection, sender));
+            (connection, known.controls.len() == 1)
+        };
+        if is_first && let Some(listener) = self.listener() {
+            tracing::debug!(peer = %hello.node.short(), addr = hello.listen, "peer connected");
+            listener.peer_up(&peer);
+        }
+        (connection, receiver)
+    }
+
+    async fn listen_to(&self, node: NodeId, connection: u64, mut receiver: ControlReceiver) {
+        loop {
+            let received = tokio::select! {
+                received = receiver.recv() => received,
+                () = self.stop.cancelled() => break,
+            };
+            match received {
+                Ok(Some(message)) => {
+                    if let Some(listener) = self.listener() {
+                        listener.said(node, message);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(peer = %node.short(), %error, "a control connection failed");
+                    break;
+                }
+            }
+        }
+        self.drop_connection(node, connection);
+    }
+
+    fn drop_connection(&self, node: NodeId, connection: u64) {
+        let link = {
+            let mut state = self.state.lock();
+            let Some(connected) = state.peers.get_mut(&node) else { return };
+            connected.controls.retain(|(id, _)| *id != connection);
+            if !connected.controls.is_empty() {
+                return;
+            }
+            state.peers.remove(&node);
+            state.links.remove(&node)
+        };
+        if let Some(link) = link {
+            link.close();
+        }
+        tracing::debug!(peer = %node.short(), "peer gone");
+        if let Some(listener) = self.listener() {
+            listener.peer_down(node);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The agent's name in the fleet: drawn once, kept in `DATA_DIR/node-id` as 32 hexadecimal digits and a newline.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use darter_core::NodeId;
+
+use crate::error::StartError;
+
+const FILE: &str = "node-id";
+
+/// Reads the node id of this data directory, or draws one and writes it down.
+///
+/// # Errors
+/// [`StartError::File`] when the file can't be read or written, or holds something else.
+pub(crate) fn load_or_draw(data_dir: &Path) -> Result<NodeId, StartError> {
+    let path = data_dir.join(FILE);
+    let failed = |reason: String| StartError::File { path: path.display().to_string(), reason };
+    match fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| failed("not a node id; remove the file and a new id is drawn at the next start".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = draw().map_err(|error| failed(error.to_string()))?;
+            fs::create_dir_all(data_dir).map_err(|error| failed(error.to_string()))?;
+            write_durably(&path, &format!("{id}\n")).map_err(|error| failed(error.to_string()))?;
+            Ok(id)
+        }
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn draw() -> io::Result<NodeId> {
+    let mut id = [0; 16];
+    let filled = rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty())?;
+    if filled != id.len() {
+        return Err(io::Error::other("the system gave too few random bytes"));
+    }
+    Ok(NodeId(id))
+}
+
+fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_drawn_once_and_garbage_is_said_plainly() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = load_or_draw(dir.path()).unwrap();
+        assert_eq!(load_or_draw(dir.path()).unwrap(), first);
+        fs::write(dir.path().join(FILE), "garbage").unwrap();
+        assert!(matches!(load_or_draw(dir.path()), Err(StartError::File { .. })));
+    }
+}

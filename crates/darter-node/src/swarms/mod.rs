@@ -1,0 +1,270 @@
+//! All blobs this agent moves now, by id.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
+//! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
+//! | [`uploads`] | what peers are given |
+//!
+//! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
+//! blob meanwhile is kept and told to the transfer before anything later is.
+//!
+//! Lock order: `early`, then `transfers`, then a transfer's state.
+
+mod open;
+mod uploads;
+
+pub(crate) use self::uploads::GivingSwarms;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use darter_core::{BlobId, Moment, NodeId};
+use darter_store::StoredBlob;
+use darter_swarm::RequestId;
+use darter_wire::{Answer, Failure, FailureKind, Message};
+use parking_lot::Mutex;
+
+use crate::error::FetchError;
+use crate::fleet::{Listener, Peer};
+use crate::joins::{Joined, NotJoined};
+use crate::transfer::{House, Outcome, Transfer};
+
+/// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
+const RETIRE_AFTER: Duration = Duration::from_secs(60);
+
+/// A lead remembers its members for longer: they are who the next one to come is sent to.
+const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
+
+/// All transfers of an agent.
+pub(crate) struct Swarms {
+    pub(crate) house: House,
+    transfers: Mutex<HashMap<BlobId, Entry>>,
+    /// What was said of blobs whose transfer is being made.
+    early: Mutex<HashMap<BlobId, Vec<(NodeId, Message)>>>,
+    opening: open::Doors,
+    /// Blobs without a transfer that peers fetch.
+    shelf: Mutex<HashMap<BlobId, Shelved>>,
+    draining: AtomicBool,
+}
+
+struct Entry {
+    transfer: Arc<Transfer>,
+    used: Moment,
+}
+
+/// What is known of a blob without a transfer.
+struct Shelved {
+    state: ShelfState,
+    used: Moment,
+}
+
+enum ShelfState {
+    Opening,
+    Open(Arc<dyn StoredBlob>),
+    /// Not stored here, when last looked.
+    Absent,
+}
+
+impl Swarms {
+    pub(crate) fn new(house: House) -> Arc<Self> {
+        Arc::new(Self {
+            house,
+            transfers: Mutex::default(),
+            early: Mutex::default(),
+            opening: open::Doors::default(),
+            shelf: Mutex::default(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The transfer of a blob, unless it failed: a failed one is forgotten, so that the next request tries anew.
+    pub(crate) fn get(&self, blob: BlobId) -> Option<Arc<Transfer>> {
+        let mut transfers = self.transfers.lock();
+        let entry = transfers.get_mut(&blob)?;
+        if matches!(entry.transfer.outcome(), Outcome::Failed(_)) {
+            let entry = transfers.remove(&blob)?;
+            entry.transfer.close();
+            return None;
+        }
+        entry.used = self.house.context.now();
+        Some(Arc::clone(&entry.transfer))
+    }
+
+    /// Every transfer.
+    pub(crate) fn all(&self) -> Vec<Arc<Transfer>> {
+        self.transfers.lock().values().map(|entry| Arc::clone(&entry.transfer)).collect()
+    }
+
+    /// Takes no new blobs from here on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Forgets a transfer, so that its blob can be removed; refuses while somebody on this host reads it.
+    pub(crate) fn put_away(&self, blob: BlobId) -> bool {
+        let mut transfers = self.transfers.lock();
+        if transfers.get(&blob).is_some_and(|entry| entry.transfer.has_readers()) {
+            return false;
+        }
+        if let Some(entry) = transfers.remove(&blob) {
+            entry.transfer.leave();
+        }
+        self.shelf.lock().remove(&blob);
+        true
+    }
+
+    /// Puts idle transfers away. Called every few seconds.
+    pub(crate) fn retire(&self) {
+        let now = self.house.context.now();
+        let is_idle = |entry: &Entry| {
+            let transfer = &entry.transfer;
+            let patience = if transfer.is_leading_others() { RETIRE_LEAD_AFTER } else { RETIRE_AFTER };
+            let over = !matches!(transfer.outcome(), Outcome::Open);
+            over && !transfer.has_readers() && now.since(entry.used) > patience
+        };
+        self.transfers.lock().retain(|_, entry| {
+            let idle = is_idle(entry);
+            if idle {
+                entry.transfer.close();
+            }
+            !idle
+        });
+        self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
+    }
+
+    /// Puts a transfer into the table, and tells it what was said meanwhile. If there is one already, that one is
+    /// returned and the new one closed.
+    fn register(&self, transfer: Arc<Transfer>) -> Arc<Transfer> {
+        let mut early = self.early.lock();
+        let said = early.remove(&transfer.blob).unwrap_or_default();
+        let registered = {
+            let mut transfers = self.transfers.lock();
+            let used = self.house.context.now();
+            match transfers.get(&transfer.blob) {
+                Some(entry) if !matches!(entry.transfer.outcome(), Outcome::Failed(_)) => {
+                    transfer.close();
+                    Arc::clone(&entry.transfer)
+                }
+                _ => {
+                    transfers.insert(transfer.blob, Entry { transfer: Arc::clone(&transfer), used });
+                    transfer
+                }
+            }
+        };
+        for (from, message) in said {
+            registered.hear(from, message);
+        }
+        registered
+    }
+
+    fn hear(self: &Arc<Self>, blob: BlobId, from: NodeId, message: Message) {
+        let mut early = self.early.lock();
+        if let Some(said) = early.get_mut(&blob) {
+            said.push((from, message));
+            return;
+        }
+        let transfer = self.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        drop(early);
+        match (transfer, message) {
+            (Some(transfer), message) => transfer.hear(from, message),
+            // A newcomer meets a node that has long finished: it can still give.
+            (None, Message::Meet { .. }) => self.meet_from_shelf(blob, from),
+            (None, _) => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Listener for ListeningSwarms {
+    fn peer_up(&self, peer: &Peer) {
+        for transfer in self.0.all() {
+            transfer.peer_came(peer.hello.node, peer.is_seed());
+        }
+    }
+
+    fn peer_down(&self, node: NodeId) {
+        self.0.house.joins.gone(node);
+        for transfer in self.0.all() {
+            transfer.peer_gone(node);
+        }
+    }
+
+    fn said(&self, from: NodeId, message: Message) {
+        let swarms = &self.0;
+        match message {
+            Message::Join { request, source, credentials, held, wants } => {
+                let swarms = Arc::clone(swarms);
+                let house_tasks = swarms.house.tasks.clone();
+                house_tasks.spawn(async move {
+                    match swarms.open_for_member(from, source, credentials).await {
+                        Ok(transfer) => {
+                            let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
+                            transfer.admit(from, request, &held.unwrap_or_default(), wants);
+                        }
+                        Err(failure) => {
+                            swarms.house.fleet.say(from, &Message::Rejected { request, failure });
+                        }
+                    }
+                });
+            }
+            Message::Joined { request, blob, version, piece_length, length, hashes, neighbours, verdict, whole } => {
+                if !swarms.transfers.lock().contains_key(&blob) {
+                    swarms.early.lock().entry(blob).or_default();
+                }
+                let joined = Joined { blob, version, piece_length, length, hashes, neighbours, verdict, whole };
+                if !swarms.house.joins.answer(from, request, Ok(joined)) {
+                    swarms.early.lock().remove(&blob);
+                }
+            }
+            Message::Rejected { request, failure } => {
+                swarms.house.joins.answer(from, request, Err(NotJoined::Rejected(failure)));
+            }
+            Message::Leave { blob }
+            | Message::Report { blob, .. }
+            | Message::Grew { blob, .. }
+            | Message::Neighbours { blob, .. }
+            | Message::Whole { blob, .. }
+            | Message::Dissolved { blob, .. }
+            | Message::Failed { blob, .. }
+            | Message::Meet { blob, .. }
+            | Message::Have { blob, .. }
+            | Message::Lost { blob, .. }
+            | Message::Part { blob } => swarms.hear(blob, from, message),
+            Message::Inventory { .. } | Message::AskManifest { .. } | Message::ManifestIs { .. } => {}
+        }
+    }
+
+    async fn answered(&self, from: NodeId, blob: BlobId, request: RequestId, answer: Answer) {
+        let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if let Some(transfer) = transfer {
+            transfer.answered(from, request, answer).await;
+        }
+    }
+
+    fn unanswered(&self, _from: NodeId, blob: BlobId, request: RequestId) {
+        let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if let Some(transfer) = transfer {
+            transfer.unanswered(request);
+        }
+    }
+}
+
+/// [`Swarms`] as the fleet's listener: its answers need the shared handle.
+pub(crate) struct ListeningSwarms(pub(crate) Arc<Swarms>);
+
+/// What a member is told that can't be let in for a reason of this agent's own.
+fn refusal(text: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None }
+}
+
+fn failure_of(error: &FetchError) -> Failure {
+    error.to_failure()
+}

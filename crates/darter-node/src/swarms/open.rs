@@ -1,0 +1,373 @@
+//! From a source to a transfer.
+//!
+//! A node asks the seed that rendezvous hashing names among those it is connected to, then the next; when none is
+//! there or none can, it leads by itself, which for a swarm of one means reading the origin. A seed leads.
+//!
+//! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
+//! A blob with a digest in its name needs no answer. For a URL the origin is asked with the caller's own credentials,
+//! on every use: unchanged means what is stored is good (and completed where it is partial), changed means another blob.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
+use darter_origin::Reading;
+use darter_store::{BlobInfo, SourceRecord, StoreError, StoredBlob};
+use darter_swarm::Start;
+use darter_wire::{Failure, Held};
+use parking_lot::Mutex;
+
+use super::{Swarms, failure_of, refusal};
+use crate::context::unix_now;
+use crate::error::FetchError;
+use crate::joins::Joined;
+use crate::options::Role;
+use crate::transfer::{Beginning, Lead, Transfer};
+
+/// How long a seed may take to say anything about a source. It may have to ask a slow origin.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a request waits for the first seed right after the agent's start.
+const SEED_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One door for each source: who wants to open it waits for who is opening it.
+#[derive(Default)]
+pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Doors {
+    async fn enter(&self, key: BlobId) -> tokio::sync::OwnedMutexGuard<()> {
+        let door = {
+            let mut doors = self.0.lock();
+            // A door that nobody holds or waits for is only in the table.
+            doors.retain(|_, door| Arc::strong_count(door) > 1);
+            Arc::clone(doors.entry(key).or_default())
+        };
+        door.lock_owned().await
+    }
+}
+
+impl Swarms {
+    /// Opens a source for a program of this host.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        source: Source,
+        credentials: Credentials,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        if self.is_draining() {
+            return Err(FetchError::Draining);
+        }
+        if let Some(transfer) = self.open_here(&source).await? {
+            return Ok(transfer);
+        }
+        let mut troubles = Vec::new();
+        for seed in self.seeds_for(&source).await {
+            match self.join(seed, &source, &credentials).await {
+                Ok(transfer) => return Ok(transfer),
+                Err(Refused::Final(error)) => return Err(error),
+                Err(Refused::Trouble(text)) => {
+                    let addr = self.house.fleet.address(seed);
+                    tracing::warn!(seed = addr, reason = text, "a seed can't lead; trying the next");
+                    troubles.push(format!("seed {addr}: {text}"));
+                }
+            }
+        }
+        let alone = self.house.context.options.role == Role::Node;
+        let transfer = self.lead(&source, &credentials).await?;
+        if alone && transfer.lead() == Lead::Me {
+            self.house.context.metrics.back_to_source.inc();
+            let why = if troubles.is_empty() { "no seed is connected".to_owned() } else { troubles.join("; ") };
+            transfer.note(format!("reading the origin from here: {why}"));
+        }
+        Ok(transfer)
+    }
+
+    /// Opens a source for a member of its swarm.
+    pub(super) async fn open_for_member(
+        self: &Arc<Self>,
+        member: NodeId,
+        source: Source,
+        credentials: Credentials,
+    ) -> Result<Arc<Transfer>, Failure> {
+        if self.is_draining() {
+            return Err(refusal("the seed is shutting down"));
+        }
+        if self.house.context.options.role == Role::Node {
+            // Chosen by the members because no seed lives: only for what is here already.
+            let known = match source.digest() {
+                Some(digest) => Some(blob_of(&digest)),
+                None => self.recall(&source).await.map_err(|error| failure_of(&error))?.map(|record| record.blob),
+            };
+            let transfer = match known {
+                Some(blob) => self.open_stored(blob, &source).await.map_err(|error| failure_of(&error))?,
+                None => None,
+            };
+            return transfer.ok_or_else(|| refusal("a node leads only what it holds"));
+        }
+        if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
+            return Ok(transfer);
+        }
+        let transfer = self.lead(&source, &credentials).await.map_err(|error| failure_of(&error))?;
+        tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");
+        Ok(transfer)
+    }
+
+    /// What needs no question to anybody: content named by its digest in a registry, under way or all here. Whether
+    /// the caller may have it was decided by who called (see the mirror's grants).
+    async fn open_here(self: &Arc<Self>, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
+        let Source::Registry { digest, .. } = source else { return Ok(None) };
+        let blob = blob_of(digest);
+        if let Some(transfer) = self.get(blob) {
+            return Ok(Some(transfer));
+        }
+        let complete = self.stored(blob).await?.filter(|stored| stored.is_complete());
+        Ok(complete.map(|stored| self.begin(source, Version::default(), Credentials::none(), stored)))
+    }
+
+    /// Connected seeds, best first. Right after the start, the first connection is waited for a little.
+    async fn seeds_for(&self, source: &Source) -> Vec<NodeId> {
+        let options = &self.house.context.options;
+        if options.role != Role::Node || options.join.is_empty() {
+            return Vec::new();
+        }
+        let key = source.key();
+        let until = tokio::time::Instant::now() + SEED_PATIENCE;
+        loop {
+            let seeds = self.house.fleet.seeds();
+            let waited = tokio::time::Instant::now() >= until;
+            let starting = self.house.context.now().as_micros() < 2 * SEED_PATIENCE.as_micros() as u64;
+            if !seeds.is_empty() || waited || !starting {
+                return rendezvous::ranking(&key.0, &seeds);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn join(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Arc<Transfer>, Refused> {
+        let held = self.held_of(source).await?;
+        let asked = self.house.joins.ask(&self.house.fleet, seed, source.clone(), credentials.clone(), held);
+        let answer = tokio::time::timeout(JOIN_PATIENCE, asked).await;
+        let joined = match answer {
+            Ok(Ok(joined)) => joined,
+            Ok(Err(refusal)) => {
+                let text = refusal.to_string();
+                return Err(refusal.final_word().map_or(Refused::Trouble(text), Refused::Final));
+            }
+            Err(_) => return Err(Refused::Trouble("no answer".to_owned())),
+        };
+        let blob = joined.blob;
+        let entered = self.enter(seed, source, credentials, joined).await;
+        if entered.is_err() {
+            self.early.lock().remove(&blob);
+        }
+        entered
+    }
+
+    /// Makes (or finds) the transfer that a lead let this agent into, and follows the lead.
+    async fn enter(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        credentials: &Credentials,
+        joined: Joined,
+    ) -> Result<Arc<Transfer>, Refused> {
+        let blob = joined.blob;
+        let transfer = match self.get(blob) {
+            Some(transfer) => transfer,
+            None => {
+                let manifest = Manifest::new(joined.piece_length, joined.length);
+                let stored = self.create(blob, source, &joined.version, manifest).await?;
+                self.remember(source, blob, &joined.version);
+                self.begin(source, joined.version.clone(), credentials.clone(), stored)
+            }
+        };
+        if !transfer.is_complete() {
+            transfer.renew_credentials(credentials.clone());
+            transfer.follow(seed, joined)?;
+        }
+        Ok(transfer)
+    }
+
+    /// Leads the swarm of a source: from what is stored, and from the origin.
+    async fn lead(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<Arc<Transfer>, FetchError> {
+        let _door = self.opening.enter(source.key()).await;
+        let known = match source.digest() {
+            Some(digest) => Some((blob_of(&digest), None)),
+            None => self.recall(source).await?.map(|record| (record.blob, Some(record.version))),
+        };
+        let mut known_version = Version::default();
+        if let Some((blob, version)) = known
+            && let Some(version) = self.still_good(source, credentials, blob, version).await?
+        {
+            if let Some(transfer) = self.open_stored(blob, source).await? {
+                transfer.renew_credentials(credentials.clone());
+                return Ok(transfer);
+            }
+            known_version = version;
+        }
+        tracing::debug!(%source, ?known_version, "asking the origin");
+        let reading = self.house.context.origin.read(source, credentials, None, None).await?;
+        self.lead_reading(source, credentials, reading).await
+    }
+
+    /// Whether what is known of a source holds; asks the origin where only it can tell. `None`: changed.
+    async fn still_good(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        blob: BlobId,
+        version: Option<Version>,
+    ) -> Result<Option<Version>, FetchError> {
+        if matches!(source, Source::Registry { .. }) {
+            return Ok(Some(Version::default()));
+        }
+        // Content of unknown version that is under way is shared by those who come meanwhile, not by later ones.
+        let under_way = self.get(blob).is_some_and(|transfer| !transfer.is_complete());
+        let version = version.unwrap_or_default();
+        if version.nonce.is_some() && !under_way {
+            return Ok(None);
+        }
+        let stat = self.house.context.origin.stat(source, credentials, Some(&version)).await?;
+        let good = stat.unchanged || version.nonce.is_some() || source.digest().is_some();
+        Ok(good.then_some(version))
+    }
+
+    async fn lead_reading(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+        reading: Reading,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let mut version = reading.version.clone();
+        if source.digest().is_none() && !version.has_validator() {
+            version.nonce = Some(fresh_nonce());
+        }
+        let blob = source.blob(&version);
+        if let Some(transfer) = self.get(blob) {
+            return Ok(transfer);
+        }
+        let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
+        let manifest = Manifest::new(piece_length, reading.length);
+        let stored = self.create(blob, source, &version, manifest).await?;
+        self.remember(source, blob, &version);
+        let transfer = self.begin(source, version, credentials.clone(), stored);
+        transfer.lead_it(Start::Fresh, Some(reading));
+        Ok(transfer)
+    }
+
+    /// A transfer of what is under way or stored, led by this agent if nobody leads it.
+    async fn open_stored(self: &Arc<Self>, blob: BlobId, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
+        if let Some(transfer) = self.get(blob) {
+            return Ok(Some(transfer));
+        }
+        let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
+        let version = stored.info().version;
+        let transfer = self.begin(source, version, Credentials::none(), stored);
+        if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
+            // Members of the swarm that was may come back with what they hold.
+            let alone = self.house.context.options.role == Role::Embedded;
+            transfer.lead_it(if alone { Start::Fresh } else { Start::TakeOver }, None);
+        }
+        Ok(Some(transfer))
+    }
+
+    fn begin(
+        &self,
+        source: &Source,
+        version: Version,
+        credentials: Credentials,
+        stored: Arc<dyn StoredBlob>,
+    ) -> Arc<Transfer> {
+        let beginning = Beginning { source: source.clone(), version, credentials, stored };
+        self.register(Transfer::begin(&self.house, beginning))
+    }
+
+    async fn held_of(&self, source: &Source) -> Result<Option<Held>, FetchError> {
+        let blob = match source.digest() {
+            Some(digest) => Some(blob_of(&digest)),
+            None => self.recall(source).await?.map(|record| record.blob),
+        };
+        let Some(blob) = blob else { return Ok(None) };
+        let stored = self.stored(blob).await?;
+        Ok(stored.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
+    }
+
+    pub(super) async fn stored(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>, FetchError> {
+        let store = Arc::clone(&self.house.context.store);
+        let opened = tokio::task::spawn_blocking(move || store.open(blob)).await;
+        Ok(opened.expect("opening does not panic")?)
+    }
+
+    async fn create(
+        &self,
+        blob: BlobId,
+        source: &Source,
+        version: &Version,
+        manifest: Manifest,
+    ) -> Result<Arc<dyn StoredBlob>, FetchError> {
+        let info = BlobInfo {
+            name: source.to_string(),
+            digest: source.digest(),
+            version: version.clone(),
+            created: unix_now(),
+        };
+        let store = Arc::clone(&self.house.context.store);
+        let created = tokio::task::spawn_blocking(move || {
+            match store.open_or_create(blob, info.clone(), manifest.clone()) {
+                // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
+                Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
+                    if let Some(stored) = store.open(blob)? {
+                        stored.discard()?;
+                    }
+                    store.open_or_create(blob, info, manifest)
+                }
+                other => other,
+            }
+        });
+        Ok(created.await.expect("creating does not panic")?)
+    }
+
+    pub(crate) async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
+        let (store, key) = (Arc::clone(&self.house.context.store), source.key());
+        let recalled = tokio::task::spawn_blocking(move || store.recall_source(key)).await;
+        Ok(recalled.expect("recalling does not panic")?)
+    }
+
+    fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
+        let record = SourceRecord { blob, version: version.clone(), checked: unix_now() };
+        self.house.context.store.remember_source(source.key(), record);
+    }
+}
+
+/// Why a seed did not let this agent in.
+enum Refused {
+    /// The origin's word: nobody else would say otherwise.
+    Final(FetchError),
+    /// The seed's own trouble.
+    Trouble(String),
+}
+
+impl From<FetchError> for Refused {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
+            other => Self::Final(other),
+        }
+    }
+}
+
+/// A number that no other reading of an origin without validators has.
+fn fresh_nonce() -> u64 {
+    let mut bytes = [0; 8];
+    // Early in a host's life the pool may not answer; the time then tells readings apart.
+    match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_le_bytes(bytes),
+        _ => unix_now(),
+    }
+}

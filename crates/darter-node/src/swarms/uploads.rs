@@ -1,0 +1,131 @@
+//! What peers are given: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in
+//! the store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_store::{PieceFile, StoredBlob};
+use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
+use tokio::sync::watch;
+
+use super::{ShelfState, Shelved, Swarms};
+
+/// [`Swarms`] as what the wire asks for pieces.
+pub(crate) struct GivingSwarms(pub(crate) Arc<Swarms>);
+
+impl Uploads for GivingSwarms {
+    fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind {
+        let swarms = &self.0;
+        let transfer = swarms.get(blob);
+        match (wanted, transfer) {
+            (Wanted::Any, None) => Bind::UnknownBlob,
+            (Wanted::Any, Some(transfer)) => match transfer.choose_for(peer) {
+                Ok(Some(piece)) => {
+                    let bound = payload(&transfer.stored, piece);
+                    if !matches!(bound, Bind::Send { .. }) {
+                        transfer.not_sent(peer, piece);
+                    }
+                    bound
+                }
+                Ok(None) => Bind::Wait,
+                Err(()) => Bind::Refused,
+            },
+            (Wanted::Piece(piece), Some(transfer)) => {
+                if !transfer.stored.holds(piece) {
+                    return Bind::NotHeld;
+                }
+                transfer.sending(peer, piece);
+                payload(&transfer.stored, piece)
+            }
+            (Wanted::Piece(piece), None) => swarms.from_shelf(blob, piece),
+        }
+    }
+
+    fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
+        let swarms = &self.0;
+        let transfer = swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        match transfer {
+            Some(transfer) if delivered => {
+                let bytes = transfer
+                    .stored
+                    .length()
+                    .map_or(transfer.piece_length.bytes(), |length| transfer.piece_length.range(piece, length).len());
+                transfer.count_sent(bytes);
+            }
+            Some(transfer) => transfer.not_sent(peer, piece),
+            None => {}
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.0.house.sendable.subscribe()
+    }
+}
+
+impl Swarms {
+    /// A piece of a blob that has no transfer. Opening it takes the disk, so the first request waits for that.
+    fn from_shelf(self: &Arc<Self>, blob: BlobId, piece: PieceIndex) -> Bind {
+        let now = self.house.context.now();
+        let mut shelf = self.shelf.lock();
+        if let Some(shelved) = shelf.get_mut(&blob) {
+            shelved.used = now;
+            return match &shelved.state {
+                ShelfState::Open(stored) => {
+                    let stored = Arc::clone(stored);
+                    drop(shelf);
+                    payload(&stored, piece)
+                }
+                ShelfState::Opening => Bind::Wait,
+                ShelfState::Absent => Bind::UnknownBlob,
+            };
+        }
+        shelf.insert(blob, Shelved { state: ShelfState::Opening, used: now });
+        drop(shelf);
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move { swarms.shelve(blob).await });
+        Bind::Wait
+    }
+
+    /// Opens a stored blob for peers to fetch.
+    async fn shelve(&self, blob: BlobId) {
+        let stored = self.stored(blob).await.unwrap_or_else(|error| {
+            tracing::warn!(blob = %blob.short(), %error, "a blob could not be opened for a peer");
+            None
+        });
+        let state = stored.map_or(ShelfState::Absent, ShelfState::Open);
+        let used = self.house.context.now();
+        self.shelf.lock().insert(blob, Shelved { state, used });
+        self.house.sendable.send_replace(());
+    }
+
+    /// Tells a newcomer what lies here of a blob that is not moving any more.
+    pub(super) fn meet_from_shelf(self: &Arc<Self>, blob: BlobId, newcomer: NodeId) {
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            if let Ok(Some(stored)) = swarms.stored(blob).await {
+                let held = stored.held();
+                swarms.house.fleet.say(newcomer, &Message::Meet { blob, held, wants: false });
+            }
+        });
+    }
+}
+
+/// A held piece as bytes to send.
+fn payload(stored: &Arc<dyn StoredBlob>, piece: PieceIndex) -> Bind {
+    let payload = match stored.piece_file(piece) {
+        Ok(Some(PieceFile { file, range })) => {
+            let length = u32::try_from(range.len()).expect("at most 16 MiB");
+            Payload::File { file, offset: range.start(), length }
+        }
+        Ok(None) => {
+            let mut bytes = Vec::new();
+            match stored.read_piece(piece, &mut bytes) {
+                Ok(()) => Payload::Bytes(Bytes::from(bytes)),
+                Err(_) => return Bind::NotHeld,
+            }
+        }
+        Err(_) => return Bind::NotHeld,
+    };
+    Bind::Send { piece, payload }
+}

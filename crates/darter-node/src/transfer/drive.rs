@@ -1,0 +1,206 @@
+//! The task that does what was decided. It sleeps until it is kicked or something falls due, gathers everything there
+//! is to do under the lock, and does it without.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceIndex};
+use darter_swarm::{Action, Event};
+use darter_wire::{Message, Wanted};
+
+use super::{Lead, Outcome, Transfer};
+use crate::fleet::data::Ask;
+
+/// Neighbours are told of new pieces at most this often: a piece takes about this long to arrive at ordinary rates.
+const TELL_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often requests under way are looked at for progress.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
+
+/// Everything there is to do at one time.
+#[derive(Default)]
+struct Work {
+    actions: Vec<Action>,
+    meet: Vec<NodeId>,
+    have: Vec<PieceIndex>,
+    lost: Vec<PieceIndex>,
+    /// Who is told of pieces come and gone.
+    audience: Vec<NodeId>,
+    outgoing: Vec<(NodeId, Message)>,
+    /// Nodes that became neighbours of this one by its own decision as the lead.
+    finish: bool,
+    wake: Option<Moment>,
+}
+
+/// Starts the driver of a transfer; it ends when the transfer is closed.
+pub(super) fn start(transfer: &Arc<Transfer>) {
+    let driven = Arc::clone(transfer);
+    transfer.tasks.spawn(async move {
+        let mut told = Moment::ZERO;
+        let mut looked = Moment::ZERO;
+        loop {
+            let now = driven.context.now();
+            let tell = now.since(told) >= TELL_PAUSE;
+            if now.since(looked) >= PROGRESS_PAUSE {
+                looked = now;
+                driven.look_for_progress(now);
+            }
+            let mut work = driven.gather(now, tell);
+            if !work.have.is_empty() || !work.lost.is_empty() {
+                told = now;
+            }
+            let wake = work.wake.take();
+            driven.perform(work);
+            let sleep = wake.map_or(Duration::from_secs(3600), |at| at.since(driven.context.now()));
+            tokio::select! {
+                () = driven.kick.notified() => {}
+                () = tokio::time::sleep(sleep) => {}
+                () = driven.closed.cancelled() => return,
+            }
+        }
+    });
+}
+
+impl Transfer {
+    fn gather(&self, now: Moment, tell: bool) -> Work {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let mut work = Work::default();
+        if matches!(state.outcome, Outcome::Open) {
+            state.picker.poll(now, &mut work.actions);
+        }
+        for action in &work.actions {
+            match *action {
+                Action::Request { id, peer, .. } | Action::Ask { id, lead: peer } => {
+                    state.asked.insert(id, (peer, 0));
+                }
+                Action::Cancel { id, .. } => {
+                    state.asked.remove(&id);
+                }
+                Action::Report { peer, piece } => {
+                    state.journal.note(now, format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
+                    if let Some(leading) = &mut state.leading {
+                        leading.report(self.context.me, peer);
+                    }
+                }
+            }
+        }
+        if let Some(leading) = &mut state.leading {
+            let manifest = (leading.has_replies() || leading.told() < self.stored.known())
+                .then(|| self.stored.manifest())
+                .unwrap_or_else(|| darter_core::Manifest::new(self.piece_length, self.stored.length()));
+            let speech = leading.speak(self, &manifest, state.verdict.as_ref());
+            work.outgoing = speech.messages;
+            state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
+        }
+        let connected = |node: &NodeId| self.fleet.peer(*node).is_some();
+        work.meet = state.to_meet.iter().copied().filter(connected).collect();
+        for node in &work.meet {
+            state.to_meet.remove(node);
+            state.met.insert(*node);
+        }
+        if tell && (!state.untold.is_empty() || !state.lost.is_empty()) {
+            work.have = std::mem::take(&mut state.untold);
+            work.lost = std::mem::take(&mut state.lost);
+            work.audience = state.met.iter().copied().filter(|node| !work.meet.contains(node)).collect();
+            if let Lead::Node(lead) = state.lead
+                && !work.audience.contains(&lead)
+            {
+                work.audience.push(lead);
+            }
+        }
+        let whole = matches!(state.outcome, Outcome::Open) && !state.finishing && state.picker.is_complete();
+        if whole && self.may_finish(state, now) {
+            state.finishing = true;
+            work.finish = true;
+        }
+        work.wake = self.next_wakeup(state, now);
+        work
+    }
+
+    fn next_wakeup(&self, state: &super::State, now: Moment) -> Option<Moment> {
+        let mut wake = if matches!(state.outcome, Outcome::Open) { state.picker.next_wakeup() } else { None };
+        let mut at_latest = |moment: Moment| wake = Some(wake.map_or(moment, |earlier| earlier.min(moment)));
+        if let Some(moment) = state.leading.as_ref().and_then(|leading| leading.next_wakeup(now)) {
+            at_latest(moment);
+        }
+        if !state.untold.is_empty() || !state.lost.is_empty() {
+            at_latest(now + TELL_PAUSE);
+        }
+        if !state.asked.is_empty() {
+            at_latest(now + PROGRESS_PAUSE);
+        }
+        if let Some(moment) = self.finish_due(state) {
+            at_latest(moment);
+        }
+        // A moment in the past would spin; what is overdue was handled just now.
+        wake.map(|moment| moment.max(now + Duration::from_millis(1)))
+    }
+
+    fn perform(self: &Arc<Self>, work: Work) {
+        for (node, message) in &work.outgoing {
+            self.fleet.say(*node, message);
+        }
+        if !work.meet.is_empty() {
+            let wants = !self.is_complete();
+            let meet = Message::Meet { blob: self.blob, held: self.stored.held(), wants };
+            for node in &work.meet {
+                self.fleet.say(*node, &meet);
+            }
+        }
+        if !work.have.is_empty() {
+            let have = Message::Have { blob: self.blob, pieces: work.have };
+            for node in &work.audience {
+                self.fleet.say(*node, &have);
+            }
+        }
+        if !work.lost.is_empty() {
+            let lost = Message::Lost { blob: self.blob, pieces: work.lost };
+            for node in &work.audience {
+                self.fleet.say(*node, &lost);
+            }
+        }
+        for action in work.actions {
+            self.act(action);
+        }
+        if work.finish {
+            let finishing = Arc::clone(self);
+            self.tasks.spawn(async move { finishing.finish().await });
+        }
+    }
+
+    fn act(self: &Arc<Self>, action: Action) {
+        let longest = u32::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
+        match action {
+            Action::Request { id, peer, piece, urgent } => {
+                let wanted = Wanted::Piece(piece);
+                self.fleet.ask(peer, Ask { blob: self.blob, request: id, wanted, urgent, longest });
+            }
+            Action::Ask { id, lead } => {
+                let wanted = Wanted::Any;
+                self.fleet.ask(lead, Ask { blob: self.blob, request: id, wanted, urgent: false, longest });
+            }
+            Action::Cancel { id, peer } => self.fleet.cancel(peer, self.blob, id),
+            Action::Report { peer, piece } => {
+                if let Lead::Node(lead) = self.lead() {
+                    self.fleet.say(lead, &Message::Report { blob: self.blob, peer, piece });
+                }
+            }
+        }
+    }
+
+    /// Tells the picker which answers are moving, so that a slow one is not given up.
+    fn look_for_progress(&self, now: Moment) {
+        let asked: Vec<_> = self.state.lock().asked.iter().map(|(id, asked)| (*id, *asked)).collect();
+        for (id, (node, before)) in asked {
+            let Some(arrived) = self.fleet.arrived(node, self.blob, id) else { continue };
+            if arrived > before {
+                let mut state = self.state.lock();
+                if let Some(asked) = state.asked.get_mut(&id) {
+                    asked.1 = arrived;
+                }
+                state.picker.handle(Event::Progress { request: id }, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The last piece is here: is the whole what it should be?
+//!
+//! Every piece was checked against the manifest, so the root over the manifest is the root of what is held. What is
+//! left to show is that the manifest is the right one. The lead shows it by the origin's own digest, while it reads if
+//! it can, and tells its members root and digest; a member compares its root with the lead's. So SHA-256, the dearest
+//! step of all, is computed once for the fleet. A member whose lead is gone, or that was told to trust nobody
+//! (`verify_whole`), computes it itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Digest, Moment};
+use darter_wire::Verdict;
+
+use super::{Lead, Outcome, State, Transfer};
+use crate::error::FetchError;
+
+/// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
+const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Transfer {
+    /// Whether there is what it takes to finish: all pieces, and a verdict or the duty to give one.
+    pub(super) fn may_finish(&self, state: &mut State, now: Moment) -> bool {
+        if self.pieces() != Some(self.stored.known()) {
+            return false;
+        }
+        if state.verdict.is_some() || !matches!(state.lead, Lead::Node(_)) {
+            return true;
+        }
+        let due = *state.verdict_due.get_or_insert(now + VERDICT_PATIENCE);
+        now >= due
+    }
+
+    /// When [`Transfer::may_finish`] changes its mind by itself.
+    pub(super) const fn finish_due(&self, state: &State) -> Option<Moment> {
+        if matches!(state.outcome, Outcome::Open) && !state.finishing { state.verdict_due } else { None }
+    }
+
+    /// Checks the whole and seals it, or throws it away.
+    pub(super) async fn finish(self: Arc<Self>) {
+        match self.check_whole().await {
+            Ok(verdict) => self.seal(verdict).await,
+            Err(error @ FetchError::WrongDigest { .. }) => self.dissolve(error).await,
+            Err(error) => {
+                // Found damaged on the way: the lost pieces are fetched, then this comes again.
+                self.note(format!("checking the whole: {error}"));
+                self.lost_pieces(&self.stored.take_lost());
+            }
+        }
+        self.state.lock().finishing = false;
+        self.kick.notify_one();
+    }
+
+    async fn check_whole(self: &Arc<Self>) -> Result<Verdict, FetchError> {
+        let root = self
+            .manifest()
+            .root()
+            .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
+        let (verdict, streamed) = {
+            let mut state = self.state.lock();
+            (state.verdict.clone(), state.streamed_digest.take())
+        };
+        let expected = self.digest();
+        let vouched = verdict.as_ref().is_some_and(|verdict| verdict.root == root && verdict.digest == expected);
+        if verdict.is_some() && !vouched {
+            self.note("the lead's verdict is about other bytes; checking the whole here");
+        }
+        if let Some(expected) = expected
+            && (!vouched || self.context.options.verify_whole)
+        {
+            let got = match streamed {
+                Some(digest) => digest,
+                None => self.hash_whole(expected).await?,
+            };
+            if got != expected {
+                return Err(FetchError::WrongDigest { expected, got });
+            }
+        }
+        Ok(Verdict { root, digest: expected })
+    }
+
+    async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
+        let stored = Arc::clone(&self.stored);
+        let hashed = tokio::task::spawn_blocking(move || stored.hash_whole(&like)).await;
+        Ok(hashed.expect("hashing does not panic")?)
+    }
+
+    async fn seal(self: &Arc<Self>, verdict: Verdict) {
+        let stored = Arc::clone(&self.stored);
+        let root = verdict.root;
+        let sealed = tokio::task::spawn_blocking(move || stored.seal(root)).await.expect("sealing does not panic");
+        if let Err(error) = sealed {
+            self.note(format!("could not seal: {error}"));
+            self.lost_pieces(&self.stored.take_lost());
+            return;
+        }
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            state.verdict = Some(verdict);
+            state.outcome = Outcome::Complete;
+            state.journal.completed(now);
+        }
+        self.changed.send_replace(());
+        self.sendable.send_replace(());
+        let (archive, explanation) = (self.context.archive.clone(), self.explain());
+        let kept =
+            tokio::task::spawn_blocking(move || archive.keep(&explanation)).await.expect("writing does not panic");
+        if let Err(error) = kept {
+            tracing::warn!(blob = %self.blob.short(), %error, "the explanation could not be written down");
+        }
+        tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");
+    }
+}

@@ -1,0 +1,236 @@
+//! What happened to one blob on this agent: who gave each piece, and the events worth telling. This is what
+//! `darter explain` prints.
+//!
+//! Kept in memory while the transfer lives, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
+//! or the agent drains, so that a later run still knows. The file is a convenience: losing it loses no data.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
+
+use crate::api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic};
+
+/// Most events kept of one transfer; later ones are counted only.
+const MAX_EVENTS: usize = 200;
+
+/// The record of one transfer.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    name: String,
+    digest: Option<Digest>,
+    began: Moment,
+    began_unix: u64,
+    complete: Option<Moment>,
+    givers: Vec<Giver>,
+    by_piece: HashMap<PieceIndex, u16>,
+    traffic: Traffic,
+    events: Vec<ExplainedEvent>,
+    unsaid: usize,
+}
+
+impl Journal {
+    /// A journal that begins now. `held` are the pieces an earlier run left on the disk.
+    pub(crate) fn new(name: String, digest: Option<Digest>, now: Moment, unix: u64, held: &PieceSet) -> Self {
+        let mut journal = Self {
+            name,
+            digest,
+            began: now,
+            began_unix: unix,
+            complete: None,
+            givers: Vec::new(),
+            by_piece: HashMap::new(),
+            traffic: Traffic::default(),
+            events: Vec::new(),
+            unsaid: 0,
+        };
+        let disk = journal.giver(Giver::Disk);
+        journal.by_piece.extend(held.iter().map(|piece| (piece, disk)));
+        journal
+    }
+
+    /// A piece came in and was verified.
+    pub(crate) fn gave(&mut self, piece: PieceIndex, bytes: u64, from: Giver) {
+        match from {
+            Giver::Origin => self.traffic.from_origin += bytes,
+            Giver::Seed { .. } => self.traffic.from_seed += bytes,
+            Giver::Peer { .. } => self.traffic.from_peers += bytes,
+            Giver::Disk => {}
+        }
+        let giver = self.giver(from);
+        self.by_piece.insert(piece, giver);
+    }
+
+    /// Bytes went out to a peer.
+    pub(crate) const fn sent(&mut self, bytes: u64) {
+        self.traffic.to_peers += bytes;
+    }
+
+    /// Bytes were served to a program of this host.
+    pub(crate) const fn served(&mut self, bytes: u64) {
+        self.traffic.to_local += bytes;
+    }
+
+    /// Something worth telling happened.
+    pub(crate) fn note(&mut self, now: Moment, what: impl Into<String>) {
+        if self.events.len() >= MAX_EVENTS {
+            self.unsaid += 1;
+            return;
+        }
+        self.events.push(ExplainedEvent { at: now.since(self.began).as_secs_f64(), what: what.into() });
+    }
+
+    /// The blob is complete.
+    pub(crate) const fn completed(&mut self, now: Moment) {
+        if self.complete.is_none() {
+            self.complete = Some(now);
+        }
+    }
+
+    /// Seconds from the request until now, or until complete.
+    pub(crate) fn elapsed(&self, now: Moment) -> f64 {
+        self.complete.unwrap_or(now).since(self.began).as_secs_f64()
+    }
+
+    /// Bytes so far, by where they came from.
+    pub(crate) const fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Whether bytes came in during this run: else an earlier run's record says more.
+    pub(crate) const fn has_history(&self) -> bool {
+        self.traffic.from_origin + self.traffic.from_seed + self.traffic.from_peers > 0 || self.complete.is_none()
+    }
+
+    /// What the blob was asked for as.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole record.
+    pub(crate) fn explain(&self, blob: BlobId, manifest: &Manifest) -> Explanation {
+        let mut pieces: Vec<_> = self.by_piece.iter().map(|(&piece, &giver)| (piece, giver)).collect();
+        pieces.sort_unstable_by_key(|(piece, _)| *piece);
+        let mut ranges: Vec<ExplainedRange> = Vec::new();
+        for (piece, giver) in pieces {
+            let Some(bytes) = manifest.piece_range(piece) else { continue };
+            let from = &self.givers[usize::from(giver)];
+            match ranges.last_mut() {
+                Some(last) if last.end == bytes.start() && last.from == *from => last.end = bytes.end(),
+                _ => ranges.push(ExplainedRange { start: bytes.start(), end: bytes.end(), from: from.clone() }),
+            }
+        }
+        let mut events = self.events.clone();
+        if self.unsaid > 0 {
+            let at = events.last().map_or(0.0, |event| event.at);
+            events.push(ExplainedEvent { at, what: format!("and {} more events", self.unsaid) });
+        }
+        Explanation {
+            blob,
+            name: self.name.clone(),
+            digest: self.digest,
+            length: manifest.length(),
+            started: self.began_unix,
+            seconds: self.complete.map(|end| end.since(self.began).as_secs_f64()),
+            traffic: self.traffic,
+            ranges,
+            events,
+        }
+    }
+
+    fn giver(&mut self, giver: Giver) -> u16 {
+        if let Some(at) = self.givers.iter().position(|known| *known == giver) {
+            return at as u16;
+        }
+        // A transfer with 65,535 givers lumps the rest with the last one; the bytes are counted right all the same.
+        if self.givers.len() < usize::from(u16::MAX) {
+            self.givers.push(giver);
+        }
+        (self.givers.len() - 1) as u16
+    }
+}
+
+/// Where explanations of ended transfers are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Archive(PathBuf);
+
+impl Archive {
+    /// The archive of a data directory.
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self(data_dir.join("explain"))
+    }
+
+    /// Writes an explanation down, replacing an earlier one whole.
+    pub(crate) fn keep(&self, explanation: &Explanation) -> io::Result<()> {
+        fs::create_dir_all(&self.0)?;
+        let path = self.path(explanation.blob);
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec(explanation)?)?;
+        fs::rename(fresh, path)
+    }
+
+    /// The explanation kept of a blob, if there is a readable one.
+    pub(crate) fn recall(&self, blob: BlobId) -> Option<Explanation> {
+        serde_json::from_slice(&fs::read(self.path(blob)).ok()?).ok()
+    }
+
+    /// Forgets a blob.
+    pub(crate) fn forget(&self, blob: BlobId) {
+        // Nothing to forget is as good as forgotten.
+        let _ = fs::remove_file(self.path(blob));
+    }
+
+    fn path(&self, blob: BlobId) -> PathBuf {
+        self.0.join(format!("{blob}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use darter_core::{NodeId, PieceHash, PieceLength};
+
+    use super::*;
+
+    #[test]
+    fn neighbouring_pieces_of_one_giver_are_one_range() {
+        let length = PieceLength::from_log2(14).unwrap();
+        let mut manifest = Manifest::new(length, Some(60_000));
+        manifest.extend(0, &[PieceHash([0; 32]); 4]).unwrap();
+        let start = Moment::from_micros(5);
+        let mut journal = Journal::new("x".into(), None, start, 7, &[PieceIndex(3)].into_iter().collect());
+        let peer = Giver::Peer { node: NodeId([1; 16]), addr: "10.0.0.1:7400".into() };
+        journal.gave(PieceIndex(1), 16_384, peer.clone());
+        journal.gave(PieceIndex(0), 16_384, peer.clone());
+        journal.gave(PieceIndex(2), 16_384, Giver::Origin);
+        journal.completed(start + Duration::from_secs(2));
+        let told = journal.explain(BlobId([0; 32]), &manifest);
+        assert_eq!(
+            told.ranges,
+            [
+                ExplainedRange { start: 0, end: 32_768, from: peer },
+                ExplainedRange { start: 32_768, end: 49_152, from: Giver::Origin },
+                ExplainedRange { start: 49_152, end: 60_000, from: Giver::Disk },
+            ]
+        );
+        assert_eq!((told.traffic.from_peers, told.traffic.from_origin), (32_768, 16_384));
+        assert_eq!(told.seconds, Some(2.0));
+    }
+
+    #[test]
+    fn an_explanation_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::new(dir.path());
+        let blob = BlobId([9; 32]);
+        assert!(archive.recall(blob).is_none());
+        let journal = Journal::new("y".into(), None, Moment::ZERO, 7, &PieceSet::new());
+        let manifest = Manifest::new(PieceLength::UNKNOWN_BLOB, None);
+        archive.keep(&journal.explain(blob, &manifest)).unwrap();
+        assert_eq!(archive.recall(blob).unwrap().name, "y");
+        archive.forget(blob);
+        assert!(archive.recall(blob).is_none());
+    }
+}

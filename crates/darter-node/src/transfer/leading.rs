@@ -1,0 +1,408 @@
+//! Being the lead of a swarm: what members are told, what they are given, and how the lead changes hands.
+//!
+//! A seed leads what it reads. When no seed lives, the members choose one of themselves (see [`Transfer::elect`]), and
+//! hand the swarm back when a seed returns. An agent that leads while it follows another lead — a node that led
+//! until the seed came back, a seed under another seed — passes on what it hears and never reads the origin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Manifest, Moment, NodeId, PieceIndex, PieceSet, rendezvous};
+use darter_origin::Reading;
+use darter_swarm::{Event, Lead as SwarmLead, Notice, OriginRun, Start, Tuning};
+use darter_wire::{Message, PeerInfo, Verdict};
+use tokio::sync::Notify;
+
+use super::{Lead, Outcome, Transfer, random_seed};
+use crate::error::FetchError;
+use crate::options::Role;
+
+/// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
+const REJOIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Blobs this small are sent with the first answer, in bytes.
+const INLINE: u64 = 64 * 1024;
+
+/// A lead's work on one swarm.
+pub(crate) struct Leading {
+    swarm: SwarmLead,
+    /// How many hashes, and whether the length, every member has been told.
+    told: u32,
+    told_length: bool,
+    told_verdict: bool,
+    /// Members that wait to be let in.
+    replies: Vec<(NodeId, u32)>,
+    members: usize,
+    /// Wakes the task that reads the origin.
+    pub(super) plan_changed: Arc<Notify>,
+}
+
+/// What a lead has to say.
+pub(super) struct Speech {
+    pub(super) messages: Vec<(NodeId, Message)>,
+    /// Members that this agent itself should meet.
+    pub(super) own_neighbours: Vec<NodeId>,
+}
+
+impl Leading {
+    pub(super) const fn told(&self) -> u32 {
+        self.told
+    }
+
+    pub(super) fn has_replies(&self) -> bool {
+        !self.replies.is_empty()
+    }
+
+    pub(super) const fn member_count(&self) -> usize {
+        self.members
+    }
+
+    pub(super) fn own(&mut self, piece: PieceIndex) {
+        self.swarm.own(piece);
+        self.plan_changed.notify_one();
+    }
+
+    pub(super) fn disown(&mut self, piece: PieceIndex) {
+        self.swarm.disown(piece);
+        self.plan_changed.notify_one();
+    }
+
+    pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+        self.swarm.report(reporter, suspect)
+    }
+
+    pub(super) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
+        self.swarm.next_wakeup(now)
+    }
+
+    pub(super) fn plan(&self, now: Moment) -> Option<OriginRun> {
+        self.swarm.origin_plan(now)
+    }
+
+    /// Gathers what members must be told: growth to those who are in, then the answers to those who come in.
+    pub(super) fn speak(&mut self, transfer: &Transfer, manifest: &Manifest, verdict: Option<&Verdict>) -> Speech {
+        let me = transfer.context.me;
+        let blob = transfer.blob;
+        let mut messages = Vec::new();
+        let entering: Vec<NodeId> = self.replies.iter().map(|(node, _)| *node).collect();
+        let is_in = |node: &NodeId| *node != me && !entering.contains(node);
+        let members: Vec<NodeId> = self.swarm.members().into_iter().filter(is_in).collect();
+        let news_of_length = manifest.length().is_some() && !self.told_length;
+        if manifest.known() > self.told || news_of_length {
+            let hashes = manifest.hashes()[self.told as usize..].to_vec();
+            let grew = Message::Grew { blob, from: self.told, hashes, length: manifest.length() };
+            messages.extend(members.iter().map(|node| (*node, grew.clone())));
+            self.told = manifest.known();
+            self.told_length = manifest.length().is_some();
+        }
+        let mut own_neighbours = Vec::new();
+        let mut first_neighbours: Vec<(NodeId, PeerInfo)> = Vec::new();
+        for notice in self.swarm.take_notices() {
+            match notice {
+                // The lead is asked as the lead, not as a neighbour.
+                Notice::Linked { peer, .. } | Notice::Unlinked { peer, .. } if peer == me => {}
+                Notice::Linked { to, peer, .. } if to == me => own_neighbours.push(peer),
+                Notice::Linked { to, peer, place, .. } => {
+                    let info = PeerInfo { node: peer, addr: transfer.fleet.address(peer), place };
+                    if entering.contains(&to) {
+                        first_neighbours.push((to, info));
+                    } else {
+                        messages.push((to, Message::Neighbours { blob, add: vec![info], gone: Vec::new() }));
+                    }
+                }
+                Notice::Unlinked { to, peer } => {
+                    if to != me {
+                        messages.push((to, Message::Neighbours { blob, add: Vec::new(), gone: vec![peer] }));
+                    }
+                }
+            }
+        }
+        if let Some(verdict) = verdict
+            && !self.told_verdict
+        {
+            let whole = Message::Whole { blob, verdict: verdict.clone() };
+            messages.extend(members.iter().map(|node| (*node, whole.clone())));
+            self.told_verdict = true;
+        }
+        for (node, request) in std::mem::take(&mut self.replies) {
+            let neighbours = first_neighbours.iter().filter(|(to, _)| *to == node).map(|(_, info)| info.clone());
+            let joined = Message::Joined {
+                request,
+                blob,
+                version: transfer.version.clone(),
+                piece_length: manifest.piece_length(),
+                length: manifest.length(),
+                hashes: manifest.hashes().to_vec(),
+                neighbours: neighbours.collect(),
+                verdict: verdict.cloned(),
+                whole: verdict.and_then(|_| transfer.small_whole()),
+            };
+            messages.push((node, joined));
+        }
+        Speech { messages, own_neighbours }
+    }
+}
+
+impl Transfer {
+    /// Begins to lead, if this agent does not yet. `start` says whether somebody led before; `reading` is an answer of
+    /// the origin that was opened already.
+    pub(crate) fn lead_it(self: &Arc<Self>, start: Start, reading: Option<Reading>) {
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            state.lead = Lead::Me;
+            state.picker.handle(Event::LeadChanged { lead: None }, now);
+        }
+        self.open_lead(start);
+        self.start_reading(reading);
+        self.kick.notify_one();
+    }
+
+    /// Sets up the lead's books, whoever leads above.
+    pub(super) fn open_lead(&self, start: Start) {
+        let now = self.context.now();
+        let held = self.stored.held();
+        let total = self.pieces();
+        let mut state = self.state.lock();
+        if state.leading.is_some() {
+            return;
+        }
+        let me = self.context.me;
+        let place = self.context.place.clone();
+        let seed = random_seed(&me, self.blob);
+        let mut swarm = SwarmLead::new(me, place.clone(), start, Tuning::default(), seed, now);
+        if let Some(total) = total {
+            swarm.set_total(total);
+        }
+        for piece in held.iter() {
+            swarm.own(piece);
+        }
+        swarm.join(me, place, &held, true);
+        state.leading = Some(Leading {
+            swarm,
+            told: self.stored.known(),
+            told_length: total.is_some(),
+            told_verdict: state.verdict.is_some(),
+            replies: Vec::new(),
+            members: 0,
+            plan_changed: Arc::new(Notify::new()),
+        });
+    }
+
+    /// The blob's length is known now.
+    pub(super) fn total_known(&self) {
+        let total = self.pieces();
+        let known = self.stored.known();
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            if let (Some(leading), Some(total)) = (&mut state.leading, total) {
+                leading.swarm.set_total(total);
+            }
+            state.picker.handle(Event::ManifestGrew { known, total }, now);
+        }
+        self.kick.notify_one();
+        self.changed.send_replace(());
+    }
+
+    /// Lets a member in. The driver answers, in order with what else it says.
+    pub(crate) fn admit(&self, node: NodeId, request: u32, held: &PieceSet, wants: bool) {
+        self.open_lead(Start::TakeOver);
+        let place = self.fleet.peer(node).map(|peer| peer.hello.place).unwrap_or_default();
+        {
+            let mut state = self.state.lock();
+            let Some(leading) = &mut state.leading else { return };
+            leading.swarm.join(node, place, held, wants);
+            leading.replies.push((node, request));
+            leading.members = leading.swarm.members().len();
+            leading.plan_changed.notify_one();
+        }
+        self.kick.notify_one();
+        self.sendable.send_replace(());
+    }
+
+    /// A member is gone.
+    pub(super) fn member_left(&self, node: NodeId) {
+        let mut state = self.state.lock();
+        if let Some(leading) = &mut state.leading {
+            leading.swarm.leave(node);
+            leading.members = leading.swarm.members().len();
+            leading.plan_changed.notify_one();
+        }
+    }
+
+    /// A member holds more pieces.
+    pub(super) fn member_has(&self, node: NodeId, pieces: &[PieceIndex]) {
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        if let Some(leading) = &mut state.leading {
+            for &piece in pieces {
+                leading.swarm.have(node, piece, now);
+            }
+            leading.plan_changed.notify_one();
+        }
+    }
+
+    /// A member no longer holds pieces.
+    pub(super) fn member_lost(&self, node: NodeId, pieces: &[PieceIndex]) {
+        let mut state = self.state.lock();
+        if let Some(leading) = &mut state.leading {
+            for &piece in pieces {
+                leading.swarm.lacks(node, piece);
+            }
+            leading.plan_changed.notify_one();
+        }
+    }
+
+    /// A member was sent a wrong piece by another.
+    pub(super) fn member_reports(&self, reporter: NodeId, suspect: NodeId) {
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        let put_aside = state.leading.as_mut().is_some_and(|leading| leading.report(reporter, suspect));
+        let what = if put_aside { "put aside after wrong pieces" } else { "reported for a wrong piece" };
+        state.journal.note(now, format!("{} {what}", suspect.short()));
+        drop(state);
+        self.kick.notify_one();
+    }
+
+    /// The piece that a member should get now; `Err` if it is no member here.
+    pub(crate) fn choose_for(&self, node: NodeId) -> Result<Option<PieceIndex>, ()> {
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        state.leading.as_mut().map(|leading| leading.swarm.choose(node, now)).ok_or(())
+    }
+
+    /// A piece that was asked for by name is being sent.
+    pub(crate) fn sending(&self, node: NodeId, piece: PieceIndex) {
+        let now = self.context.now();
+        if let Some(leading) = &mut self.state.lock().leading {
+            leading.swarm.sending(node, piece, now);
+        }
+    }
+
+    /// A piece that was being sent did not arrive.
+    pub(crate) fn not_sent(&self, node: NodeId, piece: PieceIndex) {
+        if let Some(leading) = &mut self.state.lock().leading {
+            leading.swarm.unsent(node, piece);
+        }
+    }
+
+    /// The members of the swarm that this agent leads, without itself; none if it leads none.
+    pub(super) fn member_nodes(&self) -> Vec<NodeId> {
+        let state = self.state.lock();
+        let members = state.leading.as_ref().map(|leading| leading.swarm.members()).unwrap_or_default();
+        members.into_iter().filter(|node| *node != self.context.me).collect()
+    }
+
+    /// Something is to be fetched after all: makes sure that somebody sees to it.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        match self.lead() {
+            Lead::Me => self.start_reading(None),
+            Lead::Nobody => self.elect(),
+            Lead::Node(_) => {}
+        }
+    }
+
+    /// All bytes, when they are few and all here.
+    fn small_whole(&self) -> Option<Vec<u8>> {
+        let length = self.stored.length().filter(|length| *length <= INLINE)?;
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        self.stored.read_at(0, &mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The lead is gone, gave up, or does not answer: find another.
+    pub(crate) fn lead_failed(self: &Arc<Self>, lead: NodeId, why: &str) {
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            if state.lead != Lead::Node(lead) {
+                return;
+            }
+            state.lead = Lead::Nobody;
+            state.failed_leads.insert(lead);
+            state.picker.handle(Event::LeadChanged { lead: None }, now);
+            if !matches!(state.outcome, Outcome::Open) {
+                return;
+            }
+            let addr = self.fleet.address(lead);
+            state.journal.note(now, format!("lost the lead {addr} ({why})"));
+        }
+        self.elect();
+    }
+
+    /// Finds a lead: a living seed; else, of the members that know each other and this agent, the one that
+    /// rendezvous hashing names. Everybody who sees the same members chooses the same one, so the origin is read
+    /// by one of them; differing views cost a copy, never the blob.
+    pub(crate) fn elect(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.state.lock().electing, true) {
+            return;
+        }
+        let electing = Arc::clone(self);
+        self.tasks.spawn(async move {
+            electing.find_lead().await;
+            electing.state.lock().electing = false;
+        });
+    }
+
+    async fn find_lead(self: &Arc<Self>) {
+        loop {
+            let candidate = self.next_candidate();
+            if !matches!(self.outcome(), Outcome::Open) {
+                return;
+            }
+            let Some(node) = candidate else {
+                self.note("leading the swarm from here on");
+                self.context.metrics.back_to_source.inc();
+                self.lead_it(Start::TakeOver, None);
+                return;
+            };
+            let joined = tokio::time::timeout(REJOIN_PATIENCE, self.join_again(node)).await;
+            match joined {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => self.note(format!("{} does not lead: {error}", self.fleet.address(node))),
+                Err(_) => self.note(format!("{} does not answer", self.fleet.address(node))),
+            }
+            self.state.lock().failed_leads.insert(node);
+        }
+    }
+
+    /// Whom to ask to lead; `None` for this agent itself.
+    fn next_candidate(&self) -> Option<NodeId> {
+        if self.context.options.role != Role::Node {
+            return None;
+        }
+        let key = self.source.key();
+        let seeds = self.fleet.seeds();
+        let state = self.state.lock();
+        let able = |node: &&NodeId| !state.failed_leads.contains(*node);
+        if let Some(seed) = rendezvous::owner(&key.0, seeds.iter().filter(able)) {
+            return Some(seed);
+        }
+        let members: Vec<NodeId> =
+            state.met.iter().filter(able).filter(|node| self.fleet.peer(**node).is_some()).copied().collect();
+        let me = self.context.me;
+        rendezvous::owner(&self.blob.0, members.iter().chain([&me])).filter(|chosen| *chosen != me)
+    }
+
+    /// A seed is connected (again): it leads, unless a seed does.
+    pub(crate) fn seed_returned(self: &Arc<Self>, seed: NodeId) {
+        let led_by_seed = match self.lead() {
+            Lead::Node(node) => self.fleet.peer(node).is_some_and(|peer| peer.is_seed()),
+            Lead::Me => self.context.options.role != Role::Node,
+            Lead::Nobody => false,
+        };
+        self.state.lock().failed_leads.remove(&seed);
+        if led_by_seed || !matches!(self.outcome(), Outcome::Open) {
+            return;
+        }
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            match tokio::time::timeout(REJOIN_PATIENCE, transfer.join_again(seed)).await {
+                Ok(Ok(())) => transfer.note(format!("the seed {} leads again", transfer.fleet.address(seed))),
+                Ok(Err(FetchError::Withdrawn { .. })) | Err(_) => {}
+                Ok(Err(error)) => transfer.note(format!("the seed came back but does not lead: {error}")),
+            }
+        });
+    }
+}

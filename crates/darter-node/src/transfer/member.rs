@@ -1,0 +1,287 @@
+//! What a member of a swarm hears: from its lead, from its neighbours, and in answer to its requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet};
+use darter_store::{Put, StoreError};
+use darter_swarm::{Event, RequestId};
+use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer, Verdict};
+
+use super::{Lead, Transfer};
+use crate::error::FetchError;
+use crate::joins::Joined;
+
+/// How long a piece that came before its hash waits for it. The hash left first, on the other connection.
+const HASH_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Transfer {
+    /// Follows a lead that let this agent in.
+    ///
+    /// # Errors
+    /// [`FetchError::Withdrawn`] when the lead's blob is not this one.
+    pub(crate) fn follow(self: &Arc<Self>, lead: NodeId, joined: Joined) -> Result<(), FetchError> {
+        if joined.blob != self.blob || joined.piece_length != self.piece_length {
+            let reason = "the origin has another version now".to_owned();
+            return Err(FetchError::Withdrawn { blob: self.blob, reason });
+        }
+        {
+            let now = self.context.now();
+            let mut state = self.state.lock();
+            state.lead = Lead::Node(lead);
+            state.picker.handle(Event::LeadChanged { lead: Some(lead) }, now);
+            state.picker.handle(Event::PeerLeft { peer: lead }, now);
+            state.to_meet.extend(joined.neighbours.iter().map(|info| info.node));
+            state.to_meet.remove(&self.context.me);
+            let met = std::mem::take(&mut state.met);
+            state.to_meet.retain(|node| !met.contains(node));
+            state.met = met;
+        }
+        for info in &joined.neighbours {
+            self.fleet.ensure(info);
+        }
+        if let Some(length) = joined.length {
+            self.learn_length(lead, length);
+        }
+        self.learn_hashes(lead, 0, &joined.hashes);
+        if let Some(verdict) = joined.verdict {
+            self.state.lock().verdict = Some(verdict);
+        }
+        if let Some(whole) = joined.whole {
+            self.take_whole(lead, &whole);
+        }
+        self.kick.notify_one();
+        Ok(())
+    }
+
+    /// Asks an agent to lead this transfer, and follows it.
+    pub(super) async fn join_again(self: &Arc<Self>, lead: NodeId) -> Result<(), FetchError> {
+        let credentials = self.state.lock().credentials.clone();
+        let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
+        match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held).await {
+            Ok(joined) => {
+                self.follow(lead, joined)?;
+                self.note(format!("following {}", self.fleet.address(lead)));
+                Ok(())
+            }
+            Err(refusal) => {
+                let reason = refusal.to_string();
+                Err(refusal.final_word().unwrap_or(FetchError::Withdrawn { blob: self.blob, reason }))
+            }
+        }
+    }
+
+    /// A peer said something about this blob.
+    pub(crate) fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
+        let from_lead = self.lead() == Lead::Node(from);
+        match message {
+            Message::Grew { from: first, hashes, length, .. } if from_lead => {
+                if let Some(length) = length {
+                    self.learn_length(from, length);
+                }
+                self.learn_hashes(from, first, &hashes);
+            }
+            Message::Neighbours { add, gone, .. } if from_lead => self.learn_neighbours(&add, &gone),
+            Message::Whole { verdict, .. } if from_lead => self.learn_verdict(verdict),
+            Message::Dissolved { reason, .. } if from_lead => {
+                let dissolving = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    let blob = dissolving.blob;
+                    dissolving.dissolve(FetchError::Withdrawn { blob, reason }).await;
+                });
+            }
+            Message::Failed { failure, .. } if from_lead => self.lead_failed(from, &failure.text),
+            Message::Meet { held, wants, .. } => self.met(from, held, wants),
+            Message::Have { pieces, .. } => {
+                {
+                    let now = self.context.now();
+                    let mut state = self.state.lock();
+                    for &piece in &pieces {
+                        state.picker.handle(Event::PeerHas { peer: from, piece }, now);
+                    }
+                }
+                self.member_has(from, &pieces);
+                self.kick.notify_one();
+            }
+            Message::Lost { pieces, .. } => self.member_lost(from, &pieces),
+            Message::Part { .. } => {
+                self.tell(Event::PeerLeft { peer: from });
+                self.state.lock().met.remove(&from);
+            }
+            Message::Leave { .. } => self.member_left(from),
+            Message::Report { peer, .. } => self.member_reports(from, peer),
+            // Said by a lead that is not ours any more, or of something that is over.
+            _ => {}
+        }
+    }
+
+    /// A peer's connection is gone.
+    pub(crate) fn peer_gone(self: &Arc<Self>, node: NodeId) {
+        self.member_left(node);
+        {
+            let now = self.context.now();
+            let mut state = self.state.lock();
+            state.met.remove(&node);
+            state.picker.handle(Event::PeerLeft { peer: node }, now);
+        }
+        self.lead_failed(node, "connection lost");
+        self.kick.notify_one();
+    }
+
+    /// A peer is connected that may be one to meet.
+    pub(crate) fn peer_came(self: &Arc<Self>, node: NodeId, is_seed: bool) {
+        self.kick.notify_one();
+        if is_seed {
+            self.seed_returned(node);
+        }
+    }
+
+    /// A peer answered a request.
+    pub(crate) async fn answered(self: &Arc<Self>, from: NodeId, request: RequestId, answer: Answer) {
+        match answer {
+            Answer::Data { piece, data, .. } => self.take_piece(from, request, piece, data).await,
+            Answer::None { reason, .. } => {
+                tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
+                self.unanswered(request);
+            }
+        }
+    }
+
+    /// A request will not be answered.
+    pub(crate) fn unanswered(&self, request: RequestId) {
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            state.asked.remove(&request);
+            state.picker.handle(Event::Failed { request }, now);
+        }
+        self.kick.notify_one();
+    }
+
+    async fn take_piece(self: &Arc<Self>, from: NodeId, request: RequestId, piece: PieceIndex, data: PooledBuffer) {
+        self.wait_for_hash(piece).await;
+        let bytes = data.len() as u64;
+        self.count_received(from, bytes);
+        let stored = Arc::clone(&self.stored);
+        let put = tokio::task::spawn_blocking(move || stored.put(piece, &data)).await;
+        match put.expect("storing a piece does not panic") {
+            Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), self.giver(from)),
+            Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),
+            Err(StoreError::WrongPiece { .. }) => {
+                tracing::warn!(blob = %self.blob.short(), peer = %from.short(), %piece, "a peer sent a wrong piece");
+                self.context.metrics.pieces_corrupt.inc();
+                self.tell(Event::Corrupt { peer: from, request: Some(request), piece });
+            }
+            Err(error @ StoreError::Full { .. }) => self.fail(error.into()),
+            Err(error) => {
+                tracing::debug!(blob = %self.blob.short(), %error, "a piece was not stored");
+                self.unanswered(request);
+            }
+        }
+    }
+
+    fn count_received(&self, from: NodeId, bytes: u64) {
+        if let Some(peer) = self.fleet.peer(from) {
+            self.context.metrics.peer_received(peer.is_seed(), peer.tier, bytes);
+        }
+    }
+
+    async fn wait_for_hash(&self, piece: PieceIndex) {
+        if self.stored.hash(piece).is_some() {
+            return;
+        }
+        let mut changed = self.changed.subscribe();
+        let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
+        // Without a hash in time the store refuses the piece, and it is asked for again.
+        let _ = tokio::time::timeout(HASH_PATIENCE, known).await;
+    }
+
+    fn learn_length(self: &Arc<Self>, from: NodeId, length: u64) {
+        match self.stored.set_length(length) {
+            Ok(()) => self.total_known(),
+            Err(error) => self.lead_failed(from, &error.to_string()),
+        }
+    }
+
+    fn learn_hashes(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash]) {
+        match self.stored.extend(first, hashes) {
+            Ok(_) => self.total_known(),
+            Err(error) => self.lead_failed(from, &error.to_string()),
+        }
+    }
+
+    fn learn_neighbours(&self, add: &[PeerInfo], gone: &[NodeId]) {
+        {
+            let now = self.context.now();
+            let mut state = self.state.lock();
+            for info in add {
+                if info.node != self.context.me && !state.met.contains(&info.node) {
+                    state.to_meet.insert(info.node);
+                }
+            }
+            for node in gone {
+                state.to_meet.remove(node);
+                state.met.remove(node);
+                state.picker.handle(Event::PeerLeft { peer: *node }, now);
+            }
+        }
+        for info in add {
+            self.fleet.ensure(info);
+        }
+        self.kick.notify_one();
+    }
+
+    fn learn_verdict(&self, verdict: Verdict) {
+        self.state.lock().verdict = Some(verdict);
+        self.kick.notify_one();
+    }
+
+    fn met(&self, peer: NodeId, held: PieceSet, wants: bool) {
+        let tier = self.fleet.peer(peer).map_or(darter_core::Tier::Far, |it| it.tier);
+        {
+            let now = self.context.now();
+            let mut state = self.state.lock();
+            if state.lead != Lead::Node(peer) {
+                state.picker.handle(Event::PeerJoined { peer, tier, wants, held }, now);
+            }
+            if !state.met.contains(&peer) {
+                state.to_meet.insert(peer);
+            }
+        }
+        self.kick.notify_one();
+    }
+
+    fn take_whole(&self, from: NodeId, whole: &[u8]) {
+        let mut bytes = whole;
+        let mut piece = PieceIndex(0);
+        while !bytes.is_empty() {
+            let length = bytes.len().min(usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB"));
+            let (data, rest) = bytes.split_at(length);
+            match self.stored.put(piece, data) {
+                Ok(Put::Stored) => {
+                    self.count_received(from, data.len() as u64);
+                    self.stored_piece(piece, data.len() as u64, None, self.giver(from));
+                }
+                Ok(Put::AlreadyHeld) => {}
+                // What is not taken here is asked for like any other piece.
+                Err(error) => tracing::debug!(blob = %self.blob.short(), %error, "an inline piece was not stored"),
+            }
+            bytes = rest;
+            piece = PieceIndex(piece.0 + 1);
+        }
+    }
+
+    /// Throws the blob away here, and tells the members if this agent leads.
+    pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
+        tracing::warn!(blob = %self.blob.short(), %error, "dissolving a swarm");
+        for node in self.member_nodes() {
+            self.fleet.say(node, &Message::Dissolved { blob: self.blob, reason: error.to_string() });
+        }
+        let stored = Arc::clone(&self.stored);
+        let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
+        if let Err(problem) = discarded.expect("discarding does not panic") {
+            tracing::error!(blob = %self.blob.short(), error = %problem, "a dissolved blob could not be removed");
+        }
+        self.end_with(error);
+    }
+}

@@ -1,0 +1,447 @@
+//! One blob on its way: what this agent holds and wants of it, who leads its swarm, and what happens next.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | this one | [`Transfer`] and its state; what it tells about itself |
+//! | [`drive`] | the task that does what the picker and the lead decide |
+//! | [`member`] | what the lead and the neighbours say |
+//! | [`leading`] | being the lead: members, late-bound pieces, taking over, handing back |
+//! | [`reading`] | the lead reads the origin, once for everybody |
+//! | [`finish`] | the last piece is here: is the whole what it should be? |
+//! | [`stream`] | verified bytes in order, for whoever asked |
+//! | [`journal`] | what happened, for `darter explain` |
+//! | [`meter`] | a rate over the last second |
+//!
+//! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
+//! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
+//! order: a Meet before a Have, a hash before the piece that needs it.
+//!
+//! Lock order: a transfer's state, then nothing. The store is never called with the state locked, except for its
+//! questions that don't touch the disk.
+
+pub(crate) mod drive;
+pub(crate) mod finish;
+pub(crate) mod journal;
+pub(crate) mod leading;
+pub(crate) mod member;
+pub(crate) mod meter;
+pub(crate) mod reading;
+pub(crate) mod stream;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Digest, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version};
+use darter_store::StoredBlob;
+use darter_swarm::{Event, Picker, RequestId, Tuning};
+use darter_wire::{Message, Verdict};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::journal::Journal;
+use self::leading::Leading;
+use self::meter::Meter;
+use crate::api::{self, Giver};
+use crate::context::{Context, unix_now};
+use crate::error::FetchError;
+use crate::fleet::Fleet;
+use crate::joins::Joins;
+
+/// Who leads this swarm, as this agent sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lead {
+    /// This agent.
+    Me,
+    /// Another agent.
+    Node(NodeId),
+    /// Nobody for the moment; someone is being found.
+    Nobody,
+}
+
+/// How a transfer ended, or that it has not.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// It goes on.
+    Open,
+    /// Everything is held and the whole was checked.
+    Complete,
+    /// It can't go on.
+    Failed(FetchError),
+}
+
+/// One blob on its way. See the module's text.
+pub(crate) struct Transfer {
+    pub(crate) context: Arc<Context>,
+    pub(crate) fleet: Arc<Fleet>,
+    joins: Arc<Joins>,
+    tasks: TaskTracker,
+    pub(crate) blob: BlobId,
+    pub(crate) source: Source,
+    pub(crate) version: Version,
+    pub(crate) stored: Arc<dyn StoredBlob>,
+    pub(crate) piece_length: PieceLength,
+    state: Mutex<State>,
+    /// Wakes the driver.
+    kick: Notify,
+    /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
+    changed: watch::Sender<()>,
+    /// The same for the whole agent: wakes whoever waits for something to send.
+    sendable: watch::Sender<()>,
+    readers: AtomicUsize,
+    /// Ends the driver.
+    closed: CancellationToken,
+}
+
+pub(crate) struct State {
+    picker: Picker,
+    /// The lead's work, while this agent does it.
+    leading: Option<Leading>,
+    lead: Lead,
+    /// Agents that failed as leads of this swarm.
+    failed_leads: HashSet<NodeId>,
+    credentials: Credentials,
+    /// Peers that were told what is held here.
+    met: HashSet<NodeId>,
+    /// Peers that are to be told.
+    to_meet: HashSet<NodeId>,
+    /// Pieces that came in since the neighbours were last told.
+    untold: Vec<PieceIndex>,
+    lost: Vec<PieceIndex>,
+    /// Requests under way: who was asked, and how many bytes of the answer had come when last looked.
+    asked: HashMap<RequestId, (NodeId, u32)>,
+    verdict: Option<Verdict>,
+    /// When a member that holds everything stops waiting for the lead's verdict.
+    verdict_due: Option<Moment>,
+    /// The whole's digest, where it could be computed while the origin was read.
+    streamed_digest: Option<Digest>,
+    finishing: bool,
+    electing: bool,
+    /// Whether a task reads the origin.
+    reading: bool,
+    outcome: Outcome,
+    journal: Journal,
+    meter: Meter,
+}
+
+/// What all transfers of an agent share.
+pub(crate) struct House {
+    pub(crate) context: Arc<Context>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) joins: Arc<Joins>,
+    pub(crate) tasks: TaskTracker,
+    /// Marked as changed when there may be more to send.
+    pub(crate) sendable: watch::Sender<()>,
+}
+
+/// What a transfer begins with.
+pub(crate) struct Beginning {
+    pub(crate) source: Source,
+    pub(crate) version: Version,
+    pub(crate) credentials: Credentials,
+    pub(crate) stored: Arc<dyn StoredBlob>,
+}
+
+impl Transfer {
+    /// A transfer that nobody leads yet, with a driver of its own.
+    pub(crate) fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
+        let House { context, fleet, joins, tasks, sendable } = house;
+        let Beginning { source, version, credentials, stored } = beginning;
+        let now = context.now();
+        let held = stored.held();
+        let manifest = stored.manifest();
+        let blob = stored.id();
+        let seed = random_seed(&context.me, blob);
+        let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), Tuning::default(), seed);
+        picker.handle(Event::ManifestGrew { known: manifest.known(), total: manifest.piece_count() }, now);
+        for piece in held.iter() {
+            picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
+        }
+        let mut journal = Journal::new(source.to_string(), source.digest(), now, unix_now(), &held);
+        let complete = stored.is_complete();
+        let root = manifest.root().filter(|_| complete);
+        let verdict = root.map(|root| Verdict { root, digest: source.digest() });
+        if complete {
+            journal.completed(now);
+        } else if !held.is_empty() {
+            journal.note(now, format!("resumed with {} of {:?} pieces held", held.len(), manifest.piece_count()));
+        }
+        let state = State {
+            picker,
+            leading: None,
+            lead: Lead::Nobody,
+            failed_leads: HashSet::new(),
+            credentials,
+            met: HashSet::new(),
+            to_meet: HashSet::new(),
+            untold: Vec::new(),
+            lost: Vec::new(),
+            asked: HashMap::new(),
+            verdict,
+            verdict_due: None,
+            streamed_digest: None,
+            finishing: false,
+            electing: false,
+            reading: false,
+            outcome: if complete { Outcome::Complete } else { Outcome::Open },
+            journal,
+            meter: Meter::default(),
+        };
+        let transfer = Arc::new(Self {
+            context: Arc::clone(context),
+            fleet: Arc::clone(fleet),
+            joins: Arc::clone(joins),
+            tasks: tasks.clone(),
+            blob,
+            source,
+            version,
+            stored,
+            piece_length: manifest.piece_length(),
+            state: Mutex::new(state),
+            kick: Notify::new(),
+            changed: watch::channel(()).0,
+            sendable: sendable.clone(),
+            readers: AtomicUsize::new(0),
+            closed: CancellationToken::new(),
+        });
+        drive::start(&transfer);
+        transfer
+    }
+
+    /// Ends the driver; the transfer does nothing more by itself.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// How it stands.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.state.lock().outcome.clone()
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(self.state.lock().outcome, Outcome::Complete)
+    }
+
+    /// Who leads.
+    pub(crate) fn lead(&self) -> Lead {
+        self.state.lock().lead
+    }
+
+    /// Says good-bye to the swarm and ends the driver.
+    pub(crate) fn leave(&self) {
+        let (lead, met) = {
+            let state = self.state.lock();
+            (state.lead, state.met.clone())
+        };
+        if let Lead::Node(lead) = lead {
+            self.fleet.say(lead, &Message::Leave { blob: self.blob });
+        }
+        for node in met {
+            self.fleet.say(node, &Message::Part { blob: self.blob });
+        }
+        self.close();
+    }
+
+    /// Whether this agent leads others, not only itself.
+    pub(crate) fn is_leading_others(&self) -> bool {
+        self.state.lock().leading.as_ref().is_some_and(|leading| leading.member_count() > 1)
+    }
+
+    /// Whether there is something to tell of how it came here in this run.
+    pub(crate) fn has_history(&self) -> bool {
+        self.state.lock().journal.has_history()
+    }
+
+    /// Whether somebody on this host reads it now.
+    pub(crate) fn has_readers(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Writes something worth telling into the journal.
+    pub(crate) fn note(&self, what: impl Into<String>) {
+        let what = what.into();
+        tracing::debug!(blob = %self.blob.short(), what, "transfer");
+        self.state.lock().journal.note(self.context.now(), what);
+    }
+
+    /// A newer caller's credentials serve the origin from now on.
+    pub(crate) fn renew_credentials(&self, credentials: Credentials) {
+        self.state.lock().credentials = credentials;
+    }
+
+    /// Tells the picker, and lets the driver act on it.
+    pub(crate) fn tell(&self, event: Event) {
+        let now = self.context.now();
+        self.state.lock().picker.handle(event, now);
+        self.kick.notify_one();
+    }
+
+    /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
+    pub(crate) fn fail(&self, error: FetchError) {
+        if matches!(self.outcome(), Outcome::Open) {
+            self.end_with(error);
+        }
+    }
+
+    /// Ends the transfer whatever it came to before.
+    fn end_with(&self, error: FetchError) {
+        {
+            let mut state = self.state.lock();
+            state.journal.note(self.context.now(), format!("failed: {error}"));
+            state.outcome = Outcome::Failed(error);
+        }
+        self.kick.notify_one();
+        self.changed.send_replace(());
+    }
+
+    /// A verified piece is in the store.
+    pub(crate) fn stored_piece(&self, piece: PieceIndex, bytes: u64, request: Option<RequestId>, from: Giver) {
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            if let Some(request) = request {
+                state.asked.remove(&request);
+            }
+            state.journal.gave(piece, bytes, from);
+            state.meter.add(now, bytes);
+            state.picker.handle(Event::Received { request, piece, bytes }, now);
+            state.untold.push(piece);
+            if let Some(leading) = &mut state.leading {
+                leading.own(piece);
+            }
+        }
+        self.kick.notify_one();
+        self.changed.send_replace(());
+        self.sendable.send_replace(());
+    }
+
+    /// Pieces that were held were found damaged or are gone.
+    pub(crate) fn lost_pieces(&self, pieces: &PieceSet) {
+        if pieces.is_empty() {
+            return;
+        }
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            state.journal.note(now, format!("{} pieces were damaged on the disk and are fetched again", pieces.len()));
+            for piece in pieces.iter() {
+                state.picker.handle(Event::Lost { piece }, now);
+                state.lost.push(piece);
+                if let Some(leading) = &mut state.leading {
+                    leading.disown(piece);
+                }
+            }
+            if matches!(state.outcome, Outcome::Complete) {
+                state.outcome = Outcome::Open;
+            }
+        }
+        self.kick.notify_one();
+    }
+
+    /// Bytes went out to a peer.
+    pub(crate) fn count_sent(&self, bytes: u64) {
+        self.context.metrics.peer_sent_bytes.inc_by(bytes);
+        self.state.lock().journal.sent(bytes);
+    }
+
+    /// How far it is.
+    pub(crate) fn progress(&self) -> api::Progress {
+        let now = self.context.now();
+        let held = self.stored.held();
+        let held_bytes = self.stored.held_bytes();
+        let (length, pieces) = (self.stored.length(), self.pieces());
+        let mut state = self.state.lock();
+        api::Progress {
+            blob: self.blob,
+            name: state.journal.name().to_owned(),
+            length,
+            piece_length: self.piece_length.bytes(),
+            pieces,
+            held: held.len(),
+            held_bytes,
+            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.known())),
+            rate: state.meter.rate(now),
+            complete: matches!(state.outcome, Outcome::Complete),
+            elapsed: state.journal.elapsed(now),
+            traffic: state.journal.traffic(),
+        }
+    }
+
+    /// One line for `status`.
+    pub(crate) fn status(&self) -> api::SwarmStatus {
+        let progress = self.progress();
+        let state = self.state.lock();
+        let members = state.leading.as_ref().map_or(state.met.len(), Leading::member_count);
+        api::SwarmStatus {
+            blob: self.blob,
+            leads: state.leading.is_some(),
+            members: u32::try_from(members).unwrap_or(u32::MAX),
+            progress,
+        }
+    }
+
+    /// The journal's account.
+    pub(crate) fn explain(&self) -> api::Explanation {
+        let manifest = self.stored.manifest();
+        self.state.lock().journal.explain(self.blob, &manifest)
+    }
+
+    /// What gave a piece, for the journal.
+    fn giver(&self, node: NodeId) -> Giver {
+        let addr = self.fleet.address(node);
+        let is_seed = self.fleet.peer(node).is_some_and(|peer| peer.is_seed());
+        if is_seed { Giver::Seed { node, addr } } else { Giver::Peer { node, addr } }
+    }
+
+    /// The digest that the content must have, if one is known.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.source.digest()
+    }
+
+    /// How many pieces the blob has, once known.
+    pub(crate) fn pieces(&self) -> Option<u32> {
+        self.stored.length().map(|length| self.piece_length.count(length))
+    }
+
+    fn manifest(&self) -> Manifest {
+        self.stored.manifest()
+    }
+}
+
+/// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.
+fn random_seed(me: &NodeId, blob: BlobId) -> u64 {
+    darter_core::rendezvous::weight(&blob.0, me)
+}
+
+/// The share held of each of up to 64 equal parts, as digits from 0 (none) to 8 (all).
+fn map_of(held: &PieceSet, pieces: u32) -> String {
+    let parts = pieces.min(64);
+    (0..parts)
+        .map(|part| {
+            let of = |part: u32| (u64::from(part) * u64::from(pieces) / u64::from(parts)) as u32;
+            let (from, to) = (of(part), of(part + 1));
+            let have = (from..to).filter(|&piece| held.contains(PieceIndex(piece))).count();
+            let eighths = have * 8 / (to - from) as usize;
+            // A part that has begun shows, however little of it is there.
+            let digit = if have > 0 { eighths.max(1) } else { 0 };
+            char::from(b'0' + digit as u8)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_map_shows_shares() {
+        assert_eq!(map_of(&PieceSet::full(3), 4), "8880");
+        let map = map_of(&PieceSet::full(64), 128);
+        assert_eq!(map, format!("{}{}", "8".repeat(32), "0".repeat(32)));
+        assert_eq!(map_of(&[PieceIndex(0)].into_iter().collect(), 6400).chars().next(), Some('1'));
+        assert_eq!(map_of(&PieceSet::new(), 0), "");
+    }
+}

@@ -1,0 +1,285 @@
+//! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed,
+//! stored and told the moment it is whole.
+//!
+//! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
+//! with the next piece in hand ends the run, and the piece comes from it. A body that breaks is continued by range,
+//! with the version checked; an origin without ranges is read from its start again and what is known is skipped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_core::manifest::hash_piece;
+use darter_core::{ByteRange, DigestHasher, PieceIndex, Version};
+use darter_origin::{ErrorKind, OriginError, Reading};
+use darter_store::StoreError;
+use darter_swarm::OriginRun;
+use darter_wire::{Budget as _, Message};
+use futures_util::StreamExt as _;
+
+use super::{Lead, Outcome, Transfer};
+use crate::api::Giver;
+use crate::error::FetchError;
+
+/// How often a broken reading is continued without a single new piece before the origin counts as failed.
+const MOST_TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why a run ended.
+enum RunEnd {
+    /// The plan has changed, or the run is done.
+    Replan,
+    /// The origin failed.
+    Origin(OriginError),
+    /// Something here did.
+    Here(FetchError),
+}
+
+/// Computes the whole's digest while pieces come in order from the first byte.
+struct WholeHasher {
+    hasher: Option<DigestHasher>,
+    next: u64,
+}
+
+/// A piece being put together.
+struct Assembly {
+    piece: PieceIndex,
+    bytes: Vec<u8>,
+    /// Bytes of the body before the first byte wanted.
+    skip: u64,
+}
+
+impl Transfer {
+    /// Starts the task that reads the origin while this agent leads. `opened` is an answer opened already.
+    pub(super) fn start_reading(self: &Arc<Self>, opened: Option<Reading>) {
+        if std::mem::replace(&mut self.state.lock().reading, true) {
+            return;
+        }
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            transfer.read_origin(opened).await;
+            transfer.state.lock().reading = false;
+        });
+    }
+
+    async fn read_origin(self: &Arc<Self>, mut opened: Option<Reading>) {
+        let fresh = self.stored.held().is_empty();
+        let hasher = self.digest().filter(|_| fresh).map(|digest| digest.hasher());
+        let mut whole = WholeHasher { hasher, next: 0 };
+        let mut tries = 0;
+        loop {
+            let Some(run) = self.next_run().await else { break };
+            let held_before = self.stored.held().len();
+            let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
+                Some(reading) => self.consume(run, reading, &mut whole).await,
+                None => match self.open_run(run).await {
+                    Ok(reading) => self.consume(run, reading, &mut whole).await,
+                    Err(error) => RunEnd::Origin(error),
+                },
+            };
+            match end {
+                RunEnd::Replan => tries = 0,
+                RunEnd::Here(error) => return self.give_up(&error),
+                RunEnd::Origin(error) => {
+                    if self.stored.held().len() > held_before {
+                        tries = 0;
+                    }
+                    tries += 1;
+                    if !error.retryable() || tries > MOST_TRIES {
+                        return self.give_up(&error.into());
+                    }
+                    self.note(format!("reading the origin: {error}; continuing"));
+                    let pause = error.retry_after().unwrap_or(FIRST_PAUSE * 2_u32.pow(tries - 1));
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+        if let Some(hasher) = whole.hasher.filter(|_| self.stored.length() == Some(whole.next)) {
+            self.state.lock().streamed_digest = Some(hasher.finish());
+            self.kick.notify_one();
+        }
+    }
+
+    /// What to read next; waits until there is something, `None` once this agent need not read any more.
+    async fn next_run(&self) -> Option<OriginRun> {
+        loop {
+            let now = self.context.now();
+            let (plan, wake, plan_changed) = {
+                let state = self.state.lock();
+                let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
+                let leading = state.leading.as_ref().filter(|_| leads)?;
+                (leading.plan(now), leading.next_wakeup(now), Arc::clone(&leading.plan_changed))
+            };
+            if let Some(plan) = plan {
+                return Some(plan);
+            }
+            if self.pieces() == Some(self.stored.held().len()) {
+                return None;
+            }
+            let sleep = wake.map_or(Duration::from_secs(1), |at| at.since(now));
+            tokio::select! {
+                () = plan_changed.notified() => {}
+                () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
+                () = self.closed.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Whether the plan still begins with this piece, and this agent still leads.
+    fn still_planned(&self, piece: PieceIndex) -> bool {
+        let now = self.context.now();
+        let state = self.state.lock();
+        let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
+        leads && state.leading.as_ref().and_then(|leading| leading.plan(now)).is_some_and(|run| run.first == piece)
+    }
+
+    async fn open_run(&self, run: OriginRun) -> Result<Reading, OriginError> {
+        let credentials = self.state.lock().credentials.clone();
+        let start = self.piece_length.offset(run.first);
+        let end = run.end.map_or(u64::MAX, |end| self.piece_length.offset(end));
+        let end = self.stored.length().map_or(end, |length| end.min(length));
+        let whole = start == 0 && run.end.is_none();
+        let range = (!whole).then(|| ByteRange::new(start, end));
+        if start > 0 {
+            self.note(format!("reading the origin from byte {start} on"));
+        }
+        let expect = (self.version != Version::default() || self.digest().is_some()).then_some(&self.version);
+        self.context.origin.read(&self.source, &credentials, range, expect).await
+    }
+
+    async fn consume(self: &Arc<Self>, run: OriginRun, reading: Reading, whole: &mut WholeHasher) -> RunEnd {
+        let start = self.piece_length.offset(run.first);
+        if reading.start > start {
+            let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
+            return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
+        }
+        if let Some(length) = reading.length
+            && let Err(error) = self.accept_length(length)
+        {
+            return RunEnd::Here(error);
+        }
+        let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
+        let mut assembly = Assembly { piece: run.first, bytes: Vec::with_capacity(room), skip: start - reading.start };
+        let mut body = reading.body;
+        loop {
+            let chunk = tokio::select! {
+                chunk = body.next() => chunk,
+                () = self.closed.cancelled() => return RunEnd::Replan,
+            };
+            let mut chunk = match chunk {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return RunEnd::Origin(error),
+                None => break,
+            };
+            self.meter_origin(&chunk).await;
+            skip(&mut chunk, &mut assembly.skip);
+            while !chunk.is_empty() {
+                // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
+                if assembly.bytes.len() == room
+                    && let Some(end) = self.store_piece(&mut assembly, whole).await
+                {
+                    return end;
+                }
+                let take = chunk.len().min(room - assembly.bytes.len());
+                assembly.bytes.extend_from_slice(&chunk.split_to(take));
+                if self.is_whole_piece(&assembly)
+                    && let Some(end) = self.store_piece(&mut assembly, whole).await
+                {
+                    return end;
+                }
+            }
+        }
+        self.end_of_body(assembly, whole).await
+    }
+
+    /// The body ended: of a blob of unknown length, that was its end.
+    async fn end_of_body(self: &Arc<Self>, mut assembly: Assembly, whole: &mut WholeHasher) -> RunEnd {
+        if self.stored.length().is_none() {
+            let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
+            if let Err(error) = self.accept_length(length) {
+                return RunEnd::Here(error);
+            }
+            if !assembly.bytes.is_empty()
+                && let Some(end) = self.store_piece(&mut assembly, whole).await
+            {
+                return end;
+            }
+        }
+        RunEnd::Replan
+    }
+
+    async fn meter_origin(&self, chunk: &Bytes) {
+        let bytes = chunk.len() as u64;
+        self.context.metrics.origin_bytes.inc_by(bytes);
+        self.context.origin_budget.take(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
+    }
+
+    fn accept_length(self: &Arc<Self>, length: u64) -> Result<(), FetchError> {
+        if self.stored.length() == Some(length) {
+            return Ok(());
+        }
+        self.stored.set_length(length)?;
+        self.total_known();
+        Ok(())
+    }
+
+    fn is_whole_piece(&self, assembly: &Assembly) -> bool {
+        let Some(length) = self.stored.length() else { return false };
+        assembly.bytes.len() as u64 == self.piece_length.range(assembly.piece, length).len()
+    }
+
+    /// Hashes and stores the piece in hand, and goes on to the next; says how the run ends if it does.
+    async fn store_piece(self: &Arc<Self>, assembly: &mut Assembly, whole: &mut WholeHasher) -> Option<RunEnd> {
+        let piece = assembly.piece;
+        let bytes = std::mem::take(&mut assembly.bytes);
+        let length = bytes.len() as u64;
+        let only = self.stored.length().is_some_and(|length| self.piece_length.count(length) == 1);
+        let stored = Arc::clone(&self.stored);
+        let piece_length = self.piece_length;
+        let follows = whole.next == piece_length.offset(piece);
+        let mut hasher = if follows { whole.hasher.take() } else { None };
+        let put = tokio::task::spawn_blocking(move || {
+            if stored.hash(piece).is_none() {
+                stored.extend(piece.0, &[hash_piece(piece_length, piece, &bytes, only)])?;
+            }
+            stored.put(piece, &bytes)?;
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&bytes);
+            }
+            Ok::<_, StoreError>((bytes, hasher))
+        });
+        match put.await.expect("storing a piece does not panic") {
+            Ok((mut bytes, hasher)) => {
+                whole.hasher = hasher;
+                whole.next += if follows { length } else { 0 };
+                bytes.clear();
+                assembly.bytes = bytes;
+                assembly.piece = PieceIndex(piece.0 + 1);
+                self.total_known();
+                self.stored_piece(piece, length, None, Giver::Origin);
+            }
+            // The hash is from an earlier reading: the origin has other bytes now, under the same version.
+            Err(StoreError::WrongPiece { .. }) => {
+                let text = format!("{} changed while it was read (piece {piece})", self.source);
+                return Some(RunEnd::Origin(OriginError::new(ErrorKind::Changed, text)));
+            }
+            Err(error) => return Some(RunEnd::Here(error.into())),
+        }
+        (!self.still_planned(assembly.piece)).then_some(RunEnd::Replan)
+    }
+
+    /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
+    fn give_up(self: &Arc<Self>, error: &FetchError) {
+        let failure = error.to_failure();
+        for node in self.member_nodes() {
+            self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });
+        }
+        self.fail(error.clone());
+    }
+}
+
+fn skip(chunk: &mut Bytes, skip: &mut u64) {
+    let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.len());
+    let _ = chunk.split_to(skipped);
+    *skip -= skipped as u64;
+}

@@ -1,0 +1,14 @@
+//! The local port and its registry mirror, over real HTTP on loopback.
+//!
+//! On one side a client that asks as engines do, on the other a registry that keeps an account of what it is asked;
+//! in between the mirror, with a twin of the agent that holds blobs in memory and fails on demand.
+
+mod auth;
+mod blobs;
+mod errors;
+mod listing;
+mod manifests;
+mod port;
+mod registry;
+mod twin;
+mod world;

@@ -1,0 +1,146 @@
+//! Manifests by tag and by digest.
+
+use darter_core::Digest;
+use http::Method;
+
+use crate::registry::{INDEX, MANIFEST};
+use crate::world::{content, world};
+
+#[tokio::test]
+async fn a_pull_reads_each_manifest_once_and_asks_for_no_blob_and_the_next_pull_asks_once() {
+    let world = world().await;
+    let layer = content(5000);
+    let (image, blobs) = world.registry.put_image("library/app", None, &layer);
+    let index = world.registry.put_index("library/app", "1", &[image]);
+    for blob in world.registry.state.lock().repositories["library/app"].blobs.values() {
+        world.agent.hold(blob.clone());
+    }
+    let pull = async || {
+        let tag = world.head("/v2/library/app/manifests/1").await;
+        assert_eq!(tag.header("docker-content-digest"), index.to_string());
+        assert_eq!(world.get(&format!("/v2/library/app/manifests/{index}")).await.header("content-type"), INDEX);
+        assert_eq!(world.get(&format!("/v2/library/app/manifests/{image}")).await.header("content-type"), MANIFEST);
+        for blob in blobs {
+            let got = world.get(&format!("/v2/library/app/blobs/{blob}")).await;
+            assert_eq!(Digest::sha256(&got.body), blob);
+        }
+    };
+    pull().await;
+    let first = world.registry.asked();
+    assert_eq!(first, ["GET /v2/library/app/manifests/1".into(), format!("GET /v2/library/app/manifests/{image}")]);
+    pull().await;
+    assert_eq!(world.registry.asked(), ["HEAD /v2/library/app/manifests/1"]);
+}
+
+#[tokio::test]
+async fn headers_are_those_of_the_content_for_get_and_head() {
+    let world = world().await;
+    let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
+    let digest = image.to_string();
+    for reference in ["1", &digest] {
+        let path = format!("/v2/app/manifests/{reference}");
+        let got = world.get(&path).await;
+        assert_eq!(Digest::sha256(&got.body), image);
+        let head = world.head(&path).await;
+        assert!(head.body.is_empty());
+        for answer in [&got, &head] {
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("docker-content-digest"), digest);
+            assert_eq!(answer.header("etag"), format!("\"{digest}\""));
+            assert_eq!(answer.header("content-type"), MANIFEST);
+            assert_eq!(answer.header("content-length"), got.body.len().to_string());
+            assert_eq!(answer.header("docker-distribution-api-version"), "registry/2.0");
+        }
+        let known = world.send(Method::GET, &path, &[("if-none-match", got.header("etag"))]).await;
+        assert_eq!((known.status.as_u16(), known.body.len()), (304, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_moves_is_followed_at_once() {
+    let world = world().await;
+    let (old, _) = world.registry.put_image("app", Some("latest"), b"old");
+    assert_eq!(Digest::sha256(&world.get("/v2/app/manifests/latest").await.body), old);
+    let (new, _) = world.registry.put_image("app", Some("latest"), b"newer");
+    assert_eq!(Digest::sha256(&world.get("/v2/app/manifests/latest").await.body), new);
+    world.registry.state.lock().repositories.get_mut("app").unwrap().tags.clear();
+    assert_eq!(world.get("/v2/app/manifests/latest").await.error(), (404, "MANIFEST_UNKNOWN".into()));
+}
+
+#[tokio::test]
+async fn a_tag_is_never_answered_while_the_upstream_is_gone_but_what_it_named_is() {
+    let mut world = world().await;
+    let (image, [_, layer]) = world.registry.put_image("app", Some("1"), b"layer");
+    world.agent.hold(&b"layer"[..]);
+    assert_eq!(world.get("/v2/app/manifests/1").await.status, 200);
+    let gone = std::mem::replace(&mut world.registry, crate::registry::Registry::start().await);
+    gone.stop().await;
+    assert_eq!(world.get("/v2/app/manifests/1").await.error(), (502, "UNAVAILABLE".into()));
+    assert_eq!(world.get(&format!("/v2/app/manifests/{image}")).await.status, 200);
+    assert_eq!(world.get(&format!("/v2/app/blobs/{layer}")).await.status, 200);
+    world.clock.pass(crate::world::GRANT_TTL);
+    assert_eq!(world.get(&format!("/v2/app/manifests/{image}")).await.error(), (502, "UNAVAILABLE".into()));
+    assert_eq!(world.get(&format!("/v2/app/blobs/{layer}")).await.error(), (502, "UNAVAILABLE".into()));
+}
+
+#[tokio::test]
+async fn what_a_caller_accepts_decides_what_a_tag_stands_for() {
+    let world = world().await;
+    let (image, _) = world.registry.put_image("app", None, b"layer");
+    let index = world.registry.put_index("app", "1", &[image]);
+    world.registry.state.lock().repositories.get_mut("app").unwrap().tags.insert("1".into(), vec![index, image]);
+    for (accept, expected) in [(INDEX, index), (MANIFEST, image), (INDEX, index), (MANIFEST, image)] {
+        let got = world.send(Method::GET, "/v2/app/manifests/1", &[("accept", accept)]).await;
+        assert_eq!((got.header("content-type"), Digest::sha256(&got.body)), (accept, expected));
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_not_what_its_digest_says_is_refused_and_not_kept() {
+    let world = world().await;
+    let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
+    world.registry.state.lock().lies = true;
+    for reference in ["1", &image.to_string()] {
+        let path = format!("/v2/app/manifests/{reference}");
+        assert_eq!(world.get(&path).await.error(), (502, "MANIFEST_INVALID".into()));
+    }
+    world.registry.state.lock().lies = false;
+    let got = world.get(&format!("/v2/app/manifests/{image}")).await;
+    assert_eq!(Digest::sha256(&got.body), image);
+}
+
+#[tokio::test]
+async fn a_registry_without_digest_headers_or_head_is_read_each_time() {
+    let world = world().await;
+    let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
+    world.registry.state.lock().no_digest_header = true;
+    for _ in 0..2 {
+        assert_eq!(world.get("/v2/app/manifests/1").await.header("docker-content-digest"), image.to_string());
+    }
+    world.registry.state.lock().no_head = true;
+    assert_eq!(world.get("/v2/app/manifests/1").await.header("docker-content-digest"), image.to_string());
+    world.clock.pass(crate::world::GRANT_TTL);
+    let path = format!("/v2/app/manifests/{image}");
+    assert_eq!(world.get(&path).await.header("docker-content-digest"), image.to_string());
+}
+
+#[tokio::test]
+async fn a_manifest_beyond_all_measure_is_refused() {
+    let world = world().await;
+    let huge = " ".repeat(7 << 20);
+    world.registry.put_manifest("app", MANIFEST, huge, Some("huge"));
+    assert_eq!(world.get("/v2/app/manifests/huge").await.error(), (502, "MANIFEST_INVALID".into()));
+}
+
+#[tokio::test]
+async fn manifests_outlive_a_restart_but_grants_do_not() {
+    let mut world = world().await;
+    let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
+    let path = format!("/v2/app/manifests/{image}");
+    assert_eq!(world.get(&path).await.status, 200);
+    world.registry.asked();
+    world.restart().await;
+    let got = world.get(&path).await;
+    assert_eq!((got.header("content-type"), Digest::sha256(&got.body)), (MANIFEST, image));
+    assert_eq!(world.registry.asked(), [format!("HEAD {path}")]);
+}

@@ -1,0 +1,69 @@
+//! The port itself: what it serves besides the mirror, and how it stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use tokio::sync::Notify;
+
+use crate::world::{World, content, world};
+
+#[tokio::test]
+async fn the_port_tells_what_it_is_and_how_it_is() {
+    let world = world().await;
+    let about = world.get("/").await;
+    assert!(about.status == 200 && about.body.starts_with(b"This is Darter"));
+    assert_eq!(world.get("/healthz").await.body, "ok\n");
+    assert_eq!(world.get("/nowhere").await.status, 404);
+    assert_eq!(world.send(Method::POST, "/healthz", &[]).await.status, 405);
+    world.get("/v2/").await;
+    let metrics = world.get("/metrics").await;
+    assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    assert!(text.contains(r#"darter_mirror_requests_total{kind="ping",status="200"} 1"#), "{text}");
+    let head = world.head("/metrics").await;
+    assert!(head.body.is_empty() && head.header("content-length") != "0");
+}
+
+#[tokio::test]
+async fn an_announced_drain_shows_in_the_health_while_everything_goes_on() {
+    let world = world().await;
+    world.port.announce_drain();
+    let health = world.get("/healthz").await;
+    assert_eq!((health.status.as_u16(), &health.body[..]), (503, &b"draining\n"[..]));
+    assert_eq!(world.get("/v2/").await.status, 200);
+}
+
+/// A blob that stops in the middle until the gate opens, and the answer that has begun.
+async fn begun() -> (World, Vec<u8>, Arc<Notify>, reqwest::Response) {
+    let world = world().await;
+    let bytes = content(5000);
+    let digest = world.registry.put_blob("app", &bytes);
+    world.agent.hold(bytes.clone());
+    let gate = Arc::new(Notify::new());
+    world.agent.0.lock().gate = Some((3000, Arc::clone(&gate)));
+    let response = world.client.get(world.url(&format!("/v2/app/blobs/{digest}"))).send().await.unwrap();
+    (world, bytes, gate, response)
+}
+
+#[tokio::test]
+async fn a_drain_lets_answers_under_way_end_and_takes_no_new_ones() {
+    let (world, bytes, gate, response) = begun().await;
+    let url = world.url("/healthz");
+    let (port, client) = (world.port, world.client);
+    let drain = tokio::spawn(async move { port.drain(Duration::from_secs(60)).await });
+    while client.get(&url).send().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!drain.is_finished());
+    gate.notify_one();
+    assert!(response.bytes().await.unwrap() == bytes);
+    drain.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_cuts_what_does_not_end_in_time() {
+    let (world, _, _gate, response) = begun().await;
+    world.port.drain(Duration::from_millis(50)).await;
+    assert!(response.bytes().await.is_err());
+}

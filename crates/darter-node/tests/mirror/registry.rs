@@ -1,0 +1,278 @@
+//! A registry in memory that keeps an account of what it is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_core::Digest;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// One request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// Method, path and query.
+    pub(crate) line: String,
+    pub(crate) headers: HeaderMap,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Repository {
+    pub(crate) manifests: BTreeMap<Digest, (String, Bytes)>,
+    /// Digests by tag; the one whose media type the request accepts, else the last, is the answer.
+    pub(crate) tags: BTreeMap<String, Vec<Digest>>,
+    pub(crate) blobs: BTreeMap<Digest, Bytes>,
+}
+
+/// What the registry does, and has seen.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) repositories: BTreeMap<String, Repository>,
+    /// Repositories by `Authorization` value that may read them; without any entry, everybody reads everything.
+    pub(crate) rights: BTreeMap<String, BTreeSet<String>>,
+    pub(crate) seen: Vec<Seen>,
+    /// Address of the token service; with it, challenges are of the Bearer kind.
+    pub(crate) realm: Option<String>,
+    /// Sends manifests with a byte changed.
+    pub(crate) lies: bool,
+    /// Ignores ranges.
+    pub(crate) no_ranges: bool,
+    /// Leaves `Docker-Content-Digest` out.
+    pub(crate) no_digest_header: bool,
+    /// Answers HEAD of manifests with 405.
+    pub(crate) no_head: bool,
+    /// Answers everything with this status.
+    pub(crate) broken: Option<StatusCode>,
+}
+
+pub(crate) struct Registry {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: Arc<Mutex<State>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Registry {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let server = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Self { address, state, server }
+    }
+
+    /// Its name in requests.
+    pub(crate) fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub(crate) fn put_blob(&self, repository: &str, content: &[u8]) -> Digest {
+        let digest = Digest::sha256(content);
+        let bytes = Bytes::copy_from_slice(content);
+        self.with(repository, |repository| repository.blobs.insert(digest, bytes));
+        digest
+    }
+
+    pub(crate) fn put_manifest(
+        &self,
+        repository: &str,
+        media_type: &str,
+        content: String,
+        tag: Option<&str>,
+    ) -> Digest {
+        let digest = Digest::sha256(content.as_bytes());
+        self.with(repository, |repository| {
+            repository.manifests.insert(digest, (media_type.to_owned(), content.into()));
+            if let Some(tag) = tag {
+                repository.tags.insert(tag.to_owned(), vec![digest]);
+            }
+        });
+        digest
+    }
+
+    /// An image of one configuration and one layer; returns the manifest's digest and both blobs'.
+    pub(crate) fn put_image(&self, repository: &str, tag: Option<&str>, layer: &[u8]) -> (Digest, [Digest; 2]) {
+        let config = self.put_blob(repository, format!("configuration for {} bytes", layer.len()).as_bytes());
+        let config_size = format!("configuration for {} bytes", layer.len()).len();
+        let layer_digest = self.put_blob(repository, layer);
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": { "mediaType": "application/json", "digest": config, "size": config_size },
+            "layers": [{ "mediaType": "application/x-tar", "digest": layer_digest, "size": layer.len() }],
+        });
+        (self.put_manifest(repository, MANIFEST, manifest.to_string(), tag), [config, layer_digest])
+    }
+
+    pub(crate) fn put_index(&self, repository: &str, tag: &str, manifests: &[Digest]) -> Digest {
+        let manifests: Vec<_> = manifests.iter().map(|digest| serde_json::json!({ "digest": digest })).collect();
+        let index = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+        self.put_manifest(repository, INDEX, index.to_string(), Some(tag))
+    }
+
+    /// Lets the bearer of this `Authorization` read a repository, and nobody without rights anything.
+    pub(crate) fn allow(&self, authorization: &str, repository: &str) {
+        let mut state = self.state.lock();
+        state.rights.entry(authorization.to_owned()).or_default().insert(repository.to_owned());
+    }
+
+    /// What was asked since the last call, as method, path and query.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.state.lock().seen.drain(..).map(|seen| seen.line).collect()
+    }
+
+    /// Goes away: connections are refused from now on.
+    pub(crate) async fn stop(mut self) {
+        self.server.abort();
+        let _ = (&mut self.server).await;
+    }
+
+    fn with<T>(&self, repository: &str, change: impl FnOnce(&mut Repository) -> T) -> T {
+        change(self.state.lock().repositories.entry(repository.to_owned()).or_default())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
+    // Connections end with the server, so that a stopped registry is really gone.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let answer = service_fn(|request: Request<Incoming>| {
+                let response = state.lock().answer(&request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        });
+    }
+}
+
+type Reply = Response<Full<Bytes>>;
+
+fn reply(status: u16, headers: &[(&str, String)], body: Bytes) -> Reply {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, value);
+    }
+    response.body(Full::new(body)).unwrap()
+}
+
+fn error(status: u16, code: &str, headers: &[(&str, String)]) -> Reply {
+    let body = serde_json::json!({ "errors": [{ "code": code, "message": "in the registry's own words" }] });
+    reply(status, headers, body.to_string().into())
+}
+
+impl State {
+    fn answer(&mut self, request: &Request<Incoming>) -> Reply {
+        let uri = request.uri();
+        let authorization = request.headers().get("authorization").map_or("", |value| value.to_str().unwrap());
+        if uri.path() == "/token" {
+            let token = authorization.strip_prefix("Basic ").unwrap_or("nobody");
+            return reply(200, &[], serde_json::json!({ "token": token }).to_string().into());
+        }
+        self.seen.push(Seen { line: format!("{} {uri}", request.method()), headers: request.headers().clone() });
+        if let Some(status) = self.broken {
+            return error(status.as_u16(), "TOOMANYREQUESTS", &[("retry-after", "7".into())]);
+        }
+        let path = uri.path().strip_prefix("/v2/").unwrap();
+        let mut parts: Vec<_> = path.rsplitn(3, '/').collect();
+        parts.reverse();
+        let name = if path.is_empty() { "" } else { parts[0] };
+        if !self.rights.is_empty() {
+            let rights = self.rights.get(authorization);
+            if rights.is_none_or(|rights| !name.is_empty() && !rights.contains(name)) {
+                let challenge = match &self.realm {
+                    Some(realm) => format!(r#"Bearer realm="{realm}",service="lab",scope="repository:{name}:pull""#),
+                    None => r#"Basic realm="lab""#.into(),
+                };
+                return error(401, "UNAUTHORIZED", &[("www-authenticate", challenge)]);
+            }
+        }
+        if path.is_empty() {
+            return reply(200, &[], "{}".into());
+        }
+        let Some(repository) = self.repositories.get(name) else { return error(404, "NAME_UNKNOWN", &[]) };
+        match parts[1] {
+            "manifests" => self.manifest(repository, parts[2], request),
+            "blobs" => self.blob(repository, parts[2], request.headers()),
+            "tags" => Self::tags(repository, name, uri.query().unwrap_or_default()),
+            "referrers" => {
+                let headers = [("content-type", INDEX.into()), ("oci-filters-applied", "artifactType".into())];
+                reply(200, &headers, format!("referrers {}", uri.query().unwrap_or_default()).into())
+            }
+            _ => error(404, "UNSUPPORTED", &[]),
+        }
+    }
+
+    fn manifest(&self, repository: &Repository, reference: &str, request: &Request<Incoming>) -> Reply {
+        if self.no_head && request.method() == Method::HEAD {
+            return error(405, "UNSUPPORTED", &[]);
+        }
+        let accept = request.headers().get("accept").map_or("", |value| value.to_str().unwrap());
+        let accepted =
+            |digest: &&Digest| repository.manifests.get(*digest).is_some_and(|found| accept.contains(&found.0));
+        let tagged = || repository.tags.get(reference).and_then(|all| all.iter().find(accepted).or(all.last()));
+        let digest = reference.parse().ok().or_else(|| tagged().copied());
+        let Some((digest, (media_type, bytes))) =
+            digest.and_then(|digest| Some((digest, repository.manifests.get(&digest)?)))
+        else {
+            return error(404, "MANIFEST_UNKNOWN", &[]);
+        };
+        let mut headers = vec![("content-type", media_type.clone())];
+        if !self.no_digest_header {
+            headers.push(("docker-content-digest", digest.to_string()));
+        }
+        let bytes = if self.lies { [bytes.as_ref(), b" "].concat().into() } else { bytes.clone() };
+        reply(200, &headers, bytes)
+    }
+
+    fn blob(&self, repository: &Repository, digest: &str, headers: &HeaderMap) -> Reply {
+        let Some(bytes) = digest.parse().ok().and_then(|digest: Digest| repository.blobs.get(&digest)) else {
+            return error(404, "BLOB_UNKNOWN", &[]);
+        };
+        let range = headers.get("range").map(|value| value.to_str().unwrap().strip_prefix("bytes=").unwrap());
+        let Some((start, last)) = range.and_then(|range| range.split_once('-')).filter(|_| !self.no_ranges) else {
+            return reply(200, &[], bytes.clone());
+        };
+        let start: usize = start.parse().unwrap();
+        let end = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
+        if start >= end {
+            return error(416, "UNSUPPORTED", &[("content-range", format!("bytes */{}", bytes.len()))]);
+        }
+        let content_range = format!("bytes {start}-{}/{}", end - 1, bytes.len());
+        reply(206, &[("content-range", content_range)], bytes.slice(start..end))
+    }
+
+    /// Two tags to a page, unless `n` says otherwise.
+    fn tags(repository: &Repository, name: &str, query: &str) -> Reply {
+        let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)).unwrap_or_default();
+        let (count, last) = (value("n=").parse().unwrap_or(2), value("last="));
+        let mut page: Vec<_> = repository.tags.keys().filter(|tag| tag.as_str() > last).collect();
+        let more = page.len() > count;
+        page.truncate(count);
+        let body = serde_json::json!({ "name": name, "tags": page }).to_string();
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        if more {
+            let next = page.last().unwrap();
+            headers.push(("link", format!(r#"</v2/{name}/tags/list?n={count}&last={next}>; rel="next""#)));
+        }
+        reply(200, &headers, body.into())
+    }
+}

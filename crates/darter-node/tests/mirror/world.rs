@@ -1,0 +1,157 @@
+//! One registry, one mirror in front of it, and a client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_core::{Clock, Moment, SystemClock};
+use darter_node::local::LocalPort;
+use darter_node::metrics::Metrics;
+use darter_node::mirror::{Mirror, MirrorOptions};
+use darter_origin::{HttpClient, HttpConfig, RegistryClient, RegistryConfig};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::net::TcpListener;
+
+use crate::registry::Registry;
+use crate::twin::Twin;
+
+/// Time that passes when told to.
+#[derive(Clone, Default)]
+pub(crate) struct HandClock(Arc<AtomicU64>);
+
+impl HandClock {
+    pub(crate) fn pass(&self, span: Duration) {
+        self.0.fetch_add(span.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Moment {
+        Moment::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+pub(crate) const GRANT_TTL: Duration = Duration::from_secs(300);
+
+pub(crate) struct World {
+    pub(crate) registry: Registry,
+    pub(crate) agent: Twin,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: HandClock,
+    pub(crate) port: LocalPort,
+    pub(crate) client: reqwest::Client,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// A registry, with a mirror that has it as default upstream.
+pub(crate) async fn world() -> World {
+    world_with(|_, _| {}).await
+}
+
+/// The same, with its options changed first.
+pub(crate) async fn world_with(change: impl FnOnce(&mut MirrorOptions, &mut RegistryConfig)) -> World {
+    let registry = Registry::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = MirrorOptions {
+        manifests: dir.path().join("manifests"),
+        upstreams: Vec::new(),
+        default_upstream: Some(registry.name()),
+        grant_ttl: GRANT_TTL,
+    };
+    let mut config = RegistryConfig::default();
+    change(&mut options, &mut config);
+    let (agent, metrics, clock) = (Twin::default(), Metrics::new(), HandClock::default());
+    let port = open_port(options, &config, &agent, &metrics, &clock).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    World { registry, agent, metrics, clock, port, client, dir }
+}
+
+async fn open_port(
+    options: MirrorOptions,
+    config: &RegistryConfig,
+    agent: &Twin,
+    metrics: &Arc<Metrics>,
+    clock: &HandClock,
+) -> LocalPort {
+    let http = HttpClient::new(&HttpConfig { proxy_from_environment: false, ..HttpConfig::default() }).unwrap();
+    let client = RegistryClient::new(http, config, Arc::new(SystemClock::start()));
+    let (agent, clock) = (Arc::new(agent.clone()), Arc::new(clock.clone()));
+    let mirror = Mirror::open(options, client, agent, Arc::clone(metrics), clock).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    LocalPort::serve(listener, Arc::new(mirror), Arc::clone(metrics)).unwrap()
+}
+
+impl World {
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.port.address())
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Got {
+        let mut request = self.client.request(method, self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Got { status, headers, body: response.bytes().await.unwrap() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Got {
+        self.send(Method::GET, path, &[]).await
+    }
+
+    pub(crate) async fn head(&self, path: &str) -> Got {
+        self.send(Method::HEAD, path, &[]).await
+    }
+
+    /// GET as the bearer of this `Authorization`.
+    pub(crate) async fn get_as(&self, authorization: &str, path: &str) -> Got {
+        self.send(Method::GET, path, &[("authorization", authorization)]).await
+    }
+
+    /// Replaces the mirror by a new one on the same directory, as a restart does.
+    pub(crate) async fn restart(&mut self) {
+        self.port.drain(Duration::from_secs(5)).await;
+        let options = MirrorOptions {
+            manifests: self.dir.path().join("manifests"),
+            upstreams: Vec::new(),
+            default_upstream: Some(self.registry.name()),
+            grant_ttl: GRANT_TTL,
+        };
+        self.port = open_port(options, &RegistryConfig::default(), &self.agent, &self.metrics, &self.clock).await;
+    }
+
+    /// Whether `/metrics` has this line.
+    pub(crate) fn counted(&self, line: &str) -> bool {
+        self.metrics.encode().lines().any(|have| have == line)
+    }
+}
+
+impl Got {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Status and code of an error in the specification's form.
+    pub(crate) fn error(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), "application/json");
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        let first = &body["errors"][0];
+        assert!(first["message"].is_string(), "{body}");
+        (self.status.as_u16(), first["code"].as_str().unwrap().to_owned())
+    }
+}
+
+/// Bytes that differ from offset to offset.
+pub(crate) fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
