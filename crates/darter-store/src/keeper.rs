@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, LastUse, SaveError};
 use crate::body::{Body, Facts};
 use crate::error::{Result, StoreError};
-use crate::handle::Handle;
+use crate::handle::{Handle, no_room};
 use crate::room::Room;
 use crate::sidecar::Sidecar;
 use crate::store::{BlobInfo, BlobSummary, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock};
@@ -302,7 +302,10 @@ impl<B: Backend> Keeper<B> {
             return Err(StoreError::Manifest { blob, source });
         }
         self.make_room(shelf, blob, manifest.length().unwrap_or(0))?;
-        let medium = self.backend.create(blob)?;
+        let medium = self.backend.create(blob).map_err(|refusal| match refusal {
+            StoreError::Io { source, .. } if no_room(&source) => self.room.full(manifest.length().unwrap_or(0), 0),
+            other => other,
+        })?;
         let sidecar = Sidecar {
             id: blob,
             info: info.clone(),

@@ -45,6 +45,7 @@ scenarios! {
     a_discarded_blob_makes_way_for_a_new_one
     sources_are_remembered_as_long_as_their_blob
     many_threads_store_one_blob
+    storing_dropping_and_reading_at_once_never_shows_wrong_bytes
     the_listing_has_the_latest_use_first
 }
 
@@ -259,7 +260,7 @@ fn a_blob_that_cannot_fit_is_refused_at_once(make: Make<'_>) {
     let small = Content::new(1, PIECE);
     small.fill(&*store);
     let large = Content::new(2, 5 * PIECE);
-    match store.open_or_create(large.id, large.info(), large.manifest.clone()) {
+    match store.open_or_create(large.id, large.info(), large.manifest) {
         Err(StoreError::Full { needed, free, quota }) => {
             assert_eq!((needed, free, quota), (5 * PIECE, 4 * PIECE, Some(4 * PIECE)));
         }
@@ -370,6 +371,41 @@ fn many_threads_store_one_blob(make: Make<'_>) {
     assert_eq!(stored, 64, "each piece was stored by one of them");
     assert_eq!(store.usage().used, 64 * PIECE);
     content.check_held(&*blob);
+}
+
+fn storing_dropping_and_reading_at_once_never_shows_wrong_bytes(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 8 * PIECE);
+    let blob = content.open(&*store);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for round in 0..800 {
+                    blob.put(PieceIndex(round % 8), content.piece(round % 8)).unwrap();
+                }
+            });
+        }
+        scope.spawn(|| {
+            for round in 0..400 {
+                blob.drop_pieces(&[PieceIndex(round * 3 % 8)].into_iter().collect()).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            let (mut whole, mut part) = (Vec::new(), [0; 100]);
+            for round in 0..1600 {
+                let piece = round * 5 % 8;
+                if blob.read_piece(PieceIndex(piece), &mut whole).is_ok() {
+                    assert_eq!(whole, content.piece(piece));
+                }
+                if blob.read_at(u64::from(piece) * PIECE + 50, &mut part).is_ok() {
+                    assert_eq!(part, content.piece(piece)[50..150]);
+                }
+            }
+        });
+    });
+    content.check_held(&*blob);
+    assert!(blob.take_lost().is_empty());
+    assert_eq!(store.usage().used, u64::from(blob.held().len()) * PIECE);
 }
 
 fn the_listing_has_the_latest_use_first(make: Make<'_>) {

@@ -18,6 +18,9 @@ fn file(dir: &Path, blob: BlobId, extension: &str) -> PathBuf {
     dir.join("blobs").join(&name[..2]).join(format!("{name}.{extension}"))
 }
 
+/// Damages a file's content.
+type Spoil<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 /// Flips a bit of a blob's bytes.
 fn damage(dir: &Path, blob: BlobId, offset: u64) {
     let file = fs::OpenOptions::new().read(true).write(true).open(file(dir, blob, "data")).unwrap();
@@ -205,9 +208,9 @@ fn what_a_crash_leaves_is_cleared_and_what_is_foreign_is_left_alone() {
 #[test]
 fn a_damaged_index_costs_the_order_of_use_only() {
     let content = Content::new(1, PIECE);
-    let spoil: [&dyn Fn(&mut Vec<u8>); 3] =
+    let spoil: [Spoil<'_>; 3] =
         [&|bytes| *bytes = b"not a database at all".repeat(300), &|bytes| bytes.truncate(bytes.len() / 3), &|bytes| {
-            bytes.iter_mut().skip(64).step_by(7).for_each(|byte| *byte ^= 0xa5)
+            bytes.iter_mut().skip(64).step_by(7).for_each(|byte| *byte ^= 0xa5);
         }];
     for spoil in spoil {
         let dir = tempfile::tempdir().unwrap();
