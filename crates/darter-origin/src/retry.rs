@@ -22,7 +22,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 4, first_pause: Duration::from_millis(200), longest_pause: Duration::from_secs(10) }
+        Self { attempts: 3, first_pause: Duration::from_millis(200), longest_pause: Duration::from_secs(10) }
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gives_up_at_once_on_what_will_not_change_and_in_the_end_on_the_rest() {
-        for (kind, attempts) in [(ErrorKind::NotFound, 1), (ErrorKind::Timeout, 4)] {
+        for (kind, attempts) in [(ErrorKind::NotFound, 1), (ErrorKind::Timeout, 3)] {
             let made = Cell::new(0);
             let result: Result<(), _> = retry(RetryPolicy::default(), async || {
                 made.set(made.get() + 1);

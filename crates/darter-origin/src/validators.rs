@@ -15,7 +15,7 @@ pub(crate) fn version_of(headers: &HeaderMap, length: Option<u64>) -> Version {
     Version { nonce, ..version }
 }
 
-/// Whether nothing tells the two apart. Says nothing when they have no validator in common: see [`comparable`].
+/// Whether nothing tells the two apart. Says little when they have no validator in common.
 pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     if let (Some(a), Some(b)) = (one.length, other.length)
         && a != b
@@ -31,14 +31,19 @@ pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     }
 }
 
-/// Whether the two have a validator in common.
-pub(crate) const fn comparable(one: &Version, other: &Version) -> bool {
-    (one.etag.is_some() && other.etag.is_some()) || (one.last_modified.is_some() && other.last_modified.is_some())
+/// Whether `current` is the version that was known, as far as the origin's word goes.
+pub(crate) fn surely_same(known: &Version, current: &Version) -> bool {
+    let comparable = (known.etag.is_some() && current.etag.is_some())
+        || (known.last_modified.is_some() && current.last_modified.is_some());
+    comparable && no_difference(known, current)
 }
 
-/// Whether `current` is, for sure, the version that was known.
-pub(crate) fn surely_same(known: &Version, current: &Version) -> bool {
-    comparable(known, current) && no_difference(known, current)
+/// Whether bytes of the one may stand beside bytes of the other: that takes a strong entity tag or, since many origins
+/// have nothing better, a modification date. A weak tag vouches for the meaning, not for the bytes.
+fn byte_for_byte(one: &Version, other: &Version) -> bool {
+    let strong = |version: &Version| version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
+    let dated = one.last_modified.is_some() && one.last_modified == other.last_modified;
+    no_difference(one, other) && ((strong(one) && strong(other)) || dated)
 }
 
 /// The version that a reading from byte `start` has: the expected one where there is one and nothing speaks against it.
@@ -60,10 +65,10 @@ pub(crate) fn settle(
             format!("{what} changed while it was being read: start over to get the new version"),
         ));
     }
-    if start > 0 && !sealed && !comparable(expect, &current) {
+    if start > 0 && !sealed && !byte_for_byte(expect, &current) {
         return Err(OriginError::new(
             ErrorKind::Changed,
-            format!("{what} has no ETag or Last-Modified to continue by: start over"),
+            format!("{what} has no strong ETag and no Last-Modified to continue by: start over"),
         ));
     }
     Ok(expect.clone())

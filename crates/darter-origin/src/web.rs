@@ -148,7 +148,7 @@ impl Part {
             }
             // Of an empty resource no byte can be had by range, and none is missing.
             StatusCode::RANGE_NOT_SATISFIABLE if asked_from == 0 && whole_length(headers) == Some(0) => {
-                Ok(Self { start: 0, bytes: None, length: Some(0) })
+                Ok(Self { start: 0, bytes: Some(0), length: Some(0) })
             }
             other => Err(of_status(other, headers, &what.to_string())),
         }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source, Version};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
@@ -38,7 +38,7 @@ impl RegistryOrigin {
         };
         let upstream = self.client.upstreams().at(registry);
         let path = format!("/v2/{repository}/blobs/{digest}");
-        self.client.send(&upstream, method, &path, headers, credentials).await?.into_success()
+        self.client.send(&upstream, method, &path, headers, credentials).await
     }
 }
 
@@ -50,7 +50,7 @@ impl Origin for RegistryOrigin {
         credentials: &Credentials,
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
-        let answer = self.ask(Method::HEAD, source, credentials, HeaderMap::new()).await?;
+        let answer = self.ask(Method::HEAD, source, credentials, HeaderMap::new()).await?.into_success()?;
         let current = version(source, web::content_length(&answer.headers));
         let ranges = web::serves_ranges(&answer.headers);
         Ok(match known.filter(|known| agree(known, &current)) {
@@ -69,9 +69,6 @@ impl Origin for RegistryOrigin {
         let mut headers = HeaderMap::new();
         web::ask_for_range(&mut headers, range);
         let answer = self.ask(Method::GET, source, credentials, headers).await?;
-        if answer.status == StatusCode::NOT_MODIFIED {
-            return Err(OriginError::new(ErrorKind::Protocol, format!("{source}: the registry sent nothing")));
-        }
         let part = Part::of(answer.status, &answer.headers, range, source)?;
         let current = version(source, part.length);
         if let Some(expect) = expect

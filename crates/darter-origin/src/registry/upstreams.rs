@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use crate::client::authority;
+use crate::client::{authority, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::login::Login;
 
@@ -57,7 +57,7 @@ impl fmt::Display for Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.name, crate::client::shown(&self.base))
+        write!(f, "{} at {}", self.name, shown(&self.base))
     }
 }
 
@@ -109,12 +109,18 @@ impl Upstreams {
         Ok(Upstream { name, base })
     }
 
-    /// The registry at this base address.
+    /// The registry at this base address. It has a name, and with it a login, only if that name leads back to this very
+    /// address: whoever says `http://` of a registry spoken to over TLS must not get its login in the clear.
     pub fn at(&self, base: &Url) -> Upstream {
         let base = with_slash(base.clone());
         let configured = self.addresses.iter().find(|(_, address)| **address == base);
         let name = configured.map_or_else(|| canonical(&authority(&base)), |(name, _)| name.clone());
-        Upstream { name, base }
+        if let Ok(upstream) = self.resolve(&name)
+            && upstream.base == base
+        {
+            return upstream;
+        }
+        Upstream { name: shown(&base), base }
     }
 }
 
@@ -185,8 +191,14 @@ mod tests {
     fn an_address_leads_back_to_its_name() {
         let at = |base: &str| upstreams().at(&base.parse().unwrap()).name().to_owned();
         assert_eq!(at("http://mirror.lab/hub"), "docker.io");
-        assert_eq!(at("https://registry-1.docker.io/"), "docker.io");
+        let plain = Upstreams::new(&RegistryConfig::default());
+        assert_eq!(plain.at(&"https://registry-1.docker.io/".parse().unwrap()).name(), "docker.io");
         assert_eq!(at("https://10.0.0.9:5000/"), "lab");
         assert_eq!(at("http://10.0.0.1:5000/"), "10.0.0.1:5000");
+        for another in
+            ["http://ghcr.io/", "https://registry-1.docker.io/", "http://10.0.0.9:5000/", "https://ghcr.io/x/"]
+        {
+            assert_eq!(at(another), another);
+        }
     }
 }
