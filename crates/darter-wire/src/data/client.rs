@@ -183,10 +183,15 @@ impl Answers {
     pub async fn recv(&mut self) -> Result<Option<Answer>> {
         let closed = self.shared.closed.clone();
         let answer = closed.run_until_cancelled(self.read_answer()).await.unwrap_or(Ok(None));
-        if !matches!(answer, Ok(Some(_))) {
-            closed.cancel();
+        match answer {
+            Ok(Some(answer)) => Ok(Some(answer)),
+            // How the holder takes the closing is of no interest to who closed.
+            _ if closed.is_cancelled() => Ok(None),
+            end => {
+                closed.cancel();
+                end
+            }
         }
-        answer
     }
 
     async fn read_answer(&mut self) -> Result<Option<Answer>> {
