@@ -28,7 +28,10 @@ use crate::mirror::{Ask, DOCKER_CONTENT_DIGEST, Mirror, entity_tag, header};
 /// Largest manifest. Registries take up to 4 MiB; somewhat more, for those that let more pass.
 const LARGEST: usize = 6 << 20;
 
-/// What a manifest without a media type, in its header or its text, is passed on as.
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// What a manifest of which nobody says the media type is passed on as.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 impl Mirror {
@@ -120,8 +123,8 @@ impl Mirror {
             let text = format!("{upstream} sent a manifest that is {digest} for {claimed}: ask who runs it");
             return Err(Problem::bad_upstream(Code::ManifestInvalid, text));
         }
-        let media_type = content_type.or_else(|| Named::parse(&bytes).media_type);
-        let manifest = Manifest { digest, media_type: media_type.unwrap_or_else(|| UNKNOWN_TYPE.to_owned()), bytes };
+        let media_type = Named::parse(&bytes).own_type().or(content_type).unwrap_or_else(|| UNKNOWN_TYPE.to_owned());
+        let manifest = Manifest { digest, media_type, bytes };
         self.accepted(ask);
         self.manifests.put(manifest.clone()).await;
         Ok(manifest)
@@ -225,6 +228,18 @@ impl Named {
     /// Nothing, if it can't be read: what it names is then asked for.
     fn parse(manifest: &[u8]) -> Self {
         serde_json::from_slice(manifest).unwrap_or_default()
+    }
+
+    /// The media type that the bytes themselves tell. It goes before the header's: the same bytes are cached for every
+    /// upstream, and no upstream is to decide what another's manifest is taken for. Only OCI's formats may leave it out.
+    fn own_type(&self) -> Option<String> {
+        if let Some(media_type) = &self.media_type {
+            return Some(media_type.clone());
+        }
+        if self.config.is_some() {
+            return Some(OCI_MANIFEST.to_owned());
+        }
+        (!self.manifests.is_empty()).then(|| OCI_INDEX.to_owned())
     }
 
     fn all(self) -> impl Iterator<Item = Descriptor> {

@@ -219,6 +219,11 @@ impl Mirror {
     /// `/v2/`: engines look here for who they are to authenticate with. Where the upstream is known (by `ns` or by
     /// default), its challenge is passed on; in all other cases, one where it can't be reached included, the mirror
     /// says that it is there: what it has is served without its upstream as long as grants last.
+    ///
+    /// A registry that is satisfied with the configured login or an anonymous token counts as open. Podman, whose
+    /// paths have a prefix, would otherwise ask the registry's token service for a repository that is not there; the
+    /// price is that Docker, which decides here once for all, brings its own login only to registries that give
+    /// nothing to strangers.
     async fn ping(&self, request: &Parts, account: &mut Account) -> Result<Response<Body>, Problem> {
         let (namespace, _) = route::split_query(request.uri.query());
         if let Some(name) = namespace.or_else(|| self.known.default.clone()) {

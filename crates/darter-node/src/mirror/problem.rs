@@ -8,7 +8,7 @@ use bytes::Bytes;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure};
 use futures_util::StreamExt;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::local::{self, Body};
 
@@ -37,7 +37,7 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     code: Code,
     message: String,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// An upstream's own body, already in the specification's form.
     body: Option<Bytes>,
 }
@@ -45,14 +45,14 @@ pub(crate) struct Problem {
 impl Problem {
     /// An error of the mirror's own. The message says what to do next.
     pub(crate) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), headers: HeaderMap::new(), body: None }
+        Self { status, code, message: message.into(), headers: Vec::new(), body: None }
     }
 
     /// For methods that change something.
     pub(crate) fn read_only() -> Self {
         let text = "this is a mirror for pulling: push to the registry itself";
         let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, text);
-        problem.headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        problem.headers.push((ALLOW, HeaderValue::from_static("GET, HEAD")));
         problem
     }
 
@@ -76,11 +76,11 @@ impl Problem {
         match &failure.kind {
             ErrorKind::Unauthorized { challenge } => {
                 for value in challenge.iter().filter_map(|text| HeaderValue::from_str(text).ok()) {
-                    problem.headers.append(WWW_AUTHENTICATE, value);
+                    problem.headers.push((WWW_AUTHENTICATE, value));
                 }
             }
             ErrorKind::RateLimited { retry_after: Some(wait) } => {
-                problem.headers.insert(RETRY_AFTER, wait.as_secs().max(1).into());
+                problem.headers.push((RETRY_AFTER, wait.as_secs().max(1).into()));
             }
             _ => {}
         }
@@ -94,7 +94,7 @@ impl Problem {
         let mut problem = Self::new(status, code_of(status, unknown), text);
         for name in [WWW_AUTHENTICATE, RETRY_AFTER, CONTENT_RANGE] {
             for value in answer.headers.get_all(&name) {
-                problem.headers.append(name.clone(), value.clone());
+                problem.headers.push((name.clone(), value.clone()));
             }
         }
         if status == answer.status {
@@ -105,7 +105,7 @@ impl Problem {
 
     /// Adds a header.
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
@@ -124,7 +124,9 @@ impl Problem {
         let length = body.len();
         let mut response = Response::new(if head { local::empty() } else { local::full(body) });
         *response.status_mut() = status;
-        *response.headers_mut() = headers;
+        for (name, value) in headers {
+            response.headers_mut().append(name, value);
+        }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
         response

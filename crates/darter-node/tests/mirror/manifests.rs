@@ -125,6 +125,23 @@ async fn a_registry_without_digest_headers_or_head_is_read_each_time() {
 }
 
 #[tokio::test]
+async fn a_manifest_itself_says_what_it_is_whatever_a_registry_calls_it() {
+    let world = world().await;
+    let digest = darter_core::Digest::sha256(b"part");
+    let named = format!(r#"{{"mediaType":"{INDEX}","manifests":[]}}"#);
+    let unnamed_index = format!(r#"{{"manifests":[{{"digest":"{digest}"}}]}}"#);
+    let unnamed_manifest = format!(r#"{{"config":{{"digest":"{digest}"}},"layers":[]}}"#);
+    for (text, expected) in [(named, INDEX), (unnamed_index, INDEX), (unnamed_manifest, MANIFEST)] {
+        let digest = world.registry.put_manifest("evil", "text/html", text, Some("1"));
+        for path in ["/v2/evil/manifests/1".to_owned(), format!("/v2/evil/manifests/{digest}")] {
+            assert_eq!(world.get(&path).await.header("content-type"), expected);
+        }
+    }
+    world.registry.put_manifest("app", "application/odd+json", "{}".into(), Some("1"));
+    assert_eq!(world.get("/v2/app/manifests/1").await.header("content-type"), "application/odd+json");
+}
+
+#[tokio::test]
 async fn a_manifest_beyond_all_measure_is_refused() {
     let world = world().await;
     let huge = " ".repeat(7 << 20);
