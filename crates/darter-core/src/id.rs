@@ -1,17 +1,18 @@
 //! Names of nodes and blobs inside the fleet: fixed-size, cheap to copy and to compare.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One running agent's name in the fleet: 16 bytes, drawn at random when its data directory is made.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 16]);
 
 /// One blob's name in the fleet: 32 bytes derived from what the bytes *are* (a content digest, or a source and
 /// its version), see [`crate::source`]. Two versions of one URL never share an id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId(pub [u8; 32]);
 
 /// A text that is not an id in hexadecimal.
@@ -40,6 +41,24 @@ macro_rules! hex_id {
             }
         }
 
+        /// Hexadecimal in formats that people read, the bare bytes in others.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = Cow::<'de, str>::deserialize(deserializer)?;
+                    text.parse().map_err(serde::de::Error::custom)
+                } else {
+                    Deserialize::deserialize(deserializer).map(Self)
+                }
+            }
+        }
+
         impl FromStr for $name {
             type Err = ParseIdError;
 
@@ -54,3 +73,20 @@ macro_rules! hex_id {
 
 hex_id!(NodeId, 16);
 hex_id!(BlobId, 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_digits_and_the_wire_carries_bytes() {
+        let id = NodeId([0xab; 16]);
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, format!("\"{}\"", "ab".repeat(16)));
+        assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), id);
+        assert!(serde_json::from_str::<BlobId>(&json).is_err(), "an id of the wrong length");
+        let bytes = postcard::to_stdvec(&id).unwrap();
+        assert_eq!(bytes, [0xab; 16]);
+        assert_eq!(postcard::from_bytes::<NodeId>(&bytes).unwrap(), id);
+    }
+}
