@@ -116,6 +116,8 @@ impl Client {
             .uri(path)
             .header(http::header::HOST, "darter")
             .header(http::header::CONTENT_TYPE, "application/json")
+            // So that an answer that fails half-way can say why.
+            .header(http::header::TE, "trailers")
             .body(Full::new(body))
             .expect("method, path and headers are well formed");
         let answer = sender.send_request(request).await.map_err(broken)?;

@@ -150,14 +150,28 @@ async fn write_all(
         let asked = expected.map(|_| other.map_or(digest, DigestHasher::finish));
         Ok(Written { sink, bytes, digest, asked })
     });
+    let mut failed = None;
     while let Some(chunk) = content.next().await {
-        if chunks.send(chunk?).await.is_err() {
-            // The writer has failed, and knows why.
-            break;
+        match chunk {
+            Ok(chunk) => {
+                if chunks.send(chunk).await.is_err() {
+                    // The writer has failed, and knows why.
+                    break;
+                }
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
         }
     }
     drop(chunks);
-    writer.await?
+    // Also after a failure: what was written is gone before anybody is told.
+    let written = writer.await?;
+    match failed {
+        Some(error) => Err(error),
+        None => written,
+    }
 }
 
 fn check(length: Option<u64>, bytes: u64, expected: Option<Digest>, got: Option<Digest>) -> anyhow::Result<()> {

@@ -4,21 +4,28 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use darter_core::{BlobId, Source};
 use darter_node::api::{GetRequest, Progress};
 use darter_node::{Agent, Download, StartError};
 use darter_store::StoreError;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 
 use crate::cli::GetArgs;
 use crate::client::Client;
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
+
+/// Length of an answer that has a trailer, and therefore no `content-length`.
+const LENGTH: &str = "darter-length";
+
+/// Why an answer ends early.
+const ERROR_TRAILER: &str = "darter-error";
 
 /// Who downloads.
 pub(super) enum Backend {
@@ -131,12 +138,23 @@ async fn open_at_daemon(client: &Client, args: &GetArgs) -> anyhow::Result<Opene
     let blob = header("darter-blob")
         .and_then(|text| text.parse().ok())
         .context("the daemon's answer names no blob; is it of another version?")?;
-    let length = header("content-length").and_then(|text| text.parse().ok());
-    let content = answer.into_body().into_data_stream().map_err(|error| {
-        anyhow::Error::new(error)
-            .context("the daemon gave up half-way; `darter explain` or its log may say why, or ask again")
-    });
+    let length = header(LENGTH).or_else(|| header("content-length")).and_then(|text| text.parse().ok());
+    let content = stream::try_unfold(answer.into_body(), next_chunk);
     Ok(Opened { blob, length, content: content.boxed(), watch: Watch::Daemon(client.clone(), blob) })
+}
+
+/// The next bytes of a daemon's answer. An answer that fails half-way says why in its trailer, if the daemon lives to
+/// tell.
+async fn next_chunk(mut body: Incoming) -> anyhow::Result<Option<(Bytes, Incoming)>> {
+    let Some(frame) = body.frame().await else { return Ok(None) };
+    let frame = frame.context("the daemon went away half-way; look into its log, then ask again for the rest")?;
+    match frame.into_data() {
+        Ok(data) => Ok(Some((data, body))),
+        Err(other) => match other.trailers_ref().and_then(|trailers| trailers.get(ERROR_TRAILER)) {
+            Some(reason) => Err(anyhow!("{}", String::from_utf8_lossy(reason.as_bytes()))),
+            None => Ok(None),
+        },
+    }
 }
 
 impl Watch {

@@ -3,8 +3,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use clap::Parser as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::target::{Sink, Target};
 use super::*;
+use crate::cli::Cli;
 
 fn url(text: &str) -> url::Url {
     text.parse().unwrap()
@@ -80,4 +84,55 @@ fn short_or_wrong_content_is_refused() {
     assert!(check(None, 5, None, None).is_ok());
     assert!(check(Some(6), 5, None, None).unwrap_err().to_string().contains("5 of 6"));
     assert!(check(None, 5, Some(right), Some(wrong)).unwrap_err().to_string().contains("wrong content"));
+}
+
+/// A daemon that answers one request with these bytes.
+fn daemon_answering(room: &Path, answer: &'static str) -> tokio::task::JoinHandle<()> {
+    let listener = tokio::net::UnixListener::bind(room.join("darter.sock")).unwrap();
+    tokio::spawn(async move {
+        // The first connection only sees whether anybody is there.
+        for turn in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if turn == 1 {
+                let mut request = [0; 4096];
+                stream.read(&mut request).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    })
+}
+
+async fn told_by(answer: &'static str) -> (String, Vec<String>) {
+    let (room, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let daemon = daemon_answering(room.path(), answer);
+    let words = ["darter", "get", "http://a/b", "-q", "--data-dir", room.path().to_str().unwrap(), "-o"];
+    let file = out.path().join("b");
+    let cli = Cli::try_parse_from(words.into_iter().chain([file.to_str().unwrap()])).unwrap();
+    let crate::cli::Command::Get(args) = cli.command else { panic!() };
+    let told = run(&args).await.unwrap_err();
+    daemon.await.unwrap();
+    (format!("{told:#}"), names(out.path()))
+}
+
+#[tokio::test]
+async fn a_daemon_that_fails_half_way_is_quoted() {
+    let head = concat!(
+        "HTTP/1.1 200 OK\r\ndarter-blob: 0101010101010101010101010101010101010101010101010101010101010101\r\n",
+        "darter-length: 10\r\ntransfer-encoding: chunked\r\ntrailer: darter-error\r\n\r\n5\r\nhello\r\n",
+        "0\r\ndarter-error: wrong content: nothing was kept\r\n\r\n"
+    );
+    let (told, files) = told_by(head).await;
+    assert_eq!(told, "wrong content: nothing was kept");
+    assert_eq!(files, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_half_way_leaves_nothing() {
+    let head = concat!(
+        "HTTP/1.1 200 OK\r\ndarter-blob: 0101010101010101010101010101010101010101010101010101010101010101\r\n",
+        "content-length: 10\r\n\r\nhello"
+    );
+    let (told, files) = told_by(head).await;
+    assert!(told.contains("ask again"), "{told}");
+    assert_eq!(files, [""; 0]);
 }

@@ -31,7 +31,7 @@ fn a_daemon_passes_on_what_the_origin_says() {
     let room = Room::new();
     let web = Web::requiring(content(1000), "x-token: t");
     let _daemon = Daemon::start(&room, "");
-    room.run(&format!("get {}", web.url)).failed_with(1, &["401"]);
+    room.run(&format!("get {}", web.url)).failed_with(1, &["credentials"]);
     let wrong = sha256(b"something else");
     let mut command = room.darter(&format!("get {} --digest {wrong}", web.url));
     command.args(["-H", "x-token: t"]);
@@ -109,9 +109,9 @@ fn a_second_signal_ends_the_wait() {
 
 #[test]
 fn a_daemon_that_is_killed_leaves_no_half_file_and_keeps_its_pieces() {
-    let (room, bytes) = (Room::new(), content(12 * MEGABYTE));
+    let (room, bytes) = (Room::new(), content(16 * MEGABYTE));
     let web = Web::serve(bytes.clone());
-    web.slow_down_to(4_000_000);
+    web.slow_down_to(2_500_000);
     let mut daemon = Daemon::start(&room, "");
     let get = Running::start(room.darter(&format!("get {}", web.url)));
     wait_until("half is read", || web.sent() > bytes.len() as u64 / 2);

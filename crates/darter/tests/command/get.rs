@@ -83,7 +83,7 @@ fn a_wrong_digest_leaves_nothing() {
 fn what_is_not_there_and_who_does_not_answer() {
     let room = Room::new();
     let web = Web::serve(content(1000));
-    room.run(&format!("get http://{}/other", web.address)).failed_with(1, &["404"]);
+    room.run(&format!("get http://{}/other", web.address)).failed_with(1, &["does not exist"]);
     let nobody = free_address();
     room.run(&format!("get http://{nobody}/x")).failed_with(1, &[&nobody]);
     room.run("get http://no-such-host.invalid/x").failed_with(1, &["no-such-host.invalid"]);
@@ -101,7 +101,7 @@ fn a_full_device_is_told() {
 fn headers_reach_the_origin() {
     let (room, bytes) = (Room::new(), content(MEGABYTE));
     let web = Web::requiring(bytes.clone(), "x-token: t 1");
-    room.run(&format!("get {}", web.url)).failed_with(1, &["401"]);
+    room.run(&format!("get {}", web.url)).failed_with(1, &["credentials"]);
     assert_eq!(room.files(), [""; 0]);
     let mut command = room.darter(&format!("get {}", web.url));
     command.args(["-H", "X-Token: t 1", "--header", "accept: x/y"]);
@@ -128,14 +128,14 @@ fn json_for_programs() {
 
     let told = room.run(&format!("get http://{}/other --json", web.address));
     assert_eq!((told.code, told.err.as_str()), (Some(1), ""));
-    assert!(told.json()["error"].as_str().unwrap().contains("404"));
+    assert!(told.json()["error"].as_str().unwrap().contains("does not exist"));
 }
 
 #[test]
 fn killed_and_asked_again_it_reads_only_what_is_missing() {
-    let (room, bytes) = (Room::new(), content(12 * MEGABYTE));
+    let (room, bytes) = (Room::new(), content(16 * MEGABYTE));
     let web = Web::serve(bytes.clone());
-    web.slow_down_to(4_000_000);
+    web.slow_down_to(2_500_000);
     let mut process = Running::start(room.darter(&format!("get {}", web.url)));
     wait_until("half is read", || web.sent() > bytes.len() as u64 / 2);
     process.signal(Signal::KILL);
@@ -151,9 +151,9 @@ fn killed_and_asked_again_it_reads_only_what_is_missing() {
 
 #[test]
 fn interrupted_it_leaves_no_file_and_resumes() {
-    let (room, bytes) = (Room::new(), content(12 * MEGABYTE));
+    let (room, bytes) = (Room::new(), content(16 * MEGABYTE));
     let web = Web::serve(bytes.clone());
-    web.slow_down_to(4_000_000);
+    web.slow_down_to(2_500_000);
     let mut process = Running::start(room.darter(&format!("get {}", web.url)));
     wait_until("half is read", || web.sent() > bytes.len() as u64 / 2);
     process.signal(Signal::INT);
