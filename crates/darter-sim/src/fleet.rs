@@ -11,7 +11,7 @@ use darter_core::{Moment, PieceIndex};
 use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning, Uploads};
 
 use crate::links::Transfer;
-use crate::node::{Node, SLOTS, content, index_of};
+use crate::node::{Node, SLOTS, content, id_of, index_of};
 use crate::queue::{Queue, What};
 use crate::report::Report;
 use crate::scenario::{Operation, Scenario};
@@ -261,6 +261,17 @@ impl Fleet {
         self.cuts.insert((one.min(other), one.max(other)));
         self.unlink(one, other);
         self.unlink(other, one);
+        self.part_cut();
+    }
+
+    /// The members say to the lead whom they can't reach.
+    pub(crate) fn part_cut(&mut self) {
+        let cuts: Vec<_> = self.cuts.iter().map(|(one, other)| (id_of(*one), id_of(*other))).collect();
+        self.with_lead(|lead| {
+            for (one, other) in cuts {
+                lead.part(one, other);
+            }
+        });
     }
 
     pub(crate) fn is_cut(&self, one: u32, other: u32) -> bool {

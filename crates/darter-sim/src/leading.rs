@@ -37,6 +37,7 @@ impl Fleet {
                 self.join_lead(index);
             }
         }
+        self.part_cut();
         self.wake_lead(leader);
         self.look_after(leader);
     }

@@ -21,21 +21,22 @@ pub struct Upload {
     pub urgent: bool,
 }
 
-/// The waiting requests and busy slots of one node. Not bound to one blob: a node has one for all its uploads if the
-/// caller keeps blobs apart by its own means.
+/// The waiting requests and busy slots of one node, for one blob.
 #[derive(Debug)]
 pub struct Uploads {
     slots: u32,
     waiting: VecDeque<Upload>,
     /// Receivers being sent to, with the number of their slots.
     busy: Vec<(NodeId, u32)>,
+    /// How often each piece was sent from here.
+    sent: Vec<u32>,
 }
 
 impl Uploads {
     /// A node that sends `slots` pieces at a time, at least one. Four is a good number: fewer leave the link idle when
     /// a receiver is slow, more gain nothing.
     pub fn new(slots: u32) -> Self {
-        Self { slots: slots.max(1), waiting: VecDeque::new(), busy: Vec::new() }
+        Self { slots: slots.max(1), waiting: VecDeque::new(), busy: Vec::new(), sent: Vec::new() }
     }
 
     /// A request came.
@@ -61,17 +62,29 @@ impl Uploads {
     }
 
     /// The next request to serve, which takes a slot: among those whose receiver may have one more, urgent ones first,
-    /// then those whose receiver has the fewest, then the oldest.
+    /// then those whose receiver has the fewest, then the piece sent least from here (so that each piece soon has a
+    /// second holder that carries it on), then the oldest.
     pub fn next(&mut self) -> Option<Upload> {
         if !self.has_room() {
             return None;
         }
         let most = self.slots.div_ceil(2);
         let may = self.waiting.iter().enumerate().filter(|(_, upload)| self.sending_to(upload.to) < most);
-        let (at, _) = may.min_by_key(|(at, upload)| (!upload.urgent, self.sending_to(upload.to), *at))?;
+        let (at, _) = may.min_by_key(|(at, upload)| {
+            (!upload.urgent, self.sending_to(upload.to), self.times_sent(upload.piece), *at)
+        })?;
         let upload = self.waiting.remove(at)?;
+        let at = upload.piece.as_usize();
+        if at >= self.sent.len() {
+            self.sent.resize(at + 1, 0);
+        }
+        self.sent[at] += 1;
         self.start(upload.to);
         Some(upload)
+    }
+
+    fn times_sent(&self, piece: PieceIndex) -> u32 {
+        self.sent.get(piece.as_usize()).copied().unwrap_or(0)
     }
 
     /// Takes a slot for something that did not wait here (a piece that the lead chose).

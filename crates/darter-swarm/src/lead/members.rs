@@ -3,7 +3,7 @@
 //! A small swarm is a full mesh. In a larger one each member knows about two dozen others, four in five from as near as
 //! possible and one in five from anywhere, so that what is scarce travels between groups in few steps.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
@@ -53,6 +53,8 @@ pub(super) struct Members {
     groups: Vec<Group>,
     /// Who reported whom; kept though the suspect leaves.
     reports: BTreeMap<NodeId, Vec<NodeId>>,
+    /// Pairs that can't use each other, both ways round: the network parts them, or one reported the other.
+    parted: BTreeSet<(NodeId, NodeId)>,
     notices: Vec<Notice>,
 }
 
@@ -85,6 +87,7 @@ impl Members {
             by_id: BTreeMap::new(),
             groups: Vec::new(),
             reports: BTreeMap::new(),
+            parted: BTreeSet::new(),
             notices: Vec::new(),
         }
     }
@@ -215,7 +218,7 @@ impl Members {
         let Some(Some(candidate)) = self.slots.get(other) else { return };
         let member = self.get(one);
         let useful = candidate.wants || member.wants;
-        let trusted = !candidate.aside && !self.reported(member.id, candidate.id);
+        let trusted = !candidate.aside && !self.parted.contains(&(member.id, candidate.id));
         if one == other
             || !useful
             || !trusted
@@ -258,9 +261,16 @@ impl Members {
         neighbours
     }
 
-    fn reported(&self, one: NodeId, other: NodeId) -> bool {
-        let by = |reporter, suspect| self.reports.get(&suspect).is_some_and(|by| by.contains(&reporter));
-        by(one, other) || by(other, one)
+    /// Notes that two nodes can't use each other, and unlinks them.
+    pub(super) fn part(&mut self, one: NodeId, other: NodeId) {
+        self.parted.insert((one, other));
+        self.parted.insert((other, one));
+        if let (Some(one), Some(other)) = (self.slot(one), self.slot(other))
+            && self.get(one).neighbours.contains(&other)
+        {
+            self.unlink(one, other);
+            self.relink(&[one, other]);
+        }
     }
 
     fn is_convicted(&self, suspect: NodeId) -> bool {
@@ -274,11 +284,7 @@ impl Members {
         if !by.contains(&reporter) {
             by.push(reporter);
         }
-        if let (Some(one), Some(other)) = (self.slot(reporter), self.slot(suspect))
-            && self.get(one).neighbours.contains(&other)
-        {
-            self.unlink(one, other);
-        }
+        self.part(reporter, suspect);
         !before && self.is_convicted(suspect)
     }
 
@@ -303,8 +309,21 @@ impl Members {
         self.groups[group].piece_mut(piece).1 = Some(now);
     }
 
+    /// Whether somebody of the member's group holds a piece who is not parted from it.
+    fn has_holder_in_reach(&self, member: &Member, piece: PieceIndex) -> bool {
+        let parted = self.parted.range((member.id, NodeId([0; 16]))..=(member.id, NodeId([255; 16])));
+        if parted.count() == 0 {
+            return true;
+        }
+        self.groups[member.group]
+            .members
+            .iter()
+            .map(|slot| self.get(*slot))
+            .any(|other| !other.aside && other.held.contains(piece) && !self.parted.contains(&(member.id, other.id)))
+    }
+
     /// Whether the lead may send a piece into the member's group: always into its own, into another only while nobody
-    /// there has it or is getting it.
+    /// in its reach there has it or is getting it.
     pub(super) fn may_cross(&self, slot: usize, piece: PieceIndex, pause: Duration, now: Moment) -> bool {
         let member = self.get(slot);
         let group = &self.groups[member.group];
@@ -312,7 +331,8 @@ impl Members {
             return true;
         }
         let (holders, sent) = group.pieces.get(piece.as_usize()).copied().unwrap_or((0, None));
-        holders == 0 && sent.is_none_or(|sent| sent + pause <= now)
+        let in_reach = holders > 0 && self.has_holder_in_reach(member, piece);
+        !in_reach && sent.is_none_or(|sent| sent + pause <= now)
     }
 }
 

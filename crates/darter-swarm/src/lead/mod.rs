@@ -206,6 +206,12 @@ impl Lead {
         aside
     }
 
+    /// Two members cannot reach each other: they are no neighbours any more, and neither is expected to get anything
+    /// from the other.
+    pub fn part(&mut self, one: NodeId, other: NodeId) {
+        self.members.part(one, other);
+    }
+
     /// The lead's own store has a piece now.
     pub fn own(&mut self, piece: PieceIndex) {
         self.pieces.set_own(piece, true);

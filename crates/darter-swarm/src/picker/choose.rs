@@ -313,8 +313,13 @@ impl Picker {
                 self.wake_at(until);
                 continue;
             }
-            let neighbours = &self.neighbours;
-            let piece = self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
+            let tier = peer.tier;
+            if is_across(tier) {
+                self.prepare_fetches(tier);
+            }
+            let mask = self.fetches[tier as usize].as_ref().filter(|_| is_across(tier));
+            let (neighbours, peer) = (&self.neighbours, &self.neighbours[at]);
+            let piece = self.rarity.rarest(&peer.held, mask, &mut self.random, |piece| {
                 let quick = |other: &&_| is_quick(other, now);
                 !neighbours.iter().filter(quick).any(|other| other.held.contains(piece))
             });
@@ -347,12 +352,17 @@ impl Picker {
                 .neighbours
                 .iter()
                 .filter(|peer| peer.id != request.peer && peer.held.contains(piece) && is_quick(peer, now))
+                .filter(|peer| !is_across(peer.tier) || !self.has_near_holder(piece))
                 .filter(|peer| peer.meter.open < tuning.per_holder)
                 .min_by_key(|peer| (peer.tier, peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1)));
             if let Some(peer) = second.map(|peer| peer.id) {
                 self.request(peer, false, piece, false, now);
             }
         }
+    }
+
+    fn has_near_holder(&self, piece: PieceIndex) -> bool {
+        self.neighbours.iter().any(|peer| !is_across(peer.tier) && peer.held.contains(piece))
     }
 
     fn note_deadlines(&mut self, now: Moment) {
