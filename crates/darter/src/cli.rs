@@ -23,7 +23,7 @@ use std::ffi::OsString;
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
 pub(crate) use self::client::{
@@ -149,6 +149,12 @@ impl Command {
             _ => None,
         }
     }
+}
+
+/// The definition: what parsing, help, completions, manual pages and configuration share. Help shows which variables
+/// there are, not what they are set to, so that it reads the same for everybody.
+pub(crate) fn definition() -> clap::Command {
+    Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
 }
 
 /// The arguments to parse, without the `--` that `cargo demo -- --help` leaves behind `demo`: cargo puts its alias's

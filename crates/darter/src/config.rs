@@ -21,11 +21,11 @@ mod tests;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches as _};
 
 pub(crate) use self::effective::Effective;
 pub(crate) use self::file::{ConfigFile, FileError};
-use crate::cli::Cli;
+use crate::cli::{self, Cli};
 
 /// A command line with everything that bears on it.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Configured {
     /// Parses twice: the first time to learn the file and to refuse a wrong command line before the file is read, the
     /// second time over the file's values.
     pub(crate) fn from_arguments(arguments: &[OsString]) -> Result<Self, NotConfigured> {
-        let first = Cli::command().try_get_matches_from(arguments)?;
+        let first = cli::definition().try_get_matches_from(arguments)?;
         let Some((subcommand, given)) = first.subcommand() else {
             unreachable!("clap refuses a command line without a subcommand");
         };
@@ -65,7 +65,7 @@ impl Configured {
             // Not given, or the command (`man`, `completions`) has no such flag.
             Ok(None) | Err(_) => None,
         };
-        let mut command = with_data_dir(Cli::command(), subcommand);
+        let mut command = with_data_dir(cli::definition(), subcommand);
         if let Some(file) = &file {
             command = file.as_defaults(command, subcommand);
         }

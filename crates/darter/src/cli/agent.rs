@@ -85,12 +85,12 @@ pub(crate) struct NetworkArgs {
 
     /// Speak to peers without TLS: for labs, never across a network that others share
     #[arg(long, env = "DARTER_INSECURE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
-        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) insecure: bool,
 
     /// Hash whole content here too, instead of believing the seed that has done so
     #[arg(long, env = "DARTER_VERIFY_WHOLE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
-        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) verify_whole: bool,
 
     /// How long a shutdown waits for transfers that are under way
@@ -153,7 +153,7 @@ pub(crate) struct RegistryArgs {
     ///
     /// Every user of the host can read command lines: write it into the configuration file or the environment, or
     /// use --docker-config.
-    #[arg(long, env = "DARTER_LOGIN", hide_env_values = true, value_name = "REGISTRY=USER:PASSWORD", value_parser = values::login)]
+    #[arg(long, env = "DARTER_LOGIN", value_name = "REGISTRY=USER:PASSWORD", value_parser = values::login)]
     pub(crate) login: Vec<LoginOption>,
 
     /// Take logins from a Docker config.json

@@ -14,8 +14,10 @@ pub(crate) const GET_EXAMPLES: &str = "\
 Examples:
   Into the file that the URL names:
     $ darter get https://example.org/debian.iso
-  Enforce a digest, and send a header that authorises:
-    $ darter get https://example.org/m.bin -o m.bin --digest sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 -H 'Authorization: Bearer TOKEN'
+  Enforce a digest:
+    $ darter get https://example.org/model.bin --digest sha256:DIGEST
+  Send a header that authorises:
+    $ darter get https://example.org/model.bin -H 'Authorization: Bearer TOKEN'
   Into a pipe:
     $ darter get https://example.org/root.tar -o -
 

@@ -3,11 +3,11 @@
 use std::fmt::{self, Write as _};
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory};
+use clap::{ArgAction, ArgMatches};
 use serde_json::json;
 
 use super::ConfigFile;
-use crate::cli::Cli;
+use crate::cli;
 
 /// All settings of a command, in the order of its help.
 #[derive(Debug)]
@@ -59,9 +59,9 @@ impl fmt::Display for Origin {
 
 impl Effective {
     pub(super) fn new(matches: &ArgMatches, file: Option<&ConfigFile>) -> Self {
-        let cli = Cli::command();
+        let definition = cli::definition();
         let Some((name, given)) = matches.subcommand() else { return Self { settings: Vec::new() } };
-        let command = cli.find_subcommand(name).expect("clap only matches commands that exist");
+        let command = definition.find_subcommand(name).expect("clap only matches commands that exist");
         // What has an environment variable is a setting; `--config` is where settings come from.
         let settings = command
             .get_arguments()

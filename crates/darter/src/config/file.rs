@@ -5,12 +5,12 @@
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
+use clap::ArgAction;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, CommandFactory};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::cli::Cli;
+use crate::cli;
 
 /// Flags that make no sense in a file: it can't name itself, and the rest are not settings.
 const NOT_KEYS: [&str; 4] = ["config", "help", "version", "verbose"];
@@ -118,8 +118,8 @@ impl ConfigFile {
 
 /// The command whose flags are the keys.
 fn keys() -> clap::Command {
-    let mut cli = Cli::command();
-    let node = cli.find_subcommand_mut("node").expect("there is a node command");
+    let mut definition = cli::definition();
+    let node = definition.find_subcommand_mut("node").expect("there is a node command");
     std::mem::take(node).no_binary_name(true)
 }
 

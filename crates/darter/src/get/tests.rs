@@ -94,8 +94,8 @@ fn daemon_answering(room: &Path, answer: &'static str) -> tokio::task::JoinHandl
         for turn in 0..2 {
             let (mut stream, _) = listener.accept().await.unwrap();
             if turn == 1 {
-                let mut request = [0; 4096];
-                stream.read(&mut request).await.unwrap();
+                let mut request = vec![0; 4096];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         }

@@ -48,7 +48,7 @@ fn what_is_here_where_it_came_from_and_away_with_it() {
     let blob = room.run(&format!("get {} --json", web.url)).succeeded().json()["blob"].as_str().unwrap().to_owned();
 
     let status = room.run("status --json").succeeded().json();
-    assert_eq!((&status["role"], &status["listen"]), (&"seed".into(), &daemon.listen.clone().into()));
+    assert_eq!((&status["role"], &status["listen"]), (&"seed".into(), &daemon.listen.as_str().into()));
     assert_eq!((&status["labels"]["rack"], &status["store"]["quota"]), (&"7".into(), &1_000_000_000.into()));
     assert_eq!(status["traffic"]["from_origin"], bytes.len());
     assert!(room.run("status").succeeded().text().contains("rack=7"));
