@@ -43,6 +43,9 @@ pub struct Fleet {
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
     pub(crate) report: Report,
+    /// Former leads that sent wrong pieces: not elected again.
+    pub(crate) deposed: BTreeSet<u32>,
+    strikes: u32,
     cuts: BTreeSet<(u32, u32)>,
     crossings: std::collections::BTreeMap<String, u64>,
     operations: Vec<(Duration, Operation)>,
@@ -81,6 +84,8 @@ impl Fleet {
             tuning: scenario.tuning,
             seed: scenario.seed,
             report: Report::default(),
+            deposed: BTreeSet::new(),
+            strikes: 0,
             cuts: BTreeSet::new(),
             crossings: std::collections::BTreeMap::new(),
             operations: scenario.operations.clone(),
@@ -154,6 +159,7 @@ impl Fleet {
             What::Lead(node) => self.lead_woken(node),
             What::Read { piece, reading } => self.origin_piece(PieceIndex(piece), reading),
             What::Noticed(node) => self.noticed(node),
+            What::Elect => self.elect(),
             What::Manifest => self.manifest_to_all(),
         }
     }
@@ -198,6 +204,9 @@ impl Fleet {
         node.joined = now;
         if node.finished.is_none() {
             self.waiting_for += 1;
+        }
+        if self.leader.is_none() {
+            self.queue.push(now + MISSED_AFTER, What::Elect);
         }
         self.join_lead(index);
     }
@@ -266,7 +275,8 @@ impl Fleet {
 
     /// The members say to the lead whom they can't reach.
     pub(crate) fn part_cut(&mut self) {
-        let cuts: Vec<_> = self.cuts.iter().map(|(one, other)| (id_of(*one), id_of(*other))).collect();
+        let cuts = self.cuts.iter().filter(|(one, other)| self.is_cut(*one, *other));
+        let cuts: Vec<_> = cuts.map(|(one, other)| (id_of(*one), id_of(*other))).collect();
         self.with_lead(|lead| {
             for (one, other) in cuts {
                 lead.part(one, other);
@@ -337,12 +347,29 @@ impl Fleet {
             Action::Report { peer, .. } => {
                 let reporter = self.nodes[from as usize].id;
                 self.unlink(from, index_of(peer));
+                if self.leader == Some(index_of(peer)) {
+                    self.depose_after_strikes(index_of(peer));
+                    return;
+                }
                 self.report.tracker_messages += 1;
                 self.with_lead(|lead| {
                     lead.report(reporter, peer);
                 });
             }
         }
+    }
+
+    /// Members turn away from a lead that keeps sending wrong pieces, and elect another.
+    fn depose_after_strikes(&mut self, leader: u32) {
+        self.strikes += 1;
+        if self.strikes < self.tuning.lead_strikes {
+            return;
+        }
+        self.strikes = 0;
+        self.deposed.insert(leader);
+        self.nodes[leader as usize].lead = None;
+        self.leader = None;
+        self.elect();
     }
 
     fn asked(&mut self, to: u32, from: u32, id: u64) {

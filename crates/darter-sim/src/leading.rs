@@ -31,6 +31,9 @@ impl Fleet {
                 lead.own(piece);
             }
         }
+        for liar in node.picker.dropped() {
+            lead.report(node.id, *liar);
+        }
         node.lead = Some(Box::new(lead));
         for index in 0..self.nodes.len() as u32 {
             if self.nodes[index as usize].alive && (index != leader || start == Start::TakeOver) {
@@ -158,7 +161,13 @@ impl Fleet {
     fn link(&mut self, to: NodeId, peer: NodeId, wants: bool) {
         let (to, other) = (index_of(to), index_of(peer));
         let (node, neighbour) = (&self.nodes[to as usize], &self.nodes[other as usize]);
-        if !node.alive || !neighbour.alive || node.links.contains(&other) || self.is_cut(to, other) {
+        if !node.alive || !neighbour.alive || self.is_cut(to, other) {
+            return;
+        }
+        if node.links.contains(&other) {
+            for piece in neighbour.picker.held().clone().iter() {
+                self.tell(to, Event::PeerHas { peer, piece });
+            }
             return;
         }
         let tier = node.place.tier_to(&neighbour.place);
@@ -185,7 +194,7 @@ impl Fleet {
         }
         let mut alive = Vec::new();
         for index in 0..self.nodes.len() as u32 {
-            if self.nodes[index as usize].alive {
+            if self.nodes[index as usize].alive && !self.deposed.contains(&index) {
                 self.tell(index, Event::LeadChanged { lead: None });
                 alive.push(self.nodes[index as usize].id);
             }

@@ -32,6 +32,8 @@ pub(crate) enum What {
     Read { piece: u32, reading: u32 },
     /// The others find out that a node died.
     Noticed(u32),
+    /// Those who found no lead elect one.
+    Elect,
     /// Members learn of hashes that came since.
     Manifest,
 }

@@ -25,7 +25,7 @@ fn operation(nodes: usize) -> impl Strategy<Value = Operation> {
         2 => any.clone().prop_map(Operation::Kill),
         2 => (any.clone(), any.clone()).prop_map(|(one, other)| Operation::Lose(one, other)),
         2 => any.clone().prop_map(Operation::Corrupt),
-        2 => (any.clone(), 2_u32..20).prop_map(|(node, by)| Operation::SlowDown(node, by)),
+        2 => (any.clone(), 2_u32..5).prop_map(|(node, by)| Operation::SlowDown(node, by)),
         1 => Just(Operation::KillLead),
         1 => Just(Operation::RestartSeed),
         2 => (any, 0_u32..40, 0_u64..1500).prop_map(|(node, from, patience)| Operation::Read {
@@ -50,8 +50,8 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                 operations,
                 origin,
                 seed,
-                // Slowed down several times over, a node gets kilobytes a second.
-                limit: Duration::from_secs(4 * 3600),
+                // Slowed down several times over, a node gets little.
+                limit: Duration::from_secs(1800),
                 ..Scenario::equal(0, pieces, 256 << 10, rate)
             }
         })

@@ -59,6 +59,10 @@ pub(super) struct Members {
 }
 
 impl Member {
+    pub(super) fn is_coming(&self, piece: PieceIndex) -> bool {
+        self.coming.iter().any(|(coming, _)| *coming == piece)
+    }
+
     /// Ends the sending of a piece: when it began.
     pub(super) fn take_coming(&mut self, piece: PieceIndex) -> Option<Moment> {
         let at = self.coming.iter().position(|(coming, _)| *coming == piece)?;

@@ -55,7 +55,8 @@ pub struct Grant {
 /// A member has to be told of a neighbour it gained or lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// `to` and `peer` are neighbours now: they tell each other what they hold.
+    /// `to` and `peer` are neighbours now: they tell each other what they hold. After a change of lead this is said of
+    /// neighbours that were so before, too; they tell each other anew, since a lead announces nothing while it leads.
     Linked {
         /// Who is to be told.
         to: NodeId,
@@ -253,7 +254,7 @@ impl Lead {
             return None;
         }
         if self.pieces.first_fresh().is_some() {
-            let (ring, at) = self.next_in_turn()?;
+            let (ring, at) = self.next_in_turn(now)?;
             return self.answer(ring, at, now);
         }
         if now < self.next_copy {
@@ -261,7 +262,7 @@ impl Lead {
         }
         for ring in 0..self.rings.len() {
             for at in 0..self.rings[ring].len().min(self.tuning.look_at as usize) {
-                if self.is_busy(self.rings[ring][at]) {
+                if self.is_busy(self.rings[ring][at], now) {
                     continue;
                 }
                 if let Some(grant) = self.answer(ring, at, now) {
@@ -278,10 +279,10 @@ impl Lead {
     }
 
     /// The ring and the place in it of the member to be served next.
-    fn next_in_turn(&self) -> Option<(usize, usize)> {
+    fn next_in_turn(&self, now: Moment) -> Option<(usize, usize)> {
         for (ring, waiting) in self.rings.iter().enumerate() {
             let looked_at = waiting.iter().enumerate().take(self.tuning.look_at as usize);
-            let free = looked_at.filter(|(_, slot)| !self.is_busy(**slot));
+            let free = looked_at.filter(|(_, slot)| !self.is_busy(**slot, now));
             if let Some((at, _)) = free.min_by_key(|(at, slot)| (self.members.get(**slot).coming.len(), *at)) {
                 return Some((ring, at));
             }
@@ -289,9 +290,12 @@ impl Lead {
         None
     }
 
-    /// Whether a member is being sent so much already that it has to wait: a slow one must not fill all slots.
-    fn is_busy(&self, slot: usize) -> bool {
-        self.members.get(slot).coming.len() >= self.tuning.sends_at_once as usize
+    /// Whether a member is being sent so much already that it has to wait: a slow one must not fill all slots. What was
+    /// sent long ago and never heard of again doesn't count.
+    fn is_busy(&self, slot: usize, now: Moment) -> bool {
+        let patience = self.tuning.abandon.max(self.delivery * 8);
+        let coming = self.members.get(slot).coming.iter().filter(|(_, since)| *since + patience > now);
+        coming.count() >= self.tuning.sends_at_once as usize
     }
 
     fn answer(&mut self, ring: usize, at: usize, now: Moment) -> Option<Grant> {
@@ -319,10 +323,9 @@ impl Lead {
         // A member put aside may hold what counts as fresh.
         let fresh = self.pieces.first_fresh().filter(|piece| !member.held.contains(*piece));
         let piece = fresh.or_else(|| {
-            let is_coming = |piece| member.coming.iter().any(|(coming, _)| *coming == piece);
             let pause = self.copy_pause();
             self.pieces.copy(&member.held, pause, now, |piece| {
-                !is_coming(piece) && self.members.may_cross(slot, piece, pause, now)
+                !member.is_coming(piece) && self.members.may_cross(slot, piece, pause, now)
             })
         })?;
         self.count_sent(slot, piece, now);
@@ -344,9 +347,14 @@ impl Lead {
 
     fn count_sent(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
         self.members.note_crossing(slot, piece, now);
-        self.members.get_mut(slot).coming.push((piece, now));
+        let member = self.members.get_mut(slot);
+        // A second copy on its way to one member is never told of when it arrives.
+        let counts = !member.held.contains(piece) && !member.is_coming(piece);
+        if counts {
+            member.coming.push((piece, now));
+        }
         self.pieces.change(piece, |state| {
-            state.coming += 1;
+            state.coming += u32::from(counts);
             state.sent += 1;
             state.last_sent = now;
         });

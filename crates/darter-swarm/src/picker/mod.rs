@@ -178,6 +178,12 @@ impl Picker {
         self.requests.iter().any(|request| request.piece == Some(piece) && !request.overdue)
     }
 
+    /// The peers that are not used any more because they sent wrong pieces. A node that becomes the lead reports them to
+    /// itself.
+    pub fn dropped(&self) -> &[NodeId] {
+        &self.banned
+    }
+
     fn manifest_grew(&mut self, known: u32, total: Option<u32>) {
         self.total = total.or(self.total);
         let before = self.known;
@@ -233,9 +239,9 @@ impl Picker {
     }
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {
+        self.drop_requests(|request| request.to_lead);
         let lead = lead.filter(|lead| *lead != self.me && !self.banned.contains(lead));
         self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0 });
-        self.drop_requests(|request| request.to_lead);
     }
 
     /// Forgets requests without a word to whom they were made.
