@@ -24,11 +24,13 @@ mod swarm;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use darter_core::Rate;
 use tempfile::TempDir;
 
 use self::content::Content;
@@ -39,6 +41,9 @@ use crate::cli::DemoArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{output, units};
+
+/// What generated content takes at the bound: long enough to watch, and eight plain downloads end within a minute.
+const BOUND_SECONDS: u64 = 5;
 
 /// Runs the demo. Fails when a digest is wrong.
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
@@ -63,8 +68,9 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 }
 
 async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
+    let rate = args.rate.unwrap_or_else(rate_for_this_machine);
     let content = Arc::new(match &args.content {
-        None => Content::generated(args.size),
+        None => Content::generated(args.size.unwrap_or(rate.bytes_per_second() * BOUND_SECONDS)),
         Some(name) => Content::open(&local_copy(name, room).await?)?,
     });
     check_room(room, content.length(), args.nodes)?;
@@ -72,7 +78,7 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
         let content = content.clone();
         tokio::task::spawn_blocking(move || content.digest()).await??
     };
-    let origin = Origin::start(content.clone(), args.rate).await?;
+    let origin = Origin::start(content.clone(), rate).await?;
     let say = |line: String| {
         if !args.json {
             anstream::eprintln!("{line}");
@@ -80,13 +86,11 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     };
 
     say(format!(
-        "{} from an origin at {}; one seed and {} nodes that send and receive at {} each",
+        "{} from an origin at {rate}; one seed and {} nodes that send and receive at {rate} each",
         units::size(content.length()),
-        args.rate,
         args.nodes,
-        args.rate
     ));
-    let fleet = Fleet::start(args, room).await?;
+    let fleet = Fleet::start(args.nodes, rate, room).await?;
     let swarm = swarm::run(&fleet, &origin, &content, digest, args.json).await?;
     fleet.stop().await;
 
@@ -96,7 +100,14 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     } else {
         None
     };
-    Ok(Outcome::new(args, content.length(), digest, &swarm, plain.as_ref()))
+    Ok(Outcome::new(args.nodes, rate, content.length(), digest, &swarm, plain.as_ref()))
+}
+
+/// A rate at which this machine can play all parts: the demo is to show links at their limit, not cores.
+fn rate_for_this_machine() -> Rate {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let megabytes = if cores < 4 { 25 } else { 50 };
+    Rate::from_bytes_per_second(megabytes * 1_000_000).expect("neither is zero")
 }
 
 /// The file itself, or a copy of what a URL names.

@@ -199,13 +199,14 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
 
-    /// How much content to generate
-    #[arg(long, value_name = "SIZE", default_value = "200MB", value_parser = values::size, conflicts_with = "content")]
-    pub(crate) size: u64,
+    /// How much content to generate [default: five seconds' worth of --rate]
+    #[arg(long, value_name = "SIZE", value_parser = values::size, conflicts_with = "content")]
+    pub(crate) size: Option<u64>,
 
-    /// Each one's limit for sending and for receiving: origin, seed and nodes
-    #[arg(long, value_name = "RATE", default_value = "40MB/s")]
-    pub(crate) rate: Rate,
+    /// Each one's limit for sending and for receiving: origin, seed and nodes [default: 50MB/s, and 25MB/s where
+    /// fewer than four cores have to do the work of all]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) rate: Option<Rate>,
 
     /// Leave out the plain downloads
     #[arg(long = "no-plain", action = ArgAction::SetFalse)]

@@ -7,12 +7,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use darter_core::Rate;
 use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use crate::cli::DemoArgs;
 use crate::client::Client;
 
 /// How long a member may take to start and to meet its seed.
@@ -41,14 +41,14 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts a seed and its nodes in `room`; all have met when it returns.
-    pub(super) async fn start(args: &DemoArgs, room: &Path) -> anyhow::Result<Self> {
-        let ports = free_ports(2 * (usize::from(args.nodes) + 1))?;
+    pub(super) async fn start(count: u16, rate: Rate, room: &Path) -> anyhow::Result<Self> {
+        let ports = free_ports(2 * (usize::from(count) + 1))?;
         let seed_address = format!("127.0.0.1:{}", ports[0]);
-        let mut seed = Member::spawn("seed", args, room, &ports[..2], None)?;
+        let mut seed = Member::spawn("seed", rate, room, &ports[..2], None)?;
         seed.wait_until_ready().await?;
         let mut nodes = Vec::new();
-        for (number, ports) in (1..=args.nodes).zip(ports[2..].chunks(2)) {
-            nodes.push(Member::spawn(&format!("node {number}"), args, room, ports, Some(&seed_address))?);
+        for (number, ports) in (1..=count).zip(ports[2..].chunks(2)) {
+            nodes.push(Member::spawn(&format!("node {number}"), rate, room, ports, Some(&seed_address))?);
         }
         try_join_all(nodes.iter_mut().map(Member::wait_until_ready)).await?;
         Ok(Self { seed, nodes })
@@ -89,11 +89,11 @@ impl Fleet {
 }
 
 impl Member {
-    fn spawn(name: &str, args: &DemoArgs, room: &Path, ports: &[u16], seed: Option<&str>) -> anyhow::Result<Self> {
+    fn spawn(name: &str, rate: Rate, room: &Path, ports: &[u16], seed: Option<&str>) -> anyhow::Result<Self> {
         let dir = room.join(name.replace(' ', "-"));
         let log = dir.with_extension("log");
         // Exactly: printed for people, the rate would be rounded.
-        let rate = format!("{}B/s", args.rate.bytes_per_second());
+        let rate = format!("{}B/s", rate.bytes_per_second());
         let mut command = darter()?;
         command.arg(if seed.is_some() { "node" } else { "seed" });
         command.arg("--data-dir").arg(&dir);

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::plain::PlainRun;
 use super::swarm::SwarmRun;
-use crate::cli::DemoArgs;
 use crate::table::{Align, Table};
 use crate::units;
 
@@ -54,21 +53,28 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn new(args: &DemoArgs, bytes: u64, digest: Digest, swarm: &SwarmRun, plain: Option<&PlainRun>) -> Self {
-        let nodes: Vec<(Rate, Rate)> = vec![(args.rate, args.rate); usize::from(args.nodes)];
-        let bound = least_time(bytes, args.rate, &nodes).as_secs_f64();
+    pub(super) fn new(
+        nodes: u16,
+        rate: Rate,
+        bytes: u64,
+        digest: Digest,
+        swarm: &SwarmRun,
+        plain: Option<&PlainRun>,
+    ) -> Self {
+        let members: Vec<(Rate, Rate)> = vec![(rate, rate); usize::from(nodes)];
+        let bound = least_time(bytes, rate, &members).as_secs_f64();
         let copies = |sent: u64| sent as f64 / bytes as f64;
         let all: Vec<Finish> =
             swarm.finishes.iter().chain(plain.iter().flat_map(|plain| &plain.finishes)).copied().collect();
         Self {
             bytes,
-            nodes: args.nodes,
-            rate: args.rate.bytes_per_second(),
+            nodes,
+            rate: rate.bytes_per_second(),
             digest,
             bound,
             swarm: Times::new(&swarm.finishes, bound, copies(swarm.from_origin)),
             seed_copies: copies(swarm.from_seed),
-            cpu_per_gigabyte: swarm.cpu / (bytes as f64 * f64::from(args.nodes) / 1e9),
+            cpu_per_gigabyte: swarm.cpu / (bytes as f64 * f64::from(nodes) / 1e9),
             plain: plain.map(|plain| Times::new(&plain.finishes, bound, copies(plain.from_origin))),
             digests_checked: all.len(),
             digests_right: all.iter().filter(|finish| finish.right).count(),

@@ -5,11 +5,13 @@
 //! | `words.rs` | help, exit codes, configuration, completions, manual pages |
 //! | `get.rs` | one download without a daemon: right bytes or none, resuming, interruptions |
 //! | `daemon.rs` | a daemon's life, and the commands that talk to it |
+//! | `demo.rs` | a swarm of processes |
 //! | `support/` | rooms, processes and the web server |
 
 #![allow(missing_docs)]
 
 mod daemon;
+mod demo;
 mod get;
 mod support;
 mod words;
