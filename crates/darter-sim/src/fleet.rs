@@ -133,8 +133,7 @@ impl Fleet {
     fn finish(mut self) -> Report {
         let took = |node: &Node| node.finished.map(|finished| finished.since(node.joined));
         self.report.finished = self.nodes.iter().map(took).collect();
-        let lacks = |node: &Node| node.alive && node.wants && !node.picker.is_complete();
-        self.report.unfinished = (0..self.nodes.len()).filter(|index| lacks(&self.nodes[*index])).collect();
+        self.report.unfinished = (0..self.nodes.len()).filter(|index| self.is_waited_for(*index)).collect();
         let wrong = |node: &Node| {
             let stored = (0..).zip(&node.store);
             stored.filter(|(piece, stored)| stored.is_some_and(|stored| stored != content(*piece))).count() as u64
@@ -174,7 +173,12 @@ impl Fleet {
             }
             Operation::Kill(node) => self.kill(node as u32),
             Operation::Lose(one, other) => self.cut(one as u32, other as u32),
-            Operation::Corrupt(node) => self.nodes[node].honest = false,
+            Operation::Corrupt(node) => {
+                if self.is_waited_for(node) {
+                    self.waiting_for -= 1;
+                }
+                self.nodes[node].honest = false;
+            }
             Operation::SlowDown(node, by) => {
                 self.nodes[node].up /= f64::from(by.max(1));
                 self.nodes[node].down /= f64::from(by.max(1));
@@ -202,13 +206,22 @@ impl Fleet {
         node.alive = true;
         node.life += 1;
         node.joined = now;
-        if node.finished.is_none() {
+        if self.is_waited_for(index as usize) {
             self.waiting_for += 1;
+        }
+        if let Some(leader) = self.leader.filter(|leader| self.is_shunned(*leader)) {
+            self.depose(leader);
         }
         if self.leader.is_none() {
             self.queue.push(now + MISSED_AFTER, What::Elect);
         }
         self.join_lead(index);
+    }
+
+    /// Whether the run goes on until this node has finished. Nothing is owed to one that sends wrong pieces.
+    fn is_waited_for(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        node.alive && node.wants && node.honest && node.finished.is_none()
     }
 
     fn restart_seed(&mut self) {
@@ -222,6 +235,9 @@ impl Fleet {
 
     fn kill(&mut self, index: u32) {
         let now = self.now;
+        if self.is_waited_for(index as usize) {
+            self.waiting_for -= 1;
+        }
         let node = &mut self.nodes[index as usize];
         if !node.alive {
             return;
@@ -232,9 +248,6 @@ impl Fleet {
         node.uploads = Uploads::new(SLOTS);
         node.up_free = now;
         node.down_free = now;
-        if node.wants && node.finished.is_none() {
-            self.waiting_for -= 1;
-        }
         if self.leader == Some(index) {
             self.leader = None;
             self.reading += 1;
@@ -365,11 +378,15 @@ impl Fleet {
         if self.strikes < self.tuning.lead_strikes {
             return;
         }
+        self.depose(leader);
+        self.elect();
+    }
+
+    fn depose(&mut self, leader: u32) {
         self.strikes = 0;
         self.deposed.insert(leader);
         self.nodes[leader as usize].lead = None;
         self.leader = None;
-        self.elect();
     }
 
     fn asked(&mut self, to: u32, from: u32, id: u64) {
@@ -413,7 +430,7 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         if node.wants && node.finished.is_none() && node.picker.is_complete() {
             node.finished = Some(now);
-            self.waiting_for -= 1;
+            self.waiting_for -= usize::from(node.honest && node.alive);
         }
         self.move_reader(index);
         if self.leader == Some(index) {

@@ -7,7 +7,7 @@ use darter_core::{NodeId, PieceIndex, rendezvous};
 use darter_swarm::{Event, Lead, Notice, Start};
 
 use crate::fleet::Fleet;
-use crate::node::{content, index_of};
+use crate::node::{content, id_of, index_of};
 use crate::queue::What;
 
 /// How often members are told of new hashes.
@@ -32,7 +32,7 @@ impl Fleet {
             }
         }
         for liar in node.picker.dropped() {
-            lead.report(node.id, *liar);
+            lead.report(node.id, liar);
         }
         node.lead = Some(Box::new(lead));
         for index in 0..self.nodes.len() as u32 {
@@ -187,19 +187,27 @@ impl Fleet {
         }
     }
 
-    /// The members find out that nobody leads, and elect the first of themselves in rendezvous order.
+    /// Whether a live node turned away from another, and so would not follow it.
+    pub(crate) fn is_shunned(&self, index: u32) -> bool {
+        let id = self.nodes[index as usize].id;
+        let shuns =
+            |node: &crate::node::Node| node.alive && node.honest && node.picker.dropped().any(|dropped| dropped == id);
+        self.deposed.contains(&index) || self.nodes.iter().any(shuns)
+    }
+
+    /// The members find out that nobody leads, and elect the first of themselves in rendezvous order whom all would
+    /// follow.
     pub(crate) fn elect(&mut self) {
         if self.leader.is_some() {
             return;
         }
-        let mut alive = Vec::new();
-        for index in 0..self.nodes.len() as u32 {
-            if self.nodes[index as usize].alive && !self.deposed.contains(&index) {
-                self.tell(index, Event::LeadChanged { lead: None });
-                alive.push(self.nodes[index as usize].id);
-            }
+        let alive: Vec<u32> = (0..self.nodes.len() as u32).filter(|index| self.nodes[*index as usize].alive).collect();
+        for index in &alive {
+            self.tell(*index, Event::LeadChanged { lead: None });
         }
-        if let Some(elected) = rendezvous::owner(b"the blob", &alive) {
+        let trusted: Vec<NodeId> =
+            alive.iter().filter(|index| !self.is_shunned(**index)).map(|index| id_of(*index)).collect();
+        if let Some(elected) = rendezvous::owner(b"the blob", &trusted) {
             self.lead_by(index_of(elected), Start::TakeOver);
         }
     }

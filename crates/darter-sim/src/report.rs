@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Report {
     /// How long each node took from its joining to the last piece; `None` for those that did not finish, and the seed.
     pub finished: Vec<Option<Duration>>,
-    /// Nodes that live and want the blob, but don't have it.
+    /// Nodes that live, are honest and want the blob, but don't have it.
     pub unfinished: Vec<usize>,
     /// Pieces in a store that are not what they should be.
     pub wrong_pieces: u64,

@@ -53,7 +53,8 @@ pub struct Picker {
     lead: Option<LeadPeer>,
     requests: Vec<Request>,
     readers: BTreeMap<ReaderId, Reader>,
-    banned: Vec<NodeId>,
+    /// Who sent a wrong piece, and which.
+    banned: Vec<(NodeId, PieceIndex)>,
     /// Pieces that this node is to fetch across a boundary, by the holder's tier; `None` when to be computed anew.
     fetches: [Option<PieceSet>; 5],
     /// Since when everything open is another node's to fetch from afar.
@@ -180,8 +181,12 @@ impl Picker {
 
     /// The peers that are not used any more because they sent wrong pieces. A node that becomes the lead reports them to
     /// itself.
-    pub fn dropped(&self) -> &[NodeId] {
-        &self.banned
+    pub fn dropped(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.banned.iter().map(|(peer, _)| *peer)
+    }
+
+    fn is_banned(&self, peer: NodeId) -> bool {
+        self.dropped().any(|dropped| dropped == peer)
     }
 
     fn manifest_grew(&mut self, known: u32, total: Option<u32>) {
@@ -197,7 +202,7 @@ impl Picker {
     }
 
     fn peer_joined(&mut self, peer: NodeId, tier: Tier, wants: bool, held: &PieceSet) {
-        if peer == self.me || self.banned.contains(&peer) {
+        if peer == self.me || self.is_banned(peer) {
             return;
         }
         self.peer_left(peer);
@@ -240,8 +245,13 @@ impl Picker {
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {
         self.drop_requests(|request| request.to_lead);
-        let lead = lead.filter(|lead| *lead != self.me && !self.banned.contains(lead));
+        let lead = lead.filter(|lead| *lead != self.me && !self.is_banned(*lead));
         self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0 });
+        if self.lead.is_some() {
+            // A new lead does not know yet who is not to be trusted.
+            let reports = self.banned.iter().map(|(peer, piece)| Action::Report { peer: *peer, piece: *piece });
+            self.waiting.extend(reports);
+        }
     }
 
     /// Forgets requests without a word to whom they were made.
@@ -332,7 +342,7 @@ impl Picker {
             }
             self.lead_changed(None);
         }
-        self.banned.push(peer);
+        self.banned.push((peer, piece));
         self.peer_left(peer);
     }
 
