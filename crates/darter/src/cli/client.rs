@@ -183,10 +183,10 @@ Examples:
   A file of your own, four nodes, faster links:
     $ darter demo ./image.tar --nodes 4 --rate 80MB/s
 
-What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a
-process of its own with the same limit for sending and for receiving, fetch it together; then eight plain
-downloads take it from the same origin. The bound T* is what no method can beat with these links:
-max(F/seed's rate, F/slowest node's rate, N·F/(all sending rates together)).";
+What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a \
+process of its own with the same limit for sending and for receiving, fetch it together; then eight plain downloads \
+take it from the same origin. The bound T* is what no method can beat with these links: the largest of F/(seed's \
+rate), F/(slowest node's rate) and N·F/(all sending rates together), for N nodes and a file of F bytes.";
 
 /// Watch one seed and eight nodes share a file on this machine, beside plain downloads
 #[derive(Debug, Args)]
