@@ -1,17 +1,21 @@
 //! The administration socket: HTTP with JSON over a unix socket, `DATA_DIR/darter.sock`, for the `darter` command.
 //! Routes and types are in [`crate::api`]. Whoever may open the socket (its owner, by file mode 0600) may do all of it.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use darter_core::{BlobId, Source};
+use futures_util::StreamExt as _;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use serde::Deserialize;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -22,6 +26,12 @@ use crate::error::{FetchError, StartError};
 
 /// The header of a download's answer that names its blob.
 pub const BLOB_HEADER: &str = "darter-blob";
+
+/// The header that tells a download's length in bytes, if it is known.
+pub const LENGTH_HEADER: &str = "darter-length";
+
+/// The trailer that tells why a download ended before its end.
+pub const ERROR_TRAILER: &str = "darter-error";
 
 /// Where the socket of a data directory is.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
@@ -121,11 +131,26 @@ async fn download(State(agent): State<Agent>, Json(request): Json<GetRequest>) -
     };
     let mut response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::TRAILER, ERROR_TRAILER)
         .header(BLOB_HEADER, download.blob().to_string());
     if let Some(length) = download.length() {
-        response = response.header(header::CONTENT_LENGTH, length);
+        response = response.header(LENGTH_HEADER, length);
     }
-    response.body(Body::from_stream(download.stream(None))).expect("a header of digits and letters")
+    // An error half-way goes into a trailer, so that whoever reads learns the reason and not only that it broke.
+    let frames = download.stream(None).map(|bytes| {
+        Ok::<_, Infallible>(match bytes {
+            Ok(bytes) => Frame::data(bytes),
+            Err(error) => Frame::trailers(error_trailer(&error)),
+        })
+    });
+    response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
+}
+
+fn error_trailer(error: &FetchError) -> HeaderMap {
+    let line = error.to_string().replace(['\r', '\n'], " ");
+    let value = HeaderValue::from_bytes(line.as_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static("the download failed; the agent's log says why"));
+    HeaderMap::from_iter([(HeaderName::from_static(ERROR_TRAILER), value)])
 }
 
 fn unknown(name: &str) -> Response {

@@ -6,7 +6,7 @@
 //! | `GET /v1/blobs` | array of [`BlobRow`] |
 //! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id (or a prefix of 8 digits and more), a digest, or a percent-encoded URL |
 //! | `GET /v1/explain?name=…` | [`Explanation`] |
-//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, header `darter-blob: ID`, `content-length` when known |
+//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`; trailer `darter-error` if it breaks |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //!
 //! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.

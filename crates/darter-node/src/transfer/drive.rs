@@ -27,7 +27,6 @@ struct Work {
     /// Who is told of pieces come and gone.
     audience: Vec<NodeId>,
     outgoing: Vec<(NodeId, Message)>,
-    /// Nodes that became neighbours of this one by its own decision as the lead.
     finish: bool,
     wake: Option<Moment>,
 }
@@ -86,10 +85,7 @@ impl Transfer {
             }
         }
         if let Some(leading) = &mut state.leading {
-            let manifest = (leading.has_replies() || leading.told() < self.stored.known())
-                .then(|| self.stored.manifest())
-                .unwrap_or_else(|| darter_core::Manifest::new(self.piece_length, self.stored.length()));
-            let speech = leading.speak(self, &manifest, state.verdict.as_ref());
+            let speech = leading.speak(self, state.verdict.as_ref());
             work.outgoing = speech.messages;
             state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
         }

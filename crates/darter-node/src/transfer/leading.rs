@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Manifest, Moment, NodeId, PieceIndex, PieceSet, rendezvous};
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet, rendezvous};
 use darter_origin::Reading;
 use darter_swarm::{Event, Lead as SwarmLead, Notice, OriginRun, Start, Tuning};
 use darter_wire::{Message, PeerInfo, Verdict};
@@ -45,14 +45,6 @@ pub(super) struct Speech {
 }
 
 impl Leading {
-    pub(super) const fn told(&self) -> u32 {
-        self.told
-    }
-
-    pub(super) fn has_replies(&self) -> bool {
-        !self.replies.is_empty()
-    }
-
     pub(super) const fn member_count(&self) -> usize {
         self.members
     }
@@ -80,20 +72,21 @@ impl Leading {
     }
 
     /// Gathers what members must be told: growth to those who are in, then the answers to those who come in.
-    pub(super) fn speak(&mut self, transfer: &Transfer, manifest: &Manifest, verdict: Option<&Verdict>) -> Speech {
+    pub(super) fn speak(&mut self, transfer: &Transfer, verdict: Option<&Verdict>) -> Speech {
         let me = transfer.context.me;
         let blob = transfer.blob;
         let mut messages = Vec::new();
         let entering: Vec<NodeId> = self.replies.iter().map(|(node, _)| *node).collect();
         let is_in = |node: &NodeId| *node != me && !entering.contains(node);
         let members: Vec<NodeId> = self.swarm.members().into_iter().filter(is_in).collect();
-        let news_of_length = manifest.length().is_some() && !self.told_length;
-        if manifest.known() > self.told || news_of_length {
-            let hashes = manifest.hashes()[self.told as usize..].to_vec();
-            let grew = Message::Grew { blob, from: self.told, hashes, length: manifest.length() };
+        let length = transfer.stored.length();
+        let hashes = transfer.stored.hashes_from(self.told, usize::MAX);
+        if !hashes.is_empty() || (length.is_some() && !self.told_length) {
+            let from = self.told;
+            self.told += hashes.len() as u32;
+            self.told_length = length.is_some();
+            let grew = Message::Grew { blob, from, hashes, length };
             messages.extend(members.iter().map(|node| (*node, grew.clone())));
-            self.told = manifest.known();
-            self.told_length = manifest.length().is_some();
         }
         let mut own_neighbours = Vec::new();
         let mut first_neighbours: Vec<(NodeId, PeerInfo)> = Vec::new();
@@ -130,9 +123,9 @@ impl Leading {
                 request,
                 blob,
                 version: transfer.version.clone(),
-                piece_length: manifest.piece_length(),
-                length: manifest.length(),
-                hashes: manifest.hashes().to_vec(),
+                piece_length: transfer.piece_length,
+                length,
+                hashes: transfer.stored.hashes_from(0, self.told as usize),
                 neighbours: neighbours.collect(),
                 verdict: verdict.cloned(),
                 whole: verdict.and_then(|_| transfer.small_whole()),

@@ -103,6 +103,9 @@ impl Transfer {
     /// What to read next; waits until there is something, `None` once this agent need not read any more.
     async fn next_run(&self) -> Option<OriginRun> {
         loop {
+            if self.closed.is_cancelled() {
+                return None;
+            }
             let now = self.context.now();
             let (plan, wake, plan_changed) = {
                 let state = self.state.lock();

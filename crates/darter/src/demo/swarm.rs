@@ -90,7 +90,9 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
 /// Downloads through a node, and hashes what comes out of it.
 async fn download(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<Digest> {
     let answer = client.get(&GetRequest { url, headers: Vec::new(), digest: None }).await?;
-    if let Some(id) = answer.headers().get("darter-blob").and_then(|id| id.to_str().ok()?.parse().ok()) {
+    if let Some(id) =
+        answer.headers().get(darter_node::admin::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok())
+    {
         blob.get_or_init(|| id);
     }
     let mut body = answer.into_body();

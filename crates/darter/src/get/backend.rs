@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use darter_core::{BlobId, Source};
+use darter_node::admin;
 use darter_node::api::{GetRequest, Progress};
 use darter_node::{Agent, Download, StartError};
 use darter_store::StoreError;
@@ -20,12 +21,6 @@ use crate::client::Client;
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
-
-/// Length of an answer that has a trailer, and therefore no `content-length`.
-const LENGTH: &str = "darter-length";
-
-/// Why an answer ends early.
-const ERROR_TRAILER: &str = "darter-error";
 
 /// Who downloads.
 pub(super) enum Backend {
@@ -135,10 +130,10 @@ async fn open_at_daemon(client: &Client, args: &GetArgs) -> anyhow::Result<Opene
     let request = GetRequest { url: args.url.to_string(), headers: args.header.clone(), digest: args.digest };
     let answer = client.get(&request).await?;
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let blob = header("darter-blob")
+    let blob = header(admin::BLOB_HEADER)
         .and_then(|text| text.parse().ok())
         .context("the daemon's answer names no blob; is it of another version?")?;
-    let length = header(LENGTH).or_else(|| header("content-length")).and_then(|text| text.parse().ok());
+    let length = header(admin::LENGTH_HEADER).and_then(|text| text.parse().ok());
     let content = stream::try_unfold(answer.into_body(), next_chunk);
     Ok(Opened { blob, length, content: content.boxed(), watch: Watch::Daemon(client.clone(), blob) })
 }
@@ -150,7 +145,7 @@ async fn next_chunk(mut body: Incoming) -> anyhow::Result<Option<(Bytes, Incomin
     let frame = frame.context("the daemon went away half-way; look into its log, then ask again for the rest")?;
     match frame.into_data() {
         Ok(data) => Ok(Some((data, body))),
-        Err(other) => match other.trailers_ref().and_then(|trailers| trailers.get(ERROR_TRAILER)) {
+        Err(other) => match other.trailers_ref().and_then(|trailers| trailers.get(admin::ERROR_TRAILER)) {
             Some(reason) => Err(anyhow!("{}", String::from_utf8_lossy(reason.as_bytes()))),
             None => Ok(None),
         },

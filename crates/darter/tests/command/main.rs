@@ -5,7 +5,8 @@
 //! | `words.rs` | help, exit codes, configuration, completions, manual pages |
 //! | `get.rs` | one download without a daemon: right bytes or none, resuming, interruptions |
 //! | `daemon.rs` | a daemon's life, and the commands that talk to it |
-//! | `demo.rs` | a swarm of processes |
+//! | `swarm.rs` | a seed and nodes: who reads the origin, who gives what, who dies |
+//! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
 
 #![allow(missing_docs)]
@@ -14,4 +15,5 @@ mod daemon;
 mod demo;
 mod get;
 mod support;
+mod swarm;
 mod words;

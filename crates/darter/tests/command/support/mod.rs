@@ -164,7 +164,7 @@ impl Drop for Running {
     }
 }
 
-/// A seed in a room, up and answering.
+/// An agent in a room, up and answering.
 pub(crate) struct Daemon {
     pub(crate) process: Running,
     pub(crate) listen: String,
@@ -172,8 +172,18 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(room: &Room, more: &str) -> Self {
-        let (listen, local) = (free_address(), free_address());
-        let mut command = room.darter(&format!("seed --listen {listen} --local {local} --insecure {more}"));
+        Self::listening_on(&free_address(), room, &format!("seed {more}"))
+    }
+
+    /// A node that joins a seed.
+    pub(crate) fn node(room: &Room, seed: &str, more: &str) -> Self {
+        Self::listening_on(&free_address(), room, &format!("node --join {seed} {more}"))
+    }
+
+    /// An agent at a peer address of the test's choice.
+    pub(crate) fn listening_on(listen: &str, room: &Room, line: &str) -> Self {
+        let (listen, local) = (listen.to_owned(), free_address());
+        let mut command = room.darter(&format!("{line} --listen {listen} --local {local} --insecure"));
         command.stderr(std::fs::File::create(room.path("seed.log")).unwrap());
         let mut process = Running::start(command);
         wait_until("the daemon answers", || {

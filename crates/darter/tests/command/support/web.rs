@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -19,7 +19,9 @@ pub(crate) struct Web {
 }
 
 struct Shared {
-    content: Vec<u8>,
+    content: Mutex<(u32, Arc<Vec<u8>>)>,
+    /// Whether the length is told and ranges are served.
+    plain: AtomicBool,
     /// A header line that a request must have.
     required: Option<String>,
     /// Microseconds to wait after each chunk.
@@ -42,7 +44,8 @@ impl Web {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shared = Arc::new(Shared {
-            content,
+            content: Mutex::new((1, Arc::new(content))),
+            plain: AtomicBool::new(false),
             required,
             pause: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -66,6 +69,17 @@ impl Web {
 
     pub(crate) fn full_speed(&self) {
         self.shared.pause.store(0, Ordering::Relaxed);
+    }
+
+    /// From now on, the resource is this, under a new entity tag.
+    pub(crate) fn change_to(&self, content: Vec<u8>) {
+        let mut current = self.shared.content.lock().unwrap();
+        *current = (current.0 + 1, Arc::new(content));
+    }
+
+    /// From now on, answers tell no length, no entity tag, and serve no ranges.
+    pub(crate) fn tell_nothing(&self) {
+        self.shared.plain.store(true, Ordering::Relaxed);
     }
 
     /// Content bytes sent so far.
@@ -107,13 +121,24 @@ impl Shared {
         if let Some(refusal) = refusal {
             return write!(stream, "HTTP/1.1 {refusal}\r\nContent-Length: 0\r\n\r\n").ok();
         }
-        let length = self.content.len();
+        let (tag, content) = self.content.lock().unwrap().clone();
+        let length = content.len();
+        if self.plain.load(Ordering::Relaxed) {
+            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").ok()?;
+            if method != "HEAD" {
+                self.send(stream, &content)?;
+            }
+            return None;
+        }
+        if lower.contains(&format!("\r\nif-none-match: \"{tag}\"\r\n")) {
+            return write!(stream, "HTTP/1.1 304 Not Modified\r\nETag: \"{tag}\"\r\n\r\n").ok();
+        }
         let (status, from, to) = match range(&lower) {
             Some((from, to)) => ("206 Partial Content", from, to.map_or(length, |to| (to + 1).min(length))),
             None => ("200 OK", 0, length),
         };
-        write!(stream, "HTTP/1.1 {status}\r\nETag: \"1\"\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n", to - from)
-            .ok()?;
+        write!(stream, "HTTP/1.1 {status}\r\nETag: \"{tag}\"\r\nAccept-Ranges: bytes\r\n").ok()?;
+        write!(stream, "Content-Length: {}\r\n", to - from).ok()?;
         if status.starts_with("206") {
             write!(stream, "Content-Range: bytes {from}-{}/{length}\r\n", to - 1).ok()?;
         }
@@ -121,7 +146,11 @@ impl Shared {
         if method == "HEAD" {
             return Some(());
         }
-        for chunk in self.content[from..to].chunks(CHUNK) {
+        self.send(stream, &content[from..to])
+    }
+
+    fn send(&self, mut stream: &TcpStream, bytes: &[u8]) -> Option<()> {
+        for chunk in bytes.chunks(CHUNK) {
             stream.write_all(chunk).ok()?;
             self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             thread::sleep(Duration::from_micros(self.pause.load(Ordering::Relaxed)));
