@@ -49,7 +49,7 @@ impl Fleet {
             if !node.alive || node.hung || !node.uploads.has_room() {
                 return;
             }
-            if let Some(upload) = node.uploads.next() {
+            if let Some(upload) = node.uploads.take_next() {
                 if let Some(lead) = &mut node.lead {
                     lead.sending(upload.to, upload.piece, now);
                 }

@@ -151,14 +151,6 @@ fn when_the_lead_dies_one_member_reads_the_tail_once() {
 }
 
 #[test]
-fn a_reader_gets_its_pieces_long_before_the_blob_is_whole() {
-    let mut scenario = eight();
-    scenario.operations =
-        vec![(Duration::from_millis(1), Operation::Read { node: 1, from: 1000, patience: Duration::ZERO })];
-    run(&scenario);
-}
-
-#[test]
 fn a_thousand_nodes_take_at_most_twice_the_bound() {
     let scenario = Scenario::equal(1000, 256, 1 << 20, megabytes(100));
     let report = run(&scenario);

@@ -44,7 +44,8 @@ pub struct Tuning {
     pub fetcher_floor: Duration,
     /// Wrong pieces from the lead itself before it is no longer asked.
     pub lead_strikes: u32,
-    /// Neighbours of a member; a smaller swarm is a full mesh. From 20 on more of them gain little (1.09, 1.07 at 50).
+    /// Neighbours of a member on average; a smaller swarm is a full mesh. Whoever joins links to half as many, and is linked to
+    /// by those who come later. From 20 on more of them gain little (1.09, 1.07 at 50).
     pub neighbours: u32,
     /// Members are given no more neighbours than this by others who join.
     pub neighbours_most: u32,
@@ -90,7 +91,7 @@ impl Default for Tuning {
             lead_strikes: 3,
             neighbours: 24,
             neighbours_most: 36,
-            neighbours_least: 16,
+            neighbours_least: 10,
             one_in_anywhere: 5,
             settle: Duration::from_millis(300),
             copy_factor: 4,

@@ -64,7 +64,7 @@ impl Uploads {
     /// The next request to serve, which takes a slot: among those whose receiver may have one more, urgent ones first,
     /// then those whose receiver has the fewest, then the piece sent least from here (so that each piece soon has a
     /// second holder that carries it on), then the oldest.
-    pub fn next(&mut self) -> Option<Upload> {
+    pub fn take_next(&mut self) -> Option<Upload> {
         if !self.has_room() {
             return None;
         }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn drain(uploads: &mut Uploads) -> Vec<u64> {
-        std::iter::from_fn(|| uploads.next()).map(|upload| upload.request).collect()
+        std::iter::from_fn(|| uploads.take_next()).map(|upload| upload.request).collect()
     }
 
     #[test]
@@ -156,6 +156,6 @@ mod tests {
         assert!(uploads.cancel(NodeId([1; 16]), 1));
         assert!(!uploads.cancel(NodeId([1; 16]), 1));
         uploads.forget(NodeId([2; 16]));
-        assert_eq!(uploads.next(), None);
+        assert_eq!(uploads.take_next(), None);
     }
 }

@@ -178,6 +178,7 @@ impl Members {
             self.link_to_some(slot, &all, wanted);
             return;
         }
+        let wanted = wanted / 2;
         let near = wanted - wanted / self.tuning.one_in_anywhere as usize;
         let mut groups: Vec<(Tier, usize)> = Vec::with_capacity(self.groups.len());
         let place = &self.get(slot).place;
@@ -195,8 +196,8 @@ impl Members {
             if self.get(slot).neighbours.len() >= wanted {
                 break;
             }
-            let other = self.random.below(self.slots.len());
-            self.link(slot, other);
+            let (one, other) = (self.random.below(self.slots.len()), self.random.below(self.slots.len()));
+            self.link_to_one_of(slot, one, other);
         }
     }
 
@@ -213,7 +214,19 @@ impl Members {
             if self.get(slot).neighbours.len() >= wanted {
                 return;
             }
-            self.link(slot, list[(start + at * step) % list.len()]);
+            let place = |at: usize| list[(start + at * step) % list.len()];
+            self.link_to_one_of(slot, place(at), place(at + 1));
+        }
+    }
+
+    /// Tries first the one of two that has fewer neighbours: so nobody has far more than others.
+    fn link_to_one_of(&mut self, slot: usize, one: usize, other: usize) {
+        let count = |slot: usize| self.slots[slot].as_ref().map_or(usize::MAX, |member| member.neighbours.len());
+        let (first, second) = if count(one) <= count(other) { (one, other) } else { (other, one) };
+        let before = self.get(slot).neighbours.len();
+        self.link(slot, first);
+        if self.get(slot).neighbours.len() == before {
+            self.link(slot, second);
         }
     }
 

@@ -253,8 +253,8 @@ impl Lead {
         if now < self.settled {
             return None;
         }
-        if self.pieces.first_fresh().is_some() {
-            let (ring, at) = self.next_in_turn(now)?;
+        if let Some(fresh) = self.pieces.first_fresh() {
+            let (ring, at) = self.next_in_turn(fresh, now)?;
             return self.answer(ring, at, now);
         }
         if now < self.next_copy {
@@ -278,11 +278,12 @@ impl Lead {
         None
     }
 
-    /// The ring and the place in it of the member to be served next.
-    fn next_in_turn(&self, now: Moment) -> Option<(usize, usize)> {
+    /// The ring, and the place in it, of the member to be sent a piece that nobody has. (One that was put aside may have it.)
+    fn next_in_turn(&self, fresh: PieceIndex, now: Moment) -> Option<(usize, usize)> {
         for (ring, waiting) in self.rings.iter().enumerate() {
             let looked_at = waiting.iter().enumerate().take(self.tuning.look_at as usize);
-            let free = looked_at.filter(|(_, slot)| !self.is_busy(**slot, now));
+            let free = looked_at
+                .filter(|(_, slot)| !self.is_busy(**slot, now) && !self.members.get(**slot).held.contains(fresh));
             if let Some((at, _)) = free.min_by_key(|(at, slot)| (self.members.get(**slot).coming.len(), *at)) {
                 return Some((ring, at));
             }
@@ -408,8 +409,8 @@ impl Lead {
             return Some(self.settled);
         }
         let somebody_asks = self.rings.iter().any(|ring| !ring.is_empty());
-        let copies = !self.pieces.own.is_empty() && self.pieces.first_fresh().is_none();
-        (somebody_asks && copies).then(|| self.next_copy.max(now + self.tuning.copy_floor / 4))
+        let may_send = somebody_asks && !self.pieces.own.is_empty();
+        may_send.then(|| self.next_copy.max(now + self.tuning.copy_floor / 4))
     }
 
     /// What the lead's own store has.

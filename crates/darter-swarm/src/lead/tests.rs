@@ -1,1 +1,197 @@
+use super::*;
 
+fn node(n: u16) -> NodeId {
+    let mut id = [0; 16];
+    id[..2].copy_from_slice(&n.to_be_bytes());
+    NodeId(id)
+}
+
+fn rack(name: &str) -> Place {
+    Place { rack: name.into(), ..Place::default() }
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::from_micros(millis * 1000)
+}
+
+fn lead(pieces: u32, owned: u32) -> Lead {
+    let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+    lead.set_total(pieces);
+    for piece in 0..owned {
+        lead.own(PieceIndex(piece));
+    }
+    lead
+}
+
+fn join(lead: &mut Lead, n: u16) {
+    lead.join(node(n), Place::default(), &PieceSet::new(), true);
+}
+
+#[test]
+fn every_piece_is_sent_once_before_any_is_sent_twice() {
+    let mut lead = lead(4, 4);
+    join(&mut lead, 1);
+    join(&mut lead, 2);
+    let first: Vec<_> = (0..4).filter_map(|turn| lead.choose(node(1 + turn % 2), at(0))).collect();
+    assert_eq!(first, [0, 1, 2, 3].map(PieceIndex));
+    assert_eq!(lead.choose(node(1), at(0)), None, "peers get time to pass on what was sent");
+    let copy = lead.choose(node(1), at(60_000)).unwrap();
+    assert!([1, 3].contains(&copy.0), "what it is being sent already is not sent again");
+}
+
+#[test]
+fn a_piece_that_did_not_arrive_is_sent_anew_and_so_is_one_whose_receiver_died() {
+    let mut lead = lead(2, 2);
+    join(&mut lead, 1);
+    join(&mut lead, 2);
+    assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
+    lead.unsent(node(1), PieceIndex(0));
+    assert_eq!(lead.choose(node(2), at(0)), Some(PieceIndex(0)));
+    lead.have(node(2), PieceIndex(0), at(5));
+    assert_eq!(lead.choose(node(1), at(5)), Some(PieceIndex(1)));
+    lead.leave(node(2));
+    assert_eq!(lead.choose(node(1), at(5)), Some(PieceIndex(0)), "the only other holder is gone");
+}
+
+#[test]
+fn asks_are_answered_in_turn_and_none_has_more_than_its_share() {
+    let mut lead = lead(100, 100);
+    for n in 1..=2 {
+        join(&mut lead, n);
+        for ask in 0..4 {
+            lead.ask(node(n), ask);
+        }
+    }
+    let grants: Vec<_> = std::iter::from_fn(|| lead.serve(at(0))).collect();
+    let nodes: Vec<_> = grants.iter().map(|grant| grant.node).collect();
+    assert_eq!(nodes, [node(1), node(2), node(1), node(2)]);
+    lead.have(node(2), grants[1].piece, at(10));
+    lead.withdraw(node(2), 2);
+    assert_eq!(lead.serve(at(10)).map(|grant| (grant.node, grant.ask)), Some((node(2), 3)));
+}
+
+#[test]
+fn an_ask_stands_until_the_origin_has_given_something() {
+    let mut lead = lead(10, 0);
+    join(&mut lead, 1);
+    lead.ask(node(1), 7);
+    assert_eq!(lead.serve(at(0)), None);
+    lead.own(PieceIndex(0));
+    assert_eq!(lead.serve(at(1)), Some(Grant { node: node(1), ask: 7, piece: PieceIndex(0) }));
+}
+
+#[test]
+fn the_origin_is_asked_for_what_nobody_has() {
+    let mut lead = lead(10, 2);
+    let held = [3, 4, 7].map(PieceIndex).into_iter().collect();
+    lead.join(node(1), Place::default(), &held, true);
+    let run = |first, end: u32| Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) });
+    assert_eq!(lead.origin_plan(at(0)), run(2, 3));
+    lead.own(PieceIndex(2));
+    assert_eq!(lead.origin_plan(at(0)), run(5, 7));
+    lead.leave(node(1));
+    assert_eq!(lead.origin_plan(at(0)), run(3, 10));
+    for piece in 0..10 {
+        lead.own(PieceIndex(piece));
+    }
+    assert_eq!(lead.origin_plan(at(0)), None);
+}
+
+#[test]
+fn a_blob_of_unknown_length_is_read_to_its_end() {
+    let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+    lead.own(PieceIndex(0));
+    assert_eq!(lead.origin_plan(at(0)), Some(OriginRun { first: PieceIndex(1), end: None }));
+    lead.set_total(1);
+    assert_eq!(lead.origin_plan(at(0)), None);
+}
+
+#[test]
+fn a_lead_that_takes_over_listens_first() {
+    let mut lead = Lead::new(node(0), Place::default(), Start::TakeOver, Tuning::default(), 1, at(1000));
+    lead.set_total(4);
+    assert_eq!(lead.origin_plan(at(1100)), None);
+    assert_eq!(lead.next_wakeup(at(1100)), Some(at(1300)));
+    lead.join(node(1), Place::default(), &PieceSet::full(3), true);
+    let tail = OriginRun { first: PieceIndex(3), end: Some(PieceIndex(4)) };
+    assert_eq!(lead.origin_plan(at(1300)), Some(tail));
+}
+
+#[test]
+fn two_reporters_put_a_liar_aside_one_only_loses_it_as_neighbour() {
+    let mut lead = lead(2, 0);
+    lead.join(node(1), Place::default(), &PieceSet::full(2), false);
+    join(&mut lead, 2);
+    join(&mut lead, 3);
+    lead.take_notices();
+    assert!(!lead.report(node(2), node(1)));
+    assert!(!lead.report(node(2), node(1)), "the same reporter counts once");
+    assert!(lead.take_notices().contains(&Notice::Unlinked { to: node(2), peer: node(1) }));
+    assert_eq!(lead.origin_plan(at(0)), None, "the others may still get it there");
+    assert!(lead.report(node(3), node(1)));
+    assert_eq!(lead.members(), [node(2), node(3)]);
+    assert!(lead.origin_plan(at(0)).is_some(), "it counts as no holder any more");
+    lead.join(node(1), Place::default(), &PieceSet::full(2), false);
+    assert!(lead.origin_plan(at(0)).is_some(), "joining again does not clear it");
+}
+
+#[test]
+fn a_small_swarm_is_a_full_mesh_and_a_large_one_knows_mostly_near_neighbours() {
+    let mut small = lead(1, 1);
+    (1..=5).for_each(|n| join(&mut small, n));
+    assert_eq!(small.take_notices().len(), 5 * 4);
+
+    let mut large = lead(1, 1);
+    let racks = ["a", "b", "c", "d"];
+    for n in 1..=400 {
+        large.join(node(n), rack(racks[usize::from(n) % 4]), &PieceSet::new(), true);
+    }
+    let mut links = std::collections::BTreeMap::<NodeId, (u32, u32)>::new();
+    for notice in large.take_notices() {
+        let Notice::Linked { to, place, .. } = notice else { panic!("nobody left") };
+        let own = usize::from(u16::from_be_bytes([to.0[0], to.0[1]])) % 4;
+        let (near, all) = links.entry(to).or_default();
+        *near += u32::from(place.rack == racks[own]);
+        *all += 1;
+    }
+    assert_eq!(links.len(), 400);
+    assert!(links.values().all(|(_, all)| (12..=36).contains(all)), "{links:?}");
+    let (near, all) = links.values().fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1));
+    assert!((400 * 20..400 * 30).contains(&all), "{all}");
+    let part = f64::from(near) / f64::from(all);
+    assert!((0.65..0.95).contains(&part), "{part}");
+}
+
+#[test]
+fn the_leads_own_node_learns_of_neighbours_but_is_nobodys() {
+    let mut lead = lead(3, 0);
+    lead.join(node(1), Place::default(), &PieceSet::full(3), false);
+    join(&mut lead, 0);
+    let notices = lead.take_notices();
+    assert!(matches!(notices[..], [Notice::Linked { to, peer, .. }] if to == node(0) && peer == node(1)));
+}
+
+#[test]
+fn a_piece_is_sent_into_another_rack_once() {
+    let mut lead = lead(1, 1);
+    for n in 1..=2 {
+        lead.join(node(n), rack("far"), &PieceSet::new(), true);
+    }
+    assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
+    lead.have(node(1), PieceIndex(0), at(5));
+    assert_eq!(lead.choose(node(2), at(3_600_000)), None, "its neighbour has it");
+    lead.part(node(1), node(2));
+    assert_eq!(lead.choose(node(2), at(3_600_000)), Some(PieceIndex(0)), "which is out of reach");
+}
+
+#[test]
+fn a_piece_sent_twice_to_one_member_does_not_keep_it_waiting() {
+    let mut lead = lead(10, 10);
+    join(&mut lead, 1);
+    for _ in 0..4 {
+        lead.sending(node(1), PieceIndex(0), at(0));
+    }
+    lead.have(node(1), PieceIndex(0), at(1));
+    lead.ask(node(1), 1);
+    assert!(lead.serve(at(1)).is_some());
+}

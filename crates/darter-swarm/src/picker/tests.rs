@@ -1,1 +1,261 @@
+use super::*;
 
+const MIB: u64 = 1 << 20;
+
+/// A picker and what it asked for, driven by hand.
+struct Scene {
+    picker: Picker,
+    now: Moment,
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId([n; 16])
+}
+
+fn pieces(list: &[u32]) -> PieceSet {
+    list.iter().copied().map(PieceIndex).collect()
+}
+
+impl Scene {
+    fn new(total: u32) -> Self {
+        let mut scene = Self { picker: Picker::new(node(0), MIB, Tuning::default(), 7), now: Moment::ZERO };
+        scene.tell(Event::ManifestGrew { known: total, total: Some(total) });
+        scene
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.picker.handle(event, self.now);
+    }
+
+    fn join(&mut self, peer: u8, tier: Tier, held: PieceSet) {
+        self.tell(Event::PeerJoined { peer: node(peer), tier, wants: true, held });
+    }
+
+    fn after(&mut self, millis: u64) -> Vec<Action> {
+        self.now = self.now + Duration::from_millis(millis);
+        let mut actions = Vec::new();
+        self.picker.poll(self.now, &mut actions);
+        actions
+    }
+
+    /// The named requests of a poll, as (peer, piece).
+    fn requests(&mut self, millis: u64) -> Vec<(RequestId, NodeId, u32)> {
+        let requests = self.after(millis).into_iter().filter_map(|action| match action {
+            Action::Request { id, peer, piece, .. } => Some((id, peer, piece.0)),
+            _ => None,
+        });
+        requests.collect()
+    }
+
+    fn receive(&mut self, request: RequestId, piece: u32) {
+        self.tell(Event::Received { request: Some(request), piece: PieceIndex(piece), bytes: MIB });
+    }
+}
+
+#[test]
+fn the_rarest_piece_is_asked_for_first_and_no_holder_is_overloaded() {
+    let mut scene = Scene::new(10);
+    for peer in 1..=3 {
+        let held = if peer == 1 { PieceSet::full(10) } else { PieceSet::full(9) };
+        scene.join(peer, Tier::Rack, held);
+    }
+    let requests = scene.requests(0);
+    assert!(requests.iter().any(|(_, peer, piece)| *peer == node(1) && *piece == 9));
+    for peer in 1..=3 {
+        assert!(requests.iter().filter(|(_, to, _)| *to == node(peer)).count() <= 4);
+    }
+    let mut asked: Vec<u32> = requests.iter().map(|(.., piece)| *piece).collect();
+    asked.sort_unstable();
+    asked.dedup();
+    assert_eq!(asked.len(), requests.len(), "no piece is asked for twice");
+    assert_eq!(requests.len(), 10);
+}
+
+#[test]
+fn the_lead_is_asked_for_any_piece_as_long_as_that_is_useful() {
+    let mut scene = Scene::new(3);
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    let asks: Vec<RequestId> = scene
+        .after(0)
+        .into_iter()
+        .map(|action| match action {
+            Action::Ask { id, lead } if lead == node(9) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asks.len(), 3, "no more asks than pieces are lacking");
+    scene.tell(Event::Started { request: asks[0], piece: PieceIndex(2) });
+    assert!(scene.picker.in_flight(PieceIndex(2)));
+    scene.receive(asks[0], 2);
+    scene.tell(Event::Received { request: None, piece: PieceIndex(0), bytes: MIB });
+    let actions = scene.after(1);
+    assert!(matches!(actions[..], [Action::Cancel { .. }]), "one piece is lacking, so one ask stands: {actions:?}");
+    assert!(!scene.picker.is_complete());
+}
+
+#[test]
+fn a_request_that_does_not_move_is_given_to_another_and_the_late_answer_is_welcome() {
+    let mut scene = Scene::new(1);
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    let first = scene.requests(0)[0];
+    scene.join(2, Tier::Rack, PieceSet::full(1));
+    assert!(scene.requests(10).is_empty());
+    let wakeup = scene.picker.next_wakeup().unwrap();
+    let again = scene.requests(wakeup.since(scene.now).as_millis() as u64 + 1);
+    assert_eq!(again[0].1, node(2));
+    scene.receive(first.0, 0);
+    assert!(scene.picker.is_complete());
+    assert_eq!(scene.after(0), [Action::Cancel { id: again[0].0, peer: node(2) }]);
+}
+
+#[test]
+fn the_only_holder_is_asked_anew_when_it_swallowed_a_request() {
+    let mut scene = Scene::new(1);
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    assert_eq!(scene.requests(0).len(), 1);
+    let mut asked_again = false;
+    for _ in 0..100 {
+        asked_again |= !scene.requests(200).is_empty();
+    }
+    assert!(asked_again);
+}
+
+#[test]
+fn a_liar_is_reported_and_never_asked_again_also_to_the_next_lead() {
+    let mut scene = Scene::new(2);
+    scene.join(1, Tier::Rack, PieceSet::full(2));
+    let (id, peer, piece) = scene.requests(0)[0];
+    scene.tell(Event::Corrupt { peer, request: Some(id), piece: PieceIndex(piece) });
+    let report = Action::Report { peer, piece: PieceIndex(piece) };
+    assert_eq!(scene.after(0), [report]);
+    scene.join(1, Tier::Rack, PieceSet::full(2));
+    assert!(scene.requests(10_000).is_empty());
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    assert!(scene.after(0).contains(&report));
+}
+
+#[test]
+fn what_a_lost_or_refusing_holder_owed_goes_to_others() {
+    let mut scene = Scene::new(2);
+    scene.join(1, Tier::Rack, PieceSet::full(2));
+    let requests = scene.requests(0);
+    assert_eq!(requests.len(), 2);
+    scene.join(2, Tier::Rack, PieceSet::full(2));
+    scene.tell(Event::Failed { request: requests[0].0 });
+    let moved = scene.requests(0);
+    assert_eq!((moved[0].1, moved[0].2), (node(2), requests[0].2));
+    scene.tell(Event::PeerLeft { peer: node(1) });
+    let moved = scene.requests(0);
+    assert_eq!((moved[0].1, moved[0].2), (node(2), requests[1].2));
+}
+
+#[test]
+fn a_reader_waits_for_its_patience_then_its_piece_is_asked_for_by_name_even_of_the_lead() {
+    let mut scene = Scene::new(100);
+    scene.tell(Event::Wants(false));
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    assert!(scene.after(0).is_empty(), "a passive holder wants nothing");
+    let patience = Duration::from_secs(1);
+    scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(40), count: 1, patience });
+    assert!(scene.after(500).is_empty());
+    assert_eq!(scene.picker.next_wakeup(), Some(Moment::from_micros(1_000_000)));
+    assert!(matches!(
+        scene.after(500)[..],
+        [Action::Request { peer, piece: PieceIndex(40), urgent: true, .. }] if peer == node(9)
+    ));
+    scene.tell(Event::ReaderGone { reader: ReaderId(1) });
+}
+
+#[test]
+fn urgent_pieces_come_from_peers_if_they_have_them() {
+    let mut scene = Scene::new(100);
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    scene.tell(Event::Wants(false));
+    scene.join(1, Tier::Rack, pieces(&[5]));
+    scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(5), count: 1, patience: Duration::ZERO });
+    assert_eq!(scene.requests(0)[0].1, node(1));
+}
+
+#[test]
+fn of_a_group_one_node_fetches_a_piece_from_afar_and_the_others_only_after_a_while() {
+    let everybody: Vec<u8> = (0..4).collect();
+    let mut fetchers = vec![0; 200];
+    for &me in &everybody {
+        let mut picker = Picker::new(node(me), 1, Tuning { in_all: 1000, per_holder: 1000, ..Tuning::default() }, 7);
+        picker.handle(Event::ManifestGrew { known: 200, total: Some(200) }, Moment::ZERO);
+        for peer in everybody.iter().filter(|peer| **peer != me) {
+            let event = Event::PeerJoined { peer: node(*peer), tier: Tier::Rack, wants: true, held: PieceSet::new() };
+            picker.handle(event, Moment::ZERO);
+        }
+        let far = Event::PeerJoined { peer: node(99), tier: Tier::Far, wants: false, held: PieceSet::full(200) };
+        picker.handle(far, Moment::ZERO);
+        let mut actions = Vec::new();
+        picker.poll(Moment::ZERO, &mut actions);
+        for action in actions {
+            if let Action::Request { piece, .. } = action {
+                fetchers[piece.as_usize()] += 1;
+            }
+        }
+    }
+    assert!(fetchers.iter().all(|count| *count == 1), "{fetchers:?}");
+}
+
+#[test]
+fn when_the_designated_fetcher_is_stuck_the_next_takes_over() {
+    let mut scene = Scene::new(40);
+    scene.join(1, Tier::Rack, PieceSet::new());
+    scene.join(9, Tier::Far, PieceSet::full(40));
+    for _ in 0..400 {
+        for (id, _, piece) in scene.requests(50) {
+            scene.receive(id, piece);
+        }
+    }
+    assert!(scene.picker.is_complete(), "{} pieces", scene.picker.held().len());
+}
+
+#[test]
+fn a_slow_holder_is_left_alone_while_others_have_the_piece() {
+    let mut scene = Scene::new(200);
+    for peer in 1..=4 {
+        scene.join(peer, Tier::Rack, PieceSet::full(200));
+    }
+    let mut late: Vec<(RequestId, u32)> = Vec::new();
+    let mut asked_of_slow = 0;
+    for round in 0..60 {
+        for (id, peer, piece) in scene.requests(10) {
+            if peer == node(4) {
+                late.push((id, piece));
+                asked_of_slow += u32::from(round > 30);
+            } else {
+                scene.receive(id, piece);
+            }
+        }
+        if round % 8 == 7
+            && let Some((id, piece)) = late.pop()
+        {
+            scene.receive(id, piece);
+        }
+    }
+    assert_eq!(asked_of_slow, 0);
+}
+
+#[test]
+fn the_same_lead_told_again_voids_its_asks_and_keeps_the_count_right() {
+    let mut scene = Scene::new(50);
+    for _ in 0..3 {
+        scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+        let asks = scene.after(1).into_iter().filter(|action| matches!(action, Action::Ask { .. })).count();
+        assert_eq!(asks, 4);
+    }
+}
+
+#[test]
+fn what_a_peer_claims_beyond_the_blob_is_ignored() {
+    let mut scene = Scene::new(5);
+    scene.join(1, Tier::Rack, PieceSet::new());
+    scene.tell(Event::PeerHas { peer: node(1), piece: PieceIndex(u32::MAX - 1) });
+    scene.tell(Event::PeerHas { peer: node(1), piece: PieceIndex(4) });
+    let requests = scene.requests(0);
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].2, 4);
+}
