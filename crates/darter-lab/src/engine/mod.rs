@@ -23,7 +23,7 @@ use crate::netns::Host;
 use crate::registry;
 
 /// How long one pull may take before it counts as stuck.
-pub const PULL_PATIENCE: Duration = Duration::from_secs(180);
+pub const PULL_PATIENCE: Duration = Duration::from_secs(100);
 /// How long anything else that an engine does may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -2,10 +2,11 @@
 //!
 //! The registry's cable is slow in these scenarios, so that a pull lasts long enough to be disturbed in its middle.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Registry};
+use serde_json::Value;
 
 use crate::world::{Came, World, ensure_held, sizes, wait_for_bytes};
 
@@ -78,9 +79,8 @@ pub(crate) fn seed_killed_in_mid_pull(world: &World) -> Result<()> {
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
     for node in &nodes {
         let came = Came::to(node)?;
-        let all = came.from_origin + came.from_seed + came.from_peers;
         ensure!(came.from_seed > 0, "{} had nothing of the seed before: {came:?}", node.host().name());
-        ensure!(all >= image.size(), "{}'s engine went past its agent: {came:?}", node.host().name());
+        ensure!(came.all() >= image.size(), "{}'s engine went past its agent: {came:?}", node.host().name());
     }
     let last = &image.layers[image.layers.len() - 1].digest.to_string();
     let explained = nodes[0].ask(&["explain", last])?;
@@ -138,12 +138,27 @@ pub(crate) fn agent_restarted_in_mid_pull(world: &World) -> Result<()> {
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
 
-    // The agent serves on from what it held: another engine on its host, the right bytes, and less than a whole image fetched.
+    // The agent serves on from what it held when it was killed, less what was not durable yet.
     let again = Skopeo::configure(&one, &route)?;
     again.copy(&image.reference(NAME), "again")?.finish(PULL_PATIENCE)?;
     ensure_copied(&again.directory("again")?, &image.manifest, &image.blobs())?;
-    let came = Came::to(&restarted)?;
-    let fetched = came.from_origin + came.from_seed + came.from_peers;
-    ensure!(fetched < image.size(), "the agent fetched again what it held before its restart: {came:?}");
+    let mut from_disk = 0;
+    for (layer, size) in sizes(image) {
+        let explained = restarted.ask(&["explain", &layer.to_string()])?;
+        let resumed = bytes_from_disk(&explained)?;
+        let fetched = Came::of(&explained)?.all();
+        ensure!(resumed + fetched == size, "{resumed} bytes from disk and {fetched} fetched are not {layer}'s {size}");
+        from_disk += resumed;
+    }
+    ensure!(from_disk > 0, "of {MIDDLE} bytes received before its restart the agent used none");
     Ok(())
+}
+
+/// How many bytes of a blob an agent explains as held from before it started.
+fn bytes_from_disk(explained: &Value) -> Result<u64> {
+    let ranges = explained["ranges"].as_array().context("an explanation has ranges")?;
+    let disk = ranges.iter().filter(|range| range["from"]["kind"] == "disk");
+    disk.map(|range| Some(range["end"].as_u64()? - range["start"].as_u64()?))
+        .sum::<Option<u64>>()
+        .context("a range ends")
 }

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use darter_lab::cluster::LOCAL;
-use darter_lab::engine::{PULL_PATIENCE, Route, Skopeo, ensure_copied};
+use darter_lab::engine::{Containerd, PULL_PATIENCE, Route};
 use darter_lab::oci::digest_of;
 use darter_lab::registry::{NAME, PASSWORD, USER};
 use darter_lab::{Agent, Host, Registry};
 
-use crate::world::World;
+use crate::world::{World, ensure_held};
 
 pub(crate) fn a_private_blob_needs_credentials(world: &World) -> Result<()> {
     let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], "500mbit")?;
@@ -17,9 +17,9 @@ pub(crate) fn a_private_blob_needs_credentials(world: &World) -> Result<()> {
     let _second = Agent::node(&two, &registry.url(), &seed_host)?;
     let image = &world.shelf.tools;
     let route = Route::mirrored(registry.authority()).with_login(USER, PASSWORD);
-    let skopeo = Skopeo::configure(&one, &route)?;
-    skopeo.copy(&image.reference(NAME), "copy")?.finish(PULL_PATIENCE)?;
-    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+    let containerd = Containerd::start(&one, &route)?;
+    containerd.fetch(&image.reference(NAME))?.finish(PULL_PATIENCE)?;
+    ensure_held(&containerd, image)?;
 
     let layer = &image.layers[1];
     let blob = format!("http://{LOCAL}/v2/{}/blobs/{}?ns={NAME}", image.repository(), layer.digest);

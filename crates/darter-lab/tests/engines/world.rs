@@ -81,6 +81,11 @@ pub(crate) struct Came {
 }
 
 impl Came {
+    /// From wherever.
+    pub(crate) fn all(self) -> u64 {
+        self.from_origin + self.from_seed + self.from_peers
+    }
+
     /// Reads `traffic` of a status or an explanation.
     pub(crate) fn of(answer: &Value) -> Result<Self> {
         let field =
