@@ -20,9 +20,9 @@ pub enum FetchError {
     #[error("wrong content: expected {expected}, got {got}; nothing was kept")]
     WrongDigest {
         /// What was asked for.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What came.
-        got: Digest,
+        got: Box<Digest>,
     },
     /// A range past the end of the blob.
     #[error("range starts past the end of the blob ({length} bytes)")]

@@ -49,7 +49,8 @@ impl NotJoined {
     }
 }
 
-type Answer = Result<Joined, NotJoined>;
+/// A lead's answer: what a new transfer begins with, or `None` where the blob's transfer has followed the lead already.
+type Answer = Result<Option<Joined>, NotJoined>;
 
 /// Joins under way.
 #[derive(Default)]
@@ -80,15 +81,19 @@ impl Joins {
         answer
     }
 
-    /// An answer came; false if nobody waits for it from this sender.
-    pub(crate) fn answer(&self, from: NodeId, request: u32, answer: Answer) -> bool {
+    /// Whether an answer to this request is expected from this sender.
+    pub(crate) fn is_waiting(&self, from: NodeId, request: u32) -> bool {
+        self.waiting.lock().get(&request).is_some_and(|(lead, _)| *lead == from)
+    }
+
+    /// An answer came. One that nobody waits for from this sender is dropped.
+    pub(crate) fn answer(&self, from: NodeId, request: u32, answer: Answer) {
         let mut waiting = self.waiting.lock();
-        match waiting.get(&request) {
-            Some((lead, _)) if *lead == from => {
-                let (_, sender) = waiting.remove(&request).expect("looked at just now");
-                sender.send(answer).is_ok()
-            }
-            _ => false,
+        if waiting.get(&request).is_some_and(|(lead, _)| *lead == from)
+            && let Some((_, sender)) = waiting.remove(&request)
+        {
+            // Whoever asked may have given up just now.
+            let _ = sender.send(answer);
         }
     }
 

@@ -44,7 +44,7 @@ pub(crate) struct Swarms {
     pub(crate) house: House,
     transfers: Mutex<HashMap<BlobId, Entry>>,
     /// What was said of blobs whose transfer is being made.
-    early: Mutex<HashMap<BlobId, Vec<(NodeId, Message)>>>,
+    early: Mutex<HashMap<BlobId, Early>>,
     opening: open::Doors,
     /// Blobs without a transfer that peers fetch.
     shelf: Mutex<HashMap<BlobId, Shelved>>,
@@ -54,6 +54,13 @@ pub(crate) struct Swarms {
 struct Entry {
     transfer: Arc<Transfer>,
     used: Moment,
+}
+
+/// What was said of a blob before it had a transfer.
+#[derive(Default)]
+struct Early {
+    since: Moment,
+    said: Vec<(NodeId, Message)>,
 }
 
 /// What is known of a blob without a transfer.
@@ -138,17 +145,19 @@ impl Swarms {
             !idle
         });
         self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
+        // What was kept for a transfer that never came to be.
+        self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
     }
 
-    /// Puts a transfer into the table, and tells it what was said meanwhile. If there is one already, that one is
-    /// returned and the new one closed.
-    fn register(&self, transfer: Arc<Transfer>) -> Arc<Transfer> {
+    /// Puts a transfer into the table, lets it follow the lead that it came from, and tells it what was said meanwhile.
+    /// If there is one of its blob already, that one is used and the new one closed.
+    fn register(&self, transfer: Arc<Transfer>, follow: Option<(NodeId, Joined)>) -> Arc<Transfer> {
         let mut early = self.early.lock();
-        let said = early.remove(&transfer.blob).unwrap_or_default();
         let registered = {
             let mut transfers = self.transfers.lock();
             let used = self.house.context.now();
             match transfers.get(&transfer.blob) {
+                Some(entry) if Arc::ptr_eq(&entry.transfer, &transfer) => transfer,
                 Some(entry) if !matches!(entry.transfer.outcome(), Outcome::Failed(_)) => {
                     transfer.close();
                     Arc::clone(&entry.transfer)
@@ -159,16 +168,43 @@ impl Swarms {
                 }
             }
         };
-        for (from, message) in said {
+        if let Some((lead, joined)) = follow {
+            registered.follow(lead, joined);
+        }
+        let before = early.remove(&registered.blob).unwrap_or_default();
+        for (from, message) in before.said {
             registered.hear(from, message);
         }
         registered
     }
 
+    /// A lead lets this agent in. A transfer that is there follows at once; else what the lead says from here on is
+    /// kept until there is one.
+    fn joined(&self, lead: NodeId, request: u32, joined: Joined) {
+        if !self.house.joins.is_waiting(lead, request) {
+            return;
+        }
+        let mut early = self.early.lock();
+        let transfer = self.transfers.lock().get(&joined.blob).map(|entry| Arc::clone(&entry.transfer));
+        let open = transfer.filter(|transfer| !matches!(transfer.outcome(), Outcome::Failed(_)));
+        let answer = match open {
+            Some(transfer) => {
+                transfer.follow(lead, joined);
+                None
+            }
+            None => {
+                early.entry(joined.blob).or_default().since = self.house.context.now();
+                Some(joined)
+            }
+        };
+        drop(early);
+        self.house.joins.answer(lead, request, Ok(answer));
+    }
+
     fn hear(self: &Arc<Self>, blob: BlobId, from: NodeId, message: Message) {
         let mut early = self.early.lock();
-        if let Some(said) = early.get_mut(&blob) {
-            said.push((from, message));
+        if let Some(before) = early.get_mut(&blob) {
+            before.said.push((from, message));
             return;
         }
         let transfer = self.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
@@ -216,13 +252,8 @@ impl Listener for ListeningSwarms {
                 });
             }
             Message::Joined { request, blob, version, piece_length, length, hashes, neighbours, verdict, whole } => {
-                if !swarms.transfers.lock().contains_key(&blob) {
-                    swarms.early.lock().entry(blob).or_default();
-                }
                 let joined = Joined { blob, version, piece_length, length, hashes, neighbours, verdict, whole };
-                if !swarms.house.joins.answer(from, request, Ok(joined)) {
-                    swarms.early.lock().remove(&blob);
-                }
+                swarms.joined(from, request, joined);
             }
             Message::Rejected { request, failure } => {
                 swarms.house.joins.answer(from, request, Err(NotJoined::Rejected(failure)));

@@ -95,11 +95,7 @@ impl Swarms {
         }
         if self.house.context.options.role == Role::Node {
             // Chosen by the members because no seed lives: only for what is here already.
-            let known = match source.digest() {
-                Some(digest) => Some(blob_of(&digest)),
-                None => self.recall(&source).await.map_err(|error| failure_of(&error))?.map(|record| record.blob),
-            };
-            let transfer = match known {
+            let transfer = match self.known_blob(&source).await.map_err(|error| failure_of(&error))? {
                 Some(blob) => self.open_stored(blob, &source).await.map_err(|error| failure_of(&error))?,
                 None => None,
             };
@@ -153,45 +149,43 @@ impl Swarms {
         let held = self.held_of(source).await?;
         let asked = self.house.joins.ask(&self.house.fleet, seed, source.clone(), credentials.clone(), held);
         let answer = tokio::time::timeout(JOIN_PATIENCE, asked).await;
-        let joined = match answer {
-            Ok(Ok(joined)) => joined,
+        let answer = match answer {
+            Ok(Ok(answer)) => answer,
             Ok(Err(refusal)) => {
                 let text = refusal.to_string();
                 return Err(refusal.final_word().map_or(Refused::Trouble(text), Refused::Final));
             }
             Err(_) => return Err(Refused::Trouble("no answer".to_owned())),
         };
+        let Some(joined) = answer else {
+            // The blob's transfer was there, and follows the seed already.
+            let known = self.known_blob(source).await?.and_then(|blob| self.get(blob));
+            let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
+            transfer.renew_credentials(credentials.clone());
+            return Ok(transfer);
+        };
         let blob = joined.blob;
         let entered = self.enter(seed, source, credentials, joined).await;
         if entered.is_err() {
             self.early.lock().remove(&blob);
         }
-        entered
+        Ok(entered?)
     }
 
-    /// Makes (or finds) the transfer that a lead let this agent into, and follows the lead.
+    /// Makes the transfer that a lead let this agent into, and follows the lead.
     async fn enter(
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
         credentials: &Credentials,
         joined: Joined,
-    ) -> Result<Arc<Transfer>, Refused> {
-        let blob = joined.blob;
-        let transfer = match self.get(blob) {
-            Some(transfer) => transfer,
-            None => {
-                let manifest = Manifest::new(joined.piece_length, joined.length);
-                let stored = self.create(blob, source, &joined.version, manifest).await?;
-                self.remember(source, blob, &joined.version);
-                self.begin(source, joined.version.clone(), credentials.clone(), stored)
-            }
-        };
-        if !transfer.is_complete() {
-            transfer.renew_credentials(credentials.clone());
-            transfer.follow(seed, joined)?;
-        }
-        Ok(transfer)
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let (blob, version) = (joined.blob, joined.version.clone());
+        let manifest = Manifest::new(joined.piece_length, joined.length);
+        let stored = self.create(blob, source, &version, manifest).await?;
+        self.remember(source, blob, &version);
+        let beginning = Beginning { source: source.clone(), version, credentials: credentials.clone(), stored };
+        Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
     }
 
     /// Leads the swarm of a source: from what is stored, and from the origin.
@@ -285,15 +279,19 @@ impl Swarms {
         stored: Arc<dyn StoredBlob>,
     ) -> Arc<Transfer> {
         let beginning = Beginning { source: source.clone(), version, credentials, stored };
-        self.register(Transfer::begin(&self.house, beginning))
+        self.register(Transfer::begin(&self.house, beginning), None)
+    }
+
+    /// The blob that a source is, or was when it was last read.
+    async fn known_blob(&self, source: &Source) -> Result<Option<BlobId>, FetchError> {
+        match source.digest() {
+            Some(digest) => Ok(Some(blob_of(&digest))),
+            None => Ok(self.recall(source).await?.map(|record| record.blob)),
+        }
     }
 
     async fn held_of(&self, source: &Source) -> Result<Option<Held>, FetchError> {
-        let blob = match source.digest() {
-            Some(digest) => Some(blob_of(&digest)),
-            None => self.recall(source).await?.map(|record| record.blob),
-        };
-        let Some(blob) = blob else { return Ok(None) };
+        let Some(blob) = self.known_blob(source).await? else { return Ok(None) };
         let stored = self.stored(blob).await?;
         Ok(stored.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
     }

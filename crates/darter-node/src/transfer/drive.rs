@@ -28,6 +28,8 @@ struct Work {
     audience: Vec<NodeId>,
     outgoing: Vec<(NodeId, Message)>,
     finish: bool,
+    /// Time has passed that lets the lead send what it held back.
+    may_send: bool,
     wake: Option<Moment>,
 }
 
@@ -48,8 +50,11 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
             if !work.have.is_empty() || !work.lost.is_empty() {
                 told = now;
             }
-            let wake = work.wake.take();
+            let (wake, may_send) = (work.wake.take(), work.may_send);
             driven.perform(work);
+            if may_send {
+                driven.sendable.send_replace(());
+            }
             let sleep = wake.map_or(Duration::from_secs(3600), |at| at.since(driven.context.now()));
             tokio::select! {
                 () = driven.kick.notified() => {}
@@ -77,6 +82,7 @@ impl Transfer {
                     state.asked.remove(&id);
                 }
                 Action::Report { peer, piece } => {
+                    state.met.remove(&peer);
                     state.journal.note(now, format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
                     if let Some(leading) = &mut state.leading {
                         leading.report(self.context.me, peer);
@@ -85,6 +91,9 @@ impl Transfer {
             }
         }
         if let Some(leading) = &mut state.leading {
+            let next = leading.next_wakeup(now);
+            let due = std::mem::replace(&mut leading.wakes, next);
+            work.may_send = due.is_some_and(|due| due <= now);
             let speech = leading.speak(self, state.verdict.as_ref());
             work.outgoing = speech.messages;
             state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
@@ -98,7 +107,10 @@ impl Transfer {
         if tell && (!state.untold.is_empty() || !state.lost.is_empty()) {
             work.have = std::mem::take(&mut state.untold);
             work.lost = std::mem::take(&mut state.lost);
-            work.audience = state.met.iter().copied().filter(|node| !work.meet.contains(node)).collect();
+            // Who leads gives of its own accord; its neighbours are told again what it holds when it leads no more.
+            if state.lead != Lead::Me {
+                work.audience = state.met.iter().copied().filter(|node| !work.meet.contains(node)).collect();
+            }
             if let Lead::Node(lead) = state.lead
                 && !work.audience.contains(&lead)
             {
@@ -178,7 +190,9 @@ impl Transfer {
             }
             Action::Cancel { id, peer } => self.fleet.cancel(peer, self.blob, id),
             Action::Report { peer, piece } => {
-                if let Lead::Node(lead) = self.lead() {
+                if self.lead() == Lead::Node(peer) {
+                    self.lead_failed(peer, "it sent wrong pieces");
+                } else if let Lead::Node(lead) = self.lead() {
                     self.fleet.say(lead, &Message::Report { blob: self.blob, peer, piece });
                 }
             }

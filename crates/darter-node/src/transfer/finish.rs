@@ -73,7 +73,7 @@ impl Transfer {
                 None => self.hash_whole(expected).await?,
             };
             if got != expected {
-                return Err(FetchError::WrongDigest { expected, got });
+                return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into() });
             }
         }
         Ok(Verdict { root, digest: expected })

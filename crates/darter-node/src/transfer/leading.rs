@@ -33,6 +33,8 @@ pub(crate) struct Leading {
     /// Members that wait to be let in.
     replies: Vec<(NodeId, u32)>,
     members: usize,
+    /// When it last said that it may have more to send without anything happening.
+    pub(super) wakes: Option<Moment>,
     /// Wakes the task that reads the origin.
     pub(super) plan_changed: Arc<Notify>,
 }
@@ -171,6 +173,9 @@ impl Transfer {
             swarm.own(piece);
         }
         swarm.join(me, place, &held, true);
+        for suspect in state.picker.dropped() {
+            swarm.report(me, suspect);
+        }
         state.leading = Some(Leading {
             swarm,
             told: self.stored.known(),
@@ -178,6 +183,7 @@ impl Transfer {
             told_verdict: state.verdict.is_some(),
             replies: Vec::new(),
             members: 0,
+            wakes: None,
             plan_changed: Arc::new(Notify::new()),
         });
     }

@@ -16,18 +16,18 @@ use crate::joins::Joined;
 const HASH_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Transfer {
-    /// Follows a lead that let this agent in.
-    ///
-    /// # Errors
-    /// [`FetchError::Withdrawn`] when the lead's blob is not this one.
-    pub(crate) fn follow(self: &Arc<Self>, lead: NodeId, joined: Joined) -> Result<(), FetchError> {
-        if joined.blob != self.blob || joined.piece_length != self.piece_length {
-            let reason = "the origin has another version now".to_owned();
-            return Err(FetchError::Withdrawn { blob: self.blob, reason });
+    /// Follows a lead that let this agent in. A lead that cuts the blob into other pieces is not followed.
+    pub(crate) fn follow(self: &Arc<Self>, lead: NodeId, joined: Joined) {
+        if joined.piece_length != self.piece_length || self.is_complete() {
+            return;
         }
         {
             let now = self.context.now();
             let mut state = self.state.lock();
+            if state.lead == Lead::Me {
+                let neighbours: Vec<_> = state.met.drain().collect();
+                state.to_meet.extend(neighbours);
+            }
             state.lead = Lead::Node(lead);
             state.picker.handle(Event::LeadChanged { lead: Some(lead) }, now);
             state.picker.handle(Event::PeerLeft { peer: lead }, now);
@@ -51,7 +51,6 @@ impl Transfer {
             self.take_whole(lead, &whole);
         }
         self.kick.notify_one();
-        Ok(())
     }
 
     /// Asks an agent to lead this transfer, and follows it.
@@ -59,10 +58,13 @@ impl Transfer {
         let credentials = self.state.lock().credentials.clone();
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
         match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held).await {
-            Ok(joined) => {
-                self.follow(lead, joined)?;
+            Ok(None) if self.lead() == Lead::Node(lead) => {
                 self.note(format!("following {}", self.fleet.address(lead)));
                 Ok(())
+            }
+            Ok(_) => {
+                let reason = "the origin has another version now".to_owned();
+                Err(FetchError::Withdrawn { blob: self.blob, reason })
             }
             Err(refusal) => {
                 let reason = refusal.to_string();

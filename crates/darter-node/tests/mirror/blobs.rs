@@ -157,7 +157,7 @@ async fn where_the_upstream_cannot_go_on_the_body_is_visibly_incomplete() {
 async fn a_blob_that_is_taken_back_half_way_is_broken_off_without_asking_anybody() {
     let (world, _, path) = with_blob().await;
     world.get(&path).await;
-    let (expected, got) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+    let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
     let withdrawn = FetchError::Withdrawn { blob: BlobId([0; 32]), reason: "wrong content".into() };
     for fault in [withdrawn, FetchError::WrongDigest { expected, got }] {
         world.registry.asked();
@@ -170,7 +170,7 @@ async fn a_blob_that_is_taken_back_half_way_is_broken_off_without_asking_anybody
 #[tokio::test]
 async fn wrong_content_and_too_many_requests_are_said_as_they_are() {
     let (world, _, path) = with_blob().await;
-    let (expected, got) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+    let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
     world.agent.0.lock().open_fault = Some(FetchError::WrongDigest { expected, got });
     assert_eq!(world.get(&path).await.error(), (502, "DIGEST_INVALID".into()));
     let kind = ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(9)) };

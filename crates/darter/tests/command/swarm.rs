@@ -60,7 +60,7 @@ fn the_origin_is_read_once_and_nodes_give_to_each_other() {
     for (get, node) in gets.into_iter().zip(&nodes) {
         let told = get.end().succeeded().json();
         assert!(node.has(&bytes));
-        assert_eq!(told["traffic"]["from_origin"], 0);
+        assert_eq!(told["traffic"]["from_origin"], 0, "{}", events(&node.explain(&web.url)));
         from_peers += told["traffic"]["from_peers"].as_u64().unwrap();
     }
     assert_eq!(web.sent(), bytes.len() as u64, "the origin was read once");
