@@ -1,7 +1,7 @@
 //! Darter's agents on hosts, driven by the flags and commands that a person uses.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -55,11 +55,6 @@ impl<'host> Agent<'host> {
     /// The host it runs on.
     pub fn host(&self) -> &'host Host {
         self.host
-    }
-
-    /// Where it keeps its data.
-    pub fn data_directory(&self) -> &Path {
-        &self.data
     }
 
     /// Starts it, again with what is in its data directory, and waits until it serves.

@@ -61,18 +61,27 @@ pub(crate) fn four_engines_pull_one_image(world: &World) -> Result<()> {
         fleet.from_peers += came.from_peers;
     }
     ensure!(fleet.from_peers > fleet.from_seed, "peers gave less than the seed: {fleet:?}");
+    let mut resident = 0;
     for agent in nodes.iter().chain([&seed_agent]) {
         let memory = agent.memory()?;
         ensure!(memory.peak < MOST_RESIDENT, "{} kept {memory:?}", agent.host().name());
+        resident = resident.max(memory.peak);
     }
+    let copies = |bytes: u64| bytes as f64 / image.size() as f64;
+    eprintln!(
+        "four copies of {} bytes: {:.2} from the seed, {:.2} from peers; at most {resident} bytes resident",
+        image.size(),
+        copies(fleet.from_seed),
+        copies(fleet.from_peers),
+    );
     Ok(())
 }
 
 pub(crate) fn a_late_node_is_served_without_the_registry(world: &World) -> Result<()> {
     let [origin, seed, early, late] = world.hosts(["registry", "seed", "early", "late"], "500mbit")?;
     let registry = Registry::public(&origin, world.shelf.storage())?;
-    let _seed = Agent::seed(&seed, &registry.url())?;
-    let _early = Agent::node(&early, &registry.url(), &seed)?;
+    let seed_agent = Agent::seed(&seed, &registry.url())?;
+    let early_agent = Agent::node(&early, &registry.url(), &seed)?;
     let late_agent = Agent::node(&late, &registry.url(), &seed)?;
     let route = Route::mirrored(registry.authority());
     let image = &world.shelf.tools;
@@ -85,6 +94,9 @@ pub(crate) fn a_late_node_is_served_without_the_registry(world: &World) -> Resul
     registry.access_log()?.ensure_read_once(sizes(image))?;
     let came = Came::to(&late_agent)?;
     ensure!(came.from_peers > 0, "the early node gave nothing: {came:?}");
+    for mut agent in [early_agent, late_agent, seed_agent] {
+        agent.stop()?;
+    }
     Ok(())
 }
 
