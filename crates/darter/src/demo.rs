@@ -106,7 +106,7 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
 /// A rate at which this machine can play all parts: the demo is to show links at their limit, not cores.
 fn rate_for_this_machine() -> Rate {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let megabytes = if cores < 4 { 25 } else { 50 };
+    let megabytes = if cores < 4 { 40 } else { 50 };
     Rate::from_bytes_per_second(megabytes * 1_000_000).expect("neither is zero")
 }
 

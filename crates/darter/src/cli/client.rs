@@ -203,7 +203,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "SIZE", value_parser = values::size, conflicts_with = "content")]
     pub(crate) size: Option<u64>,
 
-    /// Each one's limit for sending and for receiving: origin, seed and nodes [default: 50MB/s, and 25MB/s where
+    /// Each one's limit for sending and for receiving: origin, seed and nodes [default: 50MB/s, and 40MB/s where
     /// fewer than four cores have to do the work of all]
     #[arg(long, value_name = "RATE")]
     pub(crate) rate: Option<Rate>,

@@ -1,4 +1,6 @@
-//! All nodes are asked for the file at once, each through its own socket.
+//! All nodes are asked for the file at once, each through its own socket. A node is done when it holds all of it and has
+//! checked the whole; what comes out of each is read and hashed afterwards, so that nine processes on few cores are
+//! not slowed down by their judge.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,7 +11,6 @@ use darter_node::api::GetRequest;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::content::Content;
 use super::fleet::{Fleet, Member};
@@ -18,10 +19,13 @@ use super::picture::{Picture, Row, TICK};
 use super::result::Finish;
 use crate::client::Client;
 
+/// How often a node is asked whether it is done.
+const POLL: Duration = Duration::from_millis(100);
+
 /// What the swarm came to.
 #[derive(Debug)]
 pub(super) struct SwarmRun {
-    /// When each node had given out its last byte.
+    /// When each node held everything, and whether what it gives out is right.
     pub(super) finishes: Vec<Finish>,
     /// Bytes that the origin gave out.
     pub(super) from_origin: u64,
@@ -43,22 +47,21 @@ pub(super) async fn run(
     let mut picture = Picture::new(&names, content.length(), quiet);
     let cpu_before = fleet.cpu().await?;
     let blob = Arc::new(OnceLock::new());
-    let started = Instant::now();
     let mut downloads = JoinSet::new();
     for node in &fleet.nodes {
         let (client, name) = (node.client.clone(), node.name.clone());
         let (url, blob) = (origin.url.to_string(), blob.clone());
         downloads.spawn(async move {
-            let got = download(&client, url, &blob).await.with_context(|| format!("{name} failed"))?;
-            anyhow::Ok(Finish { seconds: started.elapsed().as_secs_f64(), right: got == digest })
+            let seconds = hold(&client, url, &blob).await.with_context(|| format!("{name} failed"))?;
+            anyhow::Ok((client, name, seconds))
         });
     }
     let mut ticks = tokio::time::interval(TICK);
-    let mut finishes = Vec::new();
-    while finishes.len() < fleet.nodes.len() {
+    let mut holders = Vec::new();
+    while holders.len() < fleet.nodes.len() {
         tokio::select! {
             finished = downloads.join_next() => match finished {
-                Some(finish) => finishes.push(finish??),
+                Some(holder) => holders.push(holder??),
                 None => bail!("a download ended without a result"),
             },
             _ = ticks.tick() => picture.draw(&rows(fleet, blob.get()).await),
@@ -66,12 +69,14 @@ pub(super) async fn run(
     }
     picture.draw(&rows(fleet, blob.get()).await);
     picture.finish();
-    Ok(SwarmRun {
-        finishes,
-        from_origin: origin.sent(),
-        from_seed: fleet.seed.client.status().await?.traffic.to_peers,
-        cpu: fleet.cpu().await? - cpu_before,
-    })
+    let (from_origin, cpu) = (origin.sent(), fleet.cpu().await? - cpu_before);
+    let from_seed = fleet.seed.client.status().await?.traffic.to_peers;
+    let mut finishes = Vec::new();
+    for (client, name, seconds) in holders {
+        let got = read(&client, origin.url.to_string()).await.with_context(|| format!("{name} failed"))?;
+        finishes.push(Finish { seconds, right: got == digest });
+    }
+    Ok(SwarmRun { finishes, from_origin, from_seed, cpu })
 }
 
 async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
@@ -87,14 +92,26 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
     join_all(fleet.members().map(row)).await.into_iter().map(Option::unwrap_or_default).collect()
 }
 
-/// Downloads through a node, and hashes what comes out of it.
-async fn download(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<Digest> {
+/// Asks a node for the file and waits until it holds all of it; the seconds that took, by the node's own clock.
+async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<f64> {
     let answer = client.get(&GetRequest { url, headers: Vec::new(), digest: None }).await?;
-    if let Some(id) =
-        answer.headers().get(darter_node::admin::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok())
-    {
-        blob.get_or_init(|| id);
+    let id = answer.headers().get(darter_node::admin::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
+    let id = id.context("the node's answer names no blob")?;
+    blob.get_or_init(|| id);
+    // Nobody reads the answer: the node goes on by itself.
+    drop(answer);
+    loop {
+        let progress = client.progress(id).await?;
+        if progress.complete {
+            return Ok(progress.elapsed);
+        }
+        tokio::time::sleep(POLL).await;
     }
+}
+
+/// Hashes what a node gives out.
+async fn read(client: &Client, url: String) -> anyhow::Result<Digest> {
+    let answer = client.get(&GetRequest { url, headers: Vec::new(), digest: None }).await?;
     let mut body = answer.into_body();
     let mut hasher = DigestHasher::sha256();
     while let Some(frame) = body.frame().await {
