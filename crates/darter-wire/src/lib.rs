@@ -36,7 +36,7 @@ pub use data::{
     serve_data,
 };
 pub use error::{Result, WireError};
-pub use message::{Failure, FailureKind, Held, InventoryItem, Message, PeerInfo, Verdict};
+pub use message::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
 pub use preface::{Greeted, Hello, Kind, Role};
 pub use transport::{Listener, MemNetwork, MemTransport, PeerStream, PeerWriter, TcpConfig, TcpTransport, Transport};
 

@@ -44,10 +44,11 @@ pub enum Message {
         /// Which piece was wrong.
         piece: PieceIndex,
     },
-    /// Node → seed, right after a connection is made: what I hold, so that a restarted seed knows its swarms again.
+    /// Node → seed, when a connection is made and when a blob is complete: I hold these whole, so that a seed whose own
+    /// copy is gone need not ask the origin.
     Inventory {
-        /// One item for each blob held.
-        blobs: Vec<InventoryItem>,
+        /// Blobs held whole.
+        blobs: Vec<BlobId>,
     },
     /// Lead → member: you are in. Answers [`Message::Join`].
     Joined {
@@ -147,7 +148,7 @@ pub enum Message {
         /// The blob.
         blob: BlobId,
     },
-    /// Seed → holder: tell me this blob's manifest. A restarted seed asks one of those whose inventory named it.
+    /// Seed → holder: tell me this blob's manifest. A seed without a copy asks one of those whose inventory named it.
     AskManifest {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
@@ -160,12 +161,8 @@ pub enum Message {
         request: u32,
         /// The blob.
         blob: BlobId,
-        /// The version the blob is of.
-        version: Version,
         /// The manifest; none if the holder no longer has it.
         manifest: Option<Manifest>,
-        /// The digest that the whole was checked against, if it was.
-        digest: Option<Digest>,
     },
 }
 
@@ -176,19 +173,6 @@ pub struct Held {
     pub blob: BlobId,
     /// The verified pieces.
     pub pieces: PieceSet,
-}
-
-/// One blob of a node's inventory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InventoryItem {
-    /// The blob.
-    pub blob: BlobId,
-    /// Its length in bytes, if known.
-    pub length: Option<u64>,
-    /// Length of its pieces.
-    pub piece_length: PieceLength,
-    /// Whether all of it is held.
-    pub complete: bool,
 }
 
 /// How to reach a node, and how near it is.
@@ -253,7 +237,6 @@ impl Message {
             Self::Meet { held, .. } => set_fits(held),
             Self::Have { pieces, .. } | Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
             Self::Report { piece, .. } => piece.0 < MAX_PIECES,
-            Self::Inventory { blobs } => blobs.iter().all(|item| blob_fits(item.piece_length, item.length)),
             Self::Joined { piece_length, length, .. } => blob_fits(*piece_length, *length),
             Self::Grew { from, length, .. } => *from < MAX_PIECES && length.is_none_or(|it| it <= MAX_BLOB_LENGTH),
             Self::ManifestIs { manifest: Some(manifest), .. } => {

@@ -7,7 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Failure, FailureKind, Held, InventoryItem, PeerInfo, Verdict};
+use crate::{Failure, FailureKind, Held, PeerInfo, Verdict};
 
 fn blob() -> impl Strategy<Value = BlobId> {
     any::<[u8; 32]>().prop_map(BlobId)
@@ -99,8 +99,6 @@ fn manifest() -> impl Strategy<Value = Manifest> {
 
 fn message() -> impl Strategy<Value = Message> {
     let held = option::of((blob(), set()).prop_map(|(blob, pieces)| Held { blob, pieces }));
-    let item = (blob(), length(), piece_length(), any::<bool>())
-        .prop_map(|(blob, length, piece_length, complete)| InventoryItem { blob, length, piece_length, complete });
     let joined = (
         (any::<u32>(), blob(), version(), piece_length(), length()),
         (hashes(), peers(), option::of(verdict()), option::of(vec(any::<u8>(), 0..99))),
@@ -115,7 +113,7 @@ fn message() -> impl Strategy<Value = Message> {
             peer,
             piece: PieceIndex(piece)
         }),
-        vec(item, 0..5).prop_map(|blobs| Message::Inventory { blobs }),
+        vec(blob(), 0..5).prop_map(|blobs| Message::Inventory { blobs }),
         joined.prop_map(|((request, blob, version, piece_length, length), (hashes, neighbours, verdict, whole))| {
             Message::Joined { request, blob, version, piece_length, length, hashes, neighbours, verdict, whole }
         }),
@@ -135,15 +133,11 @@ fn message() -> impl Strategy<Value = Message> {
         (blob(), pieces()).prop_map(|(blob, pieces)| Message::Lost { blob, pieces }),
         blob().prop_map(|blob| Message::Part { blob }),
         (any::<u32>(), blob()).prop_map(|(request, blob)| Message::AskManifest { request, blob }),
-        (any::<u32>(), blob(), version(), option::of(manifest()), option::of(digest())).prop_map(
-            |(request, blob, version, manifest, digest)| Message::ManifestIs {
-                request,
-                blob,
-                version,
-                manifest,
-                digest
-            }
-        ),
+        (any::<u32>(), blob(), option::of(manifest())).prop_map(|(request, blob, manifest)| Message::ManifestIs {
+            request,
+            blob,
+            manifest
+        }),
     ]
 }
 
@@ -189,10 +183,7 @@ fn numbers_that_no_blob_has_are_refused() {
     assert!(refused(&Message::Grew { blob, from: 0, hashes: vec![], length: Some(u64::MAX) }));
     let piece_length = PieceLength::from_log2(14).unwrap();
     let manifest = Manifest::new(piece_length, Some(crate::MAX_BLOB_LENGTH));
-    let version = Version::default();
-    assert!(refused(&Message::ManifestIs { request: 1, blob, version, manifest: Some(manifest), digest: None }));
-    let item = |length| InventoryItem { blob, length: Some(length), piece_length, complete: true };
-    assert!(refused(&Message::Inventory { blobs: vec![item(1), item(u64::MAX)] }));
+    assert!(refused(&Message::ManifestIs { request: 1, blob, manifest: Some(manifest) }));
 }
 
 #[test]
