@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -56,14 +59,22 @@ pub struct Credentials {
 }
 
 impl Source {
-    /// A URL source. Headers that choose a variant become part of it, all others authorise: they are returned apart.
+    /// A URL source. Headers that choose a variant become part of it, all others authorise: they are returned apart. So is
+    /// a user in the address (`https://user:password@host/`), as Basic authorisation unless a header says otherwise: it
+    /// would else be part of a name that people and peers see.
     pub fn from_url(mut url: Url, headers: &[(String, String)], digest: Option<Digest>) -> (Self, Credentials) {
         url.set_fragment(None);
-        let (mut variant, authorising): (Vec<_>, Vec<_>) = headers
+        let login = take_login(&mut url);
+        let (mut variant, mut authorising): (Vec<_>, Vec<_>) = headers
             .iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
             .partition(|(name, _)| matches!(name.as_str(), "accept" | "accept-language" | "accept-encoding"));
         variant.sort();
+        if let Some(login) = login
+            && !authorising.iter().any(|(name, _)| name == "authorization")
+        {
+            authorising.push(("authorization".to_owned(), login));
+        }
         (Self::Url { url, variant, digest }, Credentials { headers: authorising })
     }
 
@@ -111,6 +122,20 @@ impl Source {
             }
         }
     }
+}
+
+/// Takes the user out of an address, as the value of an `Authorization` header (RFC 7617).
+fn take_login(url: &mut Url) -> Option<String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let mut login: Vec<u8> = percent_decode_str(url.username()).collect();
+    login.push(b':');
+    login.extend(percent_decode_str(url.password().unwrap_or_default()));
+    // Only addresses without a host refuse, and those have no user.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    Some(format!("Basic {}", BASE64.encode(login)))
 }
 
 /// Names the blob whose content has this digest.
@@ -192,6 +217,17 @@ mod tests {
         let version = Version::default();
         assert_eq!(from_url.blob(&version), from_registry.blob(&version));
         assert_ne!(from_url.key(), from_registry.key());
+    }
+
+    #[test]
+    fn a_user_in_the_address_is_a_credential_and_no_name() {
+        let (source, credentials) = Source::from_url(url("http://me:p%40ss@a/x"), &[], None);
+        assert_eq!(source.to_string(), "http://a/x");
+        assert_eq!(credentials.headers, [("authorization".to_owned(), "Basic bWU6cEBzcw==".to_owned())]);
+        let header = ("Authorization".to_owned(), "Bearer t".to_owned());
+        let (_, credentials) = Source::from_url(url("http://me@a/x"), &[header], None);
+        assert_eq!(credentials.headers.len(), 1);
+        assert_eq!(credentials.headers[0].1, "Bearer t");
     }
 
     #[test]
