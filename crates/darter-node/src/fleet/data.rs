@@ -57,8 +57,16 @@ struct Open {
 impl DataLink {
     /// Ends the connection; what is unanswered fails.
     pub(crate) fn close(&self) {
-        if let Link::Up(client) = std::mem::replace(&mut *self.link.lock(), Link::Closed) {
-            client.close();
+        let before = std::mem::replace(&mut *self.link.lock(), Link::Closed);
+        match before {
+            Link::Up(client) => client.close(),
+            // Whoever is connecting still says that they are not answered.
+            Link::Connecting(waiting) => {
+                for ask in waiting {
+                    self.number(ask);
+                }
+            }
+            Link::Closed => {}
         }
     }
 

@@ -310,6 +310,10 @@ impl Fleet {
         tracing::debug!(peer = %node.short(), "peer gone");
         if let Some(listener) = self.listener() {
             listener.peer_down(node);
+            // One that came back meanwhile may have been announced before it was said to be gone.
+            if let Some(peer) = self.peer(node) {
+                listener.peer_up(&peer);
+            }
         }
     }
 }

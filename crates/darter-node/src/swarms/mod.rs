@@ -14,6 +14,7 @@
 mod open;
 mod uploads;
 
+pub(crate) use self::open::check_length;
 pub(crate) use self::uploads::GivingSwarms;
 
 use std::collections::HashMap;
@@ -117,11 +118,15 @@ impl Swarms {
 
     /// Forgets a transfer, so that its blob can be removed; refuses while somebody on this host reads it.
     pub(crate) fn put_away(&self, blob: BlobId) -> bool {
-        let mut transfers = self.transfers.lock();
-        if transfers.get(&blob).is_some_and(|entry| entry.transfer.has_readers()) {
-            return false;
-        }
-        if let Some(entry) = transfers.remove(&blob) {
+        let entry = {
+            let mut transfers = self.transfers.lock();
+            if transfers.get(&blob).is_some_and(|entry| entry.transfer.has_readers()) {
+                return false;
+            }
+            transfers.remove(&blob)
+        };
+        // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
+        if let Some(entry) = entry {
             entry.transfer.leave();
         }
         self.shelf.lock().remove(&blob);
@@ -163,7 +168,10 @@ impl Swarms {
                     Arc::clone(&entry.transfer)
                 }
                 _ => {
-                    transfers.insert(transfer.blob, Entry { transfer: Arc::clone(&transfer), used });
+                    let failed = transfers.insert(transfer.blob, Entry { transfer: Arc::clone(&transfer), used });
+                    if let Some(failed) = failed {
+                        failed.transfer.close();
+                    }
                     transfer
                 }
             }
@@ -280,10 +288,10 @@ impl Listener for ListeningSwarms {
         }
     }
 
-    fn unanswered(&self, _from: NodeId, blob: BlobId, request: RequestId) {
+    fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId) {
         let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
-            transfer.unanswered(request);
+            transfer.unreached(from, request);
         }
     }
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
-use darter_origin::Reading;
+use darter_origin::{ErrorKind, OriginError, Reading};
 use darter_store::{BlobInfo, SourceRecord, StoreError, StoredBlob};
 use darter_swarm::Start;
-use darter_wire::{Failure, Held};
+use darter_wire::{Failure, Held, MAX_BLOB_LENGTH, MAX_PIECES};
 use parking_lot::Mutex;
 
 use super::{Swarms, failure_of, refusal};
@@ -96,7 +96,9 @@ impl Swarms {
         if self.house.context.options.role == Role::Node {
             // Chosen by the members because no seed lives: only for what is here already.
             let transfer = match self.known_blob(&source).await.map_err(|error| failure_of(&error))? {
-                Some(blob) => self.open_stored(blob, &source).await.map_err(|error| failure_of(&error))?,
+                Some(blob) => {
+                    self.open_stored(blob, &source, &credentials).await.map_err(|error| failure_of(&error))?
+                }
                 None => None,
             };
             return transfer.ok_or_else(|| refusal("a node leads only what it holds"));
@@ -199,7 +201,7 @@ impl Swarms {
         if let Some((blob, version)) = known
             && let Some(version) = self.still_good(source, credentials, blob, version).await?
         {
-            if let Some(transfer) = self.open_stored(blob, source).await? {
+            if let Some(transfer) = self.open_stored(blob, source, credentials).await? {
                 transfer.renew_credentials(credentials.clone());
                 return Ok(transfer);
             }
@@ -238,6 +240,9 @@ impl Swarms {
         credentials: &Credentials,
         reading: Reading,
     ) -> Result<Arc<Transfer>, FetchError> {
+        if let Some(length) = reading.length {
+            check_length(source, PieceLength::for_blob(length), length)?;
+        }
         let mut version = reading.version.clone();
         if source.digest().is_none() && !version.has_validator() {
             version.nonce = Some(fresh_nonce());
@@ -255,14 +260,20 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// A transfer of what is under way or stored, led by this agent if nobody leads it.
-    async fn open_stored(self: &Arc<Self>, blob: BlobId, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
+    /// A transfer of what is under way or stored, led by this agent if nobody leads it. A new one reads the origin with
+    /// these credentials.
+    async fn open_stored(
+        self: &Arc<Self>,
+        blob: BlobId,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Option<Arc<Transfer>>, FetchError> {
         if let Some(transfer) = self.get(blob) {
             return Ok(Some(transfer));
         }
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
         let version = stored.info().version;
-        let transfer = self.begin(source, version, Credentials::none(), stored);
+        let transfer = self.begin(source, version, credentials.clone(), stored);
         if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
             // Members of the swarm that was may come back with what they hold.
             let alone = self.house.context.options.role == Role::Embedded;
@@ -360,6 +371,15 @@ impl From<FetchError> for Refused {
     }
 }
 
+/// Refuses lengths that an origin may claim but no swarm can carry.
+pub(crate) fn check_length(source: &Source, pieces: PieceLength, length: u64) -> Result<(), OriginError> {
+    if length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES {
+        return Ok(());
+    }
+    let text = format!("{source} is said to have {length} bytes, more than darter can carry; fetch it without");
+    Err(OriginError::new(ErrorKind::Protocol, text))
+}
+
 /// A number that no other reading of an origin without validators has.
 fn fresh_nonce() -> u64 {
     let mut bytes = [0; 8];
@@ -367,5 +387,18 @@ fn fresh_nonce() -> u64 {
     match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_le_bytes(bytes),
         _ => unix_now(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_that_no_swarm_can_carry_are_refused() {
+        let (source, _) = Source::from_url("http://a.example/b".parse().unwrap(), &[], None);
+        let fits = |length| check_length(&source, PieceLength::for_blob(length), length).is_ok();
+        assert!(fits(0) && fits(1 << 40));
+        assert!(!fits(1 << 60) && !fits(u64::MAX));
     }
 }

@@ -25,6 +25,7 @@ impl Uploads for GivingSwarms {
                     let bound = payload(&transfer.stored, piece);
                     if !matches!(bound, Bind::Send { .. }) {
                         transfer.not_sent(peer, piece);
+                        transfer.note_losses();
                     }
                     bound
                 }
@@ -35,8 +36,13 @@ impl Uploads for GivingSwarms {
                 if !transfer.stored.holds(piece) {
                     return Bind::NotHeld;
                 }
-                transfer.sending(peer, piece);
-                payload(&transfer.stored, piece)
+                let bound = payload(&transfer.stored, piece);
+                if matches!(bound, Bind::Send { .. }) {
+                    transfer.sending(peer, piece);
+                } else {
+                    transfer.note_losses();
+                }
+                bound
             }
             (Wanted::Piece(piece), None) => swarms.from_shelf(blob, piece),
         }

@@ -8,7 +8,7 @@ use darter_core::{Moment, NodeId, PieceIndex};
 use darter_swarm::{Action, Event};
 use darter_wire::{Message, Wanted};
 
-use super::{Lead, Outcome, Transfer};
+use super::{Asked, Lead, Outcome, Transfer};
 use crate::fleet::data::Ask;
 
 /// Neighbours are told of new pieces at most this often: a piece takes about this long to arrive at ordinary rates.
@@ -59,9 +59,10 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
             tokio::select! {
                 () = driven.kick.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
-                () = driven.closed.cancelled() => return,
+                () = driven.closed.cancelled() => break,
             }
         }
+        driven.call_back_all();
     });
 }
 
@@ -72,11 +73,17 @@ impl Transfer {
         let mut work = Work::default();
         if matches!(state.outcome, Outcome::Open) {
             state.picker.poll(now, &mut work.actions);
+        } else {
+            state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));
         }
+        work.actions.extend(state.void.drain(..).map(|(id, peer)| Action::Cancel { id, peer }));
         for action in &work.actions {
             match *action {
-                Action::Request { id, peer, .. } | Action::Ask { id, lead: peer } => {
-                    state.asked.insert(id, (peer, 0));
+                Action::Request { id, peer: of, piece, .. } => {
+                    state.asked.insert(id, Asked { of, wanted: Wanted::Piece(piece), arrived: 0 });
+                }
+                Action::Ask { id, lead: of } => {
+                    state.asked.insert(id, Asked { of, wanted: Wanted::Any, arrived: 0 });
                 }
                 Action::Cancel { id, .. } => {
                     state.asked.remove(&id);
@@ -91,9 +98,7 @@ impl Transfer {
             }
         }
         if let Some(leading) = &mut state.leading {
-            let next = leading.next_wakeup(now);
-            let due = std::mem::replace(&mut leading.wakes, next);
-            work.may_send = due.is_some_and(|due| due <= now);
+            work.may_send = leading.falls_due(now);
             let speech = leading.speak(self, state.verdict.as_ref());
             work.outgoing = speech.messages;
             state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
@@ -120,6 +125,7 @@ impl Transfer {
         let whole = matches!(state.outcome, Outcome::Open) && !state.finishing && state.picker.is_complete();
         if whole && self.may_finish(state, now) {
             state.finishing = true;
+            state.verdict_due = None;
             work.finish = true;
         }
         work.wake = self.next_wakeup(state, now);
@@ -199,15 +205,26 @@ impl Transfer {
         }
     }
 
+    /// Calls back whatever is still asked for: this transfer is over.
+    fn call_back_all(&self) {
+        let (asked, void) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.asked), std::mem::take(&mut state.void))
+        };
+        for (id, node) in asked.into_iter().map(|(id, asked)| (id, asked.of)).chain(void) {
+            self.fleet.cancel(node, self.blob, id);
+        }
+    }
+
     /// Tells the picker which answers are moving, so that a slow one is not given up.
     fn look_for_progress(&self, now: Moment) {
-        let asked: Vec<_> = self.state.lock().asked.iter().map(|(id, asked)| (*id, *asked)).collect();
-        for (id, (node, before)) in asked {
+        let asked: Vec<_> = self.state.lock().asked.iter().map(|(id, asked)| (*id, asked.of, asked.arrived)).collect();
+        for (id, node, before) in asked {
             let Some(arrived) = self.fleet.arrived(node, self.blob, id) else { continue };
             if arrived > before {
                 let mut state = self.state.lock();
                 if let Some(asked) = state.asked.get_mut(&id) {
-                    asked.1 = arrived;
+                    asked.arrived = arrived;
                 }
                 state.picker.handle(Event::Progress { request: id }, now);
             }

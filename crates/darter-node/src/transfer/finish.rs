@@ -41,14 +41,20 @@ impl Transfer {
         match self.check_whole().await {
             Ok(verdict) => self.seal(verdict).await,
             Err(error @ FetchError::WrongDigest { .. }) => self.dissolve(error).await,
-            Err(error) => {
-                // Found damaged on the way: the lost pieces are fetched, then this comes again.
-                self.note(format!("checking the whole: {error}"));
-                self.lost_pieces(&self.stored.take_lost());
-            }
+            Err(error) => self.unchecked(error),
         }
         self.state.lock().finishing = false;
         self.kick.notify_one();
+    }
+
+    /// The whole could not be checked. What was found damaged on the way is fetched, then this comes again; where
+    /// nothing is missing, trying again would find the same.
+    fn unchecked(self: &Arc<Self>, error: FetchError) {
+        self.note(format!("checking the whole: {error}"));
+        self.note_losses();
+        if self.pieces() == Some(self.stored.held().len()) {
+            self.fail(error);
+        }
     }
 
     async fn check_whole(self: &Arc<Self>) -> Result<Verdict, FetchError> {
@@ -90,9 +96,7 @@ impl Transfer {
         let root = verdict.root;
         let sealed = tokio::task::spawn_blocking(move || stored.seal(root)).await.expect("sealing does not panic");
         if let Err(error) = sealed {
-            self.note(format!("could not seal: {error}"));
-            self.lost_pieces(&self.stored.take_lost());
-            return;
+            return self.unchecked(error.into());
         }
         let now = self.context.now();
         {

@@ -4,6 +4,7 @@
 //! hand the swarm back when a seed returns. An agent that leads while it follows another lead — a node that led
 //! until the seed came back, a seed under another seed — passes on what it hears and never reads the origin.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ const REJOIN_PATIENCE: Duration = Duration::from_secs(3);
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
 
+/// How soon a lead looks again for something to send to a member that there was nothing for: half the shortest pause
+/// between two copies of a piece.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A lead's work on one swarm.
 pub(crate) struct Leading {
     swarm: SwarmLead,
@@ -33,8 +38,12 @@ pub(crate) struct Leading {
     /// Members that wait to be let in.
     replies: Vec<(NodeId, u32)>,
     members: usize,
+    /// Who was let in and has not left.
+    inside: HashSet<NodeId>,
     /// When it last said that it may have more to send without anything happening.
-    pub(super) wakes: Option<Moment>,
+    wakes: Option<Moment>,
+    /// When to look again for something to send to members that there was nothing for.
+    look_again: Option<Moment>,
     /// Wakes the task that reads the origin.
     pub(super) plan_changed: Arc<Notify>,
 }
@@ -65,7 +74,21 @@ impl Leading {
         self.swarm.report(reporter, suspect)
     }
 
+    /// When time alone may have made more to send.
     pub(super) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
+        self.swarm.next_wakeup(now).into_iter().chain(self.look_again).min()
+    }
+
+    /// Whether such a time has come; says so once.
+    pub(super) fn falls_due(&mut self, now: Moment) -> bool {
+        let looks = self.look_again.take_if(|at| *at <= now).is_some();
+        let next = self.swarm.next_wakeup(now);
+        let due = std::mem::replace(&mut self.wakes, next);
+        looks || due.is_some_and(|due| due <= now)
+    }
+
+    /// When the plan may change though nothing happens.
+    pub(super) fn plan_due(&self, now: Moment) -> Option<Moment> {
         self.swarm.next_wakeup(now)
     }
 
@@ -145,8 +168,7 @@ impl Transfer {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
-            state.lead = Lead::Me;
-            state.picker.handle(Event::LeadChanged { lead: None }, now);
+            state.change_lead(Lead::Me, now);
         }
         self.open_lead(start);
         self.start_reading(reading);
@@ -183,7 +205,9 @@ impl Transfer {
             told_verdict: state.verdict.is_some(),
             replies: Vec::new(),
             members: 0,
+            inside: HashSet::new(),
             wakes: None,
+            look_again: None,
             plan_changed: Arc::new(Notify::new()),
         });
     }
@@ -207,11 +231,14 @@ impl Transfer {
     /// Lets a member in. The driver answers, in order with what else it says.
     pub(crate) fn admit(&self, node: NodeId, request: u32, held: &PieceSet, wants: bool) {
         self.open_lead(Start::TakeOver);
-        let place = self.fleet.peer(node).map(|peer| peer.hello.place).unwrap_or_default();
         {
             let mut state = self.state.lock();
+            // Looked up under the lock: one that goes after this is taken out again. One that went while the origin
+            // was asked must not count as a holder.
+            let Some(peer) = self.fleet.peer(node) else { return };
             let Some(leading) = &mut state.leading else { return };
-            leading.swarm.join(node, place, held, wants);
+            leading.swarm.join(node, peer.hello.place, held, wants);
+            leading.inside.insert(node);
             leading.replies.push((node, request));
             leading.members = leading.swarm.members().len();
             leading.plan_changed.notify_one();
@@ -225,6 +252,7 @@ impl Transfer {
         let mut state = self.state.lock();
         if let Some(leading) = &mut state.leading {
             leading.swarm.leave(node);
+            leading.inside.remove(&node);
             leading.members = leading.swarm.members().len();
             leading.plan_changed.notify_one();
         }
@@ -268,7 +296,14 @@ impl Transfer {
     pub(crate) fn choose_for(&self, node: NodeId) -> Result<Option<PieceIndex>, ()> {
         let now = self.context.now();
         let mut state = self.state.lock();
-        state.leading.as_mut().map(|leading| leading.swarm.choose(node, now)).ok_or(())
+        let leading = state.leading.as_mut().filter(|leading| leading.inside.contains(&node)).ok_or(())?;
+        let chosen = leading.swarm.choose(node, now);
+        if chosen.is_none() && leading.look_again.is_none() {
+            // A copy may be worth sending after a while though nothing happens until then.
+            leading.look_again = Some(now + LOOK_AGAIN);
+            self.kick.notify_one();
+        }
+        Ok(chosen)
     }
 
     /// A piece that was asked for by name is being sent.
@@ -312,15 +347,26 @@ impl Transfer {
 
     /// The lead is gone, gave up, or does not answer: find another.
     pub(crate) fn lead_failed(self: &Arc<Self>, lead: NodeId, why: &str) {
+        self.lose_lead(lead, why, false);
+    }
+
+    /// The lead is well but knows nothing of this agent's part in the swarm, after a removal over there, say. It is
+    /// asked again like any other.
+    pub(super) fn lead_forgot(self: &Arc<Self>, lead: NodeId) {
+        self.lose_lead(lead, "it no longer knows of this swarm or of its members", true);
+    }
+
+    fn lose_lead(self: &Arc<Self>, lead: NodeId, why: &str, may_lead_again: bool) {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
             if state.lead != Lead::Node(lead) {
                 return;
             }
-            state.lead = Lead::Nobody;
-            state.failed_leads.insert(lead);
-            state.picker.handle(Event::LeadChanged { lead: None }, now);
+            state.change_lead(Lead::Nobody, now);
+            if !may_lead_again {
+                state.failed_leads.insert(lead);
+            }
             if !matches!(state.outcome, Outcome::Open) {
                 return;
             }
@@ -339,8 +385,15 @@ impl Transfer {
         }
         let electing = Arc::clone(self);
         self.tasks.spawn(async move {
-            electing.find_lead().await;
-            electing.state.lock().electing = false;
+            loop {
+                electing.find_lead().await;
+                let mut state = electing.state.lock();
+                // The lead just found may be gone already, and whoever noticed left it to this task.
+                if state.lead != Lead::Nobody || !matches!(state.outcome, Outcome::Open) {
+                    state.electing = false;
+                    return;
+                }
+            }
         });
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet};
 use darter_store::{Put, StoreError};
 use darter_swarm::{Event, RequestId};
-use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer, Verdict};
+use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
-use super::{Lead, Transfer};
+use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::joins::Joined;
 
@@ -28,8 +28,7 @@ impl Transfer {
                 let neighbours: Vec<_> = state.met.drain().collect();
                 state.to_meet.extend(neighbours);
             }
-            state.lead = Lead::Node(lead);
-            state.picker.handle(Event::LeadChanged { lead: Some(lead) }, now);
+            state.change_lead(Lead::Node(lead), now);
             state.picker.handle(Event::PeerLeft { peer: lead }, now);
             state.to_meet.extend(joined.neighbours.iter().map(|info| info.node));
             state.to_meet.remove(&self.context.me);
@@ -49,6 +48,10 @@ impl Transfer {
         }
         if let Some(whole) = joined.whole {
             self.take_whole(lead, &whole);
+        }
+        // It may have gone before this agent followed it, and then nobody will say so.
+        if self.fleet.peer(lead).is_none() {
+            self.lead_failed(lead, "connection lost");
         }
         self.kick.notify_one();
     }
@@ -142,22 +145,39 @@ impl Transfer {
     pub(crate) async fn answered(self: &Arc<Self>, from: NodeId, request: RequestId, answer: Answer) {
         match answer {
             Answer::Data { piece, data, .. } => self.take_piece(from, request, piece, data).await,
-            Answer::None { reason, .. } => {
+            Answer::None { reason, wanted, .. } => {
                 tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
-                self.unanswered(request);
+                let stood = self.unanswered(request).is_some();
+                match (wanted, reason) {
+                    (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if stood => self.lead_forgot(from),
+                    // If this agent leads, somebody has to be found who does hold it.
+                    (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) => {
+                        self.member_lost(from, &[piece]);
+                    }
+                    _ => {}
+                }
             }
         }
     }
 
-    /// A request will not be answered.
-    pub(crate) fn unanswered(&self, request: RequestId) {
-        let now = self.context.now();
-        {
-            let mut state = self.state.lock();
-            state.asked.remove(&request);
-            state.picker.handle(Event::Failed { request }, now);
+    /// A holder can't be reached, or its connection broke. If this agent leads, it must not leave to that one what the
+    /// origin can give: it counts as a holder again when it says so.
+    pub(crate) fn unreached(&self, holder: NodeId, request: RequestId) {
+        if let Some(Asked { wanted: Wanted::Piece(piece), .. }) = self.unanswered(request) {
+            self.member_lost(holder, &[piece]);
         }
+    }
+
+    /// A request will not be answered. `None` if nobody waited for it any more.
+    fn unanswered(&self, request: RequestId) -> Option<Asked> {
+        let now = self.context.now();
+        let asked = {
+            let mut state = self.state.lock();
+            state.picker.handle(Event::Failed { request }, now);
+            state.asked.remove(&request)
+        };
         self.kick.notify_one();
+        asked
     }
 
     async fn take_piece(self: &Arc<Self>, from: NodeId, request: RequestId, piece: PieceIndex, data: PooledBuffer) {

@@ -16,7 +16,8 @@
 //! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
 //! order: a Meet before a Have, a hash before the piece that needs it.
 //!
-//! Lock order: a transfer's state, then nothing. The store is never called with the state locked, except for its
+//! Lock order: a transfer's state, then the fleet's. Nothing is said to a peer with any lock held: a peer found gone is
+//! told to every transfer. The store is never called with the state locked, except for its
 //! questions that don't touch the disk.
 
 pub(crate) mod drive;
@@ -36,7 +37,7 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, Digest, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version};
 use darter_store::StoredBlob;
 use darter_swarm::{Event, Picker, RequestId, Tuning};
-use darter_wire::{Message, Verdict};
+use darter_wire::{Message, Verdict, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -111,8 +112,10 @@ pub(crate) struct State {
     /// Pieces that came in since the neighbours were last told.
     untold: Vec<PieceIndex>,
     lost: Vec<PieceIndex>,
-    /// Requests under way: who was asked, and how many bytes of the answer had come when last looked.
-    asked: HashMap<RequestId, (NodeId, u32)>,
+    /// Requests under way.
+    asked: HashMap<RequestId, Asked>,
+    /// Requests that nobody waits for any more, to be called back: a holder keeps them for ever otherwise.
+    void: Vec<(RequestId, NodeId)>,
     verdict: Option<Verdict>,
     /// When a member that holds everything stops waiting for the lead's verdict.
     verdict_due: Option<Moment>,
@@ -125,6 +128,25 @@ pub(crate) struct State {
     outcome: Outcome,
     journal: Journal,
     meter: Meter,
+}
+
+/// A request under way.
+struct Asked {
+    of: NodeId,
+    wanted: Wanted,
+    /// Bytes of the answer that had come when last looked.
+    arrived: u32,
+}
+
+impl State {
+    /// Another lead, or none: what was asked of the former one as the lead is void.
+    fn change_lead(&mut self, lead: Lead, now: Moment) {
+        self.lead = lead;
+        let node = if let Lead::Node(node) = lead { Some(node) } else { None };
+        self.picker.handle(Event::LeadChanged { lead: node }, now);
+        self.void
+            .extend(self.asked.extract_if(|_, asked| asked.wanted == Wanted::Any).map(|(id, asked)| (id, asked.of)));
+    }
 }
 
 /// What all transfers of an agent share.
@@ -180,6 +202,7 @@ impl Transfer {
             untold: Vec::new(),
             lost: Vec::new(),
             asked: HashMap::new(),
+            void: Vec::new(),
             verdict,
             verdict_due: None,
             streamed_digest: None,
@@ -214,6 +237,7 @@ impl Transfer {
     /// Ends the driver; the transfer does nothing more by itself.
     pub(crate) fn close(&self) {
         self.closed.cancel();
+        self.changed.send_replace(());
     }
 
     /// How it stands.
@@ -281,18 +305,20 @@ impl Transfer {
 
     /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
-        if matches!(self.outcome(), Outcome::Open) {
-            self.end_with(error);
+        let mut state = self.state.lock();
+        if matches!(state.outcome, Outcome::Open) {
+            self.end(&mut state, error);
         }
     }
 
     /// Ends the transfer whatever it came to before.
     fn end_with(&self, error: FetchError) {
-        {
-            let mut state = self.state.lock();
-            state.journal.note(self.context.now(), format!("failed: {error}"));
-            state.outcome = Outcome::Failed(error);
-        }
+        self.end(&mut self.state.lock(), error);
+    }
+
+    fn end(&self, state: &mut State, error: FetchError) {
+        state.journal.note(self.context.now(), format!("failed: {error}"));
+        state.outcome = Outcome::Failed(error);
         self.kick.notify_one();
         self.changed.send_replace(());
     }
@@ -318,11 +344,16 @@ impl Transfer {
         self.sendable.send_replace(());
     }
 
-    /// Pieces that were held were found damaged or are gone.
-    pub(crate) fn lost_pieces(&self, pieces: &PieceSet) {
-        if pieces.is_empty() {
-            return;
+    /// Takes note of what the store found damaged, and sees to it that it is fetched again.
+    pub(crate) fn note_losses(self: &Arc<Self>) {
+        let lost = self.stored.take_lost();
+        if !lost.is_empty() {
+            self.lost_pieces(&lost);
+            self.resume();
         }
+    }
+
+    fn lost_pieces(&self, pieces: &PieceSet) {
         let now = self.context.now();
         {
             let mut state = self.state.lock();

@@ -20,10 +20,14 @@ use futures_util::StreamExt as _;
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
 use crate::error::FetchError;
+use crate::swarms::check_length;
 
 /// How often a broken reading is continued without a single new piece before the origin counts as failed.
 const MOST_TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// An origin that asks for more patience than this counts as failed: readers wait meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a run ended.
 enum RunEnd {
@@ -57,8 +61,19 @@ impl Transfer {
         }
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            transfer.read_origin(opened).await;
-            transfer.state.lock().reading = false;
+            let mut opened = opened;
+            loop {
+                transfer.read_origin(opened.take()).await;
+                let mut state = transfer.state.lock();
+                // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
+                // whoever saw to that took this task for alive.
+                let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
+                let lacks = transfer.pieces() != Some(transfer.stored.held().len());
+                if !leads || !lacks || transfer.closed.is_cancelled() {
+                    state.reading = false;
+                    return;
+                }
+            }
         });
     }
 
@@ -85,12 +100,13 @@ impl Transfer {
                         tries = 0;
                     }
                     tries += 1;
-                    if !error.retryable() || tries > MOST_TRIES {
+                    let asked = error.retry_after();
+                    if !error.retryable() || tries > MOST_TRIES || asked.is_some_and(|pause| pause > LONGEST_PAUSE) {
                         return self.give_up(&error.into());
                     }
                     self.note(format!("reading the origin: {error}; continuing"));
-                    let pause = error.retry_after().unwrap_or(FIRST_PAUSE * 2_u32.pow(tries - 1));
-                    tokio::time::sleep(pause).await;
+                    let pause = asked.unwrap_or(FIRST_PAUSE * 2_u32.pow(tries - 1));
+                    let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
                 }
             }
         }
@@ -111,7 +127,7 @@ impl Transfer {
                 let state = self.state.lock();
                 let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
                 let leading = state.leading.as_ref().filter(|_| leads)?;
-                (leading.plan(now), leading.next_wakeup(now), Arc::clone(&leading.plan_changed))
+                (leading.plan(now), leading.plan_due(now), Arc::clone(&leading.plan_changed))
             };
             if let Some(plan) = plan {
                 return Some(plan);
@@ -192,11 +208,11 @@ impl Transfer {
                 }
             }
         }
-        self.end_of_body(assembly, whole).await
+        self.end_of_body(run, assembly, whole).await
     }
 
     /// The body ended: of a blob of unknown length, that was its end.
-    async fn end_of_body(self: &Arc<Self>, mut assembly: Assembly, whole: &mut WholeHasher) -> RunEnd {
+    async fn end_of_body(self: &Arc<Self>, run: OriginRun, mut assembly: Assembly, whole: &mut WholeHasher) -> RunEnd {
         if self.stored.length().is_none() {
             let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
             if let Err(error) = self.accept_length(length) {
@@ -207,6 +223,10 @@ impl Transfer {
             {
                 return end;
             }
+        } else if run.end != Some(assembly.piece) && self.pieces() != Some(assembly.piece.0) {
+            // Not every origin says how much it sends. Asked again at once, it might end early for ever.
+            let text = format!("{} ended within piece {}", self.source, assembly.piece);
+            return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
         }
         RunEnd::Replan
     }
@@ -221,6 +241,7 @@ impl Transfer {
         if self.stored.length() == Some(length) {
             return Ok(());
         }
+        check_length(&self.source, self.piece_length, length)?;
         self.stored.set_length(length)?;
         self.total_known();
         Ok(())

@@ -77,6 +77,10 @@ impl Reader {
                 (end, length) => end.or(length),
             };
             let complete = matches!(outcome, Outcome::Complete);
+            if transfer.closed.is_cancelled() && !complete {
+                let reason = "its transfer was ended here".to_owned();
+                return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+            }
             if end.is_some_and(|end| self.at >= end) {
                 // Even of nothing, the end is told only once it is sure.
                 if complete || length != Some(self.at) {
@@ -121,8 +125,7 @@ impl Reader {
                 Ok(Some(buffer.into()))
             }
             Err(StoreError::NotHeld { .. }) => {
-                transfer.lost_pieces(&transfer.stored.take_lost());
-                transfer.resume();
+                transfer.note_losses();
                 Ok(None)
             }
             Err(StoreError::Discarded(_)) => match transfer.outcome() {
