@@ -196,6 +196,88 @@ async fn the_callers_own_authorization_passes_through_and_so_does_its_rejection(
     assert_eq!(lab.registry.seen().len(), 2);
 }
 
+fn basic(user_and_password: &str) -> Credentials {
+    bringing("authorization", &format!("Basic {}", BASE64_STANDARD.encode(user_and_password)))
+}
+
+#[tokio::test]
+async fn a_callers_password_is_traded_for_a_token_on_their_behalf() {
+    let lab = Lab::new().await;
+    let (client, upstream) = lab.client(None);
+    for _ in 0..2 {
+        let answer = get(&client, &upstream, MANIFEST, &basic("alice:secret")).await;
+        assert_eq!(text(answer).await, "for the bearer");
+    }
+    assert_eq!(lab.asked_for_tokens(), 1);
+    // As it came, with the token, and with the token kept.
+    let sent: Vec<_> =
+        lab.registry.seen().iter().map(|seen| seen.header("authorization").unwrap_or_default().to_owned()).collect();
+    let came = format!("Basic {}", BASE64_STANDARD.encode("alice:secret"));
+    assert_eq!(sent, [came.as_str(), "Bearer token-0", "Bearer token-0"]);
+    lab.clock.advance(Duration::from_secs(295));
+    assert_eq!(get(&client, &upstream, MANIFEST, &basic("alice:secret")).await.status, 200);
+    assert_eq!(lab.asked_for_tokens(), 2);
+}
+
+#[tokio::test]
+async fn one_callers_token_serves_no_other_caller() {
+    let lab = Lab::new().await;
+    let (client, upstream) = lab.client(None);
+    assert_eq!(get(&client, &upstream, TAGS, &basic("alice:secret")).await.status, 200);
+    for other in [basic("alice:guessed"), basic("mallory:secret"), basic("alice:secret:"), none()] {
+        let answer = get(&client, &upstream, TAGS, &other).await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer realm="));
+        assert_eq!(text(answer).await, "{\"errors\":[]}");
+    }
+    let bearers = lab.registry.seen().into_iter().filter(|seen| seen.header("authorization") == Some("Bearer token-0"));
+    assert_eq!(bearers.count(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_with_a_wrong_password_does_not_get_the_configured_login_instead() {
+    let lab = Lab::new().await;
+    let (client, upstream) = lab.client(Some(alice()));
+    assert_eq!(get(&client, &upstream, TAGS, &none()).await.status, 200);
+    assert_eq!(get(&client, &upstream, TAGS, &basic("bob:guessed")).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_callers_password_stays_with_the_registry_that_takes_it() {
+    let server = Server::start(|seen| match seen.header("authorization") {
+        Some(authorization) if authorization == format!("Basic {}", BASE64_STANDARD.encode("alice:secret")) => {
+            Reply::bytes("welcome")
+        }
+        _ => Reply::status(401).with("www-authenticate", "Basic realm=\"lab\""),
+    })
+    .await;
+    let client = RegistryClient::new(client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
+    let upstream = client.upstreams().resolve(&server.address.to_string()).unwrap();
+    assert_eq!(text(get(&client, &upstream, TAGS, &basic("alice:secret")).await).await, "welcome");
+    assert_eq!(server.seen().len(), 1);
+    assert_eq!(get(&client, &upstream, TAGS, &basic("alice:guessed")).await.status, 401);
+    assert_eq!(server.seen().len(), 2, "asking again with the same would be no use");
+}
+
+#[tokio::test]
+async fn a_callers_password_is_not_sent_where_a_redirect_leads() {
+    let lab = Lab::new().await;
+    let realm = lab.tokens.url("/token").to_string();
+    let elsewhere = Server::start(move |_| {
+        let challenge =
+            format!(r#"Bearer realm="{realm}",service="lab, \"quoted\"",scope="repository:some/repo:pull""#);
+        Reply::status(401).with("www-authenticate", challenge)
+    })
+    .await;
+    let target = elsewhere.url("/v2/some/repo/tags/list").to_string();
+    let registry = Server::start(move |_| Reply::status(307).with("location", target.as_str())).await;
+    let client = RegistryClient::new(client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
+    let upstream = client.upstreams().resolve(&registry.address.to_string()).unwrap();
+    assert_eq!(get(&client, &upstream, TAGS, &basic("alice:secret")).await.status, 401);
+    assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    assert_eq!(lab.asked_for_tokens(), 0);
+}
+
 #[tokio::test]
 async fn who_brings_nothing_to_a_private_repository_gets_the_registrys_challenge() {
     let lab = Lab::new().await;

@@ -1,10 +1,14 @@
 //! Requests to registries, with the token dance for those who don't dance themselves.
 //!
 //! ```text
-//! caller has Authorization ──► pass on ──────────────────────────────► answer, whatever it is
-//! caller has none ──► with what this repository wanted last ──► not 401 ► answer
-//!                                                          └──► 401 ──► meet the challenge ──► answer, whatever it is
+//! caller has a Bearer ──► pass on ───────────────────────────────────► answer, whatever it is
+//! caller has a login ─┬─► with what this repository wanted last ─────► not 401 ──► answer
+//! caller has nothing ─┘                                          └───► 401 ──► meet the challenge ──► answer, whatever it is
 //! ```
+//!
+//! A login that a caller brings goes the same way as a configured one, and in its place: it is sent as it came until
+//! the registry asks for a token. Engines that were asked for a login by a mirror know nothing of the registry's token
+//! service.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -104,9 +108,10 @@ impl RegistryClient {
     /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and gives back whatever the registry
     /// answers. Redirects are followed; `Authorization` stays behind when they lead to another host.
     ///
-    /// A caller's own `Authorization` is passed on as it is, and a 401 comes back with its challenges. Without one, the
-    /// registry's login if configured, or else an anonymous token, is used where the registry asks for it; if that
-    /// does not satisfy it, its 401 comes back too, so that the caller can bring something better.
+    /// A caller's own `Authorization` is passed on as it is, and a 401 comes back with its challenges; only a Basic one
+    /// is traded for a token first where the registry asks for a token. Without any, the registry's login if
+    /// configured, or else an anonymous token, is used where the registry asks for it; if that does not satisfy it, its
+    /// 401 comes back too, so that the caller can bring something better.
     ///
     /// # Errors
     /// Only when there is no answer, of the registry or of its token service: network, TLS, time, overload, or a
@@ -129,10 +134,14 @@ impl RegistryClient {
         // What authorises comes from the caller's credentials alone, so that it stays behind at a redirect.
         request.headers.remove(AUTHORIZATION);
         request.credentials = credential_headers(caller)?;
-        if request.credentials.contains_key(AUTHORIZATION) {
-            return self.once(&request).await.map(|(answer, _)| answer);
-        }
-        let login = self.0.logins.of(upstream.name()).await;
+        let login = if request.credentials.contains_key(AUTHORIZATION) {
+            let Some(login) = login_of_caller(&request.credentials) else {
+                return self.once(&request).await.map(|(answer, _)| answer);
+            };
+            Some(login)
+        } else {
+            self.0.logins.of(upstream.name()).await
+        };
         let place = (upstream.base().clone(), repository_of(path_and_query).map(str::to_owned));
         self.send_authorised(upstream, request, login.as_ref(), place).await
     }
@@ -236,6 +245,15 @@ fn address(upstream: &Upstream, path_and_query: &str) -> Result<Url, OriginError
     let url = url.map_err(|error| wrong().caused_by(error))?;
     let inside = url.as_str().strip_prefix(upstream.base().as_str()).is_some_and(|rest| rest.starts_with("v2/"));
     if inside { Ok(url) } else { Err(wrong()) }
+}
+
+/// The user and password in the caller's one `Authorization`; `None` for anything else, which is not ours to read.
+fn login_of_caller(credentials: &HeaderMap) -> Option<Login> {
+    let mut values = credentials.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => token::login_of_basic(value),
+        _ => None,
+    }
 }
 
 /// What these challenges ask for, as far as it can be met.

@@ -1,8 +1,8 @@
 //! Access tokens: getting them where a registry's challenge points, and keeping them until they expire.
 //!
-//! A token is kept for exactly what it was given for: registry, realm, service, scope and login. A login is sent to the
-//! realm the registry names, as every engine does, but never in the clear on behalf of a registry that is spoken to
-//! over TLS.
+//! A token is kept for exactly what it was given for: registry, realm, service, scope and login, whether configured or
+//! a caller's. A login is sent to the realm the registry names, as every engine does, but never in the clear on behalf
+//! of a registry that is spoken to over TLS.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -192,6 +192,17 @@ fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginErro
 /// The `Authorization` of a user with a password.
 pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, OriginError> {
     secret(&format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
+}
+
+/// The user and password of a Basic `Authorization`, if it is one.
+pub(super) fn login_of_basic(authorization: &HeaderValue) -> Option<Login> {
+    let (scheme, encoded) = authorization.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (user, password) = decoded.split_once(':')?;
+    Some(Login::Password { user: user.to_owned(), password: password.to_owned() })
 }
 
 /// The `Authorization` of who bears a token.

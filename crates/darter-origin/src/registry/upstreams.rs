@@ -47,6 +47,11 @@ impl Upstream {
     pub const fn base(&self) -> &Url {
         &self.base
     }
+
+    /// Whether this is Docker Hub itself, rather than a registry configured in its place.
+    pub fn is_docker_hub(&self) -> bool {
+        self.base.as_str() == DOCKER_HUB_ADDRESS
+    }
 }
 
 impl fmt::Display for Upstream {
@@ -177,6 +182,16 @@ mod tests {
         assert_eq!(base(&upstreams(), "10.0.0.1:5000"), "http://10.0.0.1:5000/");
         assert_eq!(base(&upstreams(), "index.docker.io"), "http://mirror.lab/hub/");
         assert_eq!(base(&upstreams(), "lab"), "https://10.0.0.9:5000/");
+    }
+
+    #[test]
+    fn docker_hub_is_known_under_all_its_names_and_not_mistaken_for_what_stands_in_for_it() {
+        let plain = Upstreams::new(&RegistryConfig::default());
+        for name in DOCKER_HUB_ALIASES {
+            assert!(plain.resolve(name).unwrap().is_docker_hub());
+            assert!(!upstreams().resolve(name).unwrap().is_docker_hub());
+        }
+        assert!(!plain.resolve("ghcr.io").unwrap().is_docker_hub());
     }
 
     #[test]
