@@ -79,6 +79,8 @@ pub struct Options {
     pub upstreams: Vec<UpstreamOption>,
     /// The registry of requests that name none (Docker's mirror requests).
     pub default_upstream: Option<String>,
+    /// The mirror asks programs for the login that their user has for it.
+    pub ask_login: bool,
     /// Registries that are spoken to without TLS.
     pub plain_http: Vec<String>,
     /// Logins used for callers that bring no credentials of their own.

@@ -24,8 +24,12 @@
 //! # Whose credentials
 //!
 //! A caller's own `Authorization` goes to the upstream as it is, and the upstream's refusal goes back with its
-//! challenges, so that the engine does its own token dance. A caller without one is served with the login that is
-//! configured for that registry, or an anonymous token; where neither is enough, the upstream's 401 goes back too.
+//! challenges, so that the engine does its own token dance; a user and password are traded for a token on the caller's
+//! behalf where the upstream wants one. A caller without any is served with the login that is configured for that
+//! registry, or an anonymous token; where neither is enough, the upstream's 401 goes back too.
+//!
+//! Podman, skopeo and CRI-O send a login only if `/v2/` asked for one, and say nothing there of the registry they mean:
+//! [`MirrorOptions::ask_login`] makes the mirror ask.
 //!
 //! # Invariants
 //!
@@ -92,6 +96,8 @@ pub struct MirrorOptions {
     pub upstreams: Vec<String>,
     /// The upstream of requests that name none.
     pub default_upstream: Option<String>,
+    /// Whether `/v2/` asks for the login that the caller has for this mirror.
+    pub ask_login: bool,
     /// How long an upstream's yes to a caller's credentials is believed.
     pub grant_ttl: Duration,
 }
@@ -102,6 +108,7 @@ impl From<&Options> for MirrorOptions {
             manifests: options.data_dir.join("manifests"),
             upstreams: options.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
             default_upstream: options.default_upstream.clone(),
+            ask_login: options.ask_login,
             grant_ttl: options.grant_ttl,
         }
     }
@@ -114,6 +121,7 @@ pub struct Mirror {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     known: Known,
+    ask_login: bool,
     manifests: Manifests,
     grants: Mutex<Grants>,
     /// Tags that were answered before, so that it pays to ask for their digest first.
@@ -158,6 +166,7 @@ impl Mirror {
             metrics,
             clock,
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
+            ask_login: options.ask_login,
             manifests: Manifests::open(options.manifests)?,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
@@ -223,13 +232,26 @@ impl Mirror {
     /// A registry that is satisfied with the configured login or an anonymous token counts as open. Podman, whose
     /// paths have a prefix, would otherwise ask the registry's token service for a repository that is not there; the
     /// price is that Docker, which decides here once for all, brings its own login only to registries that give
-    /// nothing to strangers.
+    /// nothing to strangers. Docker Hub gives something to everybody, so as the default it is not asked.
+    ///
+    /// With `ask_login`, a ping that names no upstream is the mirror's own to answer: the login that it brings is for
+    /// one upstream of several, and must not be shown to the default one.
     async fn ping(&self, request: &Parts, account: &mut Account) -> Result<Response<Body>, Problem> {
+        let caller = credentials(&request.headers);
         let (namespace, _) = route::split_query(request.uri.query());
-        if let Some(name) = namespace.or_else(|| self.known.default.clone()) {
-            let upstream = self.resolve(&name)?;
+        let asked = if let Some(name) = namespace {
+            Some(self.resolve(&name)?)
+        } else if self.ask_login {
+            if caller.headers.is_empty() {
+                return Err(Problem::log_in());
+            }
+            None
+        } else {
+            let default = self.known.default.as_deref().map(|name| self.resolve(name)).transpose()?;
+            default.filter(|upstream| !upstream.is_docker_hub())
+        };
+        if let Some(upstream) = asked {
             account.upstream(upstream.name());
-            let caller = credentials(&request.headers);
             self.metrics.mirror_upstream_request(MirrorKind::Ping);
             match self.registry.send(&upstream, Method::GET, "/v2/", HeaderMap::new(), &caller).await {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
@@ -331,10 +353,19 @@ impl Ask<'_> {
     }
 }
 
-/// What authorises the caller: its `Authorization` headers and nothing else.
+/// What authorises the caller: its `Authorization` headers and nothing else. The empty login, which Podman's family
+/// sends for want of a better one when it is asked, authorises nobody.
 fn credentials(headers: &HeaderMap) -> Credentials {
     let values = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
-    Credentials { headers: values.map(|value| (AUTHORIZATION.as_str().to_owned(), value.to_owned())).collect() }
+    let said = values.filter(|value| !is_empty_login(value));
+    Credentials { headers: said.map(|value| (AUTHORIZATION.as_str().to_owned(), value.to_owned())).collect() }
+}
+
+/// Whether this is Basic with neither a user nor a password.
+fn is_empty_login(authorization: &str) -> bool {
+    const ENCODED_COLON: &str = "Og==";
+    let parts = authorization.trim().split_once(' ');
+    parts.is_some_and(|(scheme, login)| scheme.eq_ignore_ascii_case("basic") && login.trim() == ENCODED_COLON)
 }
 
 fn entity_tag(digest: &Digest) -> String {

@@ -56,6 +56,14 @@ impl Problem {
         problem
     }
 
+    /// For who is to say who they are before anything else.
+    pub(crate) fn log_in() -> Self {
+        let text = "log in to this mirror with the login of the registry behind it, as in podman login \
+                    127.0.0.1:7401/ghcr.io; without a login only what is public is served";
+        let challenge = HeaderValue::from_static(r#"Basic realm="darter""#);
+        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, text).with_header(WWW_AUTHENTICATE, challenge)
+    }
+
     /// For an upstream (or an agent) that gave something other than what was asked for.
     pub(crate) fn bad_upstream(code: Code, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, code, message)

@@ -7,6 +7,7 @@ mod auth;
 mod blobs;
 mod errors;
 mod listing;
+mod login;
 mod manifests;
 mod port;
 mod registry;

@@ -65,6 +65,7 @@ pub(crate) async fn world_with(change: impl FnOnce(&mut MirrorOptions, &mut Regi
         manifests: dir.path().join("manifests"),
         upstreams: Vec::new(),
         default_upstream: Some(registry.name()),
+        ask_login: false,
         grant_ttl: GRANT_TTL,
     };
     let mut config = RegistryConfig::default();
@@ -125,6 +126,7 @@ impl World {
             manifests: self.dir.path().join("manifests"),
             upstreams: Vec::new(),
             default_upstream: Some(self.registry.name()),
+            ask_login: false,
             grant_ttl: GRANT_TTL,
         };
         self.port = open_port(options, &RegistryConfig::default(), &self.agent, &self.metrics, &self.clock).await;

@@ -145,6 +145,18 @@ pub(crate) struct RegistryArgs {
     #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME", default_value = "docker.io")]
     pub(crate) default_upstream: String,
 
+    /// Ask Podman, skopeo and CRI-O for the login that their user has for this mirror
+    ///
+    /// For private images: these programs send a login only to a mirror that asks for one. It is passed on to the
+    /// registry that the mirror's path names, and to nobody else; log in for that path, as in `podman login
+    /// --tls-verify=false 127.0.0.1:7401/ghcr.io`. Who has no login still gets what is public.
+    ///
+    /// Off by default, because Docker's engine sends mirrors no login: asked for one, it goes around the mirror.
+    /// containerd needs none of this.
+    #[arg(long, env = "DARTER_ASK_LOGIN", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub(crate) ask_login: bool,
+
     /// Speak to this registry without TLS; repeat for several
     #[arg(long, env = "DARTER_PLAIN_HTTP", value_name = "HOST", value_delimiter = ',')]
     pub(crate) plain_http: Vec<String>,

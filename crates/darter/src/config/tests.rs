@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use darter_node::options::Role;
+
 use super::*;
 use crate::cli::Command;
 
@@ -44,6 +46,19 @@ fn flag_wins_over_file_and_file_over_default() {
     assert_eq!(setting(&effective, "join").1, format!("{path}:3"));
     assert_eq!(setting(&effective, "listen"), (&["0.0.0.0:7400".to_owned()][..], "default".to_owned()));
     assert_eq!(setting(&effective, "quota"), (&[][..], "not set".to_owned()));
+}
+
+#[test]
+fn the_mirror_asks_for_logins_only_when_told_to() {
+    let file = file("ask-login = true\n");
+    let path = file.path().display();
+    let told = format!("darter seed --data-dir /d --config {path}");
+    for (line, asks) in
+        [("darter seed --data-dir /d", false), (&told, true), (&format!("{told} --ask-login=no"), false)]
+    {
+        let Command::Seed(args) = configured(line).cli.command else { panic!() };
+        assert_eq!(args.options(Role::Seed, &[]).unwrap().ask_login, asks, "{line}");
+    }
 }
 
 #[test]
