@@ -38,14 +38,26 @@ impl<'host> Agent<'host> {
 
     /// Starts a node that joins this seed, and reads the registry at this URL when it must.
     pub fn node(host: &'host Host, registry_url: &str, seed: &Host) -> Result<Self> {
+        Self::node_with(host, registry_url, seed, &[])
+    }
+
+    /// The same, with these flags besides.
+    pub fn node_with(host: &'host Host, registry_url: &str, seed: &Host, flags: &[&str]) -> Result<Self> {
         let join = format!("{}:{PEER_PORT}", seed.address());
-        Self::launch(host, registry_url, vec!["node".to_owned(), "--join".to_owned(), join])
+        let mut arguments = vec!["node".to_owned(), "--join".to_owned(), join];
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        Self::launch(host, registry_url, arguments)
     }
 
     fn launch(host: &'host Host, registry_url: &str, mut arguments: Vec<String>) -> Result<Self> {
+        arguments.extend(["--upstream".to_owned(), format!("{}={registry_url}", registry::NAME)]);
+        Self::with_arguments(host, arguments)
+    }
+
+    /// Starts an agent with this command and these flags, besides those that say where it listens.
+    pub fn with_arguments(host: &'host Host, mut arguments: Vec<String>) -> Result<Self> {
         arguments.extend(["--listen".to_owned(), format!("{}:{PEER_PORT}", host.address())]);
         arguments.extend(["--local", LOCAL, "--insecure"].map(str::to_owned));
-        arguments.extend(["--upstream".to_owned(), format!("{}={registry_url}", registry::NAME)]);
         let data = host.make_directory("darter")?;
         let mut agent = Self { host, binary: darter_binary()?, arguments, data, process: None };
         agent.start()?;
@@ -82,6 +94,16 @@ impl<'host> Agent<'host> {
         let status = process.terminate(PATIENCE)?;
         ensure!(status.success(), "darter on {} ended with {status}\n{}", self.host.name(), process.tail());
         Ok(())
+    }
+
+    /// Its process's id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Its administration socket.
+    pub fn socket(&self) -> PathBuf {
+        self.data.join("darter.sock")
     }
 
     /// What its process keeps resident; an error when it does not run.

@@ -14,6 +14,7 @@
 //! | [`registry`] | Debian's `docker-registry`, and its access log |
 //! | [`engine`] | containerd, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
+//! | [`race`] | `cargo lab`: Darter and others bring the same bytes over the same links, measured alike |
 //!
 //! Every process starts inside a namespace that has no way out of the machine. Guards end what they started, also when a
 //! scenario panics; what an earlier run left behind when it was killed is swept by the next one.
@@ -29,12 +30,13 @@ pub mod netns;
 pub mod oci;
 pub mod place;
 pub mod process;
+pub mod race;
 pub mod registry;
 pub mod rootfs;
 
 pub use cluster::Agent;
 pub use image::{Image, Shelf};
 pub use link::Link;
-pub use netns::{Host, Network};
+pub use netns::{Host, Network, Rack};
 pub use process::Process;
 pub use registry::Registry;

@@ -32,7 +32,7 @@ pub fn in_ci() -> bool {
 }
 
 /// Where `program` lies. Debian keeps administrators' programs outside an ordinary user's PATH.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))

@@ -32,6 +32,8 @@ const PREFIX: &str = "darter-lab-";
 const CABLE: &str = "cable0";
 /// The bridge in the switch's namespace.
 const BRIDGE: &str = "switch0";
+/// A rack's end of its link to the first switch.
+const UPLINK: &str = "uplink0";
 
 /// A switch, and a directory for all that its hosts write.
 #[derive(Debug)]
@@ -45,42 +47,61 @@ pub struct Network {
 impl Network {
     /// A switch without hosts.
     pub fn new() -> Result<Self> {
+        Self::below(&runs_directory()?)
+    }
+
+    /// A switch without hosts; what its hosts write goes below `parent`.
+    pub fn below(parent: &Path) -> Result<Self> {
         static RUNS: AtomicU32 = AtomicU32::new(1);
-        sweep();
+        sweep(parent);
         let name = format!("{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let directory = runs_directory()?.join(&name);
+        let directory = parent.join(&name);
         fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
         let switch = Namespace::create(format!("{PREFIX}{name}-switch"))?;
         let network = Self { name, switch, hosts: AtomicU32::new(0), directory };
-        network.switch.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
-        network.switch.ip(&["link", "set", BRIDGE, "up"])?;
+        network.switch.add_bridge()?;
         Ok(network)
+    }
+
+    /// A rack: a second switch, joined to the first by a link of this rate each way.
+    pub fn rack(&self, name: &str, rate: Rate) -> Result<Rack> {
+        let switch = Namespace::create(format!("{PREFIX}{}-{name}", self.name))?;
+        switch.add_bridge()?;
+        let far = format!("rack-{name}");
+        connect(&switch.name, UPLINK, &self.switch.name, &far)?;
+        switch.ip(&["link", "set", UPLINK, "master", BRIDGE, "up"])?;
+        self.switch.ip(&["link", "set", &far, "master", BRIDGE, "up"])?;
+        for (namespace, interface) in [(&switch.name, UPLINK), (&self.switch.name, far.as_str())] {
+            shape(namespace, interface, Some(rate)).with_context(|| format!("shape the uplink of {name}"))?;
+        }
+        Ok(Rack { switch })
     }
 
     /// Plugs in a host with the next free address.
     pub fn host(&self, name: &str) -> Result<Host> {
+        self.plug_in(name, &self.switch)
+    }
+
+    /// Plugs a host with the next free address into a rack's switch.
+    pub fn host_in(&self, rack: &Rack, name: &str) -> Result<Host> {
+        self.plug_in(name, &rack.switch)
+    }
+
+    fn plug_in(&self, name: &str, switch: &Namespace) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
         ensure!(number < 255, "a switch has room for 254 hosts");
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + number);
         let namespace = Namespace::create(format!("{PREFIX}{}-{name}", self.name))?;
         let port = format!("port{number}");
-        run(Command::new("ip").args(["link", "add", "name", CABLE, "netns", &namespace.name]).args([
-            "type",
-            "veth",
-            "peer",
-            "name",
-            &port,
-            "netns",
-            &self.switch.name,
-        ]))?;
-        self.switch.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
+        connect(&namespace.name, CABLE, &switch.name, &port)?;
+        switch.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
         namespace.ip(&["link", "set", "lo", "up"])?;
         namespace.ip(&["address", "add", &format!("{address}/24"), "dev", CABLE])?;
         namespace.ip(&["link", "set", CABLE, "up"])?;
         let directory = self.directory.join(name);
         let logs = directory.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-        let switch = self.switch.name.clone();
+        let switch = switch.name.clone();
         Ok(Host {
             name: name.to_owned(),
             namespace,
@@ -105,6 +126,19 @@ impl Drop for Network {
             // What can't be removed is in the way of nothing.
             let _ = fs::remove_dir_all(&self.directory);
         }
+    }
+}
+
+/// A switch that is joined to a network's first one by a shaped link.
+#[derive(Debug)]
+pub struct Rack {
+    switch: Namespace,
+}
+
+impl Rack {
+    /// What crossed the link between this rack and the rest: received by the rack, sent by it.
+    pub fn traffic(&self) -> Result<Traffic> {
+        Traffic::parse(&self.switch.ip(&["-json", "-statistics", "link", "show", "dev", UPLINK])?)
     }
 }
 
@@ -180,10 +214,26 @@ impl Host {
         Ok(())
     }
 
+    /// Sets how the host's TCP reacts to loss, such as `cubic`; before that it is as on the machine.
+    pub fn set_congestion_control(&self, algorithm: &str) -> Result<()> {
+        let file = "/proc/sys/net/ipv4/tcp_congestion_control";
+        let mut command = self.command("sh");
+        command.args(["-c", &format!("echo \"$1\" > {file}"), "sh", algorithm]);
+        run(&mut command).map(drop).with_context(|| format!("let {} use {algorithm}", self.name))
+    }
+
     /// What crossed the host's cable so far.
     pub fn traffic(&self) -> Result<Traffic> {
         Traffic::parse(&self.namespace.ip(&["-json", "-statistics", "link", "show", "dev", CABLE])?)
     }
+}
+
+/// A cable between two namespaces.
+fn connect(namespace: &str, interface: &str, other: &str, far: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["link", "add", "name", interface, "netns", namespace, "type", "veth"]);
+    command.args(["peer", "name", far, "netns", other]);
+    run(&mut command).map(drop)
 }
 
 fn shape(namespace: &str, interface: &str, rate: Option<Rate>) -> Result<()> {
@@ -212,6 +262,13 @@ impl Namespace {
         Path::new("/run/netns").join(&self.name)
     }
 
+    /// Makes this namespace a switch.
+    fn add_bridge(&self) -> Result<()> {
+        self.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+        self.ip(&["link", "set", BRIDGE, "up"])?;
+        Ok(())
+    }
+
     /// Runs `ip` in this namespace and gives what it printed.
     fn ip(&self, arguments: &[&str]) -> Result<String> {
         run(Command::new("ip").args(["-netns", &self.name]).args(arguments))
@@ -236,7 +293,7 @@ fn remove(name: &str) {
 }
 
 /// Removes what runs left behind that were killed before they could clean up.
-fn sweep() {
+fn sweep(runs: &Path) {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let file = entry.file_name();
         let Some(name) = file.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
@@ -245,7 +302,7 @@ fn sweep() {
             remove(name);
         }
     }
-    for entry in runs_directory().into_iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten() {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         let file = entry.file_name();
         let owner = file.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
         if !Path::new("/proc").join(owner).exists() {

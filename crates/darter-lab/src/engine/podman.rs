@@ -1,12 +1,13 @@
 //! podman with a mirror in `registries.conf`; containers run with runc.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{PATIENCE, Route, containers_command, write_registries_conf};
+use super::{PATIENCE, Route, containers_command, log_in, write_registries_conf};
 use crate::netns::Host;
 use crate::process::Process;
 
@@ -14,11 +15,11 @@ use crate::process::Process;
 #[derive(Debug)]
 pub struct Podman<'host> {
     host: &'host Host,
-    login: Option<String>,
+    login: Option<PathBuf>,
 }
 
 impl<'host> Podman<'host> {
-    /// Writes podman's configuration for a host.
+    /// Writes podman's configuration for a host, and logs in if the route says so.
     pub fn configure(host: &'host Host, route: &Route) -> Result<Self> {
         write_registries_conf(host, route)?;
         let config = host.make_directory("containers")?.join("containers.conf");
@@ -26,7 +27,7 @@ impl<'host> Podman<'host> {
         // by default.
         fs::write(&config, "[engine]\nlock_type = \"file\"\n[containers]\ndefault_ulimits = []\n")
             .with_context(|| format!("write {}", config.display()))?;
-        Ok(Self { host, login: route.login.clone() })
+        Ok(Self { host, login: log_in(host, "skopeo", route)? })
     }
 
     /// Starts pulling an image.
@@ -34,7 +35,7 @@ impl<'host> Podman<'host> {
         let mut command = self.podman()?;
         command.args(["pull", "--quiet"]);
         if let Some(login) = &self.login {
-            command.args(["--creds", login]);
+            command.arg("--authfile").arg(login);
         }
         self.host.spawn("podman-pull", command.arg(reference))
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use darter_core::Digest;
 
-use super::{Route, containers_command, write_registries_conf};
+use super::{Route, containers_command, log_in, write_registries_conf};
 use crate::netns::Host;
 use crate::oci::digest_of;
 use crate::process::Process;
@@ -15,13 +15,13 @@ use crate::process::Process;
 pub struct Skopeo<'host> {
     host: &'host Host,
     registries: PathBuf,
-    login: Option<String>,
+    login: Option<PathBuf>,
 }
 
 impl<'host> Skopeo<'host> {
-    /// Writes skopeo's configuration for a host.
+    /// Writes skopeo's configuration for a host, and logs in if the route says so.
     pub fn configure(host: &'host Host, route: &Route) -> Result<Self> {
-        Ok(Self { host, registries: write_registries_conf(host, route)?, login: route.login.clone() })
+        Ok(Self { host, registries: write_registries_conf(host, route)?, login: log_in(host, "skopeo", route)? })
     }
 
     /// Starts copying an image into the directory `name` of the host.
@@ -30,7 +30,7 @@ impl<'host> Skopeo<'host> {
         // The environment variable that podman reads for this means nothing to skopeo.
         command.arg("--registries-conf").arg(&self.registries).arg("copy");
         if let Some(login) = &self.login {
-            command.args(["--src-creds", login]);
+            command.arg("--src-authfile").arg(login);
         }
         command.arg(format!("docker://{reference}")).arg(format!("dir:{}", self.directory(name)?.display()));
         self.host.spawn("skopeo-copy", &mut command)

@@ -21,7 +21,7 @@ use world::World;
 /// A scenario that needs the laboratory's images and engines.
 type Scenario = fn(&World) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 10] = [
+const SCENARIOS: [(&str, Scenario); 11] = [
     ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
     (
         "laboratory::pulls_without_darter_read_the_registry_each",
@@ -35,6 +35,7 @@ const SCENARIOS: [(&str, Scenario); 10] = [
     ("faults::peer_killed_in_mid_pull", faults::peer_killed_in_mid_pull),
     ("faults::agent_restarted_in_mid_pull", faults::agent_restarted_in_mid_pull),
     ("private::a_private_blob_is_given_to_nobody_without_credentials", private::a_private_blob_needs_credentials),
+    ("private::logins_for_the_mirror_open_what_is_private", private::logins_for_the_mirror_open_what_is_private),
 ];
 
 fn main() -> ExitCode {

@@ -1,13 +1,17 @@
 //! A private repository: what one caller's credentials brought is given to no other caller without credentials of their own.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use darter_lab::cluster::LOCAL;
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Route};
+use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::oci::digest_of;
+use darter_lab::process::Process;
 use darter_lab::registry::{NAME, PASSWORD, USER};
 use darter_lab::{Agent, Host, Registry};
+use serde_json::json;
 
-use crate::world::{World, ensure_held};
+use crate::world::{World, ensure_held, sizes};
 
 pub(crate) fn a_private_blob_needs_credentials(world: &World) -> Result<()> {
     let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], "500mbit")?;
@@ -38,6 +42,44 @@ pub(crate) fn a_private_blob_needs_credentials(world: &World) -> Result<()> {
         ensure!(answer.status == 200, "{} answered the right credentials with {}", host.name(), answer.status);
         ensure!(digest_of(&host.directory().join("answer"))? == layer.digest, "{} gave wrong bytes", host.name());
     }
+    Ok(())
+}
+
+pub(crate) fn logins_for_the_mirror_open_what_is_private(world: &World) -> Result<()> {
+    let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], "500mbit")?;
+    let registry = Registry::private(&origin, world.shelf.storage())?;
+    let _seed = Agent::seed(&seed_host, &registry.url())?;
+    let _first = Agent::node_with(&one, &registry.url(), &seed_host, &["--ask-login"])?;
+    let _second = Agent::node_with(&two, &registry.url(), &seed_host, &["--ask-login"])?;
+    let image = &world.shelf.tools;
+    let reference = image.reference(NAME);
+    let stranger = Route::mirrored(registry.authority());
+    let user = stranger.clone().with_login(USER, PASSWORD);
+
+    // Both are logged in to the mirror alone: what they get, they get through it.
+    let skopeo = Skopeo::configure(&one, &user)?;
+    skopeo.copy(&reference, "copy")?.finish(PULL_PATIENCE)?;
+    ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
+    let podman = Podman::configure(&two, &user)?;
+    podman.pull(&reference)?.finish(PULL_PATIENCE)?;
+    let diffs: Vec<_> = image.layers.iter().map(|layer| layer.diff).collect();
+    let inspected = podman.inspect(&reference)?;
+    ensure!(inspected["RootFS"]["Layers"] == json!(diffs), "podman's layers are {}", inspected["RootFS"]);
+    registry.access_log()?.ensure_read_once(sizes(image)).context("the registry's own log")?;
+
+    // The same hosts, whose agents hold all of it by now.
+    let skopeo = Skopeo::configure(&one, &stranger)?;
+    ensure_refused(skopeo.copy(&reference, "stolen")?)?;
+    let stolen: Vec<_> = fs::read_dir(skopeo.directory("stolen")?)?.flatten().map(|entry| entry.file_name()).collect();
+    ensure!(stolen.iter().all(|name| name == "version"), "skopeo has {stolen:?} without a login");
+    ensure_refused(Podman::configure(&two, &stranger)?.pull(&reference)?)
+}
+
+/// An error unless a pull fails for want of a login.
+fn ensure_refused(mut pull: Process) -> Result<()> {
+    let status = pull.wait(PULL_PATIENCE)?;
+    let said = pull.tail();
+    ensure!(!status.success() && said.contains("unauthorized"), "ended with {status}:\n{said}");
     Ok(())
 }
 

@@ -1,0 +1,117 @@
+//! `cargo lab`: races Darter against others over shaped links in network namespaces. See [`darter_lab::race`].
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{CommandFactory as _, Parser};
+use darter_lab::race::content::Content;
+use darter_lab::race::method::Kind;
+use darter_lab::race::{Row, Scenario, plot, race, row};
+
+/// KiB of each blob in the race that warms caches up and is not counted.
+const WARM_UP_KIB: u64 = 1024;
+
+/// Races Darter against others over shaped links, on hosts in network namespaces, and prints one table row for each method.
+///
+/// Needs root. Columns: T* is the bound in seconds; first, median, p99 and last are finishers, in seconds; worst own is a node's own
+/// time over its own bound; origin, seed and link are copies read from the origin, sent by the seed, and crossing into the
+/// second rack; in/node is copies received by a node; CPU is user and system of all the method's processes for each gigabyte
+/// delivered; busy is the machine's share of busy CPU, marked when it is over 0.7, where ratios to T* mean little; right is
+/// nodes whose every file has the right SHA-256.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Arguments {
+    /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them
+    scenarios: Vec<String>,
+    /// Run these methods: darter, libtorrent, libtorrent-tuned, aria2, nginx
+    #[arg(long, value_delimiter = ',', default_value = "darter")]
+    method: Vec<Kind>,
+    /// Run all methods, one after the other
+    #[arg(long, conflicts_with = "method")]
+    compare: bool,
+    /// Print medians of this many races
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// Print one JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Draw every node's progress over time, of each method's last race
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match work(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("some nodes did not finish, or hold wrong bytes");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Gives whether all nodes of all races got the right bytes.
+fn work(arguments: &Arguments) -> Result<bool> {
+    if arguments.scenarios.is_empty() || arguments.scenarios == ["help"] {
+        Arguments::command().print_long_help()?;
+        println!("\nScenarios:");
+        for scenario in Scenario::all()? {
+            println!("  {:<12} {}; goal: {}", scenario.name, scenario.about, scenario.goal);
+        }
+        return Ok(true);
+    }
+    ensure!(arguments.runs > 0, "--runs 0 leaves nothing to show");
+    let kinds = if arguments.compare { Kind::ALL.to_vec() } else { arguments.method.clone() };
+    if let Some(lacks) = kinds.iter().find_map(|kind| kind.lacking()) {
+        bail!("{lacks}");
+    }
+    let scenarios = arguments.scenarios.iter().map(|name| Scenario::open(name)).collect::<Result<Vec<_>>>()?;
+    let (mut sound, mut drawn) = (true, Vec::new());
+    if !arguments.json {
+        println!("{}", row::heads());
+    }
+    for scenario in &scenarios {
+        let content = Content::generate(scenario.blobs, scenario.blob_size())?;
+        for &kind in &kinds {
+            warm_up(scenario, kind)?;
+            let mut rows = Vec::new();
+            for number in 1..=arguments.runs {
+                let row = race(scenario, &content, kind)
+                    .with_context(|| format!("{}, {kind}, race {number} of {}", scenario.name, arguments.runs))?;
+                if arguments.runs > 1 {
+                    eprintln!("{}", row::text(&row));
+                }
+                rows.push(row);
+            }
+            let middle = Row::medians(&rows).context("there was no race")?;
+            sound &= middle.is_sound();
+            if arguments.json {
+                println!("{}", middle.json());
+            } else {
+                println!("{}", row::text(&middle));
+            }
+            drawn.extend(rows.pop());
+        }
+    }
+    if let Some(file) = &arguments.plot {
+        fs::write(file, plot::svg(&drawn)).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(sound)
+}
+
+/// A short race on the same hosts, so that programs and libraries are in memory when it counts.
+fn warm_up(scenario: &Scenario, kind: Kind) -> Result<()> {
+    let mut short = scenario.clone();
+    short.size_kib = WARM_UP_KIB.min(scenario.size_kib);
+    short.blobs = 1;
+    short.kill.clear();
+    short.arrive_every = 0.0;
+    let content = Content::generate(1, short.blob_size())?;
+    race(&short, &content, kind).with_context(|| format!("warm up {kind}")).map(drop)
+}

@@ -1,0 +1,72 @@
+//! The bytes that are raced: generated once for a scenario, incompressible, in memory, the same on every machine.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use darter_core::Digest;
+
+use crate::oci::digest_of;
+
+/// Files with their digests, in a directory that vanishes with this value.
+#[derive(Debug)]
+pub struct Content {
+    directory: PathBuf,
+    /// Names and digests, in order.
+    pub files: Vec<(String, Digest)>,
+    /// Bytes of each.
+    pub size: u64,
+}
+
+impl Content {
+    /// Generates `count` files of `size` bytes each.
+    pub fn generate(count: u32, size: u64) -> Result<Self> {
+        // Named after this process, as runs are: what a killed laboratory leaves is swept by the next.
+        let directory = memory_directory()?.join(format!("{}-content-{count}x{size}", std::process::id()));
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let mut content = Self { directory, files: Vec::new(), size };
+        for number in 0..count {
+            let name = format!("blob-{number:02}");
+            let path = content.directory.join(&name);
+            write(&path, u64::from(number), size).with_context(|| format!("write {}", path.display()))?;
+            content.files.push((name, digest_of(&path)?));
+        }
+        Ok(content)
+    }
+
+    /// Where the files lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        // What stays behind is swept by the next run.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Where races keep their files: in memory, so that no disk is measured.
+pub fn memory_directory() -> Result<PathBuf> {
+    let directory = PathBuf::from("/dev/shm/darter-lab");
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    Ok(directory)
+}
+
+fn write(path: &Path, number: u64, size: u64) -> std::io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    for word in 0..size / 8 {
+        file.write_all(&splitmix(number << 40 | word).to_le_bytes())?;
+    }
+    file.write_all(&[0; 8][..(size % 8) as usize])?;
+    file.flush()
+}
+
+const fn splitmix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

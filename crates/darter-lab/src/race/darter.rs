@@ -1,0 +1,211 @@
+//! Darter's agents: a seed and nodes as users start them, asked for the content through their administration sockets.
+//!
+//! The seed starts cold and reads the origin during the race, while the seeds of other methods have the content from the
+//! start. A node is done when it says that it holds everything and has checked the whole, at the moment that it names itself.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use darter_core::{Clock, Moment, SystemClock};
+use serde_json::{Value, json};
+
+use crate::cluster::{Agent, PEER_PORT};
+use crate::process::wait_until;
+use crate::race::course::{Course, Nginx, PATIENCE};
+use crate::race::method::{Look, Method};
+
+/// How long an agent may take to answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// The header of an answer that names its blob.
+const BLOB_HEADER: &str = "darter-blob";
+
+/// The fleet, and the origin that its seed reads.
+pub(crate) struct Darter<'c> {
+    course: &'c Course<'c>,
+    clock: SystemClock,
+    origin: Nginx,
+    seed: Agent<'c>,
+    nodes: Vec<Node<'c>>,
+}
+
+struct Node<'c> {
+    agent: Agent<'c>,
+    began: Moment,
+    wanted: Vec<Wanted>,
+}
+
+/// A blob that a node was asked for.
+enum Wanted {
+    /// Asked for; the agent has not answered yet.
+    Asked(JoinHandle<Result<(String, Moment)>>),
+    /// On its way; asked for at this moment.
+    Coming { blob: String, asked: Moment, held: u64 },
+    /// Held and checked, this long after the node began.
+    Held { seconds: f64 },
+}
+
+impl<'c> Darter<'c> {
+    pub(crate) fn start(course: &'c Course<'c>) -> Result<Self> {
+        let origin = Nginx::start(&course.origin, course.content)?;
+        let place = |second: bool| match &course.rack {
+            Some(_) => vec!["--label".to_owned(), format!("rack={}", if second { "b" } else { "a" })],
+            None => Vec::new(),
+        };
+        let seed = Agent::with_arguments(&course.seed, [vec!["seed".to_owned()], place(false)].concat())?;
+        let join = ["node".to_owned(), "--join".to_owned(), format!("{}:{PEER_PORT}", course.seed.address())];
+        let mut nodes = Vec::new();
+        for (number, host) in course.nodes.iter().enumerate() {
+            let arguments = [join.to_vec(), place(course.scenario.is_in_second_rack(number))].concat();
+            let agent = Agent::with_arguments(host, arguments)?;
+            nodes.push(Node { agent, began: Moment::ZERO, wanted: Vec::new() });
+        }
+        for node in &nodes {
+            let socket = node.agent.socket();
+            wait_until(&format!("{} to meet its seed", node.agent.host().name()), PATIENCE, || {
+                let status = ask(&socket, "/v1/status")?;
+                Ok(status["seeds"].as_array().is_some_and(|seeds| seeds.iter().all(|seed| seed["up"] == true)))
+            })?;
+        }
+        Ok(Self { course, clock: SystemClock::start(), origin, seed, nodes })
+    }
+}
+
+impl Method for Darter<'_> {
+    fn begin(&mut self, node: usize) -> Result<()> {
+        let clock = self.clock;
+        let node = &mut self.nodes[node];
+        node.began = clock.now();
+        for (file, _) in &self.course.content.files {
+            let (socket, url) = (node.agent.socket(), self.origin.url(file));
+            // The answer comes when the origin's does, and the others are not to wait for that.
+            let asking = thread::spawn(move || {
+                let asked = clock.now();
+                let head = exchange(&socket, "POST", "/v1/get", &json!({ "url": url }).to_string(), false)?;
+                let blob = head.lines().find_map(|line| line.strip_prefix(BLOB_HEADER)?.strip_prefix(':'));
+                Ok((blob.with_context(|| format!("the agent answered {head}"))?.trim().to_owned(), asked))
+            });
+            node.wanted.push(Wanted::Asked(asking));
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, node: usize) -> Result<Option<Look>> {
+        let blob_size = self.course.content.size;
+        let node = &mut self.nodes[node];
+        let socket = node.agent.socket();
+        for wanted in &mut node.wanted {
+            wanted.update(&socket, node.began)?;
+        }
+        let mut look = Look { held: 0, done: true, seconds: Some(0.0) };
+        for wanted in &node.wanted {
+            match wanted {
+                Wanted::Asked(_) => look.done = false,
+                Wanted::Coming { held, .. } => {
+                    look.done = false;
+                    look.held += held;
+                }
+                Wanted::Held { seconds } => {
+                    look.held += blob_size;
+                    look.seconds = look.seconds.map(|latest| latest.max(*seconds));
+                }
+            }
+        }
+        Ok(Some(look))
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let agents = self.nodes.iter().map(|node| &node.agent).chain([&self.seed]);
+        agents.filter_map(Agent::process_id).collect()
+    }
+
+    fn kill(&mut self, node: Option<usize>) {
+        match node {
+            Some(node) => self.nodes[node].agent.kill(),
+            None => self.seed.kill(),
+        }
+    }
+
+    fn origin_sent(&self) -> Result<u64> {
+        self.origin.sent()
+    }
+
+    fn is_right(&mut self, node: usize) -> Result<bool> {
+        let agent = &self.nodes[node].agent;
+        for (file, digest) in &self.course.content.files {
+            let copy = agent.host().directory().join(file);
+            let url = self.origin.url(file);
+            let output = copy.to_str().context("a copy's path is text")?;
+            agent.ask(&["get", &url, "--output", output, "--quiet"])?;
+            let right = crate::oci::digest_of(&copy)? == *digest;
+            fs::remove_file(&copy)?;
+            if !right {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn looks_disturb(&self) -> bool {
+        true
+    }
+}
+
+impl Wanted {
+    fn update(&mut self, socket: &Path, began: Moment) -> Result<()> {
+        if let Self::Asked(asking) = self
+            && asking.is_finished()
+        {
+            let asking = std::mem::replace(self, Self::Held { seconds: 0.0 });
+            let Self::Asked(asking) = asking else { bail!("a wanted blob changed while it was looked at") };
+            let Ok(answer) = asking.join() else { bail!("asking an agent panicked") };
+            let (blob, asked) = answer?;
+            *self = Self::Coming { blob, asked, held: 0 };
+        }
+        if let Self::Coming { blob, asked, held } = self {
+            let progress = ask(socket, &format!("/v1/progress?blob={blob}"))?;
+            *held = progress["held_bytes"].as_u64().unwrap_or(*held);
+            if progress["complete"] == true {
+                let elapsed = progress["elapsed"].as_f64().context("progress tells the time it took")?;
+                *self = Self::Held { seconds: asked.since(began).as_secs_f64() + elapsed };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an agent answers to a GET on its socket.
+fn ask(socket: &Path, path: &str) -> Result<Value> {
+    let answer = exchange(socket, "GET", path, "", true)?;
+    serde_json::from_str(&answer).with_context(|| format!("the agent answered {path} with {answer}"))
+}
+
+/// One request on a connection of its own; gives the answer's body, or its head only.
+fn exchange(socket: &Path, method: &str, path: &str, body: &str, wants_body: bool) -> Result<String> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: darter\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice())?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    let split = |answer: &[u8]| answer.windows(4).position(|window| window == b"\r\n\r\n");
+    while wants_body || split(&answer).is_none() {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            count => answer.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let end = split(&answer).with_context(|| format!("the agent broke off its answer to {path}"))?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let rest = String::from_utf8_lossy(&answer[end + 4..]).into_owned();
+    ensure!(head.starts_with("HTTP/1.1 200"), "the agent answered {path} with {head}\n{rest}");
+    Ok(if wants_body { rest } else { head })
+}

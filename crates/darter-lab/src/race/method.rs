@@ -1,0 +1,152 @@
+//! A way of bringing content to nodes, as a race drives it.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Result, anyhow};
+
+use crate::needs;
+use crate::race::course::Course;
+use crate::race::darter::Darter;
+use crate::race::plain::Plain;
+use crate::race::torrent::{Client, Torrent};
+
+/// What a node has reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Look {
+    /// Content bytes held.
+    pub held: u64,
+    /// Whether it holds all and has checked what it checks by itself.
+    pub done: bool,
+    /// Seconds from its start until it was done, when the method knows better than whoever looks.
+    pub seconds: Option<f64>,
+}
+
+/// A way of bringing content to nodes. Created with everything running that runs before a download is asked for.
+pub trait Method {
+    /// Lets a node, numbered from 0, begin.
+    fn begin(&mut self, node: usize) -> Result<()>;
+    /// What a node that has begun reached; `None` while that can't be told.
+    fn look(&mut self, node: usize) -> Result<Option<Look>>;
+    /// Ids of all its processes that run.
+    fn processes(&self) -> Vec<u32>;
+    /// Ends a node's process, or the seed's (`None`), as a crash would.
+    fn kill(&mut self, node: Option<usize>);
+    /// Content bytes read from the origin so far.
+    fn origin_sent(&self) -> Result<u64>;
+    /// Whether every file of a node has the right bytes. Called after the race.
+    fn is_right(&mut self, node: usize) -> Result<bool>;
+    /// Whether looking at a node costs it something, so that it is looked at less often.
+    fn looks_disturb(&self) -> bool;
+}
+
+/// The methods there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Darter's agents.
+    Darter,
+    /// libtorrent with its defaults.
+    Libtorrent,
+    /// libtorrent with settings for a fast local network.
+    LibtorrentTuned,
+    /// aria2 as a BitTorrent client.
+    Aria2,
+    /// As many plain downloads from nginx as there are nodes.
+    Nginx,
+}
+
+impl Kind {
+    /// All methods, in the order in which they are compared.
+    pub const ALL: [Self; 5] = [Self::Darter, Self::Libtorrent, Self::LibtorrentTuned, Self::Aria2, Self::Nginx];
+
+    /// Programs that it needs besides those of every race, and their packages in Debian.
+    const fn programs(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Darter => &[],
+            Self::Libtorrent | Self::LibtorrentTuned => &[("python3", "python3-libtorrent")],
+            Self::Aria2 => &[("aria2c", "aria2"), ("python3", "python3")],
+            Self::Nginx => &[("curl", "curl")],
+        }
+    }
+
+    /// What it lacks on this machine, with the command that installs it; `None` when nothing.
+    pub fn lacking(self) -> Option<String> {
+        if !rustix::process::geteuid().is_root() {
+            return Some("cargo lab makes network namespaces: run it as root".to_owned());
+        }
+        let common = [("ip", "iproute2"), ("tc", "iproute2"), ("nsenter", "util-linux"), ("nginx", "nginx-light")];
+        let mut packages: Vec<&str> = Vec::new();
+        for (program, package) in common.iter().chain(self.programs()) {
+            if needs::find(program).is_none() && !packages.contains(package) {
+                packages.push(package);
+            }
+        }
+        if matches!(self, Self::Libtorrent | Self::LibtorrentTuned) && !has_libtorrent() {
+            packages.push("python3-libtorrent");
+        }
+        if packages.is_empty() {
+            return None;
+        }
+        Some(format!("{self} needs more programs; on Debian: apt-get install {}", packages.join(" ")))
+    }
+
+    /// Starts what runs before a download is asked for.
+    pub fn start<'c>(self, course: &'c Course<'c>) -> Result<Box<dyn Method + 'c>> {
+        Ok(match self {
+            Self::Darter => Box::new(Darter::start(course)?),
+            Self::Libtorrent => Box::new(Torrent::start(course, Client::Libtorrent { tuned: false })?),
+            Self::LibtorrentTuned => Box::new(Torrent::start(course, Client::Libtorrent { tuned: true })?),
+            Self::Aria2 => Box::new(Torrent::start(course, Client::Aria2)?),
+            Self::Nginx => Box::new(Plain::start(course)?),
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Darter => "darter",
+            Self::Libtorrent => "libtorrent",
+            Self::LibtorrentTuned => "libtorrent-tuned",
+            Self::Aria2 => "aria2",
+            Self::Nginx => "nginx",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let names = || Self::ALL.map(|kind| kind.to_string()).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.to_string() == text)
+            .ok_or_else(|| anyhow!("there is no method {text:?}; there are {}", names()))
+    }
+}
+
+fn has_libtorrent() -> bool {
+    let import = std::process::Command::new("/usr/bin/python3").args(["-c", "import libtorrent"]).output();
+    import.is_ok_and(|output| output.status.success())
+}
+
+/// Bytes that files in a directory take: what a download has written, also where it leaves holes.
+pub(crate) fn written(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|data| (data.blocks() * 512).min(data.len())).sum()
+}
+
+/// Whether a directory has all files of the content, with the right bytes.
+pub(crate) fn is_right(course: &Course<'_>, directory: &Path) -> Result<bool> {
+    for (name, digest) in &course.content.files {
+        let path = directory.join(name);
+        if !path.is_file() || crate::oci::digest_of(&path)? != *digest {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,43 @@
+//! Races: several ways of bringing the same bytes to the same hosts over the same links, measured alike.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`scenario`] | [`Scenario`]: hosts, rates, content, arrivals and deaths, as a TOML file; and its bound T* |
+//! | [`content`] | the bytes, generated once and held in memory |
+//! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
+//! | [`method`] | what a [`Method`](method::Method) has to do, and the list of them |
+//! | [`darter`] | Darter's agents, driven through their sockets |
+//! | [`torrent`] | libtorrent and aria2, with a tracker |
+//! | [`plain`] | plain downloads from nginx |
+//! | [`account`] | CPU and memory of processes, and how busy the machine was |
+//! | [`run`](mod@run) | one race from the start to the checked digests |
+//! | [`row`] | [`Row`]: what a race came to, medians, and the table |
+//! | [`plot`] | every node's progress over time, as SVG |
+//!
+//! What makes rows comparable: each method gets new hosts with the same shaped cables; all files lie in memory
+//! (`/dev/shm`), so that no disk is measured; TCP is cubic whatever the machine prefers; CPU counts from the moment of the
+//! start for all processes of the method; digests are judged after the clock has stopped, since hashing takes CPU from whoever is
+//! still downloading.
+//!
+//! T* is the bound of a fluid: no node can be faster than the slowest of origin, seed, its own cable, and all uploads
+//! together. Rates count what a full segment carries: 1448 bytes of content in a frame of 1514.
+//!
+//! Non-goals: latency and loss (they would need netem), and more nodes than the machine's CPU can play: a row says how busy the
+//! machine was, and above [`row::BUSY`] its ratio to T* says more about the machine than about the method.
+
+pub mod account;
+pub mod content;
+pub mod course;
+pub mod darter;
+pub mod method;
+pub mod plain;
+pub mod plot;
+pub mod row;
+pub mod run;
+pub mod scenario;
+pub mod torrent;
+
+pub use course::Course;
+pub use row::Row;
+pub use run::race;
+pub use scenario::Scenario;

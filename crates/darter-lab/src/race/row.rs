@@ -1,0 +1,230 @@
+//! What races came to: a row each, medians of several, and the table.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::race::method::Kind;
+use crate::race::scenario::Scenario;
+
+/// Above this busy share of the machine a ratio to T* says more about the machine than about the method.
+pub const BUSY: f64 = 0.7;
+
+/// What one race came to, or the medians of several.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The scenario's name.
+    pub scenario: String,
+    /// The method.
+    pub kind: Kind,
+    /// Races behind this row.
+    pub runs: usize,
+    /// T*, in seconds.
+    pub bound: f64,
+    /// Bytes that every node wants.
+    pub size: u64,
+    /// Nodes that were to finish.
+    pub wanted: usize,
+    /// When each that did was done, in seconds after the start, ascending.
+    pub finished: Vec<f64>,
+    /// Each one's own time over its own bound, ascending.
+    pub own_ratios: Vec<f64>,
+    /// Nodes that have every file with the right digest.
+    pub right: usize,
+    /// Copies read from the origin.
+    pub origin_copies: f64,
+    /// Copies that left the seed's cable, headers taken off.
+    pub seed_copies: f64,
+    /// Copies that came over a node's cable on average, headers taken off.
+    pub received_per_node: f64,
+    /// Copies that crossed into the second rack, headers taken off.
+    pub link_copies: Option<f64>,
+    /// CPU seconds, user and system, of all processes of the method, for each gigabyte delivered.
+    pub cpu_per_gb: f64,
+    /// Most bytes resident in any one process.
+    pub peak_memory: u64,
+    /// Share of the machine's CPU that was busy.
+    pub busy: f64,
+    /// Bytes held over time, for each node.
+    pub curves: Vec<Vec<(f64, f64)>>,
+}
+
+impl Row {
+    /// A row without results.
+    pub fn new(scenario: &Scenario, kind: Kind) -> Result<Self> {
+        Ok(Self {
+            scenario: scenario.name.clone(),
+            kind,
+            runs: 1,
+            bound: scenario.bound()?,
+            size: scenario.size(),
+            wanted: 0,
+            finished: Vec::new(),
+            own_ratios: Vec::new(),
+            right: 0,
+            origin_copies: 0.0,
+            seed_copies: 0.0,
+            received_per_node: 0.0,
+            link_copies: None,
+            cpu_per_gb: 0.0,
+            peak_memory: 0,
+            busy: 0.0,
+            curves: Vec::new(),
+        })
+    }
+
+    /// Whether every node that was to finish did so, with the right bytes.
+    pub fn is_sound(&self) -> bool {
+        self.finished.len() == self.wanted && self.right == self.wanted
+    }
+
+    /// When the last node was done; `None` when one never was.
+    pub fn last(&self) -> Option<f64> {
+        self.finished.last().copied().filter(|_| self.finished.len() == self.wanted)
+    }
+
+    /// The median of each value on its own. Unsound races stay visible: the least count of nodes done and right.
+    pub fn medians(rows: &[Self]) -> Option<Self> {
+        let mut middle = rows.get(rows.len() / 2)?.clone();
+        let of = |value: &dyn Fn(&Self) -> f64| median(rows.iter().map(value).collect());
+        middle.runs = rows.len();
+        let done = rows.iter().map(|row| row.finished.len()).min()?;
+        middle.finished = (0..done).map(|rank| of(&|row| row.finished[rank])).collect();
+        middle.own_ratios = (0..done).map(|rank| of(&|row| row.own_ratios[rank])).collect();
+        middle.right = rows.iter().map(|row| row.right).min()?;
+        middle.origin_copies = of(&|row| row.origin_copies);
+        middle.seed_copies = of(&|row| row.seed_copies);
+        middle.received_per_node = of(&|row| row.received_per_node);
+        middle.link_copies = middle.link_copies.map(|_| of(&|row| row.link_copies.unwrap_or_default()));
+        middle.cpu_per_gb = of(&|row| row.cpu_per_gb);
+        middle.peak_memory = of(&|row| row.peak_memory as f64) as u64;
+        middle.busy = of(&|row| row.busy);
+        Some(middle)
+    }
+
+    /// For programs. Seconds, bytes and ratios.
+    pub fn json(&self) -> Value {
+        json!({
+            "scenario": self.scenario,
+            "method": self.kind.to_string(),
+            "runs": self.runs,
+            "bound": self.bound,
+            "size": self.size,
+            "nodes_wanted": self.wanted,
+            "nodes_right": self.right,
+            "finished": self.finished,
+            "last_over_bound": self.last().map(|last| last / self.bound),
+            "own_ratios": self.own_ratios,
+            "origin_copies": self.origin_copies,
+            "seed_copies": self.seed_copies,
+            "received_per_node": self.received_per_node,
+            "link_copies": self.link_copies,
+            "cpu_seconds_per_gb": self.cpu_per_gb,
+            "peak_memory": self.peak_memory,
+            "busy": self.busy,
+            "cpu_in_the_way": self.busy > BUSY,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let time = |seconds: Option<f64>| seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.2}"));
+        let rank = |share: f64| {
+            let index = ((self.finished.len() as f64 * share).ceil() as usize).saturating_sub(1);
+            time(self.finished.get(index).copied())
+        };
+        vec![
+            self.scenario.clone(),
+            self.kind.to_string(),
+            self.runs.to_string(),
+            format!("{:.2}", self.bound),
+            time(self.finished.first().copied()),
+            rank(0.5),
+            rank(0.99),
+            time(self.last()),
+            time(self.last().map(|last| last / self.bound)),
+            time(self.own_ratios.last().copied()),
+            format!("{:.2}", self.origin_copies),
+            format!("{:.2}", self.seed_copies),
+            self.link_copies.map_or_else(|| "-".to_owned(), |copies| format!("{copies:.2}")),
+            format!("{:.2}", self.received_per_node),
+            format!("{:.2}", self.cpu_per_gb),
+            format!("{:.0}", self.peak_memory as f64 / 1e6),
+            format!("{:.2}{}", self.busy, if self.busy > BUSY { "!" } else { "" }),
+            format!("{}/{}", self.right, self.wanted),
+        ]
+    }
+}
+
+const HEADS: [&str; 18] = [
+    "scenario",
+    "method",
+    "runs",
+    "T*",
+    "first",
+    "median",
+    "p99",
+    "last",
+    "last/T*",
+    "worst own",
+    "origin",
+    "seed",
+    "link",
+    "in/node",
+    "CPU s/GB",
+    "peak MB",
+    "busy",
+    "right",
+];
+
+/// The table's two head lines, in Markdown.
+pub fn heads() -> String {
+    let heads = HEADS.map(str::to_owned);
+    let rule: Vec<String> = HEADS.iter().map(|head| "-".repeat(head.len().max(6))).collect();
+    format!("{}\n{}", line(&heads), line(&rule))
+}
+
+/// One row's line, in Markdown.
+pub fn text(row: &Row) -> String {
+    line(&row.cells())
+}
+
+fn line(cells: &[String]) -> String {
+    let cells = cells.iter().zip(HEADS).map(|(cell, head)| format!(" {cell:>width$} |", width = head.len().max(6)));
+    format!("|{}", cells.collect::<String>())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_hide_no_failure() {
+        let scenario = Scenario::open("gate").unwrap();
+        let row = |last: f64, right: usize| {
+            let mut row = Row::new(&scenario, Kind::Darter).unwrap();
+            row.wanted = 2;
+            row.finished = vec![1.0, last];
+            row.own_ratios = row.finished.clone();
+            row.right = right;
+            row
+        };
+        let middle = Row::medians(&[row(9.0, 2), row(2.0, 2), row(3.0, 2)]).unwrap();
+        assert_eq!((middle.runs, middle.last(), middle.is_sound()), (3, Some(3.0), true));
+        assert!(!Row::medians(&[row(2.0, 2), row(2.0, 1), row(2.0, 2)]).unwrap().is_sound());
+        let mut lost = row(2.0, 2);
+        lost.finished.pop();
+        assert_eq!(Row::medians(&[lost, row(2.0, 2)]).unwrap().last(), None);
+    }
+
+    #[test]
+    fn lines_have_as_many_cells_as_heads() {
+        let row = Row::new(&Scenario::open("gate").unwrap(), Kind::Nginx).unwrap();
+        let bars = |text: &str| text.matches('|').count();
+        assert_eq!(bars(&text(&row)), bars(heads().lines().next().unwrap()));
+    }
+}

@@ -1,0 +1,242 @@
+//! What a race is about: a TOML file, and the bound that follows from it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use darter_core::Rate;
+use serde::Deserialize;
+
+use crate::link::Link;
+
+/// Content bytes in a full segment (an MTU of 1500, timestamps on).
+const SEGMENT_CONTENT: f64 = 1448.0;
+/// The same segment as a shaper counts it, with its Ethernet header.
+const SEGMENT_FRAME: f64 = 1514.0;
+
+/// Hosts, links, content and events of a race. Every field without a default must be given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// The file's name without `.toml`.
+    #[serde(skip)]
+    pub name: String,
+    /// What it shows, in one line.
+    pub about: String,
+    /// What is aimed at, in one line.
+    pub goal: String,
+    /// Size of each blob in KiB.
+    pub size_kib: u64,
+    /// Blobs that every node asks for at once.
+    #[serde(default = "one")]
+    pub blobs: u32,
+    /// Nodes that want the content.
+    pub nodes: u32,
+    /// A node's cable, each way.
+    pub rate: String,
+    /// The seed's cable, each way.
+    pub seed_rate: String,
+    /// The origin's cable, each way. Only methods that read an origin use it.
+    pub origin_rate: String,
+    /// Nodes whose cables differ.
+    #[serde(default)]
+    pub slow: Vec<Slow>,
+    /// A second rack that holds the second half of the nodes.
+    pub rack: Option<RackLink>,
+    /// Seconds between the starts of one node and the next.
+    #[serde(default)]
+    pub arrive_every: f64,
+    /// Who is killed, and when.
+    #[serde(default)]
+    pub kill: Vec<Kill>,
+}
+
+/// A node with a cable of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slow {
+    /// Number of the node, from 1.
+    pub node: u32,
+    /// Its cable, each way.
+    pub rate: String,
+}
+
+/// The link between the racks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RackLink {
+    /// Its rate, each way.
+    pub rate: String,
+}
+
+/// A process that ends without a warning.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    /// Number of the node, from 1; 0 is the seed.
+    pub node: u32,
+    /// When, as a share of T* after the start.
+    pub at: f64,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+impl Scenario {
+    /// Reads a scenario: a file's path, or the name of one in the tree.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = if name.ends_with(".toml") { PathBuf::from(name) } else { directory().join(format!("{name}.toml")) };
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!("can't read {}; `cargo lab` without arguments lists the scenarios", path.display())
+        })?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Self::parse(&name, &text).with_context(|| format!("the scenario {}", path.display()))
+    }
+
+    /// All scenarios in the tree, by name.
+    pub fn all() -> Result<Vec<Self>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory()).context("read the directory of scenarios")? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+            }
+        }
+        names.sort();
+        names.iter().map(|name| Self::open(name)).collect()
+    }
+
+    /// Reads a scenario's text.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
+        let mut scenario: Self = toml::from_str(text)?;
+        name.clone_into(&mut scenario.name);
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!((1..=200).contains(&self.nodes), "nodes is not in 1..=200");
+        ensure!(self.size_kib > 0 && self.blobs > 0, "there is no content");
+        ensure!(self.arrive_every.is_finite() && self.arrive_every >= 0.0, "arrive_every is not a time");
+        for node in self.slow.iter().map(|slow| slow.node) {
+            ensure!((1..=self.nodes).contains(&node), "slow names node {node}, which is not there");
+        }
+        for kill in &self.kill {
+            ensure!(kill.node <= self.nodes, "kill names node {}, which is not there", kill.node);
+            ensure!(kill.at.is_finite() && kill.at >= 0.0, "kill.at is not a share of T*");
+        }
+        let rates = [&self.rate, &self.seed_rate, &self.origin_rate];
+        for rate in
+            rates.into_iter().chain(self.slow.iter().map(|slow| &slow.rate)).chain(self.rack.iter().map(|r| &r.rate))
+        {
+            rate.parse::<Rate>()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of each blob.
+    pub const fn blob_size(&self) -> u64 {
+        self.size_kib * 1024
+    }
+
+    /// Bytes that every node wants.
+    pub const fn size(&self) -> u64 {
+        self.blob_size() * self.blobs as u64
+    }
+
+    /// The cable of a node, numbered from 0.
+    pub fn node_link(&self, node: usize) -> Result<Link> {
+        let own = self.slow.iter().find(|slow| slow.node as usize == node + 1);
+        Ok(Link::symmetric(own.map_or(&self.rate, |slow| &slow.rate).parse()?))
+    }
+
+    /// The seed's cable.
+    pub fn seed_link(&self) -> Result<Link> {
+        Ok(Link::symmetric(self.seed_rate.parse()?))
+    }
+
+    /// The origin's cable.
+    pub fn origin_link(&self) -> Result<Link> {
+        Ok(Link::symmetric(self.origin_rate.parse()?))
+    }
+
+    /// Whether a node, numbered from 0, stands in the second rack.
+    pub fn is_in_second_rack(&self, node: usize) -> bool {
+        self.rack.is_some() && node >= (self.nodes as usize).div_ceil(2)
+    }
+
+    /// When a node, numbered from 0, starts.
+    pub fn arrival(&self, node: usize) -> Duration {
+        Duration::from_secs_f64(self.arrive_every * node as f64)
+    }
+
+    /// Seconds that a node, numbered from 0, needs at the least from its own start.
+    pub fn own_bound(&self, node: usize) -> Result<f64> {
+        let size = self.size() as f64;
+        let mut uploads = goodput(&self.seed_rate)?;
+        for other in 0..self.nodes as usize {
+            uploads += carried(self.node_link(other)?.up.context("a node's cable has a rate")?);
+        }
+        let mut bound = f64::from(self.nodes) * size / uploads;
+        for rate in [&self.seed_rate, &self.origin_rate] {
+            bound = bound.max(size / goodput(rate)?);
+        }
+        if let Some(rack) = self.rack.as_ref().filter(|_| self.is_in_second_rack(node)) {
+            bound = bound.max(size / goodput(&rack.rate)?);
+        }
+        Ok(bound.max(size / carried(self.node_link(node)?.down.context("a node's cable has a rate")?)))
+    }
+
+    /// T*: seconds from the first start until the last node can have all.
+    pub fn bound(&self) -> Result<f64> {
+        let mut bound = 0.0_f64;
+        for node in 0..self.nodes as usize {
+            bound = bound.max(self.own_bound(node)? + self.arrival(node).as_secs_f64());
+        }
+        Ok(bound)
+    }
+}
+
+/// Share of a cable's bytes that is content.
+pub const fn content_share() -> f64 {
+    SEGMENT_CONTENT / SEGMENT_FRAME
+}
+
+fn carried(rate: Rate) -> f64 {
+    rate.bytes_per_second() as f64 * content_share()
+}
+
+fn goodput(rate: &str) -> Result<f64> {
+    Ok(carried(rate.parse()?))
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trees_scenarios_have_bounds() {
+        let all = Scenario::all().unwrap();
+        let bound = |name: &str| all.iter().find(|scenario| scenario.name == name).unwrap().bound().unwrap();
+        assert!((bound("gate") - 11.23).abs() < 0.01, "{}", bound("gate"));
+        // The slow node alone decides when the last can be done; the last to arrive does so where they are staggered.
+        let slow = Scenario::open("one-slow").unwrap();
+        assert!(slow.own_bound(7).unwrap() > 7.9 * slow.own_bound(0).unwrap());
+        assert!(bound("staggered") > Scenario::open("staggered").unwrap().own_bound(0).unwrap() + 6.9);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error() {
+        let text = fs::read_to_string(directory().join("gate.toml")).unwrap();
+        assert!(Scenario::parse("gate", &text).is_ok());
+        assert!(Scenario::parse("gate", &text.replace("nodes", "noeds")).is_err());
+        assert!(Scenario::parse("gate", &text.replace("nodes = 8", "nodes = 0")).is_err());
+        assert!(Scenario::parse("gate", &text.replace("200mbit", "fast")).is_err());
+    }
+}
