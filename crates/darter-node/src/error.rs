@@ -140,7 +140,7 @@ pub enum StartError {
         advice: String,
     },
     /// The data directory can't be used.
-    #[error("data directory: {0}")]
+    #[error("the data directory can't be used")]
     Store(#[from] StoreError),
     /// A file of the agent's own can't be read or written.
     #[error("{path}: {reason}")]

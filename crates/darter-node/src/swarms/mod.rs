@@ -3,6 +3,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
+//! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`uploads`] | what peers are given |
 //!
@@ -11,10 +12,10 @@
 //!
 //! Lock order: `early`, then `transfers`, then a transfer's state.
 
+mod inventory;
 mod open;
 mod uploads;
 
-pub(crate) use self::open::check_length;
 pub(crate) use self::uploads::GivingSwarms;
 
 use std::collections::HashMap;
@@ -47,6 +48,7 @@ pub(crate) struct Swarms {
     /// What was said of blobs whose transfer is being made.
     early: Mutex<HashMap<BlobId, Early>>,
     opening: open::Doors,
+    inventory: inventory::Inventory,
     /// Blobs without a transfer that peers fetch.
     shelf: Mutex<HashMap<BlobId, Shelved>>,
     draining: AtomicBool,
@@ -84,6 +86,7 @@ impl Swarms {
             transfers: Mutex::default(),
             early: Mutex::default(),
             opening: open::Doors::default(),
+            inventory: inventory::Inventory::default(),
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),
         })
@@ -96,6 +99,8 @@ impl Swarms {
         if matches!(entry.transfer.outcome(), Outcome::Failed(_)) {
             let entry = transfers.remove(&blob)?;
             entry.transfer.close();
+            // It may have failed because of what a holder said of it.
+            self.inventory.forget(blob);
             return None;
         }
         entry.used = self.house.context.now();
@@ -229,6 +234,9 @@ impl Swarms {
 #[async_trait]
 impl Listener for ListeningSwarms {
     fn peer_up(&self, peer: &Peer) {
+        if peer.is_seed() {
+            self.0.tell_inventory(peer.hello.node);
+        }
         for transfer in self.0.all() {
             transfer.peer_came(peer.hello.node, peer.is_seed());
         }
@@ -236,6 +244,7 @@ impl Listener for ListeningSwarms {
 
     fn peer_down(&self, node: NodeId) {
         self.0.house.joins.gone(node);
+        self.0.inventory.gone(node);
         for transfer in self.0.all() {
             transfer.peer_gone(node);
         }
@@ -277,7 +286,9 @@ impl Listener for ListeningSwarms {
             | Message::Have { blob, .. }
             | Message::Lost { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
-            Message::Inventory { .. } | Message::AskManifest { .. } | Message::ManifestIs { .. } => {}
+            Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
+            Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
+            Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),
         }
     }
 

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
-use darter_origin::{ErrorKind, OriginError, Reading};
+use darter_origin::Reading;
 use darter_store::{BlobInfo, SourceRecord, StoreError, StoredBlob};
 use darter_swarm::Start;
-use darter_wire::{Failure, Held, MAX_BLOB_LENGTH, MAX_PIECES};
+use darter_wire::{Failure, Held};
 use parking_lot::Mutex;
 
 use super::{Swarms, failure_of, refusal};
@@ -24,6 +24,7 @@ use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::joins::Joined;
 use crate::options::Role;
+use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
 /// How long a seed may take to say anything about a source. It may have to ask a slow origin.
@@ -190,48 +191,67 @@ impl Swarms {
         Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
     }
 
-    /// Leads the swarm of a source: from what is stored, and from the origin.
+    /// Leads the swarm of a source: from what is stored, from what nodes hold, and from the origin.
     async fn lead(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<Arc<Transfer>, FetchError> {
-        let _door = self.opening.enter(source.key()).await;
-        let known = match source.digest() {
-            Some(digest) => Some((blob_of(&digest), None)),
-            None => self.recall(source).await?.map(|record| (record.blob, Some(record.version))),
-        };
-        let mut known_version = Version::default();
-        if let Some((blob, version)) = known
-            && let Some(version) = self.still_good(source, credentials, blob, version).await?
-        {
-            if let Some(transfer) = self.open_stored(blob, source, credentials).await? {
-                transfer.renew_credentials(credentials.clone());
-                return Ok(transfer);
-            }
-            known_version = version;
+        // Without the door: callers of what is known need not wait for each other's questions to the origin.
+        if let Some(transfer) = self.lead_known(source, credentials).await? {
+            return Ok(transfer);
         }
-        tracing::debug!(%source, ?known_version, "asking the origin");
+        let _door = self.opening.enter(source.key()).await;
+        if let Some(transfer) = self.lead_known(source, credentials).await? {
+            return Ok(transfer);
+        }
+        if let Some(transfer) = self.lead_from_holders(source, credentials).await? {
+            return Ok(transfer);
+        }
+        tracing::debug!(%source, "reading the origin");
         let reading = self.house.context.origin.read(source, credentials, None, None).await?;
         self.lead_reading(source, credentials, reading).await
     }
 
-    /// Whether what is known of a source holds; asks the origin where only it can tell. `None`: changed.
-    async fn still_good(
+    /// Leads what is under way or stored, if it is still what the origin has.
+    async fn lead_known(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Option<Arc<Transfer>>, FetchError> {
+        let known = match source.digest() {
+            Some(digest) => Some((blob_of(&digest), None)),
+            None => self.recall(source).await?.map(|record| (record.blob, Some(record.version))),
+        };
+        let Some((blob, version)) = known else { return Ok(None) };
+        if self.get(blob).is_none() && self.stored(blob).await?.is_none() {
+            return Ok(None);
+        }
+        if !self.still_good(source, credentials, blob, version).await? {
+            return Ok(None);
+        }
+        let transfer = self.open_stored(blob, source, credentials).await?;
+        if let Some(transfer) = &transfer {
+            transfer.renew_credentials(credentials.clone());
+        }
+        Ok(transfer)
+    }
+
+    /// Whether what is known of a source holds; asks the origin where only it can tell.
+    pub(super) async fn still_good(
         &self,
         source: &Source,
         credentials: &Credentials,
         blob: BlobId,
         version: Option<Version>,
-    ) -> Result<Option<Version>, FetchError> {
+    ) -> Result<bool, FetchError> {
         if matches!(source, Source::Registry { .. }) {
-            return Ok(Some(Version::default()));
+            return Ok(true);
         }
         // Content of unknown version that is under way is shared by those who come meanwhile, not by later ones.
         let under_way = self.get(blob).is_some_and(|transfer| !transfer.is_complete());
         let version = version.unwrap_or_default();
         if version.nonce.is_some() && !under_way {
-            return Ok(None);
+            return Ok(false);
         }
         let stat = self.house.context.origin.stat(source, credentials, Some(&version)).await?;
-        let good = stat.unchanged || version.nonce.is_some() || source.digest().is_some();
-        Ok(good.then_some(version))
+        Ok(stat.unchanged || version.nonce.is_some() || source.digest().is_some())
     }
 
     async fn lead_reading(
@@ -282,7 +302,7 @@ impl Swarms {
         Ok(Some(transfer))
     }
 
-    fn begin(
+    pub(super) fn begin(
         &self,
         source: &Source,
         version: Version,
@@ -313,7 +333,7 @@ impl Swarms {
         Ok(opened.expect("opening does not panic")?)
     }
 
-    async fn create(
+    pub(super) async fn create(
         &self,
         blob: BlobId,
         source: &Source,
@@ -371,15 +391,6 @@ impl From<FetchError> for Refused {
     }
 }
 
-/// Refuses lengths that an origin may claim but no swarm can carry.
-pub(crate) fn check_length(source: &Source, pieces: PieceLength, length: u64) -> Result<(), OriginError> {
-    if length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES {
-        return Ok(());
-    }
-    let text = format!("{source} is said to have {length} bytes, more than darter can carry; fetch it without");
-    Err(OriginError::new(ErrorKind::Protocol, text))
-}
-
 /// A number that no other reading of an origin without validators has.
 fn fresh_nonce() -> u64 {
     let mut bytes = [0; 8];
@@ -387,18 +398,5 @@ fn fresh_nonce() -> u64 {
     match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_le_bytes(bytes),
         _ => unix_now(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_that_no_swarm_can_carry_are_refused() {
-        let (source, _) = Source::from_url("http://a.example/b".parse().unwrap(), &[], None);
-        let fits = |length| check_length(&source, PieceLength::for_blob(length), length).is_ok();
-        assert!(fits(0) && fits(1 << 40));
-        assert!(!fits(1 << 60) && !fits(u64::MAX));
     }
 }

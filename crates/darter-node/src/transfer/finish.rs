@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Digest, Moment};
-use darter_wire::Verdict;
+use darter_wire::{Message, Verdict};
 
 use super::{Lead, Outcome, State, Transfer};
 use crate::error::FetchError;
+use crate::options::Role;
 
 /// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
@@ -107,6 +108,11 @@ impl Transfer {
         }
         self.changed.send_replace(());
         self.sendable.send_replace(());
+        if self.context.options.role == Role::Node && self.digest().is_some() {
+            for seed in self.fleet.seeds() {
+                self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });
+            }
+        }
         let (archive, explanation) = (self.context.archive.clone(), self.explain());
         let kept =
             tokio::task::spawn_blocking(move || archive.keep(&explanation)).await.expect("writing does not panic");

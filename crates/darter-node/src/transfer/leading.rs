@@ -247,6 +247,18 @@ impl Transfer {
         self.sendable.send_replace(());
     }
 
+    /// Counts a node as a member that holds these pieces and asks for none; it need not know.
+    pub(crate) fn count_in(&self, node: NodeId, held: &PieceSet) {
+        {
+            let mut state = self.state.lock();
+            let Some(peer) = self.fleet.peer(node) else { return };
+            let Some(leading) = &mut state.leading else { return };
+            leading.swarm.join(node, peer.hello.place, held, false);
+            leading.members = leading.swarm.members().len();
+        }
+        self.kick.notify_one();
+    }
+
     /// A member is gone.
     pub(super) fn member_left(&self, node: NodeId) {
         let mut state = self.state.lock();

@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::manifest::hash_piece;
-use darter_core::{ByteRange, DigestHasher, PieceIndex, Version};
+use darter_core::{ByteRange, DigestHasher, PieceIndex, PieceLength, Source, Version};
 use darter_origin::{ErrorKind, OriginError, Reading};
 use darter_store::StoreError;
 use darter_swarm::OriginRun;
-use darter_wire::{Budget as _, Message};
+use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
 use crate::error::FetchError;
-use crate::swarms::check_length;
 
 /// How often a broken reading is continued without a single new piece before the origin counts as failed.
 const MOST_TRIES: u32 = 5;
@@ -306,4 +305,26 @@ fn skip(chunk: &mut Bytes, skip: &mut u64) {
     let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.len());
     let _ = chunk.split_to(skipped);
     *skip -= skipped as u64;
+}
+
+/// Refuses lengths that an origin may claim but no swarm can carry.
+pub(crate) fn check_length(source: &Source, pieces: PieceLength, length: u64) -> Result<(), OriginError> {
+    if length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES {
+        return Ok(());
+    }
+    let text = format!("{source} is said to have {length} bytes, more than darter can carry; fetch it without");
+    Err(OriginError::new(ErrorKind::Protocol, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_that_no_swarm_can_carry_are_refused() {
+        let (source, _) = Source::from_url("http://a.example/b".parse().unwrap(), &[], None);
+        let fits = |length| check_length(&source, PieceLength::for_blob(length), length).is_ok();
+        assert!(fits(0) && fits(1 << 40));
+        assert!(!fits(1 << 60) && !fits(u64::MAX));
+    }
 }

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::web::Web;
-use crate::support::{Daemon, Room, Running, content, free_address, wait_until};
+use crate::support::{Daemon, Room, Running, content, free_address, sha256, wait_until};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -199,6 +199,31 @@ fn a_node_that_is_killed_goes_on_from_its_pieces() {
     assert!(moved < bytes.len() as u64 * 7 / 10, "{moved} bytes came again");
     assert!(events(&node.explain(&web.url)).contains("resumed with"));
     assert_eq!(web.sent(), bytes.len() as u64);
+}
+
+#[test]
+fn a_seed_that_lost_its_disk_asks_its_nodes() {
+    let bytes = content(6 * MEGABYTE);
+    let web = Web::serve(bytes.clone());
+    let (first_room, listen) = (Room::new(), free_address());
+    let mut seed = Daemon::listening_on(&listen, &first_room, "seed");
+    let holder = Node::join(&listen, "");
+    let line = format!("{} --digest {}", web.url, sha256(&bytes));
+    holder.start_get(&line).end().succeeded();
+    seed.process.signal(Signal::KILL);
+    seed.process.ended();
+    let second_room = Room::new();
+    let _seed = Daemon::listening_on(&listen, &second_room, "seed");
+    wait_until("the holder is back", || {
+        let status = second_room.run("status --json").succeeded().json();
+        !status["peers"].as_array().unwrap().is_empty()
+    });
+    let newcomer = Node::join(&listen, "");
+    newcomer.start_get(&line).end().succeeded();
+    assert!(newcomer.has(&bytes));
+    assert_eq!(web.sent(), bytes.len() as u64, "while a node holds it, the origin is not read again");
+    let explanation = second_room.run(&format!("explain {} --json", sha256(&bytes))).succeeded().json();
+    assert!(events(&explanation).contains("the origin is not asked"), "{explanation}");
 }
 
 #[test]

@@ -1,0 +1,158 @@
+//! What connected nodes hold whole, so that a seed whose own copy is gone — evicted, or lost with its disk — asks them
+//! and not the origin.
+//!
+//! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest
+//! counts: its manifest may come from a holder, because the whole is checked against the digest before it is called
+//! complete. A holder whose manifest leads to other content is believed no more for that blob.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, Manifest, NodeId, PieceSet, Source, Version};
+use darter_swarm::Start;
+use darter_wire::Message;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::Swarms;
+use crate::error::FetchError;
+use crate::options::Role;
+use crate::transfer::{Lead, Transfer};
+
+/// Blobs that one message tells of at most: the most recently used.
+const MOST_TOLD: usize = 10_000;
+
+/// Holders that are asked for a manifest before the origin is.
+const MOST_ASKED: usize = 3;
+
+/// How long a holder may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who holds what, and questions about it.
+#[derive(Default)]
+pub(super) struct Inventory {
+    holders: Mutex<HashMap<BlobId, HashSet<NodeId>>>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    last: u32,
+    waiting: HashMap<u32, (NodeId, oneshot::Sender<Option<Manifest>>)>,
+}
+
+impl Inventory {
+    /// A node told what it holds.
+    pub(super) fn told(&self, node: NodeId, blobs: &[BlobId]) {
+        let mut holders = self.holders.lock();
+        for blob in blobs.iter().take(MOST_TOLD) {
+            holders.entry(*blob).or_default().insert(node);
+        }
+    }
+
+    /// A node is gone.
+    pub(super) fn gone(&self, node: NodeId) {
+        self.holders.lock().retain(|_, nodes| {
+            nodes.remove(&node);
+            !nodes.is_empty()
+        });
+        self.asked.lock().waiting.retain(|_, (asked, _)| *asked != node);
+    }
+
+    /// What was told of this blob is not to be believed.
+    pub(super) fn forget(&self, blob: BlobId) {
+        self.holders.lock().remove(&blob);
+    }
+
+    /// A holder answered.
+    pub(super) fn answered(&self, from: NodeId, request: u32, manifest: Option<Manifest>) {
+        let mut asked = self.asked.lock();
+        if asked.waiting.get(&request).is_some_and(|(node, _)| *node == from)
+            && let Some((_, sender)) = asked.waiting.remove(&request)
+        {
+            // Whoever asked may have given up just now.
+            let _ = sender.send(manifest);
+        }
+    }
+
+    fn holders_of(&self, blob: BlobId) -> Vec<NodeId> {
+        self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().collect()).unwrap_or_default()
+    }
+}
+
+impl Swarms {
+    /// Tells a seed what is here whole.
+    pub(super) fn tell_inventory(self: &Arc<Self>, seed: NodeId) {
+        if self.house.context.options.role != Role::Node {
+            return;
+        }
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            let store = Arc::clone(&swarms.house.context.store);
+            let rows = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+            let named = rows.into_iter().filter(|row| row.complete && row.info.digest.is_some());
+            let blobs: Vec<_> = named.take(MOST_TOLD).map(|row| row.id).collect();
+            if !blobs.is_empty() {
+                swarms.house.fleet.say(seed, &Message::Inventory { blobs });
+            }
+        });
+    }
+
+    /// A holder is asked for a manifest.
+    pub(super) fn tell_manifest(self: &Arc<Self>, seed: NodeId, request: u32, blob: BlobId) {
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
+            let manifest = stored.map(|stored| stored.manifest());
+            swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
+        });
+    }
+
+    /// Leads a swarm from what nodes hold, if any does; the origin is asked only for what gets lost on the way.
+    pub(super) async fn lead_from_holders(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Option<Arc<Transfer>>, FetchError> {
+        let Some(blob) = source.digest().map(|digest| blob_of(&digest)) else { return Ok(None) };
+        let holders = self.inventory.holders_of(blob);
+        // Whether these credentials open it is the origin's to say, wherever the bytes come from.
+        if holders.is_empty() || !self.still_good(source, credentials, blob, None).await? {
+            return Ok(None);
+        }
+        for holder in holders.iter().copied().take(MOST_ASKED) {
+            let Some(manifest) = self.ask_manifest(holder, blob).await.filter(Manifest::is_whole) else { continue };
+            let pieces = manifest.piece_count().unwrap_or_default();
+            let stored = self.create(blob, source, &Version::default(), manifest).await?;
+            let transfer = self.begin(source, Version::default(), credentials.clone(), stored);
+            if transfer.lead() == Lead::Nobody {
+                transfer.lead_it(Start::TakeOver, None);
+                for node in &holders {
+                    transfer.count_in(*node, &PieceSet::full(pieces));
+                }
+                transfer.note(format!("{} nodes hold it; the origin is not asked", holders.len()));
+            }
+            return Ok(Some(transfer));
+        }
+        Ok(None)
+    }
+
+    async fn ask_manifest(&self, holder: NodeId, blob: BlobId) -> Option<Manifest> {
+        let (sender, answer) = oneshot::channel();
+        let request = {
+            let mut asked = self.inventory.asked.lock();
+            asked.last = asked.last.wrapping_add(1);
+            let request = asked.last;
+            asked.waiting.insert(request, (holder, sender));
+            request
+        };
+        if !self.house.fleet.say(holder, &Message::AskManifest { request, blob }) {
+            return None;
+        }
+        let manifest = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).flatten();
+        self.inventory.asked.lock().waiting.remove(&request);
+        manifest
+    }
+}
