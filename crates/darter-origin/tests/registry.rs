@@ -230,6 +230,7 @@ async fn one_callers_token_serves_no_other_caller() {
         assert!(answer.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer realm="));
         assert_eq!(text(answer).await, "{\"errors\":[]}");
     }
+    assert_eq!(lab.asked_for_tokens(), 5, "each asks once");
     let bearers = lab.registry.seen().into_iter().filter(|seen| seen.header("authorization") == Some("Bearer token-0"));
     assert_eq!(bearers.count(), 1);
 }

@@ -155,10 +155,12 @@ impl RegistryClient {
         place: Place,
     ) -> Result<Answer, OriginError> {
         let brought = self.0.remembered.lock().get(&place).cloned();
-        if let Some(wanted) = &brought
-            && let Some(authorization) = self.meet(wanted, login).await?
-        {
-            request.credentials.insert(AUTHORIZATION, authorization);
+        let mut refused = false;
+        if let Some(wanted) = &brought {
+            match self.meet(wanted, login).await? {
+                Some(authorization) => drop(request.credentials.insert(AUTHORIZATION, authorization)),
+                None => refused = true,
+            }
         }
         let (answer, from) = self.once(&request).await?;
         // A 401 from where a redirect led is not the registry's own.
@@ -169,6 +171,10 @@ impl RegistryClient {
         if let Wanted::Token(demand) = &wanted
             && brought.as_ref() == Some(&wanted)
         {
+            // Token services count wrong passwords: one request shows it once.
+            if refused {
+                return Ok(answer);
+            }
             self.0.tokens.forget(demand, login);
         }
         let Some(authorization) = self.meet(&wanted, login).await? else { return Ok(answer) };
