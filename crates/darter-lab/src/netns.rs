@@ -32,6 +32,8 @@ const PREFIX: &str = "darter-lab-";
 const CABLE: &str = "cable0";
 /// The bridge in the switch's namespace.
 const BRIDGE: &str = "switch0";
+/// Where all hosts of a switch are.
+const SUBNET: &str = "10.77.0.0/24";
 /// A rack's end of its link to the first switch.
 const UPLINK: &str = "uplink0";
 
@@ -214,12 +216,13 @@ impl Host {
         Ok(())
     }
 
-    /// Sets how the host's TCP reacts to loss, such as `cubic`; before that it is as on the machine.
+    /// Sets how the host's TCP reacts to loss, such as `cubic`, whatever the machine prefers. By route, because a namespace's
+    /// own setting knows only what the machine allows to everybody.
     pub fn set_congestion_control(&self, algorithm: &str) -> Result<()> {
-        let file = "/proc/sys/net/ipv4/tcp_congestion_control";
-        let mut command = self.command("sh");
-        command.args(["-c", &format!("echo \"$1\" > {file}"), "sh", algorithm]);
-        run(&mut command).map(drop).with_context(|| format!("let {} use {algorithm}", self.name))
+        let own = self.address.to_string();
+        let route = ["route", "change", SUBNET, "dev", CABLE, "proto", "kernel", "scope", "link", "src", &own];
+        let route = [&route[..], &["congctl", algorithm]].concat();
+        self.namespace.ip(&route).map(drop).with_context(|| format!("let {} use {algorithm}", self.name))
     }
 
     /// What crossed the host's cable so far.

@@ -85,16 +85,16 @@ fn write_registries_conf(host: &Host, route: &Route) -> Result<PathBuf> {
 }
 
 /// Logs in, as a user does, to what a route leads to first; gives the file that holds the login afterwards. Credentials
-/// on the command line of a pull would not do: podman's family never shows those to a mirror.
-fn log_in(host: &Host, program: &str, route: &Route) -> Result<Option<PathBuf>> {
+/// on the command line of a pull would not do: podman's family never shows those to a mirror. skopeo's file is podman's too.
+fn log_in(host: &Host, route: &Route) -> Result<Option<PathBuf>> {
     let Some(login) = &route.login else { return Ok(None) };
     let (user, password) = login.split_once(':').context("a login is USER:PASSWORD")?;
     let mirror = format!("{LOCAL}/{}", registry::NAME);
     let file = host.make_directory("containers")?.join("auth.json");
-    let mut command = containers_command(host, program)?;
+    let mut command = containers_command(host, "skopeo")?;
     command.args(["login", "--tls-verify=false", "--username", user, "--password", password, "--authfile"]);
     command.arg(&file).arg(if route.mirrored { &mirror } else { &route.registry });
-    host.run(&format!("{program}-login"), &mut command, PATIENCE)?;
+    host.run("skopeo-login", &mut command, PATIENCE)?;
     Ok(Some(file))
 }
 

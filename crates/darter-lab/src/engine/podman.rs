@@ -27,7 +27,7 @@ impl<'host> Podman<'host> {
         // by default.
         fs::write(&config, "[engine]\nlock_type = \"file\"\n[containers]\ndefault_ulimits = []\n")
             .with_context(|| format!("write {}", config.display()))?;
-        Ok(Self { host, login: log_in(host, "skopeo", route)? })
+        Ok(Self { host, login: log_in(host, route)? })
     }
 
     /// Starts pulling an image.

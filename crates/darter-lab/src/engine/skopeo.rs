@@ -21,7 +21,7 @@ pub struct Skopeo<'host> {
 impl<'host> Skopeo<'host> {
     /// Writes skopeo's configuration for a host, and logs in if the route says so.
     pub fn configure(host: &'host Host, route: &Route) -> Result<Self> {
-        Ok(Self { host, registries: write_registries_conf(host, route)?, login: log_in(host, "skopeo", route)? })
+        Ok(Self { host, registries: write_registries_conf(host, route)?, login: log_in(host, route)? })
     }
 
     /// Starts copying an image into the directory `name` of the host.
