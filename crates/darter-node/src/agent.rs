@@ -232,6 +232,9 @@ impl Agent {
             let open = self.inner.swarms.all();
             let active = open.iter().filter(|transfer| matches!(transfer.outcome(), Outcome::Open)).count();
             metrics.swarms_active.set(gauge(active as u64));
+            if active == 0 {
+                self.inner.fleet.trim();
+            }
             metrics.peers_connected.set(gauge(self.inner.fleet.peers().len() as u64));
         }
     }

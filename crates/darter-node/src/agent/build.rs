@@ -9,7 +9,7 @@ use darter_core::{Place, SystemClock};
 use darter_origin::{
     FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
 };
-use darter_store::{DiskStore, StoreConfig};
+use darter_store::{DiskStore, Store as _, StoreConfig};
 use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -143,6 +143,10 @@ async fn open_data_dir(options: &Options) -> Result<(Arc<dyn darter_store::Store
         config.reserve_free = reserve;
         let store = DiskStore::open(&data_dir, &config)?;
         let me = identity::load_or_draw(&data_dir)?;
+        let kept = store.list().into_iter().map(|row| row.id).collect();
+        if let Err(error) = Archive::new(&data_dir).keep_only(&kept) {
+            tracing::warn!(%error, "old explanations could not be tidied up");
+        }
         Ok::<_, StartError>((Arc::new(store) as Arc<dyn darter_store::Store>, me))
     });
     opened.await.expect("opening a data directory does not panic")

@@ -24,10 +24,14 @@ use darter_wire::{
     Answer, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Uploads, WireError, serve_data,
 };
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::data::DataLink;
+
+/// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
+const MOST_ACCEPTED: usize = 16_384;
 
 /// Hears what other agents say and do.
 #[async_trait]
@@ -120,6 +124,7 @@ impl Fleet {
     /// Accepts connections until the fleet is closed.
     pub(crate) fn accept(self: &Arc<Self>, listener: Box<dyn darter_wire::Listener>) {
         let fleet = Arc::clone(self);
+        let room = Arc::new(Semaphore::new(MOST_ACCEPTED));
         self.tasks.spawn(async move {
             loop {
                 let accepted = tokio::select! {
@@ -135,8 +140,13 @@ impl Fleet {
                         continue;
                     }
                 };
+                let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                    tracing::warn!(from = %stream.peer_addr(), "too many peer connections; turned one away");
+                    continue;
+                };
                 let greeting = Arc::clone(&fleet);
                 fleet.tasks.spawn(async move {
+                    let _permit = permit;
                     match preface::greet(stream, greeting.me()).await {
                         Ok(greeted) => greeting.use_connection(greeted).await,
                         Err(error) => tracing::debug!(%error, "turned a connection away"),
@@ -178,13 +188,18 @@ impl Fleet {
     /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
     /// come back and be told afresh, which is better than a queue without end.
     pub(crate) fn say(&self, node: NodeId, message: &Message) -> bool {
-        let sender = self.state.lock().peers.get(&node).and_then(|peer| peer.controls.first().cloned());
-        let Some((connection, sender)) = sender else { return false };
+        let controls = match self.state.lock().peers.get(&node) {
+            Some(peer) => peer.controls.clone(),
+            None => return false,
+        };
+        let Some((_, sender)) = controls.first() else { return false };
         match sender.try_send(message) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
-                self.drop_connection(node, connection);
+                for (connection, _) in controls {
+                    self.drop_connection(node, connection);
+                }
                 false
             }
         }
@@ -214,6 +229,11 @@ impl Fleet {
     /// How this agent introduces itself.
     pub(crate) fn me(&self) -> &Hello {
         self.me.get().expect("a fleet begins before it connects")
+    }
+
+    /// Gives the memory of received pieces back while nothing moves.
+    pub(crate) fn trim(&self) {
+        self.receiving.buffers.trim();
     }
 
     /// Ends every connection and accepts no more.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::Swarms;
 use crate::error::FetchError;
 use crate::options::Role;
+use crate::transfer::leading::MOST_HASHES;
 use crate::transfer::{Lead, Transfer};
 
 /// Blobs that one message tells of at most: the most recently used.
@@ -105,7 +106,9 @@ impl Swarms {
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
             let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
-            let manifest = stored.map(|stored| stored.manifest());
+            // One too long for a message is not told; the seed then reads the origin.
+            let fits = stored.filter(|stored| stored.known() as usize <= MOST_HASHES);
+            let manifest = fits.map(|stored| stored.manifest());
             swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
         });
     }

@@ -50,8 +50,19 @@ impl Doors {
 }
 
 impl Swarms {
-    /// Opens a source for a program of this host.
+    /// Opens a source for a program of this host. Goes on to its end when the caller goes away: what was begun with a
+    /// lead is not left half done.
     pub(crate) async fn open(
+        self: &Arc<Self>,
+        source: Source,
+        credentials: Credentials,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let swarms = Arc::clone(self);
+        let opening = self.house.tasks.spawn(async move { swarms.open_to_the_end(source, credentials).await });
+        opening.await.expect("opening does not panic")
+    }
+
+    async fn open_to_the_end(
         self: &Arc<Self>,
         source: Source,
         credentials: Credentials,

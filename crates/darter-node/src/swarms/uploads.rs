@@ -11,6 +11,9 @@ use tokio::sync::watch;
 
 use super::{ShelfState, Shelved, Swarms};
 
+/// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
+const MOST_SHELVED: usize = 4096;
+
 /// [`Swarms`] as what the wire asks for pieces.
 pub(crate) struct GivingSwarms(pub(crate) Arc<Swarms>);
 
@@ -85,6 +88,9 @@ impl Swarms {
                 ShelfState::Opening => Bind::Wait,
                 ShelfState::Absent => Bind::UnknownBlob,
             };
+        }
+        if shelf.len() >= MOST_SHELVED {
+            return Bind::Busy;
         }
         shelf.insert(blob, Shelved { state: ShelfState::Opening, used: now });
         drop(shelf);

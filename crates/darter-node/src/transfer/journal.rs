@@ -4,7 +4,7 @@
 //! Kept in memory while the transfer lives, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
 //! or the agent drains, so that a later run still knows. The file is a convenience: losing it loses no data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -176,6 +176,23 @@ impl Archive {
         serde_json::from_slice(&fs::read(self.path(blob)).ok()?).ok()
     }
 
+    /// Forgets all but these blobs: what was evicted needs no explanation any more.
+    pub(crate) fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
+        let kept = match fs::read_dir(&self.0) {
+            Ok(kept) => kept,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in kept {
+            let path = entry?.path();
+            let blob = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+            if blob.is_none_or(|blob| !blobs.contains(&blob)) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets a blob.
     pub(crate) fn forget(&self, blob: BlobId) {
         // Nothing to forget is as good as forgotten.
@@ -230,7 +247,10 @@ mod tests {
         let manifest = Manifest::new(PieceLength::UNKNOWN_BLOB, None);
         archive.keep(&journal.explain(blob, &manifest)).unwrap();
         assert_eq!(archive.recall(blob).unwrap().name, "y");
-        archive.forget(blob);
+        archive.keep_only(&HashSet::from([blob])).unwrap();
+        assert!(archive.recall(blob).is_some());
+        archive.keep_only(&HashSet::new()).unwrap();
         assert!(archive.recall(blob).is_none());
+        archive.forget(blob);
     }
 }

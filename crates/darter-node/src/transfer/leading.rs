@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, PieceSet, rendezvous};
+use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceSet, rendezvous};
 use darter_origin::Reading;
 use darter_swarm::{Event, Lead as SwarmLead, Notice, OriginRun, Start, Tuning};
 use darter_wire::{Message, PeerInfo, Verdict};
@@ -20,6 +20,9 @@ use crate::options::Role;
 
 /// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
 const REJOIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Hashes that one message carries at most: 2 MiB of them.
+pub(crate) const MOST_HASHES: usize = 65_536;
 
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
@@ -110,8 +113,9 @@ impl Leading {
             let from = self.told;
             self.told += hashes.len() as u32;
             self.told_length = length.is_some();
-            let grew = Message::Grew { blob, from, hashes, length };
-            messages.extend(members.iter().map(|node| (*node, grew.clone())));
+            for grew in growth(blob, from, &hashes, length) {
+                messages.extend(members.iter().map(|node| (*node, grew.clone())));
+            }
         }
         let mut own_neighbours = Vec::new();
         let mut first_neighbours: Vec<(NodeId, PeerInfo)> = Vec::new();
@@ -150,15 +154,36 @@ impl Leading {
                 version: transfer.version.clone(),
                 piece_length: transfer.piece_length,
                 length,
-                hashes: transfer.stored.hashes_from(0, self.told as usize),
+                hashes: transfer.stored.hashes_from(0, MOST_HASHES.min(self.told as usize)),
                 neighbours: neighbours.collect(),
                 verdict: verdict.cloned(),
                 whole: verdict.and_then(|_| transfer.small_whole()),
             };
             messages.push((node, joined));
+            let rest = (self.told as usize).saturating_sub(MOST_HASHES);
+            let rest = transfer.stored.hashes_from(MOST_HASHES as u32, rest);
+            if !rest.is_empty() {
+                messages.extend(growth(blob, MOST_HASHES as u32, &rest, length).map(|grew| (node, grew)));
+            }
         }
         Speech { messages, own_neighbours }
     }
+}
+
+/// News of hashes and length, in messages that stay below the protocol's limit.
+fn growth(
+    blob: BlobId,
+    from: u32,
+    hashes: &[PieceHash],
+    length: Option<u64>,
+) -> impl Iterator<Item = Message> + use<'_> {
+    // One message even without hashes: the length alone may be the news.
+    let count = hashes.len().div_ceil(MOST_HASHES).max(1);
+    (0..count).map(move |nth| {
+        let start = nth * MOST_HASHES;
+        let part = &hashes[start..hashes.len().min(start + MOST_HASHES)];
+        Message::Grew { blob, from: from + start as u32, hashes: part.to_vec(), length }
+    })
 }
 
 impl Transfer {
