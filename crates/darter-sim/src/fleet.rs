@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning, Uploads};
+use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning};
 
 use crate::links::Transfer;
-use crate::node::{Node, SLOTS, content, id_of, index_of};
+use crate::node::{Node, content, id_of, index_of};
 use crate::queue::{Queue, What};
 use crate::report::Report;
 use crate::scenario::{Operation, Scenario};
+use crate::uploads::{Upload, Uploads};
 
 /// How long it takes until a dead node is missed.
 const MISSED_AFTER: Duration = Duration::from_millis(200);
@@ -245,7 +246,7 @@ impl Fleet {
         node.alive = false;
         node.life += 1;
         node.lead = None;
-        node.uploads = Uploads::new(SLOTS);
+        node.uploads = Uploads::default();
         node.up_free = now;
         node.down_free = now;
         if self.leader == Some(index) {
@@ -351,11 +352,9 @@ impl Fleet {
                 self.queue.push(at, What::Ask { to: index_of(lead), from, id });
             }
             Action::Cancel { id: RequestId(id), peer } => {
-                let (to, node) = (index_of(peer), self.nodes[from as usize].id);
-                self.nodes[to as usize].uploads.cancel(node, id);
-                if let Some(lead) = &mut self.nodes[to as usize].lead {
-                    lead.withdraw(node, id);
-                }
+                let to = index_of(peer);
+                self.report.tracker_messages += u64::from(self.leader == Some(to));
+                self.nodes[to as usize].uploads.cancel(from, id);
             }
             Action::Report { peer, .. } => {
                 let reporter = self.nodes[from as usize].id;
@@ -394,9 +393,9 @@ impl Fleet {
         if self.leader != Some(to) || self.nodes[to as usize].hung {
             return;
         }
-        let node = self.nodes[from as usize].id;
         if self.nodes[from as usize].alive {
-            self.with_lead(|lead| lead.ask(node, id));
+            self.nodes[to as usize].uploads.push(from, Upload { request: id, piece: None, urgent: false });
+            self.fill_slots(to);
         }
     }
 

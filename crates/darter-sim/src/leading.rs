@@ -10,6 +10,10 @@ use crate::fleet::Fleet;
 use crate::node::{content, id_of, index_of};
 use crate::queue::What;
 
+/// How many parked asks are tried again when something changes. The daemon tries all; the first of them tell whether
+/// the lead has anything to give, and each change brings up others.
+const UNPARKED: usize = 4;
+
 /// How often members are told of new hashes.
 const MANIFEST_EVERY: Duration = Duration::from_millis(10);
 
@@ -72,6 +76,7 @@ impl Fleet {
 
     /// The lead's chores after a change: free slots and the origin.
     pub(crate) fn look_after(&mut self, leader: u32) {
+        self.nodes[leader as usize].uploads.unpark(UNPARKED);
         self.fill_slots(leader);
         self.read_on(leader);
     }

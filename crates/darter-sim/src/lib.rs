@@ -9,7 +9,8 @@
 //! |---|---|
 //! | [`scenario`] | [`Scenario`]: nodes, rates, and the operations that happen to them |
 //! | [`fleet`] | [`Fleet`]: the engine, one event after the other |
-//! | `links` | uploads: slots, serial links, what a transfer takes |
+//! | `links` | transfers: serial links, what a piece takes |
+//! | `uploads` | slots, and whose turn it is |
 //! | `leading` | what happens at the node that leads: tracker, origin, elections |
 //! | `node` | one simulated node |
 //! | `queue` | the queue of events |
@@ -22,6 +23,7 @@ mod node;
 mod queue;
 pub mod report;
 pub mod scenario;
+mod uploads;
 
 pub use fleet::Fleet;
 pub use report::Report;

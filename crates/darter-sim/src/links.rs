@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Event, RequestId, Upload};
+use darter_swarm::{Event, RequestId};
 
 use crate::fleet::Fleet;
-use crate::node::{content, id_of, index_of};
+use crate::node::{SLOTS, content, id_of};
 use crate::queue::What;
+use crate::uploads::Upload;
 
 /// A piece on its way.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +38,7 @@ impl Fleet {
             self.queue.push(self.now + self.latency, What::Failed { node: from, id });
             return;
         }
-        node.uploads.push(Upload { to: id_of(from), request: id, piece, urgent });
+        node.uploads.push(from, Upload { request: id, piece: Some(piece), urgent });
         self.fill_slots(to);
     }
 
@@ -46,30 +47,32 @@ impl Fleet {
         loop {
             let now = self.now;
             let node = &mut self.nodes[from as usize];
-            if !node.alive || node.hung || !node.uploads.has_room() {
+            if !node.alive || node.hung || !node.uploads.has_room(SLOTS) {
                 return;
             }
-            if let Some(upload) = node.uploads.take_next() {
-                if let Some(lead) = &mut node.lead {
-                    lead.sending(upload.to, upload.piece, now);
+            let Some((to, upload)) = node.uploads.take_next() else { return };
+            let receiver = id_of(to);
+            match (upload.piece, &mut node.lead) {
+                (Some(piece), lead) => {
+                    if let Some(lead) = lead {
+                        lead.sending(receiver, piece, now);
+                    }
+                    self.send(from, to, &upload, piece);
                 }
-                self.send(from, upload, false);
-                continue;
+                (None, Some(lead)) => match lead.choose(receiver, now) {
+                    Some(piece) => self.send(from, to, &upload, piece),
+                    None => {
+                        node.uploads.park(to, upload);
+                        self.wake_lead(from);
+                    }
+                },
+                (None, None) => node.uploads.pass(to),
             }
-            let Some(lead) = &mut node.lead else { return };
-            let Some(grant) = lead.serve(now) else {
-                self.wake_lead(from);
-                return;
-            };
-            node.uploads.start(grant.node);
-            let upload = Upload { to: grant.node, request: grant.ask, piece: grant.piece, urgent: false };
-            self.send(from, upload, true);
         }
     }
 
-    fn send(&mut self, from: u32, upload: Upload, granted: bool) {
-        let to = index_of(upload.to);
-        let sent = self.nodes[from as usize].store[upload.piece.as_usize()].expect("only what is held is sent");
+    fn send(&mut self, from: u32, to: u32, upload: &Upload, piece: PieceIndex) {
+        let sent = self.nodes[from as usize].store[piece.as_usize()].expect("only what is held is sent");
         let honest = self.nodes[from as usize].honest;
         let (from_life, to_life) = (self.nodes[from as usize].life, self.nodes[to as usize].life);
         let transfer = Transfer {
@@ -78,13 +81,14 @@ impl Fleet {
             from_life,
             to_life,
             id: upload.request,
-            piece: upload.piece,
+            piece,
             content: if honest { sent } else { !sent },
-            granted,
+            granted: upload.piece.is_none(),
             start: self.nodes[from as usize].up_free.max(self.now),
         };
         let bytes = self.piece_bytes as f64;
         let sender = &mut self.nodes[from as usize];
+        sender.uploads.start();
         let sent_at = transfer.start + Duration::from_secs_f64(bytes / sender.up);
         sender.up_free = sent_at;
         let at = self.free_transfers.pop().unwrap_or_else(|| {
@@ -129,7 +133,7 @@ impl Fleet {
         let sender = &mut self.nodes[transfer.from as usize];
         let same_life = sender.life == transfer.from_life;
         if same_life {
-            sender.uploads.done(id_of(transfer.to));
+            sender.uploads.done(transfer.to);
         }
         let void = self.is_void(&transfer);
         if void {
@@ -172,6 +176,6 @@ impl Fleet {
 
     /// Forgets what `to` waits for at `from`.
     pub(crate) fn drop_queued(&mut self, from: u32, to: u32) {
-        self.nodes[from as usize].uploads.forget(id_of(to));
+        self.nodes[from as usize].uploads.forget(to);
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, Place};
-use darter_swarm::{Lead, Picker, Tuning, Uploads};
+use darter_swarm::{Lead, Picker, Tuning};
 
 use crate::scenario::NodeSpec;
+use crate::uploads::Uploads;
 
 /// Pieces that a node sends at a time.
 pub(crate) const SLOTS: u32 = 4;
@@ -58,7 +59,7 @@ impl Node {
             lead: None,
             store: vec![None; pieces as usize],
             links: Vec::new(),
-            uploads: Uploads::new(SLOTS),
+            uploads: Uploads::default(),
             up_free: Moment::ZERO,
             down_free: Moment::ZERO,
             poll_at: None,

@@ -12,7 +12,6 @@
 //! | [`budget`] | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
 //! | [`tuning`] | [`Tuning`]: every constant, with its reason |
-//! | [`uploads`] | [`Uploads`]: whom a node sends to next |
 //! | `random` | the seeded generator behind all ties |
 
 pub mod bound;
@@ -23,14 +22,12 @@ pub mod locality;
 pub mod picker;
 mod random;
 pub mod tuning;
-pub mod uploads;
 
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
-pub use lead::{Grant, Lead, Notice, OriginRun, Start};
+pub use lead::{Lead, Notice, OriginRun, Start};
 pub use picker::Picker;
 pub use tuning::Tuning;
-pub use uploads::{Upload, Uploads};
 
 /// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.
 pub const MOST_PIECES: u32 = 1 << 22;

@@ -61,10 +61,10 @@ pub struct Tuning {
     pub copy_floor: Duration,
     /// The pause is so many times longer while the lead itself still waits for pieces of the origin.
     pub copy_factor_while_reading: u32,
-    /// A member gets no more pieces at once from the lead than this.
-    pub sends_at_once: u32,
-    /// How many waiting members are looked at for one answer.
-    pub look_at: u32,
+    /// A piece that the lead sent counts as lost when its receiver did not confirm it within so many usual delivery times.
+    pub delivery_factor: u32,
+    /// The same, at least: a member that is slow, or told to be brief, confirms late.
+    pub delivery_floor: Duration,
 }
 
 impl Default for Tuning {
@@ -97,8 +97,8 @@ impl Default for Tuning {
             copy_factor: 4,
             copy_floor: Duration::from_millis(200),
             copy_factor_while_reading: 4,
-            sends_at_once: 2,
-            look_at: 64,
+            delivery_factor: 8,
+            delivery_floor: Duration::from_secs(3),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A small swarm is a full mesh. In a larger one each member knows about two dozen others, four in five from as near as
 //! possible and one in five from anywhere, so that what is scarce travels between groups in few steps.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
@@ -19,7 +19,7 @@ pub(super) struct Member {
     pub(super) id: NodeId,
     place: Place,
     /// How far it is from the lead.
-    pub(super) tier: Tier,
+    tier: Tier,
     group: usize,
     pub(super) held: PieceSet,
     /// What the lead is sending it, and since when.
@@ -27,8 +27,6 @@ pub(super) struct Member {
     pub(super) wants: bool,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
-    /// Its open asks, in order.
-    pub(super) asks: VecDeque<u64>,
     neighbours: Vec<usize>,
 }
 
@@ -67,6 +65,12 @@ impl Member {
     pub(super) fn take_coming(&mut self, piece: PieceIndex) -> Option<Moment> {
         let at = self.coming.iter().position(|(coming, _)| *coming == piece)?;
         Some(self.coming.swap_remove(at).1)
+    }
+
+    /// Ends the sending of a piece if it began just then: whether it did.
+    pub(super) fn take_coming_since(&mut self, piece: PieceIndex, since: Moment) -> bool {
+        let at = self.coming.iter().position(|coming| *coming == (piece, since));
+        at.map(|at| self.coming.swap_remove(at)).is_some()
     }
 }
 
@@ -133,7 +137,6 @@ impl Members {
             coming: Vec::new(),
             wants,
             aside: self.is_convicted(id),
-            asks: VecDeque::new(),
             neighbours: Vec::new(),
         };
         self.slots[slot] = Some(member);

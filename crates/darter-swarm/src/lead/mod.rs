@@ -41,17 +41,6 @@ pub enum Start {
     TakeOver,
 }
 
-/// What [`Lead::serve`] decided: answer `node`'s ask `ask` with `piece`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// Who gets it.
-    pub node: NodeId,
-    /// The ask that is answered, as named by the node.
-    pub ask: u64,
-    /// The piece to send.
-    pub piece: PieceIndex,
-}
-
 /// A member has to be told of a neighbour it gained or lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -93,14 +82,16 @@ pub struct Lead {
     total: Option<u32>,
     pieces: Pieces,
     members: Members,
-    /// Members with open asks, by their tier from here; served in turn.
-    rings: [VecDeque<usize>; 5],
+    /// What was sent to whom, oldest first; what was confirmed since stays until its time is over.
+    deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
     /// Before this nothing is sent or read: members are still saying what they hold.
     settled: Moment,
     /// Average time from sending a piece to the receiver's word that it has it.
     delivery: Duration,
-    /// When it is worth looking for a copy to send again.
-    next_copy: Moment,
+    /// Before this no piece was last sent long enough ago to be sent again.
+    copies_from: Moment,
+    /// When an ask that found nothing is worth another try.
+    look_again: Option<Moment>,
 }
 
 impl Lead {
@@ -116,10 +107,11 @@ impl Lead {
             total: None,
             pieces: Pieces::default(),
             members: Members::new(me, place, tuning, seed),
-            rings: [const { VecDeque::new() }; 5],
+            deliveries: VecDeque::new(),
             settled,
             delivery: Duration::ZERO,
-            next_copy: now,
+            copies_from: now,
+            look_again: None,
         }
     }
 
@@ -147,8 +139,6 @@ impl Lead {
         for (piece, _) in std::mem::take(&mut self.members.get_mut(slot).coming) {
             self.uncount_sent(piece);
         }
-        let ring = &mut self.rings[self.members.get(slot).tier as usize];
-        ring.retain(|waiting| *waiting != slot);
         self.members.remove(slot);
     }
 
@@ -223,114 +213,71 @@ impl Lead {
         self.pieces.set_own(piece, false);
     }
 
-    /// A member asks for any piece. The ask stands until [`Lead::serve`] answers it, or it is withdrawn.
-    pub fn ask(&mut self, node: NodeId, ask: u64) {
-        let Some(slot) = self.members.slot(node) else { return };
-        let member = self.members.get_mut(slot);
-        if member.asks.is_empty() {
-            self.rings[member.tier as usize].push_back(slot);
-        }
-        member.asks.push_back(ask);
-    }
-
-    /// A member needs an ask no longer.
-    pub fn withdraw(&mut self, node: NodeId, ask: u64) {
-        let Some(slot) = self.members.slot(node) else { return };
-        let member = self.members.get_mut(slot);
-        let before = member.asks.len();
-        member.asks.retain(|waiting| *waiting != ask);
-        if member.asks.is_empty() && before > 0 {
-            self.rings[member.tier as usize].retain(|waiting| *waiting != slot);
-        }
-    }
-
-    /// Call with a free upload slot, after anything changed, and at [`Lead::next_wakeup`]: which ask to answer now,
-    /// and with what. The piece counts as sent; say [`Lead::unsent`] if it did not arrive.
-    ///
-    /// The nearest come first, each in turn, unless they are being sent enough already: pieces that stay near cost
-    /// least, and peers carry them on.
-    pub fn serve(&mut self, now: Moment) -> Option<Grant> {
+    /// Call with a free upload slot for a member that asked for any piece: the piece that it should get now, counted as
+    /// sent; say [`Lead::unsent`] if it did not arrive. One that nobody has yet; else, when it was not sent for a while,
+    /// the one sent least, then held by fewest. `None` while there is nothing worth sending: the ask stands, and is
+    /// worth another try after anything changed, and at [`Lead::next_wakeup`].
+    pub fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
+        let slot = self.members.slot(node)?;
         if now < self.settled {
             return None;
         }
-        if let Some(fresh) = self.pieces.first_fresh() {
-            let (ring, at) = self.next_in_turn(fresh, now)?;
-            return self.answer(ring, at, now);
+        self.forget_undelivered(now);
+        let piece = self.fresh_for(slot).or_else(|| self.copy_for(slot, now));
+        match piece {
+            Some(piece) => self.count_sent(slot, piece, now),
+            None => self.look_again_later(now),
         }
-        if now < self.next_copy {
+        piece
+    }
+
+    fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
+        // A member put aside may hold what counts as fresh.
+        self.pieces.first_fresh().filter(|piece| !self.members.get(slot).held.contains(*piece))
+    }
+
+    fn copy_for(&mut self, slot: usize, now: Moment) -> Option<PieceIndex> {
+        if now < self.copies_from {
             return None;
         }
-        for ring in 0..self.rings.len() {
-            for at in 0..self.rings[ring].len().min(self.tuning.look_at as usize) {
-                if self.is_busy(self.rings[ring][at], now) {
-                    continue;
-                }
-                if let Some(grant) = self.answer(ring, at, now) {
-                    return Some(grant);
-                }
-            }
-            // Whoever was looked at in vain goes to the end, so that everybody's turn comes.
-            let looked_at = self.rings[ring].len().min(self.tuning.look_at as usize);
-            self.rings[ring].rotate_left(looked_at);
+        let pause = self.copy_pause();
+        self.copies_from = self.pieces.oldest_sent().map_or(now, |sent| sent + pause);
+        if now < self.copies_from {
+            return None;
         }
-        // Only time makes more copies worth sending: look again after a while.
-        self.next_copy = now + self.tuning.copy_floor / 4;
-        None
-    }
-
-    /// The ring, and the place in it, of the member to be sent a piece that nobody has. (One that was put aside may have it.)
-    fn next_in_turn(&self, fresh: PieceIndex, now: Moment) -> Option<(usize, usize)> {
-        for (ring, waiting) in self.rings.iter().enumerate() {
-            let looked_at = waiting.iter().enumerate().take(self.tuning.look_at as usize);
-            let free = looked_at
-                .filter(|(_, slot)| !self.is_busy(**slot, now) && !self.members.get(**slot).held.contains(fresh));
-            if let Some((at, _)) = free.min_by_key(|(at, slot)| (self.members.get(**slot).coming.len(), *at)) {
-                return Some((ring, at));
-            }
-        }
-        None
-    }
-
-    /// Whether a member is being sent so much already that it has to wait: a slow one must not fill all slots. What was
-    /// sent long ago and never heard of again doesn't count.
-    fn is_busy(&self, slot: usize, now: Moment) -> bool {
-        let patience = self.tuning.abandon.max(self.delivery * 8);
-        let coming = self.members.get(slot).coming.iter().filter(|(_, since)| *since + patience > now);
-        coming.count() >= self.tuning.sends_at_once as usize
-    }
-
-    fn answer(&mut self, ring: usize, at: usize, now: Moment) -> Option<Grant> {
-        let slot = *self.rings[ring].get(at)?;
-        let piece = self.choose_for(slot, now)?;
-        self.rings[ring].remove(at);
-        let member = self.members.get_mut(slot);
-        let ask = member.asks.pop_front().expect("whoever stands in a ring has an ask");
-        let node = member.id;
-        if !member.asks.is_empty() {
-            self.rings[ring].push_back(slot);
-        }
-        Some(Grant { node, ask, piece })
-    }
-
-    /// The piece that `node` should get next, counted as sent: one that nobody has yet; else, when it was not sent for
-    /// a while, the one sent least, then held by fewest. `None` while there is nothing worth sending.
-    pub fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
-        let slot = self.members.slot(node)?;
-        self.choose_for(slot, now)
-    }
-
-    fn choose_for(&mut self, slot: usize, now: Moment) -> Option<PieceIndex> {
         let member = self.members.get(slot);
-        // A member put aside may hold what counts as fresh.
-        let fresh = self.pieces.first_fresh().filter(|piece| !member.held.contains(*piece));
-        let piece = fresh.or_else(|| {
-            let pause = self.copy_pause();
-            self.pieces.copy(&member.held, pause, now, |piece| {
-                !member.is_coming(piece) && self.members.may_cross(slot, piece, pause, now)
-            })
-        })?;
-        self.count_sent(slot, piece, now);
-        Some(piece)
+        self.pieces.copy(&member.held, pause, now, |piece| {
+            !member.is_coming(piece) && self.members.may_cross(slot, piece, pause, now)
+        })
+    }
+
+    /// Somebody's ask stands: notes when time alone may bring an answer.
+    fn look_again_later(&mut self, now: Moment) {
+        let undelivered = self.deliveries.front().map(|(sent, ..)| *sent + self.delivery_patience());
+        let soon = now + self.tuning.copy_floor / 4;
+        let again = undelivered.map_or(self.copies_from, |at| at.min(self.copies_from)).max(soon);
+        self.look_again =
+            Some(self.look_again.filter(|before| now < *before).map_or(again, |before| before.min(again)));
+    }
+
+    /// How long a member may take to confirm what it was sent.
+    fn delivery_patience(&self) -> Duration {
+        (self.delivery * self.tuning.delivery_factor).max(self.tuning.delivery_floor)
+    }
+
+    /// What was sent long ago and never confirmed was lost on the way, or did not verify: it may be given again, to the
+    /// same member too.
+    fn forget_undelivered(&mut self, now: Moment) {
+        let patience = self.delivery_patience();
+        while let Some((sent, node, piece)) =
+            self.deliveries.front().copied().filter(|(sent, ..)| *sent + patience <= now)
+        {
+            self.deliveries.pop_front();
+            let Some(slot) = self.members.slot(node) else { continue };
+            if self.members.get_mut(slot).take_coming_since(piece, sent) {
+                self.pieces.change(piece, |state| state.coming -= 1);
+            }
+        }
     }
 
     fn copy_pause(&self) -> Duration {
@@ -353,6 +300,7 @@ impl Lead {
         let counts = !member.held.contains(piece) && !member.is_coming(piece);
         if counts {
             member.coming.push((piece, now));
+            self.deliveries.push_back((now, member.id, piece));
         }
         self.pieces.change(piece, |state| {
             state.coming += u32::from(counts);
@@ -403,14 +351,12 @@ impl Lead {
         self.members.take_notices()
     }
 
-    /// When [`Lead::serve`] or [`Lead::origin_plan`] may say something new though nothing happens, if ever.
+    /// When [`Lead::choose`] or [`Lead::origin_plan`] may say something new though nothing happens, if ever.
     pub fn next_wakeup(&self, now: Moment) -> Option<Moment> {
         if now < self.settled {
             return Some(self.settled);
         }
-        let somebody_asks = self.rings.iter().any(|ring| !ring.is_empty());
-        let may_send = somebody_asks && !self.pieces.own.is_empty();
-        may_send.then(|| self.next_copy.max(now + self.tuning.copy_floor / 4))
+        self.look_again.filter(|again| now < *again)
     }
 
     /// What the lead's own store has.

@@ -60,6 +60,19 @@ impl Pieces {
         self.fresh.iter().next()
     }
 
+    /// When the owned piece was last sent whose last sending is longest ago; `None` if one was never sent, or none is owned.
+    pub(super) fn oldest_sent(&self) -> Option<Moment> {
+        let mut oldest = None;
+        for piece in self.own.iter() {
+            let Piece { sent, last_sent, .. } = self.get(piece);
+            if sent == 0 {
+                return None;
+            }
+            oldest = Some(oldest.map_or(last_sent, |before: Moment| before.min(last_sent)));
+        }
+        oldest
+    }
+
     /// The owned piece sent least, then held by fewest, then lowest, among those that were not sent within `pause` and
     /// that `accept` takes.
     pub(super) fn copy(

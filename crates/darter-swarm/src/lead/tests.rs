@@ -35,7 +35,8 @@ fn every_piece_is_sent_once_before_any_is_sent_twice() {
     let first: Vec<_> = (0..4).filter_map(|turn| lead.choose(node(1 + turn % 2), at(0))).collect();
     assert_eq!(first, [0, 1, 2, 3].map(PieceIndex));
     assert_eq!(lead.choose(node(1), at(0)), None, "peers get time to pass on what was sent");
-    let copy = lead.choose(node(1), at(60_000)).unwrap();
+    let again = lead.next_wakeup(at(0)).unwrap();
+    let copy = lead.choose(node(1), again).unwrap();
     assert!([1, 3].contains(&copy.0), "what it is being sent already is not sent again");
 }
 
@@ -54,30 +55,44 @@ fn a_piece_that_did_not_arrive_is_sent_anew_and_so_is_one_whose_receiver_died() 
 }
 
 #[test]
-fn asks_are_answered_in_turn_and_none_has_more_than_its_share() {
-    let mut lead = lead(100, 100);
-    for n in 1..=2 {
-        join(&mut lead, n);
-        for ask in 0..4 {
-            lead.ask(node(n), ask);
+fn what_was_never_confirmed_is_given_again_to_the_same_member_too() {
+    let mut lead = lead(2, 2);
+    join(&mut lead, 1);
+    assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose(node(1), at(1)), Some(PieceIndex(1)));
+    lead.have(node(1), PieceIndex(1), at(100));
+    assert_eq!(lead.choose(node(1), at(1000)), None, "the piece may still be on its way");
+    let mut again = None;
+    while let Some(wakeup) = lead.next_wakeup(again.unwrap_or(at(1000))) {
+        again = Some(wakeup);
+        if let Some(piece) = lead.choose(node(1), wakeup) {
+            assert_eq!(piece, PieceIndex(0));
+            return;
         }
     }
-    let grants: Vec<_> = std::iter::from_fn(|| lead.serve(at(0))).collect();
-    let nodes: Vec<_> = grants.iter().map(|grant| grant.node).collect();
-    assert_eq!(nodes, [node(1), node(2), node(1), node(2)]);
-    lead.have(node(2), grants[1].piece, at(10));
-    lead.withdraw(node(2), 2);
-    assert_eq!(lead.serve(at(10)).map(|grant| (grant.node, grant.ask)), Some((node(2), 3)));
+    panic!("an ask stood that nothing would have answered");
+}
+
+#[test]
+fn a_late_confirmation_counts_the_holder_once() {
+    let mut lead = lead(1, 1);
+    join(&mut lead, 1);
+    assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose(node(1), at(60_000)), Some(PieceIndex(0)), "sent anew after a while");
+    lead.have(node(1), PieceIndex(0), at(60_100));
+    assert_eq!(lead.holders(PieceIndex(0)), 1);
+    assert_eq!(lead.choose(node(1), at(120_000)), None);
+    lead.leave(node(1));
+    assert_eq!(lead.holders(PieceIndex(0)), 0);
 }
 
 #[test]
 fn an_ask_stands_until_the_origin_has_given_something() {
     let mut lead = lead(10, 0);
     join(&mut lead, 1);
-    lead.ask(node(1), 7);
-    assert_eq!(lead.serve(at(0)), None);
+    assert_eq!(lead.choose(node(1), at(0)), None);
     lead.own(PieceIndex(0));
-    assert_eq!(lead.serve(at(1)), Some(Grant { node: node(1), ask: 7, piece: PieceIndex(0) }));
+    assert_eq!(lead.choose(node(1), at(1)), Some(PieceIndex(0)));
 }
 
 #[test]
@@ -192,6 +207,5 @@ fn a_piece_sent_twice_to_one_member_does_not_keep_it_waiting() {
         lead.sending(node(1), PieceIndex(0), at(0));
     }
     lead.have(node(1), PieceIndex(0), at(1));
-    lead.ask(node(1), 1);
-    assert!(lead.serve(at(1)).is_some());
+    assert!(lead.choose(node(1), at(1)).is_some());
 }
