@@ -207,7 +207,16 @@ impl Fleet {
                     return;
                 }
             };
-            let (Answer::Data { id, .. } | Answer::None { id, .. }) = &answer;
+            let id = match &answer {
+                Answer::Begun { id, piece, .. } => {
+                    let ask = link.open.lock().asks.get(id).copied();
+                    if let Some(ask) = ask {
+                        listener.begun(ask.blob, ask.request, *piece);
+                    }
+                    continue;
+                }
+                Answer::Data { id, .. } | Answer::None { id, .. } => id,
+            };
             let Some(ask) = link.take(*id) else { continue };
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
             let listener = Arc::clone(listener);

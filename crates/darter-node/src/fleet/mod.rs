@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
-use darter_core::{BlobId, NodeId, Place, Tier};
+use darter_core::{BlobId, NodeId, PieceIndex, Place, Tier};
 use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
@@ -42,6 +42,8 @@ pub(crate) trait Listener: Send + Sync {
     fn peer_down(&self, node: NodeId);
     /// A peer said something.
     fn said(&self, from: NodeId, message: Message);
+    /// The lead chose a piece for an ask, and is sending it.
+    fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex);
     /// A peer answered a request for a piece.
     async fn answered(&self, from: NodeId, blob: BlobId, request: RequestId, answer: Answer);
     /// A request for a piece will not be answered.

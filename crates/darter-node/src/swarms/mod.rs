@@ -24,9 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_core::{BlobId, Moment, NodeId};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex};
 use darter_store::StoredBlob;
-use darter_swarm::RequestId;
+use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, Failure, FailureKind, Message};
 use parking_lot::Mutex;
 
@@ -289,6 +289,13 @@ impl Listener for ListeningSwarms {
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
             Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),
+        }
+    }
+
+    fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex) {
+        let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if let Some(transfer) = transfer {
+            transfer.tell(Event::Started { request, piece });
         }
     }
 

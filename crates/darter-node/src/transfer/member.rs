@@ -144,6 +144,7 @@ impl Transfer {
     /// A peer answered a request.
     pub(crate) async fn answered(self: &Arc<Self>, from: NodeId, request: RequestId, answer: Answer) {
         match answer {
+            Answer::Begun { .. } => {}
             Answer::Data { piece, data, .. } => self.take_piece(from, request, piece, data).await,
             Answer::None { reason, wanted, .. } => {
                 tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");

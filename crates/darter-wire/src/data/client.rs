@@ -216,13 +216,13 @@ impl Answers {
                 continue;
             }
             self.header_filled = 0;
-            if let Some(refusal) = self.begin(Header::decode(&self.header)?)? {
-                return Ok(Some(refusal));
+            if let Some(news) = self.begin(Header::decode(&self.header)?)? {
+                return Ok(Some(news));
             }
         }
     }
 
-    /// Begins the answer that this header announces; returns it if that is all.
+    /// Begins the answer that this header announces; returns it if that is all, or which piece was chosen.
     fn begin(&mut self, header: Header) -> Result<Option<Answer>> {
         let mut state = self.shared.state.lock();
         let (Header::Data { id, .. } | Header::None { id, .. }) = header;
@@ -245,7 +245,8 @@ impl Answers {
             Header::Data { piece, length, .. } => {
                 let data = self.receiving.buffers.take(length as usize);
                 self.coming = Some(Coming { request, piece, length, data });
-                Ok(None)
+                let chosen = matches!(request.wanted, Wanted::Any);
+                Ok(chosen.then_some(Answer::Begun { id, blob: request.blob, piece }))
             }
         }
     }

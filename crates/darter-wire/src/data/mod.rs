@@ -78,6 +78,15 @@ pub struct Request {
 /// The answer to one request.
 #[derive(Debug)]
 pub enum Answer {
+    /// A request for any piece begins to be answered: which piece the holder chose. [`Answer::Data`] follows.
+    Begun {
+        /// The request's id.
+        id: u32,
+        /// The request's blob.
+        blob: BlobId,
+        /// Which piece it is said to be.
+        piece: PieceIndex,
+    },
     /// A piece, unverified.
     Data {
         /// The request's id.

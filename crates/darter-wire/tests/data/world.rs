@@ -167,6 +167,12 @@ pub(crate) fn ask_for(client: &DataClient, pieces: impl IntoIterator<Item = u32>
 /// The next answer: its id, and the piece it brought with the right bytes, or why there is none.
 pub(crate) async fn next(answers: &mut Answers) -> (u32, std::result::Result<u32, Refusal>) {
     match answers.recv().await.unwrap().expect("an answer") {
+        Answer::Begun { id, piece, .. } => {
+            // What was said to begin is what comes, and comes next.
+            let whole = Box::pin(next(answers)).await;
+            assert_eq!(whole, (id, Ok(piece.0)));
+            whole
+        }
         Answer::Data { id, blob, piece: index, data } => {
             assert_eq!(blob, BLOB);
             assert!(*data == piece(index.0), "the bytes of piece {index}");
