@@ -17,7 +17,7 @@ const WARM_UP_KIB: u64 = 1024;
 ///
 /// Needs root. Columns: T* is the bound in seconds; first, median, p99 and last are finishers, in seconds; worst own is a node's own
 /// time over its own bound; origin, seed and link are copies read from the origin, sent by the seed, and crossing into the
-/// second rack; in/node is copies received by a node; CPU is user and system of all the method's processes for each gigabyte
+/// second rack; in/node is copies received by a node, all three as cables count them, with some headers; CPU is user and system of all the method's processes for each gigabyte
 /// delivered; busy is the machine's share of busy CPU, marked when it is over 0.7, where ratios to T* mean little; right is
 /// nodes whose every file has the right SHA-256.
 #[derive(Debug, Parser)]

@@ -67,7 +67,8 @@ impl<'c> Darter<'c> {
         for node in &nodes {
             let socket = node.agent.socket();
             wait_until(&format!("{} to meet its seed", node.agent.host().name()), PATIENCE, || {
-                let status = ask(&socket, "/v1/status")?;
+                // Its socket comes a moment after its ports.
+                let Ok(status) = ask(&socket, "/v1/status") else { return Ok(false) };
                 Ok(status["seeds"].as_array().is_some_and(|seeds| seeds.iter().all(|seed| seed["up"] == true)))
             })?;
         }

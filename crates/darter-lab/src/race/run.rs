@@ -12,7 +12,7 @@ use crate::race::content::Content;
 use crate::race::course::Course;
 use crate::race::method::{Kind, Method};
 use crate::race::row::Row;
-use crate::race::scenario::{Scenario, content_share};
+use crate::race::scenario::Scenario;
 
 /// How often is looked whether somebody is done.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -66,7 +66,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
 
     let mut row = Row::new(scenario, kind)?;
     let size = scenario.size() as f64;
-    let copies = |after: u64, before: u64| (after - before) as f64 * content_share() / size;
+    let copies = |after: u64, before: u64| (after - before) as f64 / size;
     let mut delivered = 0;
     for (node, runner) in runners.iter().enumerate() {
         row.curves.push(runner.curve.clone());

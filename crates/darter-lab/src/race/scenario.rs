@@ -199,13 +199,9 @@ impl Scenario {
     }
 }
 
-/// Share of a cable's bytes that is content.
-pub const fn content_share() -> f64 {
-    SEGMENT_CONTENT / SEGMENT_FRAME
-}
-
+/// Content bytes that a cable of this rate carries in a second.
 fn carried(rate: Rate) -> f64 {
-    rate.bytes_per_second() as f64 * content_share()
+    rate.bytes_per_second() as f64 * SEGMENT_CONTENT / SEGMENT_FRAME
 }
 
 fn goodput(rate: &str) -> Result<f64> {

@@ -8,6 +8,7 @@ mod faults;
 mod laboratory;
 mod private;
 mod pulls;
+mod race;
 mod world;
 
 use std::process::ExitCode;
@@ -21,8 +22,9 @@ use world::World;
 /// A scenario that needs the laboratory's images and engines.
 type Scenario = fn(&World) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 11] = [
+const SCENARIOS: [(&str, Scenario); 12] = [
     ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
+    ("race::a_small_race_gives_a_sane_row", race::a_small_race_gives_a_sane_row),
     (
         "laboratory::pulls_without_darter_read_the_registry_each",
         laboratory::pulls_without_darter_read_the_registry_each,
@@ -41,7 +43,7 @@ const SCENARIOS: [(&str, Scenario); 11] = [
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
-    let programs = [&needs::NETWORK[..], &needs::IMAGES, &needs::ENGINES].concat();
+    let programs = [&needs::NETWORK[..], &needs::IMAGES, &needs::ENGINES, &needs::RACES].concat();
     let lack = needs::lacking(&programs);
     if let Some(lack) = &lack {
         eprintln!("the end-to-end scenarios are skipped: this {lack}");
