@@ -55,7 +55,10 @@ impl Origins {
             ("http" | "https", _) => Ok(&self.web),
             ("file", Some(files)) => Ok(files),
             ("file", None) => {
-                let text = format!("{source} may not be read here: allow local files in the configuration");
+                let text = format!(
+                    "{source} is a local file, which a daemon reads for nobody: serve it over HTTP, or give `darter get \
+                     --no-daemon` a --data-dir of its own"
+                );
                 Err(OriginError::new(ErrorKind::Forbidden, text))
             }
             (scheme, _) => {
