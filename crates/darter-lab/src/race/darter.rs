@@ -1,7 +1,8 @@
 //! Darter's agents: a seed and nodes as users start them, asked for the content through their administration sockets.
 //!
 //! The seed starts cold and reads the origin during the race, while the seeds of other methods have the content from the
-//! start. A node is done when it says that it holds everything and has checked the whole, at the moment that it names itself.
+//! start. A node is done when it says that it holds everything and has checked the whole, at the moment that it names itself
+//! by a clock that began with its transfer; when that was is told by the lab's own clock.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -42,9 +43,9 @@ struct Node<'c> {
 /// A blob that a node was asked for.
 enum Wanted {
     /// Asked for; the agent has not answered yet.
-    Asked(JoinHandle<Result<(String, Moment)>>),
-    /// On its way; asked for at this moment.
-    Coming { blob: String, asked: Moment, held: u64 },
+    Asked(JoinHandle<Result<String>>),
+    /// On its way. The agent's clock for it began this many seconds after the node, as far as answers have told.
+    Coming { blob: String, zero: Option<f64>, held: u64 },
     /// Held and checked, this long after the node began.
     Held { seconds: f64 },
 }
@@ -85,10 +86,9 @@ impl Method for Darter<'_> {
             let (socket, url) = (node.agent.socket(), self.origin.url(file));
             // The answer comes when the origin's does, and the others are not to wait for that.
             let asking = thread::spawn(move || {
-                let asked = clock.now();
                 let head = exchange(&socket, "POST", "/v1/get", &json!({ "url": url }).to_string(), false)?;
                 let blob = head.lines().find_map(|line| line.strip_prefix(BLOB_HEADER)?.strip_prefix(':'));
-                Ok((blob.with_context(|| format!("the agent answered {head}"))?.trim().to_owned(), asked))
+                Ok(blob.with_context(|| format!("the agent answered {head}"))?.trim().to_owned())
             });
             node.wanted.push(Wanted::Asked(asking));
         }
@@ -96,11 +96,12 @@ impl Method for Darter<'_> {
     }
 
     fn look(&mut self, node: usize) -> Result<Option<Look>> {
-        let blob_size = self.course.content.size;
+        let (blob_size, clock) = (self.course.content.size, self.clock);
         let node = &mut self.nodes[node];
+        let began = node.began;
         let socket = node.agent.socket();
         for wanted in &mut node.wanted {
-            wanted.update(&socket, node.began)?;
+            wanted.update(&socket, || clock.now().since(began).as_secs_f64())?;
         }
         let mut look = Look { held: 0, done: true, seconds: Some(0.0) };
         for wanted in &node.wanted {
@@ -157,22 +158,26 @@ impl Method for Darter<'_> {
 }
 
 impl Wanted {
-    fn update(&mut self, socket: &Path, began: Moment) -> Result<()> {
+    fn update(&mut self, socket: &Path, now: impl Fn() -> f64) -> Result<()> {
         if let Self::Asked(asking) = self
             && asking.is_finished()
         {
             let asking = std::mem::replace(self, Self::Held { seconds: 0.0 });
             let Self::Asked(asking) = asking else { bail!("a wanted blob changed while it was looked at") };
             let Ok(answer) = asking.join() else { bail!("asking an agent panicked") };
-            let (blob, asked) = answer?;
-            *self = Self::Coming { blob, asked, held: 0 };
+            *self = Self::Coming { blob: answer?, zero: None, held: 0 };
         }
-        if let Self::Coming { blob, asked, held } = self {
+        if let Self::Coming { blob, zero, held } = self {
             let progress = ask(socket, &format!("/v1/progress?blob={blob}"))?;
             *held = progress["held_bytes"].as_u64().unwrap_or(*held);
+            let elapsed = progress["elapsed"].as_f64().context("progress tells the time it took")?;
+            let seen = now();
             if progress["complete"] == true {
-                let elapsed = progress["elapsed"].as_f64().context("progress tells the time it took")?;
-                *self = Self::Held { seconds: asked.since(began).as_secs_f64() + elapsed };
+                *self = Self::Held { seconds: zero.map_or(seen, |zero| (zero + elapsed).min(seen)) };
+            } else {
+                // The quickest answer says best when the agent's clock began.
+                let told = seen - elapsed;
+                *zero = Some(zero.map_or(told, |least| least.min(told)));
             }
         }
         Ok(())
