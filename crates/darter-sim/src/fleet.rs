@@ -41,6 +41,8 @@ pub struct Fleet {
     pub(crate) piece_bytes: u64,
     pub(crate) origin: f64,
     pub(crate) latency: Duration,
+    tell_pause: Duration,
+    tell_lead_pause: Duration,
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
     pub(crate) report: Report,
@@ -82,6 +84,8 @@ impl Fleet {
             piece_bytes: scenario.piece_bytes,
             origin: scenario.origin.map_or(1e15, |rate| rate.bytes_per_second() as f64),
             latency: scenario.latency,
+            tell_pause: scenario.tell_pause,
+            tell_lead_pause: scenario.tell_lead_pause,
             tuning: scenario.tuning,
             seed: scenario.seed,
             report: Report::default(),
@@ -149,7 +153,8 @@ impl Fleet {
         match what {
             What::Operation(at) => self.operate(at as usize),
             What::Poll(node) => self.poll(node),
-            What::Announce { node, piece } => self.announce(node, PieceIndex(piece)),
+            What::Announce(node) => self.announce(node),
+            What::TellLead(node) => self.tell_lead(node),
             What::Request { to, from, id, piece, urgent } => self.requested(to, from, id, PieceIndex(piece), urgent),
             What::Ask { to, from, id } => self.asked(to, from, id),
             What::Started(transfer) => self.transfer_started(transfer),
@@ -399,23 +404,43 @@ impl Fleet {
         }
     }
 
-    fn announce(&mut self, index: u32, piece: PieceIndex) {
-        let node = &self.nodes[index as usize];
+    /// A node's new pieces become known to its neighbours.
+    fn announce(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        let pieces = std::mem::take(&mut node.untold);
         if !node.alive {
             return;
         }
         let peer = node.id;
-        for at in 0..self.nodes[index as usize].links.len() {
-            let other = self.nodes[index as usize].links[at];
-            self.tell(other, Event::PeerHas { peer, piece });
+        let links = std::mem::take(&mut node.links);
+        for other in &links {
+            for piece in &pieces {
+                self.tell(*other, Event::PeerHas { peer, piece: *piece });
+            }
         }
-        let Some(leader) = self.leader.filter(|leader| *leader != index) else { return };
+        let leader = self.leader.filter(|leader| *leader != index);
+        if let Some(leader) = leader.filter(|leader| self.nodes[*leader as usize].links.contains(&index)) {
+            for piece in &pieces {
+                self.tell(leader, Event::PeerHas { peer, piece: *piece });
+            }
+        }
+        self.nodes[index as usize].links = links;
+    }
+
+    /// A node's new pieces become known to the lead.
+    fn tell_lead(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        let pieces = std::mem::take(&mut node.untold_to_lead);
+        if !node.alive || self.leader.is_none_or(|leader| leader == index) {
+            return;
+        }
+        let (peer, now) = (node.id, self.now);
         self.report.tracker_messages += 1;
-        let now = self.now;
-        self.with_lead(|lead| lead.have(peer, piece, now));
-        if self.nodes[leader as usize].links.contains(&index) {
-            self.tell(leader, Event::PeerHas { peer, piece });
-        }
+        self.with_lead(|lead| {
+            for piece in pieces {
+                lead.have(peer, piece, now);
+            }
+        });
     }
 
     /// Writes a piece to a node's store; false if it was there.
@@ -435,7 +460,15 @@ impl Fleet {
         if self.leader == Some(index) {
             self.with_lead(|lead| lead.own(piece));
         } else {
-            self.queue.push(now + self.latency, What::Announce { node: index, piece: piece.0 });
+            let node = &mut self.nodes[index as usize];
+            if node.untold.is_empty() {
+                self.queue.push(now + self.tell_pause + self.latency, What::Announce(index));
+            }
+            if node.untold_to_lead.is_empty() {
+                self.queue.push(now + self.tell_lead_pause + self.latency, What::TellLead(index));
+            }
+            node.untold.push(piece);
+            node.untold_to_lead.push(piece);
         }
     }
 

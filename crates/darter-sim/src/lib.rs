@@ -14,12 +14,14 @@
 //! | `leading` | what happens at the node that leads: tracker, origin, elections |
 //! | `node` | one simulated node |
 //! | `queue` | the queue of events |
+//! | [`plot`] | a run's completion curve as SVG |
 //! | [`report`] | [`Report`]: what a run showed |
 
 pub mod fleet;
 mod leading;
 mod links;
 mod node;
+pub mod plot;
 mod queue;
 pub mod report;
 pub mod scenario;

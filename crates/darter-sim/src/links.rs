@@ -96,7 +96,7 @@ impl Fleet {
             u32::try_from(self.transfers.len() - 1).expect("fewer transfers than 2^32")
         });
         self.transfers[at as usize] = transfer;
-        self.queue.push(transfer.start + self.latency, What::Started(at));
+        self.queue.push(self.now + self.latency, What::Started(at));
         self.queue.push(sent_at, What::Sent(at));
     }
 

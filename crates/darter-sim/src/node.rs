@@ -29,6 +29,9 @@ pub(crate) struct Node {
     /// What lies on its disk: per piece its content, as a number that stands for the bytes.
     pub(crate) store: Vec<Option<u64>>,
     pub(crate) links: Vec<u32>,
+    /// New pieces that its neighbours, and the lead, are still to be told of.
+    pub(crate) untold: Vec<PieceIndex>,
+    pub(crate) untold_to_lead: Vec<PieceIndex>,
     pub(crate) uploads: Uploads,
     /// When the links will have sent and received what is under way.
     pub(crate) up_free: Moment,
@@ -59,6 +62,8 @@ impl Node {
             lead: None,
             store: vec![None; pieces as usize],
             links: Vec::new(),
+            untold: Vec::new(),
+            untold_to_lead: Vec::new(),
             uploads: Uploads::default(),
             up_free: Moment::ZERO,
             down_free: Moment::ZERO,

@@ -63,6 +63,10 @@ pub struct Scenario {
     pub origin: Option<Rate>,
     /// Time of a control message from one node to another, and a transfer's extra time.
     pub latency: Duration,
+    /// How long a node gathers new pieces before it tells its neighbours of them: the daemon's 10 ms.
+    pub tell_pause: Duration,
+    /// The same for what it tells the lead: 10 ms, too.
+    pub tell_lead_pause: Duration,
     /// What happens, and when.
     pub operations: Vec<(Duration, Operation)>,
     /// The constants of picker and lead.
@@ -83,6 +87,8 @@ impl Scenario {
             piece_bytes,
             origin: None,
             latency: Duration::from_micros(200),
+            tell_pause: Duration::from_millis(10),
+            tell_lead_pause: Duration::from_millis(10),
             operations: Vec::new(),
             tuning: Tuning::default(),
             seed: 1,

@@ -8,13 +8,16 @@ use std::time::Duration;
 pub struct Tuning {
     /// Requests open at one holder: enough to cover a round trip and its four upload slots.
     pub per_holder: u32,
-    /// Requests open in all.
+    /// Requests open in all. Each node's requests stand in the others' queues: more of them make the way of a new piece
+    /// slower, fewer leave links idle. The curve is in `docs/simulation.md`.
     pub in_all: u32,
     /// Bytes in flight in all (memory of a node), as far as [`Tuning::at_least`] allows.
     pub bytes_in_flight: u64,
+    /// Further holders asked for a piece that nobody has begun to send.
+    pub spares: u32,
     /// Requests open in all, however large pieces are.
     pub at_least: u32,
-    /// Asks open at the lead.
+    /// Asks open at the lead, in a small swarm.
     pub asks: u32,
     /// Weight of the newest sample in a holder's average rate.
     pub rate_weight: f64,
@@ -61,6 +64,10 @@ pub struct Tuning {
     pub copy_floor: Duration,
     /// The pause is so many times longer while the lead itself still waits for pieces of the origin.
     pub copy_factor_while_reading: u32,
+    /// While the lead's part in all that members get is below this, members feed each other, and its copies matter little.
+    pub copy_share: f32,
+    /// The pause is so many times longer then.
+    pub copy_factor_when_minor: u32,
     /// A piece that the lead sent counts as lost when its receiver did not confirm it within so many usual delivery times.
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
@@ -71,8 +78,9 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             per_holder: 4,
-            in_all: 24,
+            in_all: 6,
             bytes_in_flight: 32 << 20,
+            spares: 1,
             at_least: 4,
             asks: 4,
             rate_weight: 0.25,
@@ -97,6 +105,8 @@ impl Default for Tuning {
             copy_factor: 4,
             copy_floor: Duration::from_millis(200),
             copy_factor_while_reading: 4,
+            copy_share: 1.0 / 16.0,
+            copy_factor_when_minor: 64,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
         }

@@ -88,6 +88,8 @@ pub struct Lead {
     settled: Moment,
     /// Average time from sending a piece to the receiver's word that it has it.
     delivery: Duration,
+    /// What part of the pieces that members came to hold was sent by the lead, of late.
+    share: f32,
     /// Before this no piece was last sent long enough ago to be sent again.
     copies_from: Moment,
     /// When an ask that found nothing is worth another try.
@@ -110,6 +112,7 @@ impl Lead {
             deliveries: VecDeque::new(),
             settled,
             delivery: Duration::ZERO,
+            share: 1.0,
             copies_from: now,
             look_again: None,
         }
@@ -155,6 +158,9 @@ impl Lead {
         if let Some(sent_at) = sent_at {
             let took = now.since(sent_at);
             self.delivery = if self.delivery.is_zero() { took } else { (self.delivery * 7 + took) / 8 };
+        }
+        if fresh {
+            self.share += (f32::from(u8::from(sent_at.is_some())) - self.share) / 64.0;
         }
         if counts {
             self.members.count_in_group(slot, piece, true);
@@ -283,7 +289,8 @@ impl Lead {
     fn copy_pause(&self) -> Duration {
         let pause = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let reading = self.total != Some(self.pieces.own.len());
-        if reading { pause * self.tuning.copy_factor_while_reading } else { pause }
+        let pause = if reading { pause * self.tuning.copy_factor_while_reading } else { pause };
+        if self.share < self.tuning.copy_share { pause * self.tuning.copy_factor_when_minor } else { pause }
     }
 
     /// A piece is being sent that a member asked for by name.

@@ -19,6 +19,7 @@ impl Picker {
         self.try_slow_ones_again(now);
         self.request_urgent(now);
         self.adjust_asks(now);
+        self.take_offers(now);
         self.request_rarest(now);
         self.request_from_slow(now);
         self.request_twice(now);
@@ -33,9 +34,10 @@ impl Picker {
         by_bytes.min(self.tuning.in_all).max(self.tuning.at_least) as usize
     }
 
-    /// Overdue requests don't count: somebody else was asked in their stead.
+    /// Requests for named pieces, and asks that the lead answers. Overdue ones don't count (somebody else was asked in
+    /// their stead), nor do spares, nor asks that just stand: most of those of a large swarm are never answered.
     fn open_count(&self) -> usize {
-        self.requests.iter().filter(|request| !request.overdue).count()
+        self.requests.iter().filter(|request| request.piece.is_some() && !request.overdue && !request.spare).count()
     }
 
     fn wake_at(&mut self, moment: Moment) {
@@ -158,7 +160,9 @@ impl Picker {
             .map(|ask| ask.id)
             .collect();
         let bound = self.requests.iter().filter(|request| request.to_lead && request.piece.is_some()).count();
-        let useful = self.unassigned().min(self.tuning.asks as usize).min(self.most_open() / 2);
+        // The more neighbours, the smaller the lead's part in what this node gets.
+        let asks = (self.tuning.asks as usize).div_ceil(1 + self.neighbours.len() / 8);
+        let useful = self.unassigned().min(asks).min(self.most_open());
         while open.len() > useful {
             let Some(id) = open.pop() else { break };
             self.requests.retain(|request| request.id != id);
@@ -192,6 +196,22 @@ impl Picker {
         coming.sort_unstable();
         coming.dedup();
         (total.saturating_sub(self.held.len()) as usize).saturating_sub(coming.len())
+    }
+
+    /// Asks new holders, too, for pieces that wait in the queue of another: whoever begins first sends it, the others are
+    /// told to forget it. Otherwise all neighbours of a piece's first holder stand in its queue while those who got
+    /// it from there have nothing to do.
+    fn take_offers(&mut self, now: Moment) {
+        for (peer, piece) in std::mem::take(&mut self.offers) {
+            let Some(neighbour) = self.neighbours.iter().find(|neighbour| neighbour.id == peer) else { continue };
+            let may = is_quick(neighbour, now) && neighbour.meter.open < self.tuning.per_holder;
+            if may && !is_across(neighbour.tier) && self.is_waiting(piece) && !self.is_asked_of(piece, peer) {
+                self.request(peer, false, piece, false, now);
+                if let Some(request) = self.requests.last_mut() {
+                    request.spare = true;
+                }
+            }
+        }
     }
 
     fn request_rarest(&mut self, now: Moment) {
@@ -234,7 +254,7 @@ impl Picker {
 
     /// Notes since when this node has nothing to do but wait for other fetchers, and wakes it at its next turn.
     fn note_starving(&mut self, refused_across: bool, now: Moment) {
-        let idle = self.open_count() == self.asks_waiting();
+        let idle = self.open_count() == 0;
         if !refused_across || (!idle && self.starved_since.is_none()) {
             self.starved_since = None;
             return;
@@ -243,10 +263,6 @@ impl Picker {
         let patience = self.fetcher_patience();
         let turns = now.since(since).as_nanos() / patience.as_nanos().max(1);
         self.wake_at(since + patience * (u32::try_from(turns).unwrap_or(u32::MAX - 1) + 1));
-    }
-
-    fn asks_waiting(&self) -> usize {
-        self.requests.iter().filter(|request| request.piece.is_none()).count()
     }
 
     fn rarest_near(&mut self, at: usize) -> Option<PieceIndex> {
@@ -409,7 +425,18 @@ impl Picker {
     ) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        let request = Request { id, peer, to_lead, piece, urgent, asked: now, moved: now, overdue: false };
+        let request = Request {
+            id,
+            peer,
+            to_lead,
+            piece,
+            urgent,
+            spare: false,
+            started: false,
+            asked: now,
+            moved: now,
+            overdue: false,
+        };
         if let Some(meter) = self.meter_mut(&request) {
             meter.open += 1;
         }

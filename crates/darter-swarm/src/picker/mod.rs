@@ -60,6 +60,8 @@ pub struct Picker {
     /// Since when everything open is another node's to fetch from afar.
     starved_since: Option<Moment>,
     next_id: u64,
+    /// Neighbours that came to hold a piece which waits in another holder's queue.
+    offers: Vec<(NodeId, PieceIndex)>,
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
     wakeup: Option<Moment>,
@@ -82,6 +84,9 @@ struct Request {
     /// `None` for an ask that the lead has not answered yet.
     piece: Option<PieceIndex>,
     urgent: bool,
+    /// Made beside another one for the same piece; doesn't count as open.
+    spare: bool,
+    started: bool,
     asked: Moment,
     moved: Moment,
     overdue: bool,
@@ -117,6 +122,7 @@ impl Picker {
             fetches: [const { None }; 5],
             starved_since: None,
             next_id: 0,
+            offers: Vec::new(),
             waiting: Vec::new(),
             wakeup: None,
             is_full: false,
@@ -228,9 +234,30 @@ impl Picker {
         if neighbour.held.insert(piece) {
             self.rarity.add_holder(piece);
         }
-        let reader_waits = !self.readers.is_empty() && !self.held.contains(piece);
-        let has_room = !self.is_full && neighbour.meter.open < self.tuning.per_holder;
-        reader_waits || (has_room && self.rarity.open().contains(piece))
+        let has_room = neighbour.meter.open < self.tuning.per_holder;
+        if self.held.contains(piece) {
+            return false;
+        }
+        if !self.readers.is_empty() || (has_room && !self.is_full && self.rarity.open().contains(piece)) {
+            return true;
+        }
+        let offered = has_room && self.is_waiting(piece);
+        if offered {
+            self.offers.push((peer, piece));
+        }
+        offered
+    }
+
+    /// Whether a piece is asked for, by few requests, and nobody has begun to send it.
+    fn is_waiting(&self, piece: PieceIndex) -> bool {
+        let mut asked = 0;
+        for request in self.requests.iter().filter(|request| request.piece == Some(piece)) {
+            if request.started {
+                return false;
+            }
+            asked += 1;
+        }
+        (1..=self.tuning.spares).contains(&asked)
     }
 
     fn peer_left(&mut self, peer: NodeId) {
@@ -290,16 +317,17 @@ impl Picker {
     fn started(&mut self, id: RequestId, piece: PieceIndex, now: Moment) {
         let Some(request) = self.requests.iter_mut().find(|request| request.id == id) else { return };
         request.moved = now;
+        request.started = true;
         if request.piece.is_some() {
+            self.cancel_where(|other| other.piece == Some(piece) && !other.started);
             return;
         }
         // The ask stood until the lead had room: only from here on does its age say something of the lead's rate.
         request.asked = now;
         request.piece = Some(piece);
         self.reopen(piece);
-        if self.held.contains(piece) {
-            self.cancel_all(piece);
-        }
+        let useless = self.held.contains(piece);
+        self.cancel_where(|other| other.piece == Some(piece) && (useless || !other.started));
     }
 
     fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
@@ -313,7 +341,7 @@ impl Picker {
         }
         self.held.insert(piece);
         self.rarity.set_open(piece, false);
-        self.cancel_all(piece);
+        self.cancel_where(|other| other.piece == Some(piece));
         for reader in self.readers.values_mut() {
             if (reader.at.0..reader.at.0.saturating_add(reader.count.max(1))).contains(&piece.0) {
                 reader.since = now;
@@ -321,9 +349,9 @@ impl Picker {
         }
     }
 
-    /// Withdraws whatever is still asked for a piece.
-    fn cancel_all(&mut self, piece: PieceIndex) {
-        while let Some(at) = self.requests.iter().position(|request| request.piece == Some(piece)) {
+    /// Withdraws requests that have become needless.
+    fn cancel_where(&mut self, needless: impl Fn(&Request) -> bool) {
+        while let Some(at) = self.requests.iter().position(&needless) {
             let request = self.requests.swap_remove(at);
             self.waiting.push(Action::Cancel { id: request.id, peer: request.peer });
             self.settle(&request);

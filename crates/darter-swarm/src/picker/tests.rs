@@ -54,13 +54,13 @@ impl Scene {
 
 #[test]
 fn the_rarest_piece_is_asked_for_first_and_no_holder_is_overloaded() {
-    let mut scene = Scene::new(10);
+    let mut scene = Scene::new(6);
     for peer in 1..=3 {
-        let held = if peer == 1 { PieceSet::full(10) } else { PieceSet::full(9) };
+        let held = if peer == 1 { PieceSet::full(6) } else { PieceSet::full(5) };
         scene.join(peer, Tier::Rack, held);
     }
     let requests = scene.requests(0);
-    assert!(requests.iter().any(|(_, peer, piece)| *peer == node(1) && *piece == 9));
+    assert!(requests.iter().any(|(_, peer, piece)| *peer == node(1) && *piece == 5));
     for peer in 1..=3 {
         assert!(requests.iter().filter(|(_, to, _)| *to == node(peer)).count() <= 4);
     }
@@ -68,7 +68,7 @@ fn the_rarest_piece_is_asked_for_first_and_no_holder_is_overloaded() {
     asked.sort_unstable();
     asked.dedup();
     assert_eq!(asked.len(), requests.len(), "no piece is asked for twice");
-    assert_eq!(requests.len(), 10);
+    assert_eq!(requests.len(), 6);
 }
 
 #[test]
@@ -106,6 +106,35 @@ fn a_request_that_does_not_move_is_given_to_another_and_the_late_answer_is_welco
     scene.receive(first.0, 0);
     assert!(scene.picker.is_complete());
     assert_eq!(scene.after(0), [Action::Cancel { id: again[0].0, peer: node(2) }]);
+}
+
+#[test]
+fn a_new_holder_is_asked_too_while_a_piece_waits_and_who_begins_first_sends_it() {
+    let mut scene = Scene::new(1);
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    let first = scene.requests(0)[0];
+    scene.join(2, Tier::Rack, PieceSet::new());
+    scene.tell(Event::PeerHas { peer: node(2), piece: PieceIndex(0) });
+    let second = scene.requests(0)[0];
+    assert_eq!(second.1, node(2));
+    scene.tell(Event::Started { request: second.0, piece: PieceIndex(0) });
+    assert_eq!(scene.after(0), [Action::Cancel { id: first.0, peer: node(1) }]);
+    scene.join(3, Tier::Rack, PieceSet::new());
+    scene.tell(Event::PeerHas { peer: node(3), piece: PieceIndex(0) });
+    assert!(scene.after(0).is_empty(), "a piece that is on its way is asked of nobody else");
+}
+
+#[test]
+fn a_named_request_that_waits_is_withdrawn_when_the_lead_begins_to_send_the_piece() {
+    let mut scene = Scene::new(2);
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    let asks = scene.after(0);
+    let Action::Ask { id: ask, .. } = asks[0] else { panic!("{asks:?}") };
+    scene.join(1, Tier::Rack, pieces(&[0]));
+    let named = scene.requests(0)[0];
+    scene.tell(Event::Started { request: ask, piece: PieceIndex(0) });
+    let actions = scene.after(0);
+    assert!(actions.contains(&Action::Cancel { id: named.0, peer: node(1) }), "{actions:?}");
 }
 
 #[test]

@@ -1,0 +1,40 @@
+//! A run's completion curve as SVG: time over the bound to the right, the part of the nodes that finished upwards.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::report::Report;
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 360.0;
+const MARGIN: f64 = 40.0;
+/// Points on the curve; more than a screen shows.
+const STEPS: u32 = 200;
+
+/// Draws when which part of the nodes had finished; a dashed line marks the least time.
+pub fn completion(report: &Report, least: Duration) -> String {
+    let least = least.as_secs_f64().max(1e-9);
+    let last = (report.quantile(1.0).as_secs_f64() / least).max(1.0) * 1.05;
+    let x = |over: f64| MARGIN + over / last * (WIDTH - 2.0 * MARGIN);
+    let y = |part: f64| HEIGHT - MARGIN - part * (HEIGHT - 2.0 * MARGIN);
+    let (left, right, top, bottom, bound) = (x(0.0), x(last), y(1.0), y(0.0), x(1.0));
+    let mut points = format!("{left:.1},{bottom:.1}");
+    for step in 0..=STEPS {
+        let part = f64::from(step) / f64::from(STEPS);
+        let over = report.quantile(part).as_secs_f64() / least;
+        let _ = write!(points, " {:.1},{:.1}", x(over), y(part));
+    }
+    format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">
+<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>
+<path d="M{left:.1} {top:.1}V{bottom:.1}H{right:.1}" fill="none" stroke="black"/>
+<path d="M{bound:.1} {top:.1}V{bottom:.1}" stroke="gray" stroke-dasharray="4"/>
+<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="2"/>
+<text x="{bound:.1}" y="{label:.1}" text-anchor="middle">least time</text>
+<text x="{right:.1}" y="{label:.1}" text-anchor="end">{last:.2} times that</text>
+<text x="4" y="{top:.1}">all</text>
+</svg>
+"##,
+        label = HEIGHT - MARGIN / 2.0,
+    )
+}
