@@ -181,15 +181,6 @@ impl Lead {
         }
     }
 
-    /// A member began or ceased to want the whole blob.
-    pub fn wants(&mut self, node: NodeId, wants: bool) {
-        let Some(slot) = self.members.slot(node) else { return };
-        self.members.get_mut(slot).wants = wants;
-        if wants {
-            self.members.link_up(slot);
-        }
-    }
-
     /// `reporter` got a wrong piece from `suspect`. Reports of two different nodes, or the lead's own, put the suspect
     /// aside: it is nobody's neighbour and counts as no holder. A member that reports just loses the suspect as its
     /// own neighbour. True when this report put the suspect aside.
@@ -374,11 +365,6 @@ impl Lead {
     /// How many live members, not put aside, hold a piece.
     pub fn holders(&self, piece: PieceIndex) -> u32 {
         self.pieces.get(piece).holders
-    }
-
-    /// How often the lead sent a piece, failed sends not counted.
-    pub fn times_sent(&self, piece: PieceIndex) -> u32 {
-        self.pieces.get(piece).sent
     }
 
     /// The live members that are not put aside, in the order of their ids. The lead's own node is among them if it joined.
