@@ -26,7 +26,7 @@ pub mod tuning;
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
 pub use lead::{Lead, Notice, OriginRun, Start};
-pub use picker::Picker;
+pub use picker::{OpenRequest, Picker};
 pub use tuning::Tuning;
 
 /// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.

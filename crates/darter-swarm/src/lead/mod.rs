@@ -372,6 +372,11 @@ impl Lead {
         self.members.ids()
     }
 
+    /// How many pieces a member is known to hold; `None` for who is no member.
+    pub fn held_by(&self, node: NodeId) -> Option<u32> {
+        self.members.slot(node).map(|slot| self.members.get(slot).held.len())
+    }
+
     /// The node that runs this lead.
     pub const fn node(&self) -> NodeId {
         self.me

@@ -28,6 +28,14 @@ fn join(lead: &mut Lead, n: u16) {
 }
 
 #[test]
+fn what_members_hold_can_be_looked_up() {
+    let mut lead = lead(4, 4);
+    join(&mut lead, 1);
+    lead.have(node(1), PieceIndex(2), at(1));
+    assert_eq!((lead.held_by(node(1)), lead.held_by(node(7))), (Some(1), None));
+}
+
+#[test]
 fn every_piece_is_sent_once_before_any_is_sent_twice() {
     let mut lead = lead(4, 4);
     join(&mut lead, 1);

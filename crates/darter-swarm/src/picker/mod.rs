@@ -92,6 +92,19 @@ struct Request {
     overdue: bool,
 }
 
+/// A request under way, for whoever watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// Who was asked.
+    pub peer: NodeId,
+    /// For which piece; `None` for an ask that the lead has not answered yet.
+    pub piece: Option<PieceIndex>,
+    /// When it was made, or when more of its answer last came.
+    pub moved: Moment,
+    /// Whether it got nowhere for longer than expected, and its piece may be asked of somebody else.
+    pub overdue: bool,
+}
+
 #[derive(Debug)]
 struct Reader {
     at: PieceIndex,
@@ -183,6 +196,21 @@ impl Picker {
     /// Whether a piece is on its way from somebody who is not overdue.
     pub fn in_flight(&self, piece: PieceIndex) -> bool {
         self.requests.iter().any(|request| request.piece == Some(piece) && !request.overdue)
+    }
+
+    /// All requests under way.
+    pub fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
+        self.requests.iter().map(|open| OpenRequest {
+            peer: open.peer,
+            piece: open.piece,
+            moved: open.moved,
+            overdue: open.overdue,
+        })
+    }
+
+    /// How many pieces each neighbour holds, as far as is known here.
+    pub fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
+        self.neighbours.iter().map(|neighbour| (neighbour.id, neighbour.held.len()))
     }
 
     /// The peers that are not used any more because they sent wrong pieces. A node that becomes the lead reports them to

@@ -109,6 +109,22 @@ fn a_request_that_does_not_move_is_given_to_another_and_the_late_answer_is_welco
 }
 
 #[test]
+fn whoever_watches_sees_what_is_asked_of_whom_and_what_is_overdue() {
+    let mut scene = Scene::new(2);
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    let asked = scene.requests(0)[0];
+    let made = scene.now;
+    let open = |scene: &Scene| scene.picker.open_requests().collect::<Vec<_>>();
+    let expected = OpenRequest { peer: node(1), piece: Some(PieceIndex(asked.2)), moved: made, overdue: false };
+    assert_eq!(open(&scene), [expected]);
+    assert_eq!(scene.picker.holdings().collect::<Vec<_>>(), [(node(1), 1)]);
+    scene.requests(3_001);
+    assert_eq!(open(&scene), [OpenRequest { overdue: true, ..expected }]);
+    scene.receive(asked.0, asked.2);
+    assert_eq!(open(&scene), []);
+}
+
+#[test]
 fn a_new_holder_is_asked_too_while_a_piece_waits_and_who_begins_first_sends_it() {
     let mut scene = Scene::new(1);
     scene.join(1, Tier::Rack, PieceSet::full(1));
