@@ -66,6 +66,7 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
         .route("/v1/explain", get(explain))
         .route("/v1/get", post(download))
         .route("/v1/progress", get(progress))
+        .route("/v1/top", get(top))
         .with_state(agent);
     let stopped = async move {
         // The sender going away means the agent is gone: stop, too.
@@ -114,6 +115,15 @@ async fn progress(State(agent): State<Agent>, Query(query): Query<ByBlob>) -> Re
         Some(progress) => Json(progress).into_response(),
         None => unknown(&query.blob),
     }
+}
+
+#[derive(Deserialize)]
+struct MaybeNamed {
+    name: Option<String>,
+}
+
+async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Response {
+    agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&error), |top| Json(top).into_response())
 }
 
 async fn download(State(agent): State<Agent>, Json(request): Json<GetRequest>) -> Response {

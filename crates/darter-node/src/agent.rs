@@ -6,6 +6,7 @@
 
 mod build;
 mod names;
+mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use self::view::Sampler;
 use crate::api;
 use crate::context::Context;
 use crate::error::{FetchError, StartError};
@@ -46,6 +48,7 @@ struct Inner {
     fleet: Arc<Fleet>,
     seeds: Arc<Seeds>,
     swarms: Arc<Swarms>,
+    sampler: Sampler,
     /// Hears the fleet; the fleet itself holds it weakly.
     _ears: Arc<ListeningSwarms>,
     listen: Option<String>,
@@ -230,6 +233,9 @@ impl Agent {
             metrics.store_used_bytes.set(gauge(self.inner.context.store.usage().used));
             metrics.store_blobs.set(gauge(self.inner.context.store.list().len() as u64));
             let open = self.inner.swarms.all();
+            for transfer in &open {
+                transfer.forget_quiet_peers();
+            }
             let active = open.iter().filter(|transfer| matches!(transfer.outcome(), Outcome::Open)).count();
             metrics.swarms_active.set(gauge(active as u64));
             if active == 0 {

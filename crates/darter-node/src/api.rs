@@ -8,8 +8,11 @@
 //! | `GET /v1/explain?name=…` | [`Explanation`] |
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`; trailer `darter-error` if it breaks |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
+//! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
 //! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.
+
+pub mod top;
 
 use std::collections::BTreeMap;
 

@@ -10,6 +10,7 @@ use crate::budget::ByteBudget;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::transfer::journal::Archive;
+use crate::transfer::meter::TierBytes;
 
 /// Shared by every part of one agent.
 pub(crate) struct Context {
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) origin_budget: Arc<ByteBudget>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
+    /// Bytes of pieces by how near the other agent is.
+    pub(crate) tiers: TierBytes,
     /// Explanations of ended transfers.
     pub(crate) archive: Archive,
 }

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use super::view::Sampler;
 use super::{Agent, Inner, is_daemon};
 use crate::admin;
 use crate::budget::ByteBudget;
@@ -31,6 +32,7 @@ use crate::options::{Options, Role};
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::House;
 use crate::transfer::journal::Archive;
+use crate::transfer::meter::TierBytes;
 
 /// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
 const UPLOAD_SLOTS: usize = 4;
@@ -59,6 +61,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         origin: Arc::new(origins),
         origin_budget: ByteBudget::new(options.origin_limit, clock),
         metrics: Arc::clone(&metrics),
+        tiers: TierBytes::default(),
         archive: Archive::new(&options.data_dir),
         options: options.clone(),
     });
@@ -113,6 +116,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         fleet,
         seeds,
         swarms,
+        sampler: Sampler::default(),
         _ears: ears,
         listen,
         local_address,
@@ -129,6 +133,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     if is_daemon(options.role) {
         let listener = admin::bind(&options.data_dir)?;
         tasks.spawn(admin::serve(agent.clone(), listener, admin_stopped.clone()));
+        tasks.spawn(agent.clone().sample(admin_stopped.clone()));
         tasks.spawn(agent.clone().tidy(admin_stopped));
     }
     tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");

@@ -70,6 +70,11 @@ impl DataLink {
         }
     }
 
+    /// Whether it is connected.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*self.link.lock(), Link::Up(_))
+    }
+
     fn number(&self, ask: Ask) -> u32 {
         let mut open = self.open.lock();
         loop {

@@ -13,6 +13,7 @@ pub(crate) mod data;
 pub(crate) mod seeds;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
@@ -91,6 +92,8 @@ pub(crate) struct Fleet {
     state: Mutex<State>,
     listener: OnceLock<Weak<dyn Listener>>,
     uploads: OnceLock<Arc<dyn Uploads>>,
+    /// Data connections of others that are being served.
+    serving: AtomicU32,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -112,6 +115,7 @@ impl Fleet {
             state: Mutex::default(),
             listener: OnceLock::new(),
             uploads: OnceLock::new(),
+            serving: AtomicU32::new(0),
             stop: CancellationToken::new(),
             tasks,
         })
@@ -217,6 +221,14 @@ impl Fleet {
         self.state.lock().peers.values().map(|connected| connected.peer.clone()).collect()
     }
 
+    /// Connections with other agents: control and data, made and accepted.
+    pub(crate) fn connections(&self) -> u32 {
+        let state = self.state.lock();
+        let controls: usize = state.peers.values().map(|connected| connected.controls.len()).sum();
+        let links = state.links.values().filter(|link| link.is_up()).count();
+        u32::try_from(controls + links).unwrap_or(u32::MAX).saturating_add(self.serving.load(Ordering::Relaxed))
+    }
+
     /// Connected seeds.
     pub(crate) fn seeds(&self) -> Vec<NodeId> {
         let state = self.state.lock();
@@ -261,10 +273,12 @@ impl Fleet {
             }
             Kind::Data => {
                 let uploads = Arc::clone(self.uploads.get().expect("a fleet begins before it accepts"));
+                self.serving.fetch_add(1, Ordering::Relaxed);
                 let served = tokio::select! {
                     served = serve_data(greeted.stream, node, uploads, &self.sending) => served,
-                    () = self.stop.cancelled() => return,
+                    () = self.stop.cancelled() => Ok(()),
                 };
+                self.serving.fetch_sub(1, Ordering::Relaxed);
                 if let Err(error) = served {
                     tracing::debug!(peer = %node.short(), %error, "a data connection ended");
                 }

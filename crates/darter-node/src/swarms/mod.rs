@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_core::{BlobId, Moment, NodeId, PieceIndex};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
 use darter_store::StoredBlob;
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, Failure, FailureKind, Message};
@@ -74,7 +74,7 @@ struct Shelved {
 
 enum ShelfState {
     Opening,
-    Open(Arc<dyn StoredBlob>),
+    Open(Arc<dyn StoredBlob>, PieceLength),
     /// Not stored here, when last looked.
     Absent,
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier};
 use darter_store::{PieceFile, StoredBlob};
 use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
@@ -54,16 +54,18 @@ impl Uploads for GivingSwarms {
     fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
         let swarms = &self.0;
         let transfer = swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
-        match transfer {
-            Some(transfer) if delivered => {
-                let bytes = transfer
-                    .stored
-                    .length()
-                    .map_or(transfer.piece_length.bytes(), |length| transfer.piece_length.range(piece, length).len());
-                transfer.count_sent(bytes);
+        if !delivered {
+            if let Some(transfer) = transfer {
+                transfer.not_sent(peer, piece);
             }
-            Some(transfer) => transfer.not_sent(peer, piece),
-            None => {}
+            return;
+        }
+        let known = transfer.as_ref().map(|transfer| (transfer.stored.length(), transfer.piece_length));
+        let Some((length, pieces)) = known.or_else(|| swarms.shelved(blob)) else { return };
+        let bytes = length.map_or(pieces.bytes(), |length| pieces.range(piece, length).len());
+        swarms.count_sent(peer, bytes);
+        if let Some(transfer) = transfer {
+            transfer.count_sent(peer, bytes);
         }
     }
 
@@ -80,7 +82,7 @@ impl Swarms {
         if let Some(shelved) = shelf.get_mut(&blob) {
             shelved.used = now;
             return match &shelved.state {
-                ShelfState::Open(stored) => {
+                ShelfState::Open(stored, _) => {
                     let stored = Arc::clone(stored);
                     drop(shelf);
                     payload(&stored, piece)
@@ -99,13 +101,35 @@ impl Swarms {
         Bind::Wait
     }
 
+    /// Length and piece length of an open blob that has no transfer.
+    fn shelved(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
+        match &self.shelf.lock().get(&blob)?.state {
+            ShelfState::Open(stored, pieces) => Some((stored.length(), *pieces)),
+            ShelfState::Opening | ShelfState::Absent => None,
+        }
+    }
+
+    /// Counts bytes of a piece, of whatever blob, that went out to a peer.
+    fn count_sent(&self, to: NodeId, bytes: u64) {
+        let context = &self.house.context;
+        context.metrics.peer_sent_bytes.inc_by(bytes);
+        let tier = self.house.fleet.peer(to).map_or(Tier::Far, |peer| peer.tier);
+        context.tiers.went(tier, bytes);
+    }
+
     /// Opens a stored blob for peers to fetch.
     async fn shelve(&self, blob: BlobId) {
         let stored = self.stored(blob).await.unwrap_or_else(|error| {
             tracing::warn!(blob = %blob.short(), %error, "a blob could not be opened for a peer");
             None
         });
-        let state = stored.map_or(ShelfState::Absent, ShelfState::Open);
+        let state = match stored {
+            Some(stored) => {
+                let pieces = stored.manifest().piece_length();
+                ShelfState::Open(stored, pieces)
+            }
+            None => ShelfState::Absent,
+        };
         let used = self.house.context.now();
         self.shelf.lock().insert(blob, Shelved { state, used });
         self.house.sendable.send_replace(());

@@ -63,6 +63,15 @@ impl Leading {
         self.members
     }
 
+    /// The members other than this agent, and how many pieces each holds.
+    pub(super) fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
+        let me = self.swarm.node();
+        self.swarm.members().into_iter().filter(move |node| *node != me).filter_map(|node| {
+            let held = self.swarm.held_by(node)?;
+            Some((node, held))
+        })
+    }
+
     pub(super) fn own(&mut self, piece: PieceIndex) {
         self.swarm.own(piece);
         self.plan_changed.notify_one();

@@ -206,6 +206,7 @@ impl Transfer {
     fn count_received(&self, from: NodeId, bytes: u64) {
         if let Some(peer) = self.fleet.peer(from) {
             self.context.metrics.peer_received(peer.is_seed(), peer.tier, bytes);
+            self.context.tiers.came(peer.tier, bytes);
         }
     }
 

@@ -10,7 +10,8 @@
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
 //! | [`stream`] | verified bytes in order, for whoever asked |
 //! | [`journal`] | what happened, for `darter explain` |
-//! | [`meter`] | a rate over the last second |
+//! | [`meter`] | a rate over the last second or so |
+//! | `view` | what moves between whom, for `darter top` |
 //!
 //! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
 //! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
@@ -28,6 +29,7 @@ pub(crate) mod member;
 pub(crate) mod meter;
 pub(crate) mod reading;
 pub(crate) mod stream;
+mod view;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -45,12 +47,15 @@ use tokio_util::task::TaskTracker;
 
 use self::journal::Journal;
 use self::leading::Leading;
-use self::meter::Meter;
+use self::view::Flows;
 use crate::api::{self, Giver};
 use crate::context::{Context, unix_now};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
 use crate::joins::Joins;
+
+/// Parts of the map that [`Transfer::progress`] tells.
+const MAP_PARTS: u32 = 64;
 
 /// Who leads this swarm, as this agent sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +132,7 @@ pub(crate) struct State {
     reading: bool,
     outcome: Outcome,
     journal: Journal,
-    meter: Meter,
+    flows: Flows,
 }
 
 /// A request under way.
@@ -139,6 +144,12 @@ struct Asked {
 }
 
 impl State {
+    /// How many are in the swarm, as far as is known here.
+    fn members(&self) -> u32 {
+        let members = self.leading.as_ref().map_or(self.met.len(), Leading::member_count);
+        u32::try_from(members).unwrap_or(u32::MAX)
+    }
+
     /// Another lead, or none: what was asked of the former one as the lead is void.
     fn change_lead(&mut self, lead: Lead, now: Moment) {
         self.lead = lead;
@@ -211,7 +222,7 @@ impl Transfer {
             reading: false,
             outcome: if complete { Outcome::Complete } else { Outcome::Open },
             journal,
-            meter: Meter::default(),
+            flows: Flows::default(),
         };
         let transfer = Arc::new(Self {
             context: Arc::clone(context),
@@ -331,8 +342,8 @@ impl Transfer {
             if let Some(request) = request {
                 state.asked.remove(&request);
             }
+            state.flows.came(now, bytes, &from);
             state.journal.gave(piece, bytes, from);
-            state.meter.add(now, bytes);
             state.picker.handle(Event::Received { request, piece, bytes }, now);
             state.untold.push(piece);
             if let Some(leading) = &mut state.leading {
@@ -373,9 +384,11 @@ impl Transfer {
     }
 
     /// Bytes went out to a peer.
-    pub(crate) fn count_sent(&self, bytes: u64) {
-        self.context.metrics.peer_sent_bytes.inc_by(bytes);
-        self.state.lock().journal.sent(bytes);
+    pub(crate) fn count_sent(&self, to: NodeId, bytes: u64) {
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        state.journal.sent(bytes);
+        state.flows.went(now, bytes, to);
     }
 
     /// How far it is.
@@ -393,8 +406,8 @@ impl Transfer {
             pieces,
             held: held.len(),
             held_bytes,
-            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.known())),
-            rate: state.meter.rate(now),
+            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.known()), MAP_PARTS),
+            rate: state.flows.rate(now),
             complete: matches!(state.outcome, Outcome::Complete),
             elapsed: state.journal.elapsed(now),
             traffic: state.journal.traffic(),
@@ -405,13 +418,7 @@ impl Transfer {
     pub(crate) fn status(&self) -> api::SwarmStatus {
         let progress = self.progress();
         let state = self.state.lock();
-        let members = state.leading.as_ref().map_or(state.met.len(), Leading::member_count);
-        api::SwarmStatus {
-            blob: self.blob,
-            leads: state.leading.is_some(),
-            members: u32::try_from(members).unwrap_or(u32::MAX),
-            progress,
-        }
+        api::SwarmStatus { blob: self.blob, leads: state.leading.is_some(), members: state.members(), progress }
     }
 
     /// The journal's account.
@@ -454,9 +461,9 @@ fn random_seed(me: &NodeId, blob: BlobId) -> u64 {
     darter_core::rendezvous::weight(&blob.0, me)
 }
 
-/// The share held of each of up to 64 equal parts, as digits from 0 (none) to 8 (all).
-fn map_of(held: &PieceSet, pieces: u32) -> String {
-    let parts = pieces.min(64);
+/// The share held of each of up to `most` equal parts, as digits from 0 (none) to 8 (all).
+fn map_of(held: &PieceSet, pieces: u32, most: u32) -> String {
+    let parts = pieces.min(most);
     (0..parts)
         .map(|part| {
             let of = |part: u32| (u64::from(part) * u64::from(pieces) / u64::from(parts)) as u32;
@@ -476,10 +483,10 @@ mod tests {
 
     #[test]
     fn the_map_shows_shares() {
-        assert_eq!(map_of(&PieceSet::full(3), 4), "8880");
-        let map = map_of(&PieceSet::full(64), 128);
+        assert_eq!(map_of(&PieceSet::full(3), 4, 64), "8880");
+        let map = map_of(&PieceSet::full(64), 128, 64);
         assert_eq!(map, format!("{}{}", "8".repeat(32), "0".repeat(32)));
-        assert_eq!(map_of(&[PieceIndex(0)].into_iter().collect(), 6400).chars().next(), Some('1'));
-        assert_eq!(map_of(&PieceSet::new(), 0), "");
+        assert_eq!(map_of(&[PieceIndex(0)].into_iter().collect(), 6400, 64).chars().next(), Some('1'));
+        assert_eq!(map_of(&PieceSet::new(), 0, 64), "");
     }
 }
