@@ -29,6 +29,7 @@ use crate::fleet::seeds::Seeds;
 use crate::local::LocalPort;
 use crate::options::{Options, Role};
 use crate::swarms::{ListeningSwarms, Swarms};
+use crate::transfer::stream::Part;
 use crate::transfer::{Outcome, Transfer};
 
 /// How often idle transfers are looked for and gauges are set.
@@ -261,6 +262,11 @@ impl Download {
     /// error rather than short.
     pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
         self.transfer.stream(range).boxed()
+    }
+
+    /// The same, in parts of files where the store has some, for whoever can send files without reading them.
+    pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
+        self.transfer.parts(range).boxed()
     }
 
     /// How far it is.

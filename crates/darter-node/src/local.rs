@@ -7,11 +7,14 @@
 //! | `/healthz` | 200 `ok`, or 503 `draining` |
 //! | `/` | what this is |
 //!
-//! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory.
+//! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
+//! lies in a file goes out past this process, by way of each connection's [`outlet`].
 //! Connections are limited in number; those over the limit wait to be accepted.
 //!
 //! Draining has two steps, so that load balancers and probes can look away first: [`LocalPort::announce_drain`] turns
 //! `/healthz`, [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
+
+pub(crate) mod outlet;
 
 use std::convert::Infallible;
 use std::io;
@@ -34,6 +37,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::outlet::{Outlet, OutletStream};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
 
@@ -153,8 +157,11 @@ async fn connection(stream: TcpStream, services: Arc<Services>, stop: Cancellati
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "local port: no TCP_NODELAY");
     }
-    let service = service_fn(|request: Request<Incoming>| {
+    let outlet = Outlet::default();
+    let stream = OutletStream::new(stream, outlet.clone(), services.metrics.local_sendfile_bytes.clone());
+    let service = service_fn(|mut request: Request<Incoming>| {
         let services = Arc::clone(&services);
+        request.extensions_mut().insert(outlet.clone());
         async move { Ok::<_, Infallible>(services.answer(request).await) }
     });
     let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);

@@ -98,6 +98,8 @@ pub struct Metrics {
     pub peer_sent_bytes: Counter,
     /// Bytes of content served to programs of this host.
     pub local_served_bytes: Counter,
+    /// Those of them that went from a file to the socket past this process.
+    pub local_sendfile_bytes: Counter,
     /// Pieces that came and were not what the manifest says.
     pub pieces_corrupt: Counter,
     /// Times this agent read an origin itself because no seed or peer could give the bytes.
@@ -131,6 +133,7 @@ impl Metrics {
             origin_bytes: Counter::default(),
             peer_sent_bytes: Counter::default(),
             local_served_bytes: Counter::default(),
+            local_sendfile_bytes: Counter::default(),
             pieces_corrupt: Counter::default(),
             back_to_source: Counter::default(),
             store_used_bytes: Gauge::default(),
@@ -160,6 +163,8 @@ impl Metrics {
         r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
         let served = "Content served to programs of this host";
         r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
+        let sendfile = "Content served to programs of this host by sendfile";
+        r.register_with_unit("local_sendfile", sendfile, bytes(), self.local_sendfile_bytes.clone());
         r.register("pieces_corrupt", "Pieces that came and were wrong", self.pieces_corrupt.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
         r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());

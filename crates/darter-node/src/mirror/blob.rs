@@ -78,8 +78,8 @@ impl Mirror {
             Asked::Part(part) => Some(part),
             Asked::Whole => None,
         };
-        let mut stream = blob.stream(part);
-        let first = match stream.next().await.transpose() {
+        let mut parts = blob.parts(part);
+        let first = match parts.next().await.transpose() {
             Ok(first) => first,
             Err(error) => return self.go_upstream(ask, digest, error, response).await,
         };
@@ -94,12 +94,12 @@ impl Mirror {
         }
         let served = Served {
             first,
-            stream,
+            parts,
             blob,
             at: part.map_or(0, ByteRange::start),
             end: part.or(whole).map(ByteRange::end),
         };
-        *response.body_mut() = rescue::body(served, self.rescue(ask, digest));
+        *response.body_mut() = rescue::body(served, self.rescue(ask, digest), ask.outlet.clone());
         Ok(response)
     }
 

@@ -2,13 +2,13 @@
 //! mirror's tests have a twin in memory.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source};
 use futures_util::stream::BoxStream;
 
 use crate::agent::{Agent, Download};
 use crate::error::FetchError;
+use crate::transfer::stream::Part;
 
 /// Gives blobs.
 #[async_trait]
@@ -27,7 +27,7 @@ pub trait Blob: Send + 'static {
     fn length(&self) -> Option<u64>;
 
     /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.
-    fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>>;
+    fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>>;
 }
 
 #[async_trait]
@@ -43,7 +43,7 @@ impl Blob for Download {
         Self::length(self)
     }
 
-    fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        Self::stream(self, range)
+    fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
+        Self::parts(self, range)
     }
 }

@@ -68,6 +68,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use parking_lot::Mutex;
 
+use crate::local::outlet::Outlet;
 use crate::local::{self, Body};
 use crate::metrics::{AccessCheck, Metrics, MirrorKind};
 use crate::options::Options;
@@ -80,6 +81,7 @@ use self::recent::Recent;
 use self::route::{Known, Naming, Route};
 
 pub use self::blobs::{Blob, Blobs};
+pub use crate::transfer::stream::Part;
 
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
@@ -146,6 +148,8 @@ struct Ask<'a> {
     query: String,
     credentials: Credentials,
     caller: Fingerprint,
+    /// Takes parts of files for this connection.
+    outlet: Outlet,
 }
 
 impl Mirror {
@@ -282,6 +286,7 @@ impl Mirror {
             query,
             caller: credentials.fingerprint(),
             credentials,
+            outlet: request.extensions.get::<Outlet>().cloned().unwrap_or_default(),
         })
     }
 

@@ -20,8 +20,9 @@ use http_body_util::{BodyExt, StreamBody};
 
 use crate::error::FetchError;
 use crate::local::Body;
+use crate::local::outlet::Outlet;
 use crate::metrics::{Fallback, Metrics, MirrorKind};
-use crate::mirror::Blob;
+use crate::mirror::{Blob, Part};
 
 /// How to read one blob from its upstream, for one caller.
 pub(crate) struct Rescue {
@@ -35,9 +36,9 @@ pub(crate) struct Rescue {
 /// A blob that the agent has begun to give.
 pub(crate) struct Served {
     /// Its first bytes.
-    pub(crate) first: Option<Bytes>,
+    pub(crate) first: Option<Part>,
     /// The bytes after them.
-    pub(crate) stream: BoxStream<'static, Result<Bytes, FetchError>>,
+    pub(crate) parts: BoxStream<'static, Result<Part, FetchError>>,
     /// Kept as long as it streams: dropping it ends the interest in it.
     pub(crate) blob: Box<dyn Blob>,
     /// Offset of the first byte.
@@ -49,7 +50,9 @@ pub(crate) struct Served {
 /// A body in progress.
 struct Progress {
     giver: Giver,
-    first: Option<Bytes>,
+    /// What the agent gave and the connection has not been given yet.
+    given: Option<Part>,
+    outlet: Outlet,
     at: u64,
     end: Option<u64>,
     rescue: Rescue,
@@ -57,7 +60,7 @@ struct Progress {
 
 enum Giver {
     Agent {
-        stream: BoxStream<'static, Result<Bytes, FetchError>>,
+        parts: BoxStream<'static, Result<Part, FetchError>>,
         _blob: Box<dyn Blob>,
     },
     Upstream(darter_origin::Body),
@@ -89,33 +92,47 @@ impl Rescue {
 
 impl Progress {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        if let Some(first) = self.first.take() {
-            return Some(Ok(self.given(first)));
-        }
-        if let Giver::Agent { stream, .. } = &mut self.giver {
-            let error = match stream.next().await {
-                Some(Ok(bytes)) => return Some(Ok(self.given(bytes))),
-                Some(Err(error)) => Some(error),
+        if self.given.is_none()
+            && let Giver::Agent { parts, .. } = &mut self.giver
+        {
+            match parts.next().await {
+                Some(Ok(part)) => self.given = Some(part),
                 None if self.end.is_none_or(|end| self.at >= end) => return None,
-                None => None,
-            };
-            if let Err(cut) = self.go_on_upstream(error).await {
-                return Some(Err(cut));
+                short => {
+                    if let Err(cut) = self.go_on_upstream(short.and_then(Result::err)).await {
+                        return Some(Err(cut));
+                    }
+                }
             }
+        }
+        if let Some(part) = self.given.take() {
+            return Some(self.hand_on(part));
         }
         let Giver::Upstream(body) = &mut self.giver else { return None };
         match body.next().await? {
             Ok(bytes) => {
                 count(&self.rescue.metrics, &bytes);
-                Some(Ok(self.given(bytes)))
+                self.at += bytes.len() as u64;
+                Some(Ok(bytes))
             }
             Err(error) => Some(Err(self.cut(io::Error::other(error)))),
         }
     }
 
-    fn given(&mut self, bytes: Bytes) -> Bytes {
+    /// The part's bytes, or what stands in for the first of them on this connection; the rest comes next.
+    fn hand_on(&mut self, part: Part) -> io::Result<Bytes> {
+        let bytes = match part {
+            Part::Bytes(bytes) => bytes,
+            Part::File(mut part) => {
+                let bytes = self.outlet.promise(&mut part).map_err(|error| self.cut(error))?;
+                if !part.range.is_empty() {
+                    self.given = Some(Part::File(part));
+                }
+                bytes
+            }
+        };
         self.at += bytes.len() as u64;
-        bytes
+        Ok(bytes)
     }
 
     /// Turns to the upstream after the agent failed (`None`: after it ended short).
@@ -150,10 +167,10 @@ impl Progress {
 }
 
 /// The body of a blob that the agent has begun to give.
-pub(crate) fn body(served: Served, rescue: Rescue) -> Body {
-    let Served { first, stream, blob, at, end } = served;
-    let giver = Giver::Agent { stream, _blob: blob };
-    let progress = Progress { giver, first, at, end, rescue };
+pub(crate) fn body(served: Served, rescue: Rescue, outlet: Outlet) -> Body {
+    let Served { first, parts, blob, at, end } = served;
+    let giver = Giver::Agent { parts, _blob: blob };
+    let progress = Progress { giver, given: first, outlet, at, end, rescue };
     to_body(stream::unfold(progress, |mut progress| async move { Some((progress.next().await?, progress)) }))
 }
 

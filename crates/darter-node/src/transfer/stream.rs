@@ -1,16 +1,22 @@
 //! Verified bytes in order, for whoever asked on this host. A stream starts with the first verified piece and never
 //! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything got the
 //! right thing.
+//!
+//! Bytes come as memory, or, to whoever can send them so, as parts of the blob's file ([`Part`]). A part of a file is
+//! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
+//! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_core::{ByteRange, PieceIndex};
-use darter_store::StoreError;
+use darter_core::{ByteRange, PieceIndex, PieceLength};
+use darter_store::{PieceFile, StoreError, StoredBlob};
 use darter_swarm::{Event, ReaderId};
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt as _};
+use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 
 use super::{Outcome, Transfer};
@@ -19,10 +25,25 @@ use crate::error::FetchError;
 /// Bytes that are read from the store at a time.
 const CHUNK: u64 = 256 * 1024;
 
+/// Bytes of a file that are given at a time, at most.
+const FILE_CHUNK: u64 = 4 << 20;
+
+/// The kernel reads ahead this much at the least, so one byte in as many tells whether they are in memory.
+const READ_AHEAD: u64 = 128 * 1024;
+
 /// A container engine can wait a little for one piece while others flow.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 static READERS: AtomicU64 = AtomicU64::new(0);
+
+/// Verified bytes.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// In memory.
+    Bytes(Bytes),
+    /// In the blob's file, and in the page cache a moment ago.
+    File(PieceFile),
+}
 
 /// Somebody who reads in order.
 struct Reader {
@@ -33,6 +54,8 @@ struct Reader {
     /// One past the last byte wanted; the blob's end if `None`.
     end: Option<u64>,
     told: Option<PieceIndex>,
+    /// Whether parts of files are welcome.
+    files: bool,
 }
 
 impl Transfer {
@@ -41,6 +64,28 @@ impl Transfer {
         self: &Arc<Self>,
         range: Option<ByteRange>,
     ) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + use<> {
+        self.read_on(range, false).try_filter_map(|part| async move {
+            Ok(match part {
+                Part::Bytes(bytes) => Some(bytes),
+                // Not asked for.
+                Part::File(_) => None,
+            })
+        })
+    }
+
+    /// The same, in parts of files where the store has some.
+    pub(crate) fn parts(
+        self: &Arc<Self>,
+        range: Option<ByteRange>,
+    ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
+        self.read_on(range, true)
+    }
+
+    fn read_on(
+        self: &Arc<Self>,
+        range: Option<ByteRange>,
+        files: bool,
+    ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
         self.readers.fetch_add(1, Ordering::Relaxed);
         let reader = Reader {
             transfer: Arc::clone(self),
@@ -49,11 +94,12 @@ impl Transfer {
             at: range.map_or(0, ByteRange::start),
             end: range.map(ByteRange::end),
             told: None,
+            files,
         };
         futures_util::stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some(reader))),
+                Ok(Some(part)) => Some((Ok(part), Some(reader))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }
@@ -62,7 +108,7 @@ impl Transfer {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+    async fn next(&mut self) -> Result<Option<Part>, FetchError> {
         loop {
             // Before looking: what changes while this looks wakes it again.
             self.changed.mark_unchanged();
@@ -92,8 +138,8 @@ impl Reader {
                 // While the length is unknown, whether a piece is the last is, too.
                 let free = complete || (length.is_some() && !is_last) || piece.0 + 1 < transfer.stored.known();
                 if free && transfer.stored.holds(piece) {
-                    if let Some(bytes) = self.read(piece, end).await? {
-                        return Ok(Some(bytes));
+                    if let Some(part) = self.read(piece, end, complete).await? {
+                        return Ok(Some(part));
                     }
                     continue;
                 }
@@ -105,24 +151,27 @@ impl Reader {
         }
     }
 
-    /// Reads on within a held piece; `None` when the piece turned out damaged, and is being fetched again.
-    async fn read(&mut self, piece: PieceIndex, end: Option<u64>) -> Result<Option<Bytes>, FetchError> {
+    /// Reads on within a held piece, or several of a `complete` blob; `None` when a piece turned out damaged, and is being
+    /// fetched again.
+    async fn read(&mut self, piece: PieceIndex, end: Option<u64>, complete: bool) -> Result<Option<Part>, FetchError> {
         let transfer = &self.transfer;
+        let (files, at, pieces) = (self.files, self.at, transfer.piece_length);
+        let stop = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
         let piece_end = transfer.piece_length.offset(piece) + transfer.piece_length.bytes();
-        let stop = end.unwrap_or(u64::MAX).min(piece_end).min(self.at + CHUNK);
-        let stop = transfer.stored.length().map_or(stop, |length| stop.min(length));
-        let length = usize::try_from(stop - self.at).expect("at most a chunk");
-        let (stored, at) = (Arc::clone(&transfer.stored), self.at);
+        // The pieces after it are not sure to be held and free before the whole is.
+        let stop = if complete && files { stop.min(at + FILE_CHUNK) } else { stop.min(piece_end) };
+        let stored = Arc::clone(&transfer.stored);
         let read = tokio::task::spawn_blocking(move || {
-            let mut buffer = vec![0; length];
-            stored.read_at(at, &mut buffer).map(|()| buffer)
+            let part = if files { file_part(&*stored, pieces, ByteRange::new(at, stop))? } else { None };
+            part.map_or_else(|| memory(&*stored, at, stop.min(at + CHUNK)), |part| Ok(Part::File(part)))
         });
         match read.await.expect("reading does not panic") {
-            Ok(buffer) => {
-                self.at = stop;
-                transfer.state.lock().journal.served(length as u64);
-                transfer.context.metrics.local_served_bytes.inc_by(length as u64);
-                Ok(Some(buffer.into()))
+            Ok(part) => {
+                let length = part.len();
+                self.at += length;
+                transfer.state.lock().journal.served(length);
+                transfer.context.metrics.local_served_bytes.inc_by(length);
+                Ok(Some(part))
             }
             Err(StoreError::NotHeld { .. }) => {
                 transfer.note_losses();
@@ -151,4 +200,62 @@ impl Drop for Reader {
             self.transfer.tell(Event::ReaderGone { reader: self.id });
         }
     }
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(part) => part.range.len(),
+        }
+    }
+}
+
+fn memory(stored: &dyn StoredBlob, at: u64, stop: u64) -> Result<Part, StoreError> {
+    let mut buffer = vec![0; usize::try_from(stop - at).expect("at most a chunk")];
+    stored.read_at(at, &mut buffer)?;
+    Ok(Part::Bytes(buffer.into()))
+}
+
+/// Verified bytes of held pieces as a part of the file, where they lie at their own offsets, with the pages in memory: all of `range`, or its beginning when a later
+/// piece is damaged. `None` from a store without files.
+fn file_part(stored: &dyn StoredBlob, pieces: PieceLength, range: ByteRange) -> Result<Option<PieceFile>, StoreError> {
+    let mut found: Option<PieceFile> = None;
+    let mut at = range.start();
+    while at < range.end() {
+        let held = stored.piece_file(pieces.piece_at(at)).and_then(|part| {
+            let Some(part) = part else { return Ok(None) };
+            let wanted = ByteRange::new(at, part.range.end().min(range.end()));
+            warm(stored, &part, wanted)?;
+            Ok(Some(PieceFile { range: wanted, ..part }))
+        });
+        let part = match held {
+            Ok(Some(part)) => part,
+            Ok(None) => return Ok(None),
+            // Whoever comes for the rest learns of it.
+            Err(_) if found.is_some() => break,
+            Err(error) => return Err(error),
+        };
+        at = part.range.end();
+        found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
+    }
+    Ok(found)
+}
+
+/// Reads what of a part is not in memory. By way of the store, which drops what the disk can't give.
+fn warm(stored: &dyn StoredBlob, part: &PieceFile, range: ByteRange) -> Result<(), StoreError> {
+    let mut buffer = Vec::new();
+    let mut at = range.start();
+    while at < range.end() {
+        let next = (at + READ_AHEAD).min(range.end());
+        let mut byte = [0];
+        let mut byte = [io::IoSliceMut::new(&mut byte)];
+        // A file system that does not know the question is in memory itself, or is not worth asking.
+        if rustix::io::preadv2(&*part.file, &mut byte, next - 1, ReadWriteFlags::NOWAIT) == Err(Errno::AGAIN) {
+            buffer.resize(usize::try_from(next - at).expect("at most 128 KiB"), 0);
+            stored.read_at(at, &mut buffer)?;
+        }
+        at = next;
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@
 mod auth;
 mod blobs;
 mod errors;
+mod files;
 mod listing;
 mod login;
 mod manifests;

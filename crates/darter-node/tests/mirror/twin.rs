@@ -1,6 +1,8 @@
 //! A twin of the agent: holds blobs in memory, keeps an account of what was opened, fails on demand.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,13 +11,15 @@ use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Digest, Source};
 use darter_node::FetchError;
-use darter_node::mirror::{Blob, Blobs};
+use darter_node::mirror::{Blob, Blobs, Part};
 use darter_origin::{ErrorKind, OriginFailure};
+use darter_store::PieceFile;
 use futures_util::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
 
-/// Bytes to a chunk.
+/// Bytes to a chunk in memory, and to a part of a file.
 pub(crate) const CHUNK: u64 = 1000;
+const FILE_CHUNK: u64 = 1_300_017;
 
 #[derive(Clone, Default)]
 pub(crate) struct Twin(pub(crate) Arc<Mutex<TwinState>>);
@@ -32,12 +36,17 @@ pub(crate) struct TwinState {
     pub(crate) hide_length: bool,
     /// Stops before this offset until told to go on.
     pub(crate) gate: Option<(u64, Arc<tokio::sync::Notify>)>,
+    /// Gives parts of files.
+    pub(crate) as_files: bool,
+    /// Cuts its files off here.
+    pub(crate) cut_files_at: Option<u64>,
     /// Bytes given.
     pub(crate) given: Arc<AtomicU64>,
 }
 
 struct Held {
     bytes: Bytes,
+    file: Option<Arc<File>>,
     fault_at: Option<(u64, Option<FetchError>)>,
     hide_length: bool,
     gate: Option<(u64, Arc<tokio::sync::Notify>)>,
@@ -70,8 +79,17 @@ impl Blobs for Twin {
             let text = "the twin has no such blob".into();
             return Err(FetchError::Origin(OriginFailure { kind: ErrorKind::NotFound, status: Some(404), text }));
         };
+        let file = state.as_files.then(|| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            if let Some(length) = state.cut_files_at {
+                file.set_len(length).unwrap();
+            }
+            Arc::new(file)
+        });
         Ok(Box::new(Held {
             bytes,
+            file,
             fault_at: state.fault_at.clone(),
             hide_length: state.hide_length,
             gate: state.gate.clone(),
@@ -85,23 +103,29 @@ impl Blob for Held {
         (!self.hide_length).then_some(self.bytes.len() as u64)
     }
 
-    fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
+    fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
         let range = range.unwrap_or(ByteRange::new(0, self.bytes.len() as u64));
         let (bytes, fault_at, gate, given) =
             (self.bytes.clone(), self.fault_at.clone(), self.gate.clone(), Arc::clone(&self.given));
+        let (file, chunk) = (self.file.clone(), if self.file.is_some() { FILE_CHUNK } else { CHUNK });
         futures_util::stream::unfold(Some(range.start()), move |at| {
             let (bytes, fault_at, gate, given) = (bytes.clone(), fault_at.clone(), gate.clone(), Arc::clone(&given));
+            let file = file.clone();
             async move {
                 let at = at?;
                 let stop = fault_at.as_ref().map_or(range.end(), |(offset, _)| (*offset).min(range.end()));
-                let end = (at + CHUNK).min(stop);
+                let end = (at + chunk).min(stop);
                 if let Some((offset, gate)) = gate.filter(|(offset, _)| at <= *offset && *offset < end) {
                     let _ = offset;
                     gate.notified().await;
                 }
                 if end > at {
                     given.fetch_add(end - at, Ordering::Relaxed);
-                    return Some((Ok(bytes.slice(at as usize..end as usize)), Some(end)));
+                    let part = match file {
+                        Some(file) => Part::File(PieceFile { file, range: ByteRange::new(at, end) }),
+                        None => Part::Bytes(bytes.slice(at as usize..end as usize)),
+                    };
+                    return Some((Ok(part), Some(end)));
                 }
                 match fault_at {
                     Some((offset, Some(error))) if offset <= at => Some((Err(error), None)),
