@@ -17,12 +17,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Message, PeerStream, PeerWriter, Result, WireError};
+use crate::{Message, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
 /// The longest message on the wire, in bytes: 8 MiB.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
@@ -149,7 +149,7 @@ impl ControlSender {
 
 /// Receives messages. Silence is only noticed while [`recv`](Self::recv) is awaited, so keep awaiting it.
 pub struct ControlReceiver {
-    socket: Box<dyn AsyncRead + Send + Unpin>,
+    socket: Box<dyn PeerReader>,
     buffer: BytesMut,
     silence: Duration,
     heard: Instant,

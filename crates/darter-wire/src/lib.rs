@@ -38,7 +38,9 @@ pub use data::{
 pub use error::{Result, WireError};
 pub use message::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
 pub use preface::{Greeted, Hello, Kind, Role};
-pub use transport::{Listener, MemNetwork, MemTransport, PeerStream, PeerWriter, TcpConfig, TcpTransport, Transport};
+pub use transport::{
+    Listener, MemNetwork, MemTransport, PeerReader, PeerStream, PeerWriter, TcpConfig, TcpTransport, Transport,
+};
 
 /// The most pieces a blob may have on the wire: bounds what a set of pieces can cost its receiver (512 KiB).
 pub const MAX_PIECES: u32 = 1 << 22;

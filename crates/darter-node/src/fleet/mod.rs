@@ -22,7 +22,7 @@ use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
 use darter_wire::{
-    Answer, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Uploads, WireError, serve_data,
+    Answer, Frame, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Uploads, WireError, serve_data,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -194,21 +194,31 @@ impl Fleet {
     /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
     /// come back and be told afresh, which is better than a queue without end.
     pub(crate) fn say(&self, node: NodeId, message: &Message) -> bool {
-        let controls = match self.state.lock().peers.get(&node) {
-            Some(peer) => peer.controls.clone(),
+        Frame::encode(message).is_ok_and(|frame| self.pass_on(node, frame))
+    }
+
+    /// Says the same to several peers.
+    pub(crate) fn tell(&self, nodes: &[NodeId], message: &Message) {
+        match Frame::encode(message) {
+            Ok(frame) => nodes.iter().for_each(|node| {
+                self.pass_on(*node, frame.clone());
+            }),
+            Err(error) => tracing::error!(%error, "a message is too long to be said"),
+        }
+    }
+
+    fn pass_on(&self, node: NodeId, frame: Frame) -> bool {
+        let sender = match self.state.lock().peers.get(&node).and_then(|peer| peer.controls.first()) {
+            Some((_, sender)) => sender.clone(),
             None => return false,
         };
-        let Some((_, sender)) = controls.first() else { return false };
-        match sender.try_send(message) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
-                for (connection, _) in controls {
-                    self.drop_connection(node, connection);
-                }
-                false
-            }
+        let Err(error) = sender.try_send_frame(frame) else { return true };
+        tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
+        let controls = self.state.lock().peers.get(&node).map(|peer| peer.controls.clone()).unwrap_or_default();
+        for (connection, _) in controls {
+            self.drop_connection(node, connection);
         }
+        false
     }
 
     /// A connected peer.

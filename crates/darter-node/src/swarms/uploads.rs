@@ -23,7 +23,7 @@ impl Uploads for GivingSwarms {
         let transfer = swarms.get(blob);
         match (wanted, transfer) {
             (Wanted::Any, None) => Bind::UnknownBlob,
-            (Wanted::Any, Some(transfer)) => match transfer.choose_for(peer) {
+            (Wanted::Any, Some(transfer)) => match transfer.choose_for(peer, || !swarms.has_fresh_for(peer, blob)) {
                 Ok(Some(piece)) => {
                     let bound = payload(&transfer.stored, piece);
                     if !matches!(bound, Bind::Send { .. }) {
@@ -75,6 +75,13 @@ impl Uploads for GivingSwarms {
 }
 
 impl Swarms {
+    /// Whether some other blob has a piece for this peer that nobody has yet. Where many blobs are on their way at once, a second
+    /// copy of one must not take the cable from the first copy of another.
+    fn has_fresh_for(&self, peer: NodeId, besides: BlobId) -> bool {
+        let transfers = self.all();
+        transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
+    }
+
     /// A piece of a blob that has no transfer. Opening it takes the disk, so the first request waits for that.
     fn from_shelf(self: &Arc<Self>, blob: BlobId, piece: PieceIndex) -> Bind {
         let now = self.house.context.now();

@@ -4,15 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex};
+use darter_core::{Moment, NodeId};
 use darter_swarm::{Action, Event};
 use darter_wire::{Message, Wanted};
 
+use super::news::Tellings;
 use super::{Asked, Lead, Outcome, Transfer};
 use crate::fleet::data::Ask;
-
-/// Neighbours are told of new pieces at most this often: a piece takes about this long to arrive at ordinary rates.
-const TELL_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often requests under way are looked at for progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
@@ -22,10 +20,7 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 struct Work {
     actions: Vec<Action>,
     meet: Vec<NodeId>,
-    have: Vec<PieceIndex>,
-    lost: Vec<PieceIndex>,
-    /// Who is told of pieces come and gone.
-    audience: Vec<NodeId>,
+    news: Tellings,
     outgoing: Vec<(NodeId, Message)>,
     finish: bool,
     /// Time has passed that lets the lead send what it held back.
@@ -37,19 +32,14 @@ struct Work {
 pub(super) fn start(transfer: &Arc<Transfer>) {
     let driven = Arc::clone(transfer);
     transfer.tasks.spawn(async move {
-        let mut told = Moment::ZERO;
         let mut looked = Moment::ZERO;
         loop {
             let now = driven.context.now();
-            let tell = now.since(told) >= TELL_PAUSE;
             if now.since(looked) >= PROGRESS_PAUSE {
                 looked = now;
                 driven.look_for_progress(now);
             }
-            let mut work = driven.gather(now, tell);
-            if !work.have.is_empty() || !work.lost.is_empty() {
-                told = now;
-            }
+            let mut work = driven.gather(now);
             let (wake, may_send) = (work.wake.take(), work.may_send);
             driven.perform(work);
             if may_send {
@@ -67,7 +57,7 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
 }
 
 impl Transfer {
-    fn gather(&self, now: Moment, tell: bool) -> Work {
+    fn gather(&self, now: Moment) -> Work {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut work = Work::default();
@@ -109,19 +99,15 @@ impl Transfer {
             state.to_meet.remove(node);
             state.met.insert(*node);
         }
-        if tell && (!state.untold.is_empty() || !state.lost.is_empty()) {
-            work.have = std::mem::take(&mut state.untold);
-            work.lost = std::mem::take(&mut state.lost);
-            // Who leads gives of its own accord; its neighbours are told again what it holds when it leads no more.
-            if state.lead != Lead::Me {
-                work.audience = state.met.iter().copied().filter(|node| !work.meet.contains(node)).collect();
-            }
-            if let Lead::Node(lead) = state.lead
-                && !work.audience.contains(&lead)
-            {
-                work.audience.push(lead);
-            }
-        }
+        // Who leads gives of its own accord; its neighbours are told again what it holds when it leads no more.
+        let (neighbours, lead) = match state.lead {
+            Lead::Me => (Vec::new(), None),
+            Lead::Nobody => (state.met.iter().copied().collect(), None),
+            Lead::Node(lead) => (state.met.iter().copied().collect::<Vec<_>>(), Some(lead)),
+        };
+        // Those who are met now are told of all that is held.
+        let neighbours: Vec<NodeId> = neighbours.into_iter().filter(|node| !work.meet.contains(node)).collect();
+        work.news = state.news.take(now, self.blob, &state.picker, &neighbours, lead);
         let whole = matches!(state.outcome, Outcome::Open) && !state.finishing && state.picker.is_complete();
         if whole && self.may_finish(state, now) {
             state.finishing = true;
@@ -138,8 +124,8 @@ impl Transfer {
         if let Some(moment) = state.leading.as_ref().and_then(|leading| leading.next_wakeup(now)) {
             at_latest(moment);
         }
-        if !state.untold.is_empty() || !state.lost.is_empty() {
-            at_latest(now + TELL_PAUSE);
+        if let Some(moment) = state.news.due() {
+            at_latest(moment);
         }
         if !state.asked.is_empty() {
             at_latest(now + PROGRESS_PAUSE);
@@ -158,21 +144,10 @@ impl Transfer {
         if !work.meet.is_empty() {
             let wants = !self.is_complete();
             let meet = Message::Meet { blob: self.blob, held: self.stored.held(), wants };
-            for node in &work.meet {
-                self.fleet.say(*node, &meet);
-            }
+            self.fleet.tell(&work.meet, &meet);
         }
-        if !work.have.is_empty() {
-            let have = Message::Have { blob: self.blob, pieces: work.have };
-            for node in &work.audience {
-                self.fleet.say(*node, &have);
-            }
-        }
-        if !work.lost.is_empty() {
-            let lost = Message::Lost { blob: self.blob, pieces: work.lost };
-            for node in &work.audience {
-                self.fleet.say(*node, &lost);
-            }
+        for (nodes, message) in &work.news {
+            self.fleet.tell(nodes, message);
         }
         for action in work.actions {
             self.act(action);

@@ -338,18 +338,40 @@ impl Transfer {
         self.kick.notify_one();
     }
 
-    /// The piece that a member should get now; `Err` if it is no member here.
-    pub(crate) fn choose_for(&self, node: NodeId) -> Result<Option<PieceIndex>, ()> {
+    /// The piece that a member should get now; `Err` if it is no member here. A copy of what others have is only chosen
+    /// after `may_copy` was asked, with nothing locked.
+    pub(crate) fn choose_for(&self, node: NodeId, may_copy: impl FnOnce() -> bool) -> Result<Option<PieceIndex>, ()> {
         let now = self.context.now();
-        let mut state = self.state.lock();
-        let leading = state.leading.as_mut().filter(|leading| leading.inside.contains(&node)).ok_or(())?;
-        let chosen = leading.swarm.choose(node, now);
-        if chosen.is_none() && leading.look_again.is_none() {
+        let fresh = self.lead_for(node, |swarm| swarm.choose_fresh(node, now))?;
+        if fresh.is_some() {
+            return Ok(fresh);
+        }
+        if may_copy() {
+            let copy = self.lead_for(node, |swarm| swarm.choose_copy(node, now))?;
+            if copy.is_some() {
+                return Ok(copy);
+            }
+        }
+        if let Some(leading) = &mut self.state.lock().leading
+            && leading.look_again.is_none()
+        {
             // A copy may be worth sending after a while though nothing happens until then.
             leading.look_again = Some(now + LOOK_AGAIN);
             self.kick.notify_one();
         }
-        Ok(chosen)
+        Ok(None)
+    }
+
+    /// Whether this agent has a piece for a member that nobody has yet.
+    pub(crate) fn has_fresh_for(&self, node: NodeId) -> bool {
+        let now = self.context.now();
+        self.lead_for(node, |swarm| swarm.has_fresh_for(node, now)).unwrap_or(false)
+    }
+
+    fn lead_for<T>(&self, node: NodeId, decide: impl FnOnce(&mut SwarmLead) -> T) -> Result<T, ()> {
+        let mut state = self.state.lock();
+        let leading = state.leading.as_mut().filter(|leading| leading.inside.contains(&node)).ok_or(())?;
+        Ok(decide(&mut leading.swarm))
     }
 
     /// A piece that was asked for by name is being sent.

@@ -98,17 +98,30 @@ impl Transfer {
             Message::Failed { failure, .. } if from_lead => self.lead_failed(from, &failure.text),
             Message::Meet { held, wants, .. } => self.met(from, held, wants),
             Message::Have { pieces, .. } => {
+                let mut follows = false;
                 {
                     let now = self.context.now();
                     let mut state = self.state.lock();
                     for &piece in &pieces {
-                        state.picker.handle(Event::PeerHas { peer: from, piece }, now);
+                        follows |= state.picker.handle(Event::PeerHas { peer: from, piece }, now);
                     }
                 }
                 self.member_has(from, &pieces);
+                // Most announcements change nothing for now: waking the driver for each would be most of its work.
+                if follows {
+                    self.kick.notify_one();
+                }
+            }
+            Message::Lost { pieces, .. } => {
+                {
+                    let mut state = self.state.lock();
+                    for piece in pieces.iter().copied().filter(|piece| self.stored.holds(*piece)) {
+                        state.news.is_wanted_by(from, piece);
+                    }
+                }
+                self.member_lost(from, &pieces);
                 self.kick.notify_one();
             }
-            Message::Lost { pieces, .. } => self.member_lost(from, &pieces),
             Message::Part { .. } => {
                 self.tell(Event::PeerLeft { peer: from });
                 self.state.lock().met.remove(&from);

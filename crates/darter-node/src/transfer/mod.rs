@@ -8,6 +8,7 @@
 //! | [`leading`] | being the lead: members, late-bound pieces, taking over, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
+//! | `news` | what others are told of pieces come and gone |
 //! | [`stream`] | verified bytes in order, for whoever asked |
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
@@ -27,6 +28,7 @@ pub(crate) mod journal;
 pub(crate) mod leading;
 pub(crate) mod member;
 pub(crate) mod meter;
+mod news;
 pub(crate) mod reading;
 pub(crate) mod stream;
 mod view;
@@ -47,6 +49,7 @@ use tokio_util::task::TaskTracker;
 
 use self::journal::Journal;
 use self::leading::Leading;
+use self::news::News;
 use self::view::Flows;
 use crate::api::{self, Giver};
 use crate::context::{Context, unix_now};
@@ -114,9 +117,7 @@ pub(crate) struct State {
     met: HashSet<NodeId>,
     /// Peers that are to be told.
     to_meet: HashSet<NodeId>,
-    /// Pieces that came in since the neighbours were last told.
-    untold: Vec<PieceIndex>,
-    lost: Vec<PieceIndex>,
+    news: News,
     /// Requests under way.
     asked: HashMap<RequestId, Asked>,
     /// Requests that nobody waits for any more, to be called back: a holder keeps them for ever otherwise.
@@ -210,8 +211,7 @@ impl Transfer {
             credentials,
             met: HashSet::new(),
             to_meet: HashSet::new(),
-            untold: Vec::new(),
-            lost: Vec::new(),
+            news: News::default(),
             asked: HashMap::new(),
             void: Vec::new(),
             verdict,
@@ -345,7 +345,7 @@ impl Transfer {
             state.flows.came(now, bytes, &from);
             state.journal.gave(piece, bytes, from);
             state.picker.handle(Event::Received { request, piece, bytes }, now);
-            state.untold.push(piece);
+            state.news.came(piece);
             if let Some(leading) = &mut state.leading {
                 leading.own(piece);
             }
@@ -371,7 +371,7 @@ impl Transfer {
             state.journal.note(now, format!("{} pieces were damaged on the disk and are fetched again", pieces.len()));
             for piece in pieces.iter() {
                 state.picker.handle(Event::Lost { piece }, now);
-                state.lost.push(piece);
+                state.news.went(piece);
                 if let Some(leading) = &mut state.leading {
                     leading.disown(piece);
                 }
@@ -453,7 +453,7 @@ impl Transfer {
 /// nothing is asked for twice before the end: in a lab of eight hosts with shaped links, six requests with spares had the
 /// seed send 1.3 copies and took 1.4 times the bound, these 1.02 and 1.06.
 fn tuning() -> Tuning {
-    Tuning { in_all: 24, spares: 0, ..Tuning::default() }
+    Tuning { per_holder: 4, in_all: 24, asks: 4, ..Tuning::default() }
 }
 
 /// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.

@@ -215,17 +215,38 @@ impl Lead {
     /// the one sent least, then held by fewest. `None` while there is nothing worth sending: the ask stands, and is
     /// worth another try after anything changed, and at [`Lead::next_wakeup`].
     pub fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
+        self.choose_fresh(node, now).or_else(|| self.choose_copy(node, now))
+    }
+
+    /// The first half of [`Lead::choose`]: a piece that nobody has yet.
+    pub fn choose_fresh(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
         let slot = self.members.slot(node)?;
         if now < self.settled {
             return None;
         }
         self.forget_undelivered(now);
-        let piece = self.fresh_for(slot).or_else(|| self.copy_for(slot, now));
+        let piece = self.fresh_for(slot)?;
+        self.count_sent(slot, piece, now);
+        Some(piece)
+    }
+
+    /// The second half of [`Lead::choose`]: one more copy of a piece, for a node that no swarm has a fresh piece for.
+    pub fn choose_copy(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
+        let slot = self.members.slot(node)?;
+        if now < self.settled {
+            return None;
+        }
+        let piece = self.copy_for(slot, now);
         match piece {
             Some(piece) => self.count_sent(slot, piece, now),
             None => self.look_again_later(now),
         }
         piece
+    }
+
+    /// Whether there is a piece for a member that nobody has yet.
+    pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
+        now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
     }
 
     fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {

@@ -348,7 +348,9 @@ impl Picker {
     /// Asks a second holder for the last pieces when the first takes longer than expected.
     fn request_twice(&mut self, now: Moment) {
         let Some(total) = self.total.filter(|total| *total == self.known) else { return };
-        if !self.wants || total - self.held.len() > self.tuning.endgame || self.is_complete() {
+        // Half of a blob of sixteen pieces is no end of it.
+        let last = self.tuning.endgame.min(total.div_ceil(64));
+        if !self.wants || total - self.held.len() > last || self.is_complete() {
             return;
         }
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);

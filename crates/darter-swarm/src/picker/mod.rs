@@ -219,6 +219,13 @@ impl Picker {
         self.banned.iter().map(|(peer, _)| *peer)
     }
 
+    /// Which of these pieces a peer lacks, as far as is known here: what it is worth telling it of.
+    pub fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> Vec<PieceIndex> {
+        let neighbour = self.neighbours.iter().find(|neighbour| neighbour.id == peer);
+        let lacks = |piece: &PieceIndex| neighbour.is_none_or(|neighbour| !neighbour.held.contains(*piece));
+        pieces.iter().copied().filter(lacks).collect()
+    }
+
     fn is_banned(&self, peer: NodeId) -> bool {
         self.dropped().any(|dropped| dropped == peer)
     }

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use bytes::BufMut as _;
 use darter_core::PieceIndex;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Ask, HEADER_LENGTH, Header, MAX_UNANSWERED, Request, Wanted};
-use crate::{Budget, BufferPool, MAX_PIECE_LENGTH, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
+use crate::{
+    Budget, BufferPool, MAX_PIECE_LENGTH, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError,
+};
 
 /// What the requesting side needs; all connections of a process share one.
 #[derive(Clone)]
@@ -155,7 +157,7 @@ async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Shared>) {
 /// The answers, in the order in which they come. Reading happens within [`recv`](Answers::recv): not calling it
 /// holds the holder back. Dropping it closes the connection.
 pub struct Answers {
-    socket: Box<dyn AsyncRead + Send + Unpin>,
+    socket: Box<dyn PeerReader>,
     shared: Arc<Shared>,
     receiving: Receiving,
     header: [u8; HEADER_LENGTH],
@@ -206,6 +208,7 @@ impl Answers {
                 self.read_piece().await?;
                 continue;
             }
+            self.socket.expect((HEADER_LENGTH - self.header_filled) as u32);
             let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;
             if read == 0 {
                 let owes = self.header_filled > 0 || !self.shared.state.lock().unanswered.is_empty();
@@ -260,6 +263,7 @@ impl Answers {
             self.receiving.budget.take(grant).await;
             self.paid = grant;
         }
+        self.socket.expect(self.paid);
         let mut room = data.data_mut().limit(self.paid as usize);
         let read = self.socket.read_buf(&mut room).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {

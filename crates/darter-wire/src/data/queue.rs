@@ -62,6 +62,11 @@ impl Queue {
         self.parked.push((request.blob, request.wanted));
     }
 
+    /// Whether some request waits for a change.
+    pub(super) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
     /// Something changed: every request is worth another try.
     pub(super) fn unpark_all(&mut self) {
         self.parked.clear();

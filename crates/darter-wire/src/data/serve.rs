@@ -15,13 +15,13 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{BlobId, NodeId, PieceIndex};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::queue::Queue;
 use super::{ASK_LENGTH, Ask, Header, Refusal, Request, Wanted};
-use crate::{Budget, MAX_PIECE_LENGTH, PeerStream, PeerWriter, Result, WireError};
+use crate::{Budget, MAX_PIECE_LENGTH, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
 /// What a holder decides when it has room to send.
 #[derive(Debug)]
@@ -125,11 +125,7 @@ pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploa
     }
 }
 
-async fn read_requests(
-    mut socket: Box<dyn AsyncRead + Send + Unpin>,
-    queue: &Mutex<Queue>,
-    asked: &Notify,
-) -> Result<()> {
+async fn read_requests(mut socket: Box<dyn PeerReader>, queue: &Mutex<Queue>, asked: &Notify) -> Result<()> {
     let mut buffer = BytesMut::with_capacity(64 * ASK_LENGTH);
     loop {
         while let Some((frame, _)) = buffer.split_first_chunk::<ASK_LENGTH>() {
@@ -159,10 +155,15 @@ impl Server<'_> {
     async fn run(mut self) -> Result<()> {
         loop {
             self.confirm_cancelled().await?;
-            if self.queue.lock().next().is_none() {
+            let (idle, parked) = {
+                let queue = self.queue.lock();
+                (queue.next().is_none(), queue.has_parked())
+            };
+            if idle {
                 tokio::select! {
                     () = self.asked.notified() => {}
-                    () = change(&mut self.changes) => self.queue.lock().unpark_all(),
+                    // Changes are frequent, and most connections have nothing that waits for one.
+                    () = change(&mut self.changes), if parked => self.queue.lock().unpark_all(),
                 }
                 continue;
             }

@@ -10,10 +10,10 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::io::{AsyncWrite, DuplexStream, WriteHalf};
+use tokio::io::{AsyncWrite, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
-use super::{Listener, PeerStream, PeerWriter, Transport};
+use super::{Listener, PeerReader, PeerStream, PeerWriter, Transport};
 use crate::{Result, WireError};
 
 /// Bytes that a pipe holds before its writer waits.
@@ -131,6 +131,8 @@ impl Drop for MemWriter {
 }
 
 impl PeerWriter for MemWriter {}
+
+impl PeerReader for ReadHalf<DuplexStream> {}
 
 impl AsyncWrite for MemWriter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {

@@ -53,7 +53,7 @@ pub trait Listener: Send + Sync + 'static {
 /// One connection to a peer.
 pub struct PeerStream {
     /// What comes from the peer.
-    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    pub reader: Box<dyn PeerReader>,
     /// What goes to the peer. Dropping it tells the peer that nothing more comes.
     pub writer: Box<dyn PeerWriter>,
     peer_addr: SocketAddr,
@@ -61,7 +61,7 @@ pub struct PeerStream {
 
 impl PeerStream {
     /// A connection of these halves.
-    pub fn new(reader: Box<dyn AsyncRead + Send + Unpin>, writer: Box<dyn PeerWriter>, peer_addr: SocketAddr) -> Self {
+    pub fn new(reader: Box<dyn PeerReader>, writer: Box<dyn PeerWriter>, peer_addr: SocketAddr) -> Self {
         Self { reader, writer, peer_addr }
     }
 
@@ -74,6 +74,15 @@ impl PeerStream {
 impl std::fmt::Debug for PeerStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PeerStream({})", self.peer_addr)
+    }
+}
+
+/// The reading half of a connection.
+pub trait PeerReader: AsyncRead + Send + Unpin {
+    /// Says that there is no use in waking whoever reads before `bytes` more have come; a connection that can saves wakeups
+    /// by it. The sender must owe as many, or the reader sleeps for ever.
+    fn expect(&mut self, bytes: u32) {
+        let _ = bytes;
     }
 }
 

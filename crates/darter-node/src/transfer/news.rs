@@ -1,0 +1,95 @@
+//! What others are told of pieces come and gone: decisions without I/O.
+//!
+//! In a swarm of N nodes every piece is news N times, to each of a node's neighbours: it is the bulk of all that is said, and where
+//! links are slow it is a part of their load that counts. So news is gathered for a moment, and a neighbour is not told of a piece
+//! that it is known to hold: it has no use for another holder. Should it lose the piece it says so, and is told then.
+//!
+//! The lead is told of everything: it counts holders.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use darter_core::{BlobId, Moment, NodeId, PieceIndex};
+use darter_swarm::Picker;
+use darter_wire::Message;
+
+/// Others are told of new pieces at most this often: a piece takes about this long to arrive at ordinary rates.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Messages, each with all whom it is for.
+pub(super) type Tellings = Vec<(Vec<NodeId>, Message)>;
+
+/// News that was not told yet.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    come: Vec<PieceIndex>,
+    gone: Vec<PieceIndex>,
+    /// Pieces held here that neighbours lost.
+    asked_for: Vec<(NodeId, PieceIndex)>,
+    told: Moment,
+}
+
+impl News {
+    /// A piece came to be held here.
+    pub(super) fn came(&mut self, piece: PieceIndex) {
+        self.come.push(piece);
+    }
+
+    /// A piece is held here no more.
+    pub(super) fn went(&mut self, piece: PieceIndex) {
+        self.gone.push(piece);
+    }
+
+    /// A neighbour lost a piece that is held here, and was perhaps never told that it is.
+    pub(super) fn is_wanted_by(&mut self, neighbour: NodeId, piece: PieceIndex) {
+        self.asked_for.push((neighbour, piece));
+    }
+
+    /// When something is to be told, if anything is.
+    pub(super) fn due(&self) -> Option<Moment> {
+        let waits = !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
+        waits.then(|| self.told + PAUSE)
+    }
+
+    /// Takes what is to be said now, to these neighbours and this lead.
+    pub(super) fn take(
+        &mut self,
+        now: Moment,
+        blob: BlobId,
+        picker: &Picker,
+        neighbours: &[NodeId],
+        lead: Option<NodeId>,
+    ) -> Tellings {
+        if self.due().is_none_or(|due| now < due) {
+            return Vec::new();
+        }
+        self.told = now;
+        let (come, gone) = (std::mem::take(&mut self.come), std::mem::take(&mut self.gone));
+        let mut wanted: BTreeMap<NodeId, Vec<PieceIndex>> = BTreeMap::new();
+        for (node, piece) in self.asked_for.drain(..) {
+            wanted.entry(node).or_default().push(piece);
+        }
+        // Most neighbours lack the same of a few pieces: one message for each such group.
+        let mut groups: BTreeMap<Vec<PieceIndex>, Vec<NodeId>> = BTreeMap::new();
+        for &node in neighbours.iter().filter(|node| Some(**node) != lead) {
+            let mut pieces = picker.lacked_by(node, &come);
+            pieces.extend(wanted.remove(&node).unwrap_or_default());
+            groups.entry(pieces).or_default().push(node);
+        }
+        if let Some(lead) = lead {
+            groups.entry(come).or_default().push(lead);
+        }
+        groups.remove(&Vec::new());
+        let mut tellings: Tellings =
+            groups.into_iter().map(|(pieces, nodes)| (nodes, Message::Have { blob, pieces })).collect();
+        if !gone.is_empty() {
+            let mut everybody = neighbours.to_vec();
+            everybody.extend(lead.filter(|lead| !neighbours.contains(lead)));
+            tellings.push((everybody, Message::Lost { blob, pieces: gone }));
+        }
+        tellings
+    }
+}
+
+#[cfg(test)]
+mod tests;

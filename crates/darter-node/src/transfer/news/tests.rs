@@ -1,0 +1,67 @@
+use darter_core::{PieceSet, Tier};
+use darter_swarm::{Event, Tuning};
+
+use super::*;
+
+const BLOB: BlobId = BlobId([1; 32]);
+
+fn node(n: u8) -> NodeId {
+    NodeId([n; 16])
+}
+
+fn pieces(list: &[u32]) -> Vec<PieceIndex> {
+    list.iter().copied().map(PieceIndex).collect()
+}
+
+/// A node with neighbours that hold these pieces.
+fn picker(neighbours: &[(u8, &[u32])]) -> Picker {
+    let mut picker = Picker::new(node(0), 1 << 20, Tuning::default(), 1);
+    picker.handle(Event::ManifestGrew { known: 8, total: Some(8) }, Moment::ZERO);
+    for (peer, held) in neighbours {
+        let held: PieceSet = pieces(held).into_iter().collect();
+        picker.handle(Event::PeerJoined { peer: node(*peer), tier: Tier::Rack, wants: true, held }, Moment::ZERO);
+    }
+    picker
+}
+
+fn later(millis: u64) -> Moment {
+    Moment::ZERO + Duration::from_millis(millis)
+}
+
+#[test]
+fn a_neighbour_is_told_of_what_it_lacks_and_the_lead_of_everything() {
+    let picker = picker(&[(1, &[]), (2, &[3]), (3, &[3, 4])]);
+    let mut news = News::default();
+    news.came(PieceIndex(3));
+    news.came(PieceIndex(4));
+    let told = news.take(later(20), BLOB, &picker, &[node(1), node(2), node(3)], Some(node(9)));
+    let have = |list: &[u32]| Message::Have { blob: BLOB, pieces: pieces(list) };
+    assert_eq!(told, [(vec![node(1), node(9)], have(&[3, 4])), (vec![node(2)], have(&[4]))]);
+}
+
+#[test]
+fn news_is_gathered_for_a_moment() {
+    let picker = picker(&[(1, &[])]);
+    let mut news = News::default();
+    assert_eq!(news.due(), None);
+    news.came(PieceIndex(0));
+    assert_eq!(news.take(later(20), BLOB, &picker, &[node(1)], None).len(), 1);
+    news.came(PieceIndex(1));
+    assert!(news.take(later(25), BLOB, &picker, &[node(1)], None).is_empty());
+    news.came(PieceIndex(2));
+    let due = news.due().unwrap();
+    let told = news.take(due, BLOB, &picker, &[node(1)], None);
+    assert_eq!(told, [(vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[1, 2]) })]);
+    assert_eq!(news.due(), None);
+}
+
+#[test]
+fn a_neighbour_that_lost_a_piece_is_told_who_holds_it_and_losses_are_told_to_all() {
+    let picker = picker(&[(1, &[5]), (2, &[5])]);
+    let mut news = News::default();
+    news.is_wanted_by(node(1), PieceIndex(5));
+    news.went(PieceIndex(6));
+    let told = news.take(later(20), BLOB, &picker, &[node(1), node(2)], Some(node(2)));
+    assert_eq!(told[0], (vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[5]) }));
+    assert_eq!(told[1], (vec![node(1), node(2)], Message::Lost { blob: BLOB, pieces: pieces(&[6]) }));
+}
