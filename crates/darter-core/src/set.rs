@@ -107,6 +107,11 @@ impl PieceSet {
         }
     }
 
+    /// Bytes of memory behind the set, with spare room.
+    pub const fn memory(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
+
     /// The bits, 64 pieces to a word, lowest piece in the lowest bit.
     pub fn words(&self) -> &[u64] {
         &self.words

@@ -1,24 +1,32 @@
 //! The engine: takes one event after the other from the queue and lets pickers and lead decide.
 //!
-//! A node dies silently and is missed after a while; a lead's death leads to an election. Messages take the scenario's
-//! latency where their order or delay matters to a decision (requests, asks, announcements, failures); the tracker's
-//! notices arrive at once.
+//! A node dies silently and is missed after a while; a lead's death leads to an election. Messages take the network's
+//! latency and wait behind data where their delay matters to a decision (requests, cancels, announcements, failures); the
+//! tracker's notices arrive at once.
+//!
+//! Pickers are polled only when something may follow: news of neighbours' pieces waits unread (`Node::news`) while the picker is
+//! at its limit, and is not sent at all to who holds the piece.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex};
+use darter_core::{Moment, PieceIndex, Place, Tier};
 use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning};
 
-use crate::links::Transfer;
-use crate::node::{Node, content, id_of, index_of};
+use crate::node::{Node, Spot, id_of, index_of, scattered};
 use crate::queue::{Queue, What};
 use crate::report::Report;
-use crate::scenario::{Operation, Scenario};
-use crate::uploads::{Upload, Uploads};
+use crate::scenario::{Network, Operation, Scenario};
+use crate::uploads::{Limits, Upload, Uploads};
 
 /// How long it takes until a dead node is missed.
 const MISSED_AFTER: Duration = Duration::from_millis(200);
+
+/// Pieces that a node sends at a time.
+const SLOTS: u32 = 4;
+
+/// News that may wait unread at a node.
+const MOST_NEWS: usize = 512;
 
 /// Polls of one node are at least this far apart, as those of a daemon are that handles what came in together.
 const POLL_EVERY: Duration = Duration::from_micros(500);
@@ -29,8 +37,9 @@ pub struct Fleet {
     pub(crate) now: Moment,
     pub(crate) queue: Queue,
     pub(crate) nodes: Vec<Node>,
-    pub(crate) transfers: Vec<Transfer>,
-    pub(crate) free_transfers: Vec<u32>,
+    /// When each node's cable will have received what is on its way.
+    pub(crate) down_free: Vec<Moment>,
+    pub(crate) shared: Vec<Shared>,
     pub(crate) leader: Option<u32>,
     /// Counts leads; a reading of the origin under a former one is void.
     pub(crate) reading: u32,
@@ -40,22 +49,38 @@ pub struct Fleet {
     pub(crate) pieces: u32,
     pub(crate) piece_bytes: u64,
     pub(crate) origin: f64,
-    pub(crate) latency: Duration,
+    pub(crate) network: Network,
+    /// Bytes of a grain.
+    pub(crate) grain: f64,
+    pub(crate) limits: Limits,
     tell_pause: Duration,
-    tell_lead_pause: Duration,
+    tell_lead_pause: Option<Duration>,
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
     pub(crate) report: Report,
     /// Former leads that sent wrong pieces: not elected again.
     pub(crate) deposed: BTreeSet<u32>,
     strikes: u32,
+    /// Whether somebody ever sent a wrong piece.
+    any_liar: bool,
     cuts: BTreeSet<(u32, u32)>,
-    crossings: std::collections::BTreeMap<String, u64>,
+    /// Pieces that came into each rack.
+    crossings: BTreeMap<u32, u64>,
     operations: Vec<(Duration, Operation)>,
     operations_left: usize,
     waiting_for: usize,
     limit: Moment,
     actions: Vec<Action>,
+}
+
+/// A link that a rack or a zone shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Bytes per second, each way.
+    pub(crate) rate: f64,
+    /// When it will have passed on what is on its way.
+    pub(crate) out_free: Moment,
+    pub(crate) in_free: Moment,
 }
 
 impl Fleet {
@@ -66,15 +91,30 @@ impl Fleet {
     pub fn new(scenario: &Scenario) -> Self {
         assert!(!scenario.nodes.is_empty(), "a scenario has a seed");
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
-            let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ content(index);
-            Node::new(index, spec, scenario.pieces, scenario.piece_bytes, scenario.tuning, seed)
+            let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
+            Node::new(index, spec, scenario.piece_bytes, scenario.tuning, seed)
+        });
+        let network = scenario.network;
+        let grain = network.grain.unwrap_or_else(|| (scenario.piece_bytes / 4).max(64 << 10));
+        let of_piece = scenario.piece_bytes.div_ceil(grain.max(1)).max(1);
+        let grain = scenario.piece_bytes as f64 / of_piece as f64;
+        let limits = Limits {
+            slots: SLOTS,
+            of_piece: of_piece as u32,
+            unsent: (network.unsent as f64 / grain) as u32,
+            window: ((network.window as f64 / grain) as u32).max(2),
+        };
+        let shared = scenario.links.iter().map(|link| Shared {
+            rate: link.rate.bytes_per_second() as f64,
+            out_free: Moment::ZERO,
+            in_free: Moment::ZERO,
         });
         let mut fleet = Self {
             now: Moment::ZERO,
             queue: Queue::default(),
             nodes: nodes.collect(),
-            transfers: Vec::new(),
-            free_transfers: Vec::new(),
+            down_free: vec![Moment::ZERO; scenario.nodes.len()],
+            shared: shared.collect(),
             leader: None,
             reading: 0,
             is_reading: false,
@@ -83,7 +123,9 @@ impl Fleet {
             pieces: scenario.pieces,
             piece_bytes: scenario.piece_bytes,
             origin: scenario.origin.map_or(1e15, |rate| rate.bytes_per_second() as f64),
-            latency: scenario.latency,
+            network,
+            grain,
+            limits,
             tell_pause: scenario.tell_pause,
             tell_lead_pause: scenario.tell_lead_pause,
             tuning: scenario.tuning,
@@ -91,16 +133,40 @@ impl Fleet {
             report: Report::default(),
             deposed: BTreeSet::new(),
             strikes: 0,
+            any_liar: scenario.operations.iter().any(|(_, what)| matches!(what, Operation::Corrupt(_))),
             cuts: BTreeSet::new(),
-            crossings: std::collections::BTreeMap::new(),
+            crossings: BTreeMap::new(),
             operations: scenario.operations.clone(),
             operations_left: scenario.operations.len(),
             waiting_for: 0,
             limit: Moment::ZERO + scenario.limit,
             actions: Vec::new(),
         };
+        fleet.place(scenario);
         fleet.start(scenario);
         fleet
+    }
+
+    /// Numbers the places, and puts nodes behind the links that they share.
+    fn place(&mut self, scenario: &Scenario) {
+        let mut numbers: BTreeMap<(&str, &str, &str), u32> = BTreeMap::new();
+        for (node, spec) in self.nodes.iter_mut().zip(&scenario.nodes) {
+            let Place { region, zone, rack, .. } = &spec.place;
+            let mut number = |names| {
+                let next = numbers.len() as u32;
+                *numbers.entry(names).or_insert(next)
+            };
+            node.spot = Spot {
+                region: number((region, "", "")),
+                zone: number((region, zone, "")),
+                rack: number((region, zone, rack)),
+            };
+            let is_inside = |place: &Place| {
+                (place.region == *region && place.zone == *zone) && (place.rack.is_empty() || place.rack == *rack)
+            };
+            let behind = (0..).zip(&scenario.links).filter(|(_, link)| is_inside(&link.place)).map(|(at, _)| at);
+            node.behind = behind.collect();
+        }
     }
 
     fn start(&mut self, scenario: &Scenario) {
@@ -113,10 +179,12 @@ impl Fleet {
         self.nodes[0].alive = true;
         if scenario.origin.is_none() {
             self.known = self.pieces;
-            self.tell_manifest(0);
-            for piece in (0..self.pieces).map(PieceIndex) {
-                self.put(0, piece, content(piece.0));
-                self.tell(0, Event::Received { request: None, piece, bytes: self.piece_bytes });
+            let holders = scenario.nodes.iter().enumerate().filter(|(index, spec)| *index == 0 || spec.holds);
+            for (index, _) in holders {
+                self.tell_manifest(index as u32);
+                for piece in (0..self.pieces).map(PieceIndex) {
+                    self.tell(index as u32, Event::Received { request: None, piece, bytes: self.piece_bytes });
+                }
             }
         }
         self.lead_by(0, Start::Fresh);
@@ -139,12 +207,12 @@ impl Fleet {
         let took = |node: &Node| node.finished.map(|finished| finished.since(node.joined));
         self.report.finished = self.nodes.iter().map(took).collect();
         self.report.unfinished = (0..self.nodes.len()).filter(|index| self.is_waited_for(*index)).collect();
-        let wrong = |node: &Node| {
-            let stored = (0..).zip(&node.store);
-            stored.filter(|(piece, stored)| stored.is_some_and(|stored| stored != content(*piece))).count() as u64
-        };
-        self.report.wrong_pieces = self.nodes.iter().map(wrong).sum();
-        self.report.crossings = self.crossings.into_iter().collect();
+        let crossings = self.crossings.iter().filter_map(|(rack, pieces)| {
+            let inside = self.nodes.iter().find(|node| node.spot.rack == *rack)?;
+            Some((inside.place.rack.clone(), *pieces))
+        });
+        self.report.crossings = crossings.collect();
+        self.look_at_lead();
         self.report.ended = self.now.since(Moment::ZERO);
         self.report
     }
@@ -153,14 +221,26 @@ impl Fleet {
         match what {
             What::Operation(at) => self.operate(at as usize),
             What::Poll(node) => self.poll(node),
+            What::Wake(node) => self.wake(node),
             What::Announce(node) => self.announce(node),
             What::TellLead(node) => self.tell_lead(node),
             What::Request { to, from, id, piece, urgent } => self.requested(to, from, id, PieceIndex(piece), urgent),
             What::Ask { to, from, id } => self.asked(to, from, id),
-            What::Started(transfer) => self.transfer_started(transfer),
-            What::Sent(transfer) => self.transfer_sent(transfer),
-            What::Ended(transfer) => self.transfer_ended(transfer),
-            What::Failed { node, id } => self.tell(node, Event::Failed { request: RequestId(id) }),
+            What::Cancel { to, from, id } => self.nodes[to as usize].uploads.cancel(from, id),
+            What::Grain { from, life } => self.grain_sent(from, life),
+            What::Arrived(arrival) => self.grain_arrived(&arrival),
+            What::Started { node, id, piece, life } => {
+                if self.nodes[node as usize].life == life {
+                    let request = RequestId(u64::from(id));
+                    self.tell(node, Event::Started { request, piece: PieceIndex(piece) });
+                }
+            }
+            What::Failed { node, id, lost } => {
+                if let Some((peer, piece)) = lost {
+                    self.tell(node, Event::PeerLost { peer: id_of(peer), piece: PieceIndex(piece) });
+                }
+                self.tell(node, Event::Failed { request: RequestId(u64::from(id)) });
+            }
             What::Lead(node) => self.lead_woken(node),
             What::Read { piece, reading } => self.origin_piece(PieceIndex(piece), reading),
             What::Noticed(node) => self.noticed(node),
@@ -210,12 +290,12 @@ impl Fleet {
             return;
         }
         node.alive = true;
-        node.life += 1;
+        node.life = node.life.wrapping_add(1);
         node.joined = now;
         if self.is_waited_for(index as usize) {
             self.waiting_for += 1;
         }
-        if let Some(leader) = self.leader.filter(|leader| self.is_shunned(*leader)) {
+        if let Some(leader) = self.leader.filter(|leader| self.any_liar && self.is_shunned(*leader)) {
             self.depose(leader);
         }
         if self.leader.is_none() {
@@ -235,7 +315,7 @@ impl Fleet {
             return;
         }
         self.nodes[0].alive = true;
-        self.nodes[0].life += 1;
+        self.nodes[0].life = self.nodes[0].life.wrapping_add(1);
         self.lead_by(0, Start::TakeOver);
     }
 
@@ -249,11 +329,11 @@ impl Fleet {
             return;
         }
         node.alive = false;
-        node.life += 1;
+        node.life = node.life.wrapping_add(1);
         node.lead = None;
         node.uploads = Uploads::default();
-        node.up_free = now;
-        node.down_free = now;
+        node.news.clear();
+        self.down_free[index as usize] = now;
         if self.leader == Some(index) {
             self.leader = None;
             self.reading += 1;
@@ -308,18 +388,19 @@ impl Fleet {
         !to_lead && !self.cuts.is_empty() && self.cuts.contains(&(one.min(other), one.max(other)))
     }
 
-    /// Tells a picker something, and has it polled soon if anything follows.
+    /// Tells a picker something, and has it polled soon.
     pub(crate) fn tell(&mut self, index: u32, event: Event) {
         let node = &mut self.nodes[index as usize];
-        if node.picker.handle(event, self.now) && node.alive {
-            let at = self.now + POLL_EVERY;
-            self.poll_by(index, at);
+        node.picker.handle(event, self.now);
+        if node.alive {
+            self.poll_soon(index);
         }
     }
 
-    fn poll_by(&mut self, index: u32, at: Moment) {
+    fn poll_soon(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        if node.poll_at.is_none_or(|before| at < before) {
+        if node.poll_at.is_none() {
+            let at = self.now + POLL_EVERY;
             node.poll_at = Some(at);
             self.queue.push(at, What::Poll(index));
         }
@@ -328,17 +409,19 @@ impl Fleet {
     fn poll(&mut self, index: u32) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
-        if node.poll_at != Some(now) {
-            return;
-        }
         node.poll_at = None;
         if !node.alive {
             return;
         }
+        node.take_news();
         let mut actions = std::mem::take(&mut self.actions);
         node.picker.poll(now, &mut actions);
         if let Some(at) = node.picker.next_wakeup() {
-            self.poll_by(index, at.max(now + POLL_EVERY));
+            let at = at.max(now + POLL_EVERY);
+            if node.wake_at.is_none_or(|before| at < before) {
+                node.wake_at = Some(at);
+                self.queue.push(at, What::Wake(index));
+            }
         }
         for action in actions.drain(..) {
             self.act(index, action);
@@ -346,29 +429,48 @@ impl Fleet {
         self.actions = actions;
     }
 
+    /// Polls a picker if its time has come by now; else waits on.
+    fn wake(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        if node.wake_at != Some(self.now) {
+            return;
+        }
+        node.wake_at = None;
+        match node.picker.next_wakeup() {
+            Some(at) if at > self.now => {
+                node.wake_at = Some(at);
+                self.queue.push(at, What::Wake(index));
+            }
+            Some(_) => self.poll_soon(index),
+            None => {}
+        }
+    }
+
     fn act(&mut self, from: u32, action: Action) {
-        let at = self.now + self.latency;
         match action {
-            Action::Request { id: RequestId(id), peer, piece, urgent } => {
-                let to = index_of(peer);
-                self.queue.push(at, What::Request { to, from, id, piece: piece.0, urgent });
+            Action::Request { id, peer, piece, urgent } => {
+                let (to, id) = (index_of(peer), short(id));
+                self.queue.push(self.message_at(from, to), What::Request { to, from, id, piece: piece.0, urgent });
             }
-            Action::Ask { id: RequestId(id), lead } => {
-                self.queue.push(at, What::Ask { to: index_of(lead), from, id });
+            Action::Ask { id, lead } => {
+                let (to, id) = (index_of(lead), short(id));
+                self.queue.push(self.message_at(from, to), What::Ask { to, from, id });
             }
-            Action::Cancel { id: RequestId(id), peer } => {
-                let to = index_of(peer);
-                self.report.tracker_messages += u64::from(self.leader == Some(to));
-                self.nodes[to as usize].uploads.cancel(from, id);
+            Action::Cancel { id, peer } => {
+                let (to, id) = (index_of(peer), short(id));
+                if self.leader == Some(to) {
+                    self.count_message();
+                }
+                self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
             }
             Action::Report { peer, .. } => {
                 let reporter = self.nodes[from as usize].id;
-                self.unlink(from, index_of(peer));
                 if self.leader == Some(index_of(peer)) {
                     self.depose_after_strikes(index_of(peer));
                     return;
                 }
-                self.report.tracker_messages += 1;
+                self.unlink(from, index_of(peer));
+                self.count_message();
                 self.with_lead(|lead| {
                     lead.report(reporter, peer);
                 });
@@ -393,13 +495,13 @@ impl Fleet {
         self.leader = None;
     }
 
-    fn asked(&mut self, to: u32, from: u32, id: u64) {
-        self.report.tracker_messages += 1;
+    fn asked(&mut self, to: u32, from: u32, request: u32) {
+        self.count_message();
         if self.leader != Some(to) || self.nodes[to as usize].hung {
             return;
         }
         if self.nodes[from as usize].alive {
-            self.nodes[to as usize].uploads.push(from, Upload { request: id, piece: None, urgent: false });
+            self.nodes[to as usize].uploads.push(from, Upload { request, piece: None, urgent: false });
             self.fill_slots(to);
         }
     }
@@ -411,20 +513,31 @@ impl Fleet {
         if !node.alive {
             return;
         }
-        let peer = node.id;
+        node.may_tell = self.now + self.tell_pause;
         let links = std::mem::take(&mut node.links);
         for other in &links {
-            for piece in &pieces {
-                self.tell(*other, Event::PeerHas { peer, piece: *piece });
-            }
+            self.hear(*other, index, &pieces);
         }
         let leader = self.leader.filter(|leader| *leader != index);
         if let Some(leader) = leader.filter(|leader| self.nodes[*leader as usize].links.contains(&index)) {
-            for piece in &pieces {
-                self.tell(leader, Event::PeerHas { peer, piece: *piece });
-            }
+            self.hear(leader, index, &pieces);
         }
         self.nodes[index as usize].links = links;
+    }
+
+    /// A node hears what a neighbour holds. Whoever holds a piece has no use for another holder, and isn't told.
+    pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) {
+        let node = &mut self.nodes[index as usize];
+        let held = node.picker.held();
+        let before = node.news.len();
+        node.news.extend(pieces.iter().filter(|piece| !held.contains(**piece)).map(|piece| (peer, *piece)));
+        if node.news.len() == before || !node.alive {
+            return;
+        }
+        let reads = node.picker.heeds_news() || node.news.len() > MOST_NEWS;
+        if reads && node.take_news() {
+            self.poll_soon(index);
+        }
     }
 
     /// A node's new pieces become known to the lead.
@@ -435,17 +548,25 @@ impl Fleet {
             return;
         }
         let (peer, now) = (node.id, self.now);
-        self.report.tracker_messages += 1;
-        self.with_lead(|lead| {
-            for piece in pieces {
-                lead.have(peer, piece, now);
-            }
-        });
+        self.count_message();
+        self.with_lead(|lead| lead.have(peer, &pieces, now));
     }
 
-    /// Writes a piece to a node's store; false if it was there.
-    pub(crate) fn put(&mut self, index: u32, piece: PieceIndex, content: u64) -> bool {
-        self.nodes[index as usize].store[piece.as_usize()].replace(content).is_none()
+    /// Counts a message to the tracker.
+    pub(crate) fn count_message(&mut self) {
+        let second = (self.now.as_micros() / 1_000_000) as usize;
+        let seconds = &mut self.report.tracker_messages;
+        if second >= seconds.len() {
+            seconds.resize(second + 1, 0);
+            self.look_at_lead();
+        }
+        self.report.tracker_messages[second] += 1;
+    }
+
+    fn look_at_lead(&mut self) {
+        let lead = self.leader.and_then(|leader| self.nodes[leader as usize].lead.as_ref());
+        let bytes = lead.map_or(0, |lead| lead.memory() as u64);
+        self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
     /// What follows when a node has stored a piece that it lacked.
@@ -459,16 +580,19 @@ impl Fleet {
         self.move_reader(index);
         if self.leader == Some(index) {
             self.with_lead(|lead| lead.own(piece));
-        } else {
-            let node = &mut self.nodes[index as usize];
-            if node.untold.is_empty() {
-                self.queue.push(now + self.tell_pause + self.latency, What::Announce(index));
-            }
-            if node.untold_to_lead.is_empty() {
-                self.queue.push(now + self.tell_lead_pause + self.latency, What::TellLead(index));
-            }
-            node.untold.push(piece);
-            node.untold_to_lead.push(piece);
+            return;
+        }
+        let node = &mut self.nodes[index as usize];
+        node.untold.push(piece);
+        node.untold_to_lead.push(piece);
+        let (first, first_to_lead) = (node.untold.len() == 1, node.untold_to_lead.len() == 1);
+        let may_tell = node.may_tell.max(now);
+        let pause = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
+        if first {
+            self.queue.push(self.telling_at(index, may_tell), What::Announce(index));
+        }
+        if first_to_lead {
+            self.queue.push(self.telling_at(index, now + pause), What::TellLead(index));
         }
     }
 
@@ -489,13 +613,20 @@ impl Fleet {
     pub(crate) fn note_arrival(&mut self, from: u32, to: u32, piece: PieceIndex) {
         self.report.sent_pieces += 1;
         self.report.seed_pieces += u64::from(from == 0);
-        let (sender, receiver) = (&self.nodes[from as usize].place, &self.nodes[to as usize].place);
-        if darter_swarm::locality::is_across(receiver.tier_to(sender)) {
-            *self.crossings.entry(receiver.rack.clone()).or_default() += 1;
+        let (sender, receiver) = (self.nodes[from as usize].spot, self.nodes[to as usize].spot);
+        let tier = receiver.tier_to(sender);
+        self.report.zone_crossings += u64::from(tier > Tier::Zone);
+        if darter_swarm::locality::is_across(tier) {
+            *self.crossings.entry(receiver.rack).or_default() += 1;
         }
         for word in [self.now.as_micros(), u64::from(from), u64::from(to), u64::from(piece.0)] {
             self.report.fingerprint =
                 (self.report.fingerprint.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
     }
+}
+
+/// A request's name in events: no node makes 2^32 of them.
+fn short(RequestId(id): RequestId) -> u32 {
+    u32::try_from(id).expect("fewer requests than 2^32")
 }

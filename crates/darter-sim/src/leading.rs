@@ -7,7 +7,7 @@ use darter_core::{NodeId, PieceIndex, rendezvous};
 use darter_swarm::{Event, Lead, Notice, Start};
 
 use crate::fleet::Fleet;
-use crate::node::{content, id_of, index_of};
+use crate::node::{id_of, index_of};
 use crate::queue::What;
 
 /// How many parked asks are tried again when something changes. The daemon tries all; the first of them tell whether
@@ -56,7 +56,8 @@ impl Fleet {
         let node = &self.nodes[index as usize];
         let (id, place, held) = (node.id, node.place.clone(), node.picker.held().clone());
         let wants = !node.picker.is_complete();
-        self.report.tracker_messages += 1;
+        self.count_message();
+        self.report.tracker_notices += 1;
         let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
         lead.join(id, place, &held, wants);
         self.tell(index, Event::LeadChanged { lead: (index != leader).then_some(leader_id) });
@@ -131,7 +132,7 @@ impl Fleet {
             }
         }
         self.tell_manifest(leader);
-        let fresh = self.put(leader, piece, content(piece.0));
+        let fresh = !self.nodes[leader as usize].holds(piece);
         self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
         if fresh {
             self.stored(leader, piece);
@@ -156,6 +157,7 @@ impl Fleet {
         let Some(leader) = self.leader else { return };
         let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
         for notice in lead.take_notices() {
+            self.report.tracker_notices += 1;
             match notice {
                 Notice::Linked { to, peer, wants, .. } => self.link(to, peer, wants),
                 Notice::Unlinked { to, peer } => self.unlink(index_of(to), index_of(peer)),
@@ -170,9 +172,8 @@ impl Fleet {
             return;
         }
         if node.links.contains(&other) {
-            for piece in neighbour.picker.held().clone().iter() {
-                self.tell(to, Event::PeerHas { peer, piece });
-            }
+            let held: Vec<PieceIndex> = neighbour.picker.held().iter().collect();
+            self.hear(to, other, &held);
             return;
         }
         let tier = node.place.tier_to(&neighbour.place);

@@ -1,5 +1,8 @@
-//! Uploads. A node sends at most four pieces at a time; what is under way shares the sender's link in order, and the
-//! receiver's link likewise. A slow receiver therefore holds a slot, not the link.
+//! Uploads on their way: cables, shared links, and what arrives.
+//!
+//! A node's cable sends a grain of each connection in turn. At the receiver grains stand in one line for its cable, after those
+//! of any shared link between. What a connection has under way is bounded, so that a busy receiver holds back the senders and not
+//! the other way round: this is TCP as far as it decides when a piece is there. Loss and slow start are left out.
 
 use std::time::Duration;
 
@@ -7,165 +10,202 @@ use darter_core::{Moment, PieceIndex};
 use darter_swarm::{Event, RequestId};
 
 use crate::fleet::Fleet;
-use crate::node::{SLOTS, content, id_of};
-use crate::queue::What;
-use crate::uploads::Upload;
-
-/// A piece on its way.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Transfer {
-    pub(crate) from: u32,
-    pub(crate) to: u32,
-    from_life: u32,
-    to_life: u32,
-    id: u64,
-    piece: PieceIndex,
-    content: u64,
-    /// Whether the lead chose the piece.
-    granted: bool,
-    /// When its first byte left.
-    start: Moment,
-}
+use crate::node::{Node, id_of};
+use crate::queue::{Arrival, Part, What};
+use crate::uploads::{Sent, Upload};
 
 impl Fleet {
+    /// When a control message from one node reaches another that is sent now: it waits behind data on both cables.
+    pub(crate) fn message_at(&self, from: u32, to: u32) -> Moment {
+        let longest = self.network.queue;
+        let (sender, receiver) = (&self.nodes[from as usize], &self.nodes[to as usize]);
+        let waits = f64::from(sender.uploads.backlog()) * self.grain / sender.up;
+        let up = Duration::from_secs_f64(waits).min(longest);
+        let down = self.down_free[to as usize].since(self.now).min(longest);
+        self.now + up + down + self.latency_between(sender, receiver)
+    }
+
+    /// When what a node tells all its neighbours reaches them: receivers' cables are left out.
+    pub(crate) fn telling_at(&self, from: u32, at: Moment) -> Moment {
+        let sender = &self.nodes[from as usize];
+        let waits = f64::from(sender.uploads.backlog()) * self.grain / sender.up;
+        at + Duration::from_secs_f64(waits).min(self.network.queue) + self.network.latency
+    }
+
+    pub(crate) fn latency_between(&self, one: &Node, other: &Node) -> Duration {
+        let mut latency = self.network.latency;
+        if one.spot.rack != other.spot.rack {
+            latency += self.network.rack_latency;
+        }
+        if one.spot.zone != other.spot.zone {
+            latency += self.network.zone_latency;
+        }
+        latency
+    }
+
     /// A request for a named piece reached a node.
-    pub(crate) fn requested(&mut self, to: u32, from: u32, id: u64, piece: PieceIndex, urgent: bool) {
+    pub(crate) fn requested(&mut self, to: u32, from: u32, request: u32, piece: PieceIndex, urgent: bool) {
         let node = &mut self.nodes[to as usize];
         if !node.alive || node.hung {
             return;
         }
         if !node.holds(piece) {
-            self.queue.push(self.now + self.latency, What::Failed { node: from, id });
+            let lost = Some((to, piece.0));
+            self.queue.push(self.message_at(to, from), What::Failed { node: from, id: request, lost });
             return;
         }
-        node.uploads.push(from, Upload { request: id, piece: Some(piece), urgent });
+        node.uploads.push(from, Upload { request, piece: Some(piece), urgent });
         self.fill_slots(to);
     }
 
     /// Starts uploads while a node has free slots and something to send.
     pub(crate) fn fill_slots(&mut self, from: u32) {
-        loop {
-            let now = self.now;
-            let node = &mut self.nodes[from as usize];
-            if !node.alive || node.hung || !node.uploads.has_room(SLOTS) {
-                return;
-            }
-            let Some((to, upload)) = node.uploads.take_next() else { return };
+        let now = self.now;
+        let limits = self.limits;
+        let node = &mut self.nodes[from as usize];
+        let mut nothing_to_give = false;
+        while node.alive && !node.hung {
+            let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
             match (upload.piece, &mut node.lead) {
                 (Some(piece), lead) => {
                     if let Some(lead) = lead {
                         lead.sending(receiver, piece, now);
                     }
-                    self.send(from, to, &upload, piece);
+                    node.uploads.bind(at, &upload, piece, &limits, now);
                 }
                 (None, Some(lead)) => match lead.choose(receiver, now) {
-                    Some(piece) => self.send(from, to, &upload, piece),
+                    Some(piece) => node.uploads.bind(at, &upload, piece, &limits, now),
                     None => {
-                        node.uploads.park(to, upload);
-                        self.wake_lead(from);
+                        node.uploads.park(at, upload);
+                        nothing_to_give = true;
                     }
                 },
-                (None, None) => node.uploads.pass(to),
+                (None, None) => node.uploads.pass(at),
             }
+        }
+        if nothing_to_give {
+            self.wake_lead(from);
+        }
+        self.begin_grain(from);
+    }
+
+    fn begin_grain(&mut self, from: u32) {
+        let node = &mut self.nodes[from as usize];
+        if node.alive && node.uploads.begin_grain() {
+            let end = self.now + Duration::from_secs_f64(self.grain / node.up);
+            self.queue.push(end, What::Grain { from, life: node.life });
         }
     }
 
-    fn send(&mut self, from: u32, to: u32, upload: &Upload, piece: PieceIndex) {
-        let sent = self.nodes[from as usize].store[piece.as_usize()].expect("only what is held is sent");
-        let honest = self.nodes[from as usize].honest;
-        let (from_life, to_life) = (self.nodes[from as usize].life, self.nodes[to as usize].life);
-        let transfer = Transfer {
-            from,
-            to,
-            from_life,
-            to_life,
-            id: upload.request,
-            piece,
-            content: if honest { sent } else { !sent },
-            granted: upload.piece.is_none(),
-            start: self.nodes[from as usize].up_free.max(self.now),
+    /// A node's cable has taken up a grain, which goes on to its receiver.
+    pub(crate) fn grain_sent(&mut self, from: u32, life: u8) {
+        let limits = self.limits;
+        let node = &mut self.nodes[from as usize];
+        if node.life != life {
+            return;
+        }
+        let Some(sent) = node.uploads.end_grain(&limits, self.now) else {
+            self.begin_grain(from);
+            return;
         };
-        let bytes = self.piece_bytes as f64;
-        let sender = &mut self.nodes[from as usize];
-        sender.uploads.start();
-        let sent_at = transfer.start + Duration::from_secs_f64(bytes / sender.up);
-        sender.up_free = sent_at;
-        let at = self.free_transfers.pop().unwrap_or_else(|| {
-            self.transfers.push(transfer);
-            u32::try_from(self.transfers.len() - 1).expect("fewer transfers than 2^32")
-        });
-        self.transfers[at as usize] = transfer;
-        self.queue.push(self.now + self.latency, What::Started(at));
-        self.queue.push(sent_at, What::Sent(at));
-    }
-
-    /// The sender's link is done with a transfer; the receiver's takes its time too, from when the first bytes came.
-    pub(crate) fn transfer_sent(&mut self, at: u32) {
-        let transfer = self.transfers[at as usize];
-        let receiver = &mut self.nodes[transfer.to as usize];
-        let took = Duration::from_secs_f64(self.piece_bytes as f64 / receiver.down);
-        let end = (receiver.down_free.max(transfer.start) + took).max(self.now);
-        receiver.down_free = end;
-        self.queue.push(end + self.latency, What::Ended(at));
-    }
-
-    fn is_void(&self, transfer: &Transfer) -> bool {
-        let (from, to) = (&self.nodes[transfer.from as usize], &self.nodes[transfer.to as usize]);
-        from.life != transfer.from_life
-            || to.life != transfer.to_life
-            || !from.alive
-            || !to.alive
-            || self.is_cut(transfer.from, transfer.to)
-    }
-
-    pub(crate) fn transfer_started(&mut self, at: u32) {
-        let transfer = self.transfers[at as usize];
-        if !self.is_void(&transfer) {
-            let event = Event::Started { request: RequestId(transfer.id), piece: transfer.piece };
-            self.tell(transfer.to, event);
+        self.begin_grain(from);
+        self.grain_goes_on(from, &sent);
+        if sent.frees_slot {
+            self.fill_slots(from);
         }
     }
 
-    pub(crate) fn transfer_ended(&mut self, at: u32) {
-        let transfer = self.transfers[at as usize];
-        self.free_transfers.push(at);
-        let sender = &mut self.nodes[transfer.from as usize];
-        let same_life = sender.life == transfer.from_life;
-        if same_life {
-            sender.uploads.done(transfer.to);
+    fn grain_goes_on(&mut self, from: u32, sent: &Sent) {
+        let Sent { to, piece, .. } = *sent;
+        let (sender, receiver) = (&self.nodes[from as usize], &self.nodes[to as usize]);
+        let start = self.now.as_micros() as f64 - self.grain / sender.up * 1e6;
+        let mut end = self.now;
+        // Links pass on what comes while it comes: a grain is through when the last of them is done with it.
+        let mut pass = |free: &mut Moment, rate: f64| {
+            let done = free.as_micros().max(start as u64) as f64 + self.grain / rate * 1e6;
+            *free = Moment::from_micros(done as u64).max(end);
+            end = *free;
+        };
+        for link in sender.behind.iter().filter(|link| !receiver.behind.contains(link)) {
+            let link = &mut self.shared[*link as usize];
+            pass(&mut link.out_free, link.rate);
         }
-        let void = self.is_void(&transfer);
-        if void {
-            let receiver = self.nodes[transfer.to as usize].id;
-            if let Some(lead) = self.nodes[transfer.from as usize].lead.as_mut().filter(|_| same_life) {
-                lead.unsent(receiver, transfer.piece);
-            }
+        for link in receiver.behind.iter().filter(|link| !sender.behind.contains(link)) {
+            let link = &mut self.shared[*link as usize];
+            pass(&mut link.in_free, link.rate);
+        }
+        pass(&mut self.down_free[to as usize], receiver.down);
+        let there = end + self.latency_between(sender, receiver);
+        let (from_life, to_life) = (sender.life, receiver.life);
+        let is_first = piece.left + 1 == self.limits.of_piece;
+        if is_first && (piece.chosen || self.network.tells_begun) {
+            let begun = What::Started { node: to, id: piece.request, piece: piece.piece.0, life: to_life };
+            self.queue.push(there, begun);
+        } else if sent.is_noticed {
+            self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)) });
+        }
+        let part = match (piece.left, piece.chosen) {
+            (0, true) => Part::EndOfChoice,
+            (0, false) => Part::End,
+            _ => Part::Inner,
+        };
+        let (id, piece) = (piece.request, piece.piece.0);
+        let arrival = Arrival { from, to, from_life, to_life, id, piece, part };
+        if part == Part::Inner && end == self.now {
+            self.nodes[from as usize].uploads.received(to, &self.limits);
+            self.begin_grain(from);
         } else {
-            self.arrived(&transfer);
+            self.queue.push(there, What::Arrived(arrival));
         }
-        self.fill_slots(transfer.from);
+    }
+
+    /// A grain is received; with the last one the piece is.
+    pub(crate) fn grain_arrived(&mut self, arrival: &Arrival) {
+        let Arrival { from, to, .. } = *arrival;
+        let same_life = self.nodes[from as usize].life == arrival.from_life;
+        if same_life {
+            self.nodes[from as usize].uploads.received(to, &self.limits);
+            self.begin_grain(from);
+        }
+        if arrival.part == Part::Inner {
+            return;
+        }
+        if same_life && !self.is_void(arrival) {
+            self.piece_arrived(arrival);
+        } else if same_life {
+            self.not_delivered(from, to, PieceIndex(arrival.piece));
+        }
+    }
+
+    fn is_void(&self, arrival: &Arrival) -> bool {
+        let (from, to) = (&self.nodes[arrival.from as usize], &self.nodes[arrival.to as usize]);
+        to.life != arrival.to_life || !from.alive || !to.alive || self.is_cut(arrival.from, arrival.to)
+    }
+
+    fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
+        if let Some(lead) = &mut self.nodes[from as usize].lead {
+            lead.unsent(id_of(to), piece);
+        }
     }
 
     /// Checks what arrived, and stores it if it is right.
-    fn arrived(&mut self, transfer: &Transfer) {
-        let (to, piece) = (transfer.to, transfer.piece);
-        self.note_arrival(transfer.from, to, piece);
-        let request = Some(RequestId(transfer.id));
-        if transfer.content != content(piece.0) {
-            let peer = self.nodes[transfer.from as usize].id;
-            let receiver = self.nodes[to as usize].id;
-            if let Some(lead) = &mut self.nodes[transfer.from as usize].lead {
-                lead.unsent(receiver, piece);
-            }
+    fn piece_arrived(&mut self, arrival: &Arrival) {
+        let Arrival { from, to, .. } = *arrival;
+        let piece = PieceIndex(arrival.piece);
+        self.note_arrival(from, to, piece);
+        let request = Some(RequestId(u64::from(arrival.id)));
+        if !self.nodes[from as usize].honest {
+            let peer = self.nodes[from as usize].id;
+            self.not_delivered(from, to, piece);
             self.tell(to, Event::Corrupt { peer, request, piece });
             return;
         }
-        if transfer.granted {
+        if arrival.part == Part::EndOfChoice {
             // The lead's answers carry the hashes known so far.
             self.tell_manifest(to);
         }
-        let fresh = self.put(to, piece, transfer.content);
+        let fresh = !self.nodes[to as usize].holds(piece);
         self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
         if fresh {
             self.stored(to, piece);
@@ -174,8 +214,11 @@ impl Fleet {
         }
     }
 
-    /// Forgets what `to` waits for at `from`.
+    /// Forgets what `to` waits for at `from`, and what is on its way there.
     pub(crate) fn drop_queued(&mut self, from: u32, to: u32) {
-        self.nodes[from as usize].uploads.forget(to);
+        for lost in self.nodes[from as usize].uploads.forget(to) {
+            self.not_delivered(from, to, lost.piece);
+        }
+        self.fill_slots(from);
     }
 }

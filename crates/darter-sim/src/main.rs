@@ -1,104 +1,168 @@
-//! `darter-sim`: one swarm in virtual time, and how near it came to the least time possible.
+//! `darter-sim`: swarms in virtual time, and how near they come to the least time possible.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
-use darter_core::Rate;
-use darter_sim::{Fleet, Scenario, plot};
+use darter_lab::race;
+use darter_sim::options::FleetOptions;
+use darter_sim::{Fleet, Report, Scenario, lab, plot};
+use darter_swarm::Tuning;
+use serde_json::{Map, Value};
 
 /// Simulates one blob's way to a fleet and compares it with the least time possible.
 #[derive(Debug, Parser)]
-#[command(name = "darter-sim", version)]
+#[command(name = "cargo sim", bin_name = "cargo sim", version)]
 struct Options {
-    /// How many nodes want the blob.
-    #[arg(long, default_value_t = 1000)]
-    nodes: usize,
-    /// How many pieces the blob has.
-    #[arg(long, default_value_t = 1024)]
-    pieces: u32,
-    /// Bytes in each piece.
-    #[arg(long, default_value_t = 1 << 20)]
-    piece_bytes: u64,
-    /// Rate of each node, up and down.
-    #[arg(long, default_value = "125MB/s")]
-    rate: Rate,
-    /// Rate of the seed; a node's rate if not given.
+    /// Scenarios of `cargo lab`, by name or as a .toml file, instead of a fleet of equal nodes
+    lab: Vec<String>,
+    /// How many nodes want the blob; several numbers, with commas, make a table.
+    #[arg(long, value_delimiter = ',', default_value = "1000")]
+    nodes: Vec<usize>,
+    #[command(flatten)]
+    fleet: FleetOptions,
+    /// How long a node gathers news for the lead before it tells, in milliseconds, instead of what agents do.
     #[arg(long)]
-    seed_rate: Option<Rate>,
-    /// Rate of the origin; without it the seed holds the blob from the start.
-    #[arg(long)]
-    origin_rate: Option<Rate>,
-    /// Time of a message from node to node, in microseconds.
-    #[arg(long, default_value_t = 200)]
-    latency: u64,
-    /// How long a node gathers news for the lead before it tells, in milliseconds.
-    #[arg(long, default_value_t = 10)]
-    tell_lead: u64,
-    /// Spreads the nodes over so many racks; the seed stands in the first.
-    #[arg(long, default_value_t = 1)]
-    racks: usize,
-    /// Whence all randomness comes: the same number gives the same run.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Prints JSON.
+    tell_lead: Option<u64>,
+    /// Another value for a constant: in_all, per_holder, asks or neighbours. For networks: unsent, window or grain in
+    /// bytes, queue in microseconds, begun (0 or 1).
+    #[arg(long = "set", value_name = "NAME=NUMBER")]
+    set: Vec<String>,
+    /// Prints JSON, an object a line.
     #[arg(long)]
     json: bool,
-    /// Draws the part of nodes that finished over time.
+    /// Draws the part of nodes that finished over time; for several numbers of nodes, time over their number.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<()> {
     let options = Options::parse();
-    let mut scenario = Scenario::equal(options.nodes, options.pieces, options.piece_bytes, options.rate);
-    scenario.nodes[0].up = options.seed_rate.unwrap_or(options.rate);
-    scenario.origin = options.origin_rate;
-    scenario.latency = Duration::from_micros(options.latency);
-    scenario.tell_lead_pause = Duration::from_millis(options.tell_lead);
-    scenario.seed = options.seed;
-    for (index, node) in scenario.nodes.iter_mut().enumerate().filter(|_| options.racks > 1) {
-        node.place.rack = format!("r{}", index % options.racks);
+    if options.lab.is_empty() { fleets(&options) } else { labs(&options) }
+}
+
+fn labs(options: &Options) -> Result<()> {
+    println!("{}", lab::heads());
+    for name in &options.lab {
+        let lab = race::Scenario::open(name)?;
+        let mut scenario = lab::scenario(&lab)?;
+        adjust(&mut scenario, options)?;
+        let report = Fleet::new(&scenario).run();
+        println!("{}", lab::row(&lab, &scenario, &report)?);
     }
+    Ok(())
+}
+
+fn fleets(options: &Options) -> Result<()> {
+    let mut drawn = Vec::new();
+    for &nodes in &options.nodes {
+        let mut scenario = options.fleet.scenario(nodes);
+        adjust(&mut scenario, options)?;
+        let report = Fleet::new(&scenario).run();
+        let rows = rows(nodes, &scenario, &report);
+        if options.json {
+            let object: Map<_, _> = rows.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+            println!("{}", Value::Object(object));
+        } else if options.nodes.len() > 1 {
+            if drawn.is_empty() {
+                println!("{TABLE}");
+            }
+            println!("{}", line(&rows));
+        } else {
+            for (key, value) in &rows {
+                println!("{key:<28} {value:.3}");
+            }
+        }
+        drawn.push((nodes, scenario.least_time(), report));
+    }
+    if let Some(file) = &options.plot {
+        let picture = match &drawn[..] {
+            [(_, least, report)] => plot::completion(report, *least),
+            several => plot::growth(several),
+        };
+        fs::write(file, picture).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Takes over what the command line says otherwise.
+fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
+    scenario.tell_lead_pause = options.tell_lead.map(Duration::from_millis);
+    for text in &options.set {
+        let wrong = || anyhow!("{text:?} is not NAME=NUMBER with a name that --help knows");
+        let (name, number) = text.split_once('=').ok_or_else(wrong)?;
+        let number: u32 = number.parse().map_err(|_| wrong())?;
+        let tuning: &mut Tuning = &mut scenario.tuning;
+        let network = &mut scenario.network;
+        match name {
+            "in_all" => tuning.in_all = number,
+            "per_holder" => tuning.per_holder = number,
+            "asks" => tuning.asks = number,
+            "neighbours" => tuning.neighbours = number,
+            "unsent" => network.unsent = number.into(),
+            "window" => network.window = number.into(),
+            "grain" => network.grain = Some(number.into()),
+            "queue" => network.queue = Duration::from_micros(number.into()),
+            "begun" => network.tells_begun = number != 0,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(())
+}
+
+/// What a run came to, for people and programs.
+fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 17] {
     let least = scenario.least_time().as_secs_f64();
-    let report = Fleet::new(&scenario).run();
     let over = |part| report.quantile(part).as_secs_f64() / least;
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces.max(1));
     let crossed: u64 = report.crossings.iter().map(|(_, pieces)| pieces).sum();
-    if let Some(file) = &options.plot {
-        std::fs::write(file, plot::completion(&report, scenario.least_time()))?;
-    }
-    let finished = report.finished.iter().flatten().count();
-    let rows = [
-        ("nodes", options.nodes as f64),
-        ("finished", finished as f64),
+    let (mean, peak) = report.tracker_rate();
+    [
+        ("nodes", nodes as f64),
+        ("finished", report.finished.iter().flatten().count() as f64),
         ("least_seconds", least),
         ("p50_over_least", over(0.5)),
         ("p99_over_least", over(0.99)),
         ("last_over_least", over(1.0)),
         ("seed_copies", copies(report.seed_pieces)),
         ("origin_copies", copies(report.origin_pieces)),
-        ("cross_zone_copies", copies(crossed)),
-        ("duplicates_over_size", copies(report.duplicates) / options.nodes.max(1) as f64),
-        ("tracker_messages_per_second", report.tracker_messages as f64 / report.ended.as_secs_f64().max(1e-9)),
+        ("cross_rack_copies", copies(crossed)),
+        ("cross_zone_copies", copies(report.zone_crossings)),
+        ("duplicates_over_size", copies(report.duplicates) / nodes.max(1) as f64),
+        ("tracker_messages_per_second", mean),
+        ("tracker_messages_peak", peak),
+        ("tracker_memory_mb", report.tracker_bytes as f64 / 1e6),
+        ("virtual_seconds", report.ended.as_secs_f64()),
         ("peak_memory_mb", peak_memory_mb()),
         ("events", report.events as f64),
-    ];
-    if options.json {
-        let object: serde_json::Map<_, _> =
-            rows.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
-        println!("{}", serde_json::Value::Object(object));
-        return Ok(());
-    }
-    for (key, value) in rows {
-        println!("{key:<28} {value:.3}");
-    }
-    Ok(())
+    ]
+}
+
+const TABLE: &str = "\
+| nodes | p50 / T* | p99 / T* | last / T* | copies by the seed | received twice | tracker messages/s, mean | peak | tracker's memory |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |";
+
+fn line(rows: &[(&'static str, f64)]) -> String {
+    let of = |name: &str| rows.iter().find(|(key, _)| *key == name).map_or(0.0, |(_, value)| *value);
+    format!(
+        "| {} | {:.3} | {:.3} | {:.3} | {:.3} | {:.1} % | {:.0} | {:.0} | {:.2} MB |",
+        of("nodes"),
+        of("p50_over_least"),
+        of("p99_over_least"),
+        of("last_over_least"),
+        of("seed_copies"),
+        of("duplicates_over_size") * 100.0,
+        of("tracker_messages_per_second"),
+        of("tracker_messages_peak"),
+        of("tracker_memory_mb"),
+    )
 }
 
 /// The most memory that the simulator had so far; zero where the system doesn't tell.
 fn peak_memory_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     kilobytes.unwrap_or(0.0) / 1e3

@@ -1,15 +1,12 @@
-//! One simulated node: its picker, its store, and the state of its link.
+//! One simulated node: its picker, and the state of its cable.
 
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, Place};
+use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
 use darter_swarm::{Lead, Picker, Tuning};
 
 use crate::scenario::NodeSpec;
 use crate::uploads::Uploads;
-
-/// Pieces that a node sends at a time.
-pub(crate) const SLOTS: u32 = 4;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -19,34 +16,60 @@ pub(crate) struct Node {
     pub(crate) up: f64,
     pub(crate) down: f64,
     pub(crate) alive: bool,
-    /// Tells this life from earlier ones: transfers of an earlier life are void.
-    pub(crate) life: u32,
+    /// Tells this life from earlier ones: transfers of an earlier life are void. Wraps; none lasts 256 lives.
+    pub(crate) life: u8,
     pub(crate) honest: bool,
     pub(crate) hung: bool,
     pub(crate) wants: bool,
     pub(crate) picker: Picker,
     pub(crate) lead: Option<Box<Lead>>,
-    /// What lies on its disk: per piece its content, as a number that stands for the bytes.
-    pub(crate) store: Vec<Option<u64>>,
     pub(crate) links: Vec<u32>,
-    /// New pieces that its neighbours, and the lead, are still to be told of.
+    /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
+    pub(crate) news: Vec<(u32, PieceIndex)>,
+    /// New pieces that its neighbours, and the lead, are still to be told of, and since when it may tell.
     pub(crate) untold: Vec<PieceIndex>,
     pub(crate) untold_to_lead: Vec<PieceIndex>,
+    pub(crate) may_tell: Moment,
     pub(crate) uploads: Uploads,
-    /// When the links will have sent and received what is under way.
-    pub(crate) up_free: Moment,
-    pub(crate) down_free: Moment,
     /// The moment for which a poll stands in the queue.
     pub(crate) poll_at: Option<Moment>,
+    /// The same for a look at whether there is something to poll for.
+    pub(crate) wake_at: Option<Moment>,
     pub(crate) lead_wake: Option<Moment>,
     pub(crate) joined: Moment,
     pub(crate) finished: Option<Moment>,
     /// Where its reader stands.
     pub(crate) reader: Option<(PieceIndex, Duration)>,
+    /// Which shared links lie between it and everybody outside.
+    pub(crate) behind: Vec<u16>,
+    pub(crate) spot: Spot,
+}
+
+/// A place as numbers: comparing texts for each transfer would be slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spot {
+    pub(crate) region: u32,
+    pub(crate) zone: u32,
+    pub(crate) rack: u32,
+}
+
+impl Spot {
+    /// How far apart two nodes are; the host doesn't matter here.
+    pub(crate) fn tier_to(self, other: Self) -> Tier {
+        if self.region != other.region {
+            Tier::Far
+        } else if self.zone != other.zone {
+            Tier::Region
+        } else if self.rack != other.rack {
+            Tier::Zone
+        } else {
+            Tier::Rack
+        }
+    }
 }
 
 impl Node {
-    pub(crate) fn new(index: u32, spec: &NodeSpec, pieces: u32, piece_bytes: u64, tuning: Tuning, seed: u64) -> Self {
+    pub(crate) fn new(index: u32, spec: &NodeSpec, piece_bytes: u64, tuning: Tuning, seed: u64) -> Self {
         let id = id_of(index);
         Self {
             id,
@@ -57,26 +80,37 @@ impl Node {
             life: 0,
             honest: true,
             hung: false,
-            wants: index != 0,
+            wants: index != 0 && !spec.holds,
             picker: Picker::new(id, piece_bytes, tuning, seed),
             lead: None,
-            store: vec![None; pieces as usize],
             links: Vec::new(),
+            news: Vec::new(),
             untold: Vec::new(),
             untold_to_lead: Vec::new(),
+            may_tell: Moment::ZERO,
             uploads: Uploads::default(),
-            up_free: Moment::ZERO,
-            down_free: Moment::ZERO,
             poll_at: None,
+            wake_at: None,
             lead_wake: None,
             joined: Moment::ZERO,
             finished: None,
             reader: None,
+            behind: Vec::new(),
+            spot: Spot::default(),
         }
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {
-        self.store[piece.as_usize()].is_some()
+        self.picker.held().contains(piece)
+    }
+
+    /// Tells the picker what it was not told yet; whether a poll is needed.
+    pub(crate) fn take_news(&mut self) -> bool {
+        let mut matters = false;
+        for (peer, piece) in self.news.drain(..) {
+            matters |= self.picker.peer_has(id_of(peer), &[piece]);
+        }
+        matters
     }
 }
 
@@ -84,7 +118,7 @@ impl Node {
 pub(crate) fn id_of(index: u32) -> NodeId {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&index.to_le_bytes());
-    bytes[4..12].copy_from_slice(&content(index).to_le_bytes());
+    bytes[4..12].copy_from_slice(&scattered(index).to_le_bytes());
     NodeId(bytes)
 }
 
@@ -92,8 +126,7 @@ pub(crate) fn index_of(id: NodeId) -> u32 {
     u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]])
 }
 
-/// The right content of a piece: a number that nobody hits by chance.
-pub(crate) const fn content(piece: u32) -> u64 {
-    let value = (piece as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+pub(crate) const fn scattered(index: u32) -> u64 {
+    let value = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     value ^ (value >> 29)
 }

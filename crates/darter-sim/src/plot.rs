@@ -38,3 +38,46 @@ pub fn completion(report: &Report, least: Duration) -> String {
         label = HEIGHT - MARGIN / 2.0,
     )
 }
+
+/// Draws the median, the 99th percentile and the last over the number of nodes, on a logarithmic scale.
+pub fn growth(runs: &[(usize, Duration, Report)]) -> String {
+    let logs: Vec<f64> = runs.iter().map(|(nodes, ..)| (*nodes as f64).max(1.0).log10()).collect();
+    let (from, to) = logs.iter().fold((f64::MAX, f64::MIN), |(from, to), log| (from.min(*log), to.max(*log)));
+    let over = |run: &(usize, Duration, Report), part| run.2.quantile(part).as_secs_f64() / run.1.as_secs_f64().max(1e-9);
+    let most = runs.iter().map(|run| over(run, 1.0)).fold(1.1, f64::max);
+    let x = |log: f64| MARGIN + (log - from) / (to - from).max(1e-9) * (WIDTH - 2.0 * MARGIN);
+    let y = |over: f64| HEIGHT - MARGIN - (over - 1.0) / (most - 1.0) * (HEIGHT - 2.0 * MARGIN);
+    let mut inside = String::new();
+    for (name, part, colour) in [("median", 0.5, "#1a7f37"), ("p99", 0.99, "#1f6feb"), ("last", 1.0, "#cf222e")] {
+        let mut points = String::new();
+        for (run, log) in runs.iter().zip(&logs) {
+            let _ = write!(points, "{:.1},{:.1} ", x(*log), y(over(run, part)));
+        }
+        let Some(run) = runs.last() else { continue };
+        let _ = writeln!(
+            inside,
+            "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n\
+             <text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{name}</text>",
+            x(to) + 4.0,
+            y(over(run, part)),
+        );
+    }
+    for (run, log) in runs.iter().zip(&logs) {
+        let below = HEIGHT - MARGIN / 2.0;
+        let _ = writeln!(inside, "<text x=\"{:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{}</text>", x(*log), run.0);
+    }
+    let mut level = 1.0;
+    while level <= most {
+        let _ = writeln!(inside, "<text x=\"4\" y=\"{:.1}\">{level:.2}</text>", y(level) + 4.0);
+        level += if most < 1.4 { 0.05 } else { 0.25 };
+    }
+    let (left, right, top, bottom) = (x(from), x(to), y(most), y(1.0));
+    format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">
+<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>
+<path d="M{left:.1} {top:.1}V{bottom:.1}H{right:.1}" fill="none" stroke="black"/>
+<text x="{left:.1}" y="20">time over the least time possible, by number of nodes</text>
+{inside}</svg>
+"##
+    )
+}

@@ -1,4 +1,11 @@
 //! The queue of events: earliest first, those of one moment in the order in which they were put in.
+//!
+//! A calendar queue (Brown, 1988): a ring of short days, each a heap or a list of its own, and one heap for what lies beyond the
+//! ring. A large run has tens of thousands of events waiting, nearly all within a few milliseconds, and a single heap of them
+//! is a cache miss for each of its levels.
+//!
+//! Invariants: `days[today % DAYS]` is in `now`, the heap; the other days in the ring are unsorted; nothing is put in before
+//! the moment last taken out (it is moved to it).
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -12,22 +19,26 @@ pub(crate) enum What {
     Operation(u32),
     /// A node's picker is polled.
     Poll(u32),
+    /// A node's picker may have something to do though nothing happened.
+    Wake(u32),
     /// A node's new pieces become known to its neighbours.
     Announce(u32),
     /// A node's new pieces become known to the lead.
     TellLead(u32),
     /// A request for a named piece reaches a node.
-    Request { to: u32, from: u32, id: u64, piece: u32, urgent: bool },
+    Request { to: u32, from: u32, id: u32, piece: u32, urgent: bool },
     /// An ask reaches the lead.
-    Ask { to: u32, from: u32, id: u64 },
-    /// A transfer's first bytes reach the receiver.
-    Started(u32),
-    /// A transfer's last bytes left the sender.
-    Sent(u32),
-    /// A transfer's last bytes reach the receiver.
-    Ended(u32),
+    Ask { to: u32, from: u32, id: u32 },
+    /// A request or an ask is called back.
+    Cancel { to: u32, from: u32, id: u32 },
+    /// A node's cable has taken up one grain of what it sends.
+    Grain { from: u32, life: u8 },
+    /// A grain is received.
+    Arrived(Arrival),
+    /// A request's answer begins to be received.
+    Started { node: u32, id: u32, piece: u32, life: u8 },
     /// A request failed, and the node that made it finds out.
-    Failed { node: u32, id: u64 },
+    Failed { node: u32, id: u32, lost: Option<(u32, u32)> },
     /// The lead looks again.
     Lead(u32),
     /// The lead has read a piece from the origin. The number tells one reading from another.
@@ -40,23 +51,56 @@ pub(crate) enum What {
     Manifest,
 }
 
-#[derive(Debug, Default)]
+/// A grain at its receiver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) from_life: u8,
+    pub(crate) to_life: u8,
+    pub(crate) id: u32,
+    pub(crate) piece: u32,
+    pub(crate) part: Part,
+}
+
+/// What a grain is to its piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Not the last.
+    Inner,
+    /// The last of a piece that was asked for by name.
+    End,
+    /// The last of a piece that the lead chose.
+    EndOfChoice,
+}
+
+/// Microseconds in a day, as a power of two.
+const DAY: u32 = 4;
+/// Days in the ring: half a second in all.
+const DAYS: usize = 1 << 15;
+
+#[derive(Debug)]
 pub(crate) struct Queue {
-    heap: BinaryHeap<Entry>,
+    now: BinaryHeap<Entry>,
+    days: Vec<Vec<Entry>>,
+    today: u64,
+    /// Events in the ring, without today's.
+    in_ring: usize,
+    later: BinaryHeap<Entry>,
     next: u64,
 }
 
-/// Ordered by one number, the earliest as the greatest: comparing is what a large run does most.
-#[derive(Debug)]
+/// Ordered so that the earliest is the greatest.
+#[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Microseconds in the high half, then the order of arrival.
-    key: u128,
+    micros: u64,
+    order: u64,
     what: What,
 }
 
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.key.cmp(&self.key)
+        (other.micros, other.order).cmp(&(self.micros, self.order))
     }
 }
 
@@ -68,22 +112,94 @@ impl PartialOrd for Entry {
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
+        self.order == other.order
     }
 }
 
 impl Eq for Entry {}
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            now: BinaryHeap::new(),
+            days: vec![Vec::new(); DAYS],
+            today: 0,
+            in_ring: 0,
+            later: BinaryHeap::new(),
+            next: 0,
+        }
+    }
+}
+
 impl Queue {
     pub(crate) fn push(&mut self, at: Moment, what: What) {
-        let key = (u128::from(at.as_micros()) << 64) | u128::from(self.next);
-        self.heap.push(Entry { key, what });
+        let entry = Entry { micros: at.as_micros(), order: self.next, what };
         self.next += 1;
+        let day = entry.micros >> DAY;
+        if day <= self.today {
+            self.now.push(entry);
+        } else if day - self.today < DAYS as u64 {
+            self.days[day as usize % DAYS].push(entry);
+            self.in_ring += 1;
+        } else {
+            self.later.push(entry);
+        }
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Moment, What)> {
-        let Entry { key, what } = self.heap.pop()?;
-        let micros = u64::try_from(key >> 64).expect("the high half is a u64");
+        while self.now.is_empty() {
+            self.next_day()?;
+        }
+        let Entry { micros, what, .. } = self.now.pop()?;
         Some((Moment::from_micros(micros), what))
+    }
+
+    /// Goes on to the next day that may have events; `None` when there are none at all.
+    fn next_day(&mut self) -> Option<()> {
+        self.today = if self.in_ring > 0 { self.today + 1 } else { self.later.peek()?.micros >> DAY };
+        let day = &mut self.days[self.today as usize % DAYS];
+        self.in_ring -= day.len();
+        self.now.extend(day.drain(..));
+        while self.later.peek().is_some_and(|first| first.micros >> DAY <= self.today) {
+            self.now.extend(self.later.pop());
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_out_by_time_and_those_of_one_moment_in_their_order() {
+        let mut queue = Queue::default();
+        let mut times = Vec::new();
+        for nth in 0..5000_u32 {
+            // Near, far beyond the ring, and many at the same moment.
+            let at = u64::from(nth).wrapping_mul(0x9e37_79b9) % [40, 900, 70_000, 5_000_000][nth as usize % 4];
+            times.push((at, nth));
+            queue.push(Moment::from_micros(at), What::Poll(nth));
+        }
+        times.sort_unstable();
+        let order = std::iter::from_fn(|| match queue.pop()? {
+            (at, What::Poll(nth)) => Some((at.as_micros(), nth)),
+            (_, other) => panic!("{other:?}"),
+        });
+        assert_eq!(order.collect::<Vec<_>>(), times);
+    }
+
+    #[test]
+    fn what_is_put_in_meanwhile_takes_its_place() {
+        let mut queue = Queue::default();
+        for at in [10_u64, 2_000_000] {
+            queue.push(Moment::from_micros(at), What::Elect);
+        }
+        assert_eq!(queue.pop().unwrap().0.as_micros(), 10);
+        for at in [11_u64, 1_999_999, 600_000] {
+            queue.push(Moment::from_micros(at), What::Elect);
+        }
+        let rest: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|(at, _)| at.as_micros()).collect();
+        assert_eq!(rest, [11, 600_000, 1_999_999, 2_000_000]);
     }
 }

@@ -9,8 +9,6 @@ pub struct Report {
     pub finished: Vec<Option<Duration>>,
     /// Nodes that live, are honest and want the blob, but don't have it.
     pub unfinished: Vec<usize>,
-    /// Pieces in a store that are not what they should be.
-    pub wrong_pieces: u64,
     /// Pieces asked of the origin, repetitions included.
     pub origin_pieces: u64,
     /// Pieces asked of the origin though a live, honest node held them.
@@ -23,8 +21,14 @@ pub struct Report {
     pub crossings: Vec<(String, u64)>,
     /// Pieces that came to somebody who had them already.
     pub duplicates: u64,
-    /// Messages to the tracker: joins, asks, announcements, reports.
-    pub tracker_messages: u64,
+    /// Pieces that came into another zone.
+    pub zone_crossings: u64,
+    /// Messages to the tracker in each second of virtual time: joins, asks and their cancels, announcements, reports.
+    pub tracker_messages: Vec<u64>,
+    /// Messages from the tracker: answers to joins, and news of neighbours. Hashes of a blob that still grows are left out.
+    pub tracker_notices: u64,
+    /// The most bytes that the lead's own tables took, as looked at each second and at the end.
+    pub tracker_bytes: u64,
     /// Events that the run took.
     pub events: u64,
     /// A fingerprint of every arrival and its time: equal runs have equal ones.
@@ -34,6 +38,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Messages to the tracker in a second, on average and in the busiest one, while nodes were served.
+    pub fn tracker_rate(&self) -> (f64, f64) {
+        let all: u64 = self.tracker_messages.iter().sum();
+        let most = self.tracker_messages.iter().max().copied().unwrap_or(0);
+        (all as f64 / self.ended.as_secs_f64().max(1e-9), most as f64)
+    }
+
     /// The time by which this part of the nodes that finished had finished (1.0: the last); zero if none did.
     pub fn quantile(&self, part: f64) -> Duration {
         let mut times: Vec<Duration> = self.finished.iter().flatten().copied().collect();

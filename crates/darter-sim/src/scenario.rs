@@ -1,4 +1,4 @@
-//! The language of scenarios: who is there, and what happens when.
+//! The language of scenarios: who is there, how they are connected, and what happens when.
 
 use std::time::Duration;
 
@@ -16,6 +16,54 @@ pub struct NodeSpec {
     pub down: Rate,
     /// When it joins; never by itself if `None` (an [`Operation::Join`] may still make it).
     pub joins: Option<Duration>,
+    /// Whether it holds the blob from the start and only serves it: a further seed.
+    pub holds: bool,
+}
+
+/// A link that all nodes of a rack, or of a zone, share towards everybody else.
+#[derive(Clone, Debug)]
+pub struct SharedLink {
+    /// Whose link it is: nodes in the same region and zone, and the same rack if `rack` is named.
+    pub place: Place,
+    /// Its rate, each way.
+    pub rate: Rate,
+}
+
+/// What lies between the nodes, and how much it holds. The defaults are those of a data centre.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    /// Time of a message from one node to another, one way, when nothing is in its way.
+    pub latency: Duration,
+    /// What is added to that between racks.
+    pub rack_latency: Duration,
+    /// What is added to that between zones.
+    pub zone_latency: Duration,
+    /// The longest that a control message waits for data on a busy cable, at each end.
+    pub queue: Duration,
+    /// Connections of a node share its cable in turns of so many bytes, as far as pieces are divisible. `None` for a quarter of a
+    /// piece, and no less than 64 KiB: finer ones take time to run and change little.
+    pub grain: Option<u64>,
+    /// A piece is written, and its slot free, when no more bytes than this wait in the socket unsent.
+    pub unsent: u64,
+    /// Bytes that a connection may have on their way; two grains at least.
+    pub window: u64,
+    /// Whether a receiver notices when the answer to a request for a named piece begins. Agents do for asks alone.
+    pub tells_begun: bool,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_micros(200),
+            rack_latency: Duration::ZERO,
+            zone_latency: Duration::from_millis(1),
+            queue: Duration::from_millis(2),
+            grain: None,
+            unsent: 128 << 10,
+            window: 256 << 10,
+            tells_begun: false,
+        }
+    }
 }
 
 /// Something that happens to a fleet. Nodes are named by their index: zero is the seed.
@@ -61,12 +109,14 @@ pub struct Scenario {
     pub piece_bytes: u64,
     /// How fast the origin sends; `None` means that the seed holds the blob from the start.
     pub origin: Option<Rate>,
-    /// Time of a control message from one node to another, and a transfer's extra time.
-    pub latency: Duration,
+    /// Cables and sockets.
+    pub network: Network,
+    /// Links that racks and zones share.
+    pub links: Vec<SharedLink>,
     /// How long a node gathers new pieces before it tells its neighbours of them: the daemon's 10 ms.
     pub tell_pause: Duration,
-    /// The same for what it tells the lead: 10 ms, too.
-    pub tell_lead_pause: Duration,
+    /// The same for what it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
+    pub tell_lead_pause: Option<Duration>,
     /// What happens, and when.
     pub operations: Vec<(Duration, Operation)>,
     /// The constants of picker and lead.
@@ -80,15 +130,16 @@ pub struct Scenario {
 impl Scenario {
     /// `nodes` equal nodes and a seed, at `rate` up and down, in one rack. The seed holds the blob.
     pub fn equal(nodes: usize, pieces: u32, piece_bytes: u64, rate: Rate) -> Self {
-        let spec = NodeSpec { place: Place::default(), up: rate, down: rate, joins: Some(Duration::ZERO) };
+        let spec = NodeSpec { place: Place::default(), up: rate, down: rate, joins: Some(Duration::ZERO), holds: false };
         Self {
             nodes: vec![spec; nodes + 1],
             pieces,
             piece_bytes,
             origin: None,
-            latency: Duration::from_micros(200),
+            network: Network::default(),
+            links: Vec::new(),
             tell_pause: Duration::from_millis(10),
-            tell_lead_pause: Duration::from_millis(10),
+            tell_lead_pause: None,
             operations: Vec::new(),
             tuning: Tuning::default(),
             seed: 1,
@@ -101,11 +152,15 @@ impl Scenario {
         self.pieces as u64 * self.piece_bytes
     }
 
-    /// The least time in which the blob can reach all nodes, if all are there from the start.
+    /// The least time in which the blob can reach all nodes that want it, if all are there from the start. Several seeds count
+    /// as one; shared links are left out.
     pub fn least_time(&self) -> Duration {
-        let Some((seed, nodes)) = self.nodes.split_first() else { return Duration::ZERO };
-        let rates: Vec<(Rate, Rate)> = nodes.iter().map(|node| (node.up, node.down)).collect();
-        let swarm = darter_swarm::bound::least_time(self.bytes(), seed.up, &rates);
+        let (seeds, nodes): (Vec<_>, Vec<_>) =
+            self.nodes.iter().enumerate().partition(|(index, node)| *index == 0 || node.holds);
+        let rates: Vec<(Rate, Rate)> = nodes.iter().map(|(_, node)| (node.up, node.down)).collect();
+        let up = seeds.iter().map(|(_, node)| node.up.bytes_per_second()).sum();
+        let Some(up) = Rate::from_bytes_per_second(up) else { return Duration::ZERO };
+        let swarm = darter_swarm::bound::least_time(self.bytes(), up, &rates);
         let origin = self.origin.map_or(0.0, |rate| self.bytes() as f64 / rate.bytes_per_second() as f64);
         swarm.max(Duration::from_secs_f64(origin))
     }

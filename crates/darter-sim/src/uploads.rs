@@ -1,134 +1,277 @@
-//! Who is sent what next, by the rule of the daemon's data channels (`darter-wire`): a connection sends one piece at a
-//! time, its urgent requests first and then the oldest; the connections with something to send wait in one line for
-//! one of the node's slots, first come first served. What to send is bound only when the slot is there.
+//! Who is sent what next, by the rules of the daemon's data channels (`darter-wire`) and of the sockets below them: decisions
+//! without events.
+//!
+//! A connection writes one piece at a time, its urgent requests first and then the oldest; the connections with something to
+//! write wait in one line for one of the node's slots, first come first served. What to send is bound only when the slot is
+//! there. A slot is free again when all but a little of the piece has left the socket. The cable takes a *grain* of each
+//! connection in turn, as long as the connection has not too much under way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use darter_core::PieceIndex;
+use darter_core::{Moment, PieceIndex};
+
+/// How often an agent looks whether answers make progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// A request that waits at a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Upload {
     /// The receiver's name for the request.
-    pub(crate) request: u64,
+    pub(crate) request: u32,
     /// The piece; `None` for whatever the lead chooses.
     pub(crate) piece: Option<PieceIndex>,
     /// Whether a reader waits for it.
     pub(crate) urgent: bool,
 }
 
-/// What waits for one receiver.
+/// A piece that is being sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sending {
+    pub(crate) request: u32,
+    pub(crate) piece: PieceIndex,
+    /// Whether the lead chose it.
+    pub(crate) chosen: bool,
+    /// Grains that have not left yet.
+    pub(crate) left: u32,
+    /// When it was bound, or its receiver last noticed progress.
+    noticed: Moment,
+}
+
+/// A node's connection to one receiver.
 #[derive(Debug, Default)]
-struct Connection {
+pub(crate) struct Connection {
+    pub(crate) to: u32,
     waiting: VecDeque<Upload>,
     /// Whether the lead had nothing for its asks, the last time it was asked.
     parked: bool,
     /// Whether it stands in the line or has a slot.
     is_busy: bool,
+    has_slot: bool,
+    /// Pieces bound and not sent yet, the first under way.
+    sending: VecDeque<Sending>,
+    /// Grains of `sending`.
+    backlog: u32,
+    /// Grains that left and were not received yet.
+    in_flight: u32,
+    /// Whether it stands in the cable's turn, or is being served.
+    in_turn: bool,
+}
+
+/// How much a connection may have where, in grains.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Pieces that are written at a time.
+    pub(crate) slots: u32,
+    /// Grains of one piece.
+    pub(crate) of_piece: u32,
+    /// A piece counts as written when no more than this is left of it in the socket.
+    pub(crate) unsent: u32,
+    /// The most under way to a receiver.
+    pub(crate) window: u32,
 }
 
 /// The connections of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
-    connections: BTreeMap<u32, Connection>,
-    /// Receivers whose connection waits for a slot.
+    by_receiver: HashMap<u32, u32>,
+    connections: Vec<Connection>,
+    /// Connections that wait for a slot.
     line: VecDeque<u32>,
-    /// Receivers whose asks wait until the lead has something to give; may name some that wait no more.
+    /// Connections whose asks wait until the lead has something to give; may name some that wait no more.
     parked: VecDeque<u32>,
     busy: u32,
+    /// Connections with something for the cable.
+    turn: VecDeque<u32>,
+    /// The connection of which the cable is taking a grain.
+    current: Option<u32>,
+    /// Grains bound and not sent, of all connections.
+    backlog: u32,
+}
+
+/// A grain that left, and what is to be known of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) to: u32,
+    pub(crate) piece: Sending,
+    /// Whether a slot became free.
+    pub(crate) frees_slot: bool,
+    /// Whether the receiver is to notice progress.
+    pub(crate) is_noticed: bool,
 }
 
 impl Connection {
     /// The place of the request whose turn it is.
     fn next(&self) -> Option<usize> {
-        let ready = |upload: &&Upload| upload.piece.is_some() || !self.parked;
-        let urgent = self.waiting.iter().position(|upload| upload.urgent);
-        urgent.or_else(|| self.waiting.iter().position(|upload| ready(&upload)))
+        let ready = |upload: &Upload| upload.piece.is_some() || !self.parked;
+        let first = self.waiting.iter().position(ready)?;
+        if self.waiting[first].urgent {
+            return Some(first);
+        }
+        Some(self.waiting.iter().position(|upload| upload.urgent && ready(upload)).unwrap_or(first))
     }
 }
 
 impl Uploads {
-    pub(crate) fn push(&mut self, to: u32, upload: Upload) {
-        self.connections.entry(to).or_default().waiting.push_back(upload);
-        self.stand_in_line(to);
+    fn connection(&mut self, to: u32) -> Option<(u32, &mut Connection)> {
+        let at = *self.by_receiver.get(&to)?;
+        Some((at, &mut self.connections[at as usize]))
     }
 
-    fn stand_in_line(&mut self, to: u32) {
-        let Some(connection) = self.connections.get_mut(&to) else { return };
+    pub(crate) fn push(&mut self, to: u32, upload: Upload) {
+        let connections = &mut self.connections;
+        let at = *self.by_receiver.entry(to).or_insert_with(|| {
+            connections.push(Connection { to, ..Connection::default() });
+            connections.len() as u32 - 1
+        });
+        self.connections[at as usize].waiting.push_back(upload);
+        self.stand_in_line(at);
+    }
+
+    fn stand_in_line(&mut self, at: u32) {
+        let connection = &mut self.connections[at as usize];
         if !connection.is_busy && connection.next().is_some() {
             connection.is_busy = true;
-            self.line.push_back(to);
+            self.line.push_back(at);
         }
     }
 
-    pub(crate) fn cancel(&mut self, to: u32, request: u64) {
-        if let Some(connection) = self.connections.get_mut(&to) {
+    pub(crate) fn cancel(&mut self, to: u32, request: u32) {
+        if let Some((_, connection)) = self.connection(to) {
             connection.waiting.retain(|upload| upload.request != request);
         }
     }
 
-    /// A receiver is gone: nothing waits for it any more.
-    pub(crate) fn forget(&mut self, to: u32) {
-        if let Some(connection) = self.connections.get_mut(&to) {
-            connection.waiting.clear();
+    /// A receiver is gone: nothing waits for it, and what was on its way is lost and returned.
+    pub(crate) fn forget(&mut self, to: u32) -> VecDeque<Sending> {
+        let Some((at, connection)) = self.connection(to) else { return VecDeque::new() };
+        connection.waiting.clear();
+        let lost = std::mem::take(&mut connection.sending);
+        let backlog = std::mem::take(&mut connection.backlog);
+        let had_slot = std::mem::take(&mut connection.has_slot);
+        self.backlog -= backlog;
+        if had_slot {
+            self.busy -= 1;
+            self.pass(at);
         }
+        lost
     }
 
-    /// Whether one of so many slots is free.
-    pub(crate) const fn has_room(&self, slots: u32) -> bool {
-        self.busy < slots
-    }
-
-    /// The receiver whose turn it is, and its request, which leaves the queue. Follow it with [`Uploads::start`],
-    /// [`Uploads::park`] or [`Uploads::pass`].
-    pub(crate) fn take_next(&mut self) -> Option<(u32, Upload)> {
-        loop {
-            let to = self.line.pop_front()?;
-            let Some(connection) = self.connections.get_mut(&to) else { continue };
+    /// The connection whose turn it is if a slot is free, and its request, which leaves the queue. Follow it with
+    /// [`Uploads::bind`], [`Uploads::park`] or [`Uploads::pass`].
+    pub(crate) fn take_next(&mut self, limits: &Limits) -> Option<(u32, u32, Upload)> {
+        while self.busy < limits.slots {
+            let at = self.line.pop_front()?;
+            let connection = &mut self.connections[at as usize];
             let Some(upload) = connection.next().and_then(|at| connection.waiting.remove(at)) else {
                 connection.is_busy = false;
                 continue;
             };
-            return Some((to, upload));
+            return Some((at, connection.to, upload));
         }
+        None
     }
 
-    /// The request got a slot.
-    pub(crate) const fn start(&mut self) {
+    /// The request got a slot, and this piece is its answer.
+    pub(crate) fn bind(&mut self, at: u32, upload: &Upload, piece: PieceIndex, limits: &Limits, now: Moment) {
+        let connection = &mut self.connections[at as usize];
+        let chosen = upload.piece.is_none();
+        let left = limits.of_piece;
+        connection.sending.push_back(Sending { request: upload.request, piece, chosen, left, noticed: now });
+        connection.backlog += limits.of_piece;
+        self.backlog += limits.of_piece;
         self.busy += 1;
+        connection.has_slot = true;
+        self.stand_in_turn(at, limits);
+        self.release_slot(at, limits);
+    }
+
+    /// Gives the slot back when the piece is as good as sent; whether it was.
+    fn release_slot(&mut self, at: u32, limits: &Limits) -> bool {
+        let connection = &mut self.connections[at as usize];
+        if !connection.has_slot || connection.backlog > limits.unsent {
+            return false;
+        }
+        connection.has_slot = false;
+        self.busy -= 1;
+        self.pass(at);
+        true
     }
 
     /// The lead had nothing for an ask: it keeps its turn until something changes.
-    pub(crate) fn park(&mut self, to: u32, ask: Upload) {
-        let Some(connection) = self.connections.get_mut(&to) else { return };
+    pub(crate) fn park(&mut self, at: u32, ask: Upload) {
+        let connection = &mut self.connections[at as usize];
         connection.waiting.push_front(ask);
         connection.parked = true;
-        self.parked.push_back(to);
-        self.pass(to);
+        self.parked.push_back(at);
+        self.pass(at);
     }
 
-    /// The request came to nothing.
-    pub(crate) fn pass(&mut self, to: u32) {
-        if let Some(connection) = self.connections.get_mut(&to) {
-            connection.is_busy = false;
-        }
-        self.stand_in_line(to);
-    }
-
-    /// A slot is free again.
-    pub(crate) fn done(&mut self, to: u32) {
-        self.busy -= 1;
-        self.pass(to);
+    /// The request is done with.
+    pub(crate) fn pass(&mut self, at: u32) {
+        self.connections[at as usize].is_busy = false;
+        self.stand_in_line(at);
     }
 
     /// The lead may have something to give: the first `count` parked connections get into line.
     pub(crate) fn unpark(&mut self, count: usize) {
         for _ in 0..count {
-            let Some(to) = self.parked.pop_front() else { return };
-            if let Some(connection) = self.connections.get_mut(&to) {
-                connection.parked = false;
-            }
-            self.stand_in_line(to);
+            let Some(at) = self.parked.pop_front() else { return };
+            self.connections[at as usize].parked = false;
+            self.stand_in_line(at);
         }
+    }
+
+    fn stand_in_turn(&mut self, at: u32, limits: &Limits) {
+        let connection = &mut self.connections[at as usize];
+        if !connection.in_turn && connection.backlog > 0 && connection.in_flight < limits.window {
+            connection.in_turn = true;
+            self.turn.push_back(at);
+        }
+    }
+
+    /// Begins to take a grain of the next connection, if the cable is free and there is one.
+    pub(crate) fn begin_grain(&mut self) -> bool {
+        if self.current.is_some() {
+            return false;
+        }
+        self.current = self.turn.pop_front();
+        self.current.is_some()
+    }
+
+    /// The cable has taken up a grain. `None` if what it belonged to is gone.
+    pub(crate) fn end_grain(&mut self, limits: &Limits, now: Moment) -> Option<Sent> {
+        let at = self.current.take()?;
+        let connection = &mut self.connections[at as usize];
+        connection.in_turn = false;
+        let first = connection.sending.front_mut()?;
+        first.left -= 1;
+        let is_noticed = now.since(first.noticed) >= PROGRESS_EVERY;
+        if is_noticed {
+            first.noticed = now;
+        }
+        let piece = *first;
+        if piece.left == 0 {
+            connection.sending.pop_front();
+        }
+        connection.backlog -= 1;
+        connection.in_flight += 1;
+        self.backlog -= 1;
+        let to = connection.to;
+        self.stand_in_turn(at, limits);
+        let frees_slot = self.release_slot(at, limits);
+        Some(Sent { to, piece, frees_slot, is_noticed })
+    }
+
+    /// A grain was received.
+    pub(crate) fn received(&mut self, to: u32, limits: &Limits) {
+        let Some((at, connection)) = self.connection(to) else { return };
+        connection.in_flight = connection.in_flight.saturating_sub(1);
+        self.stand_in_turn(at, limits);
+    }
+
+    /// Grains bound and not sent yet.
+    pub(crate) const fn backlog(&self) -> u32 {
+        self.backlog
     }
 }

@@ -34,8 +34,9 @@ pub enum Event {
         /// What it holds.
         held: PieceSet,
     },
-    /// A neighbour holds one more piece.
-    PeerHas {
+    /// A neighbour no longer holds a piece: it said so, or refused a request for it because of that. Requests for it
+    /// that are open there are forgotten. (That it holds more is said by [`Picker::peer_has`](crate::Picker::peer_has).)
+    PeerLost {
         /// The neighbour.
         peer: NodeId,
         /// The piece.

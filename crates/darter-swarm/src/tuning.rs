@@ -13,8 +13,6 @@ pub struct Tuning {
     pub in_all: u32,
     /// Bytes in flight in all (memory of a node), as far as [`Tuning::at_least`] allows.
     pub bytes_in_flight: u64,
-    /// Further holders asked for a piece that nobody has begun to send.
-    pub spares: u32,
     /// Requests open in all, however large pieces are.
     pub at_least: u32,
     /// Asks open at the lead, in a small swarm.
@@ -72,15 +70,18 @@ pub struct Tuning {
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
     pub delivery_floor: Duration,
+    /// How often a node tells the lead of its pieces in a small swarm.
+    pub tell_lead_soon: Duration,
+    /// The same in a large one. At ten thousand nodes the lead hears ten thousand messages a second.
+    pub tell_lead_late: Duration,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
         Self {
             per_holder: 4,
-            in_all: 6,
+            in_all: 12,
             bytes_in_flight: 32 << 20,
-            spares: 1,
             at_least: 4,
             asks: 4,
             rate_weight: 0.25,
@@ -109,6 +110,19 @@ impl Default for Tuning {
             copy_factor_when_minor: 64,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
+            tell_lead_soon: Duration::from_millis(10),
+            tell_lead_late: Duration::from_secs(1),
         }
+    }
+}
+
+impl Tuning {
+    /// How long a node with so many neighbours gathers news of its pieces before it tells the lead.
+    ///
+    /// The lead chooses by this news what to send, so in a small swarm, where that decides the time, it comes at once. A node
+    /// with many neighbours is in a swarm in which members feed each other, and thousands telling at once would be all
+    /// that the lead does: there it counts holders, for copies that are hardly ever sent, and for a successor of a dead holder.
+    pub const fn tell_lead_pause(&self, neighbours: usize) -> Duration {
+        if neighbours < self.neighbours_least as usize { self.tell_lead_soon } else { self.tell_lead_late }
     }
 }

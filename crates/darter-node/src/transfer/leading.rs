@@ -309,9 +309,7 @@ impl Transfer {
         let now = self.context.now();
         let mut state = self.state.lock();
         if let Some(leading) = &mut state.leading {
-            for &piece in pieces {
-                leading.swarm.have(node, piece, now);
-            }
+            leading.swarm.have(node, pieces, now);
             leading.plan_changed.notify_one();
         }
     }

@@ -98,14 +98,7 @@ impl Transfer {
             Message::Failed { failure, .. } if from_lead => self.lead_failed(from, &failure.text),
             Message::Meet { held, wants, .. } => self.met(from, held, wants),
             Message::Have { pieces, .. } => {
-                let mut follows = false;
-                {
-                    let now = self.context.now();
-                    let mut state = self.state.lock();
-                    for &piece in &pieces {
-                        follows |= state.picker.handle(Event::PeerHas { peer: from, piece }, now);
-                    }
-                }
+                let follows = self.state.lock().picker.peer_has(from, &pieces);
                 self.member_has(from, &pieces);
                 // Most announcements change nothing for now: waking the driver for each would be most of its work.
                 if follows {

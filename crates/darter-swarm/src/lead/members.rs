@@ -57,6 +57,14 @@ pub(super) struct Members {
 }
 
 impl Member {
+    fn memory(&self) -> usize {
+        let texts = [&self.place.region, &self.place.zone, &self.place.rack, &self.place.host];
+        self.held.memory()
+            + self.coming.capacity() * size_of::<(PieceIndex, Moment)>()
+            + self.neighbours.capacity() * size_of::<usize>()
+            + texts.iter().map(|text| text.capacity()).sum::<usize>()
+    }
+
     pub(super) fn is_coming(&self, piece: PieceIndex) -> bool {
         self.coming.iter().any(|(coming, _)| *coming == piece)
     }
@@ -75,6 +83,10 @@ impl Member {
 }
 
 impl Group {
+    const fn memory(&self) -> usize {
+        self.members.capacity() * size_of::<usize>() + self.pieces.capacity() * size_of::<(u32, Option<Moment>)>()
+    }
+
     fn piece_mut(&mut self, piece: PieceIndex) -> &mut (u32, Option<Moment>) {
         if piece.as_usize() >= self.pieces.len() {
             self.pieces.resize(piece.as_usize() + 1, (0, None));
@@ -114,6 +126,20 @@ impl Members {
 
     pub(super) fn ids(&self) -> Vec<NodeId> {
         self.by_id.iter().filter(|(_, slot)| !self.get(**slot).aside).map(|(id, _)| *id).collect()
+    }
+
+    /// Bytes of memory behind this, with spare room; what maps and texts take is estimated from their number.
+    pub(super) fn memory(&self) -> usize {
+        let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();
+        let of_groups: usize = self.groups.iter().map(Group::memory).sum();
+        let ids = self.by_id.len() * (size_of::<NodeId>() + size_of::<usize>());
+        let pairs = self.parted.len() * size_of::<(NodeId, NodeId)>();
+        // Nodes of these trees are about three quarters full.
+        let trees = (ids + pairs) * 4 / 3;
+        let tables = self.slots.capacity() * size_of::<Option<Member>>()
+            + self.free.capacity() * size_of::<usize>()
+            + self.groups.capacity() * size_of::<Group>();
+        tables + of_members + of_groups + trees
     }
 
     pub(super) fn take_notices(&mut self) -> Vec<Notice> {

@@ -145,12 +145,16 @@ impl Lead {
         self.members.remove(slot);
     }
 
-    /// A member holds one more piece.
-    pub fn have(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
-        if piece.0 >= self.total.unwrap_or(MOST_PIECES) || node == self.me {
-            return;
+    /// A member holds these pieces, too.
+    pub fn have(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
+        let Some(slot) = self.members.slot(node).filter(|_| node != self.me) else { return };
+        let most = self.total.unwrap_or(MOST_PIECES);
+        for piece in pieces.iter().filter(|piece| piece.0 < most) {
+            self.has(slot, *piece, now);
         }
-        let Some(slot) = self.members.slot(node) else { return };
+    }
+
+    fn has(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
         let member = self.members.get_mut(slot);
         let sent_at = member.take_coming(piece);
         let fresh = member.held.insert(piece);
@@ -396,6 +400,14 @@ impl Lead {
     /// How many pieces a member is known to hold; `None` for who is no member.
     pub fn held_by(&self, node: NodeId) -> Option<u32> {
         self.members.slot(node).map(|slot| self.members.get(slot).held.len())
+    }
+
+    /// Bytes of memory that the lead's own tables take, with their spare room.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>()
+            + self.pieces.memory()
+            + self.members.memory()
+            + self.deliveries.capacity() * size_of::<(Moment, NodeId, PieceIndex)>()
     }
 
     /// The node that runs this lead.

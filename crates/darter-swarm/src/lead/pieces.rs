@@ -37,6 +37,11 @@ impl Pieces {
         self.refresh(piece);
     }
 
+    /// Bytes of memory behind this, with spare room.
+    pub(super) const fn memory(&self) -> usize {
+        self.own.memory() + self.fresh.memory() + self.table.capacity() * size_of::<Piece>()
+    }
+
     pub(super) fn set_own(&mut self, piece: PieceIndex, own: bool) {
         if own {
             self.own.insert(piece);

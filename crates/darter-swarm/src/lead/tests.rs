@@ -31,7 +31,7 @@ fn join(lead: &mut Lead, n: u16) {
 fn what_members_hold_can_be_looked_up() {
     let mut lead = lead(4, 4);
     join(&mut lead, 1);
-    lead.have(node(1), PieceIndex(2), at(1));
+    lead.have(node(1), &[PieceIndex(2)], at(1));
     assert_eq!((lead.held_by(node(1)), lead.held_by(node(7))), (Some(1), None));
 }
 
@@ -56,7 +56,7 @@ fn a_piece_that_did_not_arrive_is_sent_anew_and_so_is_one_whose_receiver_died() 
     assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
     lead.unsent(node(1), PieceIndex(0));
     assert_eq!(lead.choose(node(2), at(0)), Some(PieceIndex(0)));
-    lead.have(node(2), PieceIndex(0), at(5));
+    lead.have(node(2), &[PieceIndex(0)], at(5));
     assert_eq!(lead.choose(node(1), at(5)), Some(PieceIndex(1)));
     lead.leave(node(2));
     assert_eq!(lead.choose(node(1), at(5)), Some(PieceIndex(0)), "the only other holder is gone");
@@ -68,7 +68,7 @@ fn what_was_never_confirmed_is_given_again_to_the_same_member_too() {
     join(&mut lead, 1);
     assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
     assert_eq!(lead.choose(node(1), at(1)), Some(PieceIndex(1)));
-    lead.have(node(1), PieceIndex(1), at(100));
+    lead.have(node(1), &[PieceIndex(1)], at(100));
     assert_eq!(lead.choose(node(1), at(1000)), None, "the piece may still be on its way");
     let mut again = None;
     while let Some(wakeup) = lead.next_wakeup(again.unwrap_or(at(1000))) {
@@ -87,7 +87,7 @@ fn a_late_confirmation_counts_the_holder_once() {
     join(&mut lead, 1);
     assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
     assert_eq!(lead.choose(node(1), at(60_000)), Some(PieceIndex(0)), "sent anew after a while");
-    lead.have(node(1), PieceIndex(0), at(60_100));
+    lead.have(node(1), &[PieceIndex(0)], at(60_100));
     assert_eq!(lead.holders(PieceIndex(0)), 1);
     assert_eq!(lead.choose(node(1), at(120_000)), None);
     lead.leave(node(1));
@@ -201,7 +201,7 @@ fn a_piece_is_sent_into_another_rack_once() {
         lead.join(node(n), rack("far"), &PieceSet::new(), true);
     }
     assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
-    lead.have(node(1), PieceIndex(0), at(5));
+    lead.have(node(1), &[PieceIndex(0)], at(5));
     assert_eq!(lead.choose(node(2), at(3_600_000)), None, "its neighbour has it");
     lead.part(node(1), node(2));
     assert_eq!(lead.choose(node(2), at(3_600_000)), Some(PieceIndex(0)), "which is out of reach");
@@ -214,6 +214,6 @@ fn a_piece_sent_twice_to_one_member_does_not_keep_it_waiting() {
     for _ in 0..4 {
         lead.sending(node(1), PieceIndex(0), at(0));
     }
-    lead.have(node(1), PieceIndex(0), at(1));
+    lead.have(node(1), &[PieceIndex(0)], at(1));
     assert!(lead.choose(node(1), at(1)).is_some());
 }

@@ -3,87 +3,96 @@
 
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
+use darter_core::{Moment, PieceIndex, PieceSet, Tier};
 
 use crate::event::{Action, RequestId};
 use crate::locality::{fetcher_rank, is_across};
 use crate::picker::neighbour::Neighbour;
-use crate::picker::{Picker, Request};
+use crate::picker::{NEVER, Picker, Request};
 
 impl Picker {
     /// Appends what is to be done now. Call it after events, and at [`Picker::next_wakeup`].
     pub fn poll(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.wakeup = None;
-        self.give_up_overdue(now);
-        self.abandon_stuck(now);
-        self.try_slow_ones_again(now);
-        self.request_urgent(now);
+        if self.check_at <= now {
+            self.check_requests(now);
+        }
+        if self.slow_check <= now {
+            self.try_slow_ones_again(now);
+        }
+        if !self.readers.is_empty() {
+            self.request_urgent(now);
+        }
         self.adjust_asks(now);
-        self.take_offers(now);
         self.request_rarest(now);
-        self.request_from_slow(now);
+        if self.slow_check != NEVER {
+            self.request_from_slow(now);
+        }
         self.request_twice(now);
-        self.note_deadlines(now);
-        self.is_full = self.open_count() >= self.most_open();
+        self.note_pauses(now);
+        if self.check_at != NEVER {
+            self.wake_at(self.check_at.max(now));
+        }
+        self.is_full = self.counts.open >= self.most_open();
         actions.append(&mut self.waiting);
     }
 
-    /// How many requests and asks may be open: a bound on the memory that answers may need.
+    /// How many requests and asks may be open: a bound on the memory that answers may need. Overdue ones don't count
+    /// (somebody else was asked in their stead), nor do asks that just stand: most of those of a large swarm are never
+    /// answered.
     fn most_open(&self) -> usize {
         let by_bytes = u32::try_from(self.tuning.bytes_in_flight / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
         by_bytes.min(self.tuning.in_all).max(self.tuning.at_least) as usize
-    }
-
-    /// Requests for named pieces, and asks that the lead answers. Overdue ones don't count (somebody else was asked in
-    /// their stead), nor do spares, nor asks that just stand: most of those of a large swarm are never answered.
-    fn open_count(&self) -> usize {
-        self.requests.iter().filter(|request| request.piece.is_some() && !request.overdue && !request.spare).count()
     }
 
     fn wake_at(&mut self, moment: Moment) {
         self.wakeup = Some(self.wakeup.map_or(moment, |before| before.min(moment)));
     }
 
-    fn give_up_overdue(&mut self, now: Moment) {
+    /// Gives up what is overdue, withdraws what still doesn't move long after that, so that even the only holder can be asked
+    /// anew, and notes when to look again.
+    fn check_requests(&mut self, now: Moment) {
+        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
+        let mut next = NEVER;
+        let mut stuck = Vec::new();
         for at in 0..self.requests.len() {
             let request = self.requests[at];
-            let Some(piece) = request.piece.filter(|_| !request.overdue) else { continue };
-            let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-            let Some(meter) = self.meter_mut(&request) else { continue };
-            if meter.deadline(request.moved, piece_bytes, &tuning) > now {
+            if request.piece.is_none() && !request.overdue {
                 continue;
             }
-            meter.overdue(piece_bytes, request.asked, now, &tuning);
-            self.requests[at].overdue = true;
-            self.reopen(piece);
-            self.judge_rates(now);
-        }
-    }
-
-    /// Withdraws overdue requests that still don't move, so that even the only holder can be asked anew.
-    fn abandon_stuck(&mut self, now: Moment) {
-        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-        for request in self.requests.clone() {
+            let Some(meter) = self.meter_mut(&request) else { continue };
+            let deadline = meter.deadline(request.moved, piece_bytes, &tuning);
             if !request.overdue {
-                continue;
+                if deadline > now {
+                    next = next.min(deadline);
+                    continue;
+                }
+                meter.overdue(piece_bytes, request.asked, now, &tuning);
+                self.mark_overdue(at);
+                self.judge_rates(now);
             }
-            let Some(meter) = self.meter_mut(&request) else { continue };
-            let end = meter.deadline(request.moved, piece_bytes, &tuning) + tuning.abandon;
+            let end = deadline + tuning.abandon;
             if end > now {
-                self.wake_at(end);
-                continue;
+                next = next.min(end);
+            } else {
+                stuck.push(request.id);
+                self.waiting.push(Action::Cancel { id: request.id, peer: request.peer });
             }
-            self.waiting.push(Action::Cancel { id: request.id, peer: request.peer });
-            self.fail(request.id, now);
+        }
+        self.check_at = next;
+        for id in stuck {
+            self.fail(id, now);
         }
     }
 
     fn try_slow_ones_again(&mut self, now: Moment) {
+        self.slow_check = NEVER;
         for neighbour in &mut self.neighbours {
             if neighbour.slow_until.is_some_and(|until| until <= now) {
                 neighbour.slow_until = None;
                 neighbour.meter.forget_rate();
             }
+            self.slow_check = self.slow_check.min(neighbour.slow_until.unwrap_or(NEVER));
         }
     }
 
@@ -111,7 +120,8 @@ impl Picker {
     /// Asks whoever will be quickest for one piece, even if it is under way but late; the lead if nobody else has it.
     fn request_at_once(&mut self, piece: PieceIndex, now: Moment) {
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-        for request in self.requests.clone() {
+        for at in 0..self.requests.len() {
+            let request = self.requests[at];
             if request.piece != Some(piece) || request.overdue {
                 continue;
             }
@@ -126,52 +136,37 @@ impl Picker {
             }
         }
         let room = tuning.per_holder * 2;
-        let quickest = self
-            .neighbours
-            .iter()
-            .filter(|peer| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
-            .filter(|peer| !self.is_asked_of(piece, peer.id))
-            .min_by_key(|peer| peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1));
-        if let Some(peer) = quickest.map(|peer| peer.id) {
-            self.request(peer, false, piece, true, now);
+        let quickest = (self.neighbours.iter().enumerate())
+            .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
+            .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
+            .min_by_key(|(_, peer)| peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1));
+        if let Some((at, _)) = quickest {
+            self.request(Some(at), piece, true, now);
             return;
         }
         let Some(lead) = &self.lead else { return };
-        let (id, ready) = (lead.id, lead.meter.paused_until);
+        let ready = lead.meter.paused_until;
         if ready > now {
             self.wake_at(ready);
-        } else if !self.is_asked_of(piece, id) {
-            self.request(id, true, piece, true, now);
+        } else if !is_asked(&self.requests, piece, None) {
+            self.request(None, piece, true, now);
         }
-    }
-
-    fn is_asked_of(&self, piece: PieceIndex, peer: NodeId) -> bool {
-        self.requests.iter().any(|request| request.piece == Some(piece) && request.peer == peer)
     }
 
     /// Keeps as many asks open at the lead as could be answered with something useful.
     fn adjust_asks(&mut self, now: Moment) {
         let Some(lead) = &self.lead else { return };
         let (lead, ready) = (lead.id, lead.meter.paused_until);
-        let mut open: Vec<RequestId> = self
-            .requests
-            .iter()
-            .filter(|request| request.to_lead && request.piece.is_none())
-            .map(|ask| ask.id)
-            .collect();
-        let bound = self.requests.iter().filter(|request| request.to_lead && request.piece.is_some()).count();
         // The more neighbours, the smaller the lead's part in what this node gets.
         let asks = (self.tuning.asks as usize).div_ceil(1 + self.neighbours.len() / 8);
         let useful = self.unassigned().min(asks).min(self.most_open());
-        while open.len() > useful {
-            let Some(id) = open.pop() else { break };
-            self.requests.retain(|request| request.id != id);
-            if let Some(lead) = &mut self.lead {
-                lead.meter.open -= 1;
-            }
-            self.waiting.push(Action::Cancel { id, peer: lead });
+        while self.counts.standing > useful {
+            let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
+            let Some(at) = self.requests.iter().rposition(is_standing) else { break };
+            let ask = self.remove_request(at);
+            self.waiting.push(Action::Cancel { id: ask.id, peer: lead });
         }
-        let missing = useful.saturating_sub(open.len() + bound);
+        let missing = useful.saturating_sub(self.counts.standing + self.counts.bound);
         if missing == 0 {
             return;
         }
@@ -180,7 +175,7 @@ impl Picker {
             return;
         }
         for _ in 0..missing {
-            let id = self.open_request(lead, true, None, false, now);
+            let id = self.open_request(None, None, false, now);
             self.waiting.push(Action::Ask { id, lead });
         }
     }
@@ -191,46 +186,23 @@ impl Picker {
             return 0;
         }
         let Some(total) = self.total else { return usize::MAX };
-        let mut coming: Vec<PieceIndex> =
-            self.requests.iter().filter(|request| !request.overdue).filter_map(|request| request.piece).collect();
-        coming.sort_unstable();
-        coming.dedup();
-        (total.saturating_sub(self.held.len()) as usize).saturating_sub(coming.len())
-    }
-
-    /// Asks new holders, too, for pieces that wait in the queue of another: whoever begins first sends it, the others are
-    /// told to forget it. Otherwise all neighbours of a piece's first holder stand in its queue while those who got
-    /// it from there have nothing to do.
-    fn take_offers(&mut self, now: Moment) {
-        for (peer, piece) in std::mem::take(&mut self.offers) {
-            let Some(neighbour) = self.neighbours.iter().find(|neighbour| neighbour.id == peer) else { continue };
-            let may = is_quick(neighbour, now) && neighbour.meter.open < self.tuning.per_holder;
-            if may && !is_across(neighbour.tier) && self.is_waiting(piece) && !self.is_asked_of(piece, peer) {
-                self.request(peer, false, piece, false, now);
-                if let Some(request) = self.requests.last_mut() {
-                    request.spare = true;
-                }
-            }
-        }
+        total.saturating_sub(self.held.len()).saturating_sub(self.coming.len()) as usize
     }
 
     fn request_rarest(&mut self, now: Moment) {
-        let mut room = self.most_open().saturating_sub(self.open_count());
+        let mut room = self.most_open().saturating_sub(self.counts.open);
         let mut refused_across = false;
         while room > 0 && !self.rarity.open().is_empty() {
-            let mut ready: Vec<(bool, u32, u64, usize)> = Vec::with_capacity(self.neighbours.len());
-            for (at, peer) in self.neighbours.iter().enumerate() {
-                if peer.slow_until.is_none()
-                    && peer.is_ready(now)
-                    && peer.meter.open < self.tuning.per_holder
-                    && self.rarity.any_open_in(&peer.held)
-                {
-                    ready.push((is_across(peer.tier), peer.meter.open, self.random.next(), at));
-                }
-            }
-            ready.sort_unstable();
+            self.order_holders(now);
             let before = room;
-            for (across, .., at) in ready {
+            let ready = std::mem::take(&mut self.ready);
+            for key in &ready {
+                let at = (key & 0xffff) as usize;
+                let peer = &self.neighbours[at];
+                if !self.rarity.any_open_in(&peer.held) {
+                    continue;
+                }
+                let across = is_across(peer.tier);
                 let piece = if across { self.rarest_across(at, now) } else { self.rarest_near(at) };
                 let Some(piece) = piece else {
                     refused_across |= across;
@@ -239,12 +211,13 @@ impl Picker {
                 if !across {
                     self.starved_since = None;
                 }
-                self.request(self.neighbours[at].id, false, piece, false, now);
+                self.request(Some(at), piece, false, now);
                 room -= 1;
                 if room == 0 {
                     break;
                 }
             }
+            self.ready = ready;
             if room == before {
                 break;
             }
@@ -252,9 +225,23 @@ impl Picker {
         self.note_starving(refused_across, now);
     }
 
+    /// Lists the holders with room: near ones first, then those asked for less, ties at random. Each is one number with its
+    /// place in the low 16 bits, for sorting quickly.
+    fn order_holders(&mut self, now: Moment) {
+        self.ready.clear();
+        for (at, peer) in self.neighbours.iter().enumerate().take(1 << 16) {
+            if is_quick(peer, now) && peer.meter.open < self.tuning.per_holder {
+                let tie = self.random.next() >> 40;
+                let far = u64::from(is_across(peer.tier));
+                self.ready.push(far << 63 | u64::from(peer.meter.open) << 40 | tie << 16 | at as u64);
+            }
+        }
+        self.ready.sort_unstable();
+    }
+
     /// Notes since when this node has nothing to do but wait for other fetchers, and wakes it at its next turn.
     fn note_starving(&mut self, refused_across: bool, now: Moment) {
-        let idle = self.open_count() == 0;
+        let idle = self.counts.open == 0;
         if !refused_across || (!idle && self.starved_since.is_none()) {
             self.starved_since = None;
             return;
@@ -267,8 +254,10 @@ impl Picker {
 
     fn rarest_near(&mut self, at: usize) -> Option<PieceIndex> {
         let peer = &self.neighbours[at];
-        let requests = &self.requests;
-        self.rarity.rarest(&peer.held, None, &mut self.random, |piece| !is_asked(requests, piece, peer.id))
+        let (requests, any_overdue) = (&self.requests, self.counts.overdue > 0);
+        self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
+            !any_overdue || !is_asked(requests, piece, Some(at))
+        })
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and
@@ -283,7 +272,7 @@ impl Picker {
         let (neighbours, requests, me) = (&self.neighbours, &self.requests, &self.me);
         let piece = self.rarity.rarest(&peer.held, mask, &mut self.random, |piece| {
             let nearer = neighbours.iter().filter(|other| other.tier < tier);
-            if is_asked(requests, piece, peer.id) {
+            if is_asked(requests, piece, Some(at)) {
                 return false;
             }
             let late = requests.iter().any(|request| request.piece == Some(piece));
@@ -325,7 +314,7 @@ impl Picker {
             if !self.rarity.any_open_in(&peer.held) {
                 continue;
             }
-            if peer.meter.open > 0 || !peer.is_ready(now) || self.open_count() >= self.most_open() {
+            if peer.meter.open > 0 || !peer.is_ready(now) || self.counts.open >= self.most_open() {
                 self.wake_at(until);
                 continue;
             }
@@ -340,7 +329,7 @@ impl Picker {
                 !neighbours.iter().filter(quick).any(|other| other.held.contains(piece))
             });
             if let Some(piece) = piece {
-                self.request(self.neighbours[at].id, false, piece, false, now);
+                self.request(Some(at), piece, false, now);
             }
         }
     }
@@ -354,7 +343,8 @@ impl Picker {
             return;
         }
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-        for request in self.requests.clone() {
+        for at in 0..self.requests.len() {
+            let request = self.requests[at];
             let Some(piece) = request.piece else { continue };
             if self.requests.iter().filter(|other| other.piece == Some(piece)).count() > 1 {
                 continue;
@@ -366,15 +356,15 @@ impl Picker {
                 self.wake_at(expected);
                 continue;
             }
-            let second = self
-                .neighbours
-                .iter()
-                .filter(|peer| peer.id != request.peer && peer.held.contains(piece) && is_quick(peer, now))
-                .filter(|peer| !is_across(peer.tier) || !self.has_near_holder(piece))
-                .filter(|peer| peer.meter.open < tuning.per_holder)
-                .min_by_key(|peer| (peer.tier, peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1)));
-            if let Some(peer) = second.map(|peer| peer.id) {
-                self.request(peer, false, piece, false, now);
+            let second = (self.neighbours.iter().enumerate())
+                .filter(|(at, peer)| request.neighbour != Some(*at) && peer.held.contains(piece) && is_quick(peer, now))
+                .filter(|(_, peer)| !is_across(peer.tier) || !self.has_near_holder(piece))
+                .filter(|(_, peer)| peer.meter.open < tuning.per_holder)
+                .min_by_key(|(_, peer)| {
+                    (peer.tier, peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1))
+                });
+            if let Some((at, _)) = second {
+                self.request(Some(at), piece, false, now);
             }
         }
     }
@@ -383,18 +373,9 @@ impl Picker {
         self.neighbours.iter().any(|peer| !is_across(peer.tier) && peer.held.contains(piece))
     }
 
-    fn note_deadlines(&mut self, now: Moment) {
-        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-        for at in 0..self.requests.len() {
-            let request = self.requests[at];
-            if request.piece.is_none() || request.overdue {
-                continue;
-            }
-            let Some(meter) = self.meter_mut(&request) else { continue };
-            let deadline = meter.deadline(request.moved, piece_bytes, &tuning);
-            self.wake_at(deadline);
-        }
-        if self.rarity.open().is_empty() {
+    /// Wakes the picker when a holder of something open may be asked again.
+    fn note_pauses(&mut self, now: Moment) {
+        if (self.slow_check == NEVER && self.paused_until <= now) || self.rarity.open().is_empty() {
             return;
         }
         for at in 0..self.neighbours.len() {
@@ -402,56 +383,43 @@ impl Picker {
             if !self.rarity.any_open_in(&peer.held) {
                 continue;
             }
-            if let Some(until) = peer.slow_until {
+            let (slow_until, ready) = (peer.slow_until, peer.meter.paused_until);
+            if let Some(until) = slow_until {
                 self.wake_at(until);
             }
-            let ready = self.neighbours[at].meter.paused_until;
             if ready > now {
                 self.wake_at(ready);
             }
         }
     }
 
-    fn request(&mut self, peer: NodeId, to_lead: bool, piece: PieceIndex, urgent: bool, now: Moment) {
-        let id = self.open_request(peer, to_lead, Some(piece), urgent, now);
+    /// Asks a neighbour, or the lead if `None`, for a piece by name.
+    fn request(&mut self, neighbour: Option<usize>, piece: PieceIndex, urgent: bool, now: Moment) {
+        let id = self.open_request(neighbour, Some(piece), urgent, now);
+        let peer = self.requests.last().expect("it was just added").peer;
         self.waiting.push(Action::Request { id, peer, piece, urgent });
     }
 
+    /// Adds a request to a neighbour, or to the lead if `None`, as the last one.
     fn open_request(
         &mut self,
-        peer: NodeId,
-        to_lead: bool,
+        neighbour: Option<usize>,
         piece: Option<PieceIndex>,
         urgent: bool,
         now: Moment,
     ) -> RequestId {
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        let request = Request {
-            id,
-            peer,
-            to_lead,
-            piece,
-            urgent,
-            spare: false,
-            started: false,
-            asked: now,
-            moved: now,
-            overdue: false,
-        };
-        if let Some(meter) = self.meter_mut(&request) {
-            meter.open += 1;
-        }
-        self.requests.push(request);
-        if let Some(piece) = piece {
-            self.rarity.set_open(piece, false);
-        }
+        let lead = || self.lead.as_ref().expect("the lead is only asked while there is one").id;
+        let peer = neighbour.map_or_else(lead, |at| self.neighbours[at].id);
+        self.add_request(Request { id, peer, neighbour, piece, urgent, asked: now, moved: now, overdue: false });
         id
     }
 }
 
-fn is_asked(requests: &[Request], piece: PieceIndex, peer: NodeId) -> bool {
-    requests.iter().any(|request| request.piece == Some(piece) && request.peer == peer)
+/// Whether a neighbour, or the lead if `None`, is asked for a piece.
+fn is_asked(requests: &[Request], piece: PieceIndex, neighbour: Option<usize>) -> bool {
+    requests.iter().any(|request| request.piece == Some(piece) && request.neighbour == neighbour)
 }
 
 fn is_quick(peer: &Neighbour, now: Moment) -> bool {

@@ -8,7 +8,13 @@
 //! - a piece is *open* exactly when this node wants the whole blob, knows the piece's hash, lacks it, and no request
 //!   for it is under way (an overdue one doesn't count);
 //! - a peer's count of open requests is the number of entries in `requests` that name it;
+//! - `coming` has exactly the pieces of requests that are not overdue, and `counts` says how many requests there are of each kind:
+//!   both change only in `add_request`, `remove_request`, `mark_overdue` and `started`;
+//! - a request's `neighbour` is its place in `neighbours`;
 //! - nothing is asked of a peer that sent a wrong piece.
+//!
+//! A poll costs little while nothing can follow: what falls due is found by `check_at`, `slow_check` and `paused_until`, earliest
+//! times that may be too early and never too late, and a picker at its limit looks at no holder.
 //!
 //! The picker does not verify pieces: [`Event::Received`] is said of verified pieces only. It keeps no data, and it
 //! does not tell others what this node holds.
@@ -37,6 +43,12 @@ use crate::picker::rarity::Rarity;
 use crate::random::Random;
 use crate::tuning::Tuning;
 
+/// Later than anything.
+const NEVER: Moment = Moment::from_micros(u64::MAX);
+
+/// Rates are compared after so many answers, or when a holder seems slow by the last comparison.
+const JUDGE_EVERY: u32 = 16;
+
 /// The picker of one blob. Tell it what happens with [`Picker::handle`], then do what [`Picker::poll`] says.
 #[derive(Debug)]
 pub struct Picker {
@@ -52,6 +64,8 @@ pub struct Picker {
     neighbours: Vec<Neighbour>,
     lead: Option<LeadPeer>,
     requests: Vec<Request>,
+    counts: Counts,
+    coming: PieceSet,
     readers: BTreeMap<ReaderId, Reader>,
     /// Who sent a wrong piece, and which.
     banned: Vec<(NodeId, PieceIndex)>,
@@ -60,13 +74,33 @@ pub struct Picker {
     /// Since when everything open is another node's to fetch from afar.
     starved_since: Option<Moment>,
     next_id: u64,
-    /// Neighbours that came to hold a piece which waits in another holder's queue.
-    offers: Vec<(NodeId, PieceIndex)>,
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
     wakeup: Option<Moment>,
     /// Whether the last poll left no room for more requests.
     is_full: bool,
+    /// No request falls due before this.
+    check_at: Moment,
+    /// No slow neighbour is to be tried again before this.
+    slow_check: Moment,
+    /// After this no neighbour is paused.
+    paused_until: Moment,
+    /// What part of the median rate makes a holder slow, in bytes per second, and how many samples ago that was computed.
+    slow_limit: (f64, u32),
+    /// Holders with room, in the order in which they are asked; kept for its memory.
+    ready: Vec<u64>,
+}
+
+/// Requests by kind.
+#[derive(Debug, Default)]
+struct Counts {
+    /// For named pieces and not overdue; asks that the lead answers are among them.
+    open: usize,
+    /// Asks that the lead has not answered.
+    standing: usize,
+    /// Requests to the lead for a piece that is known.
+    bound: usize,
+    overdue: usize,
 }
 
 #[derive(Debug)]
@@ -80,13 +114,11 @@ struct LeadPeer {
 struct Request {
     id: RequestId,
     peer: NodeId,
-    to_lead: bool,
+    /// Its place in `neighbours`; `None` for the lead.
+    neighbour: Option<usize>,
     /// `None` for an ask that the lead has not answered yet.
     piece: Option<PieceIndex>,
     urgent: bool,
-    /// Made beside another one for the same piece; doesn't count as open.
-    spare: bool,
-    started: bool,
     asked: Moment,
     moved: Moment,
     overdue: bool,
@@ -130,25 +162,30 @@ impl Picker {
             neighbours: Vec::new(),
             lead: None,
             requests: Vec::new(),
+            counts: Counts::default(),
+            coming: PieceSet::new(),
             readers: BTreeMap::new(),
             banned: Vec::new(),
             fetches: [const { None }; 5],
             starved_since: None,
             next_id: 0,
-            offers: Vec::new(),
             waiting: Vec::new(),
             wakeup: None,
             is_full: false,
+            check_at: NEVER,
+            slow_check: NEVER,
+            paused_until: Moment::ZERO,
+            slow_limit: (0.0, 0),
+            ready: Vec::new(),
         }
     }
 
-    /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`]; false means
-    /// that nothing follows, so that a swarm full of announcements costs little.
-    pub fn handle(&mut self, event: Event, now: Moment) -> bool {
+    /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`].
+    pub fn handle(&mut self, event: Event, now: Moment) {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(known, total),
             Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, &held),
-            Event::PeerHas { peer, piece } => return self.peer_has(peer, piece),
+            Event::PeerLost { peer, piece } => self.peer_lost(peer, piece),
             Event::PeerLeft { peer } => self.peer_left(peer),
             Event::LeadChanged { lead } => self.lead_changed(lead),
             Event::Started { request, piece } => self.started(request, piece, now),
@@ -175,7 +212,22 @@ impl Picker {
                 self.reopen(piece);
             }
         }
-        true
+    }
+
+    /// A neighbour holds these pieces, too. False means that no poll is needed, so that a swarm full of announcements
+    /// costs little.
+    pub fn peer_has(&mut self, peer: NodeId, pieces: &[PieceIndex]) -> bool {
+        let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return false };
+        let mut matters = false;
+        for piece in pieces {
+            matters |= self.neighbour_has(at, *piece);
+        }
+        matters
+    }
+
+    /// Whether news of what neighbours hold may lead to a request before anything else happens.
+    pub fn heeds_news(&self) -> bool {
+        !self.is_full || !self.readers.is_empty()
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.
@@ -195,7 +247,7 @@ impl Picker {
 
     /// Whether a piece is on its way from somebody who is not overdue.
     pub fn in_flight(&self, piece: PieceIndex) -> bool {
-        self.requests.iter().any(|request| request.piece == Some(piece) && !request.overdue)
+        self.coming.contains(piece)
     }
 
     /// All requests under way.
@@ -261,52 +313,46 @@ impl Picker {
     }
 
     /// True if the piece may be asked for now.
-    fn peer_has(&mut self, peer: NodeId, piece: PieceIndex) -> bool {
+    fn neighbour_has(&mut self, at: usize, piece: PieceIndex) -> bool {
         if !self.can_be(piece) {
             return false;
         }
-        let Some(neighbour) = self.neighbours.iter_mut().find(|neighbour| neighbour.id == peer) else { return false };
+        let neighbour = &mut self.neighbours[at];
         if neighbour.held.insert(piece) {
             self.rarity.add_holder(piece);
         }
-        let has_room = neighbour.meter.open < self.tuning.per_holder;
         if self.held.contains(piece) {
             return false;
         }
-        if !self.readers.is_empty() || (has_room && !self.is_full && self.rarity.open().contains(piece)) {
-            return true;
-        }
-        let offered = has_room && self.is_waiting(piece);
-        if offered {
-            self.offers.push((peer, piece));
-        }
-        offered
+        let has_room = neighbour.meter.open < self.tuning.per_holder;
+        !self.readers.is_empty() || (has_room && !self.is_full && self.rarity.open().contains(piece))
     }
 
-    /// Whether a piece is asked for, by few requests, and nobody has begun to send it.
-    fn is_waiting(&self, piece: PieceIndex) -> bool {
-        let mut asked = 0;
-        for request in self.requests.iter().filter(|request| request.piece == Some(piece)) {
-            if request.started {
-                return false;
-            }
-            asked += 1;
+    /// The peer is asked for this piece no more, and without a pause for others: losing a piece is no failure.
+    fn peer_lost(&mut self, peer: NodeId, piece: PieceIndex) {
+        let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
+        if self.neighbours[at].held.remove(piece) {
+            self.rarity.remove_holder(piece);
         }
-        (1..=self.tuning.spares).contains(&asked)
+        self.drop_requests(|request| request.neighbour == Some(at) && request.piece == Some(piece));
     }
 
     fn peer_left(&mut self, peer: NodeId) {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
+        self.drop_requests(|request| request.neighbour == Some(at));
         let neighbour = self.neighbours.swap_remove(at);
+        let moved = self.neighbours.len();
+        for request in self.requests.iter_mut().filter(|request| request.neighbour == Some(moved)) {
+            request.neighbour = Some(at);
+        }
         for piece in neighbour.held.iter() {
             self.rarity.remove_holder(piece);
         }
-        self.drop_requests(|request| request.peer == peer && !request.to_lead);
         self.fetches = [const { None }; 5];
     }
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {
-        self.drop_requests(|request| request.to_lead);
+        self.drop_requests(|request| request.neighbour.is_none());
         let lead = lead.filter(|lead| *lead != self.me && !self.is_banned(*lead));
         self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0 });
         if self.lead.is_some() {
@@ -318,65 +364,127 @@ impl Picker {
 
     /// Forgets requests without a word to whom they were made.
     fn drop_requests(&mut self, gone: impl Fn(&Request) -> bool) {
-        let (dropped, kept) = std::mem::take(&mut self.requests).into_iter().partition(|request| gone(request));
-        self.requests = kept;
-        let dropped: Vec<Request> = dropped;
-        for request in dropped {
-            self.settle(&request);
+        while let Some(at) = self.requests.iter().position(&gone) {
+            self.remove_request(at);
         }
     }
 
-    /// Does what follows when a request has left `requests`.
-    fn settle(&mut self, request: &Request) {
-        if let Some(meter) = self.meter_mut(request) {
+    fn add_request(&mut self, request: Request) {
+        self.count(&request, true);
+        if let Some(meter) = self.meter_mut(&request) {
+            meter.open += 1;
+        }
+        if let Some(piece) = request.piece {
+            // Nothing is due sooner; whether it is due then is seen then.
+            self.check_at = self.check_at.min(request.asked + self.tuning.overdue_floor);
+            self.coming.insert(piece);
+            self.rarity.set_open(piece, false);
+        }
+        self.requests.push(request);
+    }
+
+    /// Takes a request out, and does what follows from that.
+    fn remove_request(&mut self, at: usize) -> Request {
+        let request = self.requests.swap_remove(at);
+        self.count(&request, false);
+        if let Some(meter) = self.meter_mut(&request) {
             meter.open -= 1;
         }
         if let Some(piece) = request.piece {
-            self.reopen(piece);
+            self.recount_coming(piece);
         }
+        request
+    }
+
+    fn mark_overdue(&mut self, at: usize) {
+        let before = self.requests[at];
+        self.count(&before, false);
+        self.requests[at].overdue = true;
+        let after = self.requests[at];
+        self.count(&after, true);
+        if let Some(piece) = after.piece {
+            self.recount_coming(piece);
+        }
+    }
+
+    fn count(&mut self, request: &Request, present: bool) {
+        let counts = &mut self.counts;
+        let named = request.piece.is_some();
+        let kinds = [
+            (&mut counts.open, named && !request.overdue),
+            (&mut counts.standing, request.neighbour.is_none() && !named),
+            (&mut counts.bound, request.neighbour.is_none() && named),
+            (&mut counts.overdue, request.overdue),
+        ];
+        for (count, is_one) in kinds {
+            let one = usize::from(is_one);
+            *count = if present { *count + one } else { *count - one };
+        }
+    }
+
+    fn recount_coming(&mut self, piece: PieceIndex) {
+        if self.requests.iter().any(|request| request.piece == Some(piece) && !request.overdue) {
+            self.coming.insert(piece);
+        } else {
+            self.coming.remove(piece);
+        }
+        self.reopen(piece);
     }
 
     fn meter_mut(&mut self, request: &Request) -> Option<&mut Meter> {
-        if request.to_lead {
-            return self.lead.as_mut().filter(|lead| lead.id == request.peer).map(|lead| &mut lead.meter);
+        match request.neighbour {
+            Some(at) => self.neighbours.get_mut(at).map(|neighbour| &mut neighbour.meter),
+            None => self.lead.as_mut().map(|lead| &mut lead.meter),
         }
-        self.neighbours.iter_mut().find(|neighbour| neighbour.id == request.peer).map(|neighbour| &mut neighbour.meter)
     }
 
-    fn take_request(&mut self, id: RequestId) -> Option<Request> {
-        let at = self.requests.iter().position(|request| request.id == id)?;
-        let request = self.requests.swap_remove(at);
-        Some(request)
+    fn place_of(&self, id: RequestId) -> Option<usize> {
+        self.requests.iter().position(|request| request.id == id)
     }
 
     fn started(&mut self, id: RequestId, piece: PieceIndex, now: Moment) {
-        let Some(request) = self.requests.iter_mut().find(|request| request.id == id) else { return };
+        let Some(at) = self.place_of(id) else { return };
+        let before = self.requests[at];
+        let request = &mut self.requests[at];
         request.moved = now;
-        request.started = true;
-        if request.piece.is_some() {
-            self.cancel_where(|other| other.piece == Some(piece) && !other.started);
+        if before.piece.is_some() {
             return;
         }
         // The ask stood until the lead had room: only from here on does its age say something of the lead's rate.
         request.asked = now;
         request.piece = Some(piece);
-        self.reopen(piece);
+        let after = *request;
+        self.count(&before, false);
+        self.count(&after, true);
+        self.check_at = self.check_at.min(now + self.tuning.overdue_floor);
+        self.recount_coming(piece);
         let useless = self.held.contains(piece);
-        self.cancel_where(|other| other.piece == Some(piece) && (useless || !other.started));
+        self.cancel_where(|other| other.piece == Some(piece) && (useless || other.id != id));
     }
 
     fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
-        if let Some(request) = id.and_then(|id| self.take_request(id)) {
+        if let Some(at) = id.and_then(|id| self.place_of(id)) {
+            let request = self.requests[at];
             let tuning = self.tuning;
+            let mut rate = None;
             if let Some(meter) = self.meter_mut(&request) {
                 meter.arrived(bytes, request.asked, now, &tuning);
+                rate = meter.rate(&tuning);
             }
-            self.settle(&request);
-            self.judge_rates(now);
+            // Its holder's other requests may fall due sooner than was thought.
+            self.check_at = self.check_at.min(now + tuning.overdue_floor);
+            self.held.insert(piece);
+            self.remove_request(at);
+            self.slow_limit.1 += 1;
+            if self.slow_limit.1 >= JUDGE_EVERY || rate.is_some_and(|rate| rate < self.slow_limit.0) {
+                self.judge_rates(now);
+            }
         }
         self.held.insert(piece);
         self.rarity.set_open(piece, false);
-        self.cancel_where(|other| other.piece == Some(piece));
+        if self.coming.contains(piece) || self.counts.overdue > 0 {
+            self.cancel_where(|other| other.piece == Some(piece));
+        }
         for reader in self.readers.values_mut() {
             if (reader.at.0..reader.at.0.saturating_add(reader.count.max(1))).contains(&piece.0) {
                 reader.since = now;
@@ -387,9 +495,8 @@ impl Picker {
     /// Withdraws requests that have become needless.
     fn cancel_where(&mut self, needless: impl Fn(&Request) -> bool) {
         while let Some(at) = self.requests.iter().position(&needless) {
-            let request = self.requests.swap_remove(at);
+            let request = self.remove_request(at);
             self.waiting.push(Action::Cancel { id: request.id, peer: request.peer });
-            self.settle(&request);
         }
     }
 
@@ -410,12 +517,13 @@ impl Picker {
     }
 
     fn fail(&mut self, id: RequestId, now: Moment) {
-        let Some(request) = self.take_request(id) else { return };
+        let Some(at) = self.place_of(id) else { return };
+        let request = self.remove_request(at);
         let tuning = self.tuning;
-        if let Some(meter) = self.meter_mut(&request) {
-            meter.failed(now, &tuning);
-        }
-        self.settle(&request);
+        let Some(meter) = self.meter_mut(&request) else { return };
+        meter.failed(now, &tuning);
+        let until = meter.paused_until;
+        self.paused_until = self.paused_until.max(until);
     }
 
     /// Whether the piece is lacking and can be checked when it comes.
@@ -440,16 +548,19 @@ impl Picker {
         let tuning = self.tuning;
         let mut rates: Vec<f64> =
             self.neighbours.iter().filter_map(|neighbour| neighbour.meter.rate(&tuning)).collect();
+        self.slow_limit = (0.0, 0);
         if rates.len() < 3 {
             return;
         }
         let middle = rates.len() / 2;
         let (_, median, _) = rates.select_nth_unstable_by(middle, f64::total_cmp);
         let limit = *median * tuning.slow_below;
+        self.slow_limit.0 = limit;
         for neighbour in &mut self.neighbours {
             let slow = neighbour.meter.rate(&tuning).is_some_and(|rate| rate < limit);
             if slow && neighbour.slow_until.is_none() {
                 neighbour.slow_until = Some(now + tuning.slow_for);
+                self.slow_check = self.slow_check.min(now + tuning.slow_for);
             }
         }
     }

@@ -1,0 +1,118 @@
+//! The laboratory's scenarios (`crates/darter-lab/scenarios/*.toml`) as scenarios of the simulator, so that both can run the same.
+//!
+//! Cables carry 1448 bytes of content in a frame of 1514, as the lab counts T*. The seed reads the origin over its own cable. Control
+//! messages wait behind data in the shapers' queues; how long, and what sockets hold, was measured in the gate (`ss -tinm` and
+//! `tc -s qdisc` on three nodes, see `docs/simulation.md`). What the lab has and this has not: processors that are busy,
+//! and the time of joining.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use darter_core::{PieceLength, Place, Rate};
+use darter_lab::race;
+
+use crate::report::Report;
+use crate::scenario::{Network, NodeSpec, Operation, Scenario, SharedLink};
+
+/// The shaped cables of the lab. A node's queue held 350–400 KB at 200 Mbit/s, about 15 ms.
+const NETWORK: Network = Network {
+    latency: Duration::from_micros(100),
+    rack_latency: Duration::ZERO,
+    zone_latency: Duration::ZERO,
+    queue: Duration::from_millis(15),
+    grain: None,
+    unsent: 128 << 10,
+    window: 256 << 10,
+    tells_begun: false,
+};
+
+/// A lab scenario for the simulator.
+///
+/// # Errors
+/// For several blobs, which the simulator doesn't have, and for what can't be read.
+pub fn scenario(lab: &race::Scenario) -> Result<Scenario> {
+    ensure!(lab.blobs == 1, "{} has {} blobs, and the simulator runs one", lab.name, lab.blobs);
+    let piece = PieceLength::for_blob(lab.size());
+    let place = |second: bool| Place { rack: if second { "b" } else { "a" }.to_owned(), ..Place::default() };
+    let rate = |rate: Option<Rate>| carried(rate.context("a cable has a rate")?);
+    let seed = lab.seed_link()?;
+    let mut nodes = vec![NodeSpec {
+        place: place(false),
+        up: rate(seed.up)?,
+        down: rate(seed.down)?,
+        joins: Some(Duration::ZERO),
+        holds: false,
+    }];
+    for node in 0..lab.nodes as usize {
+        let cable = lab.node_link(node)?;
+        nodes.push(NodeSpec {
+            place: place(lab.is_in_second_rack(node)),
+            up: rate(cable.up)?,
+            down: rate(cable.down)?,
+            joins: Some(lab.arrival(node)),
+            holds: false,
+        });
+    }
+    let bound = lab.bound()?;
+    let kills = lab.kill.iter().map(|kill| {
+        (Duration::from_secs_f64(kill.at * bound), Operation::Kill(kill.node as usize))
+    });
+    let links = lab.rack.iter().map(|link| {
+        let rate = carried(link.rate.parse()?)?;
+        Ok(SharedLink { place: place(true), rate })
+    });
+    let origin = rate(lab.origin_link()?.up)?.min(rate(seed.down)?);
+    Ok(Scenario {
+        nodes,
+        operations: kills.collect(),
+        links: links.collect::<Result<_>>()?,
+        origin: Some(origin),
+        network: NETWORK,
+        ..Scenario::equal(0, piece.count(lab.size()), piece.bytes(), origin)
+    })
+}
+
+/// Content that a cable of this rate carries.
+fn carried(rate: Rate) -> Result<Rate> {
+    let bytes = rate.bytes_per_second() as f64 * 1448.0 / 1514.0;
+    Rate::from_bytes_per_second(bytes as u64).context("a cable's rate is not zero")
+}
+
+/// The head of the table of [`row`], in Markdown: the lab's columns, as far as they exist here.
+pub fn heads() -> String {
+    let heads = "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node |";
+    let columns = heads.matches('|').count() - 1;
+    format!("{heads}\n|{}", " --- |".repeat(columns))
+}
+
+/// One run's row. Times are seconds since the start of the first node, copies are content without headers.
+///
+/// # Errors
+/// For what can't be read.
+pub fn row(lab: &race::Scenario, scenario: &Scenario, report: &Report) -> Result<String> {
+    let mut ends = Vec::new();
+    let mut worst: f64 = 0.0;
+    for (node, took) in report.finished.iter().skip(1).enumerate() {
+        let Some(took) = took.map(|took| took.as_secs_f64()) else { continue };
+        ends.push(lab.arrival(node).as_secs_f64() + took);
+        worst = worst.max(took / lab.own_bound(node)?);
+    }
+    ends.sort_by(f64::total_cmp);
+    let bound = lab.bound()?;
+    let rank = |part: f64| ends.get(((ends.len() as f64 * part).ceil() as usize).saturating_sub(1)).copied().unwrap_or(0.0);
+    let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces);
+    let link = report.crossings.iter().find(|(rack, _)| rack == "b").map(|(_, pieces)| copies(*pieces));
+    let received = copies(report.sent_pieces) / f64::from(lab.nodes);
+    Ok(format!(
+        "| {} | {bound:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} | {worst:.3} | {:.2} | {:.3} | {} | {received:.3} |",
+        lab.name,
+        rank(0.0),
+        rank(0.5),
+        rank(0.99),
+        rank(1.0),
+        rank(1.0) / bound,
+        copies(report.origin_pieces),
+        copies(report.seed_pieces),
+        lab.rack.as_ref().and(link).map_or_else(|| "-".to_owned(), |copies| format!("{copies:.3}")),
+    ))
+}
