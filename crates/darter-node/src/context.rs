@@ -1,6 +1,7 @@
 //! What every part of an agent shares: its identity, its options, the rooms below it, and the clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
 use darter_origin::Origin;
@@ -32,8 +33,35 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     /// Bytes of pieces by how near the other agent is.
     pub(crate) tiers: TierBytes,
+    /// How many transfers fetch.
+    pub(crate) fetching: Fetchers,
     /// Explanations of ended transfers.
     pub(crate) archive: Archive,
+}
+
+/// Counts the transfers that fetch at a time: they share what one agent may have asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Fetchers(Arc<AtomicU32>);
+
+/// One transfer that fetches, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Fetching(Arc<AtomicU32>);
+
+impl Fetchers {
+    pub(crate) fn enter(&self) -> Fetching {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Fetching(Arc::clone(&self.0))
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Context {

@@ -19,7 +19,7 @@ use super::view::Sampler;
 use super::{Agent, Inner, is_daemon};
 use crate::admin;
 use crate::budget::ByteBudget;
-use crate::context::{Context, unix_now};
+use crate::context::{Context, Fetchers, unix_now};
 use crate::error::StartError;
 use crate::fleet::seeds::Seeds;
 use crate::fleet::{Fleet, Listener};
@@ -62,6 +62,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         origin_budget: ByteBudget::new(options.origin_limit, clock),
         metrics: Arc::clone(&metrics),
         tiers: TierBytes::default(),
+        fetching: Fetchers::default(),
         archive: Archive::new(&options.data_dir),
         options: options.clone(),
     });

@@ -61,7 +61,12 @@ impl Transfer {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut work = Work::default();
-        if matches!(state.outcome, Outcome::Open) {
+        let fetching = matches!(state.outcome, Outcome::Open);
+        if fetching != state.fetching.is_some() {
+            state.fetching = fetching.then(|| self.context.fetching.enter());
+        }
+        if fetching {
+            state.picker.share(self.context.fetching.count());
             state.picker.poll(now, &mut work.actions);
         } else {
             state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));

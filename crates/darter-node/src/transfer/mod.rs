@@ -52,7 +52,7 @@ use self::leading::Leading;
 use self::news::News;
 use self::view::Flows;
 use crate::api::{self, Giver};
-use crate::context::{Context, unix_now};
+use crate::context::{Context, Fetching, unix_now};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
 use crate::joins::Joins;
@@ -132,6 +132,8 @@ pub(crate) struct State {
     /// Whether a task reads the origin.
     reading: bool,
     outcome: Outcome,
+    /// Counts this transfer among those that fetch.
+    fetching: Option<Fetching>,
     journal: Journal,
     flows: Flows,
 }
@@ -220,6 +222,7 @@ impl Transfer {
             finishing: false,
             electing: false,
             reading: false,
+            fetching: None,
             outcome: if complete { Outcome::Complete } else { Outcome::Open },
             journal,
             flows: Flows::default(),

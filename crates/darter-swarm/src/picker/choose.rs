@@ -42,7 +42,9 @@ impl Picker {
     /// answered.
     fn most_open(&self) -> usize {
         let by_bytes = u32::try_from(self.tuning.bytes_in_flight / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
-        by_bytes.min(self.tuning.in_all).max(self.tuning.at_least) as usize
+        let alone = by_bytes.min(self.tuning.in_all).max(self.tuning.at_least);
+        // Two, so that one slow holder never decides.
+        alone.div_ceil(self.among).max(2) as usize
     }
 
     fn wake_at(&mut self, moment: Moment) {

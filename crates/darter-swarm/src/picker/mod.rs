@@ -77,6 +77,8 @@ pub struct Picker {
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
     wakeup: Option<Moment>,
+    /// How many blobs this node fetches at a time.
+    among: u32,
     /// Whether the last poll left no room for more requests.
     is_full: bool,
     /// No request falls due before this.
@@ -171,6 +173,7 @@ impl Picker {
             next_id: 0,
             waiting: Vec::new(),
             wakeup: None,
+            among: 1,
             is_full: false,
             check_at: NEVER,
             slow_check: NEVER,
@@ -228,6 +231,12 @@ impl Picker {
     /// Whether news of what neighbours hold may lead to a request before anything else happens.
     pub fn heeds_news(&self) -> bool {
         !self.is_full || !self.readers.is_empty()
+    }
+
+    /// Says how many blobs this node fetches at a time, this one included: they share the requests that may be open. Were each
+    /// to have them all, its requests would stand in long queues behind those of the others, and be given up as overdue.
+    pub fn share(&mut self, among: u32) {
+        self.among = among.max(1);
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.
