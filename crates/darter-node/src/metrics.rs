@@ -100,6 +100,10 @@ pub struct Metrics {
     pub local_served_bytes: Counter,
     /// Those of them that went from a file to the socket past this process.
     pub local_sendfile_bytes: Counter,
+    /// Questions to other agents for whose answer something waits: to be let in, for a manifest, for a piece.
+    pub round_trips: Counter,
+    /// Control messages sent to other agents, and received.
+    pub control_messages: Counter,
     /// Pieces that came and were not what the manifest says.
     pub pieces_corrupt: Counter,
     /// Times this agent read an origin itself because no seed or peer could give the bytes.
@@ -134,6 +138,8 @@ impl Metrics {
             peer_sent_bytes: Counter::default(),
             local_served_bytes: Counter::default(),
             local_sendfile_bytes: Counter::default(),
+            round_trips: Counter::default(),
+            control_messages: Counter::default(),
             pieces_corrupt: Counter::default(),
             back_to_source: Counter::default(),
             store_used_bytes: Gauge::default(),
@@ -165,6 +171,9 @@ impl Metrics {
         r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
         let sendfile = "Content served to programs of this host by sendfile";
         r.register_with_unit("local_sendfile", sendfile, bytes(), self.local_sendfile_bytes.clone());
+        let trips = "Questions to agents for whose answer something waited: joins, manifests, pieces";
+        r.register("round_trips", trips, self.round_trips.clone());
+        r.register("control_messages", "Control messages, both ways", self.control_messages.clone());
         r.register("pieces_corrupt", "Pieces that came and were wrong", self.pieces_corrupt.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
         r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());

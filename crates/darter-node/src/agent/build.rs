@@ -72,7 +72,8 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         Receiving { budget: ByteBudget::new(options.download_limit, clock), buffers: BufferPool::default() };
     let slots = Slots::new(UPLOAD_SLOTS);
     let sending = Sending { slots, budget: ByteBudget::new(options.upload_limit, clock), stall: STALL };
-    let fleet = Fleet::new(place, Arc::clone(&transport), receiving, sending, tasks.clone());
+    let counting = Arc::clone(&metrics);
+    let fleet = Fleet::new(place, Arc::clone(&transport), receiving, sending, counting, tasks.clone());
     let house = House {
         context: Arc::clone(&context),
         fleet: Arc::clone(&fleet),

@@ -111,6 +111,7 @@ impl DataLink {
 impl Fleet {
     /// Asks a holder for a piece. The answer, or that there is none, comes through the [`Listener`].
     pub(crate) fn ask(self: &Arc<Self>, holder: NodeId, ask: Ask) {
+        self.metrics.round_trips.inc();
         let link = self.link_to(holder);
         let refused = match &mut *link.link.lock() {
             Link::Connecting(waiting) => {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::data::DataLink;
+use crate::metrics::Metrics;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MOST_ACCEPTED: usize = 16_384;
@@ -89,6 +90,7 @@ pub(crate) struct Fleet {
     transport: Arc<dyn Transport>,
     receiving: Receiving,
     sending: Sending,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
     listener: OnceLock<Weak<dyn Listener>>,
     uploads: OnceLock<Arc<dyn Uploads>>,
@@ -104,6 +106,7 @@ impl Fleet {
         transport: Arc<dyn Transport>,
         receiving: Receiving,
         sending: Sending,
+        metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -112,6 +115,7 @@ impl Fleet {
             transport,
             receiving,
             sending,
+            metrics,
             state: Mutex::default(),
             listener: OnceLock::new(),
             uploads: OnceLock::new(),
@@ -194,6 +198,9 @@ impl Fleet {
     /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
     /// come back and be told afresh, which is better than a queue without end.
     pub(crate) fn say(&self, node: NodeId, message: &Message) -> bool {
+        if matches!(message, Message::Join { .. } | Message::AskManifest { .. }) {
+            self.metrics.round_trips.inc();
+        }
         Frame::encode(message).is_ok_and(|frame| self.pass_on(node, frame))
     }
 
@@ -212,6 +219,7 @@ impl Fleet {
             Some((_, sender)) => sender.clone(),
             None => return false,
         };
+        self.metrics.control_messages.inc();
         let Err(error) = sender.try_send_frame(frame) else { return true };
         tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
         let controls = self.state.lock().peers.get(&node).map(|peer| peer.controls.clone()).unwrap_or_default();
@@ -325,6 +333,7 @@ impl Fleet {
             };
             match received {
                 Ok(Some(message)) => {
+                    self.metrics.control_messages.inc();
                     if let Some(listener) = self.listener() {
                         listener.said(node, message);
                     }

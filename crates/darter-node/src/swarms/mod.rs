@@ -259,6 +259,7 @@ impl Listener for ListeningSwarms {
                 house_tasks.spawn(async move {
                     match swarms.open_for_member(from, source, credentials).await {
                         Ok(transfer) => {
+                            transfer.small_is_whole().await;
                             let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
                             transfer.admit(from, request, &held.unwrap_or_default(), wants);
                         }

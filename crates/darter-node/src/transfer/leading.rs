@@ -27,6 +27,9 @@ pub(crate) const MOST_HASHES: usize = 65_536;
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
 
+/// How long an answer waits for such a blob to be read from the origin.
+const SMALL_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How soon a lead looks again for something to send to a member that there was nothing for: half the shortest pause
 /// between two copies of a piece.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -403,9 +406,25 @@ impl Transfer {
         }
     }
 
+    /// Waits until a small blob can go with the answer to somebody who joins, so that one question brings it. Not for long:
+    /// the answer itself says where the origin stands.
+    pub(crate) async fn small_is_whole(&self) {
+        if self.small_length().is_none() {
+            return;
+        }
+        let mut changed = self.changed.subscribe();
+        let whole = async { while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {} };
+        // Whoever is let in before it is whole gets it piece by piece, as ever.
+        let _ = tokio::time::timeout(SMALL_PATIENCE, whole).await;
+    }
+
+    fn small_length(&self) -> Option<u64> {
+        self.stored.length().filter(|length| *length <= INLINE)
+    }
+
     /// All bytes, when they are few and all here.
     fn small_whole(&self) -> Option<Vec<u8>> {
-        let length = self.stored.length().filter(|length| *length <= INLINE)?;
+        let length = self.small_length()?;
         let mut bytes = vec![0; usize::try_from(length).ok()?];
         self.stored.read_at(0, &mut bytes).ok()?;
         Some(bytes)
