@@ -1,6 +1,7 @@
 //! Darter's agents on hosts, driven by the flags and commands that a person uses.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::registry;
 
 /// Where an agent listens for engines on its own host.
 pub const LOCAL: &str = "127.0.0.1:7401";
+/// The port of [`LOCAL`].
+pub const LOCAL_PORT: u16 = 7401;
 /// The port where an agent listens for peers.
 pub const PEER_PORT: u16 = 7400;
 /// How long an agent may take to start, to end, or to answer.
@@ -27,6 +30,8 @@ pub struct Agent<'host> {
     binary: PathBuf,
     arguments: Vec<String>,
     data: PathBuf,
+    /// The core that it is kept on, if on one.
+    core: Option<usize>,
     process: Option<Process>,
 }
 
@@ -57,9 +62,21 @@ impl<'host> Agent<'host> {
     /// Starts an agent with this command and these flags, besides those that say where it listens.
     pub fn with_arguments(host: &'host Host, mut arguments: Vec<String>) -> Result<Self> {
         arguments.extend(["--listen".to_owned(), format!("{}:{PEER_PORT}", host.address())]);
-        arguments.extend(["--local", LOCAL, "--insecure"].map(str::to_owned));
-        let data = host.make_directory("darter")?;
-        let mut agent = Self { host, binary: darter_binary()?, arguments, data, process: None };
+        arguments.extend(["--local", LOCAL].map(str::to_owned));
+        Self::begin(host, "darter", arguments, None)
+    }
+
+    /// Starts an agent on a loopback address of the host and on one core, so that several fit on a host.
+    pub fn on_loopback(host: &'host Host, address: Ipv4Addr, core: usize, mut arguments: Vec<String>) -> Result<Self> {
+        arguments.extend(["--listen".to_owned(), format!("{address}:{PEER_PORT}")]);
+        arguments.extend(["--local".to_owned(), format!("{address}:{LOCAL_PORT}")]);
+        Self::begin(host, &format!("darter-{address}"), arguments, Some(core))
+    }
+
+    fn begin(host: &'host Host, directory: &str, mut arguments: Vec<String>, core: Option<usize>) -> Result<Self> {
+        arguments.push("--insecure".to_owned());
+        let data = host.make_directory(directory)?;
+        let mut agent = Self { host, binary: darter_binary()?, arguments, data, core, process: None };
         agent.start()?;
         Ok(agent)
     }
@@ -71,12 +88,19 @@ impl<'host> Agent<'host> {
 
     /// Starts it, again with what is in its data directory, and waits until it serves.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = self.darter();
+        let mut command = match self.core {
+            Some(core) => {
+                let mut command = self.host.command("taskset");
+                command.args(["--cpu-list", &core.to_string()]).arg(&self.binary);
+                command.env("DARTER_DATA_DIR", &self.data);
+                command
+            }
+            None => self.darter(),
+        };
         command.args(&self.arguments);
         let mut process = self.host.spawn("darter", &mut command)?;
         process.wait_for_port(PEER_PORT, PATIENCE)?;
-        let (_, port) = LOCAL.rsplit_once(':').context("the local address has a port")?;
-        process.wait_for_port(port.parse()?, PATIENCE)?;
+        process.wait_for_port(LOCAL_PORT, PATIENCE)?;
         self.process = Some(process);
         Ok(())
     }

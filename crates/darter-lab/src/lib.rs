@@ -14,6 +14,9 @@
 //! | [`registry`] | Debian's `docker-registry`, and its access log |
 //! | [`engine`] | containerd, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
+//! | [`client`] | an HTTP client on a host: keep-alive, nothing but GET |
+//! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
+//! | [`bench`] | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
 //! | [`race`] | `cargo lab`: Darter and others bring the same bytes over the same links, measured alike |
 //!
 //! Every process starts inside a namespace that has no way out of the machine. Guards end what they started, also when a
@@ -21,6 +24,8 @@
 //!
 //! Non-goals: other systems than Linux; engines that need a running systemd.
 
+pub mod bench;
+pub mod client;
 pub mod cluster;
 pub mod engine;
 pub mod image;
@@ -29,10 +34,12 @@ pub mod needs;
 pub mod netns;
 pub mod oci;
 pub mod place;
+pub mod plan;
 pub mod process;
 pub mod race;
 pub mod registry;
 pub mod rootfs;
+mod table;
 
 pub use cluster::Agent;
 pub use image::{Image, Shelf};

@@ -9,8 +9,9 @@ pub const NETWORK: [&str; 5] = ["ip", "tc", "nsenter", "unshare", "mount"];
 pub const IMAGES: [&str; 4] = ["mmdebstrap", "tar", "skopeo", "docker-registry"];
 /// The engines that pull, what they run containers with, and the program that asks mirrors by hand.
 pub const ENGINES: [&str; 6] = ["containerd", "ctr", "runc", "podman", "conmon", "curl"];
-/// What every race needs besides [`NETWORK`]: the program that plays the origin.
-pub const RACES: [&str; 1] = ["nginx"];
+/// What races and measurements need besides [`NETWORK`]: the program that plays the origin, and the one that keeps an agent on a
+/// core.
+pub const RACES: [&str; 2] = ["nginx", "taskset"];
 
 /// What of `programs` and root's rights this machine lacks, in words for people; `None` when nothing is.
 pub fn lacking(programs: &[&str]) -> Option<String> {

@@ -11,16 +11,19 @@
 //! with the program, so that the pid is the program's own. `ip netns exec` is not used because it hides the machine's
 //! `/sys/fs/cgroup`, without which runc starts no container.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use darter_core::Rate;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::link::{Link, Traffic, shaper};
 use crate::place::runs_directory;
@@ -205,6 +208,20 @@ impl Host {
     /// Runs a [`Host::command`] to its end and gives its standard output.
     pub fn run(&self, name: &str, command: &mut Command, patience: Duration) -> Result<String> {
         self.spawn(name, command)?.finish(patience).with_context(|| format!("on {}", self.name))
+    }
+
+    /// Runs `work` on this host: in its network namespace, on a thread of its own.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(self.namespace.path()).with_context(|| format!("open {}", self.name))?;
+        let enter = || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("enter {}", self.name))?;
+            work()
+        };
+        thread::scope(|scope| match scope.spawn(enter).join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
 
     /// Sets the rates of the host's cable.

@@ -1,4 +1,5 @@
-//! `cargo lab`: races Darter against others over shaped links in network namespaces. See [`darter_lab::race`].
+//! `cargo lab`: races Darter against others over shaped links in network namespaces, and measures what one host does. See
+//! [`darter_lab::race`] and [`darter_lab::bench`].
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,6 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{CommandFactory as _, Parser};
+use darter_lab::bench::{self, Bench};
+use darter_lab::plan::Plan;
 use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
 use darter_lab::race::{Row, Scenario, plot, race, row};
@@ -13,25 +16,30 @@ use darter_lab::race::{Row, Scenario, plot, race, row};
 /// KiB of each blob in the race that warms caches up and is not counted.
 const WARM_UP_KIB: u64 = 1024;
 
-/// Races Darter against others over shaped links, on hosts in network namespaces, and prints one table row for each method.
+/// Races Darter against others over shaped links, on hosts in network namespaces, and prints one table row for each method; or
+/// measures what one host does (hit, tiny, pair).
 ///
-/// Needs root. Columns: T* is the bound in seconds; first, median, p99 and last are finishers, in seconds; worst own is a node's own
+/// Needs root. Columns of races: T* is the bound in seconds; first, median, p99 and last are finishers, in seconds; worst own is a node's own
 /// time over its own bound; origin, seed and link are copies read from the origin, sent by the seed, and crossing into the
 /// second rack; in/node is copies received by a node, all three as cables count them, with some headers; CPU is user and system of all the method's processes for each gigabyte
 /// delivered; busy is the machine's share of busy CPU, marked when it is over 0.7, where ratios to T* mean little; right is
-/// nodes whose every file has the right SHA-256.
+/// nodes whose every file has the right SHA-256; goal is what the scenario's goal was missed by, of Darter.
+///
+/// Columns of measurements: ms/file is wall time; +ms/file is that above the time of nginx; CPU s/GB is user and system of the process that
+/// serves (in a pair, that fetches), seed s/GB of its seed; CPU/plain is CPU per gigabyte over nginx's; trips/file is questions
+/// for which the node waited for its seed; msgs/file is control messages of both; the rest is as in races.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab")]
 struct Arguments {
-    /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them
+    /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them. Each kind has its own table
     scenarios: Vec<String>,
-    /// Run these methods: darter, libtorrent, libtorrent-tuned, aria2, nginx
+    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, libtorrent, libtorrent-tuned, aria2, nginx
     #[arg(long, value_delimiter = ',', default_value = "darter")]
     method: Vec<Kind>,
-    /// Run all methods, one after the other
+    /// Run all methods in races, one after the other
     #[arg(long, conflicts_with = "method")]
     compare: bool,
-    /// Print medians of this many races
+    /// Print medians of this many races or measurements
     #[arg(long, default_value_t = 1)]
     runs: usize,
     /// Print one JSON object a line instead of a table
@@ -56,29 +64,76 @@ fn main() -> ExitCode {
     }
 }
 
-/// Gives whether all nodes of all races got the right bytes.
+/// Gives whether everything that was to arrive did, with the right bytes.
 fn work(arguments: &Arguments) -> Result<bool> {
     if arguments.scenarios.is_empty() || arguments.scenarios == ["help"] {
         Arguments::command().print_long_help()?;
         println!("\nScenarios:");
-        for scenario in Scenario::all()? {
-            println!("  {:<12} {}; goal: {}", scenario.name, scenario.about, scenario.goal);
+        for plan in Plan::all()? {
+            let (name, about, goal) = plan.describe();
+            println!("  {name:<12} {about}; goal: {goal}");
         }
         return Ok(true);
     }
     ensure!(arguments.runs > 0, "--runs 0 leaves nothing to show");
+    let (mut races, mut benches) = (Vec::new(), Vec::new());
+    for name in &arguments.scenarios {
+        match Plan::open(name)? {
+            Plan::Race(scenario) => races.push(*scenario),
+            Plan::Bench(bench) => benches.push(bench),
+        }
+    }
     let kinds = if arguments.compare { Kind::ALL.to_vec() } else { arguments.method.clone() };
-    if let Some(lacks) = kinds.iter().find_map(|kind| kind.lacking()) {
+    let measured = (!benches.is_empty()).then_some(Kind::Darter);
+    let raced = kinds.iter().copied().filter(|_| !races.is_empty());
+    if let Some(lacks) = raced.chain(measured).find_map(Kind::lacking) {
         bail!("{lacks}");
     }
-    let scenarios = arguments.scenarios.iter().map(|name| Scenario::open(name)).collect::<Result<Vec<_>>>()?;
+    let sound = measure_all(arguments, &benches)?;
+    Ok(race_all(arguments, &kinds, &races)? && sound)
+}
+
+fn measure_all(arguments: &Arguments, benches: &[Bench]) -> Result<bool> {
+    let mut sound = true;
+    if !arguments.json && !benches.is_empty() {
+        println!("{}", bench::row::heads());
+    }
+    for bench in benches {
+        let content = bench.content()?;
+        let mut columns: Vec<Vec<bench::Row>> = Vec::new();
+        for number in 1..=arguments.runs {
+            let rows = bench
+                .run(&content)
+                .with_context(|| format!("{}, measurement {number} of {}", bench.name, arguments.runs))?;
+            columns.resize(rows.len(), Vec::new());
+            for (column, row) in columns.iter_mut().zip(rows) {
+                if arguments.runs > 1 {
+                    eprintln!("{}", bench::row::text(&row));
+                }
+                column.push(row);
+            }
+        }
+        for column in &columns {
+            let middle = bench::Row::medians(column).context("there was no measurement")?;
+            sound &= middle.is_sound();
+            if arguments.json {
+                println!("{}", middle.json());
+            } else {
+                println!("{}", bench::row::text(&middle));
+            }
+        }
+    }
+    Ok(sound)
+}
+
+fn race_all(arguments: &Arguments, kinds: &[Kind], scenarios: &[Scenario]) -> Result<bool> {
     let (mut sound, mut drawn) = (true, Vec::new());
-    if !arguments.json {
+    if !arguments.json && !scenarios.is_empty() {
         println!("{}", row::heads());
     }
-    for scenario in &scenarios {
+    for scenario in scenarios {
         let content = Content::generate(scenario.blobs, scenario.blob_size())?;
-        for &kind in &kinds {
+        for &kind in kinds {
             warm_up(scenario, kind)?;
             let mut rows = Vec::new();
             for number in 1..=arguments.runs {

@@ -44,6 +44,11 @@ impl Ledger {
         self.entries.values().map(|entry| entry.now - entry.before).sum()
     }
 
+    /// CPU seconds, user and system, of one.
+    pub(crate) fn cpu_of(&self, id: u32) -> f64 {
+        self.entries.get(&id).map_or(0.0, |entry| entry.now - entry.before)
+    }
+
     /// Most bytes resident in any one process.
     pub(crate) fn peak(&self) -> u64 {
         self.entries.values().map(|entry| entry.peak).max().unwrap_or(0)

@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use darter_core::Digest;
+use serde_json::json;
 
-use crate::oci::digest_of;
+use crate::oci::{LAYER, MANIFEST, digest_of};
 
 /// Files with their digests, in a directory that vanishes with this value.
 #[derive(Debug)]
@@ -33,6 +35,29 @@ impl Content {
             content.files.push((name, digest_of(&path)?));
         }
         Ok(content)
+    }
+
+    /// Lets the files, and a manifest that names them, lie as a registry would show them below `v2/REPOSITORY`, for a plain
+    /// web server; gives the manifest's digest.
+    pub fn as_registry(&self, repository: &str) -> Result<Digest> {
+        let root = self.directory.join("v2").join(repository);
+        let (blobs, manifests) = (root.join("blobs"), root.join("manifests"));
+        for directory in [&blobs, &manifests] {
+            fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+        }
+        let mut layers = Vec::new();
+        for (name, digest) in &self.files {
+            let link = blobs.join(digest.to_string());
+            if !link.is_symlink() {
+                symlink(self.directory.join(name), &link).with_context(|| format!("create {}", link.display()))?;
+            }
+            layers.push(json!({ "mediaType": LAYER, "digest": digest.to_string(), "size": self.size }));
+        }
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": layers }).to_string();
+        let digest = Digest::sha256(manifest.as_bytes());
+        let path = manifests.join(digest.to_string());
+        fs::write(&path, manifest).with_context(|| format!("write {}", path.display()))?;
+        Ok(digest)
     }
 
     /// Where the files lie.

@@ -14,7 +14,7 @@ use crate::race::scenario::Scenario;
 /// How long anything may take to start.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// nginx's port.
-const HTTP_PORT: u16 = 80;
+pub(crate) const HTTP_PORT: u16 = 80;
 /// Loss and queues are as usual in data centres, whatever this machine prefers.
 const CONGESTION_CONTROL: &str = "cubic";
 /// Segments that a host's TCP hands on together: 23 kB, 4 ms of the slowest cable in use.
@@ -96,7 +96,7 @@ impl Nginx {
             "daemon off;\nmaster_process off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\n\
              events {{ worker_connections 1024; }}\n\
              http {{\n{temporary}  log_format bytes '$body_bytes_sent';\n  access_log {} bytes;\n\
-             sendfile on;\n  tcp_nopush on;\n  server {{ listen {HTTP_PORT}; root {}; }}\n}}\n",
+             sendfile on;\n  tcp_nopush on;\n  keepalive_requests 1000000;\n  server {{ listen {HTTP_PORT}; root {}; }}\n}}\n",
             log.display(),
             content.directory().display(),
         );

@@ -1,7 +1,8 @@
 //! Darter's agents: a seed and nodes as users start them, asked for the content through their administration sockets.
 //!
 //! The seed starts cold and reads the origin during the race, while the seeds of other methods have the content from the
-//! start. A node is done when it says that it holds everything and has checked the whole, at the moment that it names itself
+//! start. Content is asked for with its digest, as an image's layers are: so the seed computes SHA-256 of the whole, and with
+//! `--verify-whole` every node does. A node is done when it says that it holds everything and has checked the whole, at the moment that it names itself
 //! by a clock that began with its transfer; when that was is told by the lab's own clock.
 
 use std::fs;
@@ -12,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use darter_core::{Clock, Moment, SystemClock};
+use darter_core::{Clock, Digest, Moment, SystemClock};
 use serde_json::{Value, json};
 
 use crate::cluster::{Agent, PEER_PORT};
@@ -51,7 +52,8 @@ enum Wanted {
 }
 
 impl<'c> Darter<'c> {
-    pub(crate) fn start(course: &'c Course<'c>) -> Result<Self> {
+    /// Starts them, the nodes with these flags besides.
+    pub(crate) fn start(course: &'c Course<'c>, flags: &[&str]) -> Result<Self> {
         let origin = Nginx::start(&course.origin, course.content)?;
         let place = |second: bool| match &course.rack {
             Some(_) => vec!["--label".to_owned(), format!("rack={}", if second { "b" } else { "a" })],
@@ -61,17 +63,13 @@ impl<'c> Darter<'c> {
         let join = ["node".to_owned(), "--join".to_owned(), format!("{}:{PEER_PORT}", course.seed.address())];
         let mut nodes = Vec::new();
         for (number, host) in course.nodes.iter().enumerate() {
-            let arguments = [join.to_vec(), place(course.scenario.is_in_second_rack(number))].concat();
+            let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+            let arguments = [join.to_vec(), place(course.scenario.is_in_second_rack(number)), flags].concat();
             let agent = Agent::with_arguments(host, arguments)?;
             nodes.push(Node { agent, began: Moment::ZERO, wanted: Vec::new() });
         }
         for node in &nodes {
-            let socket = node.agent.socket();
-            wait_until(&format!("{} to meet its seed", node.agent.host().name()), PATIENCE, || {
-                // Its socket comes a moment after its ports.
-                let Ok(status) = ask(&socket, "/v1/status") else { return Ok(false) };
-                Ok(status["seeds"].as_array().is_some_and(|seeds| seeds.iter().all(|seed| seed["up"] == true)))
-            })?;
+            meet_seed(&node.agent)?;
         }
         Ok(Self { course, clock: SystemClock::start(), origin, seed, nodes })
     }
@@ -82,14 +80,10 @@ impl Method for Darter<'_> {
         let clock = self.clock;
         let node = &mut self.nodes[node];
         node.began = clock.now();
-        for (file, _) in &self.course.content.files {
-            let (socket, url) = (node.agent.socket(), self.origin.url(file));
+        for (file, digest) in &self.course.content.files {
+            let (socket, url, digest) = (node.agent.socket(), self.origin.url(file), *digest);
             // The answer comes when the origin's does, and the others are not to wait for that.
-            let asking = thread::spawn(move || {
-                let head = exchange(&socket, "POST", "/v1/get", &json!({ "url": url }).to_string(), false)?;
-                let blob = head.lines().find_map(|line| line.strip_prefix(BLOB_HEADER)?.strip_prefix(':'));
-                Ok(blob.with_context(|| format!("the agent answered {head}"))?.trim().to_owned())
-            });
+            let asking = thread::spawn(move || get(&socket, &url, digest));
             node.wanted.push(Wanted::Asked(asking));
         }
         Ok(())
@@ -142,7 +136,7 @@ impl Method for Darter<'_> {
             let copy = agent.host().directory().join(file);
             let url = self.origin.url(file);
             let output = copy.to_str().context("a copy's path is text")?;
-            agent.ask(&["get", &url, "--output", output, "--quiet"])?;
+            agent.ask(&["get", &url, "--digest", &digest.to_string(), "--output", output, "--quiet"])?;
             let right = crate::oci::digest_of(&copy)? == *digest;
             fs::remove_file(&copy)?;
             if !right {
@@ -184,8 +178,26 @@ impl Wanted {
     }
 }
 
+/// Waits until an agent has met its seeds.
+pub(crate) fn meet_seed(agent: &Agent<'_>) -> Result<()> {
+    let socket = agent.socket();
+    wait_until(&format!("{} to meet its seed", agent.host().name()), PATIENCE, || {
+        // Its socket comes a moment after its ports.
+        let Ok(status) = ask(&socket, "/v1/status") else { return Ok(false) };
+        Ok(status["seeds"].as_array().is_some_and(|seeds| seeds.iter().all(|seed| seed["up"] == true)))
+    })
+}
+
+/// Lets an agent fetch a URL's content, which must have this digest; gives the blob's id.
+pub(crate) fn get(socket: &Path, url: &str, digest: Digest) -> Result<String> {
+    let request = json!({ "url": url, "digest": digest.to_string() }).to_string();
+    let head = exchange(socket, "POST", "/v1/get", &request, false)?;
+    let blob = head.lines().find_map(|line| line.strip_prefix(BLOB_HEADER)?.strip_prefix(':'));
+    Ok(blob.with_context(|| format!("the agent answered {head}"))?.trim().to_owned())
+}
+
 /// What an agent answers to a GET on its socket.
-fn ask(socket: &Path, path: &str) -> Result<Value> {
+pub(crate) fn ask(socket: &Path, path: &str) -> Result<Value> {
     let answer = exchange(socket, "GET", path, "", true)?;
     serde_json::from_str(&answer).with_context(|| format!("the agent answered {path} with {answer}"))
 }

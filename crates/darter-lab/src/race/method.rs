@@ -48,6 +48,8 @@ pub trait Method {
 pub enum Kind {
     /// Darter's agents.
     Darter,
+    /// The same, with every node computing the SHA-256 of the whole by itself.
+    DarterVerifyWhole,
     /// libtorrent with its defaults.
     Libtorrent,
     /// libtorrent with settings for a fast local network.
@@ -60,12 +62,18 @@ pub enum Kind {
 
 impl Kind {
     /// All methods, in the order in which they are compared.
-    pub const ALL: [Self; 5] = [Self::Darter, Self::Libtorrent, Self::LibtorrentTuned, Self::Aria2, Self::Nginx];
+    pub const ALL: [Self; 6] =
+        [Self::Darter, Self::DarterVerifyWhole, Self::Libtorrent, Self::LibtorrentTuned, Self::Aria2, Self::Nginx];
+
+    /// Whether it is one of Darter's, which have goals.
+    pub const fn is_darter(self) -> bool {
+        matches!(self, Self::Darter | Self::DarterVerifyWhole)
+    }
 
     /// Programs that it needs besides those of every race, and their packages in Debian.
     const fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Darter => &[],
+            Self::Darter | Self::DarterVerifyWhole => &[],
             Self::Libtorrent | Self::LibtorrentTuned => &[("python3", "python3-libtorrent")],
             Self::Aria2 => &[("aria2c", "aria2"), ("python3", "python3")],
             Self::Nginx => &[("curl", "curl")],
@@ -96,7 +104,8 @@ impl Kind {
     /// Starts what runs before a download is asked for.
     pub fn start<'c>(self, course: &'c Course<'c>) -> Result<Box<dyn Method + 'c>> {
         Ok(match self {
-            Self::Darter => Box::new(Darter::start(course)?),
+            Self::Darter => Box::new(Darter::start(course, &[])?),
+            Self::DarterVerifyWhole => Box::new(Darter::start(course, &["--verify-whole"])?),
             Self::Libtorrent => Box::new(Torrent::start(course, Client::Libtorrent { tuned: false })?),
             Self::LibtorrentTuned => Box::new(Torrent::start(course, Client::Libtorrent { tuned: true })?),
             Self::Aria2 => Box::new(Torrent::start(course, Client::Aria2)?),
@@ -109,6 +118,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Darter => "darter",
+            Self::DarterVerifyWhole => "darter-verify-whole",
             Self::Libtorrent => "libtorrent",
             Self::LibtorrentTuned => "libtorrent-tuned",
             Self::Aria2 => "aria2",

@@ -3,6 +3,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`scenario`] | [`Scenario`]: hosts, rates, content, arrivals and deaths, as a TOML file; and its bound T* |
+//! | [`goal`] | [`Goal`](goal::Goal): what a scenario aims at, in numbers |
 //! | [`content`] | the bytes, generated once and held in memory |
 //! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
 //! | [`method`] | what a [`Method`](method::Method) has to do, and the list of them |
@@ -29,6 +30,7 @@ pub mod account;
 pub mod content;
 pub mod course;
 pub mod darter;
+pub mod goal;
 pub mod method;
 pub mod plain;
 pub mod plot;

@@ -3,8 +3,10 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::race::goal::Goal;
 use crate::race::method::Kind;
 use crate::race::scenario::Scenario;
+use crate::table::{self, median};
 
 /// Above this busy share of the machine a ratio to T* says more about the machine than about the method.
 pub const BUSY: f64 = 0.7;
@@ -44,8 +46,12 @@ pub struct Row {
     pub peak_memory: u64,
     /// Share of the machine's CPU that was busy.
     pub busy: f64,
+    /// Worst of the ratios of those nodes whose cables are like the others'.
+    pub others_ratio: Option<f64>,
     /// Bytes held over time, for each node.
     pub curves: Vec<Vec<(f64, f64)>>,
+    /// What the scenario aims at.
+    pub goal: Goal,
 }
 
 impl Row {
@@ -68,7 +74,9 @@ impl Row {
             cpu_per_gb: 0.0,
             peak_memory: 0,
             busy: 0.0,
+            others_ratio: None,
             curves: Vec::new(),
+            goal: scenario.goal.clone(),
         })
     }
 
@@ -80,6 +88,21 @@ impl Row {
     /// When the last node was done; `None` when one never was.
     pub fn last(&self) -> Option<f64> {
         self.finished.last().copied().filter(|_| self.finished.len() == self.wanted)
+    }
+
+    /// When the middle one of those who finished was done.
+    pub fn median(&self) -> Option<f64> {
+        self.rank(0.5)
+    }
+
+    fn rank(&self, share: f64) -> Option<f64> {
+        let index = ((self.finished.len() as f64 * share).ceil() as usize).saturating_sub(1);
+        self.finished.get(index).copied()
+    }
+
+    /// What was missed of the scenario's goal; `None` where there is none, or for others' methods.
+    pub fn missed(&self) -> Option<Vec<String>> {
+        self.goal.missed(self).filter(|_| self.kind.is_darter())
     }
 
     /// The median of each value on its own. Unsound races stay visible: the least count of nodes done and right.
@@ -98,6 +121,7 @@ impl Row {
         middle.cpu_per_gb = of(&|row| row.cpu_per_gb);
         middle.peak_memory = of(&|row| row.peak_memory as f64) as u64;
         middle.busy = of(&|row| row.busy);
+        middle.others_ratio = middle.others_ratio.map(|_| of(&|row| row.others_ratio.unwrap_or(f64::INFINITY)));
         Some(middle)
     }
 
@@ -122,23 +146,23 @@ impl Row {
             "peak_memory": self.peak_memory,
             "busy": self.busy,
             "cpu_in_the_way": self.busy > BUSY,
+            "others_worst_own": self.others_ratio,
+            "goal": self.goal.text(),
+            "goal_met": self.missed().map(|missed| missed.is_empty()),
+            "goal_missed": self.missed(),
         })
     }
 
     fn cells(&self) -> Vec<String> {
         let time = |seconds: Option<f64>| seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.2}"));
-        let rank = |share: f64| {
-            let index = ((self.finished.len() as f64 * share).ceil() as usize).saturating_sub(1);
-            time(self.finished.get(index).copied())
-        };
         vec![
             self.scenario.clone(),
             self.kind.to_string(),
             self.runs.to_string(),
             format!("{:.2}", self.bound),
             time(self.finished.first().copied()),
-            rank(0.5),
-            rank(0.99),
+            time(self.median()),
+            time(self.rank(0.99)),
             time(self.last()),
             time(self.last().map(|last| last / self.bound)),
             time(self.own_ratios.last().copied()),
@@ -150,11 +174,12 @@ impl Row {
             format!("{:.0}", self.peak_memory as f64 / 1e6),
             format!("{:.2}{}", self.busy, if self.busy > BUSY { "!" } else { "" }),
             format!("{}/{}", self.right, self.wanted),
+            table::verdict(self.missed().as_deref()),
         ]
     }
 }
 
-const HEADS: [&str; 18] = [
+const HEADS: [&str; 19] = [
     "scenario",
     "method",
     "runs",
@@ -173,29 +198,17 @@ const HEADS: [&str; 18] = [
     "peak MB",
     "busy",
     "right",
+    "goal",
 ];
 
 /// The table's two head lines, in Markdown.
 pub fn heads() -> String {
-    let heads = HEADS.map(str::to_owned);
-    let rule: Vec<String> = HEADS.iter().map(|head| "-".repeat(head.len().max(6))).collect();
-    format!("{}\n{}", line(&heads), line(&rule))
+    table::heads(&HEADS)
 }
 
 /// One row's line, in Markdown.
 pub fn text(row: &Row) -> String {
-    line(&row.cells())
-}
-
-fn line(cells: &[String]) -> String {
-    let cells = cells.iter().zip(HEADS).map(|(cell, head)| format!(" {cell:>width$} |", width = head.len().max(6)));
-    format!("|{}", cells.collect::<String>())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+    table::line(&HEADS, &row.cells())
 }
 
 #[cfg(test)]

@@ -76,7 +76,11 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
         row.wanted += 1;
         let (Some(begun), Some(finished)) = (runner.begun, runner.finished) else { continue };
         row.finished.push(finished);
-        row.own_ratios.push((finished - begun) / scenario.own_bound(node)?);
+        let own = (finished - begun) / scenario.own_bound(node)?;
+        row.own_ratios.push(own);
+        if !scenario.has_own_cable(node) {
+            row.others_ratio = Some(row.others_ratio.map_or(own, |worst| worst.max(own)));
+        }
         if method.is_right(node)? {
             row.right += 1;
         }

@@ -1,14 +1,14 @@
 //! What a race is about: a TOML file, and the bound that follows from it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use darter_core::Rate;
 use serde::Deserialize;
 
 use crate::link::Link;
+use crate::plan::Plan;
+use crate::race::goal::Goal;
 
 /// Content bytes in a full segment (an MTU of 1500, timestamps on).
 const SEGMENT_CONTENT: f64 = 1448.0;
@@ -24,8 +24,9 @@ pub struct Scenario {
     pub name: String,
     /// What it shows, in one line.
     pub about: String,
-    /// What is aimed at, in one line.
-    pub goal: String,
+    /// What is aimed at.
+    #[serde(default)]
+    pub goal: Goal,
     /// Size of each blob in KiB.
     pub size_kib: u64,
     /// Blobs that every node asks for at once.
@@ -85,27 +86,12 @@ const fn one() -> u32 {
 }
 
 impl Scenario {
-    /// Reads a scenario: a file's path, or the name of one in the tree.
+    /// Reads one of the tree's scenarios.
     pub fn open(name: &str) -> Result<Self> {
-        let path = if name.ends_with(".toml") { PathBuf::from(name) } else { directory().join(format!("{name}.toml")) };
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!("can't read {}; `cargo lab` without arguments lists the scenarios", path.display())
-        })?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Self::parse(&name, &text).with_context(|| format!("the scenario {}", path.display()))
-    }
-
-    /// All scenarios in the tree, by name.
-    pub fn all() -> Result<Vec<Self>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(directory()).context("read the directory of scenarios")? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-            }
+        match Plan::open(name)? {
+            Plan::Race(scenario) => Ok(*scenario),
+            Plan::Bench(_) => bail!("{name} is no race"),
         }
-        names.sort();
-        names.iter().map(|name| Self::open(name)).collect()
     }
 
     /// Reads a scenario's text.
@@ -150,6 +136,11 @@ impl Scenario {
     pub fn node_link(&self, node: usize) -> Result<Link> {
         let own = self.slow.iter().find(|slow| slow.node as usize == node + 1);
         Ok(Link::symmetric(own.map_or(&self.rate, |slow| &slow.rate).parse()?))
+    }
+
+    /// Whether the cable of a node, numbered from 0, differs from the others'.
+    pub fn has_own_cable(&self, node: usize) -> bool {
+        self.slow.iter().any(|slow| slow.node as usize == node + 1)
     }
 
     /// The seed's cable.
@@ -208,31 +199,30 @@ fn goodput(rate: &str) -> Result<f64> {
     Ok(carried(rate.parse()?))
 }
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_trees_scenarios_have_bounds() {
-        let all = Scenario::all().unwrap();
-        let bound = |name: &str| all.iter().find(|scenario| scenario.name == name).unwrap().bound().unwrap();
-        assert!((bound("gate") - 11.23).abs() < 0.01, "{}", bound("gate"));
+        let open = |name: &str| Scenario::open(name).unwrap();
+        let bound = open("gate").bound().unwrap();
+        assert!((bound - 11.23).abs() < 0.01, "{bound}");
         // The slow node alone decides when the last can be done; the last to arrive does so where they are staggered.
-        let slow = Scenario::open("one-slow").unwrap();
+        let slow = open("one-slow");
         assert!(slow.own_bound(7).unwrap() > 7.9 * slow.own_bound(0).unwrap());
-        assert!(bound("staggered") > Scenario::open("staggered").unwrap().own_bound(0).unwrap() + 6.9);
+        let staggered = open("staggered");
+        assert!(staggered.bound().unwrap() > staggered.own_bound(0).unwrap() + 6.9);
     }
 
     #[test]
     fn a_misspelt_key_is_an_error() {
-        let text = fs::read_to_string(directory().join("gate.toml")).unwrap();
+        let text = std::fs::read_to_string(crate::plan::directory().join("gate.toml")).unwrap();
         assert!(Scenario::parse("gate", &text).is_ok());
-        assert!(Scenario::parse("gate", &text.replace("nodes", "noeds")).is_err());
-        assert!(Scenario::parse("gate", &text.replace("nodes = 8", "nodes = 0")).is_err());
-        assert!(Scenario::parse("gate", &text.replace("200mbit", "fast")).is_err());
+        for (right, wrong) in
+            [("nodes", "noeds"), ("nodes = 8", "nodes = 0"), ("200mbit", "fast"), ("seed_copies", "copies")]
+        {
+            assert!(Scenario::parse("gate", &text.replace(right, wrong)).is_err(), "{wrong}");
+        }
     }
 }

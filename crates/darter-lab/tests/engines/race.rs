@@ -1,6 +1,7 @@
-//! `cargo lab` itself: a small race, on a machine that may be busy with other things.
+//! `cargo lab` itself: a small race and small measurements, on a machine that may be busy with other things.
 
 use anyhow::{Context, Result, ensure};
+use darter_lab::bench::{self, Bench};
 use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
 use darter_lab::race::{Scenario, plot, race, row};
@@ -9,7 +10,6 @@ use crate::world::World;
 
 const SCENARIO: &str = r#"
 about = "three nodes in two racks; one is killed"
-goal = "all others get the right bytes"
 size_kib = 2048
 blobs = 2
 nodes = 3
@@ -18,6 +18,7 @@ seed_rate = "50mbit"
 origin_rate = "100mbit"
 rack = { rate = "50mbit" }
 kill = [{ node = 1, at = 0.3 }]
+goal = { last_over_bound = 1000.0, seed_copies = 0.5 }
 "#;
 
 pub(crate) fn a_small_race_gives_a_sane_row(_world: &World) -> Result<()> {
@@ -35,6 +36,44 @@ pub(crate) fn a_small_race_gives_a_sane_row(_world: &World) -> Result<()> {
         result.json()
     );
     ensure!(result.cpu_per_gb > 0.0 && result.peak_memory > 1 << 20, "nothing was counted: {}", result.json());
+    let missed = result.missed().context("the race has a goal")?;
+    ensure!(missed.len() == 1 && missed[0].starts_with("seed "), "the goal was judged wrong: {missed:?}");
     ensure!(row::text(&result).contains("2/2") && plot::svg(&[result]).contains("<polyline"), "a row can't be shown");
+    Ok(())
+}
+
+/// Measures in small, and gives the rows.
+fn measured(kind: &str, files: u32, size_kib: u64) -> Result<Vec<bench::Row>> {
+    let text = format!("kind = \"{kind}\"\nabout = \"small\"\nfiles = {files}\nsize_kib = {size_kib}\nrounds = 1");
+    let bench = Bench::parse("small", &text)?;
+    let rows = bench.run(&bench.content()?)?;
+    for row in &rows {
+        ensure!(row.wanted == u64::from(files) && row.is_sound(), "wrong bytes: {}", row.json());
+        ensure!(bench::row::text(row).contains(&row.method), "a row can't be shown: {}", row.json());
+    }
+    Ok(rows)
+}
+
+pub(crate) fn a_local_hit_goes_out_by_sendfile(_world: &World) -> Result<()> {
+    // The measurement itself makes sure of sendfile.
+    let rows = measured("hit", 1, 32 * 1024)?;
+    ensure!(rows.len() == 2 && rows[1].cpu_over_plain.is_some(), "hit has not both rows");
+    Ok(())
+}
+
+pub(crate) fn a_tiny_file_takes_one_question_to_the_seed(_world: &World) -> Result<()> {
+    let rows = measured("tiny", 20, 16)?;
+    ensure!(rows.len() == 3, "tiny has not all rows");
+    for row in &rows[1..] {
+        // A busy machine may be too slow for one of them, and then asks a second question.
+        let trips = row.round_trips.context("no round trips were counted")?;
+        ensure!((1.0..1.5).contains(&trips), "{trips} round trips for a file: {}", row.json());
+    }
+    Ok(())
+}
+
+pub(crate) fn a_pair_moves_a_blob_from_store_to_store(_world: &World) -> Result<()> {
+    let rows = measured("pair", 1, 32 * 1024)?;
+    ensure!(rows.len() == 2 && rows.iter().all(|row| row.seed_cpu.is_some()), "pair has not both rows");
     Ok(())
 }
