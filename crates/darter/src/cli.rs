@@ -28,6 +28,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
 pub(crate) use self::client::{
     CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, RemoveArgs, StatusArgs,
+    TopArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -47,6 +48,7 @@ Examples:
 
   See what goes on:
     $ darter status
+    $ darter top
     $ darter explain https://example.org/model.bin
 
   Watch a swarm of eight on this machine:
@@ -85,6 +87,9 @@ pub(crate) enum Command {
     Rm(RemoveArgs),
     /// Show the daemon at a glance: traffic, seeds, peers, transfers
     Status(StatusArgs),
+    /// Watch swarms live: who serves whom, how fast, and what stands still
+    #[command(after_help = client::TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Tell where a blob's bytes came from, and what happened on the way
     #[command(after_help = client::EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
@@ -133,6 +138,7 @@ impl Command {
             Self::Ls(args) => args.json,
             Self::Rm(args) => args.json,
             Self::Status(args) => args.json,
+            Self::Top(args) => args.json,
             Self::Explain(args) => args.json,
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,

@@ -38,6 +38,19 @@ pub(crate) enum ClientError {
     Refused(String),
 }
 
+impl ClientError {
+    /// What is wrong, in a few words and without advice.
+    pub(crate) fn brief(&self) -> String {
+        match self {
+            Self::NoDaemon(_) => "the daemon is gone".to_owned(),
+            Self::Forbidden(_) | Self::Connect(..) => "the daemon can't be reached".to_owned(),
+            Self::Broken(..) => "the daemon stopped answering".to_owned(),
+            Self::Answer(..) => "the daemon is of another version".to_owned(),
+            Self::Refused(why) => why.clone(),
+        }
+    }
+}
+
 /// A daemon's administration socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -67,6 +80,12 @@ impl Client {
     /// `GET /v1/status`.
     pub(crate) async fn status(&self) -> Result<api::Status, ClientError> {
         self.read(Method::GET, "/v1/status").await
+    }
+
+    /// `GET /v1/top`: what moves now, and a closer look at the swarm of this name.
+    pub(crate) async fn top(&self, name: Option<&str>) -> Result<api::top::Top, ClientError> {
+        let query = name.map_or_else(String::new, |name| format!("?name={}", encoded(name)));
+        self.read(Method::GET, &format!("/v1/top{query}")).await
     }
 
     /// `GET /v1/blobs`.

@@ -8,6 +8,7 @@
 //! | `serve` | `up`, `seed`, `node` |
 //! | `get` | `get` |
 //! | `show` | `status`, `ls`, `rm`, `explain` |
+//! | `top` | `top` |
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
 //! | `client` | the daemon's unix socket |
@@ -26,6 +27,7 @@ mod serve;
 mod show;
 mod signals;
 mod table;
+mod top;
 mod units;
 
 use std::process::ExitCode;
@@ -72,6 +74,7 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Rm(args) => show::remove(args).await,
         Command::Status(args) => show::status(args).await,
         Command::Explain(args) => show::explain(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Config(args) => print_configuration(&configured, args),
         Command::Completions(args) => pages::completions(args),
         Command::Man(args) => pages::man(args),

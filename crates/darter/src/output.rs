@@ -20,6 +20,11 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     text(&line)
 }
 
+/// Prints a value as one line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    text(&(serde_json::to_string(value)? + "\n"))
+}
+
 /// Tells a reader that went away from a failure to write.
 pub(crate) fn stdout_error(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {

@@ -1,6 +1,7 @@
 //! Flags of the commands that end by themselves.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 use clap_complete::Shell;
@@ -98,6 +99,50 @@ pub(crate) struct StatusArgs {
     /// Print a JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+pub(crate) const TOP_EXAMPLES: &str = "\
+Examples:
+  Live, every second; Enter opens a swarm, ? explains the columns:
+    $ darter top
+  The same of one swarm, twice a second:
+    $ darter top https://example.org/model.bin --interval 500ms
+  One look, for a ticket or a pipe:
+    $ darter top --once
+  Who gives to whom at this moment, for a program:
+    $ darter top 3f2a1b4c --json
+  A line of JSON every ten seconds, for a log:
+    $ darter top --json --interval 10s
+
+Keys: arrows or j k choose, Enter opens, Esc goes back, s sorts, p pauses, ? helps, q quits.
+
+What it shows: the agent (CPU, memory, disk, peers); bytes a second in and out by how near they come from and go \
+(origin, same host, rack, zone, region, far); for each swarm the pieces held as a map, rates, peers, pieces that are \
+late, and the time left. Of an open swarm, each peer: what it holds, what it gives to this agent and gets from it. An \
+agent knows its own part of a swarm; ask a seed to see everybody that it leads. Terminals from 60×12 on will do.";
+
+/// Watch swarms live: who serves whom, how fast, and what stands still
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Begin with one swarm: its blob's digest, the URL it was asked for by, or its id (or a beginning of eight
+    /// digits and more)
+    #[arg(value_name = "DIGEST|URL|ID")]
+    pub(crate) name: Option<String>,
+
+    /// How often to look, 100ms or more [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = values::interval)]
+    pub(crate) interval: Option<Duration>,
+
+    /// Print one snapshot as text and end; so it does when standard output is no terminal
+    #[arg(long, conflicts_with_all = ["json", "interval"])]
+    pub(crate) once: bool,
+
+    /// Print one snapshot as a line of JSON; with --interval, a line each time until stopped
+    #[arg(long)]
+    pub(crate) json: bool,
+
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
 }

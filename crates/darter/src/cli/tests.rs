@@ -185,6 +185,8 @@ mod values {
     fn times_and_filters() {
         assert_eq!(duration("1m30s").unwrap().as_secs(), 90);
         assert!(duration("soon").is_err());
+        assert_eq!(interval("100ms").unwrap().as_millis(), 100);
+        assert!(interval("99ms").unwrap_err().contains("100ms"));
         assert!(log_filter("info,darter_wire=debug").is_ok());
         assert!(log_filter("=,=").is_err());
     }

@@ -21,6 +21,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("not a time: {text:?} (write for example 30s, 5m or 1h30m)"))
 }
 
+/// How often to look at something: often enough to be seen, seldom enough to cost little.
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
+    let span = duration(text)?;
+    if span < Duration::from_millis(100) {
+        return Err(format!("too often: {text:?} (100ms is the least)"));
+    }
+    Ok(span)
+}
+
 /// A local address to listen on.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()

@@ -6,6 +6,7 @@
 //! | `get.rs` | one download without a daemon: right bytes or none, resuming, interruptions |
 //! | `daemon.rs` | a daemon's life, and the commands that talk to it |
 //! | `swarm.rs` | a seed and nodes: who reads the origin, who gives what, who dies |
+//! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
 
@@ -16,4 +17,5 @@ mod demo;
 mod get;
 mod support;
 mod swarm;
+mod top;
 mod words;

@@ -6,7 +6,7 @@ use crate::support::{Room, Running};
 fn every_command_explains_itself() {
     let room = Room::new();
     let commands =
-        ["up", "seed", "node", "get", "ls", "rm", "status", "explain", "config", "completions", "man", "demo"];
+        ["up", "seed", "node", "get", "ls", "rm", "status", "top", "explain", "config", "completions", "man", "demo"];
     let top = room.run("--help").succeeded();
     for command in commands {
         assert!(top.text().contains(&format!("\n  {command} ")), "{command} is in the top help");
@@ -29,6 +29,8 @@ fn wrong_usage_exits_with_two() {
         "node",
         "get http://a/",
         "get http://a/b -o /nowhere/b",
+        "top --interval 5ms",
+        "top --once --json",
     ] {
         let outcome = room.run(line);
         assert_eq!(outcome.code, Some(2), "{line:?}: {}", outcome.err);
@@ -68,7 +70,7 @@ fn config_tells_where_each_value_came_from() {
 #[test]
 fn without_a_daemon_one_is_told_to_start_it() {
     let room = Room::new();
-    for line in ["status", "ls", "rm x", "explain x"] {
+    for line in ["status", "ls", "rm x", "explain x", "top", "top --once", "top x --interval 1s"] {
         let socket = room.data_dir().join("darter.sock").display().to_string();
         room.run(line).failed_with(1, &["no daemon at", &socket, "darter up"]);
     }
@@ -82,11 +84,11 @@ fn completions_and_pages_come_for_every_command() {
     let room = Room::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = room.run(&format!("completions {shell}")).succeeded();
-        assert!(script.text().contains("upload-limit"), "{shell}");
+        assert!(script.text().contains("upload-limit") && script.text().contains("interval"), "{shell}");
     }
     assert!(room.run("man").succeeded().text().contains(".TH darter 1"));
     room.run("man pages").succeeded();
-    for page in ["darter.1", "darter-get.1", "darter-seed.1"] {
+    for page in ["darter.1", "darter-get.1", "darter-seed.1", "darter-top.1"] {
         assert!(room.path("out/pages").join(page).exists(), "{page}");
     }
 }

@@ -1,0 +1,115 @@
+//! The terminal: set up, drawn on, and given back whatever happens; keys, signals, and when to ask the daemon again.
+//!
+//! The daemon is asked beside everything else, so that one that hangs holds up neither keys nor the way out. The terminal
+//! is restored by a guard on every way out of [`show`], and by ratatui's panic hook before a panic's message is printed.
+
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use crossterm::event::{Event, EventStream, KeyEventKind};
+use crossterm::execute;
+use crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use darter_core::BlobId;
+use darter_node::api::top::Top;
+use futures_util::StreamExt as _;
+use ratatui::DefaultTerminal;
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::time::MissedTickBehavior;
+
+use super::state::{State, Step};
+use super::view;
+use crate::client::Client;
+use crate::signals::Signals;
+
+/// A daemon that takes longer than this, or than three intervals, is said not to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Gives the terminal back when dropped.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no restoring.
+        let _ = ratatui::try_restore();
+    }
+}
+
+/// Shows the live view until somebody ends it.
+pub(super) async fn show(client: &Client, mut state: State, interval: Duration) -> anyhow::Result<()> {
+    let mut signals = Signals::catch().context("can't wait for signals")?;
+    let restored = Restored;
+    let mut terminal = ratatui::try_init().context("can't use this terminal; --once prints a snapshot instead")?;
+    let ended = follow(client, &mut state, interval, &mut terminal, &mut signals).await;
+    drop(restored);
+    ended
+}
+
+async fn follow(
+    client: &Client,
+    state: &mut State,
+    interval: Duration,
+    terminal: &mut DefaultTerminal,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let mut events = EventStream::new();
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
+    let patience = PATIENCE.max(interval * 3);
+    let mut asking = pin!(None);
+    loop {
+        terminal.draw(|frame| view::draw(frame, state)).context("can't write to the terminal")?;
+        let step = tokio::select! {
+            () = signals.next() => Step::Quit,
+            event = events.next() => match event {
+                Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => state.press(key),
+                Some(Ok(_)) => Step::Stay,
+                Some(Err(error)) => return Err(error).context("can't read keys from the terminal"),
+                // Its terminal is gone.
+                None => Step::Quit,
+            },
+            _ = ticks.tick(), if asking.is_none() && !state.paused => {
+                asking.set(Some(ask(client, state.wanted(), patience)));
+                Step::Stay
+            }
+            answer = async { asking.as_mut().as_pin_mut().expect("checked beside").await }, if asking.is_some() => {
+                asking.set(None);
+                match answer {
+                    Ok(top) => state.take(top),
+                    Err(why) => state.miss(why),
+                }
+                Step::Stay
+            }
+        };
+        match step {
+            Step::Stay => {}
+            Step::Look => {
+                asking.set(None);
+                ticks.reset_immediately();
+            }
+            Step::Suspend => suspend(terminal).context("can't use the terminal again")?,
+            Step::Quit => return Ok(()),
+        }
+    }
+}
+
+/// Asks for a snapshot; why there is none, in a few words.
+async fn ask(client: &Client, blob: Option<BlobId>, patience: Duration) -> Result<Top, String> {
+    let name = blob.map(|blob| blob.to_string());
+    match tokio::time::timeout(patience, client.top(name.as_deref())).await {
+        Ok(Ok(top)) => Ok(top),
+        Ok(Err(error)) => Err(error.brief()),
+        Err(_) => Err("the daemon does not answer".to_owned()),
+    }
+}
+
+/// Stops this process as Ctrl-Z does elsewhere; returns when the shell lets it go on.
+fn suspend(terminal: &mut DefaultTerminal) -> io::Result<()> {
+    ratatui::try_restore()?;
+    kill_process(getpid(), Signal::TSTP)?;
+    enable_raw_mode()?;
+    execute!(io::stdout(), EnterAlternateScreen)?;
+    terminal.clear()
+}
