@@ -112,9 +112,9 @@ impl Transfer {
     pub(crate) fn row(&self) -> SwarmRow {
         let now = self.context.now();
         let mut progress = self.progress();
-        if !matches!(self.outcome(), Outcome::Open) {
-            // The last second of what has ended is no rate to go by.
-            progress.rate = if progress.complete { 0 } else { progress.rate };
+        if progress.complete {
+            // Its last second is no rate to go by.
+            progress.rate = 0;
         }
         let missing = progress.length.map(|length| length.saturating_sub(progress.held_bytes));
         let left = missing.filter(|_| progress.rate > 0).map(|missing| missing as f64 / progress.rate as f64);
