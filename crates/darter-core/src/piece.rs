@@ -56,10 +56,11 @@ impl PieceLength {
         Ok(Self { log2 })
     }
 
-    /// The length that suits a blob of `length` bytes: 256 KiB up to 256 MiB, then about a thousand pieces a blob,
-    /// at most 4 MiB each (a node keeps two dozen pieces in flight, in memory).
+    /// The length that suits a blob of `length` bytes: 128 KiB up to 128 MiB, then about a thousand pieces a blob, at most 4 MiB
+    /// each (a node keeps a dozen pieces in flight, in memory). A piece takes some steps from node to node, so fewer than five
+    /// hundred of them cost a swarm more than the bound's tenth; shorter ones cost more in messages than they gain.
     pub fn for_blob(length: u64) -> Self {
-        let wanted = (length / 1024).next_power_of_two().clamp(1 << 18, 1 << 22);
+        let wanted = (length / 1024).next_power_of_two().clamp(1 << 17, 1 << 22);
         Self { log2: u8::try_from(wanted.trailing_zeros()).expect("at most 22") }
     }
 
@@ -131,7 +132,8 @@ mod tests {
     #[test]
     fn length_follows_the_blob() {
         let kib = |length| PieceLength::for_blob(length).bytes() >> 10;
-        assert_eq!(kib(0), 256);
+        assert_eq!(kib(0), 128);
+        assert_eq!(kib(128 << 20), 128);
         assert_eq!(kib(256 << 20), 256);
         assert_eq!(kib(512 << 20), 512);
         assert_eq!(kib(1 << 30), 1024);

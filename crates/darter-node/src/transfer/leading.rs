@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceSet, rendezvous};
 use darter_origin::Reading;
-use darter_swarm::{Event, Lead as SwarmLead, Notice, OriginRun, Start};
+use darter_swarm::{Event, Lead as SwarmLead, Notice, OriginRun, Start, Tuning};
 use darter_wire::{Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
 
-use super::{Lead, Outcome, Transfer, random_seed, tuning};
+use super::{Lead, Outcome, Transfer, random_seed};
 use crate::error::FetchError;
 use crate::options::Role;
 
@@ -224,7 +224,7 @@ impl Transfer {
         let me = self.context.me;
         let place = self.context.place.clone();
         let seed = random_seed(&me, self.blob);
-        let mut swarm = SwarmLead::new(me, place.clone(), start, tuning(), seed, now);
+        let mut swarm = SwarmLead::new(me, place.clone(), start, Tuning::default(), seed, now);
         if let Some(total) = total {
             swarm.set_total(total);
         }

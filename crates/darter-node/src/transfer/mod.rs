@@ -191,7 +191,7 @@ impl Transfer {
         let manifest = stored.manifest();
         let blob = stored.id();
         let seed = random_seed(&context.me, blob);
-        let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), tuning(), seed);
+        let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), Tuning::default(), seed);
         picker.handle(Event::ManifestGrew { known: manifest.known(), total: manifest.piece_count() }, now);
         for piece in held.iter() {
             picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
@@ -450,13 +450,6 @@ impl Transfer {
     fn manifest(&self) -> Manifest {
         self.stored.manifest()
     }
-}
-
-/// The swarm's constants as an agent uses them. Queues are deeper than the simulator likes them for thousands of nodes, and
-/// nothing is asked for twice before the end: in a lab of eight hosts with shaped links, six requests with spares had the
-/// seed send 1.3 copies and took 1.4 times the bound, these 1.02 and 1.06.
-fn tuning() -> Tuning {
-    Tuning { per_holder: 4, in_all: 24, asks: 4, ..Tuning::default() }
 }
 
 /// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.

@@ -4,13 +4,14 @@
 //! links are slow it is a part of their load that counts. So news is gathered for a moment, and a neighbour is not told of a piece
 //! that it is known to hold: it has no use for another holder. Should it lose the piece it says so, and is told then.
 //!
-//! The lead is told of everything: it counts holders.
+//! The lead is told of everything, since it counts holders; seldom where a node has many neighbours, because a swarm of thousands
+//! would drown it otherwise.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceIndex};
-use darter_swarm::Picker;
+use darter_swarm::{Picker, Tuning};
 use darter_wire::Message;
 
 /// Others are told of new pieces at most this often: a piece takes about this long to arrive at ordinary rates.
@@ -27,12 +28,17 @@ pub(super) struct News {
     /// Pieces held here that neighbours lost.
     asked_for: Vec<(NodeId, PieceIndex)>,
     told: Moment,
+    /// What the lead is still to be told of, when that began, and for how long it may wait.
+    for_lead: Vec<PieceIndex>,
+    lead_told: Moment,
+    lead_pause: Duration,
 }
 
 impl News {
     /// A piece came to be held here.
     pub(super) fn came(&mut self, piece: PieceIndex) {
         self.come.push(piece);
+        self.for_lead.push(piece);
     }
 
     /// A piece is held here no more.
@@ -47,8 +53,16 @@ impl News {
 
     /// When something is to be told, if anything is.
     pub(super) fn due(&self) -> Option<Moment> {
+        self.neighbours_due().into_iter().chain(self.lead_due()).min()
+    }
+
+    fn neighbours_due(&self) -> Option<Moment> {
         let waits = !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
         waits.then(|| self.told + PAUSE)
+    }
+
+    fn lead_due(&self) -> Option<Moment> {
+        (!self.for_lead.is_empty()).then(|| self.lead_told + self.lead_pause)
     }
 
     /// Takes what is to be said now, to these neighbours and this lead.
@@ -60,24 +74,32 @@ impl News {
         neighbours: &[NodeId],
         lead: Option<NodeId>,
     ) -> Tellings {
-        if self.due().is_none_or(|due| now < due) {
-            return Vec::new();
+        if lead.is_none() {
+            self.for_lead.clear();
         }
-        self.told = now;
-        let (come, gone) = (std::mem::take(&mut self.come), std::mem::take(&mut self.gone));
-        let mut wanted: BTreeMap<NodeId, Vec<PieceIndex>> = BTreeMap::new();
-        for (node, piece) in self.asked_for.drain(..) {
-            wanted.entry(node).or_default().push(piece);
-        }
+        let mut gone = Vec::new();
         // Most neighbours lack the same of a few pieces: one message for each such group.
         let mut groups: BTreeMap<Vec<PieceIndex>, Vec<NodeId>> = BTreeMap::new();
-        for &node in neighbours.iter().filter(|node| Some(**node) != lead) {
-            let mut pieces = picker.lacked_by(node, &come);
-            pieces.extend(wanted.remove(&node).unwrap_or_default());
-            groups.entry(pieces).or_default().push(node);
+        if self.neighbours_due().is_some_and(|due| due <= now) {
+            self.told = now;
+            self.lead_pause = Tuning::default().tell_lead_pause(neighbours.len());
+            let come = std::mem::take(&mut self.come);
+            gone = std::mem::take(&mut self.gone);
+            let mut wanted: BTreeMap<NodeId, Vec<PieceIndex>> = BTreeMap::new();
+            for (node, piece) in self.asked_for.drain(..) {
+                wanted.entry(node).or_default().push(piece);
+            }
+            for &node in neighbours.iter().filter(|node| Some(**node) != lead) {
+                let mut pieces = picker.lacked_by(node, &come);
+                pieces.extend(wanted.remove(&node).unwrap_or_default());
+                groups.entry(pieces).or_default().push(node);
+            }
         }
-        if let Some(lead) = lead {
-            groups.entry(come).or_default().push(lead);
+        if let Some(lead) = lead
+            && self.lead_due().is_some_and(|due| due <= now)
+        {
+            self.lead_told = now;
+            groups.entry(std::mem::take(&mut self.for_lead)).or_default().push(lead);
         }
         groups.remove(&Vec::new());
         let mut tellings: Tellings =

@@ -49,10 +49,36 @@ fn news_is_gathered_for_a_moment() {
     news.came(PieceIndex(1));
     assert!(news.take(later(25), BLOB, &picker, &[node(1)], None).is_empty());
     news.came(PieceIndex(2));
-    let due = news.due().unwrap();
-    let told = news.take(due, BLOB, &picker, &[node(1)], None);
+    assert!(news.due().is_some());
+    let told = news.take(later(30), BLOB, &picker, &[node(1)], None);
     assert_eq!(told, [(vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[1, 2]) })]);
     assert_eq!(news.due(), None);
+}
+
+#[test]
+fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
+    let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
+    let picker = picker(&many);
+    let neighbours: Vec<NodeId> = (1..=60).map(node).collect();
+    let mut news = News::default();
+    let mut heard = Vec::new();
+    for piece in 0..8 {
+        news.came(PieceIndex(piece));
+        for (to, message) in news.take(later(20 + u64::from(piece) * 50), BLOB, &picker, &neighbours, Some(node(99))) {
+            let Message::Have { pieces, .. } = message else { panic!("{message:?}") };
+            if to.contains(&node(99)) {
+                heard.push(pieces);
+            }
+        }
+    }
+    let due = news.due().unwrap();
+    let told = news.take(due, BLOB, &picker, &neighbours, Some(node(99)));
+    assert!(heard.len() <= 1, "{heard:?}");
+    let first = heard.concat();
+    assert_eq!(
+        told,
+        [(vec![node(99)], Message::Have { blob: BLOB, pieces: (first.len() as u32..8).map(PieceIndex).collect() })]
+    );
 }
 
 #[test]
