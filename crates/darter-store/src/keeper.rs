@@ -91,6 +91,11 @@ impl<B: Backend> Keeper<B> {
         self.on_shelf(|shelf| self.open_on(shelf, blob))
     }
 
+    pub(crate) fn is_absent(&self, blob: BlobId) -> bool {
+        // Whoever has the shelf locked may wait for the disk.
+        self.shelf.try_lock().is_some_and(|shelf| !shelf.entries.contains_key(&blob))
+    }
+
     pub(crate) fn open_or_create(
         self: &Arc<Self>,
         blob: BlobId,
@@ -432,6 +437,10 @@ pub(crate) trait Kept: Send + Sync {
 impl<T: Kept> Store for T {
     fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>> {
         Ok(self.keeper().open(blob)?.map(|handle| handle as Arc<dyn StoredBlob>))
+    }
+
+    fn is_absent(&self, blob: BlobId) -> bool {
+        self.keeper().is_absent(blob)
     }
 
     fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>> {

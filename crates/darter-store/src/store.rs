@@ -144,6 +144,10 @@ pub trait Store: Send + Sync {
     /// When the disk refuses.
     fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>>;
 
+    /// Whether nothing is stored of a blob, said from memory and without waiting for anybody; false when in doubt. The one
+    /// question that may be asked on any thread: it spares most openings of what is not here.
+    fn is_absent(&self, blob: BlobId) -> bool;
+
     /// Opens a blob, or makes room for it and starts to store it. A stored blob keeps its info and learns what
     /// `manifest` knows beyond its own. Counts as a use.
     ///

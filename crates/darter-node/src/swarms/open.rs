@@ -340,6 +340,9 @@ impl Swarms {
 
     pub(super) async fn stored(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>, FetchError> {
         let store = Arc::clone(&self.house.context.store);
+        if store.is_absent(blob) {
+            return Ok(None);
+        }
         let opened = tokio::task::spawn_blocking(move || store.open(blob)).await;
         Ok(opened.expect("opening does not panic")?)
     }

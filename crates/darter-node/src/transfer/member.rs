@@ -21,6 +21,15 @@ impl Transfer {
         if joined.piece_length != self.piece_length || self.is_complete() {
             return;
         }
+        if let Some(whole) = &joined.whole {
+            // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
+            self.state.lock().verdict.clone_from(&joined.verdict);
+            if let Some(length) = joined.length {
+                self.learn_length(lead, length);
+            }
+            self.learn_hashes(lead, 0, &joined.hashes);
+            self.take_whole(lead, whole);
+        }
         {
             let now = self.context.now();
             let mut state = self.state.lock();
@@ -45,9 +54,6 @@ impl Transfer {
         self.learn_hashes(lead, 0, &joined.hashes);
         if let Some(verdict) = joined.verdict {
             self.state.lock().verdict = Some(verdict);
-        }
-        if let Some(whole) = joined.whole {
-            self.take_whole(lead, &whole);
         }
         // It may have gone before this agent followed it, and then nobody will say so.
         if self.fleet.peer(lead).is_none() {

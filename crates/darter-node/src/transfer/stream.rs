@@ -18,6 +18,7 @@ use darter_swarm::{Event, ReaderId};
 use futures_util::{Stream, TryStreamExt as _};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
@@ -26,7 +27,7 @@ use crate::error::FetchError;
 const CHUNK: u64 = 256 * 1024;
 
 /// Bytes of a file that are given at a time, at most.
-const FILE_CHUNK: u64 = 4 << 20;
+const FILE_CHUNK: u64 = 8 << 20;
 
 /// The kernel reads ahead this much at the least, so one byte in as many tells whether they are in memory.
 const READ_AHEAD: u64 = 128 * 1024;
@@ -56,7 +57,11 @@ struct Reader {
     told: Option<PieceIndex>,
     /// Whether parts of files are welcome.
     files: bool,
+    /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
+    ahead: Option<(u64, Reading)>,
 }
+
+type Reading = JoinHandle<Result<Part, StoreError>>;
 
 impl Transfer {
     /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
@@ -95,6 +100,7 @@ impl Transfer {
             end: range.map(ByteRange::end),
             told: None,
             files,
+            ahead: None,
         };
         futures_util::stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
@@ -155,20 +161,22 @@ impl Reader {
     /// fetched again.
     async fn read(&mut self, piece: PieceIndex, end: Option<u64>, complete: bool) -> Result<Option<Part>, FetchError> {
         let transfer = &self.transfer;
-        let (files, at, pieces) = (self.files, self.at, transfer.piece_length);
-        let stop = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
+        let end = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
         let piece_end = transfer.piece_length.offset(piece) + transfer.piece_length.bytes();
         // The pieces after it are not sure to be held and free before the whole is.
-        let stop = if complete && files { stop.min(at + FILE_CHUNK) } else { stop.min(piece_end) };
-        let stored = Arc::clone(&transfer.stored);
-        let read = tokio::task::spawn_blocking(move || {
-            let part = if files { file_part(&*stored, pieces, ByteRange::new(at, stop))? } else { None };
-            part.map_or_else(|| memory(&*stored, at, stop.min(at + CHUNK)), |part| Ok(Part::File(part)))
-        });
+        let end = if complete && self.files { end } else { end.min(piece_end) };
+        let read = match self.ahead.take() {
+            Some((at, reading)) if at == self.at => reading,
+            _ => self.begin_to_read(self.at, end),
+        };
         match read.await.expect("reading does not panic") {
             Ok(part) => {
                 let length = part.len();
                 self.at += length;
+                if matches!(part, Part::File(_)) && self.at < end {
+                    self.ahead = Some((self.at, self.begin_to_read(self.at, end)));
+                }
+                let transfer = &self.transfer;
                 transfer.state.lock().journal.served(length);
                 transfer.context.metrics.local_served_bytes.inc_by(length);
                 Ok(Some(part))
@@ -183,6 +191,16 @@ impl Reader {
             },
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Begins to read on from `at`, up to a chunk's length and no further than `end`.
+    fn begin_to_read(&self, at: u64, end: u64) -> Reading {
+        let (stored, pieces, files) = (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.files);
+        tokio::task::spawn_blocking(move || {
+            let in_file = ByteRange::new(at, end.min(at + FILE_CHUNK));
+            let part = if files { file_part(&*stored, pieces, in_file)? } else { None };
+            part.map_or_else(|| memory(&*stored, at, end.min(at + CHUNK)), |part| Ok(Part::File(part)))
+        })
     }
 
     fn tell(&mut self, piece: PieceIndex) {

@@ -170,7 +170,9 @@ fn sealing_needs_every_piece_and_the_right_root(make: Make<'_>) {
 fn everybody_shares_one_open_blob(make: Make<'_>) {
     let store = make(config(None));
     let content = Content::new(1, 2 * PIECE);
+    assert!(store.is_absent(content.id));
     let first = content.open(&*store);
+    assert!(!store.is_absent(content.id));
     let second = store.open(content.id).unwrap().unwrap();
     content.put(&*first, 0);
     assert!(second.holds(PieceIndex(0)));
