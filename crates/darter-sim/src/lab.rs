@@ -54,9 +54,8 @@ pub fn scenario(lab: &race::Scenario) -> Result<Scenario> {
         });
     }
     let bound = lab.bound()?;
-    let kills = lab.kill.iter().map(|kill| {
-        (Duration::from_secs_f64(kill.at * bound), Operation::Kill(kill.node as usize))
-    });
+    let kills =
+        lab.kill.iter().map(|kill| (Duration::from_secs_f64(kill.at * bound), Operation::Kill(kill.node as usize)));
     let links = lab.rack.iter().map(|link| {
         let rate = carried(link.rate.parse()?)?;
         Ok(SharedLink { place: place(true), rate })
@@ -80,7 +79,8 @@ fn carried(rate: Rate) -> Result<Rate> {
 
 /// The head of the table of [`row`], in Markdown: the lab's columns, as far as they exist here.
 pub fn heads() -> String {
-    let heads = "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node |";
+    let heads =
+        "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node |";
     let columns = heads.matches('|').count() - 1;
     format!("{heads}\n|{}", " --- |".repeat(columns))
 }
@@ -99,7 +99,8 @@ pub fn row(lab: &race::Scenario, scenario: &Scenario, report: &Report) -> Result
     }
     ends.sort_by(f64::total_cmp);
     let bound = lab.bound()?;
-    let rank = |part: f64| ends.get(((ends.len() as f64 * part).ceil() as usize).saturating_sub(1)).copied().unwrap_or(0.0);
+    let rank =
+        |part: f64| ends.get(((ends.len() as f64 * part).ceil() as usize).saturating_sub(1)).copied().unwrap_or(0.0);
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces);
     let link = report.crossings.iter().find(|(rack, _)| rack == "b").map(|(_, pieces)| copies(*pieces));
     let received = copies(report.sent_pieces) / f64::from(lab.nodes);

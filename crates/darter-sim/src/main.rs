@@ -26,7 +26,8 @@ struct Options {
     /// How long a node gathers news for the lead before it tells, in milliseconds, instead of what agents do.
     #[arg(long)]
     tell_lead: Option<u64>,
-    /// Another value for a constant: in_all, per_holder, asks or neighbours. For networks: unsent, window or grain in
+    /// Another value for a constant: in_all, per_holder, asks, neighbours, neighbours_most or
+    /// slow_percent. For networks: unsent, window or grain in
     /// bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -100,6 +101,8 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "in_all" => tuning.in_all = number,
             "per_holder" => tuning.per_holder = number,
             "asks" => tuning.asks = number,
+            "neighbours_most" => tuning.neighbours_most = number,
+            "slow_percent" => tuning.slow_below = f64::from(number) / 100.0,
             "neighbours" => tuning.neighbours = number,
             "unsent" => network.unsent = number.into(),
             "window" => network.window = number.into(),

@@ -233,7 +233,6 @@ impl Random {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,7 +43,8 @@ pub fn completion(report: &Report, least: Duration) -> String {
 pub fn growth(runs: &[(usize, Duration, Report)]) -> String {
     let logs: Vec<f64> = runs.iter().map(|(nodes, ..)| (*nodes as f64).max(1.0).log10()).collect();
     let (from, to) = logs.iter().fold((f64::MAX, f64::MIN), |(from, to), log| (from.min(*log), to.max(*log)));
-    let over = |run: &(usize, Duration, Report), part| run.2.quantile(part).as_secs_f64() / run.1.as_secs_f64().max(1e-9);
+    let over =
+        |run: &(usize, Duration, Report), part| run.2.quantile(part).as_secs_f64() / run.1.as_secs_f64().max(1e-9);
     let most = runs.iter().map(|run| over(run, 1.0)).fold(1.1, f64::max);
     let x = |log: f64| MARGIN + (log - from) / (to - from).max(1e-9) * (WIDTH - 2.0 * MARGIN);
     let y = |over: f64| HEIGHT - MARGIN - (over - 1.0) / (most - 1.0) * (HEIGHT - 2.0 * MARGIN);

@@ -130,7 +130,8 @@ pub struct Scenario {
 impl Scenario {
     /// `nodes` equal nodes and a seed, at `rate` up and down, in one rack. The seed holds the blob.
     pub fn equal(nodes: usize, pieces: u32, piece_bytes: u64, rate: Rate) -> Self {
-        let spec = NodeSpec { place: Place::default(), up: rate, down: rate, joins: Some(Duration::ZERO), holds: false };
+        let spec =
+            NodeSpec { place: Place::default(), up: rate, down: rate, joins: Some(Duration::ZERO), holds: false };
         Self {
             nodes: vec![spec; nodes + 1],
             pieces,

@@ -92,7 +92,8 @@ fn a_node_that_comes_when_everybody_holds_everything_gets_little_twice() {
     scenario.nodes[8].joins = Some(Duration::from_secs(60));
     let report = run(&scenario);
     let twice = report.duplicates.saturating_sub(before);
-    assert!(copies(twice, &scenario) <= 0.05, "{twice} pieces came twice");
+    // What the lead chose and what was asked for by name meet: it is known which piece comes only when it begins to.
+    assert!(copies(twice, &scenario) <= 0.10, "{twice} pieces came twice");
 }
 
 #[test]

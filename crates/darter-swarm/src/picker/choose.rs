@@ -47,6 +47,13 @@ impl Picker {
         alone.div_ceil(self.among).max(2) as usize
     }
 
+    /// How many requests may be open at one holder: with many neighbours one, so that those who have a new piece first are
+    /// not asked for it, and for others besides, by all at once.
+    pub(super) fn most_at_one(&self) -> u32 {
+        let holders = u32::try_from(self.neighbours.len()).unwrap_or(u32::MAX).max(1);
+        self.tuning.in_all.div_ceil(holders).min(self.tuning.per_holder)
+    }
+
     fn wake_at(&mut self, moment: Moment) {
         self.wakeup = Some(self.wakeup.map_or(moment, |before| before.min(moment)));
     }
@@ -231,8 +238,9 @@ impl Picker {
     /// place in the low 16 bits, for sorting quickly.
     fn order_holders(&mut self, now: Moment) {
         self.ready.clear();
+        let limit = self.most_at_one();
         for (at, peer) in self.neighbours.iter().enumerate().take(1 << 16) {
-            if is_quick(peer, now) && peer.meter.open < self.tuning.per_holder {
+            if is_quick(peer, now) && peer.meter.open < limit {
                 let tie = self.random.next() >> 40;
                 let far = u64::from(is_across(peer.tier));
                 self.ready.push(far << 63 | u64::from(peer.meter.open) << 40 | tie << 16 | at as u64);
@@ -257,9 +265,8 @@ impl Picker {
     fn rarest_near(&mut self, at: usize) -> Option<PieceIndex> {
         let peer = &self.neighbours[at];
         let (requests, any_overdue) = (&self.requests, self.counts.overdue > 0);
-        self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
-            !any_overdue || !is_asked(requests, piece, Some(at))
-        })
+        self.rarity
+            .rarest(&peer.held, None, &mut self.random, |piece| !any_overdue || !is_asked(requests, piece, Some(at)))
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and

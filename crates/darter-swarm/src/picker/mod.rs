@@ -333,7 +333,8 @@ impl Picker {
         if self.held.contains(piece) {
             return false;
         }
-        let has_room = neighbour.meter.open < self.tuning.per_holder;
+        let open = neighbour.meter.open;
+        let has_room = open < self.most_at_one();
         !self.readers.is_empty() || (has_room && !self.is_full && self.rarity.open().contains(piece))
     }
 
@@ -561,9 +562,8 @@ impl Picker {
         if rates.len() < 3 {
             return;
         }
-        let middle = rates.len() / 2;
-        let (_, median, _) = rates.select_nth_unstable_by(middle, f64::total_cmp);
-        let limit = *median * tuning.slow_below;
+        rates.sort_unstable_by(f64::total_cmp);
+        let limit = (rates[rates.len() / 2] * tuning.slow_below).min(rates[(rates.len() / tuning.slow_most).max(1)]);
         self.slow_limit.0 = limit;
         for neighbour in &mut self.neighbours {
             let slow = neighbour.meter.rate(&tuning).is_some_and(|rate| rate < limit);
