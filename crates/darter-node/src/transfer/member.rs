@@ -113,9 +113,13 @@ impl Transfer {
             }
             Message::Lost { pieces, .. } => {
                 {
+                    let now = self.context.now();
                     let mut state = self.state.lock();
-                    for piece in pieces.iter().copied().filter(|piece| self.stored.holds(*piece)) {
-                        state.news.is_wanted_by(from, piece);
+                    for &piece in &pieces {
+                        state.picker.handle(Event::PeerLost { peer: from, piece }, now);
+                        if self.stored.holds(piece) {
+                            state.news.is_wanted_by(from, piece);
+                        }
                     }
                 }
                 self.member_lost(from, &pieces);
@@ -160,6 +164,9 @@ impl Transfer {
             Answer::Data { piece, data, .. } => self.take_piece(from, request, piece, data).await,
             Answer::None { reason, wanted, .. } => {
                 tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
+                if let (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) = (wanted, reason) {
+                    self.tell(Event::PeerLost { peer: from, piece });
+                }
                 let stood = self.unanswered(request).is_some();
                 match (wanted, reason) {
                     (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if stood => self.lead_forgot(from),
