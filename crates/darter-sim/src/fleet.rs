@@ -53,7 +53,6 @@ pub struct Fleet {
     /// Bytes of a grain.
     pub(crate) grain: f64,
     pub(crate) limits: Limits,
-    tell_pause: Duration,
     tell_lead_pause: Option<Duration>,
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
@@ -126,7 +125,6 @@ impl Fleet {
             network,
             grain,
             limits,
-            tell_pause: scenario.tell_pause,
             tell_lead_pause: scenario.tell_lead_pause,
             tuning: scenario.tuning,
             seed: scenario.seed,
@@ -509,11 +507,14 @@ impl Fleet {
     /// A node's new pieces become known to its neighbours.
     fn announce(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
+        if self.now < node.told + self.tuning.tell_pause(node.links.len(), node.untold.len()) {
+            return;
+        }
         let pieces = std::mem::take(&mut node.untold);
         if !node.alive {
             return;
         }
-        node.may_tell = self.now + self.tell_pause;
+        node.told = self.now;
         let links = std::mem::take(&mut node.links);
         for other in &links {
             self.hear(*other, index, &pieces);
@@ -585,8 +586,9 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         node.untold.push(piece);
         node.untold_to_lead.push(piece);
-        let (first, first_to_lead) = (node.untold.len() == 1, node.untold_to_lead.len() == 1);
-        let may_tell = node.may_tell.max(now);
+        let first = node.untold.len() == 1 || node.untold.len() == self.tuning.tell_many;
+        let first_to_lead = node.untold_to_lead.len() == 1;
+        let may_tell = (node.told + self.tuning.tell_pause(node.links.len(), node.untold.len())).max(now);
         let pause = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
         if first {
             self.queue.push(self.telling_at(index, may_tell), What::Announce(index));

@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, neighbours_most or
-    /// slow_percent. For networks: unsent, window or grain in
+    /// slow_percent, tell_late in milliseconds, tell_many. For networks: unsent, window or grain in
     /// bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -108,6 +108,8 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),
+            "tell_late" => tuning.tell_late = Duration::from_millis(number.into()),
+            "tell_many" => tuning.tell_many = number as usize,
             "begun" => network.tells_begun = number != 0,
             _ => return Err(wrong()),
         }

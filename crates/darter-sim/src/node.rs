@@ -26,10 +26,10 @@ pub(crate) struct Node {
     pub(crate) links: Vec<u32>,
     /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
     pub(crate) news: Vec<(u32, PieceIndex)>,
-    /// New pieces that its neighbours, and the lead, are still to be told of, and since when it may tell.
+    /// New pieces that its neighbours, and the lead, are still to be told of, and when it told the former last.
     pub(crate) untold: Vec<PieceIndex>,
     pub(crate) untold_to_lead: Vec<PieceIndex>,
-    pub(crate) may_tell: Moment,
+    pub(crate) told: Moment,
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
     pub(crate) poll_at: Option<Moment>,
@@ -87,7 +87,7 @@ impl Node {
             news: Vec::new(),
             untold: Vec::new(),
             untold_to_lead: Vec::new(),
-            may_tell: Moment::ZERO,
+            told: Moment::ZERO,
             uploads: Uploads::default(),
             poll_at: None,
             wake_at: None,

@@ -113,9 +113,7 @@ pub struct Scenario {
     pub network: Network,
     /// Links that racks and zones share.
     pub links: Vec<SharedLink>,
-    /// How long a node gathers new pieces before it tells its neighbours of them: the daemon's 10 ms.
-    pub tell_pause: Duration,
-    /// The same for what it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
+    /// How long a node gathers new pieces before it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
     pub tell_lead_pause: Option<Duration>,
     /// What happens, and when.
     pub operations: Vec<(Duration, Operation)>,
@@ -139,7 +137,6 @@ impl Scenario {
             origin: None,
             network: Network::default(),
             links: Vec::new(),
-            tell_pause: Duration::from_millis(10),
             tell_lead_pause: None,
             operations: Vec::new(),
             tuning: Tuning::default(),

@@ -75,6 +75,12 @@ pub struct Tuning {
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
     pub delivery_floor: Duration,
+    /// How long a node gathers news of its pieces before it tells its neighbours.
+    pub tell_soon: Duration,
+    /// The same with many neighbours and less news than [`Tuning::tell_many`].
+    pub tell_late: Duration,
+    /// So many pieces are news that is worth telling at once.
+    pub tell_many: usize,
     /// How often a node tells the lead of its pieces in a small swarm.
     pub tell_lead_soon: Duration,
     /// The same in a large one. At ten thousand nodes the lead hears ten thousand messages a second.
@@ -116,6 +122,9 @@ impl Default for Tuning {
             copy_factor_when_minor: 64,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
+            tell_soon: Duration::from_millis(10),
+            tell_late: Duration::from_millis(200),
+            tell_many: 8,
             tell_lead_soon: Duration::from_millis(10),
             tell_lead_late: Duration::from_secs(1),
         }
@@ -123,6 +132,16 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// How long a node gathers news of its pieces before it tells its neighbours, with so many neighbours and so many new
+    /// pieces.
+    ///
+    /// Each piece is news to every neighbour that lacks it: with three dozen of them and slow cables the packets of these
+    /// messages were twice as many as those of the pieces. Neighbours' queues cover the wait.
+    pub const fn tell_pause(&self, neighbours: usize, pieces: usize) -> Duration {
+        let few = neighbours < self.neighbours_least as usize;
+        if few || pieces >= self.tell_many { self.tell_soon } else { self.tell_late }
+    }
+
     /// How long a node with so many neighbours gathers news of its pieces before it tells the lead.
     ///
     /// The lead chooses by this news what to send, so in a small swarm, where that decides the time, it comes at once. A node

@@ -56,6 +56,24 @@ fn news_is_gathered_for_a_moment() {
 }
 
 #[test]
+fn many_neighbours_are_told_of_several_pieces_at_once() {
+    let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
+    let picker = picker(&many);
+    let neighbours: Vec<NodeId> = (1..=60).map(node).collect();
+    let mut news = News::default();
+    let mut told = Vec::new();
+    for step in 0..8 {
+        news.came(PieceIndex(step));
+        let tellings = news.take(later(1000 + u64::from(step) * 20), BLOB, &picker, &neighbours, None);
+        told.extend(tellings.into_iter().map(|(_, message)| message));
+    }
+    assert_eq!(told, [Message::Have { blob: BLOB, pieces: pieces(&[0]) }], "the first at once, the others later");
+    news.came(PieceIndex(8));
+    let tellings = news.take(later(1161), BLOB, &picker, &neighbours, None);
+    assert_eq!(tellings[0].1, Message::Have { blob: BLOB, pieces: (1..=8).map(PieceIndex).collect() });
+}
+
+#[test]
 fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let picker = picker(&many);
