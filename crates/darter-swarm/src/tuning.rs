@@ -124,7 +124,7 @@ impl Default for Tuning {
             delivery_floor: Duration::from_secs(3),
             tell_soon: Duration::from_millis(10),
             tell_late: Duration::from_millis(200),
-            tell_many: 8,
+            tell_many: 4,
             tell_lead_soon: Duration::from_millis(10),
             tell_lead_late: Duration::from_secs(1),
         }
@@ -136,7 +136,8 @@ impl Tuning {
     /// pieces.
     ///
     /// Each piece is news to every neighbour that lacks it: with three dozen of them and slow cables the packets of these
-    /// messages were twice as many as those of the pieces. Neighbours' queues cover the wait.
+    /// messages were twice as many as those of the pieces. Neighbours' queues cover most of the wait: in the simulator (400 nodes,
+    /// 256 pieces) p99 is 1.35 instead of 1.33, and 1.38 when eight pieces are waited for.
     pub const fn tell_pause(&self, neighbours: usize, pieces: usize) -> Duration {
         let few = neighbours < self.neighbours_least as usize;
         if few || pieces >= self.tell_many { self.tell_soon } else { self.tell_late }
