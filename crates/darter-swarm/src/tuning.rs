@@ -53,7 +53,8 @@ pub struct Tuning {
     /// Neighbours of a member on average; a smaller swarm is a full mesh. Whoever joins links to half as many, and is linked to
     /// by those who come later. From 20 on more of them gain little (1.09, 1.07 at 50).
     pub neighbours: u32,
-    /// Members are given no more neighbours than this by others who join.
+    /// Members are given no more neighbours than this by others who join. Half as many again as [`Tuning::neighbours`] at
+    /// least: the first members are a full mesh, and without room for more they would cut the others off.
     pub neighbours_most: u32,
     /// Members with fewer are given new ones.
     pub neighbours_least: u32,
@@ -153,5 +154,17 @@ impl Tuning {
     /// that the lead does: there it counts holders, for copies that are hardly ever sent, and for a successor of a dead holder.
     pub const fn tell_lead_pause(&self, neighbours: usize) -> Duration {
         if neighbours < self.neighbours_least as usize { self.tell_lead_soon } else { self.tell_lead_late }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_members_have_room_for_those_who_come_later() {
+        let tuning = Tuning::default();
+        assert!(tuning.neighbours_most >= tuning.neighbours + tuning.neighbours / 2);
+        assert!(tuning.neighbours_least <= tuning.neighbours / 2, "who joins has enough neighbours at once");
     }
 }
