@@ -104,15 +104,14 @@ impl Transfer {
             state.to_meet.remove(node);
             state.met.insert(*node);
         }
-        // Who leads gives of its own accord; its neighbours are told again what it holds when it leads no more.
-        let (neighbours, lead) = match state.lead {
-            Lead::Me => (Vec::new(), None),
-            Lead::Nobody => (state.met.iter().copied().collect(), None),
-            Lead::Node(lead) => (state.met.iter().copied().collect::<Vec<_>>(), Some(lead)),
-        };
-        // Those who are met now are told of all that is held.
-        let neighbours: Vec<NodeId> = neighbours.into_iter().filter(|node| !work.meet.contains(node)).collect();
-        work.news = state.news.take(now, self.blob, &state.picker, &neighbours, lead);
+        if state.news.due().is_some_and(|due| due <= now) {
+            // Those who are met now are told of all that is held. Who leads gives of its own accord; its neighbours are told
+            // again what it holds when it leads no more.
+            let known = state.met.iter().filter(|node| state.lead != Lead::Me && !work.meet.contains(node));
+            let neighbours: Vec<NodeId> = known.copied().collect();
+            let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
+            work.news = state.news.take(now, self.blob, &state.picker, &neighbours, lead);
+        }
         let whole = matches!(state.outcome, Outcome::Open) && !state.finishing && state.picker.is_complete();
         if whole && self.may_finish(state, now) {
             state.finishing = true;
