@@ -507,9 +507,6 @@ impl Fleet {
     /// A node's new pieces become known to its neighbours.
     fn announce(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        if self.now < node.told + self.tuning.tell_pause(node.links.len(), node.untold.len()) {
-            return;
-        }
         let pieces = std::mem::take(&mut node.untold);
         if !node.alive {
             return;
@@ -586,9 +583,9 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         node.untold.push(piece);
         node.untold_to_lead.push(piece);
-        let first = node.untold.len() == 1 || node.untold.len() == self.tuning.tell_many;
+        let first = node.untold.len() == 1;
         let first_to_lead = node.untold_to_lead.len() == 1;
-        let may_tell = (node.told + self.tuning.tell_pause(node.links.len(), node.untold.len())).max(now);
+        let may_tell = (node.told + self.tuning.tell_pause).max(now);
         let pause = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
         if first {
             self.queue.push(self.telling_at(index, may_tell), What::Announce(index));

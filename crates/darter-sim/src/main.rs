@@ -26,9 +26,9 @@ struct Options {
     /// How long a node gathers news for the lead before it tells, in milliseconds, instead of what agents do.
     #[arg(long)]
     tell_lead: Option<u64>,
-    /// Another value for a constant: in_all, per_holder, asks, neighbours, neighbours_most or
-    /// slow_percent, tell_late in milliseconds, tell_many. For networks: unsent, window or grain in
-    /// bytes, queue in microseconds, begun (0 or 1).
+    /// Another value for a constant: in_all, per_holder, asks, neighbours, one_in_anywhere,
+    /// slow_percent, or tell_pause in milliseconds. For networks: unsent, window or grain in bytes,
+    /// queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
     /// Prints JSON, an object a line.
@@ -101,15 +101,14 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "in_all" => tuning.in_all = number,
             "per_holder" => tuning.per_holder = number,
             "asks" => tuning.asks = number,
-            "neighbours_most" => tuning.neighbours_most = number,
             "slow_percent" => tuning.slow_below = f64::from(number) / 100.0,
             "neighbours" => tuning.neighbours = number,
             "unsent" => network.unsent = number.into(),
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),
-            "tell_late" => tuning.tell_late = Duration::from_millis(number.into()),
-            "tell_many" => tuning.tell_many = number as usize,
+            "tell_pause" => tuning.tell_pause = Duration::from_millis(number.into()),
+            "one_in_anywhere" => tuning.one_in_anywhere = number,
             "begun" => network.tells_begun = number != 0,
             _ => return Err(wrong()),
         }

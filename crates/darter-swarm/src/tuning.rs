@@ -50,12 +50,9 @@ pub struct Tuning {
     pub fetcher_floor: Duration,
     /// Wrong pieces from the lead itself before it is no longer asked.
     pub lead_strikes: u32,
-    /// Neighbours of a member on average; a smaller swarm is a full mesh. Whoever joins links to half as many, and is linked to
-    /// by those who come later. From 20 on more of them gain little (1.09, 1.07 at 50).
+    /// Neighbours of a member; a swarm of one more, or fewer, is a full mesh. With fewer the holders of a piece are found less often, with
+    /// more each new piece is asked of its few holders by too many. The curve is in `docs/simulation.md`.
     pub neighbours: u32,
-    /// Members are given no more neighbours than this by others who join. Half as many again as [`Tuning::neighbours`] at
-    /// least: the first members are a full mesh, and without room for more they would cut the others off.
-    pub neighbours_most: u32,
     /// Members with fewer are given new ones.
     pub neighbours_least: u32,
     /// One neighbour in so many is taken from anywhere, the others from near.
@@ -76,15 +73,9 @@ pub struct Tuning {
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
     pub delivery_floor: Duration,
-    /// How long a node gathers news of its pieces before it tells its neighbours.
-    pub tell_soon: Duration,
-    /// The same with more than [`Tuning::tell_few`] neighbours and less news than [`Tuning::tell_many`].
-    pub tell_late: Duration,
-    /// So many neighbours are told at once. Of thirty-two hosts in the lab some know sixteen others: those ended last when they told
-    /// late (1.27 of the bound, and 1.22 so).
-    pub tell_few: usize,
-    /// So many pieces are news that is worth telling at once.
-    pub tell_many: usize,
+    /// How long a node gathers news of its pieces before it tells its neighbours. Later is cheaper, but a new piece then lies idle
+    /// where nobody knows of it, which is most of what a large swarm loses at its start.
+    pub tell_pause: Duration,
     /// How often a node tells the lead of its pieces in a small swarm.
     pub tell_lead_soon: Duration,
     /// The same in a large one. At ten thousand nodes the lead hears ten thousand messages a second.
@@ -114,8 +105,7 @@ impl Default for Tuning {
             fetcher_factor: 4,
             fetcher_floor: Duration::from_secs(1),
             lead_strikes: 3,
-            neighbours: 24,
-            neighbours_most: 36,
+            neighbours: 16,
             neighbours_least: 10,
             one_in_anywhere: 5,
             settle: Duration::from_millis(300),
@@ -126,10 +116,7 @@ impl Default for Tuning {
             copy_factor_when_minor: 64,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
-            tell_soon: Duration::from_millis(10),
-            tell_late: Duration::from_millis(200),
-            tell_few: 20,
-            tell_many: 4,
+            tell_pause: Duration::from_millis(10),
             tell_lead_soon: Duration::from_millis(10),
             tell_lead_late: Duration::from_secs(1),
         }
@@ -137,16 +124,6 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// How long a node gathers news of its pieces before it tells its neighbours, with so many neighbours and so many new
-    /// pieces.
-    ///
-    /// Each piece is news to every neighbour that lacks it: with three dozen of them and slow cables the packets of these
-    /// messages were twice as many as those of the pieces. Neighbours' queues cover most of the wait: in the simulator (400 nodes,
-    /// 256 pieces) p99 is 1.35 instead of 1.33, and 1.38 when eight pieces are waited for.
-    pub const fn tell_pause(&self, neighbours: usize, pieces: usize) -> Duration {
-        if neighbours <= self.tell_few || pieces >= self.tell_many { self.tell_soon } else { self.tell_late }
-    }
-
     /// How long a node with so many neighbours gathers news of its pieces before it tells the lead.
     ///
     /// The lead chooses by this news what to send, so in a small swarm, where that decides the time, it comes at once. A node
@@ -154,17 +131,5 @@ impl Tuning {
     /// that the lead does: there it counts holders, for copies that are hardly ever sent, and for a successor of a dead holder.
     pub const fn tell_lead_pause(&self, neighbours: usize) -> Duration {
         if neighbours < self.neighbours_least as usize { self.tell_lead_soon } else { self.tell_lead_late }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_members_have_room_for_those_who_come_later() {
-        let tuning = Tuning::default();
-        assert!(tuning.neighbours_most >= tuning.neighbours + tuning.neighbours / 2);
-        assert!(tuning.neighbours_least <= tuning.neighbours / 2, "who joins has enough neighbours at once");
     }
 }

@@ -1,7 +1,11 @@
 //! Who is in the swarm, in which group, and who is whose neighbour.
 //!
-//! A small swarm is a full mesh. In a larger one each member knows about two dozen others, four in five from as near as
-//! possible and one in five from anywhere, so that what is scarce travels between groups in few steps.
+//! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so
+//! that nobody's cable is asked for more than others', and any two are few steps apart. Who comes takes its place in the middle of
+//! links that are there, which leaves everybody else with as many as before; when somebody goes, those it stood between are
+//! linked to each other (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007).
+//! Where there are several groups, four in five links are to as near as possible and one in five to anywhere, so that what is
+//! scarce travels between groups in few steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -178,22 +182,39 @@ impl Members {
         self.groups.len() - 1
     }
 
-    /// Removes a member; former neighbours left with too few get new ones.
+    /// Removes a member; its neighbours are linked to each other.
     pub(super) fn remove(&mut self, slot: usize) {
         let left_behind = self.unlink_all(slot);
         let Some(member) = self.slots[slot].take() else { return };
         self.groups[member.group].members.retain(|other| *other != slot);
         self.by_id.remove(&member.id);
         self.free.push(slot);
-        self.relink(&left_behind);
+        self.close_gap(&left_behind);
+    }
+
+    /// Links members to each other who have lost a common neighbour; who is left with too few gets new ones.
+    fn close_gap(&mut self, left_behind: &[usize]) {
+        for (at, &one) in left_behind.iter().enumerate() {
+            let others = left_behind[at + 1..].iter().copied();
+            let short = |slot: usize| self.degree(slot) < self.tuning.neighbours as usize;
+            let other = others.clone().find(|&other| short(one) && short(other) && self.may_link(one, other));
+            if let Some(other) = other {
+                self.link(one, other);
+            }
+        }
+        self.relink(left_behind);
     }
 
     fn relink(&mut self, slots: &[usize]) {
         for &slot in slots {
-            if self.get(slot).neighbours.len() < self.tuning.neighbours_least as usize {
+            if self.degree(slot) < self.tuning.neighbours_least as usize {
                 self.link_up(slot);
             }
         }
+    }
+
+    fn degree(&self, slot: usize) -> usize {
+        self.get(slot).neighbours.len()
     }
 
     /// Gives a member as many neighbours as it should have.
@@ -204,17 +225,18 @@ impl Members {
         }
         if self.by_id.len() <= wanted + 1 {
             let all: Vec<usize> = self.by_id.values().copied().collect();
-            self.link_to_some(slot, &all, wanted);
+            for other in all {
+                self.link(slot, other);
+            }
             return;
         }
-        let wanted = wanted / 2;
         let near = wanted - wanted / self.tuning.one_in_anywhere as usize;
         let mut groups: Vec<(Tier, usize)> = Vec::with_capacity(self.groups.len());
         let place = &self.get(slot).place;
         groups.extend(self.groups.iter().enumerate().map(|(at, group)| (place.tier_to(&group.place), at)));
         groups.sort_unstable();
         for (_, group) in groups {
-            if self.get(slot).neighbours.len() >= near {
+            if self.degree(slot) >= near {
                 break;
             }
             let members = std::mem::take(&mut self.groups[group].members);
@@ -222,11 +244,11 @@ impl Members {
             self.groups[group].members = members;
         }
         for _ in 0..wanted * 4 {
-            if self.get(slot).neighbours.len() >= wanted {
+            if self.degree(slot) >= wanted {
                 break;
             }
-            let (one, other) = (self.random.below(self.slots.len()), self.random.below(self.slots.len()));
-            self.link_to_one_of(slot, one, other);
+            let other = self.random.below(self.slots.len());
+            self.link_in(slot, other, wanted, false);
         }
     }
 
@@ -240,37 +262,56 @@ impl Members {
         let step = if list.len().is_multiple_of(STEP) { 1 } else { STEP };
         let tries = list.len().min(wanted * 8);
         for at in 0..tries {
-            if self.get(slot).neighbours.len() >= wanted {
+            if self.degree(slot) >= wanted {
                 return;
             }
-            let place = |at: usize| list[(start + at * step) % list.len()];
-            self.link_to_one_of(slot, place(at), place(at + 1));
+            self.link_in(slot, list[(start + at * step) % list.len()], wanted, true);
         }
     }
 
-    /// Tries first the one of two that has fewer neighbours: so nobody has far more than others.
-    fn link_to_one_of(&mut self, slot: usize, one: usize, other: usize) {
-        let count = |slot: usize| self.slots[slot].as_ref().map_or(usize::MAX, |member| member.neighbours.len());
-        let (first, second) = if count(one) <= count(other) { (one, other) } else { (other, one) };
-        let before = self.get(slot).neighbours.len();
-        self.link(slot, first);
-        if self.get(slot).neighbours.len() == before {
-            self.link(slot, second);
+    /// Links a member to another if that has room for a neighbour; else puts it between the other and one of its neighbours as far
+    /// from that as the new one. With `replace` it may also take the place of a neighbour that is farther.
+    fn link_in(&mut self, slot: usize, other: usize, wanted: usize, replace: bool) {
+        if !self.may_link(slot, other) {
+            return;
         }
+        let first = self.random.below(self.degree(other));
+        let most = self.tuning.neighbours as usize;
+        let (member, beside) = (self.get(slot), self.get(other));
+        if beside.neighbours.len() < most {
+            self.link(slot, other);
+            return;
+        }
+        let tier = beside.place.tier_to(&member.place);
+        let tier_of = |third: usize| beside.place.tier_to(&self.get(third).place);
+        let (before, after) = beside.neighbours.split_at(first);
+        let mut scattered = after.iter().chain(before).copied();
+        let farthest = scattered.clone().max_by_key(|third| tier_of(*third));
+        let room_for_two = member.neighbours.len() + 2 <= wanted;
+        let between = scattered.find(|third| room_for_two && tier_of(*third) == tier && self.may_link(slot, *third));
+        if let Some(third) = between {
+            self.unlink(other, third);
+            self.link(slot, other);
+            self.link(slot, third);
+        } else if let Some(third) = farthest.filter(|third| replace && tier_of(*third) > tier) {
+            self.unlink(other, third);
+            self.link(slot, other);
+        }
+    }
+
+    /// Whether two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob.
+    fn may_link(&self, one: usize, other: usize) -> bool {
+        let (Some(Some(one_member)), Some(Some(other_member))) = (self.slots.get(one), self.slots.get(other)) else {
+            return false;
+        };
+        let useful = one_member.wants || other_member.wants;
+        let trusted = !one_member.aside && !other_member.aside;
+        let is_new = one != other && !one_member.neighbours.contains(&other);
+        useful && trusted && is_new && !self.parted.contains(&(one_member.id, other_member.id))
     }
 
     fn link(&mut self, one: usize, other: usize) {
-        let most = self.tuning.neighbours_most as usize;
-        let Some(Some(candidate)) = self.slots.get(other) else { return };
-        let member = self.get(one);
-        let useful = candidate.wants || member.wants;
-        let trusted = !candidate.aside && !self.parted.contains(&(member.id, candidate.id));
-        if one == other
-            || !useful
-            || !trusted
-            || candidate.neighbours.len() >= most
-            || member.neighbours.contains(&other)
-        {
+        if !self.may_link(one, other) {
             return;
         }
         self.get_mut(one).neighbours.push(other);
@@ -337,7 +378,7 @@ impl Members {
     pub(super) fn put_aside(&mut self, slot: usize) {
         self.get_mut(slot).aside = true;
         let left_behind = self.unlink_all(slot);
-        self.relink(&left_behind);
+        self.close_gap(&left_behind);
     }
 
     pub(super) fn count_in_group(&mut self, slot: usize, piece: PieceIndex, present: bool) {

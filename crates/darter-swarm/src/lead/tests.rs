@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
 
 fn node(n: u16) -> NodeId {
@@ -169,20 +171,51 @@ fn a_small_swarm_is_a_full_mesh_and_a_large_one_knows_mostly_near_neighbours() {
     for n in 1..=400 {
         large.join(node(n), rack(racks[usize::from(n) % 4]), &PieceSet::new(), true);
     }
-    let mut links = std::collections::BTreeMap::<NodeId, (u32, u32)>::new();
-    for notice in large.take_notices() {
-        let Notice::Linked { to, place, .. } = notice else { panic!("nobody left") };
-        let own = usize::from(u16::from_be_bytes([to.0[0], to.0[1]])) % 4;
-        let (near, all) = links.entry(to).or_default();
-        *near += u32::from(place.rack == racks[own]);
-        *all += 1;
-    }
-    assert_eq!(links.len(), 400);
-    assert!(links.values().all(|(_, all)| (12..=36).contains(all)), "{links:?}");
-    let (near, all) = links.values().fold((0, 0), |sum, link| (sum.0 + link.0, sum.1 + link.1));
-    assert!((400 * 20..400 * 30).contains(&all), "{all}");
-    let part = f64::from(near) / f64::from(all);
+    let mut links = Links::new();
+    follow(&mut links, &mut large);
+    assert_regular(&links, 400);
+    let rack_of = |node: &NodeId| u16::from_be_bytes([node.0[0], node.0[1]]) % 4;
+    let all = links.iter().flat_map(|(one, others)| others.iter().map(move |other| (one, other)));
+    let near = all.clone().filter(|(one, other)| rack_of(one) == rack_of(other)).count();
+    let part = near as f64 / all.count() as f64;
     assert!((0.65..0.95).contains(&part), "{part}");
+
+    // Whoever goes leaves no gap, and whoever comes takes nobody's neighbours away.
+    (1..=200).for_each(|n| large.leave(node(n * 2)));
+    follow(&mut links, &mut large);
+    assert_regular(&links, 200);
+    (401..=600).for_each(|n| large.join(node(n), rack(racks[usize::from(n) % 4]), &PieceSet::new(), true));
+    follow(&mut links, &mut large);
+    assert_regular(&links, 400);
+}
+
+/// Who is whose neighbour.
+type Links = BTreeMap<NodeId, BTreeSet<NodeId>>;
+
+/// Brings the links up to date with what members are told, as members do.
+fn follow(links: &mut Links, lead: &mut Lead) {
+    for notice in lead.take_notices() {
+        match notice {
+            Notice::Linked { to, peer, .. } => assert!(links.entry(to).or_default().insert(peer), "told twice"),
+            Notice::Unlinked { to, peer } => assert!(links.entry(to).or_default().remove(&peer), "was no neighbour"),
+        }
+    }
+    links.retain(|node, _| lead.held_by(*node).is_some());
+}
+
+/// All have about as many neighbours as they should, and everybody is in reach within a few steps.
+fn assert_regular(links: &Links, members: usize) {
+    let wanted = Tuning::default().neighbours as usize;
+    assert_eq!(links.len(), members);
+    assert!(links.values().all(|others| others.len() <= wanted), "{links:?}");
+    assert!(links.values().all(|others| others.len() + 5 > wanted), "{links:?}");
+    let all: usize = links.values().map(BTreeSet::len).sum();
+    assert!(all > members * (wanted - 1), "{} neighbours on average", all as f64 / members as f64);
+    let mut reached = BTreeSet::from([*links.keys().next().unwrap()]);
+    for _ in 0..4 {
+        reached.extend(reached.clone().iter().flat_map(|node| links[node].clone()));
+    }
+    assert_eq!(reached.len(), members);
 }
 
 #[test]

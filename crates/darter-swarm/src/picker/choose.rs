@@ -167,7 +167,7 @@ impl Picker {
         let Some(lead) = &self.lead else { return };
         let (lead, ready) = (lead.id, lead.meter.paused_until);
         // The more neighbours, the smaller the lead's part in what this node gets.
-        let asks = (self.tuning.asks as usize).div_ceil(1 + self.neighbours.len() / 8);
+        let asks = (self.tuning.asks as usize / (1 + self.neighbours.len() / 8)).max(1);
         let useful = self.unassigned().min(asks).min(self.most_open());
         while self.counts.standing > useful {
             let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
