@@ -7,6 +7,7 @@
 //! | [`place`] | the cache and run directories, and the `darter` binary that belongs to this build |
 //! | [`netns`] | [`Network`]: a switch and [`Host`]s, each a network namespace with an address of its own |
 //! | [`link`] | [`Link`]: shaped rates of a host's cable, and its byte counters |
+//! | `reserve` | memory that is at hand when a measurement writes it |
 //! | [`process`] | [`Process`]: a program with its output in files, ended by its own pid |
 //! | [`oci`] | an OCI image layout, written layer by layer |
 //! | [`rootfs`] | a real Debian root file system, and layers of really installed software |
@@ -38,6 +39,7 @@ pub mod plan;
 pub mod process;
 pub mod race;
 pub mod registry;
+mod reserve;
 pub mod rootfs;
 mod table;
 

@@ -585,7 +585,7 @@ impl Fleet {
         node.untold_to_lead.push(piece);
         let first = node.untold.len() == 1;
         let first_to_lead = node.untold_to_lead.len() == 1;
-        let may_tell = (node.told + self.tuning.tell_pause).max(now);
+        let may_tell = (node.told + self.tuning.tell_pause(node.links.len())).max(now);
         let pause = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
         if first {
             self.queue.push(self.telling_at(index, may_tell), What::Announce(index));

@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, one_in_anywhere,
-    /// slow_percent, or tell_pause in milliseconds. For networks: unsent, window or grain in bytes,
+    /// slow_percent, or tell_each in microseconds. For networks: unsent, window or grain in bytes,
     /// queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -107,7 +107,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),
-            "tell_pause" => tuning.tell_pause = Duration::from_millis(number.into()),
+            "tell_each" => tuning.tell_each = Duration::from_micros(number.into()),
             "one_in_anywhere" => tuning.one_in_anywhere = number,
             "begun" => network.tells_begun = number != 0,
             _ => return Err(wrong()),

@@ -73,9 +73,8 @@ pub struct Tuning {
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
     pub delivery_floor: Duration,
-    /// How long a node gathers news of its pieces before it tells its neighbours. Later is cheaper, but a new piece then lies idle
-    /// where nobody knows of it, which is most of what a large swarm loses at its start.
-    pub tell_pause: Duration,
+    /// How long a node gathers news of its pieces before it tells its neighbours, for each of them: see [`Tuning::tell_pause`].
+    pub tell_each: Duration,
     /// How often a node tells the lead of its pieces in a small swarm.
     pub tell_lead_soon: Duration,
     /// The same in a large one. At ten thousand nodes the lead hears ten thousand messages a second.
@@ -116,7 +115,7 @@ impl Default for Tuning {
             copy_factor_when_minor: 64,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
-            tell_pause: Duration::from_millis(10),
+            tell_each: Duration::from_micros(2500),
             tell_lead_soon: Duration::from_millis(10),
             tell_lead_late: Duration::from_secs(1),
         }
@@ -124,6 +123,16 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// How long a node with so many neighbours gathers news of its pieces before it tells them. The first news after a pause is told at
+    /// once.
+    ///
+    /// Each piece is news to every neighbour that lacks it, so that messages about pieces are far more than pieces. This way a node
+    /// sends no more than 400 of them a second. Later costs time at the start, when a new piece lies idle where nobody knows of it:
+    /// 1,000 nodes lose 0.003 of p99 by 40 ms with their sixteen neighbours and 0.014 by 100 ms.
+    pub const fn tell_pause(&self, neighbours: usize) -> Duration {
+        self.tell_each.saturating_mul(neighbours as u32)
+    }
+
     /// How long a node with so many neighbours gathers news of its pieces before it tells the lead.
     ///
     /// The lead chooses by this news what to send, so in a small swarm, where that decides the time, it comes at once. A node

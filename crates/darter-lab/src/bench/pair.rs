@@ -18,6 +18,7 @@ use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::{Content, memory_directory};
 use crate::race::course::Nginx;
 use crate::race::darter::{ask, get, meet_seed};
+use crate::reserve::Reserve;
 
 const SEED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -47,6 +48,7 @@ fn measure(bench: &Bench, content: &Content, method: &str, flags: &[&str]) -> Re
     meet_seed(&node)?;
     fetch(&seed.socket(), &origin, content)?;
 
+    drop(Reserve::gather(bench.size_kib * 1024 * u64::from(bench.files))?);
     let processes = [process_of(&node)?, process_of(&seed)?];
     let clock = SystemClock::start();
     let machine = MachineTime::now()?;

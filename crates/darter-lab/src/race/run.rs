@@ -13,6 +13,7 @@ use crate::race::course::Course;
 use crate::race::method::{Kind, Method};
 use crate::race::row::Row;
 use crate::race::scenario::Scenario;
+use crate::reserve::Reserve;
 
 /// How often is looked whether somebody is done.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -55,9 +56,12 @@ impl Meters {
 pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let course = Course::build(scenario, content)?;
     let mut method = kind.start(&course).with_context(|| format!("start {kind}"))?;
+    // Each node stores the content, and so does the seed.
+    let reserve = Reserve::gather(scenario.size() * u64::from(scenario.nodes + 1))?;
     let before = Meters::read(&course)?;
     let mut ledger = Ledger::open(&method.processes());
     let machine = MachineTime::now()?;
+    reserve.free_within(Duration::from_secs_f64(scenario.bound()?));
     let runners = run(&course, method.as_mut(), &mut ledger)?;
     let busy = MachineTime::now()?.busy_since(machine);
     ledger.look(&method.processes());

@@ -25,6 +25,8 @@ pub(super) struct News {
     /// Pieces held here that neighbours lost.
     asked_for: Vec<(NodeId, PieceIndex)>,
     told: Moment,
+    /// How many neighbours there were when they were last told.
+    neighbours: usize,
     /// What the lead is still to be told of, when that began, and for how long it may wait.
     for_lead: Vec<PieceIndex>,
     lead_told: Moment,
@@ -55,7 +57,7 @@ impl News {
 
     fn neighbours_due(&self) -> Option<Moment> {
         let waits = !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
-        waits.then(|| self.told + Tuning::default().tell_pause)
+        waits.then(|| self.told + Tuning::default().tell_pause(self.neighbours))
     }
 
     fn lead_due(&self) -> Option<Moment> {
@@ -79,6 +81,7 @@ impl News {
         let mut groups: BTreeMap<Vec<PieceIndex>, Vec<NodeId>> = BTreeMap::new();
         if self.neighbours_due().is_some_and(|due| due <= now) {
             self.told = now;
+            self.neighbours = neighbours.len();
             self.lead_pause = Tuning::default().tell_lead_pause(neighbours.len());
             let come = std::mem::take(&mut self.come);
             gone = std::mem::take(&mut self.gone);

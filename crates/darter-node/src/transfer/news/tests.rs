@@ -69,7 +69,7 @@ fn many_neighbours_are_told_of_several_pieces_at_once() {
     }
     assert_eq!(told, [Message::Have { blob: BLOB, pieces: pieces(&[0]) }], "the first at once, the others later");
     news.came(PieceIndex(4));
-    let tellings = news.take(later(1080), BLOB, &picker, &neighbours, None);
+    let tellings = news.take(later(1150), BLOB, &picker, &neighbours, None);
     assert_eq!(tellings[0].1, Message::Have { blob: BLOB, pieces: pieces(&[1, 2, 3, 4]) });
 }
 
