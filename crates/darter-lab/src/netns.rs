@@ -33,6 +33,8 @@ use crate::process::Process;
 const PREFIX: &str = "darter-lab-";
 /// A host's end of its cable.
 const CABLE: &str = "cable0";
+/// Loss and queues are as usual in data centres, whatever this machine prefers.
+const CONGESTION_CONTROL: &str = "cubic";
 /// The bridge in the switch's namespace.
 const BRIDGE: &str = "switch0";
 /// Where all hosts of a switch are.
@@ -107,7 +109,7 @@ impl Network {
         let logs = directory.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
         let switch = switch.name.clone();
-        Ok(Host {
+        let host = Host {
             name: name.to_owned(),
             namespace,
             switch,
@@ -116,7 +118,9 @@ impl Network {
             directory,
             logs,
             started: AtomicU32::new(0),
-        })
+        };
+        host.set_congestion_control(CONGESTION_CONTROL)?;
+        Ok(host)
     }
 
     /// Where the hosts' directories lie.
@@ -233,13 +237,20 @@ impl Host {
         Ok(())
     }
 
-    /// Sets how the host's TCP reacts to loss, such as `cubic`, whatever the machine prefers. By route, because a namespace's
-    /// own setting knows only what the machine allows to everybody.
-    pub fn set_congestion_control(&self, algorithm: &str) -> Result<()> {
+    /// Sets how the host's TCP reacts to loss, such as `cubic`, whatever the machine prefers, on its cable and within the host. By
+    /// route, because a namespace's own setting knows only what the machine allows to everybody.
+    fn set_congestion_control(&self, algorithm: &str) -> Result<()> {
         let own = self.address.to_string();
-        let route = ["route", "change", SUBNET, "dev", CABLE, "proto", "kernel", "scope", "link", "src", &own];
-        let route = [&route[..], &["congctl", algorithm]].concat();
-        self.namespace.ip(&route).map(drop).with_context(|| format!("let {} use {algorithm}", self.name))
+        let cable = ["route", "change", SUBNET, "dev", CABLE, "proto", "kernel", "scope", "link", "src", &own];
+        let within = |destination| {
+            let local = ["route", "change", "local", destination, "dev", "lo", "table", "local", "proto", "kernel"];
+            [&local[..], &["scope", "host", "src", "127.0.0.1"]].concat()
+        };
+        for route in [cable.to_vec(), within("127.0.0.0/8"), within("127.0.0.1")] {
+            let route = [&route[..], &["congctl", algorithm]].concat();
+            self.namespace.ip(&route).with_context(|| format!("let {} use {algorithm}", self.name))?;
+        }
+        Ok(())
     }
 
     /// Lets the host's TCP hand on at least this many segments at a time, where it has them. By itself it cuts what a slow cable

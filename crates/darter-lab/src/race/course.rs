@@ -15,8 +15,6 @@ use crate::race::scenario::Scenario;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// nginx's port.
 pub(crate) const HTTP_PORT: u16 = 80;
-/// Loss and queues are as usual in data centres, whatever this machine prefers.
-const CONGESTION_CONTROL: &str = "cubic";
 /// Segments that a host's TCP hands on together: 23 kB, 4 ms of the slowest cable in use.
 const LEAST_SEGMENTS: u32 = 16;
 
@@ -61,7 +59,6 @@ impl<'a> Course<'a> {
             nodes.push(host);
         }
         for host in nodes.iter().chain([&origin, &seed]) {
-            host.set_congestion_control(CONGESTION_CONTROL)?;
             host.set_least_segments(LEAST_SEGMENTS)?;
         }
         Ok(Self { scenario, content, origin, seed, nodes, rack, network })
