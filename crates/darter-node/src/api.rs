@@ -235,6 +235,16 @@ pub enum Giver {
     },
 }
 
+impl Giver {
+    /// The agent that gave it; `None` for the origin and this node's own disk.
+    pub const fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Seed { node, .. } | Self::Peer { node, .. } => Some(*node),
+            Self::Origin | Self::Disk => None,
+        }
+    }
+}
+
 /// Something that happened to a transfer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainedEvent {

@@ -542,7 +542,7 @@ impl Fleet {
     fn tell_lead(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         let pieces = std::mem::take(&mut node.untold_to_lead);
-        if !node.alive || self.leader.is_none_or(|leader| leader == index) {
+        if !node.alive || pieces.is_empty() || self.leader.is_none_or(|leader| leader == index) {
             return;
         }
         let (peer, now) = (node.id, self.now);
@@ -567,8 +567,8 @@ impl Fleet {
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
-    /// What follows when a node has stored a piece that it lacked.
-    pub(crate) fn stored(&mut self, index: u32, piece: PieceIndex) {
+    /// What follows when a node has stored a piece that it lacked, and whether the lead chose it.
+    pub(crate) fn stored(&mut self, index: u32, piece: PieceIndex, chosen: bool) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
         if node.wants && node.finished.is_none() && node.picker.is_complete() {
@@ -586,11 +586,12 @@ impl Fleet {
         let first = node.untold.len() == 1;
         let first_to_lead = node.untold_to_lead.len() == 1;
         let may_tell = (node.told + self.tuning.tell_pause(node.links.len())).max(now);
-        let pause = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
+        let usual = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
+        let pause = if chosen { self.tuning.tell_lead_soon } else { usual };
         if first {
             self.queue.push(self.telling_at(index, may_tell), What::Announce(index));
         }
-        if first_to_lead {
+        if first_to_lead || chosen {
             self.queue.push(self.telling_at(index, now + pause), What::TellLead(index));
         }
     }

@@ -135,7 +135,7 @@ impl Fleet {
         let fresh = !self.nodes[leader as usize].holds(piece);
         self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
         if fresh {
-            self.stored(leader, piece);
+            self.stored(leader, piece, false);
         }
         self.look_after(leader);
     }

@@ -208,7 +208,7 @@ impl Fleet {
         let fresh = !self.nodes[to as usize].holds(piece);
         self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
         if fresh {
-            self.stored(to, piece);
+            self.stored(to, piece, arrival.part == Part::EndOfChoice);
         } else {
             self.report.duplicates += 1;
         }

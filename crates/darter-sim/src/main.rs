@@ -108,6 +108,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),
             "tell_each" => tuning.tell_each = Duration::from_micros(number.into()),
+            "slow_delivery" => tuning.slow_delivery = number,
             "one_in_anywhere" => tuning.one_in_anywhere = number,
             "begun" => network.tells_begun = number != 0,
             _ => return Err(wrong()),

@@ -69,6 +69,9 @@ pub struct Tuning {
     pub copy_share: f32,
     /// The pause is so many times longer then.
     pub copy_factor_when_minor: u32,
+    /// A member that takes this many times the usual time to confirm what the lead sent is slow: for [`Tuning::slow_for`] others are
+    /// given what nobody has, for whoever receives it has to pass it on.
+    pub slow_delivery: u32,
     /// A piece that the lead sent counts as lost when its receiver did not confirm it within so many usual delivery times.
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
@@ -113,6 +116,7 @@ impl Default for Tuning {
             copy_factor_while_reading: 4,
             copy_share: 1.0 / 16.0,
             copy_factor_when_minor: 64,
+            slow_delivery: 3,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
             tell_each: Duration::from_micros(2500),

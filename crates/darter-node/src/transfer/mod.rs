@@ -345,10 +345,11 @@ impl Transfer {
             if let Some(request) = request {
                 state.asked.remove(&request);
             }
+            let from_lead = from.node().is_some_and(|node| state.lead == Lead::Node(node));
             state.flows.came(now, bytes, &from);
             state.journal.gave(piece, bytes, from);
             state.picker.handle(Event::Received { request, piece, bytes }, now);
-            state.news.came(piece);
+            state.news.came(piece, from_lead);
             if let Some(leading) = &mut state.leading {
                 leading.own(piece);
             }

@@ -5,7 +5,8 @@
 //! that it is known to hold: it has no use for another holder. Should it lose the piece it says so, and is told then.
 //!
 //! The lead is told of everything, since it counts holders; seldom where a node has many neighbours, because a swarm of thousands
-//! would drown it otherwise.
+//! would drown it otherwise. Only what it sent itself is confirmed at once, so that it learns who is slow: no piece is sent by it
+//! more often than a few times, so that these are few.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,13 +32,16 @@ pub(super) struct News {
     for_lead: Vec<PieceIndex>,
     lead_told: Moment,
     lead_pause: Duration,
+    /// Whether something for the lead came from itself.
+    lead_waits: bool,
 }
 
 impl News {
-    /// A piece came to be held here.
-    pub(super) fn came(&mut self, piece: PieceIndex) {
+    /// A piece came to be held here, from the lead or from others.
+    pub(super) fn came(&mut self, piece: PieceIndex, from_lead: bool) {
         self.come.push(piece);
         self.for_lead.push(piece);
+        self.lead_waits |= from_lead;
     }
 
     /// A piece is held here no more.
@@ -61,7 +65,9 @@ impl News {
     }
 
     fn lead_due(&self) -> Option<Moment> {
-        (!self.for_lead.is_empty()).then(|| self.lead_told + self.lead_pause)
+        let soon = Tuning::default().tell_lead_soon;
+        let pause = if self.lead_waits { soon } else { self.lead_pause };
+        (!self.for_lead.is_empty()).then(|| self.lead_told + pause)
     }
 
     /// Takes what is to be said now, to these neighbours and this lead.
@@ -99,6 +105,7 @@ impl News {
             && self.lead_due().is_some_and(|due| due <= now)
         {
             self.lead_told = now;
+            self.lead_waits = false;
             groups.entry(std::mem::take(&mut self.for_lead)).or_default().push(lead);
         }
         groups.remove(&Vec::new());

@@ -28,6 +28,10 @@ pub(super) struct Member {
     pub(super) held: PieceSet,
     /// What the lead is sending it, and since when.
     pub(super) coming: Vec<(PieceIndex, Moment)>,
+    /// Average time from sending it a piece to its word that it has it.
+    pub(super) delivery: Duration,
+    /// Until then others are given what nobody has.
+    pub(super) slow_until: Moment,
     pub(super) wants: bool,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
@@ -165,6 +169,8 @@ impl Members {
             group,
             held,
             coming: Vec::new(),
+            delivery: Duration::ZERO,
+            slow_until: Moment::ZERO,
             wants,
             aside: self.is_convicted(id),
             neighbours: Vec::new(),

@@ -88,6 +88,8 @@ pub struct Lead {
     settled: Moment,
     /// Average time from sending a piece to the receiver's word that it has it.
     delivery: Duration,
+    /// When a member that is not slow was last given a piece that nobody had.
+    quick_given: Moment,
     /// What part of the pieces that members came to hold was sent by the lead, of late.
     share: f32,
     /// Before this no piece was last sent long enough ago to be sent again.
@@ -112,6 +114,7 @@ impl Lead {
             deliveries: VecDeque::new(),
             settled,
             delivery: Duration::ZERO,
+            quick_given: Moment::ZERO,
             share: 1.0,
             copies_from: now,
             look_again: None,
@@ -160,8 +163,7 @@ impl Lead {
         let fresh = member.held.insert(piece);
         let counts = fresh && !member.aside;
         if let Some(sent_at) = sent_at {
-            let took = now.since(sent_at);
-            self.delivery = if self.delivery.is_zero() { took } else { (self.delivery * 7 + took) / 8 };
+            self.delivered(slot, now.since(sent_at), now);
         }
         if fresh {
             self.share += (f32::from(u8::from(sent_at.is_some())) - self.share) / 64.0;
@@ -173,6 +175,19 @@ impl Lead {
             state.coming -= u32::from(sent_at.is_some());
             state.holders += u32::from(counts);
         });
+    }
+
+    /// Takes note of how long a piece was on its way to a member.
+    fn delivered(&mut self, slot: usize, took: Duration, now: Moment) {
+        let average =
+            |before: Duration, weight| if before.is_zero() { took } else { (before * (weight - 1) + took) / weight };
+        self.delivery = average(self.delivery, 8);
+        let member = self.members.get_mut(slot);
+        member.delivery = average(member.delivery, 2);
+        if member.delivery > self.delivery * self.tuning.slow_delivery {
+            member.slow_until = now + self.tuning.slow_for;
+            member.delivery = Duration::ZERO;
+        }
     }
 
     /// A member turned out not to hold a piece that it was thought to hold.
@@ -229,7 +244,10 @@ impl Lead {
             return None;
         }
         self.forget_undelivered(now);
-        let piece = self.fresh_for(slot)?;
+        let piece = self.fresh_for(slot, now)?;
+        if !self.is_slow(slot, now) {
+            self.quick_given = now;
+        }
         self.count_sent(slot, piece, now);
         Some(piece)
     }
@@ -250,16 +268,27 @@ impl Lead {
 
     /// Whether there is a piece for a member that nobody has yet.
     pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
-        now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
+        now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot, now).is_some())
     }
 
-    fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
+    fn fresh_for(&self, slot: usize, now: Moment) -> Option<PieceIndex> {
         // A member put aside may hold what counts as fresh.
-        self.pieces.first_fresh().filter(|piece| !self.members.get(slot).held.contains(*piece))
+        let fresh = self.pieces.first_fresh().filter(|piece| !self.members.get(slot).held.contains(*piece));
+        fresh.filter(|_| !self.leaves_to_others(slot, now))
+    }
+
+    fn is_slow(&self, slot: usize, now: Moment) -> bool {
+        now < self.members.get(slot).slow_until
+    }
+
+    /// Whether a member has to do with what others hold: it is slow to receive, and so to pass on, and quicker ones take all that
+    /// there is to give.
+    fn leaves_to_others(&self, slot: usize, now: Moment) -> bool {
+        self.is_slow(slot, now) && now < self.quick_given + self.copy_pause() && self.pieces.first_fresh().is_some()
     }
 
     fn copy_for(&mut self, slot: usize, now: Moment) -> Option<PieceIndex> {
-        if now < self.copies_from {
+        if now < self.copies_from || self.leaves_to_others(slot, now) {
             return None;
         }
         let pause = self.copy_pause();

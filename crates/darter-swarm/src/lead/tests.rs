@@ -106,6 +106,31 @@ fn an_ask_stands_until_the_origin_has_given_something() {
 }
 
 #[test]
+fn what_nobody_has_goes_to_those_who_pass_it_on_quickly() {
+    let mut lead = lead(100, 100);
+    join(&mut lead, 1);
+    join(&mut lead, 2);
+    let (quick, slow) = (node(1), node(2));
+    // Two pieces each: one member takes 10 ms for them, the other 200.
+    let pieces: Vec<_> = [quick, slow, quick, slow].map(|node| lead.choose(node, at(0)).unwrap()).into();
+    for (step, node, piece) in [(10, quick, 0), (11, quick, 2), (200, slow, 1), (201, slow, 3)] {
+        lead.have(node, &pieces[piece..=piece], at(step));
+    }
+    assert!(lead.choose(quick, at(202)).is_some());
+    assert_eq!(lead.choose(slow, at(203)), None, "it does with what others hold");
+    assert!(!lead.has_fresh_for(slow, at(203)) && lead.has_fresh_for(quick, at(203)));
+    assert!(lead.next_wakeup(at(203)).is_some(), "its ask stands");
+    // Nobody else has asked for long.
+    assert!(lead.choose(slow, at(5000)).is_some());
+    assert!(lead.choose(quick, at(5001)).is_some());
+    assert_eq!(lead.choose(slow, at(5002)), None);
+    // In the end it may have been a bad day.
+    let much_later = at(5002) + Tuning::default().slow_for;
+    assert!(lead.choose(quick, much_later).is_some());
+    assert!(lead.choose(slow, much_later).is_some());
+}
+
+#[test]
 fn the_origin_is_asked_for_what_nobody_has() {
     let mut lead = lead(10, 2);
     let held = [3, 4, 7].map(PieceIndex).into_iter().collect();

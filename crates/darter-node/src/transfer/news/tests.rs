@@ -32,8 +32,8 @@ fn later(millis: u64) -> Moment {
 fn a_neighbour_is_told_of_what_it_lacks_and_the_lead_of_everything() {
     let picker = picker(&[(1, &[]), (2, &[3]), (3, &[3, 4])]);
     let mut news = News::default();
-    news.came(PieceIndex(3));
-    news.came(PieceIndex(4));
+    news.came(PieceIndex(3), false);
+    news.came(PieceIndex(4), false);
     let told = news.take(later(20), BLOB, &picker, &[node(1), node(2), node(3)], Some(node(9)));
     let have = |list: &[u32]| Message::Have { blob: BLOB, pieces: pieces(list) };
     assert_eq!(told, [(vec![node(1), node(9)], have(&[3, 4])), (vec![node(2)], have(&[4]))]);
@@ -44,11 +44,11 @@ fn news_is_gathered_for_a_moment() {
     let picker = picker(&[(1, &[])]);
     let mut news = News::default();
     assert_eq!(news.due(), None);
-    news.came(PieceIndex(0));
+    news.came(PieceIndex(0), false);
     assert_eq!(news.take(later(20), BLOB, &picker, &[node(1)], None).len(), 1);
-    news.came(PieceIndex(1));
-    assert!(news.take(later(25), BLOB, &picker, &[node(1)], None).is_empty());
-    news.came(PieceIndex(2));
+    news.came(PieceIndex(1), false);
+    assert!(news.take(later(21), BLOB, &picker, &[node(1)], None).is_empty());
+    news.came(PieceIndex(2), false);
     assert!(news.due().is_some());
     let told = news.take(later(30), BLOB, &picker, &[node(1)], None);
     assert_eq!(told, [(vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[1, 2]) })]);
@@ -63,12 +63,12 @@ fn many_neighbours_are_told_of_several_pieces_at_once() {
     let mut news = News::default();
     let mut told = Vec::new();
     for step in 0..4 {
-        news.came(PieceIndex(step));
+        news.came(PieceIndex(step), false);
         let tellings = news.take(later(1000 + u64::from(step) * 20), BLOB, &picker, &neighbours, None);
         told.extend(tellings.into_iter().map(|(_, message)| message));
     }
     assert_eq!(told, [Message::Have { blob: BLOB, pieces: pieces(&[0]) }], "the first at once, the others later");
-    news.came(PieceIndex(4));
+    news.came(PieceIndex(4), false);
     let tellings = news.take(later(1150), BLOB, &picker, &neighbours, None);
     assert_eq!(tellings[0].1, Message::Have { blob: BLOB, pieces: pieces(&[1, 2, 3, 4]) });
 }
@@ -82,7 +82,7 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
     let mut heard = Vec::new();
     for step in 0..80 {
         if step < 8 {
-            news.came(PieceIndex(step));
+            news.came(PieceIndex(step), false);
         }
         for (to, message) in news.take(later(20 + u64::from(step) * 50), BLOB, &picker, &neighbours, Some(node(99))) {
             let Message::Have { pieces, .. } = message else { panic!("{message:?}") };
@@ -94,6 +94,20 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
     assert!(heard.len() <= 2, "{heard:?}");
     assert_eq!(heard.concat(), pieces(&[0, 1, 2, 3, 4, 5, 6, 7]));
     assert_eq!(news.due(), None);
+}
+
+#[test]
+fn what_the_lead_sent_is_confirmed_at_once() {
+    let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
+    let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
+    let mut news = News::default();
+    for (step, from_lead) in [(0, false), (1, false), (2, true)] {
+        let now = later(2000 + u64::from(step) * 50);
+        news.came(PieceIndex(step), from_lead);
+        let told = news.take(now, BLOB, &picker, &neighbours, Some(node(99)));
+        let hears = told.iter().any(|(to, _)| to.contains(&node(99)));
+        assert_eq!(hears, step != 1, "the first of all, and what it waits for");
+    }
 }
 
 #[test]
