@@ -27,8 +27,8 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, one_in_anywhere,
-    /// slow_percent, or tell_each in microseconds. For networks: unsent, window or grain in bytes,
-    /// queue in microseconds, begun (0 or 1).
+    /// one_in_beyond, slow_percent, slow_delivery, or tell_each in microseconds. For networks: unsent,
+    /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
     /// Prints JSON, an object a line.
@@ -110,6 +110,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "tell_each" => tuning.tell_each = Duration::from_micros(number.into()),
             "slow_delivery" => tuning.slow_delivery = number,
             "one_in_anywhere" => tuning.one_in_anywhere = number,
+            "one_in_beyond" => tuning.one_in_beyond = number,
             "begun" => network.tells_begun = number != 0,
             _ => return Err(wrong()),
         }

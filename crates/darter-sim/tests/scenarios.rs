@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_core::{Place, Rate};
-use darter_sim::{Fleet, Operation, Report, Scenario};
+use darter_sim::{Fleet, Operation, Report, Scenario, SharedLink};
 
 fn megabytes(rate: u64) -> Rate {
     Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
@@ -168,4 +168,33 @@ fn four_hundred_nodes_finish_near_the_bound_with_one_copy_from_the_seed() {
     assert!(report.quantile(0.99).as_secs_f64() / least <= 1.35);
     assert!(over_bound(&report, &scenario) <= 1.45);
     assert!(copies(report.seed_pieces, &scenario) <= 1.05);
+}
+
+/// 240 nodes and a seed in twelve racks of two zones that share a link of 1 GB/s each.
+fn twelve_racks() -> Scenario {
+    let mut scenario = Scenario::equal(240, 192, 1 << 20, megabytes(125));
+    for (node, spec) in scenario.nodes.iter_mut().enumerate() {
+        spec.place = Place { zone: format!("z{}", node % 2), rack: format!("r{}", node % 12), ..Place::default() };
+    }
+    for zone in ["z0", "z1"] {
+        let place = Place { zone: zone.into(), ..Place::default() };
+        scenario.links.push(SharedLink { place, rate: megabytes(1000) });
+    }
+    scenario
+}
+
+#[test]
+fn in_many_racks_pieces_cross_seldom_and_nobody_is_left_behind() {
+    for neighbours in [12, 24] {
+        let mut scenario = twelve_racks();
+        scenario.tuning.neighbours = neighbours;
+        let report = run(&scenario);
+        let into_racks = report.crossings.iter().map(|(_, pieces)| pieces).sum();
+        assert!(copies(into_racks, &scenario) / 12.0 <= 2.3);
+        assert!(copies(report.zone_crossings, &scenario) <= 3.3);
+        // With so few pieces the steps from rack to rack are much of the time.
+        assert!(over_bound(&report, &scenario) <= 2.1);
+        let median = report.quantile(0.5).as_secs_f64();
+        assert!(report.quantile(1.0).as_secs_f64() <= 1.2 * median);
+    }
 }

@@ -44,8 +44,11 @@ pub struct Tuning {
     pub retry_least: Duration,
     /// Longest pause after failures.
     pub retry_most: Duration,
-    /// How long each next node in a group waits for the designated fetcher, in expected piece times.
+    /// How long each next node in a group waits for the designated fetcher of a piece from another rack, in usual piece times, when
+    /// it is busy. Shorter turns cost copies, longer ones time; the curve is in `docs/simulation.md`.
     pub fetcher_factor: u32,
+    /// The same for a piece from another zone or region, which takes longer to be heard of everywhere.
+    pub fetcher_factor_beyond: u32,
     /// The same, at least.
     pub fetcher_floor: Duration,
     /// Wrong pieces from the lead itself before it is no longer asked.
@@ -55,8 +58,10 @@ pub struct Tuning {
     pub neighbours: u32,
     /// Members with fewer are given new ones.
     pub neighbours_least: u32,
-    /// One neighbour in so many is taken from anywhere, the others from near.
+    /// One neighbour in so many stands outside the rack.
     pub one_in_anywhere: u32,
+    /// One member in so many of a rack has one of these outside the zone: every such link brings copies into the zone.
+    pub one_in_beyond: u32,
     /// How long a lead that takes over listens to what members hold before it asks the origin.
     pub settle: Duration,
     /// A piece is sent by the lead again only after this many usual delivery times, so that peers can spread it.
@@ -105,11 +110,13 @@ impl Default for Tuning {
             retry_least: Duration::from_millis(100),
             retry_most: Duration::from_secs(5),
             fetcher_factor: 4,
-            fetcher_floor: Duration::from_secs(1),
+            fetcher_factor_beyond: 8,
+            fetcher_floor: Duration::from_millis(150),
             lead_strikes: 3,
             neighbours: 16,
             neighbours_least: 10,
-            one_in_anywhere: 5,
+            one_in_anywhere: 3,
+            one_in_beyond: 4,
             settle: Duration::from_millis(300),
             copy_factor: 4,
             copy_floor: Duration::from_millis(200),

@@ -4,8 +4,9 @@
 //! that nobody's cable is asked for more than others', and any two are few steps apart. Who comes takes its place in the middle of
 //! links that are there, which leaves everybody else with as many as before; when somebody goes, those it stood between are
 //! linked to each other (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007).
-//! Where there are several groups, four in five links are to as near as possible and one in five to anywhere, so that what is
-//! scarce travels between groups in few steps.
+//! Where there are several groups, each member has its share of links within the rack, within the zone and beyond
+//! ([`Tuning::one_in_anywhere`]), each of these a regular graph of its own: a member with few links in its rack knows neither who has a
+//! piece there nor who else would fetch it, and is the straggler; one with many outside fetches copies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(super) struct Member {
     pub(super) wants: bool,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
+    /// Whether it should have a neighbour outside its zone.
+    reaches_out: bool,
     neighbours: Vec<usize>,
 }
 
@@ -161,6 +164,9 @@ impl Members {
             self.slots.len() - 1
         });
         let group = self.group_of(&place);
+        // The first of each rack does, whatever its number.
+        let one_in = self.tuning.one_in_beyond as usize;
+        let reaches_out = self.groups[group].members.len().is_multiple_of(one_in);
         self.groups[group].members.push(slot);
         let member = Member {
             id,
@@ -173,6 +179,7 @@ impl Members {
             slow_until: Moment::ZERO,
             wants,
             aside: self.is_convicted(id),
+            reaches_out,
             neighbours: Vec::new(),
         };
         self.slots[slot] = Some(member);
@@ -236,73 +243,100 @@ impl Members {
             }
             return;
         }
-        let near = wanted - wanted / self.tuning.one_in_anywhere as usize;
-        let mut groups: Vec<(Tier, usize)> = Vec::with_capacity(self.groups.len());
         let place = &self.get(slot).place;
-        groups.extend(self.groups.iter().enumerate().map(|(at, group)| (place.tier_to(&group.place), at)));
-        groups.sort_unstable();
-        for (_, group) in groups {
-            if self.degree(slot) >= near {
-                break;
-            }
-            let members = std::mem::take(&mut self.groups[group].members);
-            self.link_to_some(slot, &members, near);
-            self.groups[group].members = members;
+        let mut groups = [const { Vec::new() }; REACHES];
+        for (at, group) in self.groups.iter().enumerate().filter(|(_, group)| !group.members.is_empty()) {
+            groups[reach(place.tier_to(&group.place))].push(at);
+        }
+        let mut wanted_within = 0;
+        for (reach, share) in self.shares(slot).into_iter().enumerate() {
+            wanted_within += share;
+            self.link_to_some(slot, reach, &groups[reach], wanted_within);
         }
         for _ in 0..wanted * 4 {
             if self.degree(slot) >= wanted {
                 break;
             }
             let other = self.random.below(self.slots.len());
-            self.link_in(slot, other, wanted, false);
+            self.link_in(slot, other, REACHES, wanted);
         }
     }
 
-    /// Links to members of a list, picked at random, until there are `wanted` neighbours.
-    fn link_to_some(&mut self, slot: usize, list: &[usize], wanted: usize) {
-        if list.is_empty() {
+    /// How many neighbours of each reach a member should have, as far as there are any.
+    fn shares(&self, slot: usize) -> [usize; REACHES] {
+        let wanted = self.tuning.neighbours as usize;
+        let outside = wanted / self.tuning.one_in_anywhere as usize;
+        let beyond = usize::from(self.get(slot).reaches_out).min(outside);
+        [wanted - outside, outside - beyond, beyond]
+    }
+
+    /// Links to members of these groups, picked at random, until there are `wanted` neighbours no farther than `reach`.
+    fn link_to_some(&mut self, slot: usize, reach: usize, groups: &[usize], wanted: usize) {
+        if groups.is_empty() {
             return;
         }
         // A prime step visits a list of another length in a scattered order; a random start makes it differ.
-        let start = self.random.below(list.len());
-        let step = if list.len().is_multiple_of(STEP) { 1 } else { STEP };
-        let tries = list.len().min(wanted * 8);
-        for at in 0..tries {
-            if self.degree(slot) >= wanted {
+        let start = self.random.below(1 << 32);
+        for at in 0..wanted * 8 {
+            if self.within(slot, reach) >= wanted {
                 return;
             }
-            self.link_in(slot, list[(start + at * step) % list.len()], wanted, true);
+            let members = &self.groups[groups[(start + at) % groups.len()]].members;
+            let step = if members.len().is_multiple_of(STEP) { 1 } else { STEP };
+            let other = members[(start + at / groups.len() * step) % members.len()];
+            self.link_in(slot, other, reach, wanted);
         }
     }
 
-    /// Links a member to another if that has room for a neighbour; else puts it between the other and one of its neighbours as far
-    /// from that as the new one. With `replace` it may also take the place of a neighbour that is farther.
-    fn link_in(&mut self, slot: usize, other: usize, wanted: usize, replace: bool) {
+    /// Links a member that wants so many neighbours no farther than `until` to another if that has room; else puts it between the
+    /// other and one of its neighbours, which is as far from that as the new one or, while the other has too few of those, of a
+    /// reach of which it has too many.
+    fn link_in(&mut self, slot: usize, other: usize, until: usize, wanted: usize) {
         if !self.may_link(slot, other) {
             return;
         }
         let first = self.random.below(self.degree(other));
         let most = self.tuning.neighbours as usize;
-        let (member, beside) = (self.get(slot), self.get(other));
-        if beside.neighbours.len() < most {
+        if self.degree(other) < most {
             self.link(slot, other);
             return;
         }
-        let tier = beside.place.tier_to(&member.place);
-        let tier_of = |third: usize| beside.place.tier_to(&self.get(third).place);
-        let (before, after) = beside.neighbours.split_at(first);
-        let mut scattered = after.iter().chain(before).copied();
-        let farthest = scattered.clone().max_by_key(|third| tier_of(*third));
-        let room_for_two = member.neighbours.len() + 2 <= wanted;
-        let between = scattered.find(|third| room_for_two && tier_of(*third) == tier && self.may_link(slot, *third));
-        if let Some(third) = between {
-            self.unlink(other, third);
-            self.link(slot, other);
-            self.link(slot, third);
-        } else if let Some(third) = farthest.filter(|third| replace && tier_of(*third) > tier) {
-            self.unlink(other, third);
-            self.link(slot, other);
+        let (reach, shares, counts) = (self.reach(other, slot), self.shares(other), self.reaches(other));
+        let too_few = counts[reach] < shares[reach];
+        let room_for_two = self.within(slot, until) + 2 <= wanted && self.degree(slot) + 2 <= most;
+        if !too_few && !room_for_two {
+            return;
         }
+        let surplus = |reach: &usize| counts[*reach].saturating_sub(shares[*reach]);
+        let gives = if too_few { (0..REACHES).max_by_key(surplus).unwrap_or(reach) } else { reach };
+        let (before, after) = self.get(other).neighbours.split_at(first);
+        let mut scattered = after.iter().chain(before).copied();
+        let fits = |third: usize| self.reach(other, third) == gives && (too_few || self.may_link(slot, third));
+        let Some(third) = scattered.find(|third| fits(*third)) else { return };
+        self.unlink(other, third);
+        self.link(slot, other);
+        let to_third = self.reach(slot, third);
+        let lacks_such = self.reaches(slot)[to_third] < self.shares(slot)[to_third];
+        if self.degree(slot) < most && (!too_few || lacks_such) {
+            self.link(slot, third);
+        }
+    }
+
+    fn reach(&self, one: usize, other: usize) -> usize {
+        reach(self.get(one).place.tier_to(&self.get(other).place))
+    }
+
+    /// How many neighbours a member has of each reach.
+    fn reaches(&self, slot: usize) -> [usize; REACHES] {
+        let mut counts = [0; REACHES];
+        for other in &self.get(slot).neighbours {
+            counts[self.reach(slot, *other)] += 1;
+        }
+        counts
+    }
+
+    fn within(&self, slot: usize, reach: usize) -> usize {
+        self.reaches(slot).iter().take(reach + 1).sum()
     }
 
     /// Whether two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob.
@@ -431,3 +465,14 @@ impl Members {
 
 /// See [`Members::link_to_some`].
 const STEP: usize = 7919;
+
+/// Reaches of a link: within the rack, within the zone, beyond.
+const REACHES: usize = 3;
+
+const fn reach(tier: Tier) -> usize {
+    match tier {
+        Tier::Host | Tier::Rack => 0,
+        Tier::Zone => 1,
+        Tier::Region | Tier::Far => 2,
+    }
+}

@@ -177,14 +177,15 @@ impl Lead {
         });
     }
 
-    /// Takes note of how long a piece was on its way to a member.
+    /// Takes note of how long a piece was on its way to a member. It begins as an average one, so that a single late piece tells nothing
+    /// unless it is very late.
     fn delivered(&mut self, slot: usize, took: Duration, now: Moment) {
-        let average =
-            |before: Duration, weight| if before.is_zero() { took } else { (before * (weight - 1) + took) / weight };
-        self.delivery = average(self.delivery, 8);
+        let usual = if self.delivery.is_zero() { took } else { self.delivery };
+        self.delivery = (usual * 7 + took) / 8;
         let member = self.members.get_mut(slot);
-        member.delivery = average(member.delivery, 2);
-        if member.delivery > self.delivery * self.tuning.slow_delivery {
+        let before = if member.delivery.is_zero() { usual } else { member.delivery };
+        member.delivery = (before * 3 + took) / 4;
+        if member.delivery > (usual * self.tuning.slow_delivery).max(self.tuning.copy_floor) {
             member.slow_until = now + self.tuning.slow_for;
             member.delivery = Duration::ZERO;
         }

@@ -111,15 +111,15 @@ fn what_nobody_has_goes_to_those_who_pass_it_on_quickly() {
     join(&mut lead, 1);
     join(&mut lead, 2);
     let (quick, slow) = (node(1), node(2));
-    // Two pieces each: one member takes 10 ms for them, the other 200.
+    // Two pieces each: one member takes 10 ms for them, the other a second.
     let pieces: Vec<_> = [quick, slow, quick, slow].map(|node| lead.choose(node, at(0)).unwrap()).into();
-    for (step, node, piece) in [(10, quick, 0), (11, quick, 2), (200, slow, 1), (201, slow, 3)] {
+    for (step, node, piece) in [(10, quick, 0), (11, quick, 2), (1000, slow, 1), (1001, slow, 3)] {
         lead.have(node, &pieces[piece..=piece], at(step));
     }
-    assert!(lead.choose(quick, at(202)).is_some());
-    assert_eq!(lead.choose(slow, at(203)), None, "it does with what others hold");
-    assert!(!lead.has_fresh_for(slow, at(203)) && lead.has_fresh_for(quick, at(203)));
-    assert!(lead.next_wakeup(at(203)).is_some(), "its ask stands");
+    assert!(lead.choose(quick, at(1002)).is_some());
+    assert_eq!(lead.choose(slow, at(1003)), None, "it does with what others hold");
+    assert!(!lead.has_fresh_for(slow, at(1003)) && lead.has_fresh_for(quick, at(1003)));
+    assert!(lead.next_wakeup(at(1003)).is_some(), "its ask stands");
     // Nobody else has asked for long.
     assert!(lead.choose(slow, at(5000)).is_some());
     assert!(lead.choose(quick, at(5001)).is_some());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex, PieceSet, Tier};
+use darter_core::{Moment, PieceIndex, Tier};
 
 use crate::event::{Action, RequestId};
 use crate::locality::{fetcher_rank, is_across};
@@ -200,7 +200,6 @@ impl Picker {
 
     fn request_rarest(&mut self, now: Moment) {
         let mut room = self.most_open().saturating_sub(self.counts.open);
-        let mut refused_across = false;
         while room > 0 && !self.rarity.open().is_empty() {
             self.order_holders(now);
             let before = room;
@@ -211,15 +210,8 @@ impl Picker {
                 if !self.rarity.any_open_in(&peer.held) {
                     continue;
                 }
-                let across = is_across(peer.tier);
-                let piece = if across { self.rarest_across(at, now) } else { self.rarest_near(at) };
-                let Some(piece) = piece else {
-                    refused_across |= across;
-                    continue;
-                };
-                if !across {
-                    self.starved_since = None;
-                }
+                let piece = if is_across(peer.tier) { self.rarest_across(at, now) } else { self.rarest_near(at) };
+                let Some(piece) = piece else { continue };
                 self.request(Some(at), piece, false, now);
                 room -= 1;
                 if room == 0 {
@@ -231,7 +223,6 @@ impl Picker {
                 break;
             }
         }
-        self.note_starving(refused_across, now);
     }
 
     /// Lists the holders with room: near ones first, then those asked for less, ties at random. Each is one number with its
@@ -249,19 +240,6 @@ impl Picker {
         self.ready.sort_unstable();
     }
 
-    /// Notes since when this node has nothing to do but wait for other fetchers, and wakes it at its next turn.
-    fn note_starving(&mut self, refused_across: bool, now: Moment) {
-        let idle = self.counts.open == 0;
-        if !refused_across || (!idle && self.starved_since.is_none()) {
-            self.starved_since = None;
-            return;
-        }
-        let since = *self.starved_since.get_or_insert(now);
-        let patience = self.fetcher_patience();
-        let turns = now.since(since).as_nanos() / patience.as_nanos().max(1);
-        self.wake_at(since + patience * (u32::try_from(turns).unwrap_or(u32::MAX - 1) + 1));
-    }
-
     fn rarest_near(&mut self, at: usize) -> Option<PieceIndex> {
         let peer = &self.neighbours[at];
         let (requests, any_overdue) = (&self.requests, self.counts.overdue > 0);
@@ -270,49 +248,59 @@ impl Picker {
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and
-    /// this node is its designated fetcher, or those before it had their time.
+    /// this node's turn has come. Turns are counted from when this node first found the piece to be had from afar only.
     fn rarest_across(&mut self, at: usize, now: Moment) -> Option<PieceIndex> {
         let tier = self.neighbours[at].tier;
-        self.prepare_fetches(tier);
-        let patience = self.fetcher_patience().as_nanos().max(1);
-        let turns = self.starved_since.map_or(0, |since| now.since(since).as_nanos() / patience);
-        let mask = if turns == 0 { self.fetches[tier as usize].as_ref() } else { None };
-        let peer = &self.neighbours[at];
-        let (neighbours, requests, me) = (&self.neighbours, &self.requests, &self.me);
-        let piece = self.rarity.rarest(&peer.held, mask, &mut self.random, |piece| {
-            let nearer = neighbours.iter().filter(|other| other.tier < tier);
+        self.count_turns(tier);
+        let turn = self.turn(tier);
+        self.afar_since.resize(self.known as usize, NEVER);
+        let (neighbours, requests, peer) = (&self.neighbours, &self.requests, &self.neighbours[at]);
+        let (turns, afar_since) = (&self.turns[tier as usize], &mut self.afar_since);
+        let mut next = NEVER;
+        let piece = self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
             if is_asked(requests, piece, Some(at)) {
                 return false;
             }
-            let late = requests.iter().any(|request| request.piece == Some(piece));
-            if !late && nearer.clone().any(|other| other.held.contains(piece) && other.is_ready(now)) {
-                return false;
+            let is_late = requests.iter().any(|request| request.piece == Some(piece));
+            let mut nearer = neighbours.iter().filter(|other| other.tier < tier && other.is_ready(now));
+            if is_late || nearer.any(|other| other.held.contains(piece)) {
+                return is_late;
             }
-            let rivals = nearer.filter(|other| other.wants).map(|other| &other.id);
-            mask.is_some() || late || u128::from(fetcher_rank(me, rivals, piece)) <= turns
-        })?;
-        let own = self.fetches[tier as usize].as_ref().is_some_and(|own| own.contains(piece));
-        if own {
-            self.starved_since = None;
+            let since = &mut afar_since[piece.as_usize()];
+            *since = now.min(*since);
+            let due = *since + turn * u32::from(turns[piece.as_usize()]);
+            if due > now {
+                next = next.min(due);
+            }
+            due <= now
+        });
+        if piece.is_none() && next != NEVER {
+            self.wake_at(next);
         }
-        Some(piece)
+        piece
     }
 
-    fn prepare_fetches(&mut self, tier: Tier) {
-        if self.fetches[tier as usize].is_some() {
+    /// Brings the number of turns up to date that this node lets pass before it fetches each piece from a tier.
+    fn count_turns(&mut self, tier: Tier) {
+        if self.turns[tier as usize].len() == self.known as usize {
             return;
         }
         let rivals = || self.neighbours.iter().filter(|other| other.tier < tier && other.wants).map(|other| &other.id);
-        let own: PieceSet =
-            (0..self.known).map(PieceIndex).filter(|piece| fetcher_rank(&self.me, rivals(), *piece) == 0).collect();
-        self.fetches[tier as usize] = Some(own);
+        let turn = |piece| fetcher_rank(&self.me, rivals(), piece).try_into().unwrap_or(u8::MAX);
+        self.turns[tier as usize] = (0..self.known).map(PieceIndex).map(turn).collect();
     }
 
-    fn fetcher_patience(&self) -> Duration {
-        let (piece_bytes, tuning) = (self.piece_bytes, &self.tuning);
-        let known = self.neighbours.iter().filter(|peer| peer.meter.rate(tuning).is_some());
-        let usual = known.map(|peer| peer.meter.piece_time(piece_bytes, tuning)).min().unwrap_or_default();
-        (usual * tuning.fetcher_factor).max(tuning.fetcher_floor)
+    /// How long a turn is: some of the times that a piece usually takes, so that whoever waits hears of a piece fetched
+    /// before it would fetch another copy. The less this node has under way, the shorter: what it lacks is afar.
+    fn turn(&self, tier: Tier) -> Duration {
+        let tuning = &self.tuning;
+        let mut times: Vec<_> =
+            self.neighbours.iter().map(|peer| peer.meter.piece_time(self.piece_bytes, tuning)).collect();
+        times.sort_unstable();
+        let usual = times.get(times.len() / 2).copied().unwrap_or(tuning.first_guess);
+        let factor = if tier > Tier::Zone { tuning.fetcher_factor_beyond } else { tuning.fetcher_factor };
+        let busy = (self.counts.open as f64 + 2.0) / (self.most_open() as f64 + 2.0);
+        (usual * factor).mul_f64(busy.min(1.0)).max(tuning.fetcher_floor)
     }
 
     /// One request at a time to a holder found slow, for a piece that nobody else has.
@@ -329,13 +317,14 @@ impl Picker {
             }
             let tier = peer.tier;
             if is_across(tier) {
-                self.prepare_fetches(tier);
+                self.count_turns(tier);
             }
-            let mask = self.fetches[tier as usize].as_ref().filter(|_| is_across(tier));
             let (neighbours, peer) = (&self.neighbours, &self.neighbours[at]);
-            let piece = self.rarity.rarest(&peer.held, mask, &mut self.random, |piece| {
+            let turns = &self.turns[tier as usize];
+            let piece = self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
                 let quick = |other: &&_| is_quick(other, now);
-                !neighbours.iter().filter(quick).any(|other| other.held.contains(piece))
+                let is_own = !is_across(tier) || turns[piece.as_usize()] == 0;
+                is_own && !neighbours.iter().filter(quick).any(|other| other.held.contains(piece))
             });
             if let Some(piece) = piece {
                 self.request(Some(at), piece, false, now);

@@ -69,10 +69,10 @@ pub struct Picker {
     readers: BTreeMap<ReaderId, Reader>,
     /// Who sent a wrong piece, and which.
     banned: Vec<(NodeId, PieceIndex)>,
-    /// Pieces that this node is to fetch across a boundary, by the holder's tier; `None` when to be computed anew.
-    fetches: [Option<PieceSet>; 5],
-    /// Since when everything open is another node's to fetch from afar.
-    starved_since: Option<Moment>,
+    /// By the holder's tier and the piece: how many turns this node lets others fetch it first; empty when to be counted anew.
+    turns: [Vec<u8>; 5],
+    /// By piece: when it was first found to be had from afar only.
+    afar_since: Vec<Moment>,
     next_id: u64,
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
@@ -168,8 +168,8 @@ impl Picker {
             coming: PieceSet::new(),
             readers: BTreeMap::new(),
             banned: Vec::new(),
-            fetches: [const { None }; 5],
-            starved_since: None,
+            turns: [const { Vec::new() }; 5],
+            afar_since: Vec::new(),
             next_id: 0,
             waiting: Vec::new(),
             wakeup: None,
@@ -299,7 +299,7 @@ impl Picker {
             self.reopen(PieceIndex(piece));
         }
         if before < self.known {
-            self.fetches = [const { None }; 5];
+            self.turns = [const { Vec::new() }; 5];
         }
     }
 
@@ -313,7 +313,7 @@ impl Picker {
             self.rarity.add_holder(piece);
         }
         self.neighbours.push(Neighbour::new(peer, tier, wants, held));
-        self.fetches = [const { None }; 5];
+        self.turns = [const { Vec::new() }; 5];
     }
 
     /// Whether the blob may have this piece at all: a peer's word must not make tables grow without bound.
@@ -358,7 +358,7 @@ impl Picker {
         for piece in neighbour.held.iter() {
             self.rarity.remove_holder(piece);
         }
-        self.fetches = [const { None }; 5];
+        self.turns = [const { Vec::new() }; 5];
     }
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {
