@@ -14,7 +14,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `members` | who is here, and who is whose neighbour |
+//! | `members` | who is here, and who is whose neighbour (`members/links.rs`) |
 //! | `pieces` | holders, copies sent, gaps for the origin |
 
 mod members;
@@ -30,6 +30,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 use crate::MOST_PIECES;
 use crate::lead::members::Members;
 use crate::lead::pieces::Pieces;
+use crate::random::Random;
 use crate::tuning::Tuning;
 
 /// How a lead came to lead.
@@ -82,6 +83,7 @@ pub struct Lead {
     total: Option<u32>,
     pieces: Pieces,
     members: Members,
+    random: Random,
     /// What was sent to whom, oldest first; what was confirmed since stays until its time is over.
     deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
     /// Before this nothing is sent or read: members are still saying what they hold.
@@ -111,6 +113,7 @@ impl Lead {
             total: None,
             pieces: Pieces::default(),
             members: Members::new(me, place, tuning, seed),
+            random: Random::new(!seed),
             deliveries: VecDeque::new(),
             settled,
             delivery: Duration::ZERO,
@@ -232,7 +235,7 @@ impl Lead {
 
     /// Call with a free upload slot for a member that asked for any piece: the piece that it should get now, counted as
     /// sent; say [`Lead::unsent`] if it did not arrive. One that nobody has yet; else, when it was not sent for a while,
-    /// the one sent least, then held by fewest. `None` while there is nothing worth sending: the ask stands, and is
+    /// the one sent least, then held by fewest, ties by chance. `None` while there is nothing worth sending: the ask stands, and is
     /// worth another try after anything changed, and at [`Lead::next_wakeup`].
     pub fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
         self.choose_fresh(node, now).or_else(|| self.choose_copy(node, now))
@@ -245,7 +248,7 @@ impl Lead {
             return None;
         }
         self.forget_undelivered(now);
-        let piece = self.fresh_for(slot, now)?;
+        let piece = self.fresh_for(slot).filter(|_| !self.leaves_to_others(slot, now))?;
         if !self.is_slow(slot, now) {
             self.quick_given = now;
         }
@@ -267,15 +270,15 @@ impl Lead {
         piece
     }
 
-    /// Whether there is a piece for a member that nobody has yet.
+    /// Whether there is a piece that nobody has yet and that a member lacks, even if it is left to quicker ones: while there is, a
+    /// copy of anything else would keep the lead from sending it.
     pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
-        now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot, now).is_some())
+        now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
     }
 
-    fn fresh_for(&self, slot: usize, now: Moment) -> Option<PieceIndex> {
+    fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
         // A member put aside may hold what counts as fresh.
-        let fresh = self.pieces.first_fresh().filter(|piece| !self.members.get(slot).held.contains(*piece));
-        fresh.filter(|_| !self.leaves_to_others(slot, now))
+        self.pieces.first_fresh().filter(|piece| !self.members.get(slot).held.contains(*piece))
     }
 
     fn is_slow(&self, slot: usize, now: Moment) -> bool {
@@ -297,8 +300,9 @@ impl Lead {
         if now < self.copies_from {
             return None;
         }
+        let salt = self.random.next();
         let member = self.members.get(slot);
-        self.pieces.copy(&member.held, pause, now, |piece| {
+        self.pieces.copy(&member.held, pause, now, salt, |piece| {
             !member.is_coming(piece) && self.members.may_cross(slot, piece, pause, now)
         })
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex, PieceSet};
 
+use crate::random::mix;
+
 /// One piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Piece {
@@ -78,13 +80,15 @@ impl Pieces {
         oldest
     }
 
-    /// The owned piece sent least, then held by fewest, then lowest, among those that were not sent within `pause` and
-    /// that `accept` takes.
+    /// The owned piece sent least, then held by fewest, then by a chance that `salt` decides, among those that were not sent within
+    /// `pause` and that `accept` takes. By chance, because the first of those that a member lacks is most likely one that is on its way
+    /// to it from another.
     pub(super) fn copy(
         &self,
         held: &PieceSet,
         pause: Duration,
         now: Moment,
+        salt: u64,
         accept: impl Fn(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
         self.own
@@ -95,7 +99,7 @@ impl Pieces {
             })
             .min_by_key(|piece| {
                 let state = self.get(*piece);
-                (state.sent, state.holders, *piece)
+                (state.sent, state.holders, mix(salt ^ u64::from(piece.0)))
             })
     }
 
