@@ -191,14 +191,14 @@ impl<B: Backend> Keeper<B> {
     pub(crate) fn evict_for(&self, bytes: u64) {
         self.room.measure(self.backend.free());
         let mark = self.room.low_mark().min(self.room.capacity().saturating_sub(bytes));
-        self.on_shelf(|shelf| self.evict_down_to(shelf, mark));
+        self.on_shelf(|shelf| self.evict_down_to(shelf, mark, Busy::Spared));
     }
 
     /// Evicts if the high water mark is passed.
     pub(crate) fn tidy(&self) {
         self.room.measure(self.backend.free());
         if self.room.above_high_water() {
-            self.on_shelf(|shelf| self.evict_down_to(shelf, self.room.low_mark()));
+            self.on_shelf(|shelf| self.evict_down_to(shelf, self.room.low_mark(), Busy::Spared));
         }
         self.crowded.store(self.room.above_high_water(), Ordering::Relaxed);
     }
@@ -367,22 +367,26 @@ impl<B: Backend> Keeper<B> {
         self.room.measure(self.backend.free());
         let others = shelf.entries.iter().filter(|(id, entry)| **id != blob && entry.in_use());
         let promised: u64 = others.map(|(_, entry)| entry.facts().rest()).sum();
-        let evictable: u64 = shelf.entries.values().filter(|entry| may_go(entry)).map(|e| e.facts().held_bytes).sum();
         let used = self.room.used();
-        let could_free = self.room.capacity().saturating_sub(used.saturating_sub(evictable)).saturating_sub(promised);
-        if could_free < rest {
-            return Err(self.room.full(rest, could_free));
+        let mut could_free = 0;
+        for busy in [Busy::Spared, Busy::AwaitedFor] {
+            let evictable = shelf.entries.values().filter(|entry| may_go(entry, busy));
+            let evictable: u64 = evictable.map(|entry| entry.facts().held_bytes).sum();
+            could_free = self.room.capacity().saturating_sub(used.saturating_sub(evictable)).saturating_sub(promised);
+            if could_free >= rest {
+                self.evict_down_to(shelf, self.room.capacity() - promised - rest, busy);
+                return Ok(());
+            }
         }
-        self.evict_down_to(shelf, self.room.capacity() - promised - rest);
-        Ok(())
+        Err(self.room.full(rest, could_free))
     }
 
     /// Evicts blobs, least recently used first, until no more than `mark` bytes are held or nothing may go.
-    fn evict_down_to(&self, shelf: &mut Shelf<B>, mark: u64) {
+    fn evict_down_to(&self, shelf: &mut Shelf<B>, mark: u64, busy: Busy) {
         if self.room.used() <= mark {
             return;
         }
-        let candidates = shelf.entries.iter().filter(|(_, entry)| may_go(entry));
+        let candidates = shelf.entries.iter().filter(|(_, entry)| may_go(entry, busy));
         let mut candidates: Vec<(LastUse, BlobId)> = candidates.map(|(id, entry)| (entry.last_use, *id)).collect();
         candidates.sort_unstable();
         for (_, blob) in candidates {
@@ -413,10 +417,19 @@ impl<B: Backend> Keeper<B> {
     }
 }
 
-/// Whether a blob may be evicted. One that is being saved may not: waiting for the disk would hold everybody up.
-fn may_go<B: Backend>(entry: &Entry<B>) -> bool {
-    let being_saved = entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
-    !entry.in_use() && !being_saved && !entry.facts().pinned
+/// What to do about blobs that are being saved when something is evicted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    /// They stay: waiting for the disk would hold everybody up.
+    Spared,
+    /// They are waited for: better than to refuse what would fit a moment later.
+    AwaitedFor,
+}
+
+/// Whether a blob may be evicted.
+fn may_go<B: Backend>(entry: &Entry<B>, busy: Busy) -> bool {
+    let being_saved = || entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
+    !entry.in_use() && !entry.facts().pinned && (busy == Busy::AwaitedFor || !being_saved())
 }
 
 impl<B: Backend> Drop for Keeper<B> {
