@@ -139,7 +139,7 @@ impl Tuning {
     ///
     /// Each piece is news to every neighbour that lacks it, so that messages about pieces are far more than pieces. This way a node
     /// sends no more than 400 of them a second. Later costs time at the start, when a new piece lies idle where nobody knows of it:
-    /// 1,000 nodes lose 0.003 of p99 by 40 ms with their sixteen neighbours and 0.014 by 100 ms.
+    /// 1,000 nodes with sixteen neighbours lose 0.008 of p99 by 40 ms instead of 10.
     pub const fn tell_pause(&self, neighbours: usize) -> Duration {
         self.tell_each.saturating_mul(neighbours as u32)
     }
