@@ -14,7 +14,7 @@ use darter_wire::{Answer, Answers, DataClient, Kind, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{Fleet, Listener};
+use super::{Fleet, Listener, Peer};
 
 /// Answers of one link that are being verified and written at a time: enough to keep reading while the disk works.
 const BEING_STORED: usize = 4;
@@ -180,7 +180,7 @@ impl Fleet {
                             listener.unanswered(holder, ask.blob, ask.request);
                         }
                     }
-                    self.read_answers(holder, &link, answers, &listener).await;
+                    self.read_answers(self.peer_of(&greeted.hello), &link, answers, &listener).await;
                 }
             }
             Ok(other) => {
@@ -198,7 +198,8 @@ impl Fleet {
         }
     }
 
-    async fn read_answers(&self, holder: NodeId, link: &DataLink, mut answers: Answers, listener: &Arc<dyn Listener>) {
+    async fn read_answers(&self, holder: Peer, link: &DataLink, mut answers: Answers, listener: &Arc<dyn Listener>) {
+        let holder = Arc::new(holder);
         let room = Arc::new(Semaphore::new(BEING_STORED));
         loop {
             let answer = tokio::select! {
@@ -209,7 +210,7 @@ impl Fleet {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(peer = %holder.short(), %error, "a data connection failed");
+                    tracing::debug!(peer = %holder.hello.node.short(), %error, "a data connection failed");
                     return;
                 }
             };
@@ -225,9 +226,9 @@ impl Fleet {
             };
             let Some(ask) = link.take(*id) else { continue };
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
-            let listener = Arc::clone(listener);
+            let (listener, holder) = (Arc::clone(listener), Arc::clone(&holder));
             self.tasks.spawn(async move {
-                listener.answered(holder, ask.blob, ask.request, answer).await;
+                listener.answered(&holder, ask.blob, ask.request, answer).await;
                 drop(permit);
             });
         }

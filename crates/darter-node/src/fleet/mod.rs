@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::data::DataLink;
+use crate::api::Giver;
 use crate::metrics::Metrics;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
@@ -46,8 +47,8 @@ pub(crate) trait Listener: Send + Sync {
     fn said(&self, from: NodeId, message: Message);
     /// The lead chose a piece for an ask, and is sending it.
     fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex);
-    /// A peer answered a request for a piece.
-    async fn answered(&self, from: NodeId, blob: BlobId, request: RequestId, answer: Answer);
+    /// A peer answered a request for a piece. It may be gone by now.
+    async fn answered(&self, from: &Peer, blob: BlobId, request: RequestId, answer: Answer);
     /// A request for a piece will not be answered.
     fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId);
 }
@@ -64,6 +65,12 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) const fn is_seed(&self) -> bool {
         matches!(self.hello.role, Role::Seed)
+    }
+
+    /// The peer as somebody who gives pieces.
+    pub(crate) fn giver(&self) -> Giver {
+        let (node, addr) = (self.hello.node, self.hello.listen.clone());
+        if self.is_seed() { Giver::Seed { node, addr } } else { Giver::Peer { node, addr } }
     }
 }
 
@@ -229,6 +236,10 @@ impl Fleet {
         false
     }
 
+    fn peer_of(&self, hello: &Hello) -> Peer {
+        Peer { hello: hello.clone(), tier: self.place.tier_to(&hello.place) }
+    }
+
     /// A connected peer.
     pub(crate) fn peer(&self, node: NodeId) -> Option<Peer> {
         self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
@@ -307,7 +318,7 @@ impl Fleet {
     /// Takes a control connection into use.
     fn adopt(&self, hello: &Hello, stream: darter_wire::PeerStream) -> (u64, ControlReceiver) {
         let (sender, receiver) = control::start(stream, &ControlConfig::default());
-        let peer = Peer { hello: hello.clone(), tier: self.place.tier_to(&hello.place) };
+        let peer = self.peer_of(hello);
         let (connection, is_first) = {
             let mut state = self.state.lock();
             state.connections += 1;

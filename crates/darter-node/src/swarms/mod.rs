@@ -300,7 +300,7 @@ impl Listener for ListeningSwarms {
         }
     }
 
-    async fn answered(&self, from: NodeId, blob: BlobId, request: RequestId, answer: Answer) {
+    async fn answered(&self, from: &Peer, blob: BlobId, request: RequestId, answer: Answer) {
         let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
             transfer.answered(from, request, answer).await;

@@ -10,6 +10,7 @@ use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdic
 
 use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
+use crate::fleet::Peer;
 use crate::joins::Joined;
 
 /// How long a piece that came before its hash waits for it. The hash left first, on the other connection.
@@ -21,14 +22,15 @@ impl Transfer {
         if joined.piece_length != self.piece_length || self.is_complete() {
             return;
         }
-        if let Some(whole) = &joined.whole {
+        // A lead that has gone by now is left below; nothing is taken from it.
+        if let (Some(whole), Some(peer)) = (&joined.whole, self.fleet.peer(lead)) {
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
             self.state.lock().verdict.clone_from(&joined.verdict);
             if let Some(length) = joined.length {
                 self.learn_length(lead, length);
             }
             self.learn_hashes(lead, 0, &joined.hashes);
-            self.take_whole(lead, whole);
+            self.take_whole(&peer, whole);
         }
         {
             let now = self.context.now();
@@ -158,10 +160,11 @@ impl Transfer {
     }
 
     /// A peer answered a request.
-    pub(crate) async fn answered(self: &Arc<Self>, from: NodeId, request: RequestId, answer: Answer) {
+    pub(crate) async fn answered(self: &Arc<Self>, peer: &Peer, request: RequestId, answer: Answer) {
+        let from = peer.hello.node;
         match answer {
             Answer::Begun { .. } => {}
-            Answer::Data { piece, data, .. } => self.take_piece(from, request, piece, data).await,
+            Answer::Data { piece, data, .. } => self.take_piece(peer, request, piece, data).await,
             Answer::None { reason, wanted, .. } => {
                 tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
                 if let (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) = (wanted, reason) {
@@ -200,14 +203,15 @@ impl Transfer {
         asked
     }
 
-    async fn take_piece(self: &Arc<Self>, from: NodeId, request: RequestId, piece: PieceIndex, data: PooledBuffer) {
+    async fn take_piece(self: &Arc<Self>, peer: &Peer, request: RequestId, piece: PieceIndex, data: PooledBuffer) {
         self.wait_for_hash(piece).await;
+        let from = peer.hello.node;
         let bytes = data.len() as u64;
-        self.count_received(from, bytes);
+        self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
         let put = tokio::task::spawn_blocking(move || stored.put(piece, &data)).await;
         match put.expect("storing a piece does not panic") {
-            Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), self.giver(from)),
+            Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), peer.giver()),
             Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),
             Err(StoreError::WrongPiece { .. }) => {
                 tracing::warn!(blob = %self.blob.short(), peer = %from.short(), %piece, "a peer sent a wrong piece");
@@ -222,11 +226,9 @@ impl Transfer {
         }
     }
 
-    fn count_received(&self, from: NodeId, bytes: u64) {
-        if let Some(peer) = self.fleet.peer(from) {
-            self.context.metrics.peer_received(peer.is_seed(), peer.tier, bytes);
-            self.context.tiers.came(peer.tier, bytes);
-        }
+    fn count_received(&self, from: &Peer, bytes: u64) {
+        self.context.metrics.peer_received(from.is_seed(), from.tier, bytes);
+        self.context.tiers.came(from.tier, bytes);
     }
 
     async fn wait_for_hash(&self, piece: PieceIndex) {
@@ -294,7 +296,7 @@ impl Transfer {
         self.kick.notify_one();
     }
 
-    fn take_whole(&self, from: NodeId, whole: &[u8]) {
+    fn take_whole(&self, lead: &Peer, whole: &[u8]) {
         let mut bytes = whole;
         let mut piece = PieceIndex(0);
         while !bytes.is_empty() {
@@ -302,8 +304,8 @@ impl Transfer {
             let (data, rest) = bytes.split_at(length);
             match self.stored.put(piece, data) {
                 Ok(Put::Stored) => {
-                    self.count_received(from, data.len() as u64);
-                    self.stored_piece(piece, data.len() as u64, None, self.giver(from));
+                    self.count_received(lead, data.len() as u64);
+                    self.stored_piece(piece, data.len() as u64, None, lead.giver());
                 }
                 Ok(Put::AlreadyHeld) => {}
                 // What is not taken here is asked for like any other piece.

@@ -431,13 +431,6 @@ impl Transfer {
         self.state.lock().journal.explain(self.blob, &manifest)
     }
 
-    /// What gave a piece, for the journal.
-    fn giver(&self, node: NodeId) -> Giver {
-        let addr = self.fleet.address(node);
-        let is_seed = self.fleet.peer(node).is_some_and(|peer| peer.is_seed());
-        if is_seed { Giver::Seed { node, addr } } else { Giver::Peer { node, addr } }
-    }
-
     /// The digest that the content must have, if one is known.
     pub(crate) fn digest(&self) -> Option<Digest> {
         self.source.digest()
