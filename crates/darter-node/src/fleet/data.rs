@@ -142,6 +142,12 @@ impl Fleet {
         }
     }
 
+    /// How many requests stand at a holder, of whatever blob.
+    pub(crate) fn standing(&self, holder: NodeId) -> u32 {
+        let link = self.state.lock().links.get(&holder).cloned();
+        link.map_or(0, |link| u32::try_from(link.open.lock().asks.len()).unwrap_or(u32::MAX))
+    }
+
     /// Bytes of a request's answer that have come.
     pub(crate) fn arrived(&self, holder: NodeId, blob: BlobId, request: RequestId) -> Option<u32> {
         let link = self.state.lock().links.get(&holder).cloned()?;

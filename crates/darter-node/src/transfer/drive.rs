@@ -66,7 +66,7 @@ impl Transfer {
             state.fetching = fetching.then(|| self.context.fetching.enter());
         }
         if fetching {
-            state.picker.share(self.context.fetching.count());
+            state.picker.share(self.context.fetching.count(), |node| self.fleet.standing(*node));
             state.picker.poll(now, &mut work.actions);
         } else {
             state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));

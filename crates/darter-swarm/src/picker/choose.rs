@@ -225,7 +225,7 @@ impl Picker {
         }
     }
 
-    /// Lists the holders with room: near ones first, then those asked for less, ties at random. Each is one number with its
+    /// Lists the holders with room: near ones first, then those with the shorter queue, ties at random. Each is one number with its
     /// place in the low 16 bits, for sorting quickly.
     fn order_holders(&mut self, now: Moment) {
         self.ready.clear();
@@ -234,7 +234,7 @@ impl Picker {
             if is_quick(peer, now) && peer.meter.open < limit {
                 let tie = self.random.next() >> 40;
                 let far = u64::from(is_across(peer.tier));
-                self.ready.push(far << 63 | u64::from(peer.meter.open) << 40 | tie << 16 | at as u64);
+                self.ready.push(far << 63 | u64::from(peer.queued()) << 40 | tie << 16 | at as u64);
             }
         }
         self.ready.sort_unstable();

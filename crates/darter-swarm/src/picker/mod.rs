@@ -235,8 +235,19 @@ impl Picker {
 
     /// Says how many blobs this node fetches at a time, this one included: they share the requests that may be open. Were each
     /// to have them all, its requests would stand in long queues behind those of the others, and be given up as overdue.
-    pub fn share(&mut self, among: u32) {
+    ///
+    /// `standing` says how many requests for whatever blob stand at a neighbour, and is asked only while there are several blobs:
+    /// of those who have a piece the one with the shortest queue is asked. A blob of many has two requests open; chosen without
+    /// a look at the others, most of them stand in the queue of whoever has the most to give, and other links idle.
+    pub fn share(&mut self, among: u32, standing: impl Fn(&NodeId) -> u32) {
+        let alone = among <= 1;
+        if alone && self.among == 1 {
+            return;
+        }
         self.among = among.max(1);
+        for neighbour in &mut self.neighbours {
+            neighbour.elsewhere = if alone { 0 } else { standing(&neighbour.id).saturating_sub(neighbour.meter.open) };
+        }
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.

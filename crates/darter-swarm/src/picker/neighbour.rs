@@ -14,6 +14,8 @@ pub(super) struct Neighbour {
     pub(super) wants: bool,
     pub(super) held: PieceSet,
     pub(super) meter: Meter,
+    /// Requests of this node that stand there for other blobs.
+    pub(super) elsewhere: u32,
     /// Found slower than the others; left alone until then, except for what only it has.
     pub(super) slow_until: Option<Moment>,
 }
@@ -32,7 +34,12 @@ pub(super) struct Meter {
 
 impl Neighbour {
     pub(super) fn new(id: NodeId, tier: Tier, wants: bool, held: PieceSet) -> Self {
-        Self { id, tier, wants, held, meter: Meter::default(), slow_until: None }
+        Self { id, tier, wants, held, meter: Meter::default(), elsewhere: 0, slow_until: None }
+    }
+
+    /// How many requests of this node stand in its queue, for this blob and for others.
+    pub(super) const fn queued(&self) -> u32 {
+        self.meter.open + self.elsewhere
     }
 
     /// Whether it may be asked at all now, slow or not.

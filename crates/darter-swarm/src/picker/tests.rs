@@ -72,6 +72,23 @@ fn the_rarest_piece_is_asked_for_first_and_no_holder_is_overloaded() {
 }
 
 #[test]
+fn of_several_holders_those_are_asked_whose_queues_are_shortest_with_what_stands_there_for_other_blobs() {
+    let asked_of = |among, queues: [u32; 4]| {
+        let mut scene = Scene::new(20);
+        (1..=4).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
+        scene.picker.share(among, |peer| queues[usize::from(peer.0[0]) - 1]);
+        let mut peers: Vec<u8> = scene.requests(0).into_iter().map(|(_, peer, _)| peer.0[0]).collect();
+        peers.sort_unstable();
+        peers
+    };
+    assert_eq!(asked_of(6, [9, 0, 9, 3]), [2, 4]);
+    assert_eq!(asked_of(6, [2, 9, 1, 9]), [1, 3]);
+    // What stood there before does not count any more once this blob is alone.
+    let all = asked_of(1, [9, 0, 9, 3]);
+    assert!((1..=4).all(|peer| all.iter().filter(|asked| **asked == peer).count() == 3), "{all:?}");
+}
+
+#[test]
 fn the_lead_is_asked_for_any_piece_as_long_as_that_is_useful() {
     let mut scene = Scene::new(3);
     scene.tell(Event::LeadChanged { lead: Some(node(9)) });
