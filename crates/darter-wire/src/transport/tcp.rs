@@ -26,7 +26,7 @@ use crate::{Result, WireError};
 const UNSENT: u32 = 128 * 1024;
 
 /// A reader that expects more than this is woken before all of it has come, so that reading goes along with receiving.
-const MOST_EXPECTED: u32 = 64 * 1024;
+const MOST_EXPECTED: u32 = 256 * 1024;
 
 /// Numbers of the TCP transport.
 #[derive(Clone, Debug)]
