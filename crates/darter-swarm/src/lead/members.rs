@@ -8,6 +8,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
 
 use crate::lead::Notice;
+use crate::lead::members::links::REACHES;
 use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
@@ -33,6 +34,8 @@ pub(super) struct Member {
     /// Whether it should have a neighbour outside its zone.
     reaches_out: bool,
     neighbours: Vec<usize>,
+    /// How many of them are of each reach.
+    reaches: [u32; REACHES],
 }
 
 /// The members of one rack.
@@ -175,6 +178,7 @@ impl Members {
             aside: self.is_convicted(id),
             reaches_out,
             neighbours: Vec::new(),
+            reaches: [0; REACHES],
         };
         self.slots[slot] = Some(member);
         self.by_id.insert(id, slot);

@@ -8,7 +8,8 @@
 //! ([`Tuning::one_in_anywhere`](crate::Tuning::one_in_anywhere)), each of these a regular graph of its own: a member with few links in
 //! its rack knows neither who has a piece there nor who else would fetch it, and is the straggler; one with many outside fetches copies.
 //!
-//! Invariants: links are mutual; every link made or undone is told to both ends, and the lead's own node is told of to nobody.
+//! Invariants: links are mutual; every link made or undone is told to both ends, and the lead's own node is told of to nobody;
+//! `Member::reaches` counts `Member::neighbours` by reach: both change only in `link` and `unlink`.
 
 use darter_core::Tier;
 
@@ -19,7 +20,7 @@ use crate::lead::Notice;
 const STEP: usize = 7919;
 
 /// Reaches of a link: within the rack, within the zone, beyond.
-const REACHES: usize = 3;
+pub(super) const REACHES: usize = 3;
 
 const fn reach(tier: Tier) -> usize {
     match tier {
@@ -147,17 +148,15 @@ impl Members {
         }
     }
 
+    /// Most members are compared with those of their own rack, and texts are slow to compare.
     fn reach(&self, one: usize, other: usize) -> usize {
-        reach(self.get(one).place.tier_to(&self.get(other).place))
+        let (one, other) = (self.get(one), self.get(other));
+        if one.group == other.group { 0 } else { reach(one.place.tier_to(&other.place)) }
     }
 
     /// How many neighbours a member has of each reach.
     fn reaches(&self, slot: usize) -> [usize; REACHES] {
-        let mut counts = [0; REACHES];
-        for other in &self.get(slot).neighbours {
-            counts[self.reach(slot, *other)] += 1;
-        }
-        counts
+        self.get(slot).reaches.map(|count| count as usize)
     }
 
     fn within(&self, slot: usize, reach: usize) -> usize {
@@ -179,8 +178,12 @@ impl Members {
         if !self.may_link(one, other) {
             return;
         }
-        self.get_mut(one).neighbours.push(other);
-        self.get_mut(other).neighbours.push(one);
+        let reach = self.reach(one, other);
+        for (from, to) in [(one, other), (other, one)] {
+            let member = self.get_mut(from);
+            member.neighbours.push(to);
+            member.reaches[reach] += 1;
+        }
         self.tell_linked(one, other);
         self.tell_linked(other, one);
     }
@@ -196,8 +199,11 @@ impl Members {
     }
 
     pub(super) fn unlink(&mut self, one: usize, other: usize) {
+        let reach = self.reach(one, other);
         for (from, gone) in [(one, other), (other, one)] {
-            self.get_mut(from).neighbours.retain(|neighbour| *neighbour != gone);
+            let member = self.get_mut(from);
+            member.neighbours.retain(|neighbour| *neighbour != gone);
+            member.reaches[reach] -= 1;
             let (to, peer) = (self.get(from).id, self.get(gone).id);
             if peer != self.me {
                 self.notices.push(Notice::Unlinked { to, peer });
