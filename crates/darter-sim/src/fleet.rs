@@ -226,7 +226,8 @@ impl Fleet {
             What::Ask { to, from, id } => self.asked(to, from, id),
             What::Cancel { to, from, id } => self.nodes[to as usize].uploads.cancel(from, id),
             What::Grain { from, life } => self.grain_sent(from, life),
-            What::Arrived(arrival) => self.grain_arrived(&arrival),
+            What::Arrived(arrival) => self.arrived(&arrival),
+            What::Room { from, connection, life } => self.has_room(from, connection, life),
             What::Started { node, id, piece, life } => {
                 if self.nodes[node as usize].life == life {
                     let request = RequestId(u64::from(id));

@@ -11,7 +11,7 @@ use darter_swarm::{Event, RequestId};
 
 use crate::fleet::Fleet;
 use crate::node::{Node, id_of};
-use crate::queue::{Arrival, Part, What};
+use crate::queue::{Arrival, What};
 use crate::uploads::{Sent, Upload};
 
 impl Fleet {
@@ -67,21 +67,28 @@ impl Fleet {
         while node.alive && !node.hung {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
-            match (upload.piece, &mut node.lead) {
+            let piece = match (upload.piece, &mut node.lead) {
                 (Some(piece), lead) => {
                     if let Some(lead) = lead {
                         lead.sending(receiver, piece, now);
                     }
-                    node.uploads.bind(at, &upload, piece, &limits, now);
+                    piece
                 }
                 (None, Some(lead)) => match lead.choose(receiver, now) {
-                    Some(piece) => node.uploads.bind(at, &upload, piece, &limits, now),
+                    Some(piece) => piece,
                     None => {
                         node.uploads.park(at, upload);
                         nothing_to_give = true;
+                        continue;
                     }
                 },
-                (None, None) => node.uploads.pass(at),
+                (None, None) => {
+                    node.uploads.pass(at);
+                    continue;
+                }
+            };
+            if let Some(until) = node.uploads.bind(at, &upload, piece, &limits, now) {
+                self.queue.push(until, What::Room { from, connection: at, life: node.life });
             }
         }
         if nothing_to_give {
@@ -100,23 +107,40 @@ impl Fleet {
 
     /// A node's cable has taken up a grain, which goes on to its receiver.
     pub(crate) fn grain_sent(&mut self, from: u32, life: u8) {
-        let limits = self.limits;
         let node = &mut self.nodes[from as usize];
         if node.life != life {
             return;
         }
-        let Some(sent) = node.uploads.end_grain(&limits, self.now) else {
+        let Some(sent) = node.uploads.end_grain(self.now) else {
             self.begin_grain(from);
             return;
         };
+        let there = self.grain_goes_on(from, &sent);
+        let uploads = &mut self.nodes[from as usize].uploads;
+        let (frees_slot, wait) = uploads.left(sent.connection, there, &self.limits, self.now);
+        if let Some(until) = wait {
+            self.queue.push(until, What::Room { from, connection: sent.connection, life });
+        }
         self.begin_grain(from);
-        self.grain_goes_on(from, &sent);
-        if sent.frees_slot {
+        if frees_slot {
             self.fill_slots(from);
         }
     }
 
-    fn grain_goes_on(&mut self, from: u32, sent: &Sent) {
+    /// A connection need not wait any longer for what it has under way.
+    pub(crate) fn has_room(&mut self, from: u32, connection: u32, life: u8) {
+        let node = &mut self.nodes[from as usize];
+        if node.life != life {
+            return;
+        }
+        if let Some(until) = node.uploads.has_room(connection, &self.limits, self.now) {
+            self.queue.push(until, What::Room { from, connection, life });
+        }
+        self.begin_grain(from);
+    }
+
+    /// A grain goes its way to its receiver; when it will be there, unless it is already.
+    fn grain_goes_on(&mut self, from: u32, sent: &Sent) -> Option<Moment> {
         let Sent { to, piece, .. } = *sent;
         let (sender, receiver) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let start = self.now.as_micros() as f64 - self.grain / sender.up * 1e6;
@@ -145,36 +169,25 @@ impl Fleet {
         } else if sent.is_noticed {
             self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)) });
         }
-        let part = match (piece.left, piece.chosen) {
-            (0, true) => Part::EndOfChoice,
-            (0, false) => Part::End,
-            _ => Part::Inner,
-        };
-        let (id, piece) = (piece.request, piece.piece.0);
-        let arrival = Arrival { from, to, from_life, to_life, id, piece, part };
-        if part == Part::Inner && end == self.now {
-            self.nodes[from as usize].uploads.received(to, &self.limits);
-            self.begin_grain(from);
-        } else {
-            self.queue.push(there, What::Arrived(arrival));
+        if piece.left == 0 {
+            let (id, chosen, piece) = (piece.request, piece.chosen, piece.piece.0);
+            self.queue.push(there, What::Arrived(Arrival { from, to, from_life, to_life, id, piece, chosen }));
+        } else if end == self.now {
+            return None;
         }
+        Some(there)
     }
 
-    /// A grain is received; with the last one the piece is.
-    pub(crate) fn grain_arrived(&mut self, arrival: &Arrival) {
+    /// The last grain of a piece is received.
+    pub(crate) fn arrived(&mut self, arrival: &Arrival) {
         let Arrival { from, to, .. } = *arrival;
-        let same_life = self.nodes[from as usize].life == arrival.from_life;
-        if same_life {
-            self.nodes[from as usize].uploads.received(to, &self.limits);
-            self.begin_grain(from);
-        }
-        if arrival.part == Part::Inner {
+        if self.nodes[from as usize].life != arrival.from_life {
             return;
         }
-        if same_life && !self.is_void(arrival) {
-            self.piece_arrived(arrival);
-        } else if same_life {
+        if self.is_void(arrival) {
             self.not_delivered(from, to, PieceIndex(arrival.piece));
+        } else {
+            self.piece_arrived(arrival);
         }
     }
 
@@ -201,14 +214,14 @@ impl Fleet {
             self.tell(to, Event::Corrupt { peer, request, piece });
             return;
         }
-        if arrival.part == Part::EndOfChoice {
+        if arrival.chosen {
             // The lead's answers carry the hashes known so far.
             self.tell_manifest(to);
         }
         let fresh = !self.nodes[to as usize].holds(piece);
         self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
         if fresh {
-            self.stored(to, piece, arrival.part == Part::EndOfChoice);
+            self.stored(to, piece, arrival.chosen);
         } else {
             self.report.duplicates += 1;
         }

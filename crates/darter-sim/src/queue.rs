@@ -2,7 +2,8 @@
 //!
 //! A calendar queue (Brown, 1988): a ring of short days, each a heap or a list of its own, and one heap for what lies beyond the
 //! ring. A large run has tens of thousands of events waiting, nearly all within a few milliseconds, and a single heap of them
-//! is a cache miss for each of its levels.
+//! is a cache miss for each of its levels. A day that is over leaves its memory to the next one that begins, while it is
+//! still in the cache.
 //!
 //! Invariants: `days[today % DAYS]` is in `now`, the heap; the other days in the ring are unsorted; nothing is put in before
 //! the moment last taken out (it is moved to it).
@@ -33,8 +34,10 @@ pub(crate) enum What {
     Cancel { to: u32, from: u32, id: u32 },
     /// A node's cable has taken up one grain of what it sends.
     Grain { from: u32, life: u8 },
-    /// A grain is received.
+    /// A piece is received.
     Arrived(Arrival),
+    /// A connection of a node that had as much under way as it may has room again.
+    Room { from: u32, connection: u32, life: u8 },
     /// A request's answer begins to be received.
     Started { node: u32, id: u32, piece: u32, life: u8 },
     /// A request failed, and the node that made it finds out.
@@ -51,7 +54,7 @@ pub(crate) enum What {
     Manifest,
 }
 
-/// A grain at its receiver.
+/// A piece at its receiver.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     pub(crate) from: u32,
@@ -60,18 +63,8 @@ pub(crate) struct Arrival {
     pub(crate) to_life: u8,
     pub(crate) id: u32,
     pub(crate) piece: u32,
-    pub(crate) part: Part,
-}
-
-/// What a grain is to its piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Not the last.
-    Inner,
-    /// The last of a piece that was asked for by name.
-    End,
-    /// The last of a piece that the lead chose.
-    EndOfChoice,
+    /// Whether the lead chose it.
+    pub(crate) chosen: bool,
 }
 
 /// Microseconds in a day, as a power of two.
@@ -83,6 +76,8 @@ const DAYS: usize = 1 << 15;
 pub(crate) struct Queue {
     now: BinaryHeap<Entry>,
     days: Vec<Vec<Entry>>,
+    /// Lists of days that are over, empty, for days to come.
+    spare: Vec<Vec<Entry>>,
     today: u64,
     /// Events in the ring, without today's.
     in_ring: usize,
@@ -123,6 +118,7 @@ impl Default for Queue {
         Self {
             now: BinaryHeap::new(),
             days: vec![Vec::new(); DAYS],
+            spare: Vec::new(),
             today: 0,
             in_ring: 0,
             later: BinaryHeap::new(),
@@ -139,7 +135,11 @@ impl Queue {
         if day <= self.today {
             self.now.push(entry);
         } else if day - self.today < DAYS as u64 {
-            self.days[day as usize % DAYS].push(entry);
+            let list = &mut self.days[day as usize % DAYS];
+            if list.capacity() == 0 {
+                *list = self.spare.pop().unwrap_or_default();
+            }
+            list.push(entry);
             self.in_ring += 1;
         } else {
             self.later.push(entry);
@@ -157,9 +157,12 @@ impl Queue {
     /// Goes on to the next day that may have events; `None` when there are none at all.
     fn next_day(&mut self) -> Option<()> {
         self.today = if self.in_ring > 0 { self.today + 1 } else { self.later.peek()?.micros >> DAY };
-        let day = &mut self.days[self.today as usize % DAYS];
+        let mut day = std::mem::take(&mut self.days[self.today as usize % DAYS]);
         self.in_ring -= day.len();
         self.now.extend(day.drain(..));
+        if day.capacity() > 0 {
+            self.spare.push(day);
+        }
         while self.later.peek().is_some_and(|first| first.micros >> DAY <= self.today) {
             self.now.extend(self.later.pop());
         }

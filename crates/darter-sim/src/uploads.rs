@@ -52,10 +52,13 @@ pub(crate) struct Connection {
     sending: VecDeque<Sending>,
     /// Grains of `sending`.
     backlog: u32,
-    /// Grains that left and were not received yet.
-    in_flight: u32,
+    /// When the grains that left will have been received, oldest first. Those of the past are struck out when it matters: an event for
+    /// each would be a third of all.
+    on_way: VecDeque<Moment>,
     /// Whether it stands in the cable's turn, or is being served.
     in_turn: bool,
+    /// Whether it has as much under way as it may, and [`Uploads::has_room`] will be called.
+    waits: bool,
 }
 
 /// How much a connection may have where, in grains.
@@ -92,10 +95,9 @@ pub(crate) struct Uploads {
 /// A grain that left, and what is to be known of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
+    pub(crate) connection: u32,
     pub(crate) to: u32,
     pub(crate) piece: Sending,
-    /// Whether a slot became free.
-    pub(crate) frees_slot: bool,
     /// Whether the receiver is to notice progress.
     pub(crate) is_noticed: bool,
 }
@@ -172,8 +174,16 @@ impl Uploads {
         None
     }
 
-    /// The request got a slot, and this piece is its answer.
-    pub(crate) fn bind(&mut self, at: u32, upload: &Upload, piece: PieceIndex, limits: &Limits, now: Moment) {
+    /// The request got a slot, and this piece is its answer. When the connection has to wait for room first, it returns until when.
+    #[must_use]
+    pub(crate) fn bind(
+        &mut self,
+        at: u32,
+        upload: &Upload,
+        piece: PieceIndex,
+        limits: &Limits,
+        now: Moment,
+    ) -> Option<Moment> {
         let connection = &mut self.connections[at as usize];
         let chosen = upload.piece.is_none();
         let left = limits.of_piece;
@@ -182,8 +192,9 @@ impl Uploads {
         self.backlog += limits.of_piece;
         self.busy += 1;
         connection.has_slot = true;
-        self.stand_in_turn(at, limits);
+        let wait = self.stand_in_turn(at, limits, now);
         self.release_slot(at, limits);
+        wait
     }
 
     /// Gives the slot back when the piece is as good as sent; whether it was.
@@ -222,12 +233,28 @@ impl Uploads {
         }
     }
 
-    fn stand_in_turn(&mut self, at: u32, limits: &Limits) {
+    /// Puts a connection with something to send into the cable's turn, or returns when it will have room for that.
+    fn stand_in_turn(&mut self, at: u32, limits: &Limits, now: Moment) -> Option<Moment> {
         let connection = &mut self.connections[at as usize];
-        if !connection.in_turn && connection.backlog > 0 && connection.in_flight < limits.window {
+        if connection.in_turn || connection.waits || connection.backlog == 0 {
+            return None;
+        }
+        while connection.on_way.front().is_some_and(|there| *there <= now) {
+            connection.on_way.pop_front();
+        }
+        let oldest = connection.on_way.front().filter(|_| connection.on_way.len() >= limits.window as usize).copied();
+        connection.waits = oldest.is_some();
+        if oldest.is_none() {
             connection.in_turn = true;
             self.turn.push_back(at);
         }
+        oldest
+    }
+
+    /// The time has come for which a connection waited.
+    pub(crate) fn has_room(&mut self, at: u32, limits: &Limits, now: Moment) -> Option<Moment> {
+        self.connections[at as usize].waits = false;
+        self.stand_in_turn(at, limits, now)
     }
 
     /// Begins to take a grain of the next connection, if the cable is free and there is one.
@@ -239,8 +266,8 @@ impl Uploads {
         self.current.is_some()
     }
 
-    /// The cable has taken up a grain. `None` if what it belonged to is gone.
-    pub(crate) fn end_grain(&mut self, limits: &Limits, now: Moment) -> Option<Sent> {
+    /// The cable has taken up a grain. `None` if what it belonged to is gone. Follow it with [`Uploads::left`].
+    pub(crate) fn end_grain(&mut self, now: Moment) -> Option<Sent> {
         let at = self.current.take()?;
         let connection = &mut self.connections[at as usize];
         connection.in_turn = false;
@@ -255,19 +282,22 @@ impl Uploads {
             connection.sending.pop_front();
         }
         connection.backlog -= 1;
-        connection.in_flight += 1;
         self.backlog -= 1;
-        let to = connection.to;
-        self.stand_in_turn(at, limits);
-        let frees_slot = self.release_slot(at, limits);
-        Some(Sent { to, piece, frees_slot, is_noticed })
+        Some(Sent { connection: at, to: connection.to, piece, is_noticed })
     }
 
-    /// A grain was received.
-    pub(crate) fn received(&mut self, to: u32, limits: &Limits) {
-        let Some((at, connection)) = self.connection(to) else { return };
-        connection.in_flight = connection.in_flight.saturating_sub(1);
-        self.stand_in_turn(at, limits);
+    /// A grain left that will be received at the moment given, or is received already. Returns whether a slot became free, and
+    /// until when the connection has to wait for room if it has to.
+    pub(crate) fn left(
+        &mut self,
+        at: u32,
+        there: Option<Moment>,
+        limits: &Limits,
+        now: Moment,
+    ) -> (bool, Option<Moment>) {
+        self.connections[at as usize].on_way.extend(there);
+        let wait = self.stand_in_turn(at, limits, now);
+        (self.release_slot(at, limits), wait)
     }
 
     /// Grains bound and not sent yet.
