@@ -107,9 +107,13 @@ impl Node {
     /// Tells the picker what it was not told yet; whether a poll is needed.
     pub(crate) fn take_news(&mut self) -> bool {
         let mut matters = false;
-        for (peer, piece) in self.news.drain(..) {
-            matters |= self.picker.peer_has(id_of(peer), &[piece]);
+        let mut pieces = Vec::new();
+        for of_one in self.news.chunk_by(|(one, _), (other, _)| one == other) {
+            pieces.clear();
+            pieces.extend(of_one.iter().map(|(_, piece)| *piece));
+            matters |= self.picker.peer_has(id_of(of_one[0].0), &pieces);
         }
+        self.news.clear();
         matters
     }
 }

@@ -68,9 +68,9 @@ pub(crate) struct Arrival {
 }
 
 /// Microseconds in a day, as a power of two.
-const DAY: u32 = 4;
-/// Days in the ring: half a second in all.
-const DAYS: usize = 1 << 15;
+const DAY: u32 = 2;
+/// Days in the ring: a quarter of a second in all.
+const DAYS: usize = 1 << 16;
 
 #[derive(Debug)]
 pub(crate) struct Queue {

@@ -200,7 +200,7 @@ impl Picker {
 
     fn request_rarest(&mut self, now: Moment) {
         let mut room = self.most_open().saturating_sub(self.counts.open);
-        while room > 0 && !self.rarity.open().is_empty() {
+        while room > 0 && self.rarity.any_to_be_had() {
             self.order_holders(now);
             let before = room;
             let ready = std::mem::take(&mut self.ready);
@@ -373,15 +373,15 @@ impl Picker {
 
     /// Wakes the picker when a holder of something open may be asked again.
     fn note_pauses(&mut self, now: Moment) {
-        if (self.slow_check == NEVER && self.paused_until <= now) || self.rarity.open().is_empty() {
+        if (self.slow_check == NEVER && self.paused_until <= now) || !self.rarity.any_to_be_had() {
             return;
         }
         for at in 0..self.neighbours.len() {
             let peer = &self.neighbours[at];
-            if !self.rarity.any_open_in(&peer.held) {
+            let (slow_until, ready) = (peer.slow_until, peer.meter.paused_until);
+            if is_quick(peer, now) || !self.rarity.any_open_in(&peer.held) {
                 continue;
             }
-            let (slow_until, ready) = (peer.slow_until, peer.meter.paused_until);
             if let Some(until) = slow_until {
                 self.wake_at(until);
             }

@@ -13,6 +13,8 @@ pub(super) struct Rarity {
     holders: Vec<u16>,
     open: PieceSet,
     buckets: Vec<PieceSet>,
+    /// Open pieces that somebody holds: all that are not in the first bucket.
+    to_be_had: u32,
 }
 
 impl Rarity {
@@ -59,11 +61,19 @@ impl Rarity {
         if bucket >= self.buckets.len() {
             self.buckets.resize_with(bucket + 1, PieceSet::new);
         }
+        let is_held = u32::from(bucket > 0);
         if present {
             self.buckets[bucket].insert(piece);
+            self.to_be_had += is_held;
         } else {
             self.buckets[bucket].remove(piece);
+            self.to_be_had -= is_held;
         }
+    }
+
+    /// Whether somebody holds an open piece.
+    pub(super) const fn any_to_be_had(&self) -> bool {
+        self.to_be_had > 0
     }
 
     /// Whether some open piece is in `held`.
