@@ -542,6 +542,10 @@ impl Fleet {
     /// A node's new pieces become known to the lead.
     fn tell_lead(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
+        if node.tells_lead != Some(self.now) {
+            return;
+        }
+        node.tells_lead = None;
         let pieces = std::mem::take(&mut node.untold_to_lead);
         if !node.alive || pieces.is_empty() || self.leader.is_none_or(|leader| leader == index) {
             return;
@@ -585,15 +589,17 @@ impl Fleet {
         node.untold.push(piece);
         node.untold_to_lead.push(piece);
         let first = node.untold.len() == 1;
-        let first_to_lead = node.untold_to_lead.len() == 1;
         let may_tell = (node.told + self.tuning.tell_pause(node.links.len())).max(now);
         let usual = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
         let pause = if chosen { self.tuning.tell_lead_soon } else { usual };
         if first {
             self.queue.push(self.telling_at(index, may_tell), What::Announce(index));
         }
-        if first_to_lead || chosen {
-            self.queue.push(self.telling_at(index, now + pause), What::TellLead(index));
+        let tells_lead = self.telling_at(index, now + pause);
+        let node = &mut self.nodes[index as usize];
+        if node.tells_lead.is_none_or(|before| tells_lead < before) {
+            node.tells_lead = Some(tells_lead);
+            self.queue.push(tells_lead, What::TellLead(index));
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) untold: Vec<PieceIndex>,
     pub(crate) untold_to_lead: Vec<PieceIndex>,
     pub(crate) told: Moment,
+    /// When the lead is told next, if there is something to tell.
+    pub(crate) tells_lead: Option<Moment>,
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
     pub(crate) poll_at: Option<Moment>,
@@ -88,6 +90,7 @@ impl Node {
             untold: Vec::new(),
             untold_to_lead: Vec::new(),
             told: Moment::ZERO,
+            tells_lead: None,
             uploads: Uploads::default(),
             poll_at: None,
             wake_at: None,
