@@ -18,6 +18,10 @@ pub struct Tuning {
     pub at_least: u32,
     /// Asks open at the lead, in a small swarm.
     pub asks: u32,
+    /// In a swarm too large for a full mesh every other member, by chance, makes its first ask at some moment within this time, and the
+    /// others at once. All at once, in the second in which all join, would be more than the lead of ten thousand should hear, which
+    /// never answers most of them; and of the smallest such swarm, eighteen members, half keep their lead as busy as all.
+    pub ask_late: Duration,
     /// Weight of the newest sample in a holder's average rate.
     pub rate_weight: f64,
     /// Samples before a holder's rate is believed.
@@ -97,6 +101,7 @@ impl Default for Tuning {
             bytes_in_flight: 32 << 20,
             at_least: 4,
             asks: 4,
+            ask_late: Duration::from_secs(4),
             rate_weight: 0.25,
             rate_samples: 3,
             slow_below: 0.5,

@@ -67,6 +67,7 @@ impl Transfer {
         }
         if fetching {
             state.picker.share(self.context.fetching.count(), |node| self.fleet.standing(*node));
+            state.picker.expect(state.met.len() + state.to_meet.len());
             state.picker.poll(now, &mut work.actions);
         } else {
             state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));

@@ -158,6 +158,7 @@ impl State {
         self.lead = lead;
         let node = if let Lead::Node(node) = lead { Some(node) } else { None };
         self.picker.handle(Event::LeadChanged { lead: node }, now);
+        self.news.lead_knows(now);
         self.void
             .extend(self.asked.extract_if(|_, asked| asked.wanted == Wanted::Any).map(|(id, asked)| (id, asked.of)));
     }

@@ -44,6 +44,11 @@ impl News {
         self.lead_waits |= from_lead;
     }
 
+    /// A lead let this node in and so knows what it holds: in a large swarm the first piece after that waits as any other does.
+    pub(super) const fn lead_knows(&mut self, now: Moment) {
+        self.lead_told = now;
+    }
+
     /// A piece is held here no more.
     pub(super) fn went(&mut self, piece: PieceIndex) {
         self.gone.push(piece);

@@ -9,6 +9,8 @@ use crate::event::{Action, RequestId};
 use crate::locality::{fetcher_rank, is_across};
 use crate::picker::neighbour::Neighbour;
 use crate::picker::{NEVER, Picker, Request};
+use crate::random::Random;
+use crate::tuning::Tuning;
 
 impl Picker {
     /// Appends what is to be done now. Call it after events, and at [`Picker::next_wakeup`].
@@ -164,10 +166,13 @@ impl Picker {
 
     /// Keeps as many asks open at the lead as could be answered with something useful.
     fn adjust_asks(&mut self, now: Moment) {
-        let Some(lead) = &self.lead else { return };
-        let (lead, ready) = (lead.id, lead.meter.paused_until);
+        let Some(lead) = &mut self.lead else { return };
+        let neighbours = self.neighbours.len().max(self.expected);
+        let asked_from =
+            *lead.asked_from.get_or_insert_with(|| now + first_ask(neighbours, &self.tuning, &mut self.random));
+        let (lead, ready) = (lead.id, lead.meter.paused_until.max(asked_from));
         // The more neighbours, the smaller the lead's part in what this node gets.
-        let asks = (self.tuning.asks as usize / (1 + self.neighbours.len() / 8)).max(1);
+        let asks = (self.tuning.asks as usize / (1 + neighbours / 8)).max(1);
         let useful = self.unassigned().min(asks).min(self.most_open());
         while self.counts.standing > useful {
             let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
@@ -413,6 +418,14 @@ impl Picker {
         self.add_request(Request { id, peer, neighbour, piece, urgent, asked: now, moved: now, overdue: false });
         id
     }
+}
+
+/// How long a node with so many neighbours waits before it first asks a lead: see [`Tuning::ask_late`].
+fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duration {
+    if neighbours < tuning.neighbours as usize || random.below(2) == 0 {
+        return Duration::ZERO;
+    }
+    tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)
 }
 
 /// Whether a neighbour, or the lead if `None`, is asked for a piece.

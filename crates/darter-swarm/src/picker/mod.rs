@@ -79,6 +79,8 @@ pub struct Picker {
     wakeup: Option<Moment>,
     /// How many blobs this node fetches at a time.
     among: u32,
+    /// How many neighbours the lead named.
+    expected: usize,
     /// Whether the last poll left no room for more requests.
     is_full: bool,
     /// No request falls due before this.
@@ -110,6 +112,8 @@ struct LeadPeer {
     id: NodeId,
     meter: Meter,
     strikes: u32,
+    /// From when on it is asked; decided at the first poll.
+    asked_from: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +178,7 @@ impl Picker {
             waiting: Vec::new(),
             wakeup: None,
             among: 1,
+            expected: 0,
             is_full: false,
             check_at: NEVER,
             slow_check: NEVER,
@@ -248,6 +253,11 @@ impl Picker {
         for neighbour in &mut self.neighbours {
             neighbour.elsewhere = if alone { 0 } else { standing(&neighbour.id).saturating_sub(neighbour.meter.open) };
         }
+    }
+
+    /// Says how many neighbours the lead named, met or not: whether a swarm is large is to be known before its members join here.
+    pub const fn expect(&mut self, neighbours: usize) {
+        self.expected = neighbours;
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.
@@ -375,7 +385,7 @@ impl Picker {
     fn lead_changed(&mut self, lead: Option<NodeId>) {
         self.drop_requests(|request| request.neighbour.is_none());
         let lead = lead.filter(|lead| *lead != self.me && !self.is_banned(*lead));
-        self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0 });
+        self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0, asked_from: None });
         if self.lead.is_some() {
             // A new lead does not know yet who is not to be trusted.
             let reports = self.banned.iter().map(|(peer, piece)| Action::Report { peer: *peer, piece: *piece });

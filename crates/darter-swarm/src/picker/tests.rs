@@ -111,6 +111,29 @@ fn the_lead_is_asked_for_any_piece_as_long_as_that_is_useful() {
 }
 
 #[test]
+fn half_of_a_large_swarm_asks_the_lead_at_once_and_everybody_in_the_end() {
+    for (neighbours, at_once) in [(15, 200..=200), (16, 70..=130)] {
+        let ask_late = Tuning::default().ask_late;
+        let mut asked = [0, 0];
+        for seed in 0..200 {
+            let mut scene = Scene::new(8);
+            scene.picker = Picker::new(node(0), MIB, Tuning::default(), seed);
+            // The lead names neighbours before any of them is met.
+            scene.picker.expect(neighbours);
+            scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+            asked[0] += usize::from(!scene.after(0).is_empty());
+            if let Some(wakeup) = scene.picker.next_wakeup() {
+                assert!(wakeup <= scene.now + ask_late);
+                let later = scene.after(wakeup.since(scene.now).as_millis() as u64 + 1);
+                asked[1] += usize::from(!later.is_empty());
+            }
+        }
+        assert!(at_once.contains(&asked[0]), "{neighbours} neighbours: {asked:?}");
+        assert_eq!(asked[0] + asked[1], 200, "nobody is left out");
+    }
+}
+
+#[test]
 fn a_request_that_does_not_move_is_given_to_another_and_the_late_answer_is_welcome() {
     let mut scene = Scene::new(1);
     scene.join(1, Tier::Rack, PieceSet::full(1));

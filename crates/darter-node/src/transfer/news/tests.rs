@@ -97,6 +97,21 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
 }
 
 #[test]
+fn the_first_piece_after_a_join_waits_too_in_a_large_swarm() {
+    let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
+    let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
+    let mut news = News::default();
+    news.lead_knows(later(5000));
+    news.came(PieceIndex(0), false);
+    let mut hears = |at| {
+        let told = news.take(later(at), BLOB, &picker, &neighbours, Some(node(99)));
+        told.iter().any(|(to, _)| to.contains(&node(99)))
+    };
+    assert!(!hears(5300));
+    assert!(hears(6000));
+}
+
+#[test]
 fn what_the_lead_sent_is_confirmed_at_once() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
