@@ -1,0 +1,4 @@
+//! An agent among peers that the test plays over real connections, for moments that no real fleet brings about at will.
+
+mod control_lost;
+mod seed;

@@ -1,0 +1,110 @@
+//! A seed that speaks the peer protocol as a test wants it to.
+
+use std::sync::Arc;
+
+use darter_core::manifest::{hash_piece, root_of_pieces};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Source, Version};
+use darter_wire::control::{self, ControlConfig, ControlSender};
+use darter_wire::{
+    Greeted, Hello, Kind, Listener, Message, Role, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads,
+    Verdict, preface, serve_data,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A blob that only its seeds have: nobody answers at its address.
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) source: Source,
+    version: Version,
+    piece_length: PieceLength,
+}
+
+impl Content {
+    /// Three pieces.
+    pub(crate) fn new() -> Self {
+        let piece_length = PieceLength::from_log2(18).unwrap();
+        let bytes = (0..piece_length.bytes() as u32 * 3).map(|at| (at * 31 + at / 251) as u8).collect();
+        let (source, _) = Source::from_url("http://127.0.0.1:1/file".parse().unwrap(), &[], None);
+        let version = Version { etag: Some("\"1\"".into()), ..Version::default() };
+        Self { bytes, source, version, piece_length }
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub(crate) fn blob(&self) -> BlobId {
+        self.source.blob(&self.version)
+    }
+
+    pub(crate) fn piece(&self, index: u32) -> &[u8] {
+        let range = self.piece_length.range(PieceIndex(index), self.length());
+        &self.bytes[range.start() as usize..range.end() as usize]
+    }
+
+    fn hashes(&self) -> Vec<PieceHash> {
+        (0..3).map(|index| hash_piece(self.piece_length, PieceIndex(index), self.piece(index), false)).collect()
+    }
+
+    /// A lead's answer to somebody who joins: all that is to be known of the blob.
+    pub(crate) fn joined(&self, request: u32) -> Message {
+        let verdict = Verdict { root: root_of_pieces(&self.hashes()), digest: None };
+        Message::Joined {
+            request,
+            blob: self.blob(),
+            version: self.version.clone(),
+            piece_length: self.piece_length,
+            length: Some(self.length()),
+            hashes: self.hashes(),
+            neighbours: Vec::new(),
+            verdict: Some(verdict),
+            whole: None,
+        }
+    }
+}
+
+/// What a seed does; the rest is the protocol's.
+pub(crate) trait Part: Uploads {
+    /// Somebody asks to be let into a swarm.
+    fn asked_to_lead(&self, seed: NodeId, request: u32) -> Message;
+}
+
+/// Starts a seed, and tells its address. Cancelling `leave` lets its control connections go, and nobody finds it any more;
+/// data connections go on.
+pub(crate) async fn start(node: NodeId, part: Arc<dyn Part>, leave: CancellationToken) -> String {
+    let listener = TcpTransport::default().listen("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().to_string();
+    let (listen, program) = (address.clone(), "a test's".to_owned());
+    let me = Hello { node, listen, place: Place::default(), role: Role::Seed, program };
+    tokio::spawn(async move { leave.clone().run_until_cancelled(accept(listener, me, part, leave)).await });
+    address
+}
+
+async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, leave: CancellationToken) {
+    while let Ok(stream) = listener.accept().await {
+        let (me, part, leave) = (me.clone(), Arc::clone(&part), leave.clone());
+        tokio::spawn(async move {
+            let Ok(greeted) = preface::greet(stream, &me).await else { return };
+            match greeted.kind {
+                Kind::Control => {
+                    leave.run_until_cancelled(converse(greeted, me.node, &*part)).await;
+                }
+                Kind::Data => {
+                    let sending =
+                        Sending { slots: Slots::new(1), budget: Arc::new(Unlimited), stall: std::time::Duration::MAX };
+                    // The agent's end of it is the agent's affair.
+                    let _ = serve_data(greeted.stream, greeted.hello.node, part, &sending).await;
+                }
+            }
+        });
+    }
+}
+
+async fn converse(greeted: Greeted, me: NodeId, part: &dyn Part) {
+    let (sender, mut receiver): (ControlSender, _) = control::start(greeted.stream, &ControlConfig::default());
+    while let Ok(Some(message)) = receiver.recv().await {
+        if let Message::Join { request, .. } = message {
+            sender.send(&part.asked_to_lead(me, request)).await.unwrap();
+        }
+    }
+}
