@@ -8,16 +8,17 @@ fn a_swarm_gets_right_bytes_with_one_reading_of_the_origin() {
     std::fs::write(room.path("image"), &bytes).unwrap();
     let rooms = room.path("rooms");
     std::fs::create_dir(&rooms).unwrap();
-    let mut command = room.darter(&format!("demo {} --nodes 3 --rate 10MB/s --json", room.path("image").display()));
+    let mut command = room.darter(&format!("demo {} --nodes 3 --rate 5MB/s --json", room.path("image").display()));
     command.env("TMPDIR", &rooms);
     let told = crate::support::Outcome::of(command.output().unwrap()).succeeded().json();
     assert_eq!(told["digest"], sha256(&bytes));
     assert_eq!((&told["digests_checked"], &told["digests_right"]), (&6.into(), &6.into()));
     let number = |value: &serde_json::Value| value.as_f64().unwrap();
-    assert!((number(&told["bound"]) - 0.6).abs() < 1e-6);
+    assert!((number(&told["bound"]) - 1.2).abs() < 1e-6);
     assert!((number(&told["swarm"]["origin_copies"]) - 1.0).abs() < 0.05, "{told}");
     assert!((number(&told["plain"]["origin_copies"]) - 3.0).abs() < 0.05, "{told}");
-    assert!(number(&told["seed_copies"]) < 2.0, "the nodes share: {told}");
+    // Three if they did not share. A node that begins late gets from the seed what the others have already.
+    assert!(number(&told["seed_copies"]) < 2.5, "the nodes share: {told}");
     assert_eq!(std::fs::read_dir(&rooms).unwrap().count(), 0, "nothing is left behind");
 }
 

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::web::Web;
-use crate::support::{Daemon, Room, Running, content, free_address, sha256, wait_until};
+use crate::support::{Daemon, Room, Running, content, files_below, free_address, saved, sha256, wait_until};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -27,6 +27,15 @@ impl Node {
 
     fn has(&self, bytes: &[u8]) -> bool {
         self.room.read("got") == bytes
+    }
+
+    fn status(&self) -> Value {
+        self.room.run("status --json").succeeded().json()
+    }
+
+    /// How much it holds of the only blob on its way, in bytes.
+    fn held(&self) -> u64 {
+        self.status()["swarms"][0]["progress"]["held_bytes"].as_u64().unwrap_or_default()
     }
 
     fn explain(&self, url: &str) -> Value {
@@ -53,7 +62,7 @@ fn the_origin_is_read_once_and_nodes_give_to_each_other() {
     let bytes = content(24 * MEGABYTE);
     let web = Web::serve(bytes.clone());
     let seed_room = Room::new();
-    let seed = Daemon::start(&seed_room, "--upload-limit 12MB/s");
+    let seed = Daemon::start(&seed_room, "--upload-limit 6MB/s");
     let nodes: Vec<_> = (0..3).map(|_| Node::join(&seed.listen, "")).collect();
     let gets: Vec<_> = nodes.iter().map(|node| node.start_get(&web.url)).collect();
     let mut from_peers = 0;
@@ -61,33 +70,34 @@ fn the_origin_is_read_once_and_nodes_give_to_each_other() {
         let told = get.end().succeeded().json();
         assert!(node.has(&bytes));
         assert_eq!(told["traffic"]["from_origin"], 0, "{}", events(&node.explain(&web.url)));
-        from_peers += told["traffic"]["from_peers"].as_u64().unwrap();
+        let [seeds, peers] = ["from_seed", "from_peers"].map(|giver| told["traffic"][giver].as_u64().unwrap());
+        assert_eq!(seeds + peers, bytes.len() as u64, "every piece is counted once: {told}");
+        from_peers += peers;
     }
     assert_eq!(web.sent(), bytes.len() as u64, "the origin was read once");
     let sent = seed_room.run("status --json").succeeded().json()["traffic"]["to_peers"].as_u64().unwrap();
-    assert!((sent as f64) < 1.6 * bytes.len() as f64, "the seed sent {sent} bytes");
-    assert!(from_peers as f64 > 1.3 * bytes.len() as f64, "peers gave {from_peers} bytes");
+    // Three copies are wanted. The seed need not send more than one, but gives again what members that are short of time are
+    // late to confirm.
+    assert!(sent < 2 * bytes.len() as u64, "the seed sent {sent} bytes");
+    assert!(from_peers > bytes.len() as u64, "peers gave {from_peers} bytes");
 }
 
 #[test]
 fn a_node_that_joins_half_way_gets_the_held_part_at_once() {
     let bytes = content(12 * MEGABYTE);
     let web = Web::serve(bytes.clone());
-    web.slow_down_to(3_000_000);
+    web.hold_at(bytes.len() / 2);
     let seed_room = Room::new();
     let seed = Daemon::start(&seed_room, "");
     let early = Node::join(&seed.listen, "");
     let get = early.start_get(&web.url);
-    wait_until("half is read", || web.sent() > bytes.len() as u64 / 2);
+    wait_until("half is read", || web.sent() >= bytes.len() as u64 / 2);
     let late = Node::join(&seed.listen, "");
     let late_get = late.start_get(&web.url);
-    let held_of = |node: &Node| {
-        let status = node.room.run("status --json").succeeded().json();
-        status["swarms"][0]["progress"]["held_bytes"].as_u64().unwrap_or_default()
-    };
-    wait_until("the late one has what the early one has, before the origin is read out", || {
-        held_of(&late) > bytes.len() as u64 / 3 && web.sent() < bytes.len() as u64
+    wait_until("the late one has what there is, before the origin is read out", || {
+        late.held() > bytes.len() as u64 / 3
     });
+    web.let_go();
     get.end().succeeded();
     late_get.end().succeeded();
     assert!(early.has(&bytes) && late.has(&bytes));
@@ -110,14 +120,18 @@ fn without_a_seed_a_node_reads_the_origin_itself() {
 fn the_seed_dies_and_the_members_finish_with_one_of_them_reading_on() {
     let bytes = content(24 * MEGABYTE);
     let web = Web::serve(bytes.clone());
-    web.slow_down_to(6_000_000);
+    web.hold_at(bytes.len() / 2);
     let seed_room = Room::new();
     let mut seed = Daemon::start(&seed_room, "");
     let nodes: Vec<_> = (0..3).map(|_| Node::join(&seed.listen, "")).collect();
     let gets: Vec<_> = nodes.iter().map(|node| node.start_get(&web.url)).collect();
-    wait_until("half is read", || web.sent() > bytes.len() as u64 / 2);
+    // Each of the two others and the seed.
+    wait_until("what was read is passed on, and all have met", || {
+        nodes.iter().all(|node| node.held() > bytes.len() as u64 / 3 && node.status()["swarms"][0]["members"] == 3)
+    });
     seed.process.signal(Signal::KILL);
     seed.process.ended();
+    web.let_go();
     let mut readers = 0;
     for (get, node) in gets.into_iter().zip(&nodes) {
         get.end().succeeded();
@@ -136,20 +150,22 @@ fn the_seed_dies_and_the_members_finish_with_one_of_them_reading_on() {
 fn a_seed_that_comes_back_leads_again() {
     let bytes = content(24 * MEGABYTE);
     let web = Web::serve(bytes.clone());
-    web.slow_down_to(3_000_000);
+    web.hold_at(bytes.len() / 3);
     let (seed_room, listen) = (Room::new(), free_address());
     let mut seed = Daemon::listening_on(&listen, &seed_room, "seed");
     let nodes: Vec<_> = (0..2).map(|_| Node::join(&listen, "")).collect();
     let gets: Vec<_> = nodes.iter().map(|node| node.start_get(&web.url)).collect();
-    wait_until("a third is read", || web.sent() > bytes.len() as u64 / 3);
+    wait_until("both have some of it", || nodes.iter().all(|node| node.held() > 0));
     seed.process.signal(Signal::KILL);
     seed.process.ended();
     let _seed = Daemon::listening_on(&listen, &seed_room, "seed");
+    for node in &nodes {
+        wait_until("the seed leads again", || events(&node.explain(&web.url)).contains("leads again"));
+    }
+    web.let_go();
     for (get, node) in gets.into_iter().zip(&nodes) {
         get.end().succeeded();
         assert!(node.has(&bytes));
-        let explanation = node.explain(&web.url);
-        assert!(events(&explanation).contains("leads again"), "{explanation}");
     }
     let copies = copies(&web, &bytes);
     assert!(copies < 1.5, "{copies} copies were read");
@@ -159,15 +175,14 @@ fn a_seed_that_comes_back_leads_again() {
 fn a_peer_dies_and_nobody_else_notices() {
     let bytes = content(24 * MEGABYTE);
     let web = Web::serve(bytes.clone());
+    web.hold_at(bytes.len() * 3 / 4);
     let seed_room = Room::new();
     let seed = Daemon::start(&seed_room, "--upload-limit 8MB/s");
     let mut nodes: Vec<_> = (0..3).map(|_| Node::join(&seed.listen, "")).collect();
     let mut gets: Vec<_> = nodes.iter().map(|node| node.start_get(&web.url)).collect();
-    wait_until("the victim has something to give", || {
-        let status = nodes[2].room.run("status --json").succeeded().json();
-        status["traffic"]["to_peers"].as_u64().unwrap() > 0
-    });
+    wait_until("the victim has given something", || nodes[2].status()["traffic"]["to_peers"].as_u64().unwrap() > 0);
     nodes[2].kill();
+    web.let_go();
     let victim = gets.pop().unwrap();
     assert_ne!(victim.end().code, Some(0));
     for (get, node) in gets.into_iter().zip(&nodes) {
@@ -181,22 +196,21 @@ fn a_peer_dies_and_nobody_else_notices() {
 fn a_node_that_is_killed_goes_on_from_its_pieces() {
     let bytes = content(24 * MEGABYTE);
     let web = Web::serve(bytes.clone());
+    web.hold_at(bytes.len() / 2);
     let seed_room = Room::new();
     let seed = Daemon::start(&seed_room, "");
-    let mut node = Node::join(&seed.listen, "--download-limit 5MB/s");
+    let mut node = Node::join(&seed.listen, "");
     let get = node.start_get(&web.url);
-    let received = |node: &Node| {
-        let status = node.room.run("status --json").succeeded().json();
-        status["swarms"][0]["progress"]["held_bytes"].as_u64().unwrap_or_default()
-    };
-    wait_until("half is here", || received(&node) > bytes.len() as u64 / 2);
+    // All but the piece that is under way.
+    wait_until("what came is saved", || saved(&node.room.data_dir()) > bytes.len() as u64 * 7 / 16);
     node.kill();
     assert_ne!(get.end().code, Some(0));
+    web.let_go();
     node.daemon = Daemon::node(&node.room, &seed.listen, "");
     let told = node.start_get(&web.url).end().succeeded().json();
     assert!(node.has(&bytes));
     let moved = told["traffic"]["from_seed"].as_u64().unwrap();
-    assert!(moved < bytes.len() as u64 * 7 / 10, "{moved} bytes came again");
+    assert!(moved < bytes.len() as u64 * 6 / 10, "{moved} bytes came again");
     assert!(events(&node.explain(&web.url)).contains("resumed with"));
     assert_eq!(web.sent(), bytes.len() as u64);
 }
@@ -214,10 +228,13 @@ fn a_seed_that_lost_its_disk_asks_its_nodes() {
     seed.process.ended();
     let second_room = Room::new();
     let _seed = Daemon::listening_on(&listen, &second_room, "seed");
+    let second = second_room.run("status --json").succeeded().json()["node"].clone();
     wait_until("the holder is back", || {
-        let status = second_room.run("status --json").succeeded().json();
-        !status["peers"].as_array().unwrap().is_empty()
+        let known = holder.status()["seeds"][0].clone();
+        known["up"] == true && known["node"] == second
     });
+    // It said what it holds before it asks, on the same connection.
+    holder.start_get(&line).end().succeeded();
     let newcomer = Node::join(&listen, "");
     newcomer.start_get(&line).end().succeeded();
     assert!(newcomer.has(&bytes));
@@ -291,24 +308,11 @@ fn a_bit_that_flips_on_a_disk_is_found_before_it_is_served() {
     let seed = Daemon::start(&seed_room, "");
     let node = Node::join(&seed.listen, "");
     node.start_get(&web.url).end().succeeded();
-    let data = find_data_file(&node.room.data_dir());
+    let mut files = files_below(&node.room.data_dir()).into_iter();
+    let data = files.find(|path| path.extension().is_some_and(|extension| extension == "data")).unwrap();
     let mut damaged = std::fs::read(&data).unwrap();
     damaged[MEGABYTE] ^= 1;
     std::fs::write(&data, damaged).unwrap();
     node.start_get(&web.url).end().succeeded();
     assert!(node.has(&bytes));
-}
-
-fn find_data_file(dir: &std::path::Path) -> std::path::PathBuf {
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
-                dirs.push(entry.path());
-            } else if entry.path().extension().is_some_and(|extension| extension == "data") {
-                return entry.path();
-            }
-        }
-    }
-    panic!("no data file");
 }

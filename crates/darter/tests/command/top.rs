@@ -47,20 +47,23 @@ fn who_serves_whom_how_fast_and_from_how_near_is_told_while_a_swarm_runs() {
         top = look(&near_room, &web.url);
         let other = peer(&top, &far.listen).cloned().unwrap_or_default();
         let lead = peer(&top, &seed.listen).cloned().unwrap_or_default();
-        number(&lead["received"]) > 0 && number(&other["received"]) > 0 && number(&other["sent"]) > 0
+        let rates = &top["swarm"]["rates"]["received"];
+        // All at one look: between two answers nothing may be open, and a rate is that of the last second.
+        let moves = number(&lead["received"]) > 0 && number(&other["received"]) > 0 && number(&other["sent"]) > 0;
+        let asks = number(&other["held"]) > 0 && number(&other["open"]) + number(&lead["open"]) > 0;
+        let goes_on =
+            number(&rates["host"]) > 0 && number(&rates["zone"]) > 0 && top["swarm"]["left"].as_f64() > Some(0.0);
+        // Control and data with both.
+        moves && asks && goes_on && number(&top["agent"]["connections"]) >= 4
     });
     let (lead, other) = (peer(&top, &seed.listen).unwrap(), peer(&top, &far.listen).unwrap());
     assert_eq!((&lead["tier"], &lead["leads"], &lead["seed"]), (&"host".into(), &true.into(), &true.into()));
     assert_eq!((&other["tier"], &other["leads"]), (&"zone".into(), &false.into()));
-    assert!(number(&other["held"]) > 0 && number(&other["open"]) + number(&lead["open"]) > 0, "{top}");
     assert!(other["last_received"].as_f64().unwrap() < 30.0);
     let rates = &top["swarm"]["rates"];
-    assert!(number(&rates["received"]["host"]) > 0 && number(&rates["received"]["zone"]) > 0, "{rates}");
     assert_eq!((&rates["received"]["region"], &rates["origin"]), (&0.into(), &0.into()));
     assert_eq!(top["swarm"]["lead"]["addr"], seed.listen);
-    assert!(top["swarm"]["left"].as_f64().unwrap() > 0.0);
     assert_eq!((&top["agent"]["role"], &top["agent"]["peers"]), (&"node".into(), &2.into()));
-    assert!(number(&top["agent"]["connections"]) >= 4, "control and data with both: {}", top["agent"]);
     assert!(number(&top["agent"]["resident"]) > 1_000_000);
 
     wait_until("the seed gives to both, and reads the origin", || {

@@ -3,17 +3,17 @@
 pub(crate) mod web;
 
 use std::io::Read as _;
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// How often to look whether something has happened, and how often at most: half a minute in all.
-const PATIENCE: (Duration, u32) = (Duration::from_millis(20), 1500);
+/// How often to look whether something has happened, and how often at most: a minute in all.
+const PATIENCE: (Duration, u32) = (Duration::from_millis(20), 3000);
 
 /// Waits until `happened`; panics with `what` when it does not.
 pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
@@ -194,9 +194,42 @@ impl Daemon {
     }
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on, and nobody else comes to: of a loopback network of this process's own, since a port of
+/// 127.0.0.1 may be taken by any connection meanwhile, even by one that is made to that very port.
 pub(crate) fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    static PORT: AtomicU16 = AtomicU16::new(20_000);
+    // The kernel gives ids below 2^22.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{middle}.{low}:{}", 64 + high, PORT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// How many bytes of content a data directory would still have if its process were killed: those of pieces that a sidecar
+/// says are held, whose layout `darter-store` tells.
+pub(crate) fn saved(data_dir: &Path) -> u64 {
+    let sidecars = files_below(&data_dir.join("blobs"))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|it| it == "piece"));
+    let mut saved = 0;
+    for bytes in sidecars.filter_map(|path| std::fs::read(path).ok()) {
+        let words = u32::from_le_bytes(bytes[60..64].try_into().unwrap()) as usize;
+        let held = &bytes[bytes.len() - 32 - 8 * words..bytes.len() - 32];
+        saved += held.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>() << bytes[10];
+    }
+    saved
+}
+
+/// All files in a directory and those below it.
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let (mut files, mut dirs) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => dirs.push(entry.path()),
+                _ => files.push(entry.path()),
+            }
+        }
+    }
+    files
 }
 
 /// Bytes that look like nothing, the same each time.

@@ -1,4 +1,4 @@
-//! A web server that counts: one resource, with entity tag, ranges and a rate.
+//! A web server that counts: one resource, with entity tag and ranges, that stops in its middle until it is let go.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -24,8 +24,8 @@ struct Shared {
     plain: AtomicBool,
     /// A header line that a request must have.
     required: Option<String>,
-    /// Microseconds to wait after each chunk.
-    pause: AtomicU64,
+    /// Content bytes that may go out in all.
+    allowed: AtomicU64,
     sent: AtomicU64,
     heads: Mutex<Vec<String>>,
 }
@@ -47,7 +47,7 @@ impl Web {
             content: Mutex::new((1, Arc::new(content))),
             plain: AtomicBool::new(false),
             required,
-            pause: AtomicU64::new(0),
+            allowed: AtomicU64::new(u64::MAX),
             sent: AtomicU64::new(0),
             heads: Mutex::default(),
         });
@@ -62,13 +62,15 @@ impl Web {
         Self { url: format!("http://{address}/file.bin"), address, shared }
     }
 
-    /// From now on, each connection gets about this many bytes a second.
-    pub(crate) fn slow_down_to(&self, bytes_per_second: u64) {
-        self.shared.pause.store(CHUNK as u64 * 1_000_000 / bytes_per_second, Ordering::Relaxed);
+    /// From now on, so much content goes out in all and then hardly any: a byte a second, so that nobody is done before
+    /// [`let_go`](Self::let_go), however long that takes, and nobody gives the server up.
+    pub(crate) fn hold_at(&self, bytes: usize) {
+        self.shared.allowed.store(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn full_speed(&self) {
-        self.shared.pause.store(0, Ordering::Relaxed);
+    /// From now on, everything goes out.
+    pub(crate) fn let_go(&self) {
+        self.shared.allowed.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// From now on, the resource is this, under a new entity tag.
@@ -149,13 +151,26 @@ impl Shared {
         self.send(stream, &content[from..to])
     }
 
-    fn send(&self, mut stream: &TcpStream, bytes: &[u8]) -> Option<()> {
-        for chunk in bytes.chunks(CHUNK) {
+    fn send(&self, mut stream: &TcpStream, mut bytes: &[u8]) -> Option<()> {
+        while !bytes.is_empty() {
+            let room = usize::try_from(self.room()).unwrap();
+            let (chunk, rest) = bytes.split_at(bytes.len().min(CHUNK).min(room.max(1)));
             stream.write_all(chunk).ok()?;
             self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            thread::sleep(Duration::from_micros(self.pause.load(Ordering::Relaxed)));
+            bytes = rest;
+            for _ in 0..50 {
+                if self.room() > 0 {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         }
         Some(())
+    }
+
+    /// How much content may go out now.
+    fn room(&self) -> u64 {
+        self.allowed.load(Ordering::Relaxed).saturating_sub(self.sent.load(Ordering::Relaxed))
     }
 }
 
