@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub const LOCAL_PORT: u16 = 7401;
 /// The port where an agent listens for peers.
 pub const PEER_PORT: u16 = 7400;
 /// How long an agent may take to start, to end, or to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent on a host: a seed or a node, running or not.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ impl<'host> Agent<'host> {
     /// Its process's id, while it runs.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Its administration socket.

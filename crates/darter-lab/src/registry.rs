@@ -10,7 +10,7 @@ use darter_core::Digest;
 use serde_json::json;
 
 use crate::netns::Host;
-use crate::process::Process;
+use crate::process::{Process, wait_until};
 
 /// The registry's name in image references; only mirrors' configurations say where it is.
 pub const NAME: &str = "registry.lab";
@@ -22,7 +22,7 @@ pub const USER: &str = "alice";
 pub const PASSWORD: &str = "open-sesame";
 /// `USER:PASSWORD` as `htpasswd -B` writes it.
 const HTPASSWD: &str = "alice:$2y$05$IQ2Q4oW6vqzKM5VpU9gg5.c2MGU44gGBNO/N7ZkkIq1C4XaLpgUAm";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running registry.
 #[derive(Debug)]
@@ -82,7 +82,20 @@ impl Registry {
         format!("http://{}", self.authority)
     }
 
-    /// What was asked of it so far.
+    /// An error unless each of these blobs was read by exactly one request, and whole. A request is logged a moment after its
+    /// last byte left, which is waited for.
+    pub fn ensure_read_once<'a>(&self, blobs: impl IntoIterator<Item = (&'a Digest, u64)>) -> Result<()> {
+        let blobs: Vec<_> = blobs.into_iter().collect();
+        let logged = wait_until("the registry's log of the last reads", PATIENCE, || {
+            let reads = self.access_log()?.blob_reads();
+            Ok(blobs.iter().all(|(digest, _)| reads.contains_key(digest)))
+        });
+        // Which blob was not read is said better below.
+        drop(logged);
+        self.access_log()?.ensure_read_once(blobs)
+    }
+
+    /// What was asked of it so far, as far as it is answered.
     pub fn access_log(&self) -> Result<AccessLog> {
         Ok(AccessLog::parse(&self.process.output()?))
     }

@@ -22,8 +22,8 @@ use crate::cluster::LOCAL;
 use crate::netns::Host;
 use crate::registry;
 
-/// How long one pull may take before it counts as stuck.
-pub const PULL_PATIENCE: Duration = Duration::from_secs(100);
+/// How long one pull may take before it counts as stuck. On two cores that others use as well, some take more than a minute.
+pub const PULL_PATIENCE: Duration = Duration::from_secs(300);
 /// How long anything else that an engine does may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 

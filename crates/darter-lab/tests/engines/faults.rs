@@ -1,19 +1,27 @@
 //! Failure of Darter is not failure of the pull.
 //!
-//! The registry's cable is slow in these scenarios, so that a pull lasts long enough to be disturbed in its middle.
+//! Where a pull is disturbed in its middle, the registry's cable is so slow until then that the pull can't be over before,
+//! however long the machine pauses between looking and striking.
 
 use anyhow::{Context, Result, ensure};
 use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::registry::NAME;
-use darter_lab::{Agent, Registry};
+use darter_lab::{Agent, Host, Link, Registry};
 use serde_json::Value;
 
-use crate::world::{Came, World, ensure_held, sizes, wait_for_bytes};
+use crate::world::{Came, World, ensure_held, sizes, wait_for_bytes, wait_until_came, wait_until_saved};
 
 /// Cables of hosts in these scenarios.
 const RATE: &str = "160mbit";
-/// How much a node has received when the fault strikes: past the first layer's start, well before the end.
-const MIDDLE: u64 = 30_000_000;
+/// The registry's cable until the fault has struck: the whole image takes half a minute.
+const TRICKLE: &str = "32mbit";
+/// How much a node has received when the fault strikes: past the first layer's start, long before the end.
+const MIDDLE: u64 = 16_000_000;
+
+/// Sets the rate of a host's cable both ways.
+fn shape(host: &Host, rate: &str) -> Result<()> {
+    host.shape(Link::symmetric(rate.parse()?))
+}
 
 pub(crate) fn no_agent_at_all(world: &World) -> Result<()> {
     let [origin, one, two, three] = world.hosts(["registry", "node-1", "node-2", "node-3"], "1gbit")?;
@@ -60,6 +68,7 @@ pub(crate) fn no_seed_at_the_start(world: &World) -> Result<()> {
 
 pub(crate) fn seed_killed_in_mid_pull(world: &World) -> Result<()> {
     let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], RATE)?;
+    shape(&origin, TRICKLE)?;
     let registry = Registry::public(&origin, world.shelf.storage())?;
     let mut seed = Agent::seed(&seed_host, &registry.url())?;
     let nodes = [Agent::node(&one, &registry.url(), &seed_host)?, Agent::node(&two, &registry.url(), &seed_host)?];
@@ -69,9 +78,13 @@ pub(crate) fn seed_killed_in_mid_pull(world: &World) -> Result<()> {
 
     let image = &world.shelf.tools;
     let mut pulls = [containerd.fetch(&image.reference(NAME))?, skopeo.copy(&image.reference(NAME), "copy")?];
-    wait_for_bytes(&one, MIDDLE)?;
+    for node in &nodes {
+        wait_for_bytes(node.host(), MIDDLE)?;
+        wait_until_came(node, "the seed", |came| came.from_seed)?;
+    }
     seed.kill();
     ensure!(pulls.iter_mut().all(|pull| pull.is_running()), "the pulls were over before the seed was killed");
+    shape(&origin, RATE)?;
     for pull in &mut pulls {
         pull.finish(PULL_PATIENCE)?;
     }
@@ -90,6 +103,7 @@ pub(crate) fn seed_killed_in_mid_pull(world: &World) -> Result<()> {
 
 pub(crate) fn peer_killed_in_mid_pull(world: &World) -> Result<()> {
     let [origin, seed_host, one, two, three] = world.hosts(["registry", "seed", "node-1", "node-2", "node-3"], RATE)?;
+    shape(&origin, TRICKLE)?;
     let registry = Registry::public(&origin, world.shelf.storage())?;
     let _seed = Agent::seed(&seed_host, &registry.url())?;
     let first = Agent::node(&one, &registry.url(), &seed_host)?;
@@ -106,12 +120,13 @@ pub(crate) fn peer_killed_in_mid_pull(world: &World) -> Result<()> {
     doomed.kill();
     victim.kill();
     ensure!(pulls.iter_mut().all(|pull| pull.is_running()), "the pulls were over before the peer was killed");
+    shape(&origin, RATE)?;
     for pull in &mut pulls {
         pull.finish(PULL_PATIENCE)?;
     }
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
-    registry.access_log()?.ensure_read_once(sizes(image))?;
+    registry.ensure_read_once(sizes(image))?;
     let came = Came::to(&first)?;
     ensure!(came.from_peers > 0, "peers gave nothing: {came:?}");
     Ok(())
@@ -119,6 +134,7 @@ pub(crate) fn peer_killed_in_mid_pull(world: &World) -> Result<()> {
 
 pub(crate) fn agent_restarted_in_mid_pull(world: &World) -> Result<()> {
     let [origin, seed_host, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], RATE)?;
+    shape(&origin, TRICKLE)?;
     let registry = Registry::public(&origin, world.shelf.storage())?;
     let _seed = Agent::seed(&seed_host, &registry.url())?;
     let mut restarted = Agent::node(&one, &registry.url(), &seed_host)?;
@@ -130,8 +146,10 @@ pub(crate) fn agent_restarted_in_mid_pull(world: &World) -> Result<()> {
     let mut pull = containerd.fetch(&image.reference(NAME))?;
     let mut other = skopeo.copy(&image.reference(NAME), "copy")?;
     wait_for_bytes(&one, MIDDLE)?;
+    wait_until_saved(&restarted)?;
     restarted.kill();
     ensure!(pull.is_running(), "the pull was over before the agent was killed");
+    shape(&origin, RATE)?;
     restarted.start()?;
     pull.finish(PULL_PATIENCE)?;
     other.finish(PULL_PATIENCE)?;

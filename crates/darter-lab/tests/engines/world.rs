@@ -1,6 +1,7 @@
 //! What every scenario starts from, and what it looks at afterwards.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use darter_core::{Digest, Rate};
@@ -51,10 +52,43 @@ impl World {
     }
 }
 
+/// How long anything may take that a scenario waits for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Waits until a host has received this many bytes over its cable: its pull is under way.
 pub(crate) fn wait_for_bytes(host: &Host, bytes: u64) -> Result<()> {
-    wait_until(&format!("{} to receive {bytes} bytes", host.name()), std::time::Duration::from_secs(60), || {
-        Ok(host.traffic()?.received >= bytes)
+    wait_until(&format!("{} to receive {bytes} bytes", host.name()), PATIENCE, || Ok(host.traffic()?.received >= bytes))
+}
+
+/// Waits until an agent counts bytes from where `from` says.
+pub(crate) fn wait_until_came(agent: &Agent<'_>, what: &str, from: impl Fn(&Came) -> u64) -> Result<()> {
+    wait_until(&format!("{} to have bytes from {what}", agent.host().name()), PATIENCE, || {
+        Ok(from(&Came::to(agent)?) > 0)
+    })
+}
+
+/// Waits until a good part of some blob would survive its agent: until a sidecar, whose layout `darter-store` tells, says that
+/// pieces are held.
+pub(crate) fn wait_until_saved(agent: &Agent<'_>) -> Result<()> {
+    /// More than a configuration has.
+    const MANY: u32 = 16;
+    wait_until(&format!("{} to save pieces", agent.host().name()), PATIENCE, || {
+        for directory in fs::read_dir(agent.data().join("blobs"))?.flatten() {
+            for file in fs::read_dir(directory.path())?
+                .flatten()
+                .filter(|file| file.path().extension() == Some("piece".as_ref()))
+            {
+                // It may be put away or replaced just now.
+                let bytes = fs::read(file.path()).unwrap_or_default();
+                let Some(words) = bytes.get(60..64) else { continue };
+                let words = u32::from_le_bytes(words.try_into()?) as usize;
+                let held = &bytes[bytes.len() - 32 - 8 * words..bytes.len() - 32];
+                if held.iter().map(|byte| byte.count_ones()).sum::<u32>() >= MANY {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     })
 }
 
