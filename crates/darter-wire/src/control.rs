@@ -8,7 +8,8 @@
 //!
 //! Each side sends a sign of life when it has written nothing for a while, and gives the link up when it has read
 //! nothing for longer. Nobody answers one: silence is noticed on both sides by themselves, also where a link fails in
-//! one direction only.
+//! one direction only. A side that stood still itself, in a machine that was paused say, listens anew before it judges: on
+//! such a machine both sides may have.
 //!
 //! Ends: when every [`ControlSender`] is dropped, what is queued still goes out and the other side reads the end.
 //! When the [`ControlReceiver`] is dropped, senders fail from then on, and what is queued gets a last chance.
@@ -29,6 +30,9 @@ pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
 
 /// Bytes of queued frames that are put into one write.
 const COALESCE: usize = 64 * 1024;
+
+/// Who wakes so much later than meant stood still, and can't say who was silent meanwhile.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// Numbers of a control channel; both sides should use the same.
 #[derive(Clone, Debug)]
@@ -180,13 +184,20 @@ impl ControlReceiver {
     async fn read(&mut self) -> Result<usize> {
         // Room grows with what has really come, never with what a length promises.
         self.buffer.reserve(8 * 1024);
-        let silence = WireError::Silent { after: self.silence };
-        let read = timeout_at(self.heard + self.silence, self.socket.read_buf(&mut self.buffer));
-        tokio::select! {
-            // First what the other side said last; a write to it may have failed since.
-            biased;
-            read = read => read.map_err(|_| silence)?.map_err(WireError::io("read from the control channel")),
-            failure = failure_of(&mut self.ended) => Err(failure),
+        loop {
+            let until = self.heard + self.silence;
+            let read = timeout_at(until, self.socket.read_buf(&mut self.buffer));
+            let read = tokio::select! {
+                // First what the other side said last; a write to it may have failed since.
+                biased;
+                read = read => read,
+                failure = failure_of(&mut self.ended) => return Err(failure),
+            };
+            match read {
+                Ok(read) => return read.map_err(WireError::io("read from the control channel")),
+                Err(_) if Instant::now() > until + STOOD_STILL => self.heard = Instant::now(),
+                Err(_) => return Err(WireError::Silent { after: self.silence }),
+            }
         }
     }
 

@@ -35,6 +35,11 @@ fn long() -> Message {
     Message::Dissolved { blob: BLOB, reason: "long".repeat(1_000_000) }
 }
 
+/// Lets every task run until it waits for something.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
+
 #[tokio::test]
 async fn messages_arrive_in_order_over_tcp_both_ways_and_then_the_end() {
     let (here, there) = connected(&TcpTransport::default(), "127.0.0.1:0").await;
@@ -94,6 +99,23 @@ async fn a_silent_peer_is_noticed_and_senders_learn_of_it() {
     sender.closed().await;
     assert!(matches!(sender.send(&have(1)).await, Err(WireError::Closed)));
     assert!(matches!(sender.try_send(&have(1)), Err(WireError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stood_still_itself_listens_anew_before_it_judges() {
+    let (here, _there) = in_memory().await;
+    let (_keep, mut receiver) = start(here);
+    let listening = tokio::spawn(async move {
+        let error = receiver.recv().await.unwrap_err();
+        (error, Instant::now())
+    });
+    settle().await;
+    // No timer fires in between, as in a machine that is paused.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let awake = Instant::now();
+    let (error, judged) = listening.await.unwrap();
+    assert!(matches!(error, WireError::Silent { .. }), "{error}");
+    assert_eq!((judged - awake).as_secs(), ControlConfig::default().silence.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
