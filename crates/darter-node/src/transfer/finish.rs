@@ -19,6 +19,9 @@ use crate::options::Role;
 /// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
 const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the end waits for pieces that are stored and not counted yet.
+const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Transfer {
     /// Whether there is what it takes to finish: all pieces, and a verdict or the duty to give one.
     pub(super) fn may_finish(&self, state: &mut State, now: Moment) -> bool {
@@ -39,6 +42,7 @@ impl Transfer {
 
     /// Checks the whole and seals it, or throws it away.
     pub(super) async fn finish(self: Arc<Self>) {
+        self.all_counted().await;
         match self.check_whole().await {
             Ok(verdict) => self.seal(verdict).await,
             Err(error @ FetchError::WrongDigest { .. }) => self.dissolve(error).await,
@@ -46,6 +50,19 @@ impl Transfer {
         }
         self.state.lock().finishing = false;
         self.kick.notify_one();
+    }
+
+    /// Waits until the journal has every piece. A piece that came twice is found to be held by the second to come, maybe a
+    /// moment before whoever stored the first has counted it; and what is told of a complete blob should be all.
+    async fn all_counted(&self) {
+        let mut changed = self.changed.subscribe();
+        let counted = async { while self.counted_pieces() < self.stored.known() && changed.changed().await.is_ok() {} };
+        // What a former transfer of this blob stored at its very end is in no journal.
+        let _ = tokio::time::timeout(COUNT_PATIENCE, counted).await;
+    }
+
+    fn counted_pieces(&self) -> u32 {
+        self.state.lock().journal.pieces()
     }
 
     /// The whole could not be checked. What was found damaged on the way is fetched, then this comes again; where

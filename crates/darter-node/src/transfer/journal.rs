@@ -63,6 +63,11 @@ impl Journal {
         self.by_piece.insert(piece, giver);
     }
 
+    /// How many pieces it knows the giver of.
+    pub(crate) fn pieces(&self) -> u32 {
+        u32::try_from(self.by_piece.len()).expect("a blob has fewer than 2^32 pieces")
+    }
+
     /// Bytes went out to a peer.
     pub(crate) const fn sent(&mut self, bytes: u64) {
         self.traffic.to_peers += bytes;
