@@ -10,14 +10,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use darter_core::source::Credentials;
 use darter_core::{Digest, Source};
-use darter_origin::{
-    Answer, ErrorKind, HttpClient, Login, Origin, RegistryClient, RegistryConfig, RegistryOrigin, Upstream,
-};
+use darter_origin::{Answer, ErrorKind, Login, Origin, RegistryClient, RegistryConfig, RegistryOrigin, Upstream};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method};
 use parking_lot::Mutex;
 use support::files::Resource;
-use support::{HandClock, Reply, Seen, Server, bringing, client, content, none, quick, range, take};
+use support::{HandClock, Reply, Seen, Server, bringing, client, content, none, range, take};
 
 const MANIFEST: &str = "/v2/some/repo/manifests/latest";
 const TAGS: &str = "/v2/some/repo/tags/list";
@@ -331,13 +329,10 @@ async fn permission_is_neither_given_nor_refused_by_a_registry_that_is_ill() {
     assert_eq!(*may("ill/x").await.unwrap_err().kind(), ErrorKind::Status(500));
     let name = server.address.to_string();
     drop(server);
-    let impatient = RegistryClient::new(
-        HttpClient::new(&quick()).unwrap(),
-        &RegistryConfig::default(),
-        Arc::new(HandClock::default()),
-    );
-    let upstream = impatient.upstreams().resolve(&name).unwrap();
-    let error = impatient.may_read_blob(&upstream, "x", &Digest::sha256(b""), &none()).await.unwrap_err();
+    // One that has no connection from before.
+    let newcomer = RegistryClient::new(support::client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
+    let upstream = newcomer.upstreams().resolve(&name).unwrap();
+    let error = newcomer.may_read_blob(&upstream, "x", &Digest::sha256(b""), &none()).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Unreachable);
 }
 

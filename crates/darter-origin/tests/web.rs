@@ -71,7 +71,7 @@ async fn statuses_say_whose_fault_it_is_and_whether_to_try_again() {
 #[tokio::test]
 async fn a_failure_travels_with_its_judgement_and_its_causes() {
     let closed = Source::from_url("http://127.0.0.1:1/".parse().unwrap(), &[], None).0;
-    let error = reading_fails(&impatient(), &closed).await;
+    let error = reading_fails(&origin(), &closed).await;
     assert_eq!(*error.kind(), ErrorKind::Unreachable);
     let failure = OriginFailure::from(&error);
     assert!(failure.text.contains("check the host name"), "{}", failure.text);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use bytes::Bytes;
 use darter_core::Digest;
@@ -65,7 +66,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(own_address()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -147,6 +148,15 @@ impl Drop for Registry {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// An address of a loopback network of this process's own: a port of 127.0.0.1 might be another's as soon as a registry has
+/// stopped.
+fn own_address() -> SocketAddr {
+    static PORT: AtomicU16 = AtomicU16::new(20_000);
+    // The kernel gives ids below 2^22.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    ([127, 64 + high, middle, low], PORT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
