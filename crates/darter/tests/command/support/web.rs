@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
+
 const CHUNK: usize = 32 * 1024;
 
 /// What the server does.
@@ -97,6 +99,8 @@ impl Web {
 
 impl Shared {
     fn connection(&self, stream: &TcpStream) -> Option<()> {
+        // What waits in the kernel counts as sent, whether anybody is going to read it or not.
+        set_socket_send_buffer_size(stream, 2 * CHUNK).ok()?;
         let mut reader = BufReader::new(stream);
         loop {
             let mut head = String::new();
