@@ -1,7 +1,6 @@
 //! The seed and the nodes: this same program, once for each, told by flags what anybody could tell it.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 
 /// How long a member may take to start and to meet its seed.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a member may take to end before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -42,13 +41,11 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Starts a seed and its nodes in `room`; all have met when it returns.
     pub(super) async fn start(count: u16, rate: Rate, room: &Path) -> anyhow::Result<Self> {
-        let ports = free_ports(2 * (usize::from(count) + 1))?;
-        let seed_address = format!("127.0.0.1:{}", ports[0]);
-        let mut seed = Member::spawn("seed", rate, room, &ports[..2], None)?;
-        seed.wait_until_ready().await?;
+        let mut seed = Member::spawn("seed", rate, room, None)?;
+        let seed_address = seed.wait_until_ready().await?;
         let mut nodes = Vec::new();
-        for (number, ports) in (1..=count).zip(ports[2..].chunks(2)) {
-            nodes.push(Member::spawn(&format!("node {number}"), rate, room, ports, Some(&seed_address))?);
+        for number in 1..=count {
+            nodes.push(Member::spawn(&format!("node {number}"), rate, room, Some(&seed_address))?);
         }
         try_join_all(nodes.iter_mut().map(Member::wait_until_ready)).await?;
         Ok(Self { seed, nodes })
@@ -89,7 +86,7 @@ impl Fleet {
 }
 
 impl Member {
-    fn spawn(name: &str, rate: Rate, room: &Path, ports: &[u16], seed: Option<&str>) -> anyhow::Result<Self> {
+    fn spawn(name: &str, rate: Rate, room: &Path, seed: Option<&str>) -> anyhow::Result<Self> {
         let dir = room.join(name.replace(' ', "-"));
         let log = dir.with_extension("log");
         // Exactly: printed for people, the rate would be rounded.
@@ -97,7 +94,8 @@ impl Member {
         let mut command = darter()?;
         command.arg(if seed.is_some() { "node" } else { "seed" });
         command.arg("--data-dir").arg(&dir);
-        command.args(["--listen", &format!("127.0.0.1:{}", ports[0]), "--local", &format!("127.0.0.1:{}", ports[1])]);
+        // Of ports that were chosen here one might be taken by the time it is listened on.
+        command.args(["--listen", "127.0.0.1:0", "--local", "127.0.0.1:0"]);
         command.args(["--upload-limit", &rate, "--download-limit", &rate, "--reserve", "0", "--insecure"]);
         if let Some(seed) = seed {
             command.args(["--join", seed]);
@@ -111,8 +109,8 @@ impl Member {
         Ok(Self { name: name.to_owned(), client: Client::new(&dir), log, child })
     }
 
-    /// Waits until it answers, and its seeds answer it.
-    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+    /// Waits until it answers, and its seeds answer it; gives its peer address.
+    async fn wait_until_ready(&mut self) -> anyhow::Result<String> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -121,7 +119,7 @@ impl Member {
             if let Ok(status) = self.client.status().await
                 && status.seeds.iter().all(|seed| seed.up)
             {
-                return Ok(());
+                return status.listen.with_context(|| format!("{} listens nowhere", self.name));
             }
             if started.elapsed() > START_PATIENCE {
                 bail!("{} does not get ready: {}", self.name, self.last_words());
@@ -148,11 +146,4 @@ pub(super) fn darter() -> anyhow::Result<Command> {
     }
     command.kill_on_drop(true);
     Ok(command)
-}
-
-/// Ports that are free now. They are let go before the members take them: on one machine, for a moment, that is good
-/// enough.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let listeners: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    listeners?.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
