@@ -8,16 +8,17 @@ use darter_lab::race::{Scenario, plot, race, row};
 
 use crate::world::World;
 
+/// The victim needs more than a second to be done, and is killed at its beginning.
 const SCENARIO: &str = r#"
 about = "three nodes in two racks; one is killed"
 size_kib = 2048
 blobs = 2
 nodes = 3
-rate = "50mbit"
-seed_rate = "50mbit"
-origin_rate = "100mbit"
-rack = { rate = "50mbit" }
-kill = [{ node = 1, at = 0.3 }]
+rate = "25mbit"
+seed_rate = "25mbit"
+origin_rate = "50mbit"
+rack = { rate = "25mbit" }
+kill = [{ node = 1, at = 0.1 }]
 goal = { last_over_bound = 1000.0, seed_copies = 0.5 }
 "#;
 
