@@ -10,7 +10,10 @@
 //! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
 //! blob meanwhile is kept and told to the transfer before anything later is.
 //!
-//! Lock order: `early`, then `transfers`, then a transfer's state.
+//! A member that is told of a newcomer may meet it before the lead's answer has reached the newcomer, and meets it once. So
+//! what such a *stranger* says is kept, too.
+//!
+//! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
 
 mod inventory;
 mod open;
@@ -41,12 +44,18 @@ const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// A lead remembers its members for longer: they are who the next one to come is sent to.
 const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
 
+/// How much is kept of what strangers say: of so many blobs, so many messages of each.
+const MOST_STRANGE: (usize, usize) = (256, 256);
+
 /// All transfers of an agent.
 pub(crate) struct Swarms {
     pub(crate) house: House,
     transfers: Mutex<HashMap<BlobId, Entry>>,
     /// What was said of blobs whose transfer is being made.
     early: Mutex<HashMap<BlobId, Early>>,
+    /// What was said, from a Meet on, of blobs that are not on their way to here. Part of what `early` guards: added to and taken
+    /// with that locked.
+    strangers: Mutex<HashMap<BlobId, Early>>,
     opening: open::Doors,
     inventory: inventory::Inventory,
     /// Blobs without a transfer that peers fetch.
@@ -85,6 +94,7 @@ impl Swarms {
             house,
             transfers: Mutex::default(),
             early: Mutex::default(),
+            strangers: Mutex::default(),
             opening: open::Doors::default(),
             inventory: inventory::Inventory::default(),
             shelf: Mutex::default(),
@@ -157,6 +167,7 @@ impl Swarms {
         self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
         // What was kept for a transfer that never came to be.
         self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
+        self.strangers.lock().retain(|_, met| now.since(met.since) <= RETIRE_AFTER);
     }
 
     /// Puts a transfer into the table, lets it follow the lead that it came from, and tells it what was said meanwhile.
@@ -184,8 +195,9 @@ impl Swarms {
         if let Some((lead, joined)) = follow {
             registered.follow(lead, joined);
         }
+        let strangers = self.strangers.lock().remove(&registered.blob).unwrap_or_default();
         let before = early.remove(&registered.blob).unwrap_or_default();
-        for (from, message) in before.said {
+        for (from, message) in strangers.said.into_iter().chain(before.said) {
             registered.hear(from, message);
         }
         registered
@@ -214,6 +226,25 @@ impl Swarms {
         self.house.joins.answer(lead, request, Ok(answer));
     }
 
+    /// Keeps what a stranger says of the pieces it holds, in case this agent is about to be let into that swarm.
+    fn keep_for_newcomer(&self, blob: BlobId, from: NodeId, message: &Message) {
+        let mut strangers = self.strangers.lock();
+        let has_room = strangers.len() < MOST_STRANGE.0;
+        match (message, strangers.get_mut(&blob)) {
+            (Message::Meet { .. } | Message::Have { .. } | Message::Lost { .. }, Some(met))
+                if met.said.len() < MOST_STRANGE.1 =>
+            {
+                met.said.push((from, message.clone()));
+            }
+            (Message::Meet { .. }, None) if has_room => {
+                let met = Early { since: self.house.context.now(), said: vec![(from, message.clone())] };
+                strangers.insert(blob, met);
+            }
+            (Message::Part { .. }, Some(met)) => met.said.retain(|(node, _)| *node != from),
+            _ => {}
+        }
+    }
+
     fn hear(self: &Arc<Self>, blob: BlobId, from: NodeId, message: Message) {
         let mut early = self.early.lock();
         if let Some(before) = early.get_mut(&blob) {
@@ -221,6 +252,9 @@ impl Swarms {
             return;
         }
         let transfer = self.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if transfer.is_none() {
+            self.keep_for_newcomer(blob, from, &message);
+        }
         drop(early);
         match (transfer, message) {
             (Some(transfer), message) => transfer.hear(from, message),
@@ -245,6 +279,7 @@ impl Listener for ListeningSwarms {
     fn peer_down(&self, node: NodeId) {
         self.0.house.joins.gone(node);
         self.0.inventory.gone(node);
+        self.0.strangers.lock().values_mut().for_each(|met| met.said.retain(|(from, _)| *from != node));
         for transfer in self.0.all() {
             transfer.peer_gone(node);
         }

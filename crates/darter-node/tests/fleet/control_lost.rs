@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use darter_core::{BlobId, NodeId, PieceIndex};
 use darter_node::Agent;
-use darter_node::options::{Options, Role};
-use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
-use futures_util::StreamExt as _;
+use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -74,34 +72,6 @@ impl Uploads for Player {
     }
 }
 
-fn node(data_dir: &std::path::Path, join: Vec<String>) -> Options {
-    Options {
-        role: Role::Node,
-        data_dir: data_dir.to_owned(),
-        listen: None,
-        advertise: None,
-        local: None,
-        join,
-        labels: std::collections::BTreeMap::new(),
-        upload_limit: None,
-        download_limit: None,
-        origin_limit: None,
-        insecure: true,
-        quota: None,
-        reserve: 0,
-        upstreams: Vec::new(),
-        default_upstream: None,
-        ask_login: false,
-        plain_http: Vec::new(),
-        logins: Vec::new(),
-        docker_config: None,
-        origin_ca: None,
-        grant_ttl: std::time::Duration::ZERO,
-        verify_whole: false,
-        drain_timeout: std::time::Duration::ZERO,
-    }
-}
-
 #[tokio::test]
 async fn a_piece_that_is_stored_after_its_seed_left_is_counted_as_the_seeds() {
     let names = [1, 2].map(|name| NodeId([name; 16]));
@@ -116,21 +86,14 @@ async fn a_piece_that_is_stored_after_its_seed_left_is_counted_as_the_seeds() {
     let mut seeds = Vec::new();
     for name in names {
         let part = Arc::new(Player(name, Arc::clone(&script)));
-        seeds.push(seed::start(name, part, script.leave[&name].clone()).await);
+        seeds.push(seed::start(name, Role::Seed, part, script.leave[&name].clone()).await);
     }
     let dir = tempfile::tempdir().unwrap();
-    let options = node(dir.path(), seeds);
+    let options = seed::node(dir.path(), seeds);
     let agent = Agent::start(options).await.unwrap();
 
     let content = &script.content;
-    let download = agent.open(content.source.clone(), Default::default()).await.unwrap();
-    let mut stream = download.stream(None);
-    let mut read = Vec::new();
-    while let Some(bytes) = stream.next().await {
-        read.extend_from_slice(&bytes.unwrap());
-    }
-    assert!(read == content.bytes);
-
+    seed::fetch(&agent, content).await;
     let first = script.first.lock().unwrap();
     assert!(script.leave[&first].is_cancelled(), "the first seed left in the middle");
     let explanation = agent.explain(&content.blob().to_string()).await.unwrap();

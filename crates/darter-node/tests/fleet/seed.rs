@@ -1,14 +1,19 @@
-//! A seed that speaks the peer protocol as a test wants it to.
+//! A seed, or another peer, that speaks the protocol as a test wants it to.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_core::manifest::{hash_piece, root_of_pieces};
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Source, Version};
+use darter_node::{Agent, Options};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
     Greeted, Hello, Kind, Listener, Message, Role, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads,
     Verdict, preface, serve_data,
 };
+use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 /// A blob that only its seeds have: nobody answers at its address.
@@ -63,21 +68,65 @@ impl Content {
     }
 }
 
-/// What a seed does; the rest is the protocol's.
+/// What a peer does; the rest is the protocol's.
 pub(crate) trait Part: Uploads {
-    /// Somebody asks to be let into a swarm.
+    /// Somebody asks this seed to be let into a swarm.
     fn asked_to_lead(&self, seed: NodeId, request: u32) -> Message;
 }
 
-/// Starts a seed, and tells its address. Cancelling `leave` lets its control connections go, and nobody finds it any more;
+/// An agent with these seeds.
+pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
+    Options {
+        role: darter_node::options::Role::Node,
+        data_dir: data_dir.to_owned(),
+        listen: Some(([127, 0, 0, 1], 0).into()),
+        advertise: None,
+        local: None,
+        join,
+        labels: BTreeMap::new(),
+        upload_limit: None,
+        download_limit: None,
+        origin_limit: None,
+        insecure: true,
+        quota: None,
+        reserve: 0,
+        upstreams: Vec::new(),
+        default_upstream: None,
+        ask_login: false,
+        plain_http: Vec::new(),
+        logins: Vec::new(),
+        docker_config: None,
+        origin_ca: None,
+        grant_ttl: Duration::ZERO,
+        verify_whole: false,
+        drain_timeout: Duration::ZERO,
+    }
+}
+
+/// Fetches the content through an agent; panics unless its bytes are right.
+pub(crate) async fn fetch(agent: &Agent, content: &Content) {
+    let download = agent.open(content.source.clone(), Default::default()).await.unwrap();
+    let mut stream = download.stream(None);
+    let mut read = Vec::new();
+    while let Some(bytes) = stream.next().await {
+        read.extend_from_slice(&bytes.unwrap());
+    }
+    assert!(read == content.bytes);
+}
+
+/// Starts a peer, and tells its address. Cancelling `leave` lets its control connections go, and nobody finds it any more;
 /// data connections go on.
-pub(crate) async fn start(node: NodeId, part: Arc<dyn Part>, leave: CancellationToken) -> String {
+pub(crate) async fn start(node: NodeId, role: Role, part: Arc<dyn Part>, leave: CancellationToken) -> String {
     let listener = TcpTransport::default().listen("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().to_string();
-    let (listen, program) = (address.clone(), "a test's".to_owned());
-    let me = Hello { node, listen, place: Place::default(), role: Role::Seed, program };
+    let me = hello(node, role, &address);
     tokio::spawn(async move { leave.clone().run_until_cancelled(accept(listener, me, part, leave)).await });
     address
+}
+
+/// How such a peer introduces itself.
+pub(crate) fn hello(node: NodeId, role: Role, address: &str) -> Hello {
+    Hello { node, listen: address.to_owned(), place: Place::default(), role, program: "a test's".to_owned() }
 }
 
 async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, leave: CancellationToken) {
@@ -90,8 +139,7 @@ async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, lea
                     leave.run_until_cancelled(converse(greeted, me.node, &*part)).await;
                 }
                 Kind::Data => {
-                    let sending =
-                        Sending { slots: Slots::new(1), budget: Arc::new(Unlimited), stall: std::time::Duration::MAX };
+                    let sending = Sending { slots: Slots::new(1), budget: Arc::new(Unlimited), stall: Duration::MAX };
                     // The agent's end of it is the agent's affair.
                     let _ = serve_data(greeted.stream, greeted.hello.node, part, &sending).await;
                 }
