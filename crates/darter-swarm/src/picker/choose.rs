@@ -296,7 +296,8 @@ impl Picker {
     }
 
     /// How long a turn is: some of the times that a piece usually takes, so that whoever waits hears of a piece fetched
-    /// before it would fetch another copy. The less this node has under way, the shorter: what it lacks is afar.
+    /// before it would fetch another copy. The less this node has under way, the shorter: what it lacks is afar. But never shorter
+    /// than four times what a piece from afar takes now: where the link between racks is full, others' fetches stand in its queue.
     fn turn(&self, tier: Tier) -> Duration {
         let tuning = &self.tuning;
         let mut times: Vec<_> =
@@ -305,7 +306,7 @@ impl Picker {
         let usual = times.get(times.len() / 2).copied().unwrap_or(tuning.first_guess);
         let factor = if tier > Tier::Zone { tuning.fetcher_factor_beyond } else { tuning.fetcher_factor };
         let busy = (self.counts.open as f64 + 2.0) / (self.most_open() as f64 + 2.0);
-        (usual * factor).mul_f64(busy.min(1.0)).max(tuning.fetcher_floor)
+        (usual * factor).mul_f64(busy.min(1.0)).max(self.from_afar * 4).max(tuning.fetcher_floor)
     }
 
     /// One request at a time to a holder found slow, for a piece that nobody else has.

@@ -38,6 +38,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 
 use crate::MOST_PIECES;
 use crate::event::{Action, Event, ReaderId, RequestId};
+use crate::locality::is_across;
 use crate::picker::neighbour::{Meter, Neighbour};
 use crate::picker::rarity::Rarity;
 use crate::random::Random;
@@ -73,6 +74,8 @@ pub struct Picker {
     turns: [Vec<u8>; 5],
     /// By piece: when it was first found to be had from afar only.
     afar_since: Vec<Moment>,
+    /// What a piece from afar takes on average, from the request to its last byte; zero before the first.
+    from_afar: Duration,
     next_id: u64,
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
@@ -174,6 +177,7 @@ impl Picker {
             banned: Vec::new(),
             turns: [const { Vec::new() }; 5],
             afar_since: Vec::new(),
+            from_afar: Duration::ZERO,
             next_id: 0,
             waiting: Vec::new(),
             wakeup: None,
@@ -504,6 +508,7 @@ impl Picker {
             }
             // Its holder's other requests may fall due sooner than was thought.
             self.check_at = self.check_at.min(now + tuning.overdue_floor);
+            self.note_from_afar(&request, now);
             self.held.insert(piece);
             self.remove_request(at);
             self.slow_limit.1 += 1;
@@ -520,6 +525,14 @@ impl Picker {
             if (reader.at.0..reader.at.0.saturating_add(reader.count.max(1))).contains(&piece.0) {
                 reader.since = now;
             }
+        }
+    }
+
+    /// Takes note of how long a piece from afar was on its way.
+    fn note_from_afar(&mut self, request: &Request, now: Moment) {
+        if request.neighbour.is_some_and(|at| is_across(self.neighbours[at].tier)) {
+            let took = now.since(request.asked);
+            self.from_afar = if self.from_afar.is_zero() { took } else { (self.from_afar * 3 + took) / 4 };
         }
     }
 

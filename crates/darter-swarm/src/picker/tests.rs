@@ -309,6 +309,21 @@ fn when_the_designated_fetcher_is_stuck_the_next_takes_over() {
 }
 
 #[test]
+fn nobody_takes_over_before_four_times_what_a_piece_from_afar_takes() {
+    let mut scene = Scene::new(8);
+    scene.join(1, Tier::Rack, PieceSet::new());
+    scene.join(9, Tier::Far, PieceSet::full(8));
+    let own = scene.requests(0);
+    assert!((1..8).contains(&own.len()), "some are the other's to fetch: {own:?}");
+    scene.now = scene.now + Duration::from_millis(1000);
+    for (id, _, piece) in &own {
+        scene.receive(*id, *piece);
+    }
+    assert!(scene.requests(2900).is_empty(), "the other's requests may stand in the same queue");
+    assert!(!scene.requests(200).is_empty());
+}
+
+#[test]
 fn a_slow_holder_is_left_alone_while_others_have_the_piece() {
     let mut scene = Scene::new(200);
     for peer in 1..=4 {
