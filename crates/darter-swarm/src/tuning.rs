@@ -53,6 +53,9 @@ pub struct Tuning {
     pub fetcher_factor: u32,
     /// The same for a piece from another zone or region, which takes longer to be heard of everywhere.
     pub fetcher_factor_beyond: u32,
+    /// A turn is never shorter than this many times what a piece from afar takes now: where the link between racks is full, others'
+    /// fetches stand in its queue. With two 1.12 to 1.14 copies cross the link of the lab's `two-racks`, with four 1.01.
+    pub fetcher_patience: u32,
     /// The same, at least.
     pub fetcher_floor: Duration,
     /// Wrong pieces from the lead itself before it is no longer asked.
@@ -116,6 +119,7 @@ impl Default for Tuning {
             retry_most: Duration::from_secs(5),
             fetcher_factor: 4,
             fetcher_factor_beyond: 8,
+            fetcher_patience: 4,
             fetcher_floor: Duration::from_millis(150),
             lead_strikes: 3,
             neighbours: 16,

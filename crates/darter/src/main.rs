@@ -66,8 +66,8 @@ fn start(configured: Configured) -> anyhow::Result<()> {
 }
 
 /// How many threads run tasks: at most half of the cores, for an agent is a guest on its host, and never more than four. What takes
-/// long, hashing and writing, has threads of its own. Fewer threads also wake each other and
-/// steal work less: on two cores eight nodes at 800 Mbit/s take 8 % less CPU with one each than with two.
+/// long, hashing and writing, has threads of its own. Fewer threads also wake each other and steal work less: on two
+/// cores eight nodes at 800 Mbit/s take 8 % less CPU with one each than with two.
 fn workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores / 2).clamp(1, 4)

@@ -42,7 +42,7 @@ impl Picker {
     /// How many requests and asks may be open: a bound on the memory that answers may need. Overdue ones don't count
     /// (somebody else was asked in their stead), nor do asks that just stand: most of those of a large swarm are never
     /// answered.
-    fn most_open(&self) -> usize {
+    pub(super) fn most_open(&self) -> usize {
         let by_bytes = u32::try_from(self.tuning.bytes_in_flight / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
         let alone = by_bytes.min(self.tuning.in_all).max(self.tuning.at_least);
         // Two, so that one slow holder never decides.
@@ -296,8 +296,8 @@ impl Picker {
     }
 
     /// How long a turn is: some of the times that a piece usually takes, so that whoever waits hears of a piece fetched
-    /// before it would fetch another copy. The less this node has under way, the shorter: what it lacks is afar. But never shorter
-    /// than four times what a piece from afar takes now: where the link between racks is full, others' fetches stand in its queue.
+    /// before it would fetch another copy. The less this node has under way, the shorter: what it lacks is afar. But never so short
+    /// that a piece asked for at once could not have come ([`Tuning::fetcher_patience`]).
     fn turn(&self, tier: Tier) -> Duration {
         let tuning = &self.tuning;
         let mut times: Vec<_> =
@@ -306,7 +306,7 @@ impl Picker {
         let usual = times.get(times.len() / 2).copied().unwrap_or(tuning.first_guess);
         let factor = if tier > Tier::Zone { tuning.fetcher_factor_beyond } else { tuning.fetcher_factor };
         let busy = (self.counts.open as f64 + 2.0) / (self.most_open() as f64 + 2.0);
-        (usual * factor).mul_f64(busy.min(1.0)).max(self.from_afar * 4).max(tuning.fetcher_floor)
+        (usual * factor).mul_f64(busy.min(1.0)).max(self.from_afar * tuning.fetcher_patience).max(tuning.fetcher_floor)
     }
 
     /// One request at a time to a holder found slow, for a piece that nobody else has.

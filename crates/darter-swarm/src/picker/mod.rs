@@ -247,13 +247,17 @@ impl Picker {
     ///
     /// `standing` says how many requests for whatever blob stand at a neighbour, and is asked only while there are several blobs:
     /// of those who have a piece the one with the shortest queue is asked. A blob of many has two requests open; chosen without
-    /// a look at the others, most of them stand in the queue of whoever has the most to give, and other links idle.
+    /// a look at the others, most of them stand in the queue of whoever has the most to give, and other links idle. A picker that has
+    /// no room for a request does not ask either: most polls are such.
     pub fn share(&mut self, among: u32, standing: impl Fn(&NodeId) -> u32) {
         let alone = among <= 1;
         if alone && self.among == 1 {
             return;
         }
         self.among = among.max(1);
+        if !alone && self.counts.open >= self.most_open() {
+            return;
+        }
         for neighbour in &mut self.neighbours {
             neighbour.elsewhere = if alone { 0 } else { standing(&neighbour.id).saturating_sub(neighbour.meter.open) };
         }
