@@ -9,6 +9,7 @@
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
+//! | [`pace`] | how fast a peer answers, whatever it is asked for |
 //! | [`budget`] | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
 //! | [`tuning`] | [`Tuning`]: every constant, with its reason |
@@ -19,6 +20,7 @@ pub mod budget;
 pub mod event;
 pub mod lead;
 pub mod locality;
+pub mod pace;
 pub mod picker;
 mod random;
 pub mod tuning;
@@ -26,6 +28,7 @@ pub mod tuning;
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
 pub use lead::{Lead, Notice, OriginRun, Start};
+pub use pace::{Pace, Standing};
 pub use picker::{OpenRequest, Picker};
 pub use tuning::Tuning;
 

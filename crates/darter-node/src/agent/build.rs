@@ -51,11 +51,10 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         origins = origins.with_files(FileOrigin::anywhere());
     }
     let (store, me) = open_data_dir(&options).await?;
-    let place = place_of(&options);
     let metrics = Metrics::new();
     let context = Arc::new(Context {
         me,
-        place: place.clone(),
+        place: place_of(&options),
         clock,
         store,
         origin: Arc::new(origins),
@@ -72,8 +71,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         Receiving { budget: ByteBudget::new(options.download_limit, clock), buffers: BufferPool::default() };
     let slots = Slots::new(UPLOAD_SLOTS);
     let sending = Sending { slots, budget: ByteBudget::new(options.upload_limit, clock), stall: STALL };
-    let counting = Arc::clone(&metrics);
-    let fleet = Fleet::new(place, Arc::clone(&transport), receiving, sending, counting, tasks.clone());
+    let fleet = Fleet::new(Arc::clone(&context), Arc::clone(&transport), receiving, sending, tasks.clone());
     let house = House {
         context: Arc::clone(&context),
         fleet: Arc::clone(&fleet),

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use darter_core::{BlobId, NodeId};
-use darter_swarm::RequestId;
+use darter_core::{BlobId, Moment, NodeId};
+use darter_swarm::{RequestId, Standing, Tuning};
 use darter_wire::preface;
 use darter_wire::{Answer, Answers, DataClient, Kind, Request, Wanted};
 use parking_lot::Mutex;
@@ -47,11 +47,65 @@ pub(crate) struct DataLink {
     open: Mutex<Open>,
 }
 
+/// What stands at a holder.
 #[derive(Default)]
 struct Open {
     last: u32,
-    asks: HashMap<u32, Ask>,
+    asks: HashMap<u32, Sent>,
     numbers: HashMap<(BlobId, RequestId), u32>,
+    /// How many of them ask for a piece that is named, and how fast all are answered.
+    standing: Standing,
+}
+
+#[derive(Clone, Copy)]
+struct Sent {
+    ask: Ask,
+    /// When it was sent, or when the lead chose its piece: only from there on its age says something of the holder.
+    since: Moment,
+    named: bool,
+}
+
+impl Open {
+    /// Adds what is sent now, and says by which number it goes.
+    fn add(&mut self, ask: Ask, now: Moment) -> u32 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.asks.contains_key(&self.last) {
+                break;
+            }
+        }
+        let named = matches!(ask.wanted, Wanted::Piece(_));
+        self.standing.named += u32::from(named);
+        self.asks.insert(self.last, Sent { ask, since: now, named });
+        self.numbers.insert((ask.blob, ask.request), self.last);
+        self.last
+    }
+
+    /// The lead chose a piece for what was asked under this number.
+    fn begin(&mut self, number: u32, now: Moment) -> Option<Ask> {
+        let sent = self.asks.get_mut(&number)?;
+        if !sent.named {
+            (sent.named, sent.since) = (true, now);
+            self.standing.named += 1;
+        }
+        Some(sent.ask)
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Sent> {
+        let sent = self.asks.remove(&number)?;
+        self.numbers.remove(&(sent.ask.blob, sent.ask.request));
+        self.standing.named -= u32::from(sent.named);
+        Some(sent)
+    }
+
+    /// Takes out what was answered with so many bytes.
+    fn answered(&mut self, number: u32, bytes: Option<u64>, now: Moment) -> Option<Ask> {
+        let sent = self.remove(number)?;
+        if let Some(bytes) = bytes {
+            self.standing.pace.answered(bytes, sent.since, now, &Tuning::default());
+        }
+        Some(sent.ask)
+    }
 }
 
 impl DataLink {
@@ -62,8 +116,9 @@ impl DataLink {
             Link::Up(client) => client.close(),
             // Whoever is connecting still says that they are not answered.
             Link::Connecting(waiting) => {
+                let mut open = self.open.lock();
                 for ask in waiting {
-                    self.number(ask);
+                    open.add(ask, Moment::ZERO);
                 }
             }
             Link::Closed => {}
@@ -75,34 +130,13 @@ impl DataLink {
         matches!(*self.link.lock(), Link::Up(_))
     }
 
-    fn number(&self, ask: Ask) -> u32 {
-        let mut open = self.open.lock();
-        loop {
-            open.last = open.last.wrapping_add(1);
-            if !open.asks.contains_key(&open.last) {
-                break;
-            }
-        }
-        let number = open.last;
-        open.asks.insert(number, ask);
-        open.numbers.insert((ask.blob, ask.request), number);
-        number
-    }
-
-    fn take(&self, number: u32) -> Option<Ask> {
-        let mut open = self.open.lock();
-        let ask = open.asks.remove(&number)?;
-        open.numbers.remove(&(ask.blob, ask.request));
-        Some(ask)
-    }
-
     /// Sends what waits or comes; false when the link can't take it.
-    fn send(&self, client: &DataClient, ask: Ask) -> bool {
-        let number = self.number(ask);
+    fn send(&self, client: &DataClient, ask: Ask, now: Moment) -> bool {
+        let number = self.open.lock().add(ask, now);
         let request = Request { id: number, blob: ask.blob, wanted: ask.wanted, urgent: ask.urgent };
         let sent = client.request(request, ask.longest).is_ok();
         if !sent {
-            self.take(number);
+            self.open.lock().remove(number);
         }
         sent
     }
@@ -111,14 +145,14 @@ impl DataLink {
 impl Fleet {
     /// Asks a holder for a piece. The answer, or that there is none, comes through the [`Listener`].
     pub(crate) fn ask(self: &Arc<Self>, holder: NodeId, ask: Ask) {
-        self.metrics.round_trips.inc();
+        self.context.metrics.round_trips.inc();
         let link = self.link_to(holder);
         let refused = match &mut *link.link.lock() {
             Link::Connecting(waiting) => {
                 waiting.push(ask);
                 false
             }
-            Link::Up(client) => !link.send(client, ask),
+            Link::Up(client) => !link.send(client, ask, self.context.now()),
             Link::Closed => true,
         };
         if refused && let Some(listener) = self.listener() {
@@ -142,10 +176,10 @@ impl Fleet {
         }
     }
 
-    /// How many requests stand at a holder, of whatever blob.
-    pub(crate) fn standing(&self, holder: NodeId) -> u32 {
+    /// What stands at a holder, for whatever blob, and how fast it answers.
+    pub(crate) fn standing(&self, holder: NodeId) -> Standing {
         let link = self.state.lock().links.get(&holder).cloned();
-        link.map_or(0, |link| u32::try_from(link.open.lock().asks.len()).unwrap_or(u32::MAX))
+        link.map_or_else(Standing::default, |link| link.open.lock().standing)
     }
 
     /// Bytes of a request's answer that have come.
@@ -182,7 +216,7 @@ impl Fleet {
                 let before = std::mem::replace(&mut *link.link.lock(), Link::Up(client.clone()));
                 if let Link::Connecting(waiting) = before {
                     for ask in waiting {
-                        if !link.send(&client, ask) {
+                        if !link.send(&client, ask, self.context.now()) {
                             listener.unanswered(holder, ask.blob, ask.request);
                         }
                     }
@@ -195,7 +229,8 @@ impl Fleet {
             Err(error) => tracing::debug!(peer = %holder.short(), %error, "no data connection"),
         }
         let before = std::mem::replace(&mut *link.link.lock(), Link::Closed);
-        let mut lost: Vec<Ask> = link.open.lock().asks.drain().map(|(_, ask)| ask).collect();
+        let mut lost: Vec<Ask> =
+            std::mem::take(&mut *link.open.lock()).asks.into_values().map(|sent| sent.ask).collect();
         if let Link::Connecting(waiting) = before {
             lost.extend(waiting);
         }
@@ -220,17 +255,19 @@ impl Fleet {
                     return;
                 }
             };
-            let id = match &answer {
+            let now = self.context.now();
+            let (id, bytes) = match &answer {
                 Answer::Begun { id, piece, .. } => {
-                    let ask = link.open.lock().asks.get(id).copied();
+                    let ask = link.open.lock().begin(*id, now);
                     if let Some(ask) = ask {
                         listener.begun(ask.blob, ask.request, *piece);
                     }
                     continue;
                 }
-                Answer::Data { id, .. } | Answer::None { id, .. } => id,
+                Answer::Data { id, data, .. } => (*id, Some(data.len() as u64)),
+                Answer::None { id, .. } => (*id, None),
             };
-            let Some(ask) = link.take(*id) else { continue };
+            let Some(ask) = link.open.lock().answered(id, bytes, now) else { continue };
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
             let (listener, holder) = (Arc::clone(listener), Arc::clone(&holder));
             self.tasks.spawn(async move {

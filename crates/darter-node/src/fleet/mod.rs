@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
-use darter_core::{BlobId, NodeId, PieceIndex, Place, Tier};
+use darter_core::{BlobId, NodeId, PieceIndex, Tier};
 use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use self::data::DataLink;
 use crate::api::Giver;
-use crate::metrics::Metrics;
+use crate::context::Context;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MOST_ACCEPTED: usize = 16_384;
@@ -93,11 +93,10 @@ struct State {
 /// All connections of an agent.
 pub(crate) struct Fleet {
     me: OnceLock<Hello>,
-    place: Place,
+    context: Arc<Context>,
     transport: Arc<dyn Transport>,
     receiving: Receiving,
     sending: Sending,
-    metrics: Arc<Metrics>,
     state: Mutex<State>,
     listener: OnceLock<Weak<dyn Listener>>,
     uploads: OnceLock<Arc<dyn Uploads>>,
@@ -109,20 +108,18 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new(
-        place: Place,
+        context: Arc<Context>,
         transport: Arc<dyn Transport>,
         receiving: Receiving,
         sending: Sending,
-        metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
             me: OnceLock::new(),
-            place,
+            context,
             transport,
             receiving,
             sending,
-            metrics,
             state: Mutex::default(),
             listener: OnceLock::new(),
             uploads: OnceLock::new(),
@@ -206,7 +203,7 @@ impl Fleet {
     /// come back and be told afresh, which is better than a queue without end.
     pub(crate) fn say(&self, node: NodeId, message: &Message) -> bool {
         if matches!(message, Message::Join { .. } | Message::AskManifest { .. }) {
-            self.metrics.round_trips.inc();
+            self.context.metrics.round_trips.inc();
         }
         Frame::encode(message).is_ok_and(|frame| self.pass_on(node, frame))
     }
@@ -226,7 +223,7 @@ impl Fleet {
             Some((_, sender)) => sender.clone(),
             None => return false,
         };
-        self.metrics.control_messages.inc();
+        self.context.metrics.control_messages.inc();
         let Err(error) = sender.try_send_frame(frame) else { return true };
         tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
         let controls = self.state.lock().peers.get(&node).map(|peer| peer.controls.clone()).unwrap_or_default();
@@ -237,7 +234,7 @@ impl Fleet {
     }
 
     fn peer_of(&self, hello: &Hello) -> Peer {
-        Peer { hello: hello.clone(), tier: self.place.tier_to(&hello.place) }
+        Peer { hello: hello.clone(), tier: self.context.place.tier_to(&hello.place) }
     }
 
     /// A connected peer.
@@ -344,7 +341,7 @@ impl Fleet {
             };
             match received {
                 Ok(Some(message)) => {
-                    self.metrics.control_messages.inc();
+                    self.context.metrics.control_messages.inc();
                     if let Some(listener) = self.listener() {
                         listener.said(node, message);
                     }

@@ -66,7 +66,7 @@ impl Transfer {
             state.fetching = fetching.then(|| self.context.fetching.enter());
         }
         if fetching {
-            state.picker.share(self.context.fetching.count(), |node| self.fleet.standing(*node));
+            state.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             state.picker.expect(state.met.len() + state.to_meet.len());
             state.picker.poll(now, &mut work.actions);
         } else {

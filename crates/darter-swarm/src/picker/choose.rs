@@ -78,7 +78,7 @@ impl Picker {
                     next = next.min(deadline);
                     continue;
                 }
-                meter.overdue(piece_bytes, request.asked, now, &tuning);
+                meter.pace.overdue(piece_bytes, request.asked, now, &tuning);
                 self.mark_overdue(at);
                 self.judge_rates(now);
             }
@@ -101,7 +101,7 @@ impl Picker {
         for neighbour in &mut self.neighbours {
             if neighbour.slow_until.is_some_and(|until| until <= now) {
                 neighbour.slow_until = None;
-                neighbour.meter.forget_rate();
+                neighbour.meter.pace.forget_rate();
             }
             self.slow_check = self.slow_check.min(neighbour.slow_until.unwrap_or(NEVER));
         }
@@ -137,7 +137,7 @@ impl Picker {
                 continue;
             }
             let Some(meter) = self.meter_mut(&request) else { continue };
-            let expected = request.moved + meter.piece_time(piece_bytes, &tuning) * meter.open.max(1);
+            let expected = request.moved + meter.queue_time(piece_bytes, &tuning);
             if request.urgent {
                 return;
             }
@@ -150,7 +150,7 @@ impl Picker {
         let quickest = (self.neighbours.iter().enumerate())
             .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
             .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
-            .min_by_key(|(_, peer)| peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1));
+            .min_by_key(|(_, peer)| peer.meter.time_for_one_more(piece_bytes, &tuning));
         if let Some((at, _)) = quickest {
             self.request(Some(at), piece, true, now);
             return;
@@ -239,7 +239,7 @@ impl Picker {
             if is_quick(peer, now) && peer.meter.open < limit {
                 let tie = self.random.next() >> 40;
                 let far = u64::from(is_across(peer.tier));
-                self.ready.push(far << 63 | u64::from(peer.queued()) << 40 | tie << 16 | at as u64);
+                self.ready.push(far << 63 | u64::from(peer.meter.queued()) << 40 | tie << 16 | at as u64);
             }
         }
         self.ready.sort_unstable();
@@ -301,7 +301,7 @@ impl Picker {
     fn turn(&self, tier: Tier) -> Duration {
         let tuning = &self.tuning;
         let mut times: Vec<_> =
-            self.neighbours.iter().map(|peer| peer.meter.piece_time(self.piece_bytes, tuning)).collect();
+            self.neighbours.iter().map(|peer| peer.meter.pace.piece_time(self.piece_bytes, tuning)).collect();
         times.sort_unstable();
         let usual = times.get(times.len() / 2).copied().unwrap_or(tuning.first_guess);
         let factor = if tier > Tier::Zone { tuning.fetcher_factor_beyond } else { tuning.fetcher_factor };
@@ -338,12 +338,17 @@ impl Picker {
         }
     }
 
-    /// Asks a second holder for the last pieces when the first takes longer than expected.
+    /// Asks a second holder for the last pieces when the first takes longer than expected. The last pieces of one blob of many are not
+    /// the end: as long as others come, a piece that comes twice takes their time.
     fn request_twice(&mut self, now: Moment) {
         let Some(total) = self.total.filter(|total| *total == self.known) else { return };
         // Half of a blob of sixteen pieces is no end of it.
         let last = self.tuning.endgame.min(total.div_ceil(64));
         if !self.wants || total - self.held.len() > last || self.is_complete() {
+            return;
+        }
+        let elsewhere: u32 = self.neighbours.iter().map(|neighbour| neighbour.meter.elsewhere).sum();
+        if elsewhere > self.tuning.endgame {
             return;
         }
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
@@ -354,8 +359,7 @@ impl Picker {
                 continue;
             }
             let Some(meter) = self.meter_mut(&request) else { continue };
-            let expected =
-                request.asked.max(request.moved) + meter.piece_time(piece_bytes, &tuning) * meter.open.max(1);
+            let expected = request.asked.max(request.moved) + meter.queue_time(piece_bytes, &tuning);
             if expected > now {
                 self.wake_at(expected);
                 continue;
@@ -364,9 +368,7 @@ impl Picker {
                 .filter(|(at, peer)| request.neighbour != Some(*at) && peer.held.contains(piece) && is_quick(peer, now))
                 .filter(|(_, peer)| !is_across(peer.tier) || !self.has_near_holder(piece))
                 .filter(|(_, peer)| peer.meter.open < tuning.per_holder)
-                .min_by_key(|(_, peer)| {
-                    (peer.tier, peer.meter.piece_time(piece_bytes, &tuning) * (peer.meter.open + 1))
-                });
+                .min_by_key(|(_, peer)| (peer.tier, peer.meter.time_for_one_more(piece_bytes, &tuning)));
             if let Some((at, _)) = second {
                 self.request(Some(at), piece, false, now);
             }

@@ -23,7 +23,7 @@
 //! |---|---|
 //! | `choose` | [`Picker::poll`]: what to ask of whom now |
 //! | `rarity` | holders per piece, and the open pieces by their rarity |
-//! | `neighbour` | what is known of a peer, and how fast it is |
+//! | `neighbour` | what is known of a peer |
 
 mod choose;
 mod neighbour;
@@ -39,6 +39,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 use crate::MOST_PIECES;
 use crate::event::{Action, Event, ReaderId, RequestId};
 use crate::locality::is_across;
+use crate::pace::Standing;
 use crate::picker::neighbour::{Meter, Neighbour};
 use crate::picker::rarity::Rarity;
 use crate::random::Random;
@@ -245,21 +246,28 @@ impl Picker {
     /// Says how many blobs this node fetches at a time, this one included: they share the requests that may be open. Were each
     /// to have them all, its requests would stand in long queues behind those of the others, and be given up as overdue.
     ///
-    /// `standing` says how many requests for whatever blob stand at a neighbour, and is asked only while there are several blobs:
-    /// of those who have a piece the one with the shortest queue is asked. A blob of many has two requests open; chosen without
-    /// a look at the others, most of them stand in the queue of whoever has the most to give, and other links idle. A picker that has
-    /// no room for a request does not ask either: most polls are such.
-    pub fn share(&mut self, among: u32, standing: impl Fn(&NodeId) -> u32) {
+    /// `standing` says what stands between this node and a peer for whatever blob, and is asked only while there are several blobs:
+    /// of those who have a piece the one with the shortest queue is asked, and an answer is awaited for as long as all before it take.
+    /// A blob of many has two requests open; chosen without a look at the others, most of them stand in the queue of whoever has the
+    /// most to give, and other links idle. A picker that has no room for a request, and none that is due, does not ask either:
+    /// most polls are such.
+    pub fn share(&mut self, among: u32, now: Moment, standing: impl Fn(&NodeId) -> Standing) {
         let alone = among <= 1;
         if alone && self.among == 1 {
             return;
         }
         self.among = among.max(1);
-        if !alone && self.counts.open >= self.most_open() {
+        if !alone && self.counts.open >= self.most_open() && self.check_at > now {
             return;
         }
-        for neighbour in &mut self.neighbours {
-            neighbour.elsewhere = if alone { 0 } else { standing(&neighbour.id).saturating_sub(neighbour.meter.open) };
+        let lead = self.lead.iter_mut().map(|lead| (&lead.id, &mut lead.meter));
+        let neighbours = self.neighbours.iter_mut().map(|neighbour| (&neighbour.id, &mut neighbour.meter));
+        for (peer, meter) in lead.chain(neighbours) {
+            if alone {
+                meter.elsewhere = 0;
+            } else {
+                meter.adopt(standing(peer));
+            }
         }
     }
 
@@ -506,9 +514,13 @@ impl Picker {
             let request = self.requests[at];
             let tuning = self.tuning;
             let mut rate = None;
+            let alone = self.among == 1;
             if let Some(meter) = self.meter_mut(&request) {
-                meter.arrived(bytes, request.asked, now, &tuning);
-                rate = meter.rate(&tuning);
+                meter.succeeded();
+                if alone {
+                    meter.pace.answered(bytes, request.asked, now, &tuning);
+                }
+                rate = meter.pace.rate(&tuning);
             }
             // Its holder's other requests may fall due sooner than was thought.
             self.check_at = self.check_at.min(now + tuning.overdue_floor);
@@ -595,7 +607,7 @@ impl Picker {
     fn judge_rates(&mut self, now: Moment) {
         let tuning = self.tuning;
         let mut rates: Vec<f64> =
-            self.neighbours.iter().filter_map(|neighbour| neighbour.meter.rate(&tuning)).collect();
+            self.neighbours.iter().filter_map(|neighbour| neighbour.meter.pace.rate(&tuning)).collect();
         self.slow_limit = (0.0, 0);
         if rates.len() < 3 {
             return;
@@ -604,7 +616,7 @@ impl Picker {
         let limit = (rates[rates.len() / 2] * tuning.slow_below).min(rates[(rates.len() / tuning.slow_most).max(1)]);
         self.slow_limit.0 = limit;
         for neighbour in &mut self.neighbours {
-            let slow = neighbour.meter.rate(&tuning).is_some_and(|rate| rate < limit);
+            let slow = neighbour.meter.pace.rate(&tuning).is_some_and(|rate| rate < limit);
             if slow && neighbour.slow_until.is_none() {
                 neighbour.slow_until = Some(now + tuning.slow_for);
                 self.slow_check = self.slow_check.min(now + tuning.slow_for);
