@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::transfer::journal::Archive;
 use crate::transfer::meter::TierBytes;
+use crate::transfer::turns::Turns;
 
 /// Shared by every part of one agent.
 pub(crate) struct Context {
@@ -29,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) origin: Arc<dyn Origin>,
     /// Meters what is read from origins.
     pub(crate) origin_budget: Arc<ByteBudget>,
+    /// Who reads origins when.
+    pub(crate) origin_turns: Turns,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Bytes of pieces by how near the other agent is.

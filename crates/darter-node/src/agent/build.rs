@@ -33,6 +33,7 @@ use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::House;
 use crate::transfer::journal::Archive;
 use crate::transfer::meter::TierBytes;
+use crate::transfer::turns::Turns;
 
 /// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
 const UPLOAD_SLOTS: usize = 4;
@@ -59,6 +60,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         store,
         origin: Arc::new(origins),
         origin_budget: ByteBudget::new(options.origin_limit, clock),
+        origin_turns: Turns::default(),
         metrics: Arc::clone(&metrics),
         tiers: TierBytes::default(),
         fetching: Fetchers::default(),

@@ -7,6 +7,7 @@
 //! | [`member`] | what the lead and the neighbours say |
 //! | [`leading`] | being the lead: members, late-bound pieces, taking over, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
+//! | [`turns`] | which blobs' pieces are read now |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
 //! | `news` | what others are told of pieces come and gone |
 //! | [`stream`] | verified bytes in order, for whoever asked |
@@ -31,6 +32,7 @@ pub(crate) mod meter;
 mod news;
 pub(crate) mod reading;
 pub(crate) mod stream;
+pub(crate) mod turns;
 mod view;
 
 use std::collections::{HashMap, HashSet};

@@ -15,7 +15,6 @@ use darter_origin::{ErrorKind, OriginError, Reading};
 use darter_store::StoreError;
 use darter_swarm::OriginRun;
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
-use futures_util::StreamExt as _;
 
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
@@ -179,9 +178,10 @@ impl Transfer {
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
         let mut assembly = Assembly { piece: run.first, bytes: Vec::with_capacity(room), skip: start - reading.start };
         let mut body = reading.body;
+        let mut turn = self.context.origin_turns.reader();
         loop {
             let chunk = tokio::select! {
-                chunk = body.next() => chunk,
+                chunk = turn.next(&mut body) => chunk,
                 () = self.closed.cancelled() => return RunEnd::Replan,
             };
             let mut chunk = match chunk {
@@ -193,20 +193,23 @@ impl Transfer {
             skip(&mut chunk, &mut assembly.skip);
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
-                if assembly.bytes.len() == room
-                    && let Some(end) = self.store_piece(&mut assembly, whole).await
-                {
-                    return end;
+                if assembly.bytes.len() == room {
+                    turn.end();
+                    if let Some(end) = self.store_piece(&mut assembly, whole).await {
+                        return end;
+                    }
                 }
                 let take = chunk.len().min(room - assembly.bytes.len());
                 assembly.bytes.extend_from_slice(&chunk.split_to(take));
-                if self.is_whole_piece(&assembly)
-                    && let Some(end) = self.store_piece(&mut assembly, whole).await
-                {
-                    return end;
+                if self.is_whole_piece(&assembly) {
+                    turn.end();
+                    if let Some(end) = self.store_piece(&mut assembly, whole).await {
+                        return end;
+                    }
                 }
             }
         }
+        drop(turn);
         self.end_of_body(run, assembly, whole).await
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::pace::Pace;
 
 const MIB: u64 = 1 << 20;
 
@@ -29,6 +30,15 @@ impl Scene {
 
     fn join(&mut self, peer: u8, tier: Tier, held: PieceSet) {
         self.tell(Event::PeerJoined { peer: node(peer), tier, wants: true, held });
+    }
+
+    /// A quarter of a second later: so many requests stand at each peer for all blobs, and each took that long for its last piece.
+    fn share(&mut self, among: u32, standing: impl Fn(u8) -> u32) {
+        let before = self.now;
+        self.now = self.now + Duration::from_millis(250);
+        let mut pace = Pace::default();
+        pace.answered(MIB, before, self.now, &Tuning::default());
+        self.picker.share(among, self.now, |peer| Standing { named: standing(peer.0[0]), pace });
     }
 
     fn after(&mut self, millis: u64) -> Vec<Action> {
@@ -76,7 +86,7 @@ fn of_several_holders_those_are_asked_whose_queues_are_shortest_with_what_stands
     let asked_of = |among, queues: [u32; 4]| {
         let mut scene = Scene::new(20);
         (1..=4).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
-        scene.picker.share(among, |peer| queues[usize::from(peer.0[0]) - 1]);
+        scene.share(among, |peer| queues[usize::from(peer) - 1]);
         let mut peers: Vec<u8> = scene.requests(0).into_iter().map(|(_, peer, _)| peer.0[0]).collect();
         peers.sort_unstable();
         peers
@@ -86,6 +96,37 @@ fn of_several_holders_those_are_asked_whose_queues_are_shortest_with_what_stands
     // What stood there before does not count any more once this blob is alone.
     let all = asked_of(1, [9, 0, 9, 3]);
     assert!((1..=4).all(|peer| all.iter().filter(|asked| **asked == peer).count() == 3), "{all:?}");
+}
+
+#[test]
+fn an_answer_is_late_only_after_what_stands_before_it_for_other_blobs() {
+    let asked_anew = |standing| {
+        let mut scene = Scene::new(20);
+        (1..=4).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
+        scene.share(6, |_| standing);
+        assert_eq!(scene.requests(0).len(), 2);
+        scene.share(6, |_| standing);
+        scene.requests(2000).len()
+    };
+    assert_eq!(asked_anew(1), 2, "a piece takes a quarter of a second");
+    assert_eq!(asked_anew(10), 0, "ten pieces take longer than two");
+}
+
+#[test]
+fn the_last_piece_of_one_blob_of_many_is_not_asked_for_twice() {
+    let asked_twice = |standing| {
+        let mut scene = Scene::new(64);
+        scene.tell(Event::PeerJoined { peer: node(1), tier: Tier::Rack, wants: true, held: PieceSet::full(64) });
+        for piece in 0..63 {
+            scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+        }
+        assert_eq!(scene.requests(0).len(), 1);
+        scene.join(2, Tier::Rack, PieceSet::full(64));
+        scene.share(6, |_| standing);
+        scene.requests(260 * u64::from(standing)).len()
+    };
+    assert_eq!(asked_twice(1), 1, "there is nothing else to wait for");
+    assert_eq!(asked_twice(9), 0, "pieces of other blobs are coming");
 }
 
 #[test]
