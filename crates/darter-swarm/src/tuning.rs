@@ -6,9 +6,12 @@ use std::time::Duration;
 /// The constants of picker and lead. The defaults suit data centres from 100 Mbit/s to 10 Gbit/s.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// Requests open at one holder, at most: enough to cover a round trip and its four upload slots. With many neighbours
-    /// fewer: they are spread.
+    /// Requests open at one holder, at most, for all blobs of a node: enough to cover a round trip and its four upload slots. With many
+    /// neighbours fewer: they are spread. More would bind a node to who had a piece first, though others have it by the time
+    /// its turn comes: of sixty-four blobs without such a limit up to sixty requests stood at one holder, and one node of eight was late.
     pub per_holder: u32,
+    /// How long a picker waits for room at the holders when it shares them with other blobs.
+    pub room_pause: Duration,
     /// Requests open in all. Each node's requests stand in the others' queues: more of them make the way of a new piece
     /// slower, fewer leave links idle. The curve is in `docs/simulation.md`.
     pub in_all: u32,
@@ -100,6 +103,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             per_holder: 4,
+            room_pause: Duration::from_millis(50),
             in_all: 12,
             bytes_in_flight: 32 << 20,
             at_least: 4,

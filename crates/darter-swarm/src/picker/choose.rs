@@ -225,18 +225,23 @@ impl Picker {
             }
             self.ready = ready;
             if room == before {
+                if self.among > 1 {
+                    // Answers to requests for other blobs make room, of which this picker does not hear.
+                    self.wake_at(now + self.tuning.room_pause);
+                }
                 break;
             }
         }
     }
 
-    /// Lists the holders with room: near ones first, then those with the shorter queue, ties at random. Each is one number with its
+    /// Lists the holders with room, of which each has little for all blobs together: near ones first, then those with the shorter queue, ties at random. Each is one number with its
     /// place in the low 16 bits, for sorting quickly.
     fn order_holders(&mut self, now: Moment) {
         self.ready.clear();
         let limit = self.most_at_one();
         for (at, peer) in self.neighbours.iter().enumerate().take(1 << 16) {
-            if is_quick(peer, now) && peer.meter.open < limit {
+            let has_room = peer.meter.open < limit && peer.meter.queued() < self.tuning.per_holder;
+            if is_quick(peer, now) && has_room {
                 let tie = self.random.next() >> 40;
                 let far = u64::from(is_across(peer.tier));
                 self.ready.push(far << 63 | u64::from(peer.meter.queued()) << 40 | tie << 16 | at as u64);

@@ -91,11 +91,23 @@ fn of_several_holders_those_are_asked_whose_queues_are_shortest_with_what_stands
         peers.sort_unstable();
         peers
     };
-    assert_eq!(asked_of(6, [9, 0, 9, 3]), [2, 4]);
-    assert_eq!(asked_of(6, [2, 9, 1, 9]), [1, 3]);
+    assert_eq!(asked_of(6, [3, 0, 3, 2]), [2, 4]);
+    assert_eq!(asked_of(6, [2, 3, 1, 3]), [1, 3]);
     // What stood there before does not count any more once this blob is alone.
-    let all = asked_of(1, [9, 0, 9, 3]);
+    let all = asked_of(1, [3, 0, 3, 2]);
     assert!((1..=4).all(|peer| all.iter().filter(|asked| **asked == peer).count() == 3), "{all:?}");
+}
+
+#[test]
+fn a_holder_with_enough_to_do_for_other_blobs_is_asked_when_it_has_room_again() {
+    let mut scene = Scene::new(20);
+    (1..=2).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
+    scene.share(6, |_| 4);
+    assert_eq!(scene.requests(0), [], "whoever has the piece first would be bound to give it to all");
+    let wakeup = scene.picker.next_wakeup().expect("nobody tells this picker of room");
+    assert!(wakeup.since(scene.now) < Duration::from_millis(100));
+    scene.share(6, |peer| if peer == 1 { 4 } else { 3 });
+    assert_eq!(scene.requests(0).iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>(), [node(2)]);
 }
 
 #[test]
@@ -109,7 +121,7 @@ fn an_answer_is_late_only_after_what_stands_before_it_for_other_blobs() {
         scene.requests(2000).len()
     };
     assert_eq!(asked_anew(1), 2, "a piece takes a quarter of a second");
-    assert_eq!(asked_anew(10), 0, "ten pieces take longer than two");
+    assert_eq!(asked_anew(3), 0, "three take three times as long, and patience grows with that");
 }
 
 #[test]
