@@ -1,15 +1,15 @@
 //! The queue of events: earliest first, those of one moment in the order in which they were put in.
 //!
-//! A calendar queue (Brown, 1988): a ring of short days, each a heap or a list of its own, and one heap for what lies beyond the
-//! ring. A large run has tens of thousands of events waiting, nearly all within a few milliseconds, and a single heap of them
-//! is a cache miss for each of its levels. A day that is over leaves its memory to the next one that begins, while it is
-//! still in the cache.
+//! A timing wheel of three levels (Varghese and Lauck, 1987): the microseconds of the present *turn*, the turns of the present
+//! *era*, and eras. An event is appended to the list of its microsecond, turn or era, whichever it shares with the present; when an era
+//! or a turn begins its list is dealt out to the level below, in order. So nothing is ever compared or sorted, and all that is
+//! touched is the end of a list: a heap of the tens of thousands of events of a large run is a cache miss for each of its levels.
+//! A list that was dealt out leaves its memory to the next one that begins, while it is still in the cache.
 //!
-//! Invariants: `days[today % DAYS]` is in `now`, the heap; the other days in the ring are unsorted; nothing is put in before
-//! the moment last taken out (it is moved to it).
+//! Invariants: `moments` has the events of turn `now / TURN`, from `next` on those still to come of the microsecond `now`; `turns` has
+//! those of later turns of era `now / ERA`; `eras` has the rest. Nothing is put in before `now` (it is moved there).
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 
 use darter_core::Moment;
 
@@ -67,104 +67,116 @@ pub(crate) struct Arrival {
     pub(crate) chosen: bool,
 }
 
-/// Microseconds in a day, as a power of two.
-const DAY: u32 = 2;
-/// Days in the ring: a quarter of a second in all.
-const DAYS: usize = 1 << 16;
+/// Microseconds in a turn, and bits of a word.
+const TURN: u64 = 64;
+/// Microseconds in an era: a quarter of a second.
+const ERA: u64 = TURN * TURNS;
+const TURNS: u64 = 4096;
+
+/// Lists of the events of a turn or an era, each with its microsecond within that.
+type List = Vec<(u32, What)>;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    now: BinaryHeap<Entry>,
-    days: Vec<Vec<Entry>>,
-    /// Lists of days that are over, empty, for days to come.
-    spare: Vec<Vec<Entry>>,
-    today: u64,
-    /// Events in the ring, without today's.
-    in_ring: usize,
-    later: BinaryHeap<Entry>,
-    next: u64,
+    /// The present microsecond.
+    now: u64,
+    /// How many of its events were taken out.
+    next: usize,
+    moments: Vec<Vec<What>>,
+    /// Which of `moments` are not empty, a bit each.
+    filled: u64,
+    turns: Vec<List>,
+    /// Events in `turns`.
+    in_turns: usize,
+    eras: BTreeMap<u64, List>,
+    /// Lists of turns that are over, empty.
+    spare: Vec<List>,
 }
-
-/// Ordered so that the earliest is the greatest.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    micros: u64,
-    order: u64,
-    what: What,
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.micros, other.order).cmp(&(self.micros, self.order))
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-
-impl Eq for Entry {}
 
 impl Default for Queue {
     fn default() -> Self {
         Self {
-            now: BinaryHeap::new(),
-            days: vec![Vec::new(); DAYS],
-            spare: Vec::new(),
-            today: 0,
-            in_ring: 0,
-            later: BinaryHeap::new(),
+            now: 0,
             next: 0,
+            moments: vec![Vec::new(); TURN as usize],
+            filled: 0,
+            turns: vec![List::new(); TURNS as usize],
+            in_turns: 0,
+            eras: BTreeMap::new(),
+            spare: Vec::new(),
         }
     }
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Moment, what: What) {
-        let entry = Entry { micros: at.as_micros(), order: self.next, what };
-        self.next += 1;
-        let day = entry.micros >> DAY;
-        if day <= self.today {
-            self.now.push(entry);
-        } else if day - self.today < DAYS as u64 {
-            let list = &mut self.days[day as usize % DAYS];
-            if list.capacity() == 0 {
-                *list = self.spare.pop().unwrap_or_default();
-            }
-            list.push(entry);
-            self.in_ring += 1;
+        let micros = at.as_micros().max(self.now);
+        if micros / TURN == self.now / TURN {
+            self.add_to_moment(micros % TURN, what);
+        } else if micros / ERA == self.now / ERA {
+            self.add_to_turn(micros % ERA, what);
         } else {
-            self.later.push(entry);
+            self.eras.entry(micros / ERA).or_default().push(((micros % ERA) as u32, what));
         }
+    }
+
+    fn add_to_moment(&mut self, moment: u64, what: What) {
+        self.moments[moment as usize].push(what);
+        self.filled |= 1 << moment;
+    }
+
+    fn add_to_turn(&mut self, in_era: u64, what: What) {
+        let list = &mut self.turns[(in_era / TURN) as usize];
+        if list.capacity() == 0 {
+            *list = self.spare.pop().unwrap_or_default();
+        }
+        list.push(((in_era % TURN) as u32, what));
+        self.in_turns += 1;
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Moment, What)> {
-        while self.now.is_empty() {
-            self.next_day()?;
+        loop {
+            let moment = self.now % TURN;
+            let events = &mut self.moments[moment as usize];
+            if let Some(what) = events.get(self.next) {
+                self.next += 1;
+                return Some((Moment::from_micros(self.now), *what));
+            }
+            events.clear();
+            self.next = 0;
+            self.filled &= !(1 << moment);
+            if self.filled == 0 {
+                self.begin_turn()?;
+            }
+            self.now = self.now / TURN * TURN + u64::from(self.filled.trailing_zeros());
         }
-        let Entry { micros, what, .. } = self.now.pop()?;
-        Some((Moment::from_micros(micros), what))
     }
 
-    /// Goes on to the next day that may have events; `None` when there are none at all.
-    fn next_day(&mut self) -> Option<()> {
-        self.today = if self.in_ring > 0 { self.today + 1 } else { self.later.peek()?.micros >> DAY };
-        let mut day = std::mem::take(&mut self.days[self.today as usize % DAYS]);
-        self.in_ring -= day.len();
-        self.now.extend(day.drain(..));
-        if day.capacity() > 0 {
-            self.spare.push(day);
+    /// Goes on to the next turn that has events; `None` when there are none at all.
+    fn begin_turn(&mut self) -> Option<()> {
+        if self.in_turns == 0 {
+            self.begin_era()?;
+        } else {
+            self.now += TURN;
         }
-        while self.later.peek().is_some_and(|first| first.micros >> DAY <= self.today) {
-            self.now.extend(self.later.pop());
+        while self.turns[(self.now % ERA / TURN) as usize].is_empty() {
+            self.now += TURN;
+        }
+        let mut list = std::mem::take(&mut self.turns[(self.now % ERA / TURN) as usize]);
+        self.in_turns -= list.len();
+        for (moment, what) in list.drain(..) {
+            self.add_to_moment(u64::from(moment), what);
+        }
+        self.spare.push(list);
+        Some(())
+    }
+
+    /// Goes on to the start of the next era that has events.
+    fn begin_era(&mut self) -> Option<()> {
+        let (era, list) = self.eras.pop_first()?;
+        self.now = era * ERA;
+        for (in_era, what) in list {
+            self.add_to_turn(u64::from(in_era), what);
         }
         Some(())
     }
