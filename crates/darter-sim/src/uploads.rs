@@ -5,11 +5,15 @@
 //! write wait in one line for one of the node's slots, first come first served. What to send is bound only when the slot is
 //! there. A slot is free again when all but a little of the piece has left the socket. The cable takes a *grain* of each
 //! connection in turn, as long as the connection has not too much under way.
+//!
+//! What a connection usually has waiting and under way lies in the connection itself: a run's time is that of its cache misses, and grains
+//! are half of all events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
+use smallvec::SmallVec;
 
 /// How often an agent looks whether answers make progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -42,19 +46,20 @@ pub(crate) struct Sending {
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
     pub(crate) to: u32,
-    waiting: VecDeque<Upload>,
+    /// Oldest first.
+    waiting: SmallVec<[Upload; 1]>,
     /// Whether the lead had nothing for its asks, the last time it was asked.
     parked: bool,
     /// Whether it stands in the line or has a slot.
     is_busy: bool,
     has_slot: bool,
     /// Pieces bound and not sent yet, the first under way.
-    sending: VecDeque<Sending>,
+    sending: SmallVec<[Sending; 1]>,
     /// Grains of `sending`.
     backlog: u32,
     /// When the grains that left will have been received, oldest first. Those of the past are struck out when it matters: an event for
     /// each would be a third of all.
-    on_way: VecDeque<Moment>,
+    on_way: SmallVec<[Moment; 2]>,
     /// Whether it stands in the cable's turn, or is being served.
     in_turn: bool,
     /// Whether it has as much under way as it may, and [`Uploads::has_room`] will be called.
@@ -77,7 +82,8 @@ pub(crate) struct Limits {
 /// The connections of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
-    by_receiver: HashMap<u32, u32>,
+    /// Receivers in ascending order, each with the place of its connection.
+    by_receiver: Vec<(u32, u32)>,
     connections: Vec<Connection>,
     /// Connections that wait for a slot.
     line: VecDeque<u32>,
@@ -116,17 +122,22 @@ impl Connection {
 
 impl Uploads {
     fn connection(&mut self, to: u32) -> Option<(u32, &mut Connection)> {
-        let at = *self.by_receiver.get(&to)?;
+        let found = self.by_receiver.binary_search_by_key(&to, |(receiver, _)| *receiver).ok()?;
+        let (_, at) = self.by_receiver[found];
         Some((at, &mut self.connections[at as usize]))
     }
 
     pub(crate) fn push(&mut self, to: u32, upload: Upload) {
-        let connections = &mut self.connections;
-        let at = *self.by_receiver.entry(to).or_insert_with(|| {
-            connections.push(Connection { to, ..Connection::default() });
-            connections.len() as u32 - 1
-        });
-        self.connections[at as usize].waiting.push_back(upload);
+        let at = match self.by_receiver.binary_search_by_key(&to, |(receiver, _)| *receiver) {
+            Ok(found) => self.by_receiver[found].1,
+            Err(place) => {
+                let at = self.connections.len() as u32;
+                self.connections.push(Connection { to, ..Connection::default() });
+                self.by_receiver.insert(place, (to, at));
+                at
+            }
+        };
+        self.connections[at as usize].waiting.push(upload);
         self.stand_in_line(at);
     }
 
@@ -145,8 +156,8 @@ impl Uploads {
     }
 
     /// A receiver is gone: nothing waits for it, and what was on its way is lost and returned.
-    pub(crate) fn forget(&mut self, to: u32) -> VecDeque<Sending> {
-        let Some((at, connection)) = self.connection(to) else { return VecDeque::new() };
+    pub(crate) fn forget(&mut self, to: u32) -> SmallVec<[Sending; 1]> {
+        let Some((at, connection)) = self.connection(to) else { return SmallVec::new() };
         connection.waiting.clear();
         let lost = std::mem::take(&mut connection.sending);
         let backlog = std::mem::take(&mut connection.backlog);
@@ -165,11 +176,11 @@ impl Uploads {
         while self.busy < limits.slots {
             let at = self.line.pop_front()?;
             let connection = &mut self.connections[at as usize];
-            let Some(upload) = connection.next().and_then(|at| connection.waiting.remove(at)) else {
+            let Some(next) = connection.next() else {
                 connection.is_busy = false;
                 continue;
             };
-            return Some((at, connection.to, upload));
+            return Some((at, connection.to, connection.waiting.remove(next)));
         }
         None
     }
@@ -187,7 +198,7 @@ impl Uploads {
         let connection = &mut self.connections[at as usize];
         let chosen = upload.piece.is_none();
         let left = limits.of_piece;
-        connection.sending.push_back(Sending { request: upload.request, piece, chosen, left, noticed: now });
+        connection.sending.push(Sending { request: upload.request, piece, chosen, left, noticed: now });
         connection.backlog += limits.of_piece;
         self.backlog += limits.of_piece;
         self.busy += 1;
@@ -212,7 +223,7 @@ impl Uploads {
     /// The lead had nothing for an ask: it keeps its turn until something changes.
     pub(crate) fn park(&mut self, at: u32, ask: Upload) {
         let connection = &mut self.connections[at as usize];
-        connection.waiting.push_front(ask);
+        connection.waiting.insert(0, ask);
         connection.parked = true;
         self.parked.push_back(at);
         self.pass(at);
@@ -239,10 +250,10 @@ impl Uploads {
         if connection.in_turn || connection.waits || connection.backlog == 0 {
             return None;
         }
-        while connection.on_way.front().is_some_and(|there| *there <= now) {
-            connection.on_way.pop_front();
+        while connection.on_way.first().is_some_and(|there| *there <= now) {
+            connection.on_way.remove(0);
         }
-        let oldest = connection.on_way.front().filter(|_| connection.on_way.len() >= limits.window as usize).copied();
+        let oldest = connection.on_way.first().filter(|_| connection.on_way.len() >= limits.window as usize).copied();
         connection.waits = oldest.is_some();
         if oldest.is_none() {
             connection.in_turn = true;
@@ -271,7 +282,7 @@ impl Uploads {
         let at = self.current.take()?;
         let connection = &mut self.connections[at as usize];
         connection.in_turn = false;
-        let first = connection.sending.front_mut()?;
+        let first = connection.sending.first_mut()?;
         first.left -= 1;
         let is_noticed = now.since(first.noticed) >= PROGRESS_EVERY;
         if is_noticed {
@@ -279,7 +290,7 @@ impl Uploads {
         }
         let piece = *first;
         if piece.left == 0 {
-            connection.sending.pop_front();
+            connection.sending.remove(0);
         }
         connection.backlog -= 1;
         self.backlog -= 1;
