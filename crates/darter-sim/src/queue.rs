@@ -1,15 +1,13 @@
 //! The queue of events: earliest first, those of one moment in the order in which they were put in.
 //!
-//! A timing wheel of three levels (Varghese and Lauck, 1987): the microseconds of the present *turn*, the turns of the present
-//! *era*, and eras. An event is appended to the list of its microsecond, turn or era, whichever it shares with the present; when an era
-//! or a turn begins its list is dealt out to the level below, in order. So nothing is ever compared or sorted, and all that is
-//! touched is the end of a list: a heap of the tens of thousands of events of a large run is a cache miss for each of its levels.
-//! A list that was dealt out leaves its memory to the next one that begins, while it is still in the cache.
+//! A hierarchical timing wheel (Varghese and Lauck, 1987). Moments are numbers of microseconds with digits to the base of 64, and each digit
+//! is a wheel of 64 lists. An event stands in the wheel of the highest digit in which its moment differs from the present, in that
+//! digit's list. When the present comes to a list it is dealt out to the wheels below, in order, so that nothing is ever
+//! compared or sorted, and all that is touched is the end of a list. A large run has tens of thousands of events waiting, and a
+//! single heap of them is a cache miss for each of its levels.
 //!
-//! Invariants: `moments` has the events of turn `now / TURN`, from `next` on those still to come of the microsecond `now`; `turns` has
-//! those of later turns of era `now / ERA`; `eras` has the rest. Nothing is put in before `now` (it is moved there).
-
-use std::collections::BTreeMap;
+//! Invariants: a list of a wheel above the lowest is of a digit greater than the present's; the lowest wheel's list of the present
+//! has `next` events that were taken out; nothing is put in before the present (it is moved there).
 
 use darter_core::Moment;
 
@@ -67,119 +65,95 @@ pub(crate) struct Arrival {
     pub(crate) chosen: bool,
 }
 
-/// Microseconds in a turn, and bits of a word.
-const TURN: u64 = 64;
-/// Microseconds in an era: a quarter of a second.
-const ERA: u64 = TURN * TURNS;
-const TURNS: u64 = 4096;
+/// Bits of a digit.
+const DIGIT: u32 = 6;
+/// Lists of a wheel: as many as bits of a word.
+const LISTS: usize = 1 << DIGIT;
+const WHEELS: usize = u64::BITS.div_ceil(DIGIT) as usize;
 
-/// Lists of the events of a turn or an era, each with its microsecond within that.
-type List = Vec<(u32, What)>;
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// The present microsecond.
+    /// The present, in microseconds.
     now: u64,
-    /// How many of its events were taken out.
     next: usize,
-    moments: Vec<Vec<What>>,
-    /// Which of `moments` are not empty, a bit each.
-    filled: u64,
-    turns: Vec<List>,
-    /// Events in `turns`.
-    in_turns: usize,
-    eras: BTreeMap<u64, List>,
-    /// Lists of turns that are over, empty.
-    spare: Vec<List>,
+    wheels: [Wheel; WHEELS],
+    /// Lists that were dealt out, empty: the next to begin take their memory while it is still in the cache.
+    spare: Vec<Vec<Entry>>,
 }
 
-impl Default for Queue {
+#[derive(Debug)]
+struct Wheel {
+    lists: [Vec<Entry>; LISTS],
+    /// A bit for each list that is not empty.
+    filled: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    micros: u64,
+    what: What,
+}
+
+impl Default for Wheel {
     fn default() -> Self {
-        Self {
-            now: 0,
-            next: 0,
-            moments: vec![Vec::new(); TURN as usize],
-            filled: 0,
-            turns: vec![List::new(); TURNS as usize],
-            in_turns: 0,
-            eras: BTreeMap::new(),
-            spare: Vec::new(),
-        }
+        Self { lists: [const { Vec::new() }; LISTS], filled: 0 }
     }
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Moment, what: What) {
-        let micros = at.as_micros().max(self.now);
-        if micros / TURN == self.now / TURN {
-            self.add_to_moment(micros % TURN, what);
-        } else if micros / ERA == self.now / ERA {
-            self.add_to_turn(micros % ERA, what);
-        } else {
-            self.eras.entry(micros / ERA).or_default().push(((micros % ERA) as u32, what));
-        }
+        self.put(Entry { micros: at.as_micros().max(self.now), what });
     }
 
-    fn add_to_moment(&mut self, moment: u64, what: What) {
-        self.moments[moment as usize].push(what);
-        self.filled |= 1 << moment;
-    }
-
-    fn add_to_turn(&mut self, in_era: u64, what: What) {
-        let list = &mut self.turns[(in_era / TURN) as usize];
+    fn put(&mut self, entry: Entry) {
+        let difference = entry.micros ^ self.now;
+        let wheel = difference.checked_ilog2().map_or(0, |bit| bit / DIGIT);
+        let digit = digit(entry.micros, wheel);
+        let Wheel { lists, filled } = &mut self.wheels[wheel as usize];
+        let list = &mut lists[digit];
         if list.capacity() == 0 {
             *list = self.spare.pop().unwrap_or_default();
         }
-        list.push(((in_era % TURN) as u32, what));
-        self.in_turns += 1;
+        list.push(entry);
+        *filled |= 1 << digit;
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Moment, What)> {
         loop {
-            let moment = self.now % TURN;
-            let events = &mut self.moments[moment as usize];
-            if let Some(what) = events.get(self.next) {
+            let digit = digit(self.now, 0);
+            let Wheel { lists, filled } = &mut self.wheels[0];
+            if let Some(entry) = lists[digit].get(self.next) {
                 self.next += 1;
-                return Some((Moment::from_micros(self.now), *what));
+                return Some((Moment::from_micros(entry.micros), entry.what));
             }
-            events.clear();
+            lists[digit].clear();
+            *filled &= !(1 << digit);
             self.next = 0;
-            self.filled &= !(1 << moment);
-            if self.filled == 0 {
-                self.begin_turn()?;
+            self.go_on()?;
+        }
+    }
+
+    /// Goes on to the next list, and deals it out unless it is one of the lowest wheel; `None` when all are empty.
+    fn go_on(&mut self) -> Option<()> {
+        let wheel = self.wheels.iter().position(|wheel| wheel.filled != 0)?;
+        let Wheel { lists, filled } = &mut self.wheels[wheel];
+        let digit = filled.trailing_zeros();
+        let shift = wheel as u32 * DIGIT;
+        self.now = (self.now >> shift & !(LISTS as u64 - 1) | u64::from(digit)) << shift;
+        if wheel > 0 {
+            *filled &= !(1 << digit);
+            let mut list = std::mem::take(&mut lists[digit as usize]);
+            for entry in list.drain(..) {
+                self.put(entry);
             }
-            self.now = self.now / TURN * TURN + u64::from(self.filled.trailing_zeros());
-        }
-    }
-
-    /// Goes on to the next turn that has events; `None` when there are none at all.
-    fn begin_turn(&mut self) -> Option<()> {
-        if self.in_turns == 0 {
-            self.begin_era()?;
-        } else {
-            self.now += TURN;
-        }
-        while self.turns[(self.now % ERA / TURN) as usize].is_empty() {
-            self.now += TURN;
-        }
-        let mut list = std::mem::take(&mut self.turns[(self.now % ERA / TURN) as usize]);
-        self.in_turns -= list.len();
-        for (moment, what) in list.drain(..) {
-            self.add_to_moment(u64::from(moment), what);
-        }
-        self.spare.push(list);
-        Some(())
-    }
-
-    /// Goes on to the start of the next era that has events.
-    fn begin_era(&mut self) -> Option<()> {
-        let (era, list) = self.eras.pop_first()?;
-        self.now = era * ERA;
-        for (in_era, what) in list {
-            self.add_to_turn(u64::from(in_era), what);
+            self.spare.push(list);
         }
         Some(())
     }
+}
+
+const fn digit(micros: u64, wheel: u32) -> usize {
+    (micros >> (wheel * DIGIT)) as usize % LISTS
 }
 
 #[cfg(test)]
