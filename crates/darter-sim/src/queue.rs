@@ -179,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_too_late_happens_after_all_that_was_put_into_the_present() {
+        let mut queue = Queue::default();
+        queue.push(Moment::from_micros(70_000), What::Poll(1));
+        queue.push(Moment::from_micros(70_000), What::Poll(2));
+        assert!(matches!(queue.pop(), Some((_, What::Poll(1)))));
+        queue.push(Moment::from_micros(300), What::Poll(3));
+        assert!(matches!(queue.pop(), Some((_, What::Poll(2)))));
+        assert!(matches!(queue.pop(), Some((at, What::Poll(3))) if at.as_micros() == 70_000));
+        assert!(queue.pop().is_none());
+        queue.push(Moment::from_micros(u64::MAX), What::Elect);
+        assert_eq!(queue.pop().unwrap().0.as_micros(), u64::MAX);
+    }
+
+    #[test]
     fn what_is_put_in_meanwhile_takes_its_place() {
         let mut queue = Queue::default();
         for at in [10_u64, 2_000_000] {
