@@ -165,7 +165,7 @@ mod tests {
         let mut queue = Queue::default();
         let mut times = Vec::new();
         for nth in 0..5000_u32 {
-            // Near, far beyond the ring, and many at the same moment.
+            // Near, wheels away, and many at the same moment.
             let at = u64::from(nth).wrapping_mul(0x9e37_79b9) % [40, 900, 70_000, 5_000_000][nth as usize % 4];
             times.push((at, nth));
             queue.push(Moment::from_micros(at), What::Poll(nth));

@@ -10,6 +10,10 @@ use darter_core::Moment;
 
 use crate::tuning::Tuning;
 
+/// Answers of fewer bytes say nothing of a rate: they take as long as their way does. An image's configuration of two kilobytes would
+/// make a holder of gigabit seem one of some megabit, for all blobs.
+const LEAST_SAMPLE: u64 = 32 << 10;
+
 /// The average rate of a peer's answers, and when the last one came.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
@@ -41,6 +45,9 @@ impl Pace {
     }
 
     fn sample(&mut self, bytes: u64, asked: Moment, now: Moment, tuning: &Tuning) {
+        if bytes < LEAST_SAMPLE {
+            return;
+        }
         let since = asked.max(self.last_answer);
         let seconds = now.since(since).as_secs_f64().max(1e-5);
         let rate = bytes as f64 / seconds;

@@ -6,9 +6,10 @@ use std::time::Duration;
 /// The constants of picker and lead. The defaults suit data centres from 100 Mbit/s to 10 Gbit/s.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// Requests open at one holder, at most, for all blobs of a node: enough to cover a round trip and its four upload slots. With many
-    /// neighbours fewer: they are spread. More would bind a node to who had a piece first, though others have it by the time
-    /// its turn comes: of sixty-four blobs without such a limit up to sixty requests stood at one holder, and one node of eight was late.
+    /// Requests open at one holder, at most, for all blobs of a node, urgent ones aside: enough to cover a round trip and its four upload
+    /// slots. Twice as many where a blob has none open; with many neighbours fewer for each blob: they are spread. More would bind a node
+    /// to who had a piece first, though others have it by the time its turn comes: of sixty-four blobs without such a limit up to sixty
+    /// requests stood at one holder, and one node of eight was late.
     pub per_holder: u32,
     /// How long a picker waits for room at the holders when it shares them with other blobs.
     pub room_pause: Duration,

@@ -43,7 +43,7 @@ enum Link {
 /// A data connection to one holder.
 pub(crate) struct DataLink {
     link: Mutex<Link>,
-    /// Unanswered requests by their number on the wire.
+    /// What is unanswered, and how fast the rest was answered.
     open: Mutex<Open>,
 }
 
@@ -111,8 +111,8 @@ impl Open {
 impl DataLink {
     /// Ends the connection; what is unanswered fails.
     pub(crate) fn close(&self) {
-        let before = std::mem::replace(&mut *self.link.lock(), Link::Closed);
-        match before {
+        let mut link = self.link.lock();
+        match std::mem::replace(&mut *link, Link::Closed) {
             Link::Up(client) => client.close(),
             // Whoever is connecting still says that they are not answered.
             Link::Connecting(waiting) => {
@@ -179,7 +179,11 @@ impl Fleet {
     /// What stands at a holder, for whatever blob, and how fast it answers.
     pub(crate) fn standing(&self, holder: NodeId) -> Standing {
         let link = self.state.lock().links.get(&holder).cloned();
-        link.map_or_else(Standing::default, |link| link.open.lock().standing)
+        let Some(link) = link else { return Standing::default() };
+        let waiting = if let Link::Connecting(waiting) = &*link.link.lock() { waiting.len() } else { 0 };
+        let mut standing = link.open.lock().standing;
+        standing.named += u32::try_from(waiting).unwrap_or(u32::MAX);
+        standing
     }
 
     /// Bytes of a request's answer that have come.
@@ -275,5 +279,40 @@ impl Fleet {
                 drop(permit);
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::PieceIndex;
+
+    use super::*;
+
+    const PIECE: u64 = 1 << 20;
+
+    fn ask(wanted: Wanted, request: u64) -> Ask {
+        Ask { blob: BlobId([1; 32]), request: RequestId(request), wanted, urgent: false, longest: 1 << 20 }
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn what_stands_at_a_holder_is_what_it_was_asked_for_by_name_or_has_begun() {
+        let mut open = Open::default();
+        let named = open.add(ask(Wanted::Piece(PieceIndex(3)), 1), at(0));
+        let any = open.add(ask(Wanted::Any, 2), at(0));
+        let other = open.add(ask(Wanted::Any, 3), at(0));
+        assert_eq!(open.standing.named, 1, "an ask that just stands takes nobody's time");
+        assert!(open.begin(any, at(10)).is_some());
+        assert!(open.begin(any, at(20)).is_some(), "said twice, it counts once");
+        assert_eq!(open.standing.named, 2);
+        assert!(open.answered(named, None, at(30)).is_some());
+        assert!(open.answered(any, Some(PIECE), at(110)).is_some());
+        assert!(open.answered(other, None, at(120)).is_some());
+        assert_eq!(open.standing.named, 0);
+        assert!(open.answered(any, Some(PIECE), at(130)).is_none(), "nobody waits for it");
+        assert!(open.numbers.is_empty());
     }
 }

@@ -16,6 +16,7 @@ use darter_store::StoreError;
 use darter_swarm::OriginRun;
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
 
+use super::turns::Turn;
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
 use crate::error::FetchError;
@@ -83,13 +84,17 @@ impl Transfer {
         loop {
             let Some(run) = self.next_run().await else { break };
             let held_before = self.stored.held().len();
+            let mut turn = self.context.origin_turns.reader();
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
-                Some(reading) => self.consume(run, reading, &mut whole).await,
-                None => match self.open_run(run).await {
-                    Ok(reading) => self.consume(run, reading, &mut whole).await,
+                Some(reading) => self.consume(run, reading, &mut turn, &mut whole).await,
+                // No origin is made to wait with a body that nobody reads.
+                None if self.begins(&mut turn, run.first).await => match self.open_run(run).await {
+                    Ok(reading) => self.consume(run, reading, &mut turn, &mut whole).await,
                     Err(error) => RunEnd::Origin(error),
                 },
+                None => RunEnd::Replan,
             };
+            drop(turn);
             match end {
                 RunEnd::Replan => tries = 0,
                 RunEnd::Here(error) => return self.give_up(&error),
@@ -150,6 +155,14 @@ impl Transfer {
         leads && state.leading.as_ref().and_then(|leading| leading.plan(now)).is_some_and(|run| run.first == piece)
     }
 
+    /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
+    async fn begins(&self, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
+        tokio::select! {
+            waited = turn.begin() => !waited || self.still_planned(piece),
+            () = self.closed.cancelled() => false,
+        }
+    }
+
     async fn open_run(&self, run: OriginRun) -> Result<Reading, OriginError> {
         let credentials = self.state.lock().credentials.clone();
         let start = self.piece_length.offset(run.first);
@@ -164,7 +177,13 @@ impl Transfer {
         self.context.origin.read(&self.source, &credentials, range, expect).await
     }
 
-    async fn consume(self: &Arc<Self>, run: OriginRun, reading: Reading, whole: &mut WholeHasher) -> RunEnd {
+    async fn consume(
+        self: &Arc<Self>,
+        run: OriginRun,
+        reading: Reading,
+        turn: &mut Turn<'_>,
+        whole: &mut WholeHasher,
+    ) -> RunEnd {
         let start = self.piece_length.offset(run.first);
         if reading.start > start {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
@@ -178,8 +197,10 @@ impl Transfer {
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
         let mut assembly = Assembly { piece: run.first, bytes: Vec::with_capacity(room), skip: start - reading.start };
         let mut body = reading.body;
-        let mut turn = self.context.origin_turns.reader();
         loop {
+            if !self.begins(turn, assembly.piece).await {
+                return RunEnd::Replan;
+            }
             let chunk = tokio::select! {
                 chunk = turn.next(&mut body) => chunk,
                 () = self.closed.cancelled() => return RunEnd::Replan,
@@ -209,7 +230,7 @@ impl Transfer {
                 }
             }
         }
-        drop(turn);
+        turn.end();
         self.end_of_body(run, assembly, whole).await
     }
 

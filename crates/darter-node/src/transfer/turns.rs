@@ -1,13 +1,16 @@
 //! Turns at reading origins, so that pieces become whole one after the other.
 //!
 //! A part of a piece can't be passed on. Sixty-four blobs read side by side share what the origin gives, and the first piece of each
-//! is whole when all are: the seed's uplink idles for so long. So an agent puts few pieces together at a time, each blob in its
-//! turn. Who has to wait for the origin gives the turn up meanwhile: an origin that stalls holds up no other.
+//! is whole when all are: the seed's uplink idles for so long. So an agent begins few pieces at a time, each blob in its turn.
+//!
+//! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without:
+//! an origin holds up the others for [`LONGEST`] at most, and what has begun is never put off.
 
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Pieces that are put together at a time: several connections, should the origin limit each.
 const AT_A_TIME: usize = 8;
@@ -15,15 +18,19 @@ const AT_A_TIME: usize = 8;
 /// For how long a turn is kept though nothing comes.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// For how long a turn is kept at all.
+const LONGEST: Duration = Duration::from_secs(1);
+
 /// The turns of one agent, given in the order in which they are asked for.
 #[derive(Debug)]
 pub(crate) struct Turns(Semaphore);
 
-/// One reader's turn, taken when it reads and held until it ends it.
+/// One reader, and its turn while it has one.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
-    held: Option<SemaphorePermit<'a>>,
+    held: Option<(SemaphorePermit<'a>, Instant)>,
+    begun: bool,
 }
 
 impl Default for Turns {
@@ -35,32 +42,36 @@ impl Default for Turns {
 impl Turns {
     /// A reader that has no turn yet.
     pub(crate) const fn reader(&self) -> Turn<'_> {
-        Turn { turns: self, held: None }
-    }
-
-    async fn take(&self) -> SemaphorePermit<'_> {
-        self.0.acquire().await.expect("never closed")
+        Turn { turns: self, held: None, begun: false }
     }
 }
 
 impl Turn<'_> {
-    /// Waits for this reader's turn, unless it has it, and then for what comes next of a body.
-    pub(crate) async fn next<B: Stream + Unpin>(&mut self, body: &mut B) -> Option<B::Item> {
-        if self.held.is_none() {
-            self.held = Some(self.turns.take().await);
+    /// Waits for a turn to read a piece, unless the last one begun has not ended. True if there was one to be waited for.
+    pub(crate) async fn begin(&mut self) -> bool {
+        let begins = !std::mem::replace(&mut self.begun, true);
+        if begins {
+            let permit = self.turns.0.acquire().await.expect("never closed");
+            self.held = Some((permit, Instant::now() + LONGEST));
         }
-        if let Ok(next) = tokio::time::timeout(PATIENCE, body.next()).await {
-            return next;
-        }
-        self.held = None;
-        let next = body.next().await;
-        self.held = Some(self.turns.take().await);
-        next
+        begins
     }
 
-    /// Lets the next reader read.
+    /// What comes next of a body; gives the turn up while that takes long.
+    pub(crate) async fn next<B: Stream + Unpin>(&mut self, body: &mut B) -> Option<B::Item> {
+        if let Some((_, until)) = self.held {
+            let soon = timeout_at(until, timeout(PATIENCE, body.next()));
+            if let Ok(Ok(next)) = soon.await {
+                return next;
+            }
+            self.held = None;
+        }
+        body.next().await
+    }
+
+    /// The piece is whole: the next reader may begin.
     pub(crate) fn end(&mut self) {
-        self.held = None;
+        (self.held, self.begun) = (None, false);
     }
 }
 
@@ -70,33 +81,69 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_waits_for_its_turn() {
-        let turns = Turns::default();
-        let mut reading: Vec<_> = (0..AT_A_TIME).map(|_| turns.reader()).collect();
-        for turn in &mut reading {
-            assert_eq!(turn.next(&mut stream::iter([1])).await, Some(1));
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn all_taken(turns: &Turns) -> Vec<Turn<'_>> {
+        let mut taken = Vec::new();
+        for _ in 0..AT_A_TIME {
+            let mut turn = turns.reader();
+            assert!(turn.begin().await);
+            taken.push(turn);
         }
-        let mut late = turns.reader();
-        let mut body = stream::iter([2]);
-        let hour = Duration::from_secs(3600);
-        assert!(tokio::time::timeout(hour, late.next(&mut body)).await.is_err(), "all turns are taken");
-        reading[3].end();
-        assert_eq!(tokio::time::timeout(hour, late.next(&mut body)).await, Ok(Some(2)));
+        taken
     }
 
     #[tokio::test(start_paused = true)]
-    async fn origins_that_stall_hold_up_no_other() {
+    async fn a_reader_begins_a_piece_in_its_turn() {
         let turns = Turns::default();
-        let stalled = (0..AT_A_TIME).map(|_| async {
-            let mut turn = turns.reader();
-            let _ = turn.next(&mut stream::pending::<u32>()).await;
-        });
-        let stalled = futures_util::future::join_all(stalled);
-        let quick = async { turns.reader().next(&mut stream::iter([3])).await };
+        let mut reading = all_taken(&turns).await;
+        assert_eq!(reading[3].next(&mut stream::iter([1])).await, Some(1));
+        assert!(!reading[3].begin().await, "its piece is not whole yet");
+        let mut late = turns.reader();
+        assert!(timeout(HOUR, late.begin()).await.is_err(), "all turns are taken");
+        reading[3].end();
+        let mut next = turns.reader();
+        assert_eq!(timeout(HOUR, next.begin()).await, Ok(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_stalls_holds_up_no_other_and_its_reader_reads_on_without_a_turn() {
+        let turns = Turns::default();
+        let mut reading = all_taken(&turns).await;
+        let mut slow = Box::pin(stream::once(async {
+            tokio::time::sleep(PATIENCE * 4).await;
+            2
+        }));
+        let mut quick = turns.reader();
+        let started = Instant::now();
+        let stalled = async {
+            let chunk = reading[0].next(&mut slow).await;
+            // The turn is somebody else's by now.
+            (chunk, reading[0].next(&mut stream::iter([3])).await)
+        };
+        let begun = async {
+            quick.begin().await;
+            started.elapsed()
+        };
+        let (chunks, waited) = tokio::join!(stalled, begun);
+        assert_eq!(chunks, (Some(2), Some(3)));
+        assert!(waited < PATIENCE * 2, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_is_slow_without_a_pause_keeps_its_turn_for_a_while_only() {
+        let turns = Turns::default();
+        let mut reading = all_taken(&turns).await;
+        let mut drops = Box::pin(stream::unfold((), |()| async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            Some((4, ()))
+        }));
+        let started = Instant::now();
+        let dripping = async { while reading[0].next(&mut drops).await.is_some() {} };
+        let mut quick = turns.reader();
         tokio::select! {
-            _ = stalled => panic!("they never end"),
-            chunk = quick => assert_eq!(chunk, Some(3)),
+            () = dripping => unreachable!("it never ends"),
+            _ = quick.begin() => assert!(started.elapsed() <= LONGEST + PATIENCE),
         }
     }
 }

@@ -49,7 +49,7 @@ impl Picker {
         alone.div_ceil(self.among).max(2) as usize
     }
 
-    /// How many requests may be open at one holder: with many neighbours one, so that those who have a new piece first are
+    /// How many requests of this blob may be open at one holder: with many neighbours one, so that those who have a new piece first are
     /// not asked for it, and for others besides, by all at once.
     pub(super) fn most_at_one(&self) -> u32 {
         let holders = u32::try_from(self.neighbours.len()).unwrap_or(u32::MAX).max(1);
@@ -101,7 +101,7 @@ impl Picker {
         for neighbour in &mut self.neighbours {
             if neighbour.slow_until.is_some_and(|until| until <= now) {
                 neighbour.slow_until = None;
-                neighbour.meter.pace.forget_rate();
+                neighbour.meter.forget_rate(now);
             }
             self.slow_check = self.slow_check.min(neighbour.slow_until.unwrap_or(NEVER));
         }
@@ -234,13 +234,15 @@ impl Picker {
         }
     }
 
-    /// Lists the holders with room, of which each has little for all blobs together: near ones first, then those with the shorter queue, ties at random. Each is one number with its
-    /// place in the low 16 bits, for sorting quickly.
+    /// Lists the holders with room: near ones first, then those with the shorter queue, ties at random. Each is one number with its
+    /// place in the low 16 bits, for sorting quickly. Room is a matter of all blobs; one that has nothing under way may take some more,
+    /// or those who refill their places at every answer would leave none for it.
     fn order_holders(&mut self, now: Moment) {
         self.ready.clear();
         let limit = self.most_at_one();
+        let most_queued = self.tuning.per_holder * if self.counts.open == 0 { 2 } else { 1 };
         for (at, peer) in self.neighbours.iter().enumerate().take(1 << 16) {
-            let has_room = peer.meter.open < limit && peer.meter.queued() < self.tuning.per_holder;
+            let has_room = peer.meter.open < limit && peer.meter.queued() < most_queued;
             if is_quick(peer, now) && has_room {
                 let tie = self.random.next() >> 40;
                 let far = u64::from(is_across(peer.tier));
@@ -322,7 +324,7 @@ impl Picker {
             if !self.rarity.any_open_in(&peer.held) {
                 continue;
             }
-            if peer.meter.open > 0 || !peer.is_ready(now) || self.counts.open >= self.most_open() {
+            if peer.meter.queued() > 0 || !peer.is_ready(now) || self.counts.open >= self.most_open() {
                 self.wake_at(until);
                 continue;
             }

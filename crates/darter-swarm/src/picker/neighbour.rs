@@ -27,6 +27,8 @@ pub(super) struct Meter {
     /// Requests of this node that stand there for other blobs.
     pub(super) elsewhere: u32,
     pub(super) pace: Pace,
+    /// What was measured before this is not to be gone by.
+    forgotten: Moment,
     failures: u32,
     pub(super) paused_until: Moment,
 }
@@ -52,6 +54,15 @@ impl Meter {
     pub(super) const fn adopt(&mut self, standing: Standing) {
         self.elsewhere = standing.named.saturating_sub(self.open);
         self.pace = standing.pace;
+        if self.pace.last_answer().as_micros() < self.forgotten.as_micros() {
+            self.pace.forget_rate();
+        }
+    }
+
+    /// Forgets how fast the peer was, so that it is measured anew.
+    pub(super) const fn forget_rate(&mut self, now: Moment) {
+        self.forgotten = now;
+        self.pace.forget_rate();
     }
 
     /// An answer came.
@@ -75,9 +86,11 @@ impl Meter {
         self.pace.piece_time(piece_bytes, tuning) * (self.queued() + 1)
     }
 
-    /// By when an open request must have moved; later it is overdue.
+    /// By when an open request must have moved; later it is overdue. Answers to other requests show that the peer is alive, but a peer
+    /// that answers those and this one never is not waited for without end.
     pub(super) fn deadline(&self, moved: Moment, piece_bytes: u64, tuning: &Tuning) -> Moment {
         let patience = (self.queue_time(piece_bytes, tuning) * tuning.overdue_factor).max(tuning.overdue_floor);
-        moved.max(self.pace.last_answer()) + patience
+        let alive = self.pace.last_answer().min(moved + patience * tuning.overdue_factor);
+        moved.max(alive) + patience
     }
 }

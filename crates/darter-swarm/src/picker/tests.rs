@@ -102,26 +102,58 @@ fn of_several_holders_those_are_asked_whose_queues_are_shortest_with_what_stands
 fn a_holder_with_enough_to_do_for_other_blobs_is_asked_when_it_has_room_again() {
     let mut scene = Scene::new(20);
     (1..=2).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
-    scene.share(6, |_| 4);
+    scene.share(6, |_| 8);
     assert_eq!(scene.requests(0), [], "whoever has the piece first would be bound to give it to all");
     let wakeup = scene.picker.next_wakeup().expect("nobody tells this picker of room");
     assert!(wakeup.since(scene.now) < Duration::from_millis(100));
-    scene.share(6, |peer| if peer == 1 { 4 } else { 3 });
+    scene.share(6, |peer| if peer == 1 { 8 } else { 3 });
     assert_eq!(scene.requests(0).iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>(), [node(2)]);
 }
 
 #[test]
 fn an_answer_is_late_only_after_what_stands_before_it_for_other_blobs() {
-    let asked_anew = |standing| {
+    let asked_anew = |elsewhere| {
         let mut scene = Scene::new(20);
         (1..=4).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
-        scene.share(6, |_| standing);
+        scene.share(6, |_| elsewhere);
         assert_eq!(scene.requests(0).len(), 2);
-        scene.share(6, |_| standing);
         scene.requests(2000).len()
     };
-    assert_eq!(asked_anew(1), 2, "a piece takes a quarter of a second");
-    assert_eq!(asked_anew(3), 0, "three take three times as long, and patience grows with that");
+    assert_eq!(asked_anew(1), 2, "two pieces take half a second");
+    assert_eq!(asked_anew(3), 0, "four take a second, and it may be three times that");
+}
+
+#[test]
+fn a_holder_that_answers_for_other_blobs_only_is_not_waited_for_without_end() {
+    let mut scene = Scene::new(20);
+    (1..=2).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(20)));
+    scene.share(6, |_| 1);
+    assert_eq!(scene.requests(0).len(), 2, "all that one blob of six may have open");
+    let mut asked_anew = Vec::new();
+    for _ in 0..40 {
+        scene.share(6, |_| 2);
+        asked_anew.extend(scene.requests(0));
+    }
+    assert_eq!(asked_anew.len(), 2, "two that came to nothing hold up no others");
+}
+
+#[test]
+fn a_blob_with_nothing_under_way_gets_a_place_though_others_fill_all() {
+    let mut scene = Scene::new(20);
+    scene.join(1, Tier::Rack, PieceSet::full(20));
+    scene.share(2, |_| 4);
+    assert_eq!(scene.requests(0).len(), 1, "one, and no more while it is under way");
+}
+
+#[test]
+fn a_small_answer_says_nothing_of_a_rate() {
+    let tuning = Tuning::default();
+    let mut pace = Pace::default();
+    pace.answered(MIB, Moment::ZERO, Moment::from_micros(10_000), &tuning);
+    let before = pace.piece_time(MIB, &tuning);
+    pace.answered(2_000, Moment::from_micros(10_000), Moment::from_micros(12_000), &tuning);
+    assert_eq!(pace.piece_time(MIB, &tuning), before);
+    assert_eq!(pace.last_answer(), Moment::from_micros(12_000));
 }
 
 #[test]
