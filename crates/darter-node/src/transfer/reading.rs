@@ -158,7 +158,7 @@ impl Transfer {
     /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
     async fn begins(&self, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
         tokio::select! {
-            waited = turn.begin() => !waited || self.still_planned(piece),
+            () = turn.begin() => self.still_planned(piece),
             () = self.closed.cancelled() => false,
         }
     }
@@ -198,7 +198,7 @@ impl Transfer {
         let mut assembly = Assembly { piece: run.first, bytes: Vec::with_capacity(room), skip: start - reading.start };
         let mut body = reading.body;
         loop {
-            if !self.begins(turn, assembly.piece).await {
+            if !turn.has_begun() && !self.begins(turn, assembly.piece).await {
                 return RunEnd::Replan;
             }
             let chunk = tokio::select! {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// Pieces that are put together at a time: several connections, should the origin limit each.
 const AT_A_TIME: usize = 8;
@@ -47,21 +47,22 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// Waits for a turn to read a piece, unless the last one begun has not ended. True if there was one to be waited for.
-    pub(crate) async fn begin(&mut self) -> bool {
-        let begins = !std::mem::replace(&mut self.begun, true);
-        if begins {
-            let permit = self.turns.0.acquire().await.expect("never closed");
-            self.held = Some((permit, Instant::now() + LONGEST));
-        }
-        begins
+    /// Whether the last piece that was begun has not ended.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Waits for a turn to read a piece.
+    pub(crate) async fn begin(&mut self) {
+        let permit = self.turns.0.acquire().await.expect("never closed");
+        self.held = Some((permit, Instant::now() + LONGEST));
+        self.begun = true;
     }
 
     /// What comes next of a body; gives the turn up while that takes long.
     pub(crate) async fn next<B: Stream + Unpin>(&mut self, body: &mut B) -> Option<B::Item> {
         if let Some((_, until)) = self.held {
-            let soon = timeout_at(until, timeout(PATIENCE, body.next()));
-            if let Ok(Ok(next)) = soon.await {
+            if let Ok(next) = timeout_at(until.min(Instant::now() + PATIENCE), body.next()).await {
                 return next;
             }
             self.held = None;
@@ -78,6 +79,7 @@ impl Turn<'_> {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -87,7 +89,7 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..AT_A_TIME {
             let mut turn = turns.reader();
-            assert!(turn.begin().await);
+            turn.begin().await;
             taken.push(turn);
         }
         taken
@@ -98,12 +100,12 @@ mod tests {
         let turns = Turns::default();
         let mut reading = all_taken(&turns).await;
         assert_eq!(reading[3].next(&mut stream::iter([1])).await, Some(1));
-        assert!(!reading[3].begin().await, "its piece is not whole yet");
+        assert!(reading[3].has_begun(), "its piece is not whole yet");
         let mut late = turns.reader();
         assert!(timeout(HOUR, late.begin()).await.is_err(), "all turns are taken");
         reading[3].end();
         let mut next = turns.reader();
-        assert_eq!(timeout(HOUR, next.begin()).await, Ok(true));
+        assert_eq!(timeout(HOUR, next.begin()).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,7 +145,7 @@ mod tests {
         let mut quick = turns.reader();
         tokio::select! {
             () = dripping => unreachable!("it never ends"),
-            _ = quick.begin() => assert!(started.elapsed() <= LONGEST + PATIENCE),
+            () = quick.begin() => assert!(started.elapsed() <= LONGEST + PATIENCE),
         }
     }
 }
