@@ -15,6 +15,7 @@ use darter_origin::{ErrorKind, OriginError, Reading};
 use darter_store::StoreError;
 use darter_swarm::OriginRun;
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
+use futures_util::StreamExt as _;
 
 use super::turns::Turn;
 use super::{Lead, Outcome, Transfer};
@@ -88,7 +89,7 @@ impl Transfer {
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
                 Some(reading) => self.consume(run, reading, &mut turn, &mut whole).await,
                 // No origin is made to wait with a body that nobody reads.
-                None if self.begins(&mut turn, run.first).await => match self.open_run(run).await {
+                None if self.begins(&mut turn, run.first).await => match turn.wait_for(self.open_run(run)).await {
                     Ok(reading) => self.consume(run, reading, &mut turn, &mut whole).await,
                     Err(error) => RunEnd::Origin(error),
                 },
@@ -202,7 +203,7 @@ impl Transfer {
                 return RunEnd::Replan;
             }
             let chunk = tokio::select! {
-                chunk = turn.next(&mut body) => chunk,
+                chunk = turn.wait_for(body.next()) => chunk,
                 () = self.closed.cancelled() => return RunEnd::Replan,
             };
             let mut chunk = match chunk {
