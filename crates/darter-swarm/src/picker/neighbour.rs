@@ -24,7 +24,7 @@ pub(super) struct Neighbour {
 pub(super) struct Meter {
     /// Requests for this blob open there, overdue ones included: they still stand in its queue.
     pub(super) open: u32,
-    /// Requests of this node that stand there for other blobs.
+    /// Requests of this node that stand there for other blobs; at the lead, where asks of this one may just stand, at least so many.
     pub(super) elsewhere: u32,
     pub(super) pace: Pace,
     /// What was measured before this is not to be gone by.
