@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use darter_lab::bench::{self, Bench};
 use darter_lab::plan::Plan;
 use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
+use darter_lab::race::relay::Relay;
 use darter_lab::race::{Row, Scenario, plot, race, row};
 
 /// KiB of each blob in the race that warms caches up and is not counted.
@@ -30,13 +31,17 @@ const WARM_UP_KIB: u64 = 1024;
 /// for which the node waited for its seed; msgs/file is control messages of both; the rest is as in races.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab")]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them. Each kind has its own table
     scenarios: Vec<String>,
-    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, libtorrent, libtorrent-tuned, aria2, nginx
+    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, libtorrent, libtorrent-tuned, aria2, nginx,
+    /// chain (what the bytes alone take)
     #[arg(long, value_delimiter = ',', default_value = "darter")]
     method: Vec<Kind>,
-    /// Run all methods in races, one after the other
+    /// Run all methods in races that can run them, one after the other
     #[arg(long, conflicts_with = "method")]
     compare: bool,
     /// Print medians of this many races or measurements
@@ -50,8 +55,21 @@ struct Arguments {
     plot: Option<PathBuf>,
 }
 
+/// What the laboratory starts itself as.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// One link of a chain, on its host
+    #[command(hide = true)]
+    Relay(Relay),
+}
+
 fn main() -> ExitCode {
-    match work(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = match &arguments.part {
+        Some(Part::Relay(relay)) => relay.run().map(|()| true),
+        None => work(&arguments),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
             eprintln!("some nodes did not finish, or hold wrong bytes");
@@ -133,7 +151,8 @@ fn race_all(arguments: &Arguments, kinds: &[Kind], scenarios: &[Scenario]) -> Re
     }
     for scenario in scenarios {
         let content = Content::generate(scenario.blobs, scenario.blob_size())?;
-        for &kind in kinds {
+        let suits = |kind: &&Kind| !arguments.compare || kind.suits(scenario);
+        for &kind in kinds.iter().filter(suits) {
             warm_up(scenario, kind)?;
             let mut rows = Vec::new();
             for number in 1..=arguments.runs {

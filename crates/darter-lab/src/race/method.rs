@@ -9,9 +9,11 @@ use std::str::FromStr;
 use anyhow::{Result, anyhow};
 
 use crate::needs;
+use crate::race::chain::Chain;
 use crate::race::course::Course;
 use crate::race::darter::Darter;
 use crate::race::plain::Plain;
+use crate::race::scenario::Scenario;
 use crate::race::torrent::{Client, Torrent};
 
 /// What a node has reached.
@@ -58,22 +60,36 @@ pub enum Kind {
     Aria2,
     /// As many plain downloads from nginx as there are nodes.
     Nginx,
+    /// A chain that chooses nothing and says nothing: what the bytes alone take.
+    Chain,
 }
 
 impl Kind {
     /// All methods, in the order in which they are compared.
-    pub const ALL: [Self; 6] =
-        [Self::Darter, Self::DarterVerifyWhole, Self::Libtorrent, Self::LibtorrentTuned, Self::Aria2, Self::Nginx];
+    pub const ALL: [Self; 7] = [
+        Self::Darter,
+        Self::DarterVerifyWhole,
+        Self::Libtorrent,
+        Self::LibtorrentTuned,
+        Self::Aria2,
+        Self::Nginx,
+        Self::Chain,
+    ];
 
     /// Whether it is one of Darter's, which have goals.
     pub const fn is_darter(self) -> bool {
         matches!(self, Self::Darter | Self::DarterVerifyWhole)
     }
 
+    /// Whether it gets to the end of this scenario: a chain breaks where somebody dies.
+    pub const fn suits(self, scenario: &Scenario) -> bool {
+        !matches!(self, Self::Chain) || scenario.kill.is_empty()
+    }
+
     /// Programs that it needs besides those of every race, and their packages in Debian.
     const fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Darter | Self::DarterVerifyWhole => &[],
+            Self::Darter | Self::DarterVerifyWhole | Self::Chain => &[],
             Self::Libtorrent | Self::LibtorrentTuned => &[("python3", "python3-libtorrent")],
             Self::Aria2 => &[("aria2c", "aria2"), ("python3", "python3")],
             Self::Nginx => &[("curl", "curl")],
@@ -110,6 +126,7 @@ impl Kind {
             Self::LibtorrentTuned => Box::new(Torrent::start(course, Client::Libtorrent { tuned: true })?),
             Self::Aria2 => Box::new(Torrent::start(course, Client::Aria2)?),
             Self::Nginx => Box::new(Plain::start(course)?),
+            Self::Chain => Box::new(Chain::start(course)?),
         })
     }
 }
@@ -123,6 +140,7 @@ impl fmt::Display for Kind {
             Self::LibtorrentTuned => "libtorrent-tuned",
             Self::Aria2 => "aria2",
             Self::Nginx => "nginx",
+            Self::Chain => "chain",
         })
     }
 }

@@ -10,6 +10,7 @@
 //! | [`darter`] | Darter's agents, driven through their sockets |
 //! | [`torrent`] | libtorrent and aria2, with a tracker |
 //! | [`plain`] | plain downloads from nginx |
+//! | [`chain`], [`relay`] | what the bytes alone take: each node passes on to the next |
 //! | [`account`] | CPU and memory of processes, and how busy the machine was |
 //! | [`run`](mod@run) | one race from the start to the checked digests |
 //! | [`row`] | [`Row`]: what a race came to, medians, and the table |
@@ -27,6 +28,7 @@
 //! machine was, and above [`row::BUSY`] its ratio to T* says more about the machine than about the method.
 
 pub mod account;
+pub mod chain;
 pub mod content;
 pub mod course;
 pub mod darter;
@@ -34,6 +36,7 @@ pub mod goal;
 pub mod method;
 pub mod plain;
 pub mod plot;
+pub mod relay;
 pub mod row;
 pub mod run;
 pub mod scenario;
