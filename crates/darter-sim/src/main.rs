@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, one_in_anywhere,
-    /// one_in_beyond, slow_percent, slow_delivery, ask_late in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// one_in_beyond, slow_percent, slow_delivery, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -108,6 +108,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),
             "tell_each" => tuning.tell_each = Duration::from_micros(number.into()),
+            "tell_few" => tuning.tell_few = Duration::from_millis(number.into()),
             "ask_late" => tuning.ask_late = Duration::from_millis(number.into()),
             "slow_delivery" => tuning.slow_delivery = number,
             "one_in_anywhere" => tuning.one_in_anywhere = number,

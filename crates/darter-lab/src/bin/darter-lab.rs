@@ -41,7 +41,7 @@ struct Arguments {
     /// chain (what the bytes alone take)
     #[arg(long, value_delimiter = ',', default_value = "darter")]
     method: Vec<Kind>,
-    /// Run all methods in races that can run them, one after the other
+    /// Run every method in races, one after the other; chain only where nobody is killed
     #[arg(long, conflicts_with = "method")]
     compare: bool,
     /// Print medians of this many races or measurements
@@ -107,6 +107,12 @@ fn work(arguments: &Arguments) -> Result<bool> {
     if let Some(lacks) = raced.chain(measured).find_map(Kind::lacking) {
         bail!("{lacks}");
     }
+    let broken = |scenario: &&Scenario| kinds.iter().any(|kind| !kind.suits(scenario));
+    for scenario in races.iter().filter(broken) {
+        let name = &scenario.name;
+        ensure!(arguments.compare, "{name} kills somebody, and a chain breaks there: ask for it without chain");
+        eprintln!("{name}: without chain, which breaks where somebody is killed");
+    }
     let sound = measure_all(arguments, &benches)?;
     Ok(race_all(arguments, &kinds, &races)? && sound)
 }
@@ -151,8 +157,7 @@ fn race_all(arguments: &Arguments, kinds: &[Kind], scenarios: &[Scenario]) -> Re
     }
     for scenario in scenarios {
         let content = Content::generate(scenario.blobs, scenario.blob_size())?;
-        let suits = |kind: &&Kind| !arguments.compare || kind.suits(scenario);
-        for &kind in kinds.iter().filter(suits) {
+        for &kind in kinds.iter().filter(|kind| kind.suits(scenario)) {
             warm_up(scenario, kind)?;
             let mut rows = Vec::new();
             for number in 1..=arguments.runs {
@@ -188,4 +193,26 @@ fn warm_up(scenario: &Scenario, kind: Kind) -> Result<()> {
     short.arrive_every = 0.0;
     let content = Content::generate(1, short.blob_size())?;
     race(&short, &content, kind).with_context(|| format!("warm up {kind}")).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_told_apart_from_a_scenario() {
+        let relay = ["lab", "relay", "--list", "l", "--directory", "d", "--from", "10.77.0.2:7500"];
+        assert!(matches!(Arguments::try_parse_from(relay).unwrap().part, Some(Part::Relay(_))));
+        let scenario = Arguments::try_parse_from(["lab", "gate", "--method", "chain,darter"]).unwrap();
+        assert!(scenario.part.is_none());
+        assert_eq!(scenario.method, [Kind::Chain, Kind::Darter]);
+    }
+
+    #[test]
+    fn a_chain_is_not_raced_where_somebody_is_killed() {
+        let scenario = |name| Scenario::open(name).unwrap();
+        assert!(Kind::Chain.suits(&scenario("gate")));
+        assert!(!Kind::Chain.suits(&scenario("killed")));
+        assert!(Kind::Darter.suits(&scenario("killed")));
+    }
 }

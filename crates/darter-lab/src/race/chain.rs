@@ -5,22 +5,24 @@
 //! `sendfile`. Nothing is chosen and nothing said. Of what another method takes, that much is the machine's, the kernel's and the
 //! laboratory's.
 //!
-//! Each node is a process of its own, this program under another name ([`relay`](super::relay)). Its seed has the content from the start.
+//! Each node is a process of its own, the laboratory's program again ([`relay`](super::relay)), so this method is for that program only. The
+//! source has the content from the start, as other methods' seeds do: what Darter's seed takes to read the origin, to compute SHA-256
+//! and to write comes on top.
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::Course;
-use crate::race::method::{Kind, Look, Method, is_right, written};
-use crate::race::relay::Cargo;
+use crate::race::course::{Course, PATIENCE};
+use crate::race::method::{Look, Method, is_right, written};
+use crate::race::relay::Load;
 
 /// Where a relay listens.
 const PORT: u16 = 7500;
 /// What the list of the content is called.
-const LIST: &str = "cargo.json";
+const LIST: &str = "load.json";
 
 /// The relays.
 pub(crate) struct Chain<'c> {
@@ -31,16 +33,14 @@ pub(crate) struct Chain<'c> {
 
 impl<'c> Chain<'c> {
     pub(crate) fn start(course: &'c Course<'c>) -> Result<Self> {
-        let suits = Kind::Chain.suits(course.scenario);
-        ensure!(suits, "a chain does not survive anybody's death: leave chain out of {}", course.scenario.name);
         let list = course.directory().join(LIST);
-        let cargo = Cargo::of(course.content)?;
-        fs::write(&list, serde_json::to_vec(&cargo)?).with_context(|| format!("write {}", list.display()))?;
+        let load = Load::of(course.content)?;
+        fs::write(&list, serde_json::to_vec(&load)?).with_context(|| format!("write {}", list.display()))?;
         let mut command = course.seed.command(std::env::current_exe().context("find this program")?);
         command.arg("relay").arg("--list").arg(&list).arg("--directory").arg(course.content.directory());
         command.arg("--listen").arg(format!("{}:{PORT}", course.seed.address()));
         let mut source = course.seed.spawn("relay", &mut command)?;
-        source.wait_for_port(PORT, super::course::PATIENCE)?;
+        source.wait_for_port(PORT, PATIENCE)?;
         Ok(Self { course, source, relays: course.nodes.iter().map(|_| None).collect() })
     }
 }
@@ -62,9 +62,12 @@ impl Method for Chain<'_> {
 
     fn look(&mut self, node: usize) -> Result<Option<Look>> {
         let held = written(&self.course.nodes[node].directory().join("content"));
-        // Not waited for before the end: what the kernel knows of its CPU time goes with it.
-        let ended = self.relays[node].as_ref().is_some_and(|relay| has_ended(relay.id()));
-        Ok(Some(Look { held, done: ended && held >= self.course.scenario.size(), seconds: None }))
+        // Every piece is written after it was checked.
+        let done = held >= self.course.scenario.size();
+        if let Some(relay) = self.relays[node].as_ref().filter(|relay| !done && has_ended(relay.id())) {
+            bail!("a chain broke at node {}\n{}", node + 1, relay.tail());
+        }
+        Ok(Some(Look { held, done, seconds: None }))
     }
 
     fn processes(&self) -> Vec<u32> {
@@ -76,7 +79,7 @@ impl Method for Chain<'_> {
     }
 
     fn origin_sent(&self) -> Result<u64> {
-        // The first relay plays the seed's part here.
+        // The source plays the seed's part here.
         Ok(0)
     }
 

@@ -22,10 +22,15 @@ pub struct Content {
 }
 
 impl Content {
-    /// Generates `count` files of `size` bytes each.
+    /// Generates `count` files of `size` bytes each, in memory.
     pub fn generate(count: u32, size: u64) -> Result<Self> {
+        Self::generate_below(&memory_directory()?, count, size)
+    }
+
+    /// Generates them in a directory below `parent`.
+    pub(crate) fn generate_below(parent: &Path, count: u32, size: u64) -> Result<Self> {
         // Named after this process, as runs are: what a killed laboratory leaves is swept by the next.
-        let directory = memory_directory()?.join(format!("{}-content-{count}x{size}", std::process::id()));
+        let directory = parent.join(format!("{}-content-{count}x{size}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
         let mut content = Self { directory, files: Vec::new(), size };
         for number in 0..count {

@@ -19,7 +19,7 @@ use darter_kernel::socket::set_receive_low_water;
 use rustix::fs::sendfile;
 use serde::{Deserialize, Serialize};
 
-use super::content::Content;
+use crate::race::content::Content;
 
 /// Before so much has come there is no use in waking up, in bytes; Darter has the same mark.
 const LOW_WATER: u32 = 256 * 1024;
@@ -30,14 +30,14 @@ const RETRIES: u32 = 6000;
 
 /// Files and what their pieces must be.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Cargo {
+pub(crate) struct Load {
     files: Vec<(String, Manifest)>,
 }
 
-impl Cargo {
+impl Load {
     /// Reads and hashes the content, in pieces as Darter would choose them.
     pub(crate) fn of(content: &Content) -> Result<Self> {
-        let mut cargo = Self { files: Vec::new() };
+        let mut load = Self { files: Vec::new() };
         for (name, _) in &content.files {
             let path = content.directory().join(name);
             let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
@@ -49,9 +49,9 @@ impl Cargo {
                 let data = &bytes[usize::try_from(range.start())?..usize::try_from(range.end())?];
                 manifest.extend(number, &[hash_piece(pieces, piece, data, pieces.count(content.size) == 1)])?;
             }
-            cargo.files.push((name.clone(), manifest));
+            load.files.push((name.clone(), manifest));
         }
-        Ok(cargo)
+        Ok(load)
     }
 
     /// All pieces, in the order in which they travel.
@@ -95,32 +95,33 @@ impl Relay {
     /// A connection that breaks, a piece that is wrong, files that can't be read or written.
     pub fn run(&self) -> Result<()> {
         let list = fs::read(&self.list).with_context(|| format!("read {}", self.list.display()))?;
-        let cargo: Cargo = serde_json::from_slice(&list).context("understand the list")?;
-        let files = Arc::new(cargo.open(&self.directory, self.from.is_some())?);
-        let cargo = Arc::new(cargo);
-        let (held, ready) = sync_channel(cargo.pieces().count());
-        let sending = match self.listen {
-            Some(address) => {
-                let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
-                let (cargo, files) = (Arc::clone(&cargo), Arc::clone(&files));
-                Some(thread::spawn(move || pass_on(&cargo, &files, &listener, &ready)))
-            }
-            None => None,
-        };
-        // When this fails, the process ends, and whoever waits behind it sees that.
-        match self.from {
-            Some(from) => receive(&cargo, &files, from, &held)?,
-            None => cargo.pieces().for_each(|_| say(&held)),
-        }
-        sending.map_or(Ok(()), |sending| sending.join().expect("passing on does not panic"))
+        let load = serde_json::from_slice(&list).context("understand the list")?;
+        let bind = |address| TcpListener::bind(address).with_context(|| format!("listen on {address}"));
+        carry(load, &self.directory, self.from, self.listen.map(bind).transpose()?)
     }
 }
 
-fn receive(cargo: &Cargo, files: &[File], from: SocketAddr, held: &SyncSender<()>) -> Result<()> {
+fn carry(load: Load, directory: &Path, from: Option<SocketAddr>, listener: Option<TcpListener>) -> Result<()> {
+    let files = Arc::new(load.open(directory, from.is_some())?);
+    let load = Arc::new(load);
+    let (held, ready) = sync_channel(load.pieces().count());
+    let sending = listener.map(|listener| {
+        let (load, files) = (Arc::clone(&load), Arc::clone(&files));
+        thread::spawn(move || pass_on(&load, &files, &listener, &ready))
+    });
+    // When this fails there is no more to pass on, and whoever waits behind sees that.
+    match from {
+        Some(from) => receive(&load, &files, from, &held)?,
+        None => load.pieces().for_each(|_| say(&held)),
+    }
+    sending.map_or(Ok(()), |sending| sending.join().expect("passing on does not panic"))
+}
+
+fn receive(load: &Load, files: &[File], from: SocketAddr, held: &SyncSender<()>) -> Result<()> {
     let mut stream = connect(from)?;
     let mut mark = 0;
     let mut buffer = Vec::new();
-    for (file, manifest, piece) in cargo.pieces() {
+    for (file, manifest, piece) in load.pieces() {
         let pieces = manifest.piece_length();
         let range = pieces.range(piece, manifest.length().context("the list names lengths")?);
         buffer.resize(usize::try_from(range.len())?, 0);
@@ -136,8 +137,8 @@ fn receive(cargo: &Cargo, files: &[File], from: SocketAddr, held: &SyncSender<()
                 read => filled += read,
             }
         }
-        let only = manifest.known() == 1;
-        ensure!(manifest.hash(piece) == Some(hash_piece(pieces, piece, &buffer, only)), "piece {piece} is wrong");
+        let right = manifest.hash(piece) == Some(hash_piece(pieces, piece, &buffer, manifest.known() == 1));
+        ensure!(right, "piece {piece} of {} is wrong", load.files[file].0);
         files[file].write_all_at(&buffer, range.start()).context("write a piece")?;
         say(held);
     }
@@ -150,19 +151,21 @@ fn say(held: &SyncSender<()>) {
 }
 
 fn connect(from: SocketAddr) -> Result<TcpStream> {
-    for _ in 0..RETRIES {
-        if let Ok(stream) = TcpStream::connect(from) {
-            return Ok(stream);
+    let mut tries = 0;
+    loop {
+        match TcpStream::connect(from) {
+            Ok(stream) => return Ok(stream),
+            Err(refusal) if tries == RETRIES => return Err(refusal).with_context(|| format!("connect to {from}")),
+            Err(_) => tries += 1,
         }
         thread::sleep(RETRY);
     }
-    bail!("nobody listens on {from}")
 }
 
-fn pass_on(cargo: &Cargo, files: &[File], listener: &TcpListener, ready: &Receiver<()>) -> Result<()> {
+fn pass_on(load: &Load, files: &[File], listener: &TcpListener, ready: &Receiver<()>) -> Result<()> {
     let (stream, _) = listener.accept().context("accept")?;
     stream.set_nodelay(true)?;
-    for ((file, manifest, piece), ()) in cargo.pieces().zip(ready) {
+    for ((file, manifest, piece), ()) in load.pieces().zip(ready) {
         let range = manifest.piece_length().range(piece, manifest.length().context("the list names lengths")?);
         let mut offset = range.start();
         while offset < range.end() {
@@ -177,49 +180,51 @@ fn pass_on(cargo: &Cargo, files: &[File], listener: &TcpListener, ready: &Receiv
 mod tests {
     use super::*;
 
-    /// A free address of this host, for a listener that starts in a moment.
-    fn free() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-    }
-
-    /// Two files of this size, in three pieces each, with their list, and the source and the last relay of a chain of three.
-    fn carry(size: u64, damage: impl FnOnce(&Path)) -> (tempfile::TempDir, Content, Result<()>) {
+    /// Carries two files of three pieces each from a source by a middle relay to a last one, after `damage` was done to the source's
+    /// files; whether the last one's are right, and what the two relays said.
+    fn chain(damage: impl FnOnce(&Path)) -> (bool, Result<()>, Result<()>) {
         let place = tempfile::tempdir().unwrap();
-        let content = Content::generate(2, size).unwrap();
-        let list = place.path().join("list");
-        fs::write(&list, serde_json::to_vec(&Cargo::of(&content).unwrap()).unwrap()).unwrap();
+        let content = Content::generate_below(place.path(), 2, 300_000).unwrap();
+        let list = serde_json::to_vec(&Load::of(&content).unwrap()).unwrap();
         damage(content.directory());
-        let (first, second) = (free(), free());
-        let relay = |name: &str, from, listen| {
+        let bound = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            (listener.local_addr().unwrap(), Some(listener))
+        };
+        let ((first, source_listens), (second, middle_listens)) = (bound(), bound());
+        let relay = |name: &str, from, listener| {
             let directory = place.path().join(name);
             fs::create_dir_all(&directory).unwrap();
-            Relay { list: list.clone(), directory, from, listen }
+            carry(serde_json::from_slice(&list).unwrap(), &directory, Some(from), listener)
         };
-        let source = Relay { directory: content.directory().to_owned(), ..relay("source", None, Some(first)) };
-        let middle = relay("middle", Some(first), Some(second));
-        let last = relay("last", Some(second), None);
-        // Detached: where the middle one fails, the last would wait for it.
-        thread::spawn(move || source.run());
-        thread::spawn(move || last.run());
-        let result = middle.run();
-        (place, content, result)
+        let (middle, last) = thread::scope(|scope| {
+            // It fails when the middle one goes away, which is said by that one.
+            scope.spawn(|| carry(serde_json::from_slice(&list).unwrap(), content.directory(), None, source_listens));
+            let last = scope.spawn(|| relay("last", second, None));
+            (relay("middle", first, middle_listens), last.join().unwrap())
+        });
+        let right = |(name, digest): &(String, _)| {
+            crate::oci::digest_of(&place.path().join("last").join(name)).is_ok_and(|found| found == *digest)
+        };
+        (content.files.iter().all(right), middle, last)
     }
 
     #[test]
-    fn a_chain_carries_everything() {
-        let (place, content, result) = carry(300_000, |_| {});
-        result.unwrap();
-        for (name, digest) in &content.files {
-            assert_eq!(crate::oci::digest_of(&place.path().join("middle").join(name)).unwrap(), *digest);
-        }
+    fn everything_comes_to_the_end_of_the_chain() {
+        let (right, middle, last) = chain(|_| {});
+        middle.unwrap();
+        last.unwrap();
+        assert!(right);
     }
 
     #[test]
-    fn a_wrong_piece_is_refused() {
-        let (_place, _content, result) = carry(300_001, |directory| {
+    fn a_wrong_piece_is_not_passed_on() {
+        let (right, middle, last) = chain(|directory| {
             let file = OpenOptions::new().write(true).open(directory.join("blob-01")).unwrap();
             file.write_all_at(&[1, 2, 3], 200_000).unwrap();
         });
-        assert_eq!(result.unwrap_err().to_string(), "piece 1 is wrong");
+        assert_eq!(middle.unwrap_err().to_string(), "piece 1 of blob-01 is wrong");
+        assert_eq!(last.unwrap_err().to_string(), "the relay before went away");
+        assert!(!right);
     }
 }
