@@ -44,9 +44,15 @@ impl News {
         self.lead_waits |= from_lead;
     }
 
-    /// A lead let this node in and so knows what it holds: in a large swarm the first piece after that waits as any other does.
-    pub(super) const fn lead_knows(&mut self, now: Moment) {
+    /// A lead let this node in and so knows what it holds: in a large swarm the first piece after that waits as any other does. But it
+    /// may have been a neighbour until now, and as the lead it is not told what neighbours are still to hear: the lead before was told.
+    pub(super) fn lead_knows(&mut self, now: Moment) {
         self.lead_told = now;
+        for &piece in &self.come {
+            if !self.for_lead.contains(&piece) {
+                self.for_lead.push(piece);
+            }
+        }
     }
 
     /// A piece is held here no more.

@@ -112,6 +112,24 @@ fn the_first_piece_after_a_join_waits_too_in_a_large_swarm() {
 }
 
 #[test]
+fn a_neighbour_that_becomes_the_lead_is_told_what_only_the_lead_before_was_told() {
+    let eight: Vec<(u8, &[u32])> = (1..=8).map(|peer| (peer, &[][..])).collect();
+    let picker = picker(&eight);
+    let neighbours: Vec<NodeId> = (1..=8).map(node).collect();
+    let mut news = News::default();
+    news.came(PieceIndex(0), true);
+    news.take(later(1000), BLOB, &picker, &neighbours, Some(node(9)));
+    news.came(PieceIndex(1), true);
+    let have = Message::Have { blob: BLOB, pieces: pieces(&[1]) };
+    let told = news.take(later(1012), BLOB, &picker, &neighbours, Some(node(9)));
+    assert_eq!(told, [(vec![node(9)], have.clone())], "neighbours wait");
+    news.lead_knows(later(1013));
+    let told = news.take(later(1100), BLOB, &picker, &neighbours, Some(node(1)));
+    let knows = |node: &NodeId| told.iter().any(|(nodes, message)| nodes.contains(node) && *message == have);
+    assert!(neighbours.iter().all(knows), "{told:?}");
+}
+
+#[test]
 fn what_the_lead_sent_is_confirmed_at_once() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
