@@ -131,7 +131,7 @@ impl Transfer {
                 let state = self.state.lock();
                 let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
                 let leading = state.leading.as_ref().filter(|_| leads)?;
-                (leading.plan(now), leading.plan_due(now), Arc::clone(&leading.plan_changed))
+                (leading.plan(self.stored.known(), now), leading.plan_due(now), Arc::clone(&leading.plan_changed))
             };
             if let Some(plan) = plan {
                 return Some(plan);
@@ -153,7 +153,8 @@ impl Transfer {
         let now = self.context.now();
         let state = self.state.lock();
         let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
-        leads && state.leading.as_ref().and_then(|leading| leading.plan(now)).is_some_and(|run| run.first == piece)
+        let plan = state.leading.as_ref().and_then(|leading| leading.plan(self.stored.known(), now));
+        leads && plan.is_some_and(|run| run.first == piece)
     }
 
     /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
