@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::Process;
 use crate::race::account::has_ended;
 use crate::race::course::{Course, PATIENCE};
-use crate::race::method::{Look, Method, is_right, written};
+use crate::race::method::{Look, Method, judge, written};
 use crate::race::relay::Load;
 
 /// Where a relay listens.
@@ -84,10 +84,7 @@ impl Method for Chain<'_> {
     }
 
     fn is_right(&mut self, node: usize) -> Result<bool> {
-        let directory = self.course.nodes[node].directory().join("content");
-        let right = is_right(self.course, &directory)?;
-        fs::remove_dir_all(directory)?;
-        Ok(right)
+        judge(self.course, node)
     }
 
     fn looks_disturb(&self) -> bool {

@@ -168,6 +168,14 @@ pub(crate) fn written(directory: &Path) -> u64 {
     files.filter_map(|file| file.metadata().ok()).map(|data| (data.blocks() * 512).min(data.len())).sum()
 }
 
+/// Judges the files in a node's `content` directory, and frees their memory for the next.
+pub(crate) fn judge(course: &Course<'_>, node: usize) -> Result<bool> {
+    let directory = course.nodes[node].directory().join("content");
+    let right = is_right(course, &directory)?;
+    fs::remove_dir_all(directory)?;
+    Ok(right)
+}
+
 /// Whether a directory has all files of the content, with the right bytes.
 pub(crate) fn is_right(course: &Course<'_>, directory: &Path) -> Result<bool> {
     for (name, digest) in &course.content.files {

@@ -1,13 +1,11 @@
 //! Plain downloads: nginx on the seed's host, one curl for each node.
 
-use std::fs;
-
 use anyhow::{Context, Result};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
 use crate::race::course::{Course, Nginx};
-use crate::race::method::{Look, Method, is_right, written};
+use crate::race::method::{Look, Method, judge, written};
 
 /// nginx and its downloaders.
 pub(crate) struct Plain<'c> {
@@ -61,10 +59,7 @@ impl Method for Plain<'_> {
     }
 
     fn is_right(&mut self, node: usize) -> Result<bool> {
-        let directory = self.course.nodes[node].directory().join("content");
-        let right = is_right(self.course, &directory)?;
-        fs::remove_dir_all(directory)?;
-        Ok(right)
+        judge(self.course, node)
     }
 
     fn looks_disturb(&self) -> bool {
