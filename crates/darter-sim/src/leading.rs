@@ -109,7 +109,8 @@ impl Fleet {
         }
         let now = self.now;
         let Some(lead) = &self.nodes[leader as usize].lead else { return };
-        let Some(run) = lead.origin_plan(now) else { return };
+        // Whoever leads here knows every hash.
+        let Some(run) = lead.origin_plan(u32::MAX, now) else { return };
         let piece = run.first;
         self.report.origin_pieces += 1;
         let holds = |node: &&crate::node::Node| node.alive && node.honest && node.holds(piece);

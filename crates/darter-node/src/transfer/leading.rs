@@ -107,11 +107,9 @@ impl Leading {
         self.swarm.next_wakeup(now)
     }
 
-    /// What to read of the origin, when the hashes of so many pieces are known. Reading goes on where the hashes end, though members
-    /// hold more: a lead that came back without them could not say what those pieces must be, and hashes have no gaps.
+    /// What to read of the origin, when the hashes of so many pieces are known.
     pub(super) fn plan(&self, known: u32, now: Moment) -> Option<OriginRun> {
-        let run = self.swarm.origin_plan(now)?;
-        Some(OriginRun { first: run.first.min(PieceIndex(known)), ..run })
+        self.swarm.origin_plan(known, now)
     }
 
     /// Gathers what members must be told: growth to those who are in, then the answers to those who come in.

@@ -395,12 +395,19 @@ impl Lead {
     /// The next pieces that must be read from the origin: not owned, and held by no live member (those are the lead's
     /// own picker's business). Ask again after each piece, and stop reading when the answer no longer begins with the
     /// piece that comes next: somebody who holds it has turned up.
-    pub fn origin_plan(&self, now: Moment) -> Option<OriginRun> {
+    ///
+    /// `known` is how many pieces, the first ones, have a hash that this agent knows. From there on it counts no holders: without
+    /// the hash nobody who comes could check what they give, and hashes have no gaps. A seed that was killed before it saved
+    /// anything comes back like that.
+    pub fn origin_plan(&self, known: u32, now: Moment) -> Option<OriginRun> {
         if now < self.settled {
             return None;
         }
-        let (first, end) = self.pieces.first_gap(self.total)?;
-        Some(OriginRun { first, end })
+        let gap = self.pieces.first_gap(self.total);
+        if self.total.is_some_and(|total| known < total) && gap.is_none() {
+            return Some(OriginRun { first: PieceIndex(known), end: self.total.map(PieceIndex) });
+        }
+        gap.map(|(first, end)| OriginRun { first: first.min(PieceIndex(known)), end })
     }
 
     /// Takes the notices that members have to be given.

@@ -16,6 +16,9 @@ fn at(millis: u64) -> Moment {
     Moment::from_micros(millis * 1000)
 }
 
+/// Of a lead that knows every hash.
+const ALL: u32 = u32::MAX;
+
 fn lead(pieces: u32, owned: u32) -> Lead {
     let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
     lead.set_total(pieces);
@@ -131,40 +134,54 @@ fn what_nobody_has_goes_to_those_who_pass_it_on_quickly() {
 }
 
 #[test]
+fn where_hashes_end_the_origin_is_read_though_members_hold_more() {
+    let run = |first, end: u32| Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) });
+    let mut some = lead(10, 0);
+    some.join(node(1), Place::default(), &PieceSet::full(6), true);
+    assert_eq!(some.origin_plan(0, at(0)), run(0, 10), "in one go");
+    assert_eq!(some.origin_plan(4, at(0)), run(4, 10));
+    assert_eq!(some.origin_plan(8, at(0)), run(6, 10));
+    let mut all = lead(10, 0);
+    all.join(node(1), Place::default(), &PieceSet::full(10), true);
+    assert_eq!(all.origin_plan(4, at(0)), run(4, 10));
+    assert_eq!(all.origin_plan(10, at(0)), None);
+}
+
+#[test]
 fn the_origin_is_asked_for_what_nobody_has() {
     let mut lead = lead(10, 2);
     let held = [3, 4, 7].map(PieceIndex).into_iter().collect();
     lead.join(node(1), Place::default(), &held, true);
     let run = |first, end: u32| Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) });
-    assert_eq!(lead.origin_plan(at(0)), run(2, 3));
+    assert_eq!(lead.origin_plan(ALL, at(0)), run(2, 3));
     lead.own(PieceIndex(2));
-    assert_eq!(lead.origin_plan(at(0)), run(5, 7));
+    assert_eq!(lead.origin_plan(ALL, at(0)), run(5, 7));
     lead.leave(node(1));
-    assert_eq!(lead.origin_plan(at(0)), run(3, 10));
+    assert_eq!(lead.origin_plan(ALL, at(0)), run(3, 10));
     for piece in 0..10 {
         lead.own(PieceIndex(piece));
     }
-    assert_eq!(lead.origin_plan(at(0)), None);
+    assert_eq!(lead.origin_plan(ALL, at(0)), None);
 }
 
 #[test]
 fn a_blob_of_unknown_length_is_read_to_its_end() {
     let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
     lead.own(PieceIndex(0));
-    assert_eq!(lead.origin_plan(at(0)), Some(OriginRun { first: PieceIndex(1), end: None }));
+    assert_eq!(lead.origin_plan(ALL, at(0)), Some(OriginRun { first: PieceIndex(1), end: None }));
     lead.set_total(1);
-    assert_eq!(lead.origin_plan(at(0)), None);
+    assert_eq!(lead.origin_plan(ALL, at(0)), None);
 }
 
 #[test]
 fn a_lead_that_takes_over_listens_first() {
     let mut lead = Lead::new(node(0), Place::default(), Start::TakeOver, Tuning::default(), 1, at(1000));
     lead.set_total(4);
-    assert_eq!(lead.origin_plan(at(1100)), None);
+    assert_eq!(lead.origin_plan(ALL, at(1100)), None);
     assert_eq!(lead.next_wakeup(at(1100)), Some(at(1300)));
     lead.join(node(1), Place::default(), &PieceSet::full(3), true);
     let tail = OriginRun { first: PieceIndex(3), end: Some(PieceIndex(4)) };
-    assert_eq!(lead.origin_plan(at(1300)), Some(tail));
+    assert_eq!(lead.origin_plan(ALL, at(1300)), Some(tail));
 }
 
 #[test]
@@ -177,12 +194,12 @@ fn two_reporters_put_a_liar_aside_one_only_loses_it_as_neighbour() {
     assert!(!lead.report(node(2), node(1)));
     assert!(!lead.report(node(2), node(1)), "the same reporter counts once");
     assert!(lead.take_notices().contains(&Notice::Unlinked { to: node(2), peer: node(1) }));
-    assert_eq!(lead.origin_plan(at(0)), None, "the others may still get it there");
+    assert_eq!(lead.origin_plan(ALL, at(0)), None, "the others may still get it there");
     assert!(lead.report(node(3), node(1)));
     assert_eq!(lead.members(), [node(2), node(3)]);
-    assert!(lead.origin_plan(at(0)).is_some(), "it counts as no holder any more");
+    assert!(lead.origin_plan(ALL, at(0)).is_some(), "it counts as no holder any more");
     lead.join(node(1), Place::default(), &PieceSet::full(2), false);
-    assert!(lead.origin_plan(at(0)).is_some(), "joining again does not clear it");
+    assert!(lead.origin_plan(ALL, at(0)).is_some(), "joining again does not clear it");
 }
 
 #[test]
