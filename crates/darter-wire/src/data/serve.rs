@@ -215,7 +215,12 @@ impl Server<'_> {
             return Err(WireError::TooLong { what: "piece", length, limit: MAX_PIECE_LENGTH.into() });
         }
         let length = u32::try_from(length).expect("at most 16 MiB");
-        self.write(&Header::Data { id: request.id, piece, length }.encode()).await?;
+        let header = Header::Data { id: request.id, piece, length }.encode();
+        if length == 0 {
+            self.write(&header).await?;
+        } else {
+            unless_stalled(self.sending.stall, self.socket.write_head(&header)).await?;
+        }
         let mut sent = 0;
         while sent < length {
             let chunk = (length - sent).min(self.sending.budget.grain());

@@ -92,6 +92,14 @@ const FILE_CHUNK: u64 = 256 * 1024;
 /// The writing half of a connection.
 #[async_trait]
 pub trait PeerWriter: AsyncWrite + Send + Unpin {
+    /// Writes all of `head`, behind which more follows at once: a connection that can sends both in one packet.
+    ///
+    /// # Errors
+    /// Those of writing.
+    async fn write_head(&mut self, head: &[u8]) -> io::Result<()> {
+        self.write_all(head).await
+    }
+
     /// Sends `length` bytes of `file` from `offset` on, by the cheapest way this connection has. This default
     /// reads them on a blocking thread and writes them.
     ///

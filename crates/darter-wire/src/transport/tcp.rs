@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use darter_kernel::socket::{set_receive_low_water, set_unsent_low_water};
 use rustix::fs::sendfile;
 use rustix::io::retry_on_intr;
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, send, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -130,6 +130,16 @@ struct TcpWriter(OwnedWriteHalf);
 
 #[async_trait]
 impl PeerWriter for TcpWriter {
+    async fn write_head(&mut self, mut head: &[u8]) -> io::Result<()> {
+        let stream: &TcpStream = self.0.as_ref();
+        while !head.is_empty() {
+            let send = || Ok(retry_on_intr(|| send(stream, head, SendFlags::MORE | SendFlags::NOSIGNAL))?);
+            let sent = stream.async_io(Interest::WRITABLE, send).await?;
+            head = &head[sent..];
+        }
+        Ok(())
+    }
+
     async fn send_file(&mut self, file: &Arc<File>, mut offset: u64, length: u64) -> io::Result<()> {
         let end = offset + length;
         let stream: &TcpStream = self.0.as_ref();
