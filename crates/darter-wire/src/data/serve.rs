@@ -218,13 +218,14 @@ impl Server<'_> {
         let header = Header::Data { id: request.id, piece, length }.encode();
         if length == 0 {
             self.write(&header).await?;
-        } else {
-            unless_stalled(self.sending.stall, self.socket.write_head(&header)).await?;
         }
         let mut sent = 0;
         while sent < length {
             let chunk = (length - sent).min(self.sending.budget.grain());
             self.sending.budget.take(chunk).await;
+            if sent == 0 {
+                unless_stalled(self.sending.stall, self.socket.write_head(&header)).await?;
+            }
             self.send_part(payload, sent, chunk).await?;
             sent += chunk;
         }
