@@ -121,7 +121,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
 }
 
 /// What a run came to, for people and programs.
-fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 17] {
+fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 18] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces.max(1));
@@ -141,6 +141,7 @@ fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f
         ("duplicates_over_size", copies(report.duplicates) / nodes.max(1) as f64),
         ("tracker_messages_per_second", mean),
         ("tracker_messages_peak", peak),
+        ("tracker_answers_per_second", report.tracker_notices as f64 / report.ended.as_secs_f64().max(1e-9)),
         ("tracker_memory_mb", report.tracker_bytes as f64 / 1e6),
         ("virtual_seconds", report.ended.as_secs_f64()),
         ("peak_memory_mb", peak_memory_mb()),

@@ -141,6 +141,21 @@ async fn every_refusal_comes_as_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_header_goes_with_the_first_bytes_of_its_piece_and_when_they_may() {
+    let gate = Gate::shut();
+    let (here, there) = pair().await;
+    let (there, heads) = noting_heads(there);
+    serve(there, &Holder::of(0..2), &sending(1, gate.clone()));
+    let (client, mut answers) = DataClient::start(here, receiving());
+    ask_for(&client, 0..2);
+    settle().await;
+    assert!(heads.lock().is_empty(), "a head by itself would be held back, and then be a packet of its own");
+    gate.open();
+    assert_eq!(next_pieces(&mut answers, 2).await, [0, 1]);
+    assert_eq!(*heads.lock(), [16, 16]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_budget_meters_what_is_sent() {
     let gate = Gate::shut();
     let (here, there) = pair().await;

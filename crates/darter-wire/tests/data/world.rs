@@ -2,18 +2,21 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::{BlobId, NodeId, PieceIndex};
 use darter_wire::{
-    Answer, Answers, Bind, Budget, BufferPool, DataClient, MemNetwork, Payload, PeerStream, Receiving, Refusal,
-    Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted, serve_data,
+    Answer, Answers, Bind, Budget, BufferPool, DataClient, MemNetwork, Payload, PeerStream, PeerWriter, Receiving,
+    Refusal, Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted, serve_data,
 };
 use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -134,6 +137,42 @@ async fn pair_over(transport: &dyn Transport, addr: &str) -> (PeerStream, PeerSt
     let target = listener.local_addr().to_string();
     let (here, there) = tokio::join!(transport.connect(&target), listener.accept());
     (here.unwrap(), there.unwrap())
+}
+
+/// A writer that notes how long each head is that it is given.
+struct Noting(Box<dyn PeerWriter>, Arc<Mutex<Vec<usize>>>);
+
+#[async_trait]
+impl PeerWriter for Noting {
+    async fn write_head(&mut self, head: &[u8]) -> io::Result<()> {
+        self.1.lock().push(head.len());
+        self.0.write_head(head).await
+    }
+
+    async fn send_file(&mut self, file: &Arc<File>, offset: u64, length: u64) -> io::Result<()> {
+        self.0.send_file(file, offset, length).await
+    }
+}
+
+impl AsyncWrite for Noting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Makes a connection note the heads that it is given to write.
+pub(crate) fn noting_heads(stream: PeerStream) -> (PeerStream, Arc<Mutex<Vec<usize>>>) {
+    let (heads, peer_addr) = (Arc::default(), stream.peer_addr());
+    let writer = Box::new(Noting(stream.writer, Arc::clone(&heads)));
+    (PeerStream::new(stream.reader, writer, peer_addr), heads)
 }
 
 /// Has the holder serve this connection.
