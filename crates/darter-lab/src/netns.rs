@@ -3,6 +3,10 @@
 //! The switch is a bridge in a namespace too, so the machine's own network never sees the laboratory: the hosts have no
 //! route out, and two runs may use the same addresses at the same time. Names carry this process's id and a counter.
 //!
+//! Hosts know each other's hardware addresses from the start. The kernel's table of those that it learns has room for 1,024, in all
+//! namespaces together, which thirty-two hosts that all talk to each other fill; behind that packets are dropped for seconds. What is
+//! set by hand is not counted.
+//!
 //! Cleaning up: dropping a [`Host`] ends every process left in its namespace (container shims outlive their engine)
 //! before it deletes the namespace. A run that was killed can't do that, so [`Network::new`] first sweeps namespaces whose
 //! process is gone.
@@ -39,6 +43,8 @@ const CONGESTION_CONTROL: &str = "cubic";
 const BRIDGE: &str = "switch0";
 /// Where all hosts of a switch are.
 const SUBNET: &str = "10.77.0.0/24";
+/// Hosts on a switch, at most.
+const MOST_HOSTS: u32 = 254;
 /// A rack's end of its link to the first switch.
 const UPLINK: &str = "uplink0";
 
@@ -67,6 +73,8 @@ impl Network {
         let switch = Namespace::create(format!("{PREFIX}{name}-switch"))?;
         let network = Self { name, switch, hosts: AtomicU32::new(0), directory };
         network.switch.add_bridge()?;
+        let neighbours: String = (1..=MOST_HOSTS).map(neighbour).collect();
+        fs::write(network.neighbours(), neighbours).context("write the hosts' hardware addresses")?;
         Ok(network)
     }
 
@@ -96,15 +104,16 @@ impl Network {
 
     fn plug_in(&self, name: &str, switch: &Namespace) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
-        ensure!(number < 255, "a switch has room for 254 hosts");
-        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + number);
+        ensure!(number <= MOST_HOSTS, "a switch has room for {MOST_HOSTS} hosts");
+        let address = address_of(number);
         let namespace = Namespace::create(format!("{PREFIX}{}-{name}", self.name))?;
         let port = format!("port{number}");
         connect(&namespace.name, CABLE, &switch.name, &port)?;
         switch.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
         namespace.ip(&["link", "set", "lo", "up"])?;
         namespace.ip(&["address", "add", &format!("{address}/24"), "dev", CABLE])?;
-        namespace.ip(&["link", "set", CABLE, "up"])?;
+        namespace.ip(&["link", "set", CABLE, "address", &hardware_address_of(number), "up"])?;
+        namespace.ip(&["-batch", &self.neighbours().display().to_string()])?;
         let directory = self.directory.join(name);
         let logs = directory.join("logs");
         fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
@@ -121,6 +130,10 @@ impl Network {
         };
         host.set_congestion_control(CONGESTION_CONTROL)?;
         Ok(host)
+    }
+
+    fn neighbours(&self) -> PathBuf {
+        self.directory.join("neighbours")
     }
 
     /// Where the hosts' directories lie.
@@ -266,6 +279,21 @@ impl Host {
     pub fn traffic(&self) -> Result<Traffic> {
         Traffic::parse(&self.namespace.ip(&["-json", "-statistics", "link", "show", "dev", CABLE])?)
     }
+}
+
+fn address_of(host: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + host)
+}
+
+/// A locally administered one.
+fn hardware_address_of(host: u32) -> String {
+    format!("02:00:00:00:00:{host:02x}")
+}
+
+/// The line of a batch for `ip` that makes a host known.
+fn neighbour(host: u32) -> String {
+    let (address, hardware) = (address_of(host), hardware_address_of(host));
+    format!("neighbour replace {address} lladdr {hardware} dev {CABLE} nud permanent\n")
 }
 
 /// A cable between two namespaces.
