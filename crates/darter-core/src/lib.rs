@@ -9,6 +9,7 @@
 //! | [`piece`] | [`PieceIndex`], [`PieceLength`], and the arithmetic between bytes and pieces |
 //! | [`set`] | [`PieceSet`]: which pieces somebody holds |
 //! | [`manifest`] | [`Manifest`]: one BLAKE3 subtree value per piece, one root over all |
+//! | [`proof`] | a lead's signature over hashes that others pass on |
 //! | [`place`] | [`Place`] and [`Tier`]: how near two nodes are |
 //! | [`rate`] | [`Rate`]: bytes per second as people write them |
 //! | [`rendezvous`] | highest-random-weight choice among nodes |
@@ -20,6 +21,7 @@ pub mod id;
 pub mod manifest;
 pub mod piece;
 pub mod place;
+pub mod proof;
 pub mod range;
 pub mod rate;
 pub mod rendezvous;
@@ -32,6 +34,7 @@ pub use id::{BlobId, NodeId};
 pub use manifest::{Manifest, PieceHash};
 pub use piece::{PieceIndex, PieceLength};
 pub use place::{Place, Tier};
+pub use proof::{HashChain, LeadKey, Proof, Signer};
 pub use range::ByteRange;
 pub use rate::Rate;
 pub use set::PieceSet;
