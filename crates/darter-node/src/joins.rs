@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::source::Credentials;
-use darter_core::{BlobId, NodeId, PieceHash, PieceLength, Source, Version};
+use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceLength, Proof, Source, Version};
 use darter_wire::{Failure, Held, Message, PeerInfo, Verdict};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -23,6 +23,9 @@ pub(crate) struct Joined {
     pub(crate) piece_length: PieceLength,
     pub(crate) length: Option<u64>,
     pub(crate) hashes: Vec<PieceHash>,
+    pub(crate) key: LeadKey,
+    pub(crate) members_ask: bool,
+    pub(crate) proof: Option<Proof>,
     pub(crate) neighbours: Vec<PeerInfo>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) whole: Option<Vec<u8>>,

@@ -104,6 +104,10 @@ pub struct Metrics {
     pub round_trips: Counter,
     /// Control messages sent to other agents, and received.
     pub control_messages: Counter,
+    /// Piece hashes told to other agents.
+    pub hashes_sent: Counter,
+    /// Piece hashes from agents that don't lead, and were refused because they had not the lead's word.
+    pub hashes_refused: Counter,
     /// Pieces that came and were not what the manifest says.
     pub pieces_corrupt: Counter,
     /// Times this agent read an origin itself because no seed or peer could give the bytes.
@@ -140,6 +144,8 @@ impl Metrics {
             local_sendfile_bytes: Counter::default(),
             round_trips: Counter::default(),
             control_messages: Counter::default(),
+            hashes_sent: Counter::default(),
+            hashes_refused: Counter::default(),
             pieces_corrupt: Counter::default(),
             back_to_source: Counter::default(),
             store_used_bytes: Gauge::default(),
@@ -174,6 +180,9 @@ impl Metrics {
         let trips = "Questions to agents for whose answer something waited: joins, manifests, pieces";
         r.register("round_trips", trips, self.round_trips.clone());
         r.register("control_messages", "Control messages, both ways", self.control_messages.clone());
+        r.register("hashes_sent", "Hashes of pieces told to agents", self.hashes_sent.clone());
+        let refused = "Hashes of pieces that came without the lead's signature from one that does not lead";
+        r.register("hashes_refused", refused, self.hashes_refused.clone());
         r.register("pieces_corrupt", "Pieces that came and were wrong", self.pieces_corrupt.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
         r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex, Place, Tier};
-use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Tuning};
+use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Teaching, Tuning};
 
 use crate::node::{Node, Spot, id_of, index_of, scattered};
 use crate::queue::{Queue, What};
@@ -44,8 +44,15 @@ pub struct Fleet {
     /// Counts leads; a reading of the origin under a former one is void.
     pub(crate) reading: u32,
     pub(crate) is_reading: bool,
+    /// How many hashes the origin has given.
     pub(crate) known: u32,
-    pub(crate) manifest_due: bool,
+    /// When the lead has to tell members of their neighbours next.
+    pub(crate) notices_at: Option<Moment>,
+    pub(crate) teaching: Teaching,
+    /// Members of the lead's swarm, its own node included.
+    pub(crate) members: usize,
+    /// When the lead looks whether to tell members of new hashes.
+    pub(crate) growth_at: Option<Moment>,
     pub(crate) pieces: u32,
     pub(crate) piece_bytes: u64,
     pub(crate) origin: f64,
@@ -118,7 +125,10 @@ impl Fleet {
             reading: 0,
             is_reading: false,
             known: 0,
-            manifest_due: false,
+            notices_at: None,
+            teaching: Teaching::new(0, scenario.tuning, Moment::ZERO),
+            members: 0,
+            growth_at: None,
             pieces: scenario.pieces,
             piece_bytes: scenario.piece_bytes,
             origin: scenario.origin.map_or(1e15, |rate| rate.bytes_per_second() as f64),
@@ -179,7 +189,7 @@ impl Fleet {
             self.known = self.pieces;
             let holders = scenario.nodes.iter().enumerate().filter(|(index, spec)| *index == 0 || spec.holds);
             for (index, _) in holders {
-                self.tell_manifest(index as u32);
+                self.learn(index as u32, self.pieces);
                 for piece in (0..self.pieces).map(PieceIndex) {
                     self.tell(index as u32, Event::Received { request: None, piece, bytes: self.piece_bytes });
                 }
@@ -229,7 +239,9 @@ impl Fleet {
             What::Arrived(arrival) => self.arrived(&arrival),
             What::Room { from, connection, life } => self.has_room(from, connection, life),
             What::Started { node, id, piece, life } => {
-                if self.nodes[node as usize].life == life {
+                let starts = &mut self.nodes[node as usize];
+                if starts.life == life {
+                    starts.knowledge.learner.lead_showed(piece + 1);
                     let request = RequestId(u64::from(id));
                     self.tell(node, Event::Started { request, piece: PieceIndex(piece) });
                 }
@@ -244,7 +256,10 @@ impl Fleet {
             What::Read { piece, reading } => self.origin_piece(PieceIndex(piece), reading),
             What::Noticed(node) => self.noticed(node),
             What::Elect => self.elect(),
-            What::Manifest => self.manifest_to_all(),
+            What::Notices => self.give_notices(),
+            What::Growth => self.tell_growth(None),
+            What::AskHashes { to, from, known } => self.asked_for_hashes(to, from, known),
+            What::Hashes(told) => self.hear_hashes(&told),
         }
     }
 
@@ -332,16 +347,16 @@ impl Fleet {
         node.lead = None;
         node.uploads = Uploads::default();
         node.news.clear();
+        node.unproven.clear();
         self.down_free[index as usize] = now;
         if self.leader == Some(index) {
             self.leader = None;
             self.reading += 1;
         }
         // What it had under way is lost with it; what lies on its disk is not.
-        self.tell(index, Event::LeadChanged { lead: None });
+        self.change_lead(index, None);
         for other in std::mem::take(&mut self.nodes[index as usize].links) {
-            let peer = self.nodes[other as usize].id;
-            self.tell(index, Event::PeerLeft { peer });
+            self.part_from(index, other);
         }
         self.queue.push(now + MISSED_AFTER, What::Noticed(index));
     }
@@ -357,7 +372,13 @@ impl Fleet {
         if self.leader.is_none() {
             self.elect();
         } else {
-            self.with_lead(|lead| lead.leave(id));
+            let mut was_member = false;
+            self.with_lead(|lead| {
+                was_member = lead.held_by(id).is_some();
+                lead.leave(id);
+            });
+            self.members -= usize::from(was_member);
+            self.tell_growth(None);
         }
     }
 
@@ -396,7 +417,7 @@ impl Fleet {
         }
     }
 
-    fn poll_soon(&mut self, index: u32) {
+    pub(crate) fn poll_soon(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         if node.poll_at.is_none() {
             let at = self.now + POLL_EVERY;
@@ -415,7 +436,10 @@ impl Fleet {
         node.take_news();
         let mut actions = std::mem::take(&mut self.actions);
         node.picker.poll(now, &mut actions);
-        if let Some(at) = node.picker.next_wakeup() {
+        self.ask_for_hashes(index);
+        let next = self.next_wakeup(index);
+        let node = &mut self.nodes[index as usize];
+        if let Some(at) = next {
             let at = at.max(now + POLL_EVERY);
             if node.wake_at.is_none_or(|before| at < before) {
                 node.wake_at = Some(at);
@@ -428,16 +452,22 @@ impl Fleet {
         self.actions = actions;
     }
 
+    /// When a node has something to do though nothing happens.
+    fn next_wakeup(&self, index: u32) -> Option<Moment> {
+        let node = &self.nodes[index as usize];
+        let of_hashes = node.knowledge.learner.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
+        node.picker.next_wakeup().into_iter().chain(of_hashes).min()
+    }
+
     /// Polls a picker if its time has come by now; else waits on.
     fn wake(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        if node.wake_at != Some(self.now) {
+        if self.nodes[index as usize].wake_at != Some(self.now) {
             return;
         }
-        node.wake_at = None;
-        match node.picker.next_wakeup() {
+        self.nodes[index as usize].wake_at = None;
+        match self.next_wakeup(index) {
             Some(at) if at > self.now => {
-                node.wake_at = Some(at);
+                self.nodes[index as usize].wake_at = Some(at);
                 self.queue.push(at, What::Wake(index));
             }
             Some(_) => self.poll_soon(index),
@@ -505,17 +535,20 @@ impl Fleet {
         }
     }
 
-    /// A node's new pieces become known to its neighbours.
+    /// A node's new pieces become known to its neighbours, and that it knows hashes.
     fn announce(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         let pieces = std::mem::take(&mut node.untold);
+        let tells_of_hashes = std::mem::take(&mut node.tells_of_hashes);
         if !node.alive {
             return;
         }
         node.told = self.now;
         let links = std::mem::take(&mut node.links);
         for other in &links {
-            self.hear(*other, index, &pieces);
+            if self.hear(*other, index, &pieces) || tells_of_hashes {
+                self.show_known(*other, index);
+            }
         }
         let leader = self.leader.filter(|leader| *leader != index);
         if let Some(leader) = leader.filter(|leader| self.nodes[*leader as usize].links.contains(&index)) {
@@ -524,18 +557,28 @@ impl Fleet {
         self.nodes[index as usize].links = links;
     }
 
-    /// A node hears what a neighbour holds. Whoever holds a piece has no use for another holder, and isn't told.
-    pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) {
+    /// A node hears what a neighbour holds; whether it is told anything. Whoever holds a piece has no use for another holder.
+    pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) -> bool {
         let node = &mut self.nodes[index as usize];
         let held = node.picker.held();
         let before = node.news.len();
         node.news.extend(pieces.iter().filter(|piece| !held.contains(**piece)).map(|piece| (peer, *piece)));
         if node.news.len() == before || !node.alive {
-            return;
+            return false;
         }
         let reads = node.picker.heeds_news() || node.news.len() > MOST_NEWS;
         if reads && node.take_news() {
             self.poll_soon(index);
+        }
+        true
+    }
+
+    /// Has a node tell its neighbours as soon as it may, unless that stands in the queue. Follow it with what there is to tell.
+    pub(crate) fn announce_soon(&mut self, index: u32) {
+        let node = &self.nodes[index as usize];
+        if node.untold.is_empty() && !node.tells_of_hashes {
+            let may_tell = (node.told + self.tuning.tell_pause(node.links.len())).max(self.now);
+            self.queue.push(self.telling_at(index, may_tell), What::Announce(index));
         }
     }
 
@@ -585,16 +628,12 @@ impl Fleet {
             self.with_lead(|lead| lead.own(piece));
             return;
         }
+        self.announce_soon(index);
         let node = &mut self.nodes[index as usize];
         node.untold.push(piece);
         node.untold_to_lead.push(piece);
-        let first = node.untold.len() == 1;
-        let may_tell = (node.told + self.tuning.tell_pause(node.links.len())).max(now);
         let usual = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
         let pause = if chosen { self.tuning.tell_lead_soon } else { usual };
-        if first {
-            self.queue.push(self.telling_at(index, may_tell), What::Announce(index));
-        }
         let tells_lead = self.telling_at(index, now + pause);
         let node = &mut self.nodes[index as usize];
         if node.tells_lead.is_none_or(|before| tells_lead < before) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use darter_core::{NodeId, PieceIndex, rendezvous};
-use darter_swarm::{Event, Lead, Notice, Start};
+use darter_swarm::{Event, Lead, Start, Teaching};
 
 use crate::fleet::Fleet;
 use crate::node::{id_of, index_of};
@@ -13,9 +13,6 @@ use crate::queue::What;
 /// How many parked asks are tried again when something changes. The daemon tries all; the first of them tell whether
 /// the lead has anything to give, and each change brings up others.
 const UNPARKED: usize = 4;
-
-/// How often members are told of new hashes.
-const MANIFEST_EVERY: Duration = Duration::from_millis(10);
 
 impl Fleet {
     /// Makes a node the lead, and has everybody join it.
@@ -26,6 +23,10 @@ impl Fleet {
         self.reading += 1;
         self.is_reading = false;
         self.leader = Some(leader);
+        // Whoever leads here knows every hash.
+        self.learn(leader, self.known);
+        self.teaching = Teaching::new(self.known, self.tuning, self.now);
+        self.members = 1;
         let node = &mut self.nodes[leader as usize];
         let seed = self.seed ^ u64::from(self.reading);
         let mut lead = Lead::new(node.id, node.place.clone(), start, self.tuning, seed, self.now);
@@ -59,9 +60,26 @@ impl Fleet {
         self.count_message();
         self.report.tracker_notices += 1;
         let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
+        let is_new = index != leader && lead.held_by(id).is_none();
         lead.join(id, place, &held, wants);
-        self.tell(index, Event::LeadChanged { lead: (index != leader).then_some(leader_id) });
-        self.tell_manifest(index);
+        let notice = lead.take_notice(id);
+        self.members += usize::from(is_new);
+        self.change_lead(index, (index != leader).then_some(leader_id));
+        self.tell_known(index);
+        // It meets them, and so they know each other before the lead tells them.
+        let (lost, gained) = notice.map_or_else(Default::default, |notice| (notice.lost, notice.gained));
+        lost.iter().for_each(|peer| self.unlink(index, index_of(*peer)));
+        for neighbour in gained {
+            self.link(id, neighbour.node, neighbour.wants);
+            // The lead's node is asked as the lead.
+            if index != leader {
+                self.link(neighbour.node, id, wants);
+            }
+        }
+        if index != leader {
+            self.tell_growth(Some(index));
+            self.answer_newcomer(leader, index);
+        }
         self.give_notices();
         self.look_after(leader);
     }
@@ -127,12 +145,10 @@ impl Fleet {
         self.is_reading = false;
         if self.known <= piece.0 {
             self.known = piece.0 + 1;
-            if !self.manifest_due {
-                self.manifest_due = true;
-                self.queue.push(self.now + MANIFEST_EVERY, What::Manifest);
-            }
+            self.learn(leader, self.known);
+            self.tell_growth(None);
         }
-        self.tell_manifest(leader);
+        self.learn(leader, self.known);
         let fresh = !self.nodes[leader as usize].holds(piece);
         self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
         if fresh {
@@ -141,28 +157,20 @@ impl Fleet {
         self.look_after(leader);
     }
 
-    pub(crate) fn tell_manifest(&mut self, index: u32) {
-        self.tell(index, Event::ManifestGrew { known: self.known, total: Some(self.pieces) });
-    }
-
-    pub(crate) fn manifest_to_all(&mut self) {
-        self.manifest_due = false;
-        for index in 0..self.nodes.len() as u32 {
-            if self.nodes[index as usize].alive {
-                self.tell_manifest(index);
-            }
-        }
-    }
-
     pub(crate) fn give_notices(&mut self) {
         let Some(leader) = self.leader else { return };
         let Some(lead) = &mut self.nodes[leader as usize].lead else { return };
-        for notice in lead.take_notices() {
+        let notices = lead.take_notices(self.now);
+        if let Some(due) = lead.notices_due().filter(|due| self.notices_at.is_none_or(|at| at <= self.now || *due < at))
+        {
+            self.notices_at = Some(due);
+            self.queue.push(due, What::Notices);
+        }
+        for notice in notices {
             self.report.tracker_notices += 1;
-            match notice {
-                Notice::Linked { to, peer, wants, .. } => self.link(to, peer, wants),
-                Notice::Unlinked { to, peer } => self.unlink(index_of(to), index_of(peer)),
-            }
+            let to = index_of(notice.to);
+            notice.lost.iter().for_each(|peer| self.unlink(to, index_of(*peer)));
+            notice.gained.iter().for_each(|peer| self.link(notice.to, peer.node, peer.wants));
         }
     }
 
@@ -175,12 +183,14 @@ impl Fleet {
         if node.links.contains(&other) {
             let held: Vec<PieceIndex> = neighbour.picker.held().iter().collect();
             self.hear(to, other, &held);
+            self.show_known(to, other);
             return;
         }
         let tier = node.place.tier_to(&neighbour.place);
         let held = neighbour.picker.held().clone();
         self.nodes[to as usize].links.push(other);
         self.tell(to, Event::PeerJoined { peer, tier, wants, held });
+        self.show_known(to, other);
     }
 
     /// `to` finds out that it can't ask `peer` any more.
@@ -189,9 +199,15 @@ impl Fleet {
         self.nodes[to as usize].links.retain(|other| *other != peer);
         if self.nodes[to as usize].links.len() < before {
             self.drop_queued(peer, to);
-            let peer = self.nodes[peer as usize].id;
-            self.tell(to, Event::PeerLeft { peer });
+            self.part_from(to, peer);
         }
+    }
+
+    /// A node has a neighbour no more.
+    pub(crate) fn part_from(&mut self, index: u32, neighbour: u32) {
+        let peer = id_of(neighbour);
+        self.nodes[index as usize].knowledge.learner.left(peer);
+        self.tell(index, Event::PeerLeft { peer });
     }
 
     /// Whether a live node turned away from another, and so would not follow it.
@@ -210,7 +226,7 @@ impl Fleet {
         }
         let alive: Vec<u32> = (0..self.nodes.len() as u32).filter(|index| self.nodes[*index as usize].alive).collect();
         for index in &alive {
-            self.tell(*index, Event::LeadChanged { lead: None });
+            self.change_lead(*index, None);
         }
         let trusted: Vec<NodeId> =
             alive.iter().filter(|index| !self.is_shunned(**index)).map(|index| id_of(*index)).collect();

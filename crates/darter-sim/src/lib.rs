@@ -10,6 +10,8 @@
 //! | [`scenario`] | [`Scenario`]: nodes, rates, and the operations that happen to them |
 //! | [`fleet`] | [`Fleet`]: the engine, one event after the other |
 //! | `links` | pieces on their way: what a cable is busy with, what arrives |
+//! | `hashes` | how hashes get about |
+//! | `knowledge` | what a node knows of them |
 //! | `uploads` | slots, sockets, and whose turn it is |
 //! | `leading` | what happens at the node that leads: tracker, origin, elections |
 //! | `node` | one simulated node |
@@ -20,6 +22,8 @@
 //! | [`report`] | [`Report`]: what a run showed |
 
 pub mod fleet;
+mod hashes;
+mod knowledge;
 pub mod lab;
 mod leading;
 mod links;

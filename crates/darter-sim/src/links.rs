@@ -17,12 +17,17 @@ use crate::uploads::{Sent, Upload};
 impl Fleet {
     /// When a control message from one node reaches another that is sent now: it waits behind data on both cables.
     pub(crate) fn message_at(&self, from: u32, to: u32) -> Moment {
+        self.delivered_at(from, to, self.now)
+    }
+
+    /// The same for a message that its sender's cable has not taken up before some moment.
+    pub(crate) fn delivered_at(&self, from: u32, to: u32, left: Moment) -> Moment {
         let longest = self.network.queue;
         let (sender, receiver) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let waits = f64::from(sender.uploads.backlog()) * self.grain / sender.up;
         let up = Duration::from_secs_f64(waits).min(longest);
         let down = self.down_free[to as usize].since(self.now).min(longest);
-        self.now + up + down + self.latency_between(sender, receiver)
+        (self.now + up).max(left) + down + self.latency_between(sender, receiver)
     }
 
     /// When what a node tells all its neighbours reaches them: receivers' cables are left out.
@@ -100,7 +105,8 @@ impl Fleet {
     fn begin_grain(&mut self, from: u32) {
         let node = &mut self.nodes[from as usize];
         if node.alive && node.uploads.begin_grain() {
-            let end = self.now + Duration::from_secs_f64(self.grain / node.up);
+            let took = Duration::from_secs_f64(self.grain / node.up);
+            let end = node.take_up(took.as_micros() as f64, self.now);
             self.queue.push(end, What::Grain { from, life: node.life });
         }
     }
@@ -202,10 +208,19 @@ impl Fleet {
         }
     }
 
-    /// Checks what arrived, and stores it if it is right.
-    fn piece_arrived(&mut self, arrival: &Arrival) {
+    /// Checks what arrived, and stores it if it is right. Without its hash it waits for that.
+    pub(crate) fn piece_arrived(&mut self, arrival: &Arrival) {
         let Arrival { from, to, .. } = *arrival;
         let piece = PieceIndex(arrival.piece);
+        let node = &mut self.nodes[to as usize];
+        if arrival.piece >= node.knowledge.known() {
+            if self.leader == Some(from) {
+                node.knowledge.learner.lead_showed(arrival.piece + 1);
+            }
+            node.unproven.push(*arrival);
+            self.poll_soon(to);
+            return;
+        }
         self.note_arrival(from, to, piece);
         let request = Some(RequestId(u64::from(arrival.id)));
         if !self.nodes[from as usize].honest {
@@ -213,10 +228,6 @@ impl Fleet {
             self.not_delivered(from, to, piece);
             self.tell(to, Event::Corrupt { peer, request, piece });
             return;
-        }
-        if arrival.chosen {
-            // The lead's answers carry the hashes known so far.
-            self.tell_manifest(to);
         }
         let fresh = !self.nodes[to as usize].holds(piece);
         self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });

@@ -26,8 +26,8 @@ struct Options {
     /// How long a node gathers news for the lead before it tells, in milliseconds, instead of what agents do.
     #[arg(long)]
     tell_lead: Option<u64>,
-    /// Another value for a constant: in_all, per_holder, asks, neighbours, one_in_anywhere,
-    /// one_in_beyond, slow_percent, slow_delivery, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
+    /// one_in_anywhere, one_in_beyond, slow_percent, slow_delivery, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -102,6 +102,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "per_holder" => tuning.per_holder = number,
             "asks" => tuning.asks = number,
             "slow_percent" => tuning.slow_below = f64::from(number) / 100.0,
+            "few_members" => tuning.few_members = number,
             "neighbours" => tuning.neighbours = number,
             "unsent" => network.unsent = number.into(),
             "window" => network.window = number.into(),
@@ -121,12 +122,13 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
 }
 
 /// What a run came to, for people and programs.
-fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 18] {
+fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 19] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces.max(1));
     let crossed: u64 = report.crossings.iter().map(|(_, pieces)| pieces).sum();
     let (mean, peak) = report.tracker_rate();
+    let hashes = report.lead_hash_bytes as f64 / scenario.bytes().max(1) as f64;
     [
         ("nodes", nodes as f64),
         ("finished", report.finished.iter().flatten().count() as f64),
@@ -134,7 +136,8 @@ fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f
         ("p50_over_least", over(0.5)),
         ("p99_over_least", over(0.99)),
         ("last_over_least", over(1.0)),
-        ("seed_copies", copies(report.seed_pieces)),
+        ("seed_copies", copies(report.seed_pieces) + hashes),
+        ("of_which_hashes", hashes),
         ("origin_copies", copies(report.origin_pieces)),
         ("cross_rack_copies", copies(crossed)),
         ("cross_zone_copies", copies(report.zone_crossings)),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
 use darter_swarm::{Lead, Picker, Tuning};
 
+use crate::knowledge::Knowledge;
+use crate::queue::Arrival;
 use crate::scenario::NodeSpec;
 use crate::uploads::Uploads;
 
@@ -15,6 +17,8 @@ pub(crate) struct Node {
     /// Bytes per second.
     pub(crate) up: f64,
     pub(crate) down: f64,
+    /// When its cable will have taken up the grain under way and the hashes that it tells, in microseconds.
+    up_free: f64,
     pub(crate) alive: bool,
     /// Tells this life from earlier ones: transfers of an earlier life are void. Wraps; none lasts 256 lives.
     pub(crate) life: u8,
@@ -26,10 +30,15 @@ pub(crate) struct Node {
     pub(crate) links: Vec<u32>,
     /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
     pub(crate) news: Vec<(u32, PieceIndex)>,
+    pub(crate) knowledge: Knowledge,
+    /// Pieces that came before their hashes.
+    pub(crate) unproven: Vec<Arrival>,
     /// New pieces that its neighbours, and the lead, are still to be told of, and when it told the former last.
     pub(crate) untold: Vec<PieceIndex>,
     pub(crate) untold_to_lead: Vec<PieceIndex>,
     pub(crate) told: Moment,
+    /// Whether its neighbours, all of them, are still to be told that it knows hashes.
+    pub(crate) tells_of_hashes: bool,
     /// When the lead is told next, if there is something to tell.
     pub(crate) tells_lead: Option<Moment>,
     pub(crate) uploads: Uploads,
@@ -78,6 +87,7 @@ impl Node {
             place: spec.place.clone(),
             up: spec.up.bytes_per_second() as f64,
             down: spec.down.bytes_per_second() as f64,
+            up_free: 0.0,
             alive: false,
             life: 0,
             honest: true,
@@ -87,9 +97,12 @@ impl Node {
             lead: None,
             links: Vec::new(),
             news: Vec::new(),
+            knowledge: Knowledge::new(seed as usize),
+            unproven: Vec::new(),
             untold: Vec::new(),
             untold_to_lead: Vec::new(),
             told: Moment::ZERO,
+            tells_of_hashes: false,
             tells_lead: None,
             uploads: Uploads::default(),
             poll_at: None,
@@ -105,6 +118,12 @@ impl Node {
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {
         self.picker.held().contains(piece)
+    }
+
+    /// Its cable takes up something that lasts so many microseconds, behind what it is taking up; when it is through.
+    pub(crate) fn take_up(&mut self, micros: f64, now: Moment) -> Moment {
+        self.up_free = self.up_free.max(now.as_micros() as f64) + micros;
+        Moment::from_micros(self.up_free as u64)
     }
 
     /// Tells the picker what it was not told yet; whether a poll is needed.

@@ -48,8 +48,14 @@ pub(crate) enum What {
     Noticed(u32),
     /// Those who found no lead elect one.
     Elect,
-    /// Members learn of hashes that came since.
-    Manifest,
+    /// The lead has to tell members of neighbours that they gained and lost.
+    Notices,
+    /// The lead tells members of hashes that came since.
+    Growth,
+    /// A question for the hashes behind so many known ones reaches a node.
+    AskHashes { to: u32, from: u32, known: u32 },
+    /// Hashes reach a node.
+    Hashes(Told),
 }
 
 /// A piece at its receiver.
@@ -63,6 +69,21 @@ pub(crate) struct Arrival {
     pub(crate) piece: u32,
     /// Whether the lead chose it.
     pub(crate) chosen: bool,
+}
+
+/// Hashes at their receiver, perhaps none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) to_life: u8,
+    pub(crate) first: u32,
+    /// The one behind the last.
+    pub(crate) end: u32,
+    /// Whether members ask each other; the lead's word counts.
+    pub(crate) members_ask: bool,
+    /// Whether there is the lead's word for all hashes up to there.
+    pub(crate) with_proof: bool,
 }
 
 /// Bits of a digit.

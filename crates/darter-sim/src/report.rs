@@ -25,8 +25,10 @@ pub struct Report {
     pub zone_crossings: u64,
     /// Messages to the tracker in each second of virtual time: joins, asks and their cancels, announcements, reports.
     pub tracker_messages: Vec<u64>,
-    /// Messages from the tracker: answers to joins, and news of neighbours. Hashes of a blob that still grows are left out.
+    /// Messages from the tracker: answers to joins, news of neighbours, and hashes.
     pub tracker_notices: u64,
+    /// Bytes of hashes that leads sent, with their messages.
+    pub lead_hash_bytes: u64,
     /// The most bytes that the lead's own tables took, as looked at each second and at the end.
     pub tracker_bytes: u64,
     /// Events that the run took.

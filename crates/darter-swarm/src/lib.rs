@@ -9,6 +9,8 @@
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
+//! | [`teaching`] | what a lead tells members of hashes by itself |
+//! | [`learner`] | whom a member asks for the hashes that it lacks |
 //! | [`pace`] | how fast a peer answers, whatever it is asked for |
 //! | [`budget`] | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
@@ -19,17 +21,21 @@ pub mod bound;
 pub mod budget;
 pub mod event;
 pub mod lead;
+pub mod learner;
 pub mod locality;
 pub mod pace;
 pub mod picker;
 mod random;
+pub mod teaching;
 pub mod tuning;
 
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
-pub use lead::{Lead, Notice, OriginRun, Start};
+pub use lead::{Lead, Neighbour, Notice, OriginRun, Start};
+pub use learner::{Learner, Teacher};
 pub use pace::{Pace, Standing};
 pub use picker::{OpenRequest, Picker};
+pub use teaching::{MOST_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
 
 /// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.

@@ -100,6 +100,23 @@ pub struct Tuning {
     pub tell_lead_soon: Duration,
     /// The same in a large one. At ten thousand nodes the lead hears ten thousand messages a second.
     pub tell_lead_late: Duration,
+    /// How long the lead of a large swarm gathers for a member what changed among its neighbours, for each member: see
+    /// [`Tuning::tell_links_pause`].
+    pub tell_links_each: Duration,
+    /// The same, at most.
+    pub tell_links_most: Duration,
+    /// In a swarm of fewer members the lead tells all of them the hashes of the pieces; in a larger one members ask each other. Ten thousand
+    /// times the list of a thousand hashes is a third of a copy of a blob in pieces of a mebibyte.
+    pub few_members: u32,
+    /// The pause between two tellings of hashes by the lead of few members.
+    pub tell_hashes: Duration,
+    /// Of the members of a large swarm that come within this time only the first [`Tuning::few_members`] are given the list of hashes as
+    /// they come; the others ask their neighbours.
+    pub list_pause: Duration,
+    /// How long an answer to a question for hashes may take before another is asked.
+    pub hash_patience: Duration,
+    /// The same for an answer of the lead, which is asked when nobody else can tell, perhaps by everybody.
+    pub hash_patience_with_lead: Duration,
 }
 
 impl Default for Tuning {
@@ -146,6 +163,13 @@ impl Default for Tuning {
             tell_few: Duration::from_millis(40),
             tell_lead_soon: Duration::from_millis(10),
             tell_lead_late: Duration::from_secs(1),
+            tell_links_each: Duration::from_micros(20),
+            tell_links_most: Duration::from_millis(250),
+            few_members: 64,
+            list_pause: Duration::from_secs(5),
+            tell_hashes: Duration::from_millis(20),
+            hash_patience: Duration::from_millis(250),
+            hash_patience_with_lead: Duration::from_secs(2),
         }
     }
 }
@@ -170,6 +194,21 @@ impl Tuning {
     /// that the lead does: there it counts holders, for copies that are hardly ever sent, and for a successor of a dead holder.
     pub const fn tell_lead_pause(&self, neighbours: usize) -> Duration {
         if neighbours < self.neighbours_least as usize { self.tell_lead_soon } else { self.tell_lead_late }
+    }
+
+    /// How long the lead of so many members gathers news of one's neighbours before it tells it: so that it tells no more than 50,000
+    /// members in a second.
+    ///
+    /// Ten thousand that come within a second are half a million links made and undone. Told one by one that is as many messages. But
+    /// who hears late that a neighbour is none any more has one more to tell its news, tells it the later, and has asked it for pieces
+    /// meanwhile, which it asks elsewhere again: with a whole second the p99 of 1,000 nodes rises from 1.08 to 1.15, with a tenth not
+    /// at all, but two hundred that want 2 MB are then done after 180 ms instead of 110.
+    pub fn tell_links_pause(&self, members: usize) -> Duration {
+        if members < self.few_members as usize {
+            return Duration::ZERO;
+        }
+        let pause = self.tell_links_each.saturating_mul(u32::try_from(members).unwrap_or(u32::MAX));
+        pause.min(self.tell_links_most)
     }
 }
 

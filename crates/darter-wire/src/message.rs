@@ -7,7 +7,8 @@
 
 use darter_core::source::Credentials;
 use darter_core::{
-    BlobId, Digest, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Version,
+    BlobId, Digest, LeadKey, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Source,
+    Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,8 +63,14 @@ pub enum Message {
         piece_length: PieceLength,
         /// Its length in bytes, if the origin said.
         length: Option<u64>,
-        /// The hashes of its first pieces, as far as they are known.
+        /// The hashes of its first pieces, as far as they are known; in a large swarm none, if many come at once.
         hashes: Vec<PieceHash>,
+        /// What this lead's proofs are checked with.
+        key: LeadKey,
+        /// Whether members have to ask each other for hashes: they are told by the lead otherwise.
+        members_ask: bool,
+        /// The lead's word for the hashes, where members ask each other.
+        proof: Option<Proof>,
         /// Whom to meet.
         neighbours: Vec<PeerInfo>,
         /// The end's verdict, if the lead has checked the whole.
@@ -78,7 +85,8 @@ pub enum Message {
         /// Why.
         failure: Failure,
     },
-    /// Lead → member: the manifest grew, as the origin is read.
+    /// Lead → member: these are hashes that you may lack. Member → member, in answer to [`Message::AskHashes`]: the same with the lead's
+    /// proof; without hashes there are none to be had here.
     Grew {
         /// The blob.
         blob: BlobId,
@@ -86,16 +94,20 @@ pub enum Message {
         from: u32,
         /// Hashes of consecutive pieces.
         hashes: Vec<PieceHash>,
-        /// The blob's length, once known.
+        /// The blob's length, once known; only a lead's word counts.
         length: Option<u64>,
+        /// Whether members have to ask each other from now on; only a lead's word counts.
+        members_ask: bool,
+        /// The lead's word for these and all before.
+        proof: Option<Proof>,
     },
-    /// Lead → member: the neighbours you should know changed.
+    /// Lead → member: the neighbours you should know changed. Who is in both lists is to be met anew.
     Neighbours {
         /// The blob.
         blob: BlobId,
-        /// Nodes to meet.
+        /// Nodes to meet, after the others went.
         add: Vec<PeerInfo>,
-        /// Nodes that left.
+        /// Nodes that left, or are somebody else's neighbours now.
         gone: Vec<NodeId>,
     },
     /// Lead → member: the whole was read and checked; this is what it must be.
@@ -126,6 +138,8 @@ pub enum Message {
         blob: BlobId,
         /// What the sender holds.
         held: PieceSet,
+        /// How many hashes the sender knows, from the first on.
+        known: u32,
         /// Whether the sender wants the rest.
         wants: bool,
     },
@@ -135,6 +149,8 @@ pub enum Message {
         blob: BlobId,
         /// Pieces that were verified since the last such message.
         pieces: Vec<PieceIndex>,
+        /// How many hashes the sender knows, from the first on.
+        known: u32,
     },
     /// Member → member and member → lead: I no longer hold these pieces (found damaged, or evicted).
     Lost {
@@ -163,6 +179,13 @@ pub enum Message {
         blob: BlobId,
         /// The manifest; none if the holder no longer has it.
         manifest: Option<Manifest>,
+    },
+    /// Member → member or lead: tell me the hashes from here on. Answered by [`Message::Grew`].
+    AskHashes {
+        /// The blob.
+        blob: BlobId,
+        /// The first piece whose hash the asker lacks.
+        from: u32,
     },
 }
 
@@ -234,11 +257,18 @@ impl Message {
     pub(crate) fn check(&self) -> Result<()> {
         let fits = match self {
             Self::Join { held: Some(held), .. } => set_fits(&held.pieces),
-            Self::Meet { held, .. } => set_fits(held),
-            Self::Have { pieces, .. } | Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
+            Self::Meet { held, known, .. } => set_fits(held) && *known <= MAX_PIECES,
+            Self::Have { pieces, known, .. } => *known <= MAX_PIECES && pieces.iter().all(|piece| piece.0 < MAX_PIECES),
+            Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
+            Self::AskHashes { from, .. } => *from <= MAX_PIECES,
             Self::Report { piece, .. } => piece.0 < MAX_PIECES,
             Self::Joined { piece_length, length, .. } => blob_fits(*piece_length, *length),
-            Self::Grew { from, length, .. } => *from < MAX_PIECES && length.is_none_or(|it| it <= MAX_BLOB_LENGTH),
+            Self::Grew { from, hashes, length, proof, .. } => {
+                let end = u64::from(*from) + hashes.len() as u64;
+                end <= u64::from(MAX_PIECES)
+                    && length.is_none_or(|it| it <= MAX_BLOB_LENGTH)
+                    && proof.is_none_or(|proof| u64::from(proof.count) == end)
+            }
             Self::ManifestIs { manifest: Some(manifest), .. } => {
                 let known = manifest.hashes().len() as u64;
                 blob_fits(manifest.piece_length(), manifest.length())

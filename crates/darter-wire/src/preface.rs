@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use crate::{PeerStream, Result, Transport, WireError};
 
 /// The version of the protocol spoken here.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const MAGIC: [u8; 4] = *b"DRTR";
 const MAX_HELLO: usize = 4096;

@@ -28,7 +28,7 @@ fn start(stream: PeerStream) -> (ControlSender, ControlReceiver) {
 }
 
 fn have(piece: u32) -> Message {
-    Message::Have { blob: BLOB, pieces: vec![PieceIndex(piece)] }
+    Message::Have { blob: BLOB, pieces: vec![PieceIndex(piece)], known: 0 }
 }
 
 fn long() -> Message {

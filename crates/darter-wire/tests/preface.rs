@@ -88,7 +88,7 @@ async fn a_web_server_is_not_darter() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_and_hanging_up_are_not_darter() {
-    let too_little = preface(1, 1, 0, &[])[..3].to_vec();
+    let too_little = preface(2, 1, 0, &[])[..3].to_vec();
     for said in [vec![], too_little, b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
         assert!(matches!(answered_with(said.clone()).await, WireError::NotDarter { .. }));
         for hangs_up in [false, true] {
@@ -101,7 +101,7 @@ async fn silence_and_hanging_up_are_not_darter() {
 async fn another_version_is_named_on_both_ends_whatever_follows() {
     let future = preface(9, 77, 65_535, b"a form that nobody knows yet");
     for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
-        assert!(matches!(error, WireError::Version { ours: 1, theirs: 9, .. }), "{error}");
+        assert!(matches!(error, WireError::Version { ours: 2, theirs: 9, .. }), "{error}");
     }
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
@@ -110,18 +110,18 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
     greet(listener.accept().await.unwrap(), &hello(2, "")).await.unwrap_err();
     let mut answer = [0; 5];
     stream.reader.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"DRTR\x01", "the one that is refused can tell why");
+    assert_eq!(&answer, b"DRTR\x02", "the one that is refused can tell why");
 }
 
 #[tokio::test(start_paused = true)]
 async fn garbage_behind_a_right_beginning_is_refused() {
-    assert!(matches!(approached_with(&preface(1, 3, 0, &[]), false).await, WireError::Violation { .. }));
-    assert!(matches!(answered_with(preface(1, 2, 0, &[])).await, WireError::Violation { .. }));
-    let long = approached_with(&preface(1, 1, 4097, &[]), false).await;
+    assert!(matches!(approached_with(&preface(2, 3, 0, &[]), false).await, WireError::Violation { .. }));
+    assert!(matches!(answered_with(preface(2, 2, 0, &[])).await, WireError::Violation { .. }));
+    let long = approached_with(&preface(2, 1, 4097, &[]), false).await;
     assert!(matches!(long, WireError::TooLong { length: 4097, limit: 4096, .. }), "{long}");
-    assert!(matches!(approached_with(&preface(1, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
-    assert!(matches!(approached_with(&preface(1, 1, 64, &[0; 5]), true).await, WireError::Closed));
-    assert!(matches!(approached_with(&preface(1, 1, 64, &[0; 5]), false).await, WireError::NotDarter { .. }));
+    assert!(matches!(approached_with(&preface(2, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
+    assert!(matches!(approached_with(&preface(2, 1, 64, &[0; 5]), true).await, WireError::Closed));
+    assert!(matches!(approached_with(&preface(2, 1, 64, &[0; 5]), false).await, WireError::NotDarter { .. }));
 }
 
 #[tokio::test]

@@ -205,15 +205,18 @@ impl Fleet {
         if matches!(message, Message::Join { .. } | Message::AskManifest { .. }) {
             self.context.metrics.round_trips.inc();
         }
-        Frame::encode(message).is_ok_and(|frame| self.pass_on(node, frame))
+        let is_said = Frame::encode(message).is_ok_and(|frame| self.pass_on(node, frame));
+        self.context.metrics.hashes_sent.inc_by(if is_said { hashes_in(message) } else { 0 });
+        is_said
     }
 
     /// Says the same to several peers.
     pub(crate) fn tell(&self, nodes: &[NodeId], message: &Message) {
         match Frame::encode(message) {
-            Ok(frame) => nodes.iter().for_each(|node| {
-                self.pass_on(*node, frame.clone());
-            }),
+            Ok(frame) => {
+                let said = nodes.iter().filter(|node| self.pass_on(**node, frame.clone())).count();
+                self.context.metrics.hashes_sent.inc_by(said as u64 * hashes_in(message));
+            }
             Err(error) => tracing::error!(%error, "a message is too long to be said"),
         }
     }
@@ -378,5 +381,13 @@ impl Fleet {
                 listener.peer_up(&peer);
             }
         }
+    }
+}
+
+/// How many piece hashes a message tells.
+const fn hashes_in(message: &Message) -> u64 {
+    match message {
+        Message::Joined { hashes, .. } | Message::Grew { hashes, .. } => hashes.len() as u64,
+        _ => 0,
     }
 }

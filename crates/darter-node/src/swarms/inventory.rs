@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceSet, Source, Version};
-use darter_swarm::Start;
+use darter_swarm::{MOST_HASHES, Start};
 use darter_wire::Message;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 use super::Swarms;
 use crate::error::FetchError;
 use crate::options::Role;
-use crate::transfer::leading::MOST_HASHES;
 use crate::transfer::{Lead, Transfer};
 
 /// Blobs that one message tells of at most: the most recently used.
@@ -107,7 +106,7 @@ impl Swarms {
         self.house.tasks.spawn(async move {
             let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
             // One too long for a message is not told; the seed then reads the origin.
-            let fits = stored.filter(|stored| stored.known() as usize <= MOST_HASHES);
+            let fits = stored.filter(|stored| stored.known() <= MOST_HASHES);
             let manifest = fits.map(|stored| stored.manifest());
             swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
         });

@@ -29,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
 use darter_store::StoredBlob;
-use darter_swarm::{Event, RequestId};
+use darter_swarm::RequestId;
 use darter_wire::{Answer, Failure, FailureKind, Message};
 use parking_lot::Mutex;
 
@@ -304,8 +304,33 @@ impl Listener for ListeningSwarms {
                     }
                 });
             }
-            Message::Joined { request, blob, version, piece_length, length, hashes, neighbours, verdict, whole } => {
-                let joined = Joined { blob, version, piece_length, length, hashes, neighbours, verdict, whole };
+            Message::Joined {
+                request,
+                blob,
+                version,
+                piece_length,
+                length,
+                hashes,
+                key,
+                members_ask,
+                proof,
+                neighbours,
+                verdict,
+                whole,
+            } => {
+                let joined = Joined {
+                    blob,
+                    version,
+                    piece_length,
+                    length,
+                    hashes,
+                    key,
+                    members_ask,
+                    proof,
+                    neighbours,
+                    verdict,
+                    whole,
+                };
                 swarms.joined(from, request, joined);
             }
             Message::Rejected { request, failure } => {
@@ -320,6 +345,7 @@ impl Listener for ListeningSwarms {
             | Message::Failed { blob, .. }
             | Message::Meet { blob, .. }
             | Message::Have { blob, .. }
+            | Message::AskHashes { blob, .. }
             | Message::Lost { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
@@ -331,7 +357,7 @@ impl Listener for ListeningSwarms {
     fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex) {
         let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
-            transfer.tell(Event::Started { request, piece });
+            transfer.begun(request, piece);
         }
     }
 

@@ -147,8 +147,9 @@ impl Swarms {
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
             if let Ok(Some(stored)) = swarms.stored(blob).await {
-                let held = stored.held();
-                swarms.house.fleet.say(newcomer, &Message::Meet { blob, held, wants: false });
+                // No proof goes with what lies on the shelf, so that there is no use in asking here for hashes.
+                let meet = Message::Meet { blob, held: stored.held(), known: 0, wants: false };
+                swarms.house.fleet.say(newcomer, &meet);
             }
         });
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId};
-use darter_swarm::{Action, Event};
+use darter_swarm::{Action, Event, Teacher};
 use darter_wire::{Message, Wanted};
 
 use super::news::Tellings;
@@ -20,6 +20,11 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 struct Work {
     actions: Vec<Action>,
     meet: Vec<NodeId>,
+    /// How many hashes are known, and how many of them others are to hear of.
+    known: u32,
+    shown: u32,
+    /// Whom to ask for more.
+    teacher: Option<NodeId>,
     news: Tellings,
     outgoing: Vec<(NodeId, Message)>,
     finish: bool,
@@ -86,6 +91,7 @@ impl Transfer {
                 }
                 Action::Report { peer, piece } => {
                     state.met.remove(&peer);
+                    state.hashes.left(peer);
                     state.journal.note(now, format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
                     if let Some(leading) = &mut state.leading {
                         leading.report(self.context.me, peer);
@@ -93,9 +99,18 @@ impl Transfer {
                 }
             }
         }
+        self.catch_up(state);
+        work.known = state.hashes.count();
+        work.shown = state.hashes.shown();
+        if fetching && let Lead::Node(lead) = state.lead {
+            work.teacher = state.hashes.ask(now).map(|teacher| match teacher {
+                Teacher::Neighbour(node) => node,
+                Teacher::Lead => lead,
+            });
+        }
         if let Some(leading) = &mut state.leading {
             work.may_send = leading.falls_due(now);
-            let speech = leading.speak(self, state.verdict.as_ref());
+            let speech = leading.speak(self, state.hashes.chain(), state.verdict.as_ref(), now);
             work.outgoing = speech.messages;
             state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
         }
@@ -111,7 +126,7 @@ impl Transfer {
             let known = state.met.iter().filter(|node| state.lead != Lead::Me && !work.meet.contains(node));
             let neighbours: Vec<NodeId> = known.copied().collect();
             let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
-            work.news = state.news.take(now, self.blob, &state.picker, &neighbours, lead);
+            work.news = state.news.take(now, self.blob, &state.picker, work.shown, &neighbours, lead);
         }
         let whole = matches!(state.outcome, Outcome::Open) && !state.finishing && state.picker.is_complete();
         if whole && self.may_finish(state, now) {
@@ -132,6 +147,10 @@ impl Transfer {
         if let Some(moment) = state.news.due() {
             at_latest(moment);
         }
+        let may_ask = matches!((&state.outcome, state.lead), (Outcome::Open, Lead::Node(_)));
+        if let Some(moment) = state.hashes.next_wakeup().filter(|_| may_ask) {
+            at_latest(moment);
+        }
         if !state.asked.is_empty() {
             at_latest(now + PROGRESS_PAUSE);
         }
@@ -148,11 +167,14 @@ impl Transfer {
         }
         if !work.meet.is_empty() {
             let wants = !self.is_complete();
-            let meet = Message::Meet { blob: self.blob, held: self.stored.held(), wants };
+            let meet = Message::Meet { blob: self.blob, held: self.stored.held(), known: work.shown, wants };
             self.fleet.tell(&work.meet, &meet);
         }
         for (nodes, message) in &work.news {
             self.fleet.tell(nodes, message);
+        }
+        if let Some(teacher) = work.teacher {
+            self.fleet.say(teacher, &Message::AskHashes { blob: self.blob, from: work.known });
         }
         for action in work.actions {
             self.act(action);

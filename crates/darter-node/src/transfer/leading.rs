@@ -8,9 +8,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceSet, rendezvous};
+use darter_core::{HashChain, Moment, NodeId, PieceIndex, PieceSet, Proof, Signer, rendezvous};
 use darter_origin::Reading;
-use darter_swarm::{Event, Lead as SwarmLead, Notice, OriginRun, Start, Tuning};
+use darter_swarm::{
+    Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginRun, Start, Teaching, Telling, Tuning,
+};
 use darter_wire::{Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
 
@@ -20,9 +22,6 @@ use crate::options::Role;
 
 /// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
 const REJOIN_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Hashes that one message carries at most: 2 MiB of them.
-pub(crate) const MOST_HASHES: usize = 65_536;
 
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
@@ -37,8 +36,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A lead's work on one swarm.
 pub(crate) struct Leading {
     swarm: SwarmLead,
-    /// How many hashes, and whether the length, every member has been told.
-    told: u32,
+    /// Vouches for hashes.
+    signer: Signer,
+    teaching: Teaching,
+    /// Whether every member has been told the length, and the verdict.
     told_length: bool,
     told_verdict: bool,
     /// Members that wait to be let in.
@@ -66,6 +67,11 @@ impl Leading {
         self.members
     }
 
+    /// Whether a node was let in and has not left.
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.inside.contains(&node)
+    }
+
     /// The members other than this agent, and how many pieces each holds.
     pub(super) fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
         let me = self.swarm.node();
@@ -91,7 +97,8 @@ impl Leading {
 
     /// When time alone may have made more to send.
     pub(super) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
-        self.swarm.next_wakeup(now).into_iter().chain(self.look_again).min()
+        let tells = self.swarm.notices_due().into_iter().chain(self.teaching.due());
+        self.swarm.next_wakeup(now).into_iter().chain(self.look_again).chain(tells).min()
     }
 
     /// Whether such a time has come; says so once.
@@ -112,91 +119,123 @@ impl Leading {
         self.swarm.origin_plan(known, now)
     }
 
-    /// Gathers what members must be told: growth to those who are in, then the answers to those who come in.
-    pub(super) fn speak(&mut self, transfer: &Transfer, verdict: Option<&Verdict>) -> Speech {
+    /// Gathers what members must be told: news to those who are in, then the answers to those who come in.
+    pub(super) fn speak(
+        &mut self,
+        transfer: &Transfer,
+        chain: &HashChain,
+        verdict: Option<&Verdict>,
+        now: Moment,
+    ) -> Speech {
         let me = transfer.context.me;
-        let blob = transfer.blob;
         let mut messages = Vec::new();
-        let entering: Vec<NodeId> = self.replies.iter().map(|(node, _)| *node).collect();
-        let is_in = |node: &NodeId| *node != me && !entering.contains(node);
-        let members: Vec<NodeId> = self.swarm.members().into_iter().filter(is_in).collect();
+        for message in self.news(transfer, chain, verdict, now) {
+            let entering = |node: &NodeId| self.replies.iter().any(|(entering, _)| entering == node);
+            let inside = self.swarm.members().into_iter().filter(|node| *node != me && !entering(node));
+            messages.extend(inside.map(|node| (node, message.clone())));
+        }
+        let own = self.swarm.take_notice(me).map(|notice| notice.gained).unwrap_or_default();
+        let own_neighbours = own.into_iter().map(|peer| peer.node).collect();
+        let mut answers = Vec::new();
+        for (node, request) in std::mem::take(&mut self.replies) {
+            let answer = self.let_in(transfer, chain, verdict, (node, request), now);
+            answers.extend(answer.into_iter().map(|message| (node, message)));
+        }
+        // Who comes in was told of its neighbours with the answer.
+        for Notice { to, lost, gained } in self.swarm.take_notices(now) {
+            let add = gained.into_iter().map(|peer| info(transfer, peer)).collect();
+            messages.push((to, Message::Neighbours { blob: transfer.blob, add, gone: lost }));
+        }
+        messages.extend(answers);
+        Speech { messages, own_neighbours }
+    }
+
+    /// What all members are to be told.
+    fn news(&mut self, transfer: &Transfer, chain: &HashChain, verdict: Option<&Verdict>, now: Moment) -> Vec<Message> {
+        let mut messages = Vec::new();
         let length = transfer.stored.length();
-        let hashes = transfer.stored.hashes_from(self.told, usize::MAX);
-        if !hashes.is_empty() || (length.is_some() && !self.told_length) {
-            let from = self.told;
-            self.told += hashes.len() as u32;
+        let learns_length = length.is_some() && !self.told_length;
+        let nothing = Telling { from: 0, count: 0, signed: false };
+        let are_all = transfer.pieces() == Some(chain.count());
+        let telling = self.teaching.tell(chain.count(), are_all, self.members, now);
+        let telling = telling.or(learns_length.then_some(nothing));
+        if let Some(telling) = telling {
             self.told_length = length.is_some();
-            for grew in growth(blob, from, &hashes, length) {
-                messages.extend(members.iter().map(|node| (*node, grew.clone())));
-            }
+            messages.extend(growth(transfer, telling, self.word(chain, telling)));
         }
-        let mut own_neighbours = Vec::new();
-        let mut first_neighbours: Vec<(NodeId, PeerInfo)> = Vec::new();
-        for notice in self.swarm.take_notices() {
-            match notice {
-                // The lead is asked as the lead, not as a neighbour.
-                Notice::Linked { peer, .. } | Notice::Unlinked { peer, .. } if peer == me => {}
-                Notice::Linked { to, peer, .. } if to == me => own_neighbours.push(peer),
-                Notice::Linked { to, peer, place, .. } => {
-                    let info = PeerInfo { node: peer, addr: transfer.fleet.address(peer), place };
-                    if entering.contains(&to) {
-                        first_neighbours.push((to, info));
-                    } else {
-                        messages.push((to, Message::Neighbours { blob, add: vec![info], gone: Vec::new() }));
-                    }
-                }
-                Notice::Unlinked { to, peer } => {
-                    if to != me {
-                        messages.push((to, Message::Neighbours { blob, add: Vec::new(), gone: vec![peer] }));
-                    }
-                }
-            }
-        }
-        if let Some(verdict) = verdict
-            && !self.told_verdict
-        {
-            let whole = Message::Whole { blob, verdict: verdict.clone() };
-            messages.extend(members.iter().map(|node| (*node, whole.clone())));
+        if let Some(verdict) = verdict.filter(|_| !self.told_verdict) {
+            messages.push(Message::Whole { blob: transfer.blob, verdict: verdict.clone() });
             self.told_verdict = true;
         }
-        for (node, request) in std::mem::take(&mut self.replies) {
-            let neighbours = first_neighbours.iter().filter(|(to, _)| *to == node).map(|(_, info)| info.clone());
-            let joined = Message::Joined {
-                request,
-                blob,
-                version: transfer.version.clone(),
-                piece_length: transfer.piece_length,
-                length,
-                hashes: transfer.stored.hashes_from(0, MOST_HASHES.min(self.told as usize)),
-                neighbours: neighbours.collect(),
-                verdict: verdict.cloned(),
-                whole: verdict.and_then(|_| transfer.small_whole()),
-            };
-            messages.push((node, joined));
-            let rest = (self.told as usize).saturating_sub(MOST_HASHES);
-            let rest = transfer.stored.hashes_from(MOST_HASHES as u32, rest);
-            if !rest.is_empty() {
-                messages.extend(growth(blob, MOST_HASHES as u32, &rest, length).map(|grew| (node, grew)));
-            }
+        messages
+    }
+
+    /// The answer to a member that comes in, and the hashes that don't fit into it.
+    fn let_in(
+        &mut self,
+        transfer: &Transfer,
+        chain: &HashChain,
+        verdict: Option<&Verdict>,
+        (node, request): (NodeId, u32),
+        now: Moment,
+    ) -> Vec<Message> {
+        let telling = self.teaching.greet(self.members, now);
+        let first = telling.count.min(MOST_HASHES);
+        let (lost, gained) = self.swarm.take_notice(node).map_or_else(Default::default, |it| (it.lost, it.gained));
+        // Who is one again is met anew, and forgotten by neither.
+        let lost: Vec<_> = lost.into_iter().filter(|peer| gained.iter().all(|it| it.node != *peer)).collect();
+        let neighbours = gained.into_iter().map(|peer| info(transfer, peer)).collect();
+        let joined = Message::Joined {
+            request,
+            blob: transfer.blob,
+            version: transfer.version.clone(),
+            piece_length: transfer.piece_length,
+            length: transfer.stored.length(),
+            hashes: transfer.stored.hashes_from(0, first as usize),
+            key: self.signer.key(),
+            members_ask: self.teaching.members_ask(),
+            proof: (telling.signed && telling.count == first).then(|| self.signer.prove(chain)),
+            neighbours,
+            verdict: verdict.cloned(),
+            whole: verdict.and_then(|_| transfer.small_whole()),
+        };
+        let rest = Telling { from: first, count: telling.count - first, ..telling };
+        let mut messages = Vec::new();
+        if !lost.is_empty() {
+            // It was in before, and forgets first whom it knew then.
+            messages.push(Message::Neighbours { blob: transfer.blob, add: Vec::new(), gone: lost });
         }
-        Speech { messages, own_neighbours }
+        messages.push(joined);
+        if rest.count > 0 {
+            messages.extend(growth(transfer, rest, self.word(chain, rest)));
+        }
+        messages
+    }
+
+    /// What goes with hashes that are told: whether members ask each other, and the word for them.
+    fn word(&mut self, chain: &HashChain, telling: Telling) -> (bool, Option<Proof>) {
+        (self.teaching.members_ask(), telling.signed.then(|| self.signer.prove(chain)))
     }
 }
 
 /// News of hashes and length, in messages that stay below the protocol's limit.
-fn growth(
-    blob: BlobId,
-    from: u32,
-    hashes: &[PieceHash],
-    length: Option<u64>,
-) -> impl Iterator<Item = Message> + use<'_> {
+fn growth(transfer: &Transfer, telling: Telling, (members_ask, proof): (bool, Option<Proof>)) -> Vec<Message> {
+    let (blob, length) = (transfer.blob, transfer.stored.length());
     // One message even without hashes: the length alone may be the news.
-    let count = hashes.len().div_ceil(MOST_HASHES).max(1);
-    (0..count).map(move |nth| {
-        let start = nth * MOST_HASHES;
-        let part = &hashes[start..hashes.len().min(start + MOST_HASHES)];
-        Message::Grew { blob, from: from + start as u32, hashes: part.to_vec(), length }
-    })
+    let messages = telling.count.div_ceil(MOST_HASHES).max(1);
+    let message = |nth| {
+        let from = telling.from + nth * MOST_HASHES;
+        let rest = telling.from + telling.count - from;
+        let hashes = transfer.stored.hashes_from(from, rest.min(MOST_HASHES) as usize);
+        let proof = proof.filter(|_| nth + 1 == messages);
+        Message::Grew { blob, from, hashes, length, members_ask, proof }
+    };
+    (0..messages).map(message).collect()
+}
+
+/// What a member is told of a neighbour.
+fn info(transfer: &Transfer, peer: Neighbour) -> PeerInfo {
+    PeerInfo { node: peer.node, addr: transfer.fleet.address(peer.node), place: peer.place }
 }
 
 impl Transfer {
@@ -206,7 +245,7 @@ impl Transfer {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
-            state.change_lead(Lead::Me, now);
+            state.change_lead(Lead::Me, None, now);
         }
         self.open_lead(start);
         self.start_reading(reading);
@@ -238,7 +277,8 @@ impl Transfer {
         }
         state.leading = Some(Leading {
             swarm,
-            told: self.stored.known(),
+            signer: Signer::draw(),
+            teaching: Teaching::new(self.stored.known(), Tuning::default(), now),
             told_length: total.is_some(),
             told_verdict: state.verdict.is_some(),
             replies: Vec::new(),
@@ -259,6 +299,9 @@ impl Transfer {
             let mut state = self.state.lock();
             if let (Some(leading), Some(total)) = (&mut state.leading, total) {
                 leading.swarm.set_total(total);
+            }
+            if let Some(total) = total {
+                state.hashes.set_total(total);
             }
             state.picker.handle(Event::ManifestGrew { known, total }, now);
         }
@@ -297,15 +340,33 @@ impl Transfer {
         self.kick.notify_one();
     }
 
+    /// What a member is told that asks for hashes; nobody else is told by the lead.
+    pub(super) fn answer_as_lead(&self, node: NodeId, from: u32) -> Option<Message> {
+        let (telling, word) = {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            self.catch_up(state);
+            let chain = state.hashes.chain();
+            let leading = state.leading.as_mut().filter(|leading| leading.has(node))?;
+            let telling = Teaching::answer(chain.count(), from);
+            (telling, leading.word(chain, telling))
+        };
+        growth(self, telling, word).pop()
+    }
+
     /// A member is gone.
     pub(super) fn member_left(&self, node: NodeId) {
-        let mut state = self.state.lock();
-        if let Some(leading) = &mut state.leading {
+        {
+            let mut state = self.state.lock();
+            state.hashes.left(node);
+            let Some(leading) = &mut state.leading else { return };
             leading.swarm.leave(node);
             leading.inside.remove(&node);
             leading.members = leading.swarm.members().len();
             leading.plan_changed.notify_one();
         }
+        // Those it stood between have to be told.
+        self.kick.notify_one();
     }
 
     /// A member holds more pieces.
@@ -449,7 +510,7 @@ impl Transfer {
             if state.lead != Lead::Node(lead) {
                 return;
             }
-            state.change_lead(Lead::Nobody, now);
+            state.change_lead(Lead::Nobody, None, now);
             if !may_lead_again {
                 state.failed_leads.insert(lead);
             }

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet};
+use darter_core::manifest::ManifestError;
+use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet, Proof};
 use darter_store::{Put, StoreError};
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
+use super::hashes;
 use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
 use crate::joins::Joined;
 
-/// How long a piece that came before its hash waits for it. The hash left first, on the other connection.
+/// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
 const HASH_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Transfer {
@@ -29,7 +31,7 @@ impl Transfer {
             if let Some(length) = joined.length {
                 self.learn_length(lead, length);
             }
-            self.learn_hashes(lead, 0, &joined.hashes);
+            self.learn_hashes(lead, 0, &joined.hashes, None);
             self.take_whole(&peer, whole);
         }
         {
@@ -39,13 +41,18 @@ impl Transfer {
                 let neighbours: Vec<_> = state.met.drain().collect();
                 state.to_meet.extend(neighbours);
             }
-            state.change_lead(Lead::Node(lead), now);
+            state.change_lead(Lead::Node(lead), Some(joined.key), now);
+            state.hashes.members_ask(joined.members_ask);
+            if let Some(verdict) = joined.verdict {
+                state.verdict = Some(verdict);
+            }
             state.picker.handle(Event::PeerLeft { peer: lead }, now);
-            state.to_meet.extend(joined.neighbours.iter().map(|info| info.node));
-            state.to_meet.remove(&self.context.me);
             let met = std::mem::take(&mut state.met);
             state.to_meet.retain(|node| !met.contains(node));
             state.met = met;
+            // Even those that were met before: they may have been told that they are no neighbours any more.
+            state.to_meet.extend(joined.neighbours.iter().map(|info| info.node));
+            state.to_meet.remove(&self.context.me);
         }
         for info in &joined.neighbours {
             self.fleet.ensure(info);
@@ -53,10 +60,7 @@ impl Transfer {
         if let Some(length) = joined.length {
             self.learn_length(lead, length);
         }
-        self.learn_hashes(lead, 0, &joined.hashes);
-        if let Some(verdict) = joined.verdict {
-            self.state.lock().verdict = Some(verdict);
-        }
+        self.learn_hashes(lead, 0, &joined.hashes, joined.proof);
         // It may have gone before this agent followed it, and then nobody will say so.
         if self.fleet.peer(lead).is_none() {
             self.lead_failed(lead, "connection lost");
@@ -88,12 +92,15 @@ impl Transfer {
     pub(crate) fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
         let from_lead = self.lead() == Lead::Node(from);
         match message {
-            Message::Grew { from: first, hashes, length, .. } if from_lead => {
+            Message::Grew { from: first, hashes, length, members_ask, proof, .. } if from_lead => {
+                self.state.lock().hashes.members_ask(members_ask);
                 if let Some(length) = length {
                     self.learn_length(from, length);
                 }
-                self.learn_hashes(from, first, &hashes);
+                self.learn_hashes(from, first, &hashes, proof);
             }
+            Message::Grew { from: first, hashes, proof, .. } => self.told(from, first, &hashes, proof),
+            Message::AskHashes { from: first, .. } => self.answer_hashes(from, first),
             Message::Neighbours { add, gone, .. } if from_lead => self.learn_neighbours(&add, &gone),
             Message::Whole { verdict, .. } if from_lead => self.learn_verdict(verdict),
             Message::Dissolved { reason, .. } if from_lead => {
@@ -104,9 +111,15 @@ impl Transfer {
                 });
             }
             Message::Failed { failure, .. } if from_lead => self.lead_failed(from, &failure.text),
-            Message::Meet { held, wants, .. } => self.met(from, held, wants),
-            Message::Have { pieces, .. } => {
-                let follows = self.state.lock().picker.peer_has(from, &pieces);
+            Message::Meet { held, known, wants, .. } => self.met(from, held, known, wants),
+            Message::Have { pieces, known, .. } => {
+                let follows = {
+                    let mut state = self.state.lock();
+                    let needed = pieces.iter().map(|piece| piece.0 + 1).max().unwrap_or(0);
+                    let is_neighbour = state.met.contains(&from) || state.to_meet.contains(&from);
+                    let follows = is_neighbour && state.hashes.showed(from, known, needed);
+                    state.picker.peer_has(from, &pieces) || follows
+                };
                 self.member_has(from, &pieces);
                 // Most announcements change nothing for now: waking the driver for each would be most of its work.
                 if follows {
@@ -128,8 +141,12 @@ impl Transfer {
                 self.kick.notify_one();
             }
             Message::Part { .. } => {
+                {
+                    let mut state = self.state.lock();
+                    state.met.remove(&from);
+                    state.hashes.left(from);
+                }
                 self.tell(Event::PeerLeft { peer: from });
-                self.state.lock().met.remove(&from);
             }
             Message::Leave { .. } => self.member_left(from),
             Message::Report { peer, .. } => self.member_reports(from, peer),
@@ -145,6 +162,7 @@ impl Transfer {
             let now = self.context.now();
             let mut state = self.state.lock();
             state.met.remove(&node);
+            state.hashes.left(node);
             state.picker.handle(Event::PeerLeft { peer: node }, now);
         }
         self.lead_failed(node, "connection lost");
@@ -157,6 +175,19 @@ impl Transfer {
         if is_seed {
             self.seed_returned(node);
         }
+    }
+
+    /// The lead begins to send a piece of its choice: its hash has time to come meanwhile.
+    pub(crate) fn begun(&self, request: RequestId, piece: PieceIndex) {
+        {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            let of = state.asked.get(&request).map(|asked| asked.of);
+            if of.is_some_and(|of| state.lead == Lead::Node(of)) {
+                state.hashes.lead_showed(piece.0 + 1);
+            }
+        }
+        self.tell(Event::Started { request, piece });
     }
 
     /// A peer answered a request.
@@ -204,8 +235,8 @@ impl Transfer {
     }
 
     async fn take_piece(self: &Arc<Self>, peer: &Peer, request: RequestId, piece: PieceIndex, data: PooledBuffer) {
-        self.wait_for_hash(piece).await;
         let from = peer.hello.node;
+        self.wait_for_hash(piece, from).await;
         let bytes = data.len() as u64;
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
@@ -231,10 +262,17 @@ impl Transfer {
         self.context.tiers.came(from.tier, bytes);
     }
 
-    async fn wait_for_hash(&self, piece: PieceIndex) {
+    async fn wait_for_hash(&self, piece: PieceIndex, giver: NodeId) {
         if self.stored.hash(piece).is_some() {
             return;
         }
+        {
+            let mut state = self.state.lock();
+            if state.lead == Lead::Node(giver) {
+                state.hashes.lead_showed(piece.0 + 1);
+            }
+        }
+        self.kick.notify_one();
         let mut changed = self.changed.subscribe();
         let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
         // Without a hash in time the store refuses the piece, and it is asked for again.
@@ -248,26 +286,110 @@ impl Transfer {
         }
     }
 
-    fn learn_hashes(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash]) {
-        match self.stored.extend(first, hashes) {
+    /// The lead tells hashes, perhaps with its word for them and all before.
+    fn learn_hashes(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
+        let told = self.stored.extend(first, hashes);
+        {
+            let mut state = self.state.lock();
+            self.catch_up(&mut state);
+            if let Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) = told {
+                // Some that come before were told to others only, when members were many: they are asked for.
+                state.hashes.lead_showed(first + hashes.len() as u32);
+            } else if let Some(proof) = proof {
+                state.hashes.vouched(proof);
+            }
+        }
+        match told {
             Ok(_) => self.total_known(),
+            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.kick.notify_one(),
             Err(error) => self.lead_failed(from, &error.to_string()),
         }
     }
 
+    /// Somebody else than the lead tells hashes: an answer, if this one was asked.
+    fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
+        let Some(check) = self.state.lock().hashes.check_for(from) else { return };
+        let answer = match check.prove(first, hashes, proof) {
+            hashes::Answer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
+                Ok(_) => hashes::Answer::Proven(proven),
+                Err(error) => {
+                    tracing::debug!(blob = %self.blob.short(), %error, "hashes were not taken");
+                    hashes::Answer::Useless
+                }
+            },
+            other => other,
+        };
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        let is_new = matches!(answer, hashes::Answer::Proven(_));
+        match answer {
+            hashes::Answer::Proven(proven) => {
+                if state.hashes.took(from, proven, now) {
+                    state.news.first_hashes();
+                }
+            }
+            hashes::Answer::Stale => state.hashes.brought_nothing(from, false, now),
+            hashes::Answer::Useless => {
+                tracing::debug!(blob = %self.blob.short(), peer = %from.short(), "no hashes with the lead's word");
+                self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
+                state.hashes.brought_nothing(from, true, now);
+            }
+        }
+        drop(state);
+        if is_new {
+            self.total_known();
+        } else {
+            self.kick.notify_one();
+        }
+    }
+
+    /// A member asks for hashes: it is told all that can be proven to it.
+    fn answer_hashes(&self, to: NodeId, first: u32) {
+        let (blob, now) = (self.blob, self.context.now());
+        {
+            let mut state = self.state.lock();
+            let is_member = state.met.contains(&to) || state.leading.as_ref().is_some_and(|it| it.has(to));
+            if !is_member || !state.hashes.may_answer(to, first, now) {
+                return;
+            }
+        }
+        if let Some(answer) = self.answer_as_lead(to, first) {
+            self.fleet.say(to, &answer);
+            return;
+        }
+        let (answer, lead) = {
+            let mut state = self.state.lock();
+            let answer = state.hashes.answer(first);
+            let asks = answer.is_none() && state.hashes.needs_proof(first, now);
+            let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
+            (answer, lead.filter(|_| asks).map(|lead| (lead, state.hashes.count())))
+        };
+        let (most, proof) = answer.map_or((0, None), |(most, proof)| (most, Some(proof)));
+        let hashes = self.stored.hashes_from(first, most as usize);
+        self.fleet.say(to, &Message::Grew { blob, from: first, hashes, length: None, members_ask: true, proof });
+        if let Some((lead, from)) = lead {
+            self.fleet.say(lead, &Message::AskHashes { blob, from });
+        }
+    }
+
+    /// Some are neighbours no more; then others are, perhaps the same ones anew.
     fn learn_neighbours(&self, add: &[PeerInfo], gone: &[NodeId]) {
         {
             let now = self.context.now();
             let mut state = self.state.lock();
+            for node in gone {
+                state.to_meet.remove(node);
+                state.met.remove(node);
+                // Who is one again is only met anew: it may know of this one all the time.
+                if !add.iter().any(|info| info.node == *node) {
+                    state.hashes.left(*node);
+                    state.picker.handle(Event::PeerLeft { peer: *node }, now);
+                }
+            }
             for info in add {
                 if info.node != self.context.me && !state.met.contains(&info.node) {
                     state.to_meet.insert(info.node);
                 }
-            }
-            for node in gone {
-                state.to_meet.remove(node);
-                state.met.remove(node);
-                state.picker.handle(Event::PeerLeft { peer: *node }, now);
             }
         }
         for info in add {
@@ -281,8 +403,9 @@ impl Transfer {
         self.kick.notify_one();
     }
 
-    fn met(&self, peer: NodeId, held: PieceSet, wants: bool) {
+    fn met(&self, peer: NodeId, held: PieceSet, known: u32, wants: bool) {
         let tier = self.fleet.peer(peer).map_or(darter_core::Tier::Far, |it| it.tier);
+        let needed = held.iter().last().map_or(0, |piece| piece.0 + 1);
         {
             let now = self.context.now();
             let mut state = self.state.lock();
@@ -292,6 +415,7 @@ impl Transfer {
             if !state.met.contains(&peer) {
                 state.to_meet.insert(peer);
             }
+            state.hashes.showed(peer, known, needed);
         }
         self.kick.notify_one();
     }

@@ -9,6 +9,7 @@
 //! | [`reading`] | the lead reads the origin, once for everybody |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
+//! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
 //! | `news` | what others are told of pieces come and gone |
 //! | [`stream`] | verified bytes in order, for whoever asked |
 //! | [`journal`] | what happened, for `darter explain` |
@@ -17,7 +18,7 @@
 //!
 //! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
 //! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
-//! order: a Meet before a Have, a hash before the piece that needs it.
+//! order: a Meet before a Have, a lead's hashes in the order of the pieces. Only questions are answered by whoever hears them.
 //!
 //! Lock order: a transfer's state, then the fleet's. Nothing is said to a peer with any lock held: a peer found gone is
 //! told to every transfer. The store is never called with the state locked, except for its
@@ -25,6 +26,7 @@
 
 pub(crate) mod drive;
 pub(crate) mod finish;
+mod hashes;
 pub(crate) mod journal;
 pub(crate) mod leading;
 pub(crate) mod member;
@@ -40,7 +42,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Digest, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version};
+use darter_core::{
+    BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version,
+};
 use darter_store::StoredBlob;
 use darter_swarm::{Event, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
@@ -49,6 +53,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::hashes::Hashes;
 use self::journal::Journal;
 use self::leading::Leading;
 use self::news::News;
@@ -120,6 +125,7 @@ pub(crate) struct State {
     /// Peers that are to be told.
     to_meet: HashSet<NodeId>,
     news: News,
+    hashes: Hashes,
     /// Requests under way.
     asked: HashMap<RequestId, Asked>,
     /// Requests that nobody waits for any more, to be called back: a holder keeps them for ever otherwise.
@@ -156,8 +162,9 @@ impl State {
     }
 
     /// Another lead, or none: what was asked of the former one as the lead is void.
-    fn change_lead(&mut self, lead: Lead, now: Moment) {
+    fn change_lead(&mut self, lead: Lead, key: Option<LeadKey>, now: Moment) {
         self.lead = lead;
+        self.hashes.lead_changed(key);
         let node = if let Lead::Node(node) = lead { Some(node) } else { None };
         self.picker.handle(Event::LeadChanged { lead: node }, now);
         self.news.lead_knows(now);
@@ -194,6 +201,12 @@ impl Transfer {
         let manifest = stored.manifest();
         let blob = stored.id();
         let seed = random_seed(&context.me, blob);
+        let mut chain = HashChain::new(blob, manifest.piece_length());
+        chain.extend(manifest.hashes());
+        let mut hashes = Hashes::new(chain, seed as usize, Tuning::default());
+        if let Some(total) = manifest.piece_count() {
+            hashes.set_total(total);
+        }
         let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), Tuning::default(), seed);
         picker.handle(Event::ManifestGrew { known: manifest.known(), total: manifest.piece_count() }, now);
         for piece in held.iter() {
@@ -217,6 +230,7 @@ impl Transfer {
             met: HashSet::new(),
             to_meet: HashSet::new(),
             news: News::default(),
+            hashes,
             asked: HashMap::new(),
             void: Vec::new(),
             verdict,
@@ -446,6 +460,17 @@ impl Transfer {
 
     fn manifest(&self) -> Manifest {
         self.stored.manifest()
+    }
+
+    /// Takes note of hashes that the store has learned.
+    fn catch_up(&self, state: &mut State) {
+        let known = state.hashes.count();
+        if self.stored.known() > known {
+            let tells = state.hashes.learned(&self.stored.hashes_from(known, usize::MAX));
+            if tells {
+                state.news.first_hashes();
+            }
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct News {
     gone: Vec<PieceIndex>,
     /// Pieces held here that neighbours lost.
     asked_for: Vec<(NodeId, PieceIndex)>,
+    /// Neighbours are to hear that the list of hashes is here, pieces or not.
+    first_hashes: bool,
     told: Moment,
     /// How many neighbours there were when they were last told.
     neighbours: usize,
@@ -65,13 +67,18 @@ impl News {
         self.asked_for.push((neighbour, piece));
     }
 
+    /// There are hashes here where there were none: neighbours may ask for them.
+    pub(super) const fn first_hashes(&mut self) {
+        self.first_hashes = true;
+    }
+
     /// When something is to be told, if anything is.
     pub(super) fn due(&self) -> Option<Moment> {
         self.neighbours_due().into_iter().chain(self.lead_due()).min()
     }
 
     fn neighbours_due(&self) -> Option<Moment> {
-        let waits = !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
+        let waits = self.first_hashes || !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
         waits.then(|| self.told + Tuning::default().tell_pause(self.neighbours))
     }
 
@@ -87,6 +94,7 @@ impl News {
         now: Moment,
         blob: BlobId,
         picker: &Picker,
+        known: u32,
         neighbours: &[NodeId],
         lead: Option<NodeId>,
     ) -> Tellings {
@@ -94,10 +102,12 @@ impl News {
             self.for_lead.clear();
         }
         let mut gone = Vec::new();
+        let mut tells_of_hashes = false;
         // Most neighbours lack the same of a few pieces: one message for each such group.
         let mut groups: BTreeMap<Vec<PieceIndex>, Vec<NodeId>> = BTreeMap::new();
         if self.neighbours_due().is_some_and(|due| due <= now) {
             self.told = now;
+            tells_of_hashes = std::mem::take(&mut self.first_hashes);
             self.neighbours = neighbours.len();
             self.lead_pause = Tuning::default().tell_lead_pause(neighbours.len());
             let come = std::mem::take(&mut self.come);
@@ -119,9 +129,11 @@ impl News {
             self.lead_waits = false;
             groups.entry(std::mem::take(&mut self.for_lead)).or_default().push(lead);
         }
-        groups.remove(&Vec::new());
+        if !tells_of_hashes {
+            groups.remove(&Vec::new());
+        }
         let mut tellings: Tellings =
-            groups.into_iter().map(|(pieces, nodes)| (nodes, Message::Have { blob, pieces })).collect();
+            groups.into_iter().map(|(pieces, nodes)| (nodes, Message::Have { blob, pieces, known })).collect();
         if !gone.is_empty() {
             let mut everybody = neighbours.to_vec();
             everybody.extend(lead.filter(|lead| !neighbours.contains(lead)));

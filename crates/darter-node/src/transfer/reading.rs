@@ -1,5 +1,5 @@
-//! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed,
-//! stored and told the moment it is whole.
+//! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed
+//! and stored the moment it is whole.
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
 //! with the next piece in hand ends the run, and the piece comes from it. A body that breaks is continued by range,

@@ -1,5 +1,8 @@
-//! An agent among peers that the test plays over real connections, for moments that no real fleet brings about at will.
+//! An agent among peers that the test plays over real connections, for moments that no real fleet brings about at will; and a fleet
+//! too large for the lead to tell everybody everything.
 
 mod control_lost;
+mod large;
 mod met_early;
+mod passed_on;
 mod seed;

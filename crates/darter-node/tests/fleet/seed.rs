@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::manifest::{hash_piece, root_of_pieces};
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Source, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, Version};
 use darter_node::{Agent, Options};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
@@ -21,7 +21,7 @@ pub(crate) struct Content {
     pub(crate) bytes: Vec<u8>,
     pub(crate) source: Source,
     version: Version,
-    piece_length: PieceLength,
+    pub(crate) piece_length: PieceLength,
 }
 
 impl Content {
@@ -47,7 +47,7 @@ impl Content {
         &self.bytes[range.start() as usize..range.end() as usize]
     }
 
-    fn hashes(&self) -> Vec<PieceHash> {
+    pub(crate) fn hashes(&self) -> Vec<PieceHash> {
         (0..3).map(|index| hash_piece(self.piece_length, PieceIndex(index), self.piece(index), false)).collect()
     }
 
@@ -61,6 +61,9 @@ impl Content {
             piece_length: self.piece_length,
             length: Some(self.length()),
             hashes: self.hashes(),
+            key: Signer::draw().key(),
+            members_ask: false,
+            proof: None,
             neighbours: Vec::new(),
             verdict: Some(verdict),
             whole: None,
@@ -72,6 +75,11 @@ impl Content {
 pub(crate) trait Part: Uploads {
     /// Somebody asks this seed to be let into a swarm.
     fn asked_to_lead(&self, seed: NodeId, request: u32) -> Message;
+
+    /// What a seed says behind that answer.
+    fn says_then(&self) -> Option<Message> {
+        None
+    }
 }
 
 /// An agent with these seeds.
@@ -153,6 +161,9 @@ async fn converse(greeted: Greeted, me: NodeId, part: &dyn Part) {
     while let Ok(Some(message)) = receiver.recv().await {
         if let Message::Join { request, .. } = message {
             sender.send(&part.asked_to_lead(me, request)).await.unwrap();
+            if let Some(message) = part.says_then() {
+                sender.send(&message).await.unwrap();
+            }
         }
     }
 }

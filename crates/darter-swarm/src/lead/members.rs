@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
 
-use crate::lead::Notice;
 use crate::lead::members::links::REACHES;
+use crate::lead::notices::{Notice, Notices};
 use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
@@ -61,7 +61,7 @@ pub(super) struct Members {
     reports: BTreeMap<NodeId, Vec<NodeId>>,
     /// Pairs that can't use each other, both ways round: the network parts them, or one reported the other.
     parted: BTreeSet<(NodeId, NodeId)>,
-    notices: Vec<Notice>,
+    notices: Notices,
 }
 
 impl Member {
@@ -116,7 +116,7 @@ impl Members {
             groups: Vec::new(),
             reports: BTreeMap::new(),
             parted: BTreeSet::new(),
-            notices: Vec::new(),
+            notices: Notices::default(),
         }
     }
 
@@ -147,11 +147,20 @@ impl Members {
         let tables = self.slots.capacity() * size_of::<Option<Member>>()
             + self.free.capacity() * size_of::<usize>()
             + self.groups.capacity() * size_of::<Group>();
-        tables + of_members + of_groups + trees
+        tables + of_members + of_groups + trees + self.notices.memory()
     }
 
-    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
-        std::mem::take(&mut self.notices)
+    pub(super) fn take_notices(&mut self, now: Moment) -> Vec<Notice> {
+        let pause = self.tuning.tell_links_pause(self.by_id.len());
+        self.notices.take(now, pause)
+    }
+
+    pub(super) fn take_notice(&mut self, node: NodeId) -> Option<Notice> {
+        self.notices.take_of(node)
+    }
+
+    pub(super) fn notices_due(&self) -> Option<Moment> {
+        self.notices.due()
     }
 
     /// Adds a member that is not here.

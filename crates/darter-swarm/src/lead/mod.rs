@@ -15,9 +15,11 @@
 //! | file | |
 //! |---|---|
 //! | `members` | who is here, and who is whose neighbour (`members/links.rs`) |
+//! | `notices` | what members have to be told of their neighbours |
 //! | `pieces` | holders, copies sent, gaps for the origin |
 
 mod members;
+mod notices;
 mod pieces;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
 use crate::MOST_PIECES;
 use crate::lead::members::Members;
+pub use crate::lead::notices::{Neighbour, Notice};
 use crate::lead::pieces::Pieces;
 use crate::random::Random;
 use crate::tuning::Tuning;
@@ -40,30 +43,6 @@ pub enum Start {
     Fresh,
     /// Another lead is gone: members need a moment to say what they hold before the origin is asked.
     TakeOver,
-}
-
-/// A member has to be told of a neighbour it gained or lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// `to` and `peer` are neighbours now: they tell each other what they hold. After a change of lead this is said of
-    /// neighbours that were so before, too; they tell each other anew, since a lead announces nothing while it leads.
-    Linked {
-        /// Who is to be told.
-        to: NodeId,
-        /// Its new neighbour.
-        peer: NodeId,
-        /// Where the neighbour stands.
-        place: Place,
-        /// Whether the neighbour wants the whole blob.
-        wants: bool,
-    },
-    /// They are neighbours no more.
-    Unlinked {
-        /// Who is to be told.
-        to: NodeId,
-        /// Its former neighbour.
-        peer: NodeId,
-    },
 }
 
 /// Pieces to be read from the origin, in one go.
@@ -133,7 +112,8 @@ impl Lead {
     /// was known of it. The lead's own node joins too if it fetches pieces from members (after a take-over): it is
     /// told of neighbours, they are not told of it, and what it holds is said by [`Lead::own`] alone.
     pub fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
-        self.leave(node);
+        // What it was not told yet of the neighbours that it had it will be told with the rest.
+        self.remove(node);
         let most = if node == self.me { 0 } else { self.total.unwrap_or(MOST_PIECES) };
         let held = held.iter().filter(|piece| piece.0 < most).collect();
         let slot = self.members.add(node, place, held, wants);
@@ -143,6 +123,11 @@ impl Lead {
 
     /// A node is gone, or its connection is.
     pub fn leave(&mut self, node: NodeId) {
+        self.remove(node);
+        self.members.take_notice(node);
+    }
+
+    fn remove(&mut self, node: NodeId) {
         let Some(slot) = self.members.slot(node) else { return };
         self.count_held(slot, false);
         for (piece, _) in std::mem::take(&mut self.members.get_mut(slot).coming) {
@@ -410,9 +395,19 @@ impl Lead {
         gap.map(|(first, end)| OriginRun { first: first.min(PieceIndex(known)), end })
     }
 
-    /// Takes the notices that members have to be given.
-    pub fn take_notices(&mut self) -> Vec<Notice> {
-        self.members.take_notices()
+    /// Takes the notices that members have to be given now.
+    pub fn take_notices(&mut self, now: Moment) -> Vec<Notice> {
+        self.members.take_notices(now)
+    }
+
+    /// When the next notice has to be given, as far as was seen when they were last taken.
+    pub fn notices_due(&self) -> Option<Moment> {
+        self.members.notices_due()
+    }
+
+    /// Takes what a member was not told yet, whether its time has come or not: a newcomer is told at once.
+    pub fn take_notice(&mut self, node: NodeId) -> Option<Notice> {
+        self.members.take_notice(node)
     }
 
     /// When [`Lead::choose`] or [`Lead::origin_plan`] may say something new though nothing happens, if ever.

@@ -190,10 +190,11 @@ fn two_reporters_put_a_liar_aside_one_only_loses_it_as_neighbour() {
     lead.join(node(1), Place::default(), &PieceSet::full(2), false);
     join(&mut lead, 2);
     join(&mut lead, 3);
-    lead.take_notices();
+    lead.take_notices(at(0));
     assert!(!lead.report(node(2), node(1)));
     assert!(!lead.report(node(2), node(1)), "the same reporter counts once");
-    assert!(lead.take_notices().contains(&Notice::Unlinked { to: node(2), peer: node(1) }));
+    let told = lead.take_notices(at(0));
+    assert!(told.iter().any(|notice| notice.to == node(2) && notice.lost == [node(1)]), "{told:?}");
     assert_eq!(lead.origin_plan(ALL, at(0)), None, "the others may still get it there");
     assert!(lead.report(node(3), node(1)));
     assert_eq!(lead.members(), [node(2), node(3)]);
@@ -206,7 +207,8 @@ fn two_reporters_put_a_liar_aside_one_only_loses_it_as_neighbour() {
 fn a_small_swarm_is_a_full_mesh_and_a_large_one_knows_mostly_near_neighbours() {
     let mut small = lead(1, 1);
     (1..=5).for_each(|n| join(&mut small, n));
-    assert_eq!(small.take_notices().len(), 5 * 4);
+    let told = small.take_notices(at(0));
+    assert_eq!(told.iter().map(|notice| notice.gained.len()).sum::<usize>(), 5 * 4);
 
     let mut large = lead(1, 1);
     let racks = ["a", "b", "c", "d"];
@@ -236,10 +238,13 @@ type Links = BTreeMap<NodeId, BTreeSet<NodeId>>;
 
 /// Brings the links up to date with what members are told, as members do.
 fn follow(links: &mut Links, lead: &mut Lead) {
-    for notice in lead.take_notices() {
-        match notice {
-            Notice::Linked { to, peer, .. } => assert!(links.entry(to).or_default().insert(peer), "told twice"),
-            Notice::Unlinked { to, peer } => assert!(links.entry(to).or_default().remove(&peer), "was no neighbour"),
+    lead.take_notices(at(0));
+    for notice in lead.take_notices(at(10_000)) {
+        let known = links.entry(notice.to).or_default();
+        // Also of some that came and went before it was told of them.
+        known.retain(|peer| !notice.lost.contains(peer));
+        for neighbour in notice.gained {
+            assert!(known.insert(neighbour.node), "told twice");
         }
     }
     links.retain(|node, _| lead.held_by(*node).is_some());
@@ -265,8 +270,9 @@ fn the_leads_own_node_learns_of_neighbours_but_is_nobodys() {
     let mut lead = lead(3, 0);
     lead.join(node(1), Place::default(), &PieceSet::full(3), false);
     join(&mut lead, 0);
-    let notices = lead.take_notices();
-    assert!(matches!(notices[..], [Notice::Linked { to, peer, .. }] if to == node(0) && peer == node(1)));
+    let told = lead.take_notices(at(0));
+    let pairs: Vec<_> = told.iter().flat_map(|it| it.gained.iter().map(|peer| (it.to, peer.node))).collect();
+    assert_eq!(pairs, [(node(0), node(1))]);
 }
 
 #[test]
@@ -291,4 +297,21 @@ fn a_piece_sent_twice_to_one_member_does_not_keep_it_waiting() {
     }
     lead.have(node(1), &[PieceIndex(0)], at(1));
     assert!(lead.choose(node(1), at(1)).is_some());
+}
+
+#[test]
+fn who_joins_again_is_told_at_once_what_it_lost_and_what_it_has_now() {
+    let mut large = lead(1, 1);
+    (1..=200).for_each(|n| join(&mut large, n));
+    large.take_notices(at(0));
+    let mut links = Links::new();
+    follow(&mut links, &mut large);
+    let before = links[&node(7)].clone();
+    join(&mut large, 7);
+    let told = large.take_notice(node(7)).unwrap();
+    assert_eq!(told.lost.into_iter().collect::<BTreeSet<_>>(), before);
+    assert_eq!(told.gained.len(), Tuning::default().neighbours as usize);
+    assert_eq!(large.take_notice(node(7)), None);
+    large.leave(node(7));
+    assert_eq!(large.take_notice(node(7)), None, "who is gone is told nothing");
 }

@@ -1,6 +1,7 @@
 use darter_core::source::Credentials;
 use darter_core::{
-    BlobId, Digest, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Version,
+    BlobId, Digest, HashChain, LeadKey, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof,
+    Signer, Source, Version,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -97,11 +98,25 @@ fn manifest() -> impl Strategy<Value = Manifest> {
     })
 }
 
+fn proof() -> impl Strategy<Value = Proof> {
+    (0..crate::MAX_PIECES).prop_map(|count| {
+        let chain = HashChain::new(BlobId([0; 32]), PieceLength::UNKNOWN_BLOB);
+        Proof { count, ..Signer::draw().prove(&chain) }
+    })
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let held = option::of((blob(), set()).prop_map(|(blob, pieces)| Held { blob, pieces }));
     let joined = (
         (any::<u32>(), blob(), version(), piece_length(), length()),
-        (hashes(), peers(), option::of(verdict()), option::of(vec(any::<u8>(), 0..99))),
+        (
+            hashes(),
+            any::<[u8; 32]>(),
+            option::of(proof()),
+            peers(),
+            option::of(verdict()),
+            option::of(vec(any::<u8>(), 0..99)),
+        ),
     );
     prop_oneof![
         (any::<u32>(), source(), headers(), held, any::<bool>()).prop_map(|(request, source, headers, held, wants)| {
@@ -114,24 +129,55 @@ fn message() -> impl Strategy<Value = Message> {
             piece: PieceIndex(piece)
         }),
         vec(blob(), 0..5).prop_map(|blobs| Message::Inventory { blobs }),
-        joined.prop_map(|((request, blob, version, piece_length, length), (hashes, neighbours, verdict, whole))| {
-            Message::Joined { request, blob, version, piece_length, length, hashes, neighbours, verdict, whole }
+        joined.prop_map(|(first, (hashes, key, proof, neighbours, verdict, whole))| {
+            let (request, blob, version, piece_length, length) = first;
+            let key = LeadKey(key);
+            Message::Joined {
+                request,
+                blob,
+                version,
+                piece_length,
+                length,
+                hashes,
+                key,
+                members_ask: proof.is_some(),
+                proof,
+                neighbours,
+                verdict,
+                whole,
+            }
         }),
         (any::<u32>(), failure()).prop_map(|(request, failure)| Message::Rejected { request, failure }),
-        (blob(), 0..crate::MAX_PIECES, hashes(), length()).prop_map(|(blob, from, hashes, length)| Message::Grew {
-            blob,
-            from,
-            hashes,
-            length
+        (blob(), hashes(), length(), proof()).prop_map(|(blob, hashes, length, proof)| {
+            let count = proof.count.max(hashes.len() as u32);
+            let proof = Some(Proof { count, ..proof });
+            Message::Grew {
+                blob,
+                from: count - hashes.len() as u32,
+                hashes,
+                length,
+                members_ask: count % 2 == 0,
+                proof,
+            }
         }),
         (blob(), peers(), vec(node(), 0..5)).prop_map(|(blob, add, gone)| Message::Neighbours { blob, add, gone }),
         (blob(), verdict()).prop_map(|(blob, verdict)| Message::Whole { blob, verdict }),
         (blob(), ".*").prop_map(|(blob, reason)| Message::Dissolved { blob, reason }),
         (blob(), failure()).prop_map(|(blob, failure)| Message::Failed { blob, failure }),
-        (blob(), set(), any::<bool>()).prop_map(|(blob, held, wants)| Message::Meet { blob, held, wants }),
-        (blob(), pieces()).prop_map(|(blob, pieces)| Message::Have { blob, pieces }),
+        (blob(), set(), 0..crate::MAX_PIECES, any::<bool>()).prop_map(|(blob, held, known, wants)| Message::Meet {
+            blob,
+            held,
+            known,
+            wants
+        }),
+        (blob(), pieces(), 0..crate::MAX_PIECES).prop_map(|(blob, pieces, known)| Message::Have {
+            blob,
+            pieces,
+            known
+        }),
         (blob(), pieces()).prop_map(|(blob, pieces)| Message::Lost { blob, pieces }),
         blob().prop_map(|blob| Message::Part { blob }),
+        (blob(), 0..crate::MAX_PIECES).prop_map(|(blob, from)| Message::AskHashes { blob, from }),
         (any::<u32>(), blob()).prop_map(|(request, blob)| Message::AskManifest { request, blob }),
         (any::<u32>(), blob(), option::of(manifest())).prop_map(|(request, blob, manifest)| Message::ManifestIs {
             request,
@@ -175,12 +221,28 @@ fn numbers_that_no_blob_has_are_refused() {
     let blob = BlobId([0; 32]);
     let far = PieceIndex(crate::MAX_PIECES);
     let near = PieceIndex(crate::MAX_PIECES - 1);
-    assert!(!refused(&Message::Have { blob, pieces: vec![near] }));
-    assert!(refused(&Message::Have { blob, pieces: vec![near, far] }));
+    assert!(!refused(&Message::Have { blob, pieces: vec![near], known: crate::MAX_PIECES }));
+    assert!(refused(&Message::Have { blob, pieces: vec![], known: crate::MAX_PIECES + 1 }));
+    assert!(refused(&Message::Have { blob, pieces: vec![near, far], known: 0 }));
     assert!(refused(&Message::Lost { blob, pieces: vec![far] }));
-    assert!(refused(&Message::Meet { blob, held: [far].into_iter().collect(), wants: true }));
-    assert!(!refused(&Message::Meet { blob, held: [near].into_iter().collect(), wants: true }));
-    assert!(refused(&Message::Grew { blob, from: 0, hashes: vec![], length: Some(u64::MAX) }));
+    let meet = |piece, known| Message::Meet { blob, held: [piece].into_iter().collect(), known, wants: true };
+    assert!(refused(&meet(far, 0)) && refused(&meet(near, crate::MAX_PIECES + 1)));
+    assert!(!refused(&meet(near, crate::MAX_PIECES)));
+    assert!(refused(&Message::Grew {
+        blob,
+        from: 0,
+        hashes: vec![],
+        length: Some(u64::MAX),
+        members_ask: false,
+        proof: None
+    }));
+    let hashes = vec![PieceHash([0; 32]); 2];
+    let grew =
+        |from, proof| Message::Grew { blob, from, hashes: hashes.clone(), length: None, members_ask: true, proof };
+    assert!(!refused(&grew(crate::MAX_PIECES - 2, None)) && refused(&grew(crate::MAX_PIECES - 1, None)));
+    let chain = HashChain::new(blob, PieceLength::UNKNOWN_BLOB);
+    let proof = |count| Some(Proof { count, ..Signer::draw().prove(&chain) });
+    assert!(!refused(&grew(1, proof(3))) && refused(&grew(1, proof(2))), "a proof is for what it comes with");
     let piece_length = PieceLength::from_log2(14).unwrap();
     let manifest = Manifest::new(piece_length, Some(crate::MAX_BLOB_LENGTH));
     assert!(refused(&Message::ManifestIs { request: 1, blob, manifest: Some(manifest) }));

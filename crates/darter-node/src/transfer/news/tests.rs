@@ -34,8 +34,8 @@ fn a_neighbour_is_told_of_what_it_lacks_and_the_lead_of_everything() {
     let mut news = News::default();
     news.came(PieceIndex(3), false);
     news.came(PieceIndex(4), false);
-    let told = news.take(later(20), BLOB, &picker, &[node(1), node(2), node(3)], Some(node(9)));
-    let have = |list: &[u32]| Message::Have { blob: BLOB, pieces: pieces(list) };
+    let told = news.take(later(20), BLOB, &picker, 8, &[node(1), node(2), node(3)], Some(node(9)));
+    let have = |list: &[u32]| Message::Have { blob: BLOB, pieces: pieces(list), known: 8 };
     assert_eq!(told, [(vec![node(1), node(9)], have(&[3, 4])), (vec![node(2)], have(&[4]))]);
 }
 
@@ -45,13 +45,13 @@ fn news_is_gathered_for_a_moment() {
     let mut news = News::default();
     assert_eq!(news.due(), None);
     news.came(PieceIndex(0), false);
-    assert_eq!(news.take(later(20), BLOB, &picker, &[node(1)], None).len(), 1);
+    assert_eq!(news.take(later(20), BLOB, &picker, 8, &[node(1)], None).len(), 1);
     news.came(PieceIndex(1), false);
-    assert!(news.take(later(21), BLOB, &picker, &[node(1)], None).is_empty());
+    assert!(news.take(later(21), BLOB, &picker, 8, &[node(1)], None).is_empty());
     news.came(PieceIndex(2), false);
     assert!(news.due().is_some());
-    let told = news.take(later(30), BLOB, &picker, &[node(1)], None);
-    assert_eq!(told, [(vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[1, 2]) })]);
+    let told = news.take(later(30), BLOB, &picker, 8, &[node(1)], None);
+    assert_eq!(told, [(vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[1, 2]), known: 8 })]);
     assert_eq!(news.due(), None);
 }
 
@@ -64,13 +64,17 @@ fn many_neighbours_are_told_of_several_pieces_at_once() {
     let mut told = Vec::new();
     for step in 0..4 {
         news.came(PieceIndex(step), false);
-        let tellings = news.take(later(1000 + u64::from(step) * 20), BLOB, &picker, &neighbours, None);
+        let tellings = news.take(later(1000 + u64::from(step) * 20), BLOB, &picker, 8, &neighbours, None);
         told.extend(tellings.into_iter().map(|(_, message)| message));
     }
-    assert_eq!(told, [Message::Have { blob: BLOB, pieces: pieces(&[0]) }], "the first at once, the others later");
+    assert_eq!(
+        told,
+        [Message::Have { blob: BLOB, pieces: pieces(&[0]), known: 8 }],
+        "the first at once, the others later"
+    );
     news.came(PieceIndex(4), false);
-    let tellings = news.take(later(1150), BLOB, &picker, &neighbours, None);
-    assert_eq!(tellings[0].1, Message::Have { blob: BLOB, pieces: pieces(&[1, 2, 3, 4]) });
+    let tellings = news.take(later(1150), BLOB, &picker, 8, &neighbours, None);
+    assert_eq!(tellings[0].1, Message::Have { blob: BLOB, pieces: pieces(&[1, 2, 3, 4]), known: 8 });
 }
 
 #[test]
@@ -84,7 +88,8 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
         if step < 8 {
             news.came(PieceIndex(step), false);
         }
-        for (to, message) in news.take(later(20 + u64::from(step) * 50), BLOB, &picker, &neighbours, Some(node(99))) {
+        for (to, message) in news.take(later(20 + u64::from(step) * 50), BLOB, &picker, 8, &neighbours, Some(node(99)))
+        {
             let Message::Have { pieces, .. } = message else { panic!("{message:?}") };
             if to.contains(&node(99)) {
                 heard.push(pieces);
@@ -104,7 +109,7 @@ fn the_first_piece_after_a_join_waits_too_in_a_large_swarm() {
     news.lead_knows(later(5000));
     news.came(PieceIndex(0), false);
     let mut hears = |at| {
-        let told = news.take(later(at), BLOB, &picker, &neighbours, Some(node(99)));
+        let told = news.take(later(at), BLOB, &picker, 8, &neighbours, Some(node(99)));
         told.iter().any(|(to, _)| to.contains(&node(99)))
     };
     assert!(!hears(5300));
@@ -118,13 +123,13 @@ fn a_neighbour_that_becomes_the_lead_is_told_what_only_the_lead_before_was_told(
     let neighbours: Vec<NodeId> = (1..=8).map(node).collect();
     let mut news = News::default();
     news.came(PieceIndex(0), true);
-    news.take(later(1000), BLOB, &picker, &neighbours, Some(node(9)));
+    news.take(later(1000), BLOB, &picker, 8, &neighbours, Some(node(9)));
     news.came(PieceIndex(1), true);
-    let have = Message::Have { blob: BLOB, pieces: pieces(&[1]) };
-    let told = news.take(later(1012), BLOB, &picker, &neighbours, Some(node(9)));
+    let have = Message::Have { blob: BLOB, pieces: pieces(&[1]), known: 8 };
+    let told = news.take(later(1012), BLOB, &picker, 8, &neighbours, Some(node(9)));
     assert_eq!(told, [(vec![node(9)], have.clone())], "neighbours wait");
     news.lead_knows(later(1013));
-    let told = news.take(later(1100), BLOB, &picker, &neighbours, Some(node(1)));
+    let told = news.take(later(1100), BLOB, &picker, 8, &neighbours, Some(node(1)));
     let knows = |node: &NodeId| told.iter().any(|(nodes, message)| nodes.contains(node) && *message == have);
     assert!(neighbours.iter().all(knows), "{told:?}");
 }
@@ -137,7 +142,7 @@ fn what_the_lead_sent_is_confirmed_at_once() {
     for (step, from_lead) in [(0, false), (1, false), (2, true)] {
         let now = later(2000 + u64::from(step) * 50);
         news.came(PieceIndex(step), from_lead);
-        let told = news.take(now, BLOB, &picker, &neighbours, Some(node(99)));
+        let told = news.take(now, BLOB, &picker, 8, &neighbours, Some(node(99)));
         let hears = told.iter().any(|(to, _)| to.contains(&node(99)));
         assert_eq!(hears, step != 1, "the first of all, and what it waits for");
     }
@@ -149,7 +154,18 @@ fn a_neighbour_that_lost_a_piece_is_told_who_holds_it_and_losses_are_told_to_all
     let mut news = News::default();
     news.is_wanted_by(node(1), PieceIndex(5));
     news.went(PieceIndex(6));
-    let told = news.take(later(20), BLOB, &picker, &[node(1), node(2)], Some(node(2)));
-    assert_eq!(told[0], (vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[5]) }));
+    let told = news.take(later(20), BLOB, &picker, 8, &[node(1), node(2)], Some(node(2)));
+    assert_eq!(told[0], (vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[5]), known: 8 }));
     assert_eq!(told[1], (vec![node(1), node(2)], Message::Lost { blob: BLOB, pieces: pieces(&[6]) }));
+}
+
+#[test]
+fn the_first_hashes_are_news_without_any_piece() {
+    let picker = picker(&[]);
+    let mut news = News::default();
+    news.first_hashes();
+    let told = news.take(later(20), BLOB, &picker, 8, &[node(1), node(2)], Some(node(9)));
+    let expected = Message::Have { blob: BLOB, pieces: Vec::new(), known: 8 };
+    assert_eq!(told, [(vec![node(1), node(2)], expected)], "the lead knows");
+    assert_eq!(news.due(), None);
 }

@@ -14,7 +14,7 @@
 use darter_core::Tier;
 
 use super::Members;
-use crate::lead::Notice;
+use crate::lead::notices::Neighbour;
 
 /// See [`Members::link_to_some`].
 const STEP: usize = 7919;
@@ -194,8 +194,8 @@ impl Members {
         if peer.id == self.me {
             return;
         }
-        let notice = Notice::Linked { to: to.id, peer: peer.id, place: peer.place.clone(), wants: peer.wants };
-        self.notices.push(notice);
+        let (to, neighbour) = (to.id, Neighbour { node: peer.id, place: peer.place.clone(), wants: peer.wants });
+        self.notices.gained(to, neighbour);
     }
 
     pub(super) fn unlink(&mut self, one: usize, other: usize) {
@@ -206,7 +206,7 @@ impl Members {
             member.reaches[reach] -= 1;
             let (to, peer) = (self.get(from).id, self.get(gone).id);
             if peer != self.me {
-                self.notices.push(Notice::Unlinked { to, peer });
+                self.notices.lost(to, peer);
             }
         }
     }

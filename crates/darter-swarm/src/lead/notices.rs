@@ -1,0 +1,154 @@
+//! What members have to be told of the neighbours that they gained and lost, gathered for each of them.
+//!
+//! Who comes takes its place in the middle of links that are there, so that each newcomer is news to three dozen others. When thousands
+//! come within a second, one message for each piece of news would be half a million. In a large swarm they wait a moment instead
+//! ([`Tuning::tell_links_pause`](crate::Tuning::tell_links_pause)): the newcomer, which is told at once, meets its neighbours by itself.
+//!
+//! Invariants: a notice says what changed since its receiver was last told; a peer that was lost and gained again is in both lists, and
+//! was lost first.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, Place};
+
+/// A member has to be told of neighbours that it lost, and then of those that it gained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Who is to be told.
+    pub to: NodeId,
+    /// Who is its neighbour no more, if it ever heard of it.
+    pub lost: Vec<NodeId>,
+    /// Its new neighbours: they tell each other what they hold. After a change of lead some of them may have been so before.
+    pub gained: Vec<Neighbour>,
+}
+
+/// Another member that one should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Who it is.
+    pub node: NodeId,
+    /// Where it stands.
+    pub place: Place,
+    /// Whether it wants the whole blob.
+    pub wants: bool,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    by_member: BTreeMap<NodeId, Notice>,
+    /// Whose notice was begun since the last look.
+    begun: Vec<NodeId>,
+    /// When whom to tell, the earliest first; perhaps of what was told or dropped since.
+    due: VecDeque<(Moment, NodeId)>,
+}
+
+impl Notices {
+    fn of(&mut self, to: NodeId) -> &mut Notice {
+        self.by_member.entry(to).or_insert_with(|| {
+            self.begun.push(to);
+            Notice { to, lost: Vec::new(), gained: Vec::new() }
+        })
+    }
+
+    pub(super) fn gained(&mut self, to: NodeId, neighbour: Neighbour) {
+        self.of(to).gained.push(neighbour);
+    }
+
+    /// Said even of a neighbour that it was not told of: that one may have met it by itself.
+    pub(super) fn lost(&mut self, to: NodeId, peer: NodeId) {
+        let notice = self.of(to);
+        notice.gained.retain(|neighbour| neighbour.node != peer);
+        if !notice.lost.contains(&peer) {
+            notice.lost.push(peer);
+        }
+    }
+
+    /// What a member is to be told, whether its time has come or not.
+    pub(super) fn take_of(&mut self, to: NodeId) -> Option<Notice> {
+        self.by_member.remove(&to)
+    }
+
+    /// The notices whose time has come, when each waits for so long.
+    pub(super) fn take(&mut self, now: Moment, pause: Duration) -> Vec<Notice> {
+        self.due.extend(self.begun.drain(..).map(|to| (now + pause, to)));
+        let mut taken = Vec::new();
+        while let Some((_, to)) = self.due.pop_front_if(|(at, _)| *at <= now) {
+            taken.extend(self.by_member.remove(&to));
+        }
+        taken
+    }
+
+    /// When the next one is to be taken.
+    pub(super) fn due(&self) -> Option<Moment> {
+        self.due.front().map(|(at, _)| *at)
+    }
+
+    /// Bytes of memory behind this, about.
+    pub(super) fn memory(&self) -> usize {
+        let lists = |notice: &Notice| {
+            notice.lost.capacity() * size_of::<NodeId>() + notice.gained.capacity() * size_of::<Neighbour>()
+        };
+        let of_members: usize = self.by_member.values().map(lists).sum();
+        of_members
+            + self.by_member.len() * size_of::<(NodeId, Notice)>() * 4 / 3
+            + self.begun.capacity() * size_of::<NodeId>()
+            + self.due.capacity() * size_of::<(Moment, NodeId)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: u8) -> NodeId {
+        NodeId([name; 16])
+    }
+
+    fn neighbour(name: u8) -> Neighbour {
+        Neighbour { node: node(name), place: Place::default(), wants: true }
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn what_happens_within_a_pause_is_one_notice() {
+        let mut notices = Notices::default();
+        notices.gained(node(1), neighbour(2));
+        assert_eq!(notices.take(at(0), PAUSE), []);
+        assert_eq!(notices.due(), Some(at(100)));
+        notices.gained(node(1), neighbour(3));
+        notices.gained(node(4), neighbour(3));
+        assert_eq!(notices.take(at(50), PAUSE), []);
+        let first = Notice { to: node(1), lost: Vec::new(), gained: vec![neighbour(2), neighbour(3)] };
+        assert_eq!(notices.take(at(100), PAUSE), [first]);
+        assert_eq!(notices.due(), Some(at(150)));
+        assert_eq!(notices.take(at(150), PAUSE).len(), 1);
+        assert_eq!(notices.due(), None);
+    }
+
+    #[test]
+    fn who_is_gained_and_lost_is_lost_and_who_is_lost_and_gained_is_both() {
+        let mut notices = Notices::default();
+        notices.gained(node(1), neighbour(2));
+        notices.lost(node(1), node(2));
+        notices.lost(node(1), node(3));
+        notices.gained(node(1), neighbour(3));
+        let notice = Notice { to: node(1), lost: vec![node(2), node(3)], gained: vec![neighbour(3)] };
+        assert_eq!(notices.take(at(0), Duration::ZERO), [notice]);
+    }
+
+    #[test]
+    fn what_a_newcomer_was_told_is_not_told_again() {
+        let mut notices = Notices::default();
+        notices.gained(node(1), neighbour(2));
+        assert_eq!(notices.take(at(0), PAUSE), []);
+        assert_eq!(notices.take_of(node(1)).unwrap().gained, [neighbour(2)]);
+        assert_eq!(notices.take(at(100), PAUSE), []);
+    }
+}

@@ -1,0 +1,167 @@
+//! What a lead tells members of the hashes of pieces, and when.
+//!
+//! Where members are few it tells all of them each hash, several at a time. Where they are many it tells by itself only the first ones
+//! to come; the others ask each other ([`Learner`](crate::Learner)), and check what they hear by the lead's signature. Ten thousand
+//! times the list of a thousand hashes is a third of a copy of a blob in pieces of a mebibyte, and each piece that the origin gives
+//! would be ten thousand messages.
+//!
+//! Invariants: where members are few each of them was told all hashes before `told`, or asks for those that it lacks; all are told so
+//! when they become many.
+
+use darter_core::Moment;
+
+use crate::Tuning;
+
+/// Hashes that one message carries at most: 2 MiB of them.
+pub const MOST_HASHES: u32 = 65_536;
+
+/// So many hashes are told at once: a member can take in no more pieces that come before their hashes.
+const AT_ONCE: u32 = 4;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Teaching {
+    tuning: Tuning,
+    told: u32,
+    /// When members were told last, and when they are to be told what came too soon after that.
+    told_at: Moment,
+    due: Option<Moment>,
+    many: bool,
+    /// Since when newcomers are counted, and how many there were.
+    newcomers: (Moment, u32),
+}
+
+/// Hashes that somebody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// The first one's piece.
+    pub from: u32,
+    /// How many.
+    pub count: u32,
+    /// Whether they come with the lead's signature over these and all before.
+    pub signed: bool,
+}
+
+impl Teaching {
+    /// A lead that begins when it knows so many hashes.
+    pub const fn new(known: u32, tuning: Tuning, now: Moment) -> Self {
+        Self { tuning, told: known, told_at: Moment::ZERO, due: None, many: false, newcomers: (now, 0) }
+    }
+
+    /// Whether members are many, and so have to ask each other.
+    pub const fn members_ask(&self) -> bool {
+        self.many
+    }
+
+    /// When there is something to tell that waits for its time.
+    pub const fn due(&self) -> Option<Moment> {
+        self.due
+    }
+
+    /// What all of so many members are to be told now that so many hashes are known, perhaps `all` there will be. `None` for nothing;
+    /// even no hashes may be something: that members have to ask each other from now on.
+    pub fn tell(&mut self, known: u32, all: bool, members: usize, now: Moment) -> Option<Telling> {
+        let many = members >= self.tuning.few_members as usize;
+        let become_many = !std::mem::replace(&mut self.many, many) && many;
+        let next = self.told_at + self.tuning.tell_hashes;
+        let (from, count) = (self.told, known.saturating_sub(self.told));
+        self.due = Some(next).filter(|next| !many && (1..AT_ONCE).contains(&count) && !all && now < *next);
+        if self.due.is_some() {
+            return None;
+        }
+        self.told += count;
+        if !become_many && (many || count == 0) {
+            return None;
+        }
+        self.told_at = now;
+        Some(Telling { from, count, signed: become_many })
+    }
+
+    /// What one of so many members is told as it is let in. It is given the list where members are few, and where few came lately. When
+    /// all come at once most get it from each other. To be asked after [`Teaching::tell`].
+    pub fn greet(&mut self, members: usize, now: Moment) -> Telling {
+        let few = self.tuning.few_members;
+        if now.since(self.newcomers.0) >= self.tuning.list_pause {
+            self.newcomers = (now, 0);
+        }
+        self.newcomers.1 += 1;
+        let gives_list = members < few as usize || self.newcomers.1 <= few;
+        // What the others were not told yet is told to all soon.
+        let count = if gives_list { self.told } else { 0 };
+        Telling { from: 0, count, signed: gives_list && self.many }
+    }
+
+    /// What a member is told that asks for the hashes from one on. A list that is too long for one message is told in parts, without a
+    /// signature: that is for all. Nor is there one for a member that knows more than the lead.
+    pub const fn answer(known: u32, from: u32) -> Telling {
+        let lacked = known.saturating_sub(from);
+        let count = if lacked < MOST_HASHES { lacked } else { MOST_HASHES };
+        Telling { from, count, signed: from <= known && lacked <= MOST_HASHES }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros((1000 + millis) * 1000)
+    }
+
+    fn teaching(known: u32) -> Teaching {
+        Teaching::new(known, Tuning::default(), at(0))
+    }
+
+    const fn telling(from: u32, count: u32, signed: bool) -> Telling {
+        Telling { from, count, signed }
+    }
+
+    #[test]
+    fn few_members_are_told_everything_and_several_hashes_at_a_time() {
+        let mut teaching = teaching(2);
+        assert_eq!(teaching.tell(2, false, 8, at(0)), None, "newcomers have these");
+        assert_eq!(teaching.tell(3, false, 8, at(0)), Some(telling(2, 1, false)), "the first is told at once");
+        assert_eq!(teaching.tell(4, false, 8, at(1)), None);
+        assert_eq!(teaching.due(), Some(at(20)));
+        assert_eq!(teaching.greet(9, at(1)).count, 3, "who comes is told what the others were");
+        assert_eq!(teaching.tell(9, false, 8, at(3)), Some(telling(3, 6, false)), "many are told at once");
+        assert_eq!(teaching.tell(10, false, 8, at(4)), None);
+        assert_eq!(teaching.due(), Some(at(23)));
+        assert_eq!(teaching.tell(10, false, 8, at(23)), Some(telling(9, 1, false)));
+        assert_eq!(teaching.due(), None);
+        assert_eq!(teaching.tell(11, true, 8, at(24)), Some(telling(10, 1, false)), "nothing comes after the last");
+    }
+
+    #[test]
+    fn as_members_become_many_they_are_told_so_and_as_they_become_few_what_came_since() {
+        let mut teaching = teaching(0);
+        assert_eq!(teaching.tell(1, false, 63, at(0)), Some(telling(0, 1, false)));
+        assert_eq!(teaching.tell(3, false, 64, at(1)), Some(telling(1, 2, true)), "without waiting");
+        assert!(teaching.members_ask());
+        assert_eq!(teaching.tell(5, false, 64, at(30)), None);
+        assert_eq!(teaching.tell(5, false, 63, at(60)), None, "members ask for what was told to none");
+        assert_eq!(teaching.tell(6, false, 63, at(90)), Some(telling(5, 1, false)));
+        assert_eq!(teaching.tell(6, false, 64, at(91)), Some(telling(6, 0, true)));
+    }
+
+    #[test]
+    fn of_many_that_come_at_once_the_first_are_given_a_list() {
+        let lists = |moment: fn(u32) -> u64| {
+            let mut teaching = teaching(100);
+            assert!(teaching.tell(100, true, 64, at(0)).is_some());
+            let greeted = |nth| teaching.greet(64 + nth as usize, at(moment(nth)));
+            (0..200).map(greeted).filter(|greeted| *greeted == telling(0, 100, true)).count()
+        };
+        assert_eq!(lists(|_| 0), 64);
+        assert_eq!(lists(|nth| u64::from(nth) * 100), 200, "ten a second");
+    }
+
+    #[test]
+    fn who_asks_is_told_all_and_with_a_signature_as_far_as_a_message_reaches() {
+        assert_eq!(Teaching::answer(5, 2), telling(2, 3, true));
+        assert_eq!(Teaching::answer(5, 5), telling(5, 0, true));
+        assert_eq!(Teaching::answer(5, 7), telling(7, 0, false), "it knows more than the lead");
+        assert_eq!(Teaching::answer(MOST_HASHES + 2, 1), telling(1, MOST_HASHES, false));
+        assert_eq!(Teaching::answer(MOST_HASHES + 2, 2), telling(2, MOST_HASHES, true));
+    }
+}
