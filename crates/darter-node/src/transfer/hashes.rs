@@ -16,8 +16,8 @@ pub(super) struct Hashes {
     key: Option<LeadKey>,
     proof: Option<Proof>,
     learner: Learner,
-    /// From where on and when peers asked that were answered.
-    asked_by: HashMap<NodeId, (u32, Moment)>,
+    /// From where on peers asked that were answered, when how many were known, and when.
+    asked_by: HashMap<NodeId, (u32, u32, Moment)>,
     tuning: Tuning,
 }
 
@@ -156,14 +156,16 @@ impl Hashes {
         self.asked_by.remove(&neighbour);
     }
 
-    /// Whether a peer's question is to be answered: not one that was answered just now. Nobody who waits asks again so soon.
+    /// Whether a peer's question is to be answered: not the same again right after the same answer.
     pub(super) fn may_answer(&mut self, peer: NodeId, from: u32, now: Moment) -> bool {
-        let before = self.asked_by.get(&peer);
-        let may = before.is_none_or(|(last, at)| from > *last || now >= *at + self.tuning.hash_patience / 2);
-        if may {
-            self.asked_by.insert(peer, (from, now));
+        let known = self.count();
+        let repeats = self.asked_by.get(&peer).is_some_and(|(last, knew, at)| {
+            from <= *last && known <= *knew && now < *at + self.tuning.hash_patience / 2
+        });
+        if !repeats {
+            self.asked_by.insert(peer, (from, known, now));
         }
-        may
+        !repeats
     }
 
     /// What an answer of this neighbour is checked with; `None` if it was not asked.

@@ -84,5 +84,8 @@ fn the_same_question_is_answered_once_in_a_while() {
     assert!(member.may_answer(node(2), 0, Moment::ZERO) && !member.may_answer(node(2), 0, soon));
     assert!(member.may_answer(node(3), 0, soon), "another asks");
     assert!(member.may_answer(node(2), 1, soon), "it learned something");
+    assert!(!member.may_answer(node(2), 1, soon));
+    member.learned(&list(2..3));
+    assert!(member.may_answer(node(2), 1, soon), "there is more to tell");
     assert!(member.may_answer(node(2), 1, soon + Tuning::default().hash_patience), "who waited in vain asks again");
 }
