@@ -6,6 +6,7 @@
 //! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
 //! | `challenge` | what a registry asks for in `WWW-Authenticate` |
 //! | `token` | tokens: getting them, keeping them until they expire |
+//! | `granted` | what a token service answers |
 //! | `login` | [`Login`]: configured credentials, Docker's `config.json` and its helpers |
 //! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
 //!
@@ -16,6 +17,7 @@
 
 mod challenge;
 mod client;
+mod granted;
 mod login;
 mod origin;
 mod token;

@@ -35,6 +35,8 @@ struct State {
     expires_in: Option<u64>,
     revoked: bool,
     status: Option<u16>,
+    /// The body of the token service's answer, with TOKEN in the place of the token.
+    form: Option<&'static str>,
 }
 
 impl Lab {
@@ -80,6 +82,9 @@ fn grant(state: &mut State, seen: &Seen) -> Reply {
     }
     let token = format!("token-{}", state.granted.len());
     state.granted.push((token.clone(), scope));
+    if let Some(form) = state.form {
+        return Reply::bytes(form.replace("TOKEN", &state.granted[state.granted.len() - 1].0));
+    }
     let name = if seen.method == Method::POST { "access_token" } else { "token" };
     let mut granted = serde_json::json!({ name: token });
     if let Some(expires_in) = state.expires_in {
@@ -156,6 +161,26 @@ async fn a_token_of_untold_lifetime_lasts_a_minute() {
         lab.clock.advance(Duration::from_secs(seconds));
         get(&client, &upstream, TAGS, &none()).await;
         assert_eq!(lab.asked_for_tokens(), tokens);
+    }
+}
+
+/// krustlet#495, AllexVeldman/pyoci#321.
+#[tokio::test]
+async fn whatever_clients_in_go_take_for_a_token_is_one() {
+    for form in [
+        r#"{"token":"TOKEN","access_token":"TOKEN","expires_in":300,"issued_at":"2026-11-28T07:00:00.1Z"}"#,
+        r#"{"token":"","access_token":"TOKEN","expires_in":"300"}"#,
+        r#"{"token":"TOKEN","access_token":null,"expires_in":0}"#,
+        r#"{"token":"TOKEN","expires_in":-1,"refresh_token":""}"#,
+    ] {
+        let lab = Lab::new().await;
+        lab.state.lock().form = Some(form);
+        let (client, upstream) = lab.client(None);
+        for _ in 0..2 {
+            let answer = get(&client, &upstream, "/v2/public/repo/manifests/latest", &none()).await;
+            assert_eq!(text(answer).await, "for the bearer", "{form}");
+        }
+        assert_eq!(lab.asked_for_tokens(), 1, "{form}");
     }
 }
 

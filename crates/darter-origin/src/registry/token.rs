@@ -15,26 +15,27 @@ use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
 use crate::client::{HttpClient, Request, of_body, of_status, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::challenge::Challenge;
+use crate::registry::granted::Granted;
 use crate::registry::login::Login;
 use crate::registry::upstreams::Upstream;
 
 /// Lifetime of a token whose answer does not tell, by the token specification.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
-/// A token is given up this long before it expires: requests take time, and clocks differ.
+/// A token is given up this long before it expires (a short-lived one after half its life): requests take time, and
+/// clocks differ.
 const SLACK: Duration = Duration::from_secs(10);
 /// No token is kept longer, whatever its answer says.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Tokens kept at most.
-const MOST_TOKENS: usize = 4096;
+const MAX_TOKENS: usize = 4096;
 /// Largest answer of a token service that is read, in bytes.
-const LARGEST_ANSWER: usize = 1 << 20;
+const MAX_ANSWER: usize = 1 << 20;
 
 /// A Bearer challenge made ready to be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,13 +60,6 @@ type Key = (Arc<Demand>, Option<Login>);
 struct Kept {
     token: String,
     until: Moment,
-}
-
-#[derive(Deserialize)]
-struct Granted {
-    #[serde(alias = "access_token")]
-    token: Option<String>,
-    expires_in: Option<u64>,
 }
 
 impl Demand {
@@ -116,16 +110,16 @@ impl Tokens {
             return Ok(Some(kept.token.clone()));
         }
         let Some(granted) = self.ask(demand, login).await? else { return Ok(None) };
-        let Some(token) = granted.token.filter(|token| !token.is_empty()) else {
+        let Some(token) = granted.token else {
             let text = format!("the token service {} gave no token", shown(&demand.realm));
             return Err(OriginError::new(ErrorKind::Protocol, text));
         };
-        let lifetime = granted.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs).min(LONGEST_LIFETIME);
-        let until = now + lifetime.saturating_sub(SLACK);
+        let lifetime = granted.lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME);
+        let until = now + (lifetime - SLACK.min(lifetime / 2));
         let mut kept = self.kept.lock();
-        if kept.len() >= MOST_TOKENS {
+        if kept.len() >= MAX_TOKENS {
             kept.retain(|_, kept| now < kept.until);
-            if kept.len() >= MOST_TOKENS {
+            if kept.len() >= MAX_TOKENS {
                 kept.clear();
             }
         }
@@ -153,13 +147,16 @@ impl Tokens {
         let mut body = response.bytes_stream();
         while let Some(chunk) = body.next().await {
             answer.extend_from_slice(&chunk.map_err(|error| of_body(error, &what))?);
-            if answer.len() > LARGEST_ANSWER {
+            if answer.len() > MAX_ANSWER {
                 return Err(OriginError::new(ErrorKind::Protocol, format!("{what} answers without end")));
             }
         }
-        let granted = serde_json::from_slice(&answer);
-        granted.map(Some).map_err(|error| {
-            OriginError::new(ErrorKind::Protocol, format!("{what} does not answer as one")).caused_by(error)
+        Granted::parse(&answer).map(Some).map_err(|error| {
+            OriginError::new(
+                ErrorKind::Protocol,
+                format!("{what} answers with something else than a JSON object: check the registry's token realm"),
+            )
+            .caused_by(error)
         })
     }
 }

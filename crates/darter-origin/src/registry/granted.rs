@@ -1,0 +1,234 @@
+//! What a token service answers, read as leniently as Go's `encoding/json` reads it into the usual struct.
+//!
+//! Registries are written for clients in Go, so whatever those take is in use: `token` and `access_token` side by side
+//! (Docker Hub, Harbor), either of them empty or null, names in another case, a field twice, fields nobody knows, bytes
+//! after the object. A lifetime that is no number, or not a positive one, is a lifetime that was not told.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// Longest lifetime that is read; it only has to be longer than any token is kept, and fit into a [`Duration`].
+const MAX_LIFETIME: f64 = 1e9;
+
+/// An access token and how long it is good for.
+#[derive(Default, PartialEq)]
+pub(super) struct Granted {
+    /// The token; never empty.
+    pub(super) token: Option<String>,
+    /// Its lifetime, if the service told one that makes sense.
+    pub(super) lifetime: Option<Duration>,
+}
+
+impl Granted {
+    /// Reads the body of a token service's answer.
+    ///
+    /// # Errors
+    /// When the body does not begin with a JSON object (or `null`).
+    pub(super) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+        let text = String::from_utf8_lossy(body);
+        // Without asking for the end of the input: what follows the first value is ignored.
+        let fields = Option::<Fields>::deserialize(&mut serde_json::Deserializer::from_str(&text))?.unwrap_or_default();
+        // With both, clients in Go take `access_token`.
+        Ok(Self { token: fields.access_token.or(fields.token), lifetime: fields.expires_in })
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<Duration>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a token")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            let is = |field: &str| name.eq_ignore_ascii_case(field);
+            if is("token") {
+                fields.token = map.next_value::<Scalar>()?.token().or(fields.token);
+            } else if is("access_token") {
+                fields.access_token = map.next_value::<Scalar>()?.token().or(fields.access_token);
+            } else if is("expires_in") {
+                fields.expires_in = map.next_value::<Scalar>()?.lifetime().or(fields.expires_in);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// The value of a field that matters: a text, a number, or anything else, which says nothing.
+enum Scalar {
+    Text(String),
+    Number(f64),
+    Other,
+}
+
+impl Scalar {
+    fn token(self) -> Option<String> {
+        match self {
+            Self::Text(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    fn lifetime(self) -> Option<Duration> {
+        let seconds = match self {
+            Self::Number(number) => number,
+            Self::Text(text) => text.trim().parse().ok()?,
+            Self::Other => return None,
+        };
+        (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(MAX_LIFETIME)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
+        Ok(Scalar::Text(text.to_owned()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Scalar, E> {
+        Ok(Scalar::Number(number))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Scalar, E> {
+        Ok(Scalar::Number(number as f64))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Scalar, E> {
+        Ok(Scalar::Number(number as f64))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Scalar, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Scalar, A::Error> {
+        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> (Option<String>, Option<f64>) {
+        let granted = Granted::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"));
+        (granted.token, granted.lifetime.map(|lifetime| lifetime.as_secs_f64()))
+    }
+
+    /// krustlet#495: Docker Hub and Harbor send both names.
+    #[test]
+    fn either_name_of_the_token_does_and_both_at_once() {
+        let cases = [
+            (r#"{"token":"t"}"#, "t"),
+            (r#"{"access_token":"a"}"#, "a"),
+            (r#"{"token":"t","access_token":"a","expires_in":300,"issued_at":"2026-11-28T07:00:00Z"}"#, "a"),
+            (r#"{"access_token":"a","token":"t"}"#, "a"),
+            (r#"{"token":"t","access_token":""}"#, "t"),
+            (r#"{"token":"t","access_token":null}"#, "t"),
+            (r#"{"token":"","access_token":"a"}"#, "a"),
+            (r#"{"token":null,"access_token":"a"}"#, "a"),
+            (r#"{"token":{"x":[1]},"access_token":"a"}"#, "a"),
+            (r#"{"Token":"t","ACCESS_TOKEN":7}"#, "t"),
+            (r#"{"token":"before","token":"t"}"#, "t"),
+        ];
+        for (body, token) in cases {
+            assert_eq!(read(body).0.as_deref(), Some(token), "{body}");
+        }
+        for nothing in ["{}", "null", r#"{"token":"","access_token":null}"#, r#"{"token":false}"#] {
+            assert_eq!(read(nothing).0, None, "{nothing}");
+        }
+    }
+
+    /// AllexVeldman/pyoci#321: a lifetime may be missing, or anything.
+    #[test]
+    fn a_lifetime_is_a_positive_number_or_was_not_told() {
+        let cases = [
+            ("300", Some(300.0)),
+            ("300.5", Some(300.5)),
+            ("3e2", Some(300.0)),
+            ("\"300\"", Some(300.0)),
+            ("\" 300.5 \"", Some(300.5)),
+            ("18446744073709551616", Some(MAX_LIFETIME)),
+            ("\"inf\"", Some(MAX_LIFETIME)),
+            ("0", None),
+            ("-1", None),
+            ("-0.5", None),
+            ("null", None),
+            ("\"\"", None),
+            ("\"NaN\"", None),
+            ("\"soon\"", None),
+            ("true", None),
+            ("[300]", None),
+            ("{\"seconds\":300}", None),
+        ];
+        for (value, lifetime) in cases {
+            assert_eq!(
+                read(&format!(r#"{{"expires_in":{value},"token":"t"}}"#)),
+                (Some("t".into()), lifetime),
+                "{value}"
+            );
+        }
+        assert_eq!(read(r#"{"token":"t"}"#), (Some("t".into()), None));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_does_no_harm() {
+        let deep = format!(r#"{{"deep":{}{},"token":"t"}}"#, "[".repeat(500), "]".repeat(500));
+        assert_eq!(read(&deep).0.as_deref(), Some("t"));
+        for body in [
+            &br#" {"huge":1e999,"surrogate":"\ud800","scope":null,"refresh_token":{"a":[]},"token":"t"} trailing"#[..],
+            b"{\"description\":\"\xff\xfe\",\"token\":\"t\"}",
+        ] {
+            assert_eq!(Granted::parse(body).unwrap().token.as_deref(), Some("t"));
+        }
+        for wrong in ["", "<html>", "[]", "\"t\"", "7", "{\"token\":\"t\""] {
+            assert!(Granted::parse(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}
