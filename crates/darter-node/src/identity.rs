@@ -32,6 +32,17 @@ pub(crate) fn load_or_draw(data_dir: &Path) -> Result<NodeId, StartError> {
     }
 }
 
+/// A number that tells this process from every other one with the same id; never zero.
+pub(crate) fn draw_run() -> u64 {
+    let mut bytes = [0; 8];
+    // Early in a host's life the pool may not answer; process id and time then tell processes apart.
+    let drawn = match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_le_bytes(bytes),
+        _ => (u64::from(std::process::id()) << 32) ^ crate::context::unix_now(),
+    };
+    drawn.max(1)
+}
+
 fn draw() -> io::Result<NodeId> {
     let mut id = [0; 16];
     let filled = rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty())?;

@@ -51,9 +51,9 @@ impl Default for ControlConfig {
     }
 }
 
-/// An encoded message: encode once, send to many.
+/// An encoded message, and the version of the protocol that brought it: encode once, send to many.
 #[derive(Clone, Debug)]
-pub struct Frame(Bytes);
+pub struct Frame(Bytes, u8);
 
 impl Frame {
     /// Encodes a message.
@@ -69,7 +69,12 @@ impl Frame {
         let mut frame = frame;
         let prefix = u32::try_from(length).expect("at most 8 MiB").to_le_bytes();
         frame[..4].copy_from_slice(&prefix);
-        Ok(Self(frame.into()))
+        Ok(Self(frame.into(), message.since()))
+    }
+
+    /// [`Message::since`] of the message.
+    pub const fn since(&self) -> u8 {
+        self.1
     }
 }
 

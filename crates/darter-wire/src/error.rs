@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use darter_core::NodeId;
+
 /// A result whose error is a [`WireError`].
 pub type Result<T, E = WireError> = std::result::Result<T, E>;
 
@@ -27,9 +29,23 @@ pub enum WireError {
         #[source]
         source: io::Error,
     },
-    /// Something answers there, or accepts and stays silent, but it does not speak this protocol.
+    /// Something answers there, but it does not speak this protocol.
     #[error("{addr} is not Darter (check the address; the peer port is 7400 unless configured)")]
     NotDarter {
+        /// The address of the other side.
+        addr: String,
+    },
+    /// The connection was accepted, and nothing was said.
+    #[error("{addr} accepts connections but says nothing for {after:?} (is it overloaded or stopped, or not Darter?)")]
+    NoAnswer {
+        /// The address of the other side.
+        addr: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The connection was accepted and closed without a word.
+    #[error("{addr} closes connections without a word (a much older release of Darter, or something else?)")]
+    HungUp {
         /// The address of the other side.
         addr: String,
     },
@@ -48,6 +64,18 @@ pub enum WireError {
     Oneself {
         /// The address that led back here.
         addr: String,
+    },
+    /// Another agent has the id of this one.
+    #[error(
+        "{addr} has the id of this agent, {node} (one data directory is a copy of the other: remove the file node-id from one of them and restart its agent)"
+    )]
+    SameId {
+        /// The address that was connected to, or the connection came from.
+        addr: String,
+        /// The id of both.
+        node: NodeId,
+        /// Where the other one listens.
+        listen: String,
     },
     /// The channel is closed: by the other side in the middle of something, or by this one.
     #[error("the connection is closed")]
@@ -107,11 +135,18 @@ impl WireError {
     /// Whether the same thing may work later: true for anything that time or a restart over there can heal.
     pub const fn retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Closed | Self::Silent { .. } | Self::Full | Self::Io { .. } => true,
+            Self::Connect { .. }
+            | Self::NoAnswer { .. }
+            | Self::HungUp { .. }
+            | Self::Closed
+            | Self::Silent { .. }
+            | Self::Full
+            | Self::Io { .. } => true,
             Self::Listen { .. }
             | Self::NotDarter { .. }
             | Self::Version { .. }
             | Self::Oneself { .. }
+            | Self::SameId { .. }
             | Self::InUse { .. }
             | Self::TooLong { .. }
             | Self::Malformed { .. }

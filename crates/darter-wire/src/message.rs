@@ -1,6 +1,6 @@
 //! Everything that is said on a control channel. Control's frames carry these in postcard's encoding: the variant's
 //! position as a varint, then its fields in order; so variants are only ever added at the end, and any other change
-//! is a new protocol version.
+//! is a new protocol version. [`Message::since`] says which version brought a variant.
 //!
 //! *Member* is a node that holds or wants a blob; *lead* is the seed that owns the blob's swarm. A blob of many
 //! members has one lead at a time. Unknown blobs in messages are not errors: messages cross.
@@ -13,6 +13,9 @@ use darter_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{MAX_BLOB_LENGTH, MAX_PIECES, Result, WireError};
+
+/// Nodes that one message tells of, at most.
+pub const MAX_PEERS_TOLD: usize = 256;
 
 /// One message of a control channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +190,57 @@ pub enum Message {
         /// The first piece whose hash the asker lacks.
         from: u32,
     },
+    /// Agent → agent: tell me nodes that you know, so that I find others when no seed is left. Answered by
+    /// [`Message::Peers`].
+    AskPeers,
+    /// Agent → agent: nodes that are connected to the sender or were a short time ago, at most [`MAX_PEERS_TOLD`].
+    /// Answers [`Message::AskPeers`].
+    Peers {
+        /// The nodes.
+        peers: Vec<PeerInfo>,
+    },
+    /// Node → node, when no seed is connected: what is your part in the swarm of this source, and whom do you know
+    /// that may lead it? Answered by [`Message::LeadIs`].
+    AskLead {
+        /// Chosen by the asker; the answer repeats it.
+        request: u32,
+        /// [`Source::key`] of what is wanted.
+        key: BlobId,
+        /// The blob, where the source alone names it.
+        blob: Option<BlobId>,
+    },
+    /// Node → node: answers [`Message::AskLead`].
+    LeadIs {
+        /// The number from the request.
+        request: u32,
+        /// What the sender has to do with it.
+        part: SwarmPart,
+        /// Who leads the swarm, where the sender is a member of it.
+        lead: Option<PeerInfo>,
+        /// The seeds that the sender is connected to.
+        seeds: Vec<PeerInfo>,
+        /// Of the nodes that the sender knows, those that rendezvous hashing ranks first for the key.
+        nearest: Vec<PeerInfo>,
+    },
+    /// Agent → agent: another agent, at this address, has your id. Sent to both; the one that came later is
+    /// disconnected.
+    SameId {
+        /// Where the other one listens.
+        addr: String,
+    },
+}
+
+/// A node's part in the swarm of one blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SwarmPart {
+    /// Holds nothing of it.
+    Nothing,
+    /// Follows a lead, or holds a part.
+    Member,
+    /// Holds all of it.
+    Holder,
+    /// Leads it.
+    Lead,
 }
 
 /// What a member already holds of a blob.
@@ -253,6 +307,33 @@ pub enum FailureKind {
 }
 
 impl Message {
+    /// The version of the protocol that brought this message. An agent that speaks an older one can't read it, and
+    /// would disconnect.
+    pub const fn since(&self) -> u8 {
+        match self {
+            Self::Join { .. }
+            | Self::Leave { .. }
+            | Self::Report { .. }
+            | Self::Inventory { .. }
+            | Self::Joined { .. }
+            | Self::Rejected { .. }
+            | Self::Grew { .. }
+            | Self::Neighbours { .. }
+            | Self::Whole { .. }
+            | Self::Dissolved { .. }
+            | Self::Failed { .. }
+            | Self::Meet { .. }
+            | Self::Have { .. }
+            | Self::Lost { .. }
+            | Self::Part { .. }
+            | Self::AskManifest { .. }
+            | Self::ManifestIs { .. }
+            | Self::AskHashes { .. } => 2,
+            // All that are newer came with version 3.
+            _ => 3,
+        }
+    }
+
     /// Refuses numbers that no blob can have, so that nobody above computes or allocates with them.
     pub(crate) fn check(&self) -> Result<()> {
         let fits = match self {
@@ -274,9 +355,11 @@ impl Message {
                 blob_fits(manifest.piece_length(), manifest.length())
                     && manifest.length().is_none_or(|it| known <= u64::from(manifest.piece_length().count(it)))
             }
+            Self::Peers { peers } => peers.len() <= MAX_PEERS_TOLD,
+            Self::LeadIs { seeds, nearest, .. } => seeds.len() + nearest.len() <= MAX_PEERS_TOLD,
             _ => true,
         };
-        if fits { Ok(()) } else { Err(WireError::Violation { what: "a length or a piece that no blob has" }) }
+        if fits { Ok(()) } else { Err(WireError::Violation { what: "a number that is over its limit" }) }
     }
 }
 
@@ -287,3 +370,6 @@ fn set_fits(set: &PieceSet) -> bool {
 fn blob_fits(pieces: PieceLength, length: Option<u64>) -> bool {
     length.is_none_or(|length| length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES)
 }
+
+#[cfg(test)]
+mod tests;

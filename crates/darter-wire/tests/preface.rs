@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn hello(node: u8, listen: &str) -> Hello {
     let place = Place { region: "eu".into(), zone: "a".into(), rack: "7".into(), host: format!("h{node}") };
-    Hello { node: NodeId([node; 16]), listen: listen.into(), place, role: Role::Node, program: "0.1.0".into() }
+    Hello { node: NodeId([node; 16]), listen: listen.into(), place, role: Role::Node, program: "0.1.0".into(), run: 7 }
 }
 
 /// Node 1 connects to node 2; what each sees.
@@ -87,21 +87,98 @@ async fn a_web_server_is_not_darter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_and_hanging_up_are_not_darter() {
-    let too_little = preface(2, 1, 0, &[])[..3].to_vec();
-    for said in [vec![], too_little, b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
-        assert!(matches!(answered_with(said.clone()).await, WireError::NotDarter { .. }));
-        for hangs_up in [false, true] {
-            assert!(matches!(approached_with(&said, hangs_up).await, WireError::NotDarter { .. }));
+async fn silence_and_hanging_up_may_be_a_darter_in_trouble() {
+    let too_little = preface(3, 1, 0, &[])[..3].to_vec();
+    for said in [vec![], too_little] {
+        let error = answered_with(said.clone()).await;
+        assert!(matches!(error, WireError::NoAnswer { .. }) && error.retryable(), "{error}");
+        assert!(matches!(approached_with(&said, false).await, WireError::NoAnswer { .. }));
+        assert!(matches!(approached_with(&said, true).await, WireError::HungUp { .. }));
+    }
+    let request = b"GET / HTTP/1.1\r\n\r\n";
+    assert!(matches!(answered_with(request.to_vec()).await, WireError::NotDarter { .. }));
+    assert!(matches!(approached_with(request, false).await, WireError::NotDarter { .. }));
+}
+
+/// Listens and closes each connection at once: a load balancer with nothing behind it, or an agent of the first version.
+#[tokio::test]
+async fn what_hangs_up_without_a_word_is_tried_again_later() {
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let error = open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap_err();
+    assert!(matches!(error, WireError::HungUp { .. }) && error.retryable(), "{error}");
+}
+
+/// An agent that speaks only version 2. With `loses_its_answer`, the answer to a version that it does not speak gets
+/// lost, as it does where TCP resets a connection that was closed with bytes unread.
+async fn serve_as_version_2(listener: Box<dyn darter_wire::Listener>, loses_its_answer: bool) {
+    while let Ok(mut stream) = listener.accept().await {
+        let mut head = [0; 8];
+        stream.reader.read_exact(&mut head).await.unwrap();
+        let mut theirs = vec![0; usize::from(u16::from_le_bytes([head[6], head[7]]))];
+        if head[4] != 2 && loses_its_answer {
+            continue;
+        }
+        stream.reader.read_exact(&mut theirs).await.unwrap();
+        stream.writer.write_all(&preface(2, head[5], HELLO_2.len() as u16, HELLO_2)).await.unwrap();
+        if head[4] == 2 {
+            stream.writer.write_all(b"next").await.unwrap();
+            stream.reader.read_to_end(&mut Vec::new()).await.unwrap();
         }
     }
+}
+
+/// The hello of an agent of version 2: node, listen, place, role, program.
+const HELLO_2: &[u8] = b"\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x0d10.0.0.2:7400\x02eu\x01a\x017\x02h2\x01\x050.1.0";
+
+#[tokio::test]
+async fn an_agent_of_the_version_before_is_spoken_to_in_its_own() {
+    for (host, loses_its_answer) in [(2, false), (3, true)] {
+        let network = MemNetwork::new();
+        let listener = network.host([10, 0, 0, host]).listen("0.0.0.0:7400").await.unwrap();
+        tokio::spawn(serve_as_version_2(listener, loses_its_answer));
+        let (caller, addr) = (network.host([10, 0, 0, 1]), format!("10.0.0.{host}:7400"));
+        let mut greeted = open(&caller, &addr, Kind::Control, &hello(1, "")).await.unwrap();
+        assert_eq!(greeted.version, 2);
+        assert_eq!(greeted.hello, Hello { run: 0, ..hello(2, "10.0.0.2:7400") });
+        let mut next = [0; 4];
+        greeted.stream.reader.read_exact(&mut next).await.unwrap();
+        assert_eq!(&next, b"next", "what follows the preface is untouched");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_of_the_version_before_is_answered_in_its_own() {
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    let mut stream = network.host([10, 0, 0, 1]).connect("10.0.0.2:7400").await.unwrap();
+    stream.writer.write_all(&preface(2, 1, HELLO_2.len() as u16, HELLO_2)).await.unwrap();
+    let me = hello(1, "10.0.0.2:7400");
+    let greeted = greet(listener.accept().await.unwrap(), &me).await.unwrap();
+    assert_eq!((greeted.version, greeted.hello.node), (2, NodeId([2; 16])));
+    let mut answer = vec![0; 8 + HELLO_2.len()];
+    stream.reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer[..6], b"DRTR\x02\x01");
+    drop(greeted);
+    let mut rest = Vec::new();
+    stream.reader.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "nothing that version 2 does not know: {rest:?}");
+}
+
+#[tokio::test]
+async fn two_agents_with_one_id_are_told_from_one_that_reaches_itself() {
+    let (one, other) = (hello(1, ""), Hello { run: 8, listen: "10.0.0.2:7400".into(), ..hello(1, "") });
+    let (at_one, at_other) = meet(&one, &other, Kind::Control).await;
+    assert!(matches!(at_one, Err(WireError::SameId { listen, .. }) if listen == "10.0.0.2:7400"));
+    assert!(matches!(at_other, Err(WireError::SameId { .. })));
 }
 
 #[tokio::test]
 async fn another_version_is_named_on_both_ends_whatever_follows() {
     let future = preface(9, 77, 65_535, b"a form that nobody knows yet");
     for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
-        assert!(matches!(error, WireError::Version { ours: 2, theirs: 9, .. }), "{error}");
+        assert!(matches!(error, WireError::Version { ours: 3, theirs: 9, .. }), "{error}");
     }
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
@@ -110,18 +187,18 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
     greet(listener.accept().await.unwrap(), &hello(2, "")).await.unwrap_err();
     let mut answer = [0; 5];
     stream.reader.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"DRTR\x02", "the one that is refused can tell why");
+    assert_eq!(&answer, b"DRTR\x03", "the one that is refused can tell why");
 }
 
 #[tokio::test(start_paused = true)]
 async fn garbage_behind_a_right_beginning_is_refused() {
-    assert!(matches!(approached_with(&preface(2, 3, 0, &[]), false).await, WireError::Violation { .. }));
-    assert!(matches!(answered_with(preface(2, 2, 0, &[])).await, WireError::Violation { .. }));
-    let long = approached_with(&preface(2, 1, 4097, &[]), false).await;
+    assert!(matches!(approached_with(&preface(3, 3, 0, &[]), false).await, WireError::Violation { .. }));
+    assert!(matches!(answered_with(preface(3, 2, 0, &[])).await, WireError::Violation { .. }));
+    let long = approached_with(&preface(3, 1, 4097, &[]), false).await;
     assert!(matches!(long, WireError::TooLong { length: 4097, limit: 4096, .. }), "{long}");
-    assert!(matches!(approached_with(&preface(2, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
-    assert!(matches!(approached_with(&preface(2, 1, 64, &[0; 5]), true).await, WireError::Closed));
-    assert!(matches!(approached_with(&preface(2, 1, 64, &[0; 5]), false).await, WireError::NotDarter { .. }));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), true).await, WireError::Closed));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
 }
 
 #[tokio::test]

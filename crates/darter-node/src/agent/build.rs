@@ -99,6 +99,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         place: context.place.clone(),
         role: if options.role == Role::Seed { WireRole::Seed } else { WireRole::Node },
         program: env!("CARGO_PKG_VERSION").to_owned(),
+        run: identity::draw_run(),
     };
     let heard = Arc::downgrade(&ears) as std::sync::Weak<dyn Listener>;
     fleet.begin(hello, heard, Arc::new(GivingSwarms(Arc::clone(&swarms))));

@@ -216,6 +216,7 @@ impl Fleet {
         let Some(listener) = self.listener() else { return };
         match preface::open(&*self.transport, addr, Kind::Data, self.me()).await {
             Ok(greeted) if greeted.hello.node == holder => {
+                let peer = self.peer_of(&greeted);
                 let (client, answers) = DataClient::start(greeted.stream, self.receiving.clone());
                 let before = std::mem::replace(&mut *link.link.lock(), Link::Up(client.clone()));
                 if let Link::Connecting(waiting) = before {
@@ -224,7 +225,7 @@ impl Fleet {
                             listener.unanswered(holder, ask.blob, ask.request);
                         }
                     }
-                    self.read_answers(self.peer_of(&greeted.hello), &link, answers, &listener).await;
+                    self.read_answers(peer, &link, answers, &listener).await;
                 }
             }
             Ok(other) => {

@@ -58,6 +58,8 @@ pub(crate) trait Listener: Send + Sync {
 pub(crate) struct Peer {
     /// How it introduced itself.
     pub(crate) hello: Hello,
+    /// The version of the protocol that it speaks.
+    pub(crate) version: u8,
     /// How near it is.
     pub(crate) tier: Tier,
 }
@@ -175,7 +177,7 @@ impl Fleet {
         let greeted = preface::open(&*self.transport, addr, Kind::Control, self.me()).await?;
         let node = greeted.hello.node;
         let fleet = Arc::clone(self);
-        let (sender, receiver) = self.adopt(&greeted.hello, greeted.stream);
+        let (sender, receiver) = self.adopt(greeted);
         self.tasks.spawn(async move { fleet.listen_to(node, sender, receiver).await });
         Ok(node)
     }
@@ -222,9 +224,11 @@ impl Fleet {
     }
 
     fn pass_on(&self, node: NodeId, frame: Frame) -> bool {
-        let sender = match self.state.lock().peers.get(&node).and_then(|peer| peer.controls.first()) {
-            Some((_, sender)) => sender.clone(),
-            None => return false,
+        let sender = match self.state.lock().peers.get(&node) {
+            // An agent of an older version can't read it, and would hang up.
+            Some(connected) if connected.peer.version < frame.since() => return false,
+            Some(Connected { controls, .. }) if let Some((_, sender)) = controls.first() => sender.clone(),
+            _ => return false,
         };
         self.context.metrics.control_messages.inc();
         let Err(error) = sender.try_send_frame(frame) else { return true };
@@ -236,8 +240,9 @@ impl Fleet {
         false
     }
 
-    fn peer_of(&self, hello: &Hello) -> Peer {
-        Peer { hello: hello.clone(), tier: self.context.place.tier_to(&hello.place) }
+    fn peer_of(&self, greeted: &Greeted) -> Peer {
+        let hello = greeted.hello.clone();
+        Peer { tier: self.context.place.tier_to(&hello.place), hello, version: greeted.version }
     }
 
     /// A connected peer.
@@ -297,7 +302,7 @@ impl Fleet {
         let node = greeted.hello.node;
         match greeted.kind {
             Kind::Control => {
-                let (sender, receiver) = self.adopt(&greeted.hello, greeted.stream);
+                let (sender, receiver) = self.adopt(greeted);
                 self.listen_to(node, sender, receiver).await;
             }
             Kind::Data => {
@@ -316,9 +321,10 @@ impl Fleet {
     }
 
     /// Takes a control connection into use.
-    fn adopt(&self, hello: &Hello, stream: darter_wire::PeerStream) -> (u64, ControlReceiver) {
-        let (sender, receiver) = control::start(stream, &ControlConfig::default());
-        let peer = self.peer_of(hello);
+    fn adopt(&self, greeted: Greeted) -> (u64, ControlReceiver) {
+        let peer = self.peer_of(&greeted);
+        let hello = &peer.hello;
+        let (sender, receiver) = control::start(greeted.stream, &ControlConfig::default());
         let (connection, is_first) = {
             let mut state = self.state.lock();
             state.connections += 1;

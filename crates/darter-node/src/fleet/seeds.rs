@@ -90,5 +90,5 @@ impl Seeds {
 
 /// Whether trying again can't help.
 const fn is_mistake(error: &WireError) -> bool {
-    matches!(error, WireError::NotDarter { .. } | WireError::Version { .. } | WireError::Oneself { .. })
+    matches!(error, WireError::NotDarter { .. } | WireError::SameId { .. })
 }

@@ -351,6 +351,11 @@ impl Listener for ListeningSwarms {
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
             Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),
+            Message::AskPeers
+            | Message::Peers { .. }
+            | Message::AskLead { .. }
+            | Message::LeadIs { .. }
+            | Message::SameId { .. } => {}
         }
     }
 

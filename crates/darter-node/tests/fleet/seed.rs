@@ -134,7 +134,8 @@ pub(crate) async fn start(node: NodeId, role: Role, part: Arc<dyn Part>, leave: 
 
 /// How such a peer introduces itself.
 pub(crate) fn hello(node: NodeId, role: Role, address: &str) -> Hello {
-    Hello { node, listen: address.to_owned(), place: Place::default(), role, program: "a test's".to_owned() }
+    let (listen, program) = (address.to_owned(), "a test's".to_owned());
+    Hello { node, listen, place: Place::default(), role, program, run: 1 }
 }
 
 async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, leave: CancellationToken) {

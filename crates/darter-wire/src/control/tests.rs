@@ -8,7 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Failure, FailureKind, Held, PeerInfo, Verdict};
+use crate::{Failure, FailureKind, Held, MAX_PEERS_TOLD, PeerInfo, SwarmPart, Verdict};
 
 fn blob() -> impl Strategy<Value = BlobId> {
     any::<[u8; 32]>().prop_map(BlobId)
@@ -184,6 +184,21 @@ fn message() -> impl Strategy<Value = Message> {
             blob,
             manifest
         }),
+        Just(Message::AskPeers),
+        peers().prop_map(|peers| Message::Peers { peers }),
+        (any::<u32>(), blob(), option::of(blob())).prop_map(|(request, key, blob)| Message::AskLead {
+            request,
+            key,
+            blob
+        }),
+        (any::<u32>(), peers(), peers()).prop_map(|(request, seeds, nearest)| Message::LeadIs {
+            request,
+            part: SwarmPart::Holder,
+            lead: seeds.first().cloned(),
+            seeds,
+            nearest
+        }),
+        ".*".prop_map(|addr| Message::SameId { addr }),
     ]
 }
 
@@ -246,6 +261,22 @@ fn numbers_that_no_blob_has_are_refused() {
     let piece_length = PieceLength::from_log2(14).unwrap();
     let manifest = Manifest::new(piece_length, Some(crate::MAX_BLOB_LENGTH));
     assert!(refused(&Message::ManifestIs { request: 1, blob, manifest: Some(manifest) }));
+}
+
+#[test]
+fn one_message_tells_of_a_bounded_number_of_nodes() {
+    let peer = PeerInfo { node: NodeId([1; 16]), addr: "10.0.0.1:7400".into(), place: Place::default() };
+    let peers = |count| vec![peer.clone(); count];
+    assert!(!refused(&Message::Peers { peers: peers(MAX_PEERS_TOLD) }));
+    assert!(refused(&Message::Peers { peers: peers(MAX_PEERS_TOLD + 1) }));
+    let lead_is = |seeds, nearest| Message::LeadIs {
+        request: 1,
+        part: SwarmPart::Nothing,
+        lead: None,
+        seeds: peers(seeds),
+        nearest: peers(nearest),
+    };
+    assert!(!refused(&lead_is(1, MAX_PEERS_TOLD - 1)) && refused(&lead_is(MAX_PEERS_TOLD, 1)));
 }
 
 #[test]

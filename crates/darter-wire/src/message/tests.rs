@@ -1,0 +1,78 @@
+//! What an agent of the version before says is still understood, and what it is told has the form that it knows.
+
+use darter_core::source::Credentials;
+use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceIndex, PieceLength, Place, Source, Version};
+
+use super::*;
+
+/// The digests are of what version 2 wrote. Where this test fails, agents of the release before can't read what this one
+/// says: bring a new variant instead of changing one, or give up speaking the version before
+/// ([`OLDEST_VERSION`](crate::preface::OLDEST_VERSION)).
+#[test]
+fn messages_of_version_2_look_as_they_did() {
+    let blob = BlobId([0xb0; 32]);
+    let version = Version { etag: Some("\"1\"".into()), length: Some(300_000), ..Version::default() };
+    let url = |digest| Source::Url { url: "http://a.example/b".parse().unwrap(), variant: vec![], digest };
+    let digest = Digest::Sha256([0xd0; 32]);
+    let registry =
+        Source::Registry { registry: "https://r.example/".parse().unwrap(), repository: "app".into(), digest };
+    let join = |source| Message::Join {
+        request: 7,
+        source,
+        credentials: Credentials { headers: vec![("authorization".into(), "Basic x".into())] },
+        held: Some(Held { blob, pieces: [PieceIndex(1)].into_iter().collect() }),
+        wants: true,
+    };
+    let joined = Message::Joined {
+        request: 7,
+        blob,
+        version,
+        piece_length: PieceLength::from_log2(18).unwrap(),
+        length: Some(300_000),
+        hashes: vec![PieceHash([0xc0; 32])],
+        key: LeadKey([0xe0; 32]),
+        members_ask: false,
+        proof: None,
+        neighbours: vec![PeerInfo { node: NodeId([1; 16]), addr: "10.0.0.1:7400".into(), place: Place::default() }],
+        verdict: Some(Verdict { root: PieceHash([0xf0; 32]), digest: Some(digest) }),
+        whole: None,
+    };
+    let failure = Failure { kind: FailureKind::Other, status: Some(503), text: "no".into(), challenge: None };
+    let messages = [
+        join(url(None)),
+        join(url(Some(digest))),
+        join(registry),
+        joined,
+        Message::Rejected { request: 7, failure },
+        Message::Meet { blob, held: [PieceIndex(0)].into_iter().collect(), known: 2, wants: true },
+        Message::Have { blob, pieces: vec![PieceIndex(1)], known: 2 },
+        Message::AskHashes { blob, from: 1 },
+    ];
+    assert!(messages.iter().all(|message| message.since() == 2));
+    let written = messages.map(|message| {
+        let digest = Digest::sha256(&postcard::to_stdvec(&message).unwrap()).to_string();
+        digest["sha256:".len()..][..16].to_owned()
+    });
+    assert_eq!(written, VERSION_2);
+}
+
+/// The beginnings of the digests of the messages above.
+const VERSION_2: [&str; 8] = [
+    "ec70ce0802acf763",
+    "cd3adabe775025fe",
+    "f1e85350951b916c",
+    "2299a9918791e1c5",
+    "9909dcff76e38ccf",
+    "3e5d611fa008fb01",
+    "844b45fed7822326",
+    "3666ba1cd507b218",
+];
+
+#[test]
+fn newer_messages_are_told_from_older_ones() {
+    let blob = BlobId([1; 32]);
+    assert_eq!(Message::AskHashes { blob, from: 0 }.since(), 2);
+    let newer =
+        [Message::AskPeers, Message::Peers { peers: vec![] }, Message::AskLead { request: 1, key: blob, blob: None }];
+    assert!(newer.iter().all(|message| message.since() == 3));
+}
