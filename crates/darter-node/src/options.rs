@@ -20,13 +20,53 @@ pub enum Role {
     Embedded,
 }
 
-/// A registry by the name that engines use for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A registry by the name that engines use for it, and what is particular to it.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct UpstreamOption {
     /// Name, such as `docker.io` or `10.0.0.1:5000`.
     pub name: String,
-    /// Base address, such as `http://10.0.0.1:5000`.
-    pub url: Url,
+    /// Base addresses, such as `http://10.0.0.1:5000`, of which the first that answers is used. None: where the name says.
+    pub urls: Vec<Url>,
+    /// A file of PEM certificates to trust besides the system's and [`Options::origin_ca`].
+    pub ca: Option<PathBuf>,
+    /// A file with the PEM certificate to show to the registry.
+    pub client_cert: Option<PathBuf>,
+    /// A file with its key; without, it is in the certificate's.
+    pub client_key: Option<PathBuf>,
+    /// Its certificate is not checked.
+    pub skip_verify: bool,
+    /// How long a connection to it may take.
+    pub connect_timeout: Option<Duration>,
+    /// How long the first byte of an answer may take, instead of [`Options::origin_timeout`].
+    pub first_byte_timeout: Option<Duration>,
+    /// The proxy to it, instead of the environment's.
+    pub proxy: Option<Url>,
+    /// Headers for each request to it.
+    pub headers: Vec<(String, String)>,
+}
+
+impl UpstreamOption {
+    /// The servers that the settings are about, as `host` or `host:port`.
+    pub fn servers(&self) -> Vec<String> {
+        if self.urls.is_empty() {
+            // Docker Hub's API is not where its name says.
+            let name = if self.name == "docker.io" { "registry-1.docker.io" } else { &self.name };
+            return vec![name.to_owned()];
+        }
+        let server = |url: &Url| {
+            let host = url.host_str()?;
+            Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+        };
+        self.urls.iter().filter_map(server).collect()
+    }
+}
+
+/// Without the values of headers, which may be secret.
+impl std::fmt::Debug for UpstreamOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let urls = self.urls.iter().map(Url::as_str).collect::<Vec<_>>();
+        write!(f, "{} at {urls:?}, {} headers", self.name, self.headers.len())
+    }
 }
 
 /// User name and password for a registry.
@@ -89,6 +129,8 @@ pub struct Options {
     pub docker_config: Option<PathBuf>,
     /// A file of PEM certificates trusted besides the system's when reading origins.
     pub origin_ca: Option<PathBuf>,
+    /// How long an origin may take to the first byte of an answer.
+    pub origin_timeout: Duration,
     /// How long an upstream's yes to a caller's credentials is believed.
     pub grant_ttl: Duration,
     /// Each node hashes the whole content itself, instead of believing its seed.

@@ -7,15 +7,38 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 
-use crate::client::of_body;
+use crate::client::{StallTimeout, of_body};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::Body;
 
 /// The body of `response`, which must have `expected` bytes if that is known. `what` names it in messages.
 pub(crate) fn of_response(response: reqwest::Response, expected: Option<u64>, what: String) -> Body {
-    let described = what.clone();
-    let bytes = response.bytes_stream().map(move |chunk| chunk.map_err(|error| of_body(error, &described)));
-    checked(bytes, expected, what)
+    checked(chunks_of(response, what.clone()), expected, what)
+}
+
+/// The chunks of a response's body, each of which has to come within the server's [`StallTimeout`].
+pub(crate) fn chunks_of(
+    response: reqwest::Response,
+    what: String,
+) -> impl Stream<Item = Result<Bytes, OriginError>> + Send + 'static {
+    let stall = response.extensions().get::<StallTimeout>().copied();
+    stream::unfold(Some((response, what)), move |reading| async move {
+        let (mut response, what) = reading?;
+        let chunk = match stall {
+            Some(StallTimeout(limit)) => match tokio::time::timeout(limit, response.chunk()).await {
+                Ok(chunk) => chunk,
+                Err(_) => {
+                    let text = format!("{what} stopped in the middle: no byte came for {} s", limit.as_secs_f64());
+                    return Some((Err(OriginError::new(ErrorKind::Timeout, text)), None));
+                }
+            },
+            None => response.chunk().await,
+        };
+        match chunk.map_err(|error| of_body(error, &what)).transpose()? {
+            Ok(chunk) => Some((Ok(chunk), Some((response, what)))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
 }
 
 /// Passes `bytes` on, and ends in an error when they are not `expected` in number. Where none are expected none are

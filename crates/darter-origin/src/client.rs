@@ -4,36 +4,48 @@
 //! Bodies are asked for as they are stored (`Accept-Encoding: identity`): lengths and digests are about those bytes.
 //! There is no limit on the whole of a request, only on waiting: a large blob may take hours as long as it flows.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use http::header::{ACCEPT_ENCODING, LOCATION};
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::error::{ConfigError, ErrorKind, OriginError};
 
 mod failure;
+mod location;
+mod server;
 
 pub(crate) use failure::{of_body, of_status};
+pub(crate) use location::{keeps_credentials, same_server};
+pub use server::ServerConfig;
 
-/// Redirects followed before giving up; what browsers and curl do lies between 10 and 50.
-const MOST_REDIRECTS: usize = 10;
+use server::Server;
+
+/// Redirects followed before giving up. wget follows as many; Go 10, curl 50.
+const MAX_REDIRECTS: usize = 20;
+
+/// How often a request is made whose connection breaks before an answer. A kept connection may have been closed by the
+/// server at the moment at which the request went out.
+const MAX_SENDINGS: u32 = 3;
 
 /// Options of an [`HttpClient`].
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
-    /// How long nothing may arrive, of the answer or within its body.
-    pub read_timeout: Duration,
+    /// How long the first byte of an answer may take.
+    pub first_byte_timeout: Duration,
+    /// How long nothing may arrive within a body.
+    pub stall_timeout: Duration,
     /// PEM file of certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,
-    /// Hosts (`registry.lab`) or authorities (`10.0.0.1:5000`) whose TLS certificates are not checked.
-    pub insecure_hosts: BTreeSet<String>,
+    /// Settings of servers by their hosts (`registry.lab`) or authorities (`10.0.0.1:5000`).
+    pub servers: BTreeMap<String, ServerConfig>,
     /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured.
     pub proxy_from_environment: bool,
     /// Idle connections kept for each host.
@@ -44,39 +56,59 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(3),
-            read_timeout: Duration::from_secs(30),
+            first_byte_timeout: Duration::from_secs(120),
+            stall_timeout: Duration::from_secs(30),
             extra_ca: None,
-            insecure_hosts: BTreeSet::new(),
+            servers: BTreeMap::new(),
             proxy_from_environment: true,
             idle_per_host: 8,
         }
     }
 }
 
-/// Makes HTTP requests; cheap to clone, all clones share one pool of connections.
+/// Makes HTTP requests; cheap to clone, all clones share their connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    verifying: reqwest::Client,
-    trusting: Option<reqwest::Client>,
-    insecure_hosts: BTreeSet<String>,
+    /// For servers without settings of their own.
+    others: Server,
+    servers: BTreeMap<String, Server>,
 }
 
-/// One request. `credentials` go to the first host only, `headers` to wherever a redirect leads.
+/// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
+    /// Go wherever a redirect leads.
     pub(crate) headers: HeaderMap,
+    /// What the user gave. What of it authorises goes to the server of `url` only.
     pub(crate) credentials: HeaderMap,
+    /// Takes their place at another server, should a redirect lead there.
+    pub(crate) elsewhere: Option<(Url, HeaderMap)>,
+    /// The server on whose behalf the request is made (a registry, for its token service): its TLS settings and timeouts
+    /// hold unless the server that is asked has its own.
+    pub(crate) behalf: Option<Url>,
     pub(crate) body: Option<String>,
 }
 
+/// How long nothing may arrive within a response's body: set on each response, for `body`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StallTimeout(pub(crate) Duration);
+
 impl Request {
     pub(crate) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), credentials: HeaderMap::new(), body: None }
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            credentials: HeaderMap::new(),
+            elsewhere: None,
+            behalf: None,
+            body: None,
+        }
     }
 }
 
@@ -84,60 +116,80 @@ impl HttpClient {
     /// Sets a client up; makes no connection yet.
     ///
     /// # Errors
-    /// When the file of certificate authorities can't be read or holds none.
+    /// When a file of certificates can't be read or holds none, or a header can't be sent.
     pub fn new(config: &HttpConfig) -> Result<Self, ConfigError> {
-        let extra = config.extra_ca.as_deref().map(read_authorities).transpose()?.unwrap_or_default();
-        let with_roots = || builder(config).tls_certs_merge(extra.iter().cloned());
-        // A host without any certificate authorities (a scratch container) can still read plain HTTP; over TLS it
-        // trusts nobody and is told so.
-        let verifying = with_roots()
-            .build()
-            .or_else(|_| builder(config).tls_certs_only(extra.iter().cloned()).build())
-            .map_err(ConfigError::Client)?;
-        let trusting = if config.insecure_hosts.is_empty() {
-            None
-        } else {
-            Some(builder(config).tls_danger_accept_invalid_certs(true).build().map_err(ConfigError::Client)?)
-        };
-        Ok(Self(Arc::new(Inner { verifying, trusting, insecure_hosts: config.insecure_hosts.clone() })))
+        let own = config.servers.iter();
+        let servers = own.map(|(name, own)| Ok((name.to_ascii_lowercase(), Server::new(config, own)?)));
+        let servers = servers.collect::<Result<_, ConfigError>>()?;
+        Ok(Self(Arc::new(Inner { others: Server::new(config, &ServerConfig::default())?, servers })))
     }
 
     /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
     /// may be secret. Any status that is not a redirect is a success here.
     pub(crate) async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-        for _ in 0..=MOST_REDIRECTS {
-            let response = self.send_once(&request).await?;
-            let target = redirect_target(&response).filter(|_| request.body.is_none());
-            let Some(target) = target else { return Ok(response) };
-            if !matches!(target.scheme(), "http" | "https") {
-                let text = format!("{} redirects to {}, which is not HTTP", shown(&request.url), shown(&target));
-                return Err(OriginError::new(ErrorKind::Protocol, text));
-            }
+        let behalf = self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.0.others);
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send_on(&request, behalf).await?;
+            let Some(target) = location::redirect_target(&response)?.filter(|_| request.body.is_none()) else {
+                return Ok(response);
+            };
             tracing::debug!(from = %shown(&request.url), to = %shown(&target), "following a redirect");
             if !keeps_credentials(&request.url, &target) {
-                request.credentials.clear();
+                location::remove_credentials(&mut request.credentials);
+            }
+            if let Some((server, credentials)) = &request.elsewhere
+                && same_server(server, &target)
+            {
+                request.credentials = credentials.clone();
             }
             request.url = target;
         }
-        let text = format!("{} redirects more than {MOST_REDIRECTS} times: check the address", shown(&request.url));
+        let text = format!("{} redirects more than {MAX_REDIRECTS} times: check the address", shown(&request.url));
         Err(OriginError::new(ErrorKind::Protocol, text))
     }
 
-    async fn send_once(&self, request: &Request) -> Result<reqwest::Response, OriginError> {
+    /// One hop.
+    async fn send_on(&self, request: &Request, behalf: &Server) -> Result<reqwest::Response, OriginError> {
+        let own = self.of(&request.url);
+        let server = own.unwrap_or(behalf);
         let mut headers = request.headers.clone();
         headers.extend(request.credentials.clone());
-        let mut outgoing = self.client_for(&request.url).request(request.method.clone(), request.url.clone());
-        if let Some(body) = &request.body {
-            outgoing = outgoing.body(body.clone());
+        for (name, value) in own.iter().flat_map(|own| &own.headers) {
+            headers.entry(name).or_insert_with(|| value.clone());
         }
-        outgoing.headers(headers).send().await.map_err(|error| failure::of_request(error, &request.url))
+        let idempotent = matches!(request.method, Method::GET | Method::HEAD) && request.body.is_none();
+        let mut sendings = 0;
+        loop {
+            let mut outgoing = server.client.request(request.method.clone(), request.url.clone());
+            if let Some(body) = &request.body {
+                outgoing = outgoing.body(body.clone());
+            }
+            let sent = outgoing.headers(headers.clone()).send();
+            let proxy = || server.proxy_to(&request.url);
+            let error = match tokio::time::timeout(server.first_byte_timeout, sent).await {
+                Ok(Ok(response)) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                    return Err(failure::proxy_login(&request.url, proxy().as_deref()));
+                }
+                Ok(Ok(mut response)) => {
+                    response.extensions_mut().insert(StallTimeout(server.stall_timeout));
+                    return Ok(response);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => return Err(failure::no_first_byte(&request.url, server.first_byte_timeout)),
+            };
+            sendings += 1;
+            if !idempotent || sendings >= MAX_SENDINGS || !failure::broke_off(&error) {
+                return Err(failure::of_request(error, &request.url, proxy().as_deref()));
+            }
+            tracing::debug!(url = %shown(&request.url), "the connection broke before an answer, asking again");
+        }
     }
 
-    fn client_for(&self, url: &Url) -> &reqwest::Client {
-        let Some(trusting) = &self.0.trusting else { return &self.0.verifying };
-        let listed = |name: &str| self.0.insecure_hosts.contains(name);
-        if url.host_str().is_some_and(listed) || listed(&authority(url)) { trusting } else { &self.0.verifying }
+    /// The server of this address, if it has settings of its own.
+    fn of(&self, url: &Url) -> Option<&Server> {
+        let servers = &self.0.servers;
+        servers.get(&authority(url)).or_else(|| servers.get(url.host_str()?))
     }
 }
 
@@ -191,52 +243,8 @@ pub(crate) fn shown(url: &Url) -> String {
     bare.to_string()
 }
 
-/// `host` or `host:port`, as registries are named.
+/// `host` or `host:port`, as registries are named; the port of the scheme is left out.
 pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// Whether credentials for `from` may be sent to `to`: the same server, or the same host moving up to HTTPS.
-pub(crate) fn keeps_credentials(from: &Url, to: &Url) -> bool {
-    let same_server = from.scheme() == to.scheme() && from.port_or_known_default() == to.port_or_known_default();
-    let moves_up = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
-    from.host() == to.host() && (same_server || moves_up)
-}
-
-fn redirect_target(response: &reqwest::Response) -> Option<Url> {
-    let follows = [
-        StatusCode::MOVED_PERMANENTLY,
-        StatusCode::FOUND,
-        StatusCode::SEE_OTHER,
-        StatusCode::TEMPORARY_REDIRECT,
-        StatusCode::PERMANENT_REDIRECT,
-    ];
-    if !follows.contains(&response.status()) {
-        return None;
-    }
-    let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    response.url().join(location).ok()
-}
-
-fn builder(config: &HttpConfig) -> reqwest::ClientBuilder {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("darter/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(config.connect_timeout)
-        .read_timeout(config.read_timeout)
-        .pool_max_idle_per_host(config.idle_per_host)
-        .pool_idle_timeout(Duration::from_secs(60))
-        .tcp_nodelay(true);
-    if config.proxy_from_environment { builder } else { builder.no_proxy() }
-}
-
-fn read_authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ConfigError> {
-    let pem = std::fs::read(path).map_err(|source| ConfigError::CaFile { path: path.to_owned(), source })?;
-    let not_certificates = |source| ConfigError::NotCertificates { path: path.to_owned(), source };
-    let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| not_certificates(Some(error)))?;
-    if authorities.is_empty() {
-        return Err(not_certificates(None));
-    }
-    Ok(authorities)
 }

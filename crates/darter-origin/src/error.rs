@@ -199,6 +199,30 @@ pub enum ConfigError {
         #[source]
         source: Option<reqwest::Error>,
     },
+    /// A client certificate or its key can't be read.
+    #[error("cannot read the client certificate or key in {path}: check that the file exists and is readable")]
+    ClientCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A client certificate or its key is not what it should be.
+    #[error("{path} and its key are no client certificate: write both in PEM, the key in PKCS#8, PKCS#1 or SEC1")]
+    NotAClientCertificate {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A configured header can't be sent.
+    #[error("the header {name:?} can't be sent: check its name, and its value for line breaks")]
+    Header {
+        /// Its name.
+        name: String,
+    },
     /// The HTTP client can't be built.
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),

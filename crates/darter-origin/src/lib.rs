@@ -5,7 +5,7 @@
 //! | [`origin`] | [`Origin`], the trait all of them share, with [`Stat`] and [`Reading`] |
 //! | [`origins`] | [`Origins`], the router that picks an origin by its [`Source`](darter_core::Source) and retries |
 //! | [`web`] | [`HttpOrigin`]: `http` and `https` addresses |
-//! | [`client`] | [`HttpClient`]: requests with time limits, TLS trust and redirects that leak no credentials |
+//! | [`client`] | [`HttpClient`]: requests with time limits, TLS trust for each server, redirects that leak no credentials |
 //! | [`file`](mod@file) | [`FileOrigin`]: `file` addresses |
 //! | [`registry`] | [`RegistryClient`] for the pull side of the OCI distribution API, [`RegistryOrigin`] on top of it |
 //! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
@@ -29,13 +29,13 @@ pub mod retry;
 mod validators;
 pub mod web;
 
-pub use client::{HttpClient, HttpConfig};
+pub use client::{HttpClient, HttpConfig, ServerConfig};
 pub use error::{ConfigError, ErrorKind, Fault, OriginError, OriginFailure};
 pub use file::FileOrigin;
 
 pub use mem::MemOrigin;
 pub use origin::{Body, Origin, Reading, Stat};
 pub use origins::Origins;
-pub use registry::{Answer, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};
+pub use registry::{Answer, HEAD_PATIENCE, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};
 pub use retry::{RetryPolicy, retry};
 pub use web::HttpOrigin;

@@ -6,8 +6,10 @@
 //! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
 //! | `challenge` | what a registry asks for in `WWW-Authenticate` |
 //! | `token` | tokens: getting them, keeping them until they expire |
+//! | `encoding` | answers with a `Content-Encoding` that nobody asked for |
 //! | `granted` | what a token service answers |
 //! | `login` | [`Login`]: configured credentials, Docker's `config.json` and its helpers |
+//! | `probe` | HEAD where it works, GET where it does not |
 //! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
 //!
 //! Whose credentials: a caller's own `Authorization` is passed on as it is, and a rejection goes back to the caller,
@@ -17,13 +19,16 @@
 
 mod challenge;
 mod client;
+mod encoding;
 mod granted;
 mod login;
 mod origin;
+mod probe;
 mod token;
 mod upstreams;
 
 pub use client::{Answer, RegistryClient};
 pub use login::Login;
 pub use origin::RegistryOrigin;
+pub use probe::HEAD_PATIENCE;
 pub use upstreams::{RegistryConfig, Upstream, Upstreams};

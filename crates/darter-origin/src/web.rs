@@ -9,7 +9,9 @@ use std::fmt;
 use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source, Version};
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::body;
@@ -74,7 +76,7 @@ impl Origin for HttpOrigin {
             return Ok(Stat { version: known.clone(), unchanged: true, ranges: serves_ranges(headers) });
         }
         let length = match status {
-            StatusCode::OK => content_length(headers),
+            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => content_length(headers),
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => whole_length(headers),
             _ => return Err(of_status(status, headers, &name_of(source))),
         };
@@ -134,14 +136,20 @@ impl Part {
     ) -> Result<Self, OriginError> {
         let asked_from = range.map_or(0, ByteRange::start);
         match status {
-            StatusCode::OK => {
+            // What a proxy has changed on its way (203) is what there is to be had.
+            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
+                let length = content_length(headers);
+                Ok(Self { start: 0, bytes: length, length })
+            }
+            // Nobody asked for a part and no part is named: it is the whole.
+            StatusCode::PARTIAL_CONTENT if range.is_none() && names_no_part(headers) => {
                 let length = content_length(headers);
                 Ok(Self { start: 0, bytes: length, length })
             }
             StatusCode::PARTIAL_CONTENT => {
                 let wrong = || OriginError::new(ErrorKind::Protocol, format!("{what}: not the range asked for came"));
                 let (sent, length) = content_range(headers).ok_or_else(wrong)?;
-                if range.is_none() || sent.start() != asked_from {
+                if sent.start() != asked_from {
                     return Err(wrong());
                 }
                 Ok(Self { start: sent.start(), bytes: Some(sent.len()), length })
@@ -186,6 +194,12 @@ fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
     let end = last.checked_add(1).filter(|&end| end > first)?;
     Some((ByteRange::new(first, end), length.trim().parse().ok()))
+}
+
+/// Whether a 206 says of no part that it is that: neither of one nor of several (`multipart/byteranges`).
+fn names_no_part(headers: &HeaderMap) -> bool {
+    let several = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"multipart/"));
+    !headers.contains_key(CONTENT_RANGE) && !several
 }
 
 /// The whole length that `Content-Range` tells, also in the form `bytes */100` of a 416.

@@ -9,7 +9,7 @@ use darter_core::source::Credentials;
 use darter_core::{Digest, Source, Version};
 use darter_origin::{
     ConfigError, ErrorKind, Fault, HttpClient, HttpConfig, HttpOrigin, Origin, OriginError, OriginFailure, Origins,
-    RegistryClient, RegistryConfig, RetryPolicy,
+    RegistryClient, RegistryConfig, RetryPolicy, ServerConfig,
 };
 use futures_util::StreamExt;
 use support::files::Resource;
@@ -21,6 +21,10 @@ fn origin() -> HttpOrigin {
 
 fn patient() -> HttpConfig {
     HttpConfig { proxy_from_environment: false, ..HttpConfig::default() }
+}
+
+fn unchecked() -> ServerConfig {
+    ServerConfig { skip_verify: true, ..ServerConfig::default() }
 }
 
 fn impatient() -> HttpOrigin {
@@ -284,15 +288,15 @@ async fn certificates_are_checked_unless_told_otherwise() {
     let authority = server.address.to_string();
     let trusting = [
         HttpConfig { extra_ca: Some(ca), ..patient() },
-        HttpConfig { insecure_hosts: [authority].into(), ..patient() },
-        HttpConfig { insecure_hosts: ["127.0.0.1".to_owned()].into(), ..patient() },
+        HttpConfig { servers: [(authority, unchecked())].into(), ..patient() },
+        HttpConfig { servers: [("127.0.0.1".to_owned(), unchecked())].into(), ..patient() },
     ];
     for config in trusting {
         let origin = HttpOrigin::new(HttpClient::new(&config).unwrap());
         let reading = origin.read(&source, &none(), None, None).await.unwrap();
         assert_eq!(take(reading).await.unwrap().len(), 100);
     }
-    let config = HttpConfig { insecure_hosts: ["other.lab".to_owned()].into(), ..patient() };
+    let config = HttpConfig { servers: [("other.lab".to_owned(), unchecked())].into(), ..patient() };
     let origin = HttpOrigin::new(HttpClient::new(&config).unwrap());
     assert_eq!(*reading_fails(&origin, &source).await.kind(), ErrorKind::Tls);
 }
@@ -304,6 +308,7 @@ async fn plain_http_where_tls_is_expected_is_told_apart() {
     url.set_scheme("https").unwrap();
     let error = reading_fails(&origin(), &Source::from_url(url, &[], None).0).await;
     assert_eq!(*error.kind(), ErrorKind::Tls);
+    assert!(error.to_string().contains(&format!("--plain-http {}", server.address)), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `cli/agent.rs` | the flags of `up`, `seed` and `node`, in the groups that other commands share |
 //! | `cli/client.rs` | the flags of everything else |
+//! | `cli/upstream.rs` | how a registry and what is particular to it are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
 //! | `cli/options.rs` | from flags to [`darter_node::Options`] |
 //!
@@ -14,6 +15,7 @@
 mod agent;
 mod client;
 mod options;
+pub(crate) mod upstream;
 pub(crate) mod values;
 
 #[cfg(test)]

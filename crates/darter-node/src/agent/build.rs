@@ -1,5 +1,6 @@
 //! How an agent is put together.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use darter_core::{Place, SystemClock};
 use darter_origin::{
     FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
+    ServerConfig,
 };
 use darter_store::{DiskStore, Store as _, StoreConfig};
 use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
@@ -223,8 +225,12 @@ fn registry_config(options: &Options) -> RegistryConfig {
         let password = Login::Password { user: login.username.clone(), password: login.password.clone() };
         (login.registry.clone(), password)
     };
+    let mut addresses = BTreeMap::<_, Vec<_>>::new();
+    for upstream in &options.upstreams {
+        addresses.entry(upstream.name.clone()).or_default().extend(upstream.urls.iter().cloned());
+    }
     RegistryConfig {
-        addresses: options.upstreams.iter().map(|it| (it.name.clone(), it.url.clone())).collect(),
+        addresses,
         plain_http: options.plain_http.iter().cloned().collect(),
         logins: options.logins.iter().map(login).collect(),
         docker_config: options.docker_config.clone(),
@@ -232,8 +238,34 @@ fn registry_config(options: &Options) -> RegistryConfig {
     }
 }
 
+/// The settings of upstreams, by the servers that they are about.
+fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
+    let mut servers = BTreeMap::new();
+    for upstream in &options.upstreams {
+        let config = ServerConfig {
+            ca: upstream.ca.clone(),
+            client_cert: upstream.client_cert.clone(),
+            client_key: upstream.client_key.clone(),
+            skip_verify: upstream.skip_verify,
+            connect_timeout: upstream.connect_timeout,
+            first_byte_timeout: upstream.first_byte_timeout,
+            headers: upstream.headers.clone(),
+            proxy: upstream.proxy.clone(),
+        };
+        if config != ServerConfig::default() {
+            servers.extend(upstream.servers().into_iter().map(|server| (server, config.clone())));
+        }
+    }
+    servers
+}
+
 fn http_client(options: &Options) -> Result<HttpClient, StartError> {
-    let config = HttpConfig { extra_ca: options.origin_ca.clone(), ..HttpConfig::default() };
+    let config = HttpConfig {
+        extra_ca: options.origin_ca.clone(),
+        first_byte_timeout: options.origin_timeout,
+        servers: servers(options),
+        ..HttpConfig::default()
+    };
     HttpClient::new(&config).map_err(|error| {
         let failure = OriginFailure::from(&OriginError::new(darter_origin::ErrorKind::Io, error.to_string()));
         StartError::Options(failure.text)

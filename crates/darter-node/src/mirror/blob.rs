@@ -9,7 +9,7 @@ use darter_core::{ByteRange, Digest, Source};
 use darter_origin::ErrorKind;
 use futures_util::StreamExt;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::error::FetchError;
 use crate::local::{self, Body};
@@ -49,8 +49,9 @@ impl Mirror {
 
     /// Asks the upstream whether this caller may read the blob there, and how long it is.
     async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Member, Problem> {
-        let rest = format!("blobs/{digest}");
-        let answer = self.request(ask, MirrorKind::Blob, Method::HEAD, &rest, HeaderMap::new()).await?;
+        self.metrics.mirror_upstream_request(MirrorKind::Blob);
+        let asked = self.registry.head_blob(&ask.upstream, &ask.repository, &digest, &ask.credentials).await;
+        let answer = asked.map_err(|error| Problem::of_error(&error, Code::BlobUnknown))?;
         if !answer.status.is_success() {
             self.refused(ask, answer.status, Some(digest));
             return Err(Problem::of_answer(answer, ask.upstream.name(), Code::BlobUnknown).await);

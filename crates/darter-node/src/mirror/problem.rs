@@ -159,9 +159,11 @@ impl Code {
     }
 }
 
-/// What the caller did wrong stays the caller's; everything else is a bad gateway.
+/// What the caller did wrong stays the caller's; everything else is a bad gateway, a proxy of ours that wants a login too.
 fn passed_on(status: Option<StatusCode>) -> StatusCode {
-    status.filter(StatusCode::is_client_error).unwrap_or(StatusCode::BAD_GATEWAY)
+    let callers =
+        |status: &StatusCode| status.is_client_error() && *status != StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+    status.filter(callers).unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
 fn code_of(status: StatusCode, unknown: Code) -> Code {

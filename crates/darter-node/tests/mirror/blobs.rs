@@ -39,6 +39,23 @@ async fn broken_off(world: &World, path: &str) -> Vec<u8> {
     }
 }
 
+/// stargz-snapshotter#155, distribution#2055, moby#50065.
+#[tokio::test]
+async fn a_registry_that_refuses_head_in_whatever_way_serves_what_it_gives_by_get() {
+    for status in [400, 401, 403, 404, 405, 429, 500, 503] {
+        let (world, bytes, path) = with_blob().await;
+        let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
+        world.registry.state.lock().no_head = Some(status);
+        let got = world.get(&path).await;
+        assert_eq!((got.status.as_u16(), &got.body[..]), (200, &bytes[..]), "{status}");
+        assert_eq!(world.head(&path).await.header("content-length"), LENGTH.to_string(), "{status}");
+        for reference in ["1", "1", &image.to_string()] {
+            let manifest = format!("/v2/app/manifests/{reference}");
+            assert_eq!(world.head(&manifest).await.header("docker-content-digest"), image.to_string(), "{status}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_blob_comes_from_the_agent_with_its_headers() {
     let (world, bytes, path) = with_blob().await;

@@ -10,7 +10,7 @@ const NO_DIGEST: &str = "sha256:0000";
 #[tokio::test]
 async fn the_upstream_is_chosen_by_ns_by_prefix_and_by_default() {
     let other = Registry::start().await;
-    let address = format!("http://{}", other.address).parse().unwrap();
+    let address = vec![format!("http://{}", other.address).parse().unwrap()];
     let world = world_with(|options, config| {
         options.upstreams.push("hub".into());
         config.addresses.insert("hub".into(), address);

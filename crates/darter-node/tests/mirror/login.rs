@@ -16,7 +16,7 @@ async fn asking() -> World {
     world_with(|options, config| {
         options.ask_login = true;
         let registry = options.default_upstream.clone().unwrap();
-        config.addresses.insert("lab".into(), format!("http://{registry}").parse().unwrap());
+        config.addresses.insert("lab".into(), vec![format!("http://{registry}").parse().unwrap()]);
         options.upstreams.push("lab".into());
     })
     .await

@@ -117,7 +117,7 @@ async fn a_registry_without_digest_headers_or_head_is_read_each_time() {
     for _ in 0..2 {
         assert_eq!(world.get("/v2/app/manifests/1").await.header("docker-content-digest"), image.to_string());
     }
-    world.registry.state.lock().no_head = true;
+    world.registry.state.lock().no_head = Some(405);
     assert_eq!(world.get("/v2/app/manifests/1").await.header("docker-content-digest"), image.to_string());
     world.clock.pass(crate::world::GRANT_TTL);
     let path = format!("/v2/app/manifests/{image}");

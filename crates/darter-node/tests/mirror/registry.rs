@@ -52,8 +52,8 @@ pub(crate) struct State {
     pub(crate) no_ranges: bool,
     /// Leaves `Docker-Content-Digest` out.
     pub(crate) no_digest_header: bool,
-    /// Answers HEAD of manifests with 405.
-    pub(crate) no_head: bool,
+    /// Answers HEAD with this status, whatever GET would give.
+    pub(crate) no_head: Option<u16>,
     /// Answers everything with this status.
     pub(crate) broken: Option<StatusCode>,
 }
@@ -201,6 +201,9 @@ impl State {
         if let Some(status) = self.broken {
             return error(status.as_u16(), "TOOMANYREQUESTS", &[("retry-after", "7".into())]);
         }
+        if let Some(status) = self.no_head.filter(|_| request.method() == Method::HEAD) {
+            return error(status, "UNSUPPORTED", &[]);
+        }
         let path = uri.path().strip_prefix("/v2/").unwrap();
         let mut parts: Vec<_> = path.rsplitn(3, '/').collect();
         parts.reverse();
@@ -232,9 +235,6 @@ impl State {
     }
 
     fn manifest(&self, repository: &Repository, reference: &str, request: &Request<Incoming>) -> Reply {
-        if self.no_head && request.method() == Method::HEAD {
-            return error(405, "UNSUPPORTED", &[]);
-        }
         let accept = request.headers().get("accept").map_or("", |value| value.to_str().unwrap());
         let accepted =
             |digest: &&Digest| repository.manifests.get(*digest).is_some_and(|found| accept.contains(&found.0));

@@ -10,13 +10,20 @@ use url::Url;
 use crate::client::{authority, shown};
 use crate::error::{ErrorKind, OriginError};
 
-/// Why no answer came.
-pub(super) fn of_request(error: reqwest::Error, url: &Url) -> OriginError {
+/// Why no answer came. `proxy` is the proxy that was to give it, if there is one.
+pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>) -> OriginError {
     let host = authority(url);
-    let (kind, text) = if error.is_timeout() {
-        (ErrorKind::Timeout, format!("{host} does not answer: check that the network reaches it"))
-    } else if error.is_dns() {
-        (ErrorKind::Unreachable, format!("the host name of {host} can't be resolved: check its spelling, and DNS"))
+    let (kind, text) = if let Some(proxy) = proxy
+        && says(&error, "proxy authorization required")
+    {
+        return proxy_login(url, Some(proxy)).caused_by(error.without_url());
+    } else if let Some(proxy) = proxy
+        && says(&error, "tunnel error: unsuccessful")
+    {
+        let text = format!("the proxy {proxy} does not connect to {host}: check its rules, and that it reaches {host}");
+        (ErrorKind::Unreachable, text)
+    } else if not_tls(&error) {
+        (ErrorKind::Tls, not_tls_text(&host))
     } else if tls_failed(&error) {
         (
             ErrorKind::Tls,
@@ -24,6 +31,19 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url) -> OriginError {
                 "{host} can't be trusted over TLS: check its certificate, or name its authority in the configuration"
             ),
         )
+    } else if let Some(proxy) = proxy
+        && error.is_connect()
+    {
+        let text =
+            format!("no connection to the proxy {proxy}, by which {host} is reached: check the proxy, or NO_PROXY");
+        (ErrorKind::Unreachable, text)
+    } else if error.is_timeout() {
+        (ErrorKind::Timeout, format!("{host} does not answer: check that the network reaches it"))
+    } else if error.is_dns() {
+        (ErrorKind::Unreachable, format!("the host name of {host} can't be resolved: check its spelling, and DNS"))
+    } else if url.scheme() == "https" && error.is_connect() && says(&error, "tls handshake eof") {
+        let text = format!("{host} broke the connection off during the TLS handshake; {}", not_tls_text(&host));
+        (ErrorKind::Unreachable, text)
     } else if error.is_connect() {
         (
             ErrorKind::Unreachable,
@@ -38,6 +58,30 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url) -> OriginError {
     };
     // The address may hold a password.
     OriginError::new(kind, text).caused_by(error.without_url())
+}
+
+/// The first byte took too long.
+pub(super) fn no_first_byte(url: &Url, limit: Duration) -> OriginError {
+    let text = format!(
+        "{} accepted the request and sent no byte for {} s (--origin-timeout): try later, or give it more time",
+        authority(url),
+        limit.as_secs_f64()
+    );
+    OriginError::new(ErrorKind::Timeout, text)
+}
+
+/// A proxy wants a login.
+pub(super) fn proxy_login(url: &Url, proxy: Option<&str>) -> OriginError {
+    let (proxy, host) = (proxy.unwrap_or("on the way"), authority(url));
+    let text = format!(
+        "the proxy {proxy}, by which {host} is reached, wants a login (HTTP 407 Proxy Authentication Required): put it \
+         into HTTP_PROXY or HTTPS_PROXY, as http://USER:PASSWORD@HOST:PORT"
+    );
+    OriginError::new(ErrorKind::Status(407), text)
+}
+
+fn not_tls_text(host: &str) -> String {
+    format!("{host} does not speak TLS: write http:// in its address; for a registry without TLS, --plain-http {host}")
 }
 
 /// Why a body ended before its end.
@@ -56,7 +100,7 @@ pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> 
         StatusCode::NOT_FOUND | StatusCode::GONE => {
             (ErrorKind::NotFound, format!("{what} does not exist: check the address"))
         }
-        StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => (
+        StatusCode::UNAUTHORIZED => (
             ErrorKind::Unauthorized { challenge: challenges(headers) },
             format!("{what} needs credentials, or others than these: give them, or check that they are still valid"),
         ),
@@ -103,13 +147,25 @@ fn tls_failed(error: &reqwest::Error) -> bool {
     found(error, |cause| cause.is::<rustls::Error>())
 }
 
-fn broke_off(error: &reqwest::Error) -> bool {
+/// Whether the peer answered a TLS greeting with something else, as a plain HTTP server does.
+fn not_tls(error: &reqwest::Error) -> bool {
     found(error, |cause| {
-        cause.is::<std::io::Error>()
-            || cause
-                .downcast_ref::<hyper::Error>()
-                .is_some_and(|error| error.is_incomplete_message() || error.is_closed() || error.is_canceled())
+        let wrong = cause.downcast_ref::<rustls::Error>();
+        wrong.is_some_and(|wrong| matches!(wrong, rustls::Error::InvalidMessage(_)))
     })
+}
+
+/// Whether a connection that was made broke before an answer, rather than that the answer was wrong.
+pub(super) fn broke_off(error: &reqwest::Error) -> bool {
+    let made = !error.is_connect() && !error.is_timeout() && !error.is_builder();
+    made && found(error, |cause| {
+        cause.is::<std::io::Error>() || cause.downcast_ref::<hyper::Error>().is_some_and(|error| !error.is_parse())
+    })
+}
+
+/// Whether a cause of `error` says this.
+fn says(error: &reqwest::Error, text: &str) -> bool {
+    found(error, |cause| cause.to_string().contains(text))
 }
 
 /// Whether a cause of `error`, or what one of them carries inside an I/O error, is as asked.

@@ -6,6 +6,10 @@
 //! caller has nothing ─┘                                          └───► 401 ──► meet the challenge ──► answer, whatever it is
 //! ```
 //!
+//! A registry may have several addresses: the first that answers is asked, one that failed only after the others for a
+//! while. Where a redirect leads to another registry (`lscr.io` to `ghcr.io`), that one's challenge is met too, with the
+//! login that is configured for *it*, or with none: what a caller brings stays with the registry that the caller named.
+//!
 //! A login that a caller brings goes the same way as a configured one, and in its place: it is sent as it came until
 //! the registry asks for a token. Engines that were asked for a login by a mirror know nothing of the registry's token
 //! service.
@@ -13,23 +17,27 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{Clock, Digest};
-use http::header::AUTHORIZATION;
+use darter_core::{ByteRange, Clock, Digest, Moment};
+use futures_util::stream::{self, StreamExt};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use url::Url;
 
 use crate::body;
-use crate::client::{HttpClient, Request, authority, credential_headers, of_status, shown};
+use crate::client::{HttpClient, Request, credential_headers, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::Body;
 use crate::registry::challenge::challenges_of;
+use crate::registry::encoding;
 use crate::registry::login::{Login, Logins};
+use crate::registry::probe;
 use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{RegistryConfig, Upstream, Upstreams};
-use crate::web::content_length;
+use crate::web::{self, Part, content_length};
 
 /// What a registry answered, whatever the status.
 pub struct Answer {
@@ -73,13 +81,20 @@ struct Inner {
     tokens: Tokens,
     /// What each repository asked for last, so that the next request brings it along at once.
     remembered: Mutex<HashMap<Place, Wanted>>,
+    /// Where a place's redirects led to another registry that wanted something.
+    beyond: Mutex<HashMap<Place, Place>>,
+    /// Addresses that did not answer, and until when others are asked before them.
+    failed: Mutex<HashMap<Url, Moment>>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Where something is asked for: a registry's base address, and the repository if the request is about one.
 type Place = (Url, Option<String>);
 
 /// Repositories remembered at most.
-const MOST_REMEMBERED: usize = 4096;
+const MAX_REMEMBERED: usize = 4096;
+/// For how long an address that failed is asked after the registry's others.
+const ADDRESS_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a registry wants to see, reduced to what can be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,9 +109,12 @@ impl RegistryClient {
         Self(Arc::new(Inner {
             upstreams: Upstreams::new(config),
             logins: Logins::new(config, clock.clone()),
-            tokens: Tokens::new(http.clone(), clock),
+            tokens: Tokens::new(http.clone(), clock.clone()),
             http,
             remembered: Mutex::default(),
+            beyond: Mutex::default(),
+            failed: Mutex::default(),
+            clock,
         }))
     }
 
@@ -124,17 +142,52 @@ impl RegistryClient {
         headers: HeaderMap,
         caller: &Credentials,
     ) -> Result<Answer, OriginError> {
-        let url = address(upstream, path_and_query)?;
         if !matches!(method, Method::GET | Method::HEAD) {
             let text = format!("{method} is not among the methods that are passed on: GET and HEAD are");
             return Err(OriginError::new(ErrorKind::Protocol, text));
         }
-        let mut request = Request::new(method, url);
+        let mut addresses = self.in_order(upstream);
+        let last = addresses.pop();
+        for at in addresses {
+            let sent = self.send_to(&at, method.clone(), path_and_query, headers.clone(), caller).await;
+            let trouble = match &sent {
+                Ok(answer) if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                    answer.status.to_string()
+                }
+                Err(error) if error.retryable() || *error.kind() == ErrorKind::Tls => error.to_string(),
+                _ => return sent,
+            };
+            tracing::warn!(upstream = upstream.name(), address = %shown(at.base()), trouble, "trying another address");
+            self.0.failed.lock().insert(at.base().clone(), self.0.clock.now() + ADDRESS_PAUSE);
+        }
+        let last = last.as_ref().unwrap_or(upstream);
+        self.send_to(last, method, path_and_query, headers, caller).await
+    }
+
+    /// The registry at each of its addresses; those that failed lately come last.
+    fn in_order(&self, upstream: &Upstream) -> Vec<Upstream> {
+        let now = self.0.clock.now();
+        let failed = self.0.failed.lock();
+        let mut addresses: Vec<_> = upstream.addresses().collect();
+        addresses.sort_by_key(|at| failed.get(at.base()).is_some_and(|&until| now < until));
+        addresses
+    }
+
+    async fn send_to(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        path_and_query: &str,
+        headers: HeaderMap,
+        caller: &Credentials,
+    ) -> Result<Answer, OriginError> {
+        let mut request = Request::new(method, address(upstream, path_and_query)?);
         request.headers = headers;
         // What authorises comes from the caller's credentials alone, so that it stays behind at a redirect.
         request.headers.remove(AUTHORIZATION);
         request.credentials = credential_headers(caller)?;
-        let login = if request.credentials.contains_key(AUTHORIZATION) {
+        let brought = request.credentials.contains_key(AUTHORIZATION);
+        let login = if brought {
             let Some(login) = login_of_caller(&request.credentials) else {
                 return self.once(&request).await.map(|(answer, _)| answer);
             };
@@ -143,7 +196,7 @@ impl RegistryClient {
             self.0.logins.of(upstream.name()).await
         };
         let place = (upstream.base().clone(), repository_of(path_and_query).map(str::to_owned));
-        self.send_authorised(upstream, request, login.as_ref(), place).await
+        self.send_authorised(upstream, request, login.as_ref(), brought, place).await
     }
 
     /// Sends with what is known to be wanted; on a 401, once more with what is wanted now.
@@ -152,24 +205,28 @@ impl RegistryClient {
         upstream: &Upstream,
         mut request: Request,
         login: Option<&Login>,
+        callers: bool,
         place: Place,
     ) -> Result<Answer, OriginError> {
-        let brought = self.0.remembered.lock().get(&place).cloned();
+        let sent = self.0.remembered.lock().get(&place).cloned();
         let mut refused = false;
-        if let Some(wanted) = &brought {
+        if let Some(wanted) = &sent {
             match self.meet(wanted, login).await? {
                 Some(authorization) => drop(request.credentials.insert(AUTHORIZATION, authorization)),
                 None => refused = true,
             }
         }
+        let sent_beyond = self.prepare_beyond(&mut request, callers, &place).await?;
         let (answer, from) = self.once(&request).await?;
-        // A 401 from where a redirect led is not the registry's own.
-        if answer.status != StatusCode::UNAUTHORIZED || authority(&from) != authority(upstream.base()) {
+        if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer);
+        }
+        if !same_server(&from, upstream.base()) {
+            return self.send_beyond(request, callers, place, answer, &from, sent_beyond).await;
         }
         let Some(wanted) = wanted_by(&answer.headers, upstream, place.1.as_deref(), login) else { return Ok(answer) };
         if let Wanted::Token(demand) = &wanted
-            && brought.as_ref() == Some(&wanted)
+            && sent.as_ref() == Some(&wanted)
         {
             // Token services count wrong passwords: one request shows it once.
             if refused {
@@ -182,16 +239,74 @@ impl RegistryClient {
             return Ok(answer);
         }
         request.credentials.insert(AUTHORIZATION, authorization);
-        let (second, _) = self.once(&request).await?;
-        if second.status == StatusCode::UNAUTHORIZED {
+        let sent_beyond = self.prepare_beyond(&mut request, callers, &place).await?;
+        let (second, from) = self.once(&request).await?;
+        if second.status != StatusCode::UNAUTHORIZED {
+            remember(&mut self.0.remembered.lock(), place, wanted);
             return Ok(second);
         }
-        let mut remembered = self.0.remembered.lock();
-        if remembered.len() >= MOST_REMEMBERED {
-            remembered.clear();
+        if same_server(&from, upstream.base()) {
+            return Ok(second);
         }
-        remembered.insert(place, wanted);
+        self.send_beyond(request, callers, place, second, &from, sent_beyond).await
+    }
+
+    /// Puts into the request what the registry wanted to which this place's redirects led last, and says what that was.
+    async fn prepare_beyond(
+        &self,
+        request: &mut Request,
+        callers: bool,
+        place: &Place,
+    ) -> Result<Option<Wanted>, OriginError> {
+        let Some(beyond) = self.0.beyond.lock().get(place).cloned() else { return Ok(None) };
+        let Some(wanted) = self.0.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
+        let login = self.login_beyond(&beyond.0, callers).await;
+        if let Some(authorization) = self.meet(&wanted, login.as_ref()).await? {
+            request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
+        }
+        Ok(Some(wanted))
+    }
+
+    /// Meets the challenge of another registry, at `from`, to which a redirect led.
+    async fn send_beyond(
+        &self,
+        mut request: Request,
+        callers: bool,
+        place: Place,
+        answer: Answer,
+        from: &Url,
+        sent: Option<Wanted>,
+    ) -> Result<Answer, OriginError> {
+        // Whatever is no registry's address (an object store's) has no challenge that is ours to meet.
+        let Some((base, path)) = registry_at(from) else { return Ok(answer) };
+        let login = self.login_beyond(&base, callers).await;
+        let upstream = self.0.upstreams.at(&base);
+        let repository = repository_of(&path).map(str::to_owned);
+        let Some(wanted) = wanted_by(&answer.headers, &upstream, repository.as_deref(), login.as_ref()) else {
+            return Ok(answer);
+        };
+        if let Wanted::Token(demand) = &wanted
+            && sent.as_ref() == Some(&wanted)
+        {
+            if request.elsewhere.is_none() {
+                return Ok(answer);
+            }
+            self.0.tokens.forget(demand, login.as_ref());
+        }
+        let Some(authorization) = self.meet(&wanted, login.as_ref()).await? else { return Ok(answer) };
+        request.elsewhere = Some((base.clone(), HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
+        let (second, _) = self.once(&request).await?;
+        if second.status != StatusCode::UNAUTHORIZED {
+            let beyond = (base, repository);
+            remember(&mut self.0.remembered.lock(), beyond.clone(), wanted);
+            remember(&mut self.0.beyond.lock(), place, beyond);
+        }
         Ok(second)
+    }
+
+    /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own.
+    async fn login_beyond(&self, base: &Url, callers: bool) -> Option<Login> {
+        if callers { None } else { self.0.logins.of(self.0.upstreams.at(base).name()).await }
     }
 
     /// The `Authorization` that meets what is wanted, if there is one.
@@ -210,13 +325,70 @@ impl RegistryClient {
     async fn once(&self, request: &Request) -> Result<(Answer, Url), OriginError> {
         let what = shown(&request.url);
         let response = self.0.http.send(request.clone()).await?;
-        let (status, headers, from) = (response.status(), response.headers().clone(), response.url().clone());
-        let length = if request.method == Method::GET { content_length(&headers) } else { None };
-        let body = body::of_response(response, length, what.clone());
+        let (mut status, mut headers, from) = (response.status(), response.headers().clone(), response.url().clone());
+        if status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
+            status = StatusCode::OK;
+        }
+        let is_get = request.method == Method::GET;
+        let length = if is_get { content_length(&headers) } else { None };
+        let mut body = body::of_response(response, length, what.clone());
+        if let Some(encoding) = encoding::encoding_of(&headers) {
+            if is_get && status != StatusCode::NOT_MODIFIED {
+                let whole_form = !status.is_success() || !is_of_blob(request.url.path());
+                let decoded = encoding::decoded(body, encoding, what.clone()).filter(|_| whole_form);
+                body = decoded.ok_or_else(|| encoding::unasked(&headers, &what))?;
+            }
+            // Both are about the encoded form.
+            headers.remove(CONTENT_ENCODING);
+            headers.remove(CONTENT_LENGTH);
+        }
         Ok((Answer { status, headers, body, what }, from))
     }
 
-    /// Whether the registry lets this caller read the blob: asks for it by HEAD with the caller's credentials.
+    /// Asks the registry, with the caller's credentials, whether a blob is there and how long it is: by HEAD, and by a
+    /// GET of its first byte when that says anything but yes, or nothing for a while. Registries, their gateways, and
+    /// addresses signed for GET refuse HEAD in every way for what GET would give.
+    ///
+    /// The answer to a GET that succeeds looks like one to HEAD: 200, the whole length, no body.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn head_blob(
+        &self,
+        upstream: &Upstream,
+        repository: &str,
+        digest: &Digest,
+        caller: &Credentials,
+    ) -> Result<Answer, OriginError> {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        let head = Box::pin(self.send(upstream, Method::HEAD, &path, HeaderMap::new(), caller));
+        let get = Box::pin(self.get_first_byte(upstream, &path, caller));
+        probe::either(head, get, |answer| answer.status.is_success()).await
+    }
+
+    async fn get_first_byte(
+        &self,
+        upstream: &Upstream,
+        path: &str,
+        caller: &Credentials,
+    ) -> Result<Answer, OriginError> {
+        let mut headers = HeaderMap::new();
+        let first = Some(ByteRange::new(0, 1));
+        web::ask_for_range(&mut headers, first);
+        let mut answer = self.send(upstream, Method::GET, path, headers, caller).await?;
+        if let Ok(part) = Part::of(answer.status, &answer.headers, first, &answer.what) {
+            answer.status = StatusCode::OK;
+            answer.headers.remove(CONTENT_RANGE);
+            answer.headers.remove(CONTENT_LENGTH);
+            if let Some(length) = part.length {
+                answer.headers.insert(CONTENT_LENGTH, length.into());
+            }
+            answer.body = stream::empty().boxed();
+        }
+        Ok(answer)
+    }
+
+    /// Whether the registry lets this caller read the blob: see [`head_blob`](Self::head_blob).
     ///
     /// # Errors
     /// When the registry gives neither permission nor refusal (401, 403, 404).
@@ -227,8 +399,7 @@ impl RegistryClient {
         digest: &Digest,
         caller: &Credentials,
     ) -> Result<bool, OriginError> {
-        let path = format!("/v2/{repository}/blobs/{digest}");
-        let answer = self.send(upstream, Method::HEAD, &path, HeaderMap::new(), caller).await?;
+        let answer = self.head_blob(upstream, repository, digest, caller).await?;
         match answer.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(false),
             _ => answer.into_success().map(|_| true),
@@ -251,6 +422,30 @@ fn address(upstream: &Upstream, path_and_query: &str) -> Result<Url, OriginError
     let url = url.map_err(|error| wrong().caused_by(error))?;
     let inside = url.as_str().strip_prefix(upstream.base().as_str()).is_some_and(|rest| rest.starts_with("v2/"));
     if inside { Ok(url) } else { Err(wrong()) }
+}
+
+/// Notes `value`; forgets all when there are too many.
+fn remember<T>(table: &mut HashMap<Place, T>, place: Place, value: T) {
+    if table.len() >= MAX_REMEMBERED {
+        table.clear();
+    }
+    table.insert(place, value);
+}
+
+/// The base address of the registry that answers at `url`, and the path of the API that was asked for there.
+fn registry_at(url: &Url) -> Option<(Url, String)> {
+    let at = url.path().find("/v2/")?;
+    let path = url.path()[at..].to_owned();
+    let mut base = url.clone();
+    base.set_path(&url.path()[..=at]);
+    base.set_query(None);
+    base.set_fragment(None);
+    Some((base, path))
+}
+
+/// Whether a path of the API is a blob's.
+fn is_of_blob(path: &str) -> bool {
+    path.rsplit('/').nth(1) == Some("blobs")
 }
 
 /// The user and password in the caller's one `Authorization`; `None` for anything else, which is not ours to read.

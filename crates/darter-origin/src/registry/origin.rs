@@ -5,12 +5,13 @@
 
 use async_trait::async_trait;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source, Version};
+use darter_core::{ByteRange, Digest, Source, Version};
 use http::{HeaderMap, Method};
+use url::Url;
 
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
-use crate::registry::client::{Answer, RegistryClient};
+use crate::registry::client::RegistryClient;
 use crate::web::{self, Part};
 
 /// Reads [`Source::Registry`].
@@ -24,22 +25,15 @@ impl RegistryOrigin {
     pub const fn new(client: RegistryClient) -> Self {
         Self { client }
     }
+}
 
-    async fn ask(
-        &self,
-        method: Method,
-        source: &Source,
-        credentials: &Credentials,
-        headers: HeaderMap,
-    ) -> Result<Answer, OriginError> {
-        let Source::Registry { registry, repository, digest } = source else {
-            let text = format!("{source} is not a blob of a registry");
-            return Err(OriginError::new(ErrorKind::Protocol, text));
-        };
-        let upstream = self.client.upstreams().at(registry);
-        let path = format!("/v2/{repository}/blobs/{digest}");
-        self.client.send(&upstream, method, &path, headers, credentials).await
-    }
+/// The parts of a registry's source.
+fn parts(source: &Source) -> Result<(&Url, &str, &Digest), OriginError> {
+    let Source::Registry { registry, repository, digest } = source else {
+        let text = format!("{source} is not a blob of a registry");
+        return Err(OriginError::new(ErrorKind::Protocol, text));
+    };
+    Ok((registry, repository, digest))
 }
 
 #[async_trait]
@@ -50,7 +44,9 @@ impl Origin for RegistryOrigin {
         credentials: &Credentials,
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
-        let answer = self.ask(Method::HEAD, source, credentials, HeaderMap::new()).await?.into_success()?;
+        let (registry, repository, digest) = parts(source)?;
+        let upstream = self.client.upstreams().at(registry);
+        let answer = self.client.head_blob(&upstream, repository, digest, credentials).await?.into_success()?;
         let current = version(source, web::content_length(&answer.headers));
         let ranges = web::serves_ranges(&answer.headers);
         Ok(match known.filter(|known| agree(known, &current)) {
@@ -68,7 +64,10 @@ impl Origin for RegistryOrigin {
     ) -> Result<Reading, OriginError> {
         let mut headers = HeaderMap::new();
         web::ask_for_range(&mut headers, range);
-        let answer = self.ask(Method::GET, source, credentials, headers).await?;
+        let (registry, repository, digest) = parts(source)?;
+        let upstream = self.client.upstreams().at(registry);
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        let answer = self.client.send(&upstream, Method::GET, &path, headers, credentials).await?;
         let part = Part::of(answer.status, &answer.headers, range, source)?;
         let current = version(source, part.length);
         if let Some(expect) = expect

@@ -5,6 +5,7 @@
 //! of a registry that is spoken to over TLS.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use parking_lot::Mutex;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
-use crate::client::{HttpClient, Request, of_body, of_status, shown};
+use crate::body;
+use crate::client::{HttpClient, Request, of_status, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::challenge::Challenge;
 use crate::registry::granted::Granted;
@@ -133,7 +135,9 @@ impl Tokens {
             let text = format!("{what} would get the login in the clear: ask who runs the registry for an https realm");
             return Err(OriginError::new(ErrorKind::Protocol, text));
         }
-        let response = self.http.send(request(demand, login)?).await?;
+        let mut request = request(demand, login)?;
+        request.behalf = Some(demand.registry.clone());
+        let response = self.http.send(request).await?;
         let status = response.status();
         if !status.is_success() {
             let error = of_status(status, response.headers(), &what);
@@ -144,9 +148,9 @@ impl Tokens {
             return Err(error);
         }
         let mut answer = Vec::new();
-        let mut body = response.bytes_stream();
+        let mut body = pin!(body::chunks_of(response, what.clone()));
         while let Some(chunk) = body.next().await {
-            answer.extend_from_slice(&chunk.map_err(|error| of_body(error, &what))?);
+            answer.extend_from_slice(&chunk?);
             if answer.len() > MAX_ANSWER {
                 return Err(OriginError::new(ErrorKind::Protocol, format!("{what} answers without end")));
             }

@@ -18,8 +18,8 @@ const DOCKER_HUB_ADDRESS: &str = "https://registry-1.docker.io/";
 /// Options of registries.
 #[derive(Clone, Debug, Default)]
 pub struct RegistryConfig {
-    /// Base addresses (`http://` or `https://`) of registries by their names.
-    pub addresses: BTreeMap<String, Url>,
+    /// Base addresses (`http://` or `https://`) of registries by their names. Of several, the first that answers is used.
+    pub addresses: BTreeMap<String, Vec<Url>>,
     /// Names of registries that are spoken to over plain HTTP.
     pub plain_http: BTreeSet<String>,
     /// Credentials of registries by their names, used for requests that bring none.
@@ -35,6 +35,8 @@ pub struct RegistryConfig {
 pub struct Upstream {
     name: String,
     base: Url,
+    /// Where else the same registry is.
+    others: Vec<Url>,
 }
 
 impl Upstream {
@@ -43,9 +45,15 @@ impl Upstream {
         &self.name
     }
 
-    /// The base address; its path ends in `/` and is followed by `v2/`.
+    /// The (first) base address; its path ends in `/` and is followed by `v2/`.
     pub const fn base(&self) -> &Url {
         &self.base
+    }
+
+    /// The registry at each of its addresses, in the order in which they are configured.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Self> {
+        let at = |base: &Url| Self { name: self.name.clone(), base: base.clone(), others: Vec::new() };
+        std::iter::once(&self.base).chain(&self.others).map(at)
     }
 
     /// Whether this is Docker Hub itself, rather than a registry configured in its place.
@@ -69,16 +77,17 @@ impl fmt::Debug for Upstream {
 /// Resolves names of registries.
 #[derive(Clone, Debug)]
 pub struct Upstreams {
-    addresses: BTreeMap<String, Url>,
+    addresses: BTreeMap<String, Vec<Url>>,
     plain_http: BTreeSet<String>,
 }
 
 impl Upstreams {
     /// Resolves with the addresses and exceptions of `config`.
     pub fn new(config: &RegistryConfig) -> Self {
-        let addresses = config.addresses.iter();
+        let slashed = |urls: &Vec<Url>| urls.iter().cloned().map(with_slash).collect::<Vec<_>>();
+        let addresses = config.addresses.iter().filter(|(_, urls)| !urls.is_empty());
         Self {
-            addresses: addresses.map(|(name, url)| (canonical(name), with_slash(url.clone()))).collect(),
+            addresses: addresses.map(|(name, urls)| (canonical(name), slashed(urls))).collect(),
             plain_http: config.plain_http.iter().map(|name| canonical(name)).collect(),
         }
     }
@@ -94,8 +103,8 @@ impl Upstreams {
             OriginError::new(ErrorKind::Protocol, text)
         };
         let name = canonical(name);
-        if let Some(base) = self.addresses.get(&name) {
-            return Ok(Upstream { name, base: base.clone() });
+        if let Some([base, others @ ..]) = self.addresses.get(&name).map(Vec::as_slice) {
+            return Ok(Upstream { name, base: base.clone(), others: others.to_vec() });
         }
         let well_formed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if name.is_empty() || !name.bytes().all(well_formed) {
@@ -103,29 +112,29 @@ impl Upstreams {
         }
         if name == DOCKER_HUB {
             let base = DOCKER_HUB_ADDRESS.parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
-            return Ok(Upstream { name, base });
+            return Ok(Upstream { name, base, others: Vec::new() });
         }
         let secure: Url =
             format!("https://{name}/").parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
         if !self.plain_http.contains(&name) && !is_loopback(&secure) {
-            return Ok(Upstream { name, base: secure });
+            return Ok(Upstream { name, base: secure, others: Vec::new() });
         }
         let base = format!("http://{name}/").parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
-        Ok(Upstream { name, base })
+        Ok(Upstream { name, base, others: Vec::new() })
     }
 
     /// The registry at this base address. It has a name, and with it a login, only if that name leads back to this very
     /// address: whoever says `http://` of a registry spoken to over TLS must not get its login in the clear.
     pub fn at(&self, base: &Url) -> Upstream {
         let base = with_slash(base.clone());
-        let configured = self.addresses.iter().find(|(_, address)| **address == base);
+        let configured = self.addresses.iter().find(|(_, addresses)| addresses.contains(&base));
         let name = configured.map_or_else(|| canonical(&authority(&base)), |(name, _)| name.clone());
         if let Ok(upstream) = self.resolve(&name)
-            && upstream.base == base
+            && (upstream.base == base || upstream.others.contains(&base))
         {
             return upstream;
         }
-        Upstream { name: shown(&base), base }
+        Upstream { name: shown(&base), base, others: Vec::new() }
     }
 }
 
@@ -159,8 +168,8 @@ mod tests {
     fn upstreams() -> Upstreams {
         let config = RegistryConfig {
             addresses: BTreeMap::from([
-                ("docker.io".into(), "http://mirror.lab/hub".parse().unwrap()),
-                ("lab".into(), "https://10.0.0.9:5000".parse().unwrap()),
+                ("docker.io".into(), vec!["http://mirror.lab/hub".parse().unwrap()]),
+                ("lab".into(), ["https://10.0.0.9:5000", "https://10.0.0.8"].map(|it| it.parse().unwrap()).into()),
             ]),
             plain_http: BTreeSet::from(["10.0.0.1:5000".into()]),
             ..RegistryConfig::default()
@@ -182,6 +191,8 @@ mod tests {
         assert_eq!(base(&upstreams(), "10.0.0.1:5000"), "http://10.0.0.1:5000/");
         assert_eq!(base(&upstreams(), "index.docker.io"), "http://mirror.lab/hub/");
         assert_eq!(base(&upstreams(), "lab"), "https://10.0.0.9:5000/");
+        let all: Vec<_> = upstreams().resolve("lab").unwrap().addresses().map(|at| at.base().to_string()).collect();
+        assert_eq!(all, ["https://10.0.0.9:5000/", "https://10.0.0.8/"]);
     }
 
     #[test]
@@ -209,6 +220,7 @@ mod tests {
         let plain = Upstreams::new(&RegistryConfig::default());
         assert_eq!(plain.at(&"https://registry-1.docker.io/".parse().unwrap()).name(), "docker.io");
         assert_eq!(at("https://10.0.0.9:5000/"), "lab");
+        assert_eq!(at("https://10.0.0.8/"), "lab");
         assert_eq!(at("http://10.0.0.1:5000/"), "10.0.0.1:5000");
         for another in
             ["http://ghcr.io/", "https://registry-1.docker.io/", "http://10.0.0.9:5000/", "https://ghcr.io/x/"]

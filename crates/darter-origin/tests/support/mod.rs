@@ -18,7 +18,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -35,6 +35,7 @@ pub struct Seen {
     pub query: String,
     pub headers: HeaderMap,
     pub body: String,
+    pub version: http::Version,
 }
 
 impl Seen {
@@ -102,7 +103,17 @@ impl Server {
 
     /// The same with the test authority's certificate.
     pub async fn start_tls(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_as("https", Some(tls_acceptor()), Arc::new(handler)).await
+        Self::start_as("https", Some(tls_acceptor(&[], false)), Arc::new(handler)).await
+    }
+
+    /// The same for clients that show a certificate of the test's authority for clients.
+    pub async fn start_tls_for_known(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_as("https", Some(tls_acceptor(&[], true)), Arc::new(handler)).await
+    }
+
+    /// The same for clients that speak HTTP/2.
+    pub async fn start_http2(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_as("https", Some(tls_acceptor(&[b"h2"], false)), Arc::new(handler)).await
     }
 
     async fn start_as(scheme: &'static str, tls: Option<TlsAcceptor>, handler: Handler) -> Self {
@@ -116,11 +127,12 @@ impl Server {
                 let (tls, handler, account) = (tls.clone(), handler.clone(), kept.clone());
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(socket, handler, account).await,
+                        None => serve(socket, handler, account, false).await,
                         Some(tls) => {
                             // A client that does not trust the certificate leaves during the handshake.
                             if let Ok(socket) = tls.accept(socket).await {
-                                serve(socket, handler, account).await;
+                                let http2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
+                                serve(socket, handler, account, http2).await;
                             }
                         }
                     }
@@ -159,7 +171,12 @@ impl Drop for Server {
     }
 }
 
-async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin, handler: Handler, account: Account) {
+async fn serve(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    handler: Handler,
+    account: Account,
+    http2: bool,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (handler, account) = (handler.clone(), account.clone());
         async move {
@@ -171,14 +188,23 @@ async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin, handler: Handler, ac
                 query: head.uri.query().unwrap_or_default().to_owned(),
                 headers: head.headers,
                 body: String::from_utf8_lossy(&body).into_owned(),
+                version: head.version,
             };
             let reply = handler(&seen);
             account.lock().push(seen.clone());
             answer(reply, &seen)
         }
     });
+    if http2 {
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+        return;
+    }
     // A connection that breaks off is what some tests are about.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+    let _ = hyper::server::conn::http1::Builder::new()
+        .max_headers(500)
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
 }
 
 fn answer(reply: Reply, seen: &Seen) -> Result<Response<BoxBody<Bytes, std::io::Error>>, std::io::Error> {
@@ -221,18 +247,24 @@ fn answer(reply: Reply, seen: &Seen) -> Result<Response<BoxBody<Bytes, std::io::
     Ok(response.body(body).unwrap())
 }
 
-fn tls_acceptor() -> TlsAcceptor {
+fn tls_acceptor(protocols: &[&[u8]], for_known: bool) -> TlsAcceptor {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = if for_known {
+        let mut known = rustls::RootCertStore::empty();
+        known.add(CertificateDer::from_pem_slice(include_bytes!("tls/client-ca.pem")).unwrap()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(known), provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
 
@@ -240,10 +272,16 @@ fn tls_acceptor() -> TlsAcceptor {
 pub fn quick() -> HttpConfig {
     HttpConfig {
         connect_timeout: Duration::from_millis(500),
-        read_timeout: Duration::from_millis(300),
+        first_byte_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_millis(300),
         proxy_from_environment: false,
         ..HttpConfig::default()
     }
+}
+
+/// The certificates of the tests.
+pub fn certificate(name: &str) -> std::path::PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests/support/tls", name].iter().collect()
 }
 
 /// A client with ordinary patience, for tests that don't wait for it to end.

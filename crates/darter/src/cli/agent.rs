@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use darter_core::Rate;
-use darter_node::options::{LoginOption, UpstreamOption};
+use darter_node::options::LoginOption;
 
+use super::upstream::{self, UpstreamList};
 use super::values;
 
 /// Everything an agent can be told, except whom to join.
@@ -132,14 +133,33 @@ pub(crate) struct OriginArgs {
     /// Trust the certificates in this PEM file, besides the system's, when reading origins
     #[arg(long, env = "DARTER_ORIGIN_CA", value_name = "FILE")]
     pub(crate) origin_ca: Option<PathBuf>,
+
+    /// How long an origin may take to the first byte of an answer
+    #[arg(long, env = "DARTER_ORIGIN_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
+    pub(crate) origin_timeout: Duration,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registries")]
 pub(crate) struct RegistryArgs {
     /// Where a registry is, when it is not at https://NAME; repeat for several
-    #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL", value_delimiter = ',', value_parser = values::upstream)]
-    pub(crate) upstream: Vec<UpstreamOption>,
+    ///
+    /// What is particular to a registry is a table in the place of the URL, or in the configuration file:
+    ///
+    ///   [upstream."registry.corp"]
+    ///   url = ["https://10.0.0.1:5000", "https://10.0.0.2:5000"]  # the first that answers
+    ///   ca = "/etc/corp/ca.pem"             # trusted besides the system's
+    ///   client-cert = "/etc/corp/host.pem"  # shown to the registry
+    ///   client-key = "/etc/corp/host.key"   # or in the same file
+    ///   skip-verify = false                 # true: any certificate will do
+    ///   connect-timeout = "3s"
+    ///   first-byte-timeout = "2m"
+    ///   proxy = "http://proxy.corp:3128"    # instead of HTTPS_PROXY
+    ///   headers = { X-Team = "infra" }      # sent with each request
+    ///
+    /// These settings hold for web servers of that name too.
+    #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL|TABLE", value_parser = upstream::upstreams, verbatim_doc_comment)]
+    pub(crate) upstream: Vec<UpstreamList>,
 
     /// The registry of requests that name none, as Docker's mirror requests do
     #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME", default_value = "docker.io")]

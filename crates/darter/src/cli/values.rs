@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use darter_node::options::{LoginOption, UpstreamOption};
+use darter_node::options::LoginOption;
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -64,17 +64,6 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
     HeaderValue::from_str(value).map_err(|_| wrong())?;
     Ok((name.to_owned(), value.to_owned()))
-}
-
-/// A registry's name and where it is: `NAME=URL`.
-pub(crate) fn upstream(text: &str) -> Result<UpstreamOption, String> {
-    let wrong = || format!("not NAME=URL: {text:?} (write for example docker.io=https://mirror.example.org)");
-    let (name, address) = text.split_once('=').ok_or_else(wrong)?;
-    let url: Url = address.parse().map_err(|_| wrong())?;
-    if name.is_empty() || !matches!(url.scheme(), "http" | "https") {
-        return Err(wrong());
-    }
-    Ok(UpstreamOption { name: name.to_owned(), url })
 }
 
 /// `REGISTRY=USER:PASSWORD`. The refusal does not repeat what may be a password.

@@ -120,7 +120,11 @@ impl Setting {
         Some(Self {
             key: key.to_owned(),
             heading: arg.get_help_heading().unwrap_or("Options").to_owned(),
-            values: if key == "login" { raw.iter().map(|login| masked(login)).collect() } else { raw },
+            values: match key {
+                "login" => raw.iter().map(|login| masked(login)).collect(),
+                "upstream" => raw.iter().map(|upstream| cli::upstream::masked(upstream)).collect(),
+                _ => raw,
+            },
             origin,
             repeats: matches!(arg.get_action(), ArgAction::Append),
             truth,

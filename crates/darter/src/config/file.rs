@@ -163,7 +163,8 @@ fn flag_values(
 ) -> Result<Vec<(usize, String)>, (usize, String)> {
     let arg = keys.get_arguments().find(|arg| arg.get_long() == Some(key)).expect("the key was checked");
     let repeats = matches!(arg.get_action(), ArgAction::Append);
-    let pairs = arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.contains('=')));
+    let named = |part: &str| arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.contains(part)));
+    let (pairs, tables) = (named("="), named("TABLE"));
     let at = value.span().start;
     match value.get_ref() {
         DeValue::Array(items) if repeats => {
@@ -171,7 +172,13 @@ fn flag_values(
         }
         DeValue::Table(table) if repeats && pairs => table
             .iter()
-            .map(|(name, value)| Ok((name.span().start, format!("{}={}", name.get_ref(), scalar(key, value)?))))
+            .map(|(name, value)| {
+                let value = match value.get_ref() {
+                    DeValue::Table(_) if tables => plain(key, value)?.to_string(),
+                    _ => scalar(key, value)?,
+                };
+                Ok((name.span().start, format!("{}={value}", name.get_ref())))
+            })
             .collect(),
         DeValue::Array(_) => Err((at, format!("{key}: takes one value, not an array"))),
         DeValue::Table(_) if repeats => Err((at, format!("{key}: takes a string or an array of strings, not a table"))),
@@ -190,6 +197,21 @@ fn scalar(key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, (usize, Str
             Err((value.span().start, format!("{key}: takes a string, not {} {}", article(other), other.type_str())))
         }
     }
+}
+
+/// The value without its places in the text.
+fn plain(key: &str, value: &Spanned<DeValue<'_>>) -> Result<toml::Value, (usize, String)> {
+    Ok(match value.get_ref() {
+        DeValue::Array(items) => {
+            toml::Value::Array(items.iter().map(|item| plain(key, item)).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(table) => {
+            let entry = |(name, value): (&Spanned<_>, _)| Ok((ToString::to_string(name.get_ref()), plain(key, value)?));
+            toml::Value::Table(table.iter().map(entry).collect::<Result<_, _>>()?)
+        }
+        DeValue::Boolean(truth) => toml::Value::Boolean(*truth),
+        _ => toml::Value::String(scalar(key, value)?),
+    })
 }
 
 fn article(value: &DeValue<'_>) -> &'static str {

@@ -110,6 +110,26 @@ fn line_with(text: &str, key: &str) -> usize {
 }
 
 #[test]
+fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
+    let file = file(
+        "quota = \"5GB\"\n\n[upstream]\nplain = \"http://10.0.0.1:5000\"\n\n[upstream.\"registry.corp\"]\n\
+         url = [\"https://a.corp\", \"https://b.corp\"]\nca = \"/etc/ca.pem\"\nskip-verify = true\n\
+         headers = { Authorization = \"Bearer secret\" }\n",
+    );
+    let line = format!("darter node --data-dir /d --join a:1 --config {}", file.path().display());
+    let configured = configured(&line);
+    let Command::Node(args) = &configured.cli.command else { panic!() };
+    let options = args.options().unwrap();
+    let [plain, corp] = options.upstreams.as_slice() else { panic!("{:?}", options.upstreams) };
+    assert_eq!((plain.name.as_str(), plain.urls[0].as_str()), ("plain", "http://10.0.0.1:5000/"));
+    assert_eq!(corp.urls.iter().map(|url| url.as_str()).collect::<Vec<_>>(), ["https://a.corp/", "https://b.corp/"]);
+    assert_eq!((corp.ca.as_deref(), corp.skip_verify), (Some(Path::new("/etc/ca.pem")), true));
+    assert_eq!(corp.headers, [("Authorization".to_owned(), "Bearer secret".to_owned())]);
+    let shown = configured.effective().to_toml();
+    assert!(shown.contains("b.corp") && !shown.contains("secret"), "{shown}");
+}
+
+#[test]
 fn passwords_are_not_printed() {
     let effective = configured("darter config --data-dir /d --login ghcr.io=robot:secret").effective();
     assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot:***"]);
@@ -137,6 +157,11 @@ fn a_bad_file_is_told_by_line_with_what_to_write() {
         ("join = [\n \"a:1\",\n \"b\"\n]", "f:3: join: not HOST:PORT: \"b\" (write for example seed-1:7400)"),
         ("join = [[\"a:1\"]]", "f:1: join: takes a string, not an array"),
         ("label = [\"rack\"]", "f:1: label: not KEY=VALUE: \"rack\" (write for example rack=17)"),
+        (
+            "[upstream.reg]\nurl = \"reg\"",
+            "f:1: upstream: reg: url: not an address: \"reg\" (write https://HOST or http://HOST)",
+        ),
+        ("label = { rack = { a = \"b\" } }", "f:1: label: takes a string, not a table"),
         ("log-format = \"xml\"", "f:1: log-format: not one of text, json: \"xml\""),
     ];
     for (text, expected) in cases {

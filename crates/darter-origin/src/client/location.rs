@@ -1,0 +1,115 @@
+//! Where a redirect leads, and what may go there.
+
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderName, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use url::Url;
+
+use crate::client::shown;
+use crate::error::{ErrorKind, OriginError};
+
+/// Bytes that stay as they are: all of ASCII that is visible. What is left is what [`Url`] can't be given.
+const NOT_ASCII: &AsciiSet = CONTROLS;
+
+/// The address that a response redirects to; `None` if it does not redirect.
+///
+/// `Location` may hold any bytes: addresses in UTF-8, or in another encoding, are in use. They are escaped as they are,
+/// as curl and browsers do.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`] for a redirect to what is no HTTP address.
+pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url>, OriginError> {
+    let follows = [
+        StatusCode::MOVED_PERMANENTLY,
+        StatusCode::FOUND,
+        StatusCode::SEE_OTHER,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::PERMANENT_REDIRECT,
+    ];
+    if !follows.contains(&response.status()) {
+        return Ok(None);
+    }
+    let Some(location) = response.headers().get(LOCATION) else { return Ok(None) };
+    target(response.url(), location.as_bytes()).map(Some)
+}
+
+/// `location` as an address, seen from `from`.
+fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
+    let wrong = |text: String| OriginError::new(ErrorKind::Protocol, format!("{} redirects to {text}", shown(from)));
+    let escaped;
+    let text = match std::str::from_utf8(location) {
+        Ok(text) => text,
+        Err(_) => {
+            escaped = percent_encode(location, NOT_ASCII).to_string();
+            &escaped
+        }
+    };
+    let target = from.join(text).map_err(|error| wrong(format!("{text:?}, which is no address")).caused_by(error))?;
+    if matches!(target.scheme(), "http" | "https") {
+        return Ok(target);
+    }
+    Err(wrong(format!("{}, which is not HTTP", shown(&target))))
+}
+
+/// Headers that say who is asking, in parts of their names.
+const CREDENTIALS: [&str; 9] = ["auth", "cookie", "credential", "jwt", "key", "passw", "secret", "session", "token"];
+
+/// Removes the headers that authorise: what is left may follow a redirect to another server.
+pub(super) fn remove_credentials(headers: &mut HeaderMap) {
+    let is_credential = |name: &HeaderName| CREDENTIALS.iter().any(|part| name.as_str().contains(part));
+    let names: Vec<_> = headers.keys().filter(|name| is_credential(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Whether credentials for `from` may be sent to `to`: the same server, or the same host moving up to HTTPS.
+pub(crate) fn keeps_credentials(from: &Url, to: &Url) -> bool {
+    let moves_up = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
+    same_server(from, to) || (from.host() == to.host() && moves_up)
+}
+
+/// Whether two addresses have scheme, host and port in common.
+pub(crate) fn same_server(one: &Url, other: &Url) -> bool {
+    one.scheme() == other.scheme()
+        && one.host() == other.host()
+        && one.port_or_known_default() == other.port_or_known_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leads(location: &[u8]) -> String {
+        target(&"https://a.lab/dir/file?q".parse().unwrap(), location).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_location_may_be_relative_and_hold_any_bytes() {
+        assert_eq!(leads(b"other"), "https://a.lab/dir/other");
+        assert_eq!(leads(b"//b.lab/x"), "https://b.lab/x");
+        assert_eq!(leads(" https://b.lab/é ü?ñ=1 ".as_bytes()), "https://b.lab/%C3%A9%20%C3%BC?%C3%B1=1");
+        assert_eq!(leads("/already/%C3%A9/é".as_bytes()), "https://a.lab/already/%C3%A9/%C3%A9");
+        assert_eq!(leads(b"/latin-\xe9"), "https://a.lab/latin-%E9");
+        assert_eq!(leads("https://bücher.lab/".as_bytes()), "https://xn--bcher-kva.lab/");
+    }
+
+    #[test]
+    fn what_authorises_stays_behind_and_the_rest_goes_on() {
+        let names = "authorization cookie private-token x-api-key x-jfrog-art-api-key x-auth-email x-session user-agent x-team referer";
+        let mut headers: HeaderMap =
+            names.split(' ').map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x"))).collect();
+        remove_credentials(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["referer", "user-agent", "x-team"]);
+    }
+
+    #[test]
+    fn what_is_no_http_address_is_named() {
+        for (location, named) in [(&b"http://[half"[..], "no address"), (b"ftp://b.lab/x", "not HTTP")] {
+            let error = target(&"https://me:pw@a.lab/".parse().unwrap(), location).unwrap_err().to_string();
+            assert!(error.contains(named) && !error.contains("pw"), "{error}");
+        }
+    }
+}

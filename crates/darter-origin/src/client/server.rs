@@ -1,0 +1,183 @@
+//! How one server is spoken to: whose certificates are trusted, which certificate is shown, how long it may take.
+//!
+//! Each server with settings of its own has its own pool of connections, since TLS settings belong to a connection.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use hyper_util::client::proxy::matcher::Matcher;
+use url::Url;
+
+use crate::client::{HttpConfig, authority};
+use crate::error::ConfigError;
+
+/// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
+const MAX_HEADERS: usize = 1_000;
+/// Bytes that one HTTP/2 stream may be ahead of its reader.
+const STREAM_WINDOW: u32 = 2 << 20;
+/// The same for a whole connection. Room for more streams than servers allow at a time, so that those whose readers wait
+/// don't hold up the others.
+const CONNECTION_WINDOW: u32 = 256 << 20;
+/// Most bytes of headers in an HTTP/2 answer.
+const MAX_HEADER_BYTES: u32 = 256 << 10;
+
+/// Settings for one server, where they differ from those for all.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// PEM file of certificate authorities to trust besides the system's and those for all.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the certificate to show to the server, with its chain.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of its private key; without, the key is in the certificate's file.
+    pub client_key: Option<PathBuf>,
+    /// Whether the server's certificate is not checked.
+    pub skip_verify: bool,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Option<Duration>,
+    /// How long the first byte of an answer may take.
+    pub first_byte_timeout: Option<Duration>,
+    /// Headers for each request to this server, unless a request has its own.
+    pub headers: Vec<(String, String)>,
+    /// The proxy to this server, instead of the environment's.
+    pub proxy: Option<Url>,
+}
+
+/// Prints the headers' names alone: values may be secret.
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConfig")
+            .field("ca", &self.ca)
+            .field("client_cert", &self.client_cert)
+            .field("skip_verify", &self.skip_verify)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("first_byte_timeout", &self.first_byte_timeout)
+            .field("headers", &self.headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One server's settings, ready for use.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) client: reqwest::Client,
+    pub(super) first_byte_timeout: Duration,
+    pub(super) stall_timeout: Duration,
+    pub(super) headers: HeaderMap,
+    proxies: Proxies,
+}
+
+#[derive(Debug)]
+enum Proxies {
+    None,
+    One(String),
+    Environment(Matcher),
+}
+
+impl Server {
+    /// Reads the files that the settings name; makes no connection.
+    pub(super) fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
+        let mut authorities = Vec::new();
+        for file in config.extra_ca.iter().chain(&own.ca) {
+            authorities.extend(read_authorities(file)?);
+        }
+        let identity = own.client_cert.as_deref().map(|cert| read_identity(cert, own.client_key.as_deref()));
+        let identity = identity.transpose()?;
+        let proxy = own.proxy.clone().map(reqwest::Proxy::all).transpose().map_err(ConfigError::Client)?;
+        let builder = || {
+            let mut builder = builder(config, own);
+            if let Some(identity) = &identity {
+                builder = builder.identity(identity.clone());
+            }
+            if let Some(proxy) = &proxy {
+                builder = builder.proxy(proxy.clone());
+            }
+            builder
+        };
+        let client = if own.skip_verify {
+            builder().tls_danger_accept_invalid_certs(true).build()
+        } else {
+            // A host without any certificate authorities (a scratch container) can still read plain HTTP; over TLS it
+            // trusts nobody and is told so.
+            let merged = builder().tls_certs_merge(authorities.iter().cloned()).build();
+            merged.or_else(|_| builder().tls_certs_only(authorities.iter().cloned()).build())
+        };
+        let proxies = match &own.proxy {
+            Some(proxy) => Proxies::One(authority(proxy)),
+            None if config.proxy_from_environment => Proxies::Environment(Matcher::from_system()),
+            None => Proxies::None,
+        };
+        Ok(Self {
+            client: client.map_err(ConfigError::Client)?,
+            first_byte_timeout: own.first_byte_timeout.unwrap_or(config.first_byte_timeout),
+            stall_timeout: config.stall_timeout,
+            headers: headers(&own.headers)?,
+            proxies,
+        })
+    }
+
+    /// The proxy through which `url` is reached, as `host:port`.
+    pub(super) fn proxy_to(&self, url: &Url) -> Option<String> {
+        match &self.proxies {
+            Proxies::None => None,
+            Proxies::One(proxy) => Some(proxy.clone()),
+            Proxies::Environment(matcher) => {
+                let intercept = matcher.intercept(&url.as_str().parse().ok()?)?;
+                let uri = intercept.uri();
+                let host = uri.host()?;
+                Some(uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+            }
+        }
+    }
+}
+
+fn builder(config: &HttpConfig, own: &ServerConfig) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("darter/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(own.connect_timeout.unwrap_or(config.connect_timeout))
+        .pool_max_idle_per_host(config.idle_per_host)
+        .pool_idle_timeout(Duration::from_secs(60))
+        .http1_max_headers(MAX_HEADERS)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .tcp_nodelay(true);
+    if config.proxy_from_environment { builder } else { builder.no_proxy() }
+}
+
+fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, ConfigError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let wrong = || ConfigError::Header { name: name.clone() };
+        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
+        value.set_sensitive(true);
+        headers.append(header, value);
+    }
+    Ok(headers)
+}
+
+fn read_authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ConfigError> {
+    let pem = std::fs::read(path).map_err(|source| ConfigError::CaFile { path: path.to_owned(), source })?;
+    let not_certificates = |source| ConfigError::NotCertificates { path: path.to_owned(), source };
+    let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| not_certificates(Some(error)))?;
+    if authorities.is_empty() {
+        return Err(not_certificates(None));
+    }
+    Ok(authorities)
+}
+
+fn read_identity(cert: &Path, key: Option<&Path>) -> Result<reqwest::Identity, ConfigError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| ConfigError::ClientCertificate { path: path.to_owned(), source })
+    };
+    let mut pem = read(cert)?;
+    if let Some(key) = key {
+        pem.push(b'\n');
+        pem.extend(read(key)?);
+    }
+    reqwest::Identity::from_pem(&pem)
+        .map_err(|source| ConfigError::NotAClientCertificate { path: cert.to_owned(), source })
+}

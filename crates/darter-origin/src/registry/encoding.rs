@@ -1,0 +1,196 @@
+//! Answers that come with a `Content-Encoding` although nobody asked for one.
+//!
+//! Documents (manifests, lists, error texts) are decoded: they are JSON, so there is no doubt which bytes are meant. A
+//! blob is refused before its first byte. Its digest is of one form only, the header does not say of which (object
+//! stores keep `Content-Encoding: gzip` for layers that are stored as they are), and engines that are refused go to the
+//! registry themselves.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use flate2::write::{MultiGzDecoder, ZlibDecoder};
+use futures_util::stream::{self, StreamExt};
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::Body;
+
+/// Encoded bytes that are decoded in one step: what they expand to is held at a time.
+const STEP: usize = 4096;
+
+/// How a body is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// gzip (RFC 1952).
+    Gzip,
+    /// zlib (RFC 1950), which HTTP calls deflate.
+    Deflate,
+    /// Another one, or several.
+    Unknown,
+}
+
+/// The encoding that headers name, if it is one: S3 keeps the `aws-chunked` of uploads, which says nothing of the object.
+pub(super) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let mut names = names.map(|name| name.trim_ascii().to_ascii_lowercase());
+    let mut encoding = None;
+    while let Some(name) = names.by_ref().find(|name| !matches!(name.as_slice(), b"" | b"identity" | b"aws-chunked")) {
+        encoding = Some(match (encoding, name.as_slice()) {
+            (None, b"gzip" | b"x-gzip") => Encoding::Gzip,
+            (None, b"deflate") => Encoding::Deflate,
+            _ => Encoding::Unknown,
+        });
+    }
+    encoding
+}
+
+/// That an answer came with an encoding nobody asked for.
+pub(super) fn unasked(headers: &HeaderMap, what: &str) -> OriginError {
+    let encoding = headers.get(CONTENT_ENCODING).map_or(&b""[..], |value| value.as_bytes());
+    let encoding = String::from_utf8_lossy(encoding);
+    let text = format!(
+        "{what} came with Content-Encoding: {encoding}, which nobody asked for: ask who runs the registry, or the proxy \
+         before it"
+    );
+    OriginError::new(ErrorKind::Protocol, text)
+}
+
+/// The decoded bytes of a body; `None` for an encoding that is not known.
+pub(super) fn decoded(body: Body, encoding: Encoding, what: String) -> Option<Body> {
+    let decoder = match encoding {
+        Encoding::Gzip => Decoder::Gzip(MultiGzDecoder::new(Vec::new())),
+        Encoding::Deflate => Decoder::Deflate(ZlibDecoder::new(Vec::new())),
+        Encoding::Unknown => return None,
+    };
+    let decoding = Decoding { body, decoder, encoded: Bytes::new(), what };
+    Some(stream::unfold(Some(decoding), |decoding| async { decoding?.next().await }).boxed())
+}
+
+enum Decoder {
+    Gzip(MultiGzDecoder<Vec<u8>>),
+    Deflate(ZlibDecoder<Vec<u8>>),
+}
+
+impl Decoder {
+    fn decode(&mut self, encoded: &[u8]) -> io::Result<Bytes> {
+        let plain = match self {
+            Self::Gzip(decoder) => {
+                decoder.write_all(encoded)?;
+                std::mem::take(decoder.get_mut())
+            }
+            Self::Deflate(decoder) => {
+                decoder.write_all(encoded)?;
+                std::mem::take(decoder.get_mut())
+            }
+        };
+        Ok(plain.into())
+    }
+
+    fn finish(&mut self) -> io::Result<Bytes> {
+        let plain = match self {
+            Self::Gzip(decoder) => {
+                decoder.try_finish()?;
+                std::mem::take(decoder.get_mut())
+            }
+            Self::Deflate(decoder) => {
+                decoder.try_finish()?;
+                std::mem::take(decoder.get_mut())
+            }
+        };
+        Ok(plain.into())
+    }
+}
+
+struct Decoding {
+    body: Body,
+    decoder: Decoder,
+    encoded: Bytes,
+    what: String,
+}
+
+impl Decoding {
+    async fn next(mut self) -> Option<(Result<Bytes, OriginError>, Option<Self>)> {
+        loop {
+            let step = self.encoded.split_to(self.encoded.len().min(STEP));
+            let plain = if step.is_empty() {
+                match self.body.next().await {
+                    Some(Ok(chunk)) => {
+                        self.encoded = chunk;
+                        continue;
+                    }
+                    Some(Err(error)) => return Some((Err(error), None)),
+                    None => {
+                        let last = self.decoder.finish().map_err(|error| self.broken(error));
+                        return last.map_or_else(|error| Some((Err(error), None)), |last| Some((Ok(last), None)));
+                    }
+                }
+            } else {
+                self.decoder.decode(&step)
+            };
+            match plain {
+                Ok(plain) if plain.is_empty() => {}
+                Ok(plain) => return Some((Ok(plain), Some(self))),
+                Err(error) => return Some((Err(self.broken(error)), None)),
+            }
+        }
+    }
+
+    fn broken(&self, error: io::Error) -> OriginError {
+        let text = format!("{} can't be decoded as its Content-Encoding says", self.what);
+        OriginError::new(ErrorKind::Protocol, text).caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::Compression;
+    use flate2::write::{GzEncoder, ZlibEncoder};
+
+    use super::*;
+
+    fn named(values: &[&'static str]) -> Option<Encoding> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(CONTENT_ENCODING, http::HeaderValue::from_static(value));
+        }
+        encoding_of(&headers)
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_bytes_is_no_encoding() {
+        for nothing in [&[][..], &[""], &["identity"], &["aws-chunked, Identity"]] {
+            assert_eq!(named(nothing), None, "{nothing:?}");
+        }
+        assert_eq!(named(&["aws-chunked", "X-GZip"]), Some(Encoding::Gzip));
+        assert_eq!(named(&["deflate"]), Some(Encoding::Deflate));
+        for unknown in [&["br"][..], &["zstd"], &["gzip, gzip"], &["gzip", "br"]] {
+            assert_eq!(named(unknown), Some(Encoding::Unknown), "{unknown:?}");
+        }
+    }
+
+    async fn decode(bytes: Vec<u8>, encoding: Encoding) -> Result<Vec<u8>, OriginError> {
+        let chunks: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        let mut body = decoded(stream::iter(chunks).boxed(), encoding, "it".into()).unwrap();
+        let mut plain = Vec::new();
+        while let Some(chunk) = body.next().await {
+            plain.extend_from_slice(&chunk?);
+        }
+        Ok(plain)
+    }
+
+    #[tokio::test]
+    async fn bodies_are_decoded_and_broken_ones_are_errors() {
+        let plain: Vec<u8> = (0..300_000_u32).flat_map(|n| n.to_string().into_bytes()).collect();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(&plain).unwrap();
+        assert!(decode(zlib.finish().unwrap(), Encoding::Deflate).await.unwrap() == plain);
+        assert!(decode(gzip.clone(), Encoding::Gzip).await.unwrap() == plain);
+        decode(gzip[..gzip.len() - 9].to_vec(), Encoding::Gzip).await.unwrap_err();
+        decode(b"not gzip at all".to_vec(), Encoding::Gzip).await.unwrap_err();
+    }
+}

@@ -1,0 +1,246 @@
+//! How a registry and what is particular to it are written: `NAME=URL`, or `NAME={ … }` with a table of settings in
+//! TOML, which is also what a table `[upstream."NAME"]` of the configuration file is read as.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use darter_node::options::UpstreamOption;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::values;
+
+/// What stands in the place of a secret where settings are printed.
+const MASK: &str = "***";
+
+/// The registries that one flag, one line of the file or one variable names, parted by commas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamList(pub(crate) Vec<UpstreamOption>);
+
+/// The settings of one registry as they are written.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Table {
+    #[serde(deserialize_with = "one_or_more", skip_serializing_if = "Vec::is_empty")]
+    url: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skip_verify: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+}
+
+/// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, several of them parted by commas.
+pub(crate) fn upstreams(text: &str) -> Result<UpstreamList, String> {
+    items(text).into_iter().map(upstream).collect::<Result<_, _>>().map(UpstreamList)
+}
+
+/// The same text with what may be secret masked.
+pub(crate) fn masked(text: &str) -> String {
+    let mask = |item: &str| {
+        let masked = item.split_once('=').filter(|(_, rest)| rest.starts_with('{')).and_then(|(name, rest)| {
+            let mut table = table(rest).ok()?;
+            table.headers.values_mut().for_each(|value| MASK.clone_into(value));
+            Some(format!("{name}={}", toml::Value::try_from(&table).ok()?))
+        });
+        masked.unwrap_or_else(|| item.to_owned())
+    };
+    items(text).into_iter().map(mask).collect::<Vec<_>>().join(",")
+}
+
+fn upstream(text: &str) -> Result<UpstreamOption, String> {
+    let wrong = || format!("not NAME=URL: {text:?} (write for example docker.io=https://mirror.example.org)");
+    let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+    if rest.starts_with('{') {
+        return table(rest).and_then(|table| table.option(name)).map_err(|reason| format!("{name}: {reason}"));
+    }
+    let url = address(rest).ok_or_else(wrong)?;
+    Ok(UpstreamOption { name: name.to_owned(), urls: vec![url], ..UpstreamOption::default() })
+}
+
+fn table(text: &str) -> Result<Table, String> {
+    #[derive(Deserialize)]
+    struct Document {
+        table: Table,
+    }
+    let document: Result<Document, toml::de::Error> = toml::from_str(&format!("table = {text}"));
+    document.map(|document| document.table).map_err(|error| error.message().lines().collect::<Vec<_>>().join("; "))
+}
+
+impl Table {
+    fn option(self, name: &str) -> Result<UpstreamOption, String> {
+        let url = |text: &String| {
+            address(text).ok_or_else(|| format!("url: not an address: {text:?} (write https://HOST or http://HOST)"))
+        };
+        let time = |key: &str, text: Option<String>| -> Result<Option<Duration>, String> {
+            text.map(|text| values::duration(&text).map_err(|reason| format!("{key}: {reason}"))).transpose()
+        };
+        let proxy = |text: String| {
+            let proxy: Option<Url> = text.parse().ok().filter(Url::has_host);
+            proxy.ok_or_else(|| "proxy: not an address (write for example http://proxy.example.org:3128)".to_owned())
+        };
+        if self.client_key.is_some() && self.client_cert.is_none() {
+            return Err("client-key: of which certificate? Write client-cert too".to_owned());
+        }
+        let header = |(name, value): (String, String)| {
+            if value == MASK {
+                return Err(format!("headers: {name}: *** stands for a value that was not printed; write the value"));
+            }
+            values::header(&format!("{name}: {value}"))
+                .map_err(|_| format!("headers: {name:?} and its value can't stand in a request"))
+        };
+        Ok(UpstreamOption {
+            name: name.to_owned(),
+            urls: self.url.iter().map(url).collect::<Result<_, _>>()?,
+            ca: self.ca,
+            client_cert: self.client_cert,
+            client_key: self.client_key,
+            skip_verify: self.skip_verify,
+            connect_timeout: time("connect-timeout", self.connect_timeout)?,
+            first_byte_timeout: time("first-byte-timeout", self.first_byte_timeout)?,
+            proxy: self.proxy.map(proxy).transpose()?,
+            headers: self.headers.into_iter().map(header).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn address(text: &str) -> Option<Url> {
+    text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
+}
+
+/// Parts a list at its commas, except those within braces, brackets and quotes.
+fn items(text: &str) -> Vec<&str> {
+    let (mut items, mut start, mut depth) = (Vec::new(), 0, 0_usize);
+    let (mut quote, mut escaped) = (None, false);
+    for (at, character) in text.char_indices() {
+        match (quote, character) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some('"'), '\\') => escaped = true,
+            (Some(open), _) if open == character => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') if depth > 0 => quote = Some(character),
+            (None, '{' | '[') => depth += 1,
+            (None, '}' | ']') => depth = depth.saturating_sub(1),
+            (None, ',') if depth == 0 => {
+                items.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    items.push(&text[start..]);
+    items
+}
+
+/// A string, or an array of strings.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMore;
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an address, or an array of addresses")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(item) = items.next_element()? {
+                all.push(item);
+            }
+            Ok(all)
+        }
+    }
+    deserializer.deserialize_any(OneOrMore)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> UpstreamOption {
+        let UpstreamList(mut all) = upstreams(text).unwrap_or_else(|reason| panic!("{text}: {reason}"));
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    #[test]
+    fn a_registry_is_an_address_or_a_table() {
+        let plain = one("10.0.0.1:5000=http://10.0.0.1:5000");
+        assert_eq!((plain.name.as_str(), plain.urls[0].as_str()), ("10.0.0.1:5000", "http://10.0.0.1:5000/"));
+        let full = one(concat!(
+            r#"reg={ url = ["https://a", "https://b:1"], ca = "/ca.pem", client-cert = "/c", client-key = "/k", "#,
+            r#"skip-verify = true, connect-timeout = "2s", first-byte-timeout = "1m", proxy = "http://p:3128", "#,
+            r#"headers = { X-Team = "a, b" } }"#
+        ));
+        assert_eq!(full.urls.iter().map(Url::as_str).collect::<Vec<_>>(), ["https://a/", "https://b:1/"]);
+        assert_eq!(
+            (full.ca, full.client_cert, full.client_key),
+            (Some("/ca.pem".into()), Some("/c".into()), Some("/k".into()))
+        );
+        assert_eq!(
+            (full.connect_timeout, full.first_byte_timeout),
+            (Some(Duration::from_secs(2)), Some(Duration::from_secs(60)))
+        );
+        assert_eq!(full.headers, [("X-Team".to_owned(), "a, b".to_owned())]);
+        assert!(full.skip_verify && full.proxy.is_some());
+        assert_eq!(one(r#"ghcr.io={ ca = "/ca.pem" }"#).urls, []);
+    }
+
+    #[test]
+    fn several_stand_in_one_list() {
+        let UpstreamList(all) =
+            upstreams(r#"a=http://a,b={ url = ["http://b", "http://c"], headers = { X = 'y, "z' } },c=http://c"#)
+                .unwrap();
+        assert_eq!(all.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(all[1].headers[0].1, "y, \"z");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            ("docker.io", "not NAME=URL"),
+            ("=http://x", "not NAME=URL"),
+            ("a=ftp://b", "not NAME=URL"),
+            ("a={ url = \"b\" }", "a: url: not an address"),
+            ("a={ uri = \"http://b\" }", "a: unknown field `uri`"),
+            ("a={ client-key = \"/k\" }", "a: client-key: of which certificate"),
+            ("a={ connect-timeout = \"soon\" }", "a: connect-timeout: not a time"),
+            ("a={ proxy = \"p\" }", "a: proxy: not an address"),
+            ("a={ headers = { \"b c\" = \"d\" } }", "a: headers: \"b c\""),
+            ("a={ headers = { B = \"***\" } }", "a: headers: B: *** stands for"),
+        ];
+        for (text, told) in cases {
+            let reason = upstreams(text).unwrap_err();
+            assert!(reason.contains(told), "{text}: {reason}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_secret_is_not_printed() {
+        let text = r#"a=http://a,b={ url = "http://b", headers = { Authorization = "Bearer secret" } }"#;
+        let shown = masked(text);
+        assert!(
+            shown.starts_with("a=http://a,b={") && shown.contains("Authorization") && !shown.contains("secret"),
+            "{shown}"
+        );
+        assert_eq!(masked("not a list"), "not a list");
+    }
+}
