@@ -72,7 +72,7 @@ pub(super) struct Server {
 enum Proxies {
     None,
     One(String),
-    Environment(Matcher),
+    Environment(Box<Matcher>),
 }
 
 impl Server {
@@ -105,7 +105,7 @@ impl Server {
         };
         let proxies = match &own.proxy {
             Some(proxy) => Proxies::One(authority(proxy)),
-            None if config.proxy_from_environment => Proxies::Environment(Matcher::from_system()),
+            None if config.proxy_from_environment => Proxies::Environment(Box::new(Matcher::from_system())),
             None => Proxies::None,
         };
         Ok(Self {
