@@ -54,6 +54,11 @@ impl<'host> Agent<'host> {
         Self::launch(host, registry_url, arguments)
     }
 
+    /// Starts an agent with this command and these flags, which say what its registries are, too.
+    pub fn custom(host: &'host Host, arguments: &[&str]) -> Result<Self> {
+        Self::with_arguments(host, arguments.iter().map(|&argument| argument.to_owned()).collect())
+    }
+
     fn launch(host: &'host Host, registry_url: &str, mut arguments: Vec<String>) -> Result<Self> {
         arguments.extend(["--upstream".to_owned(), format!("{}={registry_url}", registry::NAME)]);
         Self::with_arguments(host, arguments)

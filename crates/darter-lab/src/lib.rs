@@ -13,7 +13,8 @@
 //! | [`rootfs`] | a real Debian root file system, and layers of really installed software |
 //! | [`image`] | the laboratory's images, built once and cached as a registry's storage |
 //! | [`registry`] | Debian's `docker-registry`, and its access log |
-//! | [`engine`] | containerd, podman and skopeo, each with directories of its own |
+//! | [`hub`] | a registry that behaves as Docker Hub does: tokens, redirects to another host |
+//! | [`engine`] | containerd, Docker, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
 //! | [`client`] | an HTTP client on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
@@ -29,6 +30,7 @@ pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod engine;
+pub mod hub;
 pub mod image;
 pub mod link;
 pub mod needs;
@@ -44,6 +46,7 @@ pub mod rootfs;
 mod table;
 
 pub use cluster::Agent;
+pub use hub::Hub;
 pub use image::{Image, Shelf};
 pub use link::Link;
 pub use netns::{Host, Network, Rack};

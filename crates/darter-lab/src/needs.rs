@@ -8,7 +8,7 @@ pub const NETWORK: [&str; 5] = ["ip", "tc", "nsenter", "unshare", "mount"];
 /// Programs that build the laboratory's images and serve them.
 pub const IMAGES: [&str; 4] = ["mmdebstrap", "tar", "skopeo", "docker-registry"];
 /// The engines that pull, what they run containers with, and the program that asks mirrors by hand.
-pub const ENGINES: [&str; 6] = ["containerd", "ctr", "runc", "podman", "conmon", "curl"];
+pub const ENGINES: [&str; 8] = ["containerd", "ctr", "runc", "dockerd", "docker", "podman", "conmon", "curl"];
 /// What races and measurements need besides [`NETWORK`]: the program that plays the origin, and the one that keeps an agent on a
 /// core.
 pub const RACES: [&str; 2] = ["nginx", "taskset"];

@@ -12,7 +12,6 @@ use super::{PATIENCE, Route};
 use crate::cluster::LOCAL;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
-use crate::registry;
 
 /// Plugins that need a kubelet's world, other file systems, or directories of the machine.
 const UNUSED_PLUGINS: [&str; 7] = [
@@ -50,7 +49,7 @@ impl<'host> Containerd<'host> {
         );
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let hosts = host.make_directory("containerd/hosts")?;
-        let own = host.make_directory(&format!("containerd/hosts/{}", registry::NAME))?.join("hosts.toml");
+        let own = host.make_directory(&format!("containerd/hosts/{}", route.name))?.join("hosts.toml");
         fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
         let process = host.spawn("containerd", host.command("containerd").arg("--config").arg(&config))?;
         let engine = Self { host, root, socket, hosts, login: route.login.clone(), _process: process };

@@ -4,10 +4,12 @@
 //! of shared memory, cgroups without systemd, limits as the machine has them.
 
 mod containerd;
+mod docker;
 mod podman;
 mod skopeo;
 
 pub use containerd::Containerd;
+pub use docker::Docker;
 pub use podman::Podman;
 pub use skopeo::{Skopeo, ensure_copied};
 
@@ -32,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Route {
     /// Whether it asks the agent on its own host first.
     pub mirrored: bool,
+    /// The registry's name in image references.
+    pub name: &'static str,
     /// `ADDRESS:PORT` of the registry itself, where it turns when the mirror fails.
     pub registry: String,
     /// `USER:PASSWORD`, where the registry asks for them.
@@ -41,12 +45,18 @@ pub struct Route {
 impl Route {
     /// Through the host's agent, the registry as a last resort.
     pub fn mirrored(registry: &str) -> Self {
-        Self { mirrored: true, registry: registry.to_owned(), login: None }
+        Self { mirrored: true, name: registry::NAME, registry: registry.to_owned(), login: None }
     }
 
     /// Straight to the registry.
     pub fn direct(registry: &str) -> Self {
-        Self { mirrored: false, registry: registry.to_owned(), login: None }
+        Self { mirrored: false, name: registry::NAME, registry: registry.to_owned(), login: None }
+    }
+
+    /// For images of a registry of this name.
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 
     /// With these credentials.
@@ -64,13 +74,12 @@ impl Route {
              prefix = \"{}\"\n\
              location = \"{}\"\n\
              insecure = true\n",
-            registry::NAME,
-            self.registry
+            self.name, self.registry
         );
         if self.mirrored {
             text.push_str(&format!(
                 "[[registry.mirror]]\nlocation = \"{LOCAL}/{}\"\ninsecure = true\n",
-                registry::NAME
+                self.name
             ));
         }
         text
@@ -89,7 +98,7 @@ fn write_registries_conf(host: &Host, route: &Route) -> Result<PathBuf> {
 fn log_in(host: &Host, route: &Route) -> Result<Option<PathBuf>> {
     let Some(login) = &route.login else { return Ok(None) };
     let (user, password) = login.split_once(':').context("a login is USER:PASSWORD")?;
-    let mirror = format!("{LOCAL}/{}", registry::NAME);
+    let mirror = format!("{LOCAL}/{}", route.name);
     let file = host.make_directory("containers")?.join("auth.json");
     let mut command = containers_command(host, "skopeo")?;
     command.args(["login", "--tls-verify=false", "--username", user, "--password", password, "--authfile"]);

@@ -5,6 +5,7 @@
 //! printed; with `CI=true` a lack is a failure. Trials run one after another: each keeps the whole machine busy.
 
 mod faults;
+mod hub;
 mod laboratory;
 mod private;
 mod pulls;
@@ -22,7 +23,7 @@ use world::World;
 /// A scenario that needs the laboratory's images and engines.
 type Scenario = fn(&World) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 15] = [
+const SCENARIOS: [(&str, Scenario); 16] = [
     ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
     ("race::a_small_race_gives_a_sane_row", race::a_small_race_gives_a_sane_row),
     ("race::a_local_hit_goes_out_by_sendfile", race::a_local_hit_goes_out_by_sendfile),
@@ -39,6 +40,7 @@ const SCENARIOS: [(&str, Scenario); 15] = [
     ("faults::seed_killed_in_mid_pull", faults::seed_killed_in_mid_pull),
     ("faults::peer_killed_in_mid_pull", faults::peer_killed_in_mid_pull),
     ("faults::agent_restarted_in_mid_pull", faults::agent_restarted_in_mid_pull),
+    ("hub::docker_and_containerd_pull_from_docker_hub", hub::docker_and_containerd_pull),
     ("private::a_private_blob_is_given_to_nobody_without_credentials", private::a_private_blob_needs_credentials),
     ("private::logins_for_the_mirror_open_what_is_private", private::logins_for_the_mirror_open_what_is_private),
 ];
