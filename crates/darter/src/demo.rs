@@ -8,7 +8,7 @@
 //! | `demo/swarm.rs` | all nodes fetch at once, through their sockets |
 //! | `demo/plain.rs` | as many plain downloads from the same origin |
 //! | `demo/picture.rs` | who holds what, live |
-//! | `demo/result.rs` | what it came to |
+//! | `demo/result.rs` | what it came to, in numbers and in a sentence |
 //!
 //! Nothing here is a special path: the nodes are this program, told by flags what anybody could tell them, and the
 //! clock stops when the last byte has left a node's socket. The demo itself hashes every download.
@@ -31,12 +31,16 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use darter_core::Rate;
+use darter_plot::Panel;
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::content::Content;
 use self::fleet::Fleet;
 use self::origin::Origin;
+use self::plain::PlainRun;
 use self::result::Outcome;
+use self::swarm::SwarmRun;
 use crate::cli::DemoArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
@@ -50,9 +54,11 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let mut signals = Signals::catch()?;
     let room = tempfile::Builder::new().prefix("darter-demo-").tempdir().context("can't make a temporary directory")?;
     // Dropping the show on a signal ends its processes, before the directory under them goes.
+    let mut hangup = signal(SignalKind::hangup())?;
     let shown = tokio::select! {
         shown = show(args, room.path()) => shown,
         () = signals.next() => Err(Failure::Interrupted.into()),
+        _ = hangup.recv() => Err(Failure::Interrupted.into()),
     };
     put_away(room, args.keep);
     let outcome = shown?;
@@ -100,7 +106,23 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     } else {
         None
     };
-    Ok(Outcome::new(args.nodes, rate, content.length(), digest, &swarm, plain.as_ref()))
+    let outcome = Outcome::new(args.nodes, rate, content.length(), digest, &swarm, plain.as_ref());
+    if let Some(file) = &args.plot {
+        let drawn = plot(&outcome, swarm, plain);
+        std::fs::write(file, drawn).with_context(|| format!("can't write {}", file.display()))?;
+        say(format!("\ndrew {}", file.display()));
+    }
+    Ok(outcome)
+}
+
+/// Both runs over time, one below the other.
+fn plot(outcome: &Outcome, swarm: SwarmRun, plain: Option<PlainRun>) -> String {
+    let panel = |title: String, curves| Panel { title, size: outcome.bytes, bound: outcome.bound, curves };
+    let what =
+        format!("{} to {} nodes, {} each way", units::size(outcome.bytes), outcome.nodes, units::rate(outcome.rate));
+    let mut panels = vec![panel(format!("Darter: {what}"), swarm.curves)];
+    panels.extend(plain.map(|plain| panel(format!("plain downloads: {what}"), plain.curves)));
+    darter_plot::svg(&panels)
 }
 
 /// A rate at which this machine can play all parts: the demo is to show links at their limit, not cores.

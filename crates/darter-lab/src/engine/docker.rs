@@ -58,8 +58,7 @@ impl<'host> Docker<'host> {
 
     /// What Docker knows of a pulled image.
     pub fn inspect(&self, reference: &str) -> Result<Value> {
-        let text =
-            self.host.run("docker-inspect", self.docker().args(["image", "inspect", reference]), PATIENCE)?;
+        let text = self.host.run("docker-inspect", self.docker().args(["image", "inspect", reference]), PATIENCE)?;
         let images: Value = serde_json::from_str(&text).context("read what docker image inspect printed")?;
         images.get(0).cloned().context("docker image inspect printed no image")
     }

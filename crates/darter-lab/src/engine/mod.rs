@@ -77,10 +77,7 @@ impl Route {
             self.name, self.registry
         );
         if self.mirrored {
-            text.push_str(&format!(
-                "[[registry.mirror]]\nlocation = \"{LOCAL}/{}\"\ninsecure = true\n",
-                self.name
-            ));
+            text.push_str(&format!("[[registry.mirror]]\nlocation = \"{LOCAL}/{}\"\ninsecure = true\n", self.name));
         }
         text
     }

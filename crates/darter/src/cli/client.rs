@@ -227,13 +227,15 @@ Examples:
     $ darter demo
   A file of your own, four nodes, faster links:
     $ darter demo ./image.tar --nodes 4 --rate 80MB/s
+  Only the swarm, drawn as a picture:
+    $ darter demo --quick --plot demo.svg
 
 What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a \
 process of its own with the same limit for sending and for receiving, fetch it together; then eight plain downloads \
-take it from the same origin. The bound T* is what no method can beat with these links: the largest of F/(seed's \
+take it from the same origin. The theoretical best is what no method can beat with these links: the largest of F/(seed's \
 rate), F/(slowest node's rate) and N·F/(all sending rates together), for N nodes and a file of F bytes.";
 
-/// Watch one seed and eight nodes share a file on this machine, beside plain downloads
+/// Watch one seed and eight nodes share a file on this machine, compared with plain downloads
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// A file or URL to share [default: generated content of --size]
@@ -253,9 +255,13 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "RATE")]
     pub(crate) rate: Option<Rate>,
 
-    /// Leave out the plain downloads
-    #[arg(long = "no-plain", action = ArgAction::SetFalse)]
+    /// Skip the plain downloads, which take most of the time
+    #[arg(long = "quick", alias = "no-plain", action = ArgAction::SetFalse)]
     pub(crate) plain: bool,
+
+    /// Draw what each node held over time
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
 
     /// Keep the data directories and logs
     #[arg(long)]

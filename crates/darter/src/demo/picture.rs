@@ -74,6 +74,8 @@ pub(super) struct Picture {
     started: Instant,
     /// Set when there is no screen: the second in which the last line was written.
     last_line: Option<u64>,
+    /// What each member held when the picture was drawn: seconds since the start, bytes.
+    curves: Vec<Vec<(f64, f64)>>,
 }
 
 impl Picture {
@@ -89,7 +91,8 @@ impl Picture {
         });
         let lines: Vec<_> = lines.collect();
         let no_screen = all.is_hidden() && !quiet;
-        Self { lines, _all: all, length, started: Instant::now(), last_line: no_screen.then_some(0) }
+        let curves = vec![vec![(0.0, 0.0)]; lines.len()];
+        Self { lines, _all: all, length, started: Instant::now(), last_line: no_screen.then_some(0), curves }
     }
 
     /// Draws the rows, one for each member.
@@ -97,18 +100,26 @@ impl Picture {
         for (line, row) in self.lines.iter().zip(rows) {
             line.set_message(row.text(self.length));
         }
-        let now = self.started.elapsed().as_secs();
+        let seconds = self.started.elapsed().as_secs_f64();
+        for (curve, row) in self.curves.iter_mut().zip(rows) {
+            // A member that was too busy to answer is drawn without a point.
+            if curve.last().is_none_or(|(_, held)| row.held as f64 >= *held) {
+                curve.push((seconds, row.held as f64));
+            }
+        }
+        let now = seconds as u64;
         if self.last_line.is_some_and(|last| now > last) {
             self.last_line = Some(now);
             anstream::eprintln!("{now:>4} s  {}", summed_up(rows, self.length));
         }
     }
 
-    /// Leaves the last state on the screen.
-    pub(super) fn finish(self) {
+    /// Leaves the last state on the screen; gives each member's curve.
+    pub(super) fn finish(self) -> Vec<Vec<(f64, f64)>> {
         for line in &self.lines {
             line.abandon();
         }
+        self.curves
     }
 }
 
@@ -116,5 +127,5 @@ fn summed_up(rows: &[Row], length: u64) -> String {
     let shares = rows.iter().map(|row| units::percent(row.held, length));
     let rate: u64 = rows.iter().map(|row| row.rate).sum();
     let (least, most) = (shares.clone().min().unwrap_or(0), shares.max().unwrap_or(0));
-    format!("{least} % to {most} % held, {} in all", units::rate(rate))
+    format!("each has {least}-{most} %, {} altogether", units::rate(rate))
 }

@@ -26,6 +26,8 @@ pub(super) struct PlainRun {
     pub(super) finishes: Vec<Finish>,
     /// Bytes that the origin gave out.
     pub(super) from_origin: u64,
+    /// What each download had over time: seconds since the start, bytes.
+    pub(super) curves: Vec<Vec<(f64, f64)>>,
 }
 
 /// Runs the downloads and draws them.
@@ -60,8 +62,7 @@ pub(super) async fn run(
         }
     }
     picture.draw(&rows(&received, content.length(), started));
-    picture.finish();
-    Ok(PlainRun { finishes, from_origin: origin.sent() - before })
+    Ok(PlainRun { finishes, from_origin: origin.sent() - before, curves: picture.finish() })
 }
 
 fn rows(received: &[Arc<AtomicU64>], length: u64, started: Instant) -> Vec<Row> {

@@ -1,4 +1,4 @@
-//! What the demo came to, beside the bound and beside plain downloads.
+//! What the demo came to, compared with the theoretical best and with plain downloads.
 
 use darter_core::{Digest, Rate};
 use darter_swarm::bound::least_time;
@@ -85,10 +85,10 @@ impl Outcome {
     pub(super) fn table(&self) -> String {
         let mut times = Table::new([
             ("", Align::Left),
-            ("LAST", Align::Right),
+            ("SLOWEST NODE", Align::Right),
             ("MEDIAN", Align::Right),
-            ("LAST / T*", Align::Right),
-            ("READ FROM THE ORIGIN", Align::Right),
+            ("× BEST POSSIBLE", Align::Right),
+            ("READ FROM ORIGIN", Align::Right),
         ]);
         let row = |name: &str, times: &Times| {
             [
@@ -99,7 +99,13 @@ impl Outcome {
                 format!("{:.2} copies", times.origin_copies),
             ]
         };
-        times.row(["bound T*".into(), units::seconds(self.bound), String::new(), "1.00".into(), "1.00 copies".into()]);
+        times.row([
+            "theoretical best".into(),
+            units::seconds(self.bound),
+            String::new(),
+            "1.00".into(),
+            "1.00 copies".into(),
+        ]);
         times.row(row("darter", &self.swarm));
         if let Some(plain) = &self.plain {
             times.row(row("plain downloads", plain));
@@ -111,7 +117,35 @@ impl Outcome {
             "digests right".into(),
             format!("{} of {} ({})", self.digests_right, self.digests_checked, self.digest.short()),
         ]);
-        times.render() + &rest.render()
+        format!("{}{}\n{}\n", times.render(), rest.render(), self.conclusion())
+    }
+
+    /// Who won, and what to do next.
+    fn conclusion(&self) -> String {
+        let copies = |copies: f64| match copies {
+            once if (once - 1.0).abs() < 0.05 => "once".to_owned(),
+            more => format!("{more:.2} times"),
+        };
+        let read = copies(self.swarm.origin_copies);
+        let won = match &self.plain {
+            Some(plain) if plain.last > self.swarm.last => format!(
+                "Darter finished {:.1} times sooner than plain downloads and read the origin {read} instead of {}.",
+                plain.last / self.swarm.last,
+                copies(plain.origin_copies)
+            ),
+            Some(plain) => format!(
+                "Plain downloads finished {:.1} times sooner than Darter here, which read the origin {read} instead of {}.",
+                self.swarm.last / plain.last,
+                copies(plain.origin_copies)
+            ),
+            None => format!(
+                "Darter took {:.2} times the theoretical best and read the origin {read} for {} nodes.",
+                self.swarm.over_bound, self.nodes
+            ),
+        };
+        format!(
+            "{won}\nNext: `darter up` on this host, or one `darter seed` and a `darter node --join SEED:7400` on each other host."
+        )
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct SwarmRun {
     pub(super) from_seed: u64,
     /// CPU seconds of seed and nodes.
     pub(super) cpu: f64,
+    /// What each node held over time: seconds since the start, bytes.
+    pub(super) curves: Vec<Vec<(f64, f64)>>,
 }
 
 /// Runs the downloads and draws them.
@@ -68,7 +70,8 @@ pub(super) async fn run(
         }
     }
     picture.draw(&rows(fleet, blob.get()).await);
-    picture.finish();
+    // The first is the seed's.
+    let curves = picture.finish().split_off(1);
     let (from_origin, cpu) = (origin.sent(), fleet.cpu().await? - cpu_before);
     let from_seed = fleet.seed.client.status().await?.traffic.to_peers;
     let mut finishes = Vec::new();
@@ -76,7 +79,7 @@ pub(super) async fn run(
         let got = read(&client, origin.url.to_string()).await.with_context(|| format!("{name} failed"))?;
         finishes.push(Finish { seconds, right: got == digest });
     }
-    Ok(SwarmRun { finishes, from_origin, from_seed, cpu })
+    Ok(SwarmRun { finishes, from_origin, from_seed, cpu, curves })
 }
 
 async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {

@@ -26,3 +26,36 @@ fn a_swarm_gets_right_bytes_with_one_reading_of_the_origin() {
 fn content_that_is_not_there_is_told() {
     Room::new().run("demo /nowhere/image").failed_with(1, &["can't read /nowhere/image"]);
 }
+
+/// A terminal that closes sends SIGHUP: the demo ends its agents and removes their directories.
+#[test]
+fn a_closed_terminal_leaves_nothing_behind() {
+    let room = Room::new();
+    let rooms = room.path("rooms");
+    std::fs::create_dir(&rooms).unwrap();
+    let mut command = room.darter("demo --nodes 2 --rate 5MB/s --size 100MB --json");
+    command.env("TMPDIR", &rooms).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut demo = command.spawn().unwrap();
+    let begun = || std::fs::read_dir(&rooms).unwrap().flatten().any(|room| room.path().join("node-2").exists());
+    while !begun() {
+        assert!(demo.try_wait().unwrap().is_none(), "the demo ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = rustix::process::Pid::from_child(&demo);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(1), "the demo says that it did not come to its end");
+    assert_eq!(std::fs::read_dir(&rooms).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn the_quick_demo_says_how_it_went_and_draws_it() {
+    let room = Room::new();
+    let picture = room.path("demo.svg");
+    let told =
+        room.run(&format!("demo --quick --nodes 2 --rate 5MB/s --size 2MB --plot {}", picture.display())).succeeded();
+    let text = told.text();
+    assert!(text.contains("times the theoretical best and read the origin"), "{text}");
+    assert!(text.contains("darter up") && !text.contains("plain downloads"), "{text}");
+    let drawn = std::fs::read_to_string(picture).unwrap();
+    assert_eq!(drawn.matches("<polyline").count(), 2, "a line for each node");
+}
