@@ -1,31 +1,34 @@
 //! The agent's name in the fleet: drawn once, kept in `DATA_DIR/node-id` as 32 hexadecimal digits and a newline.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use darter_core::NodeId;
+use darter_store::Dir;
 
 use crate::error::StartError;
 
 const FILE: &str = "node-id";
+const NEW_FILE: &str = "node-id.new";
 
 /// Reads the node id of this data directory, or draws one and writes it down.
 ///
 /// # Errors
 /// [`StartError::File`] when the file can't be read or written, or holds something else.
 pub(crate) fn load_or_draw(data_dir: &Path) -> Result<NodeId, StartError> {
-    let path = data_dir.join(FILE);
+    let dir = Dir::open(data_dir)?;
+    let path = dir.path_of(FILE);
     let failed = |reason: String| StartError::File { path: path.display().to_string(), reason };
-    match fs::read_to_string(&path) {
-        Ok(text) => text
+    match dir.read(FILE) {
+        Ok(text) => String::from_utf8_lossy(&text)
             .trim()
             .parse()
             .map_err(|_| failed("not a node id; remove the file and a new id is drawn at the next start".to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let id = draw().map_err(|error| failed(error.to_string()))?;
-            fs::create_dir_all(data_dir).map_err(|error| failed(error.to_string()))?;
-            write_durably(&path, &format!("{id}\n")).map_err(|error| failed(error.to_string()))?;
+            let line = format!("{id}\n");
+            let written = dir.replace(FILE, NEW_FILE, &[line.as_bytes()], true);
+            written.map_err(|error| failed(error.to_string()))?;
             Ok(id)
         }
         Err(error) => Err(failed(error.to_string())),
@@ -52,12 +55,6 @@ fn draw() -> io::Result<NodeId> {
     Ok(NodeId(id))
 }
 
-fn write_durably(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,7 +64,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = load_or_draw(dir.path()).unwrap();
         assert_eq!(load_or_draw(dir.path()).unwrap(), first);
-        fs::write(dir.path().join(FILE), "garbage").unwrap();
+        std::fs::write(dir.path().join(FILE), "garbage").unwrap();
         assert!(matches!(load_or_draw(dir.path()), Err(StartError::File { .. })));
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_neither_read_nor_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join(FILE)).unwrap();
+        let error = load_or_draw(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+        assert!(!elsewhere.exists());
     }
 }

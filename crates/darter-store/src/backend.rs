@@ -1,7 +1,5 @@
 //! What a keeper needs of the place that blobs are kept in.
 
-use std::path::PathBuf;
-
 use darter_core::BlobId;
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +36,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn save(&self, sidecar: &Sidecar, medium: &Self::Medium) -> Result<(), SaveError>;
 
     /// Takes a blob away: quick, since others wait. What is returned is to be given to [`dispose`](Self::dispose).
-    fn remove(&self, blob: BlobId) -> Result<Option<PathBuf>>;
+    fn remove(&self, blob: BlobId) -> Result<Option<String>>;
 
     /// Gives the disk back what a removed blob took: may be slow.
-    fn dispose(&self, trash: PathBuf);
+    fn dispose(&self, trash: String);
 
     /// Whether a blob that nobody uses can be loaded again after its body was dropped.
     fn unloads(&self) -> bool;

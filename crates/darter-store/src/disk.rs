@@ -6,6 +6,7 @@
 //! | `blobs/ab/abcd….data` | a blob's bytes at their offsets, in a sparse file; `abcd…` is its id in hexadecimal |
 //! | `blobs/ab/abcd….piece` | its sidecar: manifest, held pieces, flags (see `sidecar.rs` for the bytes) |
 //! | `blobs/ab/abcd….piece.new` | a sidecar being written |
+//! | `blobs/ab/abcd….newer-data`, `….newer-piece` | what a newer version wrote of a blob that this one stored anew |
 //! | `trash/n` | the bytes of a removed blob, about to be deleted |
 //! | `index.redb` | last uses and sources (see `disk/index.rs`) |
 //!
@@ -13,23 +14,27 @@
 //! failure can take. Order of removing: sidecar first; bytes without a sidecar are deleted at the next start.
 //! The sidecars are the truth. The index is a convenience: what it loses is the order of use and some questions to origins.
 //!
-//! At the start every sidecar is read (32 bytes a piece) and dropped again. What is damaged, of an unknown version or
-//! left over is deleted with a warning; what has a foreign name is left alone.
+//! At the start every sidecar is read (32 bytes a piece) and dropped again. What is damaged or
+//! left over is deleted with a warning; what has a foreign name, and what a newer version of Darter wrote, is left alone.
+//!
+//! Every file is opened as `dir.rs` says: no link is followed, and what is another's is not opened.
 
 mod flusher;
 mod index;
 mod layout;
 mod lock;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use darter_core::BlobId;
 
 use crate::backend::{Backend, LastUse, SaveError};
+use crate::dir::Dir;
 use crate::disk::flusher::{Bell, Flusher};
 use crate::disk::index::Index;
 use crate::disk::layout::Layout;
+pub(crate) use crate::disk::layout::Trash;
 use crate::disk::lock::Lock;
 use crate::error::Result;
 use crate::keeper::{Keeper, Kept};
@@ -50,7 +55,9 @@ impl DiskStore {
     /// # Errors
     /// [`Locked`](crate::StoreError::Locked) when another process has it, or when the disk refuses.
     pub fn open(dir: &Path, config: &StoreConfig) -> Result<Self> {
-        Self::open_locked(dir, config, Lock::take(dir)?)
+        let dir = Dir::open(dir)?;
+        let lock = Lock::take(&dir)?;
+        Self::open_locked(&dir, config, lock)
     }
 
     /// Opens the store in `dir`; while another process has it, waits. `waiting` is then called once, with that process's
@@ -59,15 +66,17 @@ impl DiskStore {
     /// # Errors
     /// When the disk refuses.
     pub fn open_waiting(dir: &Path, config: &StoreConfig, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
-        Self::open_locked(dir, config, Lock::wait(dir, waiting)?)
+        let dir = Dir::open(dir)?;
+        let lock = Lock::wait(&dir, waiting)?;
+        Self::open_locked(&dir, config, lock)
     }
 
-    fn open_locked(dir: &Path, config: &StoreConfig, lock: Lock) -> Result<Self> {
+    fn open_locked(dir: &Dir, config: &StoreConfig, lock: Lock) -> Result<Self> {
         let layout = Layout::new(dir)?;
         layout.empty_trash()?;
         let sidecars = layout.scan()?;
         let existing = sidecars.iter().map(|sidecar| sidecar.id).collect();
-        let index = Index::open(&dir.join("index.redb"), &existing)?;
+        let index = Index::open(dir, &existing)?;
         let last_uses = index.last_uses()?;
         let found = sidecars.into_iter().map(|sidecar| {
             let unknown = LastUse { order: 0, at: sidecar.info.created };
@@ -106,14 +115,12 @@ impl Backend for Disk {
         self.layout.save(sidecar, medium)
     }
 
-    fn remove(&self, blob: BlobId) -> Result<Option<PathBuf>> {
+    fn remove(&self, blob: BlobId) -> Result<Option<String>> {
         self.layout.remove(blob)
     }
 
-    fn dispose(&self, trash: PathBuf) {
-        if let Err(error) = std::fs::remove_file(&trash) {
-            tracing::warn!(path = %trash.display(), %error, "could not delete a removed blob's bytes");
-        }
+    fn dispose(&self, trash: String) {
+        self.layout.dispose(&trash);
     }
 
     fn unloads(&self) -> bool {

@@ -117,6 +117,14 @@ pub enum StoreError {
         /// The process that holds the lock, if it could be read.
         pid: Option<u32>,
     },
+    /// A data directory that is another's, or that others may write to: what is in it can't be relied on.
+    #[error("{} {problem}", path.display())]
+    UnsafeDir {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
     /// The operating system refused.
     #[error("could not {action} {}: check the disk and the permissions of the data directory", path.display())]
     Io {

@@ -179,7 +179,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
         let Some(file) = self.body.medium.file() else { return Ok(None) };
         let range = self.noted(|body| body.verify(piece))?;
-        Ok(Some(PieceFile { file: file.clone(), range }))
+        Ok(Some(PieceFile { file, range }))
     }
 
     fn hash_whole(&self, like: &Digest) -> Result<Digest> {

@@ -7,7 +7,6 @@
 //! being written; a body with unsaved changes stays loaded until it is saved.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -41,7 +40,7 @@ struct Shelf<B: Backend> {
     /// Numbers uses, so that their order survives a wall clock that is set back.
     uses: u64,
     /// What removed blobs left, to be disposed of when the shelf is unlocked.
-    trash: Vec<PathBuf>,
+    trash: Vec<String>,
 }
 
 struct Entry<B: Backend> {

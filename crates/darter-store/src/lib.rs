@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`store`] | the traits [`Store`] and [`StoredBlob`], and the words they use |
 //! | [`error`] | [`StoreError`] |
+//! | [`dir`] | a directory of the agent's own, in which no link is followed |
 //! | `disk.rs` | [`DiskStore`], and the layout of its directory |
 //! | `disk/layout.rs` | its files: names, order of writing, what is left over after a crash |
 //! | `disk/lock.rs` | one process a directory |
@@ -31,6 +32,7 @@
 
 mod backend;
 mod body;
+pub mod dir;
 mod disk;
 pub mod error;
 mod handle;
@@ -41,6 +43,7 @@ mod room;
 mod sidecar;
 pub mod store;
 
+pub use dir::Dir;
 pub use disk::DiskStore;
 pub use error::{Result, StoreError};
 pub use memory::MemStore;

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use darter_core::ByteRange;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::FallocateFlags;
+
+use crate::dir::Dir;
+use crate::disk::Trash;
 
 /// The bytes of one blob. Callers see to it that writes and reads stay within one piece.
 pub(crate) trait Medium: Send + Sync + 'static {
@@ -26,7 +29,7 @@ pub(crate) trait Medium: Send + Sync + 'static {
     fn stamp(&self) -> io::Result<Option<Stamp>>;
 
     /// The file that the bytes are in, if they are.
-    fn file(&self) -> Option<&Arc<File>>;
+    fn file(&self) -> Option<Arc<File>>;
 
     /// Names the bytes in errors.
     fn path(&self) -> &Path;
@@ -40,24 +43,78 @@ pub(crate) struct Stamp {
 }
 
 /// Bytes in a sparse file.
+///
+/// A file that has other names, too, is only read: before the first change its bytes are copied to a file of our own, which
+/// takes its place when the blob is next saved.
 pub(crate) struct FileMedium {
-    file: Arc<File>,
+    file: RwLock<Arc<File>>,
+    dir: Dir,
+    name: String,
     path: PathBuf,
+    /// Held while the file is copied or put into its place.
+    links: Mutex<Links>,
+}
+
+enum Links {
+    /// The file has no other name.
+    None,
+    /// It has, and a copy goes here.
+    Some(Arc<Trash>),
+    /// It is a copy, by this name, and not in its place yet.
+    Copied(Arc<Trash>, String),
 }
 
 impl FileMedium {
-    pub(crate) fn new(file: File, path: PathBuf) -> Self {
-        Self { file: Arc::new(file), path }
+    /// The bytes in a file that has no other name.
+    pub(crate) fn new(file: File, dir: Dir, name: String) -> Self {
+        let path = dir.path_of(&name);
+        Self { file: RwLock::new(Arc::new(file)), dir, name, path, links: Mutex::new(Links::None) }
+    }
+
+    /// The bytes in a file that has other names.
+    pub(crate) fn linked(file: File, dir: Dir, name: String, trash: Arc<Trash>) -> Self {
+        let medium = Self::new(file, dir, name);
+        *medium.links.lock() = Links::Some(trash);
+        medium
+    }
+
+    /// Makes what was written durable, in its place.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let mut links = self.links.lock();
+        if let Links::Copied(trash, name) = &*links {
+            trash.place(name, &self.dir, &self.name)?;
+            *links = Links::None;
+        }
+        drop(links);
+        self.current().sync_data()
+    }
+
+    fn current(&self) -> Arc<File> {
+        self.file.read().clone()
+    }
+
+    /// The file, with no other name.
+    fn own(&self) -> io::Result<Arc<File>> {
+        let mut links = self.links.lock();
+        if let Links::Some(trash) = &*links {
+            let (mut copy, name) = trash.create()?;
+            let before = self.current();
+            io::copy(&mut &*before, &mut copy)?;
+            *self.file.write() = Arc::new(copy);
+            *links = Links::Copied(trash.clone(), name);
+        }
+        drop(links);
+        Ok(self.current())
     }
 }
 
 impl Medium for FileMedium {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        self.own()?.write_all_at(data, offset)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.current().read_exact_at(buffer, offset)
     }
 
     fn release(&self, range: ByteRange) -> io::Result<()> {
@@ -65,7 +122,7 @@ impl Medium for FileMedium {
             return Ok(());
         }
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, hole, range.start(), range.len()) {
+        match rustix::fs::fallocate(self.own()?, hole, range.start(), range.len()) {
             // A file system without holes keeps the blocks until the blob goes.
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             result => Ok(result?),
@@ -73,12 +130,12 @@ impl Medium for FileMedium {
     }
 
     fn stamp(&self) -> io::Result<Option<Stamp>> {
-        let metadata = self.file.metadata()?;
+        let metadata = self.current().metadata()?;
         Ok(Some(Stamp { modified: (metadata.mtime(), metadata.mtime_nsec()), size: metadata.size() }))
     }
 
-    fn file(&self) -> Option<&Arc<File>> {
-        Some(&self.file)
+    fn file(&self) -> Option<Arc<File>> {
+        Some(self.current())
     }
 
     fn path(&self) -> &Path {
@@ -114,7 +171,7 @@ impl Medium for MemoryMedium {
         Ok(None)
     }
 
-    fn file(&self) -> Option<&Arc<File>> {
+    fn file(&self) -> Option<Arc<File>> {
         None
     }
 

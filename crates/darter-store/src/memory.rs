@@ -1,7 +1,6 @@
 //! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use darter_core::BlobId;
@@ -47,11 +46,11 @@ impl Backend for Memory {
         Ok(())
     }
 
-    fn remove(&self, _: BlobId) -> Result<Option<PathBuf>> {
+    fn remove(&self, _: BlobId) -> Result<Option<String>> {
         Ok(None)
     }
 
-    fn dispose(&self, _: PathBuf) {}
+    fn dispose(&self, _: String) {}
 
     fn unloads(&self) -> bool {
         false

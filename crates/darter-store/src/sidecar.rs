@@ -18,6 +18,7 @@
 //! | … | 32 | BLAKE3 of everything before |
 //!
 //! Numbers are little-endian. A file that is longer, shorter, of another version or of another checksum is no sidecar.
+//! One of a greater version is a newer Darter's, and kept for it.
 //! Held pieces have known hashes; a complete blob holds all its pieces: what says otherwise is no sidecar either.
 
 use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
@@ -51,6 +52,8 @@ pub(crate) enum SidecarError {
     #[error("not a sidecar")]
     Magic,
     #[error("a sidecar of version {0}, this darter knows version {VERSION}")]
+    Newer(u8),
+    #[error("a sidecar of version {0}, which was never written")]
     Version(u8),
     #[error("the checksum does not match")]
     Checksum,
@@ -105,6 +108,9 @@ impl Sidecar {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SidecarError> {
         if bytes.len() < HEADER + CHECKSUM || !bytes.starts_with(MAGIC) {
             return Err(SidecarError::Magic);
+        }
+        if bytes[8] > VERSION {
+            return Err(SidecarError::Newer(bytes[8]));
         }
         if bytes[8] != VERSION {
             return Err(SidecarError::Version(bytes[8]));

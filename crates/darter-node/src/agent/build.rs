@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Place, SystemClock};
+use darter_core::{NodeId, Place, SystemClock};
 use darter_origin::{
     FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
     ServerConfig,
 };
-use darter_store::{DiskStore, Store as _, StoreConfig};
+use darter_store::{DiskStore, Store, StoreConfig};
 use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -53,7 +53,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         // Works for its own user alone, who may read these files anyway.
         origins = origins.with_files(FileOrigin::anywhere());
     }
-    let (store, me) = open_data_dir(&options).await?;
+    let (store, archive, me) = open_data_dir(&options).await?;
     let metrics = Metrics::new();
     let context = Arc::new(Context {
         me,
@@ -66,7 +66,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         metrics: Arc::clone(&metrics),
         tiers: TierBytes::default(),
         fetching: Fetchers::default(),
-        archive: Archive::new(&options.data_dir),
+        archive,
         options: options.clone(),
     });
     let tasks = TaskTracker::new();
@@ -145,7 +145,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     Ok(agent)
 }
 
-async fn open_data_dir(options: &Options) -> Result<(Arc<dyn darter_store::Store>, darter_core::NodeId), StartError> {
+async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
     let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
     let opened = tokio::task::spawn_blocking(move || {
         let mut config = StoreConfig::new(Arc::new(unix_now));
@@ -154,10 +154,11 @@ async fn open_data_dir(options: &Options) -> Result<(Arc<dyn darter_store::Store
         let store = DiskStore::open(&data_dir, &config)?;
         let me = identity::load_or_draw(&data_dir)?;
         let kept = store.list().into_iter().map(|row| row.id).collect();
-        if let Err(error) = Archive::new(&data_dir).keep_only(&kept) {
+        let archive = Archive::open(&data_dir)?;
+        if let Err(error) = archive.keep_only(&kept) {
             tracing::warn!(%error, "old explanations could not be tidied up");
         }
-        Ok::<_, StartError>((Arc::new(store) as Arc<dyn darter_store::Store>, me))
+        Ok::<_, StartError>((Arc::new(store) as Arc<dyn Store>, archive, me))
     });
     opened.await.expect("opening a data directory does not panic")
 }

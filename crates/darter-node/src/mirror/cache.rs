@@ -15,15 +15,14 @@
 //!
 //! A disk that fails costs the cache, never the pull: failures are logged and the manifest is served all the same.
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use darter_core::Digest;
+use darter_store::Dir;
 use parking_lot::Mutex;
 
 use crate::mirror::recent::Recent;
@@ -53,7 +52,7 @@ pub(crate) struct Manifests(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    dir: PathBuf,
+    dir: Dir,
     memory: Mutex<Recent<Digest, Manifest>>,
     /// What is on disk. Held only to look and to note, never during I/O.
     disk: Mutex<Recent<Digest, ()>>,
@@ -61,16 +60,19 @@ struct Inner {
 }
 
 impl Manifests {
-    /// Opens the cache in `dir`, which is made if missing. Blocking.
+    /// Opens the cache in `path`, a directory in the agent's data directory, which is made if missing. Blocking.
     ///
     /// # Errors
     /// When the directory can't be made or listed.
-    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&dir)?;
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let (Some(data_dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let dir = Dir::open(data_dir).map_err(io::Error::other)?.sub(name)?;
         let mut disk = Recent::new(ON_DISK);
         for found in scan(&dir)? {
             for gone in disk.insert(found.digest, (), found.length + OVERHEAD) {
-                remove(&path_of(&dir, &gone));
+                remove(&dir, &gone);
             }
         }
         let memory = Mutex::new(Recent::new(IN_MEMORY));
@@ -109,45 +111,36 @@ impl Inner {
     }
 
     fn read(&self, digest: Digest) -> Option<Manifest> {
-        let path = path_of(&self.dir, &digest);
-        let manifest = fs::read(&path).ok().and_then(|file| parse(digest, &file.into()));
+        let (shard, name) = name_of(&digest);
+        let file = self.dir.sub(&shard).and_then(|shard| shard.read(&name)).ok();
+        let manifest = file.and_then(|file| parse(digest, &file.into()));
         if manifest.is_none() {
+            let path = path_of(&self.dir, &digest);
             tracing::warn!(path = %path.display(), "a cached manifest is damaged; it will be fetched again");
             self.disk.lock().remove(&digest);
-            remove(&path);
+            remove(&self.dir, &digest);
         }
         manifest
     }
 
     fn write(&self, manifest: &Manifest) {
-        let path = path_of(&self.dir, &manifest.digest);
-        if let Err(error) = self.try_write(&path, manifest) {
+        if let Err(error) = self.try_write(manifest) {
+            let path = path_of(&self.dir, &manifest.digest);
             tracing::warn!(path = %path.display(), %error, "could not keep a manifest");
             return;
         }
         let weight = manifest.bytes.len() as u64 + OVERHEAD;
         let gone = self.disk.lock().insert(manifest.digest, (), weight);
         for digest in gone {
-            remove(&path_of(&self.dir, &digest));
+            remove(&self.dir, &digest);
         }
     }
 
-    fn try_write(&self, path: &Path, manifest: &Manifest) -> io::Result<()> {
-        let dir = self.dir.join(manifest.digest.algorithm());
-        fs::create_dir_all(&dir)?;
+    fn try_write(&self, manifest: &Manifest) -> io::Result<()> {
+        let (shard, name) = name_of(&manifest.digest);
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = dir.join(format!(".{number}"));
-        let written = fs::File::create(&temporary).and_then(|mut file| {
-            file.write_all(MAGIC)?;
-            file.write_all(manifest.media_type.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.write_all(&manifest.bytes)
-        });
-        let placed = written.and_then(|()| fs::rename(&temporary, path));
-        if placed.is_err() {
-            remove(&temporary);
-        }
-        placed
+        let parts = [MAGIC, manifest.media_type.as_bytes(), b"\n", &manifest.bytes];
+        self.dir.sub(&shard)?.replace(&name, &format!(".{number}"), &parts, false)
     }
 }
 
@@ -164,52 +157,58 @@ fn parse(digest: Digest, file: &Bytes) -> Option<Manifest> {
 struct Found {
     digest: Digest,
     length: u64,
-    written: SystemTime,
+    /// Seconds since 1970.
+    written: i64,
 }
 
 /// Manifests in `dir`, oldest first. Leftovers of a crash are removed; other files are left alone.
-fn scan(dir: &Path) -> io::Result<Vec<Found>> {
+fn scan(dir: &Dir) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for algorithm in ["sha256", "sha512"] {
-        let entries = match fs::read_dir(dir.join(algorithm)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
+        let Some(shard) = dir.find_sub(algorithm)? else { continue };
+        for name in shard.names()? {
             if name.starts_with('.') {
-                remove(&entry.path());
+                shard.remove(&name)?;
                 continue;
             }
             let Ok(digest) = format!("{algorithm}:{name}").parse() else { continue };
-            let metadata = entry.metadata()?;
-            let written = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            found.push(Found { digest, length: metadata.len(), written });
+            match shard.look(&name)? {
+                Some(file) => found.push(Found { digest, length: file.length, written: file.modified }),
+                // A link, say: it goes, and what it points to stays.
+                None => drop(shard.remove(&name)?),
+            }
         }
     }
     found.sort_by_key(|manifest| manifest.written);
     Ok(found)
 }
 
-fn path_of(dir: &Path, digest: &Digest) -> PathBuf {
+/// The directory and the name of a manifest's file.
+fn name_of(digest: &Digest) -> (String, String) {
     let text = digest.to_string();
     let (algorithm, value) = text.split_once(':').expect("a digest is written with a colon");
-    dir.join(algorithm).join(value)
+    (algorithm.to_owned(), value.to_owned())
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
+/// The path of a manifest's file, for messages.
+fn path_of(dir: &Dir, digest: &Digest) -> PathBuf {
+    let (shard, name) = name_of(digest);
+    dir.path_of(&shard).join(name)
+}
+
+fn remove(dir: &Dir, digest: &Digest) {
+    let (shard, name) = name_of(digest);
+    if let Err(error) = dir.sub(&shard).and_then(|shard| shard.remove(name)) {
+        let path = path_of(dir, digest);
         tracing::warn!(path = %path.display(), %error, "could not remove a cached manifest");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
 
     fn manifest(text: &'static str) -> Manifest {
@@ -217,10 +216,15 @@ mod tests {
         Manifest { digest, media_type: "application/test+json".into(), bytes: Bytes::from_static(text.as_bytes()) }
     }
 
+    fn file_of(data_dir: &Path, text: &'static str) -> PathBuf {
+        let (shard, name) = name_of(&manifest(text).digest);
+        data_dir.join("manifests").join(shard).join(name)
+    }
+
     #[tokio::test]
     async fn a_manifest_outlives_the_process_with_its_media_type() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Manifests::open(dir.path().to_owned()).unwrap();
+        let open = || Manifests::open(&dir.path().join("manifests")).unwrap();
         open().put(manifest("{}")).await;
         assert_eq!(open().get(manifest("{}").digest).await, Some(manifest("{}")));
         assert_eq!(open().get(manifest("other").digest).await, None);
@@ -229,9 +233,9 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_not_served_and_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Manifests::open(dir.path().to_owned()).unwrap();
+        let open = || Manifests::open(&dir.path().join("manifests")).unwrap();
         open().put(manifest("{}")).await;
-        let path = path_of(dir.path(), &manifest("{}").digest);
+        let path = file_of(dir.path(), "{}");
         let mut file = fs::read(&path).unwrap();
         *file.last_mut().unwrap() ^= 1;
         fs::write(&path, file).unwrap();
@@ -245,11 +249,49 @@ mod tests {
     #[tokio::test]
     async fn leftovers_go_and_strangers_stay() {
         let dir = tempfile::tempdir().unwrap();
-        Manifests::open(dir.path().to_owned()).unwrap().put(manifest("{}")).await;
-        let (leftover, stranger) = (dir.path().join("sha256/.7"), dir.path().join("sha256/notes"));
+        Manifests::open(&dir.path().join("manifests")).unwrap().put(manifest("{}")).await;
+        let (leftover, stranger) = (dir.path().join("manifests/sha256/.7"), dir.path().join("manifests/sha256/notes"));
         fs::write(&leftover, "x").unwrap();
         fs::write(&stranger, "x").unwrap();
-        Manifests::open(dir.path().to_owned()).unwrap();
+        Manifests::open(&dir.path().join("manifests")).unwrap();
         assert!(!leftover.exists() && stranger.exists());
+    }
+
+    #[tokio::test]
+    async fn a_link_in_the_place_of_a_manifest_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Manifests::open(&dir.path().join("manifests")).unwrap();
+        open().put(manifest("{}")).await;
+        let (precious, file) = (dir.path().join("precious"), file_of(dir.path(), "{}"));
+        fs::rename(&file, &precious).unwrap();
+        let before = fs::read(&precious).unwrap();
+        let temporaries = [".0", ".1"].map(|name| file.with_file_name(name));
+        for at in [&file].into_iter().chain(&temporaries) {
+            symlink(&precious, at).unwrap();
+        }
+        let cache = open();
+        assert_eq!(cache.get(manifest("{}").digest).await, None);
+        symlink(&precious, &temporaries[0]).unwrap();
+        cache.put(manifest("{}")).await;
+        assert_eq!(open().get(manifest("{}").digest).await, Some(manifest("{}")));
+        assert!(fs::symlink_metadata(&file).unwrap().is_file());
+        assert_eq!(fs::read(&precious).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn manifests_are_for_their_owner_only_also_older_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifests");
+        let open = || Manifests::open(&path).unwrap();
+        let file = file_of(dir.path(), "{}");
+        let shard = file.parent().unwrap();
+        let modes = || [&path, shard, &file].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+        open().put(manifest("{}")).await;
+        assert_eq!(modes(), [0o700, 0o700, 0o600]);
+        for (path, mode) in [(path.as_path(), 0o755), (shard, 0o775), (&file, 0o644)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        open();
+        assert_eq!(modes(), [0o700, 0o700, 0o600]);
     }
 }

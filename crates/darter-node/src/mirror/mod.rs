@@ -171,7 +171,7 @@ impl Mirror {
             clock,
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
             ask_login: options.ask_login,
-            manifests: Manifests::open(options.manifests)?,
+            manifests: Manifests::open(&options.manifests)?,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
         })

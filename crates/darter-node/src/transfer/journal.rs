@@ -5,16 +5,18 @@
 //! or the agent drains, so that a later run still knows. The file is a convenience: losing it loses no data.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
+use darter_store::{Dir, StoreError};
 
 use crate::api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic};
 
 /// Most events kept of one transfer; later ones are counted only.
 const MAX_EVENTS: usize = 200;
+
+const DIRECTORY: &str = "explain";
 
 /// The record of one transfer.
 #[derive(Debug)]
@@ -159,40 +161,35 @@ impl Journal {
 
 /// Where explanations of ended transfers are kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Archive(PathBuf);
+pub(crate) struct Archive(Dir);
 
 impl Archive {
-    /// The archive of a data directory.
-    pub(crate) fn new(data_dir: &Path) -> Self {
-        Self(data_dir.join("explain"))
+    /// Opens the archive of a data directory. Blocking.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let dir = Dir::open(data_dir)?;
+        let explain = dir.sub(DIRECTORY);
+        explain.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
     /// Writes an explanation down, replacing an earlier one whole.
     pub(crate) fn keep(&self, explanation: &Explanation) -> io::Result<()> {
-        fs::create_dir_all(&self.0)?;
-        let path = self.path(explanation.blob);
-        let fresh = path.with_extension("new");
-        fs::write(&fresh, serde_json::to_vec(explanation)?)?;
-        fs::rename(fresh, path)
+        let (name, fresh) = (name_of(explanation.blob), format!("{}.new", explanation.blob));
+        self.0.replace(&name, &fresh, &[&serde_json::to_vec(explanation)?], false)
     }
 
     /// The explanation kept of a blob, if there is a readable one.
     pub(crate) fn recall(&self, blob: BlobId) -> Option<Explanation> {
-        serde_json::from_slice(&fs::read(self.path(blob)).ok()?).ok()
+        serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
     }
 
     /// Forgets all but these blobs: what was evicted needs no explanation any more.
     pub(crate) fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
-        let kept = match fs::read_dir(&self.0) {
-            Ok(kept) => kept,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in kept {
-            let path = entry?.path();
-            let blob = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            if blob.is_none_or(|blob| !blobs.contains(&blob)) {
-                fs::remove_file(path)?;
+        for name in self.0.names()? {
+            let blob = name.split_once('.').and_then(|(stem, _)| stem.parse().ok());
+            let known = blob.is_some_and(|blob| blobs.contains(&blob) && name == name_of(blob));
+            // Looked at, so that what an older release left open to others is closed to them.
+            if !known || self.0.look(&name)?.is_none() {
+                self.0.remove(&name)?;
             }
         }
         Ok(())
@@ -201,12 +198,12 @@ impl Archive {
     /// Forgets a blob.
     pub(crate) fn forget(&self, blob: BlobId) {
         // Nothing to forget is as good as forgotten.
-        let _ = fs::remove_file(self.path(blob));
+        let _ = self.0.remove(name_of(blob));
     }
+}
 
-    fn path(&self, blob: BlobId) -> PathBuf {
-        self.0.join(format!("{blob}.json"))
-    }
+fn name_of(blob: BlobId) -> String {
+    format!("{blob}.json")
 }
 
 #[cfg(test)]
@@ -245,7 +242,7 @@ mod tests {
     #[test]
     fn an_explanation_outlives_the_process() {
         let dir = tempfile::tempdir().unwrap();
-        let archive = Archive::new(dir.path());
+        let archive = Archive::open(dir.path()).unwrap();
         let blob = BlobId([9; 32]);
         assert!(archive.recall(blob).is_none());
         let journal = Journal::new("y".into(), None, Moment::ZERO, 7, &PieceSet::new());

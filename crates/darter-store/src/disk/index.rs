@@ -12,14 +12,18 @@ use std::path::{Path, PathBuf};
 
 use darter_core::BlobId;
 use parking_lot::Mutex;
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use crate::backend::LastUse;
+use crate::dir::Dir;
 use crate::error::{Result, StoreError};
 use crate::store::SourceRecord;
 
 const USES: TableDefinition<'_, [u8; 32], (u64, u64)> = TableDefinition::new("uses");
 const SOURCES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("sources");
+
+const NAME: &str = "index.redb";
 
 /// Far more than the working set of an index of some thousand small rows.
 const CACHE_BYTES: usize = 1 << 20;
@@ -40,17 +44,19 @@ struct Pending {
 
 impl Index {
     /// Opens the index, or begins an empty one if it is missing or damaged. Forgets all but the `existing` blobs.
-    pub(super) fn open(path: &Path, existing: &HashSet<BlobId>) -> Result<Self> {
-        let database = match open_checked(path, existing) {
+    pub(super) fn open(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Self> {
+        let path = dir.path_of(NAME);
+        let database = match open_checked(dir, existing) {
             Ok(database) => database,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(path = %path.display(), error, "the index is damaged and begun anew");
-                std::fs::remove_file(path).map_err(StoreError::io("delete", path))?;
-                open_checked(path, existing).map_err(index_error(path))?
+                tracing::warn!(path = %path.display(), error, "the index can't be used and is begun anew");
+                // A link's target is left alone.
+                dir.remove(NAME).map_err(StoreError::io("delete", &path))?;
+                open_checked(dir, existing).map_err(index_error(&path))?
             }
         };
-        Ok(Self { database, path: path.to_owned(), pending: Mutex::default() })
+        Ok(Self { database, path, pending: Mutex::default() })
     }
 
     pub(super) fn last_uses(&self) -> Result<HashMap<BlobId, LastUse>> {
@@ -158,12 +164,13 @@ impl Index {
 }
 
 /// Opens a database whose every page is checked, and prunes it.
-fn open_checked(path: &Path, existing: &HashSet<BlobId>) -> Result<Database, redb::Error> {
+fn open_checked(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Database, redb::Error> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     // Without the check a damaged file may be found out by a panic later.
     builder.set_check_integrity_on_open(true);
-    let database = builder.create(path)?;
+    let file = dir.open_or_create(NAME).map_err(redb::Error::Io)?;
+    let database = builder.create_with_backend(FileBackend::new(file)?)?;
     let transaction = database.begin_write()?;
     transaction.open_table(USES)?.retain(|blob, _| existing.contains(&BlobId(blob)))?;
     transaction

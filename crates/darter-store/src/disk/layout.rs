@@ -1,45 +1,76 @@
 //! Files and names of a store on disk, and the order in which they are written. The layout stands in `disk.rs`.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use darter_core::BlobId;
 
 use crate::backend::SaveError;
+use crate::dir::{Access, Dir};
 use crate::error::{Result, StoreError};
 use crate::medium::{FileMedium, Medium as _};
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Sidecar, SidecarError};
 
 const DATA: &str = "data";
 const SIDECAR: &str = "piece";
 const NEW_SIDECAR: &str = "piece.new";
+/// What a newer version of Darter wrote of a blob, set aside when this one stores the blob anew.
+const NEWER_DATA: &str = "newer-data";
+const NEWER_SIDECAR: &str = "newer-piece";
 
 /// The directories of one store.
 pub(super) struct Layout {
-    blobs: PathBuf,
-    trash: PathBuf,
-    /// Names the next file in the trash.
-    next_trash: AtomicU64,
+    blobs: Dir,
+    trash: Arc<Trash>,
+}
+
+/// Files that are about to be deleted, or are not in their place yet. Emptied at each start.
+pub(crate) struct Trash {
+    dir: Dir,
+    /// Names the next file.
+    next: AtomicU64,
+}
+
+impl Trash {
+    fn name(&self) -> String {
+        self.next.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    /// Makes an empty file that can be put into its place later; returns its name, too.
+    pub(crate) fn create(&self) -> io::Result<(std::fs::File, String)> {
+        let name = self.name();
+        Ok((self.dir.create(&name)?, name))
+    }
+
+    /// Puts a file into its place.
+    pub(crate) fn place(&self, name: &str, dir: &Dir, new: &str) -> io::Result<()> {
+        self.dir.rename(name, dir, new)
+    }
+}
+
+/// What became of reading a sidecar.
+enum Found {
+    Sidecar(Sidecar),
+    /// A newer version of Darter wrote it.
+    Newer,
+    /// It is missing, damaged, or no file of ours.
+    Unusable,
 }
 
 impl Layout {
-    /// Makes the directories, readable by their owner only: blobs may be private.
-    pub(super) fn new(dir: &Path) -> Result<Self> {
-        let layout = Self { blobs: dir.join("blobs"), trash: dir.join("trash"), next_trash: AtomicU64::new(0) };
-        for path in [&layout.blobs, &layout.trash] {
-            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("make", path))?;
-        }
-        Ok(layout)
+    /// Makes the directories in `dir`.
+    pub(super) fn new(dir: &Dir) -> Result<Self> {
+        let sub = |name| dir.sub(name).map_err(StoreError::io("open", &dir.path_of(name)));
+        let trash = Arc::new(Trash { dir: sub("trash")?, next: AtomicU64::new(0) });
+        Ok(Self { blobs: sub("blobs")?, trash })
     }
 
     /// Deletes what removed blobs left.
     pub(super) fn empty_trash(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.trash).map_err(StoreError::io("list", &self.trash))? {
-            let path = entry.map_err(StoreError::io("list", &self.trash))?.path();
-            fs::remove_file(&path).map_err(StoreError::io("delete", &path))?;
+        for name in list(&self.trash.dir)? {
+            delete(&self.trash.dir, &name)?;
         }
         Ok(())
     }
@@ -47,19 +78,19 @@ impl Layout {
     /// Reads every sidecar; deletes what is damaged or left over.
     pub(super) fn scan(&self) -> Result<Vec<Sidecar>> {
         let mut found = Vec::new();
-        for shard in list(&self.blobs)? {
-            if !shard.is_dir() {
-                tracing::warn!(path = %shard.display(), "a foreign file among the blobs is left alone");
+        for name in list(&self.blobs)? {
+            let Ok(Some(shard)) = self.blobs.find_sub(&name) else {
+                left_alone(&self.blobs, &name);
                 continue;
-            }
-            for path in list(&shard)? {
-                match self.name_of(&path) {
-                    None => tracing::warn!(path = %path.display(), "a foreign file among the blobs is left alone"),
-                    Some((blob, SIDECAR)) => found.extend(self.found(blob, &path)?),
-                    Some((_, NEW_SIDECAR)) => delete(&path)?,
-                    Some((blob, _)) if !self.path(blob, SIDECAR).exists() => {
-                        tracing::warn!(path = %path.display(), "bytes without a sidecar are deleted");
-                        delete(&path)?;
+            };
+            for file in list(&shard)? {
+                match name_of(&name, &file) {
+                    None => left_alone(&shard, &file),
+                    Some((blob, SIDECAR)) => found.extend(self.found(blob, &shard)?),
+                    Some((_, NEW_SIDECAR)) => delete(&shard, &file)?,
+                    Some((blob, DATA)) if look(&shard, &file_name(blob, SIDECAR))?.is_none() => {
+                        tracing::warn!(path = %shard.path_of(&file).display(), "bytes without a sidecar are deleted");
+                        delete(&shard, &file)?;
                     }
                     Some(_) => {}
                 }
@@ -70,119 +101,174 @@ impl Layout {
 
     /// Makes an empty data file.
     pub(super) fn create(&self, blob: BlobId) -> Result<FileMedium> {
-        let path = self.path(blob, DATA);
-        let shard = path.parent().expect("blobs are in shards");
-        fs::create_dir_all(shard).map_err(StoreError::io("make", shard))?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        Ok(FileMedium::new(file.map_err(StoreError::io("create", &path))?, path))
+        let (shard, name) = (self.shard(blob)?, file_name(blob, DATA));
+        if matches!(read_sidecar(blob, &shard)?, Found::Newer) {
+            set_aside(&shard, blob)?;
+        }
+        let file = shard.create(&name).map_err(StoreError::io("create", &shard.path_of(&name)))?;
+        Ok(FileMedium::new(file, shard, name))
     }
 
-    /// Reads a blob's sidecar and opens its data; `None` when one of them is missing or damaged.
+    /// Reads a blob's sidecar and opens its data; `None` when one of them is missing or can't be used.
     pub(super) fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, FileMedium)>> {
-        let Some(sidecar) = read_sidecar(blob, &self.path(blob, SIDECAR))? else { return Ok(None) };
-        let path = self.path(blob, DATA);
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Some((sidecar, FileMedium::new(file, path)))),
-            Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), "the bytes of a blob are gone");
+        let shard = self.shard(blob)?;
+        let Found::Sidecar(sidecar) = read_sidecar(blob, &shard)? else { return Ok(None) };
+        let name = file_name(blob, DATA);
+        let opened = shard.open_linked(&name, Access::Write).and_then(|(file, links)| {
+            if links == 1 {
+                return Ok(FileMedium::new(file, shard.clone(), name.clone()));
+            }
+            // Somebody made another name for the bytes, and expects them to stay.
+            let (file, _) = shard.open_linked(&name, Access::Read)?;
+            Ok(FileMedium::linked(file, shard.clone(), name.clone(), self.trash.clone()))
+        });
+        match opened {
+            Ok(medium) => Ok(Some((sidecar, medium))),
+            Err(refusal) if is_unusable(&refusal) => {
+                let path = shard.path_of(&name);
+                tracing::warn!(path = %path.display(), error = %refusal, "the bytes of a blob are gone");
                 Ok(None)
             }
-            Err(refusal) => Err(StoreError::io("open", &path)(refusal)),
+            Err(refusal) => Err(StoreError::io("open", &shard.path_of(&name))(refusal)),
         }
     }
 
     /// Makes the bytes durable, then replaces the sidecar.
     pub(super) fn save(&self, sidecar: &Sidecar, medium: &FileMedium) -> Result<(), SaveError> {
-        let data = medium.file().expect("a file medium has a file");
-        data.sync_data().map_err(StoreError::io("sync", medium.path())).map_err(SaveError::Bytes)?;
-        let path = self.path(sidecar.id, SIDECAR);
-        let fresh = self.path(sidecar.id, NEW_SIDECAR);
-        let written = write_durably(&fresh, &sidecar.encode()).map_err(StoreError::io("write", &fresh));
-        let renamed = written.and_then(|()| fs::rename(&fresh, &path).map_err(StoreError::io("replace", &path)));
-        renamed.map_err(SaveError::Sidecar)
+        medium.sync().map_err(StoreError::io("sync", medium.path())).map_err(SaveError::Bytes)?;
+        let shard = self.shard(sidecar.id).map_err(SaveError::Sidecar)?;
+        let (name, fresh) = (file_name(sidecar.id, SIDECAR), file_name(sidecar.id, NEW_SIDECAR));
+        let written = shard.replace(&name, &fresh, &[&sidecar.encode()], true);
+        written.map_err(StoreError::io("write", &shard.path_of(&name))).map_err(SaveError::Sidecar)
     }
 
     /// Deletes the sidecar and moves the bytes to the trash.
-    pub(super) fn remove(&self, blob: BlobId) -> Result<Option<PathBuf>> {
-        delete(&self.path(blob, SIDECAR))?;
-        let path = self.path(blob, DATA);
-        let trash = self.trash.join(self.next_trash.fetch_add(1, Ordering::Relaxed).to_string());
-        match fs::rename(&path, &trash) {
+    pub(super) fn remove(&self, blob: BlobId) -> Result<Option<String>> {
+        let (shard, name, trash) = (self.shard(blob)?, file_name(blob, DATA), self.trash.name());
+        delete(&shard, &file_name(blob, SIDECAR))?;
+        match shard.rename(&name, &self.trash.dir, &trash) {
             Ok(()) => Ok(Some(trash)),
             Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(refusal) => Err(StoreError::io("remove", &path)(refusal)),
+            Err(refusal) => Err(StoreError::io("remove", &shard.path_of(&name))(refusal)),
+        }
+    }
+
+    /// Deletes what [`remove`](Self::remove) moved away.
+    pub(super) fn dispose(&self, trash: &str) {
+        if let Err(error) = self.trash.dir.remove(trash) {
+            let path = self.trash.dir.path_of(trash);
+            tracing::warn!(path = %path.display(), %error, "could not delete a removed blob's bytes");
         }
     }
 
     /// Bytes free for this user on the file system; `None` when it does not say.
     pub(super) fn free(&self) -> Option<u64> {
-        let space = rustix::fs::statvfs(&self.blobs).ok()?;
-        Some(space.f_bavail.saturating_mul(space.f_frsize))
+        self.blobs.space().ok().map(|(_, free)| free)
     }
 
-    /// A sidecar that a scan came upon. Its blob is deleted when it is of no use.
-    fn found(&self, blob: BlobId, path: &Path) -> Result<Option<Sidecar>> {
-        let sidecar = read_sidecar(blob, path)?;
-        let bytes = self.path(blob, DATA);
-        if sidecar.is_some() && bytes.exists() {
-            return Ok(sidecar);
+    /// The sidecar that a scan came upon. Its blob is deleted when it is of no use.
+    fn found(&self, blob: BlobId, shard: &Dir) -> Result<Option<Sidecar>> {
+        let found = read_sidecar(blob, shard)?;
+        let has_bytes = look(shard, &file_name(blob, DATA))?.is_some();
+        match found {
+            Found::Sidecar(sidecar) if has_bytes => return Ok(Some(sidecar)),
+            Found::Newer => return Ok(None),
+            _ => {}
         }
         tracing::warn!(%blob, "a blob without usable sidecar or bytes is deleted");
-        delete(path)?;
-        delete(&bytes)?;
+        delete(shard, &file_name(blob, SIDECAR))?;
+        delete(shard, &file_name(blob, DATA))?;
         Ok(None)
     }
 
-    fn path(&self, blob: BlobId, extension: &str) -> PathBuf {
-        let name = blob.to_string();
-        self.blobs.join(&name[..2]).join(format!("{name}.{extension}"))
-    }
-
-    /// The blob and the extension that a path stands for, if it is one of ours.
-    fn name_of(&self, path: &Path) -> Option<(BlobId, &'static str)> {
-        let (stem, extension) = path.file_name()?.to_str()?.split_once('.')?;
-        let extension = [DATA, SIDECAR, NEW_SIDECAR].into_iter().find(|known| *known == extension)?;
-        let blob = stem.parse().ok()?;
-        (self.path(blob, extension) == path).then_some((blob, extension))
+    fn shard(&self, blob: BlobId) -> Result<Dir> {
+        let name = shard_name(blob);
+        self.blobs.sub(&name).map_err(StoreError::io("open", &self.blobs.path_of(&name)))
     }
 }
 
-/// The sidecar at `path`, if it is one of `blob` that can be used.
-fn read_sidecar(blob: BlobId, path: &Path) -> Result<Option<Sidecar>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(refusal) => return Err(StoreError::io("read", path)(refusal)),
-    };
+fn shard_name(blob: BlobId) -> String {
+    blob.to_string()[..2].to_owned()
+}
+
+fn file_name(blob: BlobId, extension: &str) -> String {
+    format!("{blob}.{extension}")
+}
+
+/// The blob and the extension that a file's name stands for, if it is one of ours and in its shard.
+fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
+    let (stem, extension) = name.split_once('.')?;
+    let known = [DATA, SIDECAR, NEW_SIDECAR, NEWER_DATA, NEWER_SIDECAR];
+    let extension = known.into_iter().find(|known| *known == extension)?;
+    let blob = stem.parse().ok()?;
+    (shard_name(blob) == shard && file_name(blob, extension) == name).then_some((blob, extension))
+}
+
+/// The sidecar of `blob`, if there is one that can be used.
+fn read_sidecar(blob: BlobId, shard: &Dir) -> Result<Found> {
+    let name = file_name(blob, SIDECAR);
+    let path = shard.path_of(&name);
+    let mut bytes = Vec::new();
+    let read = shard.open_file(&name, Access::Read).and_then(|mut file| file.read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {}
+        Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => return Ok(Found::Unusable),
+        Err(refusal) if is_unusable(&refusal) => {
+            tracing::warn!(path = %path.display(), error = %refusal, "a sidecar can't be used");
+            return Ok(Found::Unusable);
+        }
+        Err(refusal) => return Err(StoreError::io("read", &path)(refusal)),
+    }
     match Sidecar::decode(&bytes) {
-        Ok(sidecar) if sidecar.id == blob => Ok(Some(sidecar)),
+        Ok(sidecar) if sidecar.id == blob => Ok(Found::Sidecar(sidecar)),
         Ok(_) => {
             tracing::warn!(path = %path.display(), "a sidecar is another blob's");
-            Ok(None)
+            Ok(Found::Unusable)
+        }
+        Err(error @ SidecarError::Newer(_)) => {
+            tracing::warn!(path = %path.display(), %error, "a blob that a newer version stored is left alone");
+            Ok(Found::Newer)
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "a sidecar can't be used");
-            Ok(None)
+            Ok(Found::Unusable)
         }
     }
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    io::Write::write_all(&mut file, bytes)?;
-    file.sync_all()
+/// Keeps what a newer version wrote of a blob under other names.
+fn set_aside(shard: &Dir, blob: BlobId) -> Result<()> {
+    for (from, to) in [(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)] {
+        let from = file_name(blob, from);
+        match shard.rename(&from, shard, &file_name(blob, to)) {
+            Err(refusal) if refusal.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("set aside", &shard.path_of(&from))(refusal));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).map_err(StoreError::io("list", dir))?;
-    let paths: io::Result<Vec<PathBuf>> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
-    paths.map_err(StoreError::io("list", dir))
+/// Whether a refusal to open means that there is no file, or none of ours.
+fn is_unusable(refusal: &io::Error) -> bool {
+    matches!(refusal.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+}
+
+fn left_alone(dir: &Dir, name: &str) {
+    let path: PathBuf = dir.path_of(name);
+    tracing::warn!(path = %path.display(), "a foreign file among the blobs is left alone");
+}
+
+fn list(dir: &Dir) -> Result<Vec<String>> {
+    dir.names().map_err(StoreError::io("list", dir.path()))
+}
+
+fn look(dir: &Dir, name: &str) -> Result<Option<crate::dir::Look>> {
+    dir.look(name).map_err(StoreError::io("look at", &dir.path_of(name)))
 }
 
 /// Deletes a file; one that is not there is deleted already.
-fn delete(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(refusal) if refusal.kind() != io::ErrorKind::NotFound => Err(StoreError::io("delete", path)(refusal)),
-        _ => Ok(()),
-    }
+fn delete(dir: &Dir, name: &str) -> Result<()> {
+    dir.remove(name).map(drop).map_err(StoreError::io("delete", &dir.path_of(name)))
 }

@@ -1,13 +1,17 @@
-//! One process a store: a lock that the kernel lets go of however the process ends.
+//! One process a store: a lock that the kernel lets go of however the process ends. The file is for its owner only, since
+//! whoever may open a file may lock it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::dir::Dir;
 use crate::error::{Result, StoreError};
+
+const NAME: &str = "lock";
 
 /// A held lock; let go when dropped.
 pub(super) struct Lock {
@@ -16,7 +20,7 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Takes the lock of the store in `dir` or says who has it.
-    pub(super) fn take(dir: &Path) -> Result<Self> {
+    pub(super) fn take(dir: &Dir) -> Result<Self> {
         let (file, path) = open(dir)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Self::sign(file, &path),
@@ -26,7 +30,7 @@ impl Lock {
     }
 
     /// Takes the lock of the store in `dir`; when somebody has it, calls `waiting` and waits.
-    pub(super) fn wait(dir: &Path, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
+    pub(super) fn wait(dir: &Dir, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
         let (file, path) = open(dir)?;
         // Any other refusal comes again below.
         if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
@@ -48,11 +52,10 @@ impl Lock {
     }
 }
 
-fn open(dir: &Path) -> Result<(File, PathBuf)> {
-    std::fs::create_dir_all(dir).map_err(StoreError::io("make", dir))?;
-    let path = dir.join("lock");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    Ok((file.map_err(StoreError::io("open", &path))?, path))
+fn open(dir: &Dir) -> Result<(File, PathBuf)> {
+    let path = dir.path_of(NAME);
+    let file = dir.open_or_create(NAME).map_err(StoreError::io("open", &path))?;
+    Ok((file, path))
 }
 
 fn holder(mut file: &File) -> Option<u32> {

@@ -126,5 +126,7 @@ fn another_version_is_named() {
     };
     let mut bytes = sidecar.encode();
     bytes[8] = 2;
-    assert_eq!(Sidecar::decode(&reseal(bytes)), Err(SidecarError::Version(2)));
+    assert_eq!(Sidecar::decode(&reseal(bytes.clone())), Err(SidecarError::Newer(2)));
+    bytes[8] = 0;
+    assert_eq!(Sidecar::decode(&reseal(bytes)), Err(SidecarError::Version(0)));
 }

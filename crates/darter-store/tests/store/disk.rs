@@ -146,7 +146,7 @@ fn a_damaged_sidecar_costs_its_blob_and_no_other() {
             bytes
         },
         &|mut bytes| {
-            bytes[8] = 77;
+            bytes[8] = 0;
             bytes
         },
         &|_| b"quite another file".to_vec(),

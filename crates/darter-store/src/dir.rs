@@ -1,0 +1,355 @@
+//! A directory of the agent's own, held open: every file below the data directory is opened by one name relative to such a
+//! descriptor, and no symbolic link is ever followed.
+//!
+//! Why: an agent often runs as root, and whoever once could write to its directory may have left a link there to a file
+//! that only root may write. So:
+//!
+//! - the data directory belongs to the user the agent runs as, and nobody else may write to it; otherwise it is refused;
+//! - a file is regular, belongs to that user, and has no second name (a hard link is another's file as well), otherwise it
+//!   is not opened; [`Dir::open_linked`] is the one exception, for reading;
+//! - directories are made with mode 0700 and files with mode 0600; what an older release made more open is tightened when
+//!   it is opened, or looked at by [`Dir::look`];
+//! - a new file never takes over what has its name: that name is removed first. Removing a link leaves its target alone.
+//!
+//! Not here: what the directories above the data directory allow. The descriptor stays ours whatever is done to them.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Result, StoreError};
+
+const PRIVATE_DIR: Mode = Mode::RWXU;
+const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
+/// What lets others see or run something.
+const FOR_OTHERS: u32 = 0o077;
+/// What lets others change something.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Names of which one at least is in every data directory that was used before.
+const KNOWN: [&str; 3] = ["lock", "blobs", "node-id"];
+
+/// A directory of the agent's own, open. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To be read.
+    Read,
+    /// To be read and written.
+    Write,
+}
+
+/// What a directory entry is, without following it.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Its length in bytes.
+    pub length: u64,
+    /// When its content was last modified: seconds since 1970.
+    pub modified: i64,
+}
+
+impl Dir {
+    /// Opens a data directory, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// [`StoreError::UnsafeDir`] when it belongs to another user or others may write to it; else when the system refuses.
+    pub fn open(path: &Path) -> Result<Self> {
+        // Without a slash at the end, by which a link would be followed before it is looked at.
+        let path: PathBuf = path.components().collect();
+        make(&path)?;
+        let refused = |problem: String| StoreError::UnsafeDir { path: path.clone(), problem };
+        let me = rustix::process::geteuid().as_raw();
+        let link = rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW);
+        let link = link.map_err(|refusal| StoreError::io("look at", &path)(refusal.into()))?;
+        if FileType::from_raw_mode(link.st_mode) == FileType::Symlink && link.st_uid != me && link.st_uid != 0 {
+            return Err(refused(format!(
+                "is a symbolic link that user {} made: remove it, or choose another directory with --data-dir",
+                link.st_uid
+            )));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, &path, flags, Mode::empty());
+        let fd = fd.map_err(|refusal| StoreError::io("open", &path)(refusal.into()))?;
+        let found = rustix::fs::fstat(&fd).map_err(|refusal| StoreError::io("look at", &path)(refusal.into()))?;
+        if found.st_uid != me {
+            return Err(refused(format!(
+                "belongs to user {}, and darter runs as user {me}: run it as that user, or choose another directory with \
+                 --data-dir",
+                found.st_uid
+            )));
+        }
+        if found.st_mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(refused(format!(
+                "may be written to by others (mode {:04o}): look through it and `chmod go-w` it, or choose a directory \
+                 with --data-dir that does not exist yet, which is made with mode 0700",
+                found.st_mode & 0o7777
+            )));
+        }
+        let dir = Self { fd: Arc::new(fd), path };
+        dir.tighten_own(&found).map_err(StoreError::io("close to others", &dir.path))?;
+        Ok(dir)
+    }
+
+    /// Its path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of an entry, for messages.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Opens a directory in this one, which is made if it is missing.
+    ///
+    /// # Errors
+    /// When it is a link, another's, or the system refuses.
+    pub fn sub(&self, name: &str) -> io::Result<Self> {
+        match rustix::fs::mkdirat(&self.fd, name, PRIVATE_DIR) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(refusal) => return Err(refusal.into()),
+        }
+        self.find_sub(name)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Opens a directory in this one; `None` if there is nothing of that name.
+    ///
+    /// # Errors
+    /// When it is something else, another's, or the system refuses.
+    pub fn find_sub(&self, name: &str) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            // The kernel says either of a link.
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(refusal("is no directory: remove it".to_owned())),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let found = rustix::fs::fstat(&fd)?;
+        check_owner(&found)?;
+        if found.st_mode & FOR_OTHERS != 0 {
+            rustix::fs::fchmod(&fd, PRIVATE_DIR)?;
+        }
+        Ok(Some(Self { fd: Arc::new(fd), path: self.path.join(name) }))
+    }
+
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// When it is missing, a link, no regular file, another's, has a second name, or the system refuses.
+    pub fn open_file(&self, name: &str, access: Access) -> io::Result<File> {
+        let (file, links) = self.open_linked(name, access)?;
+        if links > 1 {
+            return Err(refusal(format!("has {links} names (hard links): remove it")));
+        }
+        Ok(file)
+    }
+
+    /// The same for a file that may have more names than one; returns how many.
+    ///
+    /// # Errors
+    /// When it is missing, a link, no regular file, another's, or the system refuses.
+    pub fn open_linked(&self, name: &str, access: Access) -> io::Result<(File, u64)> {
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+        };
+        // Without waiting for the other end of what turns out to be a pipe.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::LOOP) => return Err(refusal("is a symbolic link, which is not followed: remove it".to_owned())),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let found = rustix::fs::fstat(&fd)?;
+        check_regular(&found)?;
+        if found.st_mode & FOR_OTHERS != 0 && found.st_nlink == 1 {
+            rustix::fs::fchmod(&fd, PRIVATE_FILE)?;
+        }
+        Ok((fd.into(), found.st_nlink))
+    }
+
+    /// Opens a file for reading and writing, or makes an empty one.
+    ///
+    /// # Errors
+    /// Those of [`open_file`](Self::open_file).
+    pub fn open_or_create(&self, name: &str) -> io::Result<File> {
+        loop {
+            match self.open_file(name, Access::Write) {
+                Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+            match self.create_new(name) {
+                // Another process made it meanwhile.
+                Err(exists) if exists.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Makes an empty file; whatever has the name loses it.
+    ///
+    /// # Errors
+    /// When the name is a directory's, or the system refuses.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        self.remove(name)?;
+        self.create_new(name)
+    }
+
+    /// Makes an empty file where there is none.
+    fn create_new(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.fd, name, flags, PRIVATE_FILE)?.into())
+    }
+
+    /// All bytes of a file.
+    ///
+    /// # Errors
+    /// Those of [`open_file`](Self::open_file).
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(name, Access::Read)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Writes a file under a temporary name and puts it into its place, so that a reader sees the old content or the new one.
+    /// A `durable` one is on the disk before it replaces the old.
+    ///
+    /// # Errors
+    /// When the system refuses; the old content stands then.
+    pub fn replace(&self, name: &str, temporary: &str, parts: &[&[u8]], durable: bool) -> io::Result<()> {
+        let mut file = self.create(temporary)?;
+        let mut written = parts.iter().try_for_each(|part| file.write_all(part));
+        if durable {
+            written = written.and_then(|()| file.sync_all());
+        }
+        let placed = written.and_then(|()| self.rename(temporary, self, name));
+        if placed.is_err() {
+            // It is no worse if it stays.
+            let _ = self.remove(temporary);
+        }
+        placed
+    }
+
+    /// Moves an entry, replacing what has the new name.
+    ///
+    /// # Errors
+    /// When there is none, or the system refuses.
+    pub fn rename(&self, from: &str, to: &Self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.fd, from, &to.fd, name)?)
+    }
+
+    /// Removes a name that is not a directory's. False if there was none.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
+        match rustix::fs::unlinkat(&self.fd, name.as_ref(), AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Looks at an entry without opening it, and closes it to others if it is a file of ours that is not. `None` if there is
+    /// no such entry, or if it is not a regular file of ours.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn look(&self, name: &str) -> io::Result<Option<Look>> {
+        let found = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        if check_regular(&found).is_err() {
+            return Ok(None);
+        }
+        if found.st_mode & FOR_OTHERS != 0 && found.st_nlink == 1 {
+            // Nobody else may write here, so it is still what it was a moment ago.
+            rustix::fs::chmodat(&self.fd, name, PRIVATE_FILE, AtFlags::empty())?;
+        }
+        let length = u64::try_from(found.st_size).unwrap_or_default();
+        Ok(Some(Look { length, modified: found.st_mtime }))
+    }
+
+    /// The names of its entries that are text. Others are none of ours.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Bytes on its file system, and those free for this user.
+    pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
+        let space = rustix::fs::fstatvfs(&self.fd)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        Ok((bytes(space.f_blocks), bytes(space.f_bavail)))
+    }
+
+    /// Closes the data directory itself to others, if it is one: not, say, a home directory that somebody named by mistake.
+    fn tighten_own(&self, found: &Stat) -> io::Result<()> {
+        if found.st_mode & FOR_OTHERS == 0 {
+            return Ok(());
+        }
+        let names = self.names()?;
+        if names.is_empty() || names.iter().any(|name| KNOWN.contains(&name.as_str())) {
+            rustix::fs::fchmod(&self.fd, PRIVATE_DIR)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes a data directory, and the directories above it as the user's umask has them.
+fn make(path: &Path) -> Result<()> {
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        std::fs::create_dir_all(above).map_err(StoreError::io("make", above))?;
+    }
+    match rustix::fs::mkdirat(CWD, path, PRIVATE_DIR) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(refusal) => Err(StoreError::io("make", path)(refusal.into())),
+    }
+}
+
+fn check_regular(found: &Stat) -> io::Result<()> {
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => check_owner(found),
+        FileType::Symlink => Err(refusal("is a symbolic link, which is not followed: remove it".to_owned())),
+        _ => Err(refusal("is no regular file: remove it".to_owned())),
+    }
+}
+
+fn check_owner(found: &Stat) -> io::Result<()> {
+    let me = rustix::process::geteuid().as_raw();
+    if found.st_uid == me {
+        return Ok(());
+    }
+    Err(refusal(format!("belongs to user {}, and darter runs as user {me}: remove it", found.st_uid)))
+}
+
+/// A refusal of ours. Its kind is never one that means "there is none".
+fn refusal(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
+}
