@@ -52,7 +52,7 @@ impl Trash {
 
 /// What became of reading a sidecar.
 enum Found {
-    Sidecar(Sidecar),
+    Sidecar(Box<Sidecar>),
     /// A newer version of Darter wrote it.
     Newer,
     /// It is missing, damaged, or no file of ours.
@@ -123,7 +123,7 @@ impl Layout {
             Ok(FileMedium::linked(file, shard.clone(), name.clone(), self.trash.clone()))
         });
         match opened {
-            Ok(medium) => Ok(Some((sidecar, medium))),
+            Ok(medium) => Ok(Some((*sidecar, medium))),
             Err(refusal) if is_unusable(&refusal) => {
                 let path = shard.path_of(&name);
                 tracing::warn!(path = %path.display(), error = %refusal, "the bytes of a blob are gone");
@@ -171,7 +171,7 @@ impl Layout {
         let found = read_sidecar(blob, shard)?;
         let has_bytes = look(shard, &file_name(blob, DATA))?.is_some();
         match found {
-            Found::Sidecar(sidecar) if has_bytes => return Ok(Some(sidecar)),
+            Found::Sidecar(sidecar) if has_bytes => return Ok(Some(*sidecar)),
             Found::Newer => return Ok(None),
             _ => {}
         }
@@ -220,7 +220,7 @@ fn read_sidecar(blob: BlobId, shard: &Dir) -> Result<Found> {
         Err(refusal) => return Err(StoreError::io("read", &path)(refusal)),
     }
     match Sidecar::decode(&bytes) {
-        Ok(sidecar) if sidecar.id == blob => Ok(Found::Sidecar(sidecar)),
+        Ok(sidecar) if sidecar.id == blob => Ok(Found::Sidecar(Box::new(sidecar))),
         Ok(_) => {
             tracing::warn!(path = %path.display(), "a sidecar is another blob's");
             Ok(Found::Unusable)
