@@ -145,7 +145,7 @@ fn linked_directories_and_a_linked_lock_are_refused_and_say_so() {
     symlink(&elsewhere, &shard).unwrap();
     let store = world.open();
     assert!(store.list().is_empty());
-    assert!(store.open_or_create(world.content.id, world.content.info(), world.content.manifest.clone()).is_err());
+    assert!(store.open_or_create(world.content.id, world.content.info(), world.content.manifest).is_err());
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2);
 }
 
