@@ -28,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     /// Where blobs come from.
     pub(crate) origin: Arc<dyn Origin>,
+    /// The same without patience.
+    pub(crate) origin_once: Arc<dyn Origin>,
     /// Meters what is read from origins.
     pub(crate) origin_budget: Arc<ByteBudget>,
     /// Who reads origins when.

@@ -4,13 +4,15 @@
 //! right after letting somebody in must find that somebody in.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceLength, Proof, Source, Version};
-use darter_wire::{Failure, Held, Message, PeerInfo, Verdict};
+use darter_wire::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::error::FetchError;
 use crate::fleet::Fleet;
@@ -40,6 +42,9 @@ pub(crate) enum NotJoined {
     /// It is gone.
     #[error("the connection was lost")]
     Gone,
+    /// It is connected and does not answer.
+    #[error("no answer")]
+    Silent,
 }
 
 impl NotJoined {
@@ -47,19 +52,39 @@ impl NotJoined {
     pub(crate) fn final_word(self) -> Option<FetchError> {
         match self {
             Self::Rejected(failure) => FetchError::from_failure(failure).filter(FetchError::is_final),
-            Self::Gone => None,
+            Self::Gone | Self::Silent => None,
         }
+    }
+
+    /// Whether the lead could not read the origin.
+    pub(crate) const fn is_of_the_origin(&self) -> bool {
+        matches!(self, Self::Rejected(Failure { kind: FailureKind::Unreachable, .. }))
     }
 }
 
 /// A lead's answer: what a new transfer begins with, or `None` where the blob's transfer has followed the lead already.
 type Answer = Result<Option<Joined>, NotJoined>;
 
+/// A lead that says nothing about a question for so long is given up. One whose origin is slow says every
+/// [`WAITING_EVERY`] that it waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a lead says that it waits for an origin.
+pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
+
 /// Joins under way.
 #[derive(Default)]
 pub(crate) struct Joins {
     last: AtomicU32,
-    waiting: Mutex<HashMap<u32, (NodeId, oneshot::Sender<Answer>)>>,
+    waiting: Mutex<HashMap<u32, Waiting>>,
+}
+
+/// One question.
+struct Waiting {
+    lead: NodeId,
+    answer: oneshot::Sender<Answer>,
+    /// The lead said that it waits, too.
+    patience: Arc<Notify>,
 }
 
 impl Joins {
@@ -73,36 +98,50 @@ impl Joins {
         held: Option<Held>,
     ) -> Answer {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        self.waiting.lock().insert(request, (lead, sender));
+        let (sender, mut answer) = oneshot::channel();
+        let patience = Arc::new(Notify::new());
+        self.waiting.lock().insert(request, Waiting { lead, answer: sender, patience: Arc::clone(&patience) });
         let waits = Waits { joins: self, request };
         if !fleet.say(lead, &Message::Join { request, source, credentials, held, wants: true }) {
             return Err(NotJoined::Gone);
         }
-        let answer = answer.await.unwrap_or(Err(NotJoined::Gone));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut answer => break answer.unwrap_or(Err(NotJoined::Gone)),
+                () = patience.notified() => {}
+                () = tokio::time::sleep(PATIENCE) => break Err(NotJoined::Silent),
+            }
+        };
         drop(waits);
         answer
     }
 
+    /// A lead waits for the origin itself.
+    pub(crate) fn waits(&self, from: NodeId, request: u32) {
+        if let Some(waiting) = self.waiting.lock().get(&request).filter(|waiting| waiting.lead == from) {
+            waiting.patience.notify_one();
+        }
+    }
+
     /// Whether an answer to this request is expected from this sender.
     pub(crate) fn is_waiting(&self, from: NodeId, request: u32) -> bool {
-        self.waiting.lock().get(&request).is_some_and(|(lead, _)| *lead == from)
+        self.waiting.lock().get(&request).is_some_and(|waiting| waiting.lead == from)
     }
 
     /// An answer came. One that nobody waits for from this sender is dropped.
     pub(crate) fn answer(&self, from: NodeId, request: u32, answer: Answer) {
         let mut waiting = self.waiting.lock();
-        if waiting.get(&request).is_some_and(|(lead, _)| *lead == from)
-            && let Some((_, sender)) = waiting.remove(&request)
+        if waiting.get(&request).is_some_and(|waiting| waiting.lead == from)
+            && let Some(waiting) = waiting.remove(&request)
         {
             // Whoever asked may have given up just now.
-            let _ = sender.send(answer);
+            let _ = waiting.answer.send(answer);
         }
     }
 
     /// A lead is gone, and its answers with it.
     pub(crate) fn gone(&self, lead: NodeId) {
-        self.waiting.lock().retain(|_, (asked, _)| *asked != lead);
+        self.waiting.lock().retain(|_, waiting| waiting.lead != lead);
     }
 }
 

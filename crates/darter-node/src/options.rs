@@ -129,6 +129,8 @@ pub struct Options {
     pub docker_config: Option<PathBuf>,
     /// A file of PEM certificates trusted besides the system's when reading origins.
     pub origin_ca: Option<PathBuf>,
+    /// How long an origin that fails is tried again without any progress.
+    pub origin_patience: Duration,
     /// How long an origin may take to the first byte of an answer.
     pub origin_timeout: Duration,
     /// How long an upstream's yes to a caller's credentials is believed.

@@ -65,6 +65,9 @@ pub struct OriginError {
     text: String,
     #[source]
     source: Option<Box<dyn StdError + Send + Sync>>,
+    /// How long the origin asked to wait, where the kind does not say it.
+    retry_after: Option<Duration>,
+    unknown_name: bool,
 }
 
 /// An [`OriginError`] as it travels in a message.
@@ -81,7 +84,7 @@ pub struct OriginFailure {
 impl OriginError {
     /// An error of this kind; `text` says what failed and what to do next (lower case, no full stop).
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), source: None }
+        Self { kind, text: text.into(), source: None, retry_after: None, unknown_name: false }
     }
 
     /// The same error with its cause.
@@ -110,8 +113,27 @@ impl OriginError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             ErrorKind::RateLimited { retry_after } => retry_after,
-            _ => None,
+            _ => self.retry_after,
         }
+    }
+
+    /// The same error of an origin that asked to wait, as with a 503.
+    #[must_use]
+    pub(crate) const fn asking_to_wait(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// The same error, since nobody knows the host's name.
+    #[must_use]
+    pub(crate) const fn of_unknown_name(mut self) -> Self {
+        self.unknown_name = true;
+        self
+    }
+
+    /// Whether the host's name is unknown: most likely it is misspelt.
+    pub(crate) const fn is_unknown_name(&self) -> bool {
+        self.unknown_name
     }
 
     /// Who can do something about it.

@@ -10,7 +10,7 @@
 //! | [`registry`] | [`RegistryClient`] for the pull side of the OCI distribution API, [`RegistryOrigin`] on top of it |
 //! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
 //! | [`error`] | [`OriginError`]: what went wrong, whose fault it is, what to do next |
-//! | [`retry`](mod@retry) | [`RetryPolicy`]: capped exponential backoff |
+//! | [`retry`](mod@retry) | [`RetryPolicy`]: backoff within a patience, and `Retry-After` |
 //! | `validators` | how two states of a resource are told apart |
 //! | `body` | response bodies whose length is checked |
 //!

@@ -49,6 +49,12 @@ impl Origins {
         self
     }
 
+    /// The same origins, asked once: for who knows that others have just been patient for nothing.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        self.clone().with_retries(RetryPolicy::never())
+    }
+
     fn of(&self, source: &Source) -> Result<&dyn Origin, OriginError> {
         let Source::Url { url, .. } = source else { return Ok(&self.registry) };
         match (url.scheme(), &self.files) {

@@ -1,49 +1,67 @@
-//! Trying again: capped exponential backoff with jitter, a bounded number of attempts, and the origin's own
+//! Trying again: capped exponential backoff with jitter for as long as the patience lasts, and the origin's own
 //! `Retry-After` where it gives one.
 //!
-//! Only what may succeed later is tried again. An origin that asks for more patience than the cap gets its wish by
-//! other means: the error goes to the caller, who knows whether anyone can wait that long.
+//! Only what may succeed later is tried again. An origin that asks for more time than is left gets no further request:
+//! the error goes to the caller at once.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::OriginError;
 
-/// How often and how fast to try again.
+/// How long an unknown host name is asked for. A name server that fails says so, and is given the whole patience.
+const NAME_PATIENCE: Duration = Duration::from_secs(5);
+/// What fails for longer than this is told in the log, since somebody may be waiting and wonder.
+const QUIET: Duration = Duration::from_secs(2);
+/// Longest time added to what an origin asks for, so that a fleet that was told the same does not come back at once.
+const MAX_ADDED: Duration = Duration::from_secs(1);
+
+/// How long and how often to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least one is made.
-    pub attempts: u32,
+    /// From the first attempt (or the last progress) until nothing is tried any more; at least one attempt is made.
+    pub patience: Duration,
     /// Longest pause before the second attempt; doubles with each further one.
     pub first_pause: Duration,
-    /// No pause is longer than this.
-    pub longest_pause: Duration,
+    /// No pause is longer than this, unless the origin asks for it.
+    pub max_pause: Duration,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 3, first_pause: Duration::from_millis(200), longest_pause: Duration::from_secs(10) }
+        Self::patient(Duration::from_secs(120))
     }
 }
 
 impl RetryPolicy {
-    /// One attempt, no more.
-    pub const fn never() -> Self {
-        Self { attempts: 1, first_pause: Duration::ZERO, longest_pause: Duration::ZERO }
+    /// Tries for this long.
+    pub const fn patient(patience: Duration) -> Self {
+        Self { patience, first_pause: Duration::from_millis(200), max_pause: Duration::from_secs(10) }
     }
 
-    /// How long to wait after attempt number `made` (from 1) failed with `error`; `None` to give up.
-    pub fn pause(&self, made: u32, error: &OriginError) -> Option<Duration> {
-        if made >= self.attempts || !error.retryable() {
+    /// One attempt, no more.
+    pub const fn never() -> Self {
+        Self { patience: Duration::ZERO, first_pause: Duration::ZERO, max_pause: Duration::ZERO }
+    }
+
+    /// How long to wait after attempt number `made` (from 1) failed with `error`, `spent` after the first attempt (or the
+    /// last progress) began; `None` to give up.
+    pub fn pause(&self, made: u32, spent: Duration, error: &OriginError) -> Option<Duration> {
+        if !error.retryable() {
             return None;
         }
+        let patience = if error.is_unknown_name() { self.patience.min(NAME_PATIENCE) } else { self.patience };
+        let left = patience.checked_sub(spent).filter(|left| !left.is_zero())?;
         if let Some(asked) = error.retry_after() {
-            return (asked <= self.longest_pause).then_some(asked);
+            let pause = asked + (asked / 10).min(MAX_ADDED).mul_f64(random_fraction());
+            return (asked <= left).then_some(pause);
         }
         let doubled = self.first_pause.saturating_mul(1 << made.saturating_sub(1).min(16));
-        let longest = doubled.min(self.longest_pause);
+        let max = doubled.min(self.max_pause);
         // Half fixed, half random: a fleet that failed together does not come back together.
-        Some(longest / 2 + (longest / 2).mul_f64(random_fraction()))
+        Some((max / 2 + (max / 2).mul_f64(random_fraction())).min(left))
     }
 }
 
@@ -55,15 +73,20 @@ pub async fn retry<T, F>(policy: RetryPolicy, mut attempt: impl FnMut() -> F) ->
 where
     F: Future<Output = Result<T, OriginError>>,
 {
-    let mut made = 0;
+    let (started, mut made, mut told) = (Instant::now(), 0, false);
     loop {
         made += 1;
         let error = match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let Some(pause) = policy.pause(made, &error) else { return Err(error) };
-        tracing::debug!(%error, made, ?pause, "origin failed, trying again");
+        let spent = started.elapsed();
+        let Some(pause) = policy.pause(made, spent, &error) else { return Err(error) };
+        if spent + pause > QUIET && !std::mem::replace(&mut told, true) {
+            let until = policy.patience.as_secs();
+            tracing::warn!(%error, "an origin fails; trying again for up to {until} s (--origin-patience)");
+        }
+        tracing::debug!(%error, made, ?pause, "an origin fails; trying again");
         tokio::time::sleep(pause).await;
     }
 }
@@ -85,47 +108,70 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn failed(kind: ErrorKind) -> OriginError {
         OriginError::new(kind, "failed")
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn tries_until_it_works_and_waits_as_long_as_told() {
-        let begin = tokio::time::Instant::now();
-        let made = Cell::new(0);
-        let result = retry(RetryPolicy::default(), async || {
+    fn limited(seconds: u32) -> OriginError {
+        failed(ErrorKind::RateLimited { retry_after: Some(SECOND * seconds) })
+    }
+
+    /// How long it was tried, how often, and what came of it.
+    async fn tried(patience: Duration, fails: impl Fn(u32) -> Option<OriginError>) -> (Duration, u32, bool) {
+        let (begin, made) = (Instant::now(), Cell::new(0));
+        let result = retry(RetryPolicy::patient(patience), async || {
             made.set(made.get() + 1);
-            match made.get() {
-                1 => Err(failed(ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(7)) })),
-                2 => Err(failed(ErrorKind::Truncated)),
-                _ => Ok(made.get()),
-            }
+            fails(made.get()).map_or(Ok(()), Err)
         });
-        assert_eq!(result.await.unwrap(), 3);
-        assert!(begin.elapsed() >= Duration::from_secs(7));
+        let worked = result.await.is_ok();
+        (begin.elapsed(), made.get(), worked)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gives_up_at_once_on_what_will_not_change_and_in_the_end_on_the_rest() {
-        for (kind, attempts) in [(ErrorKind::NotFound, 1), (ErrorKind::Timeout, 3)] {
-            let made = Cell::new(0);
-            let result: Result<(), _> = retry(RetryPolicy::default(), async || {
-                made.set(made.get() + 1);
-                Err(failed(kind.clone()))
-            })
-            .await;
-            assert_eq!(*result.unwrap_err().kind(), kind);
-            assert_eq!(made.get(), attempts);
+    async fn an_origin_is_waited_for_as_long_as_it_asks_within_the_patience() {
+        for error in [|| limited(30), || failed(ErrorKind::Status(503)).asking_to_wait(Some(SECOND * 30))] {
+            let (time, made, worked) = tried(SECOND * 120, |made| (made <= 2).then(error)).await;
+            assert!(worked && made == 3 && time >= SECOND * 60 && time < SECOND * 63, "{time:?}");
+        }
+        let (time, made, worked) = tried(SECOND * 120, |_| Some(limited(121))).await;
+        assert!(!worked && made == 1 && time.is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_tried_until_the_patience_ends_and_seldom() {
+        for kind in [ErrorKind::Unreachable, ErrorKind::Status(502), ErrorKind::Truncated] {
+            let (time, made, worked) = tried(SECOND * 120, |_| Some(failed(kind.clone()))).await;
+            assert!(!worked && time >= SECOND * 120 && time < SECOND * 121, "{time:?}");
+            assert!((12..40).contains(&made), "{made}");
+            let back_after_eight = async || {
+                let begin = Instant::now();
+                tried(SECOND * 120, |_| (begin.elapsed() < SECOND * 8).then(|| failed(kind.clone()))).await
+            };
+            let (time, _, worked) = back_after_eight().await;
+            assert!(worked && time < SECOND * 20, "{time:?}");
         }
     }
 
-    #[test]
-    fn pauses_grow_to_the_cap_and_long_waits_are_the_callers_decision() {
-        let policy = RetryPolicy { attempts: 100, ..RetryPolicy::default() };
-        let pause = |made| policy.pause(made, &failed(ErrorKind::Timeout)).unwrap();
-        assert!(pause(1) <= Duration::from_millis(200));
-        assert!(pause(50) >= policy.longest_pause / 2 && pause(50) <= policy.longest_pause);
-        let hour = ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(3600)) };
-        assert_eq!(policy.pause(1, &failed(hour)), None);
+    #[tokio::test(start_paused = true)]
+    async fn what_will_not_pass_ends_it_at_once_and_an_unknown_name_soon() {
+        assert_eq!(tried(SECOND * 120, |_| Some(failed(ErrorKind::NotFound))).await, (Duration::ZERO, 1, false));
+        assert_eq!(tried(Duration::ZERO, |_| Some(failed(ErrorKind::Timeout))).await, (Duration::ZERO, 1, false));
+        let (time, ..) = tried(SECOND * 120, |_| Some(failed(ErrorKind::Unreachable).of_unknown_name())).await;
+        assert!(time < SECOND * 6, "{time:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_took_the_whole_patience_was_the_only_one() {
+        let begin = Instant::now();
+        let made = Cell::new(0);
+        let result: Result<(), _> = retry(RetryPolicy::patient(SECOND * 120), async || {
+            made.set(made.get() + 1);
+            tokio::time::sleep(SECOND * 120).await;
+            Err(failed(ErrorKind::Timeout))
+        })
+        .await;
+        assert_eq!((result.is_err(), made.get(), begin.elapsed()), (true, 1, SECOND * 120));
     }
 }

@@ -228,6 +228,11 @@ pub enum Message {
         /// Where the other one listens.
         addr: String,
     },
+    /// Lead → member, instead of the answer to a [`Message::Join`] that takes long: the origin has not answered yet.
+    Waiting {
+        /// The number from the request.
+        request: u32,
+    },
 }
 
 /// A node's part in the swarm of one blob.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use darter_core::{NodeId, Place, SystemClock};
 use darter_origin::{
     FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
-    ServerConfig,
+    RetryPolicy, ServerConfig,
 };
 use darter_store::{DiskStore, Store, StoreConfig};
 use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
@@ -48,7 +48,8 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     let registry_config = registry_config(&options);
     let http = http_client(&options)?;
     let registry = RegistryClient::new(http.clone(), &registry_config, Arc::new(clock));
-    let mut origins = Origins::new(http, registry.clone());
+    let patience = RetryPolicy::patient(options.origin_patience);
+    let mut origins = Origins::new(http, registry.clone()).with_retries(patience);
     if !is_daemon(options.role) {
         // Works for its own user alone, who may read these files anyway.
         origins = origins.with_files(FileOrigin::anywhere());
@@ -60,6 +61,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         place: place_of(&options),
         clock,
         store,
+        origin_once: Arc::new(origins.once()),
         origin: Arc::new(origins),
         origin_budget: ByteBudget::new(options.origin_limit, clock),
         origin_turns: Turns::default(),

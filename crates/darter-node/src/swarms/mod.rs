@@ -292,7 +292,7 @@ impl Listener for ListeningSwarms {
                 let swarms = Arc::clone(swarms);
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
-                    match swarms.open_for_member(from, source, credentials).await {
+                    match swarms.open_saying_so(from, request, source, credentials).await {
                         Ok(transfer) => {
                             transfer.small_is_whole().await;
                             let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
@@ -348,6 +348,7 @@ impl Listener for ListeningSwarms {
             | Message::AskHashes { blob, .. }
             | Message::Lost { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
+            Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
             Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
@@ -16,36 +17,71 @@ use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendez
 use darter_origin::Reading;
 use darter_store::{BlobInfo, SourceRecord, StoreError, StoredBlob};
 use darter_swarm::Start;
-use darter_wire::{Failure, Held};
+use darter_wire::{Failure, Held, Message};
 use parking_lot::Mutex;
 
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
 use crate::error::FetchError;
-use crate::joins::Joined;
+use crate::joins::{Joined, WAITING_EVERY};
 use crate::options::Role;
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
-/// How long a seed may take to say anything about a source. It may have to ask a slow origin.
-const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+/// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
+/// patient, and so would this agent be.
+const PATIENT: Duration = Duration::from_secs(10);
 
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One door for each source: who wants to open it waits for who is opening it.
+/// One door for each source: who wants to open it waits for who is opening it, and is told the same if the origin could
+/// not be reached, instead of waiting for it once more.
 #[derive(Default)]
-pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
+
+#[derive(Default)]
+struct Door {
+    /// How often the origin could not be reached.
+    failures: AtomicU64,
+    /// Held by who is opening; why that failed the last time.
+    opening: tokio::sync::Mutex<Option<FetchError>>,
+}
+
+/// Inside of a door.
+struct Opening<'a> {
+    door: &'a Door,
+    last: tokio::sync::MutexGuard<'a, Option<FetchError>>,
+}
 
 impl Doors {
-    async fn enter(&self, key: BlobId) -> tokio::sync::OwnedMutexGuard<()> {
-        let door = {
-            let mut doors = self.0.lock();
-            // A door that nobody holds or waits for is only in the table.
-            doors.retain(|_, door| Arc::strong_count(door) > 1);
-            Arc::clone(doors.entry(key).or_default())
-        };
-        door.lock_owned().await
+    fn at(&self, key: BlobId) -> Arc<Door> {
+        let mut doors = self.0.lock();
+        // A door that nobody holds or waits for is only in the table.
+        doors.retain(|_, door| Arc::strong_count(door) > 1);
+        Arc::clone(doors.entry(key).or_default())
+    }
+}
+
+impl Door {
+    /// Waits for whoever is opening. An error is what they met.
+    async fn enter(&self) -> Result<Opening<'_>, FetchError> {
+        let before = self.failures.load(Ordering::Relaxed);
+        let last = self.opening.lock().await;
+        match last.as_ref() {
+            Some(error) if self.failures.load(Ordering::Relaxed) > before => Err(error.clone()),
+            _ => Ok(Opening { door: self, last }),
+        }
+    }
+}
+
+impl Opening<'_> {
+    /// Tells those who wait why the origin gave nothing, unless it may give others something.
+    fn failed(&mut self, error: &FetchError) {
+        if matches!(error, FetchError::Origin(failure) if failure.kind.retryable() && failure.status != Some(429)) {
+            *self.last = Some(error.clone());
+            self.door.failures.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -74,11 +110,18 @@ impl Swarms {
             return Ok(transfer);
         }
         let mut troubles = Vec::new();
+        let mut patient = true;
         for seed in self.seeds_for(&source).await {
+            let asked = tokio::time::Instant::now();
             match self.join(seed, &source, &credentials).await {
                 Ok(transfer) => return Ok(transfer),
                 Err(Refused::Final(error)) => return Err(error),
-                Err(Refused::Trouble(text)) => {
+                Err(Refused::Origin(text)) if asked.elapsed() > PATIENT => {
+                    troubles.push(format!("seed {}: {text}", self.house.fleet.address(seed)));
+                    patient = false;
+                    break;
+                }
+                Err(Refused::Trouble(text) | Refused::Origin(text)) => {
                     let addr = self.house.fleet.address(seed);
                     tracing::warn!(seed = addr, reason = text, "a seed can't lead; trying the next");
                     troubles.push(format!("seed {addr}: {text}"));
@@ -86,13 +129,30 @@ impl Swarms {
             }
         }
         let alone = self.house.context.options.role == Role::Node;
-        let transfer = self.lead(&source, &credentials).await?;
+        let transfer = self.lead(&source, &credentials, patient).await?;
         if alone && transfer.lead() == Lead::Me {
             self.house.context.metrics.back_to_source.inc();
             let why = if troubles.is_empty() { "no seed is connected".to_owned() } else { troubles.join("; ") };
             transfer.note(format!("reading the origin from here: {why}"));
         }
         Ok(transfer)
+    }
+
+    /// Opens a source for a member of its swarm, who is told while that takes long that somebody is at it.
+    pub(super) async fn open_saying_so(
+        self: &Arc<Self>,
+        member: NodeId,
+        request: u32,
+        source: Source,
+        credentials: Credentials,
+    ) -> Result<Arc<Transfer>, Failure> {
+        let mut opening = Box::pin(self.open_for_member(member, source, credentials));
+        loop {
+            if let Ok(opened) = tokio::time::timeout(WAITING_EVERY, &mut opening).await {
+                return opened;
+            }
+            self.house.fleet.say(member, &Message::Waiting { request });
+        }
     }
 
     /// Opens a source for a member of its swarm.
@@ -118,7 +178,7 @@ impl Swarms {
         if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
             return Ok(transfer);
         }
-        let transfer = self.lead(&source, &credentials).await.map_err(|error| failure_of(&error))?;
+        let transfer = self.lead(&source, &credentials, true).await.map_err(|error| failure_of(&error))?;
         tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");
         Ok(transfer)
     }
@@ -162,14 +222,13 @@ impl Swarms {
     ) -> Result<Arc<Transfer>, Refused> {
         let held = self.held_of(source).await?;
         let asked = self.house.joins.ask(&self.house.fleet, seed, source.clone(), credentials.clone(), held);
-        let answer = tokio::time::timeout(JOIN_PATIENCE, asked).await;
-        let answer = match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(refusal)) => {
-                let text = refusal.to_string();
-                return Err(refusal.final_word().map_or(Refused::Trouble(text), Refused::Final));
+        let answer = match asked.await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let (text, origins) = (refusal.to_string(), refusal.is_of_the_origin());
+                let otherwise = if origins { Refused::Origin(text) } else { Refused::Trouble(text) };
+                return Err(refusal.final_word().map_or(otherwise, Refused::Final));
             }
-            Err(_) => return Err(Refused::Trouble("no answer".to_owned())),
         };
         let Some(joined) = answer else {
             // The blob's transfer was there, and follows the seed already.
@@ -202,13 +261,20 @@ impl Swarms {
         Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
     }
 
-    /// Leads the swarm of a source: from what is stored, from what nodes hold, and from the origin.
-    async fn lead(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<Arc<Transfer>, FetchError> {
+    /// Leads the swarm of a source: from what is stored, from what nodes hold, and from the origin, which is asked once
+    /// only unless this agent is to be `patient`.
+    async fn lead(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+        patient: bool,
+    ) -> Result<Arc<Transfer>, FetchError> {
         // Without the door: callers of what is known need not wait for each other's questions to the origin.
         if let Some(transfer) = self.lead_known(source, credentials).await? {
             return Ok(transfer);
         }
-        let _door = self.opening.enter(source.key()).await;
+        let door = self.opening.at(source.key());
+        let mut opening = door.enter().await?;
         if let Some(transfer) = self.lead_known(source, credentials).await? {
             return Ok(transfer);
         }
@@ -216,7 +282,10 @@ impl Swarms {
             return Ok(transfer);
         }
         tracing::debug!(%source, "reading the origin");
-        let reading = self.house.context.origin.read(source, credentials, None, None).await?;
+        let context = &self.house.context;
+        let origin = if patient { &context.origin } else { &context.origin_once };
+        let reading = origin.read(source, credentials, None, None).await.map_err(FetchError::from);
+        let reading = reading.inspect_err(|error| opening.failed(error))?;
         self.lead_reading(source, credentials, reading).await
     }
 
@@ -392,6 +461,8 @@ impl Swarms {
 enum Refused {
     /// The origin's word: nobody else would say otherwise.
     Final(FetchError),
+    /// The seed could not read the origin.
+    Origin(String),
     /// The seed's own trouble.
     Trouble(String),
 }

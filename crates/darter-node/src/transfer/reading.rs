@@ -3,15 +3,17 @@
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
 //! with the next piece in hand ends the run, and the piece comes from it. A body that breaks is continued by range,
-//! with the version checked; an origin without ranges is read from its start again and what is known is skipped.
+//! with the version checked; an origin without ranges is read from its start again and what is known is skipped. What
+//! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
+//! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::manifest::hash_piece;
-use darter_core::{ByteRange, DigestHasher, PieceIndex, PieceLength, Source, Version};
-use darter_origin::{ErrorKind, OriginError, Reading};
+use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version};
+use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
 use darter_store::StoreError;
 use darter_swarm::OriginRun;
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
@@ -21,13 +23,6 @@ use super::turns::Turn;
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
 use crate::error::FetchError;
-
-/// How often a broken reading is continued without a single new piece before the origin counts as failed.
-const MOST_TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-
-/// An origin that asks for more patience than this counts as failed: readers wait meanwhile.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a run ended.
 enum RunEnd {
@@ -51,6 +46,20 @@ struct Assembly {
     bytes: Vec<u8>,
     /// Bytes of the body before the first byte wanted.
     skip: u64,
+}
+
+/// What a broken reading leaves to the next one.
+struct Leftover {
+    /// The piece that was begun.
+    assembly: Option<Assembly>,
+    /// When a byte came that was not here before.
+    progress: Moment,
+}
+
+impl Leftover {
+    fn bytes(&self) -> u64 {
+        self.assembly.as_ref().map_or(0, |assembly| assembly.bytes.len() as u64)
+    }
 }
 
 impl Transfer {
@@ -81,17 +90,27 @@ impl Transfer {
         let fresh = self.stored.held().is_empty();
         let hasher = self.digest().filter(|_| fresh).map(|digest| digest.hasher());
         let mut whole = WholeHasher { hasher, next: 0 };
+        let policy = RetryPolicy::patient(self.context.options.origin_patience);
+        let mut left = Leftover { assembly: None, progress: self.context.now() };
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run().await else { break };
-            let held_before = self.stored.held().len();
+            left.assembly = left.assembly.take().filter(|assembly| assembly.piece == run.first);
+            if tries == 0 {
+                // It may have been long since there was anything to read.
+                left.progress = self.context.now();
+            }
+            let progress_before = left.progress;
             let mut turn = self.context.origin_turns.reader();
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
-                Some(reading) => self.consume(run, reading, &mut turn, &mut whole).await,
+                Some(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                 // No origin is made to wait with a body that nobody reads.
-                None if self.begins(&mut turn, run.first).await => match turn.wait_for(self.open_run(run)).await {
-                    Ok(reading) => self.consume(run, reading, &mut turn, &mut whole).await,
-                    Err(error) => RunEnd::Origin(error),
+                None if self.begins(&mut turn, run.first).await => tokio::select! {
+                    opened = turn.wait_for(self.open_run(run, left.bytes())) => match opened {
+                        Ok(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
+                        Err(error) => RunEnd::Origin(error),
+                    },
+                    () = self.closed.cancelled() => RunEnd::Replan,
                 },
                 None => RunEnd::Replan,
             };
@@ -100,16 +119,13 @@ impl Transfer {
                 RunEnd::Replan => tries = 0,
                 RunEnd::Here(error) => return self.give_up(&error),
                 RunEnd::Origin(error) => {
-                    if self.stored.held().len() > held_before {
+                    if left.progress > progress_before {
                         tries = 0;
                     }
                     tries += 1;
-                    let asked = error.retry_after();
-                    if !error.retryable() || tries > MOST_TRIES || asked.is_some_and(|pause| pause > LONGEST_PAUSE) {
-                        return self.give_up(&error.into());
-                    }
+                    let spent = self.context.now().since(left.progress);
+                    let Some(pause) = policy.pause(tries, spent, &error) else { return self.give_up(&error.into()) };
                     self.note(format!("reading the origin: {error}; continuing"));
-                    let pause = asked.unwrap_or(FIRST_PAUSE * 2_u32.pow(tries - 1));
                     let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
                 }
             }
@@ -165,9 +181,10 @@ impl Transfer {
         }
     }
 
-    async fn open_run(&self, run: OriginRun) -> Result<Reading, OriginError> {
+    /// Opens the origin's answer for a run of which `have` bytes are here.
+    async fn open_run(&self, run: OriginRun, have: u64) -> Result<Reading, OriginError> {
         let credentials = self.state.lock().credentials.clone();
-        let start = self.piece_length.offset(run.first);
+        let start = self.piece_length.offset(run.first) + have;
         let end = run.end.map_or(u64::MAX, |end| self.piece_length.offset(end));
         let end = self.stored.length().map_or(end, |length| end.min(length));
         let whole = start == 0 && run.end.is_none();
@@ -185,8 +202,9 @@ impl Transfer {
         reading: Reading,
         turn: &mut Turn<'_>,
         whole: &mut WholeHasher,
+        left: &mut Leftover,
     ) -> RunEnd {
-        let start = self.piece_length.offset(run.first);
+        let start = self.piece_length.offset(run.first) + left.bytes();
         if reading.start > start {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
@@ -197,7 +215,8 @@ impl Transfer {
             return RunEnd::Here(error);
         }
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
-        let mut assembly = Assembly { piece: run.first, bytes: Vec::with_capacity(room), skip: start - reading.start };
+        let bytes = left.assembly.take().map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
+        let mut assembly = Assembly { piece: run.first, bytes, skip: start - reading.start };
         let mut body = reading.body;
         loop {
             if !turn.has_begun() && !self.begins(turn, assembly.piece).await {
@@ -209,11 +228,17 @@ impl Transfer {
             };
             let mut chunk = match chunk {
                 Some(Ok(chunk)) => chunk,
-                Some(Err(error)) => return RunEnd::Origin(error),
+                Some(Err(error)) => {
+                    left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
+                    return RunEnd::Origin(error);
+                }
                 None => break,
             };
             self.meter_origin(&chunk).await;
             skip(&mut chunk, &mut assembly.skip);
+            if !chunk.is_empty() {
+                left.progress = self.context.now();
+            }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
                 if assembly.bytes.len() == room {
@@ -233,11 +258,25 @@ impl Transfer {
             }
         }
         turn.end();
-        self.end_of_body(run, assembly, whole).await
+        self.end_of_body(run, assembly, whole, left).await
+    }
+
+    /// Whether the rest of a piece can be asked for, and be known to be of the same version.
+    fn can_go_on_after(&self, assembly: &Assembly) -> bool {
+        let strong = self.version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
+        let checkable = self.digest().is_some() || strong || self.version.last_modified.is_some();
+        // A full piece may be the last one of a blob whose length is not known.
+        checkable && assembly.bytes.len() as u64 != self.piece_length.bytes()
     }
 
     /// The body ended: of a blob of unknown length, that was its end.
-    async fn end_of_body(self: &Arc<Self>, run: OriginRun, mut assembly: Assembly, whole: &mut WholeHasher) -> RunEnd {
+    async fn end_of_body(
+        self: &Arc<Self>,
+        run: OriginRun,
+        mut assembly: Assembly,
+        whole: &mut WholeHasher,
+        left: &mut Leftover,
+    ) -> RunEnd {
         if self.stored.length().is_none() {
             let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
             if let Err(error) = self.accept_length(length) {
@@ -251,6 +290,7 @@ impl Transfer {
         } else if run.end != Some(assembly.piece) && self.pieces() != Some(assembly.piece.0) {
             // Not every origin says how much it sends. Asked again at once, it might end early for ever.
             let text = format!("{} ended within piece {}", self.source, assembly.piece);
+            left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
             return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
         }
         RunEnd::Replan

@@ -5,4 +5,5 @@ mod control_lost;
 mod large;
 mod met_early;
 mod passed_on;
+mod patience;
 mod seed;

@@ -105,6 +105,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         logins: Vec::new(),
         docker_config: None,
         origin_ca: None,
+        origin_patience: Duration::from_secs(2),
         origin_timeout: Duration::from_secs(30),
         grant_ttl: Duration::ZERO,
         verify_whole: false,

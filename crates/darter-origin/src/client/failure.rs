@@ -56,8 +56,11 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>) 
     } else {
         (ErrorKind::Protocol, format!("{host} does not speak HTTP as it should: check the port and the scheme"))
     };
+    // Resolvers that could not be reached say something else ("temporary failure").
+    let unknown_name = error.is_dns() && (says(&error, "not known") || says(&error, "No address associated"));
     // The address may hold a password.
-    OriginError::new(kind, text).caused_by(error.without_url())
+    let failure = OriginError::new(kind, text).caused_by(error.without_url());
+    if unknown_name { failure.of_unknown_name() } else { failure }
 }
 
 /// The first byte took too long.
@@ -123,7 +126,7 @@ pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> 
         ),
         other => (ErrorKind::Status(other.as_u16()), format!("{what}: the origin answered {other}: check the address")),
     };
-    OriginError::new(kind, text)
+    OriginError::new(kind, text).asking_to_wait(retry_after(headers))
 }
 
 fn challenges(headers: &HeaderMap) -> Vec<String> {

@@ -134,6 +134,13 @@ pub(crate) struct OriginArgs {
     #[arg(long, env = "DARTER_ORIGIN_CA", value_name = "FILE")]
     pub(crate) origin_ca: Option<PathBuf>,
 
+    /// How long an origin that fails is tried again: connections that break, 429, 502, 503 and their kin
+    ///
+    /// The time counts from the last byte that came. Pauses grow to 10 s; an origin that says how long to wait
+    /// (Retry-After) is asked again then, or not at all if that is longer. 0s: nothing is tried twice.
+    #[arg(long, env = "DARTER_ORIGIN_PATIENCE", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
+    pub(crate) origin_patience: Duration,
+
     /// How long an origin may take to the first byte of an answer
     #[arg(long, env = "DARTER_ORIGIN_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) origin_timeout: Duration,

@@ -50,6 +50,8 @@ impl Room {
         }
         std::fs::create_dir_all(self.path("out")).unwrap();
         command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir());
+        // What is away in these tests stays away.
+        command.env("DARTER_ORIGIN_PATIENCE", "1s");
         command.current_dir(self.path("out")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
