@@ -164,7 +164,7 @@ fn error_trailer(error: &FetchError) -> HeaderMap {
 }
 
 fn unknown(name: &str) -> Response {
-    problem(StatusCode::NOT_FOUND, format!("nothing is known here of {name}; `darter ls` shows what is"))
+    problem(StatusCode::NOT_FOUND, format!("no such blob on this host: {name}; `darter ls` lists those that are"))
 }
 
 fn failed(error: &FetchError) -> Response {

@@ -13,6 +13,7 @@
 //! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.
 
 pub mod top;
+pub mod units;
 
 use std::collections::BTreeMap;
 
@@ -121,8 +122,11 @@ pub struct SwarmStatus {
     pub leads: bool,
     /// Members known.
     pub members: u32,
-    /// How far it is.
+    /// How far it is; its `rate` is what comes in.
     pub progress: Progress,
+    /// Bytes per second sent to other agents over the last second or so.
+    #[serde(default, rename = "sent_bytes_per_second")]
+    pub sent_rate: u64,
 }
 
 /// How far one blob is on this agent.

@@ -71,7 +71,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run everything in one: seed, mirror and administration (where to begin)
+    /// Run an all-in-one agent on this host (start here)
     #[command(after_help = UP_EXAMPLES)]
     Up(AgentArgs),
     /// Run a seed: reads origins once for the fleet and brings its nodes together

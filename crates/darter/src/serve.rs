@@ -20,7 +20,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         anstream::eprint!("{}", summary(role, &agent.status()));
     }
     signals.next().await;
-    tracing::info!("draining: transfers under way may end; a second signal ends them now");
+    tracing::info!("shutting down: waiting for running transfers; a second signal ends them now");
     tokio::select! {
         () = agent.drain() => Ok(()),
         () = signals.next() => Err(Failure::Interrupted.into()),

@@ -438,8 +438,16 @@ impl Transfer {
     /// One line for `status`.
     pub(crate) fn status(&self) -> api::SwarmStatus {
         let progress = self.progress();
-        let state = self.state.lock();
-        api::SwarmStatus { blob: self.blob, leads: state.leading.is_some(), members: state.members(), progress }
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        let sent_rate = state.flows.sent_rate(now);
+        api::SwarmStatus {
+            blob: self.blob,
+            leads: state.leading.is_some(),
+            members: state.members(),
+            progress,
+            sent_rate,
+        }
     }
 
     /// The journal's account.

@@ -76,6 +76,11 @@ impl Flows {
         self.received.rate(now)
     }
 
+    /// Bytes per second that go out to all peers.
+    pub(super) fn sent_rate(&mut self, now: Moment) -> u64 {
+        self.sent.rate(now)
+    }
+
     /// Lets go of peers that have been quiet.
     fn forget_quiet(&mut self, now: Moment) {
         if self.peers.is_empty() {
@@ -253,7 +258,7 @@ mod tests {
         flows.came(now, 1000, &from(peer(1)));
         flows.came(now, 500, &Giver::Origin);
         flows.went(now, 300, peer(2));
-        assert_eq!((flows.rate(now), flows.origin.rate(now), flows.sent.rate(now)), (1500, 500, 300));
+        assert_eq!((flows.rate(now), flows.origin.rate(now), flows.sent_rate(now)), (1500, 500, 300));
         assert_eq!(flows.peers.get_mut(&peer(1)).unwrap().received.rate(now), 1000);
         assert_eq!(flows.peers.get_mut(&peer(2)).unwrap().sent.rate(now), 300);
     }

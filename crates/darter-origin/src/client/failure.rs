@@ -101,30 +101,32 @@ pub(crate) fn of_body(error: reqwest::Error, what: &str) -> OriginError {
 pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
     let (kind, text) = match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => {
-            (ErrorKind::NotFound, format!("{what} does not exist: check the address"))
+            (ErrorKind::NotFound, format!("{what}: HTTP {status}: check the address"))
         }
         StatusCode::UNAUTHORIZED => (
             ErrorKind::Unauthorized { challenge: challenges(headers) },
-            format!("{what} needs credentials, or others than these: give them, or check that they are still valid"),
+            format!(
+                "{what}: HTTP {status}: pass credentials (-H 'Authorization: …'), or check that yours are still valid"
+            ),
         ),
         StatusCode::FORBIDDEN => {
-            (ErrorKind::Forbidden, format!("{what} is not open to these credentials: ask its owner for access"))
+            (ErrorKind::Forbidden, format!("{what}: HTTP {status}: ask its owner for access with these credentials"))
         }
         StatusCode::TOO_MANY_REQUESTS => (
             ErrorKind::RateLimited { retry_after: retry_after(headers) },
-            format!("{what}: the origin limits the rate of requests: wait, or give credentials with a higher limit"),
+            format!("{what}: HTTP {status}: wait, or pass credentials that have a higher limit"),
         ),
         StatusCode::PRECONDITION_FAILED => {
-            (ErrorKind::Changed, format!("{what} changed while it was being read: start over to get the new version"))
+            (ErrorKind::Changed, format!("{what} changed while it was read (HTTP {status}): start over"))
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
-            (ErrorKind::RangeNotSatisfiable, format!("{what} is shorter than the range asked for"))
+            (ErrorKind::RangeNotSatisfiable, format!("{what}: HTTP {status}: it is shorter than the requested range"))
         }
         other if other.is_server_error() => (
             ErrorKind::Status(other.as_u16()),
-            format!("{what}: the origin answered {other}: try later, or ask who runs it"),
+            format!("{what}: HTTP {other}: the server failed; try later, or ask who runs it"),
         ),
-        other => (ErrorKind::Status(other.as_u16()), format!("{what}: the origin answered {other}: check the address")),
+        other => (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {other}: check the address")),
     };
     OriginError::new(kind, text).asking_to_wait(retry_after(headers))
 }

@@ -80,7 +80,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, env = "DARTER_ADVERTISE", value_name = "HOST:PORT", value_parser = values::endpoint)]
     pub(crate) advertise: Option<String>,
 
-    /// Say something about this agent; `region`, `zone` and `rack` place it; repeat for several
+    /// Label this agent, KEY=VALUE, repeatable. Peers with the same host, rack, zone and region are preferred, in this order
     #[arg(long, env = "DARTER_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = values::label)]
     pub(crate) label: Vec<(String, String)>,
 
@@ -178,7 +178,7 @@ pub(crate) struct RegistryArgs {
     /// registry that the mirror's path names, and to nobody else; log in for that path, as in `podman login
     /// --tls-verify=false 127.0.0.1:7401/ghcr.io`. Who has no login still gets what is public.
     ///
-    /// Off by default, because Docker's engine sends mirrors no login: asked for one, it goes around the mirror.
+    /// Off by default, because Docker's engine sends mirrors no login: when a mirror wants one, it bypasses the mirror.
     /// containerd needs none of this.
     #[arg(long, env = "DARTER_ASK_LOGIN", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
@@ -207,7 +207,7 @@ pub(crate) struct RegistryArgs {
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Plain text
     Text,
     /// One JSON object a line
     Json,
@@ -220,11 +220,11 @@ pub(crate) struct LogArgs {
     #[arg(long, env = "DARTER_LOG", value_name = "LEVEL|FILTER", value_parser = values::log_filter)]
     pub(crate) log: Option<String>,
 
-    /// How to write log lines
+    /// Log format
     #[arg(long, env = "DARTER_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
 
-    /// Say more; twice for still more
+    /// More output (-vv: even more)
     #[arg(short, long, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }

@@ -34,7 +34,7 @@ pub(super) fn describe(explanation: &Explanation) -> String {
     if let Some(digest) = &explanation.digest {
         line("digest", &digest.to_string());
     }
-    line("asked for", &units::moment(explanation.started));
+    line("requested", &units::moment(explanation.started));
     line("took", &explanation.seconds.map_or_else(|| "not complete yet".to_owned(), units::seconds));
     line("received", &received(&explanation.traffic));
     text += &format!("\n{}", givers(&explanation.ranges));
@@ -70,7 +70,7 @@ fn ranges(ranges: &[ExplainedRange]) -> String {
         table.row([range.start.to_string(), units::size(length), name(&range.from)]);
     }
     let left = ranges.len().saturating_sub(RANGES_SHOWN);
-    let more = if left > 0 { format!("and {left} ranges more: see --json\n") } else { String::new() };
+    let more = if left > 0 { format!("and {left} more ranges: see --json\n") } else { String::new() };
     table.render() + &more
 }
 

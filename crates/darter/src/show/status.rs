@@ -88,7 +88,8 @@ fn swarms(status: &Status) -> String {
         ("BLOB", Align::Left),
         ("HELD", Align::Right),
         ("OF", Align::Right),
-        ("RATE", Align::Right),
+        ("IN", Align::Right),
+        ("OUT", Align::Right),
         ("MEMBERS", Align::Right),
         ("NAME", Align::Left),
     ]);
@@ -101,6 +102,7 @@ fn swarms(status: &Status) -> String {
                 .map_or_else(|| "-".to_owned(), |length| format!("{} %", units::percent(progress.held_bytes, length))),
             progress.length.map_or_else(|| "-".to_owned(), units::size),
             units::rate(progress.rate),
+            units::rate(swarm.sent_rate),
             swarm.members.to_string(),
             progress.name.clone(),
         ]);

@@ -45,7 +45,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         traffic: traffic(),
         seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None }],
         peers: vec![PeerStatus { node: NodeId([3; 16]), addr: "10.0.0.3:7400".into(), tier: Tier::Rack, seed: true }],
-        swarms: vec![SwarmStatus { blob: BlobId([1; 32]), leads: false, members: 9, progress }],
+        swarms: vec![SwarmStatus { blob: BlobId([1; 32]), leads: false, members: 9, progress, sent_rate: 3_000_000 }],
     };
     let text = status::describe(&status);
     for part in [
@@ -59,6 +59,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         "10.0.0.3:7400  rack  seed",
         "25 %",
         "25.0 MB/s",
+        "3.0 MB/s",
         NAME,
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
@@ -114,5 +115,5 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
         ranges.push(range(number, number + 1, Giver::Origin));
     }
     explanation.ranges = ranges;
-    assert!(explain::describe(&explanation).contains("and 24 ranges more"));
+    assert!(explain::describe(&explanation).contains("and 24 more ranges"));
 }

@@ -27,7 +27,7 @@ const HELP: [&str; 19] = [
     "HELD      share of the pieces that are here, and a map of which they are:",
     "          · none of that part of the blob, ▁ to ▇ some, █ all, ! a late one",
     "IN OUT    bytes a second to and from here, of verified pieces",
-    "LATE      pieces asked for that have not moved for three times what is usual",
+    "LATE      requested pieces without progress for three times the usual time",
     "LEFT      time until all is here at the present rate; idle: nothing comes",
     "FROM IT   what a peer gives to this agent",
     "TO IT     what a peer gets from this agent",

@@ -83,7 +83,7 @@ fn a_wrong_digest_leaves_nothing() {
 fn what_is_not_there_and_who_does_not_answer() {
     let room = Room::new();
     let web = Web::serve(content(1000));
-    room.run(&format!("get http://{}/other", web.address)).failed_with(1, &["does not exist"]);
+    room.run(&format!("get http://{}/other", web.address)).failed_with(1, &["HTTP 404 Not Found: check the address"]);
     let nobody = free_address();
     room.run(&format!("get http://{nobody}/x")).failed_with(1, &[&nobody]);
     room.run("get http://no-such-host.invalid/x").failed_with(1, &["no-such-host.invalid"]);
@@ -128,7 +128,7 @@ fn json_for_programs() {
 
     let told = room.run(&format!("get http://{}/other --json", web.address));
     assert_eq!((told.code, told.err.as_str()), (Some(1), ""));
-    assert!(told.json()["error"].as_str().unwrap().contains("does not exist"));
+    assert!(told.json()["error"].as_str().unwrap().contains("HTTP 404 Not Found"));
 }
 
 #[test]
