@@ -84,6 +84,17 @@ impl Agent {
         Ok(Download { transfer })
     }
 
+    /// Whether content at hand may be given for this source.
+    pub(crate) async fn is_proven(&self, source: &Source) -> bool {
+        // A store that can't tell gives nothing either.
+        self.inner.swarms.is_proven(source).await.unwrap_or(false)
+    }
+
+    /// Notes that the source has shown to have the content it names.
+    pub(crate) fn proven(&self, source: &Source) {
+        self.inner.swarms.proven(source);
+    }
+
     /// The agent at a glance.
     pub fn status(&self) -> api::Status {
         let inner = &*self.inner;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
-use darter_origin::Origin;
+use darter_origin::{Origin, Upstreams};
 use darter_store::Store;
 
 use crate::budget::ByteBudget;
@@ -30,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) origin: Arc<dyn Origin>,
     /// The same without patience.
     pub(crate) origin_once: Arc<dyn Origin>,
+    /// Which registries are configured, and trusted.
+    pub(crate) registries: Upstreams,
     /// Meters what is read from origins.
     pub(crate) origin_budget: Arc<ByteBudget>,
     /// Who reads origins when.

@@ -38,6 +38,15 @@ pub enum FetchError {
         /// Why.
         reason: String,
     },
+    /// The content is here, but came from another registry than the one named.
+    #[error(
+        "{name} is not known to be what is cached: the content came from another registry, and this one has yet to \
+         deliver it"
+    )]
+    Unproven {
+        /// The source asked for.
+        name: String,
+    },
     /// The agent is shutting down.
     #[error("the agent is shutting down; ask again once it is back")]
     Draining,
@@ -55,7 +64,7 @@ impl FetchError {
             Self::Store(error) if matches!(**error, StoreError::InUse(_) | StoreError::Pinned(_)) => 409,
             Self::Store(error) if matches!(**error, StoreError::Full { .. }) => 507,
             Self::Store(_) => 500,
-            Self::WrongDigest { .. } => 502,
+            Self::WrongDigest { .. } | Self::Unproven { .. } => 502,
             Self::Range { .. } => 416,
             Self::Withdrawn { .. } | Self::Draining => 503,
         }
@@ -72,7 +81,7 @@ impl FetchError {
                     | ErrorKind::RangeNotSatisfiable
             ),
             Self::WrongDigest { .. } | Self::Range { .. } => true,
-            Self::Store(_) | Self::Withdrawn { .. } | Self::Draining => false,
+            Self::Store(_) | Self::Withdrawn { .. } | Self::Unproven { .. } | Self::Draining => false,
         }
     }
 

@@ -119,6 +119,8 @@ pub struct Options {
     pub upstreams: Vec<UpstreamOption>,
     /// The registry of requests that name none (Docker's mirror requests).
     pub default_upstream: Option<String>,
+    /// Registries whose word counts for content that came from elsewhere, besides those in `upstreams` and the default one.
+    pub trusted_registries: Vec<String>,
     /// The mirror asks programs for the login that their user has for it.
     pub ask_login: bool,
     /// Registries that are spoken to without TLS.

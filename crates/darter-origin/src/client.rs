@@ -18,10 +18,12 @@ use crate::error::{ConfigError, ErrorKind, OriginError};
 
 mod failure;
 mod location;
+mod reach;
 mod server;
 
 pub(crate) use failure::{of_body, of_status};
 pub(crate) use location::{keeps_credentials, same_server};
+pub(crate) use reach::Reach;
 pub use server::ServerConfig;
 
 use server::Server;
@@ -74,6 +76,9 @@ pub struct HttpClient(Arc<Inner>);
 struct Inner {
     /// For servers without settings of their own.
     others: Server,
+    /// The same, for requests whose reach is limited.
+    beyond_host: Server,
+    public: Server,
     servers: BTreeMap<String, Server>,
 }
 
@@ -92,6 +97,8 @@ pub(crate) struct Request {
     /// hold unless the server that is asked has its own.
     pub(crate) behalf: Option<Url>,
     pub(crate) body: Option<String>,
+    /// Where it may go, redirects included.
+    pub(crate) reach: Reach,
 }
 
 /// How long nothing may arrive within a response's body: set on each response, for `body`.
@@ -108,6 +115,7 @@ impl Request {
             elsewhere: None,
             behalf: None,
             body: None,
+            reach: Reach::Anywhere,
         }
     }
 }
@@ -119,16 +127,23 @@ impl HttpClient {
     /// When a file of certificates can't be read or holds none, or a header can't be sent.
     pub fn new(config: &HttpConfig) -> Result<Self, ConfigError> {
         let own = config.servers.iter();
-        let servers = own.map(|(name, own)| Ok((name.to_ascii_lowercase(), Server::new(config, own)?)));
+        let servers =
+            own.map(|(name, own)| Ok((name.to_ascii_lowercase(), Server::new(config, own, Reach::Anywhere)?)));
         let servers = servers.collect::<Result<_, ConfigError>>()?;
-        Ok(Self(Arc::new(Inner { others: Server::new(config, &ServerConfig::default())?, servers })))
+        let other = |reach| Server::new(config, &ServerConfig::default(), reach);
+        let (others, beyond_host) = (other(Reach::Anywhere)?, other(Reach::NamesBeyondHost)?);
+        Ok(Self(Arc::new(Inner { others, beyond_host, public: other(Reach::Public)?, servers })))
     }
 
     /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
     /// may be secret. Any status that is not a redirect is a success here.
     pub(crate) async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-        let behalf = self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.0.others);
+        let behalf = match request.reach {
+            Reach::Anywhere => self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.0.others),
+            Reach::NamesBeyondHost => &self.0.beyond_host,
+            Reach::Public => &self.0.public,
+        };
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send_on(&request, behalf).await?;
             let Some(target) = location::redirect_target(&response)?.filter(|_| request.body.is_none()) else {
@@ -151,7 +166,9 @@ impl HttpClient {
 
     /// One hop.
     async fn send_on(&self, request: &Request, behalf: &Server) -> Result<reqwest::Response, OriginError> {
-        let own = self.of(&request.url);
+        request.reach.check(&request.url)?;
+        // Settings for a server are for those who were told of it.
+        let own = self.of(&request.url).filter(|_| request.reach == Reach::Anywhere);
         let server = own.unwrap_or(behalf);
         let mut headers = request.headers.clone();
         headers.extend(request.credentials.clone());

@@ -63,6 +63,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         store,
         origin_once: Arc::new(origins.once()),
         origin: Arc::new(origins),
+        registries: registry.upstreams().clone(),
         origin_budget: ByteBudget::new(options.origin_limit, clock),
         origin_turns: Turns::default(),
         metrics: Arc::clone(&metrics),
@@ -238,6 +239,8 @@ fn registry_config(options: &Options) -> RegistryConfig {
         logins: options.logins.iter().map(login).collect(),
         docker_config: options.docker_config.clone(),
         helper_directories: Vec::new(),
+        trusted: options.trusted_registries.iter().chain(&options.default_upstream).cloned().collect(),
+        guarded: is_daemon(options.role),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use darter_core::{ByteRange, Digest, Source};
-use darter_origin::ErrorKind;
+use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use crate::error::FetchError;
 use crate::local::{self, Body};
 use crate::metrics::{AccessCheck, Fallback, MirrorKind};
+use crate::mirror::compared;
 use crate::mirror::grants::Member;
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::range::{self, Asked};
@@ -22,11 +23,18 @@ use crate::mirror::{Ask, Blob, DOCKER_CONTENT_DIGEST, Mirror, entity_tag, header
 
 impl Mirror {
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Response<Body>, Problem> {
+        let source =
+            Source::Registry { registry: ask.upstream.base().clone(), repository: ask.repository.clone(), digest };
+        // What a manifest names is not yet its registry's word that the repository has it.
+        let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
         let member = match self.believed(ask, digest) {
             Some(Member { size: None }) if ask.head => self.ask_for_blob(ask, digest).await?,
-            Some(member) => member,
-            None => self.ask_for_blob(ask, digest).await?,
+            Some(member) if !vouch => member,
+            _ => self.ask_for_blob(ask, digest).await?,
         };
+        if vouch {
+            self.blobs.proven(&source);
+        }
         let mut response = Response::new(local::empty());
         put_headers(response.headers_mut(), &digest)?;
         if ask.has_already(&digest) {
@@ -39,9 +47,8 @@ impl Mirror {
             }
             return Ok(response);
         }
-        let source =
-            Source::Registry { registry: ask.upstream.base().clone(), repository: ask.repository.clone(), digest };
-        match self.blobs.open(source, ask.credentials.clone()).await {
+        match self.blobs.open(source.clone(), ask.credentials.clone()).await {
+            Err(FetchError::Unproven { .. }) => self.compare(ask, digest, source, response).await,
             Ok(blob) => self.serve(ask, digest, blob, response).await,
             Err(error) => self.go_upstream(ask, digest, error, response).await,
         }
@@ -125,6 +132,38 @@ impl Mirror {
         }
         tracing::warn!(upstream = ask.upstream.name(), %digest, %error, "the agent failed a blob; reading the upstream");
         self.metrics.mirror_fallback(Fallback::Start);
+        let answer = self.read_upstream(ask, digest, &mut response).await?;
+        *response.body_mut() = rescue::passed_through(answer.body, &self.metrics);
+        Ok(response)
+    }
+
+    /// The upstream's own copy of content that is here from elsewhere. Once it was delivered whole, the upstream has shown
+    /// that it has the content.
+    async fn compare(
+        &self,
+        ask: &Ask<'_>,
+        digest: Digest,
+        source: Source,
+        mut response: Response<Body>,
+    ) -> Result<Response<Body>, Problem> {
+        tracing::info!(upstream = ask.upstream.name(), %digest, "cached from elsewhere; passing on the upstream's own copy");
+        let answer = self.read_upstream(ask, digest, &mut response).await?;
+        *response.body_mut() = if answer.status == StatusCode::OK {
+            let blobs = Arc::clone(&self.blobs);
+            compared::body(answer.body, digest, &self.metrics, move || blobs.proven(&source))
+        } else {
+            rescue::passed_through(answer.body, &self.metrics)
+        };
+        Ok(response)
+    }
+
+    /// Asks the upstream for what the caller asked for, and puts its status and lengths into the response.
+    async fn read_upstream(
+        &self,
+        ask: &Ask<'_>,
+        digest: Digest,
+        response: &mut Response<Body>,
+    ) -> Result<Answer, Problem> {
         let range = wanted_range(ask, &digest).map(header).transpose()?;
         let answer = match self.rescue(ask, digest).read(range).await {
             Ok(answer) => answer,
@@ -140,8 +179,7 @@ impl Mirror {
                 response.headers_mut().insert(name, value.clone());
             }
         }
-        *response.body_mut() = rescue::passed_through(answer.body, &self.metrics);
-        Ok(response)
+        Ok(answer)
     }
 
     fn rescue(&self, ask: &Ask<'_>, digest: Digest) -> Rescue {

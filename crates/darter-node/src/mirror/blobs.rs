@@ -13,11 +13,19 @@ use crate::transfer::stream::Part;
 /// Gives blobs.
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
+    /// Whether content at hand may be given for this source: it came from there, or that registry delivered it since. True
+    /// when nothing is at hand.
+    async fn is_proven(&self, source: &Source) -> bool;
+
+    /// Notes that the source has shown to have the content it names.
+    fn proven(&self, source: &Source);
+
     /// Opens a blob. The caller has made sure that these credentials may read it: content at hand is given without
     /// asking its origin again.
     ///
     /// # Errors
-    /// The origin's refusal, or a failure of the agent's own.
+    /// The origin's refusal, or a failure of the agent's own; [`FetchError::Unproven`] when the content is at hand, but
+    /// nothing shows that this source has it.
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError>;
 }
 
@@ -32,6 +40,14 @@ pub trait Blob: Send + 'static {
 
 #[async_trait]
 impl Blobs for Agent {
+    async fn is_proven(&self, source: &Source) -> bool {
+        Self::is_proven(self, source).await
+    }
+
+    fn proven(&self, source: &Source) {
+        Self::proven(self, source);
+    }
+
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
         let download = Self::open(self, source, credentials).await?;
         Ok(Box::new(download))

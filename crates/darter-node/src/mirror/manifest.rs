@@ -22,6 +22,7 @@ use crate::metrics::{AccessCheck, MirrorKind};
 use crate::mirror::cache::Manifest;
 use crate::mirror::grants::Member;
 use crate::mirror::problem::{Code, Problem};
+use crate::mirror::provenance::place_of;
 use crate::mirror::route::Reference;
 use crate::mirror::{Ask, DOCKER_CONTENT_DIGEST, Mirror, entity_tag, header};
 
@@ -58,21 +59,38 @@ impl Mirror {
     /// The cached manifest that the tag stands for now; `None` if it is another one, or the upstream does not tell.
     async fn unchanged(&self, ask: &Ask<'_>, tag: &str) -> Option<Manifest> {
         let headers = self.head_manifest(ask, tag).await?;
-        self.manifests.get(digest_of(&headers)?).await
+        let manifest = self.manifests.get(digest_of(&headers)?).await?;
+        self.may_give(ask, manifest.digest).await.then_some(manifest)
     }
 
     async fn immutable(&self, ask: &Ask<'_>, digest: Digest) -> Result<Manifest, Problem> {
         let reference = digest.to_string();
         let cached = self.manifests.get(digest).await.filter(|manifest| accepts(ask.headers, &manifest.media_type));
         let Some(manifest) = cached else { return self.read_manifest(ask, &reference, Some(digest)).await };
-        if self.believed(ask, digest).is_some() {
+        let delivered = self.provenance.knows(digest, &place_of(&ask.upstream, &ask.repository)).await;
+        if delivered && self.believed(ask, digest).is_some() {
             return Ok(manifest);
         }
-        if self.head_manifest(ask, &reference).await.is_some() {
+        // Anybody may write a manifest that names this one, and no word of a stranger opens what others delivered.
+        let may_vouch = delivered || ask.upstream.is_trusted();
+        if may_vouch && self.head_manifest(ask, &reference).await.is_some() {
             self.metrics.mirror_access_check(AccessCheck::Granted);
+            self.provenance.note(digest, place_of(&ask.upstream, &ask.repository)).await;
             return Ok(manifest);
         }
         self.read_manifest(ask, &reference, Some(digest)).await
+    }
+
+    /// Whether a cached manifest may be given in this repository, of which the upstream just named it.
+    async fn may_give(&self, ask: &Ask<'_>, digest: Digest) -> bool {
+        let place = place_of(&ask.upstream, &ask.repository);
+        if self.provenance.knows(digest, &place).await {
+            return true;
+        }
+        if ask.upstream.is_trusted() {
+            self.provenance.note(digest, place).await;
+        }
+        ask.upstream.is_trusted()
     }
 
     /// Asks the upstream for a manifest's headers; `None` if it says anything but yes, or nothing for a while: registries
@@ -121,6 +139,7 @@ impl Mirror {
         let manifest = Manifest { digest, media_type, bytes };
         self.accepted(ask);
         self.manifests.put(manifest.clone()).await;
+        self.provenance.note(digest, place_of(&ask.upstream, &ask.repository)).await;
         Ok(manifest)
     }
 

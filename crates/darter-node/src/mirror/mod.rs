@@ -6,10 +6,12 @@
 //! | `route` | what a path asks for, and of which upstream |
 //! | `manifest` | manifests by tag and by digest |
 //! | `blob` | blobs, by way of the agent |
+//! | `compared` | a registry's own copy of content that came from elsewhere |
 //! | `rescue` | the way back to the upstream when the agent fails a blob |
 //! | `listing` | tags and referrers, passed through |
 //! | `grants` | who may read what is cached |
 //! | `cache` | manifests in memory and on disk |
+//! | `provenance` | which registry and repository delivered a cached manifest |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `problem` | errors in the specification's form |
 //! | `range`, `recent`, `account` | the `Range` header; a bounded map; the log and count of each request |
@@ -35,7 +37,8 @@
 //!
 //! - A tag is never answered without the upstream's word on it in the same request.
 //! - A manifest that is not what its digest says is never passed on.
-//! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository.
+//! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository, nor on the word
+//!   of a registry that neither delivered it nor is trusted.
 //! - A failure of Darter's own is not the engine's: before the first byte the upstream is read instead, in the middle
 //!   of a blob the rest comes from the upstream, and where that fails the connection breaks off.
 //!
@@ -45,10 +48,12 @@ mod account;
 mod blob;
 mod blobs;
 mod cache;
+mod compared;
 mod grants;
 mod listing;
 mod manifest;
 mod problem;
+mod provenance;
 mod range;
 mod recent;
 mod rescue;
@@ -77,6 +82,7 @@ use self::account::Account;
 use self::cache::Manifests;
 use self::grants::{Fingerprint, Grants, Member, Scope};
 use self::problem::{Code, Problem};
+use self::provenance::Provenance;
 use self::recent::Recent;
 use self::route::{Known, Naming, Route};
 
@@ -125,6 +131,7 @@ pub struct Mirror {
     known: Known,
     ask_login: bool,
     manifests: Manifests,
+    provenance: Provenance,
     grants: Mutex<Grants>,
     /// Tags that were answered before, so that it pays to ask for their digest first.
     tags: Mutex<Recent<(Scope, String), ()>>,
@@ -171,6 +178,7 @@ impl Mirror {
             clock,
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
             ask_login: options.ask_login,
+            provenance: Provenance::open(&options.manifests),
             manifests: Manifests::open(&options.manifests)?,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),

@@ -181,12 +181,13 @@ pub(crate) fn passed_through(body: darter_origin::Body, metrics: &Arc<Metrics>) 
 }
 
 /// Counts bytes that go from the upstream to the caller; what comes from the agent is counted there.
-fn count(metrics: &Metrics, bytes: &Bytes) {
+pub(crate) fn count(metrics: &Metrics, bytes: &Bytes) {
     let length = bytes.len() as u64;
     metrics.origin_bytes.inc_by(length);
     metrics.local_served_bytes.inc_by(length);
 }
 
-fn to_body(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+/// A stream of bytes as a body.
+pub(crate) fn to_body(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     StreamBody::new(stream.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
 }

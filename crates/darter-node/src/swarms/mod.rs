@@ -5,6 +5,7 @@
 //! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
 //! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
+//! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
 //! | [`uploads`] | what peers are given |
 //!
 //! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
@@ -17,6 +18,7 @@
 
 mod inventory;
 mod open;
+mod proof;
 mod uploads;
 
 pub(crate) use self::uploads::GivingSwarms;
@@ -57,6 +59,7 @@ pub(crate) struct Swarms {
     /// with that locked.
     strangers: Mutex<HashMap<BlobId, Early>>,
     opening: open::Doors,
+    comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     /// Blobs without a transfer that peers fetch.
     shelf: Mutex<HashMap<BlobId, Shelved>>,
@@ -96,6 +99,7 @@ impl Swarms {
             early: Mutex::default(),
             strangers: Mutex::default(),
             opening: open::Doors::default(),
+            comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),

@@ -106,7 +106,8 @@ impl Swarms {
         if self.is_draining() {
             return Err(FetchError::Draining);
         }
-        if let Some(transfer) = self.open_here(&source).await? {
+        let proven = self.is_proven(&source).await?;
+        if proven && let Some(transfer) = self.open_here(&source).await? {
             return Ok(transfer);
         }
         let mut troubles = Vec::new();
@@ -128,8 +129,12 @@ impl Swarms {
                 }
             }
         }
+        if !proven {
+            return Err(FetchError::Unproven { name: source.to_string() });
+        }
         let alone = self.house.context.options.role == Role::Node;
         let transfer = self.lead(&source, &credentials, patient).await?;
+        self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
             self.house.context.metrics.back_to_source.inc();
             let why = if troubles.is_empty() { "no seed is connected".to_owned() } else { troubles.join("; ") };
@@ -165,6 +170,7 @@ impl Swarms {
         if self.is_draining() {
             return Err(refusal("the seed is shutting down"));
         }
+        self.prove(&source, &credentials).await.map_err(|error| failure_of(&error))?;
         if self.house.context.options.role == Role::Node {
             // Chosen by the members because no seed lives: only for what is here already.
             let transfer = match self.known_blob(&source).await.map_err(|error| failure_of(&error))? {
@@ -179,6 +185,7 @@ impl Swarms {
             return Ok(transfer);
         }
         let transfer = self.lead(&source, &credentials, true).await.map_err(|error| failure_of(&error))?;
+        self.check_given(&transfer, &source).await.map_err(|error| failure_of(&error))?;
         tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");
         Ok(transfer)
     }
@@ -234,7 +241,8 @@ impl Swarms {
             // The blob's transfer was there, and follows the seed already.
             let known = self.known_blob(source).await?.and_then(|blob| self.get(blob));
             let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
-            transfer.renew_credentials(credentials.clone());
+            transfer.renew_credentials(source, credentials.clone());
+            self.proven(source);
             return Ok(transfer);
         };
         let blob = joined.blob;
@@ -308,7 +316,7 @@ impl Swarms {
         }
         let transfer = self.open_stored(blob, source, credentials).await?;
         if let Some(transfer) = &transfer {
-            transfer.renew_credentials(credentials.clone());
+            transfer.renew_credentials(source, credentials.clone());
         }
         Ok(transfer)
     }
@@ -354,7 +362,9 @@ impl Swarms {
         let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest).await?;
-        self.remember(source, blob, &version);
+        if !matches!(source, Source::Registry { .. }) {
+            self.remember(source, blob, &version);
+        }
         let transfer = self.begin(source, version, credentials.clone(), stored);
         transfer.lead_it(Start::Fresh, Some(reading));
         Ok(transfer)
@@ -451,7 +461,7 @@ impl Swarms {
         Ok(recalled.expect("recalling does not panic")?)
     }
 
-    fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
+    pub(super) fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
         let record = SourceRecord { blob, version: version.clone(), checked: unix_now() };
         self.house.context.store.remember_source(source.key(), record);
     }

@@ -322,9 +322,11 @@ impl Transfer {
         self.state.lock().journal.note(self.context.now(), what);
     }
 
-    /// A newer caller's credentials serve the origin from now on.
-    pub(crate) fn renew_credentials(&self, credentials: Credentials) {
-        self.state.lock().credentials = credentials;
+    /// A newer caller's credentials serve the origin from now on: only those for the very source that is read: another registry must not be shown them.
+    pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
+        if self.source == *source {
+            self.state.lock().credentials = credentials;
+        }
     }
 
     /// Tells the picker, and lets the driver act on it.

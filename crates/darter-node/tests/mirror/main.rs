@@ -11,6 +11,7 @@ mod listing;
 mod login;
 mod manifests;
 mod port;
+mod provenance;
 mod registry;
 mod twin;
 mod world;

@@ -1,6 +1,6 @@
 //! A twin of the agent: holds blobs in memory, keeps an account of what was opened, fails on demand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub(crate) struct TwinState {
     pub(crate) as_files: bool,
     /// Cuts its files off here.
     pub(crate) cut_files_at: Option<u64>,
+    /// Sources that nothing shows to have what is held.
+    pub(crate) unproven: HashSet<Source>,
     /// Bytes given.
     pub(crate) given: Arc<AtomicU64>,
 }
@@ -68,9 +70,20 @@ impl Twin {
 
 #[async_trait]
 impl Blobs for Twin {
+    async fn is_proven(&self, source: &Source) -> bool {
+        !self.0.lock().unproven.contains(source)
+    }
+
+    fn proven(&self, source: &Source) {
+        self.0.lock().unproven.remove(source);
+    }
+
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
         let mut state = self.0.lock();
         let digest = source.digest().unwrap();
+        if state.unproven.contains(&source) {
+            return Err(FetchError::Unproven { name: source.to_string() });
+        }
         state.opened.push((source, credentials));
         if let Some(fault) = state.open_fault.clone() {
             return Err(fault);

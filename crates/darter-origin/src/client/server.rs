@@ -2,15 +2,18 @@
 //!
 //! Each server with settings of its own has its own pool of connections, since TLS settings belong to a connection.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
 
-use crate::client::{HttpConfig, authority};
+use crate::client::reach::{self, Resolver};
+use crate::client::{HttpConfig, Reach, authority};
 use crate::error::ConfigError;
 
 /// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
@@ -77,7 +80,7 @@ enum Proxies {
 
 impl Server {
     /// Reads the files that the settings name; makes no connection.
-    pub(super) fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &HttpConfig, own: &ServerConfig, reach: Reach) -> Result<Self, ConfigError> {
         let mut authorities = Vec::new();
         for file in config.extra_ca.iter().chain(&own.ca) {
             authorities.extend(read_authorities(file)?);
@@ -85,8 +88,12 @@ impl Server {
         let identity = own.client_cert.as_deref().map(|cert| read_identity(cert, own.client_key.as_deref()));
         let identity = identity.transpose()?;
         let proxy = own.proxy.clone().map(reqwest::Proxy::all).transpose().map_err(ConfigError::Client)?;
+        let exempt = if config.proxy_from_environment { reach::proxies_of_environment() } else { BTreeSet::new() };
         let builder = || {
             let mut builder = builder(config, own);
+            if reach != Reach::Anywhere {
+                builder = builder.dns_resolver(Arc::new(Resolver { reach, exempt: exempt.clone() }));
+            }
             if let Some(identity) = &identity {
                 builder = builder.identity(identity.clone());
             }

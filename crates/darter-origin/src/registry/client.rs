@@ -182,6 +182,7 @@ impl RegistryClient {
         caller: &Credentials,
     ) -> Result<Answer, OriginError> {
         let mut request = Request::new(method, address(upstream, path_and_query)?);
+        request.reach = upstream.reach();
         request.headers = headers;
         // What authorises comes from the caller's credentials alone, so that it stays behind at a redirect.
         request.headers.remove(AUTHORIZATION);

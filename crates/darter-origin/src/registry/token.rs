@@ -20,7 +20,7 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 
 use crate::body;
-use crate::client::{HttpClient, Request, of_status, shown};
+use crate::client::{HttpClient, Reach, Request, of_status, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::challenge::Challenge;
 use crate::registry::granted::Granted;
@@ -47,6 +47,8 @@ pub(super) struct Demand {
     realm: Url,
     service: Option<String>,
     scopes: Vec<String>,
+    /// A token service is reached no further than the registry that names it.
+    reach: Reach,
 }
 
 /// The tokens of one client.
@@ -77,7 +79,7 @@ impl Demand {
             scopes.push(format!("repository:{repository}:pull"));
         }
         let service = challenge.get("service").map(str::to_owned);
-        Some(Self { registry: upstream.base().clone(), realm, service, scopes })
+        Some(Self { registry: upstream.base().clone(), realm, service, scopes, reach: upstream.reach() })
     }
 
     fn question(&self) -> Vec<(&str, &str)> {
@@ -167,8 +169,10 @@ impl Tokens {
 
 /// GET with Basic for passwords and for nobody; POST as OAuth 2 for refresh tokens.
 fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginError> {
+    let mut request = Request::new(Method::GET, demand.realm.clone());
+    request.reach = demand.reach;
     if let Some(Login::IdentityToken(refresh)) = login {
-        let mut request = Request::new(Method::POST, demand.realm.clone());
+        request.method = Method::POST;
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "refresh_token").append_pair("client_id", "darter");
@@ -179,7 +183,6 @@ fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginErro
         request.body = Some(form.finish());
         return Ok(request);
     }
-    let mut request = Request::new(Method::GET, demand.realm.clone());
     let question = demand.question();
     if !question.is_empty() {
         request.url.query_pairs_mut().extend_pairs(question);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use crate::client::{authority, shown};
+use crate::client::{Reach, authority, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::login::Login;
 
@@ -28,6 +28,11 @@ pub struct RegistryConfig {
     pub docker_config: Option<PathBuf>,
     /// Where the credential helpers that `config.json` names are looked for, before `PATH`.
     pub helper_directories: Vec<PathBuf>,
+    /// Names of registries, besides those with an address above, whose word counts: when such a registry says that a
+    /// repository of its has some content, the caller may have a copy that another registry delivered.
+    pub trusted: BTreeSet<String>,
+    /// Speaks to registries that nothing above names at public addresses only.
+    pub guarded: bool,
 }
 
 /// A registry: its name, and where its API is.
@@ -37,6 +42,9 @@ pub struct Upstream {
     base: Url,
     /// Where else the same registry is.
     others: Vec<Url>,
+    configured: bool,
+    trusted: bool,
+    reach: Reach,
 }
 
 impl Upstream {
@@ -52,8 +60,22 @@ impl Upstream {
 
     /// The registry at each of its addresses, in the order in which they are configured.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = Self> {
-        let at = |base: &Url| Self { name: self.name.clone(), base: base.clone(), others: Vec::new() };
+        let at = |base: &Url| Self { base: base.clone(), others: Vec::new(), ..self.clone() };
         std::iter::once(&self.base).chain(&self.others).map(at)
+    }
+
+    /// Whether its word about its repositories counts for content that another registry delivered.
+    pub const fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// Whether the configuration names it.
+    pub const fn is_configured(&self) -> bool {
+        self.configured
+    }
+
+    pub(crate) const fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Whether this is Docker Hub itself, rather than a registry configured in its place.
@@ -79,6 +101,10 @@ impl fmt::Debug for Upstream {
 pub struct Upstreams {
     addresses: BTreeMap<String, Vec<Url>>,
     plain_http: BTreeSet<String>,
+    trusted: BTreeSet<String>,
+    /// Registries with a login.
+    known: BTreeSet<String>,
+    guarded: bool,
 }
 
 impl Upstreams {
@@ -89,7 +115,17 @@ impl Upstreams {
         Self {
             addresses: addresses.map(|(name, urls)| (canonical(name), slashed(urls))).collect(),
             plain_http: config.plain_http.iter().map(|name| canonical(name)).collect(),
+            trusted: config.trusted.iter().map(|name| canonical(name)).collect(),
+            known: config.logins.keys().map(|name| canonical(name)).collect(),
+            guarded: config.guarded,
         }
+    }
+
+    fn upstream(&self, name: String, base: Url) -> Upstream {
+        let trusted = self.addresses.contains_key(&name) || self.trusted.contains(&name);
+        let configured = trusted || self.plain_http.contains(&name) || self.known.contains(&name);
+        let reach = if self.guarded && !configured { Reach::Public } else { Reach::Anywhere };
+        Upstream { name, base, others: Vec::new(), configured, trusted, reach }
     }
 
     /// The registry of this name: at its configured address, else over HTTPS; over plain HTTP if it is listed so or a
@@ -104,7 +140,8 @@ impl Upstreams {
         };
         let name = canonical(name);
         if let Some([base, others @ ..]) = self.addresses.get(&name).map(Vec::as_slice) {
-            return Ok(Upstream { name, base: base.clone(), others: others.to_vec() });
+            let (base, others) = (base.clone(), others.to_vec());
+            return Ok(Upstream { others, ..self.upstream(name, base) });
         }
         let well_formed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if name.is_empty() || !name.bytes().all(well_formed) {
@@ -112,19 +149,22 @@ impl Upstreams {
         }
         if name == DOCKER_HUB {
             let base = DOCKER_HUB_ADDRESS.parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
-            return Ok(Upstream { name, base, others: Vec::new() });
+            return Ok(self.upstream(name, base));
         }
         let secure: Url =
             format!("https://{name}/").parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
         if !self.plain_http.contains(&name) && !is_loopback(&secure) {
-            return Ok(Upstream { name, base: secure, others: Vec::new() });
+            return Ok(self.upstream(name, secure));
         }
         let base = format!("http://{name}/").parse().map_err(|error: url::ParseError| wrong().caused_by(error))?;
-        Ok(Upstream { name, base, others: Vec::new() })
+        Ok(self.upstream(name, base))
     }
 
     /// The registry at this base address. It has a name, and with it a login, only if that name leads back to this very
     /// address: whoever says `http://` of a registry spoken to over TLS must not get its login in the clear.
+    ///
+    /// An address that is not configured here may be at another agent of the fleet, which asks this one to read it. So
+    /// it may be private, as long as no name leads to this very host.
     pub fn at(&self, base: &Url) -> Upstream {
         let base = with_slash(base.clone());
         let configured = self.addresses.iter().find(|(_, addresses)| addresses.contains(&base));
@@ -132,9 +172,11 @@ impl Upstreams {
         if let Ok(upstream) = self.resolve(&name)
             && (upstream.base == base || upstream.others.contains(&base))
         {
-            return upstream;
+            let reach = if upstream.reach == Reach::Public { Reach::NamesBeyondHost } else { upstream.reach };
+            return Upstream { reach, ..upstream };
         }
-        Upstream { name: shown(&base), base, others: Vec::new() }
+        let reach = if self.guarded { Reach::NamesBeyondHost } else { Reach::Anywhere };
+        Upstream { name: shown(&base), base, others: Vec::new(), configured: false, trusted: false, reach }
     }
 }
 
@@ -203,6 +245,34 @@ mod tests {
             assert!(!upstreams().resolve(name).unwrap().is_docker_hub());
         }
         assert!(!plain.resolve("ghcr.io").unwrap().is_docker_hub());
+    }
+
+    #[test]
+    fn what_is_not_configured_is_neither_trusted_nor_reached_at_private_addresses() {
+        let config = RegistryConfig {
+            addresses: BTreeMap::from([("lab".into(), vec!["https://10.0.0.9:5000".parse().unwrap()])]),
+            plain_http: BTreeSet::from(["10.0.0.1:5000".into()]),
+            trusted: BTreeSet::from(["docker.io".into()]),
+            guarded: true,
+            ..RegistryConfig::default()
+        };
+        let guarded = Upstreams::new(&config);
+        let of = |name: &str| {
+            let upstream = guarded.resolve(name).unwrap();
+            (upstream.is_trusted(), upstream.is_configured(), upstream.reach())
+        };
+        assert_eq!(of("lab"), (true, true, Reach::Anywhere));
+        assert_eq!(of("index.docker.io"), (true, true, Reach::Anywhere));
+        assert_eq!(of("10.0.0.1:5000"), (false, true, Reach::Anywhere));
+        assert_eq!(of("10.0.0.1:5001"), (false, false, Reach::Public));
+        assert_eq!(of("ghcr.io"), (false, false, Reach::Public));
+        let at = |base: &str| guarded.at(&base.parse().unwrap());
+        assert!(at("https://10.0.0.9:5000/").is_trusted());
+        for elsewhere in ["http://lab.example:5000/", "https://ghcr.io/", "http://127.0.0.1:5000/"] {
+            assert!(!at(elsewhere).is_trusted());
+            assert_eq!(at(elsewhere).reach(), Reach::NamesBeyondHost);
+        }
+        assert_eq!(upstreams().at(&"http://127.0.0.1:5000/".parse().unwrap()).reach(), Reach::Anywhere);
     }
 
     #[test]

@@ -168,9 +168,24 @@ pub(crate) struct RegistryArgs {
     #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL|TABLE", value_parser = upstream::upstreams, verbatim_doc_comment)]
     pub(crate) upstream: Vec<UpstreamList>,
 
-    /// The registry of requests that name none, as Docker's mirror requests do
-    #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME", default_value = "docker.io")]
-    pub(crate) default_upstream: String,
+    /// The registry of requests that name none: docker.io, where Docker's engine uses this mirror
+    #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME")]
+    pub(crate) default_upstream: Option<String>,
+
+    /// Take this registry's word that one of its repositories has some layer; repeat for several
+    ///
+    /// A cached layer goes to whom the registry and repository admit that it came from. Another one has to deliver the
+    /// layer itself first, once, since anybody can run a registry that claims to have it; unless it is named here, or
+    /// by --upstream or --default-upstream. Then its word is enough, and images of different repositories share layers
+    /// at once.
+    #[arg(
+        long,
+        env = "DARTER_TRUSTED_REGISTRY",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "docker.io,ghcr.io,quay.io,gcr.io,registry.k8s.io,mcr.microsoft.com,public.ecr.aws"
+    )]
+    pub(crate) trusted_registry: Vec<String>,
 
     /// Ask Podman, skopeo and CRI-O for the login that their user has for this mirror
     ///

@@ -1,0 +1,153 @@
+//! Whether content at hand may be given for this registry and repository.
+//!
+//! Content with a digest is one blob, wherever it came from. But a registry that says "yes, I have it" proves nothing:
+//! anybody may run a registry that says so of every digest. So content at hand, stored or under way, goes to those who
+//! ask for it by a source only when that source is *proven*:
+//!
+//! - the content came from there: it is the source that the blob was made for, or under way from;
+//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine;
+//! - or it is a registry that the operator trusts, and has just said yes to the credentials of who asks;
+//! - or a seed let this agent in for that very source, having seen to the same.
+//!
+//! Proofs are remembered with the source in the store's index, and go with the blob. The first source is in the blob's
+//! sidecar, so a lost index costs a comparison at most.
+//!
+//! Not decided here: whether these credentials open the repository. That is the mirror's to ask (`mirror/grants.rs`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, Source, Version};
+use darter_wire::Budget as _;
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Swarms;
+use crate::error::FetchError;
+use crate::transfer::Transfer;
+
+/// How long a member waits for a comparison. A longer one goes on, for those who come later.
+const COMPARISON_WAIT: Duration = Duration::from_secs(5);
+
+/// Comparisons under way, by source and credentials.
+#[derive(Default)]
+pub(super) struct Comparisons(Mutex<HashMap<(BlobId, [u8; 32]), watch::Receiver<Option<Result<(), FetchError>>>>>);
+
+impl Swarms {
+    /// Whether content at hand may be given for this source; true when nothing is at hand.
+    pub(crate) async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
+        let Source::Registry { digest, .. } = source else { return Ok(true) };
+        let blob = blob_of(digest);
+        let transfer = self.get(blob);
+        if transfer.as_ref().is_some_and(|transfer| transfer.source == *source) {
+            return Ok(true);
+        }
+        let Some(stored) = self.stored(blob).await? else { return Ok(transfer.is_none()) };
+        if stored.info().name == source.to_string() {
+            return Ok(true);
+        }
+        Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
+    }
+
+    /// Notes that the source has shown to have what it names.
+    pub(crate) fn proven(&self, source: &Source) {
+        if let Source::Registry { digest, .. } = source {
+            self.remember(source, blob_of(digest), &Version::default());
+        }
+    }
+
+    /// Refuses a transfer that another source has begun while this one was asked, and that this one is not proven for.
+    pub(super) async fn check_given(&self, transfer: &Transfer, source: &Source) -> Result<(), FetchError> {
+        if transfer.source == *source || self.is_proven(source).await? {
+            return Ok(());
+        }
+        Err(FetchError::Unproven { name: source.to_string() })
+    }
+
+    /// Sees to it that the source is proven.
+    ///
+    /// # Errors
+    /// What the registry answered; [`FetchError::Unproven`] when it can't be told in a few seconds.
+    pub(super) async fn prove(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<(), FetchError> {
+        if self.is_proven(source).await? {
+            return Ok(());
+        }
+        if self.is_vouched(source, credentials).await? {
+            self.proven(source);
+            return Ok(());
+        }
+        self.compare(source, credentials).await
+    }
+
+    /// Whether a registry that the operator trusts says that it has the content; false from any other.
+    pub(super) async fn is_vouched(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
+        let Source::Registry { registry, .. } = source else { return Ok(false) };
+        let context = &self.house.context;
+        if !context.registries.at(registry).is_trusted() {
+            return Ok(false);
+        }
+        context.origin.stat(source, credentials, None).await?;
+        Ok(true)
+    }
+
+    /// Reads the source whole, and compares it with its digest. Who asks for the same meanwhile waits for the same
+    /// reading.
+    async fn compare(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<(), FetchError> {
+        let mut result = self.comparison(source, credentials);
+        let told = async { result.wait_for(Option::is_some).await.ok().and_then(|result| result.clone()) };
+        match tokio::time::timeout(COMPARISON_WAIT, told).await {
+            Ok(Some(result)) => result,
+            Ok(None) | Err(_) => Err(FetchError::Unproven { name: source.to_string() }),
+        }
+    }
+
+    fn comparison(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> watch::Receiver<Option<Result<(), FetchError>>> {
+        let key = (source.key(), credentials.fingerprint());
+        let mut running = self.comparisons.0.lock();
+        if let Some(result) = running.get(&key) {
+            return result.clone();
+        }
+        let (tell, result) = watch::channel(None);
+        running.insert(key, result.clone());
+        let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
+        self.house.tasks.spawn(async move {
+            let compared = swarms.read_and_compare(&source, &credentials).await;
+            match &compared {
+                Ok(()) => swarms.proven(&source),
+                Err(error) => tracing::warn!(%source, %error, "a registry did not deliver what it says it has"),
+            }
+            swarms.comparisons.0.lock().remove(&key);
+            tell.send_replace(Some(compared));
+        });
+        result
+    }
+
+    async fn read_and_compare(&self, source: &Source, credentials: &Credentials) -> Result<(), FetchError> {
+        let Some(digest) = source.digest() else { return Ok(()) };
+        let context = &self.house.context;
+        tracing::info!(%source, "comparing a registry's copy with what is cached from elsewhere");
+        let mut body = context.origin.read(source, credentials, None, None).await?.body;
+        let mut hasher = digest.hasher();
+        while let Some(chunk) = body.next().await {
+            if self.is_draining() {
+                return Err(FetchError::Draining);
+            }
+            let chunk = chunk?;
+            context.metrics.origin_bytes.inc_by(chunk.len() as u64);
+            context.origin_budget.take(u32::try_from(chunk.len()).unwrap_or(u32::MAX)).await;
+            hasher.update(&chunk);
+        }
+        let got = hasher.finish();
+        if got == digest {
+            return Ok(());
+        }
+        Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got) })
+    }
+}

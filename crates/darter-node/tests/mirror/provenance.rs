@@ -1,0 +1,235 @@
+//! A registry that claims to have what it never had: whose word opens what is cached (k3s documents the kind for its
+//! embedded mirror; spegel#1432). With real agents, since they decide.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use darter_core::Digest;
+use darter_node::Agent;
+use darter_node::options::{Options, Role, UpstreamOption};
+use http::StatusCode;
+
+use crate::registry::Registry;
+use crate::world::content;
+
+const ALICE: &str = "Bearer alice";
+
+/// An agent's options; `lab` is its one configured registry, `reachable` may be asked and is not trusted.
+fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry, reachable: &Registry) -> Options {
+    let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
+    Options {
+        role,
+        data_dir: dir.to_owned(),
+        listen: Some(loopback),
+        advertise: None,
+        local: Some(loopback),
+        join,
+        labels: Default::default(),
+        upload_limit: None,
+        download_limit: None,
+        origin_limit: None,
+        insecure: true,
+        quota: None,
+        reserve: 0,
+        upstreams: vec![UpstreamOption { name: "lab".into(), url: format!("http://{}", lab.address).parse().unwrap() }],
+        default_upstream: None,
+        trusted_registries: Vec::new(),
+        ask_login: false,
+        plain_http: vec![reachable.name()],
+        logins: Vec::new(),
+        docker_config: None,
+        origin_ca: None,
+        grant_ttl: Duration::from_secs(300),
+        verify_whole: false,
+        drain_timeout: Duration::from_secs(5),
+    }
+}
+
+/// The answer to a GET of the agent's mirror: its status, and its body unless that broke off.
+async fn get(agent: &Agent, authorization: Option<&str>, path: &str) -> (StatusCode, Option<Vec<u8>>) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = client.get(format!("http://{}{path}", agent.status().local.unwrap()));
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    let response = request.send().await.unwrap();
+    (response.status(), response.bytes().await.ok().map(|bytes| bytes.to_vec()))
+}
+
+/// A private image of `lab`, and a stranger that says yes to everything.
+struct World {
+    lab: Registry,
+    stranger: Registry,
+    layer: Vec<u8>,
+    digest: Digest,
+    manifest: Digest,
+}
+
+async fn world() -> World {
+    let (lab, stranger) = (Registry::start().await, Registry::start().await);
+    let layer = content(300_000);
+    let (manifest, [_, digest]) = lab.put_image("private/app", Some("1"), &layer);
+    lab.allow(ALICE, "private/app");
+    stranger.state.lock().says_yes = true;
+    World { lab, stranger, layer, digest, manifest }
+}
+
+impl World {
+    fn paths(&self, registry: &str) -> [String; 2] {
+        let of = |kind: &str, digest: &Digest| format!("/v2/private/app/{kind}/{digest}?ns={registry}");
+        [of("manifests", &self.manifest), of("blobs", &self.digest)]
+    }
+
+    /// Alice pulls the private image.
+    async fn pull(&self, agent: &Agent) {
+        assert_eq!(get(agent, Some(ALICE), "/v2/private/app/manifests/1?ns=lab").await.0, 200);
+        let [manifest, blob] = self.paths("lab");
+        assert_eq!(get(agent, Some(ALICE), &manifest).await.0, 200);
+        assert_eq!(get(agent, Some(ALICE), &blob).await, (StatusCode::OK, Some(self.layer.clone())));
+    }
+
+    /// Nobody gets the image on the stranger's word.
+    async fn assert_closed(&self, agent: &Agent) {
+        for path in self.paths(&self.stranger.name()) {
+            let (status, body) = get(agent, None, &path).await;
+            assert!(!status.is_success(), "{path}: {status}");
+            assert!(body.is_none_or(|body| body.len() < 1000), "{path}");
+        }
+        // A tag of the stranger's that "is" the private manifest opens nothing either.
+        let tag = format!("/v2/private/app/manifests/{}?ns={}", "2", self.stranger.name());
+        assert!(!get(agent, None, &tag).await.0.is_success());
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_restart() {
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let start = || Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger));
+    let agent = start().await.unwrap();
+    world.pull(&agent).await;
+    world.assert_closed(&agent).await;
+    agent.drain().await;
+
+    let agent = start().await.unwrap();
+    world.assert_closed(&agent).await;
+    world.lab.asked();
+    world.pull(&agent).await;
+    let read_again = world.lab.asked().into_iter().filter(|line| line.starts_with("GET") && line.contains("/blobs/"));
+    assert_eq!(read_again.count(), 0, "what the registry delivered before the restart is served from the store");
+    agent.drain().await;
+}
+
+#[tokio::test]
+async fn a_manifest_of_a_stranger_that_names_the_layer_opens_nothing() {
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    world.pull(&agent).await;
+    world.stranger.put_index("private/app", "mine", &[world.manifest, world.digest]);
+    world.stranger.state.lock().says_yes = false;
+    let mine = format!("/v2/private/app/manifests/mine?ns={}", world.stranger.name());
+    assert_eq!(get(&agent, None, &mine).await.0, 200);
+    world.assert_closed(&agent).await;
+    // Nor does one in another repository of the trusted registry: its word on the blob itself counts.
+    world.lab.put_index("public/app", "mine", &[world.manifest, world.digest]);
+    world.lab.allow("Bearer bob", "public/app");
+    assert_eq!(get(&agent, Some("Bearer bob"), "/v2/public/app/manifests/mine?ns=lab").await.0, 200);
+    for path in world.paths("lab") {
+        let path = path.replace("private", "public");
+        assert_eq!(get(&agent, Some("Bearer bob"), &path).await.0, 404, "{path}");
+    }
+    agent.drain().await;
+}
+
+#[tokio::test]
+async fn a_seed_opens_nothing_to_a_node_on_a_strangers_word() {
+    let world = world().await;
+    let (for_seed, for_node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seed = options(Role::Seed, for_seed.path(), Vec::new(), &world.lab, &world.stranger);
+    let seed = Agent::start(seed).await.unwrap();
+    world.pull(&seed).await;
+    let join = vec![seed.status().listen.unwrap()];
+    let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
+    world.assert_closed(&node).await;
+    world.pull(&node).await;
+    world.assert_closed(&node).await;
+    node.drain().await;
+    seed.drain().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_delivers_its_own_copy_counts_as_one_that_has_it() {
+    let world = world().await;
+    world.stranger.state.lock().says_yes = false;
+    world.stranger.put_image("private/app", Some("1"), &world.layer);
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    world.pull(&agent).await;
+    let whole = (StatusCode::OK, Some(world.layer.clone()));
+    let [_, blob] = world.paths(&world.stranger.name());
+    let reads = |registry: &Registry| registry.asked().iter().filter(|line| line.starts_with("GET")).count();
+    assert_eq!(get(&agent, None, &blob).await, whole);
+    assert_eq!(reads(&world.stranger), 1, "its own copy was passed on");
+    assert_eq!(get(&agent, None, &blob).await, whole);
+    assert_eq!(reads(&world.stranger), 0, "now it is known to have it");
+    agent.drain().await;
+}
+
+#[tokio::test]
+async fn a_strangers_wrong_copy_breaks_off_and_proves_nothing() {
+    let world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    world.pull(&agent).await;
+    let mut wrong = world.layer.clone();
+    wrong[299_999] ^= 1;
+    world.stranger.put_blob("private/app", b"");
+    world.stranger.state.lock().repositories.get_mut("private/app").unwrap().blobs.insert(world.digest, wrong.into());
+    let [_, blob] = world.paths(&world.stranger.name());
+    for _ in 0..2 {
+        assert_eq!(get(&agent, None, &blob).await, (StatusCode::OK, None), "the body breaks off");
+    }
+    agent.drain().await;
+}
+
+#[tokio::test]
+async fn nodes_that_ask_for_what_their_seed_has_from_elsewhere_cost_the_registry_one_comparison() {
+    let world = world().await;
+    world.stranger.state.lock().says_yes = false;
+    world.stranger.put_image("private/app", Some("1"), &world.layer);
+    let (for_seed, for_node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seed = options(Role::Seed, for_seed.path(), Vec::new(), &world.lab, &world.stranger);
+    let seed = Agent::start(seed).await.unwrap();
+    world.pull(&seed).await;
+    let join = vec![seed.status().listen.unwrap()];
+    let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
+    let [_, blob] = world.paths(&world.stranger.name());
+    assert_eq!(get(&node, None, &blob).await, (StatusCode::OK, Some(world.layer.clone())));
+    let reads = world.stranger.asked().iter().filter(|line| line.starts_with("GET")).count();
+    assert_eq!((reads, node.status().traffic.from_origin), (1, 0), "the seed compared, the node got it from the seed");
+    node.drain().await;
+    seed.drain().await;
+}
+
+#[tokio::test]
+async fn a_registry_at_a_private_address_is_asked_only_if_it_is_configured() {
+    let world = world().await;
+    let unknown = Registry::start().await;
+    unknown.put_image("app", Some("1"), b"layer");
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let port = unknown.address.port();
+    for name in [unknown.name(), format!("localhost:{port}"), format!("[::ffff:127.0.0.1]:{port}"), format!("0:{port}")]
+    {
+        for path in [format!("/v2/app/manifests/1?ns={name}"), format!("/v2/{name}/app/manifests/1")] {
+            let (status, body) = get(&agent, None, &path).await;
+            assert!(status.is_client_error(), "{path}: {status}");
+            let body = String::from_utf8(body.unwrap()).unwrap();
+            assert!(body.contains("--upstream") || body.contains("NAME_INVALID"), "{path}: {body}");
+        }
+    }
+    assert_eq!(unknown.asked(), [""; 0]);
+    agent.drain().await;
+}
