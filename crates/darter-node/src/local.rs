@@ -7,6 +7,8 @@
 //! | `/healthz` | 200 `ok`, or 503 `draining` |
 //! | `/` | what this is |
 //!
+//! Whom it answers is said by the [`guard`]: programs of this host, and no web page.
+//!
 //! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
 //! lies in a file goes out past this process, by way of each connection's [`outlet`].
 //! Connections are limited in number; those over the limit wait to be accepted.
@@ -14,11 +16,12 @@
 //! Draining has two steps, so that load balancers and probes can look away first: [`LocalPort::announce_drain`] turns
 //! `/healthz`, [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
 
+mod guard;
 pub(crate) mod outlet;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,6 +40,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::guard::Guard;
 use self::outlet::{Outlet, OutletStream};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
@@ -69,18 +73,26 @@ pub struct LocalPort {
 struct Services {
     mirror: Arc<Mirror>,
     metrics: Arc<Metrics>,
+    guard: Guard,
     draining: AtomicBool,
 }
 
 impl LocalPort {
-    /// Serves connections of `listener` in the background, until drained.
+    /// Serves connections of `listener` in the background, until drained. `names` are names that programs use for the port,
+    /// besides those of loopback.
     ///
     /// # Errors
     /// When the listener has no address.
-    pub fn serve(listener: TcpListener, mirror: Arc<Mirror>, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub fn serve(
+        listener: TcpListener,
+        mirror: Arc<Mirror>,
+        metrics: Arc<Metrics>,
+        names: Vec<String>,
+    ) -> io::Result<Self> {
+        let guard = Guard::new(names);
         let port = Self {
             address: listener.local_addr()?,
-            services: Arc::new(Services { mirror, metrics, draining: AtomicBool::new(false) }),
+            services: Arc::new(Services { mirror, metrics, guard, draining: AtomicBool::new(false) }),
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -157,12 +169,13 @@ async fn connection(stream: TcpStream, services: Arc<Services>, stop: Cancellati
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "local port: no TCP_NODELAY");
     }
+    let address = stream.local_addr().ok().map(|address| address.ip());
     let outlet = Outlet::default();
     let stream = OutletStream::new(stream, outlet.clone(), services.metrics.local_sendfile_bytes.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         let services = Arc::clone(&services);
         request.extensions_mut().insert(outlet.clone());
-        async move { Ok::<_, Infallible>(services.answer(request).await) }
+        async move { Ok::<_, Infallible>(services.answer(request, address).await) }
     });
     let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -183,9 +196,15 @@ async fn connection(stream: TcpStream, services: Arc<Services>, stop: Cancellati
 }
 
 impl Services {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// `address` is this end of the connection.
+    async fn answer(&self, request: Request<Incoming>, address: Option<IpAddr>) -> Response<Body> {
         let (parts, _) = request.into_parts();
         let path = parts.uri.path();
+        if let Err(refusal) = self.guard.check(&parts, address) {
+            self.metrics.local_refusal(refusal.reason);
+            tracing::info!(path, reason = refusal.text, "refused a request on the local port");
+            return text(refusal.status, format!("{}\n", refusal.text), parts.method == Method::HEAD);
+        }
         if path == "/v2" || path.starts_with("/v2/") {
             return self.mirror.handle(&parts).await;
         }

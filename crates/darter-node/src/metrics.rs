@@ -81,6 +81,11 @@ struct ResultLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabels {
     from: &'static str,
     tier: &'static str,
@@ -126,6 +131,7 @@ pub struct Metrics {
     /// Sums of the above over all tiers; not registered, since Prometheus can add.
     from_seed: Counter,
     from_peers: Counter,
+    local_refusals: Family<ReasonLabel, Counter>,
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
@@ -156,6 +162,7 @@ impl Metrics {
             peer_received_bytes: Family::default(),
             from_seed: Counter::default(),
             from_peers: Counter::default(),
+            local_refusals: Family::default(),
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
@@ -191,6 +198,9 @@ impl Metrics {
         r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());
         let active = "Requests on the local port being answered";
         r.register("local_requests_active", active, self.local_requests_active.clone());
+        let refusals =
+            "Requests on the local port that were not for it: a wrong host name, or a page of another origin";
+        r.register("local_refusals", refusals, self.local_refusals.clone());
         r.register("mirror_requests", "Requests to the registry mirror", self.mirror_requests.clone());
         let upstream = "Requests the mirror made to upstream registries, apart from blob reads of the agent";
         r.register("mirror_upstream_requests", upstream, self.mirror_upstream_requests.clone());
@@ -225,6 +235,11 @@ impl Metrics {
             to_peers: self.peer_sent_bytes.get(),
             to_local: self.local_served_bytes.get(),
         }
+    }
+
+    /// Counts a request that the local port refused for its `host` or its `origin`.
+    pub fn local_refusal(&self, reason: &'static str) {
+        self.local_refusals.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts a mirror request and its answer's status.

@@ -99,6 +99,8 @@ pub struct Options {
     pub advertise: Option<String>,
     /// Port for programs of this host: mirror, metrics; `None` listens nowhere.
     pub local: Option<SocketAddr>,
+    /// Names of the local port, besides those of loopback.
+    pub local_names: Vec<String>,
     /// Seeds, as `HOST:PORT`.
     pub join: Vec<String>,
     /// Labels: `region`, `zone` and `rack` place the node.

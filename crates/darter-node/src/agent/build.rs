@@ -181,7 +181,8 @@ async fn serve_local(
         tokio::task::spawn_blocking(move || Mirror::open(mirror_options, registry, blobs, counted, Arc::new(clock)));
     let file_error = |path: String| move |error: io::Error| StartError::File { path, reason: error.to_string() };
     let mirror = mirror.await.expect("opening the mirror does not panic").map_err(file_error(manifests))?;
-    LocalPort::serve(listener, Arc::new(mirror), metrics).map_err(file_error("local port".to_owned()))
+    LocalPort::serve(listener, Arc::new(mirror), metrics, options.local_names.clone())
+        .map_err(file_error("local port".to_owned()))
 }
 
 async fn bind_local(addr: SocketAddr) -> Result<TcpListener, StartError> {

@@ -31,7 +31,10 @@ fn by_sendfile(world: &World) -> u64 {
 /// Asks on a connection that stays open; gives the answer's head and body.
 async fn ask(connection: &mut TcpStream, method: &str, path: &str, range: Option<&str>) -> (String, Vec<u8>) {
     let range = range.map(|range| format!("range: {range}\r\n")).unwrap_or_default();
-    connection.write_all(format!("{method} {path} HTTP/1.1\r\nhost: mirror\r\n{range}\r\n").as_bytes()).await.unwrap();
+    connection
+        .write_all(format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{range}\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(connection.read_u8().await.unwrap());
@@ -69,7 +72,7 @@ async fn a_slow_reader_gets_the_same_bytes() {
     let (world, bytes, path) = with_file(24 << 20).await;
     let mut connection = TcpStream::connect(world.port.address()).await.unwrap();
     connection
-        .write_all(format!("GET {path} HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n").as_bytes())
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
         .await
         .unwrap();
     let mut read = Vec::new();
@@ -89,7 +92,7 @@ async fn a_slow_reader_gets_the_same_bytes() {
 async fn a_reader_that_goes_away_leaves_nothing_behind() {
     let (world, bytes, path) = with_file(24 << 20).await;
     let mut connection = TcpStream::connect(world.port.address()).await.unwrap();
-    connection.write_all(format!("GET {path} HTTP/1.1\r\nhost: m\r\n\r\n").as_bytes()).await.unwrap();
+    connection.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
     connection.read_exact(&mut [0; 100_000]).await.unwrap();
     drop(connection);
     while world.metrics.local_requests_active.get() > 0 {

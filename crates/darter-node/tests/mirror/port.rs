@@ -25,6 +25,34 @@ async fn the_port_tells_what_it_is_and_how_it_is() {
     assert!(head.body.is_empty() && head.header("content-length") != "0");
 }
 
+/// A page that lets its name resolve to 127.0.0.1 would else read private manifests with the agent's own logins.
+#[tokio::test]
+async fn no_web_page_is_answered_whatever_the_path() {
+    let world = world().await;
+    world.registry.put_image("app", Some("1"), b"layer");
+    for path in ["/", "/metrics", "/healthz", "/v2/", "/v2/app/manifests/1", "/nowhere"] {
+        for (host, origin, status) in [
+            ("evil.example:7401", None, 421),
+            ("evil.example", None, 421),
+            ("localhost:7401", Some("https://evil.example"), 403),
+            ("localhost:7401", Some("null"), 403),
+            ("", None, 400),
+        ] {
+            let mut headers = vec![("host", host)];
+            headers.extend(origin.map(|origin| ("origin", origin)));
+            let refused = world.send(Method::GET, path, &headers).await;
+            assert_eq!(refused.status, status, "{path} {headers:?}");
+            assert!(!refused.body.starts_with(b"{") && refused.header("docker-content-digest").is_empty());
+        }
+    }
+    assert_eq!(world.registry.asked(), [""; 0]);
+    for host in ["localhost:7401", "127.0.0.1", "[::1]:7401", "darter.corp"] {
+        let answered = world.send(Method::GET, "/v2/app/manifests/1", &[("host", host)]).await;
+        assert_eq!(answered.status, 200, "{host}");
+    }
+    assert!(world.counted(r#"darter_local_refusals_total{reason="origin"} 12"#));
+}
+
 #[tokio::test]
 async fn an_announced_drain_shows_in_the_health_while_everything_goes_on() {
     let world = world().await;

@@ -34,6 +34,7 @@ fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry, reachable:
         reserve: 0,
         upstreams: vec![UpstreamOption { name: "lab".into(), url: format!("http://{}", lab.address).parse().unwrap() }],
         default_upstream: None,
+        local_names: Vec::new(),
         trusted_registries: Vec::new(),
         ask_login: false,
         plain_http: vec![reachable.name()],
@@ -55,6 +56,20 @@ async fn get(agent: &Agent, authorization: Option<&str>, path: &str) -> (StatusC
     }
     let response = request.send().await.unwrap();
     (response.status(), response.bytes().await.ok().map(|bytes| bytes.to_vec()))
+}
+
+/// Copies the files of a directory, without the lock and the socket.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, to) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy(&entry.path(), &to);
+        } else if kind.is_file() && entry.file_name() != "lock" {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 /// A private image of `lab`, and a stranger that says yes to everything.
@@ -106,13 +121,16 @@ impl World {
 async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_restart() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let start = || Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger));
-    let agent = start().await.unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     world.pull(&agent).await;
     world.assert_closed(&agent).await;
     agent.drain().await;
 
-    let agent = start().await.unwrap();
+    // What is on disk, for another agent: the first one keeps its lock as long as this process lives.
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir.path(), copied.path());
+    let agent = options(Role::Seed, copied.path(), Vec::new(), &world.lab, &world.stranger);
+    let agent = Agent::start(agent).await.unwrap();
     world.assert_closed(&agent).await;
     world.lab.asked();
     world.pull(&agent).await;

@@ -88,7 +88,7 @@ async fn open_port(
     let (agent, clock) = (Arc::new(agent.clone()), Arc::new(clock.clone()));
     let mirror = Mirror::open(options, client, agent, Arc::clone(metrics), clock).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    LocalPort::serve(listener, Arc::new(mirror), Arc::clone(metrics)).unwrap()
+    LocalPort::serve(listener, Arc::new(mirror), Arc::clone(metrics), vec!["darter.corp".into()]).unwrap()
 }
 
 impl World {

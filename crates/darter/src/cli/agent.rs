@@ -76,6 +76,12 @@ pub(crate) struct NetworkArgs {
     #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
     pub(crate) local: SocketAddr,
 
+    /// A name under which programs reach the local port, besides localhost and 127.0.0.1; repeat for several
+    ///
+    /// On loopback other names are refused, because a web page could use one of its own to read what is private.
+    #[arg(long, env = "DARTER_LOCAL_NAME", value_name = "HOST", value_delimiter = ',')]
+    pub(crate) local_name: Vec<String>,
+
     /// The address to tell peers, when it is not the one they see (behind NAT, in a container)
     #[arg(long, env = "DARTER_ADVERTISE", value_name = "HOST:PORT", value_parser = values::endpoint)]
     pub(crate) advertise: Option<String>,
