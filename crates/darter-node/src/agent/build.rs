@@ -225,6 +225,12 @@ fn place_of(options: &Options) -> Place {
     place
 }
 
+/// Every registry that the configuration names is trusted, besides those that it says are.
+fn trusted_registries(options: &Options) -> BTreeSet<String> {
+    let upstreams = options.upstreams.iter().map(|upstream| &upstream.name);
+    upstreams.chain(&options.trusted_registries).chain(&options.default_upstream).cloned().collect()
+}
+
 fn registry_config(options: &Options) -> RegistryConfig {
     let login = |login: &crate::options::LoginOption| {
         let password = Login::Password { user: login.username.clone(), password: login.password.clone() };
@@ -240,7 +246,7 @@ fn registry_config(options: &Options) -> RegistryConfig {
         logins: options.logins.iter().map(login).collect(),
         docker_config: options.docker_config.clone(),
         helper_directories: Vec::new(),
-        trusted: options.trusted_registries.iter().chain(&options.default_upstream).cloned().collect(),
+        trusted: trusted_registries(options),
         guarded: is_daemon(options.role),
     }
 }

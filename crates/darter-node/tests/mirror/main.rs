@@ -13,5 +13,8 @@ mod manifests;
 mod port;
 mod provenance;
 mod registry;
+#[path = "../fleet/seed.rs"]
+#[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]
+mod seed;
 mod twin;
 mod world;

@@ -1,7 +1,6 @@
 //! A registry that claims to have what it never had: whose word opens what is cached (k3s documents the kind for its
 //! embedded mirror; spegel#1432). With real agents, since they decide.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,39 +10,26 @@ use darter_node::options::{Options, Role, UpstreamOption};
 use http::StatusCode;
 
 use crate::registry::Registry;
+use crate::seed;
 use crate::world::content;
 
 const ALICE: &str = "Bearer alice";
 
 /// An agent's options; `lab` is its one configured registry, `reachable` may be asked and is not trusted.
 fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry, reachable: &Registry) -> Options {
-    let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let lab = UpstreamOption {
+        name: "lab".into(),
+        urls: vec![format!("http://{}", lab.address).parse().unwrap()],
+        ..UpstreamOption::default()
+    };
     Options {
         role,
-        data_dir: dir.to_owned(),
-        listen: Some(loopback),
-        advertise: None,
-        local: Some(loopback),
-        join,
-        labels: Default::default(),
-        upload_limit: None,
-        download_limit: None,
-        origin_limit: None,
-        insecure: true,
-        quota: None,
-        reserve: 0,
-        upstreams: vec![UpstreamOption { name: "lab".into(), url: format!("http://{}", lab.address).parse().unwrap() }],
-        default_upstream: None,
-        local_names: Vec::new(),
-        trusted_registries: Vec::new(),
-        ask_login: false,
+        local: Some(([127, 0, 0, 1], 0).into()),
+        upstreams: vec![lab],
         plain_http: vec![reachable.name()],
-        logins: Vec::new(),
-        docker_config: None,
-        origin_ca: None,
         grant_ttl: Duration::from_secs(300),
-        verify_whole: false,
         drain_timeout: Duration::from_secs(5),
+        ..seed::node(dir, join)
     }
 }
 
