@@ -34,7 +34,10 @@ const COMPARISON_WAIT: Duration = Duration::from_secs(5);
 
 /// Comparisons under way, by source and credentials.
 #[derive(Default)]
-pub(super) struct Comparisons(Mutex<HashMap<(BlobId, [u8; 32]), watch::Receiver<Option<Result<(), FetchError>>>>>);
+pub(super) struct Comparisons(Mutex<HashMap<(BlobId, [u8; 32]), Comparison>>);
+
+/// What a comparison will say.
+type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 
 impl Swarms {
     /// Whether content at hand may be given for this source; true when nothing is at hand.
@@ -104,11 +107,7 @@ impl Swarms {
         }
     }
 
-    fn comparison(
-        self: &Arc<Self>,
-        source: &Source,
-        credentials: &Credentials,
-    ) -> watch::Receiver<Option<Result<(), FetchError>>> {
+    fn comparison(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Comparison {
         let key = (source.key(), credentials.fingerprint());
         let mut running = self.comparisons.0.lock();
         if let Some(result) = running.get(&key) {
