@@ -27,6 +27,7 @@ use crate::error::{FetchError, StartError};
 use crate::fleet::Fleet;
 use crate::fleet::seeds::Seeds;
 use crate::local::LocalPort;
+use crate::metrics::process::Usage;
 use crate::options::{Options, Role};
 use crate::swarms::{ListeningSwarms, Swarms};
 use crate::transfer::stream::Part;
@@ -100,7 +101,7 @@ impl Agent {
         let inner = &*self.inner;
         let options = &inner.context.options;
         let usage = inner.context.store.usage();
-        let (resident, cpu) = own_usage();
+        let process = Usage::now();
         api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: inner.context.me,
@@ -112,8 +113,9 @@ impl Agent {
             data_dir: options.data_dir.display().to_string(),
             labels: options.labels.clone(),
             draining: inner.swarms.is_draining(),
-            resident,
-            cpu,
+            resident: process.resident_bytes,
+            cpu: process.cpu_seconds,
+            cpu_seconds: process.cpu_seconds,
             store: api::StoreStatus {
                 blobs: inner.context.store.list().len() as u64,
                 used: usage.used,
@@ -303,15 +305,6 @@ fn blob_row(summary: darter_store::BlobSummary) -> api::BlobRow {
         in_use: summary.in_use,
         last_used: summary.last_used,
     }
-}
-
-/// Resident memory in bytes and CPU seconds of this process; zeroes where the system does not tell.
-fn own_usage() -> (u64, f64) {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
-    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let cpu = spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9;
-    (pages * rustix::param::page_size() as u64, cpu)
 }
 
 /// Whether an agent of this role serves others.

@@ -47,8 +47,11 @@ pub struct Status {
     pub draining: bool,
     /// Resident memory in bytes.
     pub resident: u64,
-    /// CPU seconds used, user and system.
+    /// CPU seconds used, user and system: the first release's name for `cpu_seconds`.
     pub cpu: f64,
+    /// CPU seconds used, user and system.
+    #[serde(default)]
+    pub cpu_seconds: f64,
     /// The store.
     pub store: StoreStatus,
     /// Bytes moved since start.

@@ -4,7 +4,11 @@
 //! An addition is an atomic increment; a labelled family also takes a shared lock for a moment, which is nothing
 //! beside a piece. Values describe this process since it started.
 //!
-//! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded.
+//! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded; of the
+//! registries that callers name, the first few dozen have a label of their own.
+
+pub(crate) mod process;
+mod registries;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +19,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::process::ProcessCollector;
+use self::registries::Registries;
 use crate::api::Traffic;
 
 /// The media type of [`Metrics::encode`].
@@ -24,6 +31,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Upper bounds of the time-to-first-byte buckets, in seconds: a local hit takes a millisecond, a far origin seconds.
 const FIRST_BYTE_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Upper bounds of the buckets for whole answers, in seconds: a manifest takes a millisecond, a layer of 10 GB minutes.
+const DURATION_SECONDS: [f64; 14] =
+    [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
 /// What a mirror request asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +79,13 @@ pub enum Fallback {
 struct RequestLabels {
     kind: &'static str,
     status: u16,
+    registry: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PullLabels {
+    kind: &'static str,
+    registry: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,12 +109,15 @@ struct PeerLabels {
     tier: &'static str,
 }
 
-type Histograms = Family<KindLabel, Histogram, fn() -> Histogram>;
+type Histograms = Family<PullLabels, Histogram, fn() -> Histogram>;
 
 /// Every counter and gauge of an agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What has its name without `darter_`.
+    process: Registry,
+    registries: Registries,
     /// Bytes of content read from origins.
     pub origin_bytes: Counter,
     /// Bytes of pieces sent to other agents.
@@ -137,6 +158,7 @@ pub struct Metrics {
     mirror_access_checks: Family<ResultLabel, Counter>,
     mirror_fallbacks: Family<ResultLabel, Counter>,
     mirror_first_byte: Histograms,
+    mirror_duration: Histograms,
 }
 
 impl Metrics {
@@ -144,6 +166,8 @@ impl Metrics {
     pub fn new() -> Arc<Self> {
         let mut metrics = Self {
             registry: Registry::with_prefix("darter"),
+            process: Registry::default(),
+            registries: Registries::default(),
             origin_bytes: Counter::default(),
             peer_sent_bytes: Counter::default(),
             local_served_bytes: Counter::default(),
@@ -168,6 +192,7 @@ impl Metrics {
             mirror_access_checks: Family::default(),
             mirror_fallbacks: Family::default(),
             mirror_first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_SECONDS)),
+            mirror_duration: Family::new_with_constructor(|| Histogram::new(DURATION_SECONDS)),
         };
         metrics.register();
         Arc::new(metrics)
@@ -175,8 +200,11 @@ impl Metrics {
 
     /// The library appends the unit, and `_total` to counters.
     fn register(&mut self) {
+        self.process.register_collector(Box::new(ProcessCollector::new()));
         let bytes = || Unit::Bytes;
         let r = &mut self.registry;
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "The program's version", build);
         r.register_with_unit("origin", "Content read from origins", bytes(), self.origin_bytes.clone());
         r.register_with_unit("peer_received", "Pieces received from agents", bytes(), self.peer_received_bytes.clone());
         r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
@@ -210,11 +238,14 @@ impl Metrics {
         r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
         let first = "Time until the first byte of an answer is ready";
         r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());
+        let whole = "Time until the last byte of an answer is sent";
+        r.register_with_unit("mirror_duration", whole, Unit::Seconds, self.mirror_duration.clone());
     }
 
     /// The text that `/metrics` gives.
     pub fn encode(&self) -> String {
         let mut out = String::new();
+        text::encode_registry(&mut out, &self.process).expect("writing to a string does not fail");
         text::encode(&mut out, &self.registry).expect("writing to a string does not fail");
         out
     }
@@ -242,9 +273,10 @@ impl Metrics {
         self.local_refusals.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// Counts a mirror request and its answer's status.
-    pub fn mirror_request(&self, kind: MirrorKind, status: u16) {
-        self.mirror_requests.get_or_create(&RequestLabels { kind: kind.name(), status }).inc();
+    /// Counts a request to the mirror for something of `registry`, and its answer's status.
+    pub fn mirror_request(&self, kind: MirrorKind, registry: Option<&str>, status: u16) {
+        let registry = self.registries.label(registry);
+        self.mirror_requests.get_or_create(&RequestLabels { kind: kind.name(), status, registry }).inc();
     }
 
     /// Counts a request to an upstream registry.
@@ -273,8 +305,15 @@ impl Metrics {
     }
 
     /// Notes how long a mirror answer's first byte took.
-    pub fn mirror_first_byte(&self, kind: MirrorKind, took: Duration) {
-        self.mirror_first_byte.get_or_create(&KindLabel { kind: kind.name() }).observe(took.as_secs_f64());
+    pub fn mirror_first_byte(&self, kind: MirrorKind, registry: Option<&str>, took: Duration) {
+        let labels = PullLabels { kind: kind.name(), registry: self.registries.label(registry) };
+        self.mirror_first_byte.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Notes how long a mirror answer took to its last byte.
+    pub fn mirror_duration(&self, kind: MirrorKind, registry: Option<&str>, took: Duration) {
+        let labels = PullLabels { kind: kind.name(), registry: self.registries.label(registry) };
+        self.mirror_duration.get_or_create(&labels).observe(took.as_secs_f64());
     }
 }
 
@@ -311,8 +350,9 @@ mod tests {
         let metrics = Metrics::new();
         metrics.origin_bytes.inc_by(7);
         metrics.peer_received(true, Tier::Rack, 3);
-        metrics.mirror_request(MirrorKind::Blob, 206);
-        metrics.mirror_first_byte(MirrorKind::Blob, Duration::from_millis(20));
+        metrics.mirror_request(MirrorKind::Blob, Some("docker.io"), 206);
+        metrics.mirror_first_byte(MirrorKind::Blob, Some("docker.io"), Duration::from_millis(20));
+        metrics.mirror_duration(MirrorKind::Blob, Some("docker.io"), Duration::from_secs(2));
         metrics.store_used_bytes.set(11);
         metrics.peer_received(false, Tier::Far, 4);
         metrics.peer_received(false, Tier::Rack, 1);
@@ -322,12 +362,21 @@ mod tests {
         for line in [
             "darter_origin_bytes_total 7",
             r#"darter_peer_received_bytes_total{from="seed",tier="rack"} 3"#,
-            r#"darter_mirror_requests_total{kind="blob",status="206"} 1"#,
-            r#"darter_mirror_first_byte_seconds_count{kind="blob"} 1"#,
+            r#"darter_mirror_requests_total{kind="blob",status="206",registry="docker.io"} 1"#,
+            r#"darter_mirror_first_byte_seconds_count{kind="blob",registry="docker.io"} 1"#,
+            r#"darter_mirror_duration_seconds_bucket{le="2.5",kind="blob",registry="docker.io"} 1"#,
             "darter_store_used_bytes 11",
             "darter_back_to_source_total 0",
+            concat!("darter_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|have| have == line), "no {line:?} in:\n{text}");
         }
+        for name in
+            ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"]
+        {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+            assert!(value.trim().parse::<f64>().unwrap() > 0.0, "{name}{value}");
+        }
+        assert_eq!(text.matches("# EOF").count(), 1);
     }
 }

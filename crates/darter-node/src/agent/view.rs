@@ -10,11 +10,12 @@ use darter_core::Moment;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Agent, names, own_usage};
+use super::{Agent, names};
 use crate::api::top::{AgentView, Rates, SwarmRow, Top};
 use crate::api::{StoreStatus, Traffic};
 use crate::context::{Context, unix_now};
 use crate::error::FetchError;
+use crate::metrics::process::Usage;
 use crate::transfer::Transfer;
 use crate::transfer::meter::TIERS;
 
@@ -64,7 +65,7 @@ impl Sampler {
 impl Sample {
     fn take(context: &Context) -> Self {
         let traffic = context.metrics.traffic();
-        Self { at: context.now(), cpu: own_usage().1, traffic, tiers: context.tiers.read() }
+        Self { at: context.now(), cpu: Usage::now().cpu_seconds, traffic, tiers: context.tiers.read() }
     }
 
     /// CPU share and rates since an earlier sample.
@@ -124,7 +125,7 @@ impl Agent {
             draining: inner.swarms.is_draining(),
             cpu,
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
-            resident: own_usage().0,
+            resident: Usage::now().resident_bytes,
             peers: inner.fleet.peers().len() as u32,
             connections: inner.fleet.connections(),
             seeds: inner.seeds.status(),

@@ -58,8 +58,9 @@ impl Account {
     /// Follows the response's body to its end.
     pub(crate) fn attach(self, response: Response<Body>) -> Response<Body> {
         let status = response.status().as_u16();
-        self.metrics.mirror_request(self.kind, status);
-        self.metrics.mirror_first_byte(self.kind, self.clock.now() - self.started);
+        let registry = self.upstream.as_deref();
+        self.metrics.mirror_request(self.kind, registry, status);
+        self.metrics.mirror_first_byte(self.kind, registry, self.clock.now() - self.started);
         response.map(|inner| Followed { inner, status, bytes: 0, broke: false, account: self }.boxed_unsync())
     }
 }
@@ -110,7 +111,9 @@ impl http_body::Body for Followed {
 impl Drop for Followed {
     fn drop(&mut self) {
         let account = &self.account;
-        let seconds = (account.clock.now() - account.started).as_secs_f64();
+        let took = account.clock.now() - account.started;
+        account.metrics.mirror_duration(account.kind, account.upstream.as_deref(), took);
+        let seconds = took.as_secs_f64();
         tracing::info!(
             method = %account.method,
             path = account.path,

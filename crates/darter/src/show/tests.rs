@@ -41,6 +41,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         draining: true,
         resident: 24_000_000,
         cpu: 1.25,
+        cpu_seconds: 1.25,
         store: StoreStatus { blobs: 3, used: 5_000_000, quota: Some(10_000_000), free: 7_000_000 },
         traffic: traffic(),
         seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None }],
