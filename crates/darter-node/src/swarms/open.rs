@@ -35,23 +35,31 @@ const PATIENT: Duration = Duration::from_secs(10);
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One door for each source: who wants to open it waits for who is opening it, and is told the same if the origin could
-/// not be reached, instead of waiting for it once more.
+/// One door for each source: who wants to open it waits for who is opening it. Callers with the same credentials share
+/// what came of that, and all callers share that the origin could not be reached: a slow or dead origin is asked once.
 #[derive(Default)]
 pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
 
 #[derive(Default)]
 struct Door {
-    /// How often the origin could not be reached.
-    failures: AtomicU64,
-    /// Held by who is opening; why that failed the last time.
-    opening: tokio::sync::Mutex<Option<FetchError>>,
+    /// How many came out so far.
+    left: AtomicU64,
+    /// Held by who is opening; what the last one found.
+    opening: tokio::sync::Mutex<Option<Found>>,
+}
+
+/// What was behind a door.
+struct Found {
+    /// Whose credentials opened it.
+    caller: [u8; 32],
+    outcome: Result<Arc<Transfer>, FetchError>,
 }
 
 /// Inside of a door.
 struct Opening<'a> {
     door: &'a Door,
-    last: tokio::sync::MutexGuard<'a, Option<FetchError>>,
+    caller: [u8; 32],
+    last: tokio::sync::MutexGuard<'a, Option<Found>>,
 }
 
 impl Doors {
@@ -64,24 +72,30 @@ impl Doors {
 }
 
 impl Door {
-    /// Waits for whoever is opening. An error is what they met.
-    async fn enter(&self) -> Result<Opening<'_>, FetchError> {
-        let before = self.failures.load(Ordering::Relaxed);
+    /// Waits for whoever is opening. `Err` is what they found, if it is for this caller too.
+    async fn enter(&self, credentials: &Credentials) -> Result<Opening<'_>, Result<Arc<Transfer>, FetchError>> {
+        let (caller, before) = (credentials.fingerprint(), self.left.load(Ordering::Relaxed));
         let last = self.opening.lock().await;
-        match last.as_ref() {
-            Some(error) if self.failures.load(Ordering::Relaxed) > before => Err(error.clone()),
-            _ => Ok(Opening { door: self, last }),
+        let found = last.as_ref().filter(|_| self.left.load(Ordering::Relaxed) > before);
+        match found {
+            Some(Found { outcome: Err(error), .. }) => Err(Err(error.clone())),
+            Some(found) if found.caller == caller => Err(found.outcome.clone()),
+            _ => Ok(Opening { door: self, caller, last }),
         }
     }
 }
 
 impl Opening<'_> {
-    /// Tells those who wait why the origin gave nothing, unless it may give others something.
-    fn failed(&mut self, error: &FetchError) {
-        if matches!(error, FetchError::Origin(failure) if failure.kind.retryable() && failure.status != Some(429)) {
-            *self.last = Some(error.clone());
-            self.door.failures.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Tells those who wait what was found: that the origin could not be reached, to all of them.
+    fn leave(mut self, found: Result<Arc<Transfer>, FetchError>) -> Result<Arc<Transfer>, FetchError> {
+        let is_for_others = match &found {
+            Ok(_) => true,
+            Err(FetchError::Origin(failure)) => failure.kind.retryable() && failure.status != Some(429),
+            Err(_) => false,
+        };
+        *self.last = is_for_others.then(|| Found { caller: self.caller, outcome: found.clone() });
+        self.door.left.fetch_add(1, Ordering::Relaxed);
+        found
     }
 }
 
@@ -282,7 +296,10 @@ impl Swarms {
             return Ok(transfer);
         }
         let door = self.opening.at(source.key());
-        let mut opening = door.enter().await?;
+        let opening = match door.enter(credentials).await {
+            Ok(opening) => opening,
+            Err(found) => return found,
+        };
         if let Some(transfer) = self.lead_known(source, credentials).await? {
             return Ok(transfer);
         }
@@ -292,9 +309,11 @@ impl Swarms {
         tracing::debug!(%source, "reading the origin");
         let context = &self.house.context;
         let origin = if patient { &context.origin } else { &context.origin_once };
-        let reading = origin.read(source, credentials, None, None).await.map_err(FetchError::from);
-        let reading = reading.inspect_err(|error| opening.failed(error))?;
-        self.lead_reading(source, credentials, reading).await
+        let led = match origin.read(source, credentials, None, None).await {
+            Ok(reading) => self.lead_reading(source, credentials, reading).await,
+            Err(error) => Err(error.into()),
+        };
+        opening.leave(led)
     }
 
     /// Leads what is under way or stored, if it is still what the origin has.

@@ -26,6 +26,8 @@ enum Does {
     LeavesAfter(usize),
     /// Answers 503.
     Fails,
+    /// Takes its time to the first byte.
+    Thinks,
 }
 
 /// A web server with one resource, an entity tag and ranges.
@@ -98,9 +100,12 @@ async fn answer(socket: TcpStream, does: Does, first: bool) {
     let until = match does {
         Does::Cuts(after) => from + after,
         Does::LeavesAfter(after) if first => from + after,
-        Does::LeavesAfter(_) => LENGTH,
+        Does::LeavesAfter(_) | Does::Thinks => LENGTH,
         Does::Fails => from,
     };
+    if matches!(does, Does::Thinks) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     // An agent that is satisfied may leave.
     let _ = socket.write_all(head.as_bytes()).await;
     let _ = socket.write_all(&bytes[from..until.clamp(from, LENGTH)]).await;
@@ -156,5 +161,17 @@ async fn who_waits_for_an_origin_that_fails_costs_it_nothing_more() {
     }
     let together = origin.requests() - alone;
     assert!(together < alone * 3, "{together} requests for eight, {alone} for one");
+    agent.drain().await;
+}
+
+#[tokio::test]
+async fn an_origin_that_takes_its_time_is_asked_once_for_all_who_wait() {
+    let origin = Origin::start(Does::Thinks).await;
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(directory.path(), Duration::from_secs(30))).await.unwrap();
+    for read in join_all((0..8).map(|_| read(&agent, &origin.source))).await {
+        assert!(read.unwrap() == content());
+    }
+    assert_eq!(origin.requests(), 1);
     agent.drain().await;
 }
