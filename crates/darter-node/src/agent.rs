@@ -1,8 +1,8 @@
 //! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
 //!
 //! Building goes bottom up: the data directory's lock, the store, the origins, the fleet, the swarms; then the ports are
-//! bound, so that a port that is taken is an error before anything is promised; then the seeds are joined; last,
-//! what was bound is served.
+//! bound, so that a port that is taken is an error before anything is promised; then what was bound is served, and the
+//! seeds are joined meanwhile: one that does not answer keeps nobody waiting.
 
 mod build;
 mod names;
@@ -255,7 +255,6 @@ impl Agent {
             if active == 0 {
                 self.inner.fleet.trim();
             }
-            metrics.peers_connected.set(gauge(self.inner.fleet.peers().len() as u64));
         }
     }
 }

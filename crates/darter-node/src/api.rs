@@ -101,6 +101,9 @@ pub struct SeedStatus {
     pub up: bool,
     /// Its id, once met.
     pub node: Option<NodeId>,
+    /// The address itself, where a name was given.
+    #[serde(default)]
+    pub at: Option<String>,
 }
 
 /// A connected peer.

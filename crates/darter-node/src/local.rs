@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/v2/…` | the registry [`Mirror`] |
 //! | `/metrics` | [`Metrics`] for Prometheus |
-//! | `/healthz` | 200 `ok`, or 503 `draining` |
+//! | `/healthz` | 200 `ok`, or 503 `draining`; with `?verbose`, also how it stands with the fleet |
 //! | `/` | what this is |
 //!
 //! Whom it answers is said by the [`guard`]: programs of this host, and no web page.
@@ -216,10 +216,15 @@ impl Services {
         }
         match path {
             "/" => text(StatusCode::OK, ABOUT, head),
-            "/healthz" if self.draining.load(Ordering::Relaxed) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n", head)
+            "/healthz" => {
+                let (status, word) = match self.draining.load(Ordering::Relaxed) {
+                    true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+                    false => (StatusCode::OK, "ok\n"),
+                };
+                let verbose = parts.uri.query().is_some_and(|query| query.split('&').any(|it| it == "verbose"));
+                let details = if verbose { self.metrics.health() } else { String::new() };
+                text(status, format!("{word}{details}"), head)
             }
-            "/healthz" => text(StatusCode::OK, "ok\n", head),
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.metrics.encode(), head);
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));

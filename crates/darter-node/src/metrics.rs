@@ -146,6 +146,10 @@ pub struct Metrics {
     pub swarms_active: Gauge,
     /// Agents with an open connection to this one.
     pub peers_connected: Gauge,
+    /// Seeds with an open connection to this agent.
+    pub seeds_connected: Gauge,
+    /// Times the last connected seed was lost.
+    pub last_seed_lost: Counter,
     /// Requests on the local port whose answer is not yet sent.
     pub local_requests_active: Gauge,
     peer_received_bytes: Family<PeerLabels, Counter>,
@@ -182,6 +186,8 @@ impl Metrics {
             store_blobs: Gauge::default(),
             swarms_active: Gauge::default(),
             peers_connected: Gauge::default(),
+            seeds_connected: Gauge::default(),
+            last_seed_lost: Counter::default(),
             local_requests_active: Gauge::default(),
             peer_received_bytes: Family::default(),
             from_seed: Counter::default(),
@@ -224,6 +230,8 @@ impl Metrics {
         r.register("store_blobs", "Blobs kept", self.store_blobs.clone());
         r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());
         r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());
+        r.register("seeds_connected", "Seeds with an open connection", self.seeds_connected.clone());
+        r.register("last_seed_lost", "Times the last connected seed was lost", self.last_seed_lost.clone());
         let active = "Requests on the local port being answered";
         r.register("local_requests_active", active, self.local_requests_active.clone());
         let refusals =
@@ -248,6 +256,14 @@ impl Metrics {
         text::encode_registry(&mut out, &self.process).expect("writing to a string does not fail");
         text::encode(&mut out, &self.registry).expect("writing to a string does not fail");
         out
+    }
+
+    /// How it stands with the fleet, one line each: what `/healthz?verbose` adds.
+    pub fn health(&self) -> String {
+        let seeds = self.seeds_connected.get();
+        let nodes = (self.peers_connected.get() - seeds).max(0);
+        let lost = if seeds == 0 && self.last_seed_lost.get() > 0 { " (the last one was lost)" } else { "" };
+        format!("seeds connected: {seeds}{lost}\nnodes connected: {nodes}\n")
     }
 
     /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is.

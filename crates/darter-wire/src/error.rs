@@ -65,17 +65,18 @@ pub enum WireError {
         /// The address that led back here.
         addr: String,
     },
-    /// Another agent has the id of this one.
+    /// Two agents have one id.
     #[error(
-        "{addr} has the id of this agent, {node} (one data directory is a copy of the other: remove the file node-id from one of them and restart its agent)"
+        "{addr} and {other} are two agents with one id, {node} (one data directory is a copy of the other: \
+         remove the file node-id from one of them and restart its agent)"
     )]
     SameId {
-        /// The address that was connected to, or the connection came from.
+        /// Where one of them is.
         addr: String,
         /// The id of both.
         node: NodeId,
-        /// Where the other one listens.
-        listen: String,
+        /// Where the other one is.
+        other: String,
     },
     /// The channel is closed: by the other side in the middle of something, or by this one.
     #[error("the connection is closed")]

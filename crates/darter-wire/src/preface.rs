@@ -199,7 +199,7 @@ async fn meet(mut stream: PeerStream, addr: &str, me: &Hello, version: u8, kind:
     if hello.node == me.node {
         let tell_apart = hello.run != 0 && me.run != 0 && hello.run != me.run;
         return Err(match tell_apart {
-            true => WireError::SameId { addr: addr.to_owned(), node: me.node, listen: hello.listen },
+            true => WireError::SameId { addr: addr.to_owned(), node: me.node, other: "this agent".to_owned() },
             false => WireError::Oneself { addr: addr.to_owned() },
         });
     }

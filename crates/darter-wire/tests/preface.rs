@@ -170,7 +170,7 @@ async fn an_agent_of_the_version_before_is_answered_in_its_own() {
 async fn two_agents_with_one_id_are_told_from_one_that_reaches_itself() {
     let (one, other) = (hello(1, ""), Hello { run: 8, listen: "10.0.0.2:7400".into(), ..hello(1, "") });
     let (at_one, at_other) = meet(&one, &other, Kind::Control).await;
-    assert!(matches!(at_one, Err(WireError::SameId { listen, .. }) if listen == "10.0.0.2:7400"));
+    assert!(matches!(at_one, Err(WireError::SameId { addr, .. }) if addr == "10.0.0.2:7400"));
     assert!(matches!(at_other, Err(WireError::SameId { .. })));
 }
 

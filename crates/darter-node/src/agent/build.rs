@@ -114,7 +114,8 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     if is_daemon(options.role) && !options.insecure {
         tracing::warn!("peer connections are not encrypted in this version; --insecure says that you know");
     }
-    let seeds = Seeds::join(&fleet, &options.join).await?;
+    fleet.mingle();
+    let seeds = Seeds::join(&fleet, &options.join);
 
     let local_address = local.as_ref().and_then(|listener| listener.local_addr().ok()).map(|addr| addr.to_string());
     let (stop_admin, admin_stopped) = watch::channel(false);
@@ -144,6 +145,11 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         tasks.spawn(agent.clone().sample(admin_stopped.clone()));
         tasks.spawn(agent.clone().tidy(admin_stopped));
     }
+    // What was served already is not kept waiting by a seed that does not answer.
+    if let Err(error) = agent.inner.seeds.first_attempts().await {
+        agent.drain().await;
+        return Err(error);
+    }
     tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");
     Ok(agent)
 }
@@ -155,7 +161,7 @@ async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, No
         config.quota = quota;
         config.reserve_free = reserve;
         let store = DiskStore::open(&data_dir, &config)?;
-        let me = identity::load_or_draw(&data_dir)?;
+        let me = identity::of_this_machine(&data_dir)?;
         let kept = store.list().into_iter().map(|row| row.id).collect();
         let archive = Archive::open(&data_dir)?;
         if let Err(error) = archive.keep_only(&kept) {

@@ -4,16 +4,24 @@
 //! |---|---|
 //! | this one | [`Fleet`]: who is connected; making, accepting and losing control connections |
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
-//! | [`seeds`] | the seeds given by `--join`: kept connected, tried again when lost |
+//! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
+//! | [`circle`] | how nodes come to know each other, and what happens when the last seed is lost |
+//! | [`known`] | the nodes known, in memory and on the disk |
+//! | [`survey`] | asking around among the nodes who leads or holds a blob |
+//! | [`twins`] | two agents with one id |
 //!
 //! Two agents that dial each other at once have two control connections for a while; either carries any message,
 //! and the peer counts as gone when the last one ends. What is said is handed to a [`Listener`], which must not block.
 
+mod circle;
 pub(crate) mod data;
+mod known;
 pub(crate) mod seeds;
+pub(crate) mod survey;
+mod twins;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
@@ -25,11 +33,14 @@ use darter_wire::{
     Answer, Frame, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Uploads, WireError, serve_data,
 };
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::data::DataLink;
+use self::known::Known;
+use self::survey::Surveys;
+use self::twins::Twins;
 use crate::api::Giver;
 use crate::context::Context;
 
@@ -69,6 +80,12 @@ impl Peer {
         matches!(self.hello.role, Role::Seed)
     }
 
+    /// The peer as others are told of it.
+    pub(crate) fn info(&self) -> PeerInfo {
+        let Hello { node, listen, place, .. } = &self.hello;
+        PeerInfo { node: *node, addr: listen.clone(), place: place.clone() }
+    }
+
     /// The peer as somebody who gives pieces.
     pub(crate) fn giver(&self) -> Giver {
         let (node, addr) = (self.hello.node, self.hello.listen.clone());
@@ -78,8 +95,17 @@ impl Peer {
 
 struct Connected {
     peer: Peer,
+    /// When it last said something, in microseconds of the context's clock.
+    heard: Arc<AtomicU64>,
     /// Never empty: the entry goes with its last connection.
     controls: Vec<(u64, ControlSender)>,
+}
+
+/// A control connection that was taken into use.
+struct Adopted {
+    connection: u64,
+    receiver: ControlReceiver,
+    heard: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -100,6 +126,17 @@ pub(crate) struct Fleet {
     receiving: Receiving,
     sending: Sending,
     state: Mutex<State>,
+    /// Marked as changed when an agent has come or gone, or an attempt to reach one has ended.
+    changed: watch::Sender<()>,
+    known: Mutex<Known>,
+    surveys: Mutex<Surveys>,
+    twins: Mutex<Twins>,
+    /// Wakes whoever looks for companions.
+    lonely: Notify,
+    /// Whether the last seed was lost, and none is back.
+    was_lonely: AtomicBool,
+    /// Whether everything given to join was tried at least once.
+    joined: AtomicBool,
     listener: OnceLock<Weak<dyn Listener>>,
     uploads: OnceLock<Arc<dyn Uploads>>,
     /// Data connections of others that are being served.
@@ -123,6 +160,13 @@ impl Fleet {
             receiving,
             sending,
             state: Mutex::default(),
+            changed: watch::channel(()).0,
+            known: Mutex::default(),
+            surveys: Mutex::default(),
+            twins: Mutex::default(),
+            lonely: Notify::new(),
+            was_lonely: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
             listener: OnceLock::new(),
             uploads: OnceLock::new(),
             serving: AtomicU32::new(0),
@@ -175,14 +219,19 @@ impl Fleet {
     /// Connects to an address and says who is there. The connection is in use when this returns.
     pub(crate) async fn dial(self: &Arc<Self>, addr: &str) -> Result<NodeId, WireError> {
         let greeted = preface::open(&*self.transport, addr, Kind::Control, self.me()).await?;
+        if let Some(twin) = self.twin_of(&greeted.hello).await {
+            let (addr, node) = (addr.to_owned(), greeted.hello.node);
+            self.refuse_twin(greeted, &twin).await;
+            return Err(WireError::SameId { addr, node, other: twin.hello.listen });
+        }
         let node = greeted.hello.node;
         let fleet = Arc::clone(self);
-        let (sender, receiver) = self.adopt(greeted);
-        self.tasks.spawn(async move { fleet.listen_to(node, sender, receiver).await });
+        let adopted = self.adopt(greeted);
+        self.tasks.spawn(async move { fleet.listen_to(node, adopted).await });
         Ok(node)
     }
 
-    /// Connects to a neighbour unless it is connected or being connected. What follows is said by [`Listener::peer_up`].
+    /// Connects to a node unless it is connected or being connected. What follows is said by [`Listener::peer_up`].
     pub(crate) fn ensure(self: &Arc<Self>, info: &PeerInfo) {
         {
             let mut state = self.state.lock();
@@ -194,11 +243,35 @@ impl Fleet {
         }
         let (fleet, info) = (Arc::clone(self), info.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = fleet.dial(&info.addr).await {
-                tracing::debug!(peer = %info.addr, %error, "could not meet a neighbour");
+            match fleet.dial(&info.addr).await {
+                Ok(node) if node == info.node => {}
+                Ok(node) => {
+                    tracing::debug!(peer = %info.addr, found = %node.short(), "another agent answers there now");
+                    fleet.known.lock().forget(info.node);
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %info.addr, %error, "could not meet a node");
+                    fleet.known.lock().failed(info.node, fleet.context.now());
+                }
             }
             fleet.state.lock().dialling.remove(&info.node);
+            fleet.changed.send_replace(());
         });
+    }
+
+    /// Connects to a node, and waits until it is connected or can't be; whether it is.
+    async fn reach(self: &Arc<Self>, info: &PeerInfo) -> bool {
+        let mut changed = self.changed.subscribe();
+        self.ensure(info);
+        loop {
+            let (connected, dialling) = {
+                let state = self.state.lock();
+                (state.peers.contains_key(&info.node), state.dialling.contains(&info.node))
+            };
+            if connected || !dialling || changed.changed().await.is_err() {
+                return connected;
+            }
+        }
     }
 
     /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
@@ -269,6 +342,11 @@ impl Fleet {
         state.peers.values().filter(|it| it.peer.is_seed()).map(|it| it.peer.hello.node).collect()
     }
 
+    /// Whether everything given to join was tried at least once.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+
     /// Where a peer listens, as it said or as others said of it.
     pub(crate) fn address(&self, node: NodeId) -> String {
         self.state.lock().addresses.get(&node).cloned().unwrap_or_default()
@@ -302,8 +380,15 @@ impl Fleet {
         let node = greeted.hello.node;
         match greeted.kind {
             Kind::Control => {
-                let (sender, receiver) = self.adopt(greeted);
-                self.listen_to(node, sender, receiver).await;
+                if let Some(twin) = self.twin_of(&greeted.hello).await {
+                    self.refuse_twin(greeted, &twin).await;
+                    return;
+                }
+                let adopted = self.adopt(greeted);
+                self.listen_to(node, adopted).await;
+            }
+            Kind::Data if self.is_twin(&greeted.hello) => {
+                tracing::debug!(peer = %node.short(), "a data connection of another agent with this id is refused");
             }
             Kind::Data => {
                 let uploads = Arc::clone(self.uploads.get().expect("a fleet begins before it accepts"));
@@ -321,28 +406,32 @@ impl Fleet {
     }
 
     /// Takes a control connection into use.
-    fn adopt(&self, greeted: Greeted) -> (u64, ControlReceiver) {
+    fn adopt(&self, greeted: Greeted) -> Adopted {
         let peer = self.peer_of(&greeted);
         let hello = &peer.hello;
         let (sender, receiver) = control::start(greeted.stream, &ControlConfig::default());
-        let (connection, is_first) = {
+        let (connection, is_first, heard) = {
             let mut state = self.state.lock();
             state.connections += 1;
             let connection = state.connections;
             state.addresses.insert(hello.node, hello.listen.clone());
             let entry = state.peers.entry(hello.node);
-            let known = entry.or_insert_with(|| Connected { peer: peer.clone(), controls: Vec::new() });
+            let known =
+                entry.or_insert_with(|| Connected { peer: peer.clone(), heard: Arc::default(), controls: Vec::new() });
             known.controls.push((connection, sender));
-            (connection, known.controls.len() == 1)
+            (connection, known.controls.len() == 1, Arc::clone(&known.heard))
         };
         if is_first && let Some(listener) = self.listener() {
             tracing::debug!(peer = %hello.node.short(), addr = hello.listen, "peer connected");
+            self.welcome(&peer);
             listener.peer_up(&peer);
+            self.changed.send_replace(());
         }
-        (connection, receiver)
+        Adopted { connection, receiver, heard }
     }
 
-    async fn listen_to(&self, node: NodeId, connection: u64, mut receiver: ControlReceiver) {
+    async fn listen_to(&self, node: NodeId, adopted: Adopted) {
+        let Adopted { connection, mut receiver, heard } = adopted;
         loop {
             let received = tokio::select! {
                 received = receiver.recv() => received,
@@ -351,9 +440,8 @@ impl Fleet {
             match received {
                 Ok(Some(message)) => {
                     self.context.metrics.control_messages.inc();
-                    if let Some(listener) = self.listener() {
-                        listener.said(node, message);
-                    }
+                    heard.store(self.context.now().as_micros(), Ordering::Relaxed);
+                    self.hear(node, message);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -365,21 +453,40 @@ impl Fleet {
         self.drop_connection(node, connection);
     }
 
+    /// Answers what is about the fleet itself; everything else is about swarms.
+    fn hear(&self, from: NodeId, message: Message) {
+        match message {
+            Message::AskPeers => self.tell_peers(from),
+            Message::Peers { peers } => self.learn_peers(peers),
+            Message::LeadIs { request, part, lead, seeds, nearest } => {
+                self.lead_is(from, request, survey::Answer { part, lead, seeds, nearest });
+            }
+            Message::SameId { addr } => self.has_twin(&addr),
+            message => {
+                if let Some(listener) = self.listener() {
+                    listener.said(from, message);
+                }
+            }
+        }
+    }
+
     fn drop_connection(&self, node: NodeId, connection: u64) {
-        let link = {
+        let (connected, link) = {
             let mut state = self.state.lock();
             let Some(connected) = state.peers.get_mut(&node) else { return };
             connected.controls.retain(|(id, _)| *id != connection);
             if !connected.controls.is_empty() {
                 return;
             }
-            state.peers.remove(&node);
-            state.links.remove(&node)
+            let Some(connected) = state.peers.remove(&node) else { return };
+            (connected, state.links.remove(&node))
         };
         if let Some(link) = link {
             link.close();
         }
         tracing::debug!(peer = %node.short(), "peer gone");
+        self.miss(&connected.peer);
+        self.changed.send_replace(());
         if let Some(listener) = self.listener() {
             listener.peer_down(node);
             // One that came back meanwhile may have been announced before it was said to be gone.

@@ -1,94 +1,350 @@
-//! The seeds given by `--join`: connected at start, kept connected, tried again when lost.
+//! The agents given by `--join`: connected at start, kept connected, tried again when lost.
 //!
-//! An address where nobody answers is tried again for ever, since a seed may come up later than its nodes. An address
-//! where something *else* answers is a mistake that only people can mend: at start it is an error.
+//! A name stands for *all* its addresses, and is asked again every few seconds, so that seeds may come, go and move
+//! behind it. An address that leads back to this agent is skipped: a name may stand for it, too.
+//!
+//! An address where nobody answers is tried again for ever, since a seed may come up later than its nodes; so is an
+//! agent of another release, which may be upgraded. Where all addresses of a name answer as something else than Darter,
+//! only people can mend it: at start that is an error.
+//!
+//! Nothing here keeps the agent from serving its host: whoever waits for the first attempts waits in
+//! [`Seeds::first_attempts`], for a bounded time.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use darter_core::NodeId;
+use darter_core::{Moment, NodeId};
 use darter_wire::WireError;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::Fleet;
 use crate::api::SeedStatus;
 use crate::error::StartError;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long an address that leads back to this agent is left alone. It may be somebody else's later.
+const ONESELF_PAUSE: Duration = Duration::from_secs(60);
+
+/// A connection that ends sooner than this counts as an attempt that failed.
+const MIN_CONNECTED: Duration = Duration::from_secs(5);
+
+/// How often a name is asked for its addresses.
+const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the start waits for the first attempts.
+const FIRST_ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Addresses of one name that are used.
+const MAX_ADDRESSES: usize = 64;
 
 /// The seeds of this agent and their state.
 pub(crate) struct Seeds {
     fleet: Arc<Fleet>,
-    known: Mutex<Vec<(String, Option<NodeId>)>>,
+    given: Vec<Given>,
+    /// Marked as changed when an attempt ends for the first time.
+    attempted: watch::Sender<()>,
+}
+
+/// What was given to join: an address, or a name.
+struct Given {
+    text: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Why the name has no address, or that it was not asked yet.
+    unresolved: Option<Unresolved>,
+    resolved: bool,
+    addresses: BTreeMap<SocketAddr, Address>,
+}
+
+struct Unresolved;
+
+/// One address and what is known of it.
+#[derive(Default)]
+struct Address {
+    node: Option<NodeId>,
+    /// How the last attempt went; none before the first one has ended.
+    attempt: Option<Attempt>,
+    /// The name stands for it no longer: it is dropped once nobody is connected there.
+    outdated: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Attempt {
+    Connected,
+    Oneself,
+    /// People have to mend it; why.
+    Mistake(String),
+    /// It may pass; why.
+    Trouble(String),
 }
 
 impl Seeds {
-    /// Tries every address once, then keeps them connected in the background.
-    ///
-    /// # Errors
-    /// [`StartError::Join`] for an address that answers, but not as an agent of this fleet would.
-    pub(crate) async fn join(fleet: &Arc<Fleet>, addresses: &[String]) -> Result<Arc<Self>, StartError> {
-        let known = addresses.iter().map(|addr| (addr.clone(), None)).collect();
-        let seeds = Arc::new(Self { fleet: Arc::clone(fleet), known: Mutex::new(known) });
-        let first = addresses.iter().map(|addr| fleet.dial(addr));
-        let first = futures_util::future::join_all(first).await;
-        for (at, (addr, outcome)) in addresses.iter().zip(first).enumerate() {
-            match outcome {
-                Ok(node) => seeds.known.lock()[at].1 = Some(node),
-                Err(error) if is_mistake(&error) => {
-                    return Err(StartError::Join { addr: addr.clone(), reason: error.to_string() });
-                }
-                Err(error) => {
-                    tracing::warn!(seed = addr, %error, "no seed there yet; going on without and trying again");
-                }
-            }
-        }
-        for at in 0..addresses.len() {
+    /// Begins to connect to everything that was given, and keeps it connected, in the background.
+    pub(crate) fn join(fleet: &Arc<Fleet>, given: &[String]) -> Arc<Self> {
+        let given = given.iter().map(|text| Given { text: text.clone(), state: Mutex::default() }).collect();
+        let seeds = Arc::new(Self { fleet: Arc::clone(fleet), given, attempted: watch::channel(()).0 });
+        for at in 0..seeds.given.len() {
             let keeper = Arc::clone(&seeds);
-            fleet.tasks.spawn(async move { keeper.keep(at).await });
+            fleet.tasks.spawn(async move { keeper.resolve(at).await });
         }
-        Ok(seeds)
+        seeds
     }
 
-    /// Every address with what is known of it.
+    /// Waits until every address was tried once, though not for long.
+    ///
+    /// # Errors
+    /// [`StartError::Join`] if something was given that answers, but not as an agent of this fleet would.
+    pub(crate) async fn first_attempts(&self) -> Result<(), StartError> {
+        let mut attempted = self.attempted.subscribe();
+        let all = async { while !self.all_attempted() && attempted.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(FIRST_ATTEMPTS_TIMEOUT, all).await;
+        for given in &self.given {
+            let state = given.state.lock();
+            let mut mistakes = state.addresses.values().map(|address| match &address.attempt {
+                Some(Attempt::Mistake(reason)) => Some(reason.clone()),
+                _ => None,
+            });
+            if let Some(Some(reason)) = mistakes.next()
+                && mistakes.all(|mistake| mistake.is_some())
+            {
+                return Err(StartError::Join { addr: given.text.clone(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn all_attempted(&self) -> bool {
+        self.given.iter().all(|given| {
+            let state = given.state.lock();
+            state.resolved && state.addresses.values().all(|address| address.attempt.is_some())
+        })
+    }
+
+    /// What was given, address by address, with what is known of each.
     pub(crate) fn status(&self) -> Vec<SeedStatus> {
-        let known = self.known.lock().clone();
-        known.into_iter().map(|(addr, node)| SeedStatus { addr, up: self.is_up(node), node }).collect()
+        let mut rows = Vec::new();
+        for Given { text, state } in &self.given {
+            let state = state.lock();
+            let others = state.addresses.iter().filter(|(_, address)| address.attempt != Some(Attempt::Oneself));
+            let known = others.map(|(at, address)| {
+                let at = at.to_string();
+                let at = (at != *text).then_some(at);
+                SeedStatus { addr: text.clone(), up: self.is_up(address.node), node: address.node, at }
+            });
+            let before = rows.len();
+            rows.extend(known);
+            if rows.len() == before && state.addresses.is_empty() {
+                rows.push(SeedStatus { addr: text.clone(), up: false, node: None, at: None });
+            }
+        }
+        rows
     }
 
     fn is_up(&self, node: Option<NodeId>) -> bool {
         node.is_some_and(|node| self.fleet.peer(node).is_some())
     }
 
-    async fn keep(&self, at: usize) {
-        let mut pause = FIRST_PAUSE;
+    /// Asks for the addresses of what was given, again and again, and sees to it that each is kept connected.
+    async fn resolve(self: Arc<Self>, at: usize) {
+        let Given { text, state } = &self.given[at];
+        let literal = text.parse::<SocketAddr>().is_ok();
         loop {
+            let found = tokio::select! {
+                found = tokio::net::lookup_host(text.as_str()) => found,
+                () = self.fleet.stop.cancelled() => return,
+            };
+            match found {
+                Ok(found) => {
+                    let new = state.lock().resolved_to(found.take(MAX_ADDRESSES));
+                    for addr in new {
+                        let keeper = Arc::clone(&self);
+                        self.fleet.tasks.spawn(async move { keeper.keep(at, addr).await });
+                    }
+                }
+                // What was found before still counts.
+                Err(error) if state.lock().is_first_failure() => {
+                    tracing::warn!(seed = text, %error, "the name of a seed has no address; asking again");
+                }
+                Err(error) => tracing::debug!(seed = text, %error, "the name of a seed has no address"),
+            }
+            self.attempted.send_replace(());
+            if literal {
+                return;
+            }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(RESOLVE_EVERY) => {}
                 () = self.fleet.stop.cancelled() => return,
             }
-            let (addr, node) = self.known.lock()[at].clone();
-            if self.is_up(node) {
-                pause = FIRST_PAUSE;
-                continue;
+        }
+    }
+
+    /// Keeps one address connected until its name stands for it no longer.
+    async fn keep(&self, at: usize, addr: SocketAddr) {
+        let Given { text, state } = &self.given[at];
+        let mut pause = FIRST_PAUSE;
+        let mut before = None;
+        let address = addr.to_string();
+        loop {
+            let began = self.fleet.context.now();
+            let outcome = tokio::select! {
+                outcome = self.fleet.dial(&address) => outcome,
+                () = self.fleet.stop.cancelled() => return,
+            };
+            let (attempt, node) = match outcome {
+                Ok(node) => (Attempt::Connected, Some(node)),
+                Err(error) => (Attempt::of(&error), None),
+            };
+            if before.as_ref() != Some(&attempt) {
+                tell(text, addr, &attempt);
             }
-            match self.fleet.dial(&addr).await {
-                Ok(node) => {
-                    tracing::info!(seed = addr, node = %node.short(), "seed connected");
-                    self.known.lock()[at].1 = Some(node);
-                    pause = FIRST_PAUSE;
-                }
-                Err(error) => {
-                    tracing::debug!(seed = addr, %error, "seed not connected");
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+            if let Some(address) = state.lock().addresses.get_mut(&addr) {
+                address.node = node.or(address.node);
+                address.attempt = Some(attempt.clone());
             }
+            self.attempted.send_replace(());
+            self.fleet.joined.store(self.all_attempted(), Ordering::Relaxed);
+            if let Some(node) = node {
+                self.while_connected(node).await;
+                pause = self.next_pause(pause, began);
+            } else {
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+            let sleep = if attempt == Attempt::Oneself { ONESELF_PAUSE } else { pause };
+            before = Some(attempt);
+            if state.lock().drop_outdated(addr) {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => {}
+                () = self.fleet.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Returns when the agent is not connected any more.
+    async fn while_connected(&self, node: NodeId) {
+        let mut changed = self.fleet.changed.subscribe();
+        while self.fleet.peer(node).is_some() {
+            tokio::select! {
+                changed = changed.changed() => if changed.is_err() { return },
+                () = self.fleet.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Somebody who hangs up again and again is not called five times a second.
+    fn next_pause(&self, pause: Duration, began: Moment) -> Duration {
+        let lasted = self.fleet.context.now().since(began);
+        if lasted >= MIN_CONNECTED { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) }
+    }
+}
+
+impl State {
+    /// The name stands for these addresses now. Returns those that are new.
+    fn resolved_to(&mut self, found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+        self.resolved = true;
+        self.unresolved = None;
+        for address in self.addresses.values_mut() {
+            address.outdated = true;
+        }
+        let mut new = Vec::new();
+        for addr in found {
+            let known = self.addresses.entry(addr).or_insert_with(|| {
+                new.push(addr);
+                Address::default()
+            });
+            known.outdated = false;
+        }
+        new
+    }
+
+    /// Whether it is the first time in a row that the name has no address.
+    fn is_first_failure(&mut self) -> bool {
+        self.resolved = true;
+        self.unresolved.replace(Unresolved).is_none()
+    }
+
+    /// Whether the name stands for this address no longer; then it is dropped.
+    fn drop_outdated(&mut self, addr: SocketAddr) -> bool {
+        let outdated = self.addresses.get(&addr).is_none_or(|address| address.outdated);
+        if outdated {
+            self.addresses.remove(&addr);
+        }
+        outdated
+    }
+}
+
+impl Attempt {
+    fn of(error: &WireError) -> Self {
+        match error {
+            WireError::Oneself { .. } => Self::Oneself,
+            WireError::NotDarter { .. } | WireError::SameId { .. } => Self::Mistake(error.to_string()),
+            WireError::Connect { addr, source } => Self::Trouble(format!("cannot connect to {addr}: {source}")),
+            _ => Self::Trouble(error.to_string()),
         }
     }
 }
 
-/// Whether trying again can't help.
-const fn is_mistake(error: &WireError) -> bool {
-    matches!(error, WireError::NotDarter { .. } | WireError::SameId { .. })
+/// Says once how it stands with an address.
+fn tell(given: &str, addr: SocketAddr, attempt: &Attempt) {
+    match attempt {
+        Attempt::Connected => tracing::info!(seed = given, %addr, "connected"),
+        Attempt::Oneself => tracing::info!(seed = given, %addr, "this agent itself is among those to join; skipped"),
+        Attempt::Trouble(reason) => {
+            tracing::warn!(seed = given, reason, "can't join it yet; going on without and trying again");
+        }
+        Attempt::Mistake(reason) => tracing::error!(seed = given, reason, "can't join it; trying again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(host: u8) -> SocketAddr {
+        ([10, 0, 0, host], 7400).into()
+    }
+
+    #[test]
+    fn a_name_stands_for_all_its_addresses_of_the_moment() {
+        let mut state = State::default();
+        assert_eq!(state.resolved_to([addr(1), addr(2)].into_iter()), [addr(1), addr(2)]);
+        assert_eq!(state.resolved_to([addr(2), addr(3)].into_iter()), [addr(3)], "each is kept by one task");
+        assert!(state.drop_outdated(addr(1)) && !state.drop_outdated(addr(2)));
+        assert_eq!(state.resolved_to([addr(1)].into_iter()), [addr(1)], "it came back");
+    }
+
+    #[test]
+    fn a_name_without_an_address_keeps_the_ones_it_had() {
+        let mut state = State::default();
+        state.resolved_to([addr(1)].into_iter());
+        assert!(state.is_first_failure() && !state.is_first_failure(), "said once");
+        assert!(!state.drop_outdated(addr(1)));
+        state.resolved_to([addr(1)].into_iter());
+        assert!(state.is_first_failure(), "said again after it was there");
+    }
+
+    #[test]
+    fn only_what_is_no_darter_is_a_mistake() {
+        let addr = || "a:1".to_owned();
+        let source = || std::io::ErrorKind::ConnectionRefused.into();
+        let troubles = [
+            WireError::Version { addr: addr(), ours: 3, theirs: 9 },
+            WireError::HungUp { addr: addr() },
+            WireError::NoAnswer { addr: addr(), after: FIRST_PAUSE },
+            WireError::Connect { addr: addr(), source: source() },
+        ];
+        assert!(troubles.iter().all(|error| matches!(Attempt::of(error), Attempt::Trouble(_))));
+        assert_eq!(Attempt::of(&WireError::Oneself { addr: addr() }), Attempt::Oneself);
+        assert!(matches!(Attempt::of(&WireError::NotDarter { addr: addr() }), Attempt::Mistake(_)));
+    }
 }

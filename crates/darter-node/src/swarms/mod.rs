@@ -6,6 +6,7 @@
 //! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
+//! | [`nodes`] | the same without a seed: which node leads |
 //! | [`uploads`] | what peers are given |
 //!
 //! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
@@ -17,6 +18,7 @@
 //! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
 
 mod inventory;
+mod nodes;
 mod open;
 mod proof;
 mod uploads;
@@ -356,11 +358,9 @@ impl Listener for ListeningSwarms {
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
             Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),
-            Message::AskPeers
-            | Message::Peers { .. }
-            | Message::AskLead { .. }
-            | Message::LeadIs { .. }
-            | Message::SameId { .. } => {}
+            Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),
+            // The fleet itself hears these.
+            Message::AskPeers | Message::Peers { .. } | Message::LeadIs { .. } | Message::SameId { .. } => {}
         }
     }
 

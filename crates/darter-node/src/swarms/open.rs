@@ -1,7 +1,7 @@
 //! From a source to a transfer.
 //!
 //! A node asks the seed that rendezvous hashing names among those it is connected to, then the next; when none is
-//! there or none can, it leads by itself, which for a swarm of one means reading the origin. A seed leads.
+//! there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads.
 //!
 //! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
 //! A blob with a digest in its name needs no answer. For a URL the origin is asked with the caller's own credentials,
@@ -20,6 +20,7 @@ use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
 use parking_lot::Mutex;
 
+use super::nodes::Settled;
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
 use crate::error::FetchError;
@@ -30,7 +31,7 @@ use crate::transfer::{Beginning, Lead, Transfer};
 
 /// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
 /// patient, and so would this agent be.
-const PATIENT: Duration = Duration::from_secs(10);
+pub(super) const PATIENT: Duration = Duration::from_secs(10);
 
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
@@ -147,6 +148,14 @@ impl Swarms {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
         let alone = self.house.context.options.role == Role::Node;
+        if alone && patient {
+            let found = self.open_by_nodes(&source, &credentials, &mut troubles).await?;
+            match found {
+                Settled::Transfer(transfer) => return Ok(transfer),
+                Settled::NotHere => {}
+                Settled::OriginAway => patient = false,
+            }
+        }
         let transfer = self.lead(&source, &credentials, patient).await?;
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
@@ -185,20 +194,13 @@ impl Swarms {
             return Err(refusal("the seed is shutting down"));
         }
         self.prove(&source, &credentials).await.map_err(|error| failure_of(&error))?;
-        if self.house.context.options.role == Role::Node {
-            // Chosen by the members because no seed lives: only for what is here already.
-            let transfer = match self.known_blob(&source).await.map_err(|error| failure_of(&error))? {
-                Some(blob) => {
-                    self.open_stored(blob, &source, &credentials).await.map_err(|error| failure_of(&error))?
-                }
-                None => None,
-            };
-            return transfer.ok_or_else(|| refusal("a node leads only what it holds"));
-        }
         if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
             return Ok(transfer);
         }
-        let transfer = self.lead(&source, &credentials, true).await.map_err(|error| failure_of(&error))?;
+        let transfer = match self.house.context.options.role {
+            Role::Node => self.open_as_node(member, &source, &credentials).await?,
+            _ => self.lead(&source, &credentials, true).await.map_err(|error| failure_of(&error))?,
+        };
         self.check_given(&transfer, &source).await.map_err(|error| failure_of(&error))?;
         tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");
         Ok(transfer)
@@ -223,19 +225,22 @@ impl Swarms {
             return Vec::new();
         }
         let key = source.key();
+        let fleet = &self.house.fleet;
         let until = tokio::time::Instant::now() + SEED_PATIENCE;
         loop {
-            let seeds = self.house.fleet.seeds();
+            let seeds = fleet.seeds();
+            // Where everything given to join was tried and is a node, there is no seed to wait for.
+            let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
             let waited = tokio::time::Instant::now() >= until;
             let starting = self.house.context.now().as_micros() < 2 * SEED_PATIENCE.as_micros() as u64;
-            if !seeds.is_empty() || waited || !starting {
+            if !seeds.is_empty() || no_seed || waited || !starting {
                 return rendezvous::ranking(&key.0, &seeds);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn join(
+    pub(super) async fn join(
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
@@ -285,7 +290,7 @@ impl Swarms {
 
     /// Leads the swarm of a source: from what is stored, from what nodes hold, and from the origin, which is asked once
     /// only unless this agent is to be `patient`.
-    async fn lead(
+    pub(super) async fn lead(
         self: &Arc<Self>,
         source: &Source,
         credentials: &Credentials,
@@ -423,7 +428,7 @@ impl Swarms {
     }
 
     /// The blob that a source is, or was when it was last read.
-    async fn known_blob(&self, source: &Source) -> Result<Option<BlobId>, FetchError> {
+    pub(super) async fn known_blob(&self, source: &Source) -> Result<Option<BlobId>, FetchError> {
         match source.digest() {
             Some(digest) => Ok(Some(blob_of(&digest))),
             None => Ok(self.recall(source).await?.map(|record| record.blob)),
@@ -475,7 +480,11 @@ impl Swarms {
     }
 
     pub(crate) async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
-        let (store, key) = (Arc::clone(&self.house.context.store), source.key());
+        self.recall_key(source.key()).await
+    }
+
+    pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
+        let store = Arc::clone(&self.house.context.store);
         let recalled = tokio::task::spawn_blocking(move || store.recall_source(key)).await;
         Ok(recalled.expect("recalling does not panic")?)
     }
@@ -487,7 +496,7 @@ impl Swarms {
 }
 
 /// Why a seed did not let this agent in.
-enum Refused {
+pub(super) enum Refused {
     /// The origin's word: nobody else would say otherwise.
     Final(FetchError),
     /// The seed could not read the origin.

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::{Lead, Outcome, Transfer, random_seed};
 use crate::error::FetchError;
+use crate::fleet::survey::Survey;
 use crate::options::Role;
 
 /// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
@@ -545,10 +546,18 @@ impl Transfer {
     }
 
     async fn find_lead(self: &Arc<Self>) {
+        let mut survey = None;
         loop {
-            let candidate = self.next_candidate();
+            let mut candidate = self.next_candidate();
             if !matches!(self.outcome(), Outcome::Open) {
                 return;
+            }
+            if candidate.is_none() && self.context.options.role == Role::Node {
+                // Members that this one never met may lead the swarm or hold all of it.
+                if survey.is_none() {
+                    survey = Some(self.fleet.survey(self.source.key(), Some(self.blob)).await);
+                }
+                candidate = survey.as_ref().and_then(|survey| self.next_found(survey));
             }
             let Some(node) = candidate else {
                 self.note("leading the swarm from here on");
@@ -558,12 +567,22 @@ impl Transfer {
             };
             let joined = tokio::time::timeout(REJOIN_PATIENCE, self.join_again(node)).await;
             match joined {
-                Ok(Ok(())) => return,
+                Ok(Ok(())) => {
+                    self.meet_also(&survey.map(|found| found.holders).unwrap_or_default());
+                    return;
+                }
                 Ok(Err(error)) => self.note(format!("{} does not lead: {error}", self.fleet.address(node))),
                 Err(_) => self.note(format!("{} does not answer", self.fleet.address(node))),
             }
             self.state.lock().failed_leads.insert(node);
         }
+    }
+
+    /// Of the nodes that were asked, one that leads this swarm or holds all of it.
+    fn next_found(&self, survey: &Survey) -> Option<NodeId> {
+        let state = self.state.lock();
+        let mut found = survey.leads.iter().copied().chain(survey.holders.iter().map(|info| info.node));
+        found.find(|node| !state.failed_leads.contains(node))
     }
 
     /// Whom to ask to lead; `None` for this agent itself.

@@ -373,6 +373,13 @@ impl Transfer {
         }
     }
 
+    /// Meets these, too: they hold pieces of it though the lead may not know.
+    pub(crate) fn meet_also(&self, holders: &[PeerInfo]) {
+        if !holders.is_empty() {
+            self.learn_neighbours(holders, &[]);
+        }
+    }
+
     /// Some are neighbours no more; then others are, perhaps the same ones anew.
     fn learn_neighbours(&self, add: &[PeerInfo], gone: &[NodeId]) {
         {

@@ -43,8 +43,11 @@ pub(crate) struct NodeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Fleet")]
 pub(crate) struct JoinArgs {
-    /// A seed's peer address; repeat for several
-    #[arg(long, env = "DARTER_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = values::endpoint)]
+    /// The peer address of a seed, or of another node where there is no seed; repeat for several
+    ///
+    /// A name stands for all its addresses, and is looked up again every few seconds. This agent itself may be among
+    /// them. Nodes that join only each other need no seed: the one that is chosen for a blob reads its origin for all.
+    #[arg(long, env = "DARTER_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = values::endpoint_or_nothing)]
     pub(crate) join: Vec<String>,
 }
 
@@ -87,6 +90,8 @@ pub(crate) struct NetworkArgs {
     pub(crate) advertise: Option<String>,
 
     /// Label this agent, KEY=VALUE, repeatable. Peers with the same host, rack, zone and region are preferred, in this order
+    ///
+    /// A label with an empty value counts as not given, so that values may come from a template.
     #[arg(long, env = "DARTER_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = values::label)]
     pub(crate) label: Vec<(String, String)>,
 

@@ -20,9 +20,11 @@ impl PlaceArgs {
 impl AgentArgs {
     /// The options of an agent that joins `join`.
     pub(crate) fn options(&self, role: Role, join: &[String]) -> Result<Options, Failure> {
+        let join: Vec<_> = join.iter().filter(|address| !address.is_empty()).cloned().collect();
         if role == Role::Node && join.is_empty() {
             return Err(Failure::Usage(
-                "a node needs a seed to join: add --join HOST:PORT (or run `darter up` for all in one)".to_owned(),
+                "a node needs a seed or another node to join: add --join HOST:PORT (or run `darter up` for all in one)"
+                    .to_owned(),
             ));
         }
         Ok(Options {
@@ -32,8 +34,8 @@ impl AgentArgs {
             advertise: self.network.advertise.clone(),
             local: Some(self.network.local),
             local_names: self.network.local_name.clone(),
-            join: join.to_vec(),
-            labels: self.network.label.iter().cloned().collect(),
+            join,
+            labels: self.network.label.iter().filter(|(_, value)| !value.is_empty()).cloned().collect(),
             upload_limit: self.limits.upload_limit,
             download_limit: self.limits.download_limit,
             origin_limit: self.origin.origin_limit,

@@ -104,6 +104,22 @@ fn the_spellings_that_scripts_rely_on() {
     assert!(options.insecure);
 }
 
+/// What Kubernetes' downward API and other templates leave of values that a host does not have.
+#[test]
+fn labels_without_a_value_and_empty_members_of_lists_are_none() {
+    let node = |label: &str, join: &str| {
+        let cli = parse(&["darter", "node", "--data-dir", "/d", "--label", label, "--join", join]);
+        let Command::Node(args) = cli.command else { panic!("{cli:?}") };
+        args.options().unwrap()
+    };
+    for label in ["zone=,rack=1", ",rack=1", "rack=1,", " ,rack=1,zone= "] {
+        let options = node(label, "a:1");
+        assert_eq!(options.labels.into_iter().collect::<Vec<_>>(), [("rack".to_owned(), "1".to_owned())], "{label:?}");
+    }
+    assert!(node("", "a:1").labels.is_empty() && node("zone=", "a:1").labels.is_empty());
+    assert_eq!(node("", ",a:1, b:2,").join, ["a:1", "b:2"]);
+}
+
 #[test]
 fn a_switch_that_a_file_set_can_be_unset() {
     for (typed, expected) in [("--insecure", true), ("--insecure=true", true), ("--insecure=no", false)] {

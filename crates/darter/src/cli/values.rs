@@ -36,6 +36,12 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("not an address: {text:?} (write ADDR:PORT, for example 0.0.0.0:7400 or [::]:7400)"))
 }
 
+/// Another agent's address, by name or number, as a member of a list: what substitution left empty is no member, and
+/// stays empty.
+pub(crate) fn endpoint_or_nothing(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Ok(String::new()) } else { endpoint(text.trim()) }
+}
+
 /// Another agent's address, by name or number.
 pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     let wrong = || format!("not HOST:PORT: {text:?} (write for example seed-1:7400)");
@@ -48,9 +54,11 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `KEY=VALUE`.
+/// `KEY=VALUE`. A label without a value, and a member of a list that substitution left empty, are no label: the value
+/// stays empty.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
+        None if text.trim().is_empty() => Ok(Default::default()),
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(format!("not KEY=VALUE: {text:?} (write for example rack=17)")),
     }

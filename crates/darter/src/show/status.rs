@@ -49,7 +49,8 @@ pub(super) fn describe(status: &Status) -> String {
         ),
     );
     for seed in &status.seeds {
-        line("seed", &format!("{} {}", seed.addr, if seed.up { "answers" } else { "does not answer" }));
+        let at = seed.at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
+        line("seed", &format!("{}{at} {}", seed.addr, if seed.up { "answers" } else { "does not answer" }));
     }
     if !status.peers.is_empty() {
         text += &format!("\n{}", peers(status));

@@ -44,7 +44,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         cpu_seconds: 1.25,
         store: StoreStatus { blobs: 3, used: 5_000_000, quota: Some(10_000_000), free: 7_000_000 },
         traffic: traffic(),
-        seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None }],
+        seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None, at: None }],
         peers: vec![PeerStatus { node: NodeId([3; 16]), addr: "10.0.0.3:7400".into(), tier: Tier::Rack, seed: true }],
         swarms: vec![SwarmStatus { blob: BlobId([1; 32]), leads: false, members: 9, progress, sent_rate: 3_000_000 }],
     };

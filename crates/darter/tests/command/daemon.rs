@@ -157,8 +157,15 @@ fn a_data_directory_in_use_is_told() {
 #[test]
 fn joining_something_else_is_told() {
     let room = Room::new();
-    let web = Web::serve(content(1000));
+    // As sshd and mail servers do; one that waits to be spoken to can't be told from an agent that stands still.
+    let listener = std::net::TcpListener::bind(free_address()).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = std::io::Write::write_all(&mut stream, b"SSH-2.0-OpenSSH_9.2\r\n");
+        }
+    });
     let (listen, local) = (free_address(), free_address());
-    room.run(&format!("node --log off --insecure --listen {listen} --local {local} --join {}", web.address))
-        .failed_with(1, &["join", &web.address]);
+    room.run(&format!("node --log off --insecure --listen {listen} --local {local} --join {address}"))
+        .failed_with(1, &["join", &address]);
 }

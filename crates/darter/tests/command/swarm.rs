@@ -9,27 +9,27 @@ use crate::support::{Daemon, Room, Running, content, files_below, free_address, 
 const MEGABYTE: usize = 1_000_000;
 
 /// A node with a room of its own.
-struct Node {
-    room: Room,
-    daemon: Daemon,
+pub(crate) struct Node {
+    pub(crate) room: Room,
+    pub(crate) daemon: Daemon,
 }
 
 impl Node {
-    fn join(seed: &str, more: &str) -> Self {
+    pub(crate) fn join(seed: &str, more: &str) -> Self {
         let room = Room::new();
         let daemon = Daemon::node(&room, seed, more);
         Self { room, daemon }
     }
 
-    fn start_get(&self, url: &str) -> Running {
+    pub(crate) fn start_get(&self, url: &str) -> Running {
         Running::start(self.room.darter(&format!("get {url} -o got --json")))
     }
 
-    fn has(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn has(&self, bytes: &[u8]) -> bool {
         self.room.read("got") == bytes
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.room.run("status --json").succeeded().json()
     }
 
@@ -38,21 +38,21 @@ impl Node {
         self.status()["swarms"][0]["progress"]["held_bytes"].as_u64().unwrap_or_default()
     }
 
-    fn explain(&self, url: &str) -> Value {
+    pub(crate) fn explain(&self, url: &str) -> Value {
         self.room.run(&format!("explain {url} --json")).succeeded().json()
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.daemon.process.signal(Signal::KILL);
         self.daemon.process.ended();
     }
 }
 
-fn copies(web: &Web, bytes: &[u8]) -> f64 {
+pub(crate) fn copies(web: &Web, bytes: &[u8]) -> f64 {
     web.sent() as f64 / bytes.len() as f64
 }
 
-fn events(explanation: &Value) -> String {
+pub(crate) fn events(explanation: &Value) -> String {
     let events = explanation["events"].as_array().unwrap();
     events.iter().map(|event| event["what"].as_str().unwrap()).collect::<Vec<_>>().join("; ")
 }

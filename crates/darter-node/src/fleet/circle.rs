@@ -1,0 +1,172 @@
+//! How nodes come to know each other, so that a fleet that has lost its seeds, or never had any, still finds together.
+//!
+//! A node asks whomever it connects to for nodes that it should know ([`Message::AskPeers`]), and somebody again from
+//! time to time. While a seed is connected that is all: knowing costs nothing, connections do. While none is, the node
+//! keeps itself connected with up to [`MAX_COMPANIONS`] of those it knows; in a fleet that is not larger, with all.
+//! Which ones these are in a larger fleet follows from the node's own id, so that the connections of all together make
+//! a random graph.
+//!
+//! Losing the last seed is said in the log, counted, and shown by `/healthz?verbose`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use darter_core::{NodeId, rendezvous};
+use darter_wire::{MAX_PEERS_TOLD, Message, PeerInfo};
+
+use super::{Fleet, Peer, known};
+use crate::context::unix_now;
+use crate::options::Role;
+
+/// Nodes that a node keeps connections with while no seed is connected, at most.
+pub(super) const MAX_COMPANIONS: usize = 32;
+
+/// Connections that are attempted at a time.
+const MAX_ATTEMPTS: usize = 8;
+
+/// How often to look whether there are companions enough.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often somebody is asked for nodes to know: while no seed is connected, and while one is.
+const ASK_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+
+/// How often what is new is written down.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Nodes told of in one answer: enough for a small fleet to know itself whole, and for a large one to hang together.
+const TOLD: usize = 64;
+const _: () = assert!(TOLD <= MAX_PEERS_TOLD);
+
+impl Fleet {
+    /// Reads what an earlier run knew, and looks after this node's acquaintances until the fleet is closed.
+    pub(crate) fn mingle(self: &Arc<Self>) {
+        if self.context.options.role != Role::Node {
+            return;
+        }
+        let fleet = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let data_dir = fleet.context.options.data_dir.clone();
+            fleet.on_disk(data_dir.clone(), known::load).await;
+            let (mut asked, mut saved) = (fleet.context.now(), fleet.context.now());
+            loop {
+                let lonely = fleet.seeds().is_empty();
+                if lonely {
+                    fleet.seek_companions();
+                }
+                let now = fleet.context.now();
+                if now.since(asked) >= if lonely { ASK_EVERY.0 } else { ASK_EVERY.1 } {
+                    asked = now;
+                    fleet.ask_somebody();
+                }
+                if now.since(saved) >= SAVE_EVERY {
+                    saved = now;
+                    fleet.on_disk(data_dir.clone(), known::save).await;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = fleet.lonely.notified() => {}
+                    () = fleet.stop.cancelled() => break,
+                }
+            }
+            fleet.on_disk(data_dir, known::save).await;
+        });
+    }
+
+    async fn on_disk(
+        self: &Arc<Self>,
+        data_dir: std::path::PathBuf,
+        work: fn(&parking_lot::Mutex<known::Known>, &Path),
+    ) {
+        let fleet = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&fleet.known, &data_dir)).await;
+        done.expect("reading and writing the list of nodes does not panic");
+    }
+
+    /// Connects to known nodes until there are enough connections.
+    fn seek_companions(self: &Arc<Self>) {
+        let connected = self.peers().len();
+        let missing = MAX_COMPANIONS.saturating_sub(connected).min(MAX_ATTEMPTS);
+        let ranked = self.known.lock().ranked(&self.me().node.0, self.context.now());
+        let strangers = ranked.into_iter().filter(|info| self.peer(info.node).is_none());
+        for info in strangers.take(missing) {
+            self.ensure(&info);
+        }
+    }
+
+    /// Asks one of the connected agents, seeds before nodes, for nodes to know.
+    fn ask_somebody(&self) {
+        let mut peers = self.peers();
+        if peers.iter().any(Peer::is_seed) {
+            peers.retain(Peer::is_seed);
+        }
+        let nodes: Vec<_> = peers.iter().map(|peer| peer.hello.node).collect();
+        // Another one each time.
+        if let Some(node) = rendezvous::owner(&self.context.now().as_micros().to_le_bytes(), &nodes) {
+            self.say(node, &Message::AskPeers);
+        }
+    }
+
+    /// A peer's first connection is up.
+    pub(super) fn welcome(&self, peer: &Peer) {
+        let is_node = self.context.options.role == Role::Node;
+        if !peer.is_seed() {
+            self.known.lock().met(peer.info(), unix_now());
+        }
+        self.count_peers();
+        if is_node && peer.is_seed() && self.was_lonely.swap(false, Ordering::Relaxed) {
+            tracing::info!(seed = peer.hello.listen, "a seed is connected again");
+        }
+        if is_node {
+            self.say(peer.hello.node, &Message::AskPeers);
+        }
+    }
+
+    /// A peer's last connection is gone.
+    pub(super) fn miss(&self, peer: &Peer) {
+        self.count_peers();
+        let is_closing = self.stop.is_cancelled();
+        if !peer.is_seed() || is_closing || self.context.options.role != Role::Node || !self.seeds().is_empty() {
+            return;
+        }
+        self.was_lonely.store(true, Ordering::Relaxed);
+        self.context.metrics.last_seed_lost.inc();
+        let nodes = self.peers().len();
+        tracing::warn!(
+            seed = peer.hello.listen,
+            nodes,
+            "the last seed is gone; until one is back, the nodes that know each other choose who reads an origin for all"
+        );
+        self.lonely.notify_one();
+    }
+
+    fn count_peers(&self) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.context.metrics.seeds_connected.set(count(self.seeds().len()));
+        self.context.metrics.peers_connected.set(count(self.peers().len()));
+    }
+
+    /// Tells an agent of nodes that it should know.
+    pub(super) fn tell_peers(&self, to: NodeId) {
+        let mut peers = self.known.lock().tellable(&to.0, TOLD);
+        peers.retain(|info| info.node != to);
+        self.say(to, &Message::Peers { peers });
+    }
+
+    /// An agent told of nodes.
+    pub(super) fn learn_peers(&self, peers: Vec<PeerInfo>) {
+        let me = self.me().node;
+        {
+            let mut known = self.known.lock();
+            for info in peers {
+                if info.node != me {
+                    known.heard(info);
+                }
+            }
+        }
+        if self.seeds().is_empty() {
+            self.lonely.notify_one();
+        }
+    }
+}

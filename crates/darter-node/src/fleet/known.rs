@@ -1,0 +1,309 @@
+//! The nodes that this agent knows of: those it has met, and those that others told it of. When no seed is left, it
+//! finds its fleet among them.
+//!
+//! What was met is remembered on the disk, in `DATA_DIR/peers`, so that a node that restarts while its seed is away
+//! still finds the others:
+//!
+//! ```text
+//! {"format": 1, "peers": [{"node": "32 hexadecimal digits", "addr": "HOST:PORT", "met": unix seconds}, …]}
+//! ```
+//!
+//! A file of another format, and one that can't be read, is set aside as `peers.unread`, never deleted.
+//!
+//! Invariants: the table and the file are bounded. A node that was only heard of never takes the place of one that was
+//! met. A node that does not answer is asked again after pauses that grow, and forgotten after some tries.
+//!
+//! [`Known`] decides without I/O; [`load`] and [`save`] read and write the file.
+
+use std::collections::HashMap;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, Place, rendezvous};
+use darter_store::Dir;
+use darter_store::dir::Access;
+use darter_wire::PeerInfo;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// Nodes known, at most.
+const MAX_KNOWN: usize = 1024;
+
+/// Nodes remembered across restarts, at most: those that were met last.
+const MAX_REMEMBERED: usize = 256;
+
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A node that was only heard of is forgotten after this many tries without an answer, one that was met after more.
+const MAX_FAILURES: (u32, u32) = (3, 10);
+
+/// The pause after the first try without an answer; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+const FILE: &str = "peers";
+const NEW_FILE: &str = "peers.new";
+const SET_ASIDE: &str = "peers.unread";
+const FORMAT: u32 = 1;
+
+/// One known node.
+#[derive(Clone, Debug)]
+struct Acquaintance {
+    info: PeerInfo,
+    /// When it was last connected, in Unix seconds; zero if it was only heard of.
+    met: u64,
+    /// Tries without an answer since then.
+    failures: u32,
+    retry_at: Moment,
+}
+
+/// All known nodes.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    nodes: HashMap<NodeId, Acquaintance>,
+    /// Whether somebody was met that the file does not tell of.
+    unsaved: bool,
+}
+
+impl Known {
+    /// A node is connected. `unix_now` is the present in Unix seconds.
+    pub(super) fn met(&mut self, info: PeerInfo, unix_now: u64) {
+        if info.addr.is_empty() {
+            return;
+        }
+        let is_news = self.nodes.get(&info.node).is_none_or(|known| known.met == 0 || known.info.addr != info.addr);
+        self.unsaved |= is_news;
+        let node = info.node;
+        self.nodes.insert(node, Acquaintance { info, met: unix_now, failures: 0, retry_at: Moment::ZERO });
+        self.shrink(Some(node));
+    }
+
+    /// Another agent told of a node. It knows no better than this one where a node is that was met.
+    pub(super) fn heard(&mut self, info: PeerInfo) {
+        if info.addr.is_empty() {
+            return;
+        }
+        match self.nodes.get_mut(&info.node) {
+            Some(known) if known.met > 0 && known.failures == 0 => {}
+            // It moved, perhaps: whoever told of it has met it.
+            Some(known) if known.info.addr != info.addr => {
+                let met = known.met;
+                *known = Acquaintance { info, met, failures: 0, retry_at: Moment::ZERO };
+            }
+            Some(_) => {}
+            None => {
+                let node = info.node;
+                self.nodes.insert(node, Acquaintance { info, met: 0, failures: 0, retry_at: Moment::ZERO });
+                self.shrink(Some(node));
+            }
+        }
+    }
+
+    /// A node did not answer at the address that is known of it.
+    pub(super) fn failed(&mut self, node: NodeId, now: Moment) {
+        let Some(known) = self.nodes.get_mut(&node) else { return };
+        known.failures += 1;
+        let most = if known.met == 0 { MAX_FAILURES.0 } else { MAX_FAILURES.1 };
+        if known.failures >= most {
+            self.forget(node);
+            return;
+        }
+        known.retry_at = now + (FIRST_PAUSE * 2_u32.saturating_pow(known.failures - 1)).min(MAX_PAUSE);
+    }
+
+    /// Another agent answers where this one was.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.unsaved |= self.nodes.remove(&node).is_some_and(|known| known.met > 0);
+    }
+
+    /// Nodes that may be asked now, those first that rendezvous hashing ranks first for `key`.
+    pub(super) fn ranked(&self, key: &[u8], now: Moment) -> Vec<PeerInfo> {
+        let able = self.nodes.values().filter(|known| known.retry_at <= now).map(|known| &known.info.node);
+        let ranked = rendezvous::ranking(key, able);
+        ranked.iter().filter_map(|node| self.nodes.get(node)).map(|known| known.info.clone()).collect()
+    }
+
+    /// Nodes worth telling others of, ranked like [`ranked`](Self::ranked): those that answered when last asked.
+    pub(super) fn tellable(&self, key: &[u8], most: usize) -> Vec<PeerInfo> {
+        let able = self.nodes.values().filter(|known| known.met > 0 && known.failures == 0);
+        let ranked = rendezvous::ranking(key, able.map(|known| &known.info.node));
+        let infos = ranked.iter().filter_map(|node| self.nodes.get(node)).map(|known| known.info.clone());
+        infos.take(most).collect()
+    }
+
+    /// What is to be written into the file, if that changed since it was last asked for.
+    fn take_unsaved(&mut self) -> Option<Remembered> {
+        if !std::mem::take(&mut self.unsaved) {
+            return None;
+        }
+        let row = |known: &Acquaintance| Row { node: known.info.node, addr: known.info.addr.clone(), met: known.met };
+        let mut peers: Vec<_> = self.nodes.values().filter(|known| known.met > 0).map(row).collect();
+        peers.sort_unstable_by(|a, b| b.met.cmp(&a.met).then(a.node.cmp(&b.node)));
+        peers.truncate(MAX_REMEMBERED);
+        Some(Remembered { format: FORMAT, peers })
+    }
+
+    fn recall(&mut self, remembered: Remembered) {
+        for Row { node, addr, met } in remembered.peers.into_iter().take(MAX_REMEMBERED) {
+            let info = PeerInfo { node, addr, place: Place::default() };
+            let known = Acquaintance { info, met: met.max(1), failures: 0, retry_at: Moment::ZERO };
+            self.nodes.entry(node).or_insert(known);
+        }
+    }
+
+    /// Keeps the table within its bound: nodes that were only heard of go first, then those met the longest ago.
+    fn shrink(&mut self, newest: Option<NodeId>) {
+        if self.nodes.len() <= MAX_KNOWN {
+            return;
+        }
+        let least = self.nodes.iter().filter(|(node, _)| Some(**node) != newest).min_by_key(|(node, known)| {
+            let tried = u32::MAX - known.failures;
+            (known.met, tried, **node)
+        });
+        if let Some(node) = least.map(|(node, _)| *node) {
+            self.nodes.remove(&node);
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    format: u32,
+    peers: Vec<Row>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    node: NodeId,
+    addr: String,
+    met: u64,
+}
+
+/// Reads the file. What can't be read is set aside.
+pub(super) fn load(known: &Mutex<Known>, data_dir: &Path) {
+    let loaded = Dir::open(data_dir).map_err(io::Error::other).and_then(|dir| {
+        match read(&dir) {
+            Ok(remembered) => known.lock().recall(remembered),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, kept = SET_ASIDE, "the list of known nodes can't be read and is begun anew");
+                dir.rename(FILE, &dir, SET_ASIDE)?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = loaded {
+        tracing::warn!(%error, "the list of known nodes can't be used");
+    }
+}
+
+fn read(dir: &Dir) -> io::Result<Remembered> {
+    let mut text = Vec::new();
+    dir.open_file(FILE, Access::Read)?.take(MAX_FILE).read_to_end(&mut text)?;
+    let remembered: Remembered = serde_json::from_slice(&text)?;
+    if remembered.format != FORMAT {
+        let what = format!("format {} is not known to this release", remembered.format);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(remembered)
+}
+
+/// Writes the file, if there is something new to write. It appears whole or not at all.
+pub(super) fn save(known: &Mutex<Known>, data_dir: &Path) {
+    let Some(remembered) = known.lock().take_unsaved() else { return };
+    let text = serde_json::to_vec(&remembered).expect("a list of nodes is plain data");
+    let written = Dir::open(data_dir).map_err(io::Error::other);
+    let written = written.and_then(|dir| dir.replace(FILE, NEW_FILE, &[&text], false));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the list of known nodes can't be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn info(node: u16) -> PeerInfo {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&node.to_le_bytes());
+        PeerInfo { node: NodeId(id), addr: format!("10.0.{}.{}:7400", node / 256, node % 256), place: Place::default() }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn nodes_that_were_met_are_remembered_across_restarts_and_hearsay_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Mutex::new(Known::default());
+        known.lock().met(info(1), 100);
+        known.lock().heard(info(2));
+        save(&known, dir.path());
+        let again = Mutex::new(Known::default());
+        load(&again, dir.path());
+        let ranked = again.lock().ranked(b"key", at(0));
+        assert_eq!(ranked.iter().map(|it| it.node).collect::<Vec<_>>(), [info(1).node]);
+        assert!(again.lock().take_unsaved().is_none(), "nothing new");
+    }
+
+    #[test]
+    fn what_a_newer_release_wrote_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in [r#"{"format":2,"peers":[]}"#, "no JSON at all"] {
+            fs::write(dir.path().join(FILE), text).unwrap();
+            load(&Mutex::new(Known::default()), dir.path());
+            assert_eq!(fs::read_to_string(dir.path().join(SET_ASIDE)).unwrap(), text);
+            assert!(!dir.path().join(FILE).exists());
+        }
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_those_that_were_met() {
+        let mut known = Known::default();
+        known.met(info(0), 1);
+        for node in 1..=2 * MAX_KNOWN as u16 {
+            known.heard(info(node));
+        }
+        assert_eq!(known.nodes.len(), MAX_KNOWN);
+        assert_eq!(
+            known.tellable(b"key", 9).len(),
+            1,
+            "the one that was met is still known, and hearsay is not passed on"
+        );
+        for node in 1..=2 * MAX_KNOWN as u16 {
+            known.met(info(node), u64::from(node) + 1);
+        }
+        assert_eq!(known.nodes.len(), MAX_KNOWN);
+        assert_eq!(known.take_unsaved().unwrap().peers.len(), MAX_REMEMBERED);
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_is_asked_less_and_less_and_then_forgotten() {
+        let mut known = Known::default();
+        known.met(info(1), 1);
+        known.heard(info(2));
+        for node in [1, 2] {
+            known.failed(info(node).node, at(10));
+        }
+        assert!(known.ranked(b"key", at(10)).is_empty() && known.tellable(b"key", 9).is_empty());
+        assert_eq!(known.ranked(b"key", at(11)).len(), 2);
+        known.failed(info(1).node, at(11));
+        assert_eq!(known.ranked(b"key", at(12)).len(), 1, "the pause grows");
+        known.heard(PeerInfo { addr: "10.9.9.9:7400".into(), ..info(1) });
+        assert_eq!(known.ranked(b"key", at(12)).len(), 2, "somebody else knows where it is now");
+        for _ in 0..2 {
+            known.failed(info(2).node, at(20));
+        }
+        for _ in 0..9 {
+            known.failed(info(1).node, at(20));
+        }
+        assert_eq!(known.ranked(b"key", at(1000)).len(), 1, "one that was met is asked for longer");
+        known.failed(info(1).node, at(2000));
+        assert!(known.ranked(b"key", at(10_000)).is_empty());
+    }
+}

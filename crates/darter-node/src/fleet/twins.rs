@@ -1,0 +1,118 @@
+//! Two agents with one id: somebody copied a data directory. To the rest of the fleet they would be one agent that is in
+//! two places, and what is meant for one would reach the other. So the one that comes later is refused, and both are
+//! told, as well as whoever reads this agent's log.
+//!
+//! An agent that was restarted has the id of its former process, too, and its former connection may linger. So the one
+//! that is connected is asked for a sign of life first. Agents of version 2 of the protocol can't be told apart.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use darter_core::NodeId;
+use darter_wire::control::{self, ControlConfig};
+use darter_wire::{Greeted, Hello, Message};
+
+use super::{Connected, Fleet, Peer};
+
+/// How long a connected agent may take for a sign of life. A dead one is disconnected sooner.
+const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How often to look for it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long the one that is refused may take to read why.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Twins of which the log has told, at most: it tells of each once.
+const MAX_TOLD: usize = 64;
+
+/// Twins of which the log has told.
+#[derive(Default)]
+pub(super) struct Twins {
+    /// Ids, and the run of the process that was refused.
+    refused: HashSet<(NodeId, u64)>,
+    /// Where this agent's own twins listen.
+    own: HashSet<String>,
+}
+
+impl Twins {
+    fn is_new<T: std::hash::Hash + Eq>(told: &mut HashSet<T>, twin: T) -> bool {
+        if told.len() >= MAX_TOLD {
+            told.clear();
+        }
+        told.insert(twin)
+    }
+}
+
+impl Connected {
+    /// Whether this introduction is that of another process with the same id.
+    fn is_other_than(&self, hello: &Hello) -> bool {
+        let run = self.peer.hello.run;
+        run != hello.run && run != 0 && hello.run != 0
+    }
+}
+
+impl Fleet {
+    /// Whether another process with this id is connected.
+    pub(super) fn is_twin(&self, hello: &Hello) -> bool {
+        self.state.lock().peers.get(&hello.node).is_some_and(|connected| connected.is_other_than(hello))
+    }
+
+    /// The agent that has this id, is connected and alive, and is another one.
+    pub(super) async fn twin_of(&self, hello: &Hello) -> Option<Peer> {
+        let began = self.context.now();
+        let mut is_asked = false;
+        loop {
+            let (twin, heard) = {
+                let state = self.state.lock();
+                let connected = state.peers.get(&hello.node).filter(|connected| connected.is_other_than(hello))?;
+                (connected.peer.clone(), connected.heard.load(Ordering::Relaxed))
+            };
+            let is_alive = heard > began.as_micros();
+            if is_alive || self.context.now().since(began) > SIGN_OF_LIFE_TIMEOUT {
+                return Some(twin);
+            }
+            if !std::mem::replace(&mut is_asked, true) {
+                self.say(hello.node, &Message::AskPeers);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Tells both, and disconnects the one that came later.
+    pub(super) async fn refuse_twin(&self, refused: Greeted, twin: &Peer) {
+        let hello = &refused.hello;
+        let node = hello.node;
+        if Twins::is_new(&mut self.twins.lock().refused, (node, hello.run)) {
+            tracing::warn!(
+                %node,
+                refused = hello.listen,
+                connected = twin.hello.listen,
+                "two agents have one id; the one that came later is refused. One data directory is a copy of the other: \
+                 remove the file node-id from one of them and restart its agent"
+            );
+        }
+        self.say(node, &Message::SameId { addr: hello.listen.clone() });
+        let (sender, mut receiver) = control::start(refused.stream, &ControlConfig::default());
+        let told = sender.try_send(&Message::SameId { addr: twin.hello.listen.clone() });
+        drop(sender);
+        if told.is_ok() {
+            // Closed with bytes unread, TCP would take back what was just said.
+            let read_away = async { while let Ok(Some(_)) = receiver.recv().await {} };
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, read_away).await;
+        }
+    }
+
+    /// Another agent says that this one has a twin.
+    pub(super) fn has_twin(&self, addr: &str) {
+        if Twins::is_new(&mut self.twins.lock().own, addr.to_owned()) {
+            tracing::error!(
+                node = %self.me().node,
+                other = addr,
+                "another agent has the id of this one. One data directory is a copy of the other: remove the file \
+                 node-id from one of them and restart its agent"
+            );
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A swarm without a seed: which node leads it.
+//!
+//! A node that is connected to no seed asks the nodes it knows ([`Fleet::survey`](crate::fleet::Fleet)): who leads
+//! already is followed; else who holds all of it leads; else whom rendezvous hashing names among those alive, which
+//! reads the origin once for all. Each of these is asked with [`Message::Join`], exactly as a seed is, and
+//! does what a seed does: it asks the origin with the caller's credentials whether the caller may have it.
+//!
+//! A node that is asked to lead while a seed is connected to it joins that seed, again with the caller's credentials, and
+//! passes on what it gets: some node can reach a seed that others can't. Otherwise it leads by itself, and asks no other
+//! node, so that no question goes round in a circle.
+
+use std::sync::Arc;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, NodeId, Source, rendezvous};
+use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
+
+use super::open::{PATIENT, Refused};
+use super::{Swarms, failure_of};
+use crate::error::FetchError;
+use crate::transfer::{Lead, Outcome, Transfer};
+
+/// What the nodes came to.
+pub(super) enum Settled {
+    /// Somebody leads, and this node follows.
+    Transfer(Arc<Transfer>),
+    /// This node is the one to lead.
+    NotHere,
+    /// Somebody tried the origin long enough: it need not be tried for as long again.
+    OriginAway,
+}
+
+impl Swarms {
+    /// Opens a source through the nodes. `troubles` gets to know who could not lead.
+    pub(super) async fn open_by_nodes(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+        troubles: &mut Vec<String>,
+    ) -> Result<Settled, FetchError> {
+        if self.is_all_here(source).await? {
+            return Ok(Settled::NotHere);
+        }
+        let (fleet, key) = (&self.house.fleet, source.key());
+        let survey = fleet.survey(key, source.digest().map(|digest| blob_of(&digest))).await;
+        let found_seeds = if survey.found_seed { fleet.seeds() } else { Vec::new() };
+        let seeds = rendezvous::ranking(&key.0, &found_seeds);
+        for lead in seeds.into_iter().chain(survey.candidates(&key.0, self.house.context.me)) {
+            match self.try_lead(lead, source, credentials, troubles).await? {
+                Settled::Transfer(transfer) => {
+                    transfer.note(format!("no seed is connected; {} leads", fleet.address(lead)));
+                    let others: Vec<_> = survey.holders.iter().filter(|info| info.node != lead).cloned().collect();
+                    transfer.meet_also(&others);
+                    return Ok(Settled::Transfer(transfer));
+                }
+                Settled::OriginAway => return Ok(Settled::OriginAway),
+                Settled::NotHere => {}
+            }
+        }
+        Ok(Settled::NotHere)
+    }
+
+    /// Asks one agent to lead.
+    async fn try_lead(
+        self: &Arc<Self>,
+        lead: NodeId,
+        source: &Source,
+        credentials: &Credentials,
+        troubles: &mut Vec<String>,
+    ) -> Result<Settled, FetchError> {
+        let asked = self.house.context.now();
+        let (text, was_patient) = match self.join(lead, source, credentials).await {
+            Ok(transfer) => return Ok(Settled::Transfer(transfer)),
+            Err(Refused::Final(error)) => return Err(error),
+            Err(Refused::Origin(text)) => (text, self.house.context.now().since(asked) > PATIENT),
+            Err(Refused::Trouble(text)) => (text, false),
+        };
+        let addr = self.house.fleet.address(lead);
+        tracing::info!(node = addr, reason = text, "a node could not take on this download; trying the next one");
+        troubles.push(format!("{addr}: {text}"));
+        Ok(if was_patient { Settled::OriginAway } else { Settled::NotHere })
+    }
+
+    /// Whether all of it is here, or on its way to here: then nobody else need be asked.
+    async fn is_all_here(&self, source: &Source) -> Result<bool, FetchError> {
+        let Some(blob) = self.known_blob(source).await? else { return Ok(false) };
+        Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
+    }
+
+    /// Opens a source for a member that asks this node to lead.
+    pub(super) async fn open_as_node(
+        self: &Arc<Self>,
+        member: NodeId,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Arc<Transfer>, Failure> {
+        let key = source.key();
+        let (mut troubles, mut patient) = (Vec::new(), true);
+        for seed in rendezvous::ranking(&key.0, &self.house.fleet.seeds()) {
+            if seed == member {
+                continue;
+            }
+            let joined = self.try_lead(seed, source, credentials, &mut troubles).await;
+            match joined.map_err(|error| failure_of(&error))? {
+                Settled::Transfer(transfer) => return Ok(transfer),
+                Settled::NotHere => {}
+                Settled::OriginAway => patient = false,
+            }
+        }
+        match self.lead(source, credentials, patient).await {
+            Ok(transfer) => Ok(transfer),
+            // Those who have a part in it already can go on among themselves while the origin is away.
+            Err(error) if !error.is_final() => {
+                let known = self.known_blob(source).await.ok().flatten();
+                let under_way = known.and_then(|blob| self.get(blob));
+                let open = under_way.filter(|transfer| matches!(transfer.outcome(), Outcome::Open));
+                open.ok_or_else(|| failure_of(&error))
+            }
+            Err(error) => Err(failure_of(&error)),
+        }
+    }
+
+    /// A node asks for this one's part in a swarm.
+    pub(super) fn tell_part(self: &Arc<Self>, to: NodeId, request: u32, key: BlobId, blob: Option<BlobId>) {
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            let (part, lead) = swarms.part_in(key, blob).await;
+            let (seeds, nearest) = swarms.house.fleet.who_else(key);
+            swarms.house.fleet.say(to, &Message::LeadIs { request, part, lead, seeds, nearest });
+        });
+    }
+
+    async fn part_in(&self, key: BlobId, blob: Option<BlobId>) -> (SwarmPart, Option<PeerInfo>) {
+        let nothing = (SwarmPart::Nothing, None);
+        if self.is_draining() {
+            return nothing;
+        }
+        let blob = match blob {
+            Some(blob) => Some(blob),
+            None => self.recall_key(key).await.ok().flatten().map(|record| record.blob),
+        };
+        let Some(blob) = blob else { return nothing };
+        if let Some(transfer) = self.get(blob) {
+            return match (transfer.is_complete(), transfer.lead()) {
+                (true, _) => (SwarmPart::Holder, None),
+                (false, Lead::Me) => (SwarmPart::Lead, None),
+                (false, Lead::Node(lead)) => (SwarmPart::Member, self.house.fleet.peer(lead).map(|it| it.info())),
+                (false, Lead::Nobody) => (SwarmPart::Member, None),
+            };
+        }
+        match self.stored(blob).await.ok().flatten() {
+            Some(stored) if stored.is_complete() => (SwarmPart::Holder, None),
+            Some(stored) if !stored.held().is_empty() => (SwarmPart::Member, None),
+            _ => nothing,
+        }
+    }
+}
