@@ -1,6 +1,7 @@
 //! What can go wrong, whose fault it is, and what to do about it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_core::{BlobId, Digest};
 use darter_origin::{ErrorKind, OriginError, OriginFailure};
@@ -70,7 +71,8 @@ impl FetchError {
         }
     }
 
-    /// Whether somebody else — another seed, this node by itself — could still get the bytes where this failed.
+    /// Whether nobody else — another seed, this node by itself — should try where this failed. An origin that asks to slow down
+    /// would be asked by every host.
     pub(crate) const fn is_final(&self) -> bool {
         match self {
             Self::Origin(failure) => matches!(
@@ -78,6 +80,7 @@ impl FetchError {
                 ErrorKind::NotFound
                     | ErrorKind::Unauthorized { .. }
                     | ErrorKind::Forbidden
+                    | ErrorKind::RateLimited { .. }
                     | ErrorKind::RangeNotSatisfiable
             ),
             Self::WrongDigest { .. } | Self::Range { .. } => true,
@@ -94,7 +97,10 @@ impl FetchError {
                     (FailureKind::Unauthorized, failure.status, Some(challenge.join("\n")))
                 }
                 ErrorKind::Forbidden => (FailureKind::Forbidden, failure.status, None),
-                ErrorKind::RateLimited { .. } => (FailureKind::RateLimited, failure.status, None),
+                ErrorKind::RateLimited { retry_after } => {
+                    let wait = retry_after.map(|wait| wait.as_secs().to_string());
+                    (FailureKind::RateLimited, failure.status, wait)
+                }
                 ErrorKind::Changed => (FailureKind::Changed, failure.status, None),
                 _ => (FailureKind::Unreachable, failure.status, None),
             },
@@ -112,7 +118,10 @@ impl FetchError {
                 challenge: failure.challenge.unwrap_or_default().lines().map(str::to_owned).collect(),
             },
             FailureKind::Forbidden => ErrorKind::Forbidden,
-            FailureKind::RateLimited => ErrorKind::RateLimited { retry_after: None },
+            FailureKind::RateLimited => {
+                let wait = failure.challenge.and_then(|wait| wait.parse().ok());
+                ErrorKind::RateLimited { retry_after: wait.map(Duration::from_secs) }
+            }
             FailureKind::Changed => ErrorKind::Changed,
             FailureKind::Unreachable => ErrorKind::Unreachable,
             FailureKind::NoSpace | FailureKind::Other => return None,

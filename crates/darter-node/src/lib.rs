@@ -12,6 +12,7 @@
 //! | [`api`] | the JSON of the administration socket |
 //! | [`local`] | the port for programs of this host: mirror, metrics, health |
 //! | [`mirror`] | the registry mirror |
+//! | [`registries`] | what registries say, asked once for the fleet |
 //! | [`metrics`] | what the agent counts |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 
@@ -28,6 +29,7 @@ pub mod local;
 pub mod metrics;
 pub mod mirror;
 pub mod options;
+pub mod registries;
 mod swarms;
 mod transfer;
 

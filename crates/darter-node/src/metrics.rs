@@ -64,6 +64,19 @@ pub enum AccessCheck {
     Refused,
 }
 
+/// How a question to a registry came by its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistryAnswered {
+    /// The registry was asked.
+    Registry,
+    /// A seed was asked, for the fleet.
+    Seed,
+    /// Somebody else was asking the same, or had asked it just before.
+    Shared,
+    /// The registry did not answer, and what was known is served.
+    Stale,
+}
+
 /// When Darter failed a blob that the mirror then read from the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
@@ -161,6 +174,7 @@ pub struct Metrics {
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
     mirror_fallbacks: Family<ResultLabel, Counter>,
+    registry_answers: Family<ResultLabel, Counter>,
     mirror_first_byte: Histograms,
     mirror_duration: Histograms,
 }
@@ -197,6 +211,7 @@ impl Metrics {
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
             mirror_fallbacks: Family::default(),
+            registry_answers: Family::default(),
             mirror_first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_SECONDS)),
             mirror_duration: Family::new_with_constructor(|| Histogram::new(DURATION_SECONDS)),
         };
@@ -244,6 +259,8 @@ impl Metrics {
         r.register("mirror_access_checks", checks, self.mirror_access_checks.clone());
         let fallbacks = "Blobs the mirror read from the upstream because the agent failed";
         r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
+        let answers = "Questions about manifests, tags and access by what answered them: registry, seed, shared, stale";
+        r.register("registry_answers", answers, self.registry_answers.clone());
         let first = "Time until the first byte of an answer is ready";
         r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());
         let whole = "Time until the last byte of an answer is sent";
@@ -318,6 +335,17 @@ impl Metrics {
             Fallback::Cut => "cut",
         };
         self.mirror_fallbacks.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Counts how a question to a registry was answered.
+    pub fn registry_answer(&self, answered: RegistryAnswered) {
+        let result = match answered {
+            RegistryAnswered::Registry => "registry",
+            RegistryAnswered::Seed => "seed",
+            RegistryAnswered::Shared => "shared",
+            RegistryAnswered::Stale => "stale",
+        };
+        self.registry_answers.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Notes how long a mirror answer's first byte took.

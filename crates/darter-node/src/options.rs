@@ -20,6 +20,18 @@ pub enum Role {
     Embedded,
 }
 
+/// When a tag is answered as it was last seen, because its registry gives no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StaleTags {
+    /// Never.
+    Never,
+    /// When the registry can't be reached, does not answer in time, or asks to slow down (429).
+    #[default]
+    Unreachable,
+    /// Also when it answers with an error of its own (5xx).
+    Errors,
+}
+
 /// A registry by the name that engines use for it, and what is particular to it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct UpstreamOption {
@@ -139,6 +151,8 @@ pub struct Options {
     pub origin_timeout: Duration,
     /// How long an upstream's yes to a caller's credentials is believed.
     pub grant_ttl: Duration,
+    /// When a tag is answered without its registry.
+    pub stale_tags: StaleTags,
     /// Each node hashes the whole content itself, instead of believing its seed.
     pub verify_whole: bool,
     /// How long a drain waits for transfers that are under way.

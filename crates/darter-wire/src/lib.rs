@@ -36,7 +36,10 @@ pub use data::{
     serve_data,
 };
 pub use error::{Result, WireError};
-pub use message::{Failure, FailureKind, Held, MAX_PEERS_TOLD, Message, PeerInfo, SwarmPart, Verdict};
+pub use message::{
+    Failure, FailureKind, Held, MAX_PEERS_TOLD, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, Message, PeerInfo,
+    RegistryAnswer, RegistryQuestion, StaleAnswer, SwarmPart, Verdict,
+};
 pub use preface::{Greeted, Hello, Kind, Role};
 pub use transport::{
     Listener, MemNetwork, MemTransport, PeerReader, PeerStream, PeerWriter, TcpConfig, TcpTransport, Transport,

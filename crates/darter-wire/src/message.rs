@@ -17,6 +17,12 @@ use crate::{MAX_BLOB_LENGTH, MAX_PIECES, Result, WireError};
 /// Nodes that one message tells of, at most.
 pub const MAX_PEERS_TOLD: usize = 256;
 
+/// Bytes of a path and query that a registry is asked for.
+pub const MAX_REGISTRY_PATH: usize = 8 * 1024;
+
+/// Headers of a question to a registry, and of its answer.
+pub const MAX_REGISTRY_HEADERS: usize = 256;
+
 /// One message of a control channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -233,6 +239,63 @@ pub enum Message {
         /// The number from the request.
         request: u32,
     },
+    /// Node → seed: ask this registry for me. The seed uses what the question brings to authorise it, or else its own
+    /// logins. Equal questions of many nodes cost the registry one request. Answered by [`Message::RegistryIs`].
+    AskRegistry {
+        /// Chosen by the asker; the answer repeats it.
+        request: u32,
+        /// What is asked.
+        question: RegistryQuestion,
+    },
+    /// Seed → node: what the registry answered. Answers [`Message::AskRegistry`].
+    RegistryIs {
+        /// The number from the request.
+        request: u32,
+        /// The registry's answer, whatever its status, or why there is none.
+        answer: Result<RegistryAnswer, Failure>,
+    },
+}
+
+/// A request to a registry, for a manifest, a list, or whether a blob may be read; never for a blob's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryQuestion {
+    /// The registry's base address, such as `https://registry-1.docker.io/`.
+    pub registry: String,
+    /// Whether the asker's configuration names it. One that is named by a program alone is asked only at public
+    /// addresses.
+    pub configured: bool,
+    /// Whether the method is HEAD; else it is GET.
+    pub head: bool,
+    /// Path and query, from `/v2/` on.
+    pub path: String,
+    /// The request's headers that choose or shorten the answer, such as `Accept`.
+    pub headers: Vec<(String, String)>,
+    /// What the caller brought to authorise the request; nothing, if the seed's own login is to be used.
+    pub credentials: Credentials,
+}
+
+/// A registry's answer to a [`RegistryQuestion`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers, without those that belong to one connection.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The body; empty for HEAD and for blobs.
+    pub body: Vec<u8>,
+    /// Milliseconds since the registry gave this answer.
+    pub age_ms: u32,
+    /// Set when the registry did not give it now: the seed answers from what it knows.
+    pub stale: Option<StaleAnswer>,
+}
+
+/// What a seed says of an answer that its registry could not give.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleAnswer {
+    /// Seconds since the registry last said so.
+    pub age_s: u64,
+    /// Why the registry did not answer, for people.
+    pub reason: String,
 }
 
 /// A node's part in the swarm of one blob.
@@ -286,7 +349,8 @@ pub struct Failure {
     pub status: Option<u16>,
     /// One line for people.
     pub text: String,
-    /// The origin's `WWW-Authenticate`, for the caller to act on.
+    /// The origin's `WWW-Authenticate`, for the caller to act on; with [`FailureKind::RateLimited`] its `Retry-After` in
+    /// seconds.
     pub challenge: Option<String>,
 }
 
@@ -348,6 +412,12 @@ impl Message {
             Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
             Self::AskHashes { from, .. } => *from <= MAX_PIECES,
             Self::Report { piece, .. } => piece.0 < MAX_PIECES,
+            Self::AskRegistry { question, .. } => {
+                question.path.len() <= MAX_REGISTRY_PATH && question.headers.len() <= MAX_REGISTRY_HEADERS
+            }
+            Self::RegistryIs { answer: Ok(answer), .. } => {
+                (100..1000).contains(&answer.status) && answer.headers.len() <= MAX_REGISTRY_HEADERS
+            }
             Self::Joined { piece_length, length, .. } => blob_fits(*piece_length, *length),
             Self::Grew { from, hashes, length, proof, .. } => {
                 let end = u64::from(*from) + hashes.len() as u64;

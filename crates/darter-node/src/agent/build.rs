@@ -31,6 +31,7 @@ use crate::local::LocalPort;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, MirrorOptions};
 use crate::options::{Options, Role};
+use crate::registries::{Registries, RegistriesOptions, Relay};
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::House;
 use crate::transfer::journal::Archive;
@@ -87,7 +88,14 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         sendable: watch::channel(()).0,
     };
     let swarms = Swarms::new(house);
-    let ears = Arc::new(ListeningSwarms(Arc::clone(&swarms)));
+    let registries = match options.role {
+        Role::Seed | Role::Node => {
+            let relay = Relay::new(Arc::clone(&fleet), options.role, tasks.clone());
+            Some(open_registries(&options, registry, relay, Arc::clone(&metrics), clock).await?)
+        }
+        Role::Embedded => None,
+    };
+    let ears = Arc::new(ListeningSwarms { swarms: Arc::clone(&swarms), registries: registries.clone() });
 
     let peers = match options.listen {
         Some(addr) => Some(transport.listen(&addr.to_string()).await.map_err(|error| cannot_listen(addr, error))?),
@@ -135,8 +143,8 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         tasks: tasks.clone(),
     };
     let agent = Agent { inner: Arc::new(inner) };
-    if let Some(listener) = local {
-        let port = serve_local(&agent, listener, registry, metrics, clock).await?;
+    if let (Some(listener), Some(registries)) = (local, registries) {
+        let port = serve_local(&agent, listener, registries, metrics, clock)?;
         *agent.inner.local.lock().await = Some(port);
     }
     if is_daemon(options.role) {
@@ -172,23 +180,36 @@ async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, No
     opened.await.expect("opening a data directory does not panic")
 }
 
-async fn serve_local(
+async fn open_registries(
+    options: &Options,
+    client: RegistryClient,
+    relay: Relay,
+    metrics: Arc<Metrics>,
+    clock: SystemClock,
+) -> Result<Arc<Registries>, StartError> {
+    let options = RegistriesOptions::from(options);
+    let path = options.data_dir.join("manifests").display().to_string();
+    let opened = tokio::task::spawn_blocking(move || Registries::open(options, client, metrics, Arc::new(clock)));
+    let opened = opened.await.expect("opening the manifests does not panic").map_err(file_error(path))?;
+    Ok(Arc::new(opened.with_relay(relay)))
+}
+
+fn serve_local(
     agent: &Agent,
     listener: TcpListener,
-    registry: RegistryClient,
+    registries: Arc<Registries>,
     metrics: Arc<Metrics>,
     clock: SystemClock,
 ) -> Result<LocalPort, StartError> {
     let options = &agent.inner.context.options;
-    let mirror_options = MirrorOptions::from(options);
-    let manifests = mirror_options.manifests.display().to_string();
-    let (blobs, counted) = (Arc::new(agent.clone()), Arc::clone(&metrics));
-    let mirror =
-        tokio::task::spawn_blocking(move || Mirror::open(mirror_options, registry, blobs, counted, Arc::new(clock)));
-    let file_error = |path: String| move |error: io::Error| StartError::File { path, reason: error.to_string() };
-    let mirror = mirror.await.expect("opening the mirror does not panic").map_err(file_error(manifests))?;
-    LocalPort::serve(listener, Arc::new(mirror), metrics, options.local_names.clone())
-        .map_err(file_error("local port".to_owned()))
+    let (names, options) = (options.local_names.clone(), MirrorOptions::from(options));
+    let blobs = Arc::new(agent.clone());
+    let mirror = Mirror::new(options, registries, blobs, Arc::clone(&metrics), Arc::new(clock));
+    LocalPort::serve(listener, Arc::new(mirror), metrics, names).map_err(file_error("local port".to_owned()))
+}
+
+fn file_error(path: String) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::File { path, reason: error.to_string() }
 }
 
 async fn bind_local(addr: SocketAddr) -> Result<TcpListener, StartError> {

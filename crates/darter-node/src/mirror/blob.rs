@@ -9,11 +9,11 @@ use darter_core::{ByteRange, Digest, Source};
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::error::FetchError;
 use crate::local::{self, Body};
-use crate::metrics::{AccessCheck, Fallback, MirrorKind};
+use crate::metrics::{AccessCheck, Fallback};
 use crate::mirror::compared;
 use crate::mirror::grants::Member;
 use crate::mirror::problem::{Code, Problem};
@@ -33,6 +33,10 @@ impl Mirror {
             _ => self.ask_for_blob(ask, digest).await?,
         };
         if vouch {
+            if let Some(reason) = ask.stale_because() {
+                let text = format!("{} can't be asked whether it has this blob: {reason}", ask.upstream.name());
+                return Err(Problem::bad_upstream(Code::Unavailable, text));
+            }
             self.blobs.proven(&source);
         }
         let mut response = Response::new(local::empty());
@@ -56,17 +60,16 @@ impl Mirror {
 
     /// Asks the upstream whether this caller may read the blob there, and how long it is.
     async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Member, Problem> {
-        self.metrics.mirror_upstream_request(MirrorKind::Blob);
-        let asked = self.registry.head_blob(&ask.upstream, &ask.repository, &digest, &ask.credentials).await;
-        let answer = asked.map_err(|error| Problem::of_error(&error, Code::BlobUnknown))?;
+        let rest = format!("blobs/{digest}");
+        let answer = self.request(ask, Method::HEAD, &rest, HeaderMap::new()).await?;
         if !answer.status.is_success() {
             self.refused(ask, answer.status, Some(digest));
-            return Err(Problem::of_answer(answer, ask.upstream.name(), Code::BlobUnknown).await);
+            return Err(Problem::of_reply(answer, ask.upstream.name(), Code::BlobUnknown));
         }
         let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let member = Member { size: length.and_then(|length| length.parse().ok()) };
         self.metrics.mirror_access_check(AccessCheck::Granted);
-        self.accepted(ask);
+        self.accepted(ask, &answer);
         self.grants.lock().belongs(&ask.scope, digest, member);
         Ok(member)
     }
@@ -184,7 +187,7 @@ impl Mirror {
 
     fn rescue(&self, ask: &Ask<'_>, digest: Digest) -> Rescue {
         Rescue {
-            registry: self.registry.clone(),
+            registry: self.registries.client().clone(),
             upstream: ask.upstream.clone(),
             path: format!("/v2/{}/blobs/{digest}", ask.repository),
             credentials: ask.credentials.clone(),

@@ -1,106 +1,62 @@
-//! Tags and referrers: answers that change, passed through as they are.
+//! Tags and referrers: answers that change, passed through as they are, encoding included.
 //!
-//! Only the link to the next page is rewritten, so that whoever follows it stays on the mirror and names the same
-//! upstream: its query is the upstream's, its path is the one that was asked for.
+//! Only the link to the next page is rewritten (`link`).
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LINK};
+use http::{HeaderName, Method, Response, StatusCode};
 use url::form_urlencoded;
 
 use crate::local::{self, Body};
 use crate::metrics::MirrorKind;
+use crate::mirror::link::{self, List};
 use crate::mirror::problem::{Code, Problem};
-use crate::mirror::rescue;
-use crate::mirror::route::{self, Naming};
-use crate::mirror::{Ask, Mirror, header};
+use crate::mirror::{Ask, Mirror};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 impl Mirror {
     /// Passes `rest` of the repository through.
     pub(super) async fn listing(&self, ask: &Ask<'_>, kind: MirrorKind, rest: &str) -> Result<Response<Body>, Problem> {
-        let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
+        let page = page_of(&ask.query);
+        let path = match &page {
+            Some(page) => page.clone(),
+            None if ask.query.is_empty() => format!("/v2/{}/{rest}", ask.repository),
+            None => format!("/v2/{}/{rest}?{}", ask.repository, ask.query),
+        };
         let method = if ask.head { Method::HEAD } else { Method::GET };
-        let answer = self.request(ask, kind, method, &format!("{rest}{query}"), ask.accept()).await?;
-        if answer.status != StatusCode::OK {
-            self.refused(ask, answer.status, None);
+        let reply = self.request_path(ask, method, path.clone(), ask.accept()).await?;
+        if reply.status != StatusCode::OK {
+            self.refused(ask, reply.status, None);
             let unknown = if kind == MirrorKind::Tags { Code::NameUnknown } else { Code::ManifestUnknown };
-            return Err(Problem::of_answer(answer, ask.upstream.name(), unknown).await);
+            return Err(Problem::of_reply(reply, ask.upstream.name(), unknown));
         }
-        self.accepted(ask);
+        // A page that the registry has under a path of its own may be of another repository.
+        if page.is_none() {
+            self.accepted(ask, &reply);
+        }
         let mut response = Response::new(local::empty());
-        for name in [CONTENT_TYPE, CONTENT_LENGTH, OCI_FILTERS_APPLIED] {
-            if let Some(value) = answer.headers.get(&name) {
-                response.headers_mut().insert(name, value.clone());
+        let headers = response.headers_mut();
+        for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, OCI_FILTERS_APPLIED] {
+            if let Some(value) = reply.headers.get(&name) {
+                headers.insert(name, value.clone());
             }
         }
-        if let Some(link) = next_page(&answer.headers, &ask.repository, rest, &ask.naming)? {
-            response.headers_mut().insert(LINK, link);
+        let repository = &ask.repository;
+        let list = List { base: ask.upstream.base(), asked: &path, repository, rest, naming: &ask.naming };
+        if let Some(link) = link::next_page(list, &reply.headers) {
+            headers.insert(LINK, link);
         }
+        ask.pass_on(headers);
         if !ask.head {
-            *response.body_mut() = rescue::passed_through(answer.body, &self.metrics);
+            headers.insert(CONTENT_LENGTH, reply.body.len().into());
+            *response.body_mut() = local::full(reply.body);
         }
         Ok(response)
     }
 }
 
-/// The link to the next page, as the mirror serves it.
-fn next_page(
-    headers: &HeaderMap,
-    repository: &str,
-    rest: &str,
-    naming: &Naming,
-) -> Result<Option<HeaderValue>, Problem> {
-    for value in headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()) {
-        let Some((target, parameters)) = value.split_once('<').and_then(|(_, link)| link.split_once('>')) else {
-            continue;
-        };
-        if !parameters.contains("next") {
-            continue;
-        }
-        let (_, query) = route::split_query(target.split_once('?').map(|(_, query)| query));
-        let mut query = form_urlencoded::Serializer::new(query);
-        let prefix = match naming {
-            Naming::Namespace(namespace) => {
-                query.append_pair("ns", namespace);
-                String::new()
-            }
-            Naming::Prefix(prefix) => format!("{prefix}/"),
-            Naming::Default => String::new(),
-        };
-        return header(&format!("</v2/{prefix}{repository}/{rest}?{}>; rel=\"next\"", query.finish())).map(Some);
-    }
-    Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rewritten(link: &'static str, naming: &Naming) -> Option<String> {
-        let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_static(link))]);
-        let link = next_page(&headers, "lib/app", "tags/list", naming).unwrap();
-        link.map(|link| link.to_str().unwrap().to_owned())
-    }
-
-    #[test]
-    fn the_next_page_stays_on_the_mirror_and_with_its_upstream() {
-        let relative = r#"</v2/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#;
-        let absolute = r#"<https://registry.lab/base/v2/lib/app/tags/list?last=a%2Bb&n=2>; rel=next"#;
-        for link in [relative, absolute] {
-            assert_eq!(
-                rewritten(link, &Naming::Namespace("10.0.0.1:5000".into())).unwrap(),
-                r#"</v2/lib/app/tags/list?last=a%2Bb&n=2&ns=10.0.0.1%3A5000>; rel="next""#
-            );
-            assert_eq!(
-                rewritten(link, &Naming::Prefix("ghcr.io".into())).unwrap(),
-                r#"</v2/ghcr.io/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#
-            );
-            assert_eq!(
-                rewritten(link, &Naming::Default).unwrap(),
-                r#"</v2/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#
-            );
-        }
-        assert_eq!(rewritten(r#"<https://docs.lab/>; rel="help""#, &Naming::Default), None);
-    }
+/// The page that a request names by the registry's own path, if it does.
+fn page_of(query: &str) -> Option<String> {
+    let named = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == link::PAGE);
+    named.map(|(_, page)| page.into_owned()).filter(|page| page.starts_with("/v2/"))
 }

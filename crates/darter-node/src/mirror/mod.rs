@@ -8,12 +8,14 @@
 //! | `blob` | blobs, by way of the agent |
 //! | `compared` | a registry's own copy of content that came from elsewhere |
 //! | `rescue` | the way back to the upstream when the agent fails a blob |
-//! | `listing` | tags and referrers, passed through |
+//! | `listing`, `link` | tags and referrers, passed through; links to their further pages |
 //! | `grants` | who may read what is cached |
 //! | `cache` | manifests in memory and on disk |
 //! | `provenance` | which registry and repository delivered a cached manifest |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
+//! | `named` | what a manifest is and what it names |
 //! | `problem` | errors in the specification's form |
+//! | `conditions`, `told` | `If-Match` and its kin; what a registry tells people besides |
 //! | `range`, `recent`, `account` | the `Range` header; a bounded map; the log and count of each request |
 //!
 //! # One request
@@ -35,7 +37,8 @@
 //!
 //! # Invariants
 //!
-//! - A tag is never answered without the upstream's word on it in the same request.
+//! - A tag is never answered without the upstream's word on it, unless the upstream is away ([`crate::registries`]): then the
+//!   answer says so.
 //! - A manifest that is not what its digest says is never passed on.
 //! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository, nor on the word
 //!   of a registry that neither delivered it nor is trusted.
@@ -47,28 +50,30 @@
 mod account;
 mod blob;
 mod blobs;
-mod cache;
+pub(crate) mod cache;
 mod compared;
+mod conditions;
 mod grants;
+mod link;
 mod listing;
 mod manifest;
-mod problem;
-mod provenance;
+pub(crate) mod named;
+pub(crate) mod problem;
+pub(crate) mod provenance;
 mod range;
-mod recent;
+pub(crate) mod recent;
 mod rescue;
-mod route;
+pub(crate) mod route;
+mod told;
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{Clock, Digest};
-use darter_origin::{Answer, RegistryClient, Upstream};
-use http::header::{ACCEPT, AUTHORIZATION, IF_NONE_MATCH};
+use darter_core::{Clock, Digest, Moment};
+use darter_origin::Upstream;
+use http::header::{ACCEPT, AUTHORIZATION, WARNING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use parking_lot::Mutex;
@@ -77,29 +82,31 @@ use crate::local::outlet::Outlet;
 use crate::local::{self, Body};
 use crate::metrics::{AccessCheck, Metrics, MirrorKind};
 use crate::options::Options;
+use crate::registries::Registries;
+use crate::registries::question::{Question, Reply, Stale};
 
 use self::account::Account;
-use self::cache::Manifests;
 use self::grants::{Fingerprint, Grants, Member, Scope};
 use self::problem::{Code, Problem};
-use self::provenance::Provenance;
 use self::recent::Recent;
 use self::route::{Known, Naming, Route};
 
 pub use self::blobs::{Blob, Blobs};
 pub use crate::transfer::stream::Part;
 
+const DOCKER_HUB: &str = "docker.io";
+
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// Says how many seconds ago the registry last confirmed what a tag stands for.
+const DARTER_STALE: HeaderName = HeaderName::from_static("darter-stale");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// Options of a mirror.
 #[derive(Clone, Debug)]
 pub struct MirrorOptions {
-    /// Where manifests are kept.
-    pub manifests: PathBuf,
     /// Names of configured upstreams, which may stand as a repository's first component.
     pub upstreams: Vec<String>,
     /// The upstream of requests that name none.
@@ -113,7 +120,6 @@ pub struct MirrorOptions {
 impl From<&Options> for MirrorOptions {
     fn from(options: &Options) -> Self {
         Self {
-            manifests: options.data_dir.join("manifests"),
             upstreams: options.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
             default_upstream: options.default_upstream.clone(),
             ask_login: options.ask_login,
@@ -124,14 +130,12 @@ impl From<&Options> for MirrorOptions {
 
 /// Answers what engines ask of `/v2/`.
 pub struct Mirror {
-    registry: RegistryClient,
+    registries: Arc<Registries>,
     blobs: Arc<dyn Blobs>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     known: Known,
     ask_login: bool,
-    manifests: Manifests,
-    provenance: Provenance,
     grants: Mutex<Grants>,
     /// Tags that were answered before, so that it pays to ask for their digest first.
     tags: Mutex<Recent<(Scope, String), ()>>,
@@ -157,32 +161,38 @@ struct Ask<'a> {
     caller: Fingerprint,
     /// Takes parts of files for this connection.
     outlet: Outlet,
+    /// What the registry said last while this was answered.
+    said: Mutex<Said>,
+}
+
+/// What a registry's reply says besides what was asked for.
+#[derive(Default)]
+struct Said {
+    /// To be passed on.
+    told: HeaderMap,
+    /// Set when it is no word of the registry's now.
+    stale: Option<Stale>,
 }
 
 impl Mirror {
-    /// Opens the mirror. Blocking: it lists the manifests kept.
-    ///
-    /// # Errors
-    /// When the directory of manifests can't be made or listed.
-    pub fn open(
+    /// A mirror that asks these registries.
+    pub fn new(
         options: MirrorOptions,
-        registry: RegistryClient,
+        registries: Arc<Registries>,
         blobs: Arc<dyn Blobs>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            registry,
+    ) -> Self {
+        Self {
+            registries,
             blobs,
             metrics,
             clock,
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
             ask_login: options.ask_login,
-            provenance: Provenance::open(&options.manifests),
-            manifests: Manifests::open(&options.manifests)?,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
-        })
+        }
     }
 
     /// Answers one request; never fails, since errors are answers too. The response's headers are complete; its body
@@ -190,7 +200,7 @@ impl Mirror {
     pub async fn handle(&self, request: &Parts) -> Response<Body> {
         let path = route::decoded(request.uri.path());
         let route = route::parse(&path);
-        let kind = route.map_or(MirrorKind::Other, kind_of);
+        let kind = route.map_or(MirrorKind::Other, Route::kind);
         let mut account = Account::open(kind, request, Arc::clone(&self.metrics), Arc::clone(&self.clock));
         let head = request.method == Method::HEAD;
         let answer = self.answer(request, route, &mut account).await;
@@ -264,13 +274,16 @@ impl Mirror {
         };
         if let Some(upstream) = asked {
             account.upstream(upstream.name());
-            self.metrics.mirror_upstream_request(MirrorKind::Ping);
-            match self.registry.send(&upstream, Method::GET, "/v2/", HeaderMap::new(), &caller).await {
-                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
-                    return Err(Problem::of_answer(answer, upstream.name(), Code::NameUnknown).await);
+            let (method, path, headers) = (Method::GET, "/v2/".to_owned(), HeaderMap::new());
+            let question = Question { upstream: upstream.clone(), method, path, headers, credentials: caller };
+            match self.registries.ask(question).await {
+                Ok(reply) if reply.status == StatusCode::UNAUTHORIZED => {
+                    return Err(Problem::of_reply(reply, upstream.name(), Code::NameUnknown));
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(upstream = upstream.name(), %error, "an upstream does not answer"),
+                Err(failure) => {
+                    tracing::warn!(upstream = upstream.name(), error = failure.text, "an upstream does not answer");
+                }
             }
         }
         let mut response = Response::new(local::full("{}".into()));
@@ -284,38 +297,52 @@ impl Mirror {
         let upstream = self.resolve(&place.upstream)?;
         account.upstream(upstream.name());
         let credentials = credentials(&request.headers);
+        // Engines write `library/` for Docker Hub's own images where they know the registry; here it stands in the path.
+        let is_short = matches!(place.naming, Naming::Prefix(_)) && !place.repository.contains('/');
+        let repository = if is_short && upstream.name() == DOCKER_HUB {
+            format!("library/{}", place.repository)
+        } else {
+            place.repository
+        };
         Ok(Ask {
             headers: &request.headers,
             head: request.method == Method::HEAD,
-            scope: Scope::new(upstream.name(), &place.repository),
+            scope: Scope::new(upstream.name(), &repository),
             upstream,
-            repository: place.repository,
+            repository,
             naming: place.naming,
             query,
             caller: credentials.fingerprint(),
             credentials,
             outlet: request.extensions.get::<Outlet>().cloned().unwrap_or_default(),
+            said: Mutex::default(),
         })
     }
 
     fn resolve(&self, name: &str) -> Result<Upstream, Problem> {
-        let resolved = self.registry.upstreams().resolve(name);
+        let resolved = self.registries.client().upstreams().resolve(name);
         resolved.map_err(|error| Problem::new(StatusCode::NOT_FOUND, Code::NameUnknown, error.to_string()))
     }
 
     /// Asks the upstream, with the caller's credentials, for `rest` of the repository. Any status is an answer.
-    async fn request(
+    async fn request(&self, ask: &Ask<'_>, method: Method, rest: &str, headers: HeaderMap) -> Result<Reply, Problem> {
+        self.request_path(ask, method, format!("/v2/{}/{rest}", ask.repository), headers).await
+    }
+
+    /// The same for a path of the registry.
+    async fn request_path(
         &self,
         ask: &Ask<'_>,
-        kind: MirrorKind,
         method: Method,
-        rest: &str,
+        path: String,
         headers: HeaderMap,
-    ) -> Result<Answer, Problem> {
-        self.metrics.mirror_upstream_request(kind);
-        let path = format!("/v2/{}/{rest}", ask.repository);
-        let sent = self.registry.send(&ask.upstream, method, &path, headers, &ask.credentials).await;
-        sent.map_err(|error| Problem::of_error(&error, Code::NameUnknown))
+    ) -> Result<Reply, Problem> {
+        let (upstream, credentials) = (ask.upstream.clone(), ask.credentials.clone());
+        let question = Question { upstream, method, path, headers, credentials };
+        let reply = self.registries.ask(question).await;
+        let reply = reply.map_err(|failure| Problem::of_failure(&failure, Code::NameUnknown))?;
+        *ask.said.lock() = Said { told: told::of(&reply.headers), stale: reply.stale.clone() };
+        Ok(reply)
     }
 
     /// What is known of the content, if the caller may read it without the upstream being asked.
@@ -327,9 +354,13 @@ impl Mirror {
         known
     }
 
-    /// Notes that the upstream gave this caller something of the repository.
-    fn accepted(&self, ask: &Ask<'_>) {
-        self.grants.lock().accept(&ask.scope, ask.caller, self.clock.now());
+    /// Notes that the upstream gave this caller something of the repository; not if the reply is no word of its own now.
+    fn accepted(&self, ask: &Ask<'_>, reply: &Reply) {
+        if reply.stale.is_none() {
+            let age = u64::try_from(reply.age.as_micros()).unwrap_or(u64::MAX);
+            let then = Moment::from_micros(self.clock.now().as_micros().saturating_sub(age));
+            self.grants.lock().accept(&ask.scope, ask.caller, then);
+        }
     }
 
     /// Notes that the upstream refused this caller.
@@ -360,9 +391,42 @@ impl Ask<'_> {
 
     /// Whether the caller says that it has this very content already.
     fn has_already(&self, digest: &Digest) -> bool {
-        let tag = entity_tag(digest);
-        let values = self.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|one| one.trim() == tag || one.trim() == "*")
+        self.condition(digest) == Some(StatusCode::NOT_MODIFIED)
+    }
+
+    /// The status that the caller's conditions ask for in place of this content.
+    fn condition(&self, digest: &Digest) -> Option<StatusCode> {
+        conditions::status(self.headers, &entity_tag(digest))
+    }
+
+    /// Adds what the registry told to an answer.
+    fn pass_on(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.said.lock().told {
+            headers.append(name, value.clone());
+        }
+    }
+
+    /// Why the registry's last reply is no word of its own now, if it is none.
+    fn stale_because(&self) -> Option<String> {
+        self.said.lock().stale.as_ref().map(|stale| stale.reason.clone())
+    }
+
+    /// Says in an answer that its tag was last confirmed some time ago, if so.
+    fn say_stale(&self, tag: &str, headers: &mut HeaderMap) {
+        let Some(Stale { age, reason }) = self.said.lock().stale.clone() else { return };
+        let age = age.as_secs();
+        headers.insert(DARTER_STALE, age.into());
+        let name = format!("{}/{}:{tag}", self.upstream.name(), self.repository);
+        tracing::warn!(image = name, age_s = age, reason, "a tag is served as it was last seen");
+        let reason: String = reason
+            .chars()
+            .map(|it| if matches!(it, ' '..='~') && it != '"' && it != '\\' { it } else { '?' })
+            .collect();
+        let text =
+            format!("299 - \"{name} is served as it was {age} s ago, since its registry does not answer: {reason}\"");
+        if let Ok(warning) = HeaderValue::from_str(&text) {
+            headers.append(WARNING, warning);
+        }
     }
 }
 
@@ -370,7 +434,7 @@ impl Ask<'_> {
 /// sends for want of a better one when it is asked, authorises nobody.
 fn credentials(headers: &HeaderMap) -> Credentials {
     let values = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
-    let said = values.filter(|value| !is_empty_login(value));
+    let said = values.filter(|value| !value.trim().is_empty() && !is_empty_login(value));
     Credentials { headers: said.map(|value| (AUTHORIZATION.as_str().to_owned(), value.to_owned())).collect() }
 }
 
@@ -389,14 +453,4 @@ fn entity_tag(digest: &Digest) -> String {
 fn header(text: &str) -> Result<HeaderValue, Problem> {
     HeaderValue::from_str(text)
         .map_err(|_| Problem::bad_upstream(Code::Unavailable, "the upstream gave a header that can't be passed on"))
-}
-
-const fn kind_of(route: Route<'_>) -> MirrorKind {
-    match route {
-        Route::Ping => MirrorKind::Ping,
-        Route::Manifest { .. } => MirrorKind::Manifest,
-        Route::Blob { .. } => MirrorKind::Blob,
-        Route::Tags { .. } => MirrorKind::Tags,
-        Route::Referrers { .. } => MirrorKind::Referrers,
-    }
 }

@@ -7,13 +7,19 @@
 use bytes::Bytes;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure};
 use futures_util::StreamExt;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{
+    ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::local::{self, Body};
+use crate::mirror::told;
+use crate::registries::question::Reply;
 
 /// Most of an upstream's error body that is passed on.
 const MOST_OF_A_REFUSAL: usize = 64 << 10;
+/// Characters of an upstream's own words in a message.
+const MAX_WORDS: usize = 300;
 
 /// The specification's error codes that the pull side uses, and `UNAVAILABLE`, which Docker's registry added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,16 +103,42 @@ impl Problem {
 
     /// An upstream's answer that is no success. `unknown` is the code of a 404.
     pub(crate) async fn of_answer(answer: Answer, upstream: &str, unknown: Code) -> Self {
-        let status = passed_on(Some(answer.status));
-        let text = format!("{upstream} answered {}", answer.status);
+        let (status, headers) = (answer.status, answer.headers.clone());
+        let body = refusal_body(answer).await.unwrap_or_default();
+        Self::of_parts(status, &headers, body, upstream, unknown)
+    }
+
+    /// The same, of an answer that was read whole.
+    pub(crate) fn of_reply(reply: Reply, upstream: &str, unknown: Code) -> Self {
+        Self::of_parts(reply.status, &reply.headers, reply.body, upstream, unknown)
+    }
+
+    fn of_parts(answered: StatusCode, headers: &HeaderMap, body: Bytes, upstream: &str, unknown: Code) -> Self {
+        let status = passed_on(Some(answered));
+        let is_encoded = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        let own_words = if is_encoded { None } else { own_words(&body) };
+        let text = match &own_words {
+            Some(words) => format!("{upstream} answered {answered}: {words}"),
+            None => format!("{upstream} answered {answered}"),
+        };
         let mut problem = Self::new(status, code_of(status, unknown), text);
         for name in [WWW_AUTHENTICATE, RETRY_AFTER, CONTENT_RANGE] {
-            for value in answer.headers.get_all(&name) {
+            for value in headers.get_all(&name) {
                 problem.headers.push((name.clone(), value.clone()));
             }
         }
-        if status == answer.status {
-            problem.body = refusal_body(answer).await;
+        for (name, value) in &told::of(headers) {
+            problem.headers.push((name.clone(), value.clone()));
+        }
+        // An encoded body can't be judged here: it goes on as it is, as it would without the mirror.
+        if status == answered && !body.is_empty() && (is_encoded || is_in_form(&body)) {
+            problem.body = Some(body);
+            if is_encoded {
+                let encodings = headers.get_all(CONTENT_ENCODING).iter();
+                problem.headers.extend(encodings.map(|value| (CONTENT_ENCODING, value.clone())));
+                let media_type = headers.get(CONTENT_TYPE).cloned();
+                problem.headers.extend(media_type.map(|value| (CONTENT_TYPE, value)));
+            }
         }
         problem
     }
@@ -135,7 +167,8 @@ impl Problem {
         for (name, value) in headers {
             response.headers_mut().append(name, value);
         }
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().entry(CONTENT_TYPE).or_insert(json);
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
         response
     }
@@ -177,7 +210,7 @@ fn code_of(status: StatusCode, unknown: Code) -> Code {
     }
 }
 
-/// The body, if it is small and in the specification's form.
+/// The body, if it is small.
 async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.body.next().await {
@@ -186,7 +219,52 @@ async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
             return None;
         }
     }
-    let parsed: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    parsed.get("errors")?.as_array()?.first()?.get("code")?.as_str()?;
     Some(body.into())
+}
+
+fn is_in_form(body: &[u8]) -> bool {
+    let parsed: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    parsed["errors"][0]["code"].is_string()
+}
+
+/// What an upstream says in an error's body, in one short line.
+fn own_words(body: &[u8]) -> Option<String> {
+    let words = match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(parsed) => {
+            let first = &parsed["errors"][0];
+            let texts = [&first["code"], &first["message"], &parsed["message"], &parsed["error"], &parsed["details"]];
+            let texts: Vec<_> =
+                texts.into_iter().filter_map(|text| text.as_str()).filter(|it| !it.is_empty()).collect();
+            texts.join(": ")
+        }
+        Err(_) => {
+            let text = std::str::from_utf8(body).ok()?;
+            // A page for browsers says nothing in its first line.
+            let is_page = text.trim_start().starts_with('<');
+            text.lines().map(str::trim).find(|line| !line.is_empty()).filter(|_| !is_page)?.to_owned()
+        }
+    };
+    let short: String = words.chars().filter(|it| !it.is_control()).take(MAX_WORDS).collect();
+    (!short.is_empty()).then_some(short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstreams_own_words_are_found_in_all_the_usual_forms() {
+        for (body, words) in [
+            (r#"{"errors":[{"code":"DENIED","message":"not today"}]}"#, Some("DENIED: not today")),
+            (r#"{"errors":[{"code":"UNKNOWN"}]}"#, Some("UNKNOWN")),
+            (r#"{"message":"Bad credentials"}"#, Some("Bad credentials")),
+            (r#"{"details":"incorrect username or password"}"#, Some("incorrect username or password")),
+            ("\nupstream connect error\nmore", Some("upstream connect error")),
+            ("<html><body>502</body></html>", None),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(own_words(body.as_bytes()).as_deref(), words, "{body}");
+        }
+    }
 }

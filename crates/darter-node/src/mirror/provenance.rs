@@ -23,6 +23,7 @@ use std::sync::Arc;
 use darter_core::Digest;
 use darter_origin::Upstream;
 use parking_lot::Mutex;
+use url::Url;
 
 use crate::mirror::recent::Recent;
 
@@ -45,7 +46,12 @@ struct Inner {
 
 /// A repository of a registry, as a line says it.
 pub(crate) fn place_of(upstream: &Upstream, repository: &str) -> String {
-    format!("{} {repository}", upstream.base())
+    place_at(upstream.base(), repository)
+}
+
+/// The same, by the registry's base address.
+pub(crate) fn place_at(base: &Url, repository: &str) -> String {
+    format!("{base} {repository}")
 }
 
 impl Provenance {

@@ -54,6 +54,12 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         Some(&slot.value)
     }
 
+    /// A value that may be changed, which counts as a use; its weight stays.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.get(key)?;
+        self.slots.get_mut(key).map(|slot| &mut slot.value)
+    }
+
     /// Removes a value.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let slot = self.slots.remove(key)?;

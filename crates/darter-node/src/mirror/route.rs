@@ -15,6 +15,7 @@ use darter_core::Digest;
 use http::StatusCode;
 use url::form_urlencoded;
 
+use crate::metrics::MirrorKind;
 use crate::mirror::problem::{Code, Problem};
 
 /// Longest repository name, as registries in general have it.
@@ -35,6 +36,19 @@ pub(crate) enum Route<'a> {
     Tags { name: &'a str },
     /// `/v2/<name>/referrers/<digest>`.
     Referrers { name: &'a str, digest: &'a str },
+}
+
+impl Route<'_> {
+    /// The kind, for logs and metrics.
+    pub(crate) const fn kind(self) -> MirrorKind {
+        match self {
+            Self::Ping => MirrorKind::Ping,
+            Self::Manifest { .. } => MirrorKind::Manifest,
+            Self::Blob { .. } => MirrorKind::Blob,
+            Self::Tags { .. } => MirrorKind::Tags,
+            Self::Referrers { .. } => MirrorKind::Referrers,
+        }
+    }
 }
 
 /// The last part of a manifest's path.

@@ -40,6 +40,7 @@ use parking_lot::Mutex;
 use crate::error::FetchError;
 use crate::fleet::{Listener, Peer};
 use crate::joins::{Joined, NotJoined};
+use crate::registries::Registries;
 use crate::transfer::{House, Outcome, Transfer};
 
 /// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
@@ -275,24 +276,27 @@ impl Swarms {
 impl Listener for ListeningSwarms {
     fn peer_up(&self, peer: &Peer) {
         if peer.is_seed() {
-            self.0.tell_inventory(peer.hello.node);
+            self.swarms.tell_inventory(peer.hello.node);
         }
-        for transfer in self.0.all() {
+        for transfer in self.swarms.all() {
             transfer.peer_came(peer.hello.node, peer.is_seed());
         }
     }
 
     fn peer_down(&self, node: NodeId) {
-        self.0.house.joins.gone(node);
-        self.0.inventory.gone(node);
-        self.0.strangers.lock().values_mut().for_each(|met| met.said.retain(|(from, _)| *from != node));
-        for transfer in self.0.all() {
+        self.swarms.house.joins.gone(node);
+        self.swarms.inventory.gone(node);
+        if let Some(registries) = &self.registries {
+            registries.gone(node);
+        }
+        self.swarms.strangers.lock().values_mut().for_each(|met| met.said.retain(|(from, _)| *from != node));
+        for transfer in self.swarms.all() {
             transfer.peer_gone(node);
         }
     }
 
     fn said(&self, from: NodeId, message: Message) {
-        let swarms = &self.0;
+        let swarms = &self.swarms;
         match message {
             Message::Join { request, source, credentials, held, wants } => {
                 let swarms = Arc::clone(swarms);
@@ -361,33 +365,47 @@ impl Listener for ListeningSwarms {
             Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),
             // The fleet itself hears these.
             Message::AskPeers | Message::Peers { .. } | Message::LeadIs { .. } | Message::SameId { .. } => {}
+            Message::AskRegistry { request, question } => {
+                if let Some(registries) = &self.registries {
+                    registries.asked(from, request, question);
+                }
+            }
+            Message::RegistryIs { request, answer } => {
+                if let Some(registries) = &self.registries {
+                    registries.answered(from, request, answer);
+                }
+            }
         }
     }
 
     fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex) {
-        let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
             transfer.begun(request, piece);
         }
     }
 
     async fn answered(&self, from: &Peer, blob: BlobId, request: RequestId, answer: Answer) {
-        let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
             transfer.answered(from, request, answer).await;
         }
     }
 
     fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId) {
-        let transfer = self.0.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
             transfer.unreached(from, request);
         }
     }
 }
 
-/// [`Swarms`] as the fleet's listener: its answers need the shared handle.
-pub(crate) struct ListeningSwarms(pub(crate) Arc<Swarms>);
+/// [`Swarms`] as the fleet's listener, whose answers need the shared handle.
+pub(crate) struct ListeningSwarms {
+    pub(crate) swarms: Arc<Swarms>,
+    /// Who answers questions about registries; nobody in an agent that lives for one download.
+    pub(crate) registries: Option<Arc<Registries>>,
+}
 
 /// What a member is told that can't be let in for a reason of this agent's own.
 fn refusal(text: impl Into<String>) -> Failure {

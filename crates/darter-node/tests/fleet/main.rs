@@ -6,4 +6,8 @@ mod large;
 mod met_early;
 mod passed_on;
 mod patience;
+mod registries;
+#[path = "../mirror/registry.rs"]
+#[allow(dead_code, reason = "the mirror's tests use all of it")]
+mod registry;
 mod seed;

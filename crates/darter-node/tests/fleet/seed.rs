@@ -110,6 +110,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         origin_patience: Duration::from_secs(2),
         origin_timeout: Duration::from_secs(30),
         grant_ttl: Duration::ZERO,
+        stale_tags: Default::default(),
         verify_whole: false,
         drain_timeout: Duration::ZERO,
     }

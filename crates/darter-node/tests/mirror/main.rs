@@ -4,6 +4,7 @@
 //! in between the mirror, with a twin of the agent that holds blobs in memory and fails on demand.
 
 mod auth;
+mod away;
 mod blobs;
 mod errors;
 mod files;
@@ -16,5 +17,6 @@ mod registry;
 #[path = "../fleet/seed.rs"]
 #[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]
 mod seed;
+mod told;
 mod twin;
 mod world;

@@ -4,7 +4,7 @@ use darter_core::Digest;
 use http::Method;
 
 use crate::registry::{INDEX, MANIFEST};
-use crate::world::{content, world};
+use crate::world::{content, world, world_with};
 
 #[tokio::test]
 async fn a_pull_reads_each_manifest_once_and_asks_for_no_blob_and_the_next_pull_asks_once() {
@@ -68,22 +68,6 @@ async fn a_tag_that_moves_is_followed_at_once() {
 }
 
 #[tokio::test]
-async fn a_tag_is_never_answered_while_the_upstream_is_gone_but_what_it_named_is() {
-    let mut world = world().await;
-    let (image, [_, layer]) = world.registry.put_image("app", Some("1"), b"layer");
-    world.agent.hold(&b"layer"[..]);
-    assert_eq!(world.get("/v2/app/manifests/1").await.status, 200);
-    let gone = std::mem::replace(&mut world.registry, crate::registry::Registry::start().await);
-    gone.stop().await;
-    assert_eq!(world.get("/v2/app/manifests/1").await.error(), (502, "UNAVAILABLE".into()));
-    assert_eq!(world.get(&format!("/v2/app/manifests/{image}")).await.status, 200);
-    assert_eq!(world.get(&format!("/v2/app/blobs/{layer}")).await.status, 200);
-    world.clock.pass(crate::world::GRANT_TTL);
-    assert_eq!(world.get(&format!("/v2/app/manifests/{image}")).await.error(), (502, "UNAVAILABLE".into()));
-    assert_eq!(world.get(&format!("/v2/app/blobs/{layer}")).await.error(), (502, "UNAVAILABLE".into()));
-}
-
-#[tokio::test]
 async fn what_a_caller_accepts_decides_what_a_tag_stands_for() {
     let world = world().await;
     let (image, _) = world.registry.put_image("app", None, b"layer");
@@ -110,7 +94,7 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_refused_and_not_kept() {
 }
 
 #[tokio::test]
-async fn a_registry_without_digest_headers_or_head_is_read_each_time() {
+async fn a_registry_without_digest_headers_or_head_is_read() {
     let world = world().await;
     let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
     world.registry.state.lock().no_digest_header = true;
@@ -160,4 +144,100 @@ async fn manifests_outlive_a_restart_but_grants_do_not() {
     let got = world.get(&path).await;
     assert_eq!((got.header("content-type"), Digest::sha256(&got.body)), (MANIFEST, image));
     assert_eq!(world.registry.asked(), [format!("HEAD {path}")]);
+}
+
+#[tokio::test]
+async fn what_a_caller_has_already_is_compared_weakly_and_what_it_insists_on_strongly() {
+    let world = world().await;
+    let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
+    for (name, value, status) in [
+        ("if-none-match", format!("W/\"{image}\""), 304),
+        ("if-none-match", format!("\"x\", W/\"{image}\""), 304),
+        ("if-none-match", "\"x\"".into(), 200),
+        ("if-match", format!("\"{image}\""), 200),
+        ("if-match", "\"x\"".into(), 412),
+        ("if-match", format!("W/\"{image}\""), 412),
+    ] {
+        let got = world.send(Method::GET, "/v2/app/manifests/1", &[(name, &value)]).await;
+        assert_eq!(got.status.as_u16(), status, "{name}: {value}");
+        assert_eq!(got.body.is_empty(), status != 200);
+    }
+}
+
+/// stargz-snapshotter#155, distribution#2055, moby#50065: HEAD is refused, or its answer is of no use, where GET works.
+#[tokio::test]
+async fn a_registry_that_refuses_head_in_any_way_is_asked_by_get() {
+    for status in [400, 401, 403, 404, 405, 429, 500, 503] {
+        let world = world().await;
+        let (image, [_, layer]) = world.registry.put_image("app", Some("1"), b"layer");
+        world.agent.hold(&b"layer"[..]);
+        world.registry.state.lock().no_head_at_all = Some(http::StatusCode::from_u16(status).unwrap());
+        let blob = format!("/v2/app/blobs/{layer}");
+        let head = world.head(&blob).await;
+        assert_eq!((head.status.as_u16(), head.header("content-length")), (200, "5"), "HEAD is {status}");
+        assert_eq!(world.get(&blob).await.body, "layer");
+        for _ in 0..2 {
+            let got = world.get("/v2/app/manifests/1").await;
+            assert_eq!((got.status.as_u16(), Digest::sha256(&got.body)), (200, image), "HEAD is {status}");
+            assert_eq!(world.head("/v2/app/manifests/1").await.header("docker-content-digest"), image.to_string());
+        }
+        world.clock.pass(crate::world::GRANT_TTL);
+        assert_eq!(world.get(&format!("/v2/app/manifests/{image}")).await.status, 200);
+    }
+}
+
+/// A portal, or a proxy's error page.
+#[tokio::test]
+async fn a_page_in_the_place_of_a_manifest_is_a_bad_gateway() {
+    let world = world().await;
+    world.registry.state.lock().portal = Some("<!DOCTYPE html><html>Please log in</html>");
+    let got = world.get("/v2/app/manifests/1").await;
+    assert_eq!(got.error(), (502, "MANIFEST_INVALID".into()));
+    assert!(String::from_utf8_lossy(&got.body).contains("text/html"));
+}
+
+/// Its digest is that of what was signed, which is not all of its bytes.
+#[tokio::test]
+async fn docker_s_signed_manifests_are_passed_on_as_they_are() {
+    let world = world().await;
+    let payload = "{\n   \"schemaVersion\": 1\n}";
+    // formatLength 23, formatTail "\n}".
+    let protected = "eyJmb3JtYXRMZW5ndGgiOjIzLCJmb3JtYXRUYWlsIjoiQ24wIiwidGltZSI6IngifQ";
+    let signed = format!("{},\n   \"signatures\": [{{\"protected\": \"{protected}\"}}]\n}}", &payload[..23]);
+    let digest = Digest::sha256(payload.as_bytes());
+    let media_type = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    world.registry.put_signed("app", media_type, digest, signed.clone(), "1");
+    for path in ["/v2/app/manifests/1".to_owned(), format!("/v2/app/manifests/{digest}")] {
+        for _ in 0..2 {
+            let got = world.get(&path).await;
+            assert_eq!((got.status.as_u16(), &*got.body), (200, signed.as_bytes()), "{path}");
+            assert_eq!(
+                (got.header("content-type"), got.header("docker-content-digest")),
+                (media_type, &*digest.to_string())
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn docker_hub_s_own_images_have_their_whole_name_there() {
+    let world = world_with(|options, config| {
+        let registry = options.default_upstream.clone().unwrap();
+        let address: url::Url = format!("http://{registry}").parse().unwrap();
+        config.addresses.insert("docker.io".into(), vec![address.clone()]);
+        config.addresses.insert("lab".into(), vec![address]);
+        options.upstreams.push("lab".into());
+    })
+    .await;
+    for repository in ["library/debian", "debian", "lab/debian"] {
+        world.registry.put_image(repository, Some("12"), repository.as_bytes());
+    }
+    for (path, asked) in [
+        ("/v2/docker.io/debian/manifests/12", "GET /v2/library/debian/manifests/12"),
+        ("/v2/docker.io/lab/debian/manifests/12", "GET /v2/lab/debian/manifests/12"),
+        ("/v2/lab/debian/manifests/12", "GET /v2/debian/manifests/12"),
+    ] {
+        assert_eq!(world.get(path).await.status, 200, "{path}");
+        assert_eq!(world.registry.asked(), [asked]);
+    }
 }

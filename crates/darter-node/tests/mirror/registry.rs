@@ -44,6 +44,8 @@ pub(crate) struct State {
     /// Repositories by `Authorization` value that may read them; without any entry, everybody reads everything.
     pub(crate) rights: BTreeMap<String, BTreeSet<String>>,
     pub(crate) seen: Vec<Seen>,
+    /// How many tokens its token service gave.
+    pub(crate) tokens: usize,
     /// Address of the token service; with it, challenges are of the Bearer kind.
     pub(crate) realm: Option<String>,
     /// Sends manifests with a byte changed.
@@ -58,6 +60,12 @@ pub(crate) struct State {
     pub(crate) says_yes: bool,
     /// Answers everything with this status.
     pub(crate) broken: Option<StatusCode>,
+    /// Answers every HEAD with this status.
+    pub(crate) no_head_at_all: Option<StatusCode>,
+    /// Headers of every answer besides.
+    pub(crate) besides: Vec<(&'static str, String)>,
+    /// A page that stands in for everything.
+    pub(crate) portal: Option<&'static str>,
 }
 
 pub(crate) struct Registry {
@@ -102,6 +110,14 @@ impl Registry {
             }
         });
         digest
+    }
+
+    /// A manifest whose digest is not that of its bytes.
+    pub(crate) fn put_signed(&self, repository: &str, media_type: &str, digest: Digest, content: String, tag: &str) {
+        self.with(repository, |repository| {
+            repository.manifests.insert(digest, (media_type.to_owned(), content.into()));
+            repository.tags.insert(tag.to_owned(), vec![digest]);
+        });
     }
 
     /// An image of one configuration and one layer; returns the manifest's digest and both blobs'.
@@ -168,7 +184,7 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let answer = service_fn(|request: Request<Incoming>| {
-                let response = state.lock().answer(&request);
+                let response = state.lock().answer_with_all(&request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
@@ -192,14 +208,29 @@ fn error(status: u16, code: &str, headers: &[(&str, String)]) -> Reply {
 }
 
 impl State {
+    fn answer_with_all(&mut self, request: &Request<Incoming>) -> Reply {
+        let mut response = self.answer(request);
+        for (name, value) in &self.besides {
+            response.headers_mut().append(*name, value.parse().unwrap());
+        }
+        response
+    }
+
     fn answer(&mut self, request: &Request<Incoming>) -> Reply {
         let uri = request.uri();
         let authorization = request.headers().get("authorization").map_or("", |value| value.to_str().unwrap());
         if uri.path() == "/token" {
+            self.tokens += 1;
             let token = authorization.strip_prefix("Basic ").unwrap_or("nobody");
             return reply(200, &[], serde_json::json!({ "token": token }).to_string().into());
         }
         self.seen.push(Seen { line: format!("{} {uri}", request.method()), headers: request.headers().clone() });
+        if let Some(page) = self.portal {
+            return reply(200, &[("content-type", "text/html".into())], page.into());
+        }
+        if let Some(status) = self.no_head_at_all.filter(|_| request.method() == Method::HEAD) {
+            return error(status.as_u16(), "UNSUPPORTED", &[]);
+        }
         if let Some(status) = self.broken {
             return error(status.as_u16(), "TOOMANYREQUESTS", &[("retry-after", "7".into())]);
         }

@@ -9,6 +9,8 @@ use darter_core::{Clock, Moment, SystemClock};
 use darter_node::local::LocalPort;
 use darter_node::metrics::Metrics;
 use darter_node::mirror::{Mirror, MirrorOptions};
+use darter_node::options::StaleTags;
+use darter_node::registries::{Registries, RegistriesOptions};
 use darter_origin::{HttpClient, HttpConfig, RegistryClient, RegistryConfig};
 use http::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpListener;
@@ -42,6 +44,7 @@ pub(crate) struct World {
     pub(crate) port: LocalPort,
     pub(crate) client: reqwest::Client,
     pub(crate) dir: tempfile::TempDir,
+    stale_tags: StaleTags,
 }
 
 /// An answer, read whole.
@@ -59,10 +62,17 @@ pub(crate) async fn world() -> World {
 
 /// The same, with its options changed first.
 pub(crate) async fn world_with(change: impl FnOnce(&mut MirrorOptions, &mut RegistryConfig)) -> World {
+    world_of(StaleTags::default(), change).await
+}
+
+/// The same, with tags that may go stale at these times.
+pub(crate) async fn world_of(
+    stale_tags: StaleTags,
+    change: impl FnOnce(&mut MirrorOptions, &mut RegistryConfig),
+) -> World {
     let registry = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
     let mut options = MirrorOptions {
-        manifests: dir.path().join("manifests"),
         upstreams: Vec::new(),
         default_upstream: Some(registry.name()),
         ask_login: false,
@@ -71,13 +81,15 @@ pub(crate) async fn world_with(change: impl FnOnce(&mut MirrorOptions, &mut Regi
     let mut config = RegistryConfig::default();
     change(&mut options, &mut config);
     let (agent, metrics, clock) = (Twin::default(), Metrics::new(), HandClock::default());
-    let port = open_port(options, &config, &agent, &metrics, &clock).await;
+    let kept = RegistriesOptions { data_dir: dir.path().join("data"), grant_ttl: GRANT_TTL, stale_tags };
+    let port = open_port(options, kept, &config, &agent, &metrics, &clock).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    World { registry, agent, metrics, clock, port, client, dir }
+    World { registry, agent, metrics, clock, port, client, dir, stale_tags }
 }
 
 async fn open_port(
     options: MirrorOptions,
+    kept: RegistriesOptions,
     config: &RegistryConfig,
     agent: &Twin,
     metrics: &Arc<Metrics>,
@@ -86,7 +98,8 @@ async fn open_port(
     let http = HttpClient::new(&HttpConfig { proxy_from_environment: false, ..HttpConfig::default() }).unwrap();
     let client = RegistryClient::new(http, config, Arc::new(SystemClock::start()));
     let (agent, clock) = (Arc::new(agent.clone()), Arc::new(clock.clone()));
-    let mirror = Mirror::open(options, client, agent, Arc::clone(metrics), clock).unwrap();
+    let registries = Registries::open(kept, client, Arc::clone(metrics), clock.clone()).unwrap();
+    let mirror = Mirror::new(options, Arc::new(registries), agent, Arc::clone(metrics), clock);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     LocalPort::serve(listener, Arc::new(mirror), Arc::clone(metrics), vec!["darter.corp".into()]).unwrap()
 }
@@ -121,15 +134,22 @@ impl World {
 
     /// Replaces the mirror by a new one on the same directory, as a restart does.
     pub(crate) async fn restart(&mut self) {
+        let registry = self.registry.name();
+        self.restart_before(&registry).await;
+    }
+
+    /// The same, with this default upstream.
+    pub(crate) async fn restart_before(&mut self, registry: &str) {
         self.port.drain(Duration::from_secs(5)).await;
         let options = MirrorOptions {
-            manifests: self.dir.path().join("manifests"),
             upstreams: Vec::new(),
-            default_upstream: Some(self.registry.name()),
+            default_upstream: Some(registry.to_owned()),
             ask_login: false,
             grant_ttl: GRANT_TTL,
         };
-        self.port = open_port(options, &RegistryConfig::default(), &self.agent, &self.metrics, &self.clock).await;
+        let (data_dir, stale_tags) = (self.dir.path().join("data"), self.stale_tags);
+        let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags };
+        self.port = open_port(options, kept, &RegistryConfig::default(), &self.agent, &self.metrics, &self.clock).await;
     }
 
     /// Whether `/metrics` has this line.

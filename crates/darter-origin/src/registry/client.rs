@@ -123,6 +123,11 @@ impl RegistryClient {
         &self.0.upstreams
     }
 
+    /// Whether a login is configured for this registry.
+    pub async fn has_login(&self, upstream: &Upstream) -> bool {
+        self.0.logins.of(upstream.name()).await.is_some()
+    }
+
     /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and gives back whatever the registry
     /// answers. Redirects are followed; `Authorization` stays behind when they lead to another host.
     ///
@@ -333,7 +338,10 @@ impl RegistryClient {
         let is_get = request.method == Method::GET;
         let length = if is_get { content_length(&headers) } else { None };
         let mut body = body::of_response(response, length, what.clone());
-        if let Some(encoding) = encoding::encoding_of(&headers) {
+        // Where nothing depends on the bytes (lists, error texts), an encoding that is not known here goes on as it is.
+        let is_plain = status.is_success() && (is_of_blob(request.url.path()) || is_of_manifest(request.url.path()));
+        let encoding = encoding::encoding_of(&headers);
+        if let Some(encoding) = encoding.filter(|encoding| is_plain || *encoding != encoding::Encoding::Unknown) {
             if is_get && status != StatusCode::NOT_MODIFIED {
                 let whole_form = !status.is_success() || !is_of_blob(request.url.path());
                 let decoded = encoding::decoded(body, encoding, what.clone()).filter(|_| whole_form);
@@ -447,6 +455,11 @@ fn registry_at(url: &Url) -> Option<(Url, String)> {
 /// Whether a path of the API is a blob's.
 fn is_of_blob(path: &str) -> bool {
     path.rsplit('/').nth(1) == Some("blobs")
+}
+
+/// Whether a path of the API is a manifest's.
+fn is_of_manifest(path: &str) -> bool {
+    path.rsplit('/').nth(1) == Some("manifests")
 }
 
 /// The user and password in the caller's one `Authorization`; `None` for anything else, which is not ours to read.

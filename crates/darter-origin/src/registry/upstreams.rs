@@ -178,6 +178,14 @@ impl Upstreams {
         let reach = if self.guarded { Reach::NamesBeyondHost } else { Reach::Anywhere };
         Upstream { name: shown(&base), base, others: Vec::new(), configured: false, trusted: false, reach }
     }
+
+    /// The same for an address that only a program of a host named: it is reached at public addresses alone, unless it is
+    /// configured here.
+    pub fn at_named(&self, base: &Url) -> Upstream {
+        let upstream = self.at(base);
+        let reach = if self.guarded && !upstream.configured { Reach::Public } else { upstream.reach };
+        Upstream { reach, ..upstream }
+    }
 }
 
 /// One spelling for each registry: lower case, and `docker.io` for all of Docker Hub's names.
@@ -271,6 +279,7 @@ mod tests {
         for elsewhere in ["http://lab.example:5000/", "https://ghcr.io/", "http://127.0.0.1:5000/"] {
             assert!(!at(elsewhere).is_trusted());
             assert_eq!(at(elsewhere).reach(), Reach::NamesBeyondHost);
+            assert_eq!(guarded.at_named(&elsewhere.parse().unwrap()).reach(), Reach::Public);
         }
         assert_eq!(upstreams().at(&"http://127.0.0.1:5000/".parse().unwrap()).reach(), Reach::Anywhere);
     }

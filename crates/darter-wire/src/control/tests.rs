@@ -8,7 +8,10 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Failure, FailureKind, Held, MAX_PEERS_TOLD, PeerInfo, SwarmPart, Verdict};
+use crate::{
+    Failure, FailureKind, Held, MAX_PEERS_TOLD, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, SwarmPart,
+    Verdict,
+};
 
 fn blob() -> impl Strategy<Value = BlobId> {
     any::<[u8; 32]>().prop_map(BlobId)
@@ -199,7 +202,25 @@ fn message() -> impl Strategy<Value = Message> {
             nearest
         }),
         ".*".prop_map(|addr| Message::SameId { addr }),
+        (any::<u32>(), any::<bool>(), "/v2/[a-z/]{1,20}", headers(), headers()).prop_map(
+            |(request, head, path, headers, authorising)| {
+                let credentials = Credentials { headers: authorising };
+                let registry = "https://registry.example/".to_owned();
+                let question = RegistryQuestion { registry, configured: !head, head, path, headers, credentials };
+                Message::AskRegistry { request, question }
+            }
+        ),
+        (any::<u32>(), registry_answer())
+            .prop_map(|(request, answer)| Message::RegistryIs { request, answer: Ok(answer) }),
+        (any::<u32>(), failure()).prop_map(|(request, failure)| Message::RegistryIs { request, answer: Err(failure) }),
     ]
+}
+
+fn registry_answer() -> impl Strategy<Value = RegistryAnswer> {
+    let stale = (any::<u64>(), ".*").prop_map(|(age_s, reason)| StaleAnswer { age_s, reason });
+    let headers = vec(("[a-z-]{1,12}", vec(any::<u8>(), 0..20)), 0..4);
+    (100u16..1000, headers, vec(any::<u8>(), 0..99), any::<u32>(), option::of(stale))
+        .prop_map(|(status, headers, body, age_ms, stale)| RegistryAnswer { status, headers, body, age_ms, stale })
 }
 
 proptest! {
@@ -277,6 +298,29 @@ fn one_message_tells_of_a_bounded_number_of_nodes() {
         nearest: peers(nearest),
     };
     assert!(!refused(&lead_is(1, MAX_PEERS_TOLD - 1)) && refused(&lead_is(MAX_PEERS_TOLD, 1)));
+}
+
+#[test]
+fn a_registrys_path_headers_and_status_have_bounds() {
+    let ask = |length: usize| {
+        let (registry, headers) = ("https://registry.example/".to_owned(), Vec::new());
+        let question = RegistryQuestion {
+            registry,
+            configured: true,
+            head: true,
+            path: "/".repeat(length),
+            headers,
+            credentials: Credentials::none(),
+        };
+        Message::AskRegistry { request: 1, question }
+    };
+    assert!(!refused(&ask(crate::MAX_REGISTRY_PATH)) && refused(&ask(crate::MAX_REGISTRY_PATH + 1)));
+    let is = |status, headers| {
+        let headers = vec![(String::new(), Vec::new()); headers];
+        let answer = RegistryAnswer { status, headers, body: Vec::new(), age_ms: 0, stale: None };
+        Message::RegistryIs { request: 1, answer: Ok(answer) }
+    };
+    assert!(!refused(&is(200, 0)) && refused(&is(99, 0)) && refused(&is(200, crate::MAX_REGISTRY_HEADERS + 1)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use darter_core::Rate;
-use darter_node::options::LoginOption;
+use darter_node::options::{LoginOption, StaleTags};
 
 use super::upstream::{self, UpstreamList};
 use super::values;
@@ -216,6 +216,8 @@ pub(crate) struct RegistryArgs {
 
     /// Log in to a registry for callers that bring no credentials of their own
     ///
+    /// What a seed's login can read is open to every program of every host of the fleet that brings no credentials.
+    ///
     /// Every user of the host can read command lines: write it into the configuration file or the environment, or
     /// use --docker-config.
     #[arg(long, env = "DARTER_LOGIN", value_name = "REGISTRY=USER:PASSWORD", value_parser = values::login)]
@@ -228,6 +230,35 @@ pub(crate) struct RegistryArgs {
     /// How long a registry's yes to a caller's credentials is believed
     #[arg(long, env = "DARTER_GRANT_TTL", value_name = "TIME", default_value = "5m", value_parser = values::duration)]
     pub(crate) grant_ttl: Duration,
+
+    /// When to answer a tag as it was last seen, because its registry gives no answer
+    ///
+    /// Only what anybody may have here without credentials of their own is answered so: what is public, or opened by
+    /// --login or --docker-config. The answer says so in the headers Darter-Stale and Warning. Content that is asked for by
+    /// digest cannot be stale; it is served whenever its registry does not answer.
+    #[arg(long, env = "DARTER_STALE_TAGS", value_name = "WHEN", value_enum, default_value = "unreachable")]
+    pub(crate) stale_tags: StaleTagsArg,
+}
+
+/// When tags may be stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StaleTagsArg {
+    /// Never: a tag always needs its registry
+    Never,
+    /// When the registry cannot be reached, does not answer in time, or answers 429
+    Unreachable,
+    /// Also when the registry answers 5xx
+    Errors,
+}
+
+impl From<StaleTagsArg> for StaleTags {
+    fn from(when: StaleTagsArg) -> Self {
+        match when {
+            StaleTagsArg::Never => Self::Never,
+            StaleTagsArg::Unreachable => Self::Unreachable,
+            StaleTagsArg::Errors => Self::Errors,
+        }
+    }
 }
 
 /// How log lines are written.

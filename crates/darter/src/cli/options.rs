@@ -53,6 +53,7 @@ impl AgentArgs {
             origin_patience: self.origin.origin_patience,
             origin_timeout: self.origin.origin_timeout,
             grant_ttl: self.registry.grant_ttl,
+            stale_tags: self.registry.stale_tags.into(),
             verify_whole: self.network.verify_whole,
             drain_timeout: self.network.drain_timeout,
         })
@@ -95,6 +96,7 @@ impl GetArgs {
             origin_patience: self.origin.origin_patience,
             origin_timeout: self.origin.origin_timeout,
             grant_ttl: std::time::Duration::ZERO,
+            stale_tags: Default::default(),
             verify_whole: true,
             drain_timeout: std::time::Duration::from_secs(3),
         })

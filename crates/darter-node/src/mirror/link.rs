@@ -1,0 +1,206 @@
+//! Links to further pages (RFC 8288), as the mirror serves them.
+//!
+//! A next page that the registry has under the same path, or under that of another list, stays on the mirror and names the
+//! same upstream. One that has any other path of the registry's API is named whole in the query ([`PAGE`]); one outside of
+//! it is not the mirror's, and keeps its address. A page that is its own next is the last.
+//!
+//! Pure.
+
+use http::header::LINK;
+use http::{HeaderMap, HeaderValue};
+use url::{Url, form_urlencoded};
+
+use crate::mirror::route::{self, Naming, Route};
+
+/// The query parameter that names a page by the registry's own path and query.
+pub(crate) const PAGE: &str = "darter-page";
+
+/// One list that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct List<'a> {
+    /// The registry's base address.
+    pub(crate) base: &'a Url,
+    /// The registry's own path and query, from `/v2/` on.
+    pub(crate) asked: &'a str,
+    /// The repository, as the registry names it.
+    pub(crate) repository: &'a str,
+    /// What of it, such as `tags/list`.
+    pub(crate) rest: &'a str,
+    /// How the request named the upstream.
+    pub(crate) naming: &'a Naming,
+}
+
+/// The `Link` to the page after this one.
+pub(crate) fn next_page(list: List<'_>, headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = list.base.join(list.asked.strip_prefix('/')?).ok()?;
+    let values = headers.get_all(LINK).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let target = values.flat_map(|value| links_of(&value)).find(|link| link.is_next)?.target;
+    let target = asked.join(&target).ok()?;
+    if target == asked {
+        tracing::debug!(%target, "a page that is its own next");
+        return None;
+    }
+    HeaderValue::from_str(&format!("<{}>; rel=\"next\"", list.on_the_mirror(&target))).ok()
+}
+
+impl List<'_> {
+    fn on_the_mirror(&self, target: &Url) -> String {
+        let rest =
+            if target.origin() == self.base.origin() { target.path().strip_prefix(self.base.path()) } else { None };
+        let Some(path) = rest.filter(|rest| rest.starts_with("v2/")).map(|rest| format!("/{rest}")) else {
+            return target.to_string();
+        };
+        let same = path == format!("/v2/{}/{}", self.repository, self.rest);
+        let decoded = route::decoded(&path);
+        let (repository, rest) = match route::parse(&decoded) {
+            _ if same => (self.repository, self.rest.to_owned()),
+            Some(Route::Tags { name }) => (name, "tags/list".to_owned()),
+            Some(Route::Referrers { name, digest }) => (name, format!("referrers/{digest}")),
+            _ => {
+                let page = target.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+                let mut query = form_urlencoded::Serializer::new(String::new());
+                query.append_pair(PAGE, &page);
+                return self.path(self.repository, self.rest, query);
+            }
+        };
+        let (_, query) = route::split_query(target.query());
+        self.path(repository, &rest, form_urlencoded::Serializer::new(query))
+    }
+
+    fn path(&self, repository: &str, rest: &str, mut query: form_urlencoded::Serializer<'_, String>) -> String {
+        let prefix = match self.naming {
+            Naming::Namespace(namespace) => {
+                query.append_pair("ns", namespace);
+                String::new()
+            }
+            Naming::Prefix(prefix) => format!("{prefix}/"),
+            Naming::Default => String::new(),
+        };
+        format!("/v2/{prefix}{repository}/{rest}?{}", query.finish())
+    }
+}
+
+struct Link {
+    target: String,
+    is_next: bool,
+}
+
+/// All links of one header's value. What does not parse ends the list.
+fn links_of(value: &str) -> Vec<Link> {
+    let (mut links, mut rest) = (Vec::new(), value);
+    while let Some((target, after)) = rest.split_once('<').and_then(|(_, link)| link.split_once('>')) {
+        let (parameters, next) = split_at_comma(after);
+        links.push(Link { target: target.trim().to_owned(), is_next: is_next(parameters) });
+        rest = next;
+    }
+    links
+}
+
+/// What stands before the first comma that is in no quotes, and what stands after it.
+fn split_at_comma(text: &str) -> (&str, &str) {
+    split_unquoted(text, ',').unwrap_or((text, ""))
+}
+
+fn split_unquoted(text: &str, separator: char) -> Option<(&str, &str)> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if character == separator && !quoted => return Some((&text[..at], &text[at + separator.len_utf8()..])),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether the first `rel` among a link's parameters says `next`, alone or among others.
+fn is_next(parameters: &str) -> bool {
+    let mut rest = Some(parameters);
+    while let Some(text) = rest {
+        let (parameter, after) = split_unquoted(text, ';').map_or((text, None), |(one, after)| (one, Some(after)));
+        rest = after;
+        let Some((name, value)) = parameter.split_once('=') else { continue };
+        if name.trim().eq_ignore_ascii_case("rel") {
+            let relations = value.trim().trim_matches('"');
+            return relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"));
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(base: &str, link: &str, naming: &Naming) -> Option<String> {
+        let base: Url = base.parse().unwrap();
+        let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
+        let asked = "/v2/lib/app/tags/list?n=2";
+        let list = List { base: &base, asked, repository: "lib/app", rest: "tags/list", naming };
+        next_page(list, &headers).map(|link| link.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_next_page_stays_on_the_mirror_and_with_its_upstream() {
+        let relative = r#"</v2/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#;
+        let absolute = r#"<https://registry.lab/v2/lib/app/tags/list?last=a%2Bb&n=2>; rel=next"#;
+        let query_only = r#"<?last=a%2Bb&n=2>; rel="next""#;
+        for link in [relative, absolute, query_only] {
+            let next = |naming: &Naming| next("https://registry.lab/", link, naming).unwrap();
+            assert_eq!(
+                next(&Naming::Namespace("10.0.0.1:5000".into())),
+                r#"</v2/lib/app/tags/list?last=a%2Bb&n=2&ns=10.0.0.1%3A5000>; rel="next""#
+            );
+            assert_eq!(
+                next(&Naming::Prefix("ghcr.io".into())),
+                r#"</v2/ghcr.io/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#
+            );
+            assert_eq!(next(&Naming::Default), r#"</v2/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#);
+        }
+    }
+
+    #[test]
+    fn a_registry_below_a_path_is_no_different() {
+        let link = r#"</base/v2/lib/app/tags/list?last=a>; rel="next""#;
+        assert_eq!(
+            next("https://registry.lab/base/", link, &Naming::Default).unwrap(),
+            r#"</v2/lib/app/tags/list?last=a>; rel="next""#
+        );
+    }
+
+    #[test]
+    fn the_next_page_is_found_among_other_links_and_parameters() {
+        for link in [
+            r#"</docs>; rel="help", <?last=a>; rel="next""#,
+            r#"<?first>; rel=first; title="a, b; rel=next", <?last=a>;title="x\"y";REL="prev NEXT""#,
+            r#"<?last=a>; rel=next; rel=prev, <?last=b>; rel=next"#,
+        ] {
+            let found = next("https://registry.lab/", link, &Naming::Default);
+            assert_eq!(found.as_deref(), Some(r#"</v2/lib/app/tags/list?last=a>; rel="next""#), "{link}");
+        }
+        for link in [r#"<?last=a>; rel="nextish""#, r#"<?last=a>; title=next"#, "?last=a; rel=next", "<", ""] {
+            assert_eq!(next("https://registry.lab/", link, &Naming::Default), None, "{link}");
+        }
+    }
+
+    #[test]
+    fn a_next_page_at_another_path_keeps_its_path() {
+        let next = |link| next("https://registry.lab/", link, &Naming::Prefix("lab".into())).unwrap();
+        assert_eq!(next("</v2/moved/tags/list?last=a>; rel=next"), r#"</v2/lab/moved/tags/list?last=a>; rel="next""#);
+        assert_eq!(
+            next("</v2/lib/app/tags/page/2?k=v>; rel=next"),
+            r#"</v2/lab/lib/app/tags/list?darter-page=%2Fv2%2Flib%2Fapp%2Ftags%2Fpage%2F2%3Fk%3Dv>; rel="next""#
+        );
+        assert_eq!(next("<https://elsewhere.lab/p?2>; rel=next"), r#"<https://elsewhere.lab/p?2>; rel="next""#);
+        assert_eq!(next("</pages/2>; rel=next"), r#"<https://registry.lab/pages/2>; rel="next""#);
+    }
+
+    #[test]
+    fn a_page_that_is_its_own_next_is_the_last() {
+        for link in ["</v2/lib/app/tags/list?n=2>; rel=next", "<?n=2>; rel=next", "<>; rel=next"] {
+            assert_eq!(next("https://registry.lab/", link, &Naming::Default), None, "{link}");
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! What registries say of manifests, tags, lists and access: asked once for the fleet, and known when they are away.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `mod` | [`Registries`]: from a question to its answer |
+//! | `question` | questions and replies, and how they travel between agents |
+//! | `flights` | one question for everybody who asks the same |
+//! | `relay` | nodes ask seeds, seeds answer nodes |
+//! | `request` | one question to a registry itself |
+//! | `record` | what is open to everybody, on disk |
+//! | `outage` | when a registry counts as away, and what is said then |
+//!
+//! # One question
+//!
+//! ```text
+//! this host ─┬─► flights ─► node: a seed ─► its flights ─► the registry ─► answer
+//! a node ────┘               no seed, or a seed: the registry ─► answer
+//!                                         429, 5xx, silence ─► the record and the cached manifests, or that failure
+//! ```
+//!
+//! A node asks the seed that rendezvous hashing names for the repository, so that equal questions of a fleet meet at one
+//! seed. The seed asks with what the caller brought, or else with its own logins: *a login that is configured at a seed
+//! opens what it can read to every program of every host of the fleet that brings no credentials of its own*.
+//! Where a seed is refused and the node has a login of its own for that registry, the node asks by itself.
+//!
+//! # Invariants
+//!
+//! - An answer to one caller's credentials is given to nobody who brings others.
+//! - A registry that asks to slow down (429) is not asked again by the node whose seed was told so.
+//! - What is served without the registry's word now was open to everybody when it last gave it; or, for a tag, was
+//!   given to these very credentials within the time that a yes counts.
+//! - A stale reply grants nothing further, and a manifest in one was delivered by that very repository.
+//!
+//! Non-goals: the bytes of blobs, which the swarm carries.
+
+mod flights;
+mod outage;
+pub(crate) mod question;
+mod record;
+mod relay;
+mod request;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_core::{Clock, Digest, Moment, NodeId};
+use darter_origin::{ErrorKind, OriginFailure, RegistryClient};
+use darter_store::Dir;
+use darter_wire::{Failure, FailureKind, RegistryAnswer, RegistryQuestion};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use url::Url;
+
+use self::flights::{Asker, Flights, Outcome, Way};
+use self::outage::{Trouble, Watch};
+use self::question::{About, MAX_MANIFEST, Question, Reply, Stale};
+use self::record::{Learnt, Record, Repository, Tagged, accept_key};
+use self::relay::NoReply;
+pub(crate) use self::relay::Relay;
+use self::request::{Requests, timeout_for};
+use crate::context::unix_now;
+use crate::error::FetchError;
+use crate::metrics::{Metrics, RegistryAnswered};
+use crate::mirror::cache::{Manifest, Manifests};
+use crate::mirror::named::{self, Named};
+use crate::mirror::provenance::{Provenance, place_at};
+use crate::mirror::recent::Recent;
+use crate::options::{Options, StaleTags};
+
+/// What a seed may take longer than the registry.
+const SEED_SLACK: Duration = Duration::from_secs(1);
+/// A seed that found the registry unreachable within this time leaves enough of it for the node to try.
+const QUICK_FAILURE: Duration = Duration::from_secs(3);
+
+/// The directory of manifests, within the data directory.
+const MANIFESTS: &str = "manifests";
+
+/// Others who ask the same within this time are given the same answer.
+const SHARED_FOR: Duration = Duration::from_secs(3);
+
+/// Questions of nodes that are being answered at a time; those beyond are told to ask elsewhere.
+const MAX_QUESTIONS: usize = 16_384;
+/// Tags remembered for callers with credentials.
+const MAX_PRIVATE_TAGS: u64 = 10_000;
+
+/// How a tag was last answered to a caller with credentials.
+type PrivateTag = (Digest, String, Digest);
+
+/// Options of [`Registries`].
+#[derive(Clone, Debug)]
+pub struct RegistriesOptions {
+    /// The agent's data directory: manifests, and what is open, are kept in `manifests/`.
+    pub data_dir: PathBuf,
+    /// How long a registry's yes to a caller's credentials counts.
+    pub grant_ttl: Duration,
+    /// When a tag is answered without its registry.
+    pub stale_tags: StaleTags,
+}
+
+impl From<&Options> for RegistriesOptions {
+    fn from(options: &Options) -> Self {
+        Self { data_dir: options.data_dir.clone(), grant_ttl: options.grant_ttl, stale_tags: options.stale_tags }
+    }
+}
+
+/// Asks registries for this host and for the fleet.
+pub struct Registries {
+    requests: Requests,
+    relay: Option<Arc<Relay>>,
+    options: RegistriesOptions,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    flights: Flights,
+    manifests: Manifests,
+    provenance: Provenance,
+    record: Record,
+    private_tags: Mutex<Recent<PrivateTag, (Tagged, Moment)>>,
+    watch: Watch,
+    questions: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registries").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Registries {
+    /// Registries asked by this agent alone. Blocking: it lists the manifests kept.
+    ///
+    /// # Errors
+    /// When the directory of manifests can't be made or listed.
+    pub fn open(
+        options: RegistriesOptions,
+        client: RegistryClient,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        let data_dir = Dir::open(&options.data_dir).map_err(io::Error::other)?;
+        Ok(Self {
+            manifests: Manifests::open(&options.data_dir.join(MANIFESTS))?,
+            provenance: Provenance::open(&options.data_dir.join(MANIFESTS)),
+            // The version is in the name, so that one file never has to be read by two releases.
+            record: Record::open(data_dir.sub(MANIFESTS)?.sub("open-1")?)?,
+            requests: Requests::new(client, Arc::clone(&metrics), Arc::clone(&clock)),
+            relay: None,
+            options,
+            metrics,
+            clock,
+            flights: Flights::default(),
+            private_tags: Mutex::new(Recent::new(MAX_PRIVATE_TAGS)),
+            watch: Watch::default(),
+            questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+        })
+    }
+
+    /// The same, by way of seeds where there are any.
+    pub(crate) fn with_relay(self, relay: Relay) -> Self {
+        Self { relay: Some(Arc::new(relay)), ..self }
+    }
+
+    /// The client, for what is not asked here: the bytes of blobs.
+    pub(crate) const fn client(&self) -> &RegistryClient {
+        self.requests.client()
+    }
+
+    /// Manifests seen.
+    pub(crate) const fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    /// Where they came from.
+    pub(crate) const fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// Answers a question of this host. Any status is an answer.
+    ///
+    /// # Errors
+    /// Why there is no answer, neither of the registry nor of what is known.
+    pub(crate) async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
+        self.ask_for(None, question).await
+    }
+
+    /// A node asks.
+    pub(crate) fn asked(self: &Arc<Self>, from: NodeId, request: u32, question: RegistryQuestion) {
+        let Some(relay) = self.relay.clone() else { return };
+        let (registries, tasks) = (Arc::clone(self), relay.tasks().clone());
+        tasks.spawn(async move {
+            let answer = registries.answer(from, question).await;
+            relay.tell(from, request, answer);
+        });
+    }
+
+    /// A seed answered.
+    pub(crate) fn answered(&self, from: NodeId, request: u32, answer: Result<RegistryAnswer, Failure>) {
+        if let Some(relay) = &self.relay {
+            relay.answered(from, request, answer);
+        }
+    }
+
+    /// An agent is gone, and its answers with it.
+    pub(crate) fn gone(&self, node: NodeId) {
+        if let Some(relay) = &self.relay {
+            relay.gone(node);
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, from: NodeId, question: RegistryQuestion) -> Result<RegistryAnswer, Failure> {
+        let own_trouble =
+            |text: &str| Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None };
+        if !self.relay.as_ref().is_some_and(|relay| relay.answers_nodes()) {
+            return Err(own_trouble("only seeds ask registries for others"));
+        }
+        let Ok(_permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+            return Err(own_trouble("too many questions at a time"));
+        };
+        let Some(question) = Question::from_wire(question, self.client().upstreams()) else {
+            return Err(own_trouble("the question is not one for a registry"));
+        };
+        let reply =
+            self.ask_for(Some(from), question).await.map_err(|failure| FetchError::Origin(failure).to_failure())?;
+        if reply.body.len() > MAX_MANIFEST {
+            return Err(own_trouble("the answer is too long to be passed on"));
+        }
+        Ok(reply.to_wire())
+    }
+
+    async fn ask_for(self: &Arc<Self>, asker: Asker, question: Question) -> Outcome {
+        let key = question.key();
+        let outcome = match self.flights.board(key, asker, self.clock.now()) {
+            Way::Known(outcome) => Some(outcome),
+            Way::Follow(mut landed) => {
+                let landed = landed.wait_for(Option::is_some).await;
+                landed.ok().and_then(|outcome| outcome.clone())
+            }
+            Way::Ask(pilot) => {
+                // Goes on when the asker leaves: others may wait for it.
+                let registries = Arc::clone(self);
+                let flight = tokio::spawn(async move {
+                    let outcome = registries.find_out(&question, asker.is_some()).await;
+                    let good_for = registries.shared_for(&question, &outcome);
+                    pilot.land(outcome.clone(), good_for, registries.clock.now());
+                    outcome
+                });
+                return flight.await.unwrap_or_else(|_| Err(interrupted()));
+            }
+        };
+        self.metrics.registry_answer(RegistryAnswered::Shared);
+        outcome.unwrap_or_else(|| Err(interrupted()))
+    }
+
+    /// How long others are given the same answer. What a registry gave for a digest does not change, as long as its yes
+    /// counts; the reply tells its age.
+    fn shared_for(&self, question: &Question, outcome: &Outcome) -> Duration {
+        let immutable = matches!(question.about().1, About::Manifest(_) | About::Blob(_));
+        match outcome {
+            Ok(reply) if immutable && reply.status.is_success() && reply.stale.is_none() => {
+                self.options.grant_ttl.max(SHARED_FOR)
+            }
+            _ => SHARED_FOR,
+        }
+    }
+
+    async fn find_out(&self, question: &Question, for_a_node: bool) -> Outcome {
+        if let Some(trouble) = self.watch.trouble_with(question.base(), self.clock.now())
+            && let Some(reply) = self.instead(question, &trouble).await
+        {
+            return Ok(reply);
+        }
+        let outcome = if for_a_node { self.ask_registry(question).await } else { self.ask_a_seed(question).await };
+        let Some(trouble) = Trouble::of(&outcome) else {
+            if let Ok(reply) = &outcome {
+                self.learn(question, reply).await;
+            }
+            return outcome;
+        };
+        self.watch.note(question.base(), &trouble, self.clock.now());
+        match self.instead(question, &trouble).await {
+            Some(reply) => Ok(reply),
+            None => outcome,
+        }
+    }
+
+    /// Asks by way of a seed; without one, the registry.
+    async fn ask_a_seed(&self, question: &Question) -> Outcome {
+        let Some(relay) = &self.relay else { return self.ask_registry(question).await };
+        let begun = self.clock.now();
+        let upstream = &question.upstream;
+        let repository = Repository::new(question.base(), question.about().0);
+        let mut failed = None;
+        for seed in relay.seeds_for(&repository.key(), question.base()) {
+            let asked = relay.ask(seed, question.to_wire());
+            match tokio::time::timeout(timeout_for(question) + SEED_SLACK, asked).await {
+                Ok(Ok(reply)) => {
+                    let is_refused = matches!(
+                        reply.status,
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
+                    );
+                    if is_refused && question.is_open() && self.client().has_login(upstream).await {
+                        break;
+                    }
+                    self.metrics.registry_answer(RegistryAnswered::Seed);
+                    if reply.stale.is_some() {
+                        self.metrics.registry_answer(RegistryAnswered::Stale);
+                    }
+                    return Ok(reply);
+                }
+                Ok(Err(NoReply::OfRegistry(failure))) => {
+                    let quick = self.clock.now() - begun < QUICK_FAILURE;
+                    if failure.kind != ErrorKind::Unreachable || !quick {
+                        return Err(failure);
+                    }
+                    failed = Some(failure);
+                    break;
+                }
+                Ok(Err(NoReply::OfSeed(reason))) => {
+                    let addr = relay.address(seed);
+                    tracing::warn!(seed = addr, reason, "a seed could not ask a registry; trying the next");
+                }
+                Err(_) => {
+                    let text = format!("seed {} did not answer in time for {upstream}", relay.address(seed));
+                    return Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text });
+                }
+            }
+        }
+        let outcome = self.ask_registry(question).await;
+        // The seed's word is the better one: a node need not have a route to the registry.
+        match (outcome, failed) {
+            (Err(_), Some(failure)) => Err(failure),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Asks the registry itself.
+    async fn ask_registry(&self, question: &Question) -> Outcome {
+        self.metrics.registry_answer(RegistryAnswered::Registry);
+        self.requests.ask(question).await
+    }
+
+    /// Notes what a reply teaches for when the registry is away.
+    async fn learn(&self, question: &Question, reply: &Reply) {
+        let (name, about) = question.about();
+        if name.is_empty() {
+            return;
+        }
+        let mut learnt = Vec::new();
+        match (reply.status, about) {
+            (StatusCode::OK, About::Tag(_) | About::Manifest(_)) => {
+                let Some(digest) = self.keep(question, reply, &mut learnt).await else { return };
+                if let About::Tag(tag) = about {
+                    let age = reply.age + reply.stale.as_ref().map_or(Duration::ZERO, |stale| stale.age);
+                    let tagged = Tagged { digest, at: unix_now().saturating_sub(age.as_secs()) };
+                    let (tag, accept) = (tag.to_owned(), accept_key(&question.headers));
+                    if !question.is_open() && reply.stale.is_none() {
+                        let key = self.private_tag(question, &tag, &accept);
+                        self.private_tags.lock().insert(key, (tagged, self.clock.now()), 1);
+                    }
+                    learnt.push(Learnt::Tag { tag, accept, tagged });
+                }
+            }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => learnt.push(Learnt::Closed),
+            (StatusCode::NOT_FOUND, About::Tag(tag)) => learnt.push(Learnt::NoTag(tag.to_owned())),
+            (StatusCode::NOT_FOUND, About::Manifest(digest) | About::Blob(digest)) => {
+                learnt.push(Learnt::HasNot(digest));
+            }
+            _ => {}
+        }
+        if question.is_open() && !learnt.is_empty() {
+            self.record.learn(Repository::new(question.base(), name), learnt).await;
+        }
+    }
+
+    /// Keeps the manifest of a reply; its digest, if the manifest is here.
+    async fn keep(&self, question: &Question, reply: &Reply, learnt: &mut Vec<Learnt>) -> Option<Digest> {
+        if reply.body.is_empty() {
+            let digest = reply.digest()?;
+            return self.manifests.get(digest).await.map(|manifest| manifest.digest);
+        }
+        let expected = match question.about().1 {
+            About::Manifest(digest) => Some(digest),
+            _ => None,
+        };
+        // One that is wrong is the caller's affair, who sees the same reply.
+        let checked = named::check(&reply.headers, reply.body.clone(), expected).ok()?;
+        let named::Checked { manifest, keeps: true } = checked else { return None };
+        let size = Some(manifest.bytes.len() as u64);
+        let parts = Named::parse(&manifest.bytes).all().map(|part| (part.digest, part.size));
+        learnt.push(Learnt::Has([(manifest.digest, size)].into_iter().chain(parts).collect()));
+        let digest = manifest.digest;
+        self.manifests.put(manifest).await;
+        self.provenance.note(digest, place_at(question.base(), question.about().0)).await;
+        Some(digest)
+    }
+
+    /// What is known instead of the registry's answer, if the caller may have it.
+    async fn instead(&self, question: &Question, trouble: &Trouble) -> Option<Reply> {
+        let (name, about) = question.about();
+        let repository = Repository::new(question.base(), name);
+        let stale = |age| Stale { age, reason: trouble.reason().to_owned() };
+        let reply = match about {
+            About::Blob(digest) => {
+                let length = self.record.has(repository, digest).await?;
+                of_blob(digest, length, stale(Duration::ZERO))
+            }
+            About::Manifest(digest) => {
+                self.record.has(repository, digest).await?;
+                let manifest = self.delivered(question, digest).await?;
+                let fits = named::accepts(&question.headers, &manifest.media_type);
+                fits.then(|| of_manifest(question, &manifest, stale(Duration::ZERO)))?
+            }
+            About::Tag(tag) if trouble.opens_tags(self.options.stale_tags) => {
+                let (manifest, at) = self.last_tagged(question, repository, tag).await?;
+                let age = Duration::from_secs(unix_now().saturating_sub(at));
+                tracing::debug!(base = %question.base(), repository = name, tag, "answering a tag as it was last seen");
+                of_manifest(question, &manifest, stale(age))
+            }
+            About::Tag(_) | About::Other => return None,
+        };
+        self.metrics.registry_answer(RegistryAnswered::Stale);
+        Some(reply)
+    }
+
+    /// The manifest that a tag stood for last, as far as this caller may know, and when.
+    async fn last_tagged(&self, question: &Question, repository: Repository, tag: &str) -> Option<(Manifest, u64)> {
+        let accept = accept_key(&question.headers);
+        let key = self.private_tag(question, tag, &accept);
+        let private = self.private_tags.lock().get(&key).copied();
+        let private = private.filter(|(_, at)| self.clock.now() - *at < self.options.grant_ttl);
+        let open = self.record.tag(repository, tag, &accept).await;
+        for tagged in private.map(|(tagged, _)| tagged).into_iter().chain(open) {
+            if let Some(manifest) = self.delivered(question, tagged.digest).await
+                && named::accepts(&question.headers, &manifest.media_type)
+            {
+                return Some((manifest, tagged.at));
+            }
+        }
+        None
+    }
+
+    /// A manifest that the repository itself delivered: that it was named there proves nothing.
+    async fn delivered(&self, question: &Question, digest: Digest) -> Option<Manifest> {
+        let place = place_at(question.base(), question.about().0);
+        if !self.provenance.knows(digest, &place).await {
+            return None;
+        }
+        self.manifests.get(digest).await
+    }
+
+    fn private_tag(&self, question: &Question, tag: &str, accept: &str) -> PrivateTag {
+        let repository = Repository::new(question.base(), question.about().0);
+        let caller = Digest::Sha256(question.credentials.fingerprint());
+        (repository.key(), format!("{tag} {accept}"), caller)
+    }
+}
+
+fn interrupted() -> OriginFailure {
+    let text = "the question to the registry was broken off: ask again".to_owned();
+    OriginFailure { kind: ErrorKind::Unreachable, status: None, text }
+}
+
+fn of_blob(digest: Digest, length: Option<u64>, stale: Stale) -> Reply {
+    let mut headers = HeaderMap::new();
+    put(&mut headers, "docker-content-digest", &digest.to_string());
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Reply { status: StatusCode::OK, headers, body: Bytes::new(), age: Duration::ZERO, stale: Some(stale) }
+}
+
+fn of_manifest(question: &Question, manifest: &Manifest, stale: Stale) -> Reply {
+    let mut headers = HeaderMap::new();
+    put(&mut headers, "docker-content-digest", &manifest.digest.to_string());
+    put(&mut headers, CONTENT_TYPE.as_str(), &manifest.media_type);
+    headers.insert(CONTENT_LENGTH, manifest.bytes.len().into());
+    let body = if question.method == Method::HEAD { Bytes::new() } else { manifest.bytes.clone() };
+    Reply { status: StatusCode::OK, headers, body, age: Duration::ZERO, stale: Some(stale) }
+}
+
+fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Whether an address means the host of whoever reads it.
+pub(crate) fn is_this_host(base: &Url) -> bool {
+    match base.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
+        None => false,
+    }
+}

@@ -1,0 +1,163 @@
+//! When a registry counts as away, and for how long it is believed to be.
+//!
+//! A registry that refuses connections is asked every time: it costs nothing. One that does not answer at all costs
+//! everybody who waits, and one that asks to slow down asks not to be asked: what is known is then the answer at once for a
+//! while, where there is something known.
+//!
+//! Pure: time is an argument.
+
+use std::time::Duration;
+
+use darter_core::Moment;
+use darter_origin::{ErrorKind, OriginFailure};
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use parking_lot::Mutex;
+use url::Url;
+
+use super::flights::Outcome;
+use crate::mirror::recent::Recent;
+use crate::options::StaleTags;
+
+/// A registry that did not answer in time is not asked for so long, by whoever has something else to go by.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+/// Longest `Retry-After` that is kept to.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Registries remembered.
+const MAX_REGISTRIES: u64 = 1000;
+
+/// Why a registry's answer is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It asks to slow down.
+    Limited { reason: String, retry_after: Option<Duration> },
+    /// It can't be reached, or the connection broke.
+    Away(String),
+    /// It did not answer in time.
+    Silent(String),
+    /// It answers with an error of its own.
+    Failing(String),
+    /// Anything else that is no answer, such as a certificate that is not trusted.
+    Broken(String),
+}
+
+impl Trouble {
+    /// The trouble behind an outcome, if it is no answer.
+    pub(crate) fn of(outcome: &Outcome) -> Option<Self> {
+        let reply = match outcome {
+            Ok(reply) => reply,
+            Err(failure) => return Some(Self::of_failure(failure)),
+        };
+        if reply.stale.is_some() {
+            return None;
+        }
+        let reason = format!("HTTP {}", reply.status);
+        match reply.status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                let wait = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+                Some(Self::Limited { reason, retry_after: wait.map(Duration::from_secs) })
+            }
+            status if status.is_server_error() => Some(Self::Failing(reason)),
+            _ => None,
+        }
+    }
+
+    fn of_failure(failure: &OriginFailure) -> Self {
+        let reason = failure.text.clone();
+        match &failure.kind {
+            ErrorKind::RateLimited { retry_after } => Self::Limited { reason, retry_after: *retry_after },
+            ErrorKind::Timeout => Self::Silent(reason),
+            ErrorKind::Unreachable | ErrorKind::Truncated => Self::Away(reason),
+            ErrorKind::Status(500..) => Self::Failing(reason),
+            _ => Self::Broken(reason),
+        }
+    }
+
+    /// What happened, for people.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Limited { reason, .. }
+            | Self::Away(reason)
+            | Self::Silent(reason)
+            | Self::Failing(reason)
+            | Self::Broken(reason) => reason,
+        }
+    }
+
+    /// Whether a tag may be answered as it was last seen.
+    pub(crate) const fn opens_tags(&self, stale_tags: StaleTags) -> bool {
+        match self {
+            Self::Limited { .. } | Self::Away(_) | Self::Silent(_) => !matches!(stale_tags, StaleTags::Never),
+            Self::Failing(_) | Self::Broken(_) => matches!(stale_tags, StaleTags::Errors),
+        }
+    }
+
+    const fn lasts(&self) -> Option<Duration> {
+        match self {
+            Self::Limited { retry_after, .. } => *retry_after,
+            Self::Silent(_) => Some(SILENT_FOR),
+            _ => None,
+        }
+    }
+}
+
+/// Which registries are away.
+pub(crate) struct Watch(Mutex<Recent<Url, (Trouble, Moment)>>);
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::new(MAX_REGISTRIES)))
+    }
+}
+
+impl Watch {
+    /// Notes that a registry was in trouble.
+    pub(crate) fn note(&self, base: &Url, trouble: &Trouble, now: Moment) {
+        if let Some(lasts) = trouble.lasts() {
+            self.0.lock().insert(base.clone(), (trouble.clone(), now + lasts.min(MAX_RETRY_AFTER)), 1);
+        }
+    }
+
+    /// The trouble that a registry is in, if it need not be asked.
+    pub(crate) fn trouble_with(&self, base: &Url, now: Moment) -> Option<Trouble> {
+        self.0.lock().get(base).filter(|(_, until)| now < *until).map(|(trouble, _)| trouble.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: ErrorKind) -> Trouble {
+        Trouble::of(&Err(OriginFailure { kind, status: None, text: "why".into() })).unwrap()
+    }
+
+    #[test]
+    fn a_tag_goes_stale_by_default_only_where_the_registry_is_away_or_asks_for_less() {
+        let limited = ErrorKind::RateLimited { retry_after: None };
+        for kind in [limited, ErrorKind::Unreachable, ErrorKind::Timeout, ErrorKind::Truncated] {
+            assert!(failed(kind.clone()).opens_tags(StaleTags::Unreachable), "{kind:?}");
+            assert!(!failed(kind).opens_tags(StaleTags::Never));
+        }
+        for kind in [ErrorKind::Status(503), ErrorKind::Tls] {
+            assert!(!failed(kind.clone()).opens_tags(StaleTags::Unreachable), "{kind:?}");
+            assert!(failed(kind).opens_tags(StaleTags::Errors));
+        }
+    }
+
+    #[test]
+    fn a_registry_is_let_alone_only_as_long_as_it_asked_for_or_when_asking_costs_time() {
+        let (watch, base): (_, Url) = (Watch::default(), "https://registry.lab/".parse().unwrap());
+        watch.note(&base, &failed(ErrorKind::Unreachable), Moment::ZERO);
+        watch.note(&base, &failed(ErrorKind::Status(503)), Moment::ZERO);
+        watch.note(&base, &failed(ErrorKind::RateLimited { retry_after: None }), Moment::ZERO);
+        assert_eq!(watch.trouble_with(&base, Moment::ZERO), None);
+        let hour = failed(ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(3600)) });
+        watch.note(&base, &hour, Moment::ZERO);
+        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
+        assert_eq!(watch.trouble_with(&base, at(59)), Some(hour));
+        assert_eq!(watch.trouble_with(&base, at(60)), None);
+        watch.note(&base, &failed(ErrorKind::Timeout), at(100));
+        assert!(watch.trouble_with(&base, at(109)).is_some() && watch.trouble_with(&base, at(110)).is_none());
+    }
+}

@@ -1,0 +1,175 @@
+//! A fleet before one registry: what it costs the registry, and what nodes get that could not ask it themselves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use darter_core::Digest;
+use darter_node::options::{LoginOption, Role};
+use darter_node::{Agent, Options};
+use futures_util::future::join_all;
+use http::{HeaderMap, StatusCode};
+
+use crate::registry::Registry;
+use crate::seed;
+
+const NODES: usize = 8;
+const TAG: &str = "/v2/lab/app/manifests/1";
+/// `alice:secret`, and what the registry's token service makes of it.
+const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
+const ALICES_TOKEN: &str = "Bearer YWxpY2U6c2VjcmV0";
+
+fn options(directory: &Path, name: &str, registry: &Registry) -> Options {
+    Options {
+        local: Some(([127, 0, 0, 1], 0).into()),
+        default_upstream: Some(registry.name()),
+        grant_ttl: Duration::from_secs(300),
+        ..seed::node(&directory.join(name), Vec::new())
+    }
+}
+
+async fn start_seed(directory: &Path, registry: &Registry, logins: Vec<LoginOption>) -> Agent {
+    let options = Options { role: Role::Seed, logins, ..options(directory, "seed", registry) };
+    Agent::start(options).await.unwrap()
+}
+
+async fn start_nodes(directory: &Path, registry: &Registry, seed: &Agent) -> Vec<Agent> {
+    let join = vec![seed.status().listen.unwrap()];
+    let options = (0..NODES).map(|n| Options { join: join.clone(), ..options(directory, &n.to_string(), registry) });
+    join_all(options.map(|options| async { Agent::start(options).await.unwrap() })).await
+}
+
+struct Got {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: bytes::Bytes,
+}
+
+async fn get(agent: &Agent, path: &str) -> Got {
+    get_accepting(agent, path, "*/*").await
+}
+
+async fn get_accepting(agent: &Agent, path: &str, accept: &str) -> Got {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}{path}", agent.status().local.unwrap());
+    let response = client.get(url).header("accept", accept).send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    Got { status, headers, body: response.bytes().await.unwrap() }
+}
+
+/// As an engine pulls: the index by tag, the image by digest, then its blobs.
+async fn pull(agent: &Agent, image: Digest, blobs: &[Digest]) {
+    assert_eq!(get(agent, TAG).await.status, 200);
+    assert_eq!(get(agent, &format!("/v2/lab/app/manifests/{image}")).await.status, 200);
+    for blob in blobs {
+        let got = get(agent, &format!("/v2/lab/app/blobs/{blob}")).await;
+        assert_eq!(Digest::sha256(&got.body), *blob);
+    }
+}
+
+fn put_image(registry: &Registry) -> (Digest, [Digest; 2]) {
+    let (image, blobs) = registry.put_image("lab/app", None, &[7; 300_000]);
+    registry.put_index("lab/app", "1", &[image]);
+    (image, blobs)
+}
+
+/// dragonfly#3783, huggingface_hub#4487: it used to be two manifests for each node.
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_nodes_that_pull_one_image_cost_the_registry_what_one_costs() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    let mut asked = registry.asked();
+    asked.sort();
+    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
+    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
+    once.sort();
+    assert_eq!(asked, once);
+    // The next pulls ask for the tag alone, within a few seconds once for all.
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    assert_eq!(registry.asked(), [format!("HEAD {TAG}")]);
+}
+
+/// Lists, and access to a blob whose manifest nobody asked for, are shared too.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_access_checks_of_a_fleet_are_one_request_each() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (_, [_, layer]) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    let blob = format!("/v2/lab/app/blobs/{layer}");
+    for (path, asked) in [
+        ("/v2/lab/app/tags/list", vec!["GET /v2/lab/app/tags/list".to_owned()]),
+        ("/v2/lab/app/manifests/none", vec!["GET /v2/lab/app/manifests/none".to_owned()]),
+        (&blob, vec![format!("HEAD {blob}"), format!("GET {blob}")]),
+    ] {
+        let got = join_all(nodes.iter().map(|node| get(node, path))).await;
+        assert!(got.windows(2).all(|two| (two[0].status, &two[0].body) == (two[1].status, &two[1].body)), "{path}");
+        assert_eq!(registry.asked(), asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seeds_login_opens_its_registry_to_nodes_that_have_none_and_a_callers_own_is_used_where_brought() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    registry.allow(ALICES_TOKEN, "lab/app");
+    registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+    let login = LoginOption { registry: registry.name(), username: "alice".to_owned(), password: "secret".to_owned() };
+    let seed = start_seed(directory.path(), &registry, vec![login]).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    assert_eq!(registry.state.lock().tokens, 1, "one token for the fleet");
+    let ask_as = async |authorization: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}{TAG}", nodes[0].status().local.unwrap());
+        client.get(url).header("authorization", authorization).send().await.unwrap().status()
+    };
+    assert_eq!(ask_as("Basic bWFsbG9yeTpndWVzcw==").await, 401);
+    assert_eq!(ask_as(ALICE).await, 200);
+}
+
+/// harbor#13566: the fleet goes on with what any of it has pulled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_pulled_gets_what_the_fleet_holds_while_the_registry_is_away() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    pull(&nodes[0], image, &blobs).await;
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    registry.asked();
+    // Another `Accept`, so that the seed does not give the answer that it has just been given.
+    let got = get_accepting(&nodes[1], TAG, crate::registry::INDEX).await;
+    assert_eq!((got.status.as_u16(), got.headers.contains_key("darter-stale")), (200, true));
+    pull(&nodes[1], image, &blobs).await;
+    registry.stop().await;
+    pull(&nodes[2], image, &blobs).await;
+}
+
+/// huggingface_hub#3342: no host goes round the seed to ask for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_less_is_not_asked_by_every_host() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    for path in ["/v2/lab/app/manifests/2", "/v2/lab/app/tags/list"] {
+        for got in join_all(nodes.iter().map(|node| get(node, path))).await {
+            assert_eq!((got.status.as_u16(), got.headers["retry-after"].to_str().unwrap()), (429, "7"));
+        }
+        assert_eq!(registry.asked().len(), 1, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_seed_a_node_asks_the_registry_itself() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    seed.drain().await;
+    drop(seed);
+    pull(&nodes[0], image, &blobs).await;
+}
