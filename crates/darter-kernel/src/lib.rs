@@ -3,7 +3,10 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`signal`] | dying of a signal |
 //! | [`socket`] | low-water marks of TCP sockets |
 
+#[allow(unsafe_code)]
+pub mod signal;
 #[allow(unsafe_code)]
 pub mod socket;

@@ -1,5 +1,8 @@
-//! The administration socket: HTTP with JSON over a unix socket, `DATA_DIR/darter.sock`, for the `darter` command.
-//! Routes and types are in [`crate::api`]. Whoever may open the socket (its owner, by file mode 0600) may do all of it.
+//! The administration socket: HTTP with JSON over unix sockets, `DATA_DIR/darter.sock` and those of `--socket`, for the
+//! `darter` command. Routes and types are in [`crate::api`].
+//!
+//! A socket's mode says who may open it: its owner (0600), or also a group (0660, `--socket-group`). Root and the agent's own
+//! user may do everything; members of the group may download and look, and change nothing.
 
 use std::convert::Infallible;
 use std::io;
@@ -7,28 +10,45 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{FromRequestParts, Path as UrlPath, Query, Request, State};
+use axum::http::request::Parts as Head;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use darter_core::{BlobId, Source};
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade;
 use serde::Deserialize;
-use tokio::net::UnixListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
 use crate::api::{GetRequest, Problem};
 use crate::error::{FetchError, StartError};
+use crate::handover;
+use crate::transfer::stream::Part;
 
 /// The header of a download's answer that names its blob.
 pub const BLOB_HEADER: &str = "darter-blob";
 
 /// The header that tells a download's length in bytes, if it is known.
 pub const LENGTH_HEADER: &str = "darter-length";
+
+/// The header that tells when the content was last modified, as its origin wrote it.
+pub const MODIFIED_HEADER: &str = "darter-last-modified";
+
+/// The header that carries the origin's `Content-Disposition`, where it was asked for.
+pub const DISPOSITION_HEADER: &str = "darter-disposition";
 
 /// The trailer that tells why a download ended before its end.
 pub const ERROR_TRAILER: &str = "darter-error";
@@ -38,26 +58,65 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("darter.sock")
 }
 
-/// Binds the socket. The caller holds the data directory's lock, so a socket found there belongs to a process that
-/// ended without removing it.
-pub(crate) fn bind(data_dir: &Path) -> Result<UnixListener, StartError> {
-    let path = socket_path(data_dir);
-    let failed = |error: io::Error| StartError::File {
+/// Binds a socket, for its owner and for `group`. A socket that nobody answers at belongs to a process that ended without
+/// removing it.
+pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, StartError> {
+    let failed = |reason: String| StartError::File {
         path: path.display().to_string(),
-        reason: format!(
-            "can't make the administration socket: {error} (the path may be too long: try another --data-dir)"
-        ),
+        reason: format!("can't make the administration socket: {reason}"),
     };
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(failed("another daemon answers there; stop it, or give another --socket".to_owned()));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error.to_string())),
         _ => {}
     }
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    // Nobody else may connect before the mode is set.
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    if !parent.is_dir() {
+        std::fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
+    }
+    let too_long = |error: io::Error| failed(format!("{error} (the path may be too long: try another --data-dir)"));
+    let listener = UnixListener::bind(path).map_err(too_long)?;
+    let mode = |mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    mode(0o600).map_err(|error| failed(error.to_string()))?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| mode(0o660)).map_err(|error| {
+            failed(format!("can't give it to the group {group} (--socket-group): {error}; be a member of it, or root"))
+        })?;
+    }
     Ok(listener)
 }
 
-/// Serves the socket until `stop` turns true; answers under way are finished.
+/// Who opened a connection.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    /// `None` if the kernel does not tell.
+    user: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { user: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
+}
+
+/// Whether a user who could open the socket may ask this.
+fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
+    let trusted = user.is_some_and(|user| user == 0 || user == agent);
+    trusted || method == Method::GET || path == "/v1/get"
+}
+
+async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+    let agent = rustix::process::geteuid().as_raw();
+    if may(caller.user, agent, request.method(), request.uri().path()) {
+        return next.run(request).await;
+    }
+    problem(StatusCode::FORBIDDEN, "only root and the user that the daemon runs as may change what it keeps".to_owned())
+}
+
+/// Serves a socket until `stop` turns true; answers under way are finished.
 pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let routes = Router::new()
         .route("/v1/status", get(status))
@@ -67,7 +126,9 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
         .route("/v1/get", post(download))
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))
-        .with_state(agent);
+        .layer(middleware::from_fn(guard))
+        .with_state(agent)
+        .into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
         // The sender going away means the agent is gone: stop, too.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -126,7 +187,19 @@ async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Res
     agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&error), |top| Json(top).into_response())
 }
 
-async fn download(State(agent): State<Agent>, Json(request): Json<GetRequest>) -> Response {
+/// A caller's wish to be given the blob's file: see [`handover`].
+struct Upgrade(Option<OnUpgrade>);
+
+impl<S: Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
+        let wanted = head.headers.get(header::UPGRADE).is_some_and(|value| value == handover::PROTOCOL);
+        Ok(Self(head.extensions.remove::<OnUpgrade>().filter(|_| wanted)))
+    }
+}
+
+async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): Json<GetRequest>) -> Response {
     let url = match request.url.parse() {
         Ok(url) => url,
         Err(error) => {
@@ -135,16 +208,28 @@ async fn download(State(agent): State<Agent>, Json(request): Json<GetRequest>) -
         }
     };
     let (source, credentials) = Source::from_url(url, &request.headers, request.digest);
+    let disposition = if request.disposition { agent.disposition(&source, &credentials).await } else { None };
     let download = match agent.open(source, credentials).await {
         Ok(download) => download,
         Err(error) => return failed(&error),
     };
-    let mut response = Response::builder()
-        .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::TRAILER, ERROR_TRAILER)
-        .header(BLOB_HEADER, download.blob().to_string());
+    let mut response = Response::builder().header(BLOB_HEADER, download.blob().to_string());
     if let Some(length) = download.length() {
         response = response.header(LENGTH_HEADER, length);
+    }
+    let texts = [(MODIFIED_HEADER, download.version().last_modified), (DISPOSITION_HEADER, disposition)];
+    for (name, text) in texts {
+        if let Some(value) = text.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok()) {
+            response = response.header(name, value);
+        }
+    }
+    if let Upgrade(Some(upgrade)) = upgrade {
+        // Reading begins here: a daemon that shuts down waits for it.
+        let parts = download.parts(None);
+        agent.background(hand_over(upgrade, parts));
+        let switching = response.status(StatusCode::SWITCHING_PROTOCOLS);
+        let headers = switching.header(header::CONNECTION, "upgrade").header(header::UPGRADE, handover::PROTOCOL);
+        return headers.body(Body::empty()).expect("headers of digits and letters");
     }
     // An error half-way goes into a trailer, so that whoever reads learns the reason and not only that it broke.
     let frames = download.stream(None).map(|bytes| {
@@ -153,7 +238,32 @@ async fn download(State(agent): State<Agent>, Json(request): Json<GetRequest>) -
             Err(error) => Frame::trailers(error_trailer(&error)),
         })
     });
+    let response =
+        response.header(header::CONTENT_TYPE, "application/octet-stream").header(header::TRAILER, ERROR_TRAILER);
     response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
+}
+
+/// Gives a download to whoever has upgraded the connection. One who goes away ends it.
+async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Part, FetchError>>) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let Ok(connection) = upgrade::downcast::<TokioIo<UnixStream>>(upgraded) else {
+        tracing::error!("a connection of another kind was upgraded");
+        return;
+    };
+    let mut stream = connection.io.into_inner();
+    let ready = match connection.read_buf.first() {
+        Some(byte) => *byte,
+        None => match stream.read_u8().await {
+            Ok(byte) => byte,
+            Err(_) => return,
+        },
+    };
+    if ready != handover::READY {
+        return;
+    }
+    if let Err(error) = handover::send(stream, parts).await {
+        tracing::debug!(%error, "a program that was given a file went away");
+    }
 }
 
 fn error_trailer(error: &FetchError) -> HeaderMap {
@@ -173,4 +283,40 @@ fn failed(error: &FetchError) -> Response {
 
 fn problem(status: StatusCode, error: String) -> Response {
     (status, Json(Problem { error })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_of_the_group_may_download_and_look_and_change_nothing() {
+        let (agent, member) = (990, Some(1000));
+        for user in [Some(0), Some(agent)] {
+            assert!(may(user, agent, &Method::DELETE, "/v1/blobs/x"), "{user:?}");
+        }
+        assert!(may(member, agent, &Method::POST, "/v1/get"));
+        assert!(may(member, agent, &Method::GET, "/v1/status"));
+        for user in [member, None] {
+            assert!(!may(user, agent, &Method::DELETE, "/v1/blobs/x"), "{user:?}");
+            assert!(!may(user, agent, &Method::POST, "/v1/anything"), "{user:?}");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_its_owners_or_a_groups_and_a_living_daemons_is_left_alone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("run/darter.sock");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let own = rustix::process::getegid().as_raw();
+        let first = bind(&path, None).unwrap();
+        assert_eq!(mode(), 0o600);
+        let told = bind(&path, None).unwrap_err().to_string();
+        assert!(told.contains("another daemon answers there"), "{told}");
+        drop(first);
+        let _second = bind(&path, Some(own)).unwrap();
+        assert_eq!(mode(), 0o660);
+    }
 }

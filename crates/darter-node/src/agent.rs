@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, ByteRange, Source};
+use darter_core::{BlobId, ByteRange, Source, Version};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -56,7 +56,7 @@ struct Inner {
     listen: Option<String>,
     local_address: Option<String>,
     local: tokio::sync::Mutex<Option<LocalPort>>,
-    socket: Option<PathBuf>,
+    sockets: Vec<PathBuf>,
     stop_admin: watch::Sender<bool>,
     tasks: TaskTracker,
 }
@@ -94,6 +94,22 @@ impl Agent {
     /// Notes that the source has shown to have the content it names.
     pub(crate) fn proven(&self, source: &Source) {
         self.inner.swarms.proven(source);
+    }
+
+    /// What the origin calls the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
+    pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
+        match self.inner.context.origin.disposition(source, credentials).await {
+            Ok(disposition) => disposition,
+            Err(error) => {
+                tracing::info!(%error, %source, "the origin was asked for a file name and gave none");
+                None
+            }
+        }
+    }
+
+    /// Runs a task of the agent's own, which a drain waits for a little.
+    pub(crate) fn background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(task);
     }
 
     /// The agent at a glance.
@@ -228,7 +244,7 @@ impl Agent {
         if let Err(error) = written.await.expect("writing does not panic") {
             tracing::error!(%error, "the store could not be written down whole");
         }
-        if let Some(socket) = &inner.socket {
+        for socket in &inner.sockets {
             // Gone already is as good.
             let _ = std::fs::remove_file(socket);
         }
@@ -268,6 +284,11 @@ impl Download {
     /// Its length, once known (an origin may not say).
     pub fn length(&self) -> Option<u64> {
         self.transfer.stored.length()
+    }
+
+    /// The state of the source that these bytes are.
+    pub fn version(&self) -> Version {
+        self.transfer.version.clone()
     }
 
     /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an

@@ -6,7 +6,7 @@
 //! | `GET /v1/blobs` | array of [`BlobRow`] |
 //! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id (or a prefix of 8 digits and more), a digest, or a percent-encoded URL |
 //! | `GET /v1/explain?name=…` | [`Explanation`] |
-//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`; trailer `darter-error` if it breaks |
+//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`](crate::handover) |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
@@ -275,6 +275,9 @@ pub struct GetRequest {
     /// Digest the content must have.
     #[serde(default)]
     pub digest: Option<Digest>,
+    /// Whether the origin is to be asked what it calls the content (`Content-Disposition`).
+    #[serde(default)]
+    pub disposition: bool,
 }
 
 /// Why a request failed.

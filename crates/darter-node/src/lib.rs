@@ -10,6 +10,7 @@
 //! | `joins` | questions to leads |
 //! | [`admin`] | the administration socket |
 //! | [`api`] | the JSON of the administration socket |
+//! | [`handover`] | how a blob's file goes to `darter get` without a copy |
 //! | [`local`] | the port for programs of this host: mirror, metrics, health |
 //! | [`mirror`] | the registry mirror |
 //! | [`registries`] | what registries say, asked once for the fleet |
@@ -23,6 +24,7 @@ mod budget;
 mod context;
 pub mod error;
 mod fleet;
+pub mod handover;
 mod identity;
 mod joins;
 pub mod local;
@@ -36,3 +38,4 @@ mod transfer;
 pub use agent::{Agent, Download};
 pub use error::{FetchError, StartError};
 pub use options::Options;
+pub use transfer::stream::Part;

@@ -105,6 +105,10 @@ pub struct Options {
     pub role: Role,
     /// Where pieces, the index, the identity and the administration socket live.
     pub data_dir: PathBuf,
+    /// Administration sockets besides the one in the data directory.
+    pub sockets: Vec<PathBuf>,
+    /// The group that may use the administration sockets.
+    pub socket_group: Option<u32>,
     /// Peer port; `None` listens nowhere.
     pub listen: Option<SocketAddr>,
     /// Address under which peers reach this agent, when it is not the one they see.

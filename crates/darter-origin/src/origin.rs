@@ -69,6 +69,14 @@ pub trait Origin: Send + Sync {
         range: Option<ByteRange>,
         expect: Option<&Version>,
     ) -> Result<Reading, OriginError>;
+
+    /// What the origin calls the resource when it is kept as a file: its `Content-Disposition` (RFC 6266), as it stands.
+    ///
+    /// # Errors
+    /// Any [`OriginError`].
+    async fn disposition(&self, _: &Source, _: &Credentials) -> Result<Option<String>, OriginError> {
+        Ok(None)
+    }
 }
 
 impl fmt::Debug for Reading {

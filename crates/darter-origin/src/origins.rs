@@ -97,4 +97,8 @@ impl Origin for Origins {
         let origin = self.of(source)?;
         retry(self.policy, || origin.read(source, credentials, range, expect)).await
     }
+
+    async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {
+        self.of(source)?.disposition(source, credentials).await
+    }
 }

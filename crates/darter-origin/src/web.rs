@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source, Version};
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, RANGE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -110,6 +111,22 @@ impl Origin for HttpOrigin {
         let version = settle(expect, current, asked_from, source.digest().is_some(), &what)?;
         let body = body::of_response(response, part.bytes, what);
         Ok(Reading { version, start: part.start, length: part.length, body })
+    }
+
+    async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {
+        let mut response = self.ask(Method::HEAD, source, credentials, HeaderMap::new()).await;
+        // Servers refuse HEAD in many ways where they would answer GET.
+        if !response.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+            let mut headers = HeaderMap::new();
+            ask_for_range(&mut headers, Some(ByteRange::new(0, 1)));
+            response = self.ask(Method::GET, source, credentials, headers).await;
+        }
+        let response = response?;
+        if !response.status().is_success() {
+            return Err(of_status(response.status(), response.headers(), &name_of(source)));
+        }
+        let value = response.headers().get(CONTENT_DISPOSITION);
+        Ok(value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()))
     }
 }
 

@@ -1,5 +1,4 @@
-//! Speaks to a running daemon over its unix socket, `darter.sock` in the data directory. The socket's permissions say
-//! who may; one connection carries one request.
+//! Speaks to a running daemon over its unix socket. The socket's permissions say who may; one connection carries one request.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use darter_core::BlobId;
 use darter_node::api;
+use darter_node::handover::{PROTOCOL, Receiver};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -51,6 +51,22 @@ impl ClientError {
     }
 }
 
+/// A daemon's answer to a get.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) head: http::HeaderMap,
+    pub(crate) content: Content,
+}
+
+/// How a daemon gives content.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// As parts of its file.
+    File(Receiver),
+    /// As bytes.
+    Bytes(Incoming),
+}
+
 /// A daemon's administration socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
@@ -58,9 +74,27 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// The socket of the daemon that has this data directory.
-    pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { socket: data_dir.join("darter.sock") }
+    /// The daemon at this socket.
+    pub(crate) const fn at(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// The first of these at whose socket a daemon answers; the first of all if none does, for its error names where to look.
+    pub(crate) async fn choose(clients: Vec<Self>) -> Self {
+        for client in &clients {
+            if matches!(client.runs().await, Ok(true)) {
+                return client.clone();
+            }
+        }
+        // One that is there and not for this user says more than one that is not there.
+        let mut first = None;
+        for client in clients {
+            let forbidden = matches!(client.runs().await, Err(ClientError::Forbidden(_)));
+            if forbidden || first.is_none() {
+                first = Some(client);
+            }
+        }
+        first.expect("there is always a place to look")
     }
 
     /// Where the socket is.
@@ -111,8 +145,24 @@ impl Client {
         self.read(Method::GET, &format!("/v1/progress?blob={blob}")).await
     }
 
-    /// `POST /v1/get`: the answer's head, with the content still to be read.
-    pub(crate) async fn get(&self, request: &api::GetRequest) -> Result<Response<Incoming>, ClientError> {
+    /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over.
+    pub(crate) async fn get(&self, request: &api::GetRequest) -> Result<Given, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
+        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), Some(PROTOCOL)).await?;
+        let head = answer.headers().clone();
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Given { head, content: Content::Bytes(answer.into_body()) });
+        }
+        let broken = |error| ClientError::Broken(self.socket.clone(), error);
+        let upgraded = hyper::upgrade::on(&mut answer).await.map_err(broken)?;
+        let parts = upgraded.downcast::<TokioIo<UnixStream>>().expect("the connection was made here");
+        let receiver = Receiver::begin(parts.io.into_inner()).await;
+        let receiver = receiver.map_err(|error| ClientError::Connect(self.socket.clone(), error))?;
+        Ok(Given { head, content: Content::File(receiver) })
+    }
+
+    /// The same, always as bytes.
+    pub(crate) async fn get_bytes(&self, request: &api::GetRequest) -> Result<Response<Incoming>, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
         self.send(Method::POST, "/v1/get", body.into()).await
     }
@@ -124,23 +174,35 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        self.ask(method, path, body, None).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        upgrade: Option<&'static str>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let broken = |error| ClientError::Broken(self.socket.clone(), error);
         let stream = self.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Ends with the response: either it is read to its end, or dropped.
-        tokio::spawn(connection);
-        let request = Request::builder()
+        // Ends with the response: it is read to its end, dropped, or takes the connection over.
+        tokio::spawn(connection.with_upgrades());
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::HOST, "darter")
             .header(http::header::CONTENT_TYPE, "application/json")
             // So that an answer that fails half-way can say why.
-            .header(http::header::TE, "trailers")
-            .body(Full::new(body))
-            .expect("method, path and headers are well formed");
+            .header(http::header::TE, "trailers");
+        if let Some(protocol) = upgrade {
+            request = request.header(http::header::CONNECTION, "upgrade").header(http::header::UPGRADE, protocol);
+        }
+        let request = request.body(Full::new(body)).expect("method, path and headers are well formed");
         let answer = sender.send_request(request).await.map_err(broken)?;
-        if answer.status().is_success() {
+        if answer.status().is_success() || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
         let status = answer.status();

@@ -83,9 +83,7 @@ impl Configured {
 /// Gives `--data-dir` the default that fits this user. It is not part of the definition, because help and manual
 /// pages must not depend on who prints them.
 fn with_data_dir(command: clap::Command, subcommand: &str) -> clap::Command {
-    let Some(dir) = default_data_dir(rustix::process::geteuid().is_root(), |name| std::env::var_os(name)) else {
-        return command;
-    };
+    let Some(dir) = own_data_dir() else { return command };
     command.mut_subcommand(subcommand, |command| {
         if command.get_arguments().any(|arg| arg.get_id() == "data_dir") {
             command.mut_arg("data_dir", |arg| arg.default_value(dir.into_os_string()))
@@ -95,9 +93,22 @@ fn with_data_dir(command: clap::Command, subcommand: &str) -> clap::Command {
     })
 }
 
+/// Where root, and a service, keep data.
+pub(crate) const SYSTEM_DATA_DIR: &str = "/var/lib/darter";
+
+/// The data directory of this user, when none is chosen.
+pub(crate) fn own_data_dir() -> Option<PathBuf> {
+    default_data_dir(rustix::process::geteuid().is_root(), |name| std::env::var_os(name))
+}
+
 fn default_data_dir(root: bool, environment: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // systemd's StateDirectory=; several have colons between them.
+    let state = environment("STATE_DIRECTORY").and_then(|dirs| Some(dirs.to_str()?.split(':').next()?.to_owned()));
+    if let Some(dir) = state.map(PathBuf::from).filter(|dir| dir.is_absolute()) {
+        return Some(dir);
+    }
     if root {
-        return Some(PathBuf::from("/var/lib/darter"));
+        return Some(PathBuf::from(SYSTEM_DATA_DIR));
     }
     // The XDG specification says to ignore relative paths.
     let absolute = |name| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());

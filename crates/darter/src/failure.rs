@@ -15,6 +15,24 @@ pub(crate) enum Failure {
     /// Told to stop by a signal.
     #[error("interrupted")]
     Interrupted,
+    /// Some of several downloads failed, each of which was told.
+    #[error("{failed} of {all} downloads failed")]
+    Some {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        all: usize,
+        /// Nothing more is to be said: a program has all of it.
+        told: bool,
+    },
+    /// Told to stop by a signal, of which the process dies: whoever waits for it sees that.
+    #[error("interrupted{kept}")]
+    Signal {
+        /// Which signal.
+        signal: i32,
+        /// What is kept, and how to go on.
+        kept: String,
+    },
 }
 
 impl Failure {
@@ -23,7 +41,20 @@ impl Failure {
         match error.downcast_ref::<Self>() {
             Some(Self::Usage(_) | Self::Configuration(_)) => 2,
             Some(Self::OutputClosed) => 0,
-            Some(Self::Interrupted) | None => 1,
+            Some(Self::Interrupted | Self::Some { .. } | Self::Signal { .. }) | None => 1,
+        }
+    }
+
+    /// Whether all was said of it.
+    pub(crate) fn is_told(error: &anyhow::Error) -> bool {
+        matches!(error.downcast_ref::<Self>(), Some(Self::Some { told: true, .. }))
+    }
+
+    /// The signal that ended the command, if one did.
+    pub(crate) fn signal(error: &anyhow::Error) -> Option<i32> {
+        match error.downcast_ref::<Self>() {
+            Some(Self::Signal { signal, .. }) => Some(*signal),
+            _ => None,
         }
     }
 }

@@ -1,43 +1,62 @@
-//! `darter get`: one URL into one file.
+//! `darter get`: URLs into files.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `get/target.rs` | where the content goes, and how it gets its final name |
+//! | `get/jobs.rs` | which URLs, each with its place |
+//! | `get/credentials.rs` | headers and logins from files and the environment |
+//! | `get/disposition.rs` | the name that an origin gives, made safe |
 //! | `get/backend.rs` | the daemon, or an agent in this process |
+//! | `get/rooms.rs` | where such an agent keeps its pieces, so that several run side by side |
+//! | `get/target.rs` | where content goes: links followed, devices told from files |
+//! | `get/sink.rs` | how it comes there: shared, linked, or copied once |
+//! | `get/temporary.rs` | files without a name, and how they get one |
+//! | `get/attributes.rs` | mode, owner and attributes of what is replaced |
 //! | `get/bar.rs` | progress for people |
 //!
-//! Invariant: the final name never shows a wrong or half file. Content goes into a hidden file beside it, which is
-//! made durable and renamed once its length and digests have been checked, and removed when anything fails.
+//! Invariant: the final name never shows a wrong or half file. The content is in a file without a name, or in the store, until
+//! its length and digests have been checked. (A file with several names, or of another owner, is written to once all is
+//! here.)
 //!
 //! Resuming is the store's: it keeps verified pieces, so asking again fetches only what is missing.
 
+mod attributes;
 mod backend;
 mod bar;
+mod credentials;
+mod disposition;
+mod jobs;
+mod rooms;
+mod sink;
 mod target;
+mod temporary;
 
 #[cfg(test)]
 mod tests;
 
-use std::io::Write as _;
+use std::path::Path;
 
-use bytes::Bytes;
+use anyhow::Context as _;
 use darter_core::{BlobId, Digest, DigestHasher};
 use darter_node::api::Traffic;
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use serde::Serialize;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::backend::{Backend, Opened};
+use self::backend::{Backend, Opened, Question};
 use self::bar::Bar;
-use self::target::{Sink, Target};
+use self::credentials::Senders;
+use self::jobs::Job;
+use self::sink::{Chunk, Placed, Sink, Wishes};
+use self::target::Target;
 use crate::cli::GetArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{output, units};
 
-/// Chunks on their way to the writing thread. A chunk is a piece at most, so this bounds memory to a few megabytes.
+/// Chunks on their way to the writing thread. A chunk in memory is a piece at most, so this bounds memory to a few megabytes.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// What a download came to: the JSON of `--json`.
@@ -46,75 +65,277 @@ struct Report {
     url: String,
     /// The final name; `None` for standard output.
     file: Option<String>,
+    /// How the content came there; `None` for what is no file.
+    placed: Option<Placed>,
     bytes: u64,
-    /// SHA-256 of what was written, whatever algorithm `--digest` asked for.
-    digest: Digest,
-    blob: BlobId,
+    /// SHA-256 of what was written, whatever algorithm `--digest` asked for. Of a file that was right already: the digest asked
+    /// for, if one was.
+    digest: Option<Digest>,
+    blob: Option<BlobId>,
     seconds: f64,
     traffic: Traffic,
     /// Bytes that were here from an earlier attempt.
     resumed: u64,
     /// The daemon's socket; `None` when this process did the work.
     daemon: Option<String>,
+    /// Why this process did the work.
+    why_no_daemon: Option<String>,
 }
 
-/// Downloads one URL.
+/// Everything that the downloads of one command share.
+struct Work<'a> {
+    args: &'a GetArgs,
+    backend: Backend,
+    senders: Senders,
+    bar: Bar,
+}
+
+/// Downloads what the command line names.
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
-    let target = Target::choose(&args.url, args.output.as_deref())?;
-    if args.json && matches!(target, Target::Stdout) {
-        return Err(Failure::Usage("--json and -o - both want standard output; give -o FILE".to_owned()).into());
-    }
+    let jobs = jobs::of(args)?;
+    let senders = Senders::gather(args)?;
+    refuse_early(args, &jobs)?;
+    let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders)).collect();
     let mut signals = Signals::catch()?;
+    let bar = Bar::new(jobs.len(), args.quiet);
     let backend = tokio::select! {
-        backend = Backend::choose(args) => backend?,
-        () = signals.next() => return Err(Failure::Interrupted.into()),
+        backend = Backend::choose(args, &sources, |line| bar.say(line)) => backend?,
+        signal = signals.which() => return Err(ended_by(signal, String::new()).into()),
     };
+    let work = Work { args, backend, senders, bar };
     let result = tokio::select! {
-        result = download(args, &backend, &target) => result,
-        () = signals.next() => Err(Failure::Interrupted.into()),
+        results = work.all(&jobs) => Ok(results),
+        signal = signals.which() => Err(signal),
     };
-    let spent = result.as_ref().ok().filter(|_| !args.keep).map(|report| report.blob);
+    work.bar.finish();
     tokio::select! {
-        () = backend.close(spent) => {}
-        () = signals.next() => {}
+        () = work.backend.close() => {}
+        _ = signals.which() => {}
     }
-    tell(args, &result?)
+    match result {
+        Ok(results) => tell(args, &jobs, results),
+        Err(signal) => Err(ended_by(signal, kept(&work.bar)).into()),
+    }
 }
 
-async fn download(args: &GetArgs, backend: &Backend, target: &Target) -> anyhow::Result<Report> {
-    let started = Instant::now();
-    let Opened { blob, length, content, watch } = backend.open(args).await?;
-    let resumed = watch.progress().await.map_or(0, |progress| already_here(&progress));
-    if args.log.verbose > 0 && resumed > 0 {
-        anstream::eprintln!("resumed: {} already here", units::size(resumed));
+/// Names a job's source.
+fn key(job: &Job, senders: &Senders) -> BlobId {
+    let headers = senders.of(&job.url);
+    let question = Question { url: &job.url, headers: &headers, digest: job.digest, disposition: false };
+    backend::source_of(&question).0.key()
+}
+
+/// Refuses what could only fail later: a place that can't be written to, two things on standard output.
+fn refuse_early(args: &GetArgs, jobs: &[Job]) -> anyhow::Result<()> {
+    for job in jobs {
+        if args.remote_name && job.takes_a_name() {
+            continue;
+        }
+        if job.target(None)?.is_stdout() && args.json {
+            let text = "--json and the content both want standard output; give -o FILE";
+            return Err(Failure::Usage(text.to_owned()).into());
+        }
     }
-    let sink = Sink::open(target)?;
-    let bar = Bar::new(length, args.quiet);
-    let written = tokio::select! {
-        written = write_all(content, sink, args.digest) => written,
-        never = bar.follow(&watch) => match never {},
+    Ok(())
+}
+
+fn ended_by(signal: SignalKind, kept: String) -> Failure {
+    Failure::Signal { signal: signal.as_raw_value(), kept }
+}
+
+/// What an interrupted command leaves, and how to go on.
+fn kept(bar: &Bar) -> String {
+    let unfinished = bar.unfinished();
+    let held: u64 = unfinished.iter().map(|it| it.held).sum();
+    if held == 0 {
+        return String::new();
+    }
+    let of = match unfinished.iter().map(|it| it.length).sum::<Option<u64>>() {
+        Some(length) => format!(" of {}", units::size(length)),
+        None => String::new(),
     };
-    bar.finish();
-    let Written { sink, bytes, digest, asked } = written?;
-    check(length, bytes, args.digest, asked)?;
-    tokio::task::spawn_blocking(move || sink.commit()).await??;
-    Ok(Report {
-        url: args.url.to_string(),
-        file: target.path().map(|path| path.display().to_string()),
-        bytes,
-        digest,
-        blob,
-        seconds: started.elapsed().as_secs_f64(),
-        traffic: watch.progress().await.map(|progress| progress.traffic).unwrap_or_default(),
-        resumed,
-        daemon: backend.socket().map(|socket| socket.display().to_string()),
-    })
+    format!("; {}{of} are kept, run the same command again to go on", units::size(held))
+}
+
+impl Work<'_> {
+    /// Runs all downloads, some side by side; each one's result, in order.
+    async fn all(&self, jobs: &[Job]) -> Vec<anyhow::Result<Report>> {
+        let running = jobs.iter().enumerate().map(|(number, job)| async move {
+            let result = self.one(number, job).await;
+            self.bar.ended();
+            match &result {
+                Ok(report) => self.say_done(report),
+                Err(error) if jobs.len() > 1 && !self.args.json => {
+                    self.bar.say(&format!("error: {}: {error:#}", job.url));
+                }
+                Err(_) => {}
+            }
+            (number, result)
+        });
+        let mut results: Vec<_> =
+            stream::iter(running).buffer_unordered(usize::from(self.args.parallel)).collect().await;
+        results.sort_by_key(|(number, _)| *number);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    async fn one(&self, number: usize, job: &Job) -> anyhow::Result<Report> {
+        let started = Instant::now();
+        let args = self.args;
+        let by_name = args.remote_name && job.takes_a_name();
+        if let (Some(digest), false) = (job.digest, by_name)
+            && let Some(bytes) = has_digest(job.target(None)?, digest).await?
+        {
+            return Ok(self.report_kept(job, &job.target(None)?, bytes, None, job.digest));
+        }
+        let headers = self.senders.of(&job.url);
+        let question = Question { url: &job.url, headers: &headers, digest: job.digest, disposition: by_name };
+        let opened = self.backend.open(&question).await?;
+        let called = opened.disposition.as_deref().and_then(disposition::file_name);
+        let target = job.target(called.as_deref())?;
+        let source = key(job, &self.senders);
+        if let Target::File(file) = &target
+            && let Some(old) = &file.old
+            && opened.length.is_none_or(|length| length == old.len())
+            && attributes::is_marked(&file.path, opened.blob)
+        {
+            let (blob, moves, bytes) = (opened.blob, opened.moves, old.len());
+            drop(opened);
+            self.backend.done(source, Some(blob).filter(|_| moves)).await;
+            return Ok(self.report_kept(job, &target, bytes, Some(blob), None));
+        }
+        let Fetched { report, spent } = self.fetch(number, job, opened, &target, started).await?;
+        self.backend.done(source, spent).await;
+        Ok(report)
+    }
+
+    async fn fetch(
+        &self,
+        number: usize,
+        job: &Job,
+        opened: Opened,
+        target: &Target,
+        started: Instant,
+    ) -> anyhow::Result<Fetched> {
+        let Opened { blob, length, modified, moves, content, watch, .. } = opened;
+        let progress = watch.progress().await;
+        let resumed = progress.as_ref().map_or(0, already_here);
+        self.bar.note(number, length, progress.as_ref().map_or(0, |progress| progress.held_bytes));
+        if self.args.log.verbose > 0 && resumed > 0 {
+            self.bar.say(&format!("resumed: {} already here", units::size(resumed)));
+        }
+        let modified = modified.filter(|_| self.args.mtime).and_then(|text| httpdate::parse_http_date(&text).ok());
+        let wishes = Wishes { blob, length, moves, link: self.args.link, modified };
+        let written = tokio::select! {
+            written = write_all(content, target.clone(), wishes, job.digest) => written,
+            never = self.bar.follow(number, length, &watch) => match never {},
+        };
+        let Written { sink, bytes, digest, asked } = written?;
+        check(length, bytes, job.digest, asked)?;
+        self.bar.note(number, Some(bytes), bytes);
+        let placed = tokio::task::spawn_blocking(move || sink.commit()).await??;
+        let report = Report {
+            url: shown(job),
+            file: target.shown().map(|path| path.display().to_string()),
+            placed: matches!(target, Target::File(_)).then_some(placed),
+            bytes,
+            digest: Some(digest),
+            blob: Some(blob),
+            seconds: started.elapsed().as_secs_f64(),
+            traffic: watch.progress().await.map(|progress| progress.traffic).unwrap_or_default(),
+            resumed,
+            daemon: self.backend.socket().map(|socket| socket.display().to_string()),
+            why_no_daemon: self.backend.why_alone().map(str::to_owned),
+        };
+        Ok(Fetched { report, spent: Some(blob).filter(|_| moves) })
+    }
+
+    /// The report of a file that was right already.
+    fn report_kept(
+        &self,
+        job: &Job,
+        target: &Target,
+        bytes: u64,
+        blob: Option<BlobId>,
+        digest: Option<Digest>,
+    ) -> Report {
+        Report {
+            url: shown(job),
+            file: target.shown().map(|path| path.display().to_string()),
+            placed: Some(Placed::Kept),
+            bytes,
+            digest,
+            blob,
+            seconds: 0.0,
+            traffic: Traffic::default(),
+            resumed: 0,
+            daemon: self.backend.socket().map(|socket| socket.display().to_string()),
+            why_no_daemon: self.backend.why_alone().map(str::to_owned),
+        }
+    }
+
+    fn say_done(&self, report: &Report) {
+        if self.args.log.verbose > 0 {
+            self.bar.say(&format!("received {}", crate::show::received(&report.traffic)));
+        }
+        let Some(file) = report.file.as_ref().filter(|_| !self.args.quiet && !self.args.json) else { return };
+        if report.placed == Some(Placed::Kept) {
+            return self.bar.say(&format!("{file}: is right already"));
+        }
+        let rate = units::rate((report.bytes as f64 / report.seconds.max(1e-3)) as u64);
+        let (size, seconds) = (units::size(report.bytes), units::seconds(report.seconds));
+        let alone = match &report.why_no_daemon {
+            Some(why) => format!(" (without a daemon: {why})"),
+            None => String::new(),
+        };
+        self.bar.say(&format!("{file}: {size} in {seconds}, {rate}{alone}"));
+    }
+}
+
+/// A download that is done.
+struct Fetched {
+    report: Report,
+    /// The blob, if it need not be kept here.
+    spent: Option<BlobId>,
+}
+
+/// The URL for people: without the user and password that it may have.
+fn shown(job: &Job) -> String {
+    let mut url = job.url.clone();
+    // Only addresses without a host refuse, and those have no user.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
 }
 
 /// Bytes held that nobody gave in this transfer.
 fn already_here(progress: &darter_node::api::Progress) -> u64 {
     let Traffic { from_origin, from_seed, from_peers, .. } = progress.traffic;
     progress.held_bytes.saturating_sub(from_origin + from_seed + from_peers)
+}
+
+/// The length of a target's file, if it has this digest now.
+async fn has_digest(target: Target, digest: Digest) -> anyhow::Result<Option<u64>> {
+    let Target::File(file) = target else { return Ok(None) };
+    if file.old.is_none() {
+        return Ok(None);
+    }
+    let hashed = tokio::task::spawn_blocking(move || hash_file(&file.path, digest));
+    // A file that can't be read is not known to be right.
+    Ok(hashed.await?.ok().filter(|(found, _)| *found == digest).map(|(_, bytes)| bytes))
+}
+
+fn hash_file(path: &Path, like: Digest) -> std::io::Result<(Digest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hasher, mut buffer, mut bytes) = (like.hasher(), vec![0; 1 << 20], 0);
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok((hasher.finish(), bytes)),
+            count => {
+                hasher.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
 }
 
 struct Written {
@@ -128,23 +349,26 @@ struct Written {
 /// Hands the content to a thread that hashes and writes it. When the content fails, or this future is dropped, the
 /// thread finds its queue closed and drops the sink uncommitted.
 async fn write_all(
-    mut content: BoxStream<'static, anyhow::Result<Bytes>>,
-    mut sink: Sink,
+    mut content: BoxStream<'static, anyhow::Result<Chunk>>,
+    target: Target,
+    wishes: Wishes,
     expected: Option<Digest>,
 ) -> anyhow::Result<Written> {
-    let (chunks, mut queue) = mpsc::channel::<Bytes>(CHUNKS_IN_FLIGHT);
+    let (chunks, mut queue) = mpsc::channel::<Chunk>(CHUNKS_IN_FLIGHT);
     let writer = tokio::task::spawn_blocking(move || -> anyhow::Result<Written> {
+        let mut sink = Sink::open(&target, wishes)?;
         let mut hasher = DigestHasher::sha256();
         // SHA-256 is computed anyway.
         let mut other = expected.filter(|digest| digest.algorithm() != "sha256").map(|digest| digest.hasher());
         let mut bytes = 0;
         while let Some(chunk) = queue.blocking_recv() {
-            sink.write_all(&chunk).map_err(|error| sink.explain(error))?;
-            hasher.update(&chunk);
-            if let Some(other) = &mut other {
-                other.update(&chunk);
-            }
-            bytes += chunk.len() as u64;
+            sink.take(&chunk, &mut |seen| {
+                hasher.update(seen);
+                if let Some(other) = &mut other {
+                    other.update(seen);
+                }
+                bytes += seen.len() as u64;
+            })?;
         }
         let digest = hasher.finish();
         let asked = expected.map(|_| other.map_or(digest, DigestHasher::finish));
@@ -167,7 +391,7 @@ async fn write_all(
     }
     drop(chunks);
     // Also after a failure: what was written is gone before anybody is told.
-    let written = writer.await?;
+    let written = writer.await.context("the writing thread failed")?;
     match failed {
         Some(error) => Err(error),
         None => written,
@@ -186,17 +410,26 @@ fn check(length: Option<u64>, bytes: u64, expected: Option<Digest>, got: Option<
     }
 }
 
-fn tell(args: &GetArgs, report: &Report) -> anyhow::Result<()> {
-    if args.log.verbose > 0 {
-        anstream::eprintln!("received {}", crate::show::received(&report.traffic));
+/// Tells the end to programs, and fails if a download did.
+fn tell(args: &GetArgs, jobs: &[Job], mut results: Vec<anyhow::Result<Report>>) -> anyhow::Result<()> {
+    if jobs.len() == 1 && args.input.is_none() {
+        let report = results.pop().context("there is a result for each download")??;
+        return if args.json { output::json(&report) } else { Ok(()) };
     }
+    let failed = results.iter().filter(|result| result.is_err()).count();
     if args.json {
-        return output::json(report);
+        let rows: Vec<_> = results
+            .iter()
+            .zip(jobs)
+            .map(|(result, job)| match result {
+                Ok(report) => serde_json::json!(report),
+                Err(error) => serde_json::json!({ "url": shown(job), "error": format!("{error:#}") }),
+            })
+            .collect();
+        output::json(&rows)?;
     }
-    if let Some(file) = report.file.as_ref().filter(|_| !args.quiet) {
-        let rate = units::rate((report.bytes as f64 / report.seconds.max(1e-3)) as u64);
-        let (size, seconds) = (units::size(report.bytes), units::seconds(report.seconds));
-        anstream::eprintln!("{file}: {size} in {seconds}, {rate}");
+    if failed == 0 {
+        return Ok(());
     }
-    Ok(())
+    Err(Failure::Some { failed, all: results.len(), told: args.json }.into())
 }

@@ -104,12 +104,16 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
 /// Says in one line what went wrong, to a program if it asked for JSON and to people otherwise.
 fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = Failure::exit_code(error);
-    if code != 0 {
+    if code != 0 && !Failure::is_told(error) {
         let line = format!("{error:#}");
         let told = json && output::json(&serde_json::json!({ "error": line })).is_ok();
         if !told {
             anstream::eprintln!("{STRONG}error:{STRONG:#} {line}");
         }
+    }
+    if let Some(signal) = Failure::signal(error) {
+        // Comes back only where it can't be done; the exit code then says it.
+        let _ = darter_kernel::signal::end_by(signal);
     }
     ExitCode::from(code)
 }

@@ -19,9 +19,14 @@ impl Signals {
 
     /// Waits for the next one. Cancelling loses none.
     pub(crate) async fn next(&mut self) {
+        self.which().await;
+    }
+
+    /// Waits for the next one, and says which it is.
+    pub(crate) async fn which(&mut self) -> SignalKind {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
         }
     }
 }

@@ -42,7 +42,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// `darter top`.
 pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.place.data_dir()?);
+    let client = Client::choose(args.place.clients()?).await;
     let first = look(&client, args.name.as_deref()).await?;
     if args.json {
         return print_json(&client, args, first).await;

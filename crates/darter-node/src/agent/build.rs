@@ -127,7 +127,12 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
 
     let local_address = local.as_ref().and_then(|listener| listener.local_addr().ok()).map(|addr| addr.to_string());
     let (stop_admin, admin_stopped) = watch::channel(false);
-    let socket = is_daemon(options.role).then(|| admin::socket_path(&options.data_dir));
+    let mut sockets = Vec::new();
+    if is_daemon(options.role) {
+        let own = admin::socket_path(&options.data_dir);
+        sockets.extend(options.sockets.iter().filter(|path| **path != own).cloned());
+        sockets.push(own);
+    }
     let inner = Inner {
         context: Arc::clone(&context),
         fleet,
@@ -138,7 +143,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         listen,
         local_address,
         local: tokio::sync::Mutex::new(None),
-        socket,
+        sockets: sockets.clone(),
         stop_admin,
         tasks: tasks.clone(),
     };
@@ -148,8 +153,10 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         *agent.inner.local.lock().await = Some(port);
     }
     if is_daemon(options.role) {
-        let listener = admin::bind(&options.data_dir)?;
-        tasks.spawn(admin::serve(agent.clone(), listener, admin_stopped.clone()));
+        for path in &sockets {
+            let listener = admin::bind(path, options.socket_group)?;
+            tasks.spawn(admin::serve(agent.clone(), listener, admin_stopped.clone()));
+        }
         tasks.spawn(agent.clone().sample(admin_stopped.clone()));
         tasks.spawn(agent.clone().tidy(admin_stopped));
     }

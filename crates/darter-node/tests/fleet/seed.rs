@@ -87,6 +87,8 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
     Options {
         role: darter_node::options::Role::Node,
         data_dir: data_dir.to_owned(),
+        sockets: Vec::new(),
+        socket_group: None,
         listen: Some(([127, 0, 0, 1], 0).into()),
         advertise: None,
         local: None,

@@ -66,6 +66,13 @@ pub(crate) struct PlaceArgs {
     /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else.
     #[arg(long, env = "DARTER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+
+    /// The daemon's socket, for the `darter` command
+    ///
+    /// An agent makes this one besides DATA_DIR/darter.sock; commands ask it alone. By default a service, and root with the
+    /// default data directory, makes /run/darter/darter.sock, where every user's commands look after their own.
+    #[arg(long, env = "DARTER_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +91,12 @@ pub(crate) struct NetworkArgs {
     /// On loopback other names are refused, because a web page could use one of its own to read what is private.
     #[arg(long, env = "DARTER_LOCAL_NAME", value_name = "HOST", value_delimiter = ',')]
     pub(crate) local_name: Vec<String>,
+
+    /// Let the members of this group use the daemon, too: download, and look at what it does
+    ///
+    /// By default only the user that it runs as, and root, may open its socket.
+    #[arg(long, env = "DARTER_SOCKET_GROUP", value_name = "GROUP", value_parser = values::group)]
+    pub(crate) socket_group: Option<u32>,
 
     /// The address to tell peers, when it is not the one they see (behind NAT, in a container)
     #[arg(long, env = "DARTER_ADVERTISE", value_name = "HOST:PORT", value_parser = values::endpoint)]

@@ -9,42 +9,85 @@ use darter_core::{Digest, Rate};
 use url::Url;
 
 use super::agent::{AgentArgs, JoinArgs, LogArgs, OriginArgs, PlaceArgs, StoreArgs};
-use super::values;
+use super::values::{self, HeaderArg};
 
 pub(crate) const GET_EXAMPLES: &str = "\
 Examples:
-  Into the file that the URL names:
+  Into the file that the URL names, or that the origin names:
     $ darter get https://example.org/debian.iso
-  Enforce a digest:
+    $ darter get -J https://example.org/download?id=7
+  Enforce a digest; a file that has it already is left as it is:
     $ darter get https://example.org/model.bin --digest sha256:DIGEST
-  Send a header that authorises:
-    $ darter get https://example.org/model.bin -H 'Authorization: Bearer TOKEN'
+  Several, four at a time, into a directory:
+    $ darter get https://example.org/a.bin https://example.org/b.bin -o models/
+    $ darter get -i list.txt -o models/
+  Credentials that no other user of the host can read:
+    $ darter get https://example.org/model.bin -H @secret-headers
+    $ darter get https://example.org/model.bin --netrc
   Into a pipe:
     $ darter get https://example.org/root.tar -o -
 
-An interrupted download goes on from the pieces that are here: just ask again.
-FILE appears when all of it is here and right, never before.";
+A list has a URL on each line, then if wanted its digest, then if wanted a file name; # begins a comment.
 
-/// Download a URL, through the daemon if one runs
+An interrupted download resumes: run the same command again. FILE appears, or changes, only once the content is complete and
+verified. It keeps the mode, owner and links of the file that it replaces. Where the file system can share blocks (XFS,
+btrfs), FILE takes no room besides the store's.";
+
+/// Download URLs, through the daemon if one runs
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// What to download: http, https or file
-    #[arg(value_name = "URL", value_parser = values::source_url)]
-    pub(crate) url: Url,
+    /// What to download: http, https or file; several are downloaded side by side
+    #[arg(value_name = "URL", value_parser = values::source_url, required_unless_present = "input")]
+    pub(crate) urls: Vec<Url>,
 
-    /// Where to put it; `-` for standard output [default: the last part of the URL]
+    /// Download the URLs in this list; `-` for standard input
     #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Write to FILE, or into the directory DIR/; `-` for standard output [default: the last part of the URL]
+    #[arg(short, long, value_name = "FILE|DIR/")]
     pub(crate) output: Option<PathBuf>,
+
+    /// Use the file name that the origin gives (Content-Disposition), if it gives one
+    #[arg(short = 'J', long)]
+    pub(crate) remote_name: bool,
 
     /// Refuse content that has another digest (sha256:… or sha512:…)
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
 
-    /// Send a request header, such as 'Authorization: Bearer TOKEN'; repeat for several
-    #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = values::header)]
-    pub(crate) header: Vec<(String, String)>,
+    /// Send a request header, such as 'Accept: text/plain', or those in a file, one a line (@FILE, @- for standard
+    /// input); repeat for several
+    ///
+    /// Every user of the host can read command lines: write credentials into a file or into the environment variable
+    /// DARTER_HEADER, which takes headers one a line, too.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE|@FILE", value_parser = values::header)]
+    pub(crate) header: Vec<HeaderArg>,
 
-    /// Print one JSON object at the end, also when it failed
+    /// Take logins from ~/.netrc, or from the file that $NETRC names
+    #[arg(long)]
+    pub(crate) netrc: bool,
+
+    /// Take logins from this file in netrc's format
+    #[arg(long, value_name = "FILE")]
+    pub(crate) netrc_file: Option<PathBuf>,
+
+    /// Give the file the modification time that the origin tells (Last-Modified)
+    #[arg(long)]
+    pub(crate) mtime: bool,
+
+    /// Let the file be a hard link to the store's where blocks can't be shared
+    ///
+    /// Takes no room and no time. But the file then is the store's: its owner and mode stay as they are, and it must not
+    /// be changed. Needs the same file system, and the user that the daemon runs as, or root.
+    #[arg(long, conflicts_with = "mtime")]
+    pub(crate) link: bool,
+
+    /// How many downloads run side by side
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) parallel: u16,
+
+    /// Print one JSON object at the end, also when it failed; of several downloads, an array of them
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -56,7 +99,7 @@ pub(crate) struct GetArgs {
     #[arg(long)]
     pub(crate) keep: bool,
 
-    /// No progress bar and no closing line
+    /// No progress bar and no closing lines
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 

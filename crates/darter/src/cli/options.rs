@@ -1,12 +1,19 @@
 //! From flags to what the agent takes. Nothing is decided here that a flag does not say.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use darter_node::Options;
+use darter_node::admin::socket_path;
 use darter_node::options::Role;
 
+use super::agent::NetworkArgs;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
+use crate::client::Client;
+use crate::config;
 use crate::failure::Failure;
+
+/// The socket of the daemon that the system runs.
+const SYSTEM_SOCKET: &str = "/run/darter/darter.sock";
 
 impl PlaceArgs {
     /// The data directory: as told, or the platform's, which configuring has filled in.
@@ -14,6 +21,41 @@ impl PlaceArgs {
         self.data_dir.clone().ok_or_else(|| {
             Failure::Usage("there is no home directory to keep data in; say where with --data-dir DIR".to_owned())
         })
+    }
+
+    /// The daemons to ask, best first: the one that was named, else that of the data directory, and for a data directory
+    /// that nobody chose the one that the system runs.
+    pub(crate) fn clients(&self) -> Result<Vec<Client>, Failure> {
+        if let Some(socket) = &self.socket {
+            return Ok(vec![Client::at(socket.clone())]);
+        }
+        let data_dir = self.data_dir()?;
+        let mut sockets = vec![socket_path(&data_dir)];
+        if config::own_data_dir().is_some_and(|own| own == data_dir) {
+            sockets.push(PathBuf::from(SYSTEM_SOCKET));
+        }
+        Ok(sockets.into_iter().map(Client::at).collect())
+    }
+}
+
+impl NetworkArgs {
+    /// The sockets to make besides the data directory's. A service's, and root's with the data directory that nobody chose, is
+    /// where every user's commands look.
+    fn sockets(&self, place: &PlaceArgs) -> Vec<PathBuf> {
+        if let Some(socket) = &place.socket {
+            return vec![socket.clone()];
+        }
+        // systemd gives several directories with colons between them.
+        let runtime = std::env::var_os("RUNTIME_DIRECTORY")
+            .and_then(|dirs| Some(PathBuf::from(dirs.to_str()?.split(':').next()?)))
+            .filter(|dir| dir.is_absolute());
+        let root = rustix::process::geteuid().is_root();
+        let system = root && place.data_dir.as_deref() == Some(Path::new(config::SYSTEM_DATA_DIR));
+        match runtime {
+            Some(dir) => vec![dir.join("darter.sock")],
+            None if system => vec![PathBuf::from(SYSTEM_SOCKET)],
+            None => Vec::new(),
+        }
     }
 }
 
@@ -30,6 +72,8 @@ impl AgentArgs {
         Ok(Options {
             role,
             data_dir: self.place.data_dir()?,
+            sockets: self.network.sockets(&self.place),
+            socket_group: self.network.socket_group,
             listen: Some(self.network.listen),
             advertise: self.network.advertise.clone(),
             local: Some(self.network.local),
@@ -68,11 +112,13 @@ impl NodeArgs {
 }
 
 impl GetArgs {
-    /// The options of an agent that lives for one download: it serves nobody and listens nowhere.
-    pub(crate) fn embedded_options(&self) -> Result<Options, Failure> {
-        Ok(Options {
+    /// The options of an agent that lives for one command: it serves nobody and listens nowhere.
+    pub(crate) fn embedded_options(&self, data_dir: PathBuf) -> Options {
+        Options {
             role: Role::Embedded,
-            data_dir: self.place.data_dir()?,
+            data_dir,
+            sockets: Vec::new(),
+            socket_group: None,
             listen: None,
             advertise: None,
             local: None,
@@ -99,6 +145,6 @@ impl GetArgs {
             stale_tags: Default::default(),
             verify_whole: true,
             drain_timeout: std::time::Duration::from_secs(3),
-        })
+        }
     }
 }

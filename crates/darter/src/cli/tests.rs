@@ -161,7 +161,9 @@ mod values {
     fn labels_and_headers() {
         assert_eq!(label("rack=1=2"), Ok(("rack".into(), "1=2".into())));
         assert!(label("rack").is_err() && label("=1").is_err());
-        assert_eq!(header("Accept:  a/b; q=\"1:2\" "), Ok(("Accept".into(), "a/b; q=\"1:2\"".into())));
+        assert_eq!(header("Accept:  a/b; q=\"1:2\" "), Ok(HeaderArg::One("Accept".into(), "a/b; q=\"1:2\"".into())));
+        assert_eq!(header("@secret"), Ok(HeaderArg::File("secret".into())));
+        assert!(header("@").is_err());
         for wrong in ["Accept", "a b: c", ": c", "A: b\nc"] {
             assert!(header(wrong).is_err(), "{wrong:?}");
         }

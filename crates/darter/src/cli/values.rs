@@ -2,6 +2,7 @@
 //! what was wrong and shows a right one.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -42,6 +43,25 @@ pub(crate) fn endpoint_or_nothing(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Ok(String::new()) } else { endpoint(text.trim()) }
 }
 
+/// A group of this host, by name or number.
+pub(crate) fn group(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    // A line is NAME:PASSWORD:NUMBER:MEMBERS. Groups that come from elsewhere are known to getent.
+    let number = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    if let Some(found) = file.lines().find_map(number) {
+        return Ok(found);
+    }
+    let asked = std::process::Command::new("getent").args(["group", "--", text]).output();
+    let told = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    told.lines().find_map(number).ok_or_else(|| format!("there is no group {text:?} on this host"))
+}
+
 /// Another agent's address, by name or number.
 pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     let wrong = || format!("not HOST:PORT: {text:?} (write for example seed-1:7400)");
@@ -64,8 +84,26 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A request header as curl takes it: `Name: value`.
-pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+/// A request header, or a file of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HeaderArg {
+    /// Name and value.
+    One(String, String),
+    /// A file with one a line; `-` for standard input.
+    File(PathBuf),
+}
+
+/// A request header as curl takes it: `Name: value`, or `@FILE`.
+pub(crate) fn header(text: &str) -> Result<HeaderArg, String> {
+    match text.strip_prefix('@') {
+        Some("") => Err("@ names no file (write @FILE, or @- for standard input)".to_owned()),
+        Some(file) => Ok(HeaderArg::File(PathBuf::from(file))),
+        None => header_pair(text).map(|(name, value)| HeaderArg::One(name, value)),
+    }
+}
+
+/// `Name: value`.
+pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     let wrong = || format!("not a header: {text:?} (write 'Name: value', for example 'Accept: text/plain')");
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let (name, value) = (name.trim(), value.trim());

@@ -106,7 +106,7 @@ impl Member {
             .stderr(File::create(&log)?)
             .spawn()
             .with_context(|| format!("can't start {name}"))?;
-        Ok(Self { name: name.to_owned(), client: Client::new(&dir), log, child })
+        Ok(Self { name: name.to_owned(), client: Client::at(darter_node::admin::socket_path(&dir)), log, child })
     }
 
     /// Waits until it answers, and its seeds answer it; gives its peer address.

@@ -1,23 +1,28 @@
-//! Who does the work: the daemon that has the data directory, or else an agent that lives in this process for the one
-//! download. Both give the same verified bytes in order.
+//! Who does the work: a daemon that this user may use, or else an agent that lives in this process for the one command.
+//! Both give the same verified content in order, as parts of a file where they can.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use bytes::Bytes;
-use darter_core::{BlobId, Source};
-use darter_node::admin;
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Digest, Source};
 use darter_node::api::{GetRequest, Progress};
-use darter_node::{Agent, Download, StartError};
+use darter_node::handover::{Handed, Receiver};
+use darter_node::{Agent, Download, StartError, admin};
 use darter_store::StoreError;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
+use url::Url;
 
+use super::rooms;
+use super::sink::Chunk;
 use crate::cli::GetArgs;
-use crate::client::Client;
+use crate::client::{Client, ClientError, Given};
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
@@ -25,7 +30,28 @@ const LOCK_POLL: Duration = Duration::from_millis(300);
 /// Who downloads.
 pub(super) enum Backend {
     Daemon(Client),
-    Embedded(Agent),
+    Embedded(Embedded),
+}
+
+/// An agent in this process.
+pub(super) struct Embedded {
+    agent: Agent,
+    /// Its data directory.
+    room: PathBuf,
+    /// Why no daemon does the work.
+    pub(super) why: String,
+    keep: bool,
+    /// The sources that are not done yet.
+    open: Mutex<Vec<BlobId>>,
+}
+
+/// One question for content.
+pub(super) struct Question<'a> {
+    pub(super) url: &'a Url,
+    pub(super) headers: &'a [(String, String)],
+    pub(super) digest: Option<Digest>,
+    /// Whether the origin is to be asked for a name.
+    pub(super) disposition: bool,
 }
 
 /// A download that has begun: the origin (or the swarm) has said that the content is there.
@@ -33,88 +59,87 @@ pub(super) struct Opened {
     pub(super) blob: BlobId,
     /// Length in bytes, if the origin says.
     pub(super) length: Option<u64>,
-    /// Verified bytes in order. Ends with an error rather than short.
-    pub(super) content: BoxStream<'static, anyhow::Result<Bytes>>,
+    /// When it was last modified, as the origin writes it.
+    pub(super) modified: Option<String>,
+    /// What the origin calls it, where it was asked.
+    pub(super) disposition: Option<String>,
+    /// Whether the store's file may become the result.
+    pub(super) moves: bool,
+    /// Verified content in order. Ends with an error rather than short.
+    pub(super) content: BoxStream<'static, anyhow::Result<Chunk>>,
     pub(super) watch: Watch,
 }
 
 /// Tells how far a download is.
 pub(super) enum Watch {
     Daemon(Client, BlobId),
-    Embedded(Download),
+    Embedded(Arc<Download>),
 }
 
 impl Backend {
-    /// The daemon if one runs and is wanted; else starts an agent here, waiting for the data directory if another
-    /// download has it.
-    pub(super) async fn choose(args: &GetArgs) -> anyhow::Result<Self> {
-        let options = args.embedded_options()?;
-        let client = Client::new(&options.data_dir);
-        let say = |line: String| {
-            if args.log.verbose > 0 {
-                anstream::eprintln!("{line}");
+    /// A daemon if one runs and is wanted; else starts an agent here. `say` tells people what they should know.
+    pub(super) async fn choose(args: &GetArgs, sources: &[BlobId], say: impl Fn(&str)) -> anyhow::Result<Self> {
+        let why = if args.no_daemon {
+            "--no-daemon".to_owned()
+        } else {
+            match find_daemon(args, &say).await? {
+                Ok(client) => return Ok(Self::Daemon(client)),
+                Err(why) => why,
             }
         };
+        if args.log.verbose > 0 {
+            say(&format!("{why}: downloading by myself"));
+        }
+        let data_dir = args.place.data_dir()?;
         let mut told = false;
         loop {
-            let daemon_runs = client.runs().await;
-            if !args.no_daemon {
-                // A socket that is there and not for us is a reason to stop: the directory is not for us either.
-                if daemon_runs? {
-                    say(format!("using the daemon at {}", client.socket().display()));
-                    return Ok(Self::Daemon(client));
-                }
-                if !told {
-                    say(format!("no daemon at {}: downloading by myself", client.socket().display()));
-                }
-            } else if matches!(daemon_runs, Ok(true)) {
-                anyhow::bail!(
-                    "a daemon has {}; leave out --no-daemon, or give another --data-dir",
-                    options.data_dir.display()
-                );
-            }
-            match Agent::start(options.clone()).await {
-                Ok(agent) => return Ok(Self::Embedded(agent)),
-                Err(StartError::Store(StoreError::Locked { pid, .. })) => {
-                    if !told && !args.quiet {
-                        let who =
-                            pid.map_or_else(|| "another darter".to_owned(), |pid| format!("darter (process {pid})"));
-                        anstream::eprintln!("{who} is using {}: waiting for it to end", options.data_dir.display());
+            let mut holder = None;
+            for room in rooms::candidates(&data_dir, sources, args.keep) {
+                rooms::make(&room)
+                    .with_context(|| format!("can't keep anything in {}; give another --data-dir", room.display()))?;
+                match Agent::start(args.embedded_options(room.clone())).await {
+                    Ok(agent) => {
+                        rooms::note(&room, sources);
+                        let open = Mutex::new(sources.to_vec());
+                        return Ok(Self::Embedded(Embedded { agent, room, why, keep: args.keep, open }));
                     }
-                    told = true;
-                    tokio::time::sleep(LOCK_POLL).await;
+                    Err(StartError::Store(StoreError::Locked { pid, .. })) => holder = pid,
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
             }
+            if !told && !args.quiet {
+                let who = holder.map_or_else(|| "another darter".to_owned(), |pid| format!("darter (process {pid})"));
+                say(&format!("{who} is using {}: waiting for it to end", data_dir.display()));
+            }
+            told = true;
+            tokio::time::sleep(LOCK_POLL).await;
         }
     }
 
-    /// Asks for the content.
-    pub(super) async fn open(&self, args: &GetArgs) -> anyhow::Result<Opened> {
+    /// Asks for content.
+    pub(super) async fn open(&self, question: &Question<'_>) -> anyhow::Result<Opened> {
         match self {
-            Self::Daemon(client) => open_at_daemon(client, args).await,
-            Self::Embedded(agent) => {
-                let (source, credentials) = Source::from_url(args.url.clone(), &args.header, args.digest);
-                let download = agent.open(source, credentials).await?;
-                Ok(Opened {
-                    blob: download.blob(),
-                    length: download.length(),
-                    content: download.stream(None).map_err(anyhow::Error::new).boxed(),
-                    watch: Watch::Embedded(download),
-                })
-            }
+            Self::Daemon(client) => open_at_daemon(client, question).await,
+            Self::Embedded(embedded) => embedded.open(question).await,
         }
     }
 
-    /// Ends the agent in this process; `spent` is a blob that it need not keep. A daemon is left as it is.
-    pub(super) async fn close(self, spent: Option<BlobId>) {
-        let Self::Embedded(agent) = self else { return };
+    /// Ends the work on a source; if it is done, its content need not be kept here.
+    pub(super) async fn done(&self, source: BlobId, spent: Option<BlobId>) {
+        let Self::Embedded(embedded) = self else { return };
+        embedded.open.lock().retain(|open| *open != source);
         if let Some(blob) = spent
-            && let Err(error) = agent.remove(&blob.to_string()).await
+            && let Err(error) = embedded.agent.remove(&blob.to_string()).await
         {
             tracing::warn!(%error, "the content stays in the store");
         }
-        agent.drain().await;
+    }
+
+    /// Ends the agent in this process. A daemon is left as it is.
+    pub(super) async fn close(&self) {
+        let Self::Embedded(embedded) = self else { return };
+        rooms::note(&embedded.room, &embedded.open.lock());
+        embedded.agent.drain().await;
     }
 
     /// The daemon's socket, if it is one.
@@ -124,31 +149,147 @@ impl Backend {
             Self::Embedded(_) => None,
         }
     }
+
+    /// Why no daemon does the work.
+    pub(super) fn why_alone(&self) -> Option<&str> {
+        match self {
+            Self::Daemon(_) => None,
+            Self::Embedded(embedded) => Some(&embedded.why),
+        }
+    }
 }
 
-async fn open_at_daemon(client: &Client, args: &GetArgs) -> anyhow::Result<Opened> {
-    let request = GetRequest { url: args.url.to_string(), headers: args.header.clone(), digest: args.digest };
-    let answer = client.get(&request).await?;
-    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+/// The daemon to use, or why there is none. One whose data directory was named and that this user may not ask is an error: the
+/// directory is not for this user either.
+async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Result<Client, String>> {
+    let own = args.place.data_dir()?;
+    let mut why = None;
+    for client in args.place.clients()? {
+        match client.runs().await {
+            Ok(true) => {
+                if args.log.verbose > 0 {
+                    say(&format!("using the daemon at {}", client.socket().display()));
+                }
+                return Ok(Ok(client));
+            }
+            Ok(false) => {}
+            Err(error @ ClientError::Forbidden(_)) if client.socket().starts_with(&own) => return Err(error.into()),
+            Err(ClientError::Forbidden(socket)) => {
+                let text = format!(
+                    "the daemon at {} is not open to this user (ask for membership in the group of its --socket-group)",
+                    socket.display()
+                );
+                if !args.quiet {
+                    say(&format!("{text}; downloading without it"));
+                }
+                why = Some(text);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let none = || {
+        let sockets: Vec<_> =
+            args.place.clients().unwrap_or_default().iter().map(|it| it.socket().display().to_string()).collect();
+        format!("no daemon at {}", sockets.join(" or "))
+    };
+    Ok(Err(why.unwrap_or_else(none)))
+}
+
+impl Embedded {
+    async fn open(&self, question: &Question<'_>) -> anyhow::Result<Opened> {
+        let (source, credentials) = source_of(question);
+        let disposition = if question.disposition { self.agent.disposition(&source, &credentials).await } else { None };
+        let download = Arc::new(self.agent.open(source, credentials).await?);
+        // What was kept here before stays here.
+        let moves = !self.keep && !download.progress().complete;
+        let parts = download.parts(None).map_err(anyhow::Error::new);
+        Ok(Opened {
+            blob: download.blob(),
+            length: download.length(),
+            modified: download.version().last_modified,
+            disposition,
+            moves,
+            content: parts.map_ok(Chunk::from).boxed(),
+            watch: Watch::Embedded(download),
+        })
+    }
+}
+
+/// What a question is about.
+pub(super) fn source_of(question: &Question<'_>) -> (Source, Credentials) {
+    Source::from_url(question.url.clone(), question.headers, question.digest)
+}
+
+async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Result<Opened> {
+    let request = GetRequest {
+        url: question.url.to_string(),
+        headers: question.headers.to_vec(),
+        digest: question.digest,
+        disposition: question.disposition,
+    };
+    let Given { head, content } = client.get(&request).await?;
+    let header = |name: &str| head.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let blob = header(admin::BLOB_HEADER)
         .and_then(|text| text.parse().ok())
         .context("the daemon's answer names no blob; is it of another version?")?;
-    let length = header(admin::LENGTH_HEADER).and_then(|text| text.parse().ok());
-    let content = stream::try_unfold(answer.into_body(), next_chunk);
-    Ok(Opened { blob, length, content: content.boxed(), watch: Watch::Daemon(client.clone(), blob) })
+    let content = match content {
+        crate::client::Content::File(receiver) => stream::try_unfold(Some((receiver, 0)), next_handed).boxed(),
+        crate::client::Content::Bytes(body) => stream::try_unfold(body, next_bytes).boxed(),
+    };
+    Ok(Opened {
+        blob,
+        length: header(admin::LENGTH_HEADER).and_then(|text| text.parse().ok()),
+        modified: header(admin::MODIFIED_HEADER),
+        disposition: header(admin::DISPOSITION_HEADER),
+        moves: false,
+        content,
+        watch: Watch::Daemon(client.clone(), blob),
+    })
 }
 
-/// The next bytes of a daemon's answer. An answer that fails half-way says why in its trailer, if the daemon lives to
-/// tell.
-async fn next_chunk(mut body: Incoming) -> anyhow::Result<Option<(Bytes, Incoming)>> {
+const WENT_AWAY: &str = "the daemon went away half-way; look into its log, then ask again for the rest";
+
+type Handing = Option<(Receiver, u64)>;
+
+/// The next part of the daemon's file.
+async fn next_handed(state: Handing) -> anyhow::Result<Option<(Chunk, Handing)>> {
+    let Some((mut receiver, at)) = state else { return Ok(None) };
+    match receiver.next().await.context(WENT_AWAY)? {
+        Handed::Range(file, range) if range.start() == at => {
+            Ok(Some((Chunk::File(file, range), Some((receiver, range.end())))))
+        }
+        Handed::Bytes(bytes) => {
+            let at = at + bytes.len() as u64;
+            Ok(Some((Chunk::Bytes(bytes), Some((receiver, at)))))
+        }
+        Handed::End(length) if length == at => Ok(None),
+        Handed::Failed(reason) => Err(anyhow!(reason)),
+        Handed::Range(..) | Handed::End(_) => {
+            Err(anyhow!("the daemon left out a part of the content; is it of another version?"))
+        }
+    }
+}
+
+/// The next bytes of a daemon that hands over no file. An answer that fails half-way says why in its trailer, if the daemon
+/// lives to tell.
+async fn next_bytes(mut body: Incoming) -> anyhow::Result<Option<(Chunk, Incoming)>> {
     let Some(frame) = body.frame().await else { return Ok(None) };
-    let frame = frame.context("the daemon went away half-way; look into its log, then ask again for the rest")?;
+    let frame = frame.context(WENT_AWAY)?;
     match frame.into_data() {
-        Ok(data) => Ok(Some((data, body))),
+        Ok(data) => Ok(Some((Chunk::Bytes(data), body))),
         Err(other) => match other.trailers_ref().and_then(|trailers| trailers.get(admin::ERROR_TRAILER)) {
             Some(reason) => Err(anyhow!("{}", String::from_utf8_lossy(reason.as_bytes()))),
             None => Ok(None),
         },
+    }
+}
+
+impl From<darter_node::Part> for Chunk {
+    fn from(part: darter_node::Part) -> Self {
+        match part {
+            darter_node::Part::Bytes(bytes) => Self::Bytes(bytes),
+            darter_node::Part::File(part) => Self::File(part.file, part.range),
+        }
     }
 }
 

@@ -1,9 +1,11 @@
-//! Progress for people: a bar when standard error is a terminal, silence otherwise.
+//! Progress for people: one bar for all downloads of the command when standard error is a terminal, silence otherwise.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 
 use super::backend::Watch;
 
@@ -11,51 +13,113 @@ use super::backend::Watch;
 const TICK: Duration = Duration::from_millis(200);
 
 const KNOWN: &str =
-    "{wide_bar:.cyan/dim} {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
-const UNKNOWN: &str = "{spinner} {decimal_bytes}  {decimal_bytes_per_sec}";
+    "{msg}{wide_bar:.cyan/dim} {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+const UNKNOWN: &str = "{msg}{spinner} {decimal_bytes}  {decimal_bytes_per_sec}";
 
-/// A progress bar.
-pub(super) struct Bar(ProgressBar);
+/// The progress of all downloads, and the bar that shows it.
+pub(super) struct Bar {
+    bar: ProgressBar,
+    jobs: u64,
+    done: AtomicU64,
+    /// Downloads of which something is known.
+    moving: Mutex<Vec<Moving>>,
+}
+
+/// How far one download is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moving {
+    job: usize,
+    pub(super) length: Option<u64>,
+    pub(super) held: u64,
+    /// Was here when the download began.
+    before: u64,
+}
 
 impl Bar {
-    /// A bar for content of this length; draws nothing when quiet, or when nobody watches.
-    pub(super) fn new(length: Option<u64>, quiet: bool) -> Self {
+    /// A bar for so many downloads; draws nothing when quiet, or when nobody watches.
+    pub(super) fn new(jobs: usize, quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(length, target);
-        bar.set_style(style(length));
-        Self(bar)
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(style(false));
+        Self { bar, jobs: jobs as u64, done: AtomicU64::new(0), moving: Mutex::default() }
     }
 
-    /// Draws what `watch` tells, until dropped.
-    pub(super) async fn follow(&self, watch: &Watch) -> Infallible {
-        let mut first = true;
+    /// Follows one download, until dropped.
+    pub(super) async fn follow(&self, job: usize, length: Option<u64>, watch: &Watch) -> Infallible {
         let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;
-            if self.0.is_hidden() {
-                std::future::pending::<()>().await;
-            }
-            let Some(progress) = watch.progress().await else { continue };
-            if let Some(length) = progress.length.filter(|_| self.0.length().is_none()) {
-                self.0.set_style(style(Some(length)));
-                self.0.set_length(length);
-            }
-            self.0.set_position(progress.held_bytes);
-            if std::mem::take(&mut first) {
-                // What was here before says nothing of the rate.
-                self.0.reset_eta();
-            }
+            let (length, held) = match watch.progress().await {
+                Some(progress) => (progress.length.or(length), progress.held_bytes),
+                None => (length, 0),
+            };
+            self.note(job, length, held);
+            self.draw();
         }
+    }
+
+    /// Notes how far a download is.
+    pub(super) fn note(&self, job: usize, length: Option<u64>, held: u64) {
+        let mut moving = self.moving.lock();
+        match moving.iter_mut().find(|it| it.job == job) {
+            Some(it) => (it.length, it.held) = (length.or(it.length), it.held.max(held)),
+            None => moving.push(Moving { job, length, held, before: held }),
+        }
+    }
+
+    /// Notes that a download has ended, well or not.
+    pub(super) fn ended(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.draw();
+    }
+
+    /// How far all downloads are that were begun and are not whole.
+    pub(super) fn unfinished(&self) -> Vec<Moving> {
+        let moving = self.moving.lock();
+        moving.iter().filter(|it| it.length.is_none_or(|length| it.held < length)).copied().collect()
+    }
+
+    /// Prints a line above the bar.
+    pub(super) fn say(&self, line: &str) {
+        self.bar.suspend(|| anstream::eprintln!("{line}"));
     }
 
     /// Takes the bar away.
     pub(super) fn finish(&self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
+    }
+
+    fn draw(&self) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let moving = self.moving.lock();
+        let held = moving.iter().map(|it| it.held).sum();
+        let length: Option<u64> = moving.iter().map(|it| it.length).sum();
+        let length = length.filter(|_| !moving.is_empty());
+        if self.bar.length() != length {
+            if self.bar.length().is_some() != length.is_some() {
+                self.bar.set_style(style(length.is_some()));
+            }
+            match length {
+                Some(length) => self.bar.set_length(length),
+                None => self.bar.unset_length(),
+            }
+        }
+        if self.jobs > 1 {
+            self.bar.set_message(format!("{} of {} files  ", self.done.load(Ordering::Relaxed), self.jobs));
+        }
+        if self.bar.position() == 0 && held > 0 && held == moving.iter().map(|it| it.before).sum::<u64>() {
+            // What was here before says nothing of the rate.
+            self.bar.set_position(held);
+            self.bar.reset_eta();
+        }
+        self.bar.set_position(held);
     }
 }
 
-fn style(length: Option<u64>) -> ProgressStyle {
-    let template = if length.is_some() { KNOWN } else { UNKNOWN };
+fn style(known: bool) -> ProgressStyle {
+    let template = if known { KNOWN } else { UNKNOWN };
     ProgressStyle::with_template(template).expect("the template is well formed").progress_chars("━╸─")
 }
 

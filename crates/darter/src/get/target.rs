@@ -1,156 +1,229 @@
-//! Where content goes, and how it gets its final name.
+//! Where content goes, decided before a byte is read, with the refusals that could only come later.
+//!
+//! A name leads to a file as it does for every program that opens it: symbolic links are followed, under the kernel's own
+//! rules (`fs.protected_symlinks`), since a file put in the place of a link's target never meets them. What is no file is
+//! written to and never replaced: pipes, devices, and the standard streams under all their names.
 
-use std::fs::{File, Permissions};
-use std::io::{self, Write};
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use tempfile::NamedTempFile;
+use anyhow::{Context as _, anyhow, bail};
+use rustix::fs::OFlags;
 use url::Url;
 
 use crate::failure::Failure;
-use crate::output;
+
+/// As many symbolic links as the kernel follows.
+const MAX_LINKS: usize = 40;
 
 /// Where the user wants the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum Place {
     /// Standard output.
     Stdout,
-    /// A file that is there once it is right.
-    File(PathBuf),
-    /// A device or a pipe: written as it comes, because it can't be replaced by a rename.
-    Device(PathBuf),
+    /// Under this name.
+    Name(PathBuf),
+    /// In this directory, under the name that the URL or the origin gives. One that does not exist is made.
+    Directory(PathBuf),
 }
 
-impl Target {
-    /// Chooses by what the user said, or by the URL's last part. Refuses what could only fail later.
-    pub(super) fn choose(url: &Url, output: Option<&Path>) -> Result<Self, Failure> {
-        let path = match output {
-            Some(path) if path == Path::new("-") => return Ok(Self::Stdout),
-            Some(path) => path.to_owned(),
-            None => file_name(url).ok_or_else(|| {
-                Failure::Usage(format!("{url} names no file; say where to put the content with -o FILE"))
-            })?,
-        };
-        match std::fs::metadata(&path) {
-            Ok(found) if found.is_dir() => Err(Failure::Usage(format!(
-                "{} is a directory; name the file in it, for example -o {}",
-                path.display(),
-                path.join(file_name(url).unwrap_or_else(|| "FILE".into())).display()
-            ))),
-            // A link's own target is replaced, not the link.
-            Ok(found) if found.is_file() => Ok(Self::File(std::fs::canonicalize(&path).unwrap_or(path))),
-            Ok(_) => Ok(Self::Device(path)),
-            Err(_) => {
-                let parent = directory_of(&path);
-                if parent.is_dir() {
-                    Ok(Self::File(path))
-                } else {
-                    Err(Failure::Usage(format!(
-                        "there is no directory {}; make it first, or choose another place with -o FILE",
-                        parent.display()
-                    )))
-                }
-            }
+impl Place {
+    /// What `-o` says.
+    pub(super) fn of(output: Option<&Path>) -> Self {
+        let Some(path) = output else { return Self::Directory(PathBuf::from(".")) };
+        if path == Path::new("-") {
+            return Self::Stdout;
         }
+        let slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if slash || path.is_dir() { Self::Directory(path.to_owned()) } else { Self::Name(path.to_owned()) }
     }
 
-    /// The final name.
-    pub(super) fn path(&self) -> Option<&Path> {
+    /// The target, for content that the origin calls `called` or else the URL.
+    pub(super) fn target(&self, url: &Url, called: Option<&str>) -> anyhow::Result<Target> {
         match self {
-            Self::Stdout => None,
-            Self::File(path) | Self::Device(path) => Some(path),
+            Self::Stdout => Ok(Target::Stdout),
+            Self::Name(path) => Target::choose(path),
+            Self::Directory(dir) => {
+                let name = called.or_else(|| file_name(url)).ok_or_else(|| {
+                    Failure::Usage(format!("{url} names no file; say where to put the content with -o FILE"))
+                })?;
+                if !dir.is_dir() {
+                    std::fs::create_dir(dir).with_context(|| format!("can't make the directory {}", dir.display()))?;
+                }
+                let path = if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) };
+                if path.is_dir() {
+                    bail!("{} is a directory; choose another name with -o FILE", path.display());
+                }
+                Target::choose(&path)
+            }
         }
     }
 }
 
 /// The URL's last part, as it is written there.
-fn file_name(url: &Url) -> Option<PathBuf> {
+pub(super) fn file_name(url: &Url) -> Option<&str> {
     let last = url.path_segments()?.next_back()?;
-    (!matches!(last, "" | "." | "..")).then(|| PathBuf::from(last))
+    (!matches!(last, "" | "." | "..")).then_some(last)
 }
 
-fn directory_of(path: &Path) -> &Path {
+/// What content is written to.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// Standard output.
+    Stdout,
+    /// Standard error, by one of its names.
+    Stderr,
+    /// A device or a pipe: written as it comes.
+    Device(PathBuf),
+    /// A file that is there, or changes, once the content is right.
+    File(FileTarget),
+}
+
+/// A file to be.
+#[derive(Clone, Debug)]
+pub(super) struct FileTarget {
+    /// As the user named it.
+    pub(super) shown: PathBuf,
+    /// Where it is, behind all links.
+    pub(super) path: PathBuf,
+    /// What is there now.
+    pub(super) old: Option<Metadata>,
+}
+
+impl Target {
+    /// Follows a name to what it stands for, and sees whether it may be written.
+    pub(super) fn choose(shown: &Path) -> anyhow::Result<Self> {
+        let mut path = shown.to_owned();
+        for _ in 0..MAX_LINKS {
+            let name = path.file_name().ok_or_else(|| anyhow!("{} is no name of a file", shown.display()))?;
+            let parent = canonical(directory_of(&path))?;
+            path = parent.join(name);
+            if let Some(stream) = standard_stream(&parent, &path) {
+                return Ok(stream);
+            }
+            let found = match std::fs::symlink_metadata(&path) {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Self::File(FileTarget { shown: shown.to_owned(), path, old: None }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                    bail!("the name {} is too long; choose another with -o FILE", path.display())
+                }
+                Err(error) => return Err(cannot_write(shown)(error)),
+            };
+            let kind = found.file_type();
+            if kind.is_symlink() {
+                may_follow(&parent, &found).map_err(cannot_write(shown))?;
+                let next = std::fs::read_link(&path).map_err(cannot_write(shown))?;
+                path = parent.join(next);
+            } else if kind.is_file() {
+                writable(shown, &found)?;
+                return Ok(Self::File(FileTarget { shown: shown.to_owned(), path, old: Some(found) }));
+            } else if kind.is_dir() {
+                return Err(Failure::Usage(format!("{} is a directory", shown.display())).into());
+            } else if kind.is_socket() {
+                bail!("{} is a socket, which can't be written to", shown.display());
+            } else {
+                return Ok(Self::Device(shown.to_owned()));
+            }
+        }
+        Err(cannot_write(shown)(io::Error::from(rustix::io::Errno::LOOP)))
+    }
+
+    /// Its name for people; `None` for the standard streams.
+    pub(super) fn shown(&self) -> Option<&Path> {
+        match self {
+            Self::Stdout | Self::Stderr => None,
+            Self::Device(path) | Self::File(FileTarget { shown: path, .. }) => Some(path),
+        }
+    }
+
+    /// Whether standard output goes there.
+    pub(super) const fn is_stdout(&self) -> bool {
+        matches!(self, Self::Stdout)
+    }
+}
+
+impl FileTarget {
+    /// The directory of the file.
+    pub(super) fn directory(&self) -> &Path {
+        directory_of(&self.path)
+    }
+
+    /// Opens what is there for writing, through the name that the user gave.
+    pub(super) fn open_in_place(&self) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(&self.shown)
+    }
+}
+
+fn canonical(directory: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::canonicalize(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Failure::Usage(format!(
+            "there is no directory {}; make it first, or choose another place with -o FILE",
+            directory.display()
+        ))
+        .into(),
+        _ => anyhow::Error::new(error).context(format!("can't use the directory {}", directory.display())),
+    })
+}
+
+/// The standard streams, by any name that leads to them. Opened by name they would be something else: a file that standard
+/// output goes to would be written from its beginning.
+fn standard_stream(parent: &Path, path: &Path) -> Option<Target> {
+    let own = format!("/proc/{}/", std::process::id());
+    let number = match path.to_str()? {
+        "/dev/stdout" => "1",
+        "/dev/stderr" => "2",
+        _ => {
+            let parent = parent.to_str()?;
+            let descriptors = parent.starts_with(&own) && parent.ends_with("/fd");
+            path.file_name()?.to_str().filter(|_| descriptors || parent == "/dev/fd")?
+        }
+    };
+    match number {
+        "1" => Some(Target::Stdout),
+        "2" => Some(Target::Stderr),
+        _ => Some(Target::Device(path.to_owned())),
+    }
+}
+
+/// As the kernel does with `fs.protected_symlinks`: in a directory that all may write to and that is sticky, only links of
+/// one's own, or of the directory's owner, are followed. Else whoever puts a link into /tmp chooses what root replaces.
+fn may_follow(parent: &Path, link: &Metadata) -> io::Result<()> {
+    let directory = std::fs::metadata(parent)?;
+    let shared = directory.mode() & 0o1002 == 0o1002;
+    let own = link.uid() == rustix::process::geteuid().as_raw() || link.uid() == directory.uid();
+    if shared && !own { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+}
+
+/// Refuses a file that is not to be written, although its directory would let it be replaced.
+fn writable(shown: &Path, found: &Metadata) -> anyhow::Result<()> {
+    if found.mode() & 0o222 == 0 {
+        bail!(
+            "{} is read-only (mode {:04o}); make it writable with chmod, or choose another name with -o FILE",
+            shown.display(),
+            found.mode() & 0o7777
+        );
+    }
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
+    match OpenOptions::new().write(true).custom_flags(flags).open(shown) {
+        Ok(_) => Ok(()),
+        // A program that runs is replaced, not written to.
+        Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => Ok(()),
+        Err(error) => Err(cannot_write(shown)(error)),
+    }
+}
+
+fn cannot_write(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error {
+    let path = path.to_owned();
+    move |error| anyhow::Error::new(error).context(format!("can't write {}", path.display()))
+}
+
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
-    }
-}
-
-/// Takes content. Dropped without [`Sink::commit`], it leaves nothing behind.
-#[derive(Debug)]
-pub(super) enum Sink {
-    /// Standard output.
-    Stdout(File),
-    /// A hidden file beside the final name.
-    Part { part: NamedTempFile, path: PathBuf },
-    /// A device or a pipe.
-    Device { file: File, path: PathBuf },
-}
-
-impl Sink {
-    /// Opens a target for writing.
-    pub(super) fn open(target: &Target) -> anyhow::Result<Self> {
-        match target {
-            // Without the line buffer that `io::stdout` puts in the way.
-            Target::Stdout => Ok(Self::Stdout(io::stdout().as_fd().try_clone_to_owned()?.into())),
-            Target::File(path) => {
-                let directory = directory_of(path);
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let part = tempfile::Builder::new()
-                    .prefix(&format!(".{name}."))
-                    .suffix(".part")
-                    // As any new file: the process's umask decides. A temporary file would be its owner's alone.
-                    .permissions(Permissions::from_mode(0o666))
-                    .tempfile_in(directory)
-                    .with_context(|| format!("can't write into {}", directory.display()))?;
-                Ok(Self::Part { part, path: path.clone() })
-            }
-            Target::Device(path) => {
-                let file = File::options()
-                    .write(true)
-                    .open(path)
-                    .with_context(|| format!("can't write to {}", path.display()))?;
-                Ok(Self::Device { file, path: path.clone() })
-            }
-        }
-    }
-
-    /// Makes the content durable and gives it its final name.
-    pub(super) fn commit(self) -> anyhow::Result<()> {
-        let Self::Part { part, path } = self else { return Ok(()) };
-        let cannot = || format!("can't finish {}", path.display());
-        part.as_file().sync_all().with_context(cannot)?;
-        part.persist(&path).map_err(|failed| failed.error).with_context(cannot)?;
-        // The rename itself is durable only once the directory is.
-        File::open(directory_of(&path)).and_then(|directory| directory.sync_all()).with_context(cannot)
-    }
-
-    /// A failure to write, with what could not be written.
-    pub(super) fn explain(&self, error: io::Error) -> anyhow::Error {
-        match self {
-            Self::Stdout(_) => output::stdout_error(error),
-            Self::Part { path, .. } | Self::Device { path, .. } => {
-                anyhow::Error::new(error).context(format!("can't write {}", path.display()))
-            }
-        }
-    }
-}
-
-impl Write for Sink {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Stdout(file) | Self::Device { file, .. } => file.write(data),
-            Self::Part { part, .. } => part.write(data),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Stdout(file) | Self::Device { file, .. } => file.flush(),
-            Self::Part { part, .. } => part.flush(),
-        }
     }
 }

@@ -1,12 +1,16 @@
-//! Where content goes.
+//! Where content goes, and how it comes there.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use clap::Parser as _;
+use darter_core::ByteRange;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::target::{Sink, Target};
+use super::target::Place;
 use super::*;
 use crate::cli::Cli;
 
@@ -21,60 +25,248 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-#[test]
-fn the_url_names_the_file() {
-    let choose = |text| Target::choose(&url(text), None);
-    assert_eq!(choose("https://a/b/c.iso?x=1").unwrap().path(), Some(Path::new("c.iso")));
-    for nameless in ["https://a", "https://a/b/"] {
-        assert!(choose(nameless).unwrap_err().to_string().contains("-o FILE"), "{nameless}");
+fn wishes() -> Wishes {
+    Wishes { blob: BlobId([1; 32]), length: None, moves: false, link: false, modified: None }
+}
+
+fn write_with(path: &Path, wishes: Wishes, chunks: &[Chunk]) -> anyhow::Result<Placed> {
+    let mut sink = Sink::open(&Target::choose(path)?, wishes)?;
+    for chunk in chunks {
+        sink.take(chunk, &mut |_| ())?;
     }
-    assert_eq!(Target::choose(&url("https://a"), Some(Path::new("-"))).unwrap(), Target::Stdout);
+    sink.commit()
+}
+
+/// Writes it as bytes and as parts of a file: what is true of one is true of the other.
+fn write_both_ways(path: &Path, content: &'static [u8], check: impl Fn(Placed)) {
+    check(write_with(path, wishes(), &[Chunk::Bytes(Bytes::from_static(content))]).unwrap());
+    let (_dir, parts) = stored(content);
+    check(write_with(path, wishes(), &parts).unwrap());
+    assert_eq!(std::fs::read(path).unwrap(), content);
+}
+
+/// A store's file with this content, and the content in two parts of it.
+fn stored(content: &[u8]) -> (tempfile::TempDir, Vec<Chunk>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = Arc::new(File::options().read(true).write(true).open(path).unwrap());
+    let (half, all) = (content.len() as u64 / 2, content.len() as u64);
+    let parts = [ByteRange::new(0, half), ByteRange::new(half, all)];
+    (dir, parts.map(|range| Chunk::File(Arc::clone(&file), range)).to_vec())
+}
+
+#[test]
+fn the_url_or_the_origin_names_the_file() {
+    let here = Place::of(None);
+    let named = |text: &str, called| here.target(&url(text), called).map(|target| target.shown().unwrap().to_owned());
+    assert_eq!(named("https://a/b/c.iso?x=1", None).unwrap(), Path::new("c.iso"));
+    assert_eq!(named("https://a/b/c.iso", Some("d.iso")).unwrap(), Path::new("d.iso"));
+    for nameless in ["https://a", "https://a/b/"] {
+        assert!(named(nameless, None).unwrap_err().to_string().contains("-o FILE"), "{nameless}");
+    }
+    assert_eq!(Place::of(Some(Path::new("-"))), Place::Stdout);
+    let room = tempfile::tempdir().unwrap();
+    for dir in [room.path().to_owned(), room.path().join("fresh/")] {
+        let target = Place::of(Some(&dir)).target(&url("https://a/b"), None).unwrap();
+        assert_eq!(target.shown(), Some(dir.join("b").as_path()));
+        assert!(dir.is_dir());
+    }
 }
 
 #[test]
 fn what_could_only_fail_later_is_refused_now() {
     let room = tempfile::tempdir().unwrap();
-    let told = Target::choose(&url("https://a/b"), Some(room.path())).unwrap_err().to_string();
-    assert!(told.contains("is a directory") && told.contains(room.path().join("b").to_str().unwrap()), "{told}");
-    let told = Target::choose(&url("https://a/b"), Some(&room.path().join("no/b"))).unwrap_err().to_string();
-    assert!(told.contains("there is no directory"), "{told}");
-    let device = Target::choose(&url("https://a/b"), Some(Path::new("/dev/null"))).unwrap();
-    assert_eq!(device, Target::Device(PathBuf::from("/dev/null")), "a device is never replaced by a rename");
+    let told = |path: &Path| Target::choose(path).unwrap_err().to_string();
+    assert!(told(&room.path().join("no/b")).contains("there is no directory"));
+    assert!(told(&room.path().join("x".repeat(256))).contains("too long"));
+    std::fs::create_dir(room.path().join("b")).unwrap();
+    let taken = Place::of(Some(room.path())).target(&url("https://a/b"), None).unwrap_err().to_string();
+    assert!(taken.contains("is a directory"), "{taken}");
+    let path = room.path().join("ro");
+    std::fs::write(&path, "old").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
+    assert!(told(&path).contains("read-only (mode 0444)"), "{}", told(&path));
+    symlink("loop", room.path().join("loop")).unwrap();
+    assert!(Target::choose(&room.path().join("loop")).is_err());
 }
 
 #[test]
-fn the_final_name_appears_with_the_commit_and_not_before() {
+fn devices_pipes_and_the_standard_streams_are_written_to_and_never_replaced() {
+    let room = tempfile::tempdir().unwrap();
+    let kind = |path: &str| match Target::choose(Path::new(path)).unwrap() {
+        Target::Stdout => "stdout",
+        Target::Stderr => "stderr",
+        Target::Device(_) => "device",
+        Target::File(_) => "file",
+    };
+    assert_eq!(kind("/dev/null"), "device");
+    for (path, expected) in
+        [("/dev/stdout", "stdout"), ("/dev/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"), ("/dev/stderr", "stderr")]
+    {
+        assert_eq!(kind(path), expected, "{path}");
+    }
+    let link = room.path().join("link");
+    symlink("/dev/stdout", &link).unwrap();
+    assert_eq!(kind(link.to_str().unwrap()), "stdout", "by a link to it, too");
+    let pipe = room.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert_eq!(kind(pipe.to_str().unwrap()), "device");
+}
+
+#[test]
+fn the_final_name_appears_with_the_commit_and_nothing_before() {
     let room = tempfile::tempdir().unwrap();
     let path = room.path().join("out");
     std::fs::write(&path, "old").unwrap();
-    let target = Target::choose(&url("https://a/b"), Some(&path)).unwrap();
-
-    let mut dropped = Sink::open(&target).unwrap();
-    dropped.write_all(b"ne").unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    assert_eq!(names(room.path()).len(), 2);
-    drop(dropped);
+    for chunks in [vec![Chunk::Bytes(Bytes::from_static(b"ne"))], stored(b"ne").1] {
+        let mut dropped = Sink::open(&Target::choose(&path).unwrap(), wishes()).unwrap();
+        for chunk in &chunks {
+            dropped.take(chunk, &mut |_| ()).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(room.path()), ["out"], "nothing to be left by a process that is killed");
+    }
+    write_both_ways(&path, b"new", |_| ());
     assert_eq!(names(room.path()), ["out"]);
-
-    let mut kept = Sink::open(&target).unwrap();
-    kept.write_all(b"new").unwrap();
-    kept.commit().unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), b"new");
-    assert_eq!(names(room.path()), ["out"]);
+    write_with(&path, wishes(), &[]).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"", "content may be empty");
+    write_both_ways(&room.path().join("y".repeat(255)), b"a name as long as names can be", |_| ());
 }
 
 #[test]
-fn a_link_keeps_pointing_at_what_is_replaced() {
+fn a_replaced_file_keeps_its_mode_owner_and_attributes() {
     let room = tempfile::tempdir().unwrap();
-    let (real, link) = (room.path().join("real"), room.path().join("link"));
-    std::fs::write(&real, "old").unwrap();
-    std::os::unix::fs::symlink(&real, &link).unwrap();
-    let target = Target::choose(&url("https://a/b"), Some(&link)).unwrap();
-    let mut sink = Sink::open(&target).unwrap();
-    sink.write_all(b"new").unwrap();
-    sink.commit().unwrap();
-    assert_eq!(std::fs::read(&real).unwrap(), b"new");
-    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let path = room.path().join("out");
+    std::fs::write(&path, "old").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o4751)).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&path, Some(12), Some(34)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o4751)).unwrap();
+    }
+    let attributes = rustix::fs::setxattr(&path, "user.test", b"kept", rustix::fs::XattrFlags::empty()).is_ok();
+    let before = std::fs::metadata(&path).unwrap();
+    write_both_ways(&path, b"new", |_| {
+        let after = std::fs::metadata(&path).unwrap();
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert_eq!(after.mode() & 0o7777, 0o751, "all but the rights that are lent to whoever runs it");
+        let mut value = [0; 16];
+        if attributes {
+            let length = rustix::fs::getxattr(&path, "user.test", &mut value[..]).unwrap();
+            assert_eq!(&value[..length], b"kept");
+        }
+    });
+    let fresh = room.path().join("fresh");
+    let (_dir, parts) = stored(b"new");
+    let moving = Wishes { moves: true, ..wishes() };
+    write_with(&fresh, moving, &parts).unwrap();
+    let plain = room.path().join("plain");
+    std::fs::write(&plain, "").unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode();
+    assert_eq!(mode(&fresh), mode(&plain), "a new file has the mode that the umask leaves");
+}
+
+#[test]
+fn links_stay_what_they_are() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    std::fs::write(at("real"), "old").unwrap();
+    symlink("real", at("link")).unwrap();
+    write_both_ways(&at("link"), b"through the link", |_| ());
+    assert_eq!(std::fs::read(at("real")).unwrap(), b"through the link");
+    assert!(std::fs::symlink_metadata(at("link")).unwrap().is_symlink());
+
+    symlink("not yet", at("dangling")).unwrap();
+    write_both_ways(&at("dangling"), b"made", |_| ());
+    assert_eq!(std::fs::read(at("not yet")).unwrap(), b"made");
+    assert!(std::fs::symlink_metadata(at("dangling")).unwrap().is_symlink());
+
+    std::fs::hard_link(at("real"), at("twin")).unwrap();
+    let inode = std::fs::metadata(at("real")).unwrap().ino();
+    write_both_ways(&at("twin"), b"in both", |_| ());
+    assert_eq!(std::fs::read(at("real")).unwrap(), b"in both");
+    assert_eq!(std::fs::metadata(at("real")).unwrap().ino(), inode);
+    assert_eq!(std::fs::metadata(at("real")).unwrap().nlink(), 2);
+}
+
+#[test]
+fn in_a_shared_directory_a_strangers_link_is_not_followed() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: makes another user's link");
+    }
+    let room = tempfile::tempdir().unwrap();
+    let shared = room.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    std::fs::write(room.path().join("precious"), "old").unwrap();
+    let link = shared.join("link");
+    symlink(room.path().join("precious"), &link).unwrap();
+    assert!(Target::choose(&link).is_ok(), "one's own is followed");
+    std::os::unix::fs::lchown(&link, Some(12), Some(12)).unwrap();
+    assert!(Target::choose(&link).is_err());
+}
+
+#[test]
+fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
+    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    let (dir, parts) = stored(b"content");
+    let (source, path) = (dir.path().join("data"), dir.path().join("out"));
+
+    let placed = write_with(&path, wishes(), &parts).unwrap();
+    assert!(matches!(placed, Placed::Copied | Placed::Reflink), "{placed:?}");
+    assert_ne!(inode(&path), inode(&source));
+
+    let placed = write_with(&path, Wishes { link: true, ..wishes() }, &parts).unwrap();
+    if placed != Placed::Reflink {
+        assert_eq!((placed, inode(&path)), (Placed::Hardlink, inode(&source)));
+        assert_eq!(std::fs::metadata(&source).unwrap().mode() & 0o777, 0o600, "the store's file stays as it is");
+        write_with(&path, wishes(), &[Chunk::Bytes(Bytes::from_static(b"other"))]).unwrap();
+        assert_eq!(std::fs::read(&source).unwrap(), b"content", "a later get does not write into the store");
+    }
+    let placed = write_with(&path, Wishes { moves: true, ..wishes() }, &parts).unwrap();
+    assert_eq!((placed, inode(&path)), (Placed::Moved, inode(&source)));
+    std::fs::remove_file(&source).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"content");
+}
+
+#[test]
+fn a_stored_file_that_is_more_than_the_content_is_copied() {
+    let (dir, mut parts) = stored(b"content and more");
+    parts.truncate(1);
+    let path = dir.path().join("out");
+    let placed = write_with(&path, Wishes { moves: true, ..wishes() }, &parts).unwrap();
+    assert_eq!(placed, Placed::Copied);
+    assert_eq!(std::fs::read(&path).unwrap(), b"content ");
+    assert_eq!(std::fs::read(dir.path().join("data")).unwrap(), b"content and more");
+}
+
+#[test]
+fn room_is_judged_before_anything_is_written() {
+    let room = tempfile::tempdir().unwrap();
+    let wishes = Wishes { length: Some(1 << 60), ..wishes() };
+    let chunk = Chunk::Bytes(Bytes::from_static(b"begin"));
+    let told = write_with(&room.path().join("out"), wishes, &[chunk]).unwrap_err().to_string();
+    assert!(told.starts_with("no room for 1.2 EB in ") && told.contains("-o"), "{told}");
+    assert_eq!(names(room.path()), [""; 0]);
+}
+
+#[test]
+fn what_was_written_is_known_again_until_it_changes() {
+    let room = tempfile::tempdir().unwrap();
+    let (path, blob) = (room.path().join("out"), BlobId([1; 32]));
+    let date = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let dated = Wishes { modified: Some(date), ..wishes() };
+    write_with(&path, dated, &[Chunk::Bytes(Bytes::from_static(b"new"))]).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), date);
+    if rustix::fs::setxattr(&path, "user.test", b"x", rustix::fs::XattrFlags::empty()).is_err() {
+        return eprintln!("skipped: no extended attributes in {}", room.path().display());
+    }
+    assert!(attributes::is_marked(&path, blob));
+    assert!(!attributes::is_marked(&path, BlobId([2; 32])));
+    std::fs::write(&path, "eww").unwrap();
+    assert!(!attributes::is_marked(&path, blob), "somebody else wrote it");
 }
 
 #[test]
@@ -115,7 +307,7 @@ async fn told_by(answer: &'static str) -> (String, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_daemon_that_fails_half_way_is_quoted() {
+async fn a_daemon_that_hands_over_no_file_and_fails_half_way_is_quoted() {
     let head = concat!(
         "HTTP/1.1 200 OK\r\ndarter-blob: 0101010101010101010101010101010101010101010101010101010101010101\r\n",
         "darter-length: 10\r\ntransfer-encoding: chunked\r\ntrailer: darter-error\r\n\r\n5\r\nhello\r\n",

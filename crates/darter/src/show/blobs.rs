@@ -10,13 +10,13 @@ use crate::{output, units};
 
 /// `darter ls`.
 pub(crate) async fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let blobs = Client::new(&args.place.data_dir()?).blobs().await?;
+    let blobs = Client::choose(args.place.clients()?).await.blobs().await?;
     if args.json { output::json(&blobs) } else { output::text(&table(&blobs)) }
 }
 
 /// `darter rm`. Stops at the first name that can't be removed; what stands before it is gone.
 pub(crate) async fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.place.data_dir()?);
+    let client = Client::choose(args.place.clients()?).await;
     for name in &args.names {
         client.remove(name).await?;
         if !args.json {

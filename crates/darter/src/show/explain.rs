@@ -16,7 +16,7 @@ const RANGES_SHOWN: usize = 40;
 
 /// `darter explain`.
 pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let explanation = Client::new(&args.place.data_dir()?).explain(&args.name).await?;
+    let explanation = Client::choose(args.place.clients()?).await.explain(&args.name).await?;
     if args.json { output::json(&explanation) } else { output::text(&describe(&explanation)) }
 }
 

@@ -12,7 +12,7 @@ use crate::{output, units};
 
 /// `darter status`.
 pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let status = Client::new(&args.place.data_dir()?).status().await?;
+    let status = Client::choose(args.place.clients()?).await.status().await?;
     if args.json { output::json(&status) } else { output::text(&describe(&status)) }
 }
 

@@ -23,7 +23,31 @@ fn get_goes_through_the_daemon_and_says_so() {
     assert!(room.read("again") == bytes);
     assert_eq!(web.sent(), bytes.len() as u64, "the second came from the store");
 
-    room.run(&format!("get {} --no-daemon", web.url)).failed_with(1, &["--no-daemon", "--data-dir"]);
+    let told = room.run(&format!("get {} -o alone --no-daemon --json", web.url)).succeeded().json();
+    assert_eq!((&told["daemon"], &told["placed"]), (&serde_json::Value::Null, &"moved".into()));
+    assert!(room.read("alone") == bytes);
+    wait_until("the daemon's copy is there and no other", || {
+        (3..4).contains(&(saved(&room.data_dir()) / MEGABYTE as u64))
+    });
+}
+
+#[test]
+fn a_daemons_file_is_handed_over_and_shared_where_that_can_be() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (room, bytes) = (Room::new(), content(3 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let _daemon = Daemon::start(&room, "");
+    let told = room.run(&format!("get {} --link --json", web.url)).succeeded().json();
+    assert!(room.read("file.bin") == bytes);
+    let links = std::fs::metadata(room.path("out/file.bin")).unwrap().nlink();
+    assert!(told["placed"] == "reflink" || (told["placed"] == "hardlink" && links == 2), "{told} {links}");
+    // A hard link is the store's file: a get to the same name replaces it, and does not write into the store.
+    let told = room.run(&format!("get {}?2 -o file.bin --json", web.url)).succeeded().json();
+    assert_ne!(told["placed"], "hardlink");
+    room.run(&format!("get {} -o again", web.url)).succeeded();
+    assert!(room.read("again") == bytes);
+    // Into a pipe it goes, too.
+    assert!(room.run(&format!("get {} -o -", web.url)).succeeded().out == bytes);
 }
 
 #[test]

@@ -151,20 +151,29 @@ fn killed_and_asked_again_it_reads_only_what_is_missing() {
 }
 
 #[test]
-fn interrupted_it_leaves_no_file_and_resumes() {
+fn interrupted_it_says_what_is_kept_and_dies_of_the_signal() {
     let (room, bytes) = (Room::new(), content(16 * MEGABYTE));
     let web = Web::serve(bytes.clone());
-    web.hold_at(bytes.len() / 2);
-    let mut process = Running::start(room.darter(&format!("get {}", web.url)));
-    wait_until("what came is saved", || saved(&room.data_dir()) > bytes.len() as u64 * 7 / 16);
-    process.signal(Signal::INT);
-    process.end().failed_with(1, &["interrupted"]);
-    assert_eq!(room.files(), [""; 0]);
+    for (signal, more) in [(Signal::INT, 8 * MEGABYTE), (Signal::TERM, MEGABYTE)] {
+        let until = web.sent() + more as u64;
+        web.hold_at(until.try_into().unwrap());
+        let mut process = Running::start(room.darter(&format!("get {}", web.url)));
+        wait_until("some is read", || web.sent() >= until);
+        wait_until("what came is saved", || saved(&room.data_dir()) > bytes.len() as u64 * 6 / 16);
+        process.signal(signal);
+        let outcome = process.end();
+        assert_eq!(outcome.signal, Some(signal.as_raw()), "a shell's loop ends with it");
+        for part in ["interrupted; ", " of 16.0 MB are kept", "run the same command again"] {
+            assert!(outcome.err.contains(part), "{part:?} is not in {:?}", outcome.err);
+        }
+        assert_eq!(room.files(), [""; 0]);
+    }
     web.let_go();
     room.run(&format!("get {}", web.url)).succeeded();
     assert!(room.read("file.bin") == bytes);
     let copies = web.sent() as f64 / bytes.len() as f64;
-    assert!(copies < 1.1, "{copies} copies were read");
+    assert!(copies < 1.3, "{copies} copies were read");
+    assert_eq!(saved(&room.data_dir()), 0, "no second copy");
 }
 
 #[test]
@@ -180,20 +189,129 @@ fn the_content_stays_in_the_store_only_if_asked() {
 }
 
 #[test]
-fn two_at_once_wait_for_each_other() {
+fn four_without_a_daemon_run_side_by_side() {
     let (room, bytes) = (Room::new(), content(4 * MEGABYTE));
+    let webs: Vec<_> = (0..4).map(|_| Web::serve(bytes.clone())).collect();
+    let running: Vec<_> = webs
+        .iter()
+        .enumerate()
+        .map(|(number, web)| {
+            web.hold_at(MEGABYTE);
+            Running::start(room.darter(&format!("get {} -o {number}", web.url)))
+        })
+        .collect();
+    // Each is under way before any is done.
+    wait_until("all read", || webs.iter().all(|web| web.sent() >= MEGABYTE as u64));
+    for web in &webs {
+        web.let_go();
+    }
+    for process in running {
+        process.end().succeeded();
+    }
+    assert_eq!(room.files(), ["0", "1", "2", "3"]);
+    assert!((0..4).all(|number| room.read(&number.to_string()) == bytes));
+    assert_eq!(saved(&room.data_dir()), 0, "no second copy");
+}
+
+#[test]
+fn a_file_that_is_right_already_is_not_read_again() {
+    let (room, bytes) = (Room::new(), content(2 * MEGABYTE));
     let web = Web::serve(bytes.clone());
-    web.hold_at(MEGABYTE);
-    let first = Running::start(room.darter(&format!("get {} -o first", web.url)));
-    wait_until("the first reads", || web.sent() > 0);
-    let mut second = room.darter(&format!("get {} -o second", web.url));
-    second.stderr(std::fs::File::create(room.path("second.err")).unwrap());
-    let second = Running::start(second);
-    wait_until("the second says that it waits", || {
-        std::fs::read_to_string(room.path("second.err")).unwrap().contains("waiting")
-    });
+    let digest = sha256(&bytes);
+    let told = room.run(&format!("get {} --json", web.url)).succeeded().json();
+    assert_eq!((&told["placed"], &told["digest"]), (&"moved".into(), &digest.clone().into()));
+    let asked = web.heads().len();
+    let told = room.run(&format!("get {} --digest {digest}", web.url)).succeeded();
+    assert!(told.err.contains("file.bin: is right already"), "{}", told.err);
+    assert_eq!(web.heads().len(), asked, "its digest says so");
+
+    web.hold_at(bytes.len() + MEGABYTE);
+    let told = room.run(&format!("get {} --json", web.url)).succeeded().json();
+    if told["placed"] == "kept" {
+        assert!(web.sent() < 2 * bytes.len() as u64, "the origin's validators say so");
+    }
     web.let_go();
-    first.end().succeeded();
-    second.end().succeeded();
-    assert!(room.read("first") == bytes && room.read("second") == bytes);
+    let fresh = content(MEGABYTE);
+    web.change_to(fresh.clone());
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert!(room.read("file.bin") == fresh);
+}
+
+#[test]
+fn several_side_by_side_and_each_failure_by_name() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let at = |path: &str| format!("http://{}{path}", web.address);
+    room.run(&format!("get {} {} -o dir/", at("/file1"), at("/file2"))).succeeded();
+    assert!(room.read("dir/file1") == bytes && room.read("dir/file2") == bytes);
+
+    let digest = sha256(&bytes);
+    let list = format!("# a list\n{} {digest} one\n\n{}\n{} two\n", at("/file1"), at("/missing"), at("/file2"));
+    std::fs::write(room.path("list"), list).unwrap();
+    let line = format!("get -i {} -o listed/", room.path("list").display());
+    let outcome = room.run(&line);
+    assert_eq!(outcome.code, Some(1));
+    let missing = format!("error: {}: ", at("/missing"));
+    assert!(outcome.err.contains(&missing) && outcome.err.contains("1 of 3 downloads failed"), "{}", outcome.err);
+    assert!(room.read("listed/one") == bytes && room.read("listed/two") == bytes);
+
+    let told = room.run(&format!("{line} --json"));
+    assert_eq!((told.code, told.err.as_str()), (Some(1), ""));
+    let told = told.json();
+    assert_eq!((&told[0]["placed"], &told[1]["url"]), (&"kept".into(), &at("/missing").into()));
+    assert!(told[1]["error"].as_str().unwrap().contains("exist"));
+}
+
+#[test]
+fn the_origin_may_name_and_date_the_file() {
+    let (room, bytes) = (Room::new(), content(1000));
+    let web = Web::serve(bytes.clone());
+    web.tell("Content-Disposition: attachment; filename=\"../../na\u{ef}ve\"; filename*=UTF-8''..%2Fna%C3%AFve.txt");
+    web.tell("Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT");
+    room.run(&format!("get -J {} --mtime", web.url)).succeeded();
+    assert_eq!(room.files(), ["naïve.txt"]);
+    let modified = std::fs::metadata(room.path("out/naïve.txt")).unwrap().modified().unwrap();
+    assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), 1_000_000_000);
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert_eq!(room.files(), ["file.bin", "naïve.txt"], "only where it is asked for");
+}
+
+#[test]
+fn standard_output_by_its_other_name_goes_on_where_it_is() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let mut command = room.darter(&format!("get {} -o /dev/stdout -q", web.url));
+    std::fs::write(room.path("out/log"), "before ").unwrap();
+    command.stdout(std::fs::File::options().append(true).open(room.path("out/log")).unwrap());
+    assert!(command.status().unwrap().success());
+    let written = room.read("log");
+    assert!(written.starts_with(b"before ") && written[7..] == bytes, "{} bytes", written.len());
+}
+
+#[test]
+fn credentials_come_from_files_and_the_environment() {
+    let (room, bytes) = (Room::new(), content(1000));
+    let web = Web::requiring(bytes.clone(), "authorization: Basic YW5uOnNlY3JldA==");
+    room.run(&format!("get {}", web.url)).failed_with(1, &["credentials"]);
+    let secret = "Authorization: Basic YW5uOnNlY3JldA==";
+    std::fs::write(room.path("headers"), format!("# mine\n{secret}\n")).unwrap();
+    std::fs::write(room.path("netrc"), "machine 127.0.0.1 login ann password secret\n").unwrap();
+    room.run(&format!("get {} -o a -H @{}", web.url, room.path("headers").display())).succeeded();
+    room.run(&format!("get {} -o b --netrc-file {}", web.url, room.path("netrc").display())).succeeded();
+    let mut by_variable = room.darter(&format!("get {} -o c", web.url));
+    by_variable.env("DARTER_HEADER", secret);
+    crate::support::Outcome::of(by_variable.output().unwrap()).succeeded();
+    let mut by_home = room.darter(&format!("get {} -o d --netrc", web.url));
+    by_home.env("NETRC", room.path("netrc"));
+    crate::support::Outcome::of(by_home.output().unwrap()).succeeded();
+    assert_eq!(room.files(), ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn several_for_one_standard_output_are_refused() {
+    let room = Room::new();
+    room.run("get http://a/x http://a/y -o -").failed_with(2, &["-o DIR/"]);
+    let both = room.run("get http://a/x --json -o /dev/stdout");
+    assert!(both.code == Some(2) && both.text().contains("-o FILE"), "{both:?}");
+    assert_eq!(room.run("get").code, Some(2));
 }

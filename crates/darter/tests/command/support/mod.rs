@@ -3,6 +3,7 @@
 pub(crate) mod web;
 
 use std::io::Read as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -80,13 +81,16 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
+    /// The signal that it died of.
+    pub(crate) signal: Option<i32>,
     pub(crate) out: Vec<u8>,
     pub(crate) err: String,
 }
 
 impl Outcome {
     pub(crate) fn of(output: Output) -> Self {
-        Self { code: output.status.code(), out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
+        let signal = output.status.signal();
+        Self { code: output.status.code(), signal, out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -208,9 +212,7 @@ pub(crate) fn free_address() -> String {
 /// How many bytes of content a data directory would still have if its process were killed: those of pieces that a sidecar
 /// says are held, whose layout `darter-store` tells.
 pub(crate) fn saved(data_dir: &Path) -> u64 {
-    let sidecars = files_below(&data_dir.join("blobs"))
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|it| it == "piece"));
+    let sidecars = files_below(data_dir).into_iter().filter(|path| path.extension().is_some_and(|it| it == "piece"));
     let mut saved = 0;
     for bytes in sidecars.filter_map(|path| std::fs::read(path).ok()) {
         let words = u32::from_le_bytes(bytes[60..64].try_into().unwrap()) as usize;

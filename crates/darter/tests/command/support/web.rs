@@ -26,6 +26,8 @@ struct Shared {
     plain: AtomicBool,
     /// A header line that a request must have.
     required: Option<String>,
+    /// Header lines of every answer with content.
+    told: Mutex<String>,
     /// Content bytes that may go out in all.
     allowed: AtomicU64,
     sent: AtomicU64,
@@ -49,6 +51,7 @@ impl Web {
             content: Mutex::new((1, Arc::new(content))),
             plain: AtomicBool::new(false),
             required,
+            told: Mutex::default(),
             allowed: AtomicU64::new(u64::MAX),
             sent: AtomicU64::new(0),
             heads: Mutex::default(),
@@ -86,6 +89,11 @@ impl Web {
         self.shared.plain.store(true, Ordering::Relaxed);
     }
 
+    /// From now on, answers say this, too: a header line.
+    pub(crate) fn tell(&self, line: &str) {
+        self.shared.told.lock().unwrap().push_str(&format!("{line}\r\n"));
+    }
+
     /// Content bytes sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
@@ -119,7 +127,7 @@ impl Shared {
         let lower = head.to_lowercase();
         let allowed =
             self.required.as_ref().is_none_or(|line| lower.contains(&format!("\r\n{}\r\n", line.to_lowercase())));
-        let refusal = match (allowed, path.starts_with("/file.bin ")) {
+        let refusal = match (allowed, path.starts_with("/file")) {
             (false, _) => Some("401 Unauthorized"),
             (true, false) => Some("404 Not Found"),
             (true, true) => None,
@@ -144,7 +152,7 @@ impl Shared {
             None => ("200 OK", 0, length),
         };
         write!(stream, "HTTP/1.1 {status}\r\nETag: \"{tag}\"\r\nAccept-Ranges: bytes\r\n").ok()?;
-        write!(stream, "Content-Length: {}\r\n", to - from).ok()?;
+        write!(stream, "{}Content-Length: {}\r\n", self.told.lock().unwrap(), to - from).ok()?;
         if status.starts_with("206") {
             write!(stream, "Content-Range: bytes {from}-{}/{length}\r\n", to - 1).ok()?;
         }

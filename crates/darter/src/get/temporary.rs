@@ -1,0 +1,165 @@
+//! A file without a name, which gets one when it is right: nothing is left of it however the process ends. Where the file
+//! system has no such files, one with a name that says what it is, removed when it is dropped, and by a later get in the same
+//! directory when its process was killed.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
+use tempfile::NamedTempFile;
+
+/// Names begin so while they are not final: short, since a final name may be as long as names can be.
+const PREFIX: &str = ".darter-";
+
+/// Names of files that were begun where files without a name are unknown end so.
+const SUFFIX: &str = ".part";
+
+/// A file that is not there yet.
+#[derive(Debug)]
+pub(super) enum Temporary {
+    Unnamed(File),
+    Named(NamedTempFile),
+}
+
+impl Temporary {
+    /// A new file on the file system of this directory, with the mode that the umask leaves.
+    pub(super) fn create(directory: &Path) -> io::Result<Self> {
+        // Without /proc it could not be given a name.
+        if Path::new("/proc/self/fd").exists() {
+            let flags = i32::try_from(OFlags::TMPFILE.bits()).map_err(io::Error::other)?;
+            if let Ok(file) = OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(flags).open(directory)
+            {
+                return Ok(Self::Unnamed(file));
+            }
+        }
+        Self::create_named(directory)
+    }
+
+    fn create_named(directory: &Path) -> io::Result<Self> {
+        remove_leftovers(directory);
+        let part = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .suffix(SUFFIX)
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(directory)?;
+        // Says that its process lives.
+        let _ = flock(part.as_file(), FlockOperation::NonBlockingLockExclusive);
+        Ok(Self::Named(part))
+    }
+
+    /// The open file.
+    pub(super) fn file(&self) -> &File {
+        match self {
+            Self::Unnamed(file) => file,
+            Self::Named(part) => part.as_file(),
+        }
+    }
+
+    /// Gives the file its name, in the place of what has it.
+    pub(super) fn name(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => link(&file, path),
+            Self::Named(part) => part.persist(path).map(drop).map_err(|failed| failed.error),
+        }
+    }
+}
+
+/// Gives an open file another name, in the place of what has it.
+pub(super) fn link(file: &File, path: &Path) -> io::Result<()> {
+    match link_as(file, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => return result,
+    }
+    // A link can't take a name that exists; a rename can.
+    let directory = super::target::directory_of(path);
+    let step = loop {
+        let step = directory.join(format!("{PREFIX}{:016x}", random()?));
+        match link_as(file, &step) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => break result.map(|()| step)?,
+        }
+    };
+    std::fs::rename(&step, path).inspect_err(|_| {
+        let _ = std::fs::remove_file(&step);
+    })
+}
+
+fn link_as(file: &File, path: &Path) -> io::Result<()> {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Removes what gets of this user left here when they were killed: files whose lock nobody holds.
+fn remove_leftovers(directory: &Path) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for path in entries.filter(|entry| is_part(&entry.file_name())).map(|entry| entry.path()) {
+        let _ = remove_if_left(&path);
+    }
+}
+
+fn is_part(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
+}
+
+fn remove_if_left(path: &PathBuf) -> io::Result<()> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).map_err(io::Error::other)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() {
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(directory).unwrap();
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn both_kinds_appear_only_under_their_final_name_and_replace_what_has_it() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("x".repeat(255));
+        for (turn, create) in [Temporary::create, Temporary::create_named].into_iter().enumerate() {
+            for content in ["one", "two"] {
+                let temporary = create(room.path()).unwrap();
+                temporary.file().write_all(content.as_bytes()).unwrap();
+                temporary.name(&path).unwrap();
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), content, "{turn}");
+                assert_eq!(names(room.path()).len(), 1, "{turn}");
+            }
+            drop(create(room.path()).unwrap());
+            assert_eq!(names(room.path()).len(), 1, "{turn}");
+        }
+    }
+
+    #[test]
+    fn a_killed_gets_file_is_removed_by_the_next_and_a_living_ones_is_not() {
+        let room = tempfile::tempdir().unwrap();
+        let left = room.path().join(".darter-left.part");
+        std::fs::write(&left, "half").unwrap();
+        let living = Temporary::create_named(room.path()).unwrap();
+        let _next = Temporary::create_named(room.path()).unwrap();
+        let Temporary::Named(living) = &living else { panic!() };
+        assert!(living.path().exists());
+        assert!(!left.exists());
+    }
+}
