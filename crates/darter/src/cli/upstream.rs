@@ -100,7 +100,7 @@ impl Table {
             if value == MASK {
                 return Err(format!("headers: {name}: *** stands for a value that was not printed; write the value"));
             }
-            values::header(&format!("{name}: {value}"))
+            values::header_pair(&format!("{name}: {value}"))
                 .map_err(|_| format!("headers: {name:?} and its value can't stand in a request"))
         };
         Ok(UpstreamOption {

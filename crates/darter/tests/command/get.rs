@@ -264,8 +264,8 @@ fn several_side_by_side_and_each_failure_by_name() {
 
 #[test]
 fn the_origin_may_name_and_date_the_file() {
-    let (room, bytes) = (Room::new(), content(1000));
-    let web = Web::serve(bytes.clone());
+    let room = Room::new();
+    let web = Web::serve(content(1000));
     web.tell("Content-Disposition: attachment; filename=\"../../na\u{ef}ve\"; filename*=UTF-8''..%2Fna%C3%AFve.txt");
     web.tell("Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT");
     room.run(&format!("get -J {} --mtime", web.url)).succeeded();
@@ -290,8 +290,8 @@ fn standard_output_by_its_other_name_goes_on_where_it_is() {
 
 #[test]
 fn credentials_come_from_files_and_the_environment() {
-    let (room, bytes) = (Room::new(), content(1000));
-    let web = Web::requiring(bytes.clone(), "authorization: Basic YW5uOnNlY3JldA==");
+    let room = Room::new();
+    let web = Web::requiring(content(1000), "authorization: Basic YW5uOnNlY3JldA==");
     room.run(&format!("get {}", web.url)).failed_with(1, &["credentials"]);
     let secret = "Authorization: Basic YW5uOnNlY3JldA==";
     std::fs::write(room.path("headers"), format!("# mine\n{secret}\n")).unwrap();
