@@ -123,8 +123,7 @@ fn parsed(text: &str) -> Vec<Machine> {
     let mut lines = text.lines();
     let mut wanted: Option<String> = None;
     while let Some(line) = lines.next() {
-        let mut words = words(line).into_iter();
-        while let Some(word) = words.next() {
+        for word in words(line) {
             match (wanted.take().as_deref(), word.as_str()) {
                 (Some("machine"), _) => machines.push(machine(Some(word))),
                 (Some("login"), _) => set(&mut machines, |machine| machine.user = word),
