@@ -8,8 +8,8 @@
 //! on every use: unchanged means what is stored is good (and completed where it is partial), changed means another blob.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
@@ -53,7 +53,8 @@ struct Door {
 struct Found {
     /// Whose credentials opened it.
     caller: [u8; 32],
-    outcome: Result<Arc<Transfer>, FetchError>,
+    /// Weak: a door may stay in the table when nobody waits any more, and must not keep a blob in use.
+    outcome: Result<Weak<Transfer>, FetchError>,
 }
 
 /// Inside of a door.
@@ -80,7 +81,10 @@ impl Door {
         let found = last.as_ref().filter(|_| self.left.load(Ordering::Relaxed) > before);
         match found {
             Some(Found { outcome: Err(error), .. }) => Err(Err(error.clone())),
-            Some(found) if found.caller == caller => Err(found.outcome.clone()),
+            Some(Found { outcome: Ok(transfer), caller: opener }) if *opener == caller => match transfer.upgrade() {
+                Some(transfer) => Err(Ok(transfer)),
+                None => Ok(Opening { door: self, caller, last }),
+            },
             _ => Ok(Opening { door: self, caller, last }),
         }
     }
@@ -94,7 +98,8 @@ impl Opening<'_> {
             Err(FetchError::Origin(failure)) => failure.kind.retryable() && failure.status != Some(429),
             Err(_) => false,
         };
-        *self.last = is_for_others.then(|| Found { caller: self.caller, outcome: found.clone() });
+        *self.last = is_for_others
+            .then(|| Found { caller: self.caller, outcome: found.as_ref().map(Arc::downgrade).map_err(Clone::clone) });
         self.door.left.fetch_add(1, Ordering::Relaxed);
         found
     }

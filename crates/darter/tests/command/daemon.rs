@@ -107,7 +107,7 @@ fn sigterm_lets_a_transfer_end() {
     let get = Running::start(room.darter(&format!("get {}", web.url)));
     wait_until("a third is read", || web.sent() >= bytes.len() as u64 / 3);
     daemon.process.signal(Signal::TERM);
-    wait_until("it drains", || std::fs::read_to_string(room.path("seed.log")).unwrap().contains("draining"));
+    wait_until("it drains", || std::fs::read_to_string(room.path("seed.log")).unwrap().contains("shutting down"));
     web.let_go();
     get.end().succeeded();
     assert!(room.read("file.bin") == bytes);
@@ -128,7 +128,7 @@ fn a_second_signal_ends_the_wait() {
     let _get = Running::start(room.darter(&format!("get {}", web.url)));
     wait_until("it reads", || web.sent() > 0);
     daemon.process.signal(Signal::TERM);
-    wait_until("it drains", || std::fs::read_to_string(room.path("seed.log")).unwrap().contains("draining"));
+    wait_until("it drains", || std::fs::read_to_string(room.path("seed.log")).unwrap().contains("shutting down"));
     assert!(daemon.process.runs());
     daemon.process.signal(Signal::INT);
     assert_eq!(daemon.process.ended().code(), Some(1));
