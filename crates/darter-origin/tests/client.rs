@@ -202,6 +202,9 @@ async fn a_proxy_that_is_dead_or_wants_a_login_is_called_that() {
     }
     let error = read(&by(denying.url("/").as_str()), &at("https://files.lab/x")).await.unwrap_err();
     assert!(error.text.contains(&format!("the proxy {} does not connect", denying.address)), "{}", error.text);
+    let unreached = Server::start(|_| Reply::status(504).with("x-squid-error", "ERR_CONNECT_FAIL 111")).await;
+    let error = read(&by(unreached.url("/").as_str()), &at("http://files.lab/x")).await.unwrap_err();
+    assert!(error.text.contains("a proxy on the way says: ERR_CONNECT_FAIL 111"), "{}", error.text);
     // One that works is no part of what is said.
     let proxy = Server::start(|_| Reply::bytes("by proxy")).await;
     assert_eq!(read(&by(proxy.url("/").as_str()), &at("http://files.lab/x")).await.unwrap(), b"by proxy");

@@ -139,7 +139,7 @@ async fn documents_with_an_encoding_nobody_asked_for_are_decoded() {
 async fn moved(login: bool) -> (Server, Server, Server) {
     let tokens =
         Server::start(|seen| match (seen.query.contains("repository%3Asome%2Frepo"), seen.header("authorization")) {
-            (true, None) => Reply::bytes("{\"token\":\"anonymous\"}"),
+            (true, None) => Reply::bytes(gzip(b"{\"token\":\"anonymous\"}")).with("content-encoding", "gzip"),
             (true, Some("Basic bW92ZWQ6cHc=")) => Reply::bytes("{\"token\":\"known\"}"),
             _ => Reply::status(401),
         })

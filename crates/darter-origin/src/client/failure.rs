@@ -42,7 +42,8 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>) 
             format!("no connection to the proxy {proxy}, by which {host} is reached: check the proxy, or NO_PROXY");
         (ErrorKind::Unreachable, text)
     } else if error.is_timeout() {
-        (ErrorKind::Timeout, format!("{host} does not answer: check that the network reaches it"))
+        let by = proxy.map(|proxy| format!(" by way of the proxy {proxy}")).unwrap_or_default();
+        (ErrorKind::Timeout, format!("{host} does not answer{by}: check that the network reaches it"))
     } else if error.is_dns() {
         (ErrorKind::Unreachable, format!("the host name of {host} can't be resolved: check its spelling, and DNS"))
     } else if url.scheme() == "https" && error.is_connect() && says(&error, "tls handshake eof") {
@@ -132,7 +133,17 @@ pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> 
         ),
         other => (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {other}: check the address")),
     };
+    let text = match said_by_proxy(headers) {
+        Some(said) => format!("{text} (a proxy on the way says: {said})"),
+        None => text,
+    };
     OriginError::new(kind, text).asking_to_wait(retry_after(headers))
+}
+
+/// What a proxy says of an error that it answered with itself (RFC 9209; Squid has a header of its own).
+fn said_by_proxy(headers: &HeaderMap) -> Option<String> {
+    let said = headers.get("proxy-status").or_else(|| headers.get("x-squid-error"))?;
+    Some(said.to_str().ok()?.chars().take(200).collect())
 }
 
 fn challenges(headers: &HeaderMap) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Answers that come with a `Content-Encoding` although nobody asked for one.
 //!
-//! Documents (manifests, lists, error texts) are decoded: they are JSON, so there is no doubt which bytes are meant. A
-//! blob is refused before its first byte. Its digest is of one form only, the header does not say of which (object
+//! Documents (manifests, lists, tokens, error texts) are decoded: they are JSON, so there is no doubt which bytes are
+//! meant, also where they are not encoded although the header says so. A blob is refused before its first byte. Its digest is of one form only, the header does not say of which (object
 //! stores keep `Content-Encoding: gzip` for layers that are stored as they are), and engines that are refused go to the
 //! registry themselves.
 
@@ -64,18 +64,30 @@ pub(super) fn decoded(body: Body, encoding: Encoding, what: String) -> Option<Bo
         Encoding::Deflate => Decoder::Deflate(ZlibDecoder::new(Vec::new())),
         Encoding::Unknown => return None,
     };
-    let decoding = Decoding { body, decoder, encoded: Bytes::new(), what };
+    let decoding = Decoding { body, decoder, begun: false, encoded: Bytes::new(), what };
     Some(stream::unfold(Some(decoding), |decoding| async { decoding?.next().await }).boxed())
 }
 
 enum Decoder {
+    /// The header is wrong: the body is plain.
+    None,
     Gzip(MultiGzDecoder<Vec<u8>>),
     Deflate(ZlibDecoder<Vec<u8>>),
 }
 
 impl Decoder {
+    /// Whether the body may begin with this byte. No document begins with one that an encoding begins with.
+    const fn is_begun_by(&self, first: u8) -> bool {
+        match self {
+            Self::None => true,
+            Self::Gzip(_) => first == 0x1f,
+            Self::Deflate(_) => first & 0x0f == 8,
+        }
+    }
+
     fn decode(&mut self, encoded: &[u8]) -> io::Result<Bytes> {
         let plain = match self {
+            Self::None => return Ok(Bytes::copy_from_slice(encoded)),
             Self::Gzip(decoder) => {
                 decoder.write_all(encoded)?;
                 std::mem::take(decoder.get_mut())
@@ -90,6 +102,7 @@ impl Decoder {
 
     fn finish(&mut self) -> io::Result<Bytes> {
         let plain = match self {
+            Self::None => return Ok(Bytes::new()),
             Self::Gzip(decoder) => {
                 decoder.try_finish()?;
                 std::mem::take(decoder.get_mut())
@@ -106,6 +119,7 @@ impl Decoder {
 struct Decoding {
     body: Body,
     decoder: Decoder,
+    begun: bool,
     encoded: Bytes,
     what: String,
 }
@@ -117,6 +131,12 @@ impl Decoding {
             let plain = if step.is_empty() {
                 match self.body.next().await {
                     Some(Ok(chunk)) => {
+                        if let Some(first) = chunk.first().filter(|_| !self.begun) {
+                            if !self.decoder.is_begun_by(*first) {
+                                self.decoder = Decoder::None;
+                            }
+                            self.begun = true;
+                        }
                         self.encoded = chunk;
                         continue;
                     }
@@ -191,6 +211,10 @@ mod tests {
         assert!(decode(zlib.finish().unwrap(), Encoding::Deflate).await.unwrap() == plain);
         assert!(decode(gzip.clone(), Encoding::Gzip).await.unwrap() == plain);
         decode(gzip[..gzip.len() - 9].to_vec(), Encoding::Gzip).await.unwrap_err();
-        decode(b"not gzip at all".to_vec(), Encoding::Gzip).await.unwrap_err();
+        decode(b"\x1fnot gzip at all".to_vec(), Encoding::Gzip).await.unwrap_err();
+        // A document that only the header calls encoded is one all the same.
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            assert_eq!(decode(b"{\"tags\":[]}".to_vec(), encoding).await.unwrap(), b"{\"tags\":[]}");
+        }
     }
 }

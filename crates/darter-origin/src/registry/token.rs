@@ -5,7 +5,6 @@
 //! of a registry that is spoken to over TLS.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use crate::body;
 use crate::client::{HttpClient, Reach, Request, of_status, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::challenge::Challenge;
+use crate::registry::encoding;
 use crate::registry::granted::Granted;
 use crate::registry::login::Login;
 use crate::registry::upstreams::Upstream;
@@ -150,7 +150,13 @@ impl Tokens {
             return Err(error);
         }
         let mut answer = Vec::new();
-        let mut body = pin!(body::chunks_of(response, what.clone()));
+        let encoding = encoding::encoding_of(response.headers());
+        let mut body = body::chunks_of(response, what.clone()).boxed();
+        if let Some(encoding) = encoding {
+            let unknown =
+                || OriginError::new(ErrorKind::Protocol, format!("{what} answers in an encoding nobody asked for"));
+            body = encoding::decoded(body, encoding, what.clone()).ok_or_else(unknown)?;
+        }
         while let Some(chunk) = body.next().await {
             answer.extend_from_slice(&chunk?);
             if answer.len() > MAX_ANSWER {
