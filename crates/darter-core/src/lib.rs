@@ -12,6 +12,8 @@
 //! | [`proof`] | a lead's signature over hashes that others pass on |
 //! | [`place`] | [`Place`] and [`Tier`]: how near two nodes are |
 //! | [`rate`] | [`Rate`]: bytes per second as people write them |
+//! | [`sharing`] | who may have bytes that another caller's credentials opened |
+//! | [`signature`](mod@signature) | query parameters that sign an address |
 //! | [`rendezvous`] | highest-random-weight choice among nodes |
 //! | [`clock`] | [`Moment`] and the [`Clock`] that is injected everywhere |
 
@@ -26,6 +28,8 @@ pub mod range;
 pub mod rate;
 pub mod rendezvous;
 pub mod set;
+pub mod sharing;
+pub mod signature;
 pub mod source;
 
 pub use clock::{Clock, Moment, SystemClock};
@@ -38,4 +42,5 @@ pub use proof::{HashChain, LeadKey, Proof, Signer};
 pub use range::ByteRange;
 pub use rate::Rate;
 pub use set::PieceSet;
+pub use sharing::{Fetched, Shown};
 pub use source::{Source, Version};

@@ -14,6 +14,10 @@ use url::Url;
 
 use crate::digest::Digest;
 use crate::id::BlobId;
+use crate::signature;
+
+/// Stands in a [`Credentials`] list for the whole query of a signed address: no header has such a name.
+pub const SIGNED_QUERY: &str = "?";
 
 /// Where bytes are stored, without what authorises reading them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,10 +65,21 @@ pub struct Credentials {
 impl Source {
     /// A URL source. Headers that choose a variant become part of it, all others authorise: they are returned apart. So is
     /// a user in the address (`https://user:password@host/`), as Basic authorisation unless a header says otherwise: it
-    /// would else be part of a name that people and peers see.
-    pub fn from_url(mut url: Url, headers: &[(String, String)], digest: Option<Digest>) -> (Self, Credentials) {
+    /// would else be part of a name that people and peers see. So is what signs the address (see [`signature`]).
+    pub fn from_url(url: Url, headers: &[(String, String)], digest: Option<Digest>) -> (Self, Credentials) {
+        Self::from_signed_url(url, headers, digest, &[])
+    }
+
+    /// The same, where further query parameters sign addresses: `signed` has their names in lower case.
+    pub fn from_signed_url(
+        mut url: Url,
+        headers: &[(String, String)],
+        digest: Option<Digest>,
+        signed: &[String],
+    ) -> (Self, Credentials) {
         url.set_fragment(None);
         let login = take_login(&mut url);
+        let query = signature::take(&mut url, signed);
         let (mut variant, mut authorising): (Vec<_>, Vec<_>) = headers
             .iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
@@ -75,6 +90,7 @@ impl Source {
         {
             authorising.push(("authorization".to_owned(), login));
         }
+        authorising.extend(query.map(|query| (SIGNED_QUERY.to_owned(), query)));
         (Self::Url { url, variant, digest }, Credentials { headers: authorising })
     }
 
@@ -86,14 +102,31 @@ impl Source {
         }
     }
 
-    /// Names the source apart from its version: 32 bytes.
+    /// Names the source apart from its version: 32 bytes. A digest names it wherever it is, so that everybody who asks
+    /// for it meets at one seed.
     pub fn key(&self) -> BlobId {
-        named("darter 2026-11 source", &[self.to_bytes().as_slice()])
+        match self.digest() {
+            Some(digest) => named("darter 2026-11 source", &[digest.to_string().as_bytes()]),
+            None => self.record_key(&Credentials::none()),
+        }
     }
 
-    /// Names the blob that this source is in `version`.
+    /// Names what is remembered of this source for callers with these credentials; without any, for everybody.
+    pub fn record_key(&self, credentials: &Credentials) -> BlobId {
+        let source = self.to_bytes();
+        if credentials.is_empty() {
+            return named("darter 2026-11 source", &[&source]);
+        }
+        named("darter 2026-11 source of a caller", &[&source, &credentials.fingerprint()])
+    }
+
+    /// Names the blob that this source is in `version`. Of a digest without a version it is the digest's own blob: what
+    /// a registry has. An address's content with a digest is kept apart from that, and from other addresses': whoever
+    /// may read the one need not be allowed to read the other.
     pub fn blob(&self, version: &Version) -> BlobId {
-        if let Some(digest) = self.digest() {
+        if let Some(digest) = self.digest()
+            && (matches!(self, Self::Registry { .. }) || *version == Version::default())
+        {
             return blob_of(&digest);
         }
         let length = version.length.map(u64::to_le_bytes);
@@ -114,8 +147,11 @@ impl Source {
         match self {
             Self::Url { url, variant, digest } => {
                 let headers: String = variant.iter().map(|(name, value)| format!("\n{name}: {value}")).collect();
-                let digest = digest.map(|digest| format!("\n{digest}")).unwrap_or_default();
-                format!("url {url}{headers}{digest}").into_bytes()
+                let Some(digest) = digest else { return format!("url {url}{headers}").into_bytes() };
+                // The digest tells what the query would.
+                let mut place = url.clone();
+                place.set_query(None);
+                format!("url {place}{headers}\n{digest}").into_bytes()
             }
             Self::Registry { registry, repository, digest } => {
                 format!("registry {registry} {repository} {digest}").into_bytes()
@@ -144,7 +180,7 @@ pub fn blob_of(digest: &Digest) -> BlobId {
 }
 
 /// BLAKE3 in key-derivation mode over length-prefixed parts.
-fn named(context: &str, parts: &[&[u8]]) -> BlobId {
+pub(crate) fn named(context: &str, parts: &[&[u8]]) -> BlobId {
     let mut hasher = blake3::Hasher::new_derive_key(context);
     for part in parts {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -216,7 +252,24 @@ mod tests {
         let from_registry = Source::Registry { registry: url("https://b/"), repository: "c/d".into(), digest };
         let version = Version::default();
         assert_eq!(from_url.blob(&version), from_registry.blob(&version));
-        assert_ne!(from_url.key(), from_registry.key());
+        assert_eq!(from_url.key(), from_registry.key(), "both meet at one seed");
+        let other = Version { etag: Some("\"1\"".into()), ..version };
+        assert_ne!(from_url.blob(&other), from_registry.blob(&other), "whoever reads the one may not read the other");
+    }
+
+    // A signed address is another one each time it is made, and its signature opens the object.
+    #[test]
+    fn a_signature_is_a_credential_and_no_name() {
+        let signed = |query: &str| Source::from_url(url(&format!("https://s/b/x?{query}")), &[], None);
+        let (plain, none) = signed("versionId=7");
+        for query in ["versionId=7&X-Amz-Date=1&X-Amz-Signature=a", "sig=b&se=2026&versionId=7"] {
+            let (source, credentials) = signed(query);
+            assert_eq!((source.to_string().as_str(), &source), ("https://s/b/x?versionId=7", &plain));
+            assert_eq!(credentials.headers, [(SIGNED_QUERY.to_owned(), query.to_owned())]);
+            assert_ne!(credentials.fingerprint(), none.fingerprint());
+        }
+        let (source, _) = Source::from_signed_url(url("https://s/x?tok=1"), &[], None, &["tok".to_owned()]);
+        assert_eq!(source.to_string(), "https://s/x");
     }
 
     #[test]

@@ -62,8 +62,17 @@ impl NotJoined {
     }
 }
 
-/// A lead's answer: what a new transfer begins with, or `None` where the blob's transfer has followed the lead already.
-type Answer = Result<Option<Joined>, NotJoined>;
+/// How this agent was let in.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    /// A new transfer begins with this.
+    New(Box<Joined>),
+    /// This blob's transfer was there, and follows the lead already.
+    Followed(BlobId),
+}
+
+/// A lead's answer.
+type Answer = Result<Entered, NotJoined>;
 
 /// A lead that says nothing about a question for so long is given up. One whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::source::Credentials;
+use darter_core::signature;
+use darter_core::source::{Credentials, SIGNED_QUERY};
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
@@ -216,7 +217,7 @@ impl HttpClient {
 /// When a name or a value can't stand in an HTTP header.
 pub(crate) fn credential_headers(credentials: &Credentials) -> Result<HeaderMap, OriginError> {
     let mut headers = HeaderMap::new();
-    for (name, value) in &credentials.headers {
+    for (name, value) in credentials.headers.iter().filter(|(name, _)| name != SIGNED_QUERY) {
         let wrong =
             || OriginError::new(ErrorKind::Protocol, format!("header {name:?} can't be sent: check its spelling"));
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong().caused_by(error))?;
@@ -248,12 +249,10 @@ fn is_ours(name: &HeaderName) -> bool {
     OURS.contains(&name.as_str())
 }
 
-/// An address without its password, for messages.
+/// An address without its password and what signs it, for messages.
 pub(crate) fn shown(url: &Url) -> String {
-    if url.password().is_none() && url.username().is_empty() {
-        return url.to_string();
-    }
     let mut bare = url.clone();
+    signature::take(&mut bare, &[]);
     // Only addresses without a host refuse, and those have no user either.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source, Version};
+use darter_core::{ByteRange, Shown, Source, Version};
 use futures_util::{StreamExt, stream};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -75,10 +75,8 @@ impl Origin for FileOrigin {
     async fn stat(&self, source: &Source, _: &Credentials, known: Option<&Version>) -> Result<Stat, OriginError> {
         let (_, metadata) = self.open(source).await?;
         let current = version(&metadata);
-        Ok(match known.filter(|known| surely_same(known, &current)) {
-            Some(known) => Stat { version: known.clone(), unchanged: true, ranges: true },
-            None => Stat { version: current, unchanged: false, ranges: true },
-        })
+        let unchanged = known.is_some_and(|known| surely_same(known, &current));
+        Ok(Stat { version: current, shown: Shown::default(), unchanged, ranges: true })
     }
 
     async fn read(
@@ -104,7 +102,7 @@ impl Origin for FileOrigin {
         let reader = Reader { file, left: range.len(), at_first, path };
         let bytes = stream::try_unfold(reader, Reader::next).boxed();
         let body = body::checked(bytes, Some(range.len()), what);
-        Ok(Reading { version: settled, start: range.start(), length: Some(length), body })
+        Ok(Reading { version: settled, shown: Shown::default(), start: range.start(), length: Some(length), body })
     }
 }
 

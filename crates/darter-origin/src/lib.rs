@@ -11,6 +11,7 @@
 //! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
 //! | [`error`] | [`OriginError`]: what went wrong, whose fault it is, what to do next |
 //! | [`retry`](mod@retry) | [`RetryPolicy`]: backoff within a patience, and `Retry-After` |
+//! | `shown` | for whom an answer is meant, and where it was found |
 //! | `validators` | how two states of a resource are told apart |
 //! | `body` | response bodies whose length is checked |
 //!
@@ -26,6 +27,7 @@ pub mod origin;
 pub mod origins;
 pub mod registry;
 pub mod retry;
+mod shown;
 mod validators;
 pub mod web;
 

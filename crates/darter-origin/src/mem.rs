@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source, Version};
+use darter_core::{ByteRange, Shown, Source, Version};
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 
@@ -131,10 +131,8 @@ impl Origin for MemOrigin {
         let content = state.admit(source, credentials)?;
         let current = state.version(&content);
         let ranges = !state.refuse_ranges;
-        Ok(match known.filter(|known| surely_same(known, &current)) {
-            Some(known) => Stat { version: known.clone(), unchanged: true, ranges },
-            None => Stat { version: current, unchanged: false, ranges },
-        })
+        let unchanged = known.is_some_and(|known| surely_same(known, &current));
+        Ok(Stat { version: current, shown: Shown::default(), unchanged, ranges })
     }
 
     async fn read(
@@ -168,7 +166,7 @@ impl Origin for MemOrigin {
         });
         let body = body::checked(chunks.boxed(), Some(sent.len()), source.to_string());
         let length = (!state.hide_length).then_some(whole.end());
-        Ok(Reading { version, start: sent.start(), length, body })
+        Ok(Reading { version, shown: Shown::default(), start: sent.start(), length, body })
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source, Version};
+use darter_core::{ByteRange, Shown, Source, Version};
 use futures_util::stream::BoxStream;
 
 use crate::error::OriginError;
@@ -19,8 +19,10 @@ pub type Body = BoxStream<'static, Result<Bytes, OriginError>>;
 /// What an origin says about a resource without sending it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// The resource's version; the known one, as it was given, when that is still current.
+    /// The resource's version, as the origin tells it now.
     pub version: Version,
+    /// What the answer shows besides: who else may have what is known.
+    pub shown: Shown,
     /// Whether the known version is still current. False when none was given.
     pub unchanged: bool,
     /// Whether the origin says that it serves ranges. False means only that it did not say so.
@@ -31,6 +33,8 @@ pub struct Stat {
 pub struct Reading {
     /// The version these bytes belong to; the expected one, as it was given, when one was.
     pub version: Version,
+    /// What the answer shows besides: who else may have these bytes.
+    pub shown: Shown,
     /// Offset in the resource of the body's first byte: the start asked for, or 0 from an origin that can't do ranges.
     pub start: u64,
     /// Length of the whole resource in bytes, if the origin told.
@@ -43,7 +47,7 @@ pub struct Reading {
 /// Somewhere bytes are stored.
 #[async_trait]
 pub trait Origin: Send + Sync {
-    /// Asks whether `known` is still current, in one cheap request.
+    /// Asks whether `known` is still current, in one cheap request where the origin answers it.
     ///
     /// # Errors
     /// Any [`OriginError`]; those that make sense to try again say so.

@@ -75,7 +75,7 @@ pub(crate) fn settle(
 }
 
 /// The entity tag's opaque part: weak comparison ignores `W/`.
-fn opaque(etag: &str) -> &str {
+pub(crate) fn opaque(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag)
 }
 

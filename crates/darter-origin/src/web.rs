@@ -1,17 +1,22 @@
 //! `http` and `https` addresses as an [`Origin`].
 //!
-//! `stat` is a conditional HEAD. Where HEAD is refused (405, and the 403 of addresses signed for GET only), it is a
-//! conditional GET of the first byte. `read` asks with `If-Range`, so that a changed resource comes whole with its new
-//! validators rather than as a part of something else; validators are compared either way.
+//! `stat` asks by HEAD. Servers refuse HEAD in every way there is where they answer GET, so whenever it says anything but
+//! yes, or nothing for a while, a GET of the first byte decides. The question is "is it the same?", never "is it newer?":
+//! an origin may go back to an older file. So a date is compared here and never sent as a condition, and a 304 counts
+//! only for the entity tag that it names.
+//!
+//! `read` asks with `If-Range`, so that a changed resource comes whole with its new validators rather than as a part of
+//! something else; validators are compared either way.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_core::source::Credentials;
+use darter_core::signature;
+use darter_core::source::{Credentials, SIGNED_QUERY};
 use darter_core::{ByteRange, Source, Version};
 use http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, RANGE,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -19,7 +24,11 @@ use crate::body;
 use crate::client::{HttpClient, Request, credential_headers, of_status, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
-use crate::validators::{settle, surely_same, version_of};
+use crate::shown::shown as shown_of;
+use crate::validators::{opaque, settle, surely_same, version_of};
+
+/// How long HEAD may take before GET is asked instead.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reads `http` and `https` addresses.
 #[derive(Clone, Debug)]
@@ -44,11 +53,48 @@ impl HttpOrigin {
             let text = format!("{source} is not an HTTP address");
             return Err(OriginError::new(ErrorKind::Protocol, text));
         };
-        let mut request = Request::new(method, url.clone());
+        let mut url = url.clone();
+        let signed = credentials.headers.iter().find(|(name, _)| name == SIGNED_QUERY);
+        if let Some((_, query)) = signed.filter(|(_, query)| signature::belongs_to(query, url.query())) {
+            url.set_query(Some(query));
+        }
+        let mut request = Request::new(method, url);
         request.headers = credential_headers(&Credentials { headers: variant.clone() })?;
         request.headers.extend(headers);
         request.credentials = credential_headers(credentials)?;
         self.client.send(request).await
+    }
+}
+
+impl HttpOrigin {
+    /// An answer that tells of a resource without sending it.
+    async fn describe(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        etag: Option<&str>,
+    ) -> Result<reqwest::Response, OriginError> {
+        if let Some(response) = self.head(source, credentials, etag).await {
+            return Ok(response);
+        }
+        let mut headers = HeaderMap::new();
+        ask_for_range(&mut headers, Some(ByteRange::new(0, 1)));
+        self.ask(Method::GET, source, credentials, headers).await
+    }
+
+    /// What HEAD says, if it says yes in time; 304 only for the entity tag asked about.
+    async fn head(&self, source: &Source, credentials: &Credentials, etag: Option<&str>) -> Option<reqwest::Response> {
+        let mut headers = HeaderMap::new();
+        put(&mut headers, IF_NONE_MATCH, etag);
+        let asked = self.ask(Method::HEAD, source, credentials, headers);
+        let response = tokio::time::timeout(HEAD_TIMEOUT, asked).await.ok()?.ok()?;
+        let named = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
+        let is_same = named.zip(etag).is_some_and(|(named, etag)| opaque(named) == opaque(etag));
+        match response.status() {
+            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Some(response),
+            StatusCode::NOT_MODIFIED if is_same => Some(response),
+            _ => None,
+        }
     }
 }
 
@@ -60,33 +106,27 @@ impl Origin for HttpOrigin {
         credentials: &Credentials,
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
-        let mut headers = HeaderMap::new();
-        if let Some(known) = known {
-            put(&mut headers, IF_NONE_MATCH, known.etag.as_deref());
-            put(&mut headers, IF_MODIFIED_SINCE, known.last_modified.as_deref());
-        }
-        let mut response = self.ask(Method::HEAD, source, credentials, headers.clone()).await?;
-        if head_may_be_refused(response.status()) {
-            ask_for_range(&mut headers, Some(ByteRange::new(0, 1)));
-            response = self.ask(Method::GET, source, credentials, headers).await?;
-        }
+        let etag = known.and_then(|known| known.etag.as_deref());
+        let response = self.describe(source, credentials, etag).await?;
         let (status, headers) = (response.status(), response.headers());
-        if status == StatusCode::NOT_MODIFIED
-            && let Some(known) = known
-        {
-            return Ok(Stat { version: known.clone(), unchanged: true, ranges: serves_ranges(headers) });
-        }
-        let length = match status {
-            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => content_length(headers),
-            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => whole_length(headers),
+        let shown = shown_of(response.url(), headers, credentials);
+        let current = match (status, known) {
+            (StatusCode::NOT_MODIFIED, Some(known)) => {
+                let told = version_of(headers, known.length);
+                let last_modified = told.last_modified.or_else(|| known.last_modified.clone());
+                Version { last_modified, ..told }
+            }
+            (StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION, _) => {
+                version_of(headers, content_length(headers))
+            }
+            (StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE, _) => {
+                version_of(headers, whole_length(headers))
+            }
             _ => return Err(of_status(status, headers, &name_of(source))),
         };
-        let ranges = status != StatusCode::OK || serves_ranges(headers);
-        let current = version_of(headers, length);
-        Ok(match known.filter(|known| surely_same(known, &current)) {
-            Some(known) => Stat { version: known.clone(), unchanged: true, ranges },
-            None => Stat { version: current, unchanged: false, ranges },
-        })
+        let ranges = status == StatusCode::PARTIAL_CONTENT || serves_ranges(headers);
+        let unchanged = known.is_some_and(|known| surely_same(known, &current));
+        Ok(Stat { version: current, shown, unchanged, ranges })
     }
 
     async fn read(
@@ -107,21 +147,15 @@ impl Origin for HttpOrigin {
         let what = name_of(source);
         let part = Part::of(response.status(), response.headers(), range, &what)?;
         let current = version_of(response.headers(), part.length);
+        let shown = shown_of(response.url(), response.headers(), credentials);
         let asked_from = range.map_or(0, ByteRange::start);
         let version = settle(expect, current, asked_from, source.digest().is_some(), &what)?;
         let body = body::of_response(response, part.bytes, what);
-        Ok(Reading { version, start: part.start, length: part.length, body })
+        Ok(Reading { version, shown, start: part.start, length: part.length, body })
     }
 
     async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {
-        let mut response = self.ask(Method::HEAD, source, credentials, HeaderMap::new()).await;
-        // Servers refuse HEAD in many ways where they would answer GET.
-        if !response.as_ref().is_ok_and(|answer| answer.status().is_success()) {
-            let mut headers = HeaderMap::new();
-            ask_for_range(&mut headers, Some(ByteRange::new(0, 1)));
-            response = self.ask(Method::GET, source, credentials, headers).await;
-        }
-        let response = response?;
+        let response = self.describe(source, credentials, None).await?;
         if !response.status().is_success() {
             return Err(of_status(response.status(), response.headers(), &name_of(source)));
         }
@@ -228,18 +262,6 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
     if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
         headers.insert(name, value);
     }
-}
-
-/// Statuses with which servers refuse HEAD for what GET would give.
-fn head_may_be_refused(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::BAD_REQUEST
-            | StatusCode::FORBIDDEN
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::NOT_ACCEPTABLE
-            | StatusCode::NOT_IMPLEMENTED
-    )
 }
 
 fn name_of(source: &Source) -> String {

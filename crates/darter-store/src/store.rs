@@ -8,7 +8,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, ByteRange, Digest, Manifest, PieceHash, PieceIndex, PieceSet, Version};
+use darter_core::{BlobId, ByteRange, Digest, Fetched, Manifest, PieceHash, PieceIndex, PieceSet, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -116,6 +116,8 @@ pub struct SourceRecord {
     pub version: Version,
     /// When the origin last vouched for this version: seconds since 1970.
     pub checked: u64,
+    /// Whose answer it was and what it showed; unknown of what older releases remembered.
+    pub fetched: Option<Fetched>,
 }
 
 /// What became of a piece that was given to [`StoredBlob::put`].
@@ -178,7 +180,7 @@ pub trait Store: Send + Sync {
     /// How full the store is.
     fn usage(&self) -> Usage;
 
-    /// Remembers what a source was; `key` is [`Source::key`](darter_core::Source::key). Forgotten with the blob.
+    /// Remembers what a source was; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
     fn remember_source(&self, key: BlobId, record: SourceRecord);
 
     /// What a source was when it was last read, if its blob is still stored.

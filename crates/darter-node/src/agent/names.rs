@@ -17,7 +17,7 @@ pub(super) async fn find(swarms: &Arc<Swarms>, name: &str) -> Result<Option<Blob
         return Ok(Some(blob));
     }
     if let Ok(digest) = name.parse::<Digest>() {
-        return Ok(Some(blob_of(&digest)));
+        return find_digest(swarms, &digest).await;
     }
     if let Ok(url) = name.parse() {
         let (source, _) = Source::from_url(url, &[], None);
@@ -38,4 +38,22 @@ pub(super) async fn find(swarms: &Arc<Swarms>, name: &str) -> Result<Option<Blob
     found.sort_unstable();
     found.dedup();
     Ok(if let [blob] = found[..] { Some(blob) } else { None })
+}
+
+/// The blob whose content has this digest: a registry's, else one that was read from an address; what is complete
+/// before what is not.
+async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<BlobId>, FetchError> {
+    let blob = blob_of(digest);
+    if swarms.is_known(blob).await? {
+        return Ok(Some(blob));
+    }
+    let moving = swarms.all();
+    if let Some(transfer) = moving.iter().find(|transfer| transfer.digest() == Some(*digest)) {
+        return Ok(Some(transfer.blob));
+    }
+    let store = Arc::clone(&swarms.house.context.store);
+    let mut stored = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+    stored.retain(|row| row.info.digest == Some(*digest));
+    stored.sort_by_key(|row| !row.complete);
+    Ok(Some(stored.first().map_or(blob, |row| row.id)))
 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::source::{Credentials, blob_of};
+use darter_core::source::Credentials;
 use darter_core::{BlobId, Manifest, NodeId, PieceSet, Source, Version};
 use darter_swarm::{MOST_HASHES, Start};
 use darter_wire::Message;
@@ -77,6 +77,16 @@ impl Inventory {
         }
     }
 
+    /// Whether nodes hold anything whole.
+    pub(super) fn knows_any(&self) -> bool {
+        !self.holders.lock().is_empty()
+    }
+
+    /// Whether nodes hold this blob whole.
+    pub(super) fn holds(&self, blob: BlobId) -> bool {
+        self.holders.lock().get(&blob).is_some_and(|nodes| !nodes.is_empty())
+    }
+
     fn holders_of(&self, blob: BlobId) -> Vec<NodeId> {
         self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().collect()).unwrap_or_default()
     }
@@ -112,28 +122,21 @@ impl Swarms {
         });
     }
 
-    /// Leads a swarm from what nodes hold, if any does; the origin is asked only for what gets lost on the way.
+    /// Leads a swarm from what nodes hold, if any does; the origin is asked only for what gets lost on the way. Whether the
+    /// caller may have it is decided already.
     pub(super) async fn lead_from_holders(
-        self: &Arc<Self>,
+        &self,
         source: &Source,
+        blob: BlobId,
+        version: &Version,
         credentials: &Credentials,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
-        let Some(blob) = source.digest().map(|digest| blob_of(&digest)) else { return Ok(None) };
         let holders = self.inventory.holders_of(blob);
-        // Whether these credentials open it is the origin's to say, wherever the bytes come from. A registry that nobody
-        // trusts has to give the bytes themselves.
-        let is_registry = matches!(source, Source::Registry { .. });
-        if holders.is_empty() || (is_registry && !self.is_vouched(source, credentials).await?) {
-            return Ok(None);
-        }
-        if !self.still_good(source, credentials, blob, None).await? {
-            return Ok(None);
-        }
         for holder in holders.iter().copied().take(MOST_ASKED) {
             let Some(manifest) = self.ask_manifest(holder, blob).await.filter(Manifest::is_whole) else { continue };
             let pieces = manifest.piece_count().unwrap_or_default();
-            let stored = self.create(blob, source, &Version::default(), manifest).await?;
-            let transfer = self.begin(source, Version::default(), credentials.clone(), stored);
+            let stored = self.create(blob, source, version, manifest).await?;
+            let transfer = self.begin(source, version.clone(), credentials.clone(), stored);
             if transfer.lead() == Lead::Nobody {
                 transfer.lead_it(Start::TakeOver, None);
                 for node in &holders {

@@ -3,6 +3,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
+//! | `access` | who may have what is known of an address |
 //! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
@@ -17,6 +18,7 @@
 //!
 //! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
 
+mod access;
 mod inventory;
 mod nodes;
 mod open;
@@ -39,7 +41,7 @@ use parking_lot::Mutex;
 
 use crate::error::FetchError;
 use crate::fleet::{Listener, Peer};
-use crate::joins::{Joined, NotJoined};
+use crate::joins::{Entered, Joined, NotJoined};
 use crate::registries::Registries;
 use crate::transfer::{House, Outcome, Transfer};
 
@@ -222,11 +224,11 @@ impl Swarms {
         let answer = match open {
             Some(transfer) => {
                 transfer.follow(lead, joined);
-                None
+                Entered::Followed(transfer.blob)
             }
             None => {
                 early.entry(joined.blob).or_default().since = self.house.context.now();
-                Some(joined)
+                Entered::New(Box::new(joined))
             }
         };
         drop(early);
@@ -302,7 +304,8 @@ impl Listener for ListeningSwarms {
                 let swarms = Arc::clone(swarms);
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
-                    match swarms.open_saying_so(from, request, source, credentials).await {
+                    let named = held.as_ref().map(|held| held.blob);
+                    match swarms.open_saying_so(from, request, source, credentials, named).await {
                         Ok(transfer) => {
                             transfer.small_is_whole().await;
                             let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);

@@ -38,11 +38,12 @@ impl Swarms {
         credentials: &Credentials,
         troubles: &mut Vec<String>,
     ) -> Result<Settled, FetchError> {
-        if self.is_all_here(source).await? {
+        if self.is_all_here(source, credentials).await? {
             return Ok(Settled::NotHere);
         }
-        let (fleet, key) = (&self.house.fleet, source.key());
-        let survey = fleet.survey(key, source.digest().map(|digest| blob_of(&digest))).await;
+        let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
+        let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
+        let survey = fleet.survey(key, blob).await;
         let found_seeds = if survey.found_seed { fleet.seeds() } else { Vec::new() };
         let seeds = rendezvous::ranking(&key.0, &found_seeds);
         for lead in seeds.into_iter().chain(survey.candidates(&key.0, self.house.context.me)) {
@@ -82,8 +83,8 @@ impl Swarms {
     }
 
     /// Whether all of it is here, or on its way to here: then nobody else need be asked.
-    async fn is_all_here(&self, source: &Source) -> Result<bool, FetchError> {
-        let Some(blob) = self.known_blob(source).await? else { return Ok(false) };
+    async fn is_all_here(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
+        let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(false) };
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
     }
 
@@ -93,6 +94,7 @@ impl Swarms {
         member: NodeId,
         source: &Source,
         credentials: &Credentials,
+        held: Option<BlobId>,
     ) -> Result<Arc<Transfer>, Failure> {
         let key = source.key();
         let (mut troubles, mut patient) = (Vec::new(), true);
@@ -111,8 +113,7 @@ impl Swarms {
             Ok(transfer) => Ok(transfer),
             // Those who have a part in it already can go on among themselves while the origin is away.
             Err(error) if !error.is_final() => {
-                let known = self.known_blob(source).await.ok().flatten();
-                let under_way = known.and_then(|blob| self.get(blob));
+                let under_way = held.and_then(|blob| self.get(blob)).filter(|transfer| transfer.source == *source);
                 let open = under_way.filter(|transfer| matches!(transfer.outcome(), Outcome::Open));
                 open.ok_or_else(|| failure_of(&error))
             }

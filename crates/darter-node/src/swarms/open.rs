@@ -4,8 +4,9 @@
 //! there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads.
 //!
 //! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
-//! A blob with a digest in its name needs no answer. For a URL the origin is asked with the caller's own credentials,
-//! on every use: unchanged means what is stored is good (and completed where it is partial), changed means another blob.
+//! A registry's blob has its digest in its name and needs no answer. For a URL the origin is asked with the caller's own
+//! credentials, on every use (`access`): what it shows to this caller is what is stored (and completed where it is
+//! partial), or it is another blob.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,16 +16,17 @@ use std::time::Duration;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
 use darter_origin::Reading;
-use darter_store::{BlobInfo, SourceRecord, StoreError, StoredBlob};
+use darter_store::{BlobInfo, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
 use parking_lot::Mutex;
 
+use super::access::Own;
 use super::nodes::Settled;
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
 use crate::error::FetchError;
-use crate::joins::{Joined, WAITING_EVERY};
+use crate::joins::{Entered, Joined, WAITING_EVERY};
 use crate::options::Role;
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
@@ -36,8 +38,9 @@ pub(super) const PATIENT: Duration = Duration::from_secs(10);
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One door for each source: who wants to open it waits for who is opening it. Callers with the same credentials share
-/// what came of that, and all callers share that the origin could not be reached: a slow or dead origin is asked once.
+/// One door for each source, or for each digest: who wants to open it waits for who is opening it. Callers of one source
+/// with the same credentials share what came of that, and all its callers share that the origin could not be reached: a
+/// slow or dead origin is asked once.
 #[derive(Default)]
 pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
 
@@ -51,6 +54,8 @@ struct Door {
 
 /// What was behind a door.
 struct Found {
+    /// What was opened.
+    source: Source,
     /// Whose credentials opened it.
     caller: [u8; 32],
     /// Weak: a door may stay in the table when nobody waits any more, and must not keep a blob in use.
@@ -60,6 +65,7 @@ struct Found {
 /// Inside of a door.
 struct Opening<'a> {
     door: &'a Door,
+    source: &'a Source,
     caller: [u8; 32],
     last: tokio::sync::MutexGuard<'a, Option<Found>>,
 }
@@ -75,17 +81,21 @@ impl Doors {
 
 impl Door {
     /// Waits for whoever is opening. `Err` is what they found, if it is for this caller too.
-    async fn enter(&self, credentials: &Credentials) -> Result<Opening<'_>, Result<Arc<Transfer>, FetchError>> {
+    async fn enter<'a>(
+        &'a self,
+        source: &'a Source,
+        credentials: &Credentials,
+    ) -> Result<Opening<'a>, Result<Arc<Transfer>, FetchError>> {
         let (caller, before) = (credentials.fingerprint(), self.left.load(Ordering::Relaxed));
         let last = self.opening.lock().await;
-        let found = last.as_ref().filter(|_| self.left.load(Ordering::Relaxed) > before);
+        let found = last.as_ref().filter(|found| found.source == *source && self.left.load(Ordering::Relaxed) > before);
         match found {
             Some(Found { outcome: Err(error), .. }) => Err(Err(error.clone())),
-            Some(Found { outcome: Ok(transfer), caller: opener }) if *opener == caller => match transfer.upgrade() {
+            Some(Found { outcome: Ok(transfer), caller: opener, .. }) if *opener == caller => match transfer.upgrade() {
                 Some(transfer) => Err(Ok(transfer)),
-                None => Ok(Opening { door: self, caller, last }),
+                None => Ok(Opening { door: self, source, caller, last }),
             },
-            _ => Ok(Opening { door: self, caller, last }),
+            _ => Ok(Opening { door: self, source, caller, last }),
         }
     }
 }
@@ -98,8 +108,11 @@ impl Opening<'_> {
             Err(FetchError::Origin(failure)) => failure.kind.retryable() && failure.status != Some(429),
             Err(_) => false,
         };
-        *self.last = is_for_others
-            .then(|| Found { caller: self.caller, outcome: found.as_ref().map(Arc::downgrade).map_err(Clone::clone) });
+        *self.last = is_for_others.then(|| Found {
+            source: self.source.clone(),
+            caller: self.caller,
+            outcome: found.as_ref().map(Arc::downgrade).map_err(Clone::clone),
+        });
         self.door.left.fetch_add(1, Ordering::Relaxed);
         found
     }
@@ -178,8 +191,9 @@ impl Swarms {
         request: u32,
         source: Source,
         credentials: Credentials,
+        held: Option<BlobId>,
     ) -> Result<Arc<Transfer>, Failure> {
-        let mut opening = Box::pin(self.open_for_member(member, source, credentials));
+        let mut opening = Box::pin(self.open_for_member(member, source, credentials, held));
         loop {
             if let Ok(opened) = tokio::time::timeout(WAITING_EVERY, &mut opening).await {
                 return opened;
@@ -194,6 +208,7 @@ impl Swarms {
         member: NodeId,
         source: Source,
         credentials: Credentials,
+        held: Option<BlobId>,
     ) -> Result<Arc<Transfer>, Failure> {
         if self.is_draining() {
             return Err(refusal("the seed is shutting down"));
@@ -203,7 +218,7 @@ impl Swarms {
             return Ok(transfer);
         }
         let transfer = match self.house.context.options.role {
-            Role::Node => self.open_as_node(member, &source, &credentials).await?,
+            Role::Node => self.open_as_node(member, &source, &credentials, held).await?,
             _ => self.lead(&source, &credentials, true).await.map_err(|error| failure_of(&error))?,
         };
         self.check_given(&transfer, &source).await.map_err(|error| failure_of(&error))?;
@@ -251,7 +266,7 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Arc<Transfer>, Refused> {
-        let held = self.held_of(source).await?;
+        let held = self.held_of(source, credentials).await?;
         let asked = self.house.joins.ask(&self.house.fleet, seed, source.clone(), credentials.clone(), held);
         let answer = match asked.await {
             Ok(answer) => answer,
@@ -261,13 +276,19 @@ impl Swarms {
                 return Err(refusal.final_word().map_or(otherwise, Refused::Final));
             }
         };
-        let Some(joined) = answer else {
-            // The blob's transfer was there, and follows the seed already.
-            let known = self.known_blob(source).await?.and_then(|blob| self.get(blob));
-            let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
-            transfer.renew_credentials(source, credentials.clone());
-            self.proven(source);
-            return Ok(transfer);
+        let joined = match answer {
+            Entered::New(joined) => *joined,
+            Entered::Followed(blob) => {
+                // The blob's transfer was there, and follows the seed already.
+                let known = self.get(blob);
+                let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
+                transfer.renew_credentials(source, credentials.clone());
+                self.proven(source);
+                if matches!(source, Source::Url { .. }) {
+                    self.remember_joined(source, credentials, blob, &transfer.version);
+                }
+                return Ok(transfer);
+            }
         };
         let blob = joined.blob;
         let entered = self.enter(seed, source, credentials, joined).await;
@@ -288,7 +309,9 @@ impl Swarms {
         let (blob, version) = (joined.blob, joined.version.clone());
         let manifest = Manifest::new(joined.piece_length, joined.length);
         let stored = self.create(blob, source, &version, manifest).await?;
-        self.remember(source, blob, &version);
+        if matches!(source, Source::Url { .. }) {
+            self.remember_joined(source, credentials, blob, &version);
+        }
         let beginning = Beginning { source: source.clone(), version, credentials: credentials.clone(), stored };
         Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
     }
@@ -306,14 +329,21 @@ impl Swarms {
             return Ok(transfer);
         }
         let door = self.opening.at(source.key());
-        let opening = match door.enter(credentials).await {
+        let opening = match door.enter(source, credentials).await {
             Ok(opening) => opening,
             Err(found) => return found,
         };
         if let Some(transfer) = self.lead_known(source, credentials).await? {
             return Ok(transfer);
         }
-        if let Some(transfer) = self.lead_from_holders(source, credentials).await? {
+        if let Source::Registry { digest, .. } = source
+            // Whether these credentials open it is the origin's to say, wherever the bytes come from. A registry that nobody
+            // trusts has to give the bytes themselves.
+            && self.inventory.holds(blob_of(digest))
+            && self.is_vouched(source, credentials).await?
+            && let Some(transfer) =
+                self.lead_from_holders(source, blob_of(digest), &Version::default(), credentials).await?
+        {
             return Ok(transfer);
         }
         tracing::debug!(%source, "reading the origin");
@@ -326,23 +356,17 @@ impl Swarms {
         opening.leave(led)
     }
 
-    /// Leads what is under way or stored, if it is still what the origin has.
+    /// Leads what is under way or stored, if the origin shows the same to this caller.
     async fn lead_known(
         self: &Arc<Self>,
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
-        let known = match source.digest() {
-            Some(digest) => Some((blob_of(&digest), None)),
-            None => self.recall(source).await?.map(|record| (record.blob, Some(record.version))),
+        let blob = match source {
+            Source::Registry { digest, .. } => Some(blob_of(digest)),
+            Source::Url { .. } => self.shared_blob(source, credentials).await?,
         };
-        let Some((blob, version)) = known else { return Ok(None) };
-        if self.get(blob).is_none() && self.stored(blob).await?.is_none() {
-            return Ok(None);
-        }
-        if !self.still_good(source, credentials, blob, version).await? {
-            return Ok(None);
-        }
+        let Some(blob) = blob else { return Ok(None) };
         let transfer = self.open_stored(blob, source, credentials).await?;
         if let Some(transfer) = &transfer {
             transfer.renew_credentials(source, credentials.clone());
@@ -350,25 +374,26 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// Whether what is known of a source holds; asks the origin where only it can tell.
-    pub(super) async fn still_good(
-        &self,
-        source: &Source,
-        credentials: &Credentials,
-        blob: BlobId,
-        version: Option<Version>,
-    ) -> Result<bool, FetchError> {
-        if matches!(source, Source::Registry { .. }) {
-            return Ok(true);
+    /// The known blob of an address that this caller may have, as the origin's answer to it shows.
+    async fn shared_blob(&self, source: &Source, credentials: &Credentials) -> Result<Option<BlobId>, FetchError> {
+        let records = self.records_of(source, credentials).await?;
+        // A digest's content may be held by nodes though nothing is known here.
+        let may_be_held = source.digest().is_some() && self.inventory.knows_any();
+        if records.is_empty() && !may_be_held {
+            return Ok(None);
         }
-        // Content of unknown version that is under way is shared by those who come meanwhile, not by later ones.
-        let under_way = self.get(blob).is_some_and(|transfer| !transfer.is_complete());
-        let version = version.unwrap_or_default();
-        if version.nonce.is_some() && !under_way {
-            return Ok(false);
+        let Some(stat) = self.ask_origin(source, credentials, &records).await? else { return Ok(None) };
+        let own = Own { source, credentials, version: &stat.version, shown: stat.shown };
+        if let Some(blob) = self.shared(&own, &records) {
+            return Ok(Some(blob));
         }
-        let stat = self.house.context.origin.stat(source, credentials, Some(&version)).await?;
-        Ok(stat.unchanged || version.nonce.is_some() || source.digest().is_some())
+        let version = own.own_version(fresh_nonce());
+        let named = source.blob(&version);
+        if may_be_held && self.lead_from_holders(source, named, &version, credentials).await?.is_some() {
+            self.remember_own(&own, named);
+            return Ok(Some(named));
+        }
+        Ok(None)
     }
 
     async fn lead_reading(
@@ -380,23 +405,44 @@ impl Swarms {
         if let Some(length) = reading.length {
             check_length(source, PieceLength::for_blob(length), length)?;
         }
-        let mut version = reading.version.clone();
-        if source.digest().is_none() && !version.has_validator() {
-            version.nonce = Some(fresh_nonce());
-        }
-        let blob = source.blob(&version);
-        if let Some(transfer) = self.get(blob) {
+        let (version, blob) = match source {
+            Source::Registry { digest, .. } => (reading.version.clone(), blob_of(digest)),
+            Source::Url { .. } => {
+                let own = Own { source, credentials, version: &reading.version, shown: reading.shown };
+                self.named_for(own).await?
+            }
+        };
+        let here = match source {
+            Source::Registry { .. } => self.get(blob),
+            Source::Url { .. } => self.open_stored(blob, source, credentials).await?,
+        };
+        if let Some(transfer) = here {
+            transfer.renew_credentials(source, credentials.clone());
             return Ok(transfer);
         }
         let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest).await?;
-        if !matches!(source, Source::Registry { .. }) {
-            self.remember(source, blob, &version);
-        }
         let transfer = self.begin(source, version, credentials.clone(), stored);
         transfer.lead_it(Start::Fresh, Some(reading));
         Ok(transfer)
+    }
+
+    /// The blob that an answer's bytes are: a known one that the caller may have, else a new one.
+    async fn named_for(&self, own: Own<'_>) -> Result<(Version, BlobId), FetchError> {
+        let records = self.records_of(own.source, own.credentials).await?;
+        if let Some(blob) = self.shared(&own, &records) {
+            return Ok((own.version.clone(), blob));
+        }
+        let mut version = own.own_version(fresh_nonce());
+        let mut blob = own.source.blob(&version);
+        // What has this name already is the same if the name says all there is to say. Else it may be an earlier state.
+        if !own.is_for_anyone() && self.is_known(blob).await? {
+            version.nonce = Some(fresh_nonce());
+            blob = own.source.blob(&version);
+        }
+        self.remember_own(&own, blob);
+        Ok((version, blob))
     }
 
     /// A transfer of what is under way or stored, led by this agent if nobody leads it. A new one reads the origin with
@@ -432,16 +478,19 @@ impl Swarms {
         self.register(Transfer::begin(&self.house, beginning), None)
     }
 
-    /// The blob that a source is, or was when it was last read.
-    pub(super) async fn known_blob(&self, source: &Source) -> Result<Option<BlobId>, FetchError> {
-        match source.digest() {
-            Some(digest) => Ok(Some(blob_of(&digest))),
-            None => Ok(self.recall(source).await?.map(|record| record.blob)),
+    /// The blob that a source is, or was when callers with these credentials were last given it.
+    pub(super) async fn known_blob(&self, source: &Source, credentials: &Credentials) -> Result<Option<BlobId>, FetchError> {
+        if let Source::Registry { digest, .. } = source {
+            return Ok(Some(blob_of(digest)));
         }
+        let by = credentials.fingerprint();
+        let mut records = self.records_of(source, credentials).await?;
+        records.retain(|record| record.fetched.is_some_and(|fetched| fetched.by == by));
+        Ok(records.first().map(|record| record.blob))
     }
 
-    async fn held_of(&self, source: &Source) -> Result<Option<Held>, FetchError> {
-        let Some(blob) = self.known_blob(source).await? else { return Ok(None) };
+    async fn held_of(&self, source: &Source, credentials: &Credentials) -> Result<Option<Held>, FetchError> {
+        let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(None) };
         let stored = self.stored(blob).await?;
         Ok(stored.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
     }
@@ -482,21 +531,6 @@ impl Swarms {
             }
         });
         Ok(created.await.expect("creating does not panic")?)
-    }
-
-    pub(crate) async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
-        self.recall_key(source.key()).await
-    }
-
-    pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
-        let store = Arc::clone(&self.house.context.store);
-        let recalled = tokio::task::spawn_blocking(move || store.recall_source(key)).await;
-        Ok(recalled.expect("recalling does not panic")?)
-    }
-
-    pub(super) fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
-        let record = SourceRecord { blob, version: version.clone(), checked: unix_now() };
-        self.house.context.store.remember_source(source.key(), record);
     }
 }
 

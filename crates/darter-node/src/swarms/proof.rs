@@ -108,7 +108,7 @@ impl Swarms {
     }
 
     fn comparison(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Comparison {
-        let key = (source.key(), credentials.fingerprint());
+        let key = (source.record_key(&Credentials::none()), credentials.fingerprint());
         let mut running = self.comparisons.0.lock();
         if let Some(result) = running.get(&key) {
             return result.clone();

@@ -13,7 +13,7 @@ use super::hashes;
 use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
-use crate::joins::Joined;
+use crate::joins::{Entered, Joined};
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
 const HASH_PATIENCE: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ impl Transfer {
         let credentials = self.state.lock().credentials.clone();
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
         match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held).await {
-            Ok(None) if self.lead() == Lead::Node(lead) => {
+            Ok(Entered::Followed(blob)) if blob == self.blob && self.lead() == Lead::Node(lead) => {
                 self.note(format!("following {}", self.fleet.address(lead)));
                 Ok(())
             }

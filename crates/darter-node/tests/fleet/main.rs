@@ -1,6 +1,7 @@
 //! An agent among peers that the test plays over real connections, for moments that no real fleet brings about at will; and a fleet
-//! too large for the lead to tell everybody everything.
+//! too large for the lead to tell everybody everything. Two agents and a web server, for who may have whose bytes.
 
+mod another_user;
 mod control_lost;
 mod large;
 mod met_early;
@@ -11,3 +12,4 @@ mod registries;
 #[allow(dead_code, reason = "the mirror's tests use all of it")]
 mod registry;
 mod seed;
+mod web;

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Digest, Source, Version};
+use darter_core::{ByteRange, Digest, Shown, Source, Version};
 use http::{HeaderMap, Method};
 use url::Url;
 
@@ -49,10 +49,8 @@ impl Origin for RegistryOrigin {
         let answer = self.client.head_blob(&upstream, repository, digest, credentials).await?.into_success()?;
         let current = version(source, web::content_length(&answer.headers));
         let ranges = web::serves_ranges(&answer.headers);
-        Ok(match known.filter(|known| agree(known, &current)) {
-            Some(known) => Stat { version: known.clone(), unchanged: true, ranges },
-            None => Stat { version: current, unchanged: false, ranges },
-        })
+        let unchanged = known.is_some_and(|known| agree(known, &current));
+        Ok(Stat { version: current, shown: Shown::default(), unchanged, ranges })
     }
 
     async fn read(
@@ -78,6 +76,7 @@ impl Origin for RegistryOrigin {
         }
         Ok(Reading {
             version: expect.cloned().unwrap_or(current),
+            shown: Shown::default(),
             start: part.start,
             length: part.length,
             body: crate::body::checked(answer.body, part.bytes, source.to_string()),

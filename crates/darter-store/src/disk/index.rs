@@ -3,14 +3,14 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `uses` | 32 bytes: the blob's id | two numbers of 8 bytes: order of use, seconds since 1970 |
-//! | `sources` | 32 bytes: the source's key | [`SourceRecord`] in postcard's encoding, fields in order |
+//! | `sources` | 32 bytes: the source's key | [`SourceRecord`] in postcard's encoding, fields in order; older releases wrote all but the last |
 //!
 //! Nothing here is the only record of anything that matters: a damaged index is replaced by an empty one.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use darter_core::BlobId;
+use darter_core::{BlobId, Version};
 use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -182,10 +182,34 @@ fn open_checked(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Database, redb:
 
 /// A record that can't be read is none: the origin is asked again.
 fn decode(value: &[u8]) -> Option<SourceRecord> {
-    postcard::from_bytes(value).ok()
+    let older = || {
+        let (blob, version, checked): (BlobId, Version, u64) = postcard::from_bytes(value).ok()?;
+        Some(SourceRecord { blob, version, checked, fetched: None })
+    };
+    postcard::from_bytes(value).ok().or_else(older)
 }
 
 fn index_error(path: &Path) -> impl FnOnce(redb::Error) -> StoreError {
     let path = path.to_owned();
     |source| StoreError::Index { path, source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::Fetched;
+
+    use super::*;
+
+    #[test]
+    fn what_an_older_release_remembered_is_read_and_it_reads_what_this_one_remembers() {
+        let (blob, version, checked) = (BlobId([7; 32]), Version { length: Some(9), ..Version::default() }, 3);
+        let older = postcard::to_stdvec(&(blob, &version, checked)).unwrap();
+        let record = SourceRecord { blob, version, checked, fetched: None };
+        assert_eq!(decode(&older), Some(record.clone()));
+        let fetched = Some(Fetched { by: [1; 32], shown: None });
+        let newer = postcard::to_stdvec(&SourceRecord { fetched, ..record.clone() }).unwrap();
+        assert_eq!(decode(&newer), Some(SourceRecord { fetched, ..record.clone() }));
+        let read: (BlobId, Version, u64) = postcard::from_bytes(&newer).unwrap();
+        assert_eq!(read, (record.blob, record.version, record.checked));
+    }
 }

@@ -339,7 +339,7 @@ fn sources_are_remembered_as_long_as_their_blob(make: Make<'_>) {
     let content = Content::new(1, PIECE);
     let key = BlobId([200; 32]);
     let version = Version { etag: Some("\"1\"".into()), ..Version::default() };
-    let record = SourceRecord { blob: content.id, version, checked: 7 };
+    let record = SourceRecord { blob: content.id, version, checked: 7, fetched: None };
     drop(content.fill(&*store));
     store.remember_source(key, record.clone());
     assert_eq!(store.recall_source(key).unwrap(), Some(record.clone()));

@@ -36,7 +36,7 @@ fn damage(dir: &Path, blob: BlobId, offset: u64) {
 fn a_restart_keeps_pieces_pins_uses_and_sources() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, part) = (Content::new(1, 3 * PIECE), Content::new(2, 3 * PIECE + 9));
-    let record = SourceRecord { blob: whole.id, version: Version::default(), checked: 3 };
+    let record = SourceRecord { blob: whole.id, version: Version::default(), checked: 3, fetched: None };
     let key = BlobId([9; 32]);
     let before = {
         let store = open(dir.path());

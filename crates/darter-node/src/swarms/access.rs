@@ -1,0 +1,150 @@
+//! Who may have what is known of an address, and what is remembered to tell.
+//!
+//! The origin is asked on every use, with the caller's own credentials. What it answers is compared with what the known
+//! bytes came with ([`darter_core::sharing`] decides); where that does not show that both are the same, the caller
+//! gets a download of its own, under a name of its own. The answer to the caller's GET decides in the same way as the
+//! answer to the question before it: some servers tell the one less than the other.
+//!
+//! Two records are kept of an address: one for callers with the same credentials, and one for everybody.
+//!
+//! Not decided here: who may have a registry's content (the mirror's grants do).
+
+use std::sync::Arc;
+
+use darter_core::sharing::{self, may_share};
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Fetched, Shown, Source, Version};
+use darter_origin::{OriginError, Stat};
+use darter_store::SourceRecord;
+
+use super::Swarms;
+use crate::context::unix_now;
+use crate::error::FetchError;
+
+/// What a caller's own answer from the origin showed.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) source: &'a Source,
+    pub(super) credentials: &'a Credentials,
+    pub(super) version: &'a Version,
+    pub(super) shown: Shown,
+}
+
+impl Own<'_> {
+    fn fetched(&self) -> Fetched {
+        Fetched { by: self.credentials.fingerprint(), shown: Some(self.shown) }
+    }
+
+    /// The version that a download of this caller's own has, `random` being a number nobody else drew.
+    pub(super) fn own_version(&self, random: u64) -> Version {
+        sharing::own_version(self.source, self.version, &self.fetched(), random)
+    }
+
+    /// Whether everybody who is shown the same may have it.
+    pub(super) fn is_for_anyone(&self) -> bool {
+        sharing::is_for_anyone(self.version, &self.shown)
+    }
+}
+
+impl Swarms {
+    /// What is remembered of an address and still here, whole or in part: for these credentials, then for everybody.
+    pub(super) async fn records_of(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Vec<SourceRecord>, FetchError> {
+        let mut keys = vec![source.record_key(credentials), source.record_key(&Credentials::none())];
+        keys.dedup();
+        let mut records: Vec<SourceRecord> = Vec::new();
+        for key in keys {
+            let Some(record) = self.recall_key(key).await? else { continue };
+            if self.is_known(record.blob).await? {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Whether a blob is on its way here, or stored.
+    pub(crate) async fn is_known(&self, blob: BlobId) -> Result<bool, FetchError> {
+        Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
+    }
+
+    /// Asks the origin what a source is for this caller. `None` where it refuses for good: a GET may still be answered,
+    /// and says why if it is not.
+    ///
+    /// # Errors
+    /// Those that the next question would meet as well.
+    pub(super) async fn ask_origin(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        records: &[SourceRecord],
+    ) -> Result<Option<Stat>, OriginError> {
+        let by = credentials.fingerprint();
+        // Only of this caller's own entity tag does "not modified" say all there is to say.
+        let own = records.iter().find(|record| record.fetched.is_some_and(|fetched| fetched.by == by));
+        match self.house.context.origin.stat(source, credentials, own.map(|record| &record.version)).await {
+            Ok(stat) => Ok(Some(stat)),
+            Err(error) if error.retryable() => Err(error),
+            Err(error) => {
+                tracing::debug!(%source, %error, "the origin does not say what it has; reading it");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The first known blob that the caller may have, as its own answer shows; the caller is remembered to have it.
+    pub(super) fn shared(&self, own: &Own<'_>, records: &[SourceRecord]) -> Option<BlobId> {
+        let fetched = own.fetched();
+        let sealed = own.source.digest().is_some();
+        let found = records.iter().find(|record| {
+            let Some(known) = &record.fetched else { return false };
+            let under_way = self.get(record.blob).is_some_and(|transfer| !transfer.is_complete());
+            may_share((&record.version, known), (own.version, &fetched), sealed, under_way)
+        })?;
+        // The bytes are as old as they were when they came: a date that was too near then still is.
+        let age = found.fetched.and_then(|known| known.shown).and_then(|shown| shown.age);
+        let shown = Shown { age: own.shown.age.map(|own| age.map_or(own, |age| age.min(own))), ..own.shown };
+        self.remember_own(&Own { shown, ..*own }, found.blob);
+        Some(found.blob)
+    }
+
+    /// Remembers what a source is for this caller, and for everybody if it is meant for everybody.
+    pub(super) fn remember_own(&self, own: &Own<'_>, blob: BlobId) {
+        let record = self.record(blob, own.version, Some(own.fetched()));
+        if own.is_for_anyone() {
+            let key = own.source.record_key(&Credentials::none());
+            self.house.context.store.remember_source(key, record.clone());
+        }
+        self.house.context.store.remember_source(own.source.record_key(own.credentials), record);
+    }
+
+    /// Remembers that a lead let these credentials in.
+    pub(super) fn remember_joined(&self, source: &Source, credentials: &Credentials, blob: BlobId, version: &Version) {
+        let fetched = Fetched { by: credentials.fingerprint(), shown: None };
+        let record = self.record(blob, version, Some(fetched));
+        self.house.context.store.remember_source(source.record_key(credentials), record);
+    }
+
+    /// Remembers that a source is this blob, whoever asked.
+    pub(super) fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
+        let record = self.record(blob, version, None);
+        self.house.context.store.remember_source(source.record_key(&Credentials::none()), record);
+    }
+
+    /// What is remembered of a source, whoever asked.
+    pub(crate) async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
+        self.recall_key(source.record_key(&Credentials::none())).await
+    }
+
+    fn record(&self, blob: BlobId, version: &Version, fetched: Option<Fetched>) -> SourceRecord {
+        SourceRecord { blob, version: version.clone(), checked: unix_now(), fetched }
+    }
+
+    pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
+        let store = Arc::clone(&self.house.context.store);
+        let recalled = tokio::task::spawn_blocking(move || store.recall_source(key)).await;
+        Ok(recalled.expect("recalling does not panic")?)
+    }
+}
