@@ -210,7 +210,7 @@ pub enum Message {
     AskLead {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
-        /// [`Source::key`] of what is wanted.
+        /// [`Source::record_key`] of what is wanted, for callers without credentials.
         key: BlobId,
         /// The blob, where the source alone names it.
         blob: Option<BlobId>,

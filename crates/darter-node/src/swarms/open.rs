@@ -479,7 +479,11 @@ impl Swarms {
     }
 
     /// The blob that a source is, or was when callers with these credentials were last given it.
-    pub(super) async fn known_blob(&self, source: &Source, credentials: &Credentials) -> Result<Option<BlobId>, FetchError> {
+    pub(super) async fn known_blob(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Option<BlobId>, FetchError> {
         if let Source::Registry { digest, .. } = source {
             return Ok(Some(blob_of(digest)));
         }
