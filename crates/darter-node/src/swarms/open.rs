@@ -91,10 +91,12 @@ impl Door {
         let found = last.as_ref().filter(|found| found.source == *source && self.left.load(Ordering::Relaxed) > before);
         match found {
             Some(Found { outcome: Err(error), .. }) => Err(Err(error.clone())),
-            Some(Found { outcome: Ok(transfer), caller: opener, .. }) if *opener == caller => match transfer.upgrade() {
-                Some(transfer) => Err(Ok(transfer)),
-                None => Ok(Opening { door: self, source, caller, last }),
-            },
+            Some(Found { outcome: Ok(transfer), caller: opener, .. }) if *opener == caller => {
+                match transfer.upgrade() {
+                    Some(transfer) => Err(Ok(transfer)),
+                    None => Ok(Opening { door: self, source, caller, last }),
+                }
+            }
             _ => Ok(Opening { door: self, source, caller, last }),
         }
     }
