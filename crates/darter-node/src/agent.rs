@@ -55,7 +55,8 @@ struct Inner {
     _ears: Arc<ListeningSwarms>,
     listen: Option<String>,
     local_address: Option<String>,
-    local: tokio::sync::Mutex<Option<LocalPort>>,
+    /// The local port and the metrics port, as far as they are served.
+    ports: tokio::sync::Mutex<Vec<LocalPort>>,
     sockets: Vec<PathBuf>,
     stop_admin: watch::Sender<bool>,
     tasks: TaskTracker,
@@ -209,17 +210,17 @@ impl Agent {
         let inner = &*self.inner;
         inner.swarms.drain();
         let patience = inner.context.options.drain_timeout;
-        let local = inner.local.lock().await.take();
+        let ports = std::mem::take(&mut *inner.ports.lock().await);
         let until = tokio::time::Instant::now() + patience;
-        if let Some(local) = &local {
-            local.announce_drain();
+        for port in &ports {
+            port.announce_drain();
         }
         let busy = || inner.swarms.all().iter().any(|transfer| transfer.has_readers());
         while busy() && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        if let Some(local) = local {
-            local.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
+        for port in ports {
+            port.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
         }
         inner.stop_admin.send_replace(true);
         let moving = inner.swarms.all();

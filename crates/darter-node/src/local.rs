@@ -1,10 +1,11 @@
-//! The local port: one HTTP/1.1 server for the programs of this host.
+//! The local port: one HTTP/1.1 server for the programs of this host. The metrics port is the same without the mirror.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/v2/…` | the registry [`Mirror`] |
 //! | `/metrics` | [`Metrics`] for Prometheus |
 //! | `/healthz` | 200 `ok`, or 503 `draining`; with `?verbose`, also how it stands with the fleet |
+//! | `/readyz` | 200 `ready`, or 503 with what is waited for |
 //! | `/` | what this is |
 //!
 //! Whom it answers is said by the [`guard`]: programs of this host, and no web page.
@@ -57,7 +58,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ABOUT: &str = "This is Darter's port for programs on this host.\n\n\
     /v2/       registry mirror (OCI distribution, pull only)\n\
     /metrics   numbers for Prometheus\n\
-    /healthz   whether the agent takes requests\n";
+    /healthz   whether the agent lives (?verbose: how it stands with the fleet)\n\
+    /readyz    whether the agent takes new requests\n";
 
 /// The local port, being served.
 #[derive(Debug)]
@@ -71,28 +73,37 @@ pub struct LocalPort {
 
 #[derive(Debug)]
 struct Services {
-    mirror: Arc<Mirror>,
+    /// None on the metrics port.
+    mirror: Option<Arc<Mirror>>,
     metrics: Arc<Metrics>,
     guard: Guard,
+    /// Whether the agent has tried to reach its seeds.
+    ready: AtomicBool,
     draining: AtomicBool,
 }
 
 impl LocalPort {
-    /// Serves connections of `listener` in the background, until drained. `names` are names that programs use for the port,
+    /// Serves connections of `listener` in the background, until drained; without a `mirror`, as the metrics port. `names` are names that programs use for the port,
     /// besides those of loopback.
     ///
     /// # Errors
     /// When the listener has no address.
     pub fn serve(
         listener: TcpListener,
-        mirror: Arc<Mirror>,
+        mirror: Option<Arc<Mirror>>,
         metrics: Arc<Metrics>,
         names: Vec<String>,
     ) -> io::Result<Self> {
         let guard = Guard::new(names);
         let port = Self {
             address: listener.local_addr()?,
-            services: Arc::new(Services { mirror, metrics, guard, draining: AtomicBool::new(false) }),
+            services: Arc::new(Services {
+                mirror,
+                metrics,
+                guard,
+                ready: AtomicBool::new(false),
+                draining: AtomicBool::new(false),
+            }),
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -107,7 +118,12 @@ impl LocalPort {
         self.address
     }
 
-    /// Lets `/healthz` say that this agent is about to stop; everything else goes on.
+    /// Lets `/readyz` say that this agent takes requests.
+    pub fn announce_ready(&self) {
+        self.services.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets `/healthz` and `/readyz` say that this agent is about to stop; everything else goes on.
     pub fn announce_drain(&self) {
         self.services.draining.store(true, Ordering::Relaxed);
     }
@@ -205,8 +221,10 @@ impl Services {
             tracing::info!(path, reason = refusal.text, "refused a request on the local port");
             return text(refusal.status, format!("{}\n", refusal.text), parts.method == Method::HEAD);
         }
-        if path == "/v2" || path.starts_with("/v2/") {
-            return self.mirror.handle(&parts).await;
+        if let Some(mirror) = &self.mirror
+            && (path == "/v2" || path.starts_with("/v2/"))
+        {
+            return mirror.handle(&parts).await;
         }
         let head = parts.method == Method::HEAD;
         if !head && parts.method != Method::GET {
@@ -224,6 +242,14 @@ impl Services {
                 let verbose = parts.uri.query().is_some_and(|query| query.split('&').any(|it| it == "verbose"));
                 let details = if verbose { self.metrics.health() } else { String::new() };
                 text(status, format!("{word}{details}"), head)
+            }
+            "/readyz" => {
+                let (status, word) = match (self.draining.load(Ordering::Relaxed), self.ready.load(Ordering::Relaxed)) {
+                    (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+                    (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting: seeds are being reached\n"),
+                    (false, true) => (StatusCode::OK, "ready\n"),
+                };
+                text(status, word, head)
             }
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.metrics.encode(), head);

@@ -115,6 +115,8 @@ pub struct Options {
     pub advertise: Option<String>,
     /// Port for programs of this host: mirror, metrics; `None` listens nowhere.
     pub local: Option<SocketAddr>,
+    /// Another port for `/metrics`, `/healthz` and `/readyz` alone; they stay on the local port too.
+    pub metrics: Option<SocketAddr>,
     /// Names of the local port, besides those of loopback.
     pub local_names: Vec<String>,
     /// Seeds, as `HOST:PORT`.

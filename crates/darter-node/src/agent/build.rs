@@ -102,7 +102,11 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         None => None,
     };
     let local = match options.local {
-        Some(addr) => Some(bind_local(addr).await?),
+        Some(addr) => Some(bind_local(addr, "--local").await?),
+        None => None,
+    };
+    let observed = match options.metrics {
+        Some(addr) => Some(bind_local(addr, "--metrics").await?),
         None => None,
     };
     let listen = peers.as_ref().map(|listener| listener.local_addr().to_string());
@@ -142,15 +146,19 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         _ears: ears,
         listen,
         local_address,
-        local: tokio::sync::Mutex::new(None),
+        ports: tokio::sync::Mutex::default(),
         sockets: sockets.clone(),
         stop_admin,
         tasks: tasks.clone(),
     };
     let agent = Agent { inner: Arc::new(inner) };
     if let (Some(listener), Some(registries)) = (local, registries) {
-        let port = serve_local(&agent, listener, registries, metrics, clock)?;
-        *agent.inner.local.lock().await = Some(port);
+        let port = serve_local(&agent, listener, registries, Arc::clone(&metrics), clock)?;
+        agent.inner.ports.lock().await.push(port);
+    }
+    if let Some(listener) = observed {
+        let port = LocalPort::serve(listener, None, metrics, agent.inner.context.options.local_names.clone());
+        agent.inner.ports.lock().await.push(port.map_err(file_error("metrics port".to_owned()))?);
     }
     if is_daemon(options.role) {
         for path in &sockets {
@@ -165,6 +173,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         agent.drain().await;
         return Err(error);
     }
+    agent.inner.ports.lock().await.iter().for_each(LocalPort::announce_ready);
     tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");
     Ok(agent)
 }
@@ -212,15 +221,15 @@ fn serve_local(
     let (names, options) = (options.local_names.clone(), MirrorOptions::from(options));
     let blobs = Arc::new(agent.clone());
     let mirror = Mirror::new(options, registries, blobs, Arc::clone(&metrics), Arc::new(clock));
-    LocalPort::serve(listener, Arc::new(mirror), metrics, names).map_err(file_error("local port".to_owned()))
+    LocalPort::serve(listener, Some(Arc::new(mirror)), metrics, names).map_err(file_error("local port".to_owned()))
 }
 
 fn file_error(path: String) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::File { path, reason: error.to_string() }
 }
 
-async fn bind_local(addr: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|error| listen_error(addr, "--local", &error))
+async fn bind_local(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).await.map_err(|error| listen_error(addr, flag, &error))
 }
 
 fn cannot_listen(addr: SocketAddr, error: WireError) -> StartError {

@@ -102,6 +102,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         reserve: 0,
         upstreams: Vec::new(),
         default_upstream: None,
+        metrics: None,
         local_names: Vec::new(),
         trusted_registries: Vec::new(),
         ask_login: false,

@@ -20,9 +20,38 @@ async fn the_port_tells_what_it_is_and_how_it_is() {
     let metrics = world.get("/metrics").await;
     assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
-    assert!(text.contains(r#"darter_mirror_requests_total{kind="ping",status="200"} 1"#), "{text}");
+    assert!(text.contains(r#"darter_mirror_requests_total{kind="ping",status="200",registry=""} 1"#), "{text}");
     let head = world.head("/metrics").await;
     assert!(head.body.is_empty() && head.header("content-length") != "0");
+}
+
+#[tokio::test]
+async fn readiness_follows_the_start_and_the_drain() {
+    let world = world().await;
+    let ready = async || {
+        let answer = world.get("/readyz").await;
+        (answer.status.as_u16(), String::from_utf8(answer.body.to_vec()).unwrap())
+    };
+    assert_eq!(ready().await, (503, "starting: seeds are being reached\n".to_owned()));
+    assert_eq!(world.get("/healthz").await.status, 200, "it lives meanwhile");
+    world.port.announce_ready();
+    assert_eq!(ready().await, (200, "ready\n".to_owned()));
+    world.port.announce_drain();
+    assert_eq!(ready().await, (503, "draining\n".to_owned()));
+}
+
+#[tokio::test]
+async fn the_metrics_port_serves_no_images() {
+    let world = world().await;
+    world.registry.put_image("app", Some("1"), b"layer");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = darter_node::local::LocalPort::serve(listener, None, Arc::clone(&world.metrics), Vec::new()).unwrap();
+    let ask = async |path: &str| world.client.get(format!("http://{}{path}", port.address())).send().await.unwrap();
+    assert!(ask("/metrics").await.text().await.unwrap().contains("darter_build_info"));
+    assert_eq!(ask("/healthz").await.status(), 200);
+    for path in ["/v2/", "/v2/app/manifests/1?ns=lab"] {
+        assert_eq!(ask(path).await.status(), 404, "{path}");
+    }
 }
 
 /// A page that lets its name resolve to 127.0.0.1 would else read private manifests with the agent's own logins.

@@ -101,7 +101,7 @@ async fn open_port(
     let registries = Registries::open(kept, client, Arc::clone(metrics), clock.clone()).unwrap();
     let mirror = Mirror::new(options, Arc::new(registries), agent, Arc::clone(metrics), clock);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    LocalPort::serve(listener, Arc::new(mirror), Arc::clone(metrics), vec!["darter.corp".into()]).unwrap()
+    LocalPort::serve(listener, Some(Arc::new(mirror)), Arc::clone(metrics), vec!["darter.corp".into()]).unwrap()
 }
 
 impl World {

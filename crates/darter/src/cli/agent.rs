@@ -98,6 +98,10 @@ pub(crate) struct NetworkArgs {
     #[arg(long, env = "DARTER_SOCKET_GROUP", value_name = "GROUP", value_parser = values::group)]
     pub(crate) socket_group: Option<u32>,
 
+    /// Serve /metrics, /healthz and /readyz on a port of their own as well, for a Prometheus elsewhere
+    #[arg(long, env = "DARTER_METRICS", value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+
     /// The address to tell peers, when it is not the one they see (behind NAT, in a container)
     #[arg(long, env = "DARTER_ADVERTISE", value_name = "HOST:PORT", value_parser = values::endpoint)]
     pub(crate) advertise: Option<String>,
