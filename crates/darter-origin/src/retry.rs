@@ -54,14 +54,16 @@ impl RetryPolicy {
         }
         let patience = if error.is_unknown_name() { self.patience.min(NAME_PATIENCE) } else { self.patience };
         let left = patience.checked_sub(spent).filter(|left| !left.is_zero())?;
-        if let Some(asked) = error.retry_after() {
-            let pause = asked + (asked / 10).min(MAX_ADDED).mul_f64(random_fraction());
-            return (asked <= left).then_some(pause);
-        }
         let doubled = self.first_pause.saturating_mul(1 << made.saturating_sub(1).min(16));
         let max = doubled.min(self.max_pause);
         // Half fixed, half random: a fleet that failed together does not come back together.
-        Some((max / 2 + (max / 2).mul_f64(random_fraction())).min(left))
+        let pause = max / 2 + (max / 2).mul_f64(random_fraction());
+        match error.retry_after() {
+            Some(asked) if asked > left => None,
+            // An origin that asks for no time at all gets some.
+            Some(asked) => Some(pause.max(asked + (asked / 10).min(MAX_ADDED).mul_f64(random_fraction()))),
+            None => Some(pause.min(left)),
+        }
     }
 }
 
@@ -135,8 +137,14 @@ mod tests {
             let (time, made, worked) = tried(SECOND * 120, |made| (made <= 2).then(error)).await;
             assert!(worked && made == 3 && time >= SECOND * 60 && time < SECOND * 63, "{time:?}");
         }
-        let (time, made, worked) = tried(SECOND * 120, |_| Some(limited(121))).await;
-        assert!(!worked && made == 1 && time.is_zero());
+        for too_long in [121, u32::MAX] {
+            let (time, made, worked) = tried(SECOND * 120, |_| Some(limited(too_long))).await;
+            assert!(!worked && made == 1 && time.is_zero());
+        }
+        let for_ever = || failed(ErrorKind::RateLimited { retry_after: Some(Duration::MAX) });
+        assert_eq!(tried(SECOND * 120, |_| Some(for_ever())).await.1, 1);
+        let (_, made, _) = tried(SECOND * 120, |_| Some(limited(0))).await;
+        assert!(made < 40, "{made} requests to an origin that asks for no pause");
     }
 
     #[tokio::test(start_paused = true)]
