@@ -8,6 +8,7 @@
 //!
 //! Losing the last seed is said in the log, counted, and shown by `/healthz?verbose`.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -125,6 +126,10 @@ impl Fleet {
 
     /// A peer's last connection is gone.
     pub(super) fn miss(&self, peer: &Peer) {
+        if !peer.is_seed() {
+            // It was there until now.
+            self.known.lock().met(peer.info(), unix_now());
+        }
         self.count_peers();
         let is_closing = self.stop.is_cancelled();
         if !peer.is_seed() || is_closing || self.context.options.role != Role::Node || !self.seeds().is_empty() {
@@ -149,9 +154,15 @@ impl Fleet {
 
     /// Tells an agent of nodes that it should know.
     pub(super) fn tell_peers(&self, to: NodeId) {
-        let mut peers = self.known.lock().tellable(&to.0, TOLD);
+        let mut peers = self.tellable(&to.0, TOLD);
         peers.retain(|info| info.node != to);
         self.say(to, &Message::Peers { peers });
+    }
+
+    /// Known nodes that others should know, those first that rendezvous hashing ranks first for `key`.
+    pub(super) fn tellable(&self, key: &[u8], most: usize) -> Vec<PeerInfo> {
+        let connected: HashSet<_> = self.peers().into_iter().map(|peer| peer.hello.node).collect();
+        self.known.lock().tellable(key, most, |node| connected.contains(&node), unix_now())
     }
 
     /// An agent told of nodes.

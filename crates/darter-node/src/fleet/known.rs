@@ -39,6 +39,9 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// A node that was only heard of is forgotten after this many tries without an answer, one that was met after more.
 const MAX_FAILURES: (u32, u32) = (3, 10);
 
+/// A node that left may come back: others are told of it for this long, in seconds.
+const TELL_FOR: u64 = 3600;
+
 /// The pause after the first try without an answer; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -125,9 +128,19 @@ impl Known {
         ranked.iter().filter_map(|node| self.nodes.get(node)).map(|known| known.info.clone()).collect()
     }
 
-    /// Nodes worth telling others of, ranked like [`ranked`](Self::ranked): those that answered when last asked.
-    pub(super) fn tellable(&self, key: &[u8], most: usize) -> Vec<PeerInfo> {
-        let able = self.nodes.values().filter(|known| known.met > 0 && known.failures == 0);
+    /// Nodes worth telling others of, ranked like [`ranked`](Self::ranked): those that are connected, or left a short
+    /// time ago.
+    pub(super) fn tellable(
+        &self,
+        key: &[u8],
+        most: usize,
+        is_connected: impl Fn(NodeId) -> bool,
+        unix_now: u64,
+    ) -> Vec<PeerInfo> {
+        let was_met = |known: &&Acquaintance| {
+            known.met > 0 && known.failures == 0 && unix_now.saturating_sub(known.met) <= TELL_FOR
+        };
+        let able = self.nodes.values().filter(|known| is_connected(known.info.node) || was_met(known));
         let ranked = rendezvous::ranking(key, able.map(|known| &known.info.node));
         let infos = ranked.iter().filter_map(|node| self.nodes.get(node)).map(|known| known.info.clone());
         infos.take(most).collect()
@@ -233,6 +246,21 @@ mod tests {
         PeerInfo { node: NodeId(id), addr: format!("10.0.{}.{}:7400", node / 256, node % 256), place: Place::default() }
     }
 
+    /// Whom others are told of when nobody is connected.
+    fn told(known: &Known, unix_now: u64) -> Vec<PeerInfo> {
+        known.tellable(b"key", 9, |_| false, unix_now)
+    }
+
+    #[test]
+    fn others_are_told_of_nodes_that_are_there() {
+        let mut known = Known::default();
+        known.met(info(1), 100);
+        assert_eq!(told(&known, 100 + TELL_FOR).len(), 1);
+        assert!(told(&known, 101 + TELL_FOR).is_empty(), "one that left long ago");
+        let still_there = known.tellable(b"key", 9, |node| node == info(1).node, 101 + TELL_FOR);
+        assert_eq!(still_there.len(), 1);
+    }
+
     fn at(seconds: u64) -> Moment {
         Moment::from_micros(seconds * 1_000_000)
     }
@@ -270,11 +298,7 @@ mod tests {
             known.heard(info(node));
         }
         assert_eq!(known.nodes.len(), MAX_KNOWN);
-        assert_eq!(
-            known.tellable(b"key", 9).len(),
-            1,
-            "the one that was met is still known, and hearsay is not passed on"
-        );
+        assert_eq!(told(&known, 2).len(), 1, "the one that was met is still known, and hearsay is not passed on");
         for node in 1..=2 * MAX_KNOWN as u16 {
             known.met(info(node), u64::from(node) + 1);
         }
@@ -290,7 +314,7 @@ mod tests {
         for node in [1, 2] {
             known.failed(info(node).node, at(10));
         }
-        assert!(known.ranked(b"key", at(10)).is_empty() && known.tellable(b"key", 9).is_empty());
+        assert!(known.ranked(b"key", at(10)).is_empty() && told(&known, 2).is_empty());
         assert_eq!(known.ranked(b"key", at(11)).len(), 2);
         known.failed(info(1).node, at(11));
         assert_eq!(known.ranked(b"key", at(12)).len(), 1, "the pause grows");

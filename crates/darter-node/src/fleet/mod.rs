@@ -209,7 +209,7 @@ impl Fleet {
                     let _permit = permit;
                     match preface::greet(stream, greeting.me()).await {
                         Ok(greeted) => greeting.use_connection(greeted).await,
-                        Err(error) => tracing::debug!(%error, "turned a connection away"),
+                        Err(error) => greeting.tell_of_stranger(&error),
                     }
                 });
             }

@@ -177,7 +177,7 @@ impl Fleet {
     /// What this agent answers about the seeds and nodes that it knows.
     pub(crate) fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
         let seeds = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_STRANGERS).collect();
-        (seeds, self.known.lock().tellable(&key.0, NAMED))
+        (seeds, self.tellable(&key.0, NAMED))
     }
 }
 

@@ -1,4 +1,6 @@
-//! Two agents with one id: somebody copied a data directory. To the rest of the fleet they would be one agent that is in
+//! Agents that can't be let in: those of another version of the protocol, and two with one id. The log tells of each once.
+//!
+//! Two agents have one id when somebody has copied a data directory. To the rest of the fleet they would be one agent that is in
 //! two places, and what is meant for one would reach the other. So the one that comes later is refused, and both are
 //! told, as well as whoever reads this agent's log.
 //!
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use darter_core::NodeId;
 use darter_wire::control::{self, ControlConfig};
-use darter_wire::{Greeted, Hello, Message};
+use darter_wire::{Greeted, Hello, Message, WireError};
 
 use super::{Connected, Fleet, Peer};
 
@@ -34,6 +36,8 @@ pub(super) struct Twins {
     refused: HashSet<(NodeId, u64)>,
     /// Where this agent's own twins listen.
     own: HashSet<String>,
+    /// Hosts from which agents of another version of the protocol have connected.
+    other_versions: HashSet<String>,
 }
 
 impl Twins {
@@ -101,6 +105,19 @@ impl Fleet {
             // Closed with bytes unread, TCP would take back what was just said.
             let read_away = async { while let Ok(Some(_)) = receiver.recv().await {} };
             let _ = tokio::time::timeout(GOODBYE_TIMEOUT, read_away).await;
+        }
+    }
+
+    /// A connection was turned away. One of another release is worth a warning, once.
+    pub(super) fn tell_of_stranger(&self, error: &WireError) {
+        let host = match error {
+            WireError::Version { addr, .. } => addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host),
+            _ => "",
+        };
+        if !host.is_empty() && Twins::is_new(&mut self.twins.lock().other_versions, host.to_owned()) {
+            tracing::warn!(%error, "an agent of another release can't connect");
+        } else {
+            tracing::debug!(%error, "turned a connection away");
         }
     }
 

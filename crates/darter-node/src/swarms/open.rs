@@ -159,7 +159,11 @@ impl Swarms {
                 }
                 Err(Refused::Trouble(text) | Refused::Origin(text)) => {
                     let addr = self.house.fleet.address(seed);
-                    tracing::warn!(seed = addr, reason = text, "a seed can't lead; trying the next");
+                    tracing::warn!(
+                        seed = addr,
+                        reason = text,
+                        "a seed could not take on this download; trying the next one"
+                    );
                     troubles.push(format!("seed {addr}: {text}"));
                 }
             }

@@ -5,6 +5,7 @@ mod another_user;
 mod control_lost;
 mod large;
 mod met_early;
+mod no_seed;
 mod passed_on;
 mod patience;
 mod registries;

@@ -279,3 +279,51 @@ fn an_agent_that_is_named_among_those_to_join_skips_itself() {
     assert_eq!(rows.len(), 1, "itself is no seed of its own: {rows:?}");
     assert_eq!(rows[0]["up"], true);
 }
+
+/// Two seeds and the node itself behind one name, as behind a Kubernetes service without an address of its own: all joined the
+/// same seed. The name is known to the node alone, by a mount of its own; where that is not permitted, the test is skipped.
+#[test]
+fn a_name_to_join_means_all_its_addresses() {
+    let own_mounts = |command: &str| {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", command]);
+        unshare
+    };
+    if !own_mounts("mount --bind /etc/hosts /etc/hosts").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: mounts of a process's own are not permitted here");
+        return;
+    }
+    let room = Room::new();
+    let address = free_address();
+    let (host, port) = address.rsplit_once(':').unwrap();
+    // Three hosts of this process's own, at one port.
+    let own = host.splitn(3, '.').last().unwrap();
+    let hosts = [16, 17, 18].map(|net| format!("127.{net}.{own}"));
+    let listen = hosts.clone().map(|host| format!("{host}:{port}"));
+    let names = |hosts: &[&String]| hosts.iter().map(|host| format!("{host} seeds\n")).collect::<String>();
+    let file = room.path("hosts");
+    let rooms = [Room::new(), Room::new()];
+    let _first = Daemon::listening_on(&listen[0], &rooms[0], "seed");
+    std::fs::write(&file, names(&[&hosts[0], &hosts[2]])).unwrap();
+    let darter = env!("CARGO_BIN_EXE_darter");
+    let line = format!(
+        "mount --bind {hosts} /etc/hosts && exec {darter} node --data-dir {data} --join seeds:{port} --listen {me} \
+         --local {local} --insecure",
+        hosts = file.display(),
+        data = room.data_dir().display(),
+        me = listen[2],
+        local = free_address(),
+    );
+    let mut command = own_mounts(&line);
+    command.stderr(std::fs::File::create(room.path("seed.log")).unwrap());
+    let process = Running::start(command);
+    let node = Node { daemon: Daemon { process, listen: listen[2].clone() }, room };
+    wait_until("it answers", || node.room.run("status").code == Some(0));
+    wait_until("it has the first seed", || node.has_peers(1));
+    let _second = Daemon::listening_on(&listen[1], &rooms[1], "seed");
+    std::fs::write(&file, names(&[&hosts[0], &hosts[1], &hosts[2]])).unwrap();
+    wait_until("it has both", || node.has_peers(2));
+    let rows = node.status()["seeds"].as_array().unwrap().clone();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row["up"] == true), "{rows:?}");
+    assert!(node.log().contains("skipped"), "{}", node.log());
+}
