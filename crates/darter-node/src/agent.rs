@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, ByteRange, Source, Version};
+use darter_core::{BlobId, ByteRange, PieceIndex, Source, Version};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -28,6 +28,7 @@ use crate::fleet::Fleet;
 use crate::fleet::seeds::Seeds;
 use crate::local::LocalPort;
 use crate::metrics::process::Usage;
+use crate::mirror::Nearness;
 use crate::options::{Options, Role};
 use crate::swarms::{ListeningSwarms, Swarms};
 use crate::transfer::stream::Part;
@@ -290,6 +291,23 @@ impl Download {
     /// The state of the source that these bytes are.
     pub fn version(&self) -> Version {
         self.transfer.version.clone()
+    }
+
+    /// How many pieces of it are here.
+    pub(crate) fn held(&self) -> u64 {
+        u64::from(self.transfer.stored.held().len())
+    }
+
+    /// Where the byte at this offset is.
+    pub(crate) fn nearness(&self, at: u64) -> Nearness {
+        let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);
+        let piece = pieces.piece_at(at);
+        // The last piece is given only once the whole was checked.
+        if stored.is_complete() || (stored.holds(piece) && self.transfer.pieces() != Some(piece.0 + 1)) {
+            return Nearness::Held;
+        }
+        let known = PieceIndex(stored.known());
+        if piece < known { Nearness::Within } else { Nearness::After(at.saturating_sub(pieces.offset(known))) }
     }
 
     /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an

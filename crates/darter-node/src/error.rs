@@ -48,6 +48,9 @@ pub enum FetchError {
         /// The source asked for.
         name: String,
     },
+    /// Nobody has said anything of the blob yet.
+    #[error("neither the fleet nor the origin has answered yet; ask again")]
+    Silent,
     /// The agent is shutting down.
     #[error("the agent is shutting down; ask again once it is back")]
     Draining,
@@ -68,6 +71,7 @@ impl FetchError {
             Self::WrongDigest { .. } | Self::Unproven { .. } => 502,
             Self::Range { .. } => 416,
             Self::Withdrawn { .. } | Self::Draining => 503,
+            Self::Silent => 504,
         }
     }
 
@@ -84,7 +88,7 @@ impl FetchError {
                     | ErrorKind::RangeNotSatisfiable
             ),
             Self::WrongDigest { .. } | Self::Range { .. } => true,
-            Self::Store(_) | Self::Withdrawn { .. } | Self::Unproven { .. } | Self::Draining => false,
+            Self::Store(_) | Self::Withdrawn { .. } | Self::Unproven { .. } | Self::Silent | Self::Draining => false,
         }
     }
 

@@ -77,11 +77,22 @@ pub enum RegistryAnswered {
     Stale,
 }
 
+/// When a caller gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Before there was an answer.
+    Before,
+    /// In the middle of one.
+    Midway,
+}
+
 /// When Darter failed a blob that the mirror then read from the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// Before the first byte.
     Start,
+    /// Of a range that the agent could have given only after much before it.
+    Ahead,
     /// In the middle: the rest came from the upstream.
     Resumed,
     /// In the middle, and the upstream could not go on from there: the engine's connection was cut.
@@ -109,6 +120,12 @@ struct KindLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabel {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GoneLabels {
+    kind: &'static str,
+    when: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -173,6 +190,7 @@ pub struct Metrics {
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
+    mirror_gone: Family<GoneLabels, Counter>,
     mirror_fallbacks: Family<ResultLabel, Counter>,
     registry_answers: Family<ResultLabel, Counter>,
     mirror_first_byte: Histograms,
@@ -210,6 +228,7 @@ impl Metrics {
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
+            mirror_gone: Family::default(),
             mirror_fallbacks: Family::default(),
             registry_answers: Family::default(),
             mirror_first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_SECONDS)),
@@ -257,7 +276,10 @@ impl Metrics {
         r.register("mirror_upstream_requests", upstream, self.mirror_upstream_requests.clone());
         let checks = "How the mirror knew that a caller may read cached content";
         r.register("mirror_access_checks", checks, self.mirror_access_checks.clone());
-        let fallbacks = "Blobs the mirror read from the upstream because the agent failed";
+        let gone = "Requests to the registry mirror whose caller gave up before the answer, or in the middle of it";
+        r.register("mirror_gone", gone, self.mirror_gone.clone());
+        let fallbacks =
+            "Blobs the mirror read from the upstream because the agent failed, or could give a range only much later";
         r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
         let answers = "Questions about manifests, tags and access by what answered them: registry, seed, shared, stale";
         r.register("registry_answers", answers, self.registry_answers.clone());
@@ -327,10 +349,20 @@ impl Metrics {
         self.mirror_access_checks.get_or_create(&ResultLabel { result }).inc();
     }
 
+    /// Counts a caller that gave up.
+    pub fn mirror_gone(&self, kind: MirrorKind, gone: Gone) {
+        let when = match gone {
+            Gone::Before => "before",
+            Gone::Midway => "midway",
+        };
+        self.mirror_gone.get_or_create(&GoneLabels { kind: kind.name(), when }).inc();
+    }
+
     /// Counts a blob that the agent failed.
     pub fn mirror_fallback(&self, fallback: Fallback) {
         let result = match fallback {
             Fallback::Start => "start",
+            Fallback::Ahead => "ahead",
             Fallback::Resumed => "resumed",
             Fallback::Cut => "cut",
         };

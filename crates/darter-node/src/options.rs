@@ -55,6 +55,10 @@ pub struct UpstreamOption {
     pub proxy: Option<Url>,
     /// Headers for each request to it.
     pub headers: Vec<(String, String)>,
+    /// Put in front of each repository's name there.
+    pub prefix: Option<String>,
+    /// Fronts of repositories' names, and what takes their place there.
+    pub rewrite: Vec<(String, String)>,
 }
 
 impl UpstreamOption {

@@ -116,8 +116,9 @@ fn host_header(headers: &HeaderMap) -> Result<Target, Refusal> {
 
 fn target(text: &str) -> Result<Target, Refusal> {
     let authority: Authority = text.parse().map_err(|_| bad_host())?;
-    // A user belongs into no Host header.
-    if authority.as_str().contains('@') {
+    // A user belongs into no Host header, and only a number is a port.
+    let port = authority.as_str().strip_prefix(authority.host());
+    if !port.is_some_and(|port| port.is_empty() || port == ":" || authority.port_u16().is_some()) {
         return Err(bad_host());
     }
     let host = Host::parse(authority.host()).map_err(|_| bad_host())?;

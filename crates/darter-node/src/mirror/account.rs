@@ -9,13 +9,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use darter_core::{Clock, Moment};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Method, Response};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use crate::local::Body;
-use crate::metrics::{Metrics, MirrorKind};
+use crate::metrics::{Gone, Metrics, MirrorKind};
 
 /// What is known of one request so far.
 pub(crate) struct Account {
@@ -24,6 +25,8 @@ pub(crate) struct Account {
     path: String,
     upstream: Option<String>,
     problem: Option<String>,
+    /// Whether there is an answer, whose body tells the rest.
+    answered: bool,
     started: Moment,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -39,6 +42,7 @@ impl Account {
             path: request.uri.path().to_owned(),
             upstream: None,
             problem: None,
+            answered: false,
             started: clock.now(),
             metrics,
             clock,
@@ -56,18 +60,35 @@ impl Account {
     }
 
     /// Follows the response's body to its end.
-    pub(crate) fn attach(self, response: Response<Body>) -> Response<Body> {
+    pub(crate) fn attach(mut self, response: Response<Body>) -> Response<Body> {
+        self.answered = true;
         let status = response.status().as_u16();
         let registry = self.upstream.as_deref();
         self.metrics.mirror_request(self.kind, registry, status);
         self.metrics.mirror_first_byte(self.kind, registry, self.clock.now() - self.started);
-        response.map(|inner| Followed { inner, status, bytes: 0, broke: false, account: self }.boxed_unsync())
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        response.map(|inner| {
+            Followed { inner, status, bytes: 0, broke: false, ended: false, length, account: self }.boxed_unsync()
+        })
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         self.metrics.local_requests_active.dec();
+        if self.answered {
+            return;
+        }
+        // The caller hung up before there was an answer: nothing else tells why its pull failed.
+        self.metrics.mirror_gone(self.kind, Gone::Before);
+        tracing::warn!(
+            method = %self.method,
+            path = self.path,
+            upstream = self.upstream.as_deref().unwrap_or_default(),
+            seconds = (self.clock.now() - self.started).as_secs_f64(),
+            gone = true,
+            "a caller gave up before the answer"
+        );
     }
 }
 
@@ -77,7 +98,16 @@ struct Followed {
     status: u16,
     bytes: u64,
     broke: bool,
+    ended: bool,
+    /// As it was announced.
+    length: Option<u64>,
     account: Account,
+}
+
+impl Followed {
+    fn is_whole(&self) -> bool {
+        self.account.method == Method::HEAD || self.length.is_some_and(|length| self.bytes >= length)
+    }
 }
 
 impl http_body::Body for Followed {
@@ -94,7 +124,8 @@ impl http_body::Body for Followed {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Poll::Ready(Some(Err(_))) => self.broke = true,
-            _ => {}
+            Poll::Ready(None) => self.ended = true,
+            Poll::Pending => {}
         }
         polled
     }
@@ -114,6 +145,11 @@ impl Drop for Followed {
         let took = account.clock.now() - account.started;
         account.metrics.mirror_duration(account.kind, account.upstream.as_deref(), took);
         let seconds = took.as_secs_f64();
+        // hyper does not ask for more than the length that was announced.
+        let gone = !self.ended && !self.broke && !self.is_end_stream() && !self.is_whole();
+        if gone {
+            account.metrics.mirror_gone(account.kind, Gone::Midway);
+        }
         tracing::info!(
             method = %account.method,
             path = account.path,
@@ -122,6 +158,7 @@ impl Drop for Followed {
             bytes = self.bytes,
             seconds,
             broke = self.broke,
+            gone,
             problem = account.problem.as_deref().unwrap_or_default(),
             "mirror request"
         );

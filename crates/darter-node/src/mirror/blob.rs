@@ -1,28 +1,45 @@
 //! Blobs: from the agent, to callers who may have them.
 //!
 //! A GET is answered once the first verified bytes are there, so that whatever fails before them can still be answered
-//! otherwise: with the upstream's own answer, passed through (`rescue`). A HEAD never makes the agent fetch.
+//! otherwise: with the upstream's own answer. But not later than a few seconds after length and access are known: engines
+//! wait only so long for headers, and far longer for a body (`flow`). A HEAD never makes the agent fetch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_core::{ByteRange, Digest, Source};
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use tokio::time::Instant;
 
 use crate::error::FetchError;
 use crate::local::{self, Body};
 use crate::metrics::{AccessCheck, Fallback};
 use crate::mirror::compared;
+use crate::mirror::flow::{self, Reopen, Slice, Start};
 use crate::mirror::grants::Member;
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::range::{self, Asked};
-use crate::mirror::rescue::{self, Rescue, Served};
-use crate::mirror::{Ask, Blob, DOCKER_CONTENT_DIGEST, Mirror, entity_tag, header};
+use crate::mirror::rescue::{self, Rescue};
+use crate::mirror::{Ask, Blob, DOCKER_CONTENT_DIGEST, Mirror, Nearness, entity_tag, header};
+
+/// How long the agent may take to open a blob.
+const OPEN_WAIT: Duration = Duration::from_secs(9);
+
+/// How long the headers of an answer of known length wait for its first byte.
+const FIRST_WAIT: Duration = Duration::from_secs(3);
+
+/// The same for a blob of unknown length.
+const UNKNOWN_LENGTH_WAIT: Duration = Duration::from_secs(8);
+
+/// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
+const NEAR: u64 = 256 << 10;
 
 impl Mirror {
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Response<Body>, Problem> {
+        let deadline = Instant::now() + OPEN_WAIT;
         let source =
             Source::Registry { registry: ask.upstream.base().clone(), repository: ask.repository.clone(), digest };
         // What a manifest names is not yet its registry's word that the repository has it.
@@ -30,7 +47,11 @@ impl Mirror {
         let member = match self.believed(ask, digest) {
             Some(Member { size: None }) if ask.head => self.ask_for_blob(ask, digest).await?,
             Some(member) if !vouch => member,
-            _ => self.ask_for_blob(ask, digest).await?,
+            _ => match self.ask_for_blob(ask, digest).await {
+                // A pull that has begun goes on while its upstream can't say so again.
+                Err(problem) if problem.is_trouble() => self.was_given(ask, digest).ok_or(problem)?,
+                asked => asked?,
+            },
         };
         if vouch {
             if let Some(reason) = ask.stale_because() {
@@ -51,11 +72,17 @@ impl Mirror {
             }
             return Ok(response);
         }
-        match self.blobs.open(source.clone(), ask.credentials.clone()).await {
-            Err(FetchError::Unproven { .. }) => self.compare(ask, digest, source, response).await,
-            Ok(blob) => self.serve(ask, digest, blob, response).await,
-            Err(error) => self.go_upstream(ask, digest, error, response).await,
-        }
+        let begun = self.was_given(ask, digest).is_some();
+        let opened = self.blobs.open(source.clone(), ask.credentials.clone());
+        let response = match tokio::time::timeout_at(deadline, opened).await {
+            Ok(Err(FetchError::Unproven { .. })) => self.compare(ask, digest, source, response).await,
+            Ok(Ok(blob)) => self.serve(ask, digest, source, blob, response).await,
+            Ok(Err(error)) => self.go_upstream(ask, digest, source, Some(error), response).await,
+            Err(_) if begun => self.go_upstream(ask, digest, source, None, response).await,
+            Err(_) => Err(Problem::too_slow()),
+        }?;
+        self.grants.lock().give(&ask.scope, ask.caller, digest, member, self.clock.now());
+        Ok(response)
     }
 
     /// Asks the upstream whether this caller may read the blob there, and how long it is.
@@ -78,6 +105,7 @@ impl Mirror {
         &self,
         ask: &Ask<'_>,
         digest: Digest,
+        source: Source,
         blob: Box<dyn Blob>,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
@@ -89,13 +117,29 @@ impl Mirror {
             Asked::Part(part) => Some(part),
             Asked::Whole => None,
         };
-        let mut parts = blob.parts(part);
-        let first = match parts.next().await.transpose() {
-            Ok(first) => first,
-            Err(error) => return self.go_upstream(ask, digest, error, response).await,
-        };
         let whole = length.map(|length| ByteRange::new(0, length));
-        if let Some(sent) = part.or(whole) {
+        let sent = part.or(whole);
+        let (at, end) = (sent.map_or(0, ByteRange::start), sent.map(ByteRange::end));
+        let start = match self.ahead(ask, digest, &*blob, part).await {
+            Some(slice) => Start { parts: None, first: None, slice: Some(slice), at, end, blob: Some(blob) },
+            None => {
+                let mut parts = blob.parts(part);
+                let wait = if length.is_some() { FIRST_WAIT } else { UNKNOWN_LENGTH_WAIT };
+                // Without a first byte the answer begins all the same: its length is known, and the engine is told so.
+                let first = match tokio::time::timeout(wait, parts.next()).await {
+                    Ok(Some(Err(error))) => return self.go_upstream(ask, digest, source, Some(error), response).await,
+                    Ok(None) if sent.is_some_and(|sent| !sent.is_empty()) => {
+                        return self.go_upstream(ask, digest, source, None, response).await;
+                    }
+                    Ok(first) => first.map(Result::ok),
+                    Err(_) => Some(None),
+                };
+                // Of nothing there is nothing to wait for.
+                let parts = first.is_some().then_some(parts);
+                Start { parts, first: first.flatten(), slice: None, at, end, blob: Some(blob) }
+            }
+        };
+        if let Some(sent) = sent {
             response.headers_mut().insert(CONTENT_LENGTH, sent.len().into());
         }
         if let (Some(part), Some(length)) = (part, length) {
@@ -103,15 +147,33 @@ impl Mirror {
             let text = format!("bytes {}-{}/{length}", part.start(), part.end() - 1);
             response.headers_mut().insert(CONTENT_RANGE, header(&text)?);
         }
-        let served = Served {
-            first,
-            parts,
-            blob,
-            at: part.map_or(0, ByteRange::start),
-            end: part.or(whole).map(ByteRange::end),
-        };
-        *response.body_mut() = rescue::body(served, self.rescue(ask, digest), ask.outlet.clone());
+        *response.body_mut() = self.flow(ask, digest, source, start);
         Ok(response)
+    }
+
+    /// The upstream's first bytes of a range that the agent could give only after much that lies before it.
+    async fn ahead(&self, ask: &Ask<'_>, digest: Digest, blob: &dyn Blob, part: Option<ByteRange>) -> Option<Slice> {
+        let part = part?;
+        let jumps = self.sweeps.lock().jumps((ask.scope.clone(), digest), part);
+        let far = matches!(blob.nearness(part.start()), Nearness::After(before) if before > NEAR);
+        if !jumps || !far {
+            return None;
+        }
+        match self.rescue(ask, digest).slice(part.start(), part.end()).await {
+            Ok(body) => {
+                self.metrics.mirror_fallback(Fallback::Ahead);
+                Some(Slice { body, _permit: None })
+            }
+            Err(error) => {
+                tracing::info!(%digest, %error, "the upstream does not give a range that lies ahead; waiting for it");
+                None
+            }
+        }
+    }
+
+    fn flow(&self, ask: &Ask<'_>, digest: Digest, source: Source, start: Start) -> Body {
+        let reopen = Reopen { blobs: Arc::clone(&self.blobs), source, credentials: ask.credentials.clone() };
+        flow::body(start, self.rescue(ask, digest), reopen, ask.outlet.clone(), Arc::clone(&self.around))
     }
 
     /// The upstream's own answer, since the agent failed before the first byte. A refusal that the agent met is asked
@@ -120,9 +182,11 @@ impl Mirror {
         &self,
         ask: &Ask<'_>,
         digest: Digest,
-        error: FetchError,
+        source: Source,
+        error: Option<FetchError>,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
+        let error = error.unwrap_or(FetchError::Silent);
         match &error {
             FetchError::Origin(failure) if matches!(failure.kind, ErrorKind::RateLimited { .. }) => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
@@ -136,7 +200,15 @@ impl Mirror {
         tracing::warn!(upstream = ask.upstream.name(), %digest, %error, "the agent failed a blob; reading the upstream");
         self.metrics.mirror_fallback(Fallback::Start);
         let answer = self.read_upstream(ask, digest, &mut response).await?;
-        *response.body_mut() = rescue::passed_through(answer.body, &self.metrics);
+        *response.body_mut() = match sent_range(&answer) {
+            Some(sent) => {
+                let slice = Some(Slice { body: answer.body, _permit: None });
+                let start =
+                    Start { parts: None, first: None, slice, at: sent.start(), end: Some(sent.end()), blob: None };
+                self.flow(ask, digest, source, start)
+            }
+            None => rescue::passed_through(answer.body, &self.metrics),
+        };
         Ok(response)
     }
 
@@ -211,6 +283,18 @@ fn wanted_range<'a>(ask: &'a Ask<'_>, digest: &Digest) -> Option<&'a str> {
         return None;
     }
     text(RANGE)
+}
+
+/// Which bytes an upstream's success holds, if it says so.
+fn sent_range(answer: &Answer) -> Option<ByteRange> {
+    let text = |name| answer.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if answer.status == StatusCode::OK {
+        return Some(ByteRange::new(0, text(CONTENT_LENGTH)?.parse().ok()?));
+    }
+    let (first, rest) = text(CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('-')?;
+    let last: u64 = rest.split('/').next()?.parse().ok()?;
+    let first: u64 = first.parse().ok()?;
+    (first <= last).then(|| ByteRange::new(first, last.saturating_add(1)))
 }
 
 fn unsatisfiable(length: u64) -> Problem {

@@ -8,6 +8,7 @@ use futures_util::stream::BoxStream;
 
 use crate::agent::{Agent, Download};
 use crate::error::FetchError;
+use crate::mirror::ahead::Nearness;
 use crate::transfer::stream::Part;
 
 /// Gives blobs.
@@ -30,9 +31,15 @@ pub trait Blobs: Send + Sync + 'static {
 }
 
 /// A blob being fetched, or at hand. Dropping it ends the interest in it.
-pub trait Blob: Send + 'static {
+pub trait Blob: Send + Sync + 'static {
     /// Length in bytes, if known.
     fn length(&self) -> Option<u64>;
+
+    /// How much of it is here, in any unit: tells whether it moves.
+    fn held(&self) -> u64;
+
+    /// Where the byte at this offset is.
+    fn nearness(&self, at: u64) -> Nearness;
 
     /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>>;
@@ -57,6 +64,14 @@ impl Blobs for Agent {
 impl Blob for Download {
     fn length(&self) -> Option<u64> {
         Self::length(self)
+    }
+
+    fn held(&self) -> u64 {
+        Self::held(self)
+    }
+
+    fn nearness(&self, at: u64) -> Nearness {
+        Self::nearness(self, at)
     }
 
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {

@@ -31,6 +31,9 @@ use crate::mirror::recent::Recent;
 /// Entries of each table. An entry is a few hundred bytes at most.
 const CAPACITY: u64 = 10_000;
 
+/// How long a pull that has begun may go on while its upstream can't be asked.
+const GIVEN_FOR: Duration = Duration::from_secs(3600);
+
 /// A repository of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Scope {
@@ -54,6 +57,8 @@ pub(crate) struct Grants {
     ttl: Duration,
     accepted: Recent<(Scope, Fingerprint), Moment>,
     members: Recent<(Scope, Digest), Member>,
+    /// Blobs that callers got something of.
+    given: Recent<(Scope, Fingerprint, Digest), (Moment, Member)>,
 }
 
 impl Scope {
@@ -66,7 +71,7 @@ impl Scope {
 impl Grants {
     /// Nothing known; an acceptance will be believed for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
-        Self { ttl, accepted: Recent::new(CAPACITY), members: Recent::new(CAPACITY) }
+        Self { ttl, accepted: Recent::new(CAPACITY), members: Recent::new(CAPACITY), given: Recent::new(CAPACITY) }
     }
 
     /// The upstream just gave something of the repository to this caller.
@@ -82,6 +87,25 @@ impl Grants {
     /// The content belongs to the repository.
     pub(crate) fn belongs(&mut self, scope: &Scope, digest: Digest, member: Member) {
         self.members.insert((scope.clone(), digest), member, 1);
+    }
+
+    /// The caller just got something of the blob.
+    pub(crate) fn give(&mut self, scope: &Scope, caller: Fingerprint, digest: Digest, member: Member, now: Moment) {
+        self.given.insert((scope.clone(), caller, digest), (now, member), 1);
+    }
+
+    /// What is known of a blob of which the caller got something in the last hour, unless the upstream has refused the
+    /// caller since. A pull that has begun goes on by this while the upstream can't be asked.
+    pub(crate) fn was_given(
+        &mut self,
+        scope: &Scope,
+        caller: Fingerprint,
+        digest: Digest,
+        now: Moment,
+    ) -> Option<Member> {
+        self.accepted.get(&(scope.clone(), caller))?;
+        let (at, member) = *self.given.get(&(scope.clone(), caller, digest))?;
+        (now - at < GIVEN_FOR).then_some(member)
     }
 
     /// The upstream just said that the repository has no such content.
@@ -182,6 +206,19 @@ mod tests {
         grants.belongs(&app, layer, SIZED);
         grants.refuse(&app, alice);
         assert_eq!(grants.look_up(&app, alice, layer, at(1)), None);
+    }
+
+    #[test]
+    fn a_pull_that_has_begun_goes_on_for_an_hour_unless_its_caller_is_refused() {
+        let World { mut grants, app, layer, alice } = world();
+        assert_eq!(grants.was_given(&app, alice, layer, at(1)), None);
+        grants.give(&app, alice, layer, SIZED, at(1));
+        assert_eq!(grants.look_up(&app, alice, layer, at(50)), None);
+        assert_eq!(grants.was_given(&app, alice, layer, at(50)), Some(SIZED));
+        assert_eq!(grants.was_given(&app, caller("bob"), layer, at(50)), None);
+        assert_eq!(grants.was_given(&app, alice, layer, at(61)), None);
+        grants.refuse(&app, alice);
+        assert_eq!(grants.was_given(&app, alice, layer, at(2)), None);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct List<'a> {
     pub(crate) asked: &'a str,
     /// The repository, as the registry names it.
     pub(crate) repository: &'a str,
+    /// The same, as the request named it.
+    pub(crate) asked_name: &'a str,
     /// What of it, such as `tags/list`.
     pub(crate) rest: &'a str,
     /// How the request named the upstream.
@@ -60,9 +62,10 @@ impl List<'_> {
                 let page = target.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
                 let mut query = form_urlencoded::Serializer::new(String::new());
                 query.append_pair(PAGE, &page);
-                return self.path(self.repository, self.rest, query);
+                return self.path(self.asked_name, self.rest, query);
             }
         };
+        let repository = if repository == self.repository { self.asked_name } else { repository };
         let (_, query) = route::split_query(target.query());
         self.path(repository, &rest, form_urlencoded::Serializer::new(query))
     }
@@ -138,7 +141,7 @@ mod tests {
         let base: Url = base.parse().unwrap();
         let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
         let asked = "/v2/lib/app/tags/list?n=2";
-        let list = List { base: &base, asked, repository: "lib/app", rest: "tags/list", naming };
+        let list = List { base: &base, asked, repository: "lib/app", asked_name: "lib/app", rest: "tags/list", naming };
         next_page(list, &headers).map(|link| link.to_str().unwrap().to_owned())
     }
 

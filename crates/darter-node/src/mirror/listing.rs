@@ -41,8 +41,8 @@ impl Mirror {
                 headers.insert(name, value.clone());
             }
         }
-        let repository = &ask.repository;
-        let list = List { base: ask.upstream.base(), asked: &path, repository, rest, naming: &ask.naming };
+        let (repository, asked_name) = (&ask.repository, &ask.asked_name);
+        let list = List { base: ask.upstream.base(), asked: &path, repository, asked_name, rest, naming: &ask.naming };
         if let Some(link) = link::next_page(list, &reply.headers) {
             headers.insert(LINK, link);
         }

@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `mod` | [`Mirror`]: from a request to an answer; what all kinds of requests share |
 //! | `route` | what a path asks for, and of which upstream |
+//! | `rewrite` | what a repository is called there |
 //! | `manifest` | manifests by tag and by digest |
 //! | `blob` | blobs, by way of the agent |
 //! | `compared` | a registry's own copy of content that came from elsewhere |
-//! | `rescue` | the way back to the upstream when the agent fails a blob |
+//! | `flow` | a blob's bytes: from the agent, and from the upstream where the agent is not first |
+//! | `rescue` | a blob from its upstream, past the agent |
+//! | `ahead` | which ranges begin with the upstream |
 //! | `listing`, `link` | tags and referrers, passed through; links to their further pages |
 //! | `grants` | who may read what is cached |
 //! | `cache` | manifests in memory and on disk |
@@ -48,11 +51,13 @@
 //! Non-goals: pushing, catalogues, rewriting manifests.
 
 mod account;
+pub mod ahead;
 mod blob;
 mod blobs;
 pub(crate) mod cache;
 mod compared;
 mod conditions;
+mod flow;
 mod grants;
 mod link;
 mod listing;
@@ -63,6 +68,7 @@ pub(crate) mod provenance;
 mod range;
 pub(crate) mod recent;
 mod rescue;
+mod rewrite;
 pub(crate) mod route;
 mod told;
 
@@ -73,10 +79,11 @@ use std::time::Duration;
 use darter_core::source::Credentials;
 use darter_core::{Clock, Digest, Moment};
 use darter_origin::Upstream;
-use http::header::{ACCEPT, AUTHORIZATION, WARNING};
+use http::header::{ACCEPT, AUTHORIZATION, RANGE, WARNING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::local::outlet::Outlet;
 use crate::local::{self, Body};
@@ -91,10 +98,21 @@ use self::problem::{Code, Problem};
 use self::recent::Recent;
 use self::route::{Known, Naming, Route};
 
+pub use self::ahead::Nearness;
 pub use self::blobs::{Blob, Blobs};
+pub use self::rewrite::Rewrites;
 pub use crate::transfer::stream::Part;
 
 const DOCKER_HUB: &str = "docker.io";
+/// How long an upstream may take to begin an answer. Engines wait 30 s, and go round the mirror only when it answers.
+const UPSTREAM_WAIT: Duration = Duration::from_secs(8);
+
+/// How long an answer that an engine's pull begins with may take to begin, whatever it waits for.
+const ANSWER_WAIT: Duration = Duration::from_millis(9500);
+
+/// The same for lists, which a registry may have to compute, and for blobs of which this caller got a part before: an
+/// engine that reads several ranges gives the whole pull up when one of them fails.
+const LONGEST_WAIT: Duration = Duration::from_secs(19);
 
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
@@ -109,6 +127,8 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 pub struct MirrorOptions {
     /// Names of configured upstreams, which may stand as a repository's first component.
     pub upstreams: Vec<String>,
+    /// What their repositories are called.
+    pub rewrites: Rewrites,
     /// The upstream of requests that name none.
     pub default_upstream: Option<String>,
     /// Whether `/v2/` asks for the login that the caller has for this mirror.
@@ -121,6 +141,7 @@ impl From<&Options> for MirrorOptions {
     fn from(options: &Options) -> Self {
         Self {
             upstreams: options.upstreams.iter().map(|upstream| upstream.name.clone()).collect(),
+            rewrites: Rewrites::from(options.upstreams.as_slice()),
             default_upstream: options.default_upstream.clone(),
             ask_login: options.ask_login,
             grant_ttl: options.grant_ttl,
@@ -135,8 +156,13 @@ pub struct Mirror {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     known: Known,
+    rewrites: Rewrites,
     ask_login: bool,
     grants: Mutex<Grants>,
+    /// Ranges that sweep over blobs.
+    sweeps: Mutex<ahead::Asked<(Scope, Digest)>>,
+    /// Who may read past an agent that stands still.
+    around: Arc<Semaphore>,
     /// Tags that were answered before, so that it pays to ask for their digest first.
     tags: Mutex<Recent<(Scope, String), ()>>,
 }
@@ -153,7 +179,10 @@ struct Ask<'a> {
     head: bool,
     upstream: Upstream,
     scope: Scope,
+    /// The repository's name at the upstream.
     repository: String,
+    /// Its name as it was asked for, without the upstream's.
+    asked_name: String,
     naming: Naming,
     /// The query without `ns`.
     query: String,
@@ -189,8 +218,11 @@ impl Mirror {
             metrics,
             clock,
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
+            rewrites: options.rewrites,
             ask_login: options.ask_login,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
+            sweeps: Mutex::new(ahead::Asked::new()),
+            around: Arc::new(Semaphore::new(flow::MAX_AROUND)),
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
         }
     }
@@ -203,7 +235,12 @@ impl Mirror {
         let kind = route.map_or(MirrorKind::Other, Route::kind);
         let mut account = Account::open(kind, request, Arc::clone(&self.metrics), Arc::clone(&self.clock));
         let head = request.method == Method::HEAD;
-        let answer = self.answer(request, route, &mut account).await;
+        let wait = match kind {
+            MirrorKind::Ping | MirrorKind::Manifest => ANSWER_WAIT,
+            _ => LONGEST_WAIT,
+        };
+        let answer = tokio::time::timeout(wait, self.answer(request, route, &mut account)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Problem::too_slow()));
         let mut response = answer.unwrap_or_else(|problem| {
             account.failed(problem.message());
             problem.into_response(head)
@@ -226,7 +263,7 @@ impl Mirror {
             return Err(Problem::new(StatusCode::NOT_FOUND, Code::Unsupported, text));
         };
         match route {
-            Route::Ping => self.ping(request, account).await,
+            Route::Ping => self.ping(request),
             Route::Manifest { name, reference } => {
                 let ask = self.ask(request, name, account)?;
                 self.manifest(&ask, route::reference(reference)?).await
@@ -247,44 +284,16 @@ impl Mirror {
         }
     }
 
-    /// `/v2/`: engines look here for who they are to authenticate with. Where the upstream is known (by `ns` or by
-    /// default), its challenge is passed on; in all other cases, one where it can't be reached included, the mirror
-    /// says that it is there: what it has is served without its upstream as long as grants last.
+    /// `/v2/`: engines look here for who they are to authenticate with. The mirror says that it is there, whatever its
+    /// upstreams say: which of them is meant is not known yet, and each request for something brings that upstream's own
+    /// challenge.
     ///
-    /// A registry that is satisfied with the configured login or an anonymous token counts as open. Podman, whose
-    /// paths have a prefix, would otherwise ask the registry's token service for a repository that is not there; the
-    /// price is that Docker, which decides here once for all, brings its own login only to registries that give
-    /// nothing to strangers. Docker Hub gives something to everybody, so as the default it is not asked.
-    ///
-    /// With `ask_login`, a ping that names no upstream is the mirror's own to answer: the login that it brings is for
-    /// one upstream of several, and must not be shown to the default one.
-    async fn ping(&self, request: &Parts, account: &mut Account) -> Result<Response<Body>, Problem> {
-        let caller = credentials(&request.headers);
-        let (namespace, _) = route::split_query(request.uri.query());
-        let asked = if let Some(name) = namespace {
-            Some(self.resolve(&name)?)
-        } else if self.ask_login {
-            if caller.headers.is_empty() {
-                return Err(Problem::log_in());
-            }
-            None
-        } else {
-            let default = self.known.default.as_deref().map(|name| self.resolve(name)).transpose()?;
-            default.filter(|upstream| !upstream.is_docker_hub())
-        };
-        if let Some(upstream) = asked {
-            account.upstream(upstream.name());
-            let (method, path, headers) = (Method::GET, "/v2/".to_owned(), HeaderMap::new());
-            let question = Question { upstream: upstream.clone(), method, path, headers, credentials: caller };
-            match self.registries.ask(question).await {
-                Ok(reply) if reply.status == StatusCode::UNAUTHORIZED => {
-                    return Err(Problem::of_reply(reply, upstream.name(), Code::NameUnknown));
-                }
-                Ok(_) => {}
-                Err(failure) => {
-                    tracing::warn!(upstream = upstream.name(), error = failure.text, "an upstream does not answer");
-                }
-            }
+    /// With `ask_login`, who brings none is asked for a login, unless the request names its upstream: containerd, which
+    /// does so, has its own way to the upstream's challenge.
+    fn ping(&self, request: &Parts) -> Result<Response<Body>, Problem> {
+        let named = route::namespace_of(request).0.is_some();
+        if self.ask_login && !named && credentials(&request.headers).headers.is_empty() {
+            return Err(Problem::log_in());
         }
         let mut response = Response::new(local::full("{}".into()));
         response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -292,9 +301,10 @@ impl Mirror {
     }
 
     fn ask<'a>(&self, request: &'a Parts, name: &str, account: &mut Account) -> Result<Ask<'a>, Problem> {
-        let (namespace, query) = route::split_query(request.uri.query());
+        let (namespace, query) = route::namespace_of(request);
         let place = route::place(namespace, name, &self.known)?;
         let upstream = self.resolve(&place.upstream)?;
+        let asked_name = place.repository.clone();
         account.upstream(upstream.name());
         let credentials = credentials(&request.headers);
         // Engines write `library/` for Docker Hub's own images where they know the registry; here it stands in the path.
@@ -304,12 +314,14 @@ impl Mirror {
         } else {
             place.repository
         };
+        let repository = self.rewrites.apply(upstream.name(), repository);
         Ok(Ask {
             headers: &request.headers,
             head: request.method == Method::HEAD,
             scope: Scope::new(upstream.name(), &repository),
             upstream,
             repository,
+            asked_name,
             naming: place.naming,
             query,
             caller: credentials.fingerprint(),
@@ -352,6 +364,14 @@ impl Mirror {
             self.metrics.mirror_access_check(AccessCheck::Believed);
         }
         known
+    }
+
+    /// What is known of a blob of which this caller wants a range, and got something a while ago.
+    fn was_given(&self, ask: &Ask<'_>, digest: Digest) -> Option<Member> {
+        if !ask.headers.contains_key(RANGE) {
+            return None;
+        }
+        self.grants.lock().was_given(&ask.scope, ask.caller, digest, self.clock.now())
     }
 
     /// Notes that the upstream gave this caller something of the repository; not if the reply is no word of its own now.

@@ -54,6 +54,17 @@ impl Problem {
         Self { status, code, message: message.into(), headers: Vec::new(), body: None }
     }
 
+    /// For whoever waited as long as engines should have to.
+    pub(crate) fn too_slow() -> Self {
+        let text = "neither the fleet nor the registry has begun to answer in time: ask again, or ask the registry";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, text)
+    }
+
+    /// Whether the trouble is the upstream's for now, rather than its word on the request.
+    pub(crate) fn is_trouble(&self) -> bool {
+        self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+
     /// For methods that change something.
     pub(crate) fn read_only() -> Self {
         let text = "this is a mirror for pulling: push to the registry itself";

@@ -2,10 +2,15 @@
 //!
 //! The upstream of a request is named, in this order, by
 //!
-//! 1. the query parameter `ns`, which containerd sends to mirrors;
-//! 2. the first component of the repository, if it is the name of a configured upstream or looks like a host (it has a
-//!    dot or a colon, or is `localhost`): `/v2/ghcr.io/app/manifests/1`, for engines whose mirrors have a path prefix;
-//! 3. the default upstream of the configuration: Docker's mirror requests name none.
+//! 1. the first component of the repository, if it is the name of a configured upstream: `/v2/lab/app/manifests/1`. An
+//!    engine's mirror with such a path was set up to mean it, whatever registry its images name;
+//! 2. the query parameter `ns`, which containerd sends to mirrors, or the header `OCI-Namespace`, which says the same;
+//! 3. the first component of the repository, if it looks like a host (it has a dot or a colon, or is `localhost`). After
+//!    `ns`, since a registry may have repositories that look so;
+//! 4. the default upstream of the configuration: the Docker engine's mirror requests name none.
+//!
+//! A request that names no upstream, or one that is neither configured nor a host, is answered with what to configure.
+//! In particular it is not sent to Docker Hub, which would be told the names of private images.
 //!
 //! Pure: nothing here does I/O.
 
@@ -13,6 +18,7 @@ use std::collections::BTreeSet;
 
 use darter_core::Digest;
 use http::StatusCode;
+use http::request::Parts;
 use url::form_urlencoded;
 
 use crate::metrics::MirrorKind;
@@ -91,6 +97,12 @@ pub(crate) struct Known {
     pub(crate) default: Option<String>,
 }
 
+impl Known {
+    fn has(&self, name: &str) -> bool {
+        self.names.contains(name) || self.default.as_deref() == Some(name)
+    }
+}
+
 /// Reads a path, percent-decoded. `None`: the mirror serves nothing there.
 pub(crate) fn parse(path: &str) -> Option<Route<'_>> {
     let rest = path.strip_prefix("/v2")?;
@@ -132,30 +144,60 @@ pub(crate) fn split_query(query: Option<&str>) -> (Option<String>, String) {
     (namespace, others.finish())
 }
 
+/// The upstream that a request names beside its path, and its query without that.
+pub(crate) fn namespace_of(request: &Parts) -> (Option<String>, String) {
+    let (namespace, query) = split_query(request.uri.query());
+    let header = || request.headers.get("oci-namespace")?.to_str().ok().map(str::trim).filter(|name| !name.is_empty());
+    (namespace.or_else(|| header().map(str::to_owned)), query)
+}
+
 /// Which repository of which upstream a name means.
 ///
 /// # Errors
 /// A name that breaks the specification's grammar, or that no upstream is known for.
 pub(crate) fn place(namespace: Option<String>, name: &str, known: &Known) -> Result<Place, Problem> {
+    let by_prefix = |first: &str, rest: &str| {
+        let repository = valid_name(rest)?;
+        Ok(Place { upstream: first.to_owned(), repository, naming: Naming::Prefix(first.to_owned()) })
+    };
+    let prefix = name.split_once('/');
+    if let Some((first, rest)) = prefix.filter(|(first, _)| known.names.contains(*first)) {
+        return by_prefix(first, rest);
+    }
     if let Some(namespace) = namespace {
+        let upstream = namespace.to_ascii_lowercase();
+        if !looks_like_host(&upstream) && !known.has(&upstream) {
+            return Err(unknown_upstream(&namespace, known));
+        }
         let repository = valid_name(name)?;
         return Ok(Place { upstream: namespace.clone(), repository, naming: Naming::Namespace(namespace) });
     }
-    if let Some((first, rest)) = name.split_once('/')
-        && (known.names.contains(first) || looks_like_host(first))
-    {
-        let repository = valid_name(rest)?;
-        return Ok(Place { upstream: first.to_owned(), repository, naming: Naming::Prefix(first.to_owned()) });
+    if let Some((first, rest)) = prefix.filter(|(first, _)| looks_like_host(first)) {
+        return by_prefix(first, rest);
     }
     let repository = valid_name(name)?;
     let Some(upstream) = known.default.clone() else {
         let text = format!(
-            "no registry is named for {name:?}: set a default upstream in Darter's configuration, write the registry \
-             into the path as in /v2/docker.io/{name}/…, or add ?ns=docker.io"
+            "no registry is named for {name:?}: write it into the path as in /v2/docker.io/{name}/…, add ?ns=docker.io, \
+             name this one with --upstream, or set a default upstream (--default-upstream)"
         );
         return Err(Problem::new(StatusCode::NOT_FOUND, Code::NameUnknown, text));
     };
+    // Repositories of Docker Hub have two components at most.
+    if upstream == "docker.io"
+        && repository.matches('/').count() > 1
+        && let Some((first, _)) = prefix
+    {
+        return Err(unknown_upstream(first, known));
+    }
     Ok(Place { upstream, repository, naming: Naming::Default })
+}
+
+fn unknown_upstream(name: &str, known: &Known) -> Problem {
+    let names = known.names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let configured = if names.is_empty() { "none is".to_owned() } else { format!("configured are {names}") };
+    let text = format!("no registry is known as {name:?} ({configured}): add --upstream {name}=URL to Darter");
+    Problem::new(StatusCode::NOT_FOUND, Code::NameUnknown, text)
 }
 
 /// Reads the last part of a manifest's path.

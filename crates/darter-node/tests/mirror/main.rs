@@ -13,6 +13,7 @@ mod login;
 mod manifests;
 mod port;
 mod provenance;
+mod ranges;
 mod registry;
 #[path = "../fleet/seed.rs"]
 #[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]

@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) no_digest_header: bool,
     /// Answers HEAD with this status, whatever GET would give.
     pub(crate) no_head: Option<u16>,
+    /// Takes requests and never answers.
+    pub(crate) hangs: bool,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
     pub(crate) says_yes: bool,
     /// Answers everything with this status.
@@ -184,8 +186,16 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let answer = service_fn(|request: Request<Incoming>| {
-                let response = state.lock().answer_with_all(&request);
-                async move { Ok::<_, Infallible>(response) }
+                let (response, hangs) = {
+                    let mut state = state.lock();
+                    (state.answer_with_all(&request), state.hangs)
+                };
+                async move {
+                    if hangs {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(response)
+                }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Digest, Source};
 use darter_node::FetchError;
-use darter_node::mirror::{Blob, Blobs, Part};
+use darter_node::mirror::{Blob, Blobs, Nearness, Part};
 use darter_origin::{ErrorKind, OriginFailure};
 use darter_store::PieceFile;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -42,6 +42,10 @@ pub(crate) struct TwinState {
     pub(crate) cut_files_at: Option<u64>,
     /// Sources that nothing shows to have what is held.
     pub(crate) unproven: HashSet<Source>,
+    /// Up to which offset it knows hashes; of all if `None`.
+    pub(crate) known: Option<u64>,
+    /// Does not open until told to.
+    pub(crate) shut: bool,
     /// Bytes given.
     pub(crate) given: Arc<AtomicU64>,
 }
@@ -52,6 +56,7 @@ struct Held {
     fault_at: Option<(u64, Option<FetchError>)>,
     hide_length: bool,
     gate: Option<(u64, Arc<tokio::sync::Notify>)>,
+    known: Option<u64>,
     given: Arc<AtomicU64>,
 }
 
@@ -79,6 +84,9 @@ impl Blobs for Twin {
     }
 
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
+        while self.0.lock().shut {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
         let mut state = self.0.lock();
         let digest = source.digest().unwrap();
         if state.unproven.contains(&source) {
@@ -106,6 +114,7 @@ impl Blobs for Twin {
             fault_at: state.fault_at.clone(),
             hide_length: state.hide_length,
             gate: state.gate.clone(),
+            known: state.known,
             given: Arc::clone(&state.given),
         }))
     }
@@ -114,6 +123,15 @@ impl Blobs for Twin {
 impl Blob for Held {
     fn length(&self) -> Option<u64> {
         (!self.hide_length).then_some(self.bytes.len() as u64)
+    }
+
+    fn held(&self) -> u64 {
+        0
+    }
+
+    fn nearness(&self, at: u64) -> Nearness {
+        self.known
+            .map_or(Nearness::Held, |known| if at < known { Nearness::Within } else { Nearness::After(at - known) })
     }
 
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use darter_core::{Clock, Moment, SystemClock};
 use darter_node::local::LocalPort;
 use darter_node::metrics::Metrics;
-use darter_node::mirror::{Mirror, MirrorOptions};
+use darter_node::mirror::{Mirror, MirrorOptions, Rewrites};
 use darter_node::options::StaleTags;
 use darter_node::registries::{Registries, RegistriesOptions};
 use darter_origin::{HttpClient, HttpConfig, RegistryClient, RegistryConfig};
@@ -74,6 +74,7 @@ pub(crate) async fn world_of(
     let dir = tempfile::tempdir().unwrap();
     let mut options = MirrorOptions {
         upstreams: Vec::new(),
+        rewrites: Rewrites::default(),
         default_upstream: Some(registry.name()),
         ask_login: false,
         grant_ttl: GRANT_TTL,
@@ -143,6 +144,7 @@ impl World {
         self.port.drain(Duration::from_secs(5)).await;
         let options = MirrorOptions {
             upstreams: Vec::new(),
+            rewrites: Rewrites::default(),
             default_upstream: Some(registry.to_owned()),
             ask_login: false,
             grant_ttl: GRANT_TTL,

@@ -191,6 +191,8 @@ pub(crate) struct RegistryArgs {
     ///   first-byte-timeout = "2m"
     ///   proxy = "http://proxy.corp:3128"    # instead of HTTPS_PROXY
     ///   headers = { X-Team = "infra" }      # sent with each request
+    ///   prefix = "hub-proxy"                # in front of names: a Harbor project, an Artifactory repository
+    ///   rewrite = { "team/" = "squad/" }    # fronts of names, of which the longest is replaced
     ///
     /// These settings hold for web servers of that name too.
     #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL|TABLE", value_parser = upstream::upstreams, verbatim_doc_comment)]

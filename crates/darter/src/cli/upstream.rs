@@ -42,6 +42,10 @@ struct Table {
     proxy: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    rewrite: BTreeMap<String, String>,
 }
 
 /// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, several of them parted by commas.
@@ -114,6 +118,8 @@ impl Table {
             first_byte_timeout: time("first-byte-timeout", self.first_byte_timeout)?,
             proxy: self.proxy.map(proxy).transpose()?,
             headers: self.headers.into_iter().map(header).collect::<Result<_, _>>()?,
+            prefix: self.prefix,
+            rewrite: self.rewrite.into_iter().collect(),
         })
     }
 }
@@ -188,7 +194,7 @@ mod tests {
         let full = one(concat!(
             r#"reg={ url = ["https://a", "https://b:1"], ca = "/ca.pem", client-cert = "/c", client-key = "/k", "#,
             r#"skip-verify = true, connect-timeout = "2s", first-byte-timeout = "1m", proxy = "http://p:3128", "#,
-            r#"headers = { X-Team = "a, b" } }"#
+            r#"headers = { X-Team = "a, b" }, prefix = "hub", rewrite = { "team/" = "squad/" } }"#
         ));
         assert_eq!(full.urls.iter().map(Url::as_str).collect::<Vec<_>>(), ["https://a/", "https://b:1/"]);
         assert_eq!(
@@ -200,6 +206,7 @@ mod tests {
             (Some(Duration::from_secs(2)), Some(Duration::from_secs(60)))
         );
         assert_eq!(full.headers, [("X-Team".to_owned(), "a, b".to_owned())]);
+        assert_eq!((full.prefix.as_deref(), full.rewrite.len()), (Some("hub"), 1));
         assert!(full.skip_verify && full.proxy.is_some());
         assert_eq!(one(r#"ghcr.io={ ca = "/ca.pem" }"#).urls, []);
     }

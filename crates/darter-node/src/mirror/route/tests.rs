@@ -30,9 +30,10 @@ fn paths_of_the_specification() {
 }
 
 #[test]
-fn the_upstream_is_named_by_ns_then_by_prefix_then_by_default() {
+fn the_upstream_is_named_by_a_configured_prefix_then_by_ns_then_by_another_prefix_then_by_default() {
     let pair = |upstream: &str, repository: &str| (upstream.to_owned(), repository.to_owned());
-    assert_eq!(place_of(Some("ghcr.io"), "hub/app"), pair("ghcr.io", "hub/app"));
+    assert_eq!(place_of(Some("ghcr.io"), "hub/app"), pair("hub", "app"));
+    assert_eq!(place_of(Some("ghcr.io"), "my.group/app"), pair("ghcr.io", "my.group/app"));
     assert_eq!(place_of(None, "hub/app"), pair("hub", "app"));
     assert_eq!(place_of(None, "10.0.0.1:5000/a/b"), pair("10.0.0.1:5000", "a/b"));
     assert_eq!(place_of(None, "ghcr.io/a"), pair("ghcr.io", "a"));

@@ -1,0 +1,158 @@
+//! Several ranges of one blob at a time, as containerd from 2.1 on asks for them (`concurrent_layer_fetch_buffer`), and
+//! single ones far ahead, as lazy snapshotters do. Engines wait 30 s for headers, and give a whole pull up when one
+//! range of it fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::Digest;
+use http::{Method, StatusCode};
+use tokio::sync::Notify;
+
+use crate::world::{GRANT_TTL, Got, World, content, world};
+
+const LENGTH: usize = 2_000_000;
+
+/// A blob of which the agent knows the hashes of the first `known` bytes, and gives what lies at `gate` only when told to.
+async fn with_blob(known: u64, gate: u64) -> (World, Vec<u8>, String, Arc<Notify>) {
+    let world = world().await;
+    let bytes = content(LENGTH);
+    let digest = world.registry.put_blob("app", &bytes);
+    world.agent.hold(bytes.clone());
+    let notify = Arc::new(Notify::new());
+    {
+        let mut agent = world.agent.0.lock();
+        agent.known = Some(known);
+        agent.gate = Some((gate, Arc::clone(&notify)));
+    }
+    (world, bytes, format!("/v2/app/blobs/{digest}"), notify)
+}
+
+async fn range(world: &World, path: &str, range: &str) -> Got {
+    world.send(Method::GET, path, &[("range", range)]).await
+}
+
+fn reads(world: &World) -> usize {
+    world.registry.asked().iter().filter(|line| line.starts_with("GET")).count()
+}
+
+#[tokio::test]
+async fn headers_go_out_before_the_bytes_are_there() {
+    let (world, bytes, path, gate) = with_blob(1_000_000, 1_500_000).await;
+    assert_eq!(range(&world, &path, "bytes=0-999999").await.status, 206);
+    let asked = world.client.get(world.url(&path)).header("range", "bytes=1500000-1599999");
+    let response = asked.send().await.unwrap();
+    assert_eq!(response.status(), 206);
+    assert_eq!(response.headers()["content-range"], format!("bytes 1500000-1599999/{LENGTH}"));
+    // Only now the bytes come, and they come from the agent: the range is part of a sweep.
+    gate.notify_one();
+    assert!(response.bytes().await.unwrap() == bytes[1_500_000..1_600_000]);
+    assert_eq!(reads(&world), 0);
+}
+
+#[tokio::test]
+async fn a_range_far_ahead_of_all_hashes_comes_from_the_upstream_at_once() {
+    // The gate never opens: the agent would give nothing.
+    let (world, bytes, path, _gate) = with_blob(1000, LENGTH as u64 - 51).await;
+    assert_eq!(range(&world, &path, "bytes=0-0").await.body, &bytes[..1]);
+    let footer = range(&world, &path, "bytes=-51").await;
+    assert_eq!((footer.status, &footer.body[..]), (StatusCode::PARTIAL_CONTENT, &bytes[LENGTH - 51..]));
+    assert_eq!(footer.header("content-range"), format!("bytes {}-{}/{LENGTH}", LENGTH - 51, LENGTH - 1));
+    assert_eq!(reads(&world), 1);
+    assert!(world.counted(r#"darter_mirror_fallbacks_total{result="ahead"} 1"#));
+}
+
+#[tokio::test]
+async fn where_the_upstream_gives_no_range_a_range_far_ahead_waits_for_the_agent() {
+    let (world, bytes, path, gate) = with_blob(1000, LENGTH as u64 - 51).await;
+    world.registry.state.lock().no_ranges = true;
+    gate.notify_one();
+    assert_eq!(&range(&world, &path, "bytes=-51").await.body[..], &bytes[LENGTH - 51..]);
+}
+
+#[tokio::test]
+async fn a_pull_that_has_begun_goes_on_while_the_registry_is_in_trouble() {
+    let (world, bytes, path, gate) = with_blob(LENGTH as u64, 0).await;
+    gate.notify_one();
+    assert_eq!(range(&world, &path, "bytes=0-9").await.status, 206);
+    world.clock.pass(GRANT_TTL);
+    for trouble in [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS] {
+        world.registry.state.lock().broken = Some(trouble);
+        let got = range(&world, &path, "bytes=1000-1999").await;
+        assert_eq!((got.status.as_u16(), &got.body[..]), (206, &bytes[1000..2000]), "{trouble}");
+    }
+    // A refusal is none.
+    world.registry.state.lock().broken = Some(StatusCode::FORBIDDEN);
+    assert_eq!(range(&world, &path, "bytes=1000-1999").await.status, 403);
+}
+
+#[tokio::test]
+async fn a_hanging_registry_or_agent_is_answered_before_engines_give_up() {
+    let (world, bytes, path, gate) = with_blob(LENGTH as u64, 0).await;
+    gate.notify_one();
+    assert_eq!(range(&world, &path, "bytes=0-9").await.status, 206);
+    // Who has got a range of it already is served by the upstream when the agent says nothing; who has not is told.
+    world.agent.0.lock().shut = true;
+    let other = world.registry.put_blob("app", b"other");
+    world.agent.hold(&b"other"[..]);
+    let other = format!("/v2/app/blobs/{other}");
+    let hanging = world_that_hangs().await;
+    let absent = Digest::sha256(b"absent");
+    let [blob, manifest] = [format!("/v2/app/blobs/{absent}"), format!("/v2/app/manifests/{absent}")];
+    let (begun, new, ping, tag, manifest, blob, tags) = tokio::join!(
+        in_time(range(&world, &path, "bytes=100-199")),
+        in_time(world.get(&other)),
+        in_time(hanging.get("/v2/")),
+        in_time(hanging.get("/v2/app/manifests/1")),
+        in_time(hanging.get(&manifest)),
+        in_time(hanging.get(&blob)),
+        in_time(hanging.get("/v2/app/tags/list")),
+    );
+    assert_eq!(&begun.body[..], &bytes[100..200]);
+    assert_eq!(new.error(), (504, "UNAVAILABLE".into()));
+    assert_eq!(ping.status, 200);
+    for answer in [tag, manifest, blob, tags] {
+        assert_eq!(answer.error(), (504, "UNAVAILABLE".into()));
+    }
+}
+
+/// Who looks for why pulls fail finds what engines did not wait for.
+#[tokio::test]
+async fn a_caller_that_gives_up_before_the_answer_or_in_its_middle_is_counted() {
+    let (world, _, path, _gate) = with_blob(LENGTH as u64, 1000).await;
+    let give_up = async |path: &str, headers: bool| {
+        let mut asked = world.client.get(world.url(path));
+        if headers {
+            asked = asked.header("range", "bytes=0-9999");
+        }
+        let asked = asked.send();
+        if headers {
+            drop(asked.await.unwrap());
+        } else {
+            let _ = tokio::time::timeout(Duration::from_millis(500), asked).await;
+        }
+    };
+    give_up(&path, true).await;
+    world.registry.state.lock().hangs = true;
+    give_up("/v2/app/manifests/1", false).await;
+    for line in [
+        r#"darter_mirror_gone_total{kind="blob",when="midway"} 1"#,
+        r#"darter_mirror_gone_total{kind="manifest",when="before"} 1"#,
+    ] {
+        while !world.counted(line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(world.metrics.local_requests_active.get(), 0);
+}
+
+/// What comes before an engine gives up.
+async fn in_time(answer: impl Future<Output = Got>) -> Got {
+    tokio::time::timeout(Duration::from_secs(28), answer).await.expect("an engine would have given up")
+}
+
+async fn world_that_hangs() -> World {
+    let world = world().await;
+    world.registry.state.lock().hangs = true;
+    world
+}
