@@ -17,6 +17,14 @@ pub(crate) struct LastUse {
     pub(crate) at: u64,
 }
 
+/// A file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) total: u64,
+    /// Free for this user.
+    pub(crate) free: u64,
+}
+
 /// A place for blobs. Methods that take a blob's id are never called for the same blob at the same time, except the ones
 /// of the index, which are cheap and may be called from anywhere.
 pub(crate) trait Backend: Send + Sync + 'static {
@@ -35,7 +43,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// [`SaveError::Bytes`] when what was written may be lost.
     fn save(&self, sidecar: &Sidecar, medium: &Self::Medium) -> Result<(), SaveError>;
 
-    /// Takes a blob away: quick, since others wait. What is returned is to be given to [`dispose`](Self::dispose).
+    /// Takes a blob away: quick, since whoever wants its room waits. What is returned is to be given to [`dispose`](Self::dispose).
     fn remove(&self, blob: BlobId) -> Result<Option<String>>;
 
     /// Gives the disk back what a removed blob took: may be slow.
@@ -44,8 +52,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Whether a blob that nobody uses can be loaded again after its body was dropped.
     fn unloads(&self) -> bool;
 
-    /// Bytes free where the blobs are; `None` where only the quota counts.
-    fn free(&self) -> Option<u64>;
+    /// The file system that the blobs are on; `None` where only the quota counts.
+    fn space(&self) -> Option<Space>;
 
     /// Wakes whoever evicts in the background; false if nobody does.
     fn wake(&self) -> bool;

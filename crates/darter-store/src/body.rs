@@ -16,7 +16,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use darter_core::manifest::{ManifestError, hash_piece};
 use darter_core::{BlobId, ByteRange, Manifest, PieceHash, PieceIndex, PieceLength, PieceSet};
@@ -36,6 +36,8 @@ pub(crate) struct Body<M> {
     pub(crate) unsaved: AtomicBool,
     /// Whether the body stands in its keeper's list of bodies to save.
     pub(crate) listed: AtomicBool,
+    /// How many holders of the blob's handle rest: see [`StoredBlob::rest`](crate::StoredBlob::rest).
+    pub(crate) resting: AtomicUsize,
     /// Held while the sidecar is written or removed. Taken before `state`.
     pub(crate) saving: Mutex<()>,
     state: RwLock<State>,
@@ -162,6 +164,7 @@ impl<M: Medium> Body<M> {
             medium,
             unsaved: AtomicBool::new(false),
             listed: AtomicBool::new(false),
+            resting: AtomicUsize::new(0),
             saving: Mutex::new(()),
             state: RwLock::new(state),
             room,
@@ -393,6 +396,11 @@ impl<M: Medium> Body<M> {
         state.verified = PieceSet::new();
         state.complete = false;
         self.room.give_back(std::mem::take(&mut state.held_bytes));
+    }
+
+    /// Whether it was dissolved.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.state.read().discarded
     }
 
     /// Trusts nothing that was verified before: the disk failed to write.

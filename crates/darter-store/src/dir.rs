@@ -23,6 +23,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::backend::Space;
 use crate::error::{Result, StoreError};
 
 const PRIVATE_DIR: Mode = Mode::RWXU;
@@ -302,11 +303,11 @@ impl Dir {
         Ok(names)
     }
 
-    /// Bytes on its file system, and those free for this user.
-    pub(crate) fn space(&self) -> io::Result<(u64, u64)> {
+    /// Its file system.
+    pub(crate) fn space(&self) -> io::Result<Space> {
         let space = rustix::fs::fstatvfs(&self.fd)?;
         let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
-        Ok((bytes(space.f_blocks), bytes(space.f_bavail)))
+        Ok(Space { total: bytes(space.f_blocks), free: bytes(space.f_bavail) })
     }
 
     /// Closes the data directory itself to others, if it is one: not, say, a home directory that somebody named by mistake.

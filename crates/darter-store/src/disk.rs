@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use darter_core::BlobId;
 
-use crate::backend::{Backend, LastUse, SaveError};
+use crate::backend::{Backend, LastUse, SaveError, Space};
 use crate::dir::Dir;
 use crate::disk::flusher::{Bell, Flusher};
 use crate::disk::index::Index;
@@ -127,8 +127,8 @@ impl Backend for Disk {
         true
     }
 
-    fn free(&self) -> Option<u64> {
-        self.layout.free()
+    fn space(&self) -> Option<Space> {
+        self.layout.space()
     }
 
     fn wake(&self) -> bool {

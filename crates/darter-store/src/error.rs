@@ -14,17 +14,14 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum StoreError {
     /// No room for the bytes, although everything that may be evicted was. What is held stays readable.
-    #[error(
-        "no room for {needed} bytes, {free} are free{}: free some disk, raise the quota, or unpin or remove blobs",
-        quota.map(|quota| format!(" of a quota of {quota}")).unwrap_or_default()
-    )]
+    #[error("{}", no_room(*needed, *free, *limit))]
     Full {
         /// Bytes that were to be stored.
         needed: u64,
         /// Bytes that could have been stored.
         free: u64,
-        /// The configured quota, if there is one.
-        quota: Option<u64>,
+        /// What limits them.
+        limit: Limit,
     },
     /// Bytes that are not the piece the manifest vouches for; nothing was written. Whoever sent them is wrong.
     #[error("the bytes given for piece {piece} of blob {} are not that piece: fetch it from another holder", blob.short())]
@@ -145,6 +142,53 @@ pub enum StoreError {
         #[source]
         source: Box<redb::Error>,
     },
+}
+
+/// What limits how much is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The quota, of so many bytes.
+    Quota(u64),
+    /// What is to stay free on the file system: so many bytes.
+    Reserve(u64),
+    /// The file system itself.
+    Disk,
+}
+
+fn no_room(needed: u64, free: u64, limit: Limit) -> String {
+    let needs = format!("{} do not fit", size(needed));
+    match limit {
+        Limit::Quota(quota) if needed > quota => format!("{needs} into {} (--quota): raise --quota", size(quota)),
+        Limit::Quota(quota) => format!(
+            "{needs}: {} of {} (--quota) are pinned, being read or on their way; wait, `darter unpin` something, or raise \
+             --quota",
+            size(quota.saturating_sub(free)),
+            size(quota)
+        ),
+        Limit::Reserve(reserve) => format!(
+            "{needs}: {} can be stored while {} of the file system stay free (--reserve); free some disk, or lower --reserve",
+            size(free),
+            size(reserve)
+        ),
+        Limit::Disk => {
+            format!("{needs} on the file system, which has {} free: free some disk, or lower --quota", size(free))
+        }
+    }
+}
+
+/// Bytes for people, in decimal units as disks are sold.
+fn size(bytes: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
 }
 
 impl StoreError {

@@ -60,8 +60,8 @@ impl<B: Backend> Handle<B> {
         self.keeper.take_room(bytes)?;
         self.body.write(expected, data).map_err(|refusal| {
             if no_room(&refusal) {
-                let free = self.keeper.backend.free().unwrap_or(0);
-                return self.keeper.room.full(bytes, free.min(bytes.saturating_sub(1)));
+                let free = self.keeper.backend.space().map_or(0, |space| space.free);
+                return self.keeper.room.disk_full(bytes, free.min(bytes.saturating_sub(1)));
             }
             StoreError::io("write", self.body.medium.path())(refusal)
         })
@@ -211,6 +211,18 @@ impl<B: Backend> StoredBlob for Handle<B> {
 
     fn discard(&self) -> Result<()> {
         self.keeper.discard(&self.body)
+    }
+
+    fn is_discarded(&self) -> bool {
+        self.body.is_discarded()
+    }
+
+    fn rest(&self) {
+        self.keeper.rest_on(&self.body);
+    }
+
+    fn wake(&self) -> bool {
+        self.keeper.wake(&self.body)
     }
 }
 

@@ -1,18 +1,23 @@
 //! Keeps the blobs of one store: who is open, who was used when, who has to go. The same for every backend.
 //!
-//! Lock order: `flushing`, `shelf`, a body's `saving`, a body's `state`; `unsaved` comes last and alone. A handle is never
+//! The shelf is never locked during I/O, so that a disk that hangs holds up only those who need it: questions are answered,
+//! and blobs that are loaded are read. Whoever works on a blob's files marks the blob as busy, and others who want to open,
+//! create or remove that blob wait for the mark to go.
+//!
+//! Lock order: `flushing`, a body's `saving`, `shelf`, a body's `state`; `unsaved` comes last and alone. A handle is never
 //! dropped while `shelf` is locked, since its drop locks the shelf.
 //!
-//! Invariants: a blob with a live handle is not evicted; `room.used` is what all blobs on the shelf hold, and what is
-//! being written; a body with unsaved changes stays loaded until it is saved.
+//! Invariants: a blob in use is not evicted, where a holder of its handle that [rests](StoredBlob::rest) does not count;
+//! `room.used` is what all blobs on the shelf hold, and what is being written; a body with unsaved changes, or with a
+//! handle, stays loaded.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use darter_core::manifest::ManifestError;
 use darter_core::{BlobId, Manifest, PieceSet};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::backend::{Backend, LastUse, SaveError};
 use crate::body::{Body, Facts};
@@ -27,11 +32,15 @@ pub(crate) struct Keeper<B: Backend> {
     pub(crate) room: Arc<Room>,
     now: WallClock,
     shelf: Mutex<Shelf<B>>,
+    /// A blob is not busy any more.
+    done: Condvar,
     unsaved: Mutex<Vec<Arc<Body<B::Medium>>>>,
     /// Held by a whole flush, so that a second one ends after the first.
     flushing: Mutex<()>,
     /// Set while eviction can't get below the high water mark: storing pieces need not ask for it again.
     crowded: AtomicBool,
+    evicted_blobs: AtomicU64,
+    evicted_bytes: AtomicU64,
 }
 
 /// All blobs of the store.
@@ -39,8 +48,10 @@ struct Shelf<B: Backend> {
     entries: HashMap<BlobId, Entry<B>>,
     /// Numbers uses, so that their order survives a wall clock that is set back.
     uses: u64,
-    /// What removed blobs left, to be disposed of when the shelf is unlocked.
-    trash: Vec<String>,
+    /// Blobs whose files somebody works on, and how many bytes each was promised that is being made.
+    busy: HashMap<BlobId, u64>,
+    /// What was taken off and marked as busy, to be deleted when the shelf is unlocked.
+    leaving: Vec<(BlobId, Option<Arc<Body<B::Medium>>>)>,
 }
 
 struct Entry<B: Backend> {
@@ -57,7 +68,13 @@ impl<B: Backend> Entry<B> {
         self.body.as_ref().map_or(self.resting, |body| body.facts())
     }
 
+    /// Whether somebody may read or write it any moment.
     fn in_use(&self) -> bool {
+        let resting = self.body.as_ref().map_or(0, |body| body.resting.load(Ordering::Acquire));
+        self.handle.strong_count() > resting
+    }
+
+    fn is_open(&self) -> bool {
         self.handle.strong_count() > 0
     }
 }
@@ -66,7 +83,7 @@ impl<B: Backend> Keeper<B> {
     /// Keeps what was found in `backend`.
     pub(crate) fn new(backend: B, config: &StoreConfig, found: Vec<(Sidecar, LastUse)>) -> Self {
         let room = Arc::new(Room::new(config));
-        let mut shelf = Shelf { entries: HashMap::new(), uses: 0, trash: Vec::new() };
+        let mut shelf = Shelf { entries: HashMap::new(), uses: 0, busy: HashMap::new(), leaving: Vec::new() };
         for (sidecar, last_use) in found {
             let resting = sidecar.facts();
             room.found(resting.held_bytes);
@@ -74,25 +91,29 @@ impl<B: Backend> Keeper<B> {
             let entry = Entry { info: sidecar.info, resting, body: None, handle: Weak::new(), last_use };
             shelf.entries.insert(sidecar.id, entry);
         }
-        room.measure(backend.free());
+        room.measure(backend.space());
         Self {
             backend,
             room,
             now: config.now.clone(),
             shelf: Mutex::new(shelf),
+            done: Condvar::new(),
             unsaved: Mutex::new(Vec::new()),
             flushing: Mutex::new(()),
             crowded: AtomicBool::new(false),
+            evicted_blobs: AtomicU64::new(0),
+            evicted_bytes: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn open(self: &Arc<Self>, blob: BlobId) -> Result<Option<Arc<Handle<B>>>> {
-        self.on_shelf(|shelf| self.open_on(shelf, blob))
+        let (mut shelf, body) = self.loaded(blob)?;
+        Ok(body.map(|body| self.hand_out(&mut shelf, body)))
     }
 
     pub(crate) fn is_absent(&self, blob: BlobId) -> bool {
-        // Whoever has the shelf locked may wait for the disk.
-        self.shelf.try_lock().is_some_and(|shelf| !shelf.entries.contains_key(&blob))
+        let shelf = self.shelf.lock();
+        !shelf.entries.contains_key(&blob) && !shelf.busy.contains_key(&blob)
     }
 
     pub(crate) fn open_or_create(
@@ -101,15 +122,13 @@ impl<B: Backend> Keeper<B> {
         info: BlobInfo,
         manifest: &Manifest,
     ) -> Result<Arc<Handle<B>>> {
-        let (handle, created) = self.on_shelf(|shelf| match self.open_on(shelf, blob)? {
-            Some(handle) => Ok((handle, false)),
-            None => Ok((self.create_on(shelf, blob, info, manifest)?, true)),
-        })?;
-        if !created {
-            handle.learn(manifest)?;
-            let rest = handle.body().facts().rest();
-            self.on_shelf(|shelf| self.make_room(shelf, blob, rest))?;
-        }
+        let (mut shelf, body) = self.loaded(blob)?;
+        let Some(body) = body else { return self.create(shelf, blob, info, manifest) };
+        let handle = self.hand_out(&mut shelf, body);
+        drop(shelf);
+        handle.learn(manifest)?;
+        let rest = handle.body().facts().rest();
+        self.on_shelf(|shelf| self.make_room(shelf, blob, rest))?;
         Ok(handle)
     }
 
@@ -136,27 +155,26 @@ impl<B: Backend> Keeper<B> {
     }
 
     pub(crate) fn remove(&self, blob: BlobId) -> Result<bool> {
-        self.on_shelf(|shelf| {
-            let Some(entry) = shelf.entries.get(&blob) else { return Ok(false) };
-            if entry.in_use() {
-                return Err(StoreError::InUse(blob));
-            }
-            if entry.facts().pinned {
-                return Err(StoreError::Pinned(blob));
-            }
-            self.take_off(shelf, blob)?;
-            Ok(true)
-        })
+        let mut shelf = self.shelf_for(blob);
+        let Some(entry) = shelf.entries.get(&blob) else { return Ok(false) };
+        if entry.in_use() {
+            return Err(StoreError::InUse(blob));
+        }
+        if entry.facts().pinned {
+            return Err(StoreError::Pinned(blob));
+        }
+        self.take_off(&mut shelf, blob);
+        self.clear(shelf)?;
+        Ok(true)
     }
 
     pub(crate) fn pin(&self, blob: BlobId, pinned: bool) -> Result<()> {
         // On the shelf, so that the body is not unloaded before it is noted as changed.
-        self.on_shelf(|shelf| {
-            let body = self.body_on(shelf, blob)?.ok_or(StoreError::NoSuchBlob(blob))?;
-            body.set_pinned(pinned);
-            self.note(&body);
-            Ok(())
-        })
+        let (_shelf, body) = self.loaded(blob)?;
+        let body = body.ok_or(StoreError::NoSuchBlob(blob))?;
+        body.set_pinned(pinned);
+        self.note(&body);
+        Ok(())
     }
 
     pub(crate) fn touch(&self, blob: BlobId) {
@@ -164,9 +182,16 @@ impl<B: Backend> Keeper<B> {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        let disk_free = self.backend.free();
-        self.room.measure(disk_free);
-        Usage { used: self.room.used(), capacity: self.room.capacity(), quota: self.room.quota(), disk_free }
+        let space = self.backend.space();
+        self.room.measure(space);
+        Usage {
+            used: self.room.used(),
+            capacity: self.room.capacity(),
+            quota: self.room.quota(),
+            disk_free: space.map(|space| space.free),
+            evicted_blobs: self.evicted_blobs.load(Ordering::Relaxed),
+            evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>> {
@@ -188,14 +213,14 @@ impl<B: Backend> Keeper<B> {
 
     /// Evicts as the disk or the quota have no room for a piece.
     pub(crate) fn evict_for(&self, bytes: u64) {
-        self.room.measure(self.backend.free());
+        self.room.measure(self.backend.space());
         let mark = self.room.low_mark().min(self.room.capacity().saturating_sub(bytes));
         self.on_shelf(|shelf| self.evict_down_to(shelf, mark, Busy::Spared));
     }
 
     /// Evicts if the high water mark is passed.
     pub(crate) fn tidy(&self) {
-        self.room.measure(self.backend.free());
+        self.room.measure(self.backend.space());
         if self.room.above_high_water() {
             self.on_shelf(|shelf| self.evict_down_to(shelf, self.room.low_mark(), Busy::Spared));
         }
@@ -232,7 +257,7 @@ impl<B: Backend> Keeper<B> {
             return;
         }
         let mut shelf = self.shelf.lock();
-        let Some(entry) = shelf.entries.get_mut(&blob).filter(|entry| !entry.in_use()) else { return };
+        let Some(entry) = shelf.entries.get_mut(&blob).filter(|entry| !entry.is_open()) else { return };
         let idle = |body: &Arc<Body<_>>| !body.unsaved.load(Ordering::Acquire) && !body.listed.load(Ordering::Acquire);
         if entry.body.as_ref().is_some_and(idle) {
             entry.resting = entry.facts();
@@ -242,13 +267,26 @@ impl<B: Backend> Keeper<B> {
 
     /// Takes a body off the shelf whatever it is used for; nothing if another has its name by now.
     pub(crate) fn discard(&self, body: &Arc<Body<B::Medium>>) -> Result<()> {
-        self.on_shelf(|shelf| {
-            let on_shelf = shelf.entries.get(&body.id).and_then(|entry| entry.body.as_ref());
-            if !on_shelf.is_some_and(|other| Arc::ptr_eq(other, body)) {
-                return Ok(());
-            }
-            self.take_off(shelf, body.id)
-        })
+        let mut shelf = self.shelf.lock();
+        let on_shelf = shelf.entries.get(&body.id).and_then(|entry| entry.body.as_ref());
+        if !on_shelf.is_some_and(|other| Arc::ptr_eq(other, body)) {
+            return Ok(());
+        }
+        self.take_off(&mut shelf, body.id);
+        self.clear(shelf)
+    }
+
+    /// A holder of a blob's handle will read and write nothing until it [wakes](Self::wake).
+    pub(crate) fn rest_on(&self, body: &Body<B::Medium>) {
+        body.resting.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A holder of a blob's handle does not rest any more. False if the blob was taken off meanwhile.
+    pub(crate) fn wake(&self, body: &Body<B::Medium>) -> bool {
+        // On the shelf, so that it is not evicted at the same time.
+        let _shelf = self.shelf.lock();
+        body.resting.fetch_sub(1, Ordering::AcqRel);
+        !body.is_discarded()
     }
 
     fn save(&self, body: &Body<B::Medium>) -> Result<()> {
@@ -268,46 +306,115 @@ impl<B: Backend> Keeper<B> {
         })
     }
 
+    /// Locks the shelf once nobody works on the blob's files.
+    fn shelf_for(&self, blob: BlobId) -> MutexGuard<'_, Shelf<B>> {
+        let mut shelf = self.shelf.lock();
+        while shelf.busy.contains_key(&blob) {
+            self.done.wait(&mut shelf);
+        }
+        shelf
+    }
+
+    /// Locks the shelf again after work on the blob's files, which are not busy any more.
+    fn shelf_after(&self, blob: BlobId) -> MutexGuard<'_, Shelf<B>> {
+        let mut shelf = self.shelf.lock();
+        shelf.busy.remove(&blob);
+        self.done.notify_all();
+        shelf
+    }
+
+    /// Does something on the shelf, then deletes the files of what was taken off it.
     fn on_shelf<T>(&self, work: impl FnOnce(&mut Shelf<B>) -> T) -> T {
         let mut shelf = self.shelf.lock();
         let result = work(&mut shelf);
-        let trash = std::mem::take(&mut shelf.trash);
+        // Said in the log; the files are found again at the next start.
+        let _ = self.clear(shelf);
+        result
+    }
+
+    /// Unlocks the shelf and deletes the files of what was taken off it.
+    fn clear(&self, mut shelf: MutexGuard<'_, Shelf<B>>) -> Result<()> {
+        let leaving = std::mem::take(&mut shelf.leaving);
         drop(shelf);
-        for path in trash {
-            self.backend.dispose(path);
+        let mut result = Ok(());
+        for (blob, body) in leaving {
+            let removed = {
+                let _saving = body.as_ref().map(|body| body.saving.lock());
+                self.backend.remove(blob)
+            };
+            drop(self.shelf_after(blob));
+            match removed {
+                Ok(Some(trash)) => self.backend.dispose(trash),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%blob, error = &error as &dyn std::error::Error, "could not delete a blob's files");
+                    result = Err(error);
+                }
+            }
         }
         result
     }
 
-    fn open_on(self: &Arc<Self>, shelf: &mut Shelf<B>, blob: BlobId) -> Result<Option<Arc<Handle<B>>>> {
-        let Some(body) = self.body_on(shelf, blob)? else { return Ok(None) };
-        self.count_use(shelf, blob);
-        let entry = shelf.entries.get_mut(&blob).expect("a loaded blob is on the shelf");
+    /// The locked shelf and the blob's body on it, loaded if need be. A blob that is found damaged is forgotten.
+    #[expect(clippy::type_complexity, reason = "a pair, named in the text above")]
+    fn loaded(&self, blob: BlobId) -> Result<(MutexGuard<'_, Shelf<B>>, Option<Arc<Body<B::Medium>>>)> {
+        let mut shelf = self.shelf_for(blob);
+        match shelf.entries.get(&blob) {
+            None => return Ok((shelf, None)),
+            Some(Entry { body: Some(body), .. }) => {
+                let body = body.clone();
+                return Ok((shelf, Some(body)));
+            }
+            Some(_) => shelf.busy.insert(blob, 0),
+        };
+        drop(shelf);
+        let loaded = self.backend.load(blob);
+        let mut shelf = self.shelf_after(blob);
+        let Some((sidecar, medium)) = loaded? else {
+            self.take_off(&mut shelf, blob);
+            self.clear(shelf)?;
+            return Ok((self.shelf_for(blob), None));
+        };
+        let body = Arc::new(Body::new(sidecar, medium, self.room.clone()));
+        let entry = shelf.entries.get_mut(&blob).expect("what is busy stays on the shelf");
+        self.room.give_back(entry.resting.held_bytes);
+        self.room.found(body.facts().held_bytes);
+        entry.body = Some(body.clone());
+        Ok((shelf, Some(body)))
+    }
+
+    /// A handle on a loaded body.
+    fn hand_out(self: &Arc<Self>, shelf: &mut Shelf<B>, body: Arc<Body<B::Medium>>) -> Arc<Handle<B>> {
+        self.count_use(shelf, body.id);
+        let entry = shelf.entries.get_mut(&body.id).expect("a loaded blob is on the shelf");
         if let Some(handle) = entry.handle.upgrade() {
-            return Ok(Some(handle));
+            return handle;
         }
         let handle = Handle::new(self.clone(), body);
         entry.handle = Arc::downgrade(&handle);
-        Ok(Some(handle))
+        handle
     }
 
-    fn create_on(
+    /// Makes a blob that is not on the shelf.
+    fn create(
         self: &Arc<Self>,
-        shelf: &mut Shelf<B>,
+        mut shelf: MutexGuard<'_, Shelf<B>>,
         blob: BlobId,
         info: BlobInfo,
         manifest: &Manifest,
     ) -> Result<Arc<Handle<B>>> {
-        if manifest
-            .length()
-            .is_some_and(|length| length.div_ceil(manifest.piece_length().bytes()) > u64::from(u32::MAX))
-        {
-            let source = ManifestError::Length { got: manifest.length().unwrap_or_default() };
-            return Err(StoreError::Manifest { blob, source });
+        let length = manifest.length().unwrap_or_default();
+        if length.div_ceil(manifest.piece_length().bytes()) > u64::from(u32::MAX) {
+            return Err(StoreError::Manifest { blob, source: ManifestError::Length { got: length } });
         }
-        self.make_room(shelf, blob, manifest.length().unwrap_or(0))?;
-        let medium = self.backend.create(blob).map_err(|refusal| match refusal {
-            StoreError::Io { source, .. } if no_room(&source) => self.room.full(manifest.length().unwrap_or(0), 0),
+        self.make_room(&mut shelf, blob, length)?;
+        shelf.busy.insert(blob, length);
+        // What was evicted goes before what takes its room comes.
+        let _ = self.clear(shelf);
+        let created = self.backend.create(blob);
+        let mut shelf = self.shelf_after(blob);
+        let medium = created.map_err(|refusal| match refusal {
+            StoreError::Io { source, .. } if no_room(&source) => self.room.disk_full(length, 0),
             other => other,
         })?;
         let sidecar = Sidecar {
@@ -321,34 +428,15 @@ impl<B: Backend> Keeper<B> {
         let body = Arc::new(Body::new(sidecar, medium, self.room.clone()));
         body.unsaved.store(true, Ordering::Release);
         self.note(&body);
-        let handle = Handle::new(self.clone(), body.clone());
         let entry = Entry {
             info,
             resting: Facts::default(),
-            body: Some(body),
-            handle: Arc::downgrade(&handle),
+            body: Some(body.clone()),
+            handle: Weak::new(),
             last_use: LastUse::default(),
         };
         shelf.entries.insert(blob, entry);
-        self.count_use(shelf, blob);
-        Ok(handle)
-    }
-
-    /// The blob's body, loaded if need be. A blob that is found damaged is forgotten.
-    fn body_on(&self, shelf: &mut Shelf<B>, blob: BlobId) -> Result<Option<Arc<Body<B::Medium>>>> {
-        let Some(entry) = shelf.entries.get_mut(&blob) else { return Ok(None) };
-        if let Some(body) = &entry.body {
-            return Ok(Some(body.clone()));
-        }
-        let Some((sidecar, medium)) = self.backend.load(blob)? else {
-            self.take_off(shelf, blob)?;
-            return Ok(None);
-        };
-        let body = Arc::new(Body::new(sidecar, medium, self.room.clone()));
-        self.room.give_back(entry.resting.held_bytes);
-        self.room.found(body.facts().held_bytes);
-        entry.body = Some(body.clone());
-        Ok(Some(body))
+        Ok(self.hand_out(&mut shelf, body))
     }
 
     fn count_use(&self, shelf: &mut Shelf<B>, blob: BlobId) {
@@ -363,17 +451,17 @@ impl<B: Backend> Keeper<B> {
         if rest == 0 {
             return Ok(());
         }
-        self.room.measure(self.backend.free());
+        self.room.measure(self.backend.space());
         let others = shelf.entries.iter().filter(|(id, entry)| **id != blob && entry.in_use());
-        let promised: u64 = others.map(|(_, entry)| entry.facts().rest()).sum();
-        let used = self.room.used();
+        let promised: u64 = others.map(|(_, entry)| entry.facts().rest()).chain(shelf.busy.values().copied()).sum();
+        let (used, capacity) = (self.room.used(), self.room.capacity());
         let mut could_free = 0;
         for busy in [Busy::Spared, Busy::AwaitedFor] {
-            let evictable = shelf.entries.values().filter(|entry| may_go(entry, busy));
-            let evictable: u64 = evictable.map(|entry| entry.facts().held_bytes).sum();
-            could_free = self.room.capacity().saturating_sub(used.saturating_sub(evictable)).saturating_sub(promised);
+            let evictable = shelf.entries.iter().filter(|(id, entry)| **id != blob && may_go(shelf, **id, entry, busy));
+            let evictable: u64 = evictable.map(|(_, entry)| entry.facts().held_bytes).sum();
+            could_free = capacity.saturating_sub(used.saturating_sub(evictable)).saturating_sub(promised);
             if could_free >= rest {
-                self.evict_down_to(shelf, self.room.capacity() - promised - rest, busy);
+                self.evict_down_to(shelf, capacity - promised - rest, busy);
                 return Ok(());
             }
         }
@@ -385,50 +473,53 @@ impl<B: Backend> Keeper<B> {
         if self.room.used() <= mark {
             return;
         }
-        let candidates = shelf.entries.iter().filter(|(_, entry)| may_go(entry, busy));
+        let candidates = shelf.entries.iter().filter(|(id, entry)| may_go(shelf, **id, entry, busy));
         let mut candidates: Vec<(LastUse, BlobId)> = candidates.map(|(id, entry)| (entry.last_use, *id)).collect();
         candidates.sort_unstable();
         for (_, blob) in candidates {
             if self.room.used() <= mark {
                 return;
             }
-            match self.take_off(shelf, blob) {
-                Ok(()) => tracing::info!(%blob, "evicted"),
-                Err(error) => tracing::warn!(%blob, error = &error as &dyn std::error::Error, "could not evict"),
-            }
+            self.evict(shelf, blob);
         }
     }
 
-    /// Takes a blob off the shelf and off the disk, and gives its room back.
-    fn take_off(&self, shelf: &mut Shelf<B>, blob: BlobId) -> Result<()> {
-        let Some(entry) = shelf.entries.get(&blob) else { return Ok(()) };
-        let saving = entry.body.as_ref().map(|body| body.saving.lock());
-        let trash = self.backend.remove(blob)?;
+    fn evict(&self, shelf: &mut Shelf<B>, blob: BlobId) {
+        let Some(entry) = shelf.entries.get(&blob) else { return };
+        let bytes = entry.facts().held_bytes;
+        tracing::info!(%blob, name = entry.info.name, bytes, last_used = entry.last_use.at, "evicted to make room");
+        self.evicted_blobs.fetch_add(1, Ordering::Relaxed);
+        self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.take_off(shelf, blob);
+    }
+
+    /// Takes a blob off the shelf and gives its room back; its files go when the shelf is unlocked.
+    fn take_off(&self, shelf: &mut Shelf<B>, blob: BlobId) {
+        let Some(entry) = shelf.entries.remove(&blob) else { return };
         match &entry.body {
             Some(body) => body.dissolve(),
             None => self.room.give_back(entry.resting.held_bytes),
         }
-        drop(saving);
-        shelf.entries.remove(&blob);
-        shelf.trash.extend(trash);
+        shelf.busy.insert(blob, 0);
+        shelf.leaving.push((blob, entry.body));
         self.backend.forget(blob);
-        Ok(())
     }
 }
 
 /// What to do about blobs that are being saved when something is evicted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Busy {
-    /// They stay: waiting for the disk would hold everybody up.
+    /// They stay: waiting for the disk would hold up whoever wants the room.
     Spared,
     /// They are waited for: better than to refuse what would fit a moment later.
     AwaitedFor,
 }
 
 /// Whether a blob may be evicted.
-fn may_go<B: Backend>(entry: &Entry<B>, busy: Busy) -> bool {
+fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &Entry<B>, busy: Busy) -> bool {
     let being_saved = || entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
-    !entry.in_use() && !entry.facts().pinned && (busy == Busy::AwaitedFor || !being_saved())
+    let may_go = !entry.in_use() && !entry.facts().pinned && !shelf.busy.contains_key(&blob);
+    may_go && (busy == Busy::AwaitedFor || !being_saved())
 }
 
 impl<B: Backend> Drop for Keeper<B> {

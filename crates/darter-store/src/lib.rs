@@ -45,8 +45,8 @@ pub mod store;
 
 pub use dir::Dir;
 pub use disk::DiskStore;
-pub use error::{Result, StoreError};
+pub use error::{Limit, Result, StoreError};
 pub use memory::MemStore;
 pub use store::{
-    BlobInfo, BlobSummary, PieceFile, Put, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
+    Amount, BlobInfo, BlobSummary, PieceFile, Put, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
 };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use darter_core::BlobId;
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, LastUse, SaveError};
+use crate::backend::{Backend, LastUse, SaveError, Space};
 use crate::error::Result;
 use crate::keeper::{Keeper, Kept};
 use crate::medium::MemoryMedium;
@@ -56,7 +56,7 @@ impl Backend for Memory {
         false
     }
 
-    fn free(&self) -> Option<u64> {
+    fn space(&self) -> Option<Space> {
         None
     }
 

@@ -6,15 +6,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::{Result, StoreError};
-use crate::store::StoreConfig;
+use crate::backend::Space;
+use crate::error::{Limit, Result, StoreError};
+use crate::store::{Amount, StoreConfig};
 
 #[derive(Debug)]
 pub(crate) struct Room {
     used: AtomicU64,
     capacity: AtomicU64,
-    quota: Option<u64>,
-    reserve_free: u64,
+    /// In bytes; all bits set while there is none.
+    quota: AtomicU64,
+    reserve: AtomicU64,
+    quota_wanted: Option<Amount>,
+    reserve_wanted: Amount,
     high_water: f64,
     low_water: f64,
 }
@@ -22,11 +26,17 @@ pub(crate) struct Room {
 impl Room {
     /// An empty room that knows only of its quota until the disk is measured.
     pub(crate) fn new(config: &StoreConfig) -> Self {
+        let quota = match config.quota {
+            Some(Amount::Bytes(quota)) => quota,
+            _ => u64::MAX,
+        };
         Self {
             used: AtomicU64::new(0),
-            capacity: AtomicU64::new(config.quota.unwrap_or(u64::MAX)),
-            quota: config.quota,
-            reserve_free: config.reserve_free,
+            capacity: AtomicU64::new(quota),
+            quota: AtomicU64::new(quota),
+            reserve: AtomicU64::new(0),
+            quota_wanted: config.quota,
+            reserve_wanted: config.reserve_free,
             high_water: config.high_water,
             low_water: config.low_water,
         }
@@ -40,14 +50,20 @@ impl Room {
         self.capacity.load(Ordering::Relaxed)
     }
 
+    /// The quota in bytes.
     pub(crate) fn quota(&self) -> Option<u64> {
-        self.quota
+        Some(self.quota.load(Ordering::Relaxed)).filter(|quota| *quota != u64::MAX)
     }
 
-    /// Takes note of what is free on the disk.
-    pub(crate) fn measure(&self, disk_free: Option<u64>) {
-        let by_disk = disk_free.map_or(u64::MAX, |free| (self.used() + free).saturating_sub(self.reserve_free));
-        self.capacity.store(by_disk.min(self.quota.unwrap_or(u64::MAX)), Ordering::Relaxed);
+    /// Takes note of how large the file system is and what is free on it.
+    pub(crate) fn measure(&self, space: Option<Space>) {
+        let Some(space) = space else { return };
+        let reserve = self.reserve_wanted.of(space.total);
+        let quota = self.quota_wanted.map_or(u64::MAX, |quota| quota.of(space.total));
+        let by_disk = (self.used() + space.free).saturating_sub(reserve);
+        self.reserve.store(reserve, Ordering::Relaxed);
+        self.quota.store(quota, Ordering::Relaxed);
+        self.capacity.store(by_disk.min(quota), Ordering::Relaxed);
     }
 
     /// Takes room for bytes that are about to be written.
@@ -70,8 +86,18 @@ impl Room {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// The refusal of bytes that what is kept leaves no room for.
     pub(crate) fn full(&self, needed: u64, free: u64) -> StoreError {
-        StoreError::Full { needed, free, quota: self.quota }
+        let limit = match self.quota() {
+            Some(quota) if quota <= self.capacity() => Limit::Quota(quota),
+            _ => Limit::Reserve(self.reserve.load(Ordering::Relaxed)),
+        };
+        StoreError::Full { needed, free, limit }
+    }
+
+    /// The refusal of bytes that the file system did not take.
+    pub(crate) const fn disk_full(&self, needed: u64, free: u64) -> StoreError {
+        StoreError::Full { needed, free, limit: Limit::Disk }
     }
 
     /// Whether it is time to evict.

@@ -1,7 +1,8 @@
 //! What a store is: the two traits that everyone else codes against, and the words they use.
 //!
-//! A blob is *in use* while anybody holds the `Arc` that [`Store::open`] gave; all who open the same blob share one.
-//! A blob in use is never evicted. So hold the `Arc` for as long as a download or a reader lives, and no longer.
+//! A blob is *in use* while anybody holds the `Arc` that [`Store::open`] gave and does not [rest](StoredBlob::rest); all who
+//! open the same blob share one. A blob in use is never evicted. So hold the `Arc` for as long as a download or a reader
+//! lives, and no longer, or say that you rest.
 
 use std::fmt;
 use std::fs::File;
@@ -17,13 +18,33 @@ use crate::error::Result;
 /// eviction follows the order of use, whatever this clock says.
 pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// An amount of bytes, or a share of a file system.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// So many bytes.
+    Bytes(u64),
+    /// A share of the file system, in per cent.
+    Percent(f64),
+}
+
+impl Amount {
+    /// In bytes, on a file system of `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            // Rounding does not matter here.
+            Self::Percent(share) => (total as f64 * share.clamp(0.0, 100.0) / 100.0) as u64,
+        }
+    }
+}
+
 /// How much a store may keep, and when it tidies.
 #[derive(Clone)]
 pub struct StoreConfig {
     /// Most bytes of pieces to hold; `None` leaves it to the disk.
-    pub quota: Option<u64>,
-    /// Bytes that others are to find free on the file system; counts against what the store may hold.
-    pub reserve_free: u64,
+    pub quota: Option<Amount>,
+    /// What others are to find free on the file system; counts against what the store may hold.
+    pub reserve_free: Amount,
     /// Above this share of what it may hold, the store evicts...
     pub high_water: f64,
     /// ...until it holds this share.
@@ -35,11 +56,11 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// No quota, 1 GiB left free, water marks at 95 and 85 per cent, bookkeeping written every second.
+    /// 80 % of the file system, of which 10 % stay free, water marks at 95 and 85 per cent, bookkeeping written every second.
     pub fn new(now: WallClock) -> Self {
         Self {
-            quota: None,
-            reserve_free: 1 << 30,
+            quota: Some(Amount::Percent(80.0)),
+            reserve_free: Amount::Percent(10.0),
             high_water: 0.95,
             low_water: 0.85,
             flush_every: Duration::from_secs(1),
@@ -101,10 +122,14 @@ pub struct Usage {
     pub used: u64,
     /// What the store may hold at most now: the lesser of its quota and what the disk allows.
     pub capacity: u64,
-    /// The configured quota.
+    /// The configured quota, in bytes.
     pub quota: Option<u64>,
     /// Free on the file system for this user; `None` for a store that is not on one.
     pub disk_free: Option<u64>,
+    /// Blobs evicted since the store was opened.
+    pub evicted_blobs: u64,
+    /// Bytes of theirs.
+    pub evicted_bytes: u64,
 }
 
 /// What a source was when it was last read: saves asking the origin for bytes that are here.
@@ -301,4 +326,14 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the disk refuses.
     fn discard(&self) -> Result<()>;
+
+    /// Whether it was discarded, or evicted while all its holders rested: this handle is of no use any more.
+    fn is_discarded(&self) -> bool;
+
+    /// The caller keeps its `Arc` but reads and writes nothing until it [wakes](Self::wake): while all who hold one rest, the
+    /// blob may be evicted. Call it once before each `wake`.
+    fn rest(&self);
+
+    /// Ends the caller's rest. False if the blob was evicted meanwhile: open it anew.
+    fn wake(&self) -> bool;
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use darter_core::BlobId;
 
-use crate::backend::SaveError;
+use crate::backend::{SaveError, Space};
 use crate::dir::{Access, Dir};
 use crate::error::{Result, StoreError};
 use crate::medium::{FileMedium, Medium as _};
@@ -161,9 +161,9 @@ impl Layout {
         }
     }
 
-    /// Bytes free for this user on the file system; `None` when it does not say.
-    pub(super) fn free(&self) -> Option<u64> {
-        self.blobs.space().ok().map(|(_, free)| free)
+    /// The file system; `None` when it does not say.
+    pub(super) fn space(&self) -> Option<Space> {
+        self.blobs.space().ok()
     }
 
     /// The sidecar that a scan came upon. Its blob is deleted when it is of no use.
@@ -183,7 +183,9 @@ impl Layout {
 
     fn shard(&self, blob: BlobId) -> Result<Dir> {
         let name = shard_name(blob);
-        self.blobs.sub(&name).map_err(StoreError::io("open", &self.blobs.path_of(&name)))
+        // Without asking to make it where it exists: a file system that hangs would not even refuse.
+        let found = self.blobs.find_sub(&name).transpose().unwrap_or_else(|| self.blobs.sub(&name));
+        found.map_err(StoreError::io("open", &self.blobs.path_of(&name)))
     }
 }
 

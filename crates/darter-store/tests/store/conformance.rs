@@ -1,7 +1,7 @@
 //! What every store does. Each scenario runs on each kind of store.
 
 use darter_core::{BlobId, Digest, Manifest, PieceHash, PieceIndex, PieceLength, Version};
-use darter_store::{Put, SourceRecord, Store, StoreConfig, StoreError};
+use darter_store::{Limit, Put, SourceRecord, Store, StoreConfig, StoreError};
 
 use crate::content::{Content, PIECE, config, ids};
 
@@ -38,6 +38,8 @@ scenarios! {
     blobs_in_use_and_pinned_ones_are_not_removed
     eviction_takes_the_least_recently_used
     pinned_and_used_blobs_survive_any_pressure
+    whoever_rests_on_a_blob_does_not_keep_it_from_being_evicted
+    a_refusal_says_what_is_kept_and_names_the_flag
     a_blob_that_cannot_fit_is_refused_at_once
     room_promised_to_open_blobs_is_not_promised_twice
     a_full_store_refuses_pieces_and_goes_on_reading
@@ -257,14 +259,55 @@ fn pinned_and_used_blobs_survive_any_pressure(make: Make<'_>) {
     assert!(store.usage().used <= 6 * PIECE);
 }
 
+fn whoever_rests_on_a_blob_does_not_keep_it_from_being_evicted(make: Make<'_>) {
+    let store = make(config(Some(6 * PIECE)));
+    let (old, kept, new) = (Content::new(1, 2 * PIECE), Content::new(2, 2 * PIECE), Content::new(3, 4 * PIECE));
+    let resting = old.fill(&*store);
+    let second = store.open(old.id).unwrap().unwrap();
+    resting.rest();
+    let refused =
+        |content: &Content| store.open_or_create(content.id, content.info(), content.manifest.clone()).is_err();
+    let reading = kept.fill(&*store);
+    assert!(refused(&new), "the other holder does not rest");
+    second.rest();
+    assert!(!store.list().iter().any(|line| line.id == old.id && line.in_use));
+    store.flush().unwrap();
+    assert!(second.wake(), "saved, and still the same");
+    old.check_held(&*second);
+    second.rest();
+    drop(new.fill(&*store));
+    assert_eq!(ids(&*store), [new.id, kept.id]);
+    assert!(resting.is_discarded() && !resting.wake() && !second.wake());
+    assert!(matches!(resting.put(PieceIndex(0), old.piece(0)), Err(StoreError::Discarded(_))));
+    let usage = store.usage();
+    assert_eq!((usage.evicted_blobs, usage.evicted_bytes, usage.used), (1, 2 * PIECE, 6 * PIECE));
+    // The name is free for a new one while the old handle is still about.
+    drop(reading);
+    old.check_held(&*old.fill(&*store));
+    drop((resting, second));
+    store.flush().unwrap();
+    old.check_held(&*store.open(old.id).unwrap().unwrap());
+}
+
+fn a_refusal_says_what_is_kept_and_names_the_flag(make: Make<'_>) {
+    let store = make(config(Some(6 * PIECE)));
+    let (first, second) = (Content::new(1, 4 * PIECE), Content::new(2, 3 * PIECE));
+    let _reading = first.fill(&*store);
+    let refused = store.open_or_create(second.id, second.info(), second.manifest).unwrap_err().to_string();
+    let said = "49.2 kB do not fit: 65.5 kB of 98.3 kB (--quota) are pinned, being read or on their way; wait, `darter unpin` \
+                something, or raise --quota";
+    assert_eq!(refused, said);
+}
+
 fn a_blob_that_cannot_fit_is_refused_at_once(make: Make<'_>) {
     let store = make(config(Some(4 * PIECE)));
     let small = Content::new(1, PIECE);
     small.fill(&*store);
     let large = Content::new(2, 5 * PIECE);
     match store.open_or_create(large.id, large.info(), large.manifest) {
-        Err(StoreError::Full { needed, free, quota }) => {
-            assert_eq!((needed, free, quota), (5 * PIECE, 4 * PIECE, Some(4 * PIECE)));
+        Err(error @ StoreError::Full { needed, free, limit }) => {
+            assert_eq!((needed, free, limit), (5 * PIECE, 4 * PIECE, Limit::Quota(4 * PIECE)));
+            assert_eq!(error.to_string(), "81.9 kB do not fit into 65.5 kB (--quota): raise --quota");
         }
         other => panic!("{other:?}"),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, ByteRange, Digest, Manifest, PieceIndex, PieceLength};
-use darter_store::{BlobInfo, Put, Store, StoreConfig, StoredBlob};
+use darter_store::{Amount, BlobInfo, Put, Store, StoreConfig, StoredBlob};
 
 /// Bytes in a piece of every test's blobs.
 pub(crate) const PIECE: u64 = 1 << 14;
@@ -83,8 +83,8 @@ impl Content {
 pub(crate) fn config(quota: Option<u64>) -> StoreConfig {
     let clock = AtomicU64::new(1_000);
     let mut config = StoreConfig::new(Arc::new(move || clock.fetch_add(1, Ordering::Relaxed)));
-    config.quota = quota;
-    config.reserve_free = 0;
+    config.quota = quota.map(Amount::Bytes);
+    config.reserve_free = Amount::Bytes(0);
     // Tests flush when they mean to.
     config.flush_every = Duration::from_secs(3600);
     config

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use darter_core::{BlobId, Digest, PieceIndex, Version};
-use darter_store::{DiskStore, SourceRecord, Store, StoreError};
+use darter_store::{Amount, DiskStore, SourceRecord, Store, StoreError};
 
 use crate::content::{Content, PIECE, config, ids};
 
@@ -315,4 +315,41 @@ fn the_bytes_are_one_plain_file() {
     let content = Content::new(1, 3 * PIECE + 5);
     content.fill(&open(dir.path()));
     assert_eq!(fs::read(file(dir.path(), content.id, "data")).unwrap(), content.data);
+}
+
+#[test]
+fn shares_of_the_file_system_are_what_is_kept_and_what_is_left_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let usage = |quota, reserve| {
+        let mut config = config(None);
+        (config.quota, config.reserve_free) = (quota, reserve);
+        DiskStore::open(dir.path(), &config).unwrap().usage()
+    };
+    let space = rustix::fs::statvfs(dir.path()).unwrap();
+    let total = space.f_blocks * space.f_frsize;
+    let half = usage(Some(Amount::Percent(50.0)), Amount::Bytes(0));
+    assert_eq!(half.quota, Some(total / 2));
+    assert_eq!(usage(None, Amount::Percent(100.0)).capacity, 0);
+    assert_eq!(usage(None, Amount::Bytes(0)).quota, None);
+    let config = darter_store::StoreConfig::new(std::sync::Arc::new(|| 0));
+    let usual = DiskStore::open(dir.path(), &config).unwrap().usage();
+    let eighty = (total as f64 * 0.8) as u64;
+    assert_eq!(usual.quota, Some(eighty));
+    // Others use the disk meanwhile.
+    let spare = usual.disk_free.unwrap().saturating_sub(total / 10).min(eighty);
+    assert!(usual.capacity.abs_diff(spare) <= total / 20, "{usual:?}");
+}
+
+#[test]
+fn what_no_room_is_left_for_says_which_flag_leaves_it_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(None);
+    config.reserve_free = Amount::Percent(100.0);
+    let store = DiskStore::open(dir.path(), &config).unwrap();
+    let content = Content::new(1, 2 * PIECE);
+    let refused = store.open_or_create(content.id, content.info(), content.manifest).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("32.8 kB do not fit: 0 B can be stored while ") && refused.contains("(--reserve)"),
+        "{refused}"
+    );
 }
