@@ -16,7 +16,7 @@ use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use darter_core::{BlobId, Source};
@@ -34,6 +34,7 @@ use tokio::sync::watch;
 
 use crate::agent::Agent;
 use crate::api::{GetRequest, Problem};
+use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
 use crate::handover;
 use crate::transfer::stream::Part;
@@ -96,8 +97,8 @@ struct Caller {
     user: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+impl Connected<IncomingStream<'_, PatientListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, PatientListener>) -> Self {
         Self { user: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
     }
 }
@@ -122,6 +123,7 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
         .route("/v1/status", get(status))
         .route("/v1/blobs", get(blobs))
         .route("/v1/blobs/{name}", delete(remove))
+        .route("/v1/blobs/{name}/pin", put(pin).delete(unpin))
         .route("/v1/explain", get(explain))
         .route("/v1/get", post(download))
         .route("/v1/progress", get(progress))
@@ -133,7 +135,7 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
         // The sender going away means the agent is gone: stop, too.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stopped).await {
+    if let Err(error) = axum::serve(PatientListener::new(listener), routes).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "the administration socket failed");
     }
 }
@@ -150,6 +152,22 @@ async fn remove(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> R
     match agent.remove(&name).await {
         Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
         Ok(None) => unknown(&name),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn pin(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> Response {
+    set_pinned(&agent, &name, true).await
+}
+
+async fn unpin(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> Response {
+    set_pinned(&agent, &name, false).await
+}
+
+async fn set_pinned(agent: &Agent, name: &str, pinned: bool) -> Response {
+    match agent.pin(name, pinned).await {
+        Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
+        Ok(None) => unknown(name),
         Err(error) => failed(&error),
     }
 }

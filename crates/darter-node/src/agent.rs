@@ -31,6 +31,7 @@ use crate::metrics::process::Usage;
 use crate::mirror::Nearness;
 use crate::options::{Options, Role};
 use crate::swarms::{ListeningSwarms, Swarms};
+use crate::transfer::rest::Hold;
 use crate::transfer::stream::Part;
 use crate::transfer::{Outcome, Transfer};
 
@@ -66,6 +67,7 @@ struct Inner {
 /// One blob being fetched or already here. Dropping it ends this caller's interest; the blob stays in the store.
 pub struct Download {
     transfer: Arc<Transfer>,
+    _hold: Hold,
 }
 
 impl Agent {
@@ -83,8 +85,13 @@ impl Agent {
     /// # Errors
     /// The origin's refusal, or a failure of the agent's own.
     pub async fn open(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
-        let transfer = self.inner.swarms.open(source, credentials).await?;
-        Ok(Download { transfer })
+        loop {
+            let transfer = self.inner.swarms.open(source.clone(), credentials.clone()).await?;
+            // Else it was evicted just now, and is not found again.
+            if let Some(hold) = transfer.hold() {
+                return Ok(Download { transfer, _hold: hold });
+            }
+        }
     }
 
     /// Whether content at hand may be given for this source.
@@ -134,12 +141,7 @@ impl Agent {
             resident: process.resident_bytes,
             cpu: process.cpu_seconds,
             cpu_seconds: process.cpu_seconds,
-            store: api::StoreStatus {
-                blobs: inner.context.store.list().len() as u64,
-                used: usage.used,
-                quota: usage.quota,
-                free: usage.disk_free.unwrap_or_default(),
-            },
+            store: api::StoreStatus::new(inner.context.store.list().len() as u64, &usage),
             traffic: inner.context.metrics.traffic(),
             seeds: inner.seeds.status(),
             peers: inner.fleet.peers().into_iter().map(peer_status).collect(),
@@ -187,6 +189,20 @@ impl Agent {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Keeps a blob whatever happens (`pinned`), or not any more. `Ok(None)`: no such blob in the store.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn pin(&self, name: &str, pinned: bool) -> Result<Option<BlobId>, FetchError> {
+        let Some(blob) = names::find(&self.inner.swarms, name).await? else { return Ok(None) };
+        let store = Arc::clone(&self.inner.context.store);
+        match tokio::task::spawn_blocking(move || store.pin(blob, pinned)).await.expect("pinning does not panic") {
+            Ok(()) => Ok(Some(blob)),
+            Err(darter_store::StoreError::NoSuchBlob(_)) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -262,8 +278,7 @@ impl Agent {
             self.inner.swarms.retire();
             let metrics = &self.inner.context.metrics;
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            metrics.store_used_bytes.set(gauge(self.inner.context.store.usage().used));
-            metrics.store_blobs.set(gauge(self.inner.context.store.list().len() as u64));
+            metrics.store(&self.inner.context.store.usage(), self.inner.context.store.list().len());
             let open = self.inner.swarms.all();
             for transfer in &open {
                 transfer.forget_quiet_peers();

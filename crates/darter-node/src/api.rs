@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/blobs` | array of [`BlobRow`] |
 //! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id (or a prefix of 8 digits and more), a digest, or a percent-encoded URL |
+//! | `PUT /v1/blobs/{name}/pin`, `DELETE /v1/blobs/{name}/pin` | 204: kept whatever happens, or not any more |
 //! | `GET /v1/explain?name=…` | [`Explanation`] |
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`](crate::handover) |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
@@ -71,10 +72,29 @@ pub struct StoreStatus {
     pub blobs: u64,
     /// Bytes kept.
     pub used: u64,
-    /// Most bytes kept, if limited.
+    /// Most bytes kept, if limited: the quota, a share of the file system in bytes.
     pub quota: Option<u64>,
     /// Bytes free on the disk.
     pub free: u64,
+    /// What may be kept now: the quota, or less if the disk has no room for it.
+    #[serde(default)]
+    pub capacity: u64,
+    /// Blobs evicted since the agent's start.
+    #[serde(default)]
+    pub evicted: u64,
+}
+
+impl StoreStatus {
+    pub(crate) fn new(blobs: u64, usage: &darter_store::Usage) -> Self {
+        Self {
+            blobs,
+            used: usage.used,
+            quota: usage.quota,
+            free: usage.disk_free.unwrap_or_default(),
+            capacity: usage.capacity,
+            evicted: usage.evicted_blobs,
+        }
+    }
 }
 
 /// Bytes by where they came from and went.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain |
 //! | [`options`], `identity`, `context`, `budget` | what an agent is told, is, and shares |
+//! | `descriptors`, `in_place` | file descriptors; disk work within a task |
 //! | `fleet` | connections to other agents |
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
@@ -22,10 +23,12 @@ pub mod agent;
 pub mod api;
 mod budget;
 mod context;
+mod descriptors;
 pub mod error;
 mod fleet;
 pub mod handover;
 mod identity;
+mod in_place;
 mod joins;
 pub mod local;
 pub mod metrics;

@@ -43,6 +43,7 @@ use tokio_util::task::TaskTracker;
 
 use self::guard::Guard;
 use self::outlet::{Outlet, OutletStream};
+use crate::descriptors::AcceptFailures;
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
 
@@ -51,9 +52,6 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Connections at a time: engines open a handful each; the rest is room for many of them.
 const MOST_CONNECTIONS: usize = 1024;
-
-/// How long to wait when the system has no room for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const ABOUT: &str = "This is Darter's port for programs on this host.\n\n\
     /v2/       registry mirror (OCI distribution, pull only)\n\
@@ -156,6 +154,7 @@ async fn accept(
     tasks: TaskTracker,
 ) {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut failures = AcceptFailures::new("the local port");
     loop {
         let accepted = async {
             let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
@@ -167,16 +166,14 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) => {
+                failures.succeeded();
                 let connection = connection(stream, Arc::clone(&services), stop.clone(), cut.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(permit);
                 });
             }
-            Err(error) => {
-                tracing::warn!(%error, "local port: could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => tokio::time::sleep(failures.failed(&error)).await,
         }
     }
 }

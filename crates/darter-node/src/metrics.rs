@@ -172,6 +172,14 @@ pub struct Metrics {
     pub store_used_bytes: Gauge,
     /// Blobs the store keeps.
     pub store_blobs: Gauge,
+    /// The most the store may keep now.
+    pub store_capacity_bytes: Gauge,
+    /// Bytes free on the store's file system.
+    pub store_free_bytes: Gauge,
+    /// Blobs evicted to make room.
+    pub store_evicted: Counter,
+    /// Bytes of theirs.
+    pub store_evicted_bytes: Counter,
     /// Blobs being fetched or served to peers now.
     pub swarms_active: Gauge,
     /// Agents with an open connection to this one.
@@ -198,6 +206,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Takes down how full the store is.
+    pub(crate) fn store(&self, usage: &darter_store::Usage, blobs: usize) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.store_used_bytes.set(gauge(usage.used));
+        self.store_blobs.set(gauge(blobs as u64));
+        self.store_capacity_bytes.set(gauge(usage.capacity));
+        self.store_free_bytes.set(gauge(usage.disk_free.unwrap_or_default()));
+        self.store_evicted.inc_by(usage.evicted_blobs.saturating_sub(self.store_evicted.get()));
+        self.store_evicted_bytes.inc_by(usage.evicted_bytes.saturating_sub(self.store_evicted_bytes.get()));
+    }
+
     /// All at zero, and registered.
     pub fn new() -> Arc<Self> {
         let mut metrics = Self {
@@ -216,6 +235,10 @@ impl Metrics {
             back_to_source: Counter::default(),
             store_used_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
+            store_capacity_bytes: Gauge::default(),
+            store_free_bytes: Gauge::default(),
+            store_evicted: Counter::default(),
+            store_evicted_bytes: Counter::default(),
             swarms_active: Gauge::default(),
             peers_connected: Gauge::default(),
             seeds_connected: Gauge::default(),
@@ -262,6 +285,13 @@ impl Metrics {
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
         r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());
         r.register("store_blobs", "Blobs kept", self.store_blobs.clone());
+        let capacity = "The most content that may be kept now: the quota, or less if the disk has no room for it";
+        r.register_with_unit("store_capacity", capacity, bytes(), self.store_capacity_bytes.clone());
+        let free = "Free on the file system of the data directory";
+        r.register_with_unit("store_free", free, bytes(), self.store_free_bytes.clone());
+        r.register("store_evicted_blobs", "Blobs evicted to make room", self.store_evicted.clone());
+        let evicted = "Content evicted to make room";
+        r.register_with_unit("store_evicted", evicted, bytes(), self.store_evicted_bytes.clone());
         r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());
         r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());
         r.register("seeds_connected", "Seeds with an open connection", self.seeds_connected.clone());

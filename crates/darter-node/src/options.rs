@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_core::Rate;
+pub use darter_store::Amount;
 use url::Url;
 
 /// What an agent is to its fleet.
@@ -135,10 +136,10 @@ pub struct Options {
     pub origin_limit: Option<Rate>,
     /// Peer connections without TLS.
     pub insecure: bool,
-    /// Most bytes the store keeps.
-    pub quota: Option<u64>,
-    /// Bytes to leave free on the store's disk.
-    pub reserve: u64,
+    /// The most that the store keeps.
+    pub quota: Option<Amount>,
+    /// What to leave free on the store's file system.
+    pub reserve: Amount,
     /// Registries by name.
     pub upstreams: Vec<UpstreamOption>,
     /// The registry of requests that name none (Docker's mirror requests).

@@ -29,8 +29,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
 pub(crate) use self::client::{
-    CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, RemoveArgs, StatusArgs,
-    TopArgs,
+    CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, PinArgs, RemoveArgs,
+    StatusArgs, TopArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -87,6 +87,10 @@ pub(crate) enum Command {
     Ls(ListArgs),
     /// Remove blobs from this host's store
     Rm(RemoveArgs),
+    /// Pin blobs: keep them whatever happens
+    Pin(PinArgs),
+    /// Unpin blobs: they may be evicted and removed again
+    Unpin(PinArgs),
     /// Show the daemon at a glance: traffic, seeds, peers, transfers
     Status(StatusArgs),
     /// Watch swarms live: who serves whom, how fast, and what stands still
@@ -139,6 +143,7 @@ impl Command {
             Self::Get(args) => args.json,
             Self::Ls(args) => args.json,
             Self::Rm(args) => args.json,
+            Self::Pin(args) | Self::Unpin(args) => args.json,
             Self::Status(args) => args.json,
             Self::Top(args) => args.json,
             Self::Explain(args) => args.json,

@@ -129,9 +129,14 @@ impl Client {
 
     /// `DELETE /v1/blobs/{name}`.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), ClientError> {
-        // Form encoding writes a space as a plus sign, which a path takes literally.
-        let name = encoded(name).replace('+', "%20");
-        self.send(Method::DELETE, &format!("/v1/blobs/{name}"), Bytes::new()).await?;
+        self.send(Method::DELETE, &format!("/v1/blobs/{}", in_path(name)), Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// `PUT /v1/blobs/{name}/pin`, or `DELETE` of it.
+    pub(crate) async fn pin(&self, name: &str, pinned: bool) -> Result<(), ClientError> {
+        let method = if pinned { Method::PUT } else { Method::DELETE };
+        self.send(method, &format!("/v1/blobs/{}/pin", in_path(name)), Bytes::new()).await?;
         Ok(())
     }
 
@@ -222,6 +227,12 @@ impl Client {
             _ => ClientError::Connect(self.socket.clone(), error),
         })
     }
+}
+
+/// A name as a part of a path.
+fn in_path(name: &str) -> String {
+    // Form encoding writes a space as a plus sign, which a path takes literally.
+    encoded(name).replace('+', "%20")
 }
 
 fn encoded(text: &str) -> String {

@@ -7,7 +7,7 @@
 //! | `config` | flags, environment, file and defaults, and where each value came from |
 //! | `serve` | `up`, `seed`, `node` |
 //! | `get` | `get` |
-//! | `show` | `status`, `ls`, `rm`, `explain` |
+//! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
@@ -80,6 +80,8 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Get(args) => get::run(args).await,
         Command::Ls(args) => show::list(args).await,
         Command::Rm(args) => show::remove(args).await,
+        Command::Pin(args) => show::pin(args, true).await,
+        Command::Unpin(args) => show::pin(args, false).await,
         Command::Status(args) => show::status(args).await,
         Command::Explain(args) => show::explain(args).await,
         Command::Top(args) => top::run(args).await,

@@ -1,9 +1,9 @@
-//! What the daemon knows, for people or as JSON: `status`, `ls`, `rm`, `explain`.
+//! What the daemon knows, for people or as JSON: `status`, `ls`, `rm`, `pin`, `unpin`, `explain`.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `show/status.rs` | one agent at a glance |
-//! | `show/blobs.rs` | the store's blobs: list and remove |
+//! | `show/blobs.rs` | the store's blobs: list, remove, pin |
 //! | `show/explain.rs` | where a blob's bytes came from |
 
 mod blobs;
@@ -13,6 +13,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::blobs::{list, remove};
+pub(crate) use self::blobs::{list, pin, remove};
 pub(crate) use self::explain::explain;
 pub(crate) use self::status::{received, status};

@@ -22,6 +22,7 @@ use super::{Agent, Inner, is_daemon};
 use crate::admin;
 use crate::budget::ByteBudget;
 use crate::context::{Context, Fetchers, unix_now};
+use crate::descriptors;
 use crate::error::StartError;
 use crate::fleet::seeds::Seeds;
 use crate::fleet::{Fleet, Listener};
@@ -45,6 +46,7 @@ const UPLOAD_SLOTS: usize = 4;
 const STALL: Duration = Duration::from_secs(10);
 
 pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
+    descriptors::raise_limit();
     let clock = SystemClock::start();
     let registry_config = registry_config(&options);
     let http = http_client(&options)?;

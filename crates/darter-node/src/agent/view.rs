@@ -129,12 +129,7 @@ impl Agent {
             peers: inner.fleet.peers().len() as u32,
             connections: inner.fleet.connections(),
             seeds: inner.seeds.status(),
-            store: StoreStatus {
-                blobs,
-                used: usage.used,
-                quota: usage.quota,
-                free: usage.disk_free.unwrap_or_default(),
-            },
+            store: StoreStatus::new(blobs, &usage),
         }
     }
 

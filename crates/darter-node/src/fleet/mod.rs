@@ -43,6 +43,7 @@ use self::survey::Surveys;
 use self::twins::Twins;
 use crate::api::Giver;
 use crate::context::Context;
+use crate::descriptors::AcceptFailures;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MOST_ACCEPTED: usize = 16_384;
@@ -185,6 +186,7 @@ impl Fleet {
     pub(crate) fn accept(self: &Arc<Self>, listener: Box<dyn darter_wire::Listener>) {
         let fleet = Arc::clone(self);
         let room = Arc::new(Semaphore::new(MOST_ACCEPTED));
+        let mut failures = AcceptFailures::new("the peer port");
         self.tasks.spawn(async move {
             loop {
                 let accepted = tokio::select! {
@@ -192,11 +194,12 @@ impl Fleet {
                     () = fleet.stop.cancelled() => return,
                 };
                 let stream = match accepted {
-                    Ok(stream) => stream,
+                    Ok(stream) => {
+                        failures.succeeded();
+                        stream
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, "accepting a peer connection failed");
-                        // Out of file descriptors, mostly: a moment lets some go.
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        tokio::time::sleep(failures.failed(&error)).await;
                         continue;
                     }
                 };

@@ -89,9 +89,26 @@ struct Shelved {
     used: Moment,
 }
 
+/// A blob that peers are given pieces of while nothing else needs its room.
+struct Shared(Arc<dyn StoredBlob>);
+
+impl Shared {
+    fn new(stored: Arc<dyn StoredBlob>) -> Self {
+        stored.rest();
+        Self(stored)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Evicted or not, nobody rests on it any more.
+        let _ = self.0.wake();
+    }
+}
+
 enum ShelfState {
     Opening,
-    Open(Arc<dyn StoredBlob>, PieceLength),
+    Open(Shared, PieceLength),
     /// Not stored here, when last looked.
     Absent,
 }
@@ -111,19 +128,27 @@ impl Swarms {
         })
     }
 
-    /// The transfer of a blob, unless it failed: a failed one is forgotten, so that the next request tries anew.
+    /// The transfer of a blob, unless it failed or its blob was evicted: such a one is forgotten, so that the next request
+    /// tries anew.
     pub(crate) fn get(&self, blob: BlobId) -> Option<Arc<Transfer>> {
         let mut transfers = self.transfers.lock();
         let entry = transfers.get_mut(&blob)?;
-        if matches!(entry.transfer.outcome(), Outcome::Failed(_)) {
-            let entry = transfers.remove(&blob)?;
+        let failed = matches!(entry.transfer.outcome(), Outcome::Failed(_));
+        if !failed && !entry.transfer.is_evicted() {
+            entry.used = self.house.context.now();
+            return Some(Arc::clone(&entry.transfer));
+        }
+        let entry = transfers.remove(&blob)?;
+        drop(transfers);
+        if failed {
             entry.transfer.close();
             // It may have failed because of what a holder said of it.
             self.inventory.forget(blob);
-            return None;
+        } else {
+            // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
+            entry.transfer.leave();
         }
-        entry.used = self.house.context.now();
-        Some(Arc::clone(&entry.transfer))
+        None
     }
 
     /// Every transfer.
@@ -166,13 +191,24 @@ impl Swarms {
             let over = !matches!(transfer.outcome(), Outcome::Open);
             over && !transfer.has_readers() && now.since(entry.used) > patience
         };
+        let mut evicted = Vec::new();
         self.transfers.lock().retain(|_, entry| {
+            entry.transfer.may_rest();
             let idle = is_idle(entry);
-            if idle {
+            if entry.transfer.is_evicted() {
+                evicted.push(Arc::clone(&entry.transfer));
+            } else if idle {
                 entry.transfer.close();
+                return false;
+            } else {
+                return true;
             }
-            !idle
+            false
         });
+        // Without the lock, as above.
+        for transfer in evicted {
+            transfer.leave();
+        }
         self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
         // What was kept for a transfer that never came to be.
         self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
@@ -188,7 +224,7 @@ impl Swarms {
             let used = self.house.context.now();
             match transfers.get(&transfer.blob) {
                 Some(entry) if Arc::ptr_eq(&entry.transfer, &transfer) => transfer,
-                Some(entry) if !matches!(entry.transfer.outcome(), Outcome::Failed(_)) => {
+                Some(entry) if !entry.transfer.is_over() => {
                     transfer.close();
                     Arc::clone(&entry.transfer)
                 }
@@ -220,7 +256,7 @@ impl Swarms {
         }
         let mut early = self.early.lock();
         let transfer = self.transfers.lock().get(&joined.blob).map(|entry| Arc::clone(&entry.transfer));
-        let open = transfer.filter(|transfer| !matches!(transfer.outcome(), Outcome::Failed(_)));
+        let open = transfer.filter(|transfer| !transfer.is_over());
         let answer = match open {
             Some(transfer) => {
                 transfer.follow(lead, joined);

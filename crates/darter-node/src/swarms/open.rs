@@ -528,6 +528,8 @@ impl Swarms {
             created: unix_now(),
         };
         let store = Arc::clone(&self.house.context.store);
+        // Those that were needed when last looked at may be needed no more.
+        self.all().iter().for_each(|transfer| transfer.may_rest());
         let created = tokio::task::spawn_blocking(move || {
             match store.open_or_create(blob, info.clone(), manifest.clone()) {
                 // What is left of an earlier try was cut differently, and is worth less than the swarm's way.

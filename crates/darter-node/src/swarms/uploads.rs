@@ -9,7 +9,7 @@ use darter_store::{PieceFile, StoredBlob};
 use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
 
-use super::{ShelfState, Shelved, Swarms};
+use super::{Shared, ShelfState, Shelved, Swarms};
 
 /// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
 const MOST_SHELVED: usize = 4096;
@@ -86,11 +86,16 @@ impl Swarms {
     fn from_shelf(self: &Arc<Self>, blob: BlobId, piece: PieceIndex) -> Bind {
         let now = self.house.context.now();
         let mut shelf = self.shelf.lock();
+        let evicted =
+            |shelved: &Shelved| matches!(&shelved.state, ShelfState::Open(shared, _) if shared.0.is_discarded());
+        if shelf.get(&blob).is_some_and(evicted) {
+            shelf.remove(&blob);
+        }
         if let Some(shelved) = shelf.get_mut(&blob) {
             shelved.used = now;
             return match &shelved.state {
-                ShelfState::Open(stored, _) => {
-                    let stored = Arc::clone(stored);
+                ShelfState::Open(shared, _) => {
+                    let stored = Arc::clone(&shared.0);
                     drop(shelf);
                     payload(&stored, piece)
                 }
@@ -111,7 +116,7 @@ impl Swarms {
     /// Length and piece length of an open blob that has no transfer.
     fn shelved(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
         match &self.shelf.lock().get(&blob)?.state {
-            ShelfState::Open(stored, pieces) => Some((stored.length(), *pieces)),
+            ShelfState::Open(shared, pieces) => Some((shared.0.length(), *pieces)),
             ShelfState::Opening | ShelfState::Absent => None,
         }
     }
@@ -133,7 +138,7 @@ impl Swarms {
         let state = match stored {
             Some(stored) => {
                 let pieces = stored.manifest().piece_length();
-                ShelfState::Open(stored, pieces)
+                ShelfState::Open(Shared::new(stored), pieces)
             }
             None => ShelfState::Absent,
         };

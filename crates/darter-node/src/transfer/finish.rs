@@ -125,6 +125,7 @@ impl Transfer {
         }
         self.changed.send_replace(());
         self.sendable.send_replace(());
+        self.may_rest();
         if self.context.options.role == Role::Node && self.digest().is_some() {
             for seed in self.fleet.seeds() {
                 self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::{Lead, Outcome, Transfer, random_seed};
 use crate::error::FetchError;
 use crate::fleet::survey::Survey;
+use crate::in_place::in_place;
 use crate::options::Role;
 
 /// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
@@ -64,6 +65,11 @@ pub(super) struct Speech {
 }
 
 impl Leading {
+    /// Whether a member still wants pieces.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.swarm.is_wanted()
+    }
+
     pub(super) const fn member_count(&self) -> usize {
         self.members
     }
@@ -489,7 +495,7 @@ impl Transfer {
     fn small_whole(&self) -> Option<Vec<u8>> {
         let length = self.small_length()?;
         let mut bytes = vec![0; usize::try_from(length).ok()?];
-        self.stored.read_at(0, &mut bytes).ok()?;
+        in_place(|| self.stored.read_at(0, &mut bytes)).ok()?;
         Some(bytes)
     }
 

@@ -13,6 +13,7 @@ use super::hashes;
 use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
+use crate::in_place::in_place;
 use crate::joins::{Entered, Joined};
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
@@ -434,7 +435,7 @@ impl Transfer {
         while !bytes.is_empty() {
             let length = bytes.len().min(usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB"));
             let (data, rest) = bytes.split_at(length);
-            match self.stored.put(piece, data) {
+            match in_place(|| self.stored.put(piece, data)) {
                 Ok(Put::Stored) => {
                     self.count_received(lead, data.len() as u64);
                     self.stored_piece(piece, data.len() as u64, None, lead.giver());

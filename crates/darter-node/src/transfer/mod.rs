@@ -11,6 +11,7 @@
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
 //! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
 //! | `news` | what others are told of pieces come and gone |
+//! | [`rest`] | when the blob may be evicted though the transfer stays |
 //! | [`stream`] | verified bytes in order, for whoever asked |
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
@@ -33,6 +34,7 @@ pub(crate) mod member;
 pub(crate) mod meter;
 mod news;
 pub(crate) mod reading;
+pub(crate) mod rest;
 pub(crate) mod stream;
 pub(crate) mod turns;
 mod view;
@@ -57,6 +59,7 @@ use self::hashes::Hashes;
 use self::journal::Journal;
 use self::leading::Leading;
 use self::news::News;
+use self::rest::Rest;
 use self::view::Flows;
 use crate::api::{self, Giver};
 use crate::context::{Context, Fetching, unix_now};
@@ -108,6 +111,7 @@ pub(crate) struct Transfer {
     /// The same for the whole agent: wakes whoever waits for something to send.
     sendable: watch::Sender<()>,
     readers: AtomicUsize,
+    rest: Rest,
     /// Ends the driver.
     closed: CancellationToken,
 }
@@ -144,6 +148,8 @@ pub(crate) struct State {
     fetching: Option<Fetching>,
     journal: Journal,
     flows: Flows,
+    /// When a peer was last sent a piece.
+    last_sent: Option<Moment>,
 }
 
 /// A request under way.
@@ -243,6 +249,7 @@ impl Transfer {
             outcome: if complete { Outcome::Complete } else { Outcome::Open },
             journal,
             flows: Flows::default(),
+            last_sent: None,
         };
         let transfer = Arc::new(Self {
             context: Arc::clone(context),
@@ -259,6 +266,7 @@ impl Transfer {
             changed: watch::channel(()).0,
             sendable: sendable.clone(),
             readers: AtomicUsize::new(0),
+            rest: Rest::default(),
             closed: CancellationToken::new(),
         });
         drive::start(&transfer);
@@ -403,6 +411,7 @@ impl Transfer {
                 state.outcome = Outcome::Open;
             }
         }
+        self.end_rest();
         self.kick.notify_one();
     }
 
@@ -411,6 +420,7 @@ impl Transfer {
         let now = self.context.now();
         let mut state = self.state.lock();
         state.journal.sent(bytes);
+        state.last_sent = Some(now);
         state.flows.went(now, bytes, to);
     }
 

@@ -20,6 +20,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::rest::Hold;
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -49,6 +50,8 @@ pub enum Part {
 /// Somebody who reads in order.
 struct Reader {
     transfer: Arc<Transfer>,
+    /// `None` if the blob was evicted before this reader came.
+    _hold: Option<Hold>,
     id: ReaderId,
     changed: watch::Receiver<()>,
     at: u64,
@@ -94,6 +97,7 @@ impl Transfer {
         self.readers.fetch_add(1, Ordering::Relaxed);
         let reader = Reader {
             transfer: Arc::clone(self),
+            _hold: self.hold(),
             id: ReaderId(READERS.fetch_add(1, Ordering::Relaxed)),
             changed: self.changed.subscribe(),
             at: range.map_or(0, ByteRange::start),

@@ -99,7 +99,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         origin_limit: None,
         insecure: true,
         quota: None,
-        reserve: 0,
+        reserve: darter_node::options::Amount::Bytes(0),
         upstreams: Vec::new(),
         default_upstream: None,
         metrics: None,

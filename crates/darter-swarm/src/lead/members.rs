@@ -136,6 +136,12 @@ impl Members {
         self.by_id.iter().filter(|(_, slot)| !self.get(**slot).aside).map(|(id, _)| *id).collect()
     }
 
+    /// Whether a member other than the lead's own node wants pieces of a blob of `total`.
+    pub(super) fn others_want(&self, total: u32) -> bool {
+        let others = self.slots.iter().flatten().filter(|member| member.id != self.me && !member.aside);
+        others.into_iter().any(|member| member.wants && member.held.len() < total)
+    }
+
     /// Bytes of memory behind this, with spare room; what maps and texts take is estimated from their number.
     pub(super) fn memory(&self) -> usize {
         let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();

@@ -433,6 +433,12 @@ impl Lead {
         self.members.ids()
     }
 
+    /// Whether some other member still wants pieces.
+    pub fn is_wanted(&self) -> bool {
+        let total = self.total.unwrap_or(u32::MAX);
+        self.members.others_want(total)
+    }
+
     /// How many pieces a member is known to hold; `None` for who is no member.
     pub fn held_by(&self, node: NodeId) -> Option<u32> {
         self.members.slot(node).map(|slot| self.members.get(slot).held.len())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use darter_core::Rate;
-use darter_node::options::{LoginOption, StaleTags};
+use darter_node::options::{Amount, LoginOption, StaleTags};
 
 use super::upstream::{self, UpstreamList};
 use super::values;
@@ -142,13 +142,14 @@ pub(crate) struct LimitArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
-    /// Keep at most this much on disk; the least recently used goes first [default: no limit]
-    #[arg(long, env = "DARTER_QUOTA", value_name = "SIZE", value_parser = values::size)]
-    pub(crate) quota: Option<u64>,
+    /// Keep at most this much on disk: a size, or a share of the file system. When more is wanted, the least recently used
+    /// goes first, unless it is pinned (`darter pin`) or being read
+    #[arg(long, env = "DARTER_QUOTA", value_name = "SIZE|PERCENT", default_value = "80%", value_parser = values::amount)]
+    pub(crate) quota: Amount,
 
-    /// Leave this much of the disk free
-    #[arg(long, env = "DARTER_RESERVE", value_name = "SIZE", default_value = "512MB", value_parser = values::size)]
-    pub(crate) reserve: u64,
+    /// Leave this much of the file system free for others, whatever the quota
+    #[arg(long, env = "DARTER_RESERVE", value_name = "SIZE|PERCENT", default_value = "10%", value_parser = values::amount)]
+    pub(crate) reserve: Amount,
 }
 
 #[derive(Debug, Args)]

@@ -136,6 +136,19 @@ pub(crate) struct RemoveArgs {
     pub(crate) place: PlaceArgs,
 }
 
+/// Keep blobs whatever happens: they are not evicted when the store is full, and not removed
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    /// Blob ids as `darter ls` shows them (or a beginning of eight digits and more), digests or URLs
+    #[arg(value_name = "DIGEST|URL|ID", required = true)]
+    pub(crate) names: Vec<String>,
+    /// Print a JSON object with the names
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
 /// Show the daemon at a glance
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {

@@ -158,6 +158,18 @@ mod values {
     }
 
     #[test]
+    fn amounts_are_sizes_or_shares() {
+        use darter_node::options::Amount;
+
+        assert_eq!(amount("200GB"), Ok(Amount::Bytes(200_000_000_000)));
+        assert_eq!(amount("80%"), Ok(Amount::Percent(80.0)));
+        assert_eq!(amount("12.5 %"), Ok(Amount::Percent(12.5)));
+        for wrong in ["", "%", "101%", "-1%", "NaN%", "all"] {
+            assert!(amount(wrong).unwrap_err().contains("80%"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn labels_and_headers() {
         assert_eq!(label("rack=1=2"), Ok(("rack".into(), "1=2".into())));
         assert!(label("rack").is_err() && label("=1").is_err());

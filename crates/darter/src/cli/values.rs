@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use darter_node::options::LoginOption;
+use darter_node::options::{Amount, LoginOption};
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -15,6 +15,14 @@ use url::Url;
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("not a size: {text:?} (write for example 500MB, 20GiB or 1048576)");
     text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong())
+}
+
+/// A number of bytes, or a share of a file system: `200GB`, `80%`.
+pub(crate) fn amount(text: &str) -> Result<Amount, String> {
+    let wrong = || format!("not a size or a share: {text:?} (write for example 200GB, 20GiB or 80%)");
+    let Some(share) = text.trim().strip_suffix('%') else { return size(text).map(Amount::Bytes).map_err(|_| wrong()) };
+    let share = share.trim().parse::<f64>().ok().filter(|share| (0.0..=100.0).contains(share));
+    share.map(Amount::Percent).ok_or_else(wrong)
 }
 
 /// A span of time: `30s`, `5m`, `1h30m`.

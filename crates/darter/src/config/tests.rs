@@ -45,7 +45,8 @@ fn flag_wins_over_file_and_file_over_default() {
     assert_eq!(setting(&effective, "data-dir").1, format!("{path}:1"));
     assert_eq!(setting(&effective, "join").1, format!("{path}:3"));
     assert_eq!(setting(&effective, "listen"), (&["0.0.0.0:7400".to_owned()][..], "default".to_owned()));
-    assert_eq!(setting(&effective, "quota"), (&[][..], "not set".to_owned()));
+    assert_eq!(setting(&effective, "quota"), (&["80%".to_owned()][..], "default".to_owned()));
+    assert_eq!(setting(&effective, "advertise"), (&[][..], "not set".to_owned()));
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn tables_and_single_values_stand_for_lists() {
     let options = args.options().unwrap();
     assert_eq!((options.labels["rack"].as_str(), options.labels["zone"].as_str()), ("17", "a"));
     assert_eq!(options.join, ["a:1"]);
-    assert_eq!(options.quota, Some(1_000_000));
+    assert_eq!(options.quota, Some(darter_node::options::Amount::Bytes(1_000_000)));
     assert_eq!(options.plain_http, [""; 0]);
 }
 

@@ -1,9 +1,9 @@
-//! The store's blobs: what is here, and away with it.
+//! The store's blobs: what is here, away with it, or keep it.
 
 use darter_node::api::BlobRow;
 use serde_json::json;
 
-use crate::cli::{ListArgs, RemoveArgs};
+use crate::cli::{ListArgs, PinArgs, RemoveArgs};
 use crate::client::Client;
 use crate::table::{Align, Table};
 use crate::{output, units};
@@ -24,6 +24,19 @@ pub(crate) async fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
         }
     }
     if args.json { output::json(&json!({ "removed": args.names })) } else { Ok(()) }
+}
+
+/// `darter pin` and `darter unpin`. Stops at the first name that there is no blob of.
+pub(crate) async fn pin(args: &PinArgs, pinned: bool) -> anyhow::Result<()> {
+    let client = Client::new(&args.place.data_dir()?);
+    let word = if pinned { "pinned" } else { "unpinned" };
+    for name in &args.names {
+        client.pin(name, pinned).await?;
+        if !args.json {
+            output::text(&format!("{word} {name}\n"))?;
+        }
+    }
+    if args.json { output::json(&json!({ word: args.names })) } else { Ok(()) }
 }
 
 pub(super) fn table(blobs: &[BlobRow]) -> String {

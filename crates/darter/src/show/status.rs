@@ -63,8 +63,16 @@ pub(super) fn describe(status: &Status) -> String {
 
 fn store(status: &Status) -> String {
     let store = &status.store;
-    let quota = store.quota.map_or_else(String::new, |quota| format!(" of {}", units::size(quota)));
-    format!("{} blobs, {}{quota}, {} free on the disk", store.blobs, units::size(store.used), units::size(store.free))
+    let quota = store.quota.map_or_else(String::new, |quota| format!(" of {} (--quota)", units::size(quota)));
+    let mut text = format!("{} blobs, {}{quota}", store.blobs, units::size(store.used));
+    if store.quota.is_some_and(|quota| store.capacity < quota) {
+        text += &format!(", room for {} (--reserve)", units::size(store.capacity.saturating_sub(store.used)));
+    }
+    text += &format!(", {} free on the disk", units::size(store.free));
+    if store.evicted > 0 {
+        text += &format!(", {} evicted", store.evicted);
+    }
+    text
 }
 
 /// `1 GB from origins, 2 GB from seeds, 3 GB from peers`.

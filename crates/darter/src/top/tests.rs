@@ -82,7 +82,14 @@ fn top() -> Top {
             peers: 9,
             connections: 21,
             seeds: vec![SeedStatus { addr: "seed-1:7400".into(), up: true, node: None, at: None }],
-            store: StoreStatus { blobs: 3, used: 5_000_000_000, quota: Some(10_000_000_000), free: 7 },
+            store: StoreStatus {
+                blobs: 3,
+                used: 5_000_000_000,
+                quota: Some(10_000_000_000),
+                free: 7,
+                capacity: 10_000_000_000,
+                evicted: 0,
+            },
         },
         rates: Rates {
             origin: 0,

@@ -7,6 +7,7 @@
 //! | `daemon.rs` | a daemon's life, and the commands that talk to it |
 //! | `swarm.rs` | a seed and nodes: who reads the origin, who gives what, who dies |
 //! | `no_seed.rs` | nodes without a seed, and fleets in which something is amiss: versions, ids, names, agents that stand still |
+//! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
@@ -17,6 +18,7 @@ mod daemon;
 mod demo;
 mod get;
 mod no_seed;
+mod quota;
 mod support;
 mod swarm;
 mod top;

@@ -1,0 +1,166 @@
+//! File descriptors: as many as the system grants, and what is said when they run out.
+//!
+//! An agent needs one for each connection and each blob that is read. Systems grant a process 1,024 unless it asks for more,
+//! which it may up to its hard limit; so it asks when it starts.
+//!
+//! A port that can't accept because there are none left goes on trying, ever more slowly: the connection that can't be
+//! accepted stays in the queue, and trying at once would only spin.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
+
+/// The first pause after an accept that failed.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+/// The longest.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// A port that fails and works by turns is spoken of once in this time.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Raises the soft limit of open files to the hard one. Where that is not granted, things go on with the limit there is.
+pub(crate) fn raise_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let before = limit.current;
+    limit.current = limit.maximum;
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => tracing::debug!(?before, now = ?limit.maximum, "raised the limit of open files"),
+        Err(error) => tracing::warn!(%error, limit = ?before, "could not raise the limit of open files"),
+    }
+}
+
+/// One port's failures to accept connections.
+#[derive(Debug)]
+pub(crate) struct AcceptFailures {
+    port: &'static str,
+    pause: Duration,
+    said: Option<Instant>,
+}
+
+impl AcceptFailures {
+    /// Of a port that people know by this name.
+    pub(crate) const fn new(port: &'static str) -> Self {
+        Self { port, pause: MIN_PAUSE, said: None }
+    }
+
+    /// An accept failed: says why, unless it did of late, and returns how long to wait before the next try.
+    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Duration {
+        let cause = io_error_in(error);
+        // The client went away before it was its turn: that is no trouble of ours.
+        if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionAborted) {
+            return Duration::ZERO;
+        }
+        if self.said.is_none_or(|said| said.elapsed() >= SILENCE) {
+            self.said = Some(Instant::now());
+            let advice = advice(cause.and_then(Errno::from_io_error));
+            tracing::warn!(port = self.port, error, advice, "can't accept connections; trying again");
+        }
+        let pause = self.pause;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        pause
+    }
+
+    /// An accept succeeded.
+    pub(crate) const fn succeeded(&mut self) {
+        self.pause = MIN_PAUSE;
+    }
+}
+
+/// What somebody can do about a failure to accept.
+fn advice(cause: Option<Errno>) -> String {
+    match cause {
+        Some(Errno::MFILE) => {
+            let limit = getrlimit(Resource::Nofile).current.map_or_else(|| "unlimited".to_owned(), |it| it.to_string());
+            format!(
+                "this process has all the files open that it may ({limit}): raise its limit (LimitNOFILE= in a unit file, \
+                 ulimit -Hn in a shell)"
+            )
+        }
+        Some(Errno::NFILE) => "the system has no file descriptor left: raise fs.file-max".to_owned(),
+        Some(Errno::NOBUFS | Errno::NOMEM) => "the system has no memory left for connections".to_owned(),
+        _ => "look into the system's log".to_owned(),
+    }
+}
+
+/// The system's refusal behind an error.
+fn io_error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(found) = error.downcast_ref::<io::Error>() {
+            return Some(found);
+        }
+        at = error.source();
+    }
+    None
+}
+
+/// A unix socket that says once why it can't accept.
+pub(crate) struct PatientListener {
+    listener: UnixListener,
+    failures: AcceptFailures,
+}
+
+impl PatientListener {
+    pub(crate) const fn new(listener: UnixListener) -> Self {
+        Self { listener, failures: AcceptFailures::new("the administration socket") }
+    }
+}
+
+impl axum::serve::Listener for PatientListener {
+    type Io = UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.failures.succeeded();
+                    return accepted;
+                }
+                Err(error) => tokio::time::sleep(self.failures.failed(&error)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_pauses_ever_longer_and_what_a_client_did_is_no_failure() {
+        let mut failures = AcceptFailures::new("a port");
+        let full = io::Error::from(Errno::MFILE);
+        let pauses: Vec<u128> = (0..6).map(|_| failures.failed(&full).as_millis()).collect();
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000]);
+        assert_eq!(failures.failed(&io::Error::from(Errno::CONNABORTED)), Duration::ZERO);
+        failures.succeeded();
+        assert_eq!(failures.failed(&full), MIN_PAUSE);
+    }
+
+    #[test]
+    fn the_advice_names_the_limit_that_is_reached() {
+        let wrapped = darter_wire::WireError::Io { doing: "accept a connection", source: Errno::MFILE.into() };
+        let cause = io_error_in(&wrapped).and_then(Errno::from_io_error);
+        assert!(advice(cause).contains("LimitNOFILE"), "{}", advice(cause));
+        assert!(advice(Some(Errno::NFILE)).contains("fs.file-max"));
+    }
+
+    #[test]
+    fn the_soft_limit_is_raised_to_the_hard_one() {
+        raise_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+}
