@@ -51,8 +51,14 @@ struct Shelf<B: Backend> {
     /// Blobs whose files somebody works on, and how many bytes each was promised that is being made.
     busy: HashMap<BlobId, u64>,
     /// What was taken off and marked as busy, to be deleted when the shelf is unlocked.
-    leaving: Vec<(BlobId, Option<Arc<Body<B::Medium>>>)>,
+    leaving: Vec<Leaving<B>>,
 }
+
+/// A blob whose files are to be deleted, with its body if it was loaded.
+type Leaving<B> = (BlobId, Option<Arc<Body<<B as Backend>::Medium>>>);
+
+/// The locked shelf, and a body on it.
+type Found<'a, B> = (MutexGuard<'a, Shelf<B>>, Option<Arc<Body<<B as Backend>::Medium>>>);
 
 struct Entry<B: Backend> {
     info: BlobInfo,
@@ -356,8 +362,7 @@ impl<B: Backend> Keeper<B> {
     }
 
     /// The locked shelf and the blob's body on it, loaded if need be. A blob that is found damaged is forgotten.
-    #[expect(clippy::type_complexity, reason = "a pair, named in the text above")]
-    fn loaded(&self, blob: BlobId) -> Result<(MutexGuard<'_, Shelf<B>>, Option<Arc<Body<B::Medium>>>)> {
+    fn loaded(&self, blob: BlobId) -> Result<Found<'_, B>> {
         let mut shelf = self.shelf_for(blob);
         match shelf.entries.get(&blob) {
             None => return Ok((shelf, None)),
