@@ -28,7 +28,7 @@ pub(crate) async fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
 
 /// `darter pin` and `darter unpin`. Stops at the first name that there is no blob of.
 pub(crate) async fn pin(args: &PinArgs, pinned: bool) -> anyhow::Result<()> {
-    let client = Client::new(&args.place.data_dir()?);
+    let client = Client::choose(args.place.clients()?).await;
     let word = if pinned { "pinned" } else { "unpinned" };
     for name in &args.names {
         client.pin(name, pinned).await?;
