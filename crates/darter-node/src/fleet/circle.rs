@@ -6,9 +6,10 @@
 //! Which ones these are in a larger fleet follows from the node's own id, so that the connections of all together make
 //! a random graph.
 //!
+//! Lock order: the table of known nodes, then the fleet's state.
+//!
 //! Losing the last seed is said in the log, counted, and shown by `/healthz?verbose`.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -147,9 +148,13 @@ impl Fleet {
     }
 
     fn count_peers(&self) {
+        let (seeds, peers) = {
+            let state = self.state.lock();
+            (state.peers.values().filter(|it| it.peer.is_seed()).count(), state.peers.len())
+        };
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.context.metrics.seeds_connected.set(count(self.seeds().len()));
-        self.context.metrics.peers_connected.set(count(self.peers().len()));
+        self.context.metrics.seeds_connected.set(count(seeds));
+        self.context.metrics.peers_connected.set(count(peers));
     }
 
     /// Tells an agent of nodes that it should know.
@@ -161,8 +166,8 @@ impl Fleet {
 
     /// Known nodes that others should know, those first that rendezvous hashing ranks first for `key`.
     pub(super) fn tellable(&self, key: &[u8], most: usize) -> Vec<PeerInfo> {
-        let connected: HashSet<_> = self.peers().into_iter().map(|peer| peer.hello.node).collect();
-        self.known.lock().tellable(key, most, |node| connected.contains(&node), unix_now())
+        let is_connected = |node| self.state.lock().peers.contains_key(&node);
+        self.known.lock().tellable(key, most, is_connected, unix_now())
     }
 
     /// An agent told of nodes.

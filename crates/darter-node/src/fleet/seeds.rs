@@ -287,7 +287,7 @@ impl Attempt {
     fn of(error: &WireError) -> Self {
         match error {
             WireError::Oneself { .. } => Self::Oneself,
-            WireError::NotDarter { .. } | WireError::SameId { .. } => Self::Mistake(error.to_string()),
+            WireError::NotDarter { .. } => Self::Mistake(error.to_string()),
             WireError::Connect { addr, source } => Self::Trouble(format!("cannot connect to {addr}: {source}")),
             _ => Self::Trouble(error.to_string()),
         }
@@ -340,6 +340,8 @@ mod tests {
         let troubles = [
             WireError::Version { addr: addr(), ours: 3, theirs: 9 },
             WireError::HungUp { addr: addr() },
+            // Somebody else's mistake, perhaps: it must not keep this agent from its host.
+            WireError::SameId { addr: addr(), node: NodeId([1; 16]), other: addr() },
             WireError::NoAnswer { addr: addr(), after: FIRST_PAUSE },
             WireError::Connect { addr: addr(), source: source() },
         ];

@@ -108,8 +108,13 @@ impl Fleet {
         }
     }
 
-    /// A connection was turned away. One of another release is worth a warning, once.
+    /// A connection was turned away. One of another release is worth a warning, once; one of an agent with this agent's own id
+    /// is worth more.
     pub(super) fn tell_of_stranger(&self, error: &WireError) {
+        if let WireError::SameId { addr, .. } = error {
+            self.has_twin(addr);
+            return;
+        }
         let host = match error {
             WireError::Version { addr, .. } => addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host),
             _ => "",

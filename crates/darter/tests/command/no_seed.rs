@@ -254,6 +254,25 @@ fn two_agents_with_one_id_are_told_by_name() {
 }
 
 #[test]
+fn a_node_with_the_id_of_its_seed_goes_on_without_it_and_both_say_so() {
+    let bytes = content(MEGABYTE);
+    let web = Web::serve(bytes.clone());
+    let (seed_room, room) = (Room::new(), Room::new());
+    let seed = Daemon::start(&seed_room, "");
+    std::fs::create_dir_all(room.data_dir()).unwrap();
+    for file in ["node-id", "node-machine"] {
+        let _ = std::fs::copy(seed_room.data_dir().join(file), room.data_dir().join(file));
+    }
+    let daemon = Daemon::node(&room, &seed.listen, "");
+    let node = Node { room, daemon };
+    node.start_get(&web.url).end().succeeded();
+    assert!(node.has(&bytes));
+    assert!(node.log().contains("two agents with one id"), "{}", node.log());
+    let seed_log = std::fs::read_to_string(seed_room.path("seed.log")).unwrap();
+    assert!(seed_log.contains("another agent has the id of this one"), "{seed_log}");
+}
+
+#[test]
 fn a_node_that_is_restarted_is_no_twin_of_itself() {
     let (seed_room, listen) = (Room::new(), free_address());
     let _seed = Daemon::listening_on(&listen, &seed_room, "seed");
