@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, PieceIndex, Source, Version};
-use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -66,8 +66,10 @@ struct Inner {
 
 /// One blob being fetched or already here. Dropping it ends this caller's interest; the blob stays in the store.
 pub struct Download {
+    swarms: Arc<Swarms>,
     transfer: Arc<Transfer>,
     _hold: Hold,
+    credentials: Credentials,
 }
 
 impl Agent {
@@ -89,7 +91,8 @@ impl Agent {
             let transfer = self.inner.swarms.open(source.clone(), credentials.clone()).await?;
             // Else it was evicted just now, and is not found again.
             if let Some(hold) = transfer.hold() {
-                return Ok(Download { transfer, _hold: hold });
+                let swarms = Arc::clone(&self.inner.swarms);
+                return Ok(Download { swarms, transfer, _hold: hold, credentials });
             }
         }
     }
@@ -146,6 +149,7 @@ impl Agent {
             seeds: inner.seeds.status(),
             peers: inner.fleet.peers().into_iter().map(peer_status).collect(),
             swarms: inner.swarms.all().iter().map(|transfer| transfer.status()).collect(),
+            wrong: inner.context.setbacks.sources(),
         }
     }
 
@@ -328,12 +332,28 @@ impl Download {
     /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an
     /// error rather than short.
     pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        self.transfer.stream(range).boxed()
+        let parts = self.read(range, false);
+        let bytes = parts.try_filter_map(|part| async move {
+            Ok(match part {
+                Part::Bytes(bytes) => Some(bytes),
+                // Not asked for.
+                Part::File(_) => None,
+            })
+        });
+        bytes.boxed()
     }
 
     /// The same, in parts of files where the store has some, for whoever can send files without reading them.
     pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
-        self.transfer.parts(range).boxed()
+        self.read(range, true).boxed()
+    }
+
+    fn read(
+        &self,
+        range: Option<ByteRange>,
+        files: bool,
+    ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
+        self.swarms.read(&self.transfer, self.credentials.clone(), range, files)
     }
 
     /// How far it is.

@@ -63,6 +63,22 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Blobs being fetched or served now.
     pub swarms: Vec<SwarmStatus>,
+    /// Who sent content that was not what its digest says, the latest first.
+    #[serde(default)]
+    pub wrong: Vec<WrongSource>,
+}
+
+/// Somebody who sent content that was not what its digest says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrongSource {
+    /// The origin's host and who read it, or an agent's address.
+    pub from: String,
+    /// How often, since this agent started.
+    pub times: u64,
+    /// When last.
+    pub last: u64,
+    /// Which blob it was then.
+    pub blob: BlobId,
 }
 
 /// The store's room.
@@ -228,6 +244,23 @@ pub struct Explanation {
     pub ranges: Vec<ExplainedRange>,
     /// What happened, in order.
     pub events: Vec<ExplainedEvent>,
+    /// What readers on this host waited for, the longest first.
+    #[serde(default)]
+    pub waits: Vec<Wait>,
+    /// What is being waited for now, in words, when nothing came for a while.
+    #[serde(default)]
+    pub waiting: Option<String>,
+}
+
+/// Time for which readers on this host waited for somebody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    /// For whom; `None`: for the check of the whole.
+    pub from: Option<Giver>,
+    /// How long, in seconds.
+    pub seconds: f64,
+    /// Bytes per second that it gave, from its first piece to its last.
+    pub rate: Option<u64>,
 }
 
 /// A range and who gave it.

@@ -10,6 +10,7 @@ use darter_store::Store;
 use crate::budget::ByteBudget;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::setbacks::Setbacks;
 use crate::transfer::journal::Archive;
 use crate::transfer::meter::TierBytes;
 use crate::transfer::turns::Turns;
@@ -42,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) tiers: TierBytes,
     /// How many transfers fetch.
     pub(crate) fetching: Fetchers,
+    /// Content that was wrong of late.
+    pub(crate) setbacks: Setbacks,
     /// Explanations of ended transfers.
     pub(crate) archive: Archive,
 }

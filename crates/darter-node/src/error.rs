@@ -18,12 +18,14 @@ pub enum FetchError {
     #[error("{0}")]
     Store(Arc<StoreError>),
     /// The whole content is not what its digest says.
-    #[error("wrong content: expected {expected}, got {got}; nothing was kept")]
+    #[error("wrong content{}: expected {expected}, got {got}; nothing was kept", by(from))]
     WrongDigest {
         /// What was asked for.
         expected: Box<Digest>,
         /// What came.
         got: Box<Digest>,
+        /// From whom, and by way of whom; empty if that is not known here.
+        from: String,
     },
     /// A range past the end of the blob.
     #[error("range starts past the end of the blob ({length} bytes)")]
@@ -51,6 +53,14 @@ pub enum FetchError {
     /// Nobody has said anything of the blob yet.
     #[error("neither the fleet nor the origin has answered yet; ask again")]
     Silent,
+    /// Nothing came for too long.
+    #[error("nothing came for {} s (--stall-timeout): waited for {what}; run it again to go on with what is here", waited.as_secs())]
+    Stalled {
+        /// How long.
+        waited: Duration,
+        /// For whom and what.
+        what: String,
+    },
     /// The agent is shutting down.
     #[error("the agent is shutting down; ask again once it is back")]
     Draining,
@@ -69,6 +79,7 @@ impl FetchError {
             Self::Store(error) if matches!(**error, StoreError::Full { .. }) => 507,
             Self::Store(_) => 500,
             Self::WrongDigest { .. } | Self::Unproven { .. } => 502,
+            Self::Stalled { .. } => 504,
             Self::Range { .. } => 416,
             Self::Withdrawn { .. } | Self::Draining => 503,
             Self::Silent => 504,
@@ -88,7 +99,12 @@ impl FetchError {
                     | ErrorKind::RangeNotSatisfiable
             ),
             Self::WrongDigest { .. } | Self::Range { .. } => true,
-            Self::Store(_) | Self::Withdrawn { .. } | Self::Unproven { .. } | Self::Silent | Self::Draining => false,
+            Self::Store(_)
+            | Self::Stalled { .. }
+            | Self::Withdrawn { .. }
+            | Self::Unproven { .. }
+            | Self::Silent
+            | Self::Draining => false,
         }
     }
 
@@ -132,6 +148,17 @@ impl FetchError {
         };
         Some(Self::Origin(OriginFailure { kind, status: failure.status, text: failure.text }))
     }
+}
+
+impl FetchError {
+    /// What a lead said of the content that its origin sent.
+    pub(crate) fn refuted(expected: Digest, got: Digest) -> Self {
+        Self::WrongDigest { expected: Box::new(expected), got: Box::new(got), from: String::new() }
+    }
+}
+
+fn by(from: &str) -> String {
+    if from.is_empty() { String::new() } else { format!(" from {from}") }
 }
 
 impl From<OriginError> for FetchError {

@@ -39,6 +39,9 @@ pub(crate) enum NotJoined {
     /// It said why; the origin's own word if there is one.
     #[error("{}", .0.text)]
     Rejected(Failure),
+    /// What the origin sent it is not what the digest says.
+    #[error("{0}")]
+    Refuted(FetchError),
     /// It is gone.
     #[error("the connection was lost")]
     Gone,
@@ -52,6 +55,7 @@ impl NotJoined {
     pub(crate) fn final_word(self) -> Option<FetchError> {
         match self {
             Self::Rejected(failure) => FetchError::from_failure(failure).filter(FetchError::is_final),
+            Self::Refuted(error) => Some(error),
             Self::Gone | Self::Silent => None,
         }
     }

@@ -9,6 +9,7 @@
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
 //! | `joins` | questions to leads |
+//! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
 //! | [`admin`] | the administration socket |
 //! | [`api`] | the JSON of the administration socket |
 //! | [`handover`] | how a blob's file goes to `darter get` without a copy |
@@ -35,6 +36,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod options;
 pub mod registries;
+mod setbacks;
 mod swarms;
 mod transfer;
 

@@ -5,7 +5,7 @@
 //! beside a piece. Values describe this process since it started.
 //!
 //! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded; of the
-//! registries that callers name, the first few dozen have a label of their own.
+//! registries that callers name, and of the sources of wrong content, the first few dozen have a label of their own.
 
 pub(crate) mod process;
 mod registries;
@@ -134,6 +134,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PeerLabels {
     from: &'static str,
     tier: &'static str,
@@ -195,6 +200,8 @@ pub struct Metrics {
     from_seed: Counter,
     from_peers: Counter,
     local_refusals: Family<ReasonLabel, Counter>,
+    wrong_content: Family<SourceLabel, Counter>,
+    wrong_sources: Registries,
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
@@ -248,6 +255,8 @@ impl Metrics {
             from_seed: Counter::default(),
             from_peers: Counter::default(),
             local_refusals: Family::default(),
+            wrong_content: Family::default(),
+            wrong_sources: Registries::default(),
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
@@ -282,6 +291,8 @@ impl Metrics {
         let refused = "Hashes of pieces that came without the lead's signature from one that does not lead";
         r.register("hashes_refused", refused, self.hashes_refused.clone());
         r.register("pieces_corrupt", "Pieces that came and were wrong", self.pieces_corrupt.clone());
+        let wrong = "Blobs that were not what their digest says, by who sent them";
+        r.register("wrong_content", wrong, self.wrong_content.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
         r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());
         r.register("store_blobs", "Blobs kept", self.store_blobs.clone());
@@ -351,6 +362,12 @@ impl Metrics {
             to_peers: self.peer_sent_bytes.get(),
             to_local: self.local_served_bytes.get(),
         }
+    }
+
+    /// Counts a blob that was not what its digest says, by the origin's host or the agent that sent it.
+    pub fn wrong_content(&self, source: &str) {
+        let source = self.wrong_sources.label(Some(source));
+        self.wrong_content.get_or_create(&SourceLabel { source }).inc();
     }
 
     /// Counts a request that the local port refused for its `host` or its `origin`.
@@ -460,6 +477,7 @@ mod tests {
         metrics.mirror_first_byte(MirrorKind::Blob, Some("docker.io"), Duration::from_millis(20));
         metrics.mirror_duration(MirrorKind::Blob, Some("docker.io"), Duration::from_secs(2));
         metrics.store_used_bytes.set(11);
+        metrics.wrong_content("reg.example");
         metrics.peer_received(false, Tier::Far, 4);
         metrics.peer_received(false, Tier::Rack, 1);
         let traffic = Traffic { from_origin: 7, from_seed: 3, from_peers: 5, ..Traffic::default() };
@@ -472,6 +490,7 @@ mod tests {
             r#"darter_mirror_first_byte_seconds_count{kind="blob",registry="docker.io"} 1"#,
             r#"darter_mirror_duration_seconds_bucket{le="2.5",kind="blob",registry="docker.io"} 1"#,
             "darter_store_used_bytes 11",
+            r#"darter_wrong_content_total{source="reg.example"} 1"#,
             "darter_back_to_source_total 0",
             concat!("darter_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

@@ -166,6 +166,8 @@ pub struct Options {
     pub stale_tags: StaleTags,
     /// Each node hashes the whole content itself, instead of believing its seed.
     pub verify_whole: bool,
+    /// How long a download may get nothing at all before it fails; zero: for ever.
+    pub stall_timeout: Duration,
     /// How long a drain waits for transfers that are under way.
     pub drain_timeout: Duration,
 }

@@ -492,6 +492,20 @@ impl<M: Medium> Body<M> {
 
 /// Whether a refusal to read means that the bytes are gone: cut off, or unreadable on the medium.
 fn is_damage(refusal: &io::Error) -> bool {
-    refusal.kind() == io::ErrorKind::UnexpectedEof
-        || refusal.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    use rustix::io::Errno;
+    // What file systems say of bytes that they cannot give, apart from EIO: checksums that don't match, structures that
+    // make no sense, a server that has another file by now.
+    const DAMAGE: [Errno; 9] = [
+        Errno::IO,
+        Errno::BADMSG,
+        Errno::UCLEAN,
+        Errno::ILSEQ,
+        Errno::STALE,
+        Errno::NODATA,
+        Errno::REMOTEIO,
+        Errno::NXIO,
+        Errno::OVERFLOW,
+    ];
+    let damage = |code| DAMAGE.iter().any(|errno| errno.raw_os_error() == code);
+    refusal.kind() == io::ErrorKind::UnexpectedEof || refusal.raw_os_error().is_some_and(damage)
 }

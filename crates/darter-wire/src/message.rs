@@ -254,6 +254,18 @@ pub enum Message {
         /// The registry's answer, whatever its status, or why there is none.
         answer: Result<RegistryAnswer, Failure>,
     },
+    /// Lead → member: what the origin sent is not what the digest says. Throw it away, and ask somebody else. With a number,
+    /// it answers [`Message::Join`].
+    Refuted {
+        /// The number from the request, if it answers one.
+        request: Option<u32>,
+        /// The blob.
+        blob: BlobId,
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        got: Digest,
+    },
 }
 
 /// A request to a registry, for a manifest, a list, or whether a blob may be read; never for a blob's bytes.

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::mirror::{Mirror, MirrorOptions};
 use crate::options::{Options, Role};
 use crate::registries::{Registries, RegistriesOptions, Relay};
+use crate::setbacks::Setbacks;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::House;
 use crate::transfer::journal::Archive;
@@ -72,6 +73,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         metrics: Arc::clone(&metrics),
         tiers: TierBytes::default(),
         fetching: Fetchers::default(),
+        setbacks: Setbacks::default(),
         archive,
         options: options.clone(),
     });

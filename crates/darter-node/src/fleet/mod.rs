@@ -355,6 +355,12 @@ impl Fleet {
         self.state.lock().addresses.get(&node).cloned().unwrap_or_default()
     }
 
+    /// `seed 10.0.0.2:7400`.
+    pub(crate) fn title(&self, node: NodeId) -> String {
+        let kind = self.peer(node).map_or("agent", |peer| if peer.is_seed() { "seed" } else { "node" });
+        format!("{kind} {}", self.address(node))
+    }
+
     /// How this agent introduces itself.
     pub(crate) fn me(&self) -> &Hello {
         self.me.get().expect("a fleet begins before it connects")

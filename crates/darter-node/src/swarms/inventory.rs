@@ -138,6 +138,7 @@ impl Swarms {
             let stored = self.create(blob, source, version, manifest).await?;
             let transfer = self.begin(source, version.clone(), credentials.clone(), stored);
             if transfer.lead() == Lead::Nobody {
+                transfer.take_word_of(holder);
                 transfer.lead_it(Start::TakeOver, None);
                 for node in &holders {
                     transfer.count_in(*node, &PieceSet::full(pieces));

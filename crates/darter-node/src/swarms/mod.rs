@@ -2,6 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`again`] | one caller's bytes, over several tries if the content was wrong |
 //! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
 //! | `access` | who may have what is known of an address |
 //! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
@@ -19,6 +20,7 @@
 //! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
 
 mod access;
+mod again;
 mod inventory;
 mod nodes;
 mod open;
@@ -33,6 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use darter_core::source::blob_of;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
 use darter_store::StoredBlob;
 use darter_swarm::RequestId;
@@ -43,6 +46,7 @@ use crate::error::FetchError;
 use crate::fleet::{Listener, Peer};
 use crate::joins::{Entered, Joined, NotJoined};
 use crate::registries::Registries;
+use crate::transfer::dissolve::refuse;
 use crate::transfer::{House, Outcome, Transfer};
 
 /// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
@@ -340,15 +344,26 @@ impl Listener for ListeningSwarms {
                 let swarms = Arc::clone(swarms);
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
+                    let wanted = source.clone();
                     let named = held.as_ref().map(|held| held.blob);
                     match swarms.open_saying_so(from, request, source, credentials, named).await {
                         Ok(transfer) => {
                             transfer.small_is_whole().await;
                             let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
-                            transfer.admit(from, request, &held.unwrap_or_default(), wants);
+                            if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), wants) {
+                                refuse(&swarms.house.fleet, from, Some(request), transfer.blob, &error);
+                            }
                         }
                         Err(failure) => {
-                            swarms.house.fleet.say(from, &Message::Rejected { request, failure });
+                            let fleet = &swarms.house.fleet;
+                            match (swarms.setback(&wanted, swarms.house.context.me), wanted.digest()) {
+                                (Some(error), Some(digest)) => {
+                                    refuse(fleet, from, Some(request), blob_of(&digest), &error);
+                                }
+                                _ => {
+                                    fleet.say(from, &Message::Rejected { request, failure });
+                                }
+                            }
                         }
                     }
                 });
@@ -385,12 +400,17 @@ impl Listener for ListeningSwarms {
             Message::Rejected { request, failure } => {
                 swarms.house.joins.answer(from, request, Err(NotJoined::Rejected(failure)));
             }
+            Message::Refuted { request: Some(request), expected, got, .. } => {
+                let error = FetchError::refuted(expected, got);
+                swarms.house.joins.answer(from, request, Err(NotJoined::Refuted(error)));
+            }
             Message::Leave { blob }
             | Message::Report { blob, .. }
             | Message::Grew { blob, .. }
             | Message::Neighbours { blob, .. }
             | Message::Whole { blob, .. }
             | Message::Dissolved { blob, .. }
+            | Message::Refuted { request: None, blob, .. }
             | Message::Failed { blob, .. }
             | Message::Meet { blob, .. }
             | Message::Have { blob, .. }

@@ -28,12 +28,16 @@ use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, WAITING_EVERY};
 use crate::options::Role;
+use crate::transfer::dissolve::{origin_of, read_wrong};
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
 /// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
 /// patient, and so would this agent be.
 pub(super) const PATIENT: Duration = Duration::from_secs(10);
+
+/// An answer that takes so long is told by `darter explain`.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
@@ -143,14 +147,23 @@ impl Swarms {
         }
         let proven = self.is_proven(&source).await?;
         if proven && let Some(transfer) = self.open_here(&source).await? {
+            transfer.offer_credentials(&source, &credentials);
             return Ok(transfer);
         }
+        let context = &self.house.context;
         let mut troubles = Vec::new();
         let mut patient = true;
         for seed in self.seeds_for(&source).await {
             let asked = tokio::time::Instant::now();
             match self.join(seed, &source, &credentials).await {
-                Ok(transfer) => return Ok(transfer),
+                Ok(transfer) => {
+                    let waited = asked.elapsed();
+                    if waited >= LONG_WAIT {
+                        let addr = self.house.fleet.address(seed);
+                        transfer.note(format!("seed {addr} took {:.1} s to answer", waited.as_secs_f64()));
+                    }
+                    return Ok(transfer);
+                }
                 Err(Refused::Final(error)) => return Err(error),
                 Err(Refused::Origin(text)) if asked.elapsed() > PATIENT => {
                     troubles.push(format!("seed {}: {text}", self.house.fleet.address(seed)));
@@ -171,7 +184,7 @@ impl Swarms {
         if !proven {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
-        let alone = self.house.context.options.role == Role::Node;
+        let alone = context.options.role == Role::Node;
         if alone && patient {
             let found = self.open_by_nodes(&source, &credentials, &mut troubles).await?;
             match found {
@@ -183,7 +196,7 @@ impl Swarms {
         let transfer = self.lead(&source, &credentials, patient).await?;
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
-            self.house.context.metrics.back_to_source.inc();
+            context.metrics.back_to_source.inc();
             let why = if troubles.is_empty() { "no seed is connected".to_owned() } else { troubles.join("; ") };
             transfer.note(format!("reading the origin from here: {why}"));
         }
@@ -206,6 +219,21 @@ impl Swarms {
             }
             self.house.fleet.say(member, &Message::Waiting { request });
         }
+    }
+
+    /// Why an agent is not to read a source now: it did so a short time ago, and got something else than the digest says.
+    pub(super) fn setback(&self, source: &Source, reader: NodeId) -> Option<FetchError> {
+        let context = &self.house.context;
+        source.digest()?;
+        context.setbacks.refusal(source.key(), reader, context.now())
+    }
+
+    /// An agent that was asked to lead read the origin, and got something else than the digest says.
+    fn read_wrong_by(&self, lead: NodeId, source: &Source, mut error: FetchError) {
+        let (FetchError::WrongDigest { from, .. }, Some(digest)) = (&mut error, source.digest()) else { return };
+        let culprit = read_wrong(source, lead, &self.house.fleet.title(lead));
+        from.clone_from(&culprit.from);
+        self.house.context.wrong_content(source, blob_of(&digest), &culprit, &error);
     }
 
     /// Opens a source for a member of its swarm.
@@ -272,6 +300,9 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Arc<Transfer>, Refused> {
+        if let Some(error) = self.setback(source, seed) {
+            return Err(Refused::Trouble(error.to_string()));
+        }
         let held = self.held_of(source, credentials).await?;
         let asked = self.house.joins.ask(&self.house.fleet, seed, source.clone(), credentials.clone(), held);
         let answer = match asked.await {
@@ -279,7 +310,13 @@ impl Swarms {
             Err(refusal) => {
                 let (text, origins) = (refusal.to_string(), refusal.is_of_the_origin());
                 let otherwise = if origins { Refused::Origin(text) } else { Refused::Trouble(text) };
-                return Err(refusal.final_word().map_or(otherwise, Refused::Final));
+                return Err(match refusal.final_word() {
+                    Some(wrong @ FetchError::WrongDigest { .. }) => {
+                        self.read_wrong_by(seed, source, wrong);
+                        otherwise
+                    }
+                    word => word.map_or(otherwise, Refused::Final),
+                });
             }
         };
         let joined = match answer {
@@ -352,13 +389,22 @@ impl Swarms {
         {
             return Ok(transfer);
         }
+        // Those who waited at the door while somebody read it hear what came of that.
+        if let Some(error) = self.setback(source, self.house.context.me) {
+            return Err(error);
+        }
         tracing::debug!(%source, "reading the origin");
         let context = &self.house.context;
+        let asked = context.now();
         let origin = if patient { &context.origin } else { &context.origin_once };
         let led = match origin.read(source, credentials, None, None).await {
             Ok(reading) => self.lead_reading(source, credentials, reading).await,
             Err(error) => Err(error.into()),
         };
+        let waited = context.now().since(asked);
+        if let Some(transfer) = led.as_ref().ok().filter(|_| waited >= LONG_WAIT) {
+            transfer.note(format!("{} took {:.1} s to answer", origin_of(source), waited.as_secs_f64()));
+        }
         opening.leave(led)
     }
 

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use super::Swarms;
 use crate::error::FetchError;
 use crate::transfer::Transfer;
+use crate::transfer::dissolve::origin_of;
 
 /// How long a member waits for a comparison. A longer one goes on, for those who come later.
 const COMPARISON_WAIT: Duration = Duration::from_secs(5);
@@ -147,6 +148,6 @@ impl Swarms {
         if got == digest {
             return Ok(());
         }
-        Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got) })
+        Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got), from: origin_of(source) })
     }
 }

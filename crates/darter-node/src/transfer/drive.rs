@@ -9,6 +9,7 @@ use darter_swarm::{Action, Event, Teacher};
 use darter_wire::{Message, Wanted};
 
 use super::news::Tellings;
+use super::upkeep::Duty;
 use super::{Asked, Lead, Outcome, Transfer};
 use crate::fleet::data::Ask;
 
@@ -28,6 +29,9 @@ struct Work {
     news: Tellings,
     outgoing: Vec<(NodeId, Message)>,
     finish: bool,
+    duty: Duty,
+    /// Nobody is let in any more.
+    failed: bool,
     /// Time has passed that lets the lead send what it held back.
     may_send: bool,
     wake: Option<Moment>,
@@ -58,6 +62,7 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
             }
         }
         driven.call_back_all();
+        driven.reject_waiting();
     });
 }
 
@@ -108,8 +113,11 @@ impl Transfer {
                 Teacher::Lead => lead,
             });
         }
+        work.failed = matches!(state.outcome, Outcome::Failed(_));
         if let Some(leading) = &mut state.leading {
             work.may_send = leading.falls_due(now);
+        }
+        if let Some(leading) = state.leading.as_mut().filter(|_| !work.failed) {
             let speech = leading.speak(self, state.hashes.chain(), state.verdict.as_ref(), now);
             work.outgoing = speech.messages;
             state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
@@ -134,6 +142,7 @@ impl Transfer {
             state.verdict_due = None;
             work.finish = true;
         }
+        work.duty = self.duty(state, now);
         work.wake = self.next_wakeup(state, now);
         work
     }
@@ -154,7 +163,7 @@ impl Transfer {
         if !state.asked.is_empty() {
             at_latest(now + PROGRESS_PAUSE);
         }
-        if let Some(moment) = self.finish_due(state) {
+        for moment in self.finish_due(state).into_iter().chain(self.duty_due(state)) {
             at_latest(moment);
         }
         // A moment in the past would spin; what is overdue was handled just now.
@@ -179,6 +188,10 @@ impl Transfer {
         for action in work.actions {
             self.act(action);
         }
+        if work.failed {
+            self.reject_waiting();
+        }
+        self.attend(&work.duty);
         if work.finish {
             let finishing = Arc::clone(self);
             self.tasks.spawn(async move { finishing.finish().await });
@@ -228,6 +241,7 @@ impl Transfer {
                 if let Some(asked) = state.asked.get_mut(&id) {
                     asked.arrived = arrived;
                 }
+                state.upkeep.moved(now);
                 state.picker.handle(Event::Progress { request: id }, now);
             }
         }

@@ -46,7 +46,7 @@ impl Transfer {
         match self.check_whole().await {
             Ok(verdict) => self.seal(verdict).await,
             Err(error @ FetchError::WrongDigest { .. }) => self.dissolve(error).await,
-            Err(error) => self.unchecked(error),
+            Err(error) => self.unchecked(&error),
         }
         self.state.lock().finishing = false;
         self.kick.notify_one();
@@ -67,11 +67,11 @@ impl Transfer {
 
     /// The whole could not be checked. What was found damaged on the way is fetched, then this comes again; where
     /// nothing is missing, trying again would find the same.
-    fn unchecked(self: &Arc<Self>, error: FetchError) {
+    fn unchecked(self: &Arc<Self>, error: &FetchError) {
         self.note(format!("checking the whole: {error}"));
         self.note_losses();
         if self.pieces() == Some(self.stored.held().len()) {
-            self.fail(error);
+            self.give_up(error);
         }
     }
 
@@ -97,7 +97,8 @@ impl Transfer {
                 None => self.hash_whole(expected).await?,
             };
             if got != expected {
-                return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into() });
+                let from = String::new();
+                return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into(), from });
             }
         }
         Ok(Verdict { root, digest: expected })
@@ -114,7 +115,7 @@ impl Transfer {
         let root = verdict.root;
         let sealed = tokio::task::spawn_blocking(move || stored.seal(root)).await.expect("sealing does not panic");
         if let Err(error) = sealed {
-            return self.unchecked(error.into());
+            return self.unchecked(&error.into());
         }
         let now = self.context.now();
         {
@@ -123,6 +124,7 @@ impl Transfer {
             state.outcome = Outcome::Complete;
             state.journal.completed(now);
         }
+        self.context.setbacks.clear(self.source.key());
         self.changed.send_replace(());
         self.sendable.send_replace(());
         self.may_rest();

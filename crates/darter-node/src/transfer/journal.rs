@@ -7,16 +7,20 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
 use darter_store::{Dir, StoreError};
 
-use crate::api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic};
+use crate::api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic, Wait};
 
 /// Most events kept of one transfer; later ones are counted only.
 const MAX_EVENTS: usize = 200;
 
 const DIRECTORY: &str = "explain";
+
+/// Shorter waits are not told.
+const MIN_WAIT: Duration = Duration::from_millis(100);
 
 /// The record of one transfer.
 #[derive(Debug)]
@@ -31,6 +35,19 @@ pub(crate) struct Journal {
     traffic: Traffic,
     events: Vec<ExplainedEvent>,
     unsaid: usize,
+    /// For how long readers waited for each giver (by number), and for the check of the whole (`None`).
+    waits: HashMap<Option<u16>, Duration>,
+    /// Until when waiting was counted: readers that wait at the same time are counted once.
+    waited_until: Moment,
+    given: HashMap<u16, Given>,
+}
+
+/// What one giver gave.
+#[derive(Debug)]
+struct Given {
+    bytes: u64,
+    first: Moment,
+    last: Moment,
 }
 
 impl Journal {
@@ -47,6 +64,9 @@ impl Journal {
             traffic: Traffic::default(),
             events: Vec::new(),
             unsaid: 0,
+            waits: HashMap::new(),
+            waited_until: now,
+            given: HashMap::new(),
         };
         let disk = journal.giver(Giver::Disk);
         journal.by_piece.extend(held.iter().map(|piece| (piece, disk)));
@@ -54,7 +74,7 @@ impl Journal {
     }
 
     /// A piece came in and was verified.
-    pub(crate) fn gave(&mut self, piece: PieceIndex, bytes: u64, from: Giver) {
+    pub(crate) fn gave(&mut self, piece: PieceIndex, bytes: u64, from: Giver, now: Moment) {
         match from {
             Giver::Origin => self.traffic.from_origin += bytes,
             Giver::Seed { .. } => self.traffic.from_seed += bytes,
@@ -63,6 +83,36 @@ impl Journal {
         }
         let giver = self.giver(from);
         self.by_piece.insert(piece, giver);
+        let given = self.given.entry(giver).or_insert(Given { bytes: 0, first: now, last: now });
+        given.bytes += bytes;
+        given.last = now;
+    }
+
+    /// A reader waited for a piece from `since` on, and has it now. The last piece waits for the check of the whole as well.
+    pub(crate) fn waited(&mut self, piece: PieceIndex, since: Moment, is_last: bool, now: Moment) {
+        let since = since.max(self.waited_until);
+        self.waited_until = now.max(since);
+        let Some(giver) = self.by_piece.get(&piece).copied() else { return };
+        let came = self.given.get(&giver).filter(|_| is_last).map_or(now, |given| given.last).min(now);
+        *self.waits.entry(Some(giver)).or_default() += came.since(since);
+        *self.waits.entry(None).or_default() += now.since(since.max(came));
+    }
+
+    fn told_waits(&self) -> Vec<Wait> {
+        let told = |(giver, waited): (&Option<u16>, &Duration)| {
+            let from = giver.map(|giver| self.givers[usize::from(giver)].clone());
+            let given = giver.and_then(|giver| self.given.get(&giver));
+            let rate = given.and_then(|given| {
+                // From when it was asked: of a single piece there is no other span.
+                let began = if given.first == given.last { self.began } else { given.first };
+                let span = given.last.since(began).as_secs_f64();
+                (span > 0.0).then(|| (given.bytes as f64 / span) as u64)
+            });
+            Wait { from, seconds: waited.as_secs_f64(), rate }
+        };
+        let mut waits: Vec<_> = self.waits.iter().filter(|(_, waited)| **waited >= MIN_WAIT).map(told).collect();
+        waits.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+        waits
     }
 
     /// How many pieces it knows the giver of.
@@ -144,6 +194,8 @@ impl Journal {
             traffic: self.traffic,
             ranges,
             events,
+            waits: self.told_waits(),
+            waiting: None,
         }
     }
 
@@ -222,9 +274,9 @@ mod tests {
         let start = Moment::from_micros(5);
         let mut journal = Journal::new("x".into(), None, start, 7, &[PieceIndex(3)].into_iter().collect());
         let peer = Giver::Peer { node: NodeId([1; 16]), addr: "10.0.0.1:7400".into() };
-        journal.gave(PieceIndex(1), 16_384, peer.clone());
-        journal.gave(PieceIndex(0), 16_384, peer.clone());
-        journal.gave(PieceIndex(2), 16_384, Giver::Origin);
+        journal.gave(PieceIndex(1), 16_384, peer.clone(), start);
+        journal.gave(PieceIndex(0), 16_384, peer.clone(), start);
+        journal.gave(PieceIndex(2), 16_384, Giver::Origin, start);
         journal.completed(start + Duration::from_secs(2));
         let told = journal.explain(BlobId([0; 32]), &manifest);
         assert_eq!(
@@ -237,6 +289,24 @@ mod tests {
         );
         assert_eq!((told.traffic.from_peers, told.traffic.from_origin), (32_768, 16_384));
         assert_eq!(told.seconds, Some(2.0));
+    }
+
+    #[test]
+    fn waiting_is_told_by_who_was_waited_for_and_counted_once() {
+        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
+        let mut journal = Journal::new("x".into(), None, at(0), 7, &PieceSet::new());
+        let seed = Giver::Seed { node: NodeId([1; 16]), addr: "10.0.0.2:7400".into() };
+        journal.gave(PieceIndex(0), 10_000_000, seed.clone(), at(10));
+        journal.waited(PieceIndex(0), at(0), false, at(10));
+        journal.gave(PieceIndex(1), 25_000_000, seed.clone(), at(20));
+        // Two readers at the same time.
+        journal.waited(PieceIndex(1), at(10), false, at(20));
+        journal.waited(PieceIndex(1), at(12), false, at(20));
+        journal.gave(PieceIndex(2), 0, seed.clone(), at(20));
+        journal.waited(PieceIndex(2), at(20), true, at(21));
+        let told = journal.explain(BlobId([0; 32]), &Manifest::new(PieceLength::UNKNOWN_BLOB, None)).waits;
+        let seed = Wait { from: Some(seed), seconds: 20.0, rate: Some(3_500_000) };
+        assert_eq!(told, [seed, Wait { from: None, seconds: 1.0, rate: None }]);
     }
 
     #[test]

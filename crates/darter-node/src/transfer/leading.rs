@@ -13,9 +13,10 @@ use darter_origin::Reading;
 use darter_swarm::{
     Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginRun, Start, Teaching, Telling, Tuning,
 };
-use darter_wire::{Message, PeerInfo, Verdict};
+use darter_wire::{Failure, FailureKind, Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
 
+use super::dissolve::refuse;
 use super::{Lead, Outcome, Transfer, random_seed};
 use crate::error::FetchError;
 use crate::fleet::survey::Survey;
@@ -24,6 +25,12 @@ use crate::options::Role;
 
 /// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
 const REJOIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a lead may forget this agent's part in the swarm before another is asked.
+const MAX_FORGOTTEN: u32 = 5;
+
+/// Half the pause before a lead that forgot for a second time is asked again.
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
@@ -317,14 +324,24 @@ impl Transfer {
     }
 
     /// Lets a member in. The driver answers, in order with what else it says.
-    pub(crate) fn admit(&self, node: NodeId, request: u32, held: &PieceSet, wants: bool) {
+    ///
+    /// # Errors
+    /// Why the transfer failed, if it did meanwhile.
+    pub(crate) fn admit(&self, node: NodeId, request: u32, held: &PieceSet, wants: bool) -> Result<(), FetchError> {
         self.open_lead(Start::TakeOver);
         {
             let mut state = self.state.lock();
+            if let Outcome::Failed(error) = &state.outcome {
+                return Err(error.clone());
+            }
+            if self.closed.is_cancelled() {
+                let reason = "its transfer was ended".to_owned();
+                return Err(FetchError::Withdrawn { blob: self.blob, reason });
+            }
             // Looked up under the lock: one that goes after this is taken out again. One that went while the origin
             // was asked must not count as a holder.
-            let Some(peer) = self.fleet.peer(node) else { return };
-            let Some(leading) = &mut state.leading else { return };
+            let Some(peer) = self.fleet.peer(node) else { return Ok(()) };
+            let Some(leading) = &mut state.leading else { return Ok(()) };
             leading.swarm.join(node, peer.hello.place, held, wants);
             leading.inside.insert(node);
             leading.replies.push((node, request));
@@ -333,6 +350,23 @@ impl Transfer {
         }
         self.kick.notify_one();
         self.sendable.send_replace(());
+        Ok(())
+    }
+
+    /// Answers members that wait to be let in into what has ended.
+    pub(super) fn reject_waiting(&self) {
+        let (error, replies) = {
+            let mut state = self.state.lock();
+            let error = match &state.outcome {
+                Outcome::Failed(error) => error.clone(),
+                _ => FetchError::Withdrawn { blob: self.blob, reason: "its transfer was ended".to_owned() },
+            };
+            let leading = state.leading.as_mut();
+            (error, leading.map(|leading| std::mem::take(&mut leading.replies)).unwrap_or_default())
+        };
+        for (node, request) in replies {
+            refuse(&self.fleet, node, Some(request), self.blob, &error);
+        }
     }
 
     /// Counts a node as a member that holds these pieces and asks for none; it need not know.
@@ -459,20 +493,16 @@ impl Transfer {
         }
     }
 
+    /// Whether members have to ask each other for hashes.
+    pub(super) fn members_ask(&self) -> bool {
+        self.state.lock().leading.as_ref().is_some_and(|leading| leading.teaching.members_ask())
+    }
+
     /// The members of the swarm that this agent leads, without itself; none if it leads none.
     pub(super) fn member_nodes(&self) -> Vec<NodeId> {
         let state = self.state.lock();
         let members = state.leading.as_ref().map(|leading| leading.swarm.members()).unwrap_or_default();
         members.into_iter().filter(|node| *node != self.context.me).collect()
-    }
-
-    /// Something is to be fetched after all: makes sure that somebody sees to it.
-    pub(crate) fn resume(self: &Arc<Self>) {
-        match self.lead() {
-            Lead::Me => self.start_reading(None),
-            Lead::Nobody => self.elect(),
-            Lead::Node(_) => {}
-        }
     }
 
     /// Waits until a small blob can go with the answer to somebody who joins, so that one question brings it. Not for long:
@@ -504,6 +534,18 @@ impl Transfer {
         self.lose_lead(lead, why, false);
     }
 
+    /// The lead can't go on.
+    pub(super) fn lead_gave_up(self: &Arc<Self>, lead: NodeId, failure: Failure) {
+        let text = failure.text.clone();
+        // Whoever led next would ask the origin that asked to be left alone.
+        if failure.kind == FailureKind::RateLimited
+            && let Some(error) = FetchError::from_failure(failure)
+        {
+            return self.give_up(&error);
+        }
+        self.lead_failed(lead, &text);
+    }
+
     /// The lead is well but knows nothing of this agent's part in the swarm, after a removal over there, say. It is
     /// asked again like any other.
     pub(super) fn lead_forgot(self: &Arc<Self>, lead: NodeId) {
@@ -518,7 +560,8 @@ impl Transfer {
                 return;
             }
             state.change_lead(Lead::Nobody, None, now);
-            if !may_lead_again {
+            state.forgotten += u32::from(may_lead_again);
+            if !may_lead_again || state.forgotten >= MAX_FORGOTTEN {
                 state.failed_leads.insert(lead);
             }
             if !matches!(state.outcome, Outcome::Open) {
@@ -552,6 +595,9 @@ impl Transfer {
     }
 
     async fn find_lead(self: &Arc<Self>) {
+        if !self.rest_before_joining().await {
+            return;
+        }
         let mut survey = None;
         loop {
             let mut candidate = self.next_candidate();
@@ -566,6 +612,10 @@ impl Transfer {
                 candidate = survey.as_ref().and_then(|survey| self.next_found(survey));
             }
             let Some(node) = candidate else {
+                if let Some(error) = self.setback() {
+                    self.give_up(&error);
+                    return;
+                }
                 self.note("leading the swarm from here on");
                 self.context.metrics.back_to_source.inc();
                 self.lead_it(Start::TakeOver, None);
@@ -589,6 +639,23 @@ impl Transfer {
         let state = self.state.lock();
         let mut found = survey.leads.iter().copied().chain(survey.holders.iter().map(|info| info.node));
         found.find(|node| !state.failed_leads.contains(node))
+    }
+
+    /// After a lead forgot this agent, waits before it is asked again, longer each time. False when nobody wants the blob
+    /// any more: then it ends.
+    async fn rest_before_joining(self: &Arc<Self>) -> bool {
+        let forgotten = self.state.lock().forgotten;
+        if forgotten < 2 {
+            return true;
+        }
+        let pause = JOIN_PAUSE * 2_u32.pow(forgotten.min(6));
+        let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
+        if self.is_wanted() {
+            return true;
+        }
+        let reason = "nobody waits for it, and no agent leads it".to_owned();
+        self.give_up(&FetchError::Withdrawn { blob: self.blob, reason });
+        false
     }
 
     /// Whom to ask to lead; `None` for this agent itself.

@@ -84,7 +84,8 @@ impl Transfer {
             }
             Err(refusal) => {
                 let reason = refusal.to_string();
-                Err(refusal.final_word().unwrap_or(FetchError::Withdrawn { blob: self.blob, reason }))
+                let error = refusal.final_word().unwrap_or(FetchError::Withdrawn { blob: self.blob, reason });
+                Err(self.told_by(lead, error))
             }
         }
     }
@@ -95,6 +96,9 @@ impl Transfer {
         match message {
             Message::Grew { from: first, hashes, length, members_ask, proof, .. } if from_lead => {
                 self.state.lock().hashes.members_ask(members_ask);
+                if hashes.is_empty() {
+                    self.lead_waits();
+                }
                 if let Some(length) = length {
                     self.learn_length(from, length);
                 }
@@ -111,7 +115,8 @@ impl Transfer {
                     dissolving.dissolve(FetchError::Withdrawn { blob, reason }).await;
                 });
             }
-            Message::Failed { failure, .. } if from_lead => self.lead_failed(from, &failure.text),
+            Message::Refuted { expected, got, .. } if from_lead => self.refuted(expected, got),
+            Message::Failed { failure, .. } if from_lead => self.lead_gave_up(from, failure),
             Message::Meet { held, known, wants, .. } => self.met(from, held, known, wants),
             Message::Have { pieces, known, .. } => {
                 let follows = {
@@ -250,7 +255,8 @@ impl Transfer {
                 self.context.metrics.pieces_corrupt.inc();
                 self.tell(Event::Corrupt { peer: from, request: Some(request), piece });
             }
-            Err(error @ StoreError::Full { .. }) => self.fail(error.into()),
+            // Asking for it again would come to the same.
+            Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => self.give_up(&error.into()),
             Err(error) => {
                 tracing::debug!(blob = %self.blob.short(), %error, "a piece was not stored");
                 self.unanswered(request);
@@ -447,19 +453,5 @@ impl Transfer {
             bytes = rest;
             piece = PieceIndex(piece.0 + 1);
         }
-    }
-
-    /// Throws the blob away here, and tells the members if this agent leads.
-    pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
-        tracing::warn!(blob = %self.blob.short(), %error, "dissolving a swarm");
-        for node in self.member_nodes() {
-            self.fleet.say(node, &Message::Dissolved { blob: self.blob, reason: error.to_string() });
-        }
-        let stored = Arc::clone(&self.stored);
-        let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
-        if let Err(problem) = discarded.expect("discarding does not panic") {
-            tracing::error!(blob = %self.blob.short(), error = %problem, "a dissolved blob could not be removed");
-        }
-        self.end_with(error);
     }
 }

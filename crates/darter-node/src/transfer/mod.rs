@@ -9,12 +9,14 @@
 //! | [`reading`] | the lead reads the origin, once for everybody |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
+//! | `dissolve` | it is not: away with it, and whose fault is it? |
 //! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
 //! | `news` | what others are told of pieces come and gone |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
 //! | [`stream`] | verified bytes in order, for whoever asked |
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
+//! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
 //! | `view` | what moves between whom, for `darter top` |
 //!
 //! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
@@ -25,6 +27,7 @@
 //! told to every transfer. The store is never called with the state locked, except for its
 //! questions that don't touch the disk.
 
+pub(crate) mod dissolve;
 pub(crate) mod drive;
 pub(crate) mod finish;
 mod hashes;
@@ -37,6 +40,7 @@ pub(crate) mod reading;
 pub(crate) mod rest;
 pub(crate) mod stream;
 pub(crate) mod turns;
+mod upkeep;
 mod view;
 
 use std::collections::{HashMap, HashSet};
@@ -60,6 +64,7 @@ use self::journal::Journal;
 use self::leading::Leading;
 use self::news::News;
 use self::rest::Rest;
+use self::upkeep::Upkeep;
 use self::view::Flows;
 use crate::api::{self, Giver};
 use crate::context::{Context, Fetching, unix_now};
@@ -143,6 +148,13 @@ pub(crate) struct State {
     electing: bool,
     /// Whether a task reads the origin.
     reading: bool,
+    /// Whether the blob is being thrown away.
+    dissolving: bool,
+    /// The holder whose list of hashes this agent took, if it took one.
+    vouched_by: Option<NodeId>,
+    /// How often a lead forgot this agent's part in the swarm since a piece last came.
+    forgotten: u32,
+    upkeep: Upkeep,
     outcome: Outcome,
     /// Counts this transfer among those that fetch.
     fetching: Option<Fetching>,
@@ -245,6 +257,10 @@ impl Transfer {
             finishing: false,
             electing: false,
             reading: false,
+            dissolving: false,
+            vouched_by: None,
+            forgotten: 0,
+            upkeep: Upkeep::new(now),
             fetching: None,
             outcome: if complete { Outcome::Complete } else { Outcome::Open },
             journal,
@@ -277,6 +293,21 @@ impl Transfer {
     pub(crate) fn close(&self) {
         self.closed.cancel();
         self.changed.send_replace(());
+    }
+
+    /// Whether it was ended here.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Marked as changed when pieces, hashes or the outcome change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether anybody waits for it, here or elsewhere.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.has_readers() || self.is_leading_others()
     }
 
     /// How it stands.
@@ -330,6 +361,15 @@ impl Transfer {
         self.state.lock().journal.note(self.context.now(), what);
     }
 
+    /// A caller who may read this brings credentials: they serve the origin if there are none, or if nothing is under way.
+    pub(crate) fn offer_credentials(&self, source: &Source, credentials: &Credentials) {
+        let mut state = self.state.lock();
+        let is_idle = state.credentials.headers.is_empty() || !matches!(state.outcome, Outcome::Open);
+        if is_idle && self.source == *source && !credentials.headers.is_empty() {
+            state.credentials = credentials.clone();
+        }
+    }
+
     /// A newer caller's credentials serve the origin from now on: only those for the very source that is read: another registry must not be shown them.
     pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
         if self.source == *source {
@@ -373,8 +413,10 @@ impl Transfer {
                 state.asked.remove(&request);
             }
             let from_lead = from.node().is_some_and(|node| state.lead == Lead::Node(node));
+            state.upkeep.moved(now);
+            state.forgotten = 0;
             state.flows.came(now, bytes, &from);
-            state.journal.gave(piece, bytes, from);
+            state.journal.gave(piece, bytes, from, now);
             state.picker.handle(Event::Received { request, piece, bytes }, now);
             state.news.came(piece, from_lead);
             if let Some(leading) = &mut state.leading {
@@ -384,35 +426,6 @@ impl Transfer {
         self.kick.notify_one();
         self.changed.send_replace(());
         self.sendable.send_replace(());
-    }
-
-    /// Takes note of what the store found damaged, and sees to it that it is fetched again.
-    pub(crate) fn note_losses(self: &Arc<Self>) {
-        let lost = self.stored.take_lost();
-        if !lost.is_empty() {
-            self.lost_pieces(&lost);
-            self.resume();
-        }
-    }
-
-    fn lost_pieces(&self, pieces: &PieceSet) {
-        let now = self.context.now();
-        {
-            let mut state = self.state.lock();
-            state.journal.note(now, format!("{} pieces were damaged on the disk and are fetched again", pieces.len()));
-            for piece in pieces.iter() {
-                state.picker.handle(Event::Lost { piece }, now);
-                state.news.went(piece);
-                if let Some(leading) = &mut state.leading {
-                    leading.disown(piece);
-                }
-            }
-            if matches!(state.outcome, Outcome::Complete) {
-                state.outcome = Outcome::Open;
-            }
-        }
-        self.end_rest();
-        self.kick.notify_one();
     }
 
     /// Bytes went out to a peer.
@@ -465,7 +478,11 @@ impl Transfer {
     /// The journal's account.
     pub(crate) fn explain(&self) -> api::Explanation {
         let manifest = self.stored.manifest();
-        self.state.lock().journal.explain(self.blob, &manifest)
+        let now = self.context.now();
+        let state = self.state.lock();
+        let mut explanation = state.journal.explain(self.blob, &manifest);
+        explanation.waiting = self.waiting(&state, now);
+        explanation
     }
 
     /// The digest that the content must have, if one is known.

@@ -124,9 +124,11 @@ impl Transfer {
                     }
                     tries += 1;
                     let spent = self.context.now().since(left.progress);
-                    let Some(pause) = policy.pause(tries, spent, &error) else { return self.give_up(&error.into()) };
+                    let in_vain = tries > 1 && !self.is_wanted();
+                    let pause = policy.pause(tries, spent, &error).filter(|_| !in_vain);
+                    let Some(pause) = pause else { return self.give_up(&error.into()) };
                     self.note(format!("reading the origin: {error}; continuing"));
-                    let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
+                    self.pause_reading(pause).await;
                 }
             }
         }
@@ -277,6 +279,10 @@ impl Transfer {
         whole: &mut WholeHasher,
         left: &mut Leftover,
     ) -> RunEnd {
+        if assembly.skip > 0 {
+            let text = format!("{} ended before what it sent at first", self.source);
+            return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
+        }
         if self.stored.length().is_none() {
             let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
             if let Err(error) = self.accept_length(length) {
@@ -299,6 +305,7 @@ impl Transfer {
     async fn meter_origin(&self, chunk: &Bytes) {
         let bytes = chunk.len() as u64;
         self.context.metrics.origin_bytes.inc_by(bytes);
+        self.moved();
         self.context.origin_budget.take(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
     }
 
@@ -358,7 +365,7 @@ impl Transfer {
     }
 
     /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
-    fn give_up(self: &Arc<Self>, error: &FetchError) {
+    pub(super) fn give_up(self: &Arc<Self>, error: &FetchError) {
         let failure = error.to_failure();
         for node in self.member_nodes() {
             self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });

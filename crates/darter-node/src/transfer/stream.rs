@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_core::{ByteRange, PieceIndex, PieceLength};
+use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
 use darter_store::{PieceFile, StoreError, StoredBlob};
 use darter_swarm::{Event, ReaderId};
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::Stream;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -58,6 +58,8 @@ struct Reader {
     /// One past the last byte wanted; the blob's end if `None`.
     end: Option<u64>,
     told: Option<PieceIndex>,
+    /// Since when this has waited for the next piece.
+    since: Option<Moment>,
     /// Whether parts of files are welcome.
     files: bool,
     /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
@@ -67,29 +69,9 @@ struct Reader {
 type Reading = JoinHandle<Result<Part, StoreError>>;
 
 impl Transfer {
-    /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
-    pub(crate) fn stream(
-        self: &Arc<Self>,
-        range: Option<ByteRange>,
-    ) -> impl Stream<Item = Result<Bytes, FetchError>> + Send + use<> {
-        self.read_on(range, false).try_filter_map(|part| async move {
-            Ok(match part {
-                Part::Bytes(bytes) => Some(bytes),
-                // Not asked for.
-                Part::File(_) => None,
-            })
-        })
-    }
-
-    /// The same, in parts of files where the store has some.
-    pub(crate) fn parts(
-        self: &Arc<Self>,
-        range: Option<ByteRange>,
-    ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
-        self.read_on(range, true)
-    }
-
-    fn read_on(
+    /// The bytes of `range`, or all; in parts of files where the store has some, if `files` are welcome. Reading counts as use
+    /// until the stream is dropped.
+    pub(crate) fn read_on(
         self: &Arc<Self>,
         range: Option<ByteRange>,
         files: bool,
@@ -103,6 +85,7 @@ impl Transfer {
             at: range.map_or(0, ByteRange::start),
             end: range.map(ByteRange::end),
             told: None,
+            since: None,
             files,
             ahead: None,
         };
@@ -147,7 +130,17 @@ impl Reader {
                 let is_last = transfer.pieces() == Some(piece.0 + 1);
                 // While the length is unknown, whether a piece is the last is, too.
                 let free = complete || (length.is_some() && !is_last) || piece.0 + 1 < transfer.stored.known();
+                if complete && !transfer.stored.holds(piece) {
+                    if transfer.stored.is_discarded() {
+                        let reason = "it was removed".to_owned();
+                        return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+                    }
+                    // Found damaged by somebody else, or ahead of this.
+                    transfer.note_losses();
+                    continue;
+                }
                 if free && transfer.stored.holds(piece) {
+                    self.note_wait(piece, is_last);
                     if let Some(part) = self.read(piece, end, complete).await? {
                         return Ok(Some(part));
                     }
@@ -155,6 +148,7 @@ impl Reader {
                 }
                 self.tell(piece);
             }
+            self.since.get_or_insert_with(|| transfer.context.now());
             if self.changed.changed().await.is_err() {
                 return Err(FetchError::Draining);
             }
@@ -173,7 +167,13 @@ impl Reader {
             Some((at, reading)) if at == self.at => reading,
             _ => self.begin_to_read(self.at, end),
         };
-        match read.await.expect("reading does not panic") {
+        let limit = transfer.context.options.stall_timeout;
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        let Ok(read) = tokio::time::timeout(limit, read).await else {
+            let what = format!("the disk to give piece {}", piece.0 + 1);
+            return Err(FetchError::Stalled { waited: limit, what });
+        };
+        match read.expect("reading does not panic") {
             Ok(part) => {
                 let length = part.len();
                 self.at += length;
@@ -207,6 +207,13 @@ impl Reader {
         })
     }
 
+    /// Takes note of how long this waited for a piece that is here now.
+    fn note_wait(&mut self, piece: PieceIndex, is_last: bool) {
+        let Some(since) = self.since.take() else { return };
+        let now = self.transfer.context.now();
+        self.transfer.state.lock().journal.waited(piece, since, is_last, now);
+    }
+
     fn tell(&mut self, piece: PieceIndex) {
         if self.told != Some(piece) {
             self.told = Some(piece);
@@ -225,7 +232,7 @@ impl Drop for Reader {
 }
 
 impl Part {
-    fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(part) => part.range.len(),

@@ -3,9 +3,11 @@
 
 mod another_user;
 mod control_lost;
+mod damaged;
 mod large;
 mod met_early;
 mod no_seed;
+mod origin;
 mod passed_on;
 mod patience;
 mod registries;
@@ -14,3 +16,4 @@ mod registries;
 mod registry;
 mod seed;
 mod web;
+mod wrong;

@@ -115,6 +115,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         grant_ttl: Duration::ZERO,
         stale_tags: Default::default(),
         verify_whole: false,
+        stall_timeout: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     }
 }

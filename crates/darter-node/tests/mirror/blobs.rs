@@ -176,7 +176,7 @@ async fn a_blob_that_is_taken_back_half_way_is_broken_off_without_asking_anybody
     world.get(&path).await;
     let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
     let withdrawn = FetchError::Withdrawn { blob: BlobId([0; 32]), reason: "wrong content".into() };
-    for fault in [withdrawn, FetchError::WrongDigest { expected, got }] {
+    for fault in [withdrawn, FetchError::WrongDigest { expected, got, from: String::new() }] {
         world.registry.asked();
         world.agent.0.lock().fault_at = Some((4321, Some(fault)));
         broken_off(&world, &path).await;
@@ -188,7 +188,7 @@ async fn a_blob_that_is_taken_back_half_way_is_broken_off_without_asking_anybody
 async fn wrong_content_and_too_many_requests_are_said_as_they_are() {
     let (world, _, path) = with_blob().await;
     let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
-    world.agent.0.lock().open_fault = Some(FetchError::WrongDigest { expected, got });
+    world.agent.0.lock().open_fault = Some(FetchError::WrongDigest { expected, got, from: String::new() });
     assert_eq!(world.get(&path).await.error(), (502, "DIGEST_INVALID".into()));
     let kind = ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(9)) };
     let limited = OriginFailure { kind, status: Some(429), text: "slow down".into() };
@@ -214,4 +214,14 @@ async fn a_reader_that_stops_stops_the_agent_too() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(before < total as u64 / 4, "{before} bytes were given to a reader that does not read");
+}
+
+#[tokio::test]
+async fn an_empty_blob_of_unknown_length_is_an_empty_answer() {
+    let (world, ..) = with_blob().await;
+    let digest = world.agent.hold("");
+    world.registry.put_blob("lab/app", b"");
+    world.agent.0.lock().hide_length = true;
+    let got = world.get(&format!("/v2/lab/app/blobs/{digest}")).await;
+    assert_eq!((got.status.as_u16(), &got.body[..]), (200, &b""[..]));
 }

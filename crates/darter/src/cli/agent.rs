@@ -159,6 +159,13 @@ pub(crate) struct OriginArgs {
     #[arg(long, env = "DARTER_ORIGIN_LIMIT", value_name = "RATE")]
     pub(crate) origin_limit: Option<Rate>,
 
+    /// End a download that got nothing for so long, with an error that says what it waited for
+    ///
+    /// The registry mirror then goes on with the registry itself. A pause that an origin asked for does not count. 0s waits
+    /// for ever.
+    #[arg(long, env = "DARTER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    pub(crate) stall_timeout: Duration,
+
     /// Trust the certificates in this PEM file, besides the system's, when reading origins
     #[arg(long, env = "DARTER_ORIGIN_CA", value_name = "FILE")]
     pub(crate) origin_ca: Option<PathBuf>,

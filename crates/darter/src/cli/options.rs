@@ -100,6 +100,7 @@ impl AgentArgs {
             grant_ttl: self.registry.grant_ttl,
             stale_tags: self.registry.stale_tags.into(),
             verify_whole: self.network.verify_whole,
+            stall_timeout: self.origin.stall_timeout,
             drain_timeout: self.network.drain_timeout,
         })
     }
@@ -146,6 +147,7 @@ impl GetArgs {
             grant_ttl: std::time::Duration::ZERO,
             stale_tags: Default::default(),
             verify_whole: true,
+            stall_timeout: self.origin.stall_timeout,
             drain_timeout: std::time::Duration::from_secs(3),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use darter_node::api::{ExplainedRange, Explanation, Giver};
+use darter_node::api::{ExplainedRange, Explanation, Giver, Wait};
 
 use super::status::received;
 use crate::cli::ExplainArgs;
@@ -13,6 +13,9 @@ use crate::{output, units};
 
 /// More ranges than this are summed up for people; JSON has them all.
 const RANGES_SHOWN: usize = 40;
+
+/// What was waited for less long than these is not shown to people.
+const WAITS_SHOWN: usize = 3;
 
 /// `darter explain`.
 pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
@@ -37,6 +40,12 @@ pub(super) fn describe(explanation: &Explanation) -> String {
     line("requested", &units::moment(explanation.started));
     line("took", &explanation.seconds.map_or_else(|| "not complete yet".to_owned(), units::seconds));
     line("received", &received(&explanation.traffic));
+    for wait in explanation.waits.iter().take(WAITS_SHOWN) {
+        line("waited", &waited(wait));
+    }
+    if let Some(waiting) = &explanation.waiting {
+        line("waiting", waiting);
+    }
     text += &format!("\n{}", givers(&explanation.ranges));
     text += &format!("\n{}", ranges(&explanation.ranges));
     if !explanation.events.is_empty() {
@@ -46,6 +55,19 @@ pub(super) fn describe(explanation: &Explanation) -> String {
         }
     }
     text
+}
+
+/// `20 s for seed 10.0.0.2:7400, 2.5 MB/s`.
+fn waited(wait: &Wait) -> String {
+    let whom = match &wait.from {
+        Some(Giver::Origin) => "the origin".to_owned(),
+        Some(Giver::Disk) => "the disk".to_owned(),
+        Some(Giver::Seed { addr, .. }) => format!("seed {addr}"),
+        Some(Giver::Peer { addr, .. }) => format!("peer {addr}"),
+        None => "the check of the whole".to_owned(),
+    };
+    let rate = wait.rate.map_or_else(String::new, |rate| format!(", {}", units::rate(rate)));
+    format!("{} for {whom}{rate}", units::seconds(wait.seconds))
 }
 
 /// Bytes and ranges by giver.

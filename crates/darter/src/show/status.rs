@@ -52,6 +52,13 @@ pub(super) fn describe(status: &Status) -> String {
         let at = seed.at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
         line("seed", &format!("{}{at} {}", seed.addr, if seed.up { "answers" } else { "does not answer" }));
     }
+    for wrong in &status.wrong {
+        let (times, last) = (wrong.times, units::moment(wrong.last));
+        line(
+            "wrong",
+            &format!("content from {}, {times} times, last {last} (blob {})", wrong.from, wrong.blob.short()),
+        );
+    }
     if !status.peers.is_empty() {
         text += &format!("\n{}", peers(status));
     }

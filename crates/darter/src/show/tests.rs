@@ -54,6 +54,12 @@ fn status_tells_of_seeds_peers_and_transfers() {
         seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None, at: None }],
         peers: vec![PeerStatus { node: NodeId([3; 16]), addr: "10.0.0.3:7400".into(), tier: Tier::Rack, seed: true }],
         swarms: vec![SwarmStatus { blob: BlobId([1; 32]), leads: false, members: 9, progress, sent_rate: 3_000_000 }],
+        wrong: vec![WrongSource {
+            from: "reg.example, read by seed 10.0.0.2:7400".into(),
+            times: 2,
+            last: 7,
+            blob: BlobId([1; 32]),
+        }],
     };
     let text = status::describe(&status);
     for part in [
@@ -68,6 +74,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         "25 %",
         "25.0 MB/s",
         "3.0 MB/s",
+        "content from reg.example, read by seed 10.0.0.2:7400, 2 times",
         NAME,
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
@@ -96,6 +103,7 @@ fn ls_tells_whole_blobs_from_parts() {
 #[test]
 fn explain_sums_up_by_giver_and_tells_what_happened() {
     let peer = Giver::Peer { node: NodeId([4; 16]), addr: "10.0.0.4:7400".into() };
+    let seed = Giver::Seed { node: NodeId([2; 16]), addr: "10.0.0.2:7400".into() };
     let range = |start, end, from| ExplainedRange { start, end, from };
     let mut ranges = vec![
         range(0, 1_000_000, Giver::Origin),
@@ -113,10 +121,23 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
         traffic: traffic(),
         ranges: ranges.clone(),
         events: vec![ExplainedEvent { at: 0.25, what: "seed went away; reading the origin".into() }],
+        waits: vec![
+            Wait { from: Some(seed), seconds: 20.0, rate: Some(2_500_000) },
+            Wait { from: None, seconds: 1.0, rate: None },
+        ],
+        waiting: Some("7 s for an agent that leads the download".into()),
     };
     let text = explain::describe(&explanation);
-    for part in ["5.0 MB (5000000 bytes)", "1.50 s", "peer 04040404 10.0.0.4:7400", "3.0 MB", "0.25 s  seed went away"]
-    {
+    for part in [
+        "5.0 MB (5000000 bytes)",
+        "1.50 s",
+        "peer 04040404 10.0.0.4:7400",
+        "3.0 MB",
+        "0.25 s  seed went away",
+        "for seed 10.0.0.2:7400, 2.5 MB/s",
+        "for the check of the whole",
+        "7 s for an agent that leads",
+    ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     for number in 0..60 {

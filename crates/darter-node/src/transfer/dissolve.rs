@@ -1,0 +1,115 @@
+//! Content that is not what its digest says: it is thrown away at every member, and whoever sent it is named.
+//!
+//! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. Who sent it
+//! is the origin, by way of whoever read it; or a holder, whose list of piece hashes a seed without a copy took.
+
+use std::sync::Arc;
+
+use darter_core::{BlobId, Digest, NodeId, Source};
+use darter_wire::Message;
+
+use super::{Lead, Transfer};
+use crate::error::FetchError;
+use crate::fleet::Fleet;
+use crate::setbacks::Culprit;
+
+impl Transfer {
+    /// The hashes of this blob's pieces come from a holder, and nobody has checked them yet.
+    pub(crate) fn take_word_of(&self, holder: NodeId) {
+        self.state.lock().vouched_by = Some(holder);
+    }
+
+    /// The lead says that the content is not what its digest says.
+    pub(super) fn refuted(self: &Arc<Self>, expected: Digest, got: Digest) {
+        let error = FetchError::refuted(expected, got);
+        let dissolving = Arc::clone(self);
+        self.tasks.spawn(async move { dissolving.dissolve(error).await });
+    }
+
+    /// Throws the blob away here, and tells the members if this agent leads.
+    pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
+        let blob = self.blob;
+        let mut error = error;
+        let mut told = FetchError::Withdrawn { blob, reason: error.to_string() };
+        if let FetchError::WrongDigest { from, .. } = &mut error {
+            let (culprit, is_origin) = self.culprit();
+            from.clone_from(&culprit.from);
+            self.context.wrong_content(&self.source, blob, &culprit, &error);
+            if is_origin {
+                told = error.clone();
+            }
+        }
+        tracing::warn!(blob = %blob.short(), %error, "dissolving a swarm");
+        for node in self.member_nodes() {
+            refuse(&self.fleet, node, None, blob, &told);
+        }
+        self.state.lock().dissolving = true;
+        let stored = Arc::clone(&self.stored);
+        let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
+        if let Err(problem) = discarded.expect("discarding does not panic") {
+            tracing::error!(blob = %blob.short(), error = %problem, "a dissolved blob could not be removed");
+        }
+        self.end_with(error);
+    }
+
+    /// Why this agent is not to read the origin now.
+    pub(super) fn setback(&self) -> Option<FetchError> {
+        self.context.setbacks.refusal(self.source.key(), self.context.me, self.context.now())
+    }
+
+    /// What a lead told, with who that is if it is about wrong content: nobody asks it again for a while.
+    pub(super) fn told_by(&self, lead: NodeId, mut error: FetchError) -> FetchError {
+        if let FetchError::WrongDigest { from, .. } = &mut error {
+            let culprit = read_wrong(&self.source, lead, &self.fleet.title(lead));
+            from.clone_from(&culprit.from);
+            self.context.wrong_content(&self.source, self.blob, &culprit, &error);
+        }
+        error
+    }
+
+    /// Who sent the wrong content, and whether that is the origin.
+    fn culprit(&self) -> (Culprit, bool) {
+        let (lead, vouched_by) = {
+            let state = self.state.lock();
+            (state.lead, state.vouched_by)
+        };
+        if let Some(holder) = vouched_by {
+            let (source, from) =
+                (self.fleet.address(holder), format!("{} (its piece hashes)", self.fleet.title(holder)));
+            return (Culprit { reader: holder, source, from }, false);
+        }
+        let (reader, title) = match lead {
+            Lead::Node(lead) => (lead, self.fleet.title(lead)),
+            Lead::Me | Lead::Nobody => (self.context.me, "this agent".to_owned()),
+        };
+        (read_wrong(&self.source, reader, &title), true)
+    }
+}
+
+/// Tells a member why it can't have a blob any more, or not at all if that answers its request to be let in; in a form that
+/// its version of the protocol has.
+pub(crate) fn refuse(fleet: &Fleet, node: NodeId, request: Option<u32>, blob: BlobId, error: &FetchError) {
+    if let FetchError::WrongDigest { expected, got, .. } = error
+        && fleet.say(node, &Message::Refuted { request, blob, expected: **expected, got: **got })
+    {
+        return;
+    }
+    let older = match request {
+        Some(request) => Message::Rejected { request, failure: error.to_failure() },
+        None => Message::Dissolved { blob, reason: error.to_string() },
+    };
+    fleet.say(node, &older);
+}
+
+/// The origin of a source, as `reader` read it.
+pub(crate) fn read_wrong(source: &Source, reader: NodeId, title: &str) -> Culprit {
+    let source = origin_of(source);
+    Culprit { reader, from: format!("{source}, read by {title}"), source }
+}
+
+/// The host of an origin; an address may say more than a log should.
+pub(crate) fn origin_of(source: &Source) -> String {
+    let (Source::Url { url, .. } | Source::Registry { registry: url, .. }) = source;
+    let host = url.host_str().unwrap_or(url.scheme());
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}

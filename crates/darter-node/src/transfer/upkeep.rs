@@ -1,0 +1,272 @@
+//! Sees to it that somebody is responsible for whatever a transfer lacks, and that nobody waits for ever.
+//!
+//! A complete transfer may lack a piece again: the disk damaged it, or somebody cut the file off. Then the transfer is open
+//! again, and is led, elected for or read like any other. The driver looks about once a second whether that is so, so that
+//! no sequence of events can leave a piece with nobody to fetch it.
+//!
+//! A transfer that gets nothing for `--stall-timeout` fails, and says what it waited for. Time in which the lead
+//! deliberately waits (an origin asked it to come back later) does not count.
+//!
+//! Non-goals: how long a single request to a peer may take (the picker), or an answer of an origin (`darter_origin`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Moment, PieceSet};
+use darter_swarm::Event;
+use darter_wire::Message;
+
+use super::{Lead, Outcome, State, Transfer};
+use crate::error::FetchError;
+
+/// How often the driver of an open transfer looks at it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an open transfer may be without a lead, or a lead without its reader, before the driver sees to it: both
+/// come about by themselves right after an event.
+const MAX_UNATTENDED: Duration = Duration::from_secs(2);
+
+/// How often a lead that waits for its origin tells its members so.
+const SIGN_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a transfer has waited.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    /// When something last came.
+    moved: Moment,
+    /// Time since then that does not count.
+    excused: Duration,
+    /// Since when nobody has been responsible for what is lacking.
+    unattended: Option<Moment>,
+    looked: Moment,
+}
+
+impl Upkeep {
+    pub(super) const fn new(now: Moment) -> Self {
+        Self { moved: now, excused: Duration::ZERO, unattended: None, looked: now }
+    }
+
+    /// Bytes came.
+    pub(super) const fn moved(&mut self, now: Moment) {
+        self.moved = now;
+        self.excused = Duration::ZERO;
+    }
+
+    /// So much of the time since bytes last came does not count.
+    fn excuse(&mut self, time: Duration) {
+        self.excused += time;
+    }
+
+    /// How long nothing has come.
+    fn waited(&self, now: Moment) -> Duration {
+        now.since(self.moved).saturating_sub(self.excused)
+    }
+}
+
+/// What the driver has to see to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Duty {
+    #[default]
+    Nothing,
+    /// Nobody leads, nobody reads: find somebody.
+    Resume,
+    /// Nothing came for too long.
+    EndStalled,
+}
+
+impl Transfer {
+    /// What the driver has to see to now, beside what picker and lead decide.
+    pub(super) fn duty(&self, state: &mut State, now: Moment) -> Duty {
+        if !matches!(state.outcome, Outcome::Open) {
+            state.upkeep = Upkeep::new(now);
+            return Duty::Nothing;
+        }
+        if now < state.upkeep.looked + LOOK_EVERY {
+            return Duty::Nothing;
+        }
+        state.upkeep.looked = now;
+        let limit = self.context.options.stall_timeout;
+        if !limit.is_zero() && state.upkeep.waited(now) >= limit {
+            return Duty::EndStalled;
+        }
+        let attended = match state.lead {
+            Lead::Me => state.reading || state.finishing || self.pieces() == Some(self.stored.held().len()),
+            Lead::Nobody => state.electing,
+            Lead::Node(_) => true,
+        };
+        if attended {
+            state.upkeep.unattended = None;
+            return Duty::Nothing;
+        }
+        let since = *state.upkeep.unattended.get_or_insert(now);
+        if now.since(since) < MAX_UNATTENDED {
+            return Duty::Nothing;
+        }
+        state.upkeep.unattended = None;
+        Duty::Resume
+    }
+
+    /// When [`Transfer::duty`] is to be asked again.
+    pub(super) fn duty_due(&self, state: &State) -> Option<Moment> {
+        matches!(state.outcome, Outcome::Open).then(|| state.upkeep.looked + LOOK_EVERY)
+    }
+
+    pub(super) fn attend(self: &Arc<Self>, duty: &Duty) {
+        match duty {
+            Duty::Nothing => {}
+            Duty::Resume => {
+                self.note("nobody was seeing to what is missing; going on");
+                self.resume();
+            }
+            Duty::EndStalled => {
+                let error = self.stalled();
+                tracing::warn!(blob = %self.blob.short(), name = %self.source, %error, "a transfer is stalled");
+                self.give_up(&error);
+            }
+        }
+    }
+
+    /// Something is to be fetched after all: makes sure that somebody sees to it.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        match self.lead() {
+            Lead::Me => self.start_reading(None),
+            Lead::Nobody => self.elect(),
+            Lead::Node(_) => {}
+        }
+    }
+
+    /// Takes note of what the store found damaged, and sees to it that it is fetched again.
+    pub(crate) fn note_losses(self: &Arc<Self>) {
+        let mut lost = self.stored.take_lost();
+        {
+            let state = self.state.lock();
+            // Of what was evicted nothing is missing.
+            let is_here = !state.dissolving && !self.stored.is_discarded();
+            let is_complete = matches!(state.outcome, Outcome::Complete) && is_here;
+            if let Some(pieces) = self.pieces().filter(|_| is_complete) {
+                // Whoever found the damage may have taken note of it already.
+                let held = self.stored.held();
+                let missing = (0..pieces).map(darter_core::PieceIndex).filter(|piece| !held.contains(*piece));
+                for piece in missing {
+                    lost.insert(piece);
+                }
+            }
+        }
+        if !lost.is_empty() {
+            self.lost_pieces(&lost);
+            self.resume();
+        }
+    }
+
+    fn lost_pieces(&self, pieces: &PieceSet) {
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            state.journal.note(now, format!("{} pieces were damaged on the disk and are fetched again", pieces.len()));
+            for piece in pieces.iter() {
+                state.picker.handle(Event::Lost { piece }, now);
+                state.news.went(piece);
+                if let Some(leading) = &mut state.leading {
+                    leading.disown(piece);
+                }
+            }
+            if matches!(state.outcome, Outcome::Complete) {
+                state.outcome = Outcome::Open;
+                state.upkeep.moved(now);
+            }
+        }
+        self.end_rest();
+        self.kick.notify_one();
+    }
+
+    /// Bytes of this blob came, though perhaps not a whole piece.
+    pub(super) fn moved(&self) {
+        let now = self.context.now();
+        self.state.lock().upkeep.moved(now);
+    }
+
+    /// Waits before the origin is asked again. Members are told that their lead is still there; the pause is nobody's stall.
+    pub(super) async fn pause_reading(&self, pause: Duration) {
+        let mut left = pause;
+        while !left.is_zero() && !self.closed.is_cancelled() {
+            let step = left.min(SIGN_EVERY);
+            for node in self.member_nodes() {
+                let (blob, hashes) = (self.blob, Vec::new());
+                let length = self.stored.length();
+                let sign =
+                    Message::Grew { blob, from: 0, hashes, length, members_ask: self.members_ask(), proof: None };
+                self.fleet.say(node, &sign);
+            }
+            let _ = tokio::time::timeout(step, self.closed.cancelled()).await;
+            self.excuse(step);
+            left -= step;
+        }
+    }
+
+    /// The lead said that it waits for the origin on purpose.
+    pub(super) fn lead_waits(&self) {
+        self.excuse(SIGN_EVERY);
+    }
+
+    fn excuse(&self, time: Duration) {
+        self.state.lock().upkeep.excuse(time);
+    }
+
+    /// What is waited for, if nothing came for a while.
+    pub(super) fn waiting(&self, state: &State, now: Moment) -> Option<String> {
+        let waited = state.upkeep.waited(now);
+        let waits = matches!(state.outcome, Outcome::Open) && waited >= LOOK_EVERY;
+        waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
+    }
+
+    /// Why readers end when nothing came for too long.
+    pub(super) fn stalled(&self) -> FetchError {
+        let now = self.context.now();
+        let (waited, what) = {
+            let state = self.state.lock();
+            (state.upkeep.waited(now), self.awaited(&state))
+        };
+        FetchError::Stalled { waited, what }
+    }
+
+    /// For whom and what this transfer waits.
+    fn awaited(&self, state: &State) -> String {
+        let piece = self.stored.held().first_missing_from(darter_core::PieceIndex(0));
+        let of = self.pieces().map_or_else(String::new, |pieces| format!(" of {pieces}"));
+        let piece = format!("piece {}{of}", piece.0 + 1);
+        let mut asked: Vec<_> = state.asked.values().map(|asked| asked.of).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
+        let others: Vec<_> = asked.into_iter().filter(|node| lead != Some(*node)).collect();
+        let others = match others.len() {
+            0 => String::new(),
+            1 => format!(" or {}", self.fleet.address(others[0])),
+            count => format!(" or {count} other agents"),
+        };
+        match (state.lead, self.pieces() == Some(self.stored.held().len())) {
+            (Lead::Node(lead), true) => format!("{} to say whether the whole is right", self.fleet.title(lead)),
+            (_, true) => "the disk, to check the whole".to_owned(),
+            (Lead::Me, false) if others.is_empty() => format!("{} to send {piece}", self.source),
+            (Lead::Me, false) => format!("{}{others} to send {piece}", self.source),
+            (Lead::Node(lead), false) => format!("{}{others} to send {piece}", self.fleet.title(lead)),
+            (Lead::Nobody, false) => format!("an agent that leads the download, to get {piece}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_on_purpose_is_no_stall_and_a_silent_origin_is() {
+        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
+        let mut upkeep = Upkeep::new(at(0));
+        assert_eq!(upkeep.waited(at(20)).as_secs(), 20);
+        upkeep.excuse(Duration::from_secs(15));
+        assert_eq!(upkeep.waited(at(40)).as_secs(), 25);
+        upkeep.moved(at(41));
+        assert_eq!(upkeep.waited(at(51)).as_secs(), 10, "what came made up for all of it");
+    }
+}
