@@ -29,7 +29,7 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     /// Where blobs come from.
     pub(crate) origin: Arc<dyn Origin>,
-    /// The same without patience.
+    /// The same without patience of its own.
     pub(crate) origin_once: Arc<dyn Origin>,
     /// Which registries are configured, and trusted.
     pub(crate) registries: Upstreams,

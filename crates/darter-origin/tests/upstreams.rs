@@ -78,6 +78,24 @@ async fn a_head_that_breaks_the_connection_or_finds_no_length_is_no_refusal() {
 }
 
 #[tokio::test]
+async fn a_head_that_says_of_everything_that_it_is_empty_is_not_believed() {
+    let blob = content(5_000);
+    let resource = Resource::new(blob.clone());
+    let server =
+        Server::start(move |seen| match (&seen.method, seen.path.contains(&Digest::sha256(b"").to_string())) {
+            (&Method::HEAD, _) | (_, true) => Reply::status(200),
+            _ => resource.answer(seen),
+        })
+        .await;
+    let (client, _) = plain(&server);
+    let origin = RegistryOrigin::new(client);
+    for (bytes, length) in [(&blob[..], 5_000), (b"", 0)] {
+        let stat = origin.stat(&source(&server, bytes), &none(), None).await.unwrap();
+        assert_eq!(stat.version.length, Some(length));
+    }
+}
+
+#[tokio::test]
 async fn what_get_refuses_too_is_refused_in_its_words() {
     let server = Server::start(|seen| match seen.method {
         Method::HEAD => Reply::status(404),

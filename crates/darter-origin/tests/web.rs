@@ -73,6 +73,19 @@ async fn statuses_say_whose_fault_it_is_and_whether_to_try_again() {
 }
 
 #[tokio::test]
+async fn a_date_to_come_back_at_needs_no_date_beside_it() {
+    let server = Server::start(|seen| {
+        let until =
+            if seen.path == "/past" { "Sat, 21 Nov 2020 10:00:00 GMT" } else { "Tue, 31 Dec 2999 23:59:59 GMT" };
+        Reply::status(503).with("date", "unreadable").with("retry-after", until)
+    })
+    .await;
+    let asked = async |path| reading_fails(&origin(), &server.source(path)).await.retry_after();
+    assert_eq!(asked("/past").await, Some(Duration::ZERO));
+    assert!(asked("/future").await.is_some_and(|wait| wait > Duration::from_secs(3600)));
+}
+
+#[tokio::test]
 async fn a_failure_travels_with_its_judgement_and_its_causes() {
     let closed = Source::from_url("http://127.0.0.1:1/".parse().unwrap(), &[], None).0;
     let error = reading_fails(&origin(), &closed).await;

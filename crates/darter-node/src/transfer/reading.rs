@@ -195,7 +195,8 @@ impl Transfer {
             self.note(format!("reading the origin from byte {start} on"));
         }
         let expect = (self.version != Version::default() || self.digest().is_some()).then_some(&self.version);
-        self.context.origin.read(&self.source, &credentials, range, expect).await
+        // Once: the pauses of one that fails are made by who asked, who can tell those that wait.
+        self.context.origin_once.read(&self.source, &credentials, range, expect).await
     }
 
     async fn consume(

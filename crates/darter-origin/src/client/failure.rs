@@ -152,14 +152,16 @@ fn challenges(headers: &HeaderMap) -> Vec<String> {
 }
 
 /// The pause that `Retry-After` asks for: seconds, or a date, which is taken relative to the answer's own `Date` so
-/// that no clock of ours has to agree with theirs.
+/// that no clock of ours has to agree with theirs, unless it has none.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let date = |text: &str| httpdate::parse_http_date(text).ok();
-    let now = date(headers.get(DATE)?.to_str().ok()?)?;
+    let theirs = headers.get(DATE).and_then(|value| date(value.to_str().ok()?));
+    #[expect(clippy::disallowed_methods, reason = "wall-clock time, to compare with another's")]
+    let now = theirs.unwrap_or_else(std::time::SystemTime::now);
     Some(date(text)?.duration_since(now).unwrap_or_default())
 }
 
