@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use darter_core::{Clock, Moment};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{Method, Response};
 use http_body::{Body as _, Frame, SizeHint};
@@ -25,6 +25,8 @@ pub(crate) struct Account {
     path: String,
     upstream: Option<String>,
     problem: Option<String>,
+    /// Whether the caller asked for all from some byte on. containerd reads as much of that as it wants, and hangs up.
+    open_ended: bool,
     /// Whether there is an answer, whose body tells the rest.
     answered: bool,
     started: Moment,
@@ -42,6 +44,7 @@ impl Account {
             path: request.uri.path().to_owned(),
             upstream: None,
             problem: None,
+            open_ended: is_open_ended(request),
             answered: false,
             started: clock.now(),
             metrics,
@@ -90,6 +93,12 @@ impl Drop for Account {
             "a caller gave up before the answer"
         );
     }
+}
+
+/// Whether a request's range has no last byte.
+fn is_open_ended(request: &Parts) -> bool {
+    let range = request.headers.get(RANGE).and_then(|range| range.to_str().ok());
+    range.is_some_and(|range| range.trim_end().ends_with('-'))
 }
 
 /// A body whose bytes are counted.
@@ -146,7 +155,7 @@ impl Drop for Followed {
         account.metrics.mirror_duration(account.kind, account.upstream.as_deref(), took);
         let seconds = took.as_secs_f64();
         // hyper does not ask for more than the length that was announced.
-        let gone = !self.ended && !self.broke && !self.is_end_stream() && !self.is_whole();
+        let gone = !account.open_ended && !self.ended && !self.broke && !self.is_end_stream() && !self.is_whole();
         if gone {
             account.metrics.mirror_gone(account.kind, Gone::Midway);
         }
