@@ -97,6 +97,8 @@ pub enum Fallback {
     Resumed,
     /// In the middle, and the upstream could not go on from there: the engine's connection was cut.
     Cut,
+    /// Up front: content came wrong a short time ago, and the engine was told to go round.
+    Refused,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -412,6 +414,7 @@ impl Metrics {
             Fallback::Ahead => "ahead",
             Fallback::Resumed => "resumed",
             Fallback::Cut => "cut",
+            Fallback::Refused => "refused",
         };
         self.mirror_fallbacks.get_or_create(&ResultLabel { result }).inc();
     }

@@ -39,6 +39,7 @@ const NEAR: u64 = 256 << 10;
 
 impl Mirror {
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Response<Body>, Problem> {
+        self.refuse_wrong(ask, [digest])?;
         let deadline = Instant::now() + OPEN_WAIT;
         let source =
             Source::Registry { registry: ask.upstream.base().clone(), repository: ask.repository.clone(), digest };
@@ -121,7 +122,9 @@ impl Mirror {
         let sent = part.or(whole);
         let (at, end) = (sent.map_or(0, ByteRange::start), sent.map(ByteRange::end));
         let start = match self.ahead(ask, digest, &*blob, part).await {
-            Some(slice) => Start { parts: None, first: None, slice: Some(slice), at, end, blob: Some(blob) },
+            Some(slice) => {
+                Start { parts: None, first: None, slice: Some(slice), at, end, blob: Some(blob), whole: false }
+            }
             None => {
                 let mut parts = blob.parts(part);
                 let wait = if length.is_some() { FIRST_WAIT } else { UNKNOWN_LENGTH_WAIT };
@@ -136,7 +139,7 @@ impl Mirror {
                 };
                 // Of nothing there is nothing to wait for.
                 let parts = first.is_some().then_some(parts);
-                Start { parts, first: first.flatten(), slice: None, at, end, blob: Some(blob) }
+                Start { parts, first: first.flatten(), slice: None, at, end, blob: Some(blob), whole: false }
             }
         };
         if let Some(sent) = sent {
@@ -192,6 +195,7 @@ impl Mirror {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }
             FetchError::WrongDigest { .. } => {
+                self.wrong.note(&ask.scope, digest);
                 return Err(Problem::bad_upstream(Code::DigestInvalid, error.to_string()));
             }
             FetchError::Range { length } => return Err(unsatisfiable(*length)),
@@ -202,12 +206,13 @@ impl Mirror {
         let answer = self.read_upstream(ask, digest, &mut response).await?;
         *response.body_mut() = match sent_range(&answer) {
             Some(sent) => {
+                let whole = answer.status == StatusCode::OK;
                 let slice = Some(Slice { body: answer.body, _permit: None });
-                let start =
-                    Start { parts: None, first: None, slice, at: sent.start(), end: Some(sent.end()), blob: None };
+                let (at, end) = (sent.start(), Some(sent.end()));
+                let start = Start { parts: None, first: None, slice, at, end, blob: None, whole };
                 self.flow(ask, digest, source, start)
             }
-            None => rescue::passed_through(answer.body, &self.metrics),
+            None => self.copy(ask, answer, digest, |_| {}),
         };
         Ok(response)
     }
@@ -223,13 +228,28 @@ impl Mirror {
     ) -> Result<Response<Body>, Problem> {
         tracing::info!(upstream = ask.upstream.name(), %digest, "cached from elsewhere; passing on the upstream's own copy");
         let answer = self.read_upstream(ask, digest, &mut response).await?;
-        *response.body_mut() = if answer.status == StatusCode::OK {
-            let blobs = Arc::clone(&self.blobs);
-            compared::body(answer.body, digest, &self.metrics, move || blobs.proven(&source))
-        } else {
-            rescue::passed_through(answer.body, &self.metrics)
-        };
+        let blobs = Arc::clone(&self.blobs);
+        *response.body_mut() = self.copy(ask, answer, digest, move |right| {
+            if right {
+                blobs.proven(&source);
+            }
+        });
         Ok(response)
+    }
+
+    /// The body of an upstream's own copy. A whole one is compared with its digest, and `then` is told the outcome; one
+    /// that is wrong is refused from then on.
+    fn copy(&self, ask: &Ask<'_>, answer: Answer, digest: Digest, then: impl FnOnce(bool) + Send + 'static) -> Body {
+        if answer.status != StatusCode::OK {
+            return rescue::passed_through(answer.body, &self.metrics);
+        }
+        let (wrong, scope) = (self.wrong.clone(), ask.scope.clone());
+        compared::body(answer.body, digest, &self.metrics, move |right| {
+            if !right {
+                wrong.note(&scope, digest);
+            }
+            then(right);
+        })
     }
 
     /// Asks the upstream for what the caller asked for, and puts its status and lengths into the response.
@@ -264,6 +284,9 @@ impl Mirror {
             path: format!("/v2/{}/blobs/{digest}", ask.repository),
             credentials: ask.credentials.clone(),
             metrics: Arc::clone(&self.metrics),
+            digest,
+            scope: ask.scope.clone(),
+            wrong: self.wrong.clone(),
         }
     }
 }

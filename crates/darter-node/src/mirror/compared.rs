@@ -1,4 +1,5 @@
-//! A registry's own copy of content that is cached from elsewhere: passed on as it comes, and compared with its digest.
+//! A registry's own copy of content, where the agent gave none or has it from elsewhere: passed on as it comes, and compared
+//! with its digest.
 //!
 //! A copy that was delivered whole and right shows that the registry has the content; from then on the cache serves it
 //! there. The last bytes are held back until the whole was compared, so a wrong copy is visibly incomplete.
@@ -21,14 +22,14 @@ struct Copy<F> {
     hasher: DigestHasher,
     /// What came last.
     held: Option<Bytes>,
-    /// Called when the copy was right; `None` once nothing more comes.
-    right: Option<F>,
+    /// Told at the end whether the copy was right; `None` once nothing more comes.
+    then: Option<F>,
     metrics: Arc<Metrics>,
 }
 
-impl<F: FnOnce()> Copy<F> {
+impl<F: FnOnce(bool)> Copy<F> {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        self.right.as_ref()?;
+        self.then.as_ref()?;
         loop {
             match self.body.next().await {
                 Some(Ok(bytes)) => {
@@ -39,7 +40,7 @@ impl<F: FnOnce()> Copy<F> {
                     }
                 }
                 Some(Err(error)) => {
-                    self.right = None;
+                    self.then = None;
                     return Some(Err(io::Error::other(error)));
                 }
                 None => return self.end(),
@@ -48,26 +49,27 @@ impl<F: FnOnce()> Copy<F> {
     }
 
     fn end(&mut self) -> Option<io::Result<Bytes>> {
-        let right = self.right.take()?;
+        let then = self.then.take()?;
         let got = self.hasher.clone().finish();
         if got != self.digest {
             let text = format!("the registry delivered {got} for {}", self.digest);
+            then(false);
             tracing::warn!(digest = %self.digest, %got, "a registry delivered other content than it was asked for");
             return Some(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
         }
-        right();
+        then(true);
         self.held.take().map(Ok)
     }
 }
 
-/// The body of a registry's whole answer; `right` is called once it has shown to be what the digest says.
+/// The body of a registry's whole answer; `then` is told at its end whether it was what the digest says.
 pub(crate) fn body(
     body: darter_origin::Body,
     digest: Digest,
     metrics: &Arc<Metrics>,
-    right: impl FnOnce() + Send + 'static,
+    then: impl FnOnce(bool) + Send + 'static,
 ) -> Body {
     let (hasher, metrics) = (digest.hasher(), Arc::clone(metrics));
-    let copy = Copy { body, digest, hasher, held: None, right: Some(right), metrics };
+    let copy = Copy { body, digest, hasher, held: None, then: Some(then), metrics };
     rescue::to_body(stream::unfold(copy, |mut copy| async move { Some((copy.next().await?, copy)) }))
 }

@@ -11,8 +11,8 @@
 //! credentials, and the agent is gone back to as soon as it has what follows. A range that the agent could only give
 //! after all that lies before it begins with the upstream (see [`crate::mirror::ahead`]).
 //!
-//! What comes from the upstream is neither stored nor checked here: the engine checks the whole against the digest, as
-//! it does with a registry. Two failures are no reason to go on, since they cast doubt on what was sent already:
+//! What comes from the upstream is not stored here. A blob that comes from it alone is compared with its digest, and its
+//! last bytes are held back for that; of other bytes the engine checks the whole, as it does with a registry. Two failures are no reason to go on, since they cast doubt on what was sent already:
 //! content that is not what its digest says, and a blob that was withdrawn. Nor is an upstream that limits requests
 //! asked again past the agent. Then, and when nobody can go on, the connection breaks off, so that the engine sees an
 //! incomplete body.
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source};
+use darter_core::{ByteRange, DigestHasher, Source};
 use darter_origin::ErrorKind;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -60,6 +60,8 @@ pub(crate) struct Start {
     pub(crate) at: u64,
     /// One past the last byte, if known.
     pub(crate) end: Option<u64>,
+    /// Whether the upstream is to give all of the blob.
+    pub(crate) whole: bool,
 }
 
 /// Bytes that come from the upstream.
@@ -92,6 +94,14 @@ struct Flow {
     rescue: Rescue,
     reopen: Reopen,
     around: Arc<Semaphore>,
+    copy: Option<Copy>,
+}
+
+/// The upstream's own copy of the whole blob, as far as it has come.
+struct Copy {
+    hasher: DigestHasher,
+    /// What came last.
+    held: Option<Bytes>,
 }
 
 enum Giver {
@@ -104,11 +114,17 @@ enum Giver {
 impl Flow {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
+            // What the agent gives was checked.
+            if matches!(self.giver, Giver::Agent(_))
+                && let Some(held) = self.copy.take().and_then(|copy| copy.held)
+            {
+                return Some(Ok(held));
+            }
             if let Some(part) = self.given.take() {
                 return Some(self.hand_on(part));
             }
             let went_on = match &mut self.giver {
-                Giver::Nobody => return None,
+                Giver::Nobody => return self.end_of_copy(),
                 Giver::Agent(parts) => match tokio::time::timeout(STILL, parts.next()).await {
                     Ok(Some(Ok(part))) => {
                         self.given = Some(part);
@@ -126,7 +142,12 @@ impl Flow {
                         count(&self.rescue.metrics, &bytes);
                         self.at += bytes.len() as u64;
                         self.tries = 0;
-                        return Some(Ok(bytes));
+                        let Some(copy) = &mut self.copy else { return Some(Ok(bytes)) };
+                        copy.hasher.update(&bytes);
+                        match copy.held.replace(bytes) {
+                            Some(before) => return Some(Ok(before)),
+                            None => Ok(()),
+                        }
                     }
                     Some(Err(error)) => self.go_on(Some(error.into())).await,
                     None => {
@@ -139,6 +160,19 @@ impl Flow {
                 return Some(Err(error));
             }
         }
+    }
+
+    /// The last bytes of a copy that is what its digest says.
+    fn end_of_copy(&mut self) -> Option<io::Result<Bytes>> {
+        let copy = self.copy.take()?;
+        let (got, digest) = (copy.hasher.finish(), self.rescue.digest);
+        if got == digest {
+            return copy.held.map(Ok);
+        }
+        let text = format!("{} delivered {got} for {digest}", self.rescue.upstream);
+        tracing::warn!(path = self.rescue.path, %got, "a registry delivered other content than it was asked for");
+        self.rescue.wrong.note(&self.rescue.scope, digest);
+        Some(Err(self.cut(io::Error::new(io::ErrorKind::InvalidData, text))))
     }
 
     /// The part's bytes, or what stands in for the first of them on this connection; the rest comes next.
@@ -205,6 +239,9 @@ impl Flow {
         match &error {
             Some(error @ (FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. })) => {
                 tracing::warn!(path = self.rescue.path, at, %error, "the agent took a blob back; breaking off");
+                if matches!(error, FetchError::WrongDigest { .. }) {
+                    self.rescue.wrong.note(&self.rescue.scope, self.rescue.digest);
+                }
                 return Err(self.cut(io::Error::other(error.clone())));
             }
             Some(error) => tracing::warn!(path = self.rescue.path, at, %error, "a blob failed half-way; going on"),
@@ -242,19 +279,21 @@ impl Flow {
     fn cut(&mut self, error: io::Error) -> io::Error {
         self.rescue.metrics.mirror_fallback(Fallback::Cut);
         self.giver = Giver::Nobody;
+        self.copy = None;
         error
     }
 }
 
 /// The body of a blob that the agent has opened.
 pub(crate) fn body(start: Start, rescue: Rescue, reopen: Reopen, outlet: Outlet, around: Arc<Semaphore>) -> Body {
-    let Start { blob, parts, first, slice, at, end } = start;
+    let Start { blob, parts, first, slice, at, end, whole } = start;
     let giver = match (parts, slice) {
         (Some(parts), _) => Giver::Agent(parts),
         (None, Some(slice)) => Giver::Upstream(slice),
         (None, None) => Giver::Nobody,
     };
     let held = blob.as_ref().map_or(0, |blob| blob.held());
-    let flow = Flow { giver, blob, given: first, outlet, at, end, held, tries: 0, rescue, reopen, around };
+    let copy = whole.then(|| Copy { hasher: rescue.digest.hasher(), held: None });
+    let flow = Flow { giver, blob, given: first, outlet, at, end, held, tries: 0, rescue, reopen, around, copy };
     to_body(stream::unfold(flow, |mut flow| async move { Some((flow.next().await?, flow)) }))
 }

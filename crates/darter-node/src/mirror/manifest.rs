@@ -30,6 +30,7 @@ impl Mirror {
             Reference::Tag(tag) => self.tagged(ask, tag).await?,
             Reference::Digest(digest) => self.immutable(ask, digest).await?,
         };
+        self.refuse_wrong(ask, Named::parse(&manifest.bytes).all().map(|part| part.digest))?;
         self.note_members(ask, &manifest);
         let mut response = respond(ask, manifest)?;
         ask.pass_on(response.headers_mut());

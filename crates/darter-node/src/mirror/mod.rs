@@ -18,6 +18,7 @@
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `named` | what a manifest is and what it names |
 //! | `problem` | errors in the specification's form |
+//! | `wrong` | blobs whose content came wrong a short time ago |
 //! | `conditions`, `told` | `If-Match` and its kin; what a registry tells people besides |
 //! | `range`, `recent`, `account` | the `Range` header; a bounded map; the log and count of each request |
 //!
@@ -71,6 +72,7 @@ mod rescue;
 mod rewrite;
 pub(crate) mod route;
 mod told;
+mod wrong;
 
 use std::fmt;
 use std::sync::Arc;
@@ -87,7 +89,7 @@ use tokio::sync::Semaphore;
 
 use crate::local::outlet::Outlet;
 use crate::local::{self, Body};
-use crate::metrics::{AccessCheck, Metrics, MirrorKind};
+use crate::metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
 use crate::options::Options;
 use crate::registries::Registries;
 use crate::registries::question::{Question, Reply, Stale};
@@ -97,6 +99,7 @@ use self::grants::{Fingerprint, Grants, Member, Scope};
 use self::problem::{Code, Problem};
 use self::recent::Recent;
 use self::route::{Known, Naming, Route};
+use self::wrong::WrongDigests;
 
 pub use self::ahead::Nearness;
 pub use self::blobs::{Blob, Blobs};
@@ -163,6 +166,7 @@ pub struct Mirror {
     sweeps: Mutex<ahead::Asked<(Scope, Digest)>>,
     /// Who may read past an agent that stands still.
     around: Arc<Semaphore>,
+    wrong: WrongDigests,
     /// Tags that were answered before, so that it pays to ask for their digest first.
     tags: Mutex<Recent<(Scope, String), ()>>,
 }
@@ -216,13 +220,14 @@ impl Mirror {
             registries,
             blobs,
             metrics,
-            clock,
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
             rewrites: options.rewrites,
             ask_login: options.ask_login,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
             sweeps: Mutex::new(ahead::Asked::new()),
             around: Arc::new(Semaphore::new(flow::MAX_AROUND)),
+            wrong: WrongDigests::new(Arc::clone(&clock)),
+            clock,
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
         }
     }
@@ -381,6 +386,15 @@ impl Mirror {
             let then = Moment::from_micros(self.clock.now().as_micros().saturating_sub(age));
             self.grants.lock().accept(&ask.scope, ask.caller, then);
         }
+    }
+
+    /// Refuses what names a digest whose content came wrong a short time ago.
+    fn refuse_wrong(&self, ask: &Ask<'_>, digests: impl IntoIterator<Item = Digest>) -> Result<(), Problem> {
+        let refusal = digests.into_iter().find_map(|digest| self.wrong.refusal(&ask.scope, digest));
+        refusal.map_or(Ok(()), |problem| {
+            self.metrics.mirror_fallback(Fallback::Refused);
+            Err(problem)
+        })
     }
 
     /// Notes that the upstream refused this caller.

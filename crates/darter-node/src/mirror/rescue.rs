@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use darter_core::Digest;
 use darter_core::source::Credentials;
 use darter_origin::{Answer, ErrorKind, OriginError, RegistryClient, Upstream};
 use futures_util::{Stream, StreamExt};
@@ -15,6 +16,8 @@ use http_body_util::{BodyExt, StreamBody};
 use crate::local::Body;
 use crate::metrics::{Metrics, MirrorKind};
 use crate::mirror::UPSTREAM_WAIT;
+use crate::mirror::grants::Scope;
+use crate::mirror::wrong::WrongDigests;
 
 /// Bytes asked of the upstream at a time where the agent is to go on after them.
 const SLICE: u64 = 4 << 20;
@@ -26,6 +29,12 @@ pub(crate) struct Rescue {
     pub(crate) path: String,
     pub(crate) credentials: Credentials,
     pub(crate) metrics: Arc<Metrics>,
+    /// What the blob must be.
+    pub(crate) digest: Digest,
+    /// The repository that it is of.
+    pub(crate) scope: Scope,
+    /// Hears of content that is something else.
+    pub(crate) wrong: WrongDigests,
 }
 
 impl Rescue {

@@ -21,3 +21,4 @@ mod seed;
 mod told;
 mod twin;
 mod world;
+mod wrong;

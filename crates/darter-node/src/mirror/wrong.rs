@@ -1,0 +1,55 @@
+//! Blobs whose content came wrong a short time ago: they are answered with an error up front, so that engines go round.
+//!
+//! What is wrong is found out at the end of a blob, when an engine has read nearly all of it; an engine that is cut off
+//! there asks the mirror again. One that is refused at once reads its next source: containerd goes on to the next host
+//! for each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such
+//! a blob is refused, too.
+//!
+//! By repository: what one registry sends wrong, made up or not, is no reason to refuse another's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Clock, Digest, Moment};
+use parking_lot::Mutex;
+
+use crate::mirror::grants::Scope;
+use crate::mirror::problem::{Code, Problem};
+use crate::mirror::recent::Recent;
+
+/// How long a digest is refused.
+const REFUSED_FOR: Duration = Duration::from_secs(300);
+/// Digests remembered.
+const MAX_DIGESTS: u64 = 1000;
+
+/// What came wrong, and when. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct WrongDigests {
+    seen: Arc<Mutex<Recent<(Scope, Digest), Moment>>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl WrongDigests {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { seen: Arc::new(Mutex::new(Recent::new(MAX_DIGESTS))), clock }
+    }
+
+    /// Notes that what came for this digest of a repository was something else.
+    pub(crate) fn note(&self, scope: &Scope, digest: Digest) {
+        tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content came wrong");
+        self.seen.lock().insert((scope.clone(), digest), self.clock.now(), 1);
+    }
+
+    /// The answer to a request for this digest, or for a manifest that names it, if it is refused.
+    pub(crate) fn refusal(&self, scope: &Scope, digest: Digest) -> Option<Problem> {
+        let since = self.clock.now() - *self.seen.lock().get(&(scope.clone(), digest))?;
+        if since >= REFUSED_FOR {
+            return None;
+        }
+        let (ago, more) = (since.as_secs(), (REFUSED_FOR - since).as_secs());
+        let text = format!(
+            "what came for {digest} {ago} s ago was other content: read it from the registry itself, or ask again in {more} s"
+        );
+        Some(Problem::bad_upstream(Code::DigestInvalid, text))
+    }
+}

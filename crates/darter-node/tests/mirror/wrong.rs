@@ -1,0 +1,90 @@
+//! Content that is not what its digest says: once found out, it is refused up front, so that engines go round
+//! (quay#1310, harbor#20788, dragonfly#4604).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_core::Digest;
+use darter_node::FetchError;
+
+use crate::blobs::broken_off;
+use crate::world::{World, content, world};
+
+struct Image {
+    world: World,
+    layer: String,
+    config: String,
+    digest: Digest,
+}
+
+async fn image() -> Image {
+    let world = world().await;
+    let bytes = content(10_500);
+    let (_, [config, digest]) = world.registry.put_image("app", Some("1"), &bytes);
+    world.agent.hold(bytes);
+    world.agent.hold(&b"configuration for 10500 bytes"[..]);
+    assert_eq!(world.get("/v2/app/manifests/1").await.status, 200);
+    let of = |digest: Digest| format!("/v2/app/blobs/{digest}");
+    Image { world, layer: of(digest), config: of(config), digest }
+}
+
+fn wrong() -> FetchError {
+    let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
+    FetchError::WrongDigest { expected, got, from: String::new() }
+}
+
+impl Image {
+    /// The layer is refused without asking anybody, and so is the manifest that names it; all else is served.
+    async fn assert_refused_for_some_minutes(&self) {
+        let world = &self.world;
+        world.registry.asked();
+        let opens = world.agent.opens();
+        for _ in 0..2 {
+            assert_eq!(world.get(&self.layer).await.error(), (502, "DIGEST_INVALID".into()));
+            assert_eq!(world.head(&self.layer).await.status, 502);
+        }
+        assert_eq!((world.registry.asked().len(), world.agent.opens()), (0, opens));
+        assert_eq!(world.get("/v2/app/manifests/1").await.error(), (502, "DIGEST_INVALID".into()));
+        assert_eq!(world.get(&self.config).await.status, 200);
+        assert!(world.metrics.encode().contains(r#"darter_mirror_fallbacks_total{result="refused"}"#));
+        world.clock.pass(Duration::from_secs(300));
+        assert_eq!(world.get("/v2/app/manifests/1").await.status, 200);
+        assert_eq!(Digest::sha256(&world.get(&self.layer).await.body), self.digest);
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_found_wrong_before_the_first_byte_is_refused() {
+    let image = image().await;
+    image.world.agent.0.lock().open_fault = Some(wrong());
+    assert_eq!(image.world.get(&image.layer).await.error(), (502, "DIGEST_INVALID".into()));
+    image.world.agent.0.lock().open_fault = None;
+    image.assert_refused_for_some_minutes().await;
+}
+
+#[tokio::test]
+async fn what_the_agent_found_wrong_at_the_end_is_refused() {
+    let image = image().await;
+    image.world.agent.0.lock().fault_at = Some((4321, Some(wrong())));
+    broken_off(&image.world, &image.layer).await;
+    image.world.agent.0.lock().fault_at = None;
+    image.assert_refused_for_some_minutes().await;
+}
+
+#[tokio::test]
+async fn what_the_registry_itself_sends_wrong_past_the_agent_is_broken_off_and_refused() {
+    let image = image().await;
+    let put = |bytes: Bytes| {
+        let mut state = image.world.registry.state.lock();
+        state.repositories.get_mut("app").unwrap().blobs.insert(image.digest, bytes);
+    };
+    let mut bytes = content(10_500);
+    bytes[10_000] ^= 1;
+    put(bytes.into());
+    image.world.agent.0.lock().open_fault = Some(FetchError::Draining);
+    let read = broken_off(&image.world, &image.layer).await;
+    assert!(read.len() < 10_500, "the end was held back");
+    image.world.agent.0.lock().open_fault = None;
+    put(content(10_500).into());
+    image.assert_refused_for_some_minutes().await;
+}
