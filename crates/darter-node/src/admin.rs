@@ -27,13 +27,13 @@ use http_body_util::StreamBody;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
-use crate::api::{GetRequest, Problem};
+use crate::api::{GetRequest, Problem, units};
 use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
 use crate::handover;
@@ -141,17 +141,17 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
 }
 
 async fn status(State(agent): State<Agent>) -> Response {
-    Json(agent.status()).into_response()
+    told(&agent.status())
 }
 
 async fn blobs(State(agent): State<Agent>) -> Response {
-    agent.list().await.map_or_else(|error| failed(&error), |rows| Json(rows).into_response())
+    agent.list().await.map_or_else(|error| failed(&error), |rows| told(&rows))
 }
 
 async fn remove(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> Response {
     match agent.remove(&name).await {
-        Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
-        Ok(None) => unknown(&name),
+        Ok(removed) if removed.is_empty() => unknown(&name),
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failed(&error),
     }
 }
@@ -166,8 +166,8 @@ async fn unpin(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> Re
 
 async fn set_pinned(agent: &Agent, name: &str, pinned: bool) -> Response {
     match agent.pin(name, pinned).await {
-        Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
-        Ok(None) => unknown(name),
+        Ok(pinned) if pinned.is_empty() => unknown(name),
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failed(&error),
     }
 }
@@ -178,9 +178,10 @@ struct ByName {
 }
 
 async fn explain(State(agent): State<Agent>, Query(query): Query<ByName>) -> Response {
-    match agent.explain(&query.name).await {
-        Some(explanation) => Json(explanation).into_response(),
-        None => unknown(&query.name),
+    match agent.explain_named(&query.name).await {
+        Ok(Some(explained)) => told(&explained),
+        Ok(None) => unknown(&query.name),
+        Err(error) => failed(&error),
     }
 }
 
@@ -191,7 +192,7 @@ struct ByBlob {
 
 async fn progress(State(agent): State<Agent>, Query(query): Query<ByBlob>) -> Response {
     match query.blob.parse::<BlobId>().ok().and_then(|blob| agent.progress(blob)) {
-        Some(progress) => Json(progress).into_response(),
+        Some(progress) => told(&progress),
         None => unknown(&query.blob),
     }
 }
@@ -202,7 +203,7 @@ struct MaybeNamed {
 }
 
 async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Response {
-    agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&error), |top| Json(top).into_response())
+    agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&error), |top| told(&top))
 }
 
 /// A caller's wish to be given the blob's file: see [`handover`].
@@ -289,6 +290,14 @@ fn error_trailer(error: &FetchError) -> HeaderMap {
     let value = HeaderValue::from_bytes(line.as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static("the download failed; the agent's log says why"));
     HeaderMap::from_iter([(HeaderName::from_static(ERROR_TRAILER), value)])
+}
+
+/// An answer, with units in the names of its fields.
+fn told(value: &impl Serialize) -> Response {
+    match units::named(value) {
+        Ok(value) => Json(value).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer can't be written: {error}")),
+    }
 }
 
 fn unknown(name: &str) -> Response {

@@ -5,6 +5,7 @@
 //! seeds are joined meanwhile: one that does not answer keeps nobody waiting.
 
 mod build;
+mod images;
 mod names;
 mod view;
 
@@ -30,6 +31,7 @@ use crate::local::LocalPort;
 use crate::metrics::process::Usage;
 use crate::mirror::Nearness;
 use crate::options::{Options, Role};
+use crate::registries::Registries;
 use crate::swarms::{ListeningSwarms, Swarms};
 use crate::transfer::rest::Hold;
 use crate::transfer::stream::Part;
@@ -52,6 +54,8 @@ struct Inner {
     fleet: Arc<Fleet>,
     seeds: Arc<Seeds>,
     swarms: Arc<Swarms>,
+    /// Nobody in an agent that lives for one download.
+    registries: Option<Arc<Registries>>,
     sampler: Sampler,
     /// Hears the fleet; the fleet itself holds it weakly.
     _ears: Arc<ListeningSwarms>,
@@ -160,17 +164,29 @@ impl Agent {
     pub async fn list(&self) -> Result<Vec<api::BlobRow>, FetchError> {
         let store = Arc::clone(&self.inner.context.store);
         let rows = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
-        Ok(rows.into_iter().map(blob_row).collect())
+        let mut images = images::by_blob(&self.inner).await;
+        let row = |summary: darter_store::BlobSummary| {
+            let images = images.remove(&summary.id).unwrap_or_default();
+            blob_row(summary, images)
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Removes a blob by id (or a prefix of it), digest or URL. `Ok(None)`: no such blob.
+    /// Removes a blob by id or digest (or the beginning of either) or URL, or all blobs of an image but those that another
+    /// known image needs. Returns what was removed.
     ///
     /// # Errors
+    /// [`FetchError::Ambiguous`] when more than one thing is called so,
     /// [`StoreError::InUse`](darter_store::StoreError::InUse) while somebody reads it,
     /// [`StoreError::Pinned`](darter_store::StoreError::Pinned).
-    pub async fn remove(&self, name: &str) -> Result<Option<BlobId>, FetchError> {
-        let Some(blob) = names::find(&self.inner.swarms, name).await? else { return Ok(None) };
-        self.remove_blob(blob).await.map(|removed| removed.then_some(blob))
+    pub async fn remove(&self, name: &str) -> Result<Vec<BlobId>, FetchError> {
+        let mut removed = Vec::new();
+        for blob in images::removable(&self.inner, name).await? {
+            if self.remove_blob(blob).await? {
+                removed.push(blob);
+            }
+        }
+        Ok(removed)
     }
 
     async fn remove_blob(&self, blob: BlobId) -> Result<bool, FetchError> {
@@ -196,29 +212,38 @@ impl Agent {
         }
     }
 
-    /// Keeps a blob whatever happens (`pinned`), or not any more. `Ok(None)`: no such blob in the store.
+    /// Keeps what is called `name` whatever happens (`pinned`), or not any more: a blob, or all stored blobs of an image.
+    /// Returns which.
     ///
     /// # Errors
-    /// When the disk refuses.
-    pub async fn pin(&self, name: &str, pinned: bool) -> Result<Option<BlobId>, FetchError> {
-        let Some(blob) = names::find(&self.inner.swarms, name).await? else { return Ok(None) };
-        let store = Arc::clone(&self.inner.context.store);
-        match tokio::task::spawn_blocking(move || store.pin(blob, pinned)).await.expect("pinning does not panic") {
-            Ok(()) => Ok(Some(blob)),
-            Err(darter_store::StoreError::NoSuchBlob(_)) => Ok(None),
-            Err(error) => Err(error.into()),
+    /// [`FetchError::Ambiguous`] when more than one thing is called so; when the disk refuses.
+    pub async fn pin(&self, name: &str, pinned: bool) -> Result<Vec<BlobId>, FetchError> {
+        let mut found = Vec::new();
+        for blob in images::blobs_of(&self.inner, name).await? {
+            let store = Arc::clone(&self.inner.context.store);
+            match tokio::task::spawn_blocking(move || store.pin(blob, pinned)).await.expect("pinning does not panic") {
+                Ok(()) => found.push(blob),
+                Err(darter_store::StoreError::NoSuchBlob(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        Ok(found)
     }
 
     /// Where a blob's bytes came from. `None`: nothing known of it.
     pub async fn explain(&self, name: &str) -> Option<api::Explanation> {
-        let blob = names::find(&self.inner.swarms, name).await.ok().flatten()?;
-        let moving = self.inner.swarms.get(blob).filter(|transfer| transfer.has_history());
-        if let Some(transfer) = moving {
-            return Some(transfer.explain());
+        match self.explain_named(name).await {
+            Ok(Some(api::Explained::Blob(explanation))) => Some(*explanation),
+            _ => None,
         }
-        let archive = self.inner.context.archive.clone();
-        tokio::task::spawn_blocking(move || archive.recall(blob)).await.expect("reading does not panic")
+    }
+
+    /// Where the bytes of a blob, or of an image's parts, came from. `None`: nothing known of it.
+    ///
+    /// # Errors
+    /// [`FetchError::Ambiguous`] when more than one thing is called so.
+    pub async fn explain_named(&self, name: &str) -> Result<Option<api::Explained>, FetchError> {
+        images::explain(&self.inner, name).await
     }
 
     /// How far a blob is that is being fetched or served.
@@ -367,7 +392,7 @@ fn peer_status(peer: crate::fleet::Peer) -> api::PeerStatus {
     api::PeerStatus { node: peer.hello.node, addr: peer.hello.listen, tier: peer.tier, seed }
 }
 
-fn blob_row(summary: darter_store::BlobSummary) -> api::BlobRow {
+fn blob_row(summary: darter_store::BlobSummary, images: Vec<String>) -> api::BlobRow {
     api::BlobRow {
         blob: summary.id,
         name: summary.info.name,
@@ -378,6 +403,7 @@ fn blob_row(summary: darter_store::BlobSummary) -> api::BlobRow {
         pinned: summary.pinned,
         in_use: summary.in_use,
         last_used: summary.last_used,
+        images,
     }
 }
 

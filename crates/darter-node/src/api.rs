@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/blobs` | array of [`BlobRow`] |
-//! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id (or a prefix of 8 digits and more), a digest, or a percent-encoded URL |
+//! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id or a digest (or 8 of its first digits and more), an image, or a URL, percent-encoded |
 //! | `PUT /v1/blobs/{name}/pin`, `DELETE /v1/blobs/{name}/pin` | 204: kept whatever happens, or not any more |
-//! | `GET /v1/explain?name=…` | [`Explanation`] |
+//! | `GET /v1/explain?name=…` | [`Explained`] |
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`](crate::handover) |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
@@ -221,6 +221,9 @@ pub struct BlobRow {
     pub in_use: bool,
     /// Last use.
     pub last_used: u64,
+    /// The images that this is a part of, as far as they were requested here by tag.
+    #[serde(default)]
+    pub images: Vec<String>,
 }
 
 /// Where a blob's bytes came from.
@@ -261,6 +264,54 @@ pub struct Wait {
     pub seconds: f64,
     /// Bytes per second that it gave, from its first piece to its last.
     pub rate: Option<u64>,
+}
+
+/// What is known of a name: a blob, or an image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Explained {
+    /// An image and its parts.
+    Image(ImageExplanation),
+    /// One blob.
+    Blob(Box<Explanation>),
+}
+
+/// An image as this host knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageExplanation {
+    /// The image's full name, or its digest if it was named by that.
+    pub image: String,
+    /// What the name stands for: an index or a manifest.
+    pub digest: Digest,
+    /// The index, the manifests cached here, and what these name, in their order.
+    pub parts: Vec<ImagePart>,
+}
+
+/// A manifest, a configuration or a layer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImagePart {
+    /// What it is to the image.
+    pub role: ImageRole,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length, if known.
+    pub length: Option<u64>,
+    /// Where its bytes came from; `None` for manifests, and for what this host never had.
+    pub explanation: Option<Explanation>,
+}
+
+/// What something is to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageRole {
+    /// A list of manifests.
+    Index,
+    /// A manifest.
+    Manifest,
+    /// The image's configuration.
+    Config,
+    /// A layer.
+    Layer,
 }
 
 /// A range and who gave it.

@@ -61,6 +61,14 @@ pub enum FetchError {
         /// For whom and what.
         what: String,
     },
+    /// A name that more than one thing has.
+    #[error("{name} names {} things: {}; write more of it", candidates.len(), candidates.join(", "))]
+    Ambiguous {
+        /// As it was given.
+        name: String,
+        /// What is called so.
+        candidates: Vec<String>,
+    },
     /// The agent is shutting down.
     #[error("the agent is shutting down; ask again once it is back")]
     Draining,
@@ -81,6 +89,7 @@ impl FetchError {
             Self::WrongDigest { .. } | Self::Unproven { .. } => 502,
             Self::Stalled { .. } => 504,
             Self::Range { .. } => 416,
+            Self::Ambiguous { .. } => 409,
             Self::Withdrawn { .. } | Self::Draining => 503,
             Self::Silent => 504,
         }
@@ -98,7 +107,7 @@ impl FetchError {
                     | ErrorKind::RateLimited { .. }
                     | ErrorKind::RangeNotSatisfiable
             ),
-            Self::WrongDigest { .. } | Self::Range { .. } => true,
+            Self::WrongDigest { .. } | Self::Range { .. } | Self::Ambiguous { .. } => true,
             Self::Store(_)
             | Self::Stalled { .. }
             | Self::Withdrawn { .. }

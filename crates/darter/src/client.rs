@@ -141,7 +141,7 @@ impl Client {
     }
 
     /// `GET /v1/explain`.
-    pub(crate) async fn explain(&self, name: &str) -> Result<api::Explanation, ClientError> {
+    pub(crate) async fn explain(&self, name: &str) -> Result<api::Explained, ClientError> {
         self.read(Method::GET, &format!("/v1/explain?name={}", encoded(name))).await
     }
 

@@ -5,9 +5,11 @@
 //! | `show/status.rs` | one agent at a glance |
 //! | `show/blobs.rs` | the store's blobs: list, remove, pin |
 //! | `show/explain.rs` | where a blob's bytes came from |
+//! | `show/image.rs` | the same for each part of an image |
 
 mod blobs;
 mod explain;
+mod image;
 mod status;
 
 #[cfg(test)]

@@ -146,6 +146,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         fleet,
         seeds,
         swarms,
+        registries: registries.clone(),
         sampler: Sampler::default(),
         _ears: ears,
         listen,

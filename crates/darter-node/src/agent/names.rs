@@ -1,43 +1,131 @@
-//! What people call a blob: its id or the beginning of it, its digest, or the URL it was asked for as.
+//! What people call things: a blob's id, a digest, the first digits of either, a URL, the name that `darter ls` shows, or
+//! an image reference. Every command takes all of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Digest, Source};
 
 use crate::error::FetchError;
+use crate::registries::Registries;
+use crate::registries::images::Found;
 use crate::swarms::Swarms;
 
-/// The fewest digits of an id that name a blob.
-const FEWEST_DIGITS: usize = 8;
+/// The fewest digits of an id or a digest that name something.
+const MIN_DIGITS: usize = 8;
 
-/// The blob of this name, stored or moving; `None` if nothing or more than one thing is called so.
-pub(super) async fn find(swarms: &Arc<Swarms>, name: &str) -> Result<Option<BlobId>, FetchError> {
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// Nothing that is known here.
+    Nothing,
+    /// A blob, stored or moving.
+    Blob(BlobId),
+    /// An image, by the name that it is shown under and the digest of its index or manifest.
+    Image(String, Digest),
+}
+
+/// What is called `name`.
+///
+/// # Errors
+/// [`FetchError::Ambiguous`] when more than one thing is; the store's.
+pub(super) async fn find(
+    swarms: &Arc<Swarms>,
+    registries: Option<&Registries>,
+    name: &str,
+) -> Result<Named, FetchError> {
     if let Ok(blob) = name.parse::<BlobId>() {
-        return Ok(Some(blob));
+        return Ok(Named::Blob(blob));
     }
-    if let Ok(digest) = name.parse::<Digest>() {
-        return find_digest(swarms, &digest).await;
+    let digest = name.rsplit_once('@').map_or(name, |(_, digest)| digest).parse::<Digest>();
+    if let Ok(digest) = digest {
+        if let Some(registries) = registries
+            && registries.manifests().get(digest).await.is_some()
+        {
+            return Ok(Named::Image(name.to_owned(), digest));
+        }
+        return Ok(find_digest(swarms, &digest).await?.map_or(Named::Nothing, Named::Blob));
     }
     if let Ok(url) = name.parse() {
         let (source, _) = Source::from_url(url, &[], None);
         if let Some(record) = swarms.recall(&source).await? {
-            return Ok(Some(record.blob));
+            return Ok(Named::Blob(record.blob));
         }
     }
+    let found = by_digits_or_name(swarms, registries, name).await;
+    match found.len() {
+        0 => by_reference(registries, name),
+        1 => Ok(found.into_values().next().unwrap_or(Named::Nothing)),
+        _ => Err(FetchError::Ambiguous { name: name.to_owned(), candidates: found.into_keys().collect() }),
+    }
+}
+
+/// Everything whose id or digest begins with these digits, and blobs that are shown under this name; by what tells them
+/// apart.
+async fn by_digits_or_name(
+    swarms: &Arc<Swarms>,
+    registries: Option<&Registries>,
+    name: &str,
+) -> BTreeMap<String, Named> {
     let store = Arc::clone(&swarms.house.context.store);
     let stored = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
-    let mut known: Vec<(BlobId, String)> = stored.into_iter().map(|row| (row.id, row.info.name)).collect();
-    known.extend(swarms.all().iter().map(|transfer| (transfer.blob, transfer.source.to_string())));
-    let is_prefix = name.len() >= FEWEST_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let mut found: Vec<BlobId> = known
+    let mut known: Vec<(BlobId, String, Option<Digest>)> =
+        stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest)).collect();
+    known.extend(swarms.all().iter().map(|transfer| (transfer.blob, transfer.source.to_string(), transfer.digest())));
+    let digits = Digits::of(name);
+    let is_digest = |digest: &Digest| digits.as_ref().is_some_and(|digits| digits.begin_digest(digest));
+    let is_blob = |blob: BlobId| digits.as_ref().is_some_and(|digits| digits.begin_blob(blob));
+    let blobs = known
         .into_iter()
-        .filter(|(blob, known_as)| known_as == name || (is_prefix && blob.to_string().starts_with(name)))
-        .map(|(blob, _)| blob)
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    Ok(if let [blob] = found[..] { Some(blob) } else { None })
+        .filter(|(blob, known_as, digest)| known_as == name || is_blob(*blob) || digest.as_ref().is_some_and(is_digest))
+        .map(|(blob, _, digest)| {
+            (digest.map_or_else(|| blob.to_string(), |digest| digest.to_string()), Named::Blob(blob))
+        });
+    let images = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let images = images
+        .into_iter()
+        .filter(|(_, digest)| is_digest(digest))
+        .map(|(image, digest)| (digest.to_string(), Named::Image(image, digest)));
+    blobs.chain(images).collect()
+}
+
+fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Named, FetchError> {
+    match registries.map_or(Found::Nothing, |registries| registries.images().find(name)) {
+        Found::Nothing => Ok(Named::Nothing),
+        Found::Image(image, digest) => Ok(Named::Image(image.to_string(), digest)),
+        Found::Several(candidates) => Err(FetchError::Ambiguous { name: name.to_owned(), candidates }),
+    }
+}
+
+/// The first digits of an id or a digest.
+struct Digits {
+    /// In lower case.
+    digits: String,
+    /// Where the name says of which algorithm, such as in `sha256:0123abcd`.
+    algorithm: Option<String>,
+}
+
+impl Digits {
+    /// Reads a name; `None` if it is something else.
+    fn of(name: &str) -> Option<Self> {
+        let (algorithm, digits) = match name.split_once(':') {
+            Some((algorithm, digits)) => (Some(algorithm.to_owned()), digits),
+            None => (None, name),
+        };
+        let are_digits = digits.len() >= MIN_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        are_digits.then(|| Self { digits: digits.to_ascii_lowercase(), algorithm })
+    }
+
+    fn begin_blob(&self, blob: BlobId) -> bool {
+        self.algorithm.is_none() && blob.to_string().starts_with(&self.digits)
+    }
+
+    fn begin_digest(&self, digest: &Digest) -> bool {
+        let text = digest.to_string();
+        let Some((algorithm, digits)) = text.split_once(':') else { return false };
+        self.algorithm.as_ref().is_none_or(|wanted| wanted == algorithm) && digits.starts_with(&self.digits)
+    }
 }
 
 /// The blob whose content has this digest: a registry's, else one that was read from an address; what is complete
@@ -56,4 +144,26 @@ async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<Blo
     stored.retain(|row| row.info.digest == Some(*digest));
     stored.sort_by_key(|row| !row.complete);
     Ok(Some(stored.first().map_or(blob, |row| row.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_digits_name_digests_and_ids() {
+        let digest = Digest::sha256(b"layer");
+        let text = digest.to_string();
+        let hex = text.strip_prefix("sha256:").unwrap();
+        let begin = |name: &str| Digits::of(name).is_some_and(|digits| digits.begin_digest(&digest));
+        for name in [&hex[..8], &hex[..20], &text[..15], &hex[..12].to_uppercase()] {
+            assert!(begin(name), "{name}");
+        }
+        for name in [&hex[..7], &hex[1..12], &format!("sha512:{}", &hex[..12]), "library/app:v1"] {
+            assert!(!begin(name), "{name}");
+        }
+        let blob = blob_of(&digest);
+        assert!(Digits::of(&blob.to_string()[..8]).unwrap().begin_blob(blob));
+        assert!(!Digits::of(&format!("sha256:{}", &blob.to_string()[..8])).unwrap().begin_blob(blob));
+    }
 }

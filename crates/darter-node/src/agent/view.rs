@@ -10,7 +10,7 @@ use darter_core::Moment;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Agent, names};
+use super::{Agent, images};
 use crate::api::top::{AgentView, Rates, SwarmRow, Top};
 use crate::api::{StoreStatus, Traffic};
 use crate::context::{Context, unix_now};
@@ -94,7 +94,7 @@ impl Agent {
     pub async fn top(&self, name: Option<&str>) -> Result<Top, FetchError> {
         let inner = &*self.inner;
         let named = match name {
-            Some(name) => names::find(&inner.swarms, name).await?,
+            Some(name) => images::swarm(inner, name).await?,
             None => None,
         };
         let all = inner.swarms.all();

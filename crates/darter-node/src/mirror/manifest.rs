@@ -32,6 +32,10 @@ impl Mirror {
         };
         self.refuse_wrong(ask, Named::parse(&manifest.bytes).all().map(|part| part.digest))?;
         self.note_members(ask, &manifest);
+        if let Reference::Tag(tag) = reference {
+            let images = self.registries.images();
+            images.note(ask.upstream.name(), &ask.repository, tag, manifest.digest).await;
+        }
         let mut response = respond(ask, manifest)?;
         ask.pass_on(response.headers_mut());
         if let Reference::Tag(tag) = reference {

@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 
+use crate::api::ImageRole;
 use crate::mirror::DOCKER_CONTENT_DIGEST;
 use crate::mirror::cache::Manifest;
 use crate::registries::question::MAX_MANIFEST;
@@ -168,6 +169,20 @@ impl Named {
             return Some(OCI_MANIFEST.to_owned());
         }
         (!self.manifests.is_empty()).then(|| OCI_INDEX.to_owned())
+    }
+
+    /// What an image is made of, in the order of the manifest.
+    pub(crate) fn parts(self) -> impl Iterator<Item = (ImageRole, Descriptor)> {
+        let bare = self.fs_layers.into_iter().map(|layer| Descriptor { digest: layer.blob_sum, size: None });
+        let as_a = |role| move |descriptor| (role, descriptor);
+        let layers = self.layers.into_iter().chain(self.blobs).chain(bare).map(as_a(ImageRole::Layer));
+        let manifests = self.manifests.into_iter().map(as_a(ImageRole::Manifest));
+        manifests.chain(self.config.into_iter().map(as_a(ImageRole::Config))).chain(layers)
+    }
+
+    /// Whether this is a list of manifests.
+    pub(crate) const fn is_index(&self) -> bool {
+        !self.manifests.is_empty()
     }
 
     pub(crate) fn all(self) -> impl Iterator<Item = Descriptor> {

@@ -8,6 +8,7 @@
 //! | `relay` | nodes ask seeds, seeds answer nodes |
 //! | `request` | one question to a registry itself |
 //! | `record` | what is open to everybody, on disk |
+//! | `images` | the images that this host was asked for, by name |
 //! | `outage` | when a registry counts as away, and what is said then |
 //!
 //! # One question
@@ -34,6 +35,7 @@
 //! Non-goals: the bytes of blobs, which the swarm carries.
 
 mod flights;
+pub(crate) mod images;
 mod outage;
 pub(crate) mod question;
 mod record;
@@ -58,6 +60,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use self::flights::{Asker, Flights, Outcome, Way};
+use self::images::Images;
 use self::outage::{Trouble, Watch};
 use self::question::{About, MAX_MANIFEST, Question, Reply, Stale};
 use self::record::{Learnt, Record, Repository, Tagged, accept_key};
@@ -120,6 +123,7 @@ pub struct Registries {
     manifests: Manifests,
     provenance: Provenance,
     record: Record,
+    images: Images,
     private_tags: Mutex<Recent<PrivateTag, (Tagged, Moment)>>,
     watch: Watch,
     questions: Arc<Semaphore>,
@@ -148,6 +152,7 @@ impl Registries {
             provenance: Provenance::open(&options.data_dir.join(MANIFESTS)),
             // The version is in the name, so that one file never has to be read by two releases.
             record: Record::open(data_dir.sub(MANIFESTS)?.sub("open-1")?)?,
+            images: Images::open(data_dir),
             requests: Requests::new(client, Arc::clone(&metrics), Arc::clone(&clock)),
             relay: None,
             options,
@@ -173,6 +178,11 @@ impl Registries {
     /// Manifests seen.
     pub(crate) const fn manifests(&self) -> &Manifests {
         &self.manifests
+    }
+
+    /// Images that this host was asked for by tag.
+    pub(crate) const fn images(&self) -> &Images {
+        &self.images
     }
 
     /// Where they came from.

@@ -4,6 +4,7 @@
 mod another_user;
 mod control_lost;
 mod damaged;
+mod images;
 mod large;
 mod met_early;
 mod no_seed;

@@ -18,7 +18,7 @@ const TAG: &str = "/v2/lab/app/manifests/1";
 const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
 const ALICES_TOKEN: &str = "Bearer YWxpY2U6c2VjcmV0";
 
-fn options(directory: &Path, name: &str, registry: &Registry) -> Options {
+pub(crate) fn options(directory: &Path, name: &str, registry: &Registry) -> Options {
     Options {
         local: Some(([127, 0, 0, 1], 0).into()),
         default_upstream: Some(registry.name()),
@@ -38,13 +38,13 @@ async fn start_nodes(directory: &Path, registry: &Registry, seed: &Agent) -> Vec
     join_all(options.map(|options| async { Agent::start(options).await.unwrap() })).await
 }
 
-struct Got {
-    status: StatusCode,
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     body: bytes::Bytes,
 }
 
-async fn get(agent: &Agent, path: &str) -> Got {
+pub(crate) async fn get(agent: &Agent, path: &str) -> Got {
     get_accepting(agent, path, "*/*").await
 }
 

@@ -126,8 +126,9 @@ pub(crate) struct ListArgs {
 /// Remove blobs from this host's store
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
-    /// Blob ids as `darter ls` shows them (or a beginning of eight digits and more), digests or URLs
-    #[arg(value_name = "DIGEST|URL|ID", required = true)]
+    /// Digests or blob ids as `darter ls` shows them (or eight of the first digits and more), URLs, or image references:
+    /// of an image, everything that no other known image needs
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true)]
     pub(crate) names: Vec<String>,
     /// Print a JSON array of what was removed
     #[arg(long)]
@@ -140,7 +141,7 @@ pub(crate) struct RemoveArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PinArgs {
     /// Blob ids as `darter ls` shows them (or a beginning of eight digits and more), digests or URLs
-    #[arg(value_name = "DIGEST|URL|ID", required = true)]
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true)]
     pub(crate) names: Vec<String>,
     /// Print a JSON object with the names
     #[arg(long)]
@@ -182,9 +183,9 @@ agent knows its own part of a swarm; ask a seed to see everybody that it leads. 
 /// Watch swarms live: who serves whom, how fast, and what stands still
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Begin with one swarm: its blob's digest, the URL it was asked for by, or its id (or a beginning of eight
-    /// digits and more)
-    #[arg(value_name = "DIGEST|URL|ID")]
+    /// Begin with one swarm: its blob's digest or id (or eight of the first digits and more), the URL it was requested by,
+    /// or the image whose layer moves
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE")]
     pub(crate) name: Option<String>,
 
     /// How often to look, 100ms or more [default: 1s]
@@ -206,13 +207,15 @@ pub(crate) struct TopArgs {
 pub(crate) const EXPLAIN_EXAMPLES: &str = "\
 Examples:
     $ darter explain https://example.org/model.bin
-    $ darter explain 3f2a1b4c --json";
+    $ darter explain 3f2a1b4c --json
+  Of an image, each manifest and layer:
+    $ darter explain library/app:v1";
 
-/// Tell where a blob's bytes came from
+/// Tell where the bytes of a blob, or of each part of an image, came from
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A blob's digest, the URL it was asked for by, or its id (or a beginning of eight digits and more)
-    #[arg(value_name = "DIGEST|URL|ID")]
+    /// A digest or a blob's id (or eight of the first digits and more), the URL it was requested by, or an image reference
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE")]
     pub(crate) name: String,
     /// Print a JSON object
     #[arg(long)]

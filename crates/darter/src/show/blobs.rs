@@ -39,9 +39,19 @@ pub(crate) async fn pin(args: &PinArgs, pinned: bool) -> anyhow::Result<()> {
     if args.json { output::json(&json!({ word: args.names })) } else { Ok(()) }
 }
 
+/// What people know it by: the image that it is a part of, else what it was requested as.
+fn called(blob: &BlobRow) -> String {
+    match &blob.images[..] {
+        [] => blob.name.clone(),
+        [image] => image.clone(),
+        [image, others @ ..] => format!("{image} and {} more", others.len()),
+    }
+}
+
 pub(super) fn table(blobs: &[BlobRow]) -> String {
     let mut table = Table::new([
         ("BLOB", Align::Left),
+        ("DIGEST", Align::Left),
         ("SIZE", Align::Right),
         ("HELD", Align::Right),
         ("LAST USED", Align::Left),
@@ -58,11 +68,12 @@ pub(super) fn table(blobs: &[BlobRow]) -> String {
         let marks: Vec<_> = marks.into_iter().filter_map(|(set, word)| set.then_some(word)).collect();
         table.row([
             blob.blob.short(),
+            blob.digest.map_or_else(|| "-".to_owned(), |digest| digest.short()),
             blob.length.map_or_else(|| "-".to_owned(), units::size),
             held,
             units::moment(blob.last_used),
             marks.join(", "),
-            blob.name.clone(),
+            called(blob),
         ]);
     }
     table.render()

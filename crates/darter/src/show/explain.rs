@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use darter_node::api::{ExplainedRange, Explanation, Giver, Wait};
+use darter_node::api::{Explained, ExplainedRange, Explanation, Giver, Wait};
 
+use super::image;
 use super::status::received;
 use crate::cli::ExplainArgs;
 use crate::client::Client;
@@ -19,8 +20,14 @@ const WAITS_SHOWN: usize = 3;
 
 /// `darter explain`.
 pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let explanation = Client::choose(args.place.clients()?).await.explain(&args.name).await?;
-    if args.json { output::json(&explanation) } else { output::text(&describe(&explanation)) }
+    let explained = Client::choose(args.place.clients()?).await.explain(&args.name).await?;
+    if args.json {
+        return output::json(&explained);
+    }
+    match &explained {
+        Explained::Blob(explanation) => output::text(&describe(explanation)),
+        Explained::Image(image) => output::text(&image::describe(image)),
+    }
 }
 
 pub(super) fn describe(explanation: &Explanation) -> String {

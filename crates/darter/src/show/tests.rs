@@ -86,17 +86,27 @@ fn ls_tells_whole_blobs_from_parts() {
     let row = |complete, held| BlobRow {
         blob: BlobId([1; 32]),
         name: NAME.into(),
-        digest: None,
+        digest: complete.then(|| Digest::sha256(b"")),
         length: Some(4_000_000),
         held,
         complete,
         pinned: complete,
         in_use: false,
         last_used: 0,
+        images: if complete {
+            vec!["docker.io/library/app:v1".into(), "ghcr.io/shop/app:v2".into()]
+        } else {
+            Vec::new()
+        },
     };
     let text = blobs::table(&[row(true, 4_000_000), row(false, 1_000_000)]);
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[1].contains("4.0 MB   all") && lines[1].contains("pinned"), "{text}");
+    assert!(
+        lines[1].contains("sha256:e3b0c44298fc") && lines[1].ends_with("docker.io/library/app:v1 and 1 more"),
+        "{text}"
+    );
+    assert!(lines[2].ends_with(NAME), "{text}");
     assert!(lines[2].contains("25 %") && !lines[2].contains("pinned"), "{text}");
 }
 

@@ -1,0 +1,138 @@
+//! Images as this host knows them: which blobs they are made of, and what is told, watched or removed of one.
+//!
+//! What an image is made of stands in its manifests, as far as the mirror has them.
+
+use std::collections::{HashMap, HashSet};
+
+use darter_core::source::blob_of;
+use darter_core::{BlobId, Digest};
+
+use super::Inner;
+use super::names::{self, Named};
+use crate::api::{Explained, Explanation, ImageExplanation, ImagePart, ImageRole};
+use crate::error::FetchError;
+use crate::mirror::named::Named as Manifest;
+use crate::registries::Registries;
+use crate::transfer::Outcome;
+
+/// Something that an image is made of.
+struct Part {
+    role: ImageRole,
+    digest: Digest,
+    length: Option<u64>,
+}
+
+/// Where the bytes of what is called `name` came from.
+pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explained>, FetchError> {
+    match names::find(&inner.swarms, inner.registries.as_deref(), name).await? {
+        Named::Nothing => Ok(None),
+        Named::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
+        Named::Image(image, digest) => {
+            let mut parts = Vec::new();
+            for Part { role, digest, length } in parts_of(inner.registries.as_deref(), digest).await {
+                let explanation = explain_blob(inner, blob_of(&digest)).await;
+                parts.push(ImagePart { role, digest, length, explanation });
+            }
+            Ok(Some(Explained::Image(ImageExplanation { image, digest, parts })))
+        }
+    }
+}
+
+async fn explain_blob(inner: &Inner, blob: BlobId) -> Option<Explanation> {
+    let moving = inner.swarms.get(blob).filter(|transfer| transfer.has_history());
+    if let Some(transfer) = moving {
+        return Some(transfer.explain());
+    }
+    let archive = inner.context.archive.clone();
+    tokio::task::spawn_blocking(move || archive.recall(blob)).await.expect("reading does not panic")
+}
+
+/// The blob to watch of what is called `name`: of an image, the first part that is on its way, else the first that has a
+/// transfer.
+pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, FetchError> {
+    let blobs = blobs_of(inner, name).await?;
+    let transfers = blobs.iter().filter_map(|blob| inner.swarms.get(*blob));
+    let (mut open, mut other) = (None, None);
+    for transfer in transfers {
+        let chosen = if matches!(transfer.outcome(), Outcome::Open) { &mut open } else { &mut other };
+        chosen.get_or_insert(transfer.blob);
+    }
+    Ok(open.or(other).or(blobs.first().copied()))
+}
+
+/// The blobs that removing `name` removes: of an image, those that no other known image is made of.
+pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Vec<BlobId>, FetchError> {
+    let registries = inner.registries.as_deref();
+    match names::find(&inner.swarms, registries, name).await? {
+        Named::Nothing => Ok(Vec::new()),
+        Named::Blob(blob) => Ok(vec![blob]),
+        Named::Image(_, digest) => {
+            let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
+            let mut needed = HashSet::new();
+            for (_, other) in known.into_iter().filter(|(_, other)| *other != digest) {
+                needed.extend(parts_of(registries, other).await.into_iter().map(|part| part.digest));
+            }
+            let parts = parts_of(registries, digest).await.into_iter().map(|part| part.digest);
+            Ok(parts.filter(|digest| !needed.contains(digest)).map(|digest| blob_of(&digest)).collect())
+        }
+    }
+}
+
+/// The names of the known images that each blob is a part of.
+pub(super) async fn by_blob(inner: &Inner) -> HashMap<BlobId, Vec<String>> {
+    let registries = inner.registries.as_deref();
+    let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let mut images: HashMap<BlobId, Vec<String>> = HashMap::new();
+    for (name, digest) in known {
+        for part in parts_of(registries, digest).await {
+            images.entry(blob_of(&part.digest)).or_default().push(name.clone());
+        }
+    }
+    images
+}
+
+/// The blobs of what is called `name`.
+pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, FetchError> {
+    let registries = inner.registries.as_deref();
+    Ok(match names::find(&inner.swarms, registries, name).await? {
+        Named::Nothing => Vec::new(),
+        Named::Blob(blob) => vec![blob],
+        Named::Image(_, digest) => {
+            parts_of(registries, digest).await.iter().map(|part| blob_of(&part.digest)).collect()
+        }
+    })
+}
+
+/// An index or manifest and all that it names, as far as the manifests are here; nothing twice.
+async fn parts_of(registries: Option<&Registries>, digest: Digest) -> Vec<Part> {
+    let Some(registries) = registries else { return Vec::new() };
+    let Some(root) = manifest(registries, digest).await else { return Vec::new() };
+    let role = if root.1.is_index() { ImageRole::Index } else { ImageRole::Manifest };
+    let mut parts = vec![Part { role, digest, length: Some(root.0) }];
+    let mut seen = HashSet::from([digest]);
+    // An index may name indexes; what was seen is not entered again, so this ends.
+    let mut open = vec![root.1];
+    while let Some(next) = open.pop() {
+        for (role, named) in next.parts() {
+            if !seen.insert(named.digest) {
+                continue;
+            }
+            let inside = match role {
+                ImageRole::Manifest => manifest(registries, named.digest).await,
+                _ => None,
+            };
+            // Of other platforms' manifests nothing was asked for here.
+            if role == ImageRole::Manifest && inside.is_none() {
+                continue;
+            }
+            parts.push(Part { role, digest: named.digest, length: named.size });
+            open.extend(inside.map(|(_, manifest)| manifest));
+        }
+    }
+    parts
+}
+
+async fn manifest(registries: &Registries, digest: Digest) -> Option<(u64, Manifest)> {
+    let cached = registries.manifests().get(digest).await?;
+    Some((cached.bytes.len() as u64, Manifest::parse(&cached.bytes)))
+}

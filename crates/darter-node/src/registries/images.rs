@@ -1,0 +1,278 @@
+//! Images that this host was asked for by tag, under the names that people use: what `darter explain app:v1` looks up.
+//!
+//! A name is matched as people write it: `app:v1`, `library/app:v1`, `docker.io/library/app:v1` and, without a tag, `latest`.
+//! What more than one known image is called by is ambiguous, and all of them are told.
+//!
+//! # On disk
+//!
+//! `DATA_DIR/images` is one file of lines, the oldest first:
+//!
+//! ```text
+//! darter-images-1
+//! <registry> <repository> <tag> <digest> <seconds since 1970>
+//! ```
+//!
+//! It is written anew, under a temporary name and renamed, when a tag is new or stands for something else. A file of another
+//! version is left alone and counts as absent. Only the owner of the agent reads it: names of private images stand there too.
+//!
+//! Non-goals: answering engines (`record` knows what may be given to whom).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use darter_core::Digest;
+use darter_store::Dir;
+use parking_lot::Mutex;
+
+use crate::context::unix_now;
+
+const FILE: &str = "images";
+const TEMPORARY: &str = ".images";
+const MAGIC: &str = "darter-images-1";
+/// Images remembered; the one that was asked for longest ago goes first.
+const MAX_IMAGES: usize = 2000;
+/// A tag that stands for the same is written down again after this many seconds, for its age.
+const REFRESH_SECONDS: u64 = 3600;
+const DOCKER_HUB: &str = "docker.io";
+const DEFAULT_TAG: &str = "latest";
+
+/// A tagged image, under the registry's name as engines use it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ImageName {
+    registry: String,
+    repository: String,
+    tag: String,
+}
+
+/// The images of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// None is known.
+    Nothing,
+    /// This one.
+    Image(ImageName, Digest),
+    /// More than one; the full names.
+    Several(Vec<String>),
+}
+
+/// The images known. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Images(Arc<Inner>);
+
+struct Inner {
+    dir: Dir,
+    /// What each stood for, and when it was last asked for.
+    known: Mutex<BTreeMap<ImageName, (Digest, u64)>>,
+    /// Held while the file is written: no older content replaces a newer one.
+    writing: Mutex<()>,
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.registry, self.repository, self.tag)
+    }
+}
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Images").field("known", &self.0.known.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Images {
+    /// Opens the record of a data directory. Blocking. A file that can't be read counts as absent.
+    pub(crate) fn open(dir: Dir) -> Self {
+        let text = dir.read(FILE).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+        Self(Arc::new(Inner { dir, known: Mutex::new(parse(&text)), writing: Mutex::new(()) }))
+    }
+
+    /// A program of this host was given what this tag stands for.
+    pub(crate) async fn note(&self, registry: &str, repository: &str, tag: &str, digest: Digest) {
+        let name = ImageName { registry: registry.to_owned(), repository: repository.to_owned(), tag: tag.to_owned() };
+        if !name.fits_a_line() || !self.0.is_news(name, digest, unix_now()) {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        // The task is never cancelled; if it panicked, the name is only not kept.
+        let _ = tokio::task::spawn_blocking(move || inner.write()).await;
+    }
+
+    /// The image of this name.
+    pub(crate) fn find(&self, text: &str) -> Found {
+        let known = self.0.known.lock();
+        let mut found = known.iter().filter(|(name, _)| name.is_called(text));
+        match (found.next(), found.next()) {
+            (None, _) => Found::Nothing,
+            (Some((name, (digest, _))), None) => Found::Image(name.clone(), *digest),
+            (Some(_), Some(_)) => {
+                let names = known.keys().filter(|name| name.is_called(text));
+                Found::Several(names.map(ToString::to_string).collect())
+            }
+        }
+    }
+
+    /// Every image with what its tag stands for.
+    pub(crate) fn all(&self) -> Vec<(String, Digest)> {
+        self.0.known.lock().iter().map(|(name, (digest, _))| (name.to_string(), *digest)).collect()
+    }
+}
+
+impl Inner {
+    /// Notes a name; whether the file is to be written.
+    fn is_news(&self, name: ImageName, digest: Digest, now: u64) -> bool {
+        let mut known = self.known.lock();
+        if known.get(&name).is_some_and(|(was, at)| *was == digest && now.saturating_sub(*at) < REFRESH_SECONDS) {
+            return false;
+        }
+        known.insert(name, (digest, now));
+        while known.len() > MAX_IMAGES {
+            let oldest = known.iter().min_by_key(|(_, (_, at))| *at).map(|(name, _)| name.clone());
+            let Some(oldest) = oldest else { break };
+            known.remove(&oldest);
+        }
+        true
+    }
+
+    fn write(&self) {
+        let _writing = self.writing.lock();
+        let mut lines: Vec<(u64, String)> = {
+            let known = self.known.lock();
+            let line = |(name, (digest, at)): (&ImageName, &(Digest, u64))| {
+                (*at, format!("{} {} {} {digest} {at}\n", name.registry, name.repository, name.tag))
+            };
+            known.iter().map(line).collect()
+        };
+        lines.sort_unstable();
+        let text: String = lines.into_iter().map(|(_, line)| line).collect();
+        let is_newer = self.dir.read(FILE).is_ok_and(|there| !there.starts_with(format!("{MAGIC}\n").as_bytes()));
+        if is_newer {
+            return;
+        }
+        if let Err(error) = self.dir.replace(FILE, TEMPORARY, &[MAGIC.as_bytes(), b"\n", text.as_bytes()], false) {
+            tracing::warn!(path = %self.dir.path_of(FILE).display(), %error, "could not note the name of an image");
+        }
+    }
+}
+
+impl ImageName {
+    /// Names with white space are no image's, and would break a line.
+    fn fits_a_line(&self) -> bool {
+        [&self.registry, &self.repository, &self.tag]
+            .iter()
+            .all(|part| !part.is_empty() && !part.contains(char::is_whitespace))
+    }
+
+    /// Whether people may mean this image by `text`.
+    fn is_called(&self, text: &str) -> bool {
+        let (path, tag) = match text.rsplit_once(':') {
+            // A colon before the last slash is a port's.
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (text, DEFAULT_TAG),
+        };
+        if tag != self.tag {
+            return false;
+        }
+        let full = format!("{}/{}", self.registry, self.repository);
+        let ends_with = full.strip_suffix(path).is_some_and(|front| front.is_empty() || front.ends_with('/'));
+        let names_registry = path.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']));
+        if names_registry {
+            return full == path || (self.registry == DOCKER_HUB && full == path.replacen('/', "/library/", 1));
+        }
+        ends_with
+    }
+}
+
+fn parse(text: &str) -> BTreeMap<ImageName, (Digest, u64)> {
+    let mut lines = text.lines();
+    if lines.next() != Some(MAGIC) {
+        return BTreeMap::new();
+    }
+    let image = |line: &str| {
+        let mut words = line.split(' ').map(str::to_owned);
+        let name = ImageName { registry: words.next()?, repository: words.next()?, tag: words.next()? };
+        let (digest, at) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some((name, (digest, at)))
+    };
+    lines.filter_map(image).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest::sha256(text.as_bytes())
+    }
+
+    async fn images(dir: &std::path::Path) -> Images {
+        let images = Images::open(Dir::open(dir).unwrap());
+        images.note("docker.io", "library/app", "v1", digest("hub")).await;
+        images.note("ghcr.io", "shop/app", "v2", digest("shop")).await;
+        images.note("10.0.0.1:5000", "tools", "latest", digest("tools")).await;
+        images
+    }
+
+    #[tokio::test]
+    async fn an_image_is_found_by_what_people_call_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = images(&dir.path().join("data")).await;
+        let is = |text: &str, wanted: &str| match images.find(text) {
+            Found::Image(_, found) => assert_eq!(found, digest(wanted), "{text}"),
+            other => panic!("{text}: {other:?}"),
+        };
+        for text in ["app:v1", "library/app:v1", "docker.io/library/app:v1", "docker.io/app:v1"] {
+            is(text, "hub");
+        }
+        for text in ["app:v2", "shop/app:v2", "ghcr.io/shop/app:v2"] {
+            is(text, "shop");
+        }
+        for text in ["tools", "tools:latest", "10.0.0.1:5000/tools", "10.0.0.1:5000/tools:latest"] {
+            is(text, "tools");
+        }
+        for text in ["app", "app:v3", "pp:v1", "other.io/library/app:v1", "library/tools", ""] {
+            assert_eq!(images.find(text), Found::Nothing, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_two_images_is_ambiguous() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = images(&dir.path().join("data")).await;
+        images.note("quay.io", "other/app", "v1", digest("quay")).await;
+        let both = vec!["docker.io/library/app:v1".to_owned(), "quay.io/other/app:v1".to_owned()];
+        assert_eq!(images.find("app:v1"), Found::Several(both));
+    }
+
+    #[tokio::test]
+    async fn names_outlive_the_process_and_follow_their_tag() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        images(&path).await.note("docker.io", "library/app", "v1", digest("new")).await;
+        let again = Images::open(Dir::open(&path).unwrap());
+        assert_eq!(again.all().len(), 3);
+        assert!(matches!(again.find("app:v1"), Found::Image(_, found) if found == digest("new")));
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_release_wrote_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        Dir::open(&path).unwrap().replace(FILE, TEMPORARY, &[b"darter-images-2\nwhatever\n"], false).unwrap();
+        let images = images(&path).await;
+        assert!(matches!(images.find("app:v1"), Found::Image(..)), "known in this run");
+        assert_eq!(std::fs::read(path.join(FILE)).unwrap(), b"darter-images-2\nwhatever\n");
+    }
+
+    #[tokio::test]
+    async fn the_table_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Images::open(Dir::open(&dir.path().join("data")).unwrap());
+        for number in 0..MAX_IMAGES + 5 {
+            let name = ImageName { registry: "r.io".into(), repository: "a".into(), tag: number.to_string() };
+            images.0.is_news(name, digest("x"), number as u64);
+        }
+        assert_eq!(images.all().len(), MAX_IMAGES);
+        assert_eq!(images.find("r.io/a:4"), Found::Nothing, "the oldest went");
+    }
+}
