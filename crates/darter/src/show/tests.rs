@@ -83,7 +83,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
 
 #[test]
 fn ls_tells_whole_blobs_from_parts() {
-    let row = |complete, held| BlobRow {
+    let row = |complete: bool, held| BlobRow {
         blob: BlobId([1; 32]),
         name: NAME.into(),
         digest: complete.then(|| Digest::sha256(b"")),
