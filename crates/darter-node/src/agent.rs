@@ -7,6 +7,7 @@
 mod build;
 mod images;
 mod names;
+mod reload;
 mod view;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+pub use self::reload::Reloaded;
 use self::view::Sampler;
 use crate::api;
 use crate::context::Context;
@@ -64,6 +66,7 @@ struct Inner {
     /// The local port and the metrics port, as far as they are served.
     ports: tokio::sync::Mutex<Vec<LocalPort>>,
     sockets: Vec<PathBuf>,
+    changeable: reload::Changeable,
     stop_admin: watch::Sender<bool>,
     tasks: TaskTracker,
 }

@@ -15,29 +15,39 @@ const GRAIN: u32 = 64 * 1024;
 /// A budget of bytes per second, shared by all that move bytes one way.
 #[derive(Debug)]
 pub(crate) struct ByteBudget {
-    bucket: Option<Mutex<TokenBucket>>,
+    bucket: Mutex<Option<TokenBucket>>,
     clock: SystemClock,
 }
 
 impl ByteBudget {
     /// A budget of `rate`; without one, nobody ever waits.
     pub(crate) fn new(rate: Option<Rate>, clock: SystemClock) -> Arc<Self> {
-        let bucket = rate.map(|rate| Mutex::new(TokenBucket::new(Some(rate), u64::from(GRAIN))));
-        Arc::new(Self { bucket, clock })
+        Arc::new(Self { bucket: Mutex::new(bucket_of(rate)), clock })
     }
+
+    /// From now on, another rate. Who waits already waits as long as the old one had it.
+    pub(crate) fn set_rate(&self, rate: Option<Rate>) {
+        *self.bucket.lock() = bucket_of(rate);
+    }
+}
+
+fn bucket_of(rate: Option<Rate>) -> Option<TokenBucket> {
+    rate.map(|rate| TokenBucket::new(Some(rate), u64::from(GRAIN)))
 }
 
 #[async_trait]
 impl Budget for ByteBudget {
     async fn take(&self, bytes: u32) {
-        let Some(bucket) = &self.bucket else { return };
-        let wait = bucket.lock().take(u64::from(bytes), self.clock.now());
+        let wait = match &mut *self.bucket.lock() {
+            Some(bucket) => bucket.take(u64::from(bytes), self.clock.now()),
+            None => return,
+        };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
     }
 
     fn grain(&self) -> u32 {
-        if self.bucket.is_some() { GRAIN } else { 1 << 20 }
+        if self.bucket.lock().is_some() { GRAIN } else { 1 << 20 }
     }
 }

@@ -40,7 +40,7 @@ mod setbacks;
 mod swarms;
 mod transfer;
 
-pub use agent::{Agent, Download};
+pub use agent::{Agent, Download, Reloaded};
 pub use error::{FetchError, StartError};
 pub use options::Options;
 pub use transfer::stream::Part;

@@ -13,6 +13,7 @@ use darter_core::signature;
 use darter_core::source::{Credentials, SIGNED_QUERY};
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use parking_lot::RwLock;
 use url::Url;
 
 use crate::error::{ConfigError, ErrorKind, OriginError};
@@ -71,7 +72,7 @@ impl Default for HttpConfig {
 
 /// Makes HTTP requests; cheap to clone, all clones share their connections.
 #[derive(Clone, Debug)]
-pub struct HttpClient(Arc<Inner>);
+pub struct HttpClient(Arc<RwLock<Arc<Inner>>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -127,23 +128,44 @@ impl HttpClient {
     /// # Errors
     /// When a file of certificates can't be read or holds none, or a header can't be sent.
     pub fn new(config: &HttpConfig) -> Result<Self, ConfigError> {
+        Ok(Self(Arc::new(RwLock::new(Arc::new(Inner::new(config)?)))))
+    }
+
+    /// Takes other options, for requests that begin from now on.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the options stay what they were.
+    pub fn reload(&self, config: &HttpConfig) -> Result<(), ConfigError> {
+        let fresh = Arc::new(Inner::new(config)?);
+        *self.0.write() = fresh;
+        Ok(())
+    }
+
+    /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
+    /// may be secret. Any status that is not a redirect is a success here.
+    pub(crate) async fn send(&self, request: Request) -> Result<reqwest::Response, OriginError> {
+        let inner = Arc::clone(&self.0.read());
+        inner.send(request).await
+    }
+}
+
+impl Inner {
+    fn new(config: &HttpConfig) -> Result<Self, ConfigError> {
         let own = config.servers.iter();
         let servers =
             own.map(|(name, own)| Ok((name.to_ascii_lowercase(), Server::new(config, own, Reach::Anywhere)?)));
         let servers = servers.collect::<Result<_, ConfigError>>()?;
         let other = |reach| Server::new(config, &ServerConfig::default(), reach);
         let (others, beyond_host) = (other(Reach::Anywhere)?, other(Reach::NamesBeyondHost)?);
-        Ok(Self(Arc::new(Inner { others, beyond_host, public: other(Reach::Public)?, servers })))
+        Ok(Self { others, beyond_host, public: other(Reach::Public)?, servers })
     }
 
-    /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
-    /// may be secret. Any status that is not a redirect is a success here.
-    pub(crate) async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
+    async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let behalf = match request.reach {
-            Reach::Anywhere => self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.0.others),
-            Reach::NamesBeyondHost => &self.0.beyond_host,
-            Reach::Public => &self.0.public,
+            Reach::Anywhere => self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.others),
+            Reach::NamesBeyondHost => &self.beyond_host,
+            Reach::Public => &self.public,
         };
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send_on(&request, behalf).await?;
@@ -206,7 +228,7 @@ impl HttpClient {
 
     /// The server of this address, if it has settings of its own.
     fn of(&self, url: &Url) -> Option<&Server> {
-        let servers = &self.0.servers;
+        let servers = &self.servers;
         servers.get(&authority(url)).or_else(|| servers.get(url.host_str()?))
     }
 }

@@ -45,8 +45,8 @@ Examples:
     $ darter get https://example.org/model.bin -o model.bin
 
   Share among many hosts: a seed on one, a node on each of the others:
-    $ darter seed
-    $ darter node --join seed-1:7400
+    $ darter seed --insecure
+    $ darter node --join seed-1:7400 --insecure
 
   See what goes on:
     $ darter status
@@ -124,17 +124,17 @@ Examples:
 
 const SEED_EXAMPLES: &str = "\
 Examples:
-    $ darter seed
+    $ darter seed --insecure
   Read origins at no more than 200 Mbit/s, with the logins that Docker has:
-    $ darter seed --origin-limit 200mbit --docker-config /root/.docker/config.json
+    $ darter seed --insecure --origin-limit 200mbit --docker-config /root/.docker/config.json
   A registry in the house, spoken to without TLS:
     $ darter seed --upstream registry.local=http://10.0.0.1:5000";
 
 const NODE_EXAMPLES: &str = "\
 Examples:
-    $ darter node --join seed-1:7400
+    $ darter node --join seed-1:7400 --insecure
   Say where this host stands, so that pieces come from near peers first:
-    $ darter node --join seed-1:7400 --label zone=a --label rack=17";
+    $ darter node --join seed-1:7400 --insecure --label zone=a --label rack=17";
 
 impl Command {
     /// Whether the caller is a program that wants JSON, failures included.

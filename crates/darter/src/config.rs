@@ -30,6 +30,8 @@ use crate::cli::{self, Cli};
 /// A command line with everything that bears on it.
 #[derive(Debug)]
 pub(crate) struct Configured {
+    /// The command line as it was given.
+    pub(crate) arguments: Vec<OsString>,
     /// The command, with the values that won.
     pub(crate) cli: Cli,
     /// Where they came from.
@@ -61,9 +63,12 @@ impl Configured {
             unreachable!("clap refuses a command line without a subcommand");
         };
         let file = match given.try_get_one::<PathBuf>("config") {
+            // An empty name means none.
+            Ok(Some(path)) if path.as_os_str().is_empty() => None,
             Ok(Some(path)) => Some(ConfigFile::read(path).map_err(NotConfigured::File)?),
-            // Not given, or the command (`man`, `completions`) has no such flag.
-            Ok(None) | Err(_) => None,
+            Ok(None) => system_file(subcommand)?,
+            // The command (`man`, `completions`) has no such flag.
+            Err(_) => None,
         };
         let mut command = with_data_dir(cli::definition(), subcommand);
         if let Some(file) = &file {
@@ -71,7 +76,7 @@ impl Configured {
         }
         let matches = command.try_get_matches_from(arguments)?;
         let cli = Cli::from_arg_matches(&matches)?;
-        Ok(Self { cli, matches, file })
+        Ok(Self { arguments: arguments.to_vec(), cli, matches, file })
     }
 
     /// Every setting of the command with its value and where that came from.
@@ -91,6 +96,23 @@ fn with_data_dir(command: clap::Command, subcommand: &str) -> clap::Command {
             command
         }
     })
+}
+
+/// Where the system's configuration is.
+const SYSTEM_FILE: &str = "/etc/darter/darter.toml";
+
+/// The system's configuration, for those whom it is about: agents, and root's commands. It names the service's data directory,
+/// which is no use to other users' commands.
+fn system_file(subcommand: &str) -> Result<Option<ConfigFile>, NotConfigured> {
+    let agent = matches!(subcommand, "up" | "seed" | "node" | "config");
+    if !(agent || rustix::process::geteuid().is_root()) || subcommand == "demo" {
+        return Ok(None);
+    }
+    match std::fs::File::open(SYSTEM_FILE) {
+        Ok(_) => ConfigFile::read(Path::new(SYSTEM_FILE)).map(Some).map_err(NotConfigured::File),
+        // Not there, or not for this user, who runs an agent of their own.
+        Err(_) => Ok(None),
+    }
 }
 
 /// Where root, and a service, keep data.

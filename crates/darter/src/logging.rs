@@ -1,8 +1,15 @@
 //! Logs, for people and for collectors, on standard error.
 
-use tracing_subscriber::EnvFilter;
+use std::sync::OnceLock;
+
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::cli::{Command, LogArgs, LogFormat};
+
+/// What is logged, as it can be changed.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Starts logging as the command wants it. Commands that start no agent log nothing.
 pub(crate) fn start(command: &Command) {
@@ -12,11 +19,22 @@ pub(crate) fn start(command: &Command) {
     // The flag's parser has checked the filter.
     let filter = EnvFilter::new(args.log.as_deref().unwrap_or_else(|| default_filter(quiet, silent, args)));
     let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let (filter, handle) = reload::Layer::new(filter);
+    // Only the first start counts: there is one log a process.
+    let _ = FILTER.set(handle);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    let registry = tracing_subscriber::registry().with(filter);
     match args.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => registry.with(layer).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
     }
+}
+
+/// Logs from now on what the command wants. False if that can't be changed.
+pub(crate) fn reload(command: &Command) -> bool {
+    let (Some(args), Some(handle)) = (command.log(), FILTER.get()) else { return false };
+    let filter = args.log.as_deref().unwrap_or_else(|| default_filter(false, false, args));
+    handle.reload(EnvFilter::new(filter)).is_ok()
 }
 
 /// One download speaks through its bar and its last line, and says why it waits for an origin; a daemon through its log.

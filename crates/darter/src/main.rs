@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `cli` | the command line's one definition |
 //! | `config` | flags, environment, file and defaults, and where each value came from |
-//! | `serve` | `up`, `seed`, `node` |
+//! | `serve`, `notify` | `up`, `seed`, `node`, and what systemd hears of them |
 //! | `get` | `get` |
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
@@ -21,6 +21,7 @@ mod demo;
 mod failure;
 mod get;
 mod logging;
+mod notify;
 mod output;
 mod pages;
 mod serve;
@@ -75,8 +76,7 @@ fn workers() -> usize {
 
 async fn run(configured: Configured) -> anyhow::Result<()> {
     match &configured.cli.command {
-        Command::Up(args) | Command::Seed(args) => serve::run(args.options(Role::Seed, &[])?).await,
-        Command::Node(args) => serve::run(args.options()?).await,
+        Command::Up(_) | Command::Seed(_) | Command::Node(_) => serve::run(&configured).await,
         Command::Get(args) => get::run(args).await,
         Command::Ls(args) => show::list(args).await,
         Command::Rm(args) => show::remove(args).await,

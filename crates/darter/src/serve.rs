@@ -1,30 +1,118 @@
-//! A daemon's life: start, say where it is, wait for a signal, drain. A second signal ends the wait for transfers.
+//! A daemon's life: start, say where it is, read the configuration anew on SIGHUP, drain on a signal to end. A second one ends
+//! the wait for transfers. systemd hears of each step.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use darter_node::options::Role;
-use darter_node::{Agent, Options};
+use darter_node::{Agent, Options, StartError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
+use crate::cli::Command;
+use crate::config::{Configured, NotConfigured};
 use crate::failure::Failure;
+use crate::logging;
+use crate::notify::Manager;
 use crate::signals::Signals;
 
+/// How often systemd is told what the daemon does, where no watchdog wants to hear more often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Runs an agent until it is told to stop.
-pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
+    let options = options_of(&configured.cli.command)?;
+    let manager = Manager::from_environment();
     let mut signals = Signals::catch()?;
+    let mut reloads = signal(SignalKind::hangup())?;
     let role = options.role;
-    let agent = tokio::select! {
-        started = Agent::start(options) => started?,
+    let started = tokio::select! {
+        started = Agent::start(options) => started,
         () = signals.next() => return Err(Failure::Interrupted.into()),
     };
+    let agent = started.map_err(|error| match error {
+        StartError::Options(text) => anyhow::Error::from(Failure::Usage(text)),
+        other => other.into(),
+    })?;
     if std::io::stderr().is_terminal() {
         anstream::eprint!("{}", summary(role, &agent.status()));
     }
-    signals.next().await;
-    tracing::info!("shutting down: waiting for running transfers; a second signal ends them now");
-    tokio::select! {
-        () = agent.drain() => Ok(()),
-        () = signals.next() => Err(Failure::Interrupted.into()),
+    manager.ready(&at_a_glance(&agent));
+    let every = manager.alive_every().map_or(TELL_EVERY, |span| span.min(TELL_EVERY));
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            _ = reloads.recv() => {
+                manager.reloading();
+                reload(configured, &agent).await;
+                manager.ready(&at_a_glance(&agent));
+            }
+            _ = ticks.tick(), if manager.listens() => {
+                manager.alive();
+                manager.status(&at_a_glance(&agent));
+            }
+        }
     }
+    tracing::info!("shutting down: waiting for running transfers; a second signal ends the wait");
+    manager.stopping("waiting for running transfers");
+    let drained = agent.drain();
+    tokio::pin!(drained);
+    loop {
+        tokio::select! {
+            () = &mut drained => return Ok(()),
+            () = signals.next() => return Err(Failure::Interrupted.into()),
+            _ = ticks.tick(), if manager.listens() => manager.alive(),
+        }
+    }
+}
+
+/// The options of an agent's command.
+fn options_of(command: &Command) -> Result<Options, Failure> {
+    match command {
+        Command::Up(args) => args.options_alone(),
+        Command::Seed(args) => args.options(Role::Seed, &[]),
+        Command::Node(args) => args.options(),
+        _ => unreachable!("only agents are served"),
+    }
+}
+
+/// Reads the configuration anew, and takes of it what can change while the agent runs. A wrong one changes nothing.
+async fn reload(configured: &Configured, agent: &Agent) {
+    let fresh = match Configured::from_arguments(&configured.arguments) {
+        Ok(fresh) => fresh,
+        Err(NotConfigured::Clap(error)) => {
+            let text = error.to_string();
+            return tracing::error!(reason = text.trim(), "the configuration is wrong and was not taken");
+        }
+        Err(NotConfigured::File(error)) => {
+            return tracing::error!(reason = %error, "the configuration is wrong and was not taken");
+        }
+    };
+    let options = match options_of(&fresh.cli.command) {
+        Ok(options) => options,
+        Err(error) => return tracing::error!(reason = %error, "the configuration is wrong and was not taken"),
+    };
+    let mut reloaded = match agent.reload(options).await {
+        Ok(reloaded) => reloaded,
+        Err(error) => return tracing::error!(reason = %error, "the configuration is wrong and was not taken"),
+    };
+    if logging::reload(&fresh.cli.command) {
+        reloaded.taken.push("log");
+    }
+    if !reloaded.restart.is_empty() {
+        let keys = reloaded.restart.join(", ");
+        tracing::warn!(settings = keys, "changed settings that take effect after a restart");
+    }
+    tracing::info!(settings = reloaded.taken.join(", "), "the configuration was read anew");
+}
+
+/// One line for `systemctl status`.
+fn at_a_glance(agent: &Agent) -> String {
+    let status = agent.status();
+    let moving = status.swarms.iter().filter(|swarm| !swarm.progress.complete).count();
+    format!("{} peers, {moving} transfers, {} stored", status.peers.len(), crate::units::size(status.store.used))
 }
 
 /// What somebody who has just started an agent by hand wants to know.
@@ -32,8 +120,12 @@ fn summary(role: Role, status: &darter_node::api::Status) -> String {
     let local = status.local.as_deref().unwrap_or("127.0.0.1:7401");
     let listen = status.listen.as_deref().unwrap_or("0.0.0.0:7400");
     let port = listen.rsplit_once(':').map_or("7400", |(_, port)| port);
+    let loopback = listen.parse().is_ok_and(|addr: std::net::SocketAddr| addr.ip().to_canonical().is_loopback());
     let next = match role {
-        Role::Seed => format!("  more hosts  darter node --join THIS-HOST:{port}\n"),
+        Role::Seed if loopback => {
+            "  more hosts  not yet: peers are not encrypted, so --insecure is needed to let them in\n".to_owned()
+        }
+        Role::Seed => format!("  more hosts  darter node --join THIS-HOST:{port} --insecure\n"),
         Role::Node | Role::Embedded => String::new(),
     };
     format!(

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use super::reload::Changeable;
 use super::view::Sampler;
 use super::{Agent, Inner, is_daemon};
 use crate::admin;
@@ -48,12 +49,13 @@ const STALL: Duration = Duration::from_secs(10);
 
 pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     descriptors::raise_limit();
+    refuse_strangers(options.listen, options.insecure)?;
     let clock = SystemClock::start();
     let registry_config = registry_config(&options);
     let http = http_client(&options)?;
     let registry = RegistryClient::new(http.clone(), &registry_config, Arc::new(clock));
     let patience = RetryPolicy::patient(options.origin_patience);
-    let mut origins = Origins::new(http, registry.clone()).with_retries(patience);
+    let mut origins = Origins::new(http.clone(), registry.clone()).with_retries(patience);
     if !is_daemon(options.role) {
         // Works for its own user alone, who may read these files anyway.
         origins = origins.with_files(FileOrigin::anywhere());
@@ -79,10 +81,19 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     });
     let tasks = TaskTracker::new();
     let transport: Arc<dyn Transport> = Arc::new(TcpTransport::default());
-    let receiving =
-        Receiving { budget: ByteBudget::new(options.download_limit, clock), buffers: BufferPool::default() };
+    let (download, upload) =
+        (ByteBudget::new(options.download_limit, clock), ByteBudget::new(options.upload_limit, clock));
+    let changeable = Changeable {
+        http,
+        registry: registry.clone(),
+        origin: Arc::clone(&context.origin_budget),
+        upload: Arc::clone(&upload),
+        download: Arc::clone(&download),
+        options: parking_lot::Mutex::new(options.clone()),
+    };
+    let receiving = Receiving { budget: download, buffers: BufferPool::default() };
     let slots = Slots::new(UPLOAD_SLOTS);
-    let sending = Sending { slots, budget: ByteBudget::new(options.upload_limit, clock), stall: STALL };
+    let sending = Sending { slots, budget: upload, stall: STALL };
     let fleet = Fleet::new(Arc::clone(&context), Arc::clone(&transport), receiving, sending, tasks.clone());
     let house = House {
         context: Arc::clone(&context),
@@ -127,9 +138,6 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     if let Some(listener) = peers {
         fleet.accept(listener);
     }
-    if is_daemon(options.role) && !options.insecure {
-        tracing::warn!("peer connections are not encrypted in this version; --insecure says that you know");
-    }
     fleet.mingle();
     let seeds = Seeds::join(&fleet, &options.join);
 
@@ -153,6 +161,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         local_address,
         ports: tokio::sync::Mutex::default(),
         sockets: sockets.clone(),
+        changeable,
         stop_admin,
         tasks: tasks.clone(),
     };
@@ -181,6 +190,18 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     agent.inner.ports.lock().await.iter().for_each(LocalPort::announce_ready);
     tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");
     Ok(agent)
+}
+
+/// Peers are not encrypted or authenticated yet: whoever reaches the peer port can read what is cached.
+fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Result<(), StartError> {
+    match listen {
+        Some(addr) if !addr.ip().to_canonical().is_loopback() && !insecure => Err(StartError::Options(format!(
+            "not listening on {addr} (--listen): peer traffic is not encrypted or authenticated yet, and anybody who \
+                 reaches this port can read what is cached. Firewall it and pass --insecure, or listen on 127.0.0.1:{}",
+            addr.port()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
@@ -279,7 +300,7 @@ fn trusted_registries(options: &Options) -> BTreeSet<String> {
     upstreams.chain(&options.trusted_registries).chain(&options.default_upstream).cloned().collect()
 }
 
-fn registry_config(options: &Options) -> RegistryConfig {
+pub(super) fn registry_config(options: &Options) -> RegistryConfig {
     let login = |login: &crate::options::LoginOption| {
         let password = Login::Password { user: login.username.clone(), password: login.password.clone() };
         (login.registry.clone(), password)
@@ -320,15 +341,37 @@ fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
     servers
 }
 
-fn http_client(options: &Options) -> Result<HttpClient, StartError> {
-    let config = HttpConfig {
+pub(super) fn http_config(options: &Options) -> HttpConfig {
+    HttpConfig {
         extra_ca: options.origin_ca.clone(),
         first_byte_timeout: options.origin_timeout,
         servers: servers(options),
         ..HttpConfig::default()
-    };
-    HttpClient::new(&config).map_err(|error| {
+    }
+}
+
+fn http_client(options: &Options) -> Result<HttpClient, StartError> {
+    HttpClient::new(&http_config(options)).map_err(|error| {
         let failure = OriginFailure::from(&OriginError::new(darter_origin::ErrorKind::Io, error.to_string()));
         StartError::Options(failure.text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_one_listens_only_if_told_that_peers_are_not_encrypted() {
+        let start = |addr: &str, insecure| refuse_strangers(Some(addr.parse().unwrap()), insecure);
+        for addr in ["127.0.0.1:7400", "127.9.9.9:1", "[::1]:7400", "[::ffff:127.0.0.1]:7400"] {
+            assert!(start(addr, false).is_ok(), "{addr}");
+        }
+        assert!(refuse_strangers(None, false).is_ok());
+        for addr in ["0.0.0.0:7400", "[::]:7400", "10.0.0.1:7400"] {
+            let told = start(addr, false).unwrap_err().to_string();
+            assert!(told.contains(addr) && told.contains("--insecure"), "{told}");
+            assert!(start(addr, true).is_ok(), "{addr}");
+        }
+    }
 }

@@ -118,6 +118,11 @@ impl RegistryClient {
         }))
     }
 
+    /// Takes the logins of `config`, and nothing else of it. What was granted with the old ones lasts until it expires.
+    pub fn reload_logins(&self, config: &RegistryConfig) {
+        self.0.logins.reload(config);
+    }
+
     /// The names it resolves.
     pub fn upstreams(&self) -> &Upstreams {
         &self.0.upstreams

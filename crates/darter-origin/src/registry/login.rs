@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Clock, Moment};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::registry::upstreams::{RegistryConfig, canonical};
 
@@ -45,32 +45,48 @@ impl fmt::Debug for Login {
     }
 }
 
-/// Knows the login of each registry, if the configuration gives one.
-pub(super) struct Logins {
+/// Where logins come from.
+struct Sources {
     configured: BTreeMap<String, Login>,
     docker: Option<docker::Config>,
+}
+
+/// Knows the login of each registry, if the configuration gives one.
+pub(super) struct Logins {
+    sources: RwLock<Arc<Sources>>,
     clock: Arc<dyn Clock>,
     kept: Mutex<HashMap<String, (Option<Login>, Moment)>>,
 }
 
-impl Logins {
-    pub(super) fn new(config: &RegistryConfig, clock: Arc<dyn Clock>) -> Self {
+impl Sources {
+    fn new(config: &RegistryConfig) -> Self {
         let configured = config.logins.iter();
         let docker = |path: &PathBuf| docker::Config::new(path.clone(), config.helper_directories.clone());
         Self {
             configured: configured.map(|(name, login)| (canonical(name), login.clone())).collect(),
             docker: config.docker_config.as_ref().map(docker),
-            clock,
-            kept: Mutex::default(),
         }
+    }
+}
+
+impl Logins {
+    pub(super) fn new(config: &RegistryConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { sources: RwLock::new(Arc::new(Sources::new(config))), clock, kept: Mutex::default() }
+    }
+
+    /// Takes other logins.
+    pub(super) fn reload(&self, config: &RegistryConfig) {
+        *self.sources.write() = Arc::new(Sources::new(config));
+        self.kept.lock().clear();
     }
 
     /// The login for the registry of this canonical name.
     pub(super) async fn of(&self, registry: &str) -> Option<Login> {
-        if let Some(login) = self.configured.get(registry) {
+        let sources = Arc::clone(&self.sources.read());
+        if let Some(login) = sources.configured.get(registry) {
             return Some(login.clone());
         }
-        let docker = self.docker.as_ref()?;
+        let docker = sources.docker.as_ref()?;
         let now = self.clock.now();
         if let Some((login, until)) = self.kept.lock().get(registry)
             && now < *until

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args, ValueEnum};
 use darter_core::Rate;
 use darter_node::options::{Amount, LoginOption, StaleTags};
@@ -56,9 +56,12 @@ pub(crate) struct JoinArgs {
 pub(crate) struct PlaceArgs {
     /// Read settings from a TOML file whose keys are the long flags
     ///
+    /// By default agents, `darter config` and root's commands read /etc/darter/darter.toml where it exists; an empty name
+    /// means no file. An agent reads it anew on SIGHUP.
+    ///
     /// A flag wins over its environment variable, that over the file, that over the default. `darter config` shows
     /// what came from where, in a form that can be kept as such a file.
-    #[arg(long, env = "DARTER_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "DARTER_CONFIG", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) config: Option<PathBuf>,
 
     /// Where pieces, the index and the daemon's socket live
@@ -78,9 +81,9 @@ pub(crate) struct PlaceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
-    /// Where other agents reach this one
-    #[arg(long, env = "DARTER_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:7400", value_parser = values::address)]
-    pub(crate) listen: SocketAddr,
+    /// Where other agents reach this one [default: 0.0.0.0:7400; of `darter up` without --insecure 127.0.0.1:7400]
+    #[arg(long, env = "DARTER_LISTEN", value_name = "ADDR:PORT", value_parser = values::address)]
+    pub(crate) listen: Option<SocketAddr>,
 
     /// Where programs of this host reach the registry mirror and the metrics
     #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
@@ -112,7 +115,9 @@ pub(crate) struct NetworkArgs {
     #[arg(long, env = "DARTER_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = values::label)]
     pub(crate) label: Vec<(String, String)>,
 
-    /// Speak to peers without TLS: for labs, never across a network that others share
+    /// Accept that peer traffic is not encrypted or authenticated yet: anybody who reaches --listen can read what is cached
+    ///
+    /// Without it, an agent refuses to listen beyond loopback. Keep the port behind a firewall.
     #[arg(long, env = "DARTER_INSECURE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) insecure: bool,
@@ -245,10 +250,14 @@ pub(crate) struct RegistryArgs {
     ///
     /// What a seed's login can read is open to every program of every host of the fleet that brings no credentials.
     ///
-    /// Every user of the host can read command lines: write it into the configuration file or the environment, or
-    /// use --docker-config.
-    #[arg(long, env = "DARTER_LOGIN", value_name = "REGISTRY=USER:PASSWORD", value_parser = values::login)]
+    /// Every user of the host can read command lines: leave out the password and write it into a file that
+    /// --password-file names, or use --docker-config.
+    #[arg(long, env = "DARTER_LOGIN", value_name = "REGISTRY=USER[:PASSWORD]", value_parser = values::login)]
     pub(crate) login: Vec<LoginOption>,
+
+    /// The file that the password of a --login is in; repeat for several
+    #[arg(long, env = "DARTER_PASSWORD_FILE", value_name = "REGISTRY=FILE", value_delimiter = ',', value_parser = values::password_file)]
+    pub(crate) password_file: Vec<(String, PathBuf)>,
 
     /// Take logins from a Docker config.json
     #[arg(long, env = "DARTER_DOCKER_CONFIG", value_name = "FILE")]

@@ -1,16 +1,21 @@
 //! From flags to what the agent takes. Nothing is decided here that a flag does not say.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use darter_node::Options;
 use darter_node::admin::socket_path;
-use darter_node::options::Role;
+use darter_node::options::{LoginOption, Role};
 
-use super::agent::NetworkArgs;
+use super::agent::{NetworkArgs, RegistryArgs};
+use super::values;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
 use crate::client::Client;
 use crate::config;
 use crate::failure::Failure;
+
+/// Where agents listen for each other.
+const PEER_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 7400));
 
 /// The socket of the daemon that the system runs.
 const SYSTEM_SOCKET: &str = "/run/darter/darter.sock";
@@ -74,7 +79,7 @@ impl AgentArgs {
             data_dir: self.place.data_dir()?,
             sockets: self.network.sockets(&self.place),
             socket_group: self.network.socket_group,
-            listen: Some(self.network.listen),
+            listen: Some(self.network.listen.unwrap_or(PEER_PORT)),
             advertise: self.network.advertise.clone(),
             local: Some(self.network.local),
             metrics: self.network.metrics,
@@ -92,7 +97,7 @@ impl AgentArgs {
             trusted_registries: self.registry.trusted_registry.clone(),
             ask_login: self.registry.ask_login,
             plain_http: self.registry.plain_http.clone(),
-            logins: self.registry.login.clone(),
+            logins: self.registry.logins()?,
             docker_config: self.registry.docker_config.clone(),
             origin_ca: self.origin.origin_ca.clone(),
             origin_patience: self.origin.origin_patience,
@@ -103,6 +108,59 @@ impl AgentArgs {
             stall_timeout: self.origin.stall_timeout,
             drain_timeout: self.network.drain_timeout,
         })
+    }
+}
+
+impl AgentArgs {
+    /// The options of an agent that is all in one: without a word about peers, it listens for none beyond this host.
+    pub(crate) fn options_alone(&self) -> Result<Options, Failure> {
+        let mut options = self.options(Role::Seed, &[])?;
+        if self.network.listen.is_none() && !self.network.insecure {
+            options.listen = Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PEER_PORT.port()));
+        }
+        Ok(options)
+    }
+}
+
+impl RegistryArgs {
+    /// Logins with their passwords, of which some are in files.
+    fn logins(&self) -> Result<Vec<LoginOption>, Failure> {
+        let file_of = |registry: &str| self.password_file.iter().find(|(name, _)| name == registry);
+        if let Some((name, _)) =
+            self.password_file.iter().find(|(name, _)| self.login.iter().all(|it| it.registry != *name))
+        {
+            return Err(Failure::Usage(format!("--password-file {name}=…: of which user? Add --login {name}=USER")));
+        }
+        let whole = |login: &LoginOption| {
+            let registry = &login.registry;
+            match (login.password.as_str(), file_of(registry)) {
+                ("", None) => Err(Failure::Usage(format!(
+                    "the login for {registry} has no password: name the file that has it, with --password-file {registry}=FILE"
+                ))),
+                (_, None) => Ok(login.clone()),
+                ("", Some((_, path))) => Ok(LoginOption { password: password_in(path)?, ..login.clone() }),
+                (_, Some(_)) => Err(Failure::Usage(format!(
+                    "the login for {registry} has a password and a --password-file: leave out one of them"
+                ))),
+            }
+        };
+        self.login.iter().map(whole).collect()
+    }
+}
+
+/// The first line of a file.
+fn password_in(path: &Path) -> Result<String, Failure> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("can't read the password file {shown}: {error}")))?;
+    match text.lines().next().unwrap_or_default() {
+        "" => {
+            Err(Failure::Usage(format!("the password file {shown} is empty; write the password into its first line")))
+        }
+        mask if values::is_mask(mask) => Err(Failure::Usage(format!(
+            "the password file {shown} has *** in it, which stands for a password that was not printed; write the password"
+        ))),
+        password => Ok(password.to_owned()),
     }
 }
 

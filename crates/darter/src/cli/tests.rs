@@ -197,7 +197,8 @@ mod values {
     fn registries() {
         let option = login("ghcr.io=robot:a=b:c").unwrap();
         assert_eq!((option.username.as_str(), option.password.as_str()), ("robot", "a=b:c"));
-        let told = login("ghcr.io=secret").unwrap_err();
+        assert_eq!(login("ghcr.io=robot").unwrap().password, "", "it is in a file");
+        let told = login("=robot:secret").unwrap_err();
         assert!(!told.contains("secret"), "{told}");
     }
 

@@ -120,10 +120,30 @@ pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// `REGISTRY=USER:PASSWORD`. The refusal does not repeat what may be a password.
+/// `REGISTRY=FILE`.
+pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((registry, file)) if !registry.is_empty() && !file.is_empty() => {
+            Ok((registry.to_owned(), PathBuf::from(file)))
+        }
+        _ => Err(format!("not REGISTRY=FILE: {text:?} (write for example ghcr.io=/etc/darter/ghcr.io.password)")),
+    }
+}
+
+/// Whether a password is what stands for one that was not printed.
+pub(crate) fn is_mask(password: &str) -> bool {
+    !password.is_empty() && password.bytes().all(|byte| byte == b'*')
+}
+
+/// `REGISTRY=USER:PASSWORD`, or without the password, which is then empty. The refusal does not repeat what may be a
+/// password.
 pub(crate) fn login(text: &str) -> Result<LoginOption, String> {
-    let parts = text.split_once('=').and_then(|(registry, login)| Some((registry, login.split_once(':')?)));
+    let parts = text.split_once('=').map(|(registry, login)| (registry, login.split_once(':').unwrap_or((login, ""))));
     match parts {
+        Some((_, (_, password))) if is_mask(password) => {
+            Err("*** stands for a password that was not printed; leave it out and name its file with --password-file"
+                .to_owned())
+        }
         Some((registry, (username, password))) if !registry.is_empty() && !username.is_empty() => Ok(LoginOption {
             registry: registry.to_owned(),
             username: username.to_owned(),

@@ -1,6 +1,7 @@
 //! What the configuration comes to: each setting's value, and where that came from.
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches};
@@ -43,6 +44,8 @@ pub(crate) enum Origin {
     Default,
     /// There is no value.
     NotSet,
+    /// It stands for a secret that is not printed.
+    Withheld,
 }
 
 impl fmt::Display for Origin {
@@ -53,6 +56,7 @@ impl fmt::Display for Origin {
             Self::File(place) => f.write_str(place),
             Self::Default => f.write_str("default"),
             Self::NotSet => f.write_str("not set"),
+            Self::Withheld => f.write_str("passwords are not printed: write each into its file, for its user alone"),
         }
     }
 }
@@ -68,7 +72,30 @@ impl Effective {
             .filter(|arg| arg.get_env().is_some() && arg.get_id() != "config")
             .filter_map(|arg| Setting::new(arg, given, file))
             .collect();
-        Self { settings }
+        let mut effective = Self { settings };
+        effective.refer_to_passwords(file.and_then(|file| file.path().parent()));
+        effective
+    }
+
+    /// Passwords are not printed: what is printed names files that they belong into, so that it can be kept.
+    fn refer_to_passwords(&mut self, directory: Option<&Path>) {
+        let Some(logins) = self.settings.iter_mut().find(|setting| setting.key == "login") else { return };
+        let mut files = Vec::new();
+        for login in &mut logins.values {
+            let (known, registry) = (without_password(login), login.split_once('=').map(|(registry, _)| registry));
+            if let (Some(known), Some(registry)) = (known, registry) {
+                let directory = directory.unwrap_or(Path::new("/etc/darter"));
+                files.push(format!("{registry}={}", directory.join(format!("{registry}.password")).display()));
+                *login = known;
+            }
+        }
+        if files.is_empty() {
+            return;
+        }
+        if let Some(setting) = self.settings.iter_mut().find(|setting| setting.key == "password-file") {
+            setting.values.extend(files);
+            setting.origin = Origin::Withheld;
+        }
     }
 
     /// The settings as a configuration file, each with a comment that says where it came from.
@@ -121,7 +148,6 @@ impl Setting {
             key: key.to_owned(),
             heading: arg.get_help_heading().unwrap_or("Options").to_owned(),
             values: match key {
-                "login" => raw.iter().map(|login| masked(login)).collect(),
                 "upstream" => raw.iter().map(|upstream| cli::upstream::masked(upstream)).collect(),
                 _ => raw,
             },
@@ -154,13 +180,9 @@ fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "y" | "yes" | "t" | "true" | "on" | "1")
 }
 
-/// A login without its password.
-fn masked(login: &str) -> String {
-    match login.split_once('=') {
-        Some((registry, rest)) => {
-            let user = rest.split_once(':').map_or(rest, |(user, _)| user);
-            format!("{registry}={user}:***")
-        }
-        None => "***".to_owned(),
-    }
+/// A login without the password that it has; `None` if it has none.
+fn without_password(login: &str) -> Option<String> {
+    let (registry, rest) = login.split_once('=')?;
+    let (user, _) = rest.split_once(':').filter(|(_, password)| !password.is_empty())?;
+    Some(format!("{registry}={user}"))
 }

@@ -44,9 +44,8 @@ fn flag_wins_over_file_and_file_over_default() {
     assert_eq!(setting(&effective, "upload-limit"), (&["20MB/s".to_owned()][..], "flag".to_owned()));
     assert_eq!(setting(&effective, "data-dir").1, format!("{path}:1"));
     assert_eq!(setting(&effective, "join").1, format!("{path}:3"));
-    assert_eq!(setting(&effective, "listen"), (&["0.0.0.0:7400".to_owned()][..], "default".to_owned()));
+    assert_eq!(setting(&effective, "listen"), (&[][..], "not set".to_owned()));
     assert_eq!(setting(&effective, "quota"), (&["80%".to_owned()][..], "default".to_owned()));
-    assert_eq!(setting(&effective, "advertise"), (&[][..], "not set".to_owned()));
 }
 
 #[test]
@@ -133,8 +132,59 @@ fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
 #[test]
 fn passwords_are_not_printed() {
     let effective = configured("darter config --data-dir /d --login ghcr.io=robot:secret").effective();
-    assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot:***"]);
+    assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot"]);
     assert!(!effective.to_toml().contains("secret") && !effective.to_json().to_string().contains("secret"));
+
+    // What is printed can be kept: it names the file that the password belongs into.
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept.toml");
+    std::fs::write(&kept, "data-dir = \"/d\"\nlogin = [\"a:1=robot:secret\", \"b=me:other\"]\n").unwrap();
+    let line = format!("darter config --config {}", kept.display());
+    let printed = configured(&line).effective().to_toml();
+    assert!(!printed.contains("secret") && !printed.contains("***"), "{printed}");
+    std::fs::write(&kept, printed).unwrap();
+    let options = || {
+        let Command::Config(args) = configured(&line).cli.command else { panic!() };
+        args.agent.options(Role::Seed, &[])
+    };
+    let told = options().unwrap_err().to_string();
+    assert!(told.contains("a:1.password"), "{told}");
+    std::fs::write(dir.path().join("a:1.password"), "secret\n").unwrap();
+    std::fs::write(dir.path().join("b.password"), "***\n").unwrap();
+    assert!(options().unwrap_err().to_string().contains("stands for a password"));
+    std::fs::write(dir.path().join("b.password"), "other").unwrap();
+    let logins = options().unwrap().logins;
+    assert_eq!((logins[0].password.as_str(), logins[1].password.as_str()), ("secret", "other"));
+}
+
+#[test]
+fn what_stands_for_a_password_is_none() {
+    for line in ["login = [\"a=robot:***\"]", "login = { a = \"robot:********\" }"] {
+        let told = ConfigFile::parse(Path::new("f"), line).unwrap_err().to_string();
+        assert!(told.contains("stands for a password that was not printed"), "{told}");
+    }
+    for (line, part) in [
+        ("darter seed --data-dir /d --login a=robot", "--password-file a=FILE"),
+        ("darter seed --data-dir /d --password-file a=/f", "--login a=USER"),
+        ("darter seed --data-dir /d --login a=robot:x --password-file a=/f", "leave out one"),
+    ] {
+        let Command::Seed(args) = configured(line).cli.command else { panic!() };
+        let told = args.options(Role::Seed, &[]).unwrap_err().to_string();
+        assert!(told.contains(part), "{line}: {told}");
+    }
+}
+
+#[test]
+fn all_in_one_keeps_to_this_host_until_told_otherwise() {
+    let listens = |line: &str| match configured(line).cli.command {
+        Command::Up(args) => args.options_alone().unwrap().listen.unwrap().to_string(),
+        Command::Seed(args) => args.options(Role::Seed, &[]).unwrap().listen.unwrap().to_string(),
+        _ => panic!(),
+    };
+    assert_eq!(listens("darter up --data-dir /d"), "127.0.0.1:7400");
+    assert_eq!(listens("darter up --data-dir /d --insecure"), "0.0.0.0:7400");
+    assert_eq!(listens("darter up --data-dir /d --listen 10.0.0.1:1"), "10.0.0.1:1");
+    assert_eq!(listens("darter seed --data-dir /d"), "0.0.0.0:7400", "which is refused without --insecure");
 }
 
 #[test]

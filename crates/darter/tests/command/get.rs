@@ -259,7 +259,7 @@ fn several_side_by_side_and_each_failure_by_name() {
     assert_eq!((told.code, told.err.as_str()), (Some(1), ""));
     let told = told.json();
     assert_eq!((&told[0]["placed"], &told[1]["url"]), (&"kept".into(), &at("/missing").into()));
-    assert!(told[1]["error"].as_str().unwrap().contains("exist"));
+    assert!(told[1]["error"].as_str().unwrap().contains("404"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod demo;
 mod get;
 mod no_seed;
 mod quota;
+mod service;
 mod support;
 mod swarm;
 mod top;

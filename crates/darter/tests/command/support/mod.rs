@@ -50,7 +50,8 @@ impl Room {
             command.env_remove(name);
         }
         std::fs::create_dir_all(self.path("out")).unwrap();
-        command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir());
+        // The system's own configuration is none of a test's business.
+        command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir()).env("DARTER_CONFIG", "");
         // What is away in these tests stays away.
         command.env("DARTER_ORIGIN_PATIENCE", "1s");
         command.current_dir(self.path("out")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

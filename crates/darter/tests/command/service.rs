@@ -1,0 +1,88 @@
+//! A daemon as a service: what systemd hears, what a reload takes, who may use its socket, and where it may listen.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixDatagram;
+
+use rustix::process::Signal;
+
+use crate::support::web::Web;
+use crate::support::{Daemon, Room, Running, content, free_address, wait_until};
+
+#[test]
+fn systemd_hears_of_each_step_and_a_reload_takes_what_can_change() {
+    let room = Room::new();
+    let socket = UnixDatagram::bind(room.path("notify")).unwrap();
+    let file = room.path("darter.toml");
+    let (listen, local) = (free_address(), free_address());
+    let configure = |more: &str| {
+        std::fs::write(&file, format!("listen = \"{listen}\"\nlocal = \"{local}\"\n{more}")).unwrap();
+    };
+    configure("upload-limit = \"1MB/s\"\n");
+    let mut command = room.darter(&format!("seed --config {}", file.display()));
+    command.env("NOTIFY_SOCKET", room.path("notify")).env("WATCHDOG_USEC", "100000");
+    command.stderr(std::fs::File::create(room.path("log")).unwrap());
+    let mut daemon = Running::start(command);
+    let log = || std::fs::read_to_string(room.path("log")).unwrap();
+    // What came until this word did.
+    let heard = |word: &str| {
+        let mut all = Vec::new();
+        loop {
+            let mut buffer = [0; 1024];
+            let length = socket.recv(&mut buffer).unwrap();
+            all.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+            if all.last().unwrap().starts_with(word) {
+                return all;
+            }
+        }
+    };
+    assert!(heard("READY=1\nSTATUS=").len() == 1, "it is the first word");
+    heard("WATCHDOG=1\n");
+    assert_eq!(room.run("status").code, Some(0), "ready is ready");
+
+    configure("upload-limit = \"2MB/s\"\nlabel = [\"rack=7\"]\nlog = \"debug\"\n");
+    daemon.signal(Signal::HUP);
+    heard("RELOADING=1\nMONOTONIC_USEC=");
+    heard("READY=1\n");
+    wait_until("it says what it took", || log().contains("the configuration was read anew"));
+    assert!(log().contains("after a restart") && log().contains("label"), "{}", log());
+
+    configure("upload-limit = \"fast\"\n");
+    daemon.signal(Signal::HUP);
+    heard("RELOADING=1\n");
+    heard("READY=1\n");
+    wait_until("a wrong one is told", || log().contains("not a rate"));
+    assert_eq!(room.run("status").code, Some(0), "and changes nothing");
+
+    daemon.signal(Signal::TERM);
+    heard("STOPPING=1\n");
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[test]
+fn peers_beyond_this_host_only_with_insecure() {
+    let room = Room::new();
+    let local = free_address();
+    for line in ["seed", "up --listen 0.0.0.0:1", "node --join a:1 --listen [::]:1"] {
+        room.run(&format!("{line} --log off --local {local}")).failed_with(2, &["--insecure", "not encrypted"]);
+    }
+}
+
+#[test]
+fn a_daemons_socket_elsewhere_and_for_a_group() {
+    let (room, other, bytes) = (Room::new(), Room::new(), content(1_000_000));
+    let web = Web::serve(bytes.clone());
+    let socket = room.path("run/darter.sock");
+    let group = std::fs::metadata(room.path("")).unwrap().gid();
+    let _daemon = Daemon::start(&room, &format!("--socket {} --socket-group {group}", socket.display()));
+    for path in [socket.clone(), room.data_dir().join("darter.sock")] {
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.permissions().mode() & 0o777, found.gid()), (0o660, group), "{}", path.display());
+    }
+    let told = other.run(&format!("get {} --socket {} --json", web.url, socket.display())).succeeded().json();
+    assert_eq!(told["daemon"], socket.display().to_string());
+    assert!(other.read("file.bin") == bytes);
+    assert!(!other.data_dir().exists(), "nothing is kept by whoever asks a daemon");
+
+    let told = other.run(&format!("get {} -o alone", web.url)).succeeded();
+    assert!(told.err.contains("without a daemon: no daemon at "), "{}", told.err);
+}
