@@ -73,6 +73,7 @@ fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
         ("socket-group", old.socket_group != fresh.socket_group),
         ("listen", old.listen != fresh.listen),
         ("local", old.local != fresh.local),
+        ("metrics", old.metrics != fresh.metrics),
         ("local-name", old.local_names != fresh.local_names),
         ("advertise", old.advertise != fresh.advertise),
         ("join", old.join != fresh.join),
