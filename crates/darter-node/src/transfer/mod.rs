@@ -370,7 +370,8 @@ impl Transfer {
         }
     }
 
-    /// A newer caller's credentials serve the origin from now on: only those for the very source that is read: another registry must not be shown them.
+    /// A newer caller's credentials serve the origin from now on. Only those for the very source that is read: another
+    /// registry must not be shown them.
     pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
         if self.source == *source {
             self.state.lock().credentials = credentials;

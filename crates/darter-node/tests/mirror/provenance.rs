@@ -126,6 +126,21 @@ async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_resta
 }
 
 #[tokio::test]
+async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
+    let mut world = world().await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    world.pull(&agent).await;
+    world.assert_closed(&agent).await;
+    let paths = world.paths(&world.stranger.name());
+    std::mem::replace(&mut world.stranger, Registry::start().await).stop().await;
+    for path in paths {
+        assert!(!get(&agent, None, &path).await.0.is_success(), "{path}");
+    }
+    agent.drain().await;
+}
+
+#[tokio::test]
 async fn a_manifest_of_a_stranger_that_names_the_layer_opens_nothing() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
