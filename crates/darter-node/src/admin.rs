@@ -54,6 +54,11 @@ pub const DISPOSITION_HEADER: &str = "darter-disposition";
 /// The trailer that tells why a download ended before its end.
 pub const ERROR_TRAILER: &str = "darter-error";
 
+/// The trailer that says that the content changed at its origin while it was read, and may be asked for again.
+pub const CHANGED_TRAILER: &str = "darter-changed";
+
+const TRAILERS: &str = "darter-error, darter-changed";
+
 /// Where the socket of a data directory is.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("darter.sock")
@@ -257,8 +262,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
             Err(error) => Frame::trailers(error_trailer(&error)),
         })
     });
-    let response =
-        response.header(header::CONTENT_TYPE, "application/octet-stream").header(header::TRAILER, ERROR_TRAILER);
+    let response = response.header(header::CONTENT_TYPE, "application/octet-stream").header(header::TRAILER, TRAILERS);
     response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
 }
 
@@ -289,7 +293,8 @@ fn error_trailer(error: &FetchError) -> HeaderMap {
     let line = error.to_string().replace(['\r', '\n'], " ");
     let value = HeaderValue::from_bytes(line.as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static("the download failed; the agent's log says why"));
-    HeaderMap::from_iter([(HeaderName::from_static(ERROR_TRAILER), value)])
+    let changed = error.is_changed().then(|| (HeaderName::from_static(CHANGED_TRAILER), HeaderValue::from_static("1")));
+    HeaderMap::from_iter(std::iter::once((HeaderName::from_static(ERROR_TRAILER), value)).chain(changed))
 }
 
 /// An answer, with units in the names of its fields.

@@ -117,6 +117,11 @@ impl FetchError {
         }
     }
 
+    /// Whether the origin's content changed while it was read: whoever asks again gets the new version.
+    pub const fn is_changed(&self) -> bool {
+        matches!(self, Self::Origin(OriginFailure { kind: ErrorKind::Changed, .. }))
+    }
+
     /// As it travels to a member of the swarm.
     pub(crate) fn to_failure(&self) -> Failure {
         let (kind, status, challenge) = match self {

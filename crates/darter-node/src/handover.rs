@@ -11,7 +11,7 @@
 //! | 2 range | first byte | one past the last | these bytes of the last file are verified, at the blob's own offsets |
 //! | 3 bytes | count | 0 | so many bytes, which follow those before |
 //! | 4 end | bytes in all | 0 | nothing |
-//! | 5 failed | count | 0 | so many bytes of UTF-8 that say why |
+//! | 5 failed | count | 1 if the content changed and may be asked for again, else 0 | so many bytes of UTF-8 that say why |
 //!
 //! `kind` is one byte; `a` and `b` are 64-bit little-endian numbers. Parts come in order and without gaps. A connection that
 //! ends without `end` or `failed` is a daemon that died.
@@ -66,6 +66,8 @@ pub enum Handed {
     End(u64),
     /// The daemon could not go on, and why.
     Failed(String),
+    /// The content changed at its origin while it was read, as this says: what came is of a former version.
+    Changed(String),
 }
 
 /// Sends verified parts until their end. The caller has seen [`READY`].
@@ -92,7 +94,7 @@ pub(crate) async fn send(
             }
             Err(error) => {
                 let reason = error.to_string();
-                stream.write_all(&frame(FAILED, reason.len() as u64, 0)).await?;
+                stream.write_all(&frame(FAILED, reason.len() as u64, u64::from(error.is_changed()))).await?;
                 return stream.write_all(reason.as_bytes()).await;
             }
         }
@@ -159,7 +161,8 @@ impl Receiver {
                 END => return Ok(Handed::End(a)),
                 FAILED if a <= MAX_INLINE => {
                     let reason = self.inline(a).await?;
-                    return Ok(Handed::Failed(String::from_utf8_lossy(&reason).into_owned()));
+                    let reason = String::from_utf8_lossy(&reason).into_owned();
+                    return Ok(if b == 0 { Handed::Failed(reason) } else { Handed::Changed(reason) });
                 }
                 _ => return Err(invalid("an unknown frame")),
             }

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use darter_core::source::Credentials;
 use darter_core::{BlobId, Moment, NodeId, Source};
 use parking_lot::Mutex;
 
@@ -40,9 +41,9 @@ pub(crate) struct Culprit {
 
 impl Context {
     /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
-    pub(crate) fn wrong_content(&self, source: &Source, blob: BlobId, culprit: &Culprit, error: &FetchError) {
+    pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
         let Culprit { reader, source: sender, from } = culprit;
-        if self.setbacks.note(source.key(), *reader, error, self.now()) {
+        if self.setbacks.note(key, *reader, error, self.now()) {
             tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
             self.setbacks.blame(from, blob, unix_now());
             self.metrics.wrong_content(sender);
@@ -50,10 +51,19 @@ impl Context {
     }
 }
 
+/// What a setback is about: a registry's content; an address's, for callers with the same credentials, since others may be
+/// shown something else there.
+pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
+    match source {
+        Source::Registry { .. } => source.record_key(&Credentials::none()),
+        Source::Url { .. } => source.record_key(credentials),
+    }
+}
+
 /// What went wrong of late.
 #[derive(Debug, Default)]
 pub(crate) struct Setbacks {
-    /// By [`Source::key`].
+    /// By [`key_of`].
     keys: Mutex<HashMap<BlobId, Setback>>,
     sources: Mutex<Vec<WrongSource>>,
 }

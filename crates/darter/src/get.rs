@@ -45,7 +45,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::backend::{Backend, Opened, Question};
+use self::backend::{Backend, Changed, Opened, Question};
 use self::bar::Bar;
 use self::credentials::Senders;
 use self::jobs::Job;
@@ -58,6 +58,9 @@ use crate::{output, units};
 
 /// Chunks on their way to the writing thread. A chunk in memory is a piece at most, so this bounds memory to a few megabytes.
 const CHUNKS_IN_FLIGHT: usize = 4;
+
+/// How often a download begins anew whose content changes while it is read.
+const MAX_RESTARTS: u32 = 5;
 
 /// What a download came to: the JSON of `--json`.
 #[derive(Debug, Serialize)]
@@ -203,9 +206,35 @@ impl Work<'_> {
             self.backend.done(source, Some(blob).filter(|_| moves)).await;
             return Ok(self.report_kept(job, &target, bytes, Some(blob), None));
         }
-        let Fetched { report, spent } = self.fetch(number, job, opened, &target, started).await?;
+        let Fetched { report, spent } = self.fetch_version(number, job, (opened, question), &target, started).await?;
         self.backend.done(source, spent).await;
         Ok(report)
+    }
+
+    /// Fetches what is there now: content that changes at its origin meanwhile is begun anew, where nothing of it is out.
+    async fn fetch_version(
+        &self,
+        number: usize,
+        job: &Job,
+        (mut opened, question): (Opened, Question<'_>),
+        target: &Target,
+        started: Instant,
+    ) -> anyhow::Result<Fetched> {
+        let mut restarts = 0;
+        loop {
+            let error = match self.fetch(number, job, opened, target, started).await {
+                Err(error) if error.is::<Changed>() => error,
+                result => return result,
+            };
+            restarts += 1;
+            if restarts > MAX_RESTARTS || !matches!(target, Target::File(_)) {
+                return Err(error);
+            }
+            if !self.args.quiet && !self.args.json {
+                self.bar.say(&format!("{}: changed while it was read; starting over", shown(job)));
+            }
+            opened = self.backend.open(&question).await?;
+        }
     }
 
     async fn fetch(

@@ -1,6 +1,7 @@
 //! The bytes of one blob for one caller, over several tries if they must be.
 //!
-//! A swarm that is dissolved because its content was wrong takes the bytes back that its readers have. Where nothing was
+//! A swarm that is dissolved because its content was wrong, or changed at its origin, takes the bytes back that its readers
+//! have. Where nothing was
 //! given yet, or what was given is the same in the next try (its pieces have the same hashes), the caller need not know:
 //! it is given the rest of the next try, which another agent leads. Who may try, and when, `Setbacks` decides; so
 //! this ends where nobody is left.
@@ -87,9 +88,10 @@ impl Attempt {
 
     /// Goes on with another try at the same content after `error`, or says how this ends.
     async fn try_again(&mut self, error: FetchError) -> Result<(), FetchError> {
-        let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
         let source = self.transfer.source.clone();
-        if !was_taken_back || source.digest().is_none() || self.tries >= MAX_TRIES || self.swarms.is_draining() {
+        let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
+        let may_try = error.is_changed() || (was_taken_back && source.digest().is_some());
+        if !may_try || self.tries >= MAX_TRIES || self.swarms.is_draining() {
             return Err(error);
         }
         self.tries += 1;

@@ -344,7 +344,7 @@ impl Listener for ListeningSwarms {
                 let swarms = Arc::clone(swarms);
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
-                    let wanted = source.clone();
+                    let (wanted, caller) = (source.clone(), credentials.clone());
                     let named = held.as_ref().map(|held| held.blob);
                     match swarms.open_saying_so(from, request, source, credentials, named).await {
                         Ok(transfer) => {
@@ -356,7 +356,7 @@ impl Listener for ListeningSwarms {
                         }
                         Err(failure) => {
                             let fleet = &swarms.house.fleet;
-                            match (swarms.setback(&wanted, swarms.house.context.me), wanted.digest()) {
+                            match (swarms.setback(&wanted, &caller, swarms.house.context.me), wanted.digest()) {
                                 (Some(error), Some(digest)) => {
                                     refuse(fleet, from, Some(request), blob_of(&digest), &error);
                                 }

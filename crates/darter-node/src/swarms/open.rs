@@ -28,6 +28,7 @@ use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, WAITING_EVERY};
 use crate::options::Role;
+use crate::setbacks::key_of;
 use crate::transfer::dissolve::{origin_of, read_wrong};
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
@@ -222,18 +223,18 @@ impl Swarms {
     }
 
     /// Why an agent is not to read a source now: it did so a short time ago, and got something else than the digest says.
-    pub(super) fn setback(&self, source: &Source, reader: NodeId) -> Option<FetchError> {
+    pub(super) fn setback(&self, source: &Source, credentials: &Credentials, reader: NodeId) -> Option<FetchError> {
         let context = &self.house.context;
         source.digest()?;
-        context.setbacks.refusal(source.key(), reader, context.now())
+        context.setbacks.refusal(key_of(source, credentials), reader, context.now())
     }
 
     /// An agent that was asked to lead read the origin, and got something else than the digest says.
-    fn read_wrong_by(&self, lead: NodeId, source: &Source, mut error: FetchError) {
+    fn read_wrong_by(&self, lead: NodeId, (source, credentials): (&Source, &Credentials), mut error: FetchError) {
         let (FetchError::WrongDigest { from, .. }, Some(digest)) = (&mut error, source.digest()) else { return };
         let culprit = read_wrong(source, lead, &self.house.fleet.title(lead));
         from.clone_from(&culprit.from);
-        self.house.context.wrong_content(source, blob_of(&digest), &culprit, &error);
+        self.house.context.wrong_content(key_of(source, credentials), blob_of(&digest), &culprit, &error);
     }
 
     /// Opens a source for a member of its swarm.
@@ -300,7 +301,7 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Arc<Transfer>, Refused> {
-        if let Some(error) = self.setback(source, seed) {
+        if let Some(error) = self.setback(source, credentials, seed) {
             return Err(Refused::Trouble(error.to_string()));
         }
         let held = self.held_of(source, credentials).await?;
@@ -312,7 +313,7 @@ impl Swarms {
                 let otherwise = if origins { Refused::Origin(text) } else { Refused::Trouble(text) };
                 return Err(match refusal.final_word() {
                     Some(wrong @ FetchError::WrongDigest { .. }) => {
-                        self.read_wrong_by(seed, source, wrong);
+                        self.read_wrong_by(seed, (source, credentials), wrong);
                         otherwise
                     }
                     word => word.map_or(otherwise, Refused::Final),
@@ -390,7 +391,7 @@ impl Swarms {
             return Ok(transfer);
         }
         // Those who waited at the door while somebody read it hear what came of that.
-        if let Some(error) = self.setback(source, self.house.context.me) {
+        if let Some(error) = self.setback(source, credentials, self.house.context.me) {
             return Err(error);
         }
         tracing::debug!(%source, "reading the origin");

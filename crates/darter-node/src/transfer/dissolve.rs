@@ -11,7 +11,7 @@ use darter_wire::Message;
 use super::{Lead, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
-use crate::setbacks::Culprit;
+use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
     /// The hashes of this blob's pieces come from a holder, and nobody has checked them yet.
@@ -34,7 +34,7 @@ impl Transfer {
         if let FetchError::WrongDigest { from, .. } = &mut error {
             let (culprit, is_origin) = self.culprit();
             from.clone_from(&culprit.from);
-            self.context.wrong_content(&self.source, blob, &culprit, &error);
+            self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
             if is_origin {
                 told = error.clone();
             }
@@ -52,9 +52,13 @@ impl Transfer {
         self.end_with(error);
     }
 
+    pub(super) fn setback_key(&self) -> BlobId {
+        key_of(&self.source, &self.state.lock().credentials)
+    }
+
     /// Why this agent is not to read the origin now.
     pub(super) fn setback(&self) -> Option<FetchError> {
-        self.context.setbacks.refusal(self.source.key(), self.context.me, self.context.now())
+        self.context.setbacks.refusal(self.setback_key(), self.context.me, self.context.now())
     }
 
     /// What a lead told, with who that is if it is about wrong content: nobody asks it again for a while.
@@ -62,7 +66,7 @@ impl Transfer {
         if let FetchError::WrongDigest { from, .. } = &mut error {
             let culprit = read_wrong(&self.source, lead, &self.fleet.title(lead));
             from.clone_from(&culprit.from);
-            self.context.wrong_content(&self.source, self.blob, &culprit, &error);
+            self.context.wrong_content(self.setback_key(), self.blob, &culprit, &error);
         }
         error
     }

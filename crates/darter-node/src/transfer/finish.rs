@@ -45,7 +45,10 @@ impl Transfer {
         self.all_counted().await;
         match self.check_whole().await {
             Ok(verdict) => self.seal(verdict).await,
-            Err(error @ FetchError::WrongDigest { .. }) => self.dissolve(error).await,
+            Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions() {
+                Some(changed) => self.supersede(changed).await,
+                None => self.dissolve(error).await,
+            },
             Err(error) => self.unchecked(&error),
         }
         self.state.lock().finishing = false;
@@ -124,7 +127,7 @@ impl Transfer {
             state.outcome = Outcome::Complete;
             state.journal.completed(now);
         }
-        self.context.setbacks.clear(self.source.key());
+        self.context.setbacks.clear(self.setback_key());
         self.changed.send_replace(());
         self.sendable.send_replace(());
         self.may_rest();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::manifest::ManifestError;
-use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet, Proof};
+use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet, Proof, Source};
 use darter_store::{Put, StoreError};
 use darter_swarm::{Event, RequestId};
-use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
+use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
 use super::hashes;
 use super::{Asked, Lead, Transfer};
@@ -116,6 +116,11 @@ impl Transfer {
                 });
             }
             Message::Refuted { expected, got, .. } if from_lead => self.refuted(expected, got),
+            Message::Failed { failure, .. }
+                if from_lead && failure.kind == FailureKind::Changed && matches!(self.source, Source::Url { .. }) =>
+            {
+                self.superseded(failure);
+            }
             Message::Failed { failure, .. } if from_lead => self.lead_gave_up(from, failure),
             Message::Meet { held, known, wants, .. } => self.met(from, held, known, wants),
             Message::Have { pieces, known, .. } => {

@@ -7,6 +7,7 @@
 //! | [`member`] | what the lead and the neighbours say |
 //! | [`leading`] | being the lead: members, late-bound pieces, taking over, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
+//! | `anew` | an origin that can't be continued is read from its start, and compared |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
 //! | `dissolve` | it is not: away with it, and whose fault is it? |
@@ -27,6 +28,7 @@
 //! told to every transfer. The store is never called with the state locked, except for its
 //! questions that don't touch the disk.
 
+mod anew;
 pub(crate) mod dissolve;
 pub(crate) mod drive;
 pub(crate) mod finish;
@@ -155,6 +157,8 @@ pub(crate) struct State {
     /// How often a lead forgot this agent's part in the swarm since a piece last came.
     forgotten: u32,
     upkeep: Upkeep,
+    /// Whether parts of several of the origin's answers were put together.
+    joined_parts: bool,
     outcome: Outcome,
     /// Counts this transfer among those that fetch.
     fetching: Option<Fetching>,
@@ -261,6 +265,7 @@ impl Transfer {
             vouched_by: None,
             forgotten: 0,
             upkeep: Upkeep::new(now),
+            joined_parts: false,
             fetching: None,
             outcome: if complete { Outcome::Complete } else { Outcome::Open },
             journal,

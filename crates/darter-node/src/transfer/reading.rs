@@ -3,7 +3,8 @@
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
 //! with the next piece in hand ends the run, and the piece comes from it. A body that breaks is continued by range,
-//! with the version checked; an origin without ranges is read from its start again and what is known is skipped. What
+//! with the version checked; an origin without ranges is read from its start again and what is known is skipped. Where
+//! nothing tells whether it is the same version, it is read from its start, too, and compared (see [`anew`](super::anew)). What
 //! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
 //! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
 
@@ -25,7 +26,7 @@ use crate::api::Giver;
 use crate::error::FetchError;
 
 /// Why a run ended.
-enum RunEnd {
+pub(super) enum RunEnd {
     /// The plan has changed, or the run is done.
     Replan,
     /// The origin failed.
@@ -35,15 +36,15 @@ enum RunEnd {
 }
 
 /// Computes the whole's digest while pieces come in order from the first byte.
-struct WholeHasher {
-    hasher: Option<DigestHasher>,
-    next: u64,
+pub(super) struct WholeHasher {
+    pub(super) hasher: Option<DigestHasher>,
+    pub(super) next: u64,
 }
 
 /// A piece being put together.
-struct Assembly {
-    piece: PieceIndex,
-    bytes: Vec<u8>,
+pub(super) struct Assembly {
+    pub(super) piece: PieceIndex,
+    pub(super) bytes: Vec<u8>,
     /// Bytes of the body before the first byte wanted.
     skip: u64,
 }
@@ -54,6 +55,8 @@ struct Leftover {
     assembly: Option<Assembly>,
     /// When a byte came that was not here before.
     progress: Moment,
+    /// Whether it begins with the first byte, and what is known is compared.
+    anew: bool,
 }
 
 impl Leftover {
@@ -91,7 +94,7 @@ impl Transfer {
         let hasher = self.digest().filter(|_| fresh).map(|digest| digest.hasher());
         let mut whole = WholeHasher { hasher, next: 0 };
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
-        let mut left = Leftover { assembly: None, progress: self.context.now() };
+        let mut left = Leftover { assembly: None, progress: self.context.now(), anew: false };
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run().await else { break };
@@ -101,12 +104,13 @@ impl Transfer {
                 left.progress = self.context.now();
             }
             let progress_before = left.progress;
+            left.anew |= run.first.0 > 0 && !self.can_be_continued();
             let mut turn = self.context.origin_turns.reader();
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
                 Some(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                 // No origin is made to wait with a body that nobody reads.
                 None if self.begins(&mut turn, run.first).await => tokio::select! {
-                    opened = turn.wait_for(self.open_run(run, left.bytes())) => match opened {
+                    opened = turn.wait_for(self.open_run(run, &left)) => match opened {
                         Ok(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                         Err(error) => RunEnd::Origin(error),
                     },
@@ -116,8 +120,15 @@ impl Transfer {
             };
             drop(turn);
             match end {
-                RunEnd::Replan => tries = 0,
+                RunEnd::Replan => (tries, left.anew) = (0, false),
                 RunEnd::Here(error) => return self.give_up(&error),
+                RunEnd::Origin(error) if self.is_another_version(&error) => {
+                    if left.anew {
+                        return self.supersede(error.into()).await;
+                    }
+                    self.note(format!("reading the origin: {error}; comparing it from the first byte on"));
+                    (left.anew, left.assembly) = (true, None);
+                }
                 RunEnd::Origin(error) => {
                     if left.progress > progress_before {
                         tries = 0;
@@ -183,16 +194,20 @@ impl Transfer {
         }
     }
 
-    /// Opens the origin's answer for a run of which `have` bytes are here.
-    async fn open_run(&self, run: OriginRun, have: u64) -> Result<Reading, OriginError> {
+    /// Opens the origin's answer for a run.
+    async fn open_run(&self, run: OriginRun, left: &Leftover) -> Result<Reading, OriginError> {
         let credentials = self.state.lock().credentials.clone();
-        let start = self.piece_length.offset(run.first) + have;
+        if left.anew {
+            return self.context.origin.read(&self.source, &credentials, None, None).await;
+        }
+        let start = self.piece_length.offset(run.first) + left.bytes();
         let end = run.end.map_or(u64::MAX, |end| self.piece_length.offset(end));
         let end = self.stored.length().map_or(end, |length| end.min(length));
         let whole = start == 0 && run.end.is_none();
         let range = (!whole).then(|| ByteRange::new(start, end));
         if start > 0 {
             self.note(format!("reading the origin from byte {start} on"));
+            self.joined_parts();
         }
         let expect = (self.version != Version::default() || self.digest().is_some()).then_some(&self.version);
         // Once: the pauses of one that fails are made by who asked, who can tell those that wait.
@@ -207,7 +222,8 @@ impl Transfer {
         whole: &mut WholeHasher,
         left: &mut Leftover,
     ) -> RunEnd {
-        let start = self.piece_length.offset(run.first) + left.bytes();
+        let first = if left.anew { PieceIndex(0) } else { run.first };
+        let start = self.piece_length.offset(first) + left.bytes();
         if reading.start > start {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
@@ -215,14 +231,19 @@ impl Transfer {
         if let Some(length) = reading.length
             && let Err(error) = self.accept_length(length)
         {
-            return RunEnd::Here(error);
+            return self.wrong_length(error);
+        }
+        if left.anew
+            && let Some(digest) = self.digest()
+        {
+            *whole = WholeHasher { hasher: Some(digest.hasher()), next: 0 };
         }
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
         let bytes = left.assembly.take().map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
-        let mut assembly = Assembly { piece: run.first, bytes, skip: start - reading.start };
+        let mut assembly = Assembly { piece: first, bytes, skip: start - reading.start };
         let mut body = reading.body;
         loop {
-            if !turn.has_begun() && !self.begins(turn, assembly.piece).await {
+            if !turn.has_begun() && !self.begins(turn, assembly.piece.max(run.first)).await {
                 return RunEnd::Replan;
             }
             let chunk = tokio::select! {
@@ -239,14 +260,14 @@ impl Transfer {
             };
             self.meter_origin(&chunk).await;
             skip(&mut chunk, &mut assembly.skip);
-            if !chunk.is_empty() {
+            if !chunk.is_empty() && assembly.piece >= run.first {
                 left.progress = self.context.now();
             }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
                 if assembly.bytes.len() == room {
                     turn.end();
-                    if let Some(end) = self.store_piece(&mut assembly, whole).await {
+                    if let Some(end) = self.piece_came(run, &mut assembly, whole).await {
                         return end;
                     }
                 }
@@ -254,7 +275,7 @@ impl Transfer {
                 assembly.bytes.extend_from_slice(&chunk.split_to(take));
                 if self.is_whole_piece(&assembly) {
                     turn.end();
-                    if let Some(end) = self.store_piece(&mut assembly, whole).await {
+                    if let Some(end) = self.piece_came(run, &mut assembly, whole).await {
                         return end;
                     }
                 }
@@ -266,10 +287,8 @@ impl Transfer {
 
     /// Whether the rest of a piece can be asked for, and be known to be of the same version.
     fn can_go_on_after(&self, assembly: &Assembly) -> bool {
-        let strong = self.version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
-        let checkable = self.digest().is_some() || strong || self.version.last_modified.is_some();
         // A full piece may be the last one of a blob whose length is not known.
-        checkable && assembly.bytes.len() as u64 != self.piece_length.bytes()
+        self.can_be_continued() && assembly.bytes.len() as u64 != self.piece_length.bytes()
     }
 
     /// The body ended: of a blob of unknown length, that was its end.
@@ -280,6 +299,9 @@ impl Transfer {
         whole: &mut WholeHasher,
         left: &mut Leftover,
     ) -> RunEnd {
+        if assembly.piece < run.first {
+            return self.ended_before(run, &assembly);
+        }
         if assembly.skip > 0 {
             let text = format!("{} ended before what it sent at first", self.source);
             return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
@@ -318,6 +340,19 @@ impl Transfer {
         self.stored.set_length(length)?;
         self.total_known();
         Ok(())
+    }
+
+    /// What to do with the piece in hand: one that comes before the run is known, and compared.
+    async fn piece_came(
+        self: &Arc<Self>,
+        run: OriginRun,
+        assembly: &mut Assembly,
+        whole: &mut WholeHasher,
+    ) -> Option<RunEnd> {
+        if assembly.piece < run.first && self.stored.hash(assembly.piece).is_some() {
+            return self.compare_piece(assembly, whole).await;
+        }
+        self.store_piece(assembly, whole).await
     }
 
     fn is_whole_piece(&self, assembly: &Assembly) -> bool {

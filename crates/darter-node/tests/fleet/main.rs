@@ -16,5 +16,6 @@ mod registries;
 #[allow(dead_code, reason = "the mirror's tests use all of it")]
 mod registry;
 mod seed;
+mod start_over;
 mod web;
 mod wrong;

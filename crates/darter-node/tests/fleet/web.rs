@@ -69,8 +69,20 @@ impl Reply {
         self
     }
 
+    pub(crate) fn without_ranges(self) -> Self {
+        Self { ranges: false, ..self }
+    }
+
+    pub(crate) fn without_length(self) -> Self {
+        Self { tells_length: false, ..self }
+    }
+
     pub(crate) fn gated(self, after: usize, gate: &watch::Receiver<bool>) -> Self {
         Self { gate: Some((after, gate.clone())), ..self }
+    }
+
+    pub(crate) fn cut(self, after: usize) -> Self {
+        Self { cut: Some(after), ..self }
     }
 }
 

@@ -70,6 +70,11 @@ pub(super) struct Opened {
     pub(super) watch: Watch,
 }
 
+/// The content changed at its origin while it was read: what came is of a former version.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Changed(String);
+
 /// Tells how far a download is.
 pub(super) enum Watch {
     Daemon(Client, BlobId),
@@ -202,7 +207,9 @@ impl Embedded {
         let download = Arc::new(self.agent.open(source, credentials).await?);
         // What was kept here before stays here.
         let moves = !self.keep && !download.progress().complete;
-        let parts = download.parts(None).map_err(anyhow::Error::new);
+        let parts = download.parts(None).map_err(|error| {
+            if error.is_changed() { Changed(error.to_string()).into() } else { anyhow::Error::new(error) }
+        });
         Ok(Opened {
             blob: download.blob(),
             length: download.length(),
@@ -264,6 +271,7 @@ async fn next_handed(state: Handing) -> anyhow::Result<Option<(Chunk, Handing)>>
         }
         Handed::End(length) if length == at => Ok(None),
         Handed::Failed(reason) => Err(anyhow!(reason)),
+        Handed::Changed(reason) => Err(Changed(reason).into()),
         Handed::Range(..) | Handed::End(_) => {
             Err(anyhow!("the daemon left out a part of the content; is it of another version?"))
         }
@@ -277,10 +285,12 @@ async fn next_bytes(mut body: Incoming) -> anyhow::Result<Option<(Chunk, Incomin
     let frame = frame.context(WENT_AWAY)?;
     match frame.into_data() {
         Ok(data) => Ok(Some((Chunk::Bytes(data), body))),
-        Err(other) => match other.trailers_ref().and_then(|trailers| trailers.get(admin::ERROR_TRAILER)) {
-            Some(reason) => Err(anyhow!("{}", String::from_utf8_lossy(reason.as_bytes()))),
-            None => Ok(None),
-        },
+        Err(other) => {
+            let trailer = |name| other.trailers_ref().and_then(|trailers| trailers.get(name));
+            let Some(reason) = trailer(admin::ERROR_TRAILER) else { return Ok(None) };
+            let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
+            Err(if trailer(admin::CHANGED_TRAILER).is_some() { Changed(reason).into() } else { anyhow!(reason) })
+        }
     }
 }
 

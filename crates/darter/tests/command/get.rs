@@ -315,3 +315,20 @@ fn several_for_one_standard_output_are_refused() {
     assert!(both.code == Some(2) && both.text().contains("-o FILE"), "{both:?}");
     assert_eq!(room.run("get").code, Some(2));
 }
+
+#[test]
+fn content_that_changes_meanwhile_is_begun_anew_in_the_same_run() {
+    let (old, new) = (content(4 * MEGABYTE), content(5 * MEGABYTE).split_off(MEGABYTE / 2));
+    let room = Room::new();
+    let web = Web::serve(old.clone());
+    web.hold_at(old.len() / 2);
+    let process = Running::start(room.darter(&format!("get {}", web.url)));
+    wait_until("it has begun", || saved(&room.data_dir()) > MEGABYTE as u64);
+    web.change_to(new.clone());
+    web.break_off();
+    web.let_go();
+    let outcome = process.end().succeeded();
+    assert!(outcome.err.contains("changed while it was read"), "{}", outcome.err);
+    assert!(room.read("file.bin") == new);
+    assert_eq!(room.files(), ["file.bin"]);
+}

@@ -31,6 +31,8 @@ struct Shared {
     /// Content bytes that may go out in all.
     allowed: AtomicU64,
     sent: AtomicU64,
+    /// How often what was being sent was broken off.
+    breaks: AtomicU64,
     heads: Mutex<Vec<String>>,
 }
 
@@ -54,6 +56,7 @@ impl Web {
             told: Mutex::default(),
             allowed: AtomicU64::new(u64::MAX),
             sent: AtomicU64::new(0),
+            breaks: AtomicU64::new(0),
             heads: Mutex::default(),
         });
         let served = shared.clone();
@@ -71,6 +74,11 @@ impl Web {
     /// [`let_go`](Self::let_go), however long that takes, and nobody gives the server up.
     pub(crate) fn hold_at(&self, bytes: usize) {
         self.shared.allowed.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Breaks off what is being sent.
+    pub(crate) fn break_off(&self) {
+        self.shared.breaks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// From now on, everything goes out.
@@ -164,7 +172,11 @@ impl Shared {
     }
 
     fn send(&self, mut stream: &TcpStream, mut bytes: &[u8]) -> Option<()> {
+        let breaks = self.breaks.load(Ordering::Relaxed);
         while !bytes.is_empty() {
+            if self.breaks.load(Ordering::Relaxed) > breaks {
+                return None;
+            }
             let room = usize::try_from(self.room()).unwrap();
             let (chunk, rest) = bytes.split_at(bytes.len().min(CHUNK).min(room.max(1)));
             stream.write_all(chunk).ok()?;

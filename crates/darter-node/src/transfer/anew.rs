@@ -1,0 +1,123 @@
+//! Starting over: an origin that can't be continued is read from its first byte, and compared with what is known.
+//!
+//! A connection that broke, or an answer of another version, need not be the end: an origin may have no validators, a
+//! weak entity tag or one for each of its replicas, and still send the same bytes. The hashes of the pieces that are
+//! known tell. Where they are the same, reading goes on behind them; where one is not, the origin has another version: this
+//! blob is thrown away at every member, and whoever reads it asks again and is led into a new one.
+//!
+//! Content with a digest is continued by range even if nothing but the digest will tell whether the parts belong together.
+//! When they turn out not to, it is read anew as well, instead of being called wrong.
+//!
+//! Not for registries: their blobs are named by digest, and have one version.
+
+use std::sync::Arc;
+
+use darter_core::manifest::hash_piece;
+use darter_core::{PieceIndex, Source};
+use darter_origin::{ErrorKind, OriginError, OriginFailure};
+use darter_swarm::OriginRun;
+use darter_wire::{Failure, Message};
+
+use super::reading::{Assembly, RunEnd, WholeHasher};
+use super::{Outcome, Transfer};
+use crate::error::FetchError;
+
+impl Transfer {
+    /// Whether bytes from the middle of the origin can be known, now or in the end, to be of the same version.
+    pub(super) fn can_be_continued(&self) -> bool {
+        let strong = self.version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
+        self.digest().is_some() || strong || self.version.last_modified.is_some()
+    }
+
+    /// Takes note that parts of several answers are put together: the digest has to show that they belong together.
+    pub(super) fn joined_parts(&self) {
+        self.state.lock().joined_parts = matches!(self.source, Source::Url { .. });
+    }
+
+    /// Content that is not what its digest says, though each part of it may be: parts of two versions.
+    pub(super) fn mixed_versions(&self) -> Option<FetchError> {
+        let joined = self.state.lock().joined_parts;
+        joined.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
+    }
+
+    /// Whether an error says that the origin may have another version than before.
+    pub(super) fn is_another_version(&self, error: &OriginError) -> bool {
+        matches!(self.source, Source::Url { .. }) && *error.kind() == ErrorKind::Changed
+    }
+
+    /// How a run ends whose answer has a length that was refused.
+    pub(super) fn wrong_length(&self, error: FetchError) -> RunEnd {
+        match error {
+            FetchError::Store(_) if matches!(self.source, Source::Url { .. }) => self.changed_end(),
+            error => RunEnd::Here(error),
+        }
+    }
+
+    /// How a run ends whose body ended among what is known already.
+    pub(super) fn ended_before(&self, run: OriginRun, assembly: &Assembly) -> RunEnd {
+        if self.stored.length().is_none() {
+            return self.changed_end();
+        }
+        let text = format!("{} ended within piece {}, before {}", self.source, assembly.piece, run.first);
+        RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text))
+    }
+
+    /// Compares the piece in hand with the hash that is known of it, and goes on to the next.
+    pub(super) async fn compare_piece(&self, assembly: &mut Assembly, whole: &mut WholeHasher) -> Option<RunEnd> {
+        let (piece, piece_length) = (assembly.piece, self.piece_length);
+        let known = self.stored.hash(piece)?;
+        let only = self.stored.length().is_some_and(|length| piece_length.count(length) == 1);
+        let bytes = std::mem::take(&mut assembly.bytes);
+        let length = bytes.len() as u64;
+        let mut hasher = whole.hasher.take();
+        let compared = tokio::task::spawn_blocking(move || {
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&bytes);
+            }
+            (hash_piece(piece_length, piece, &bytes, only) == known, bytes, hasher)
+        });
+        let (is_same, mut bytes, hasher) = compared.await.expect("hashing does not panic");
+        if !is_same {
+            return Some(self.changed_end());
+        }
+        whole.hasher = hasher;
+        whole.next += length;
+        bytes.clear();
+        (assembly.bytes, assembly.piece) = (bytes, PieceIndex(piece.0 + 1));
+        None
+    }
+
+    /// The origin has another version now: whoever reads this one has to ask again. What is held of it is thrown away,
+    /// since nobody can get the rest.
+    pub(super) async fn supersede(self: &Arc<Self>, error: FetchError) {
+        if !matches!(self.outcome(), Outcome::Open) {
+            return;
+        }
+        tracing::info!(blob = %self.blob.short(), name = %self.source, "the origin has another version now; starting over");
+        let failure = error.to_failure();
+        for node in self.member_nodes() {
+            self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });
+        }
+        let stored = Arc::clone(&self.stored);
+        let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
+        if let Err(problem) = discarded.expect("discarding does not panic") {
+            tracing::error!(blob = %self.blob.short(), error = %problem, "a former version could not be removed");
+        }
+        self.end_with(error);
+    }
+
+    /// The lead found that the origin has another version now.
+    pub(super) fn superseded(self: &Arc<Self>, failure: Failure) {
+        let failure = OriginFailure { kind: ErrorKind::Changed, status: failure.status, text: failure.text };
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move { transfer.supersede(FetchError::Origin(failure)).await });
+    }
+
+    fn changed_end(&self) -> RunEnd {
+        RunEnd::Origin(OriginError::new(ErrorKind::Changed, self.changed_text()))
+    }
+
+    fn changed_text(&self) -> String {
+        format!("{} changed while it was being read: ask again for the new version", self.source)
+    }
+}
