@@ -61,7 +61,8 @@ impl Default for HttpConfig {
         Self {
             connect_timeout: Duration::from_secs(3),
             first_byte_timeout: Duration::from_secs(120),
-            stall_timeout: Duration::from_secs(30),
+            // Less than readers wait (`--stall-timeout`): a body that stalls is to be asked for again before they leave.
+            stall_timeout: Duration::from_secs(20),
             extra_ca: None,
             servers: BTreeMap::new(),
             proxy_from_environment: true,

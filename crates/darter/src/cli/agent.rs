@@ -26,6 +26,8 @@ pub(crate) struct AgentArgs {
     #[command(flatten)]
     pub(crate) origin: OriginArgs,
     #[command(flatten)]
+    pub(crate) upstream: UpstreamArgs,
+    #[command(flatten)]
     pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -187,9 +189,10 @@ pub(crate) struct OriginArgs {
     pub(crate) origin_timeout: Duration,
 }
 
+/// What is particular to registries and web servers, for whoever reads from them.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registries")]
-pub(crate) struct RegistryArgs {
+pub(crate) struct UpstreamArgs {
     /// Where a registry is, when it is not at https://NAME; repeat for several
     ///
     /// What is particular to a registry is a table in the place of the URL, or in the configuration file:
@@ -210,7 +213,11 @@ pub(crate) struct RegistryArgs {
     /// These settings hold for web servers of that name too.
     #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL|TABLE", value_parser = upstream::upstreams, verbatim_doc_comment)]
     pub(crate) upstream: Vec<UpstreamList>,
+}
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registries")]
+pub(crate) struct RegistryArgs {
     /// The registry of requests that name none: docker.io, where Docker's engine uses this mirror
     #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME")]
     pub(crate) default_upstream: Option<String>,

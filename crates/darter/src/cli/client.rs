@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use darter_core::{Digest, Rate};
 use url::Url;
 
-use super::agent::{AgentArgs, JoinArgs, LogArgs, OriginArgs, PlaceArgs, StoreArgs};
+use super::agent::{AgentArgs, JoinArgs, LogArgs, OriginArgs, PlaceArgs, StoreArgs, UpstreamArgs};
 use super::values::{self, HeaderArg};
 
 pub(crate) const GET_EXAMPLES: &str = "\
@@ -109,6 +109,8 @@ pub(crate) struct GetArgs {
     pub(crate) store: StoreArgs,
     #[command(flatten)]
     pub(crate) origin: OriginArgs,
+    #[command(flatten)]
+    pub(crate) upstream: UpstreamArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use darter_node::Options;
 use darter_node::admin::socket_path;
-use darter_node::options::{LoginOption, Role};
+use darter_node::options::{LoginOption, Role, UpstreamOption};
 
-use super::agent::{NetworkArgs, RegistryArgs};
+use super::agent::{NetworkArgs, RegistryArgs, UpstreamArgs};
 use super::values;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
 use crate::client::Client;
@@ -64,6 +64,12 @@ impl NetworkArgs {
     }
 }
 
+impl UpstreamArgs {
+    fn options(&self) -> Vec<UpstreamOption> {
+        self.upstream.iter().flat_map(|list| list.0.clone()).collect()
+    }
+}
+
 impl AgentArgs {
     /// The options of an agent that joins `join`.
     pub(crate) fn options(&self, role: Role, join: &[String]) -> Result<Options, Failure> {
@@ -92,7 +98,7 @@ impl AgentArgs {
             insecure: self.network.insecure,
             quota: Some(self.store.quota),
             reserve: self.store.reserve,
-            upstreams: self.registry.upstream.iter().flat_map(|list| list.0.clone()).collect(),
+            upstreams: self.upstream.options(),
             default_upstream: self.registry.default_upstream.clone(),
             trusted_registries: self.registry.trusted_registry.clone(),
             ask_login: self.registry.ask_login,
@@ -192,7 +198,7 @@ impl GetArgs {
             insecure: false,
             quota: Some(self.store.quota),
             reserve: self.store.reserve,
-            upstreams: Vec::new(),
+            upstreams: self.upstream.options(),
             default_upstream: None,
             trusted_registries: Vec::new(),
             ask_login: false,

@@ -212,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn a_download_without_a_daemon_knows_them_too() {
+        use clap::Parser as _;
+        let line = ["darter", "get", "https://a/x", "--data-dir", "/d", "--upstream", r#"a={ ca = "/ca.pem" }"#];
+        let crate::cli::Command::Get(args) = crate::cli::Cli::parse_from(line).command else { panic!() };
+        assert_eq!(args.embedded_options("/d".into()).upstreams[0].ca, Some("/ca.pem".into()));
+    }
+
+    #[test]
     fn several_stand_in_one_list() {
         let UpstreamList(all) =
             upstreams(r#"a=http://a,b={ url = ["http://b", "http://c"], headers = { X = 'y, "z' } },c=http://c"#)
