@@ -6,6 +6,7 @@
 //! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
 //! | `access` | who may have what is known of an address |
 //! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
+//! | [`limits`] | origins that ask to slow down |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
 //! | [`nodes`] | the same without a seed: which node leads |
@@ -22,6 +23,7 @@
 mod access;
 mod again;
 mod inventory;
+mod limits;
 mod nodes;
 mod open;
 mod proof;
@@ -70,6 +72,7 @@ pub(crate) struct Swarms {
     opening: open::Doors,
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
+    limits: limits::Limits,
     /// Blobs without a transfer that peers fetch.
     shelf: Mutex<HashMap<BlobId, Shelved>>,
     draining: AtomicBool,
@@ -127,6 +130,7 @@ impl Swarms {
             opening: open::Doors::default(),
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
+            limits: limits::Limits::default(),
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),
         })

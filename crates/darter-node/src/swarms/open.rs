@@ -394,13 +394,20 @@ impl Swarms {
         if let Some(error) = self.setback(source, credentials, self.house.context.me) {
             return Err(error);
         }
-        tracing::debug!(%source, "reading the origin");
         let context = &self.house.context;
+        if let Some(error) = self.limits.of(source, credentials, context.now()) {
+            return Err(error);
+        }
+        tracing::debug!(%source, "reading the origin");
         let asked = context.now();
         let origin = if patient { &context.origin } else { &context.origin_once };
         let led = match origin.read(source, credentials, None, None).await {
             Ok(reading) => self.lead_reading(source, credentials, reading).await,
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                let error = FetchError::from(error);
+                self.limits.note(source, credentials, &error, context.now());
+                Err(error)
+            }
         };
         let waited = context.now().since(asked);
         if let Some(transfer) = led.as_ref().ok().filter(|_| waited >= LONG_WAIT) {

@@ -163,6 +163,27 @@ async fn a_registry_that_asks_for_less_is_not_asked_by_every_host() {
     }
 }
 
+/// huggingface_hub#4487: the same for the bytes of a blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_less_is_not_asked_for_a_blob_by_every_host() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, [_, layer]) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    let manifest = format!("/v2/lab/app/manifests/{image}");
+    for got in join_all(nodes.iter().map(|node| get(node, &manifest))).await {
+        assert_eq!(got.status, 200);
+    }
+    registry.asked();
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    let blob = format!("/v2/lab/app/blobs/{layer}");
+    for got in join_all(nodes.iter().map(|node| get(node, &blob))).await {
+        assert_eq!(got.status, 429, "{}", String::from_utf8_lossy(&got.body));
+    }
+    let asked = registry.asked();
+    assert!(asked.len() < NODES, "{asked:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_seed_a_node_asks_the_registry_itself() {
     let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);

@@ -1,0 +1,79 @@
+//! Origins that ask to slow down (429): everybody who asks as the first one did is told the same for a while, and the origin
+//! is not asked again meanwhile.
+//!
+//! Pure: time is an argument. By credentials, since a limit may be meant for who asked.
+
+use std::time::Duration;
+
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Moment, Source};
+use darter_origin::ErrorKind;
+use parking_lot::Mutex;
+
+use crate::error::FetchError;
+use crate::mirror::recent::Recent;
+
+/// How long, where the origin does not say.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(2);
+/// Longest `Retry-After` that is kept to for others.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Sources remembered.
+const MAX_LIMITS: u64 = 1024;
+
+/// A source, and whose credentials asked for it.
+type Key = (BlobId, [u8; 32]);
+
+/// Limits of late.
+pub(super) struct Limits(Mutex<Recent<Key, (FetchError, Moment)>>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::new(MAX_LIMITS)))
+    }
+}
+
+impl Limits {
+    /// Notes how reading a source failed, if it was for a limit.
+    pub(super) fn note(&self, source: &Source, credentials: &Credentials, error: &FetchError, now: Moment) {
+        let FetchError::Origin(failure) = error else { return };
+        let ErrorKind::RateLimited { retry_after } = failure.kind else { return };
+        let until = now + retry_after.unwrap_or(DEFAULT_PAUSE).min(MAX_PAUSE);
+        let key = (source.key(), credentials.fingerprint());
+        self.0.lock().insert(key, (error.clone(), until), 1);
+    }
+
+    /// What who asks with these credentials is told without the origin being asked.
+    pub(super) fn of(&self, source: &Source, credentials: &Credentials, now: Moment) -> Option<FetchError> {
+        let mut limits = self.0.lock();
+        let (error, until) = limits.get(&(source.key(), credentials.fingerprint()))?;
+        (now < *until).then(|| error.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_origin::OriginFailure;
+
+    use super::*;
+
+    fn limited(retry_after: Option<Duration>) -> FetchError {
+        let kind = ErrorKind::RateLimited { retry_after };
+        FetchError::Origin(OriginFailure { kind, status: Some(429), text: "slow down".into() })
+    }
+
+    #[test]
+    fn a_limit_holds_for_those_who_ask_alike_as_long_as_the_origin_said() {
+        let (source, _) = Source::from_url("https://lab.example/file".parse().unwrap(), &[], None);
+        let alice = Credentials { headers: vec![("authorization".into(), "Bearer alice".into())] };
+        let (limits, nobody) = (Limits::default(), Credentials::none());
+        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
+        limits.note(&source, &nobody, &limited(Some(Duration::from_secs(7))), at(0));
+        assert!(limits.of(&source, &nobody, at(6)).is_some());
+        assert!(limits.of(&source, &nobody, at(7)).is_none());
+        assert!(limits.of(&source, &alice, at(0)).is_none());
+        limits.note(&source, &alice, &limited(Some(Duration::from_secs(86_400))), at(0));
+        assert!(limits.of(&source, &alice, at(60)).is_none());
+        limits.note(&source, &nobody, &FetchError::Draining, at(10));
+        assert!(limits.of(&source, &nobody, at(10)).is_none());
+    }
+}
