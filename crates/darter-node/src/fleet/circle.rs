@@ -172,17 +172,18 @@ impl Fleet {
 
     /// An agent told of nodes.
     pub(super) fn learn_peers(&self, peers: Vec<PeerInfo>) {
-        let me = self.me().node;
-        {
-            let mut known = self.known.lock();
-            for info in peers {
-                if info.node != me {
-                    known.heard(info);
-                }
-            }
-        }
+        self.learn_of(peers);
         if self.seeds().is_empty() {
             self.lonely.notify_one();
+        }
+    }
+
+    /// Takes note of nodes that others know.
+    pub(super) fn learn_of(&self, peers: impl IntoIterator<Item = PeerInfo>) {
+        let me = self.me().node;
+        let mut known = self.known.lock();
+        for info in peers.into_iter().filter(|info| info.node != me) {
+            known.heard(info);
         }
     }
 }

@@ -94,9 +94,7 @@ impl Fleet {
             });
             let round: Vec<_> = join_all(round).await.into_iter().flatten().collect();
             next = next_to_ask(key, &round, &asked);
-            for info in round.iter().flat_map(|(_, answer)| &answer.nearest) {
-                self.known.lock().heard(info.clone());
-            }
+            self.learn_of(round.iter().flat_map(|(_, answer)| &answer.nearest).cloned());
             answers.extend(round);
         }
         let seeds = answers.iter().flat_map(|(_, answer)| &answer.seeds).cloned().collect();

@@ -116,6 +116,27 @@ fn a_fleet_without_any_seed_reads_an_origin_once() {
 }
 
 #[test]
+fn a_node_that_knows_only_another_node_finds_the_seed_behind_it_or_goes_through_that_node() {
+    for reachable in [true, false] {
+        let bytes = content(4 * MEGABYTE);
+        let web = Web::serve(bytes.clone());
+        let seed_room = Room::new();
+        // What others are told of it leads nowhere, as where a firewall lets only some nodes through.
+        let seed = Daemon::start(&seed_room, if reachable { "" } else { "--advertise 127.0.0.1:1" });
+        let near = Node::join(&seed.listen, "");
+        let far = Node::join(&near.daemon.listen, "");
+        far.start_get(&web.url).end().succeeded();
+        assert!(far.has(&bytes));
+        assert_eq!(far.status()["traffic"]["from_origin"], 0, "{}", events(&far.explain(&web.url)));
+        let seed_read = seed_room.run("status --json").succeeded().json()["traffic"]["from_origin"].clone();
+        assert_eq!(seed_read, bytes.len() as u64, "the seed reads it for all");
+        assert_eq!(web.sent(), bytes.len() as u64);
+        let peers = far.status()["peers"].as_array().unwrap().clone();
+        assert_eq!(peers.iter().any(|peer| peer["seed"] == true), reachable, "{peers:?}");
+    }
+}
+
+#[test]
 fn without_a_seed_nobody_gets_what_their_credentials_do_not_open() {
     let bytes = content(2 * MEGABYTE);
     let web = Web::requiring(bytes.clone(), "Authorization: Bearer right");
