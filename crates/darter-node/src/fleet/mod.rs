@@ -96,6 +96,8 @@ impl Peer {
 
 struct Connected {
     peer: Peer,
+    /// The address at which this agent reached it, where it did: that one works from here.
+    dialled: Option<String>,
     /// When it last said something, in microseconds of the context's clock.
     heard: Arc<AtomicU64>,
     /// Never empty: the entry goes with its last connection.
@@ -229,7 +231,7 @@ impl Fleet {
         }
         let node = greeted.hello.node;
         let fleet = Arc::clone(self);
-        let adopted = self.adopt(greeted);
+        let adopted = self.adopt(greeted, Some(addr));
         self.tasks.spawn(async move { fleet.listen_to(node, adopted).await });
         Ok(node)
     }
@@ -393,7 +395,7 @@ impl Fleet {
                     self.refuse_twin(greeted, &twin).await;
                     return;
                 }
-                let adopted = self.adopt(greeted);
+                let adopted = self.adopt(greeted, None);
                 self.listen_to(node, adopted).await;
             }
             Kind::Data if self.is_twin(&greeted.hello) => {
@@ -414,8 +416,8 @@ impl Fleet {
         }
     }
 
-    /// Takes a control connection into use.
-    fn adopt(&self, greeted: Greeted) -> Adopted {
+    /// Takes a control connection into use; `dialled` is the address that this agent connected to, if it did.
+    fn adopt(&self, greeted: Greeted, dialled: Option<&str>) -> Adopted {
         let peer = self.peer_of(&greeted);
         let hello = &peer.hello;
         let (sender, receiver) = control::start(greeted.stream, &ControlConfig::default());
@@ -425,8 +427,15 @@ impl Fleet {
             let connection = state.connections;
             state.addresses.insert(hello.node, hello.listen.clone());
             let entry = state.peers.entry(hello.node);
-            let known =
-                entry.or_insert_with(|| Connected { peer: peer.clone(), heard: Arc::default(), controls: Vec::new() });
+            let known = entry.or_insert_with(|| Connected {
+                peer: peer.clone(),
+                dialled: None,
+                heard: Arc::default(),
+                controls: Vec::new(),
+            });
+            if let Some(addr) = dialled {
+                known.dialled = Some(addr.to_owned());
+            }
             known.controls.push((connection, sender));
             (connection, known.controls.len() == 1, Arc::clone(&known.heard))
         };

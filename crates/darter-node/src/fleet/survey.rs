@@ -58,6 +58,8 @@ pub(crate) struct Survey {
     pub(crate) holders: Vec<PeerInfo>,
     /// Nodes that hold a part of it or follow a lead, ranked likewise.
     pub(crate) members: Vec<NodeId>,
+    /// Nodes that are connected to a seed, ranked likewise.
+    pub(crate) linked: Vec<NodeId>,
     /// All nodes that answered, ranked likewise.
     pub(crate) alive: Vec<NodeId>,
     /// A seed that others know has been connected meanwhile.
@@ -66,12 +68,14 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Whom to ask to lead, in this order: who leads already, who holds all of it, who has a part in it (and passes on
-    /// what a lead gives that this agent can't reach), and of all that are alive those that rank before this agent.
+    /// what a lead gives that this agent can't reach), who can reach a seed that this agent can't, and of all that are
+    /// alive those that rank before this agent.
     pub(crate) fn candidates(&self, key: &[u8], me: NodeId) -> Vec<NodeId> {
         let chosen = rendezvous::ranking(key, self.alive.iter().chain([&me]));
         let before_me = chosen.into_iter().take_while(|node| *node != me);
         let holders = self.holders.iter().map(|info| info.node);
-        let all = self.leads.iter().copied().chain(holders).chain(self.members.iter().copied()).chain(before_me);
+        let others = self.members.iter().chain(&self.linked).copied();
+        let all = self.leads.iter().copied().chain(holders).chain(others).chain(before_me);
         let mut seen = HashSet::new();
         all.filter(|node| seen.insert(*node)).collect()
     }
@@ -106,6 +110,7 @@ impl Fleet {
         Survey {
             leads: of(SwarmPart::Lead).map(|info| info.node).collect(),
             holders: of(SwarmPart::Holder).cloned().collect(),
+            linked: answers.iter().filter(|(_, it)| !it.seeds.is_empty()).map(|(info, _)| info.node).collect(),
             members: of(SwarmPart::Member).map(|info| info.node).collect(),
             alive: ranking,
             found_seed,
@@ -223,6 +228,8 @@ mod tests {
         assert_eq!(survey.candidates(b"key", me), [last, fourth, first, second]);
         let survey = Survey { alive, ..Survey::default() };
         assert_eq!(survey.candidates(b"key", me), [first, second], "those behind this agent don't come before it");
+        let survey = Survey { linked: vec![last], ..survey };
+        assert_eq!(survey.candidates(b"key", me), [last, first, second], "its seed reads the origin for all");
         assert!(Survey::default().candidates(b"key", me).is_empty(), "who is alone leads");
     }
 
