@@ -80,6 +80,8 @@ impl<'host> Agent<'host> {
 
     fn begin(host: &'host Host, directory: &str, mut arguments: Vec<String>, core: Option<usize>) -> Result<Self> {
         arguments.push("--insecure".to_owned());
+        // However full the disk is that the laboratory runs on.
+        arguments.extend(["--reserve", "0"].map(str::to_owned));
         let data = host.make_directory(directory)?;
         let mut agent = Self { host, binary: darter_binary()?, arguments, data, core, process: None };
         agent.start()?;

@@ -187,6 +187,8 @@ pub struct Metrics {
     pub store_evicted: Counter,
     /// Bytes of theirs.
     pub store_evicted_bytes: Counter,
+    /// Blobs passed on without being stored whole.
+    pub blobs_passed: Counter,
     /// Blobs being fetched or served to peers now.
     pub swarms_active: Gauge,
     /// Agents with an open connection to this one.
@@ -248,6 +250,7 @@ impl Metrics {
             store_free_bytes: Gauge::default(),
             store_evicted: Counter::default(),
             store_evicted_bytes: Counter::default(),
+            blobs_passed: Counter::default(),
             swarms_active: Gauge::default(),
             peers_connected: Gauge::default(),
             seeds_connected: Gauge::default(),
@@ -303,6 +306,8 @@ impl Metrics {
         let free = "Free on the file system of the data directory";
         r.register_with_unit("store_free", free, bytes(), self.store_free_bytes.clone());
         r.register("store_evicted_blobs", "Blobs evicted to make room", self.store_evicted.clone());
+        let passed = "Blobs passed on without being stored whole, since there was no room for them";
+        r.register("blobs_passed", passed, self.blobs_passed.clone());
         let evicted = "Content evicted to make room";
         r.register_with_unit("store_evicted", evicted, bytes(), self.store_evicted_bytes.clone());
         r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());

@@ -201,8 +201,7 @@ impl<B: Backend> Keeper<B> {
     }
 
     pub(crate) fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>> {
-        let record = self.backend.recall(key)?;
-        Ok(record.filter(|record| self.shelf.lock().entries.contains_key(&record.blob)))
+        self.backend.recall(key)
     }
 
     /// Takes room for a piece, evicting if it must.

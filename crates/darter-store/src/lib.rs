@@ -11,6 +11,7 @@
 //! | `disk/index.rs` | last uses and sources, in redb |
 //! | `disk/flusher.rs` | the thread that saves and evicts |
 //! | `memory.rs` | [`MemStore`] |
+//! | `passing.rs` | [`Passing`], a blob that the store has no room for |
 //! | `keeper.rs` | which blobs there are, who is in use, who is evicted: the same for both stores |
 //! | `handle.rs` | what callers hold of a blob |
 //! | `body.rs` | one blob: what is held, what is verified, and the rules of reading and writing |
@@ -39,6 +40,7 @@ mod handle;
 mod keeper;
 mod medium;
 mod memory;
+mod passing;
 mod room;
 mod sidecar;
 pub mod store;
@@ -47,6 +49,7 @@ pub use dir::Dir;
 pub use disk::DiskStore;
 pub use error::{Limit, Result, StoreError};
 pub use memory::MemStore;
+pub use passing::Passing;
 pub use store::{
     Amount, BlobInfo, BlobSummary, PieceFile, Put, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
 };

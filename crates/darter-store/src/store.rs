@@ -208,7 +208,7 @@ pub trait Store: Send + Sync {
     /// Remembers what a source was; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
     fn remember_source(&self, key: BlobId, record: SourceRecord);
 
-    /// What a source was when it was last read, if its blob is still stored.
+    /// What a source was when it was last read, unless its blob was stored and is not any more.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -336,4 +336,33 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
 
     /// Ends the caller's rest. False if the blob was evicted meanwhile: open it anew.
     fn wake(&self) -> bool;
+
+    /// Whether it passes through memory, since there is no room to store it: see [`Passing`](crate::Passing).
+    fn passes(&self) -> bool {
+        false
+    }
+
+    /// How many bytes of it may be in memory while it passes.
+    fn window(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Whether that many are.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
+    /// Forgets the pieces before this one, if it passes: they count as held but can't be read any more.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn forget(&self, before: PieceIndex) -> Result<()> {
+        let _ = before;
+        Ok(())
+    }
+
+    /// The pieces that were forgotten.
+    fn forgotten(&self) -> PieceSet {
+        PieceSet::new()
+    }
 }

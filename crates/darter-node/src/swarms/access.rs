@@ -145,6 +145,10 @@ impl Swarms {
     pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
         let store = Arc::clone(&self.house.context.store);
         let recalled = tokio::task::spawn_blocking(move || store.recall_source(key)).await;
-        Ok(recalled.expect("recalling does not panic")?)
+        let record = recalled.expect("recalling does not panic")?;
+        // One that passes through is on its way and not in the store.
+        let is_here =
+            |record: &SourceRecord| !self.house.context.store.is_absent(record.blob) || self.get(record.blob).is_some();
+        Ok(record.filter(is_here))
     }
 }

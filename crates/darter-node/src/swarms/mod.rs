@@ -54,6 +54,9 @@ use crate::transfer::{House, Outcome, Transfer};
 /// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
 
+/// The same for one of a blob that passes through: there is nothing to go on from.
+const RETIRE_PASSING_AFTER: Duration = Duration::from_secs(10);
+
 /// A lead remembers its members for longer: they are who the next one to come is sent to.
 const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
 
@@ -159,6 +162,22 @@ impl Swarms {
         None
     }
 
+    /// The same for somebody on this host who reads the blob. A transfer that passes through and has forgotten its beginning
+    /// goes on for its own readers alone, if it can, and another is begun.
+    pub(super) fn get_to_read(&self, blob: BlobId) -> Option<Arc<Transfer>> {
+        let transfer = self.get(blob)?;
+        if !transfer.is_past_its_beginning() || !(transfer.is_alone() || transfer.is_complete()) {
+            return Some(transfer);
+        }
+        let mut transfers = self.transfers.lock();
+        if transfers.get(&blob).is_some_and(|entry| Arc::ptr_eq(&entry.transfer, &transfer)) {
+            transfers.remove(&blob);
+        }
+        drop(transfers);
+        transfer.go_alone();
+        None
+    }
+
     /// Every transfer.
     pub(crate) fn all(&self) -> Vec<Arc<Transfer>> {
         self.transfers.lock().values().map(|entry| Arc::clone(&entry.transfer)).collect()
@@ -203,7 +222,8 @@ impl Swarms {
         self.transfers.lock().retain(|_, entry| {
             entry.transfer.may_rest();
             let idle = is_idle(entry);
-            if entry.transfer.is_evicted() {
+            let in_vain = entry.transfer.passes_in_vain() && now.since(entry.used) > RETIRE_PASSING_AFTER;
+            if entry.transfer.is_evicted() || in_vain {
                 evicted.push(Arc::clone(&entry.transfer));
             } else if idle {
                 entry.transfer.close();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
 use darter_origin::Reading;
-use darter_store::{BlobInfo, StoreError, StoredBlob};
+use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
 use parking_lot::Mutex;
@@ -30,6 +30,7 @@ use crate::joins::{Entered, Joined, WAITING_EVERY};
 use crate::options::Role;
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::{origin_of, read_wrong};
+use crate::transfer::passing::lets_pass;
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
@@ -39,6 +40,9 @@ pub(super) const PATIENT: Duration = Duration::from_secs(10);
 
 /// An answer that takes so long is told by `darter explain`.
 const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the disk may take to begin a blob before the blob passes through without it.
+const DISK_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
@@ -266,7 +270,7 @@ impl Swarms {
     async fn open_here(self: &Arc<Self>, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
         let Source::Registry { digest, .. } = source else { return Ok(None) };
         let blob = blob_of(digest);
-        if let Some(transfer) = self.get(blob) {
+        if let Some(transfer) = self.get_to_read(blob) {
             return Ok(Some(transfer));
         }
         let complete = self.stored(blob).await?.filter(|stored| stored.is_complete());
@@ -473,7 +477,7 @@ impl Swarms {
             }
         };
         let here = match source {
-            Source::Registry { .. } => self.get(blob),
+            Source::Registry { .. } => self.get_to_read(blob),
             Source::Url { .. } => self.open_stored(blob, source, credentials).await?,
         };
         if let Some(transfer) = here {
@@ -513,7 +517,7 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
-        if let Some(transfer) = self.get(blob) {
+        if let Some(transfer) = self.get_to_read(blob) {
             return Ok(Some(transfer));
         }
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
@@ -581,6 +585,7 @@ impl Swarms {
             version: version.clone(),
             created: unix_now(),
         };
+        let (name, whole) = (info.clone(), manifest.clone());
         let store = Arc::clone(&self.house.context.store);
         // Those that were needed when last looked at may be needed no more.
         self.all().iter().for_each(|transfer| transfer.may_rest());
@@ -596,7 +601,23 @@ impl Swarms {
                 other => other,
             }
         });
-        Ok(created.await.expect("creating does not panic")?)
+        let created = match tokio::time::timeout(DISK_PATIENCE, created).await {
+            Ok(created) => created.expect("creating does not panic"),
+            Err(_) => Err(StoreError::Io {
+                action: "use in time",
+                path: self.house.context.options.data_dir.clone(),
+                source: std::io::ErrorKind::TimedOut.into(),
+            }),
+        };
+        match created {
+            Ok(stored) => Ok(Passing::over(stored)),
+            Err(error) if lets_pass(&error) => {
+                let why: &dyn std::error::Error = &error;
+                tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
+                Ok(Passing::in_memory(blob, name, &whole, &StoreConfig::new(Arc::new(unix_now)))?)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ impl Uploads for GivingSwarms {
                     let bound = payload(&transfer.stored, piece);
                     if !matches!(bound, Bind::Send { .. }) {
                         transfer.not_sent(peer, piece);
-                        transfer.note_losses();
+                        transfer.could_not_give(piece);
                     }
                     bound
                 }
@@ -43,7 +43,7 @@ impl Uploads for GivingSwarms {
                 if matches!(bound, Bind::Send { .. }) {
                     transfer.sending(peer, piece);
                 } else {
-                    transfer.note_losses();
+                    transfer.could_not_give(piece);
                 }
                 bound
             }

@@ -72,6 +72,16 @@ pub(super) struct Speech {
 }
 
 impl Leading {
+    /// The first piece that no member holds.
+    pub(super) fn first_unheld(&self) -> PieceIndex {
+        self.swarm.first_unheld()
+    }
+
+    /// Whether a member holds a piece.
+    pub(super) fn is_held(&self, piece: PieceIndex) -> bool {
+        self.swarm.holders(piece) > 0
+    }
+
     /// Whether a member still wants pieces.
     pub(super) fn is_wanted(&self) -> bool {
         self.swarm.is_wanted()

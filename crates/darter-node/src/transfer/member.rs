@@ -251,7 +251,14 @@ impl Transfer {
         let bytes = data.len() as u64;
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
-        let put = tokio::task::spawn_blocking(move || stored.put(piece, &data)).await;
+        let needed = stored.passes().then(|| self.needed_from(Duration::ZERO));
+        let put = tokio::task::spawn_blocking(move || {
+            if let Some(needed) = needed {
+                stored.forget(needed)?;
+            }
+            stored.put(piece, &data)
+        });
+        let put = put.await;
         match put.expect("storing a piece does not panic") {
             Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), peer.giver()),
             Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),

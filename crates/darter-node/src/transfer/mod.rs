@@ -13,6 +13,7 @@
 //! | `dissolve` | it is not: away with it, and whose fault is it? |
 //! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
 //! | `news` | what others are told of pieces come and gone |
+//! | [`passing`] | a blob that does not fit: what of it is still needed |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
 //! | [`stream`] | verified bytes in order, for whoever asked |
 //! | [`journal`] | what happened, for `darter explain` |
@@ -38,6 +39,7 @@ pub(crate) mod leading;
 pub(crate) mod member;
 pub(crate) mod meter;
 mod news;
+pub(crate) mod passing;
 pub(crate) mod reading;
 pub(crate) mod rest;
 pub(crate) mod stream;
@@ -65,6 +67,7 @@ use self::hashes::Hashes;
 use self::journal::Journal;
 use self::leading::Leading;
 use self::news::News;
+use self::passing::Positions;
 use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
@@ -166,6 +169,8 @@ pub(crate) struct State {
     flows: Flows,
     /// When a peer was last sent a piece.
     last_sent: Option<Moment>,
+    /// Where the readers of this host stand.
+    positions: Positions,
 }
 
 /// A request under way.
@@ -271,6 +276,7 @@ impl Transfer {
             journal,
             flows: Flows::default(),
             last_sent: None,
+            positions: Positions::default(),
         };
         let transfer = Arc::new(Self {
             context: Arc::clone(context),
@@ -290,6 +296,7 @@ impl Transfer {
             rest: Rest::default(),
             closed: CancellationToken::new(),
         });
+        transfer.note_passing(&mut transfer.state.lock());
         drive::start(&transfer);
         transfer
     }
@@ -418,6 +425,7 @@ impl Transfer {
             if let Some(request) = request {
                 state.asked.remove(&request);
             }
+            self.note_passing(&mut state);
             let from_lead = from.node().is_some_and(|node| state.lead == Lead::Node(node));
             state.upkeep.moved(now);
             state.forgotten = 0;

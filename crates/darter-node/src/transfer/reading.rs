@@ -397,6 +397,9 @@ impl Transfer {
             }
             Err(error) => return Some(RunEnd::Here(error.into())),
         }
+        if let Err(error) = self.room_to_read().await {
+            return Some(RunEnd::Here(error));
+        }
         (!self.still_planned(assembly.piece)).then_some(RunEnd::Replan)
     }
 

@@ -50,6 +50,11 @@ impl Transfer {
         (!self.is_evicted()).then_some(hold)
     }
 
+    /// Whether somebody on this host has it open.
+    pub(super) fn is_held(&self) -> bool {
+        self.rest.0.lock().holds > 0
+    }
+
     /// Whether the blob was evicted: the transfer is of no use any more.
     pub(crate) fn is_evicted(&self) -> bool {
         self.stored.is_discarded() && self.is_complete()

@@ -77,10 +77,12 @@ impl Transfer {
         files: bool,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
         self.readers.fetch_add(1, Ordering::Relaxed);
+        let id = ReaderId(READERS.fetch_add(1, Ordering::Relaxed));
+        self.reader_stands(id, self.piece_length.piece_at(range.map_or(0, ByteRange::start)));
         let reader = Reader {
             transfer: Arc::clone(self),
             _hold: self.hold(),
-            id: ReaderId(READERS.fetch_add(1, Ordering::Relaxed)),
+            id,
             changed: self.changed.subscribe(),
             at: range.map_or(0, ByteRange::start),
             end: range.map(ByteRange::end),
@@ -127,6 +129,10 @@ impl Reader {
                 }
             } else {
                 let piece = transfer.piece_length.piece_at(self.at);
+                transfer.reader_stands(self.id, piece);
+                if transfer.stored.passes() {
+                    self.tell(piece);
+                }
                 let is_last = transfer.pieces() == Some(piece.0 + 1);
                 // While the length is unknown, whether a piece is the last is, too.
                 let free = complete || (length.is_some() && !is_last) || piece.0 + 1 < transfer.stored.known();
@@ -185,7 +191,10 @@ impl Reader {
                 transfer.context.metrics.local_served_bytes.inc_by(length);
                 Ok(Some(part))
             }
-            Err(StoreError::NotHeld { .. }) => {
+            Err(StoreError::NotHeld { piece, .. }) => {
+                if let Some(error) = transfer.forgot(piece) {
+                    return Err(error);
+                }
                 transfer.note_losses();
                 Ok(None)
             }
@@ -217,7 +226,9 @@ impl Reader {
     fn tell(&mut self, piece: PieceIndex) {
         if self.told != Some(piece) {
             self.told = Some(piece);
-            self.transfer.tell(Event::ReaderAt { reader: self.id, piece, count: 1, patience: PATIENCE });
+            let count = self.transfer.pieces_ahead();
+            let patience = if self.transfer.stored.passes() { Duration::ZERO } else { PATIENCE };
+            self.transfer.tell(Event::ReaderAt { reader: self.id, piece, count, patience });
         }
     }
 }
@@ -225,6 +236,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.transfer.readers.fetch_sub(1, Ordering::Relaxed);
+        self.transfer.reader_left(self.id);
         if self.told.is_some() {
             self.transfer.tell(Event::ReaderGone { reader: self.id });
         }

@@ -85,6 +85,9 @@ impl Transfer {
             return Duty::Nothing;
         }
         state.upkeep.looked = now;
+        if self.nobody_waits(state) {
+            state.upkeep.moved(now);
+        }
         let limit = self.context.options.stall_timeout;
         if !limit.is_zero() && state.upkeep.waited(now) >= limit {
             return Duty::EndStalled;
@@ -159,10 +162,15 @@ impl Transfer {
     }
 
     fn lost_pieces(&self, pieces: &PieceSet) {
+        self.lack(pieces, "were damaged on the disk and are fetched again");
+    }
+
+    /// Pieces that were held are not any more.
+    pub(super) fn lack(&self, pieces: &PieceSet, why: &str) {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
-            state.journal.note(now, format!("{} pieces were damaged on the disk and are fetched again", pieces.len()));
+            state.journal.note(now, format!("{} pieces {why}", pieces.len()));
             for piece in pieces.iter() {
                 state.picker.handle(Event::Lost { piece }, now);
                 state.news.went(piece);

@@ -439,6 +439,12 @@ impl Lead {
         self.members.others_want(total)
     }
 
+    /// The first piece that no member holds.
+    pub fn first_unheld(&self) -> PieceIndex {
+        let total = self.total.unwrap_or(u32::MAX);
+        (0..total).map(PieceIndex).find(|piece| self.holders(*piece) == 0).unwrap_or(PieceIndex(total))
+    }
+
     /// How many pieces a member is known to hold; `None` for who is no member.
     pub fn held_by(&self, node: NodeId) -> Option<u32> {
         self.members.slot(node).map(|slot| self.members.get(slot).held.len())

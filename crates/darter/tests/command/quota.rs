@@ -182,3 +182,62 @@ fn a_disk_that_hangs_holds_up_only_what_needs_it() {
     drop(daemon);
     drop(mounted);
 }
+
+/// Two programs of a host and the nodes of a fleet ask for more than there is room for.
+#[test]
+fn what_does_not_fit_passes_through_and_its_origin_is_read_once_for_all_who_read_meanwhile() {
+    let (room, bytes) = (Room::new(), content(70 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let _daemon = Daemon::start(&room, "--quota 10MB");
+    web.hold_at(MEGABYTE);
+    let gets = ["one", "two"].map(|name| Running::start(room.darter(&format!("get {} -o {name}", web.url))));
+    wait_until("it reads", || web.sent() > 0);
+    std::thread::sleep(Duration::from_millis(500));
+    web.let_go();
+    for get in gets {
+        get.end().succeeded();
+    }
+    assert!(room.read("one") == bytes && room.read("two") == bytes);
+    assert_eq!(web.sent(), bytes.len() as u64);
+    let status = room.run("status --json").succeeded().json();
+    assert!(status["store"]["used"].as_u64().unwrap() <= 10_000_000, "{status}");
+    assert!(status["resident"].as_u64().unwrap() < 400_000_000, "{status}");
+    // Who comes later reads it anew.
+    room.run(&format!("get {} -o three", web.url)).succeeded();
+    assert!(room.read("three") == bytes);
+    assert_eq!(web.sent(), 2 * bytes.len() as u64);
+}
+
+#[test]
+fn a_seed_without_room_reads_an_origin_once_for_its_nodes() {
+    let (seed_room, rooms, bytes) = (Room::new(), [Room::new(), Room::new(), Room::new()], content(50 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let seed = Daemon::start(&seed_room, "--quota 5MB");
+    // The last node has no room either.
+    let quotas = ["", "", "--quota 5MB"];
+    let _nodes: Vec<Daemon> =
+        rooms.iter().zip(quotas).map(|(room, quota)| Daemon::node(room, &seed.listen, quota)).collect();
+    web.hold_at(MEGABYTE);
+    let gets: Vec<Running> =
+        rooms.iter().map(|room| Running::start(room.darter(&format!("get {}", web.url)))).collect();
+    wait_until("it reads", || web.sent() > 0);
+    std::thread::sleep(Duration::from_secs(1));
+    web.let_go();
+    for (get, room) in gets.into_iter().zip(&rooms) {
+        get.end().succeeded();
+        assert!(room.read("file.bin") == bytes);
+    }
+    let copies = web.sent() as f64 / bytes.len() as f64;
+    assert!(copies < 1.2, "{copies} copies were read");
+}
+
+#[test]
+fn what_turns_out_too_long_passes_through_from_there_on() {
+    let (room, bytes) = (Room::new(), content(20 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    web.tell_nothing();
+    let _daemon = Daemon::start(&room, "--quota 8MB");
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert!(room.read("file.bin") == bytes);
+    assert_eq!(web.sent(), bytes.len() as u64);
+}

@@ -52,6 +52,8 @@ impl Room {
         std::fs::create_dir_all(self.path("out")).unwrap();
         // The system's own configuration is none of a test's business.
         command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir()).env("DARTER_CONFIG", "");
+        // However full the disk is that tests run on.
+        command.env("DARTER_RESERVE", "0");
         // What is away in these tests stays away.
         command.env("DARTER_ORIGIN_PATIENCE", "1s");
         command.current_dir(self.path("out")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

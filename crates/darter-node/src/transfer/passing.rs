@@ -1,0 +1,185 @@
+//! A blob that does not fit passes through (see `darter_store::Passing`): which of its pieces are still needed, and when
+//! reading on has to wait.
+//!
+//! Who leads reads the origin no farther ahead than a window of pieces. It forgets a piece once every reader of this host is
+//! past it and a member holds it. Who follows asks only for what its readers need next, and forgets what they have passed.
+//! So the origin is read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that
+//! takes nothing is waited for [`MEMBERS_PATIENCE`], then what it lacks is read again when it asks.
+//!
+//! Who comes when the beginning is forgotten: a member asks for pieces that nobody holds, which are read again. For a reader of
+//! this host another transfer is begun, unless this one has members; then the reader is told to go to the origin itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{PieceIndex, PieceSet};
+use darter_store::StoreError;
+use darter_swarm::{Event, ReaderId};
+
+use super::{Lead, Outcome, State, Transfer};
+use crate::error::FetchError;
+
+/// How long members are waited for that take nothing.
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the first reader is waited for, and how long a blob is read on that nobody reads.
+const READERS_PATIENCE: Duration = Duration::from_secs(10);
+/// How often to look whether readers went on.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where the readers of this host stand.
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    at: HashMap<ReaderId, PieceIndex>,
+    any_came: bool,
+    /// Whether the picker knows that only what readers need is to be fetched.
+    told: bool,
+}
+
+impl Positions {
+    /// The first piece that a reader needs; `None` while nobody reads.
+    fn first(&self) -> Option<PieceIndex> {
+        self.at.values().min().copied()
+    }
+}
+
+impl Transfer {
+    /// A reader stands at a piece now.
+    pub(super) fn reader_stands(&self, reader: ReaderId, piece: PieceIndex) {
+        let mut state = self.state.lock();
+        state.positions.at.insert(reader, piece);
+        state.positions.any_came = true;
+    }
+
+    /// A reader is gone.
+    pub(super) fn reader_left(&self, reader: ReaderId) {
+        self.state.lock().positions.at.remove(&reader);
+    }
+
+    /// How many pieces a reader needs at once: of a blob that passes through nothing else is fetched.
+    pub(super) fn pieces_ahead(&self) -> u32 {
+        if !self.stored.passes() {
+            return 1;
+        }
+        u32::try_from(self.stored.window() / self.piece_length.bytes() / 2).unwrap_or(u32::MAX).max(2)
+    }
+
+    /// Lets the picker fetch what readers need and nothing else, once the blob passes through.
+    pub(super) fn note_passing(&self, state: &mut State) {
+        if self.stored.passes() && !state.positions.told {
+            state.positions.told = true;
+            state.picker.handle(Event::Wants(false), self.context.now());
+            state
+                .journal
+                .note(self.context.now(), "passes through without being stored whole: there is no room for it");
+            self.context.metrics.blobs_passed.inc();
+        }
+    }
+
+    /// Whether it passes through and its beginning is forgotten.
+    pub(crate) fn is_past_its_beginning(&self) -> bool {
+        self.stored.passes() && !self.stored.forgotten().is_empty()
+    }
+
+    /// Whether it can go on for its own readers alone: nobody else is a part of its swarm.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.lead() == Lead::Me && !self.is_leading_others()
+    }
+
+    /// Whether it passes through and every reader has something to read: then it is they who are waited for.
+    pub(super) fn nobody_waits(&self, state: &State) -> bool {
+        self.stored.passes() && state.positions.at.values().all(|piece| self.stored.holds(*piece))
+    }
+
+    /// Whether it passes through and nobody reads it.
+    pub(crate) fn passes_in_vain(&self) -> bool {
+        self.stored.passes() && !self.is_held() && !self.is_wanted_by_members()
+    }
+
+    fn is_wanted_by_members(&self) -> bool {
+        self.state.lock().leading.as_ref().is_some_and(|leading| leading.is_wanted())
+    }
+
+    /// The first piece that is still needed, by who has waited for room so long.
+    pub(super) fn needed_from(&self, waited: Duration) -> PieceIndex {
+        let state = self.state.lock();
+        let readers = match state.positions.first() {
+            Some(piece) => piece,
+            None if state.positions.any_came || waited >= READERS_PATIENCE => PieceIndex(u32::MAX),
+            None => PieceIndex(0),
+        };
+        let members = state.leading.as_ref().filter(|leading| waited < MEMBERS_PATIENCE && leading.is_wanted());
+        members.map_or(readers, |leading| readers.min(leading.first_unheld()))
+    }
+
+    /// Waits until a blob that passes through has room for another piece in memory. `Err` if nobody reads it.
+    pub(super) async fn room_to_read(self: &Arc<Self>) -> Result<(), FetchError> {
+        let began = self.context.now();
+        while self.stored.passes() && !self.closed.is_cancelled() {
+            let waited = self.context.now().since(began);
+            let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
+            let forgotten = tokio::task::spawn_blocking(move || stored.forget(needed)).await;
+            forgotten.expect("forgetting does not panic")?;
+            if !self.stored.is_crowded() {
+                break;
+            }
+            if waited >= READERS_PATIENCE && self.passes_in_vain() {
+                let reason = "nobody reads it, and there is no room to store it".to_owned();
+                return Err(FetchError::Withdrawn { blob: self.blob, reason });
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// A piece that a peer was to get could not be read. What was forgotten, and no member holds, is read again.
+    pub(crate) fn could_not_give(self: &Arc<Self>, piece: PieceIndex) {
+        self.note_losses();
+        if self.lead() != Lead::Me || !self.stored.forgotten().contains(piece) {
+            return;
+        }
+        let again: PieceSet = {
+            let mut state = self.state.lock();
+            let Some(leading) = &mut state.leading else { return };
+            // Whoever holds it gives it; this agent does not.
+            leading.disown(piece);
+            self.stored.forgotten().iter().filter(|piece| !leading.is_held(*piece)).collect()
+        };
+        if !again.contains(piece) {
+            return;
+        }
+        if let Err(error) = self.stored.drop_pieces(&again) {
+            tracing::debug!(blob = %self.blob.short(), %error, "forgotten pieces could not be dropped");
+        }
+        self.lack(&again, "were forgotten and are read again for a member that came late");
+        self.resume();
+    }
+
+    /// Why a reader of this host can't have a piece that was forgotten.
+    pub(super) fn forgot(&self, piece: PieceIndex) -> Option<FetchError> {
+        self.stored.forgotten().contains(piece).then(|| FetchError::Withdrawn {
+            blob: self.blob,
+            reason: "it passes through for others, since the store has no room for it: ask again when they are done"
+                .to_owned(),
+        })
+    }
+
+    /// Closes itself when it has ended and nobody reads it any more: nobody else knows of it.
+    pub(crate) fn go_alone(self: &Arc<Self>) {
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            while matches!(transfer.outcome(), Outcome::Open) || transfer.is_held() {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    () = transfer.closed.cancelled() => return,
+                }
+            }
+            transfer.close();
+        });
+    }
+}
+
+/// Whether a store refused a blob for a reason that lets it pass through.
+pub(crate) const fn lets_pass(error: &StoreError) -> bool {
+    matches!(error, StoreError::Full { .. } | StoreError::Io { .. })
+}

@@ -1,0 +1,400 @@
+//! A blob that does not fit. Pieces that the store has no room for pass through memory, and are forgotten once nobody needs
+//! them: so a blob larger than the quota, or one that comes when the disk is full or fails, still reaches those who read
+//! it meanwhile.
+//!
+//! A blob begins as an ordinary one (or with nothing but memory, if it could not even be begun) and passes from the first
+//! piece on that is refused. From then on its pieces are of three kinds: stored, *aside* in memory, or *forgotten*. All
+//! three count as held: a forgotten piece was here and was right. Reading a forgotten one fails with
+//! [`StoreError::NotHeld`].
+//!
+//! Invariants: a piece is aside or forgotten only after its bytes matched the manifest; `digest`, while it is there, has
+//! hashed exactly the first `hashed` pieces, so that the digest of the whole can be told though the whole was never here.
+//!
+//! Not here: who needs what. The caller says from which piece on pieces are needed, and stops fetching while too
+//! much is aside.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use darter_core::digest::DigestHasher;
+use darter_core::manifest::hash_piece;
+use darter_core::{BlobId, Digest, Manifest, PieceHash, PieceIndex, PieceLength, PieceSet};
+use parking_lot::Mutex;
+
+use crate::error::{Result, StoreError};
+use crate::memory::MemStore;
+use crate::store::{BlobInfo, PieceFile, Put, Store as _, StoreConfig, StoredBlob};
+
+/// Bytes that may be aside: enough for the differences between those who read the same blob.
+const WINDOW: u64 = 32 << 20;
+/// Pieces that may be aside in any case.
+const MIN_WINDOW: u64 = 4;
+
+/// A blob of which only a part may be stored.
+pub struct Passing {
+    inner: Arc<dyn StoredBlob>,
+    pieces: PieceLength,
+    /// Whether a piece was refused.
+    passes: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    aside: BTreeMap<PieceIndex, Arc<[u8]>>,
+    aside_bytes: u64,
+    forgotten: PieceSet,
+    /// Everything before it is forgotten, or was never here.
+    floor: u32,
+    digest: Option<DigestHasher>,
+    hashed: u32,
+    complete: bool,
+}
+
+impl Passing {
+    /// A stored blob, whose pieces pass through memory when there is no room for them any more.
+    pub fn over(inner: Arc<dyn StoredBlob>) -> Arc<Self> {
+        Self::new(inner, false)
+    }
+
+    /// A blob of which nothing is stored.
+    ///
+    /// # Errors
+    /// [`Manifest`](StoreError::Manifest) for an absurd length.
+    pub fn in_memory(blob: BlobId, info: BlobInfo, manifest: &Manifest, config: &StoreConfig) -> Result<Arc<Self>> {
+        let store = MemStore::new(&StoreConfig { quota: None, ..config.clone() });
+        // Held by the blob's handle from here on.
+        let inner = store.open_or_create(blob, info, manifest.clone())?;
+        Ok(Self::new(inner, true))
+    }
+
+    fn new(inner: Arc<dyn StoredBlob>, passes: bool) -> Arc<Self> {
+        let digest = inner.info().digest.map(|digest| digest.hasher());
+        let pieces = inner.manifest().piece_length();
+        let state = State { digest, ..State::default() };
+        Arc::new(Self { inner, pieces, passes: AtomicBool::new(passes), state: Mutex::new(state) })
+    }
+
+    fn is_passing(&self) -> bool {
+        self.passes.load(Ordering::Acquire)
+    }
+
+    /// Checks a piece as the store does, and keeps it in memory.
+    fn set_aside(&self, piece: PieceIndex, data: &[u8]) -> Result<Put> {
+        let blob = self.inner.id();
+        let hash = self.inner.hash(piece).ok_or(StoreError::UnknownPiece { blob, piece })?;
+        let length = self.inner.length();
+        let expected = self.pieces.range(piece, length.unwrap_or(u64::MAX)).len();
+        let is_short = (data.len() as u64) < expected;
+        if is_short && length.is_none() {
+            return Err(StoreError::UnknownPiece { blob, piece });
+        }
+        let only = length.is_some_and(|length| self.pieces.count(length) == 1);
+        if data.len() as u64 != expected || hash_piece(self.pieces, piece, data, only) != hash {
+            return Err(StoreError::WrongPiece { blob, piece });
+        }
+        let mut state = self.state.lock();
+        if self.inner.is_discarded() {
+            return Err(StoreError::Discarded(blob));
+        }
+        if state.forgotten.contains(piece) || state.aside.contains_key(&piece) {
+            return Ok(Put::AlreadyHeld);
+        }
+        state.aside.insert(piece, data.into());
+        state.aside_bytes += expected;
+        Ok(Put::Stored)
+    }
+
+    /// A piece that is aside; `None` if it is to be had of the store, if at all.
+    fn aside(&self, piece: PieceIndex) -> Result<Option<Arc<[u8]>>> {
+        if !self.is_passing() {
+            return Ok(None);
+        }
+        let state = self.state.lock();
+        if state.forgotten.contains(piece) {
+            return Err(StoreError::NotHeld { blob: self.inner.id(), piece });
+        }
+        Ok(state.aside.get(&piece).cloned())
+    }
+}
+
+impl StoredBlob for Passing {
+    fn id(&self) -> BlobId {
+        self.inner.id()
+    }
+
+    fn info(&self) -> BlobInfo {
+        self.inner.info()
+    }
+
+    fn manifest(&self) -> Manifest {
+        self.inner.manifest()
+    }
+
+    fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
+        self.inner.hashes_from(from, most)
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.inner.length()
+    }
+
+    fn known(&self) -> u32 {
+        self.inner.known()
+    }
+
+    fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
+        self.inner.hash(piece)
+    }
+
+    fn extend(&self, from: u32, hashes: &[PieceHash]) -> Result<u32> {
+        self.inner.extend(from, hashes)
+    }
+
+    fn set_length(&self, length: u64) -> Result<()> {
+        self.inner.set_length(length)?;
+        let mut state = self.state.lock();
+        // A last piece that passed for a full one.
+        let wrong = |(piece, data): (&PieceIndex, &Arc<[u8]>)| {
+            (data.len() as u64 != self.pieces.range(*piece, length).len()).then_some(*piece)
+        };
+        if let Some(piece) = state.aside.iter().next_back().and_then(wrong) {
+            let data = state.aside.remove(&piece);
+            state.aside_bytes -= data.map_or(0, |data| data.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> PieceSet {
+        let mut held = self.inner.held();
+        if self.is_passing() {
+            let state = self.state.lock();
+            for piece in state.forgotten.iter().chain(state.aside.keys().copied()) {
+                held.insert(piece);
+            }
+        }
+        held
+    }
+
+    fn holds(&self, piece: PieceIndex) -> bool {
+        if self.inner.holds(piece) {
+            return true;
+        }
+        let state = self.is_passing().then(|| self.state.lock());
+        state.is_some_and(|state| state.forgotten.contains(piece) || state.aside.contains_key(&piece))
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.inner.held_bytes() + self.state.lock().aside_bytes
+    }
+
+    fn take_lost(&self) -> PieceSet {
+        self.inner.take_lost()
+    }
+
+    fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put> {
+        if self.is_passing() {
+            return if self.inner.holds(piece) { Ok(Put::AlreadyHeld) } else { self.set_aside(piece, data) };
+        }
+        match self.inner.put(piece, data) {
+            Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => {
+                let blob = self.inner.id().short();
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(blob, error, "a blob passes through without being stored whole");
+                self.passes.store(true, Ordering::Release);
+                self.set_aside(piece, data)
+            }
+            other => other,
+        }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        if !self.is_passing() {
+            return self.inner.read_at(offset, buffer);
+        }
+        let mut at = offset;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let piece = self.pieces.piece_at(at);
+            let start = self.pieces.offset(piece);
+            let end = self.pieces.range(piece, self.inner.length().unwrap_or(u64::MAX)).end();
+            let count = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(rest.len());
+            if count == 0 {
+                let blob = self.inner.id();
+                return Err(StoreError::PastTheEnd { blob, offset, end: at + rest.len() as u64 });
+            }
+            let (part, others) = rest.split_at_mut(count);
+            match self.aside(piece)? {
+                Some(data) => {
+                    let from = usize::try_from(at - start).expect("a piece has at most 16 MiB");
+                    part.copy_from_slice(&data[from..from + count]);
+                }
+                None => self.inner.read_at(at, part)?,
+            }
+            at += count as u64;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()> {
+        match self.aside(piece)? {
+            Some(data) => {
+                buffer.clear();
+                buffer.extend_from_slice(&data);
+                Ok(())
+            }
+            None => self.inner.read_piece(piece, buffer),
+        }
+    }
+
+    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
+        if self.aside(piece)?.is_some() { Ok(None) } else { self.inner.piece_file(piece) }
+    }
+
+    fn hash_whole(&self, like: &Digest) -> Result<Digest> {
+        if !self.is_passing() {
+            return self.inner.hash_whole(like);
+        }
+        let incomplete = || StoreError::Incomplete { blob: self.inner.id(), held: self.held().len() };
+        let (hasher, hashed) = {
+            let state = self.state.lock();
+            (state.digest.clone(), state.hashed)
+        };
+        let same = self.inner.info().digest.is_some_and(|digest| digest.algorithm() == like.algorithm());
+        let mut hasher = hasher.filter(|_| same).ok_or_else(incomplete)?;
+        let count = self.inner.manifest().piece_count().ok_or_else(incomplete)?;
+        let mut buffer = Vec::new();
+        for piece in hashed..count {
+            self.read_piece(PieceIndex(piece), &mut buffer)?;
+            hasher.update(&buffer);
+        }
+        Ok(hasher.finish())
+    }
+
+    fn seal(&self, root: PieceHash) -> Result<()> {
+        if !self.is_passing() {
+            return self.inner.seal(root);
+        }
+        let (blob, held) = (self.inner.id(), self.held().len());
+        let manifest = self.inner.manifest();
+        match manifest.root() {
+            _ if self.inner.is_discarded() => return Err(StoreError::Discarded(blob)),
+            Some(actual) if held == manifest.known() && actual == root => {}
+            Some(_) if held == manifest.known() => return Err(StoreError::WrongRoot(blob)),
+            _ => return Err(StoreError::Incomplete { blob, held }),
+        }
+        self.state.lock().complete = true;
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        if self.is_passing() { self.state.lock().complete } else { self.inner.is_complete() }
+    }
+
+    fn drop_pieces(&self, pieces: &PieceSet) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            for piece in pieces.iter() {
+                state.forgotten.remove(piece);
+                if let Some(data) = state.aside.remove(&piece) {
+                    state.aside_bytes -= data.len() as u64;
+                }
+                state.floor = state.floor.min(piece.0);
+                state.complete = false;
+            }
+        }
+        self.inner.drop_pieces(pieces)
+    }
+
+    fn discard(&self) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            *state = State::default();
+        }
+        self.inner.discard()
+    }
+
+    fn is_discarded(&self) -> bool {
+        self.inner.is_discarded()
+    }
+
+    fn rest(&self) {
+        self.inner.rest();
+    }
+
+    fn wake(&self) -> bool {
+        self.inner.wake()
+    }
+
+    fn passes(&self) -> bool {
+        self.is_passing()
+    }
+
+    fn window(&self) -> u64 {
+        WINDOW.max(MIN_WINDOW * self.pieces.bytes())
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.is_passing() && self.state.lock().aside_bytes + self.pieces.bytes() > self.window()
+    }
+
+    fn forget(&self, before: PieceIndex) -> Result<()> {
+        if !self.is_passing() {
+            return Ok(());
+        }
+        let stored = self.inner.held();
+        let mut dropped = PieceSet::new();
+        let mut buffer = Vec::new();
+        loop {
+            let mut state = self.state.lock();
+            let piece = PieceIndex(state.floor);
+            if piece >= before || piece.0 >= self.inner.known() {
+                break;
+            }
+            let aside = state.aside.remove(&piece);
+            state.aside_bytes -= aside.as_ref().map_or(0, |data| data.len() as u64);
+            let is_stored = stored.contains(piece);
+            if aside.is_some() || is_stored {
+                state.forgotten.insert(piece);
+            }
+            state.floor += 1;
+            let in_order = state.hashed == piece.0 && (aside.is_some() || is_stored);
+            let hasher = state.digest.take().filter(|_| in_order);
+            drop(state);
+            if let Some(mut hasher) = hasher {
+                let read = match &aside {
+                    Some(data) => {
+                        hasher.update(data);
+                        Ok(())
+                    }
+                    None => self.inner.read_piece(piece, &mut buffer).map(|()| hasher.update(&buffer)),
+                };
+                if read.is_ok() {
+                    let mut state = self.state.lock();
+                    state.digest = Some(hasher);
+                    state.hashed = piece.0 + 1;
+                }
+            }
+            if is_stored {
+                dropped.insert(piece);
+            }
+        }
+        if dropped.is_empty() { Ok(()) } else { self.inner.drop_pieces(&dropped) }
+    }
+
+    fn forgotten(&self) -> PieceSet {
+        self.state.lock().forgotten.clone()
+    }
+}
+
+impl fmt::Debug for Passing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passing")
+            .field("inner", &self.inner)
+            .field("passes", &self.is_passing())
+            .finish_non_exhaustive()
+    }
+}
