@@ -177,8 +177,10 @@ fn a_disk_that_hangs_holds_up_only_what_needs_it() {
         .unwrap();
     Outcome::of(again).succeeded();
     assert_eq!(std::fs::read(room.path("again")).unwrap().len(), 3 * MEGABYTE);
-    drop(frozen);
+    // What can't be stored passes through.
     waiting.end().succeeded();
+    assert_eq!(room.read("coming").len(), 3 * MEGABYTE + 1);
+    drop(frozen);
     drop(daemon);
     drop(mounted);
 }
