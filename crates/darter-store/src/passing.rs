@@ -4,7 +4,8 @@
 //!
 //! A blob begins as an ordinary one (or with nothing but memory, if it could not even be begun) and passes from the first
 //! piece on that is refused. From then on its pieces are of three kinds: stored, *aside* in memory, or *forgotten*. All
-//! three count as held: a forgotten piece was here and was right. Reading a forgotten one fails with
+//! three count as held: a forgotten piece was here and was right. What is stored stays, since parts of its file may have
+//! been handed out. Reading a forgotten one fails with
 //! [`StoreError::NotHeld`].
 //!
 //! Invariants: a piece is aside or forgotten only after its bytes matched the manifest; `digest`, while it is there, has
@@ -38,6 +39,8 @@ pub struct Passing {
     pieces: PieceLength,
     /// Whether a piece was refused.
     passes: AtomicBool,
+    /// Held while pieces are forgotten, so that they are hashed one after the other. Taken before `state`.
+    forgetting: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -74,7 +77,13 @@ impl Passing {
         let digest = inner.info().digest.map(|digest| digest.hasher());
         let pieces = inner.manifest().piece_length();
         let state = State { digest, ..State::default() };
-        Arc::new(Self { inner, pieces, passes: AtomicBool::new(passes), state: Mutex::new(state) })
+        Arc::new(Self {
+            inner,
+            pieces,
+            passes: AtomicBool::new(passes),
+            forgetting: Mutex::new(()),
+            state: Mutex::new(state),
+        })
     }
 
     fn is_passing(&self) -> bool {
@@ -345,8 +354,8 @@ impl StoredBlob for Passing {
         if !self.is_passing() {
             return Ok(());
         }
+        let _forgetting = self.forgetting.lock();
         let stored = self.inner.held();
-        let mut dropped = PieceSet::new();
         let mut buffer = Vec::new();
         loop {
             let mut state = self.state.lock();
@@ -357,7 +366,7 @@ impl StoredBlob for Passing {
             let aside = state.aside.remove(&piece);
             state.aside_bytes -= aside.as_ref().map_or(0, |data| data.len() as u64);
             let is_stored = stored.contains(piece);
-            if aside.is_some() || is_stored {
+            if aside.is_some() {
                 state.forgotten.insert(piece);
             }
             state.floor += 1;
@@ -378,11 +387,8 @@ impl StoredBlob for Passing {
                     state.hashed = piece.0 + 1;
                 }
             }
-            if is_stored {
-                dropped.insert(piece);
-            }
         }
-        if dropped.is_empty() { Ok(()) } else { self.inner.drop_pieces(&dropped) }
+        Ok(())
     }
 
     fn forgotten(&self) -> PieceSet {

@@ -352,7 +352,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Forgets the pieces before this one, if it passes: they count as held but can't be read any more.
+    /// Forgets the pieces before this one that are in memory, if it passes: they count as held but can't be read any more.
     ///
     /// # Errors
     /// When the disk refuses.

@@ -251,7 +251,7 @@ impl Transfer {
         let bytes = data.len() as u64;
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
-        let needed = stored.passes().then(|| self.needed_from(Duration::ZERO));
+        let needed = stored.is_crowded().then(|| self.needed_from(Duration::ZERO));
         let put = tokio::task::spawn_blocking(move || {
             if let Some(needed) = needed {
                 stored.forget(needed)?;

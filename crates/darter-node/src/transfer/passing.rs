@@ -115,7 +115,8 @@ impl Transfer {
     /// Waits until a blob that passes through has room for another piece in memory. `Err` if nobody reads it.
     pub(super) async fn room_to_read(self: &Arc<Self>) -> Result<(), FetchError> {
         let began = self.context.now();
-        while self.stored.passes() && !self.closed.is_cancelled() {
+        // Not before: who comes while the beginning is here shares it.
+        while self.stored.is_crowded() && !self.closed.is_cancelled() {
             let waited = self.context.now().since(began);
             let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
             let forgotten = tokio::task::spawn_blocking(move || stored.forget(needed)).await;

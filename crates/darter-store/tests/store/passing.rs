@@ -75,7 +75,10 @@ fn a_blob_whose_length_turns_out_too_long_passes_on_from_where_the_room_ends() {
     blob.read_at(2 * PIECE + 5, &mut across).unwrap();
     assert_eq!(across, content.data[2 * PIECE as usize + 5..5 * PIECE as usize + 5]);
     blob.forget(PieceIndex(6)).unwrap();
-    assert_eq!((store.usage().used, blob.held().len()), (0, 10));
+    assert_eq!((store.usage().used, blob.held().len()), (4 * PIECE, 10));
+    assert_eq!(blob.forgotten().iter().collect::<Vec<_>>(), [PieceIndex(4), PieceIndex(5)]);
+    blob.read_at(0, &mut across).unwrap();
+    assert_eq!(across, content.data[..3 * PIECE as usize], "what is stored can still be read");
     let digest = Digest::sha256(&content.data);
     assert_eq!(blob.hash_whole(&digest).unwrap(), digest);
     blob.seal(content.manifest.root().unwrap()).unwrap();
