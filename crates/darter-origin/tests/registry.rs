@@ -153,6 +153,17 @@ async fn a_token_is_kept_for_its_repository_until_it_expires() {
 }
 
 #[tokio::test]
+async fn requests_that_want_the_same_token_at_once_cost_the_token_service_one() {
+    let lab = Lab::new().await;
+    let (client, upstream) = lab.client(Some(alice()));
+    let none = none();
+    let paths = [MANIFEST, TAGS, MANIFEST, TAGS, MANIFEST, TAGS];
+    let answers = futures_util::future::join_all(paths.map(|path| get(&client, &upstream, path, &none))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(lab.asked_for_tokens(), 1);
+}
+
+#[tokio::test]
 async fn a_token_of_untold_lifetime_lasts_a_minute() {
     let lab = Lab::new().await;
     lab.state.lock().expires_in = None;

@@ -56,6 +56,8 @@ pub(super) struct Tokens {
     http: HttpClient,
     clock: Arc<dyn Clock>,
     kept: Mutex<HashMap<Key, Kept>>,
+    /// Held by who asks for a token; those who want the same one wait for it.
+    asking: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// What a token was given for, and to whom.
@@ -90,7 +92,7 @@ impl Demand {
 
 impl Tokens {
     pub(super) fn new(http: HttpClient, clock: Arc<dyn Clock>) -> Self {
-        Self { http, clock, kept: Mutex::default() }
+        Self { http, clock, kept: Mutex::default(), asking: Mutex::default() }
     }
 
     /// Forgets the token for this demand: the registry no longer takes it.
@@ -107,12 +109,20 @@ impl Tokens {
             return Ok(Some(token.clone()));
         }
         let key = (demand.clone(), login.cloned());
-        let now = self.clock.now();
-        if let Some(kept) = self.kept.lock().get(&key)
-            && now < kept.until
-        {
-            return Ok(Some(kept.token.clone()));
+        if let Some(token) = self.kept(&key) {
+            return Ok(Some(token));
         }
+        let asking = {
+            let mut asking = self.asking.lock();
+            // One that nobody holds or waits for is only in the table.
+            asking.retain(|_, asked| Arc::strong_count(asked) > 1);
+            Arc::clone(asking.entry(key.clone()).or_default())
+        };
+        let _one = asking.lock().await;
+        if let Some(token) = self.kept(&key) {
+            return Ok(Some(token));
+        }
+        let now = self.clock.now();
         let Some(granted) = self.ask(demand, login).await? else { return Ok(None) };
         let Some(token) = granted.token else {
             let text = format!("the token service {} gave no token", shown(&demand.realm));
@@ -129,6 +139,12 @@ impl Tokens {
         }
         kept.insert(key, Kept { token: token.clone(), until });
         Ok(Some(token))
+    }
+
+    /// A token that is still good.
+    fn kept(&self, key: &Key) -> Option<String> {
+        let now = self.clock.now();
+        self.kept.lock().get(key).filter(|kept| now < kept.until).map(|kept| kept.token.clone())
     }
 
     async fn ask(&self, demand: &Demand, login: Option<&Login>) -> Result<Option<Granted>, OriginError> {
