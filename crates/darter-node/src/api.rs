@@ -76,6 +76,7 @@ pub struct WrongSource {
     /// How often, since this agent started.
     pub times: u64,
     /// When last.
+    #[serde(rename = "last_unix_seconds")]
     pub last: u64,
     /// Which blob it was then.
     pub blob: BlobId,

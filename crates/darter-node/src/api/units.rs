@@ -10,12 +10,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// Short name and name with a unit.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: [(&str, &str); 23] = [
     ("uptime", "uptime_seconds"),
     ("resident", "resident_bytes"),
     ("used", "used_bytes"),
     ("quota", "quota_bytes"),
     ("free", "free_bytes"),
+    ("capacity", "capacity_bytes"),
     ("from_origin", "from_origin_bytes"),
     ("from_seed", "from_seed_bytes"),
     ("from_peers", "from_peers_bytes"),
