@@ -17,7 +17,7 @@ use crate::context::{Context, unix_now};
 use crate::error::FetchError;
 
 /// How long nobody who failed a blob is asked for it again, the first time; doubles with each failure.
-const MIN_PAUSE: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// How long after its pause a failure still makes the next pause longer.
@@ -169,9 +169,9 @@ mod tests {
         setbacks.note(BLOB, ONE, &wrong(), at(100));
         setbacks.note(BLOB, ONE, &wrong(), at(100));
         assert!(refused(ONE, 100) && !refused(OTHER, 100));
-        assert!(!refused(ONE, 101), "told twice, but it failed once");
-        let mut now = 101;
-        for pause in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+        assert!(!refused(ONE, 105), "told twice, but it failed once");
+        let mut now = 105;
+        for pause in [10, 20, 40, 80, 160, 300, 300] {
             setbacks.note(BLOB, ONE, &wrong(), at(now));
             assert!(refused(ONE, now + pause - 1) && !refused(ONE, now + pause), "{pause}");
             now += pause;

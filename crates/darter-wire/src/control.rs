@@ -41,13 +41,13 @@ pub struct ControlConfig {
     pub idle: Duration,
     /// The link is given up after so long without a byte read, or without a write getting anywhere.
     pub silence: Duration,
-    /// Messages that wait to be written, at most.
+    /// Messages that wait to be written, at most: each of hundreds of blobs that two agents begin at once takes several.
     pub queue: usize,
 }
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        Self { idle: Duration::from_millis(1500), silence: Duration::from_secs(5), queue: 256 }
+        Self { idle: Duration::from_millis(1500), silence: Duration::from_secs(5), queue: 4096 }
     }
 }
 

@@ -32,8 +32,8 @@ pub use budget::{Budget, Unlimited};
 pub use buffer::{BufferPool, PooledBuffer};
 pub use control::{ControlConfig, ControlReceiver, ControlSender, Frame};
 pub use data::{
-    Answer, Answers, Bind, DataClient, Payload, Receiving, Refusal, Request, Sending, Slots, Uploads, Wanted,
-    serve_data,
+    Answer, Answers, Bind, DataClient, MAX_UNANSWERED, Payload, Receiving, Refusal, Request, Sending, Slots, Uploads,
+    Wanted, serve_data,
 };
 pub use error::{Result, WireError};
 pub use message::{

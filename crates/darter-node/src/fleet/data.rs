@@ -3,14 +3,17 @@
 //! A [`DataLink`] is in one of three states: *connecting* (requests wait), *up*, or *closed* (requests fail at once, and
 //! the next one makes a new link). Every request that goes in comes out as exactly one call of the listener:
 //! answered or unanswered.
+//!
+//! A holder takes so many requests of one connection and no more. Those beyond that wait here for their turn: the blob with
+//! the fewest requests at the holder goes first, so that of hundreds of blobs none waits for the others to be whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use darter_core::{BlobId, Moment, NodeId};
 use darter_swarm::{RequestId, Standing, Tuning};
 use darter_wire::preface;
-use darter_wire::{Answer, Answers, DataClient, Kind, Request, Wanted};
+use darter_wire::{Answer, Answers, DataClient, Kind, MAX_UNANSWERED, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -18,6 +21,9 @@ use super::{Fleet, Listener, Peer};
 
 /// Answers of one link that are being verified and written at a time: enough to keep reading while the disk works.
 const BEING_STORED: usize = 4;
+
+/// Requests that wait for their turn at one holder, at most; each blob has few.
+const MAX_WAITING: usize = 16 * 1024;
 
 /// A piece that is wanted from a holder.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +59,8 @@ struct Open {
     last: u32,
     asks: HashMap<u32, Sent>,
     numbers: HashMap<(BlobId, RequestId), u32>,
+    /// Requests that the holder would not take yet.
+    waiting: VecDeque<Ask>,
     /// How many of them ask for a piece that is named, and how fast all are answered.
     standing: Standing,
 }
@@ -66,6 +74,31 @@ struct Sent {
 }
 
 impl Open {
+    /// Takes the request out whose turn it is, if the holder takes one more: of the blob that has the fewest at the holder,
+    /// the urgent one, the one that came first.
+    fn take_next(&mut self) -> Option<Ask> {
+        if self.asks.len() >= MAX_UNANSWERED {
+            return None;
+        }
+        if self.waiting.len() < 2 {
+            return self.waiting.pop_front();
+        }
+        let mut there: HashMap<BlobId, u32> = HashMap::new();
+        for (blob, _) in self.numbers.keys() {
+            *there.entry(*blob).or_default() += 1;
+        }
+        let turn = |ask: &Ask| (there.get(&ask.blob).copied().unwrap_or_default(), !ask.urgent);
+        let next = self.waiting.iter().enumerate().min_by_key(|(at, ask)| (turn(ask), *at)).map(|(at, _)| at)?;
+        self.waiting.remove(next)
+    }
+
+    /// Nobody waits for this request any more; false if the holder has it.
+    fn forget(&mut self, blob: BlobId, request: RequestId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|ask| (ask.blob, ask.request) != (blob, request));
+        self.waiting.len() < before
+    }
+
     /// Adds what is sent now, and says by which number it goes.
     fn add(&mut self, ask: Ask, now: Moment) -> u32 {
         loop {
@@ -130,15 +163,39 @@ impl DataLink {
         matches!(*self.link.lock(), Link::Up(_))
     }
 
-    /// Sends what waits or comes; false when the link can't take it.
-    fn send(&self, client: &DataClient, ask: Ask, now: Moment) -> bool {
-        let number = self.open.lock().add(ask, now);
-        let request = Request { id: number, blob: ask.blob, wanted: ask.wanted, urgent: ask.urgent };
-        let sent = client.request(request, ask.longest).is_ok();
-        if !sent {
-            self.open.lock().remove(number);
+    /// Sends a request, or lets it wait for its turn. Returns those that the link can't take.
+    fn send(&self, client: &DataClient, ask: Ask, now: Moment) -> Vec<Ask> {
+        {
+            let mut open = self.open.lock();
+            if open.waiting.len() >= MAX_WAITING {
+                return vec![ask];
+            }
+            open.waiting.push_back(ask);
         }
-        sent
+        self.send_waiting(client, now)
+    }
+
+    /// Sends requests that wait, as many as the holder takes. Returns those that the link can't take.
+    fn send_waiting(&self, client: &DataClient, now: Moment) -> Vec<Ask> {
+        let mut refused = Vec::new();
+        let mut open = self.open.lock();
+        while let Some(ask) = open.take_next() {
+            let number = open.add(ask, now);
+            let request = Request { id: number, blob: ask.blob, wanted: ask.wanted, urgent: ask.urgent };
+            if client.request(request, ask.longest).is_err() {
+                open.remove(number);
+                refused.push(ask);
+            }
+        }
+        refused
+    }
+
+    /// A request was answered: there may be room for one that waits.
+    fn go_on(&self, now: Moment) -> Vec<Ask> {
+        match &*self.link.lock() {
+            Link::Up(client) => self.send_waiting(client, now),
+            Link::Connecting(_) | Link::Closed => Vec::new(),
+        }
     }
 }
 
@@ -150,12 +207,13 @@ impl Fleet {
         let refused = match &mut *link.link.lock() {
             Link::Connecting(waiting) => {
                 waiting.push(ask);
-                false
+                Vec::new()
             }
-            Link::Up(client) => !link.send(client, ask, self.context.now()),
-            Link::Closed => true,
+            Link::Up(client) => link.send(client, ask, self.context.now()),
+            Link::Closed => vec![ask],
         };
-        if refused && let Some(listener) = self.listener() {
+        let Some(listener) = self.listener() else { return };
+        for ask in refused {
             listener.unanswered(holder, ask.blob, ask.request);
         }
     }
@@ -164,7 +222,13 @@ impl Fleet {
     pub(crate) fn cancel(&self, holder: NodeId, blob: BlobId, request: RequestId) {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return };
-        let number = link.open.lock().numbers.get(&(blob, request)).copied();
+        let number = {
+            let mut open = link.open.lock();
+            if open.forget(blob, request) {
+                return;
+            }
+            open.numbers.get(&(blob, request)).copied()
+        };
         match &mut *link.link.lock() {
             Link::Up(client) => {
                 if let Some(number) = number {
@@ -181,8 +245,10 @@ impl Fleet {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return Standing::default() };
         let waiting = if let Link::Connecting(waiting) = &*link.link.lock() { waiting.len() } else { 0 };
-        let mut standing = link.open.lock().standing;
-        standing.named += u32::try_from(waiting).unwrap_or(u32::MAX);
+        let open = link.open.lock();
+        let named = open.waiting.iter().filter(|ask| matches!(ask.wanted, Wanted::Piece(_))).count();
+        let mut standing = open.standing;
+        standing.named += u32::try_from(waiting + named).unwrap_or(u32::MAX);
         standing
     }
 
@@ -222,8 +288,8 @@ impl Fleet {
                 let before = std::mem::replace(&mut *link.link.lock(), Link::Up(client.clone()));
                 if let Link::Connecting(waiting) = before {
                     for ask in waiting {
-                        if !link.send(&client, ask, self.context.now()) {
-                            listener.unanswered(holder, ask.blob, ask.request);
+                        for refused in link.send(&client, ask, self.context.now()) {
+                            listener.unanswered(holder, refused.blob, refused.request);
                         }
                     }
                     self.read_answers(peer, &link, answers, &listener).await;
@@ -235,8 +301,8 @@ impl Fleet {
             Err(error) => tracing::debug!(peer = %holder.short(), %error, "no data connection"),
         }
         let before = std::mem::replace(&mut *link.link.lock(), Link::Closed);
-        let mut lost: Vec<Ask> =
-            std::mem::take(&mut *link.open.lock()).asks.into_values().map(|sent| sent.ask).collect();
+        let open = std::mem::take(&mut *link.open.lock());
+        let mut lost: Vec<Ask> = open.asks.into_values().map(|sent| sent.ask).chain(open.waiting).collect();
         if let Link::Connecting(waiting) = before {
             lost.extend(waiting);
         }
@@ -273,7 +339,11 @@ impl Fleet {
                 Answer::Data { id, data, .. } => (*id, Some(data.len() as u64)),
                 Answer::None { id, .. } => (*id, None),
             };
-            let Some(ask) = link.open.lock().answered(id, bytes, now) else { continue };
+            let ask = link.open.lock().answered(id, bytes, now);
+            for refused in link.go_on(now) {
+                listener.unanswered(holder.hello.node, refused.blob, refused.request);
+            }
+            let Some(ask) = ask else { continue };
             let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
             let (listener, holder) = (Arc::clone(listener), Arc::clone(&holder));
             self.tasks.spawn(async move {
@@ -298,6 +368,32 @@ mod tests {
 
     fn at(millis: u64) -> Moment {
         Moment::from_micros(millis * 1000)
+    }
+
+    #[test]
+    fn what_a_holder_does_not_take_waits_for_its_turn_and_each_blob_has_one() {
+        let mut open = Open::default();
+        let of = |blob: u8, request, urgent| Ask { blob: BlobId([blob; 32]), urgent, ..ask(Wanted::Any, request) };
+        let busy: Vec<_> = (0..MAX_UNANSWERED as u64).map(|request| open.add(of(1, request, false), at(0))).collect();
+        open.waiting.extend([
+            of(1, 900, true),
+            of(1, 901, false),
+            of(2, 902, false),
+            of(3, 903, false),
+            of(3, 904, true),
+        ]);
+        assert!(open.take_next().is_none(), "the holder takes no more");
+        let mut order = Vec::new();
+        for number in &busy[..5] {
+            open.answered(*number, Some(PIECE), at(10));
+            let next = open.take_next().unwrap();
+            order.push(next.request.0);
+            open.add(next, at(10));
+        }
+        assert_eq!(order, [904, 902, 903, 900, 901]);
+        open.waiting.push_back(of(2, 905, false));
+        assert!(open.forget(BlobId([2; 32]), RequestId(905)) && !open.forget(BlobId([2; 32]), RequestId(902)));
+        assert!(open.waiting.is_empty());
     }
 
     #[test]

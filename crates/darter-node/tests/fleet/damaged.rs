@@ -38,7 +38,7 @@ fn data_file(dir: &Path) -> PathBuf {
 async fn what_a_disk_damaged_in_a_complete_blob_is_read_again() {
     let content: Vec<u8> = (0..3_000_000_u32).map(|at| (at * 31 + at / 251) as u8).collect();
     let served = content.clone();
-    let origin = Origin::start(move |_| Answer::of(&served)).await;
+    let origin = Origin::start(move |_, _| Answer::of(&served)).await;
     let dir = tempfile::tempdir().unwrap();
     let agent = Agent::start(alone(dir.path())).await.unwrap();
     let source = origin.blob(&content);
@@ -107,7 +107,7 @@ async fn who_gets_nothing_from_a_seed_ends_and_says_whom_it_waited_for() {
 
 #[tokio::test]
 async fn who_gets_nothing_from_an_origin_ends_and_says_so() {
-    let origin = Origin::start(|_| Answer { hangs_at: Some(200_000), ..Answer::of(&[7; 400_000]) }).await;
+    let origin = Origin::start(|_, _| Answer { hangs_at: Some(200_000), ..Answer::of(&[7; 400_000]) }).await;
     let dir = tempfile::tempdir().unwrap();
     let options = Options { stall_timeout: Duration::from_secs(1), ..alone(dir.path()) };
     let agent = Agent::start(options).await.unwrap();
@@ -119,7 +119,7 @@ async fn who_gets_nothing_from_an_origin_ends_and_says_so() {
 
 #[tokio::test]
 async fn an_empty_answer_of_unknown_length_is_an_empty_blob() {
-    let origin = Origin::start(|_| Answer { tells_length: false, ..Answer::of(b"") }).await;
+    let origin = Origin::start(|_, _| Answer { tells_length: false, ..Answer::of(b"") }).await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let seed = Options { role: AgentRole::Seed, ..seed::node(dirs[0].path(), Vec::new()) };
     let seed = Agent::start(seed).await.unwrap();
@@ -140,7 +140,7 @@ async fn an_answer_that_ends_before_what_came_at_first_is_no_end() {
     // Of unknown length, without ranges, broken off and then shorter than before.
     let content = vec![7; 900_000];
     let (first, second, whole) = (content[..600_000].to_vec(), content[..100_000].to_vec(), content.clone());
-    let origin = Origin::start(move |nth| {
+    let origin = Origin::start(move |nth, _| {
         let unknown = |body: &[u8]| Answer { tells_length: false, ..Answer::of(body) };
         match nth {
             0 => Answer { breaks: true, ..unknown(&first) },

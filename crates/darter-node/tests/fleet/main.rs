@@ -17,5 +17,6 @@ mod registries;
 mod registry;
 mod seed;
 mod start_over;
+mod turns;
 mod web;
 mod wrong;

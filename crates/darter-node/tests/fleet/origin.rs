@@ -28,8 +28,8 @@ impl Answer {
     }
 }
 
-/// What the n-th GET is answered with; HEAD counts as none.
-type Script = dyn Fn(u32) -> Answer + Send + Sync;
+/// What the n-th GET is answered with, of this path; HEAD counts as none.
+type Script = dyn Fn(u32, &str) -> Answer + Send + Sync;
 
 pub(crate) struct Origin {
     /// `HOST:PORT`.
@@ -38,7 +38,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(crate) async fn start(script: impl Fn(u32) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(script: impl Fn(u32, &str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (gets, script): (_, Arc<Script>) = (Arc::new(AtomicU32::new(0)), Arc::new(script));
@@ -83,7 +83,7 @@ async fn connection(stream: TcpStream, gets: &AtomicU32, script: &Script) -> Opt
         let head = head.to_lowercase();
         let is_get = head.starts_with("get ");
         let nth = if is_get { gets.fetch_add(1, Ordering::Relaxed) } else { gets.load(Ordering::Relaxed) };
-        let Answer { body, tells_length, hangs_at, breaks } = script(nth);
+        let Answer { body, tells_length, hangs_at, breaks } = script(nth, head.split(' ').nth(1)?);
         if !tells_length {
             // In chunks, so that an end that is none can be told from one.
             writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.ok()?;

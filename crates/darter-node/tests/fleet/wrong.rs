@@ -46,7 +46,7 @@ async fn content_that_came_wrong_through_a_seed_comes_right_through_another_read
     for length in [17, 60_000, 300_000, 2_000_000] {
         let content = content(length);
         let (right, wrong) = (content.clone(), damaged(&content));
-        let origin = Origin::start(move |nth| Answer::of(if nth == 0 { &wrong } else { &right })).await;
+        let origin = Origin::start(move |nth, _| Answer::of(if nth == 0 { &wrong } else { &right })).await;
         let dir = tempfile::tempdir().unwrap();
         let (seed, nodes) = fleet(dir.path(), 1).await;
         let got = tokio::time::timeout(SOON, read(&nodes[0], &origin.blob(&content))).await.expect("it ends");
@@ -69,7 +69,7 @@ async fn content_that_is_always_wrong_ends_for_everybody_and_is_left_alone() {
     for length in [1, 17, 60_000, 300_000] {
         let content = content(length);
         let wrong = damaged(&content);
-        let origin = Origin::start(move |_| Answer::of(&wrong)).await;
+        let origin = Origin::start(move |_, _| Answer::of(&wrong)).await;
         let dir = tempfile::tempdir().unwrap();
         let (seed, nodes) = fleet(dir.path(), 2).await;
         let source = origin.blob(&content);
@@ -78,8 +78,8 @@ async fn content_that_is_always_wrong_ends_for_everybody_and_is_left_alone() {
             assert!(matches!(end, Err(FetchError::WrongDigest { .. })), "{length}: {end:?}");
         }
         let asked = origin.gets();
-        // The seed, and each node when the seed has failed.
-        assert!(asked <= 3, "{length}: asked {asked} times");
+        // The seed, and each node when the seed has failed; once more, if that took longer than the first pause.
+        assert!(asked <= 6, "{length}: asked {asked} times");
         for agent in nodes.iter().chain([&seed]) {
             let end = read(agent, &source).await;
             assert!(matches!(end, Err(FetchError::WrongDigest { .. })), "{length}: {end:?}");
@@ -98,7 +98,7 @@ async fn a_caller_who_has_bytes_of_a_wrong_try_is_given_the_rest_only_of_the_sam
     let content = content(300_000);
     let (right, mut wrong) = (content.clone(), content.clone());
     wrong[5] ^= 1;
-    let origin = Origin::start(move |nth| Answer::of(if nth == 0 { &wrong } else { &right })).await;
+    let origin = Origin::start(move |nth, _| Answer::of(if nth == 0 { &wrong } else { &right })).await;
     let dir = tempfile::tempdir().unwrap();
     let (seed, nodes) = fleet(dir.path(), 1).await;
     let source = origin.blob(&content);

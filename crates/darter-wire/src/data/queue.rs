@@ -1,14 +1,18 @@
 //! Which request of a connection comes next: decisions without I/O.
 //!
-//! Urgent requests go before the others, otherwise the first that came goes first. A request that the holder could
+//! The first request of each blob goes before all others, urgent requests before the rest; then blobs take turns, and of one
+//! blob the first that came goes first. So that of hundreds of blobs each gets its first piece soon. A request that the holder could
 //! give nothing to is *parked*, together with all that ask the same, until something changes. It keeps its turn.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use darter_core::BlobId;
 
 use super::{Ask, MAX_UNANSWERED, Request, Wanted};
 use crate::{Result, WireError};
+
+/// Blobs whose turns are remembered, at most; those without requests are forgotten beyond that.
+const MAX_TURNS: usize = 4 * MAX_UNANSWERED;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -18,6 +22,9 @@ pub(super) struct Queue {
     cancelled: VecDeque<u32>,
     /// What there was nothing to give for, the last time the holder was asked.
     parked: Vec<(BlobId, Wanted)>,
+    /// How many requests had been settled when one of this blob last was.
+    turns: HashMap<BlobId, u64>,
+    settled: u64,
 }
 
 impl Queue {
@@ -49,12 +56,13 @@ impl Queue {
 
     /// The request whose turn it is. It stays until it is [parked](Self::park) or [settled](Self::settle).
     pub(super) fn next(&self) -> Option<Request> {
-        let mut ready = self.open.iter().filter(|request| !self.parked.contains(&(request.blob, request.wanted)));
-        let first = ready.next()?;
-        if first.urgent {
-            return Some(*first);
-        }
-        Some(*ready.find(|request| request.urgent).unwrap_or(first))
+        let ready = self.open.iter().filter(|request| !self.parked.contains(&(request.blob, request.wanted)));
+        let turn = |request: &&Request| {
+            let last = self.turns.get(&request.blob).copied();
+            (last.is_some(), !request.urgent, last.unwrap_or_default())
+        };
+        // Of equal ones the first.
+        ready.min_by_key(turn).copied()
     }
 
     /// There is nothing to give to this request, nor to any that asks the same.
@@ -76,6 +84,12 @@ impl Queue {
     pub(super) fn settle(&mut self, request: &Request) {
         if let Some(at) = self.open.iter().position(|open| open == request) {
             self.open.remove(at);
+        }
+        self.settled += 1;
+        self.turns.insert(request.blob, self.settled);
+        if self.turns.len() > MAX_TURNS {
+            let open = &self.open;
+            self.turns.retain(|blob, _| open.iter().any(|request| request.blob == *blob));
         }
     }
 }

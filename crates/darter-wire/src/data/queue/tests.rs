@@ -40,6 +40,22 @@ fn urgent_requests_go_first_and_the_rest_in_the_order_they_came() {
 }
 
 #[test]
+fn each_blob_gets_its_first_piece_before_others_get_more_and_then_they_take_turns() {
+    let of = |blob, id, urgent| Request { blob: BlobId([blob; 32]), ..request(id, Wanted::Any, urgent) };
+    let first = [of(1, 1, false), of(1, 2, false), of(1, 3, false), of(2, 4, false), of(2, 5, false)];
+    let mut queue = queue_of(&first);
+    queue.take_in(Ask::Request(of(3, 6, false))).unwrap();
+    queue.take_in(Ask::Request(of(1, 7, true))).unwrap();
+    assert_eq!(drain(&mut queue), [7, 4, 6, 1, 5, 2, 3]);
+    for blob in 0..2 * MAX_TURNS as u32 {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&blob.to_le_bytes());
+        queue.settle(&Request { blob: BlobId(id), ..any(0) });
+    }
+    assert!(queue.turns.len() <= MAX_TURNS);
+}
+
+#[test]
 fn a_parked_request_lets_others_pass_and_keeps_its_turn() {
     let mut queue = queue_of(&[any(1), piece(2), any(3)]);
     let first = queue.next().unwrap();
