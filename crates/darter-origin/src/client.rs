@@ -108,6 +108,10 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimeout(pub(crate) Duration);
 
+/// The `X-Linked-Etag` of a redirect on the way: the Hugging Face hub's hash of what it leads to.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkedTag(pub(crate) String);
+
 impl Request {
     pub(crate) fn new(method: Method, url: Url) -> Self {
         Self {
@@ -168,11 +172,17 @@ impl Inner {
             Reach::NamesBeyondHost => &self.beyond_host,
             Reach::Public => &self.public,
         };
+        let mut linked = None;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send_on(&request, behalf).await?;
+            let mut response = self.send_on(&request, behalf).await?;
             let Some(target) = location::redirect_target(&response)?.filter(|_| request.body.is_none()) else {
+                if let Some(linked) = linked {
+                    response.extensions_mut().insert(LinkedTag(linked));
+                }
                 return Ok(response);
             };
+            linked =
+                response.headers().get("x-linked-etag").and_then(|tag| Some(tag.to_str().ok()?.to_owned())).or(linked);
             tracing::debug!(from = %shown(&request.url), to = %shown(&target), "following a redirect");
             if !keeps_credentials(&request.url, &target) {
                 location::remove_credentials(&mut request.credentials);

@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Tls,
     /// The resource is not (known to be) of the expected version.
     Changed,
+    /// The bytes are not those that the origin itself declares by a hash.
+    Contradicted,
     /// The body ended before its announced length.
     Truncated,
     /// The range lies outside of the resource.
@@ -172,7 +174,12 @@ impl ErrorKind {
                 Fault::User
             }
             Self::Unreachable | Self::Timeout | Self::Truncated => Fault::Network,
-            Self::RateLimited { .. } | Self::Tls | Self::Changed | Self::Status(_) | Self::Protocol => Fault::Origin,
+            Self::RateLimited { .. }
+            | Self::Tls
+            | Self::Changed
+            | Self::Contradicted
+            | Self::Status(_)
+            | Self::Protocol => Fault::Origin,
         }
     }
 }

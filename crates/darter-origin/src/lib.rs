@@ -11,6 +11,7 @@
 //! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
 //! | [`error`] | [`OriginError`]: what went wrong, whose fault it is, what to do next |
 //! | [`retry`](mod@retry) | [`RetryPolicy`]: backoff within a patience, and `Retry-After` |
+//! | `declared`, `checksum` | hashes that an origin declares of what it sends |
 //! | `shown` | for whom an answer is meant, and where it was found |
 //! | `validators` | how two states of a resource are told apart |
 //! | `body` | response bodies whose length is checked |
@@ -18,7 +19,9 @@
 //! Everything streams; nothing here holds more of a blob than the chunk in hand.
 
 mod body;
+mod checksum;
 pub mod client;
+mod declared;
 pub mod error;
 pub mod file;
 

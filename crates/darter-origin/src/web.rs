@@ -22,7 +22,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::body;
-use crate::client::{HttpClient, Request, credential_headers, of_status, shown};
+use crate::client::{HttpClient, LinkedTag, Request, credential_headers, of_status, shown};
+use crate::declared::Declared;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
 use crate::shown::shown as shown_of;
@@ -151,7 +152,17 @@ impl Origin for HttpOrigin {
         let shown = shown_of(response.url(), response.headers(), credentials);
         let asked_from = range.map_or(0, ByteRange::start);
         let version = settle(expect, current, asked_from, source.digest().is_some(), &what)?;
-        let body = body::of_response(response, part.bytes, what);
+        let linked = response.extensions().get::<LinkedTag>().map(|LinkedTag(tag)| tag.clone());
+        let declared = Declared::of(response.headers(), linked.as_deref());
+        let declared = declared.filter(|_| response.status() != StatusCode::PARTIAL_CONTENT);
+        if let Some(declared) = &declared {
+            declared.agrees(source.digest().filter(|_| expect.is_none()), &what)?;
+        }
+        let body = body::of_response(response, part.bytes, what.clone());
+        let body = match declared {
+            Some(declared) => declared.check(body, what),
+            None => body,
+        };
         Ok(Reading { version, shown, start: part.start, length: part.length, body })
     }
 

@@ -122,6 +122,10 @@ impl Transfer {
             match end {
                 RunEnd::Replan => (tries, left.anew) = (0, false),
                 RunEnd::Here(error) => return self.give_up(&error),
+                // Nothing of it can be told right from wrong.
+                RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
+                    return self.dissolve(error.into()).await;
+                }
                 RunEnd::Origin(error) if self.is_another_version(&error) => {
                     if left.anew {
                         return self.supersede(error.into()).await;

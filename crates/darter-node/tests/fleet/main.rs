@@ -4,6 +4,7 @@
 mod another_user;
 mod control_lost;
 mod damaged;
+mod declared;
 mod images;
 mod large;
 mod met_early;

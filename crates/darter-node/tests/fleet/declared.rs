@@ -1,0 +1,36 @@
+//! An origin that declares a hash of what it sends, and sends something else: nothing of it is kept or given as right.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use darter_core::Source;
+use darter_node::Agent;
+use futures_util::StreamExt as _;
+use tempfile::TempDir;
+
+use crate::seed;
+use crate::web::{Reply, Web};
+
+#[tokio::test]
+async fn bytes_that_contradict_what_their_origin_declares_are_refused_and_read_again() {
+    let right = vec![b'a'; 1_000_000];
+    let reads = AtomicUsize::new(0);
+    let web = Web::start(move |_| {
+        let mut bytes = right.clone();
+        if reads.fetch_add(1, Ordering::Relaxed) == 0 {
+            bytes[500_000] = b'b';
+        }
+        Reply::ok(&bytes).with("etag", "\"1\"").with("content-md5", "dwfWrk4CfHDuoqk1wilvIQ==")
+    })
+    .await;
+    let dir = TempDir::new().unwrap();
+    let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+    let (source, credentials) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
+    let mut results = Vec::new();
+    for _ in 0..2 {
+        let parts: Vec<_> = agent.open(source.clone(), credentials.clone()).await.unwrap().stream(None).collect().await;
+        results.push(parts.into_iter().collect::<Result<Vec<_>, _>>());
+    }
+    let refused = results[0].as_ref().unwrap_err().to_string();
+    assert!(refused.contains("contradict the md5") && refused.contains("content-md5"), "{refused}");
+    assert!(results[1].as_ref().unwrap().concat() == vec![b'a'; 1_000_000]);
+}

@@ -1,0 +1,270 @@
+//! Hashes that an origin declares of what it sends, and whether the bytes bear them out.
+//!
+//! `Repr-Digest` and `Content-Digest` (RFC 9530), `Digest` (RFC 3230), `Content-MD5`, `x-amz-checksum-*`, `x-goog-hash`,
+//! and `X-Linked-Etag` of the Hugging Face hub, which stands on its redirect. The strongest one that is understood is
+//! checked, while the bytes pass; the last of them is held back until it is. Not for parts of a resource.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use darter_core::{Digest, DigestHasher};
+use futures_util::stream::{self, StreamExt as _};
+use http::HeaderMap;
+
+use crate::checksum::{Crc32, Md5};
+use crate::error::{ErrorKind, OriginError};
+use crate::origin::Body;
+
+/// A hash that an origin declares of a whole resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Declared {
+    algorithm: Algorithm,
+    value: Vec<u8>,
+    /// The header that says so.
+    header: String,
+}
+
+/// Strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Algorithm {
+    Sha256,
+    Sha512,
+    Md5,
+    Crc32c,
+    Crc32,
+}
+
+enum Hasher {
+    Digest(DigestHasher),
+    Md5(Md5),
+    Crc(Box<Crc32>),
+}
+
+impl Declared {
+    /// The strongest hash of the whole that an answer declares. `linked` is the `X-Linked-Etag` of a redirect before it.
+    pub(crate) fn of(headers: &HeaderMap, linked: Option<&str>) -> Option<Self> {
+        let mut found = Vec::new();
+        let mut take = |algorithm: Option<Algorithm>, value: Option<Vec<u8>>, header: &str| {
+            if let (Some(algorithm), Some(value)) = (algorithm, value)
+                && value.len() == algorithm.length()
+            {
+                found.push(Self { algorithm, value, header: header.to_owned() });
+            }
+        };
+        let texts = |name: &str| {
+            let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok().map(str::to_owned));
+            values.collect::<Vec<_>>()
+        };
+        for name in ["repr-digest", "content-digest", "digest"] {
+            for (algorithm, value) in
+                texts(name).iter().flat_map(|text| text.split(',')).filter_map(|it| it.split_once('='))
+            {
+                // RFC 9530 has the value between colons.
+                take(Algorithm::named(algorithm), base64(value.trim().trim_matches(':')), name);
+            }
+        }
+        for value in texts("content-md5") {
+            take(Some(Algorithm::Md5), base64(&value), "content-md5");
+        }
+        // What is put together of the checksums of parts says nothing of the whole.
+        let composite = texts("x-amz-checksum-type").iter().any(|text| text.eq_ignore_ascii_case("composite"));
+        for name in ["x-amz-checksum-sha256", "x-amz-checksum-crc32c", "x-amz-checksum-crc32"] {
+            for value in texts(name).iter().filter(|value| !composite && !value.contains('-')) {
+                take(Algorithm::named(&name["x-amz-checksum-".len()..]), base64(value), name);
+            }
+        }
+        // Of what is stored, which may have been decompressed on its way.
+        let as_stored = texts("x-goog-stored-content-encoding").iter().all(|text| text == "identity");
+        for (algorithm, value) in
+            texts("x-goog-hash").iter().flat_map(|text| text.split(',')).filter_map(|it| it.split_once('='))
+        {
+            take(Algorithm::named(algorithm).filter(|_| as_stored), base64(value), "x-goog-hash");
+        }
+        let own = texts("x-linked-etag");
+        for tag in own.iter().map(String::as_str).chain(linked) {
+            let digest: Option<Digest> = format!("sha256:{}", tag.trim().trim_matches('"')).parse().ok();
+            take(Some(Algorithm::Sha256), digest.map(|digest| digest.value().to_vec()), "x-linked-etag");
+        }
+        found.into_iter().min_by_key(|declared| declared.algorithm)
+    }
+
+    /// Refuses a declared hash that can't be of content with this digest.
+    pub(crate) fn agrees(&self, digest: Option<Digest>, what: &str) -> Result<(), OriginError> {
+        let same = |digest: &Digest| digest.algorithm() == self.algorithm.name();
+        match digest.filter(same) {
+            Some(digest) if digest.value() != self.value => {
+                let text = format!(
+                    "{what}: the origin declares other content than {digest} ({}): check the digest and the address",
+                    self.header
+                );
+                Err(OriginError::new(ErrorKind::Contradicted, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Passes the bytes of the whole on, and ends in an error instead of the last of them if they are not what is declared.
+    pub(crate) fn check(self, body: Body, what: String) -> Body {
+        let state = (body, self.algorithm.hasher(), None::<Bytes>, Some((self, what)));
+        stream::unfold(state, |(mut body, mut hasher, mut held, mut check)| async move {
+            loop {
+                match body.next().await {
+                    Some(Ok(chunk)) => {
+                        hasher.update(&chunk);
+                        if let Some(before) = held.replace(chunk) {
+                            return Some((Ok(before), (body, hasher, held, check)));
+                        }
+                    }
+                    Some(Err(error)) => {
+                        // What came before it is as good as without the check.
+                        return match held.take() {
+                            Some(chunk) => {
+                                let rest = stream::once(async { Err(error) }).boxed();
+                                Some((Ok(chunk), (rest, hasher, None, None)))
+                            }
+                            None => Some((Err(error), (stream::empty().boxed(), hasher, None, None))),
+                        };
+                    }
+                    None => {
+                        let (declared, what) = check.take()?;
+                        let got = std::mem::replace(&mut hasher, Algorithm::Crc32.hasher()).finish();
+                        if got == declared.value {
+                            return Some((Ok(held.take()?), (body, hasher, None, None)));
+                        }
+                        let text = format!(
+                            "{what}: the bytes that came contradict the {} that the origin declares ({}); nothing was kept",
+                            declared.algorithm.name(),
+                            declared.header
+                        );
+                        let error = OriginError::new(ErrorKind::Contradicted, text);
+                        return Some((Err(error), (stream::empty().boxed(), hasher, None, None)));
+                    }
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+impl Algorithm {
+    fn named(name: &str) -> Option<Self> {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "sha-256" | "sha256" => Some(Self::Sha256),
+            "sha-512" | "sha512" => Some(Self::Sha512),
+            "md5" => Some(Self::Md5),
+            "crc32c" => Some(Self::Crc32c),
+            "crc32" => Some(Self::Crc32),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+            Self::Md5 => "md5",
+            Self::Crc32c => "crc32c",
+            Self::Crc32 => "crc32",
+        }
+    }
+
+    const fn length(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+            Self::Md5 => 16,
+            Self::Crc32c | Self::Crc32 => 4,
+        }
+    }
+
+    fn hasher(self) -> Hasher {
+        match self {
+            Self::Sha256 => Hasher::Digest(Digest::Sha256([0; 32]).hasher()),
+            Self::Sha512 => Hasher::Digest(Digest::Sha512([0; 64]).hasher()),
+            Self::Md5 => Hasher::Md5(Md5::new()),
+            Self::Crc32c => Hasher::Crc(Box::new(Crc32::castagnoli())),
+            Self::Crc32 => Hasher::Crc(Box::new(Crc32::ieee())),
+        }
+    }
+}
+
+impl Hasher {
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Digest(hasher) => hasher.update(data),
+            Self::Md5(hasher) => hasher.update(data),
+            Self::Crc(hasher) => hasher.update(data),
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Digest(hasher) => hasher.finish().value().to_vec(),
+            Self::Md5(hasher) => hasher.finish().to_vec(),
+            Self::Crc(hasher) => hasher.finish().to_be_bytes().to_vec(),
+        }
+    }
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    BASE64.decode(text.trim()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    const TEXT: &[u8] = b"123456789";
+
+    fn declared(name: &str, value: &str) -> Option<Declared> {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        Declared::of(&HeaderMap::from_iter([(name, value.parse().unwrap())]), None)
+    }
+
+    async fn comes_through(declared: Declared, bytes: &'static [u8]) -> bool {
+        let chunks = bytes.chunks(4).map(|chunk| Ok(Bytes::from_static(chunk))).collect::<Vec<_>>();
+        let passed: Vec<_> = declared.check(stream::iter(chunks).boxed(), "x".into()).collect().await;
+        let came: Vec<u8> = passed.iter().flatten().flat_map(|chunk| chunk.to_vec()).collect();
+        let failed = passed.iter().any(|it| it.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Contradicted));
+        assert_eq!(failed, came.len() < bytes.len(), "the last bytes are held back from a wrong body only");
+        !failed
+    }
+
+    #[tokio::test]
+    async fn every_declaration_is_checked() {
+        for (name, value) in [
+            ("Repr-Digest", "sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"),
+            ("Content-Digest", "unixsum=:AA==:, sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"),
+            ("Digest", "SHA-256=FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
+            ("Content-MD5", "JfnnlDI7RTiF9RgfG2JNCw=="),
+            ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
+            ("x-amz-checksum-crc32c", "4waSgw=="),
+            ("x-amz-checksum-crc32", "y/Q5Jg=="),
+            ("x-goog-hash", "crc32c=4waSgw==,md5=JfnnlDI7RTiF9RgfG2JNCw=="),
+            ("X-Linked-Etag", "\"15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225\""),
+        ] {
+            let declared = declared(name, value).unwrap_or_else(|| panic!("{name} is not understood"));
+            assert!(comes_through(declared.clone(), TEXT).await, "{name}");
+            assert!(!comes_through(declared, b"12345678X").await, "{name}");
+        }
+        for (name, value) in [
+            ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=-3"),
+            ("X-Linked-Etag", "\"0123\""),
+            ("Content-MD5", "?"),
+            ("Digest", "md5"),
+        ] {
+            assert_eq!(declared(name, value), None, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_right_digest_comes_through_and_the_wrong_one_is_refused_at_once() {
+        let digest = Digest::sha256(TEXT);
+        let declared = declared("repr-digest", &format!("sha-256=:{}:", BASE64.encode(digest.value()))).unwrap();
+        assert!(declared.agrees(Some(digest), "x").is_ok() && declared.agrees(None, "x").is_ok());
+        assert!(declared.agrees(Some(Digest::sha256(b"other")), "x").is_err());
+        assert!(comes_through(declared, TEXT).await);
+    }
+}
