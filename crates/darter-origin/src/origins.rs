@@ -62,8 +62,8 @@ impl Origins {
             ("file", Some(files)) => Ok(files),
             ("file", None) => {
                 let text = format!(
-                    "{source} is a local file, which a daemon reads for nobody: serve it over HTTP, or give `darter get \
-                     --no-daemon` a --data-dir of its own"
+                    "{source} is a local file, which a daemon reads for nobody: serve it over HTTP, or use `darter get \
+                     --no-daemon`"
                 );
                 Err(OriginError::new(ErrorKind::Forbidden, text))
             }

@@ -25,7 +25,7 @@ use crate::error::{Result, StoreError};
 use crate::handle::{Handle, no_room};
 use crate::room::Room;
 use crate::sidecar::Sidecar;
-use crate::store::{BlobInfo, BlobSummary, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock};
+use crate::store::{Amount, BlobInfo, BlobSummary, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock};
 
 pub(crate) struct Keeper<B: Backend> {
     pub(crate) backend: B,
@@ -185,6 +185,13 @@ impl<B: Backend> Keeper<B> {
 
     pub(crate) fn touch(&self, blob: BlobId) {
         self.on_shelf(|shelf| self.count_use(shelf, blob));
+    }
+
+    pub(crate) fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
+        self.room.set_limits(quota, reserve);
+        self.room.measure(self.backend.space());
+        // What is too much now goes in the background.
+        self.backend.wake();
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -572,6 +579,10 @@ impl<T: Kept> Store for T {
 
     fn usage(&self) -> Usage {
         self.keeper().usage()
+    }
+
+    fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
+        self.keeper().set_limits(quota, reserve);
     }
 
     fn remember_source(&self, key: BlobId, record: SourceRecord) {

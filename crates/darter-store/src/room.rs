@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::backend::Space;
 use crate::error::{Limit, Result, StoreError};
 use crate::store::{Amount, StoreConfig};
@@ -17,8 +19,8 @@ pub(crate) struct Room {
     /// In bytes; all bits set while there is none.
     quota: AtomicU64,
     reserve: AtomicU64,
-    quota_wanted: Option<Amount>,
-    reserve_wanted: Amount,
+    /// The quota and the reserve, as they are configured.
+    wanted: Mutex<(Option<Amount>, Amount)>,
     high_water: f64,
     low_water: f64,
 }
@@ -35,11 +37,15 @@ impl Room {
             capacity: AtomicU64::new(quota),
             quota: AtomicU64::new(quota),
             reserve: AtomicU64::new(0),
-            quota_wanted: config.quota,
-            reserve_wanted: config.reserve_free,
+            wanted: Mutex::new((config.quota, config.reserve_free)),
             high_water: config.high_water,
             low_water: config.low_water,
         }
+    }
+
+    /// Takes other limits, which count from the next measuring on.
+    pub(crate) fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
+        *self.wanted.lock() = (quota, reserve);
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -58,8 +64,9 @@ impl Room {
     /// Takes note of how large the file system is and what is free on it.
     pub(crate) fn measure(&self, space: Option<Space>) {
         let Some(space) = space else { return };
-        let reserve = self.reserve_wanted.of(space.total);
-        let quota = self.quota_wanted.map_or(u64::MAX, |quota| quota.of(space.total));
+        let (quota, reserve) = *self.wanted.lock();
+        let reserve = reserve.of(space.total);
+        let quota = quota.map_or(u64::MAX, |quota| quota.of(space.total));
         let by_disk = (self.used() + space.free).saturating_sub(reserve);
         self.reserve.store(reserve, Ordering::Relaxed);
         self.quota.store(quota, Ordering::Relaxed);

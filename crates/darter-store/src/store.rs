@@ -205,6 +205,9 @@ pub trait Store: Send + Sync {
     /// How full the store is.
     fn usage(&self) -> Usage;
 
+    /// Takes another quota and another reserve. What is too much then is evicted in the background.
+    fn set_limits(&self, quota: Option<Amount>, reserve: Amount);
+
     /// Remembers what a source was; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
     fn remember_source(&self, key: BlobId, record: SourceRecord);
 

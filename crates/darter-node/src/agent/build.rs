@@ -86,6 +86,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     let changeable = Changeable {
         http,
         registry: registry.clone(),
+        store: Arc::clone(&context.store),
         origin: Arc::clone(&context.origin_budget),
         upload: Arc::clone(&upload),
         download: Arc::clone(&download),

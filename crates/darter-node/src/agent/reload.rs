@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use darter_origin::{HttpClient, RegistryClient};
+use darter_store::Store;
 
 use super::{Agent, build};
 use crate::budget::ByteBudget;
@@ -13,6 +14,7 @@ use crate::options::Options;
 pub(crate) struct Changeable {
     pub(crate) http: HttpClient,
     pub(crate) registry: RegistryClient,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) origin: Arc<ByteBudget>,
     pub(crate) upload: Arc<ByteBudget>,
     pub(crate) download: Arc<ByteBudget>,
@@ -60,6 +62,8 @@ impl Changeable {
             budget.set_rate(rate);
             reloaded.taken.push(name);
         }
+        self.store.set_limits(fresh.quota, fresh.reserve);
+        reloaded.taken.extend(["quota", "reserve"]);
         old.origin_ca = fresh.origin_ca;
         Ok(reloaded)
     }
@@ -79,8 +83,6 @@ fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
         ("join", old.join != fresh.join),
         ("label", old.labels != fresh.labels),
         ("insecure", old.insecure != fresh.insecure),
-        ("quota", old.quota != fresh.quota),
-        ("reserve", old.reserve != fresh.reserve),
         ("upstream", old.upstreams != fresh.upstreams),
         ("default-upstream", old.default_upstream != fresh.default_upstream),
         ("trusted-registry", old.trusted_registries != fresh.trusted_registries),

@@ -84,8 +84,16 @@ pub(super) enum Watch {
 impl Backend {
     /// A daemon if one runs and is wanted; else starts an agent here. `say` tells people what they should know.
     pub(super) async fn choose(args: &GetArgs, sources: &[BlobId], say: impl Fn(&str)) -> anyhow::Result<Self> {
+        // A daemon reads local files for nobody: they may not be this user's.
+        let files = args.input.is_none() && args.urls.iter().all(|url| url.scheme() == "file");
         let why = if args.no_daemon {
+            let own = Client::at(admin::socket_path(&args.place.data_dir()?));
+            if args.keep && own.runs().await.unwrap_or(false) {
+                anyhow::bail!("--keep: a daemon has the store; leave out --no-daemon, or give another --data-dir");
+            }
             "--no-daemon".to_owned()
+        } else if files {
+            "a local file".to_owned()
         } else {
             match find_daemon(args, &say).await? {
                 Ok(client) => return Ok(Self::Daemon(client)),
@@ -187,7 +195,7 @@ async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Resu
                 if !args.quiet {
                     say(&format!("{text}; downloading without it"));
                 }
-                why = Some(text);
+                why = Some(format!("{} is not open to this user", socket.display()));
             }
             Err(error) => return Err(error.into()),
         }

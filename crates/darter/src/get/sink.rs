@@ -279,7 +279,7 @@ impl Part {
                 // A file of the store's is its owner's alone until now.
                 source.set_permissions(attributes::fresh_mode())?;
                 self.dress(&source)?;
-                if temporary::link(&source, &self.target.path).is_ok() {
+                if temporary::rename(&source, &self.target.path).is_ok() {
                     return Ok(Placed::Moved);
                 }
                 self.way = Way::Source(source, Share::Copy);

@@ -88,6 +88,17 @@ pub(super) fn link(file: &File, path: &Path) -> io::Result<()> {
     })
 }
 
+/// Gives an open file another name instead of the one that it has. In one step: a store and its user never both have it, since the
+/// store may drop what it takes for damaged.
+pub(super) fn rename(file: &File, path: &Path) -> io::Result<()> {
+    let own = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let (there, here) = (std::fs::symlink_metadata(&own)?, file.metadata()?);
+    if (there.dev(), there.ino()) != (here.dev(), here.ino()) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    std::fs::rename(own, path)
+}
+
 fn link_as(file: &File, path: &Path) -> io::Result<()> {
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)

@@ -39,12 +39,15 @@ fn systemd_hears_of_each_step_and_a_reload_takes_what_can_change() {
     heard("WATCHDOG=1\n");
     assert_eq!(room.run("status").code, Some(0), "ready is ready");
 
-    configure("upload-limit = \"2MB/s\"\nlabel = [\"rack=7\"]\nlog = \"debug\"\n");
+    configure("upload-limit = \"2MB/s\"\nlabel = [\"rack=7\"]\nlog = \"debug\"\nquota = \"123MB\"\n");
     daemon.signal(Signal::HUP);
     heard("RELOADING=1\nMONOTONIC_USEC=");
     heard("READY=1\n");
     wait_until("it says what it took", || log().contains("the configuration was read anew"));
     assert!(log().contains("after a restart") && log().contains("label"), "{}", log());
+
+    let quota = room.run("status --json").succeeded().json()["store"]["quota"].clone();
+    assert_eq!(quota, 123_000_000);
 
     configure("upload-limit = \"fast\"\n");
     daemon.signal(Signal::HUP);
