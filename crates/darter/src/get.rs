@@ -169,7 +169,7 @@ impl Work<'_> {
             match &result {
                 Ok(report) => self.say_done(report),
                 Err(error) if jobs.len() > 1 && !self.args.json => {
-                    self.bar.say(&format!("error: {}: {error:#}", job.url));
+                    self.bar.say(&format!("error: {}: {error:#}", shown(job)));
                 }
                 Err(_) => {}
             }
@@ -327,12 +327,13 @@ struct Fetched {
     spent: Option<BlobId>,
 }
 
-/// The URL for people: without the user and password that it may have.
+/// The URL for people: without the user and password that it may have, and without what signs it.
 fn shown(job: &Job) -> String {
     let mut url = job.url.clone();
     // Only addresses without a host refuse, and those have no user.
     let _ = url.set_username("");
     let _ = url.set_password(None);
+    darter_core::signature::take(&mut url, &[]);
     url.to_string()
 }
 
