@@ -190,7 +190,8 @@ impl Swarms {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
         let alone = context.options.role == Role::Node;
-        if alone && patient {
+        // Where a seed is connected and fails, each node tries for itself.
+        if alone && patient && troubles.is_empty() {
             let found = self.open_by_nodes(&source, &credentials, &mut troubles).await?;
             match found {
                 Settled::Transfer(transfer) => return Ok(transfer),
