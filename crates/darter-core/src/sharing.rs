@@ -68,12 +68,17 @@ pub struct Fetched {
 impl Address {
     /// The address of `url`.
     pub fn of(url: &Url) -> Self {
+        Self::of_signed(url, &[])
+    }
+
+    /// The address of `url`, where the parameters `more` sign addresses, too; in lower case.
+    pub fn of_signed(url: &Url, more: &[String]) -> Self {
         let mut url = url.clone();
         url.set_fragment(None);
         // Only addresses without a host refuse, and those have no user.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        signature::take(&mut url, &[]);
+        signature::take(&mut url, more);
         let host = format!("{} {} {:?}", url.scheme(), url.host_str().unwrap_or_default(), url.port_or_known_default());
         let file = url.path().rsplit('/').next().unwrap_or_default();
         let query = url.query().unwrap_or_default();

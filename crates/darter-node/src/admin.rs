@@ -231,7 +231,8 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
             return problem(StatusCode::BAD_REQUEST, text);
         }
     };
-    let (source, credentials) = Source::from_url(url, &request.headers, request.digest);
+    let (source, credentials) =
+        Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters());
     let disposition = if request.disposition { agent.disposition(&source, &credentials).await } else { None };
     let download = match agent.open(source, credentials).await {
         Ok(download) => download,

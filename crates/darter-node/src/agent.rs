@@ -160,6 +160,11 @@ impl Agent {
         }
     }
 
+    /// Query parameters that sign addresses, besides those of the usual object stores.
+    pub fn signed_parameters(&self) -> &[String] {
+        &self.inner.context.options.signed_parameters
+    }
+
     /// Blobs in the store, most recently used first.
     ///
     /// # Errors

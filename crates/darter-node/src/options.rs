@@ -120,6 +120,8 @@ pub struct Options {
     pub advertise: Option<String>,
     /// Port for programs of this host: mirror, metrics; `None` listens nowhere.
     pub local: Option<SocketAddr>,
+    /// Query parameters that sign addresses, besides those of the usual object stores; in lower case.
+    pub signed_parameters: Vec<String>,
     /// Another port for `/metrics`, `/healthz` and `/readyz` alone; they stay on the local port too.
     pub metrics: Option<SocketAddr>,
     /// Names of the local port, besides those of loopback.

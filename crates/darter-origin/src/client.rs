@@ -54,6 +54,8 @@ pub struct HttpConfig {
     pub proxy_from_environment: bool,
     /// Idle connections kept for each host.
     pub idle_per_host: usize,
+    /// Query parameters that sign addresses, besides those of the usual object stores; in lower case.
+    pub signed_parameters: Vec<String>,
 }
 
 impl Default for HttpConfig {
@@ -67,6 +69,7 @@ impl Default for HttpConfig {
             servers: BTreeMap::new(),
             proxy_from_environment: true,
             idle_per_host: 8,
+            signed_parameters: Vec::new(),
         }
     }
 }
@@ -83,6 +86,7 @@ struct Inner {
     beyond_host: Server,
     public: Server,
     servers: BTreeMap<String, Server>,
+    signed_parameters: Arc<[String]>,
 }
 
 /// One request.
@@ -146,6 +150,11 @@ impl HttpClient {
         Ok(())
     }
 
+    /// Query parameters that sign addresses, besides those of the usual object stores.
+    pub(crate) fn signed_parameters(&self) -> Arc<[String]> {
+        Arc::clone(&self.0.read().signed_parameters)
+    }
+
     /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
     /// may be secret. Any status that is not a redirect is a success here.
     pub(crate) async fn send(&self, request: Request) -> Result<reqwest::Response, OriginError> {
@@ -162,7 +171,8 @@ impl Inner {
         let servers = servers.collect::<Result<_, ConfigError>>()?;
         let other = |reach| Server::new(config, &ServerConfig::default(), reach);
         let (others, beyond_host) = (other(Reach::Anywhere)?, other(Reach::NamesBeyondHost)?);
-        Ok(Self { others, beyond_host, public: other(Reach::Public)?, servers })
+        let signed_parameters = config.signed_parameters.clone().into();
+        Ok(Self { others, beyond_host, public: other(Reach::Public)?, servers, signed_parameters })
     }
 
     async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {

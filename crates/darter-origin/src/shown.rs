@@ -8,9 +8,10 @@ use http::header::{CACHE_CONTROL, DATE, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName};
 use url::Url;
 
-/// What an answer from `url`, the last of all redirects, shows to a caller with these credentials.
-pub(crate) fn shown(url: &Url, headers: &HeaderMap, credentials: &Credentials) -> Shown {
-    Shown { address: Some(Address::of(url)), age: age(headers), reach: reach(headers, credentials) }
+/// What an answer from `url`, the last of all redirects, shows to a caller with these credentials. The query parameters
+/// `signed` sign addresses, besides those of the usual object stores.
+pub(crate) fn shown(url: &Url, signed: &[String], headers: &HeaderMap, credentials: &Credentials) -> Shown {
+    Shown { address: Some(Address::of_signed(url, signed)), age: age(headers), reach: reach(headers, credentials) }
 }
 
 fn age(headers: &HeaderMap) -> Option<u32> {

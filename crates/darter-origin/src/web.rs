@@ -111,7 +111,7 @@ impl Origin for HttpOrigin {
         let etag = known.and_then(|known| known.etag.as_deref());
         let response = self.describe(source, credentials, etag).await?;
         let (status, headers) = (response.status(), response.headers());
-        let shown = shown_of(response.url(), headers, credentials);
+        let shown = shown_of(response.url(), &self.client.signed_parameters(), headers, credentials);
         let current = match (status, known) {
             (StatusCode::NOT_MODIFIED, Some(known)) => {
                 let told = version_of(headers, known.length);
@@ -149,7 +149,7 @@ impl Origin for HttpOrigin {
         let what = name_of(source);
         let part = Part::of(response.status(), response.headers(), range, &what)?;
         let current = version_of(response.headers(), part.length);
-        let shown = shown_of(response.url(), response.headers(), credentials);
+        let shown = shown_of(response.url(), &self.client.signed_parameters(), response.headers(), credentials);
         let asked_from = range.map_or(0, ByteRange::start);
         let version = settle(expect, current, asked_from, source.digest().is_some(), &what)?;
         let linked = response.extensions().get::<LinkedTag>().map(|LinkedTag(tag)| tag.clone());

@@ -98,7 +98,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     let jobs = jobs::of(args)?;
     let senders = Senders::gather(args)?;
     refuse_early(args, &jobs)?;
-    let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders)).collect();
+    let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders, args)).collect();
     let mut signals = Signals::catch()?;
     let bar = Bar::new(jobs.len(), args.quiet);
     let backend = tokio::select! {
@@ -122,9 +122,10 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
 }
 
 /// Names a job's source.
-fn key(job: &Job, senders: &Senders) -> BlobId {
+fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
     let headers = senders.of(&job.url);
-    let question = Question { url: &job.url, headers: &headers, digest: job.digest, disposition: false };
+    let signed = &args.origin.signed_parameter;
+    let question = Question { url: &job.url, headers: &headers, digest: job.digest, signed, disposition: false };
     backend::source_of(&question).0.key()
 }
 
@@ -191,11 +192,12 @@ impl Work<'_> {
             return Ok(self.report_kept(job, &job.target(None)?, bytes, None, job.digest));
         }
         let headers = self.senders.of(&job.url);
-        let question = Question { url: &job.url, headers: &headers, digest: job.digest, disposition: by_name };
+        let signed = &args.origin.signed_parameter;
+        let question = Question { url: &job.url, headers: &headers, digest: job.digest, signed, disposition: by_name };
         let opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);
         let target = job.target(called.as_deref())?;
-        let source = key(job, &self.senders);
+        let source = key(job, &self.senders, args);
         if let Target::File(file) = &target
             && let Some(old) = &file.old
             && opened.length.is_none_or(|length| length == old.len())

@@ -347,6 +347,7 @@ pub(super) fn http_config(options: &Options) -> HttpConfig {
         extra_ca: options.origin_ca.clone(),
         first_byte_timeout: options.origin_timeout,
         servers: servers(options),
+        signed_parameters: options.signed_parameters.clone(),
         ..HttpConfig::default()
     }
 }

@@ -48,7 +48,7 @@ pub(super) async fn find(
         return Ok(find_digest(swarms, &digest).await?.map_or(Named::Nothing, Named::Blob));
     }
     if let Ok(url) = name.parse() {
-        let (source, _) = Source::from_url(url, &[], None);
+        let (source, _) = Source::from_signed_url(url, &[], None, &swarms.house.context.options.signed_parameters);
         if let Some(record) = swarms.recall(&source).await? {
             return Ok(Named::Blob(record.blob));
         }

@@ -91,6 +91,7 @@ fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
         ("origin-patience", old.origin_patience != fresh.origin_patience),
         ("stale-tags", old.stale_tags != fresh.stale_tags),
         ("stall-timeout", old.stall_timeout != fresh.stall_timeout),
+        ("signed-parameter", old.signed_parameters != fresh.signed_parameters),
         ("origin-timeout", old.origin_timeout != fresh.origin_timeout),
         ("grant-ttl", old.grant_ttl != fresh.grant_ttl),
         ("verify-whole", old.verify_whole != fresh.verify_whole),

@@ -112,6 +112,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         origin_ca: None,
         origin_patience: Duration::from_secs(2),
         origin_timeout: Duration::from_secs(30),
+        signed_parameters: Vec::new(),
         grant_ttl: Duration::ZERO,
         stale_tags: Default::default(),
         verify_whole: false,

@@ -187,6 +187,14 @@ pub(crate) struct OriginArgs {
     /// How long an origin may take to the first byte of an answer
     #[arg(long, env = "DARTER_ORIGIN_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) origin_timeout: Duration,
+
+    /// A query parameter that signs addresses, besides those of the usual object stores; repeat for several
+    ///
+    /// It authorises a request and is no part of a blob's name, so that each signed address of an object is the same
+    /// object. It never appears in logs, listings or files. Every agent of a fleet needs the same list.
+    #[arg(long, env = "DARTER_SIGNED_PARAMETER", value_name = "NAME", value_delimiter = ',',
+        value_parser = values::parameter)]
+    pub(crate) signed_parameter: Vec<String>,
 }
 
 /// What is particular to registries and web servers, for whoever reads from them.

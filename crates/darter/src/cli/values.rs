@@ -51,6 +51,15 @@ pub(crate) fn endpoint_or_nothing(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Ok(String::new()) } else { endpoint(text.trim()) }
 }
 
+/// A query parameter's name; in lower case, as names are compared.
+pub(crate) fn parameter(text: &str) -> Result<String, String> {
+    let name = text.trim().to_ascii_lowercase();
+    if name.is_empty() || name.contains(['=', '&', '?', '#', ' ']) {
+        return Err(format!("not the name of a query parameter: {text:?} (write for example token)"));
+    }
+    Ok(name)
+}
+
 /// A group of this host, by name or number.
 pub(crate) fn group(text: &str) -> Result<u32, String> {
     if let Ok(number) = text.parse() {

@@ -50,6 +50,8 @@ pub(super) struct Question<'a> {
     pub(super) url: &'a Url,
     pub(super) headers: &'a [(String, String)],
     pub(super) digest: Option<Digest>,
+    /// Query parameters that sign addresses, besides those of the usual object stores. A daemon has its own list.
+    pub(super) signed: &'a [String],
     /// Whether the origin is to be asked for a name.
     pub(super) disposition: bool,
 }
@@ -232,7 +234,7 @@ impl Embedded {
 
 /// What a question is about.
 pub(super) fn source_of(question: &Question<'_>) -> (Source, Credentials) {
-    Source::from_url(question.url.clone(), question.headers, question.digest)
+    Source::from_signed_url(question.url.clone(), question.headers, question.digest, question.signed)
 }
 
 async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Result<Opened> {

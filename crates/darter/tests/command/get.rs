@@ -332,3 +332,21 @@ fn content_that_changes_meanwhile_is_begun_anew_in_the_same_run() {
     assert!(room.read("file.bin") == new);
     assert_eq!(room.files(), ["file.bin"]);
 }
+
+/// `--signed-parameter` names what signs addresses at an object store that nobody knows.
+#[test]
+fn a_configured_signature_is_no_part_of_a_name() {
+    let (room, bytes) = (Room::new(), crate::support::content(300_000));
+    let web = Web::serve(bytes.clone());
+    let daemon = crate::support::Daemon::start(&room, "--signed-parameter ticket");
+    for ticket in ["first-secret", "second-secret"] {
+        room.run(&format!("get {}?ticket={ticket}&part=1 -o copy", web.url)).succeeded();
+        assert_eq!(room.read("copy"), bytes);
+    }
+    let rows = room.run("ls --json").succeeded().json();
+    let names: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, [format!("{}?part=1", web.url)], "one object, one name");
+    drop(daemon);
+    let log = std::fs::read_to_string(room.path("seed.log")).unwrap();
+    assert!(!log.contains("-secret"), "{log}");
+}
