@@ -344,7 +344,12 @@ impl Transfer {
             if let Outcome::Failed(error) = &state.outcome {
                 return Err(error.clone());
             }
-            if self.closed.is_cancelled() {
+            if state.lead == Lead::Node(node) {
+                // Two that follow each other would wait for each other.
+                let reason = "this agent follows the one that asks".to_owned();
+                return Err(FetchError::Withdrawn { blob: self.blob, reason });
+            }
+            if self.closed.is_cancelled() || state.dissolving {
                 let reason = "its transfer was ended".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }

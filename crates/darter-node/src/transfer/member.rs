@@ -25,6 +25,9 @@ impl Transfer {
         if joined.piece_length != self.piece_length || self.is_complete() {
             return;
         }
+        if self.stays_lead_of(lead) {
+            return;
+        }
         // A lead that has gone by now is left below; nothing is taken from it.
         if let (Some(whole), Some(peer)) = (&joined.whole, self.fleet.peer(lead)) {
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
@@ -67,6 +70,14 @@ impl Transfer {
             self.lead_failed(lead, "connection lost");
         }
         self.kick.notify_one();
+    }
+
+    /// Whether this agent leads the one that would lead it, since each asked the other at the same time: the one with the
+    /// lower id leads.
+    fn stays_lead_of(&self, other: NodeId) -> bool {
+        let state = self.state.lock();
+        let leads = state.leading.as_ref().is_some_and(|leading| leading.has(other));
+        leads && state.lead == Lead::Me && self.context.me < other
     }
 
     /// Asks an agent to lead this transfer, and follows it.
