@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Digest, Moment};
+use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
 use super::{Lead, Outcome, State, Transfer};
@@ -73,7 +74,12 @@ impl Transfer {
     fn unchecked(self: &Arc<Self>, error: &FetchError) {
         self.note(format!("checking the whole: {error}"));
         self.note_losses();
-        if self.pieces() == Some(self.stored.held().len()) {
+        // What was missing then may have come by now; the check of the whole is done again in any case.
+        let was_missing = matches!(error, FetchError::Store(error)
+            if matches!(**error, StoreError::Incomplete { .. } | StoreError::NotHeld { .. }));
+        if was_missing {
+            self.fetch_missing();
+        } else if self.pieces() == Some(self.stored.held().len()) {
             self.give_up(error);
         }
     }

@@ -148,9 +148,7 @@ impl Transfer {
             let is_complete = matches!(state.outcome, Outcome::Complete) && is_here;
             if let Some(pieces) = self.pieces().filter(|_| is_complete) {
                 // Whoever found the damage may have taken note of it already.
-                let held = self.stored.held();
-                let missing = (0..pieces).map(darter_core::PieceIndex).filter(|piece| !held.contains(*piece));
-                for piece in missing {
+                for piece in self.missing(pieces) {
                     lost.insert(piece);
                 }
             }
@@ -159,6 +157,20 @@ impl Transfer {
             self.lost_pieces(&lost);
             self.resume();
         }
+    }
+
+    /// The whole could not be checked, since pieces are not here that everybody took for held.
+    pub(super) fn fetch_missing(self: &Arc<Self>) {
+        let missing: PieceSet = self.pieces().map(|pieces| self.missing(pieces).collect()).unwrap_or_default();
+        if !missing.is_empty() {
+            self.lost_pieces(&missing);
+            self.resume();
+        }
+    }
+
+    fn missing(&self, pieces: u32) -> impl Iterator<Item = darter_core::PieceIndex> + use<> {
+        let held = self.stored.held();
+        (0..pieces).map(darter_core::PieceIndex).filter(move |piece| !held.contains(*piece))
     }
 
     fn lost_pieces(&self, pieces: &PieceSet) {
