@@ -124,6 +124,7 @@ impl Outcome {
     fn conclusion(&self) -> String {
         let copies = |copies: f64| match copies {
             once if (once - 1.0).abs() < 0.05 => "once".to_owned(),
+            whole if (whole - whole.round()).abs() < 0.05 => format!("{whole:.0} times"),
             more => format!("{more:.2} times"),
         };
         let read = copies(self.swarm.origin_copies);
