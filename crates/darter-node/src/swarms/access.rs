@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use darter_core::sharing::{self, may_share};
+use darter_core::sharing::{self, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version};
 use darter_origin::{OriginError, Stat};
@@ -104,8 +104,12 @@ impl Swarms {
             may_share((&record.version, known), (own.version, &fetched), sealed, under_way)
         })?;
         // The bytes are as old as they were when they came: a date that was too near then still is.
-        let age = found.fetched.and_then(|known| known.shown).and_then(|shown| shown.age);
-        let shown = Shown { age: own.shown.age.map(|own| age.map_or(own, |age| age.min(own))), ..own.shown };
+        let known = found.fetched.and_then(|known| known.shown);
+        let age = known.and_then(|shown| shown.age);
+        let age = own.shown.age.map(|own| age.map_or(own, |age| age.min(own)));
+        // They are meant for whom they were meant when they came: a 304 need not say so again.
+        let reach = own.shown.reach.max(known.map_or(Reach::SameCredentials, |shown| shown.reach));
+        let shown = Shown { age, reach, ..own.shown };
         self.remember_own(&Own { shown, ..*own }, found.blob);
         Some(found.blob)
     }

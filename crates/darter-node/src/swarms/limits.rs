@@ -38,16 +38,20 @@ impl Limits {
         let FetchError::Origin(failure) = error else { return };
         let ErrorKind::RateLimited { retry_after } = failure.kind else { return };
         let until = now + retry_after.unwrap_or(DEFAULT_PAUSE).min(MAX_PAUSE);
-        let key = (source.key(), credentials.fingerprint());
-        self.0.lock().insert(key, (error.clone(), until), 1);
+        self.0.lock().insert(key_of(source, credentials), (error.clone(), until), 1);
     }
 
     /// What who asks with these credentials is told without the origin being asked.
     pub(super) fn of(&self, source: &Source, credentials: &Credentials, now: Moment) -> Option<FetchError> {
         let mut limits = self.0.lock();
-        let (error, until) = limits.get(&(source.key(), credentials.fingerprint()))?;
+        let (error, until) = limits.get(&key_of(source, credentials))?;
         (now < *until).then(|| error.clone())
     }
+}
+
+/// By the whole source: one registry's limit is no other's, though both have the same digest.
+fn key_of(source: &Source, credentials: &Credentials) -> Key {
+    (source.record_key(&Credentials::none()), credentials.fingerprint())
 }
 
 #[cfg(test)]
@@ -71,6 +75,13 @@ mod tests {
         assert!(limits.of(&source, &nobody, at(6)).is_some());
         assert!(limits.of(&source, &nobody, at(7)).is_none());
         assert!(limits.of(&source, &alice, at(0)).is_none());
+        let registry = |host: &str| Source::Registry {
+            registry: format!("https://{host}/").parse().unwrap(),
+            repository: "app".into(),
+            digest: darter_core::Digest::sha256(b"layer"),
+        };
+        limits.note(&registry("stranger.example"), &nobody, &limited(None), at(0));
+        assert!(limits.of(&registry("lab.example"), &nobody, at(0)).is_none(), "a stranger's limit is its own");
         limits.note(&source, &alice, &limited(Some(Duration::from_secs(86_400))), at(0));
         assert!(limits.of(&source, &alice, at(60)).is_none());
         limits.note(&source, &nobody, &FetchError::Draining, at(10));

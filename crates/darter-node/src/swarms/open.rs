@@ -160,7 +160,11 @@ impl Swarms {
         let mut patient = true;
         for seed in self.seeds_for(&source).await {
             let asked = tokio::time::Instant::now();
-            match self.join(seed, &source, &credentials).await {
+            let joined = match proven {
+                true => self.join(seed, &source, &credentials).await,
+                false => self.join_proven(seed, &source, &credentials).await,
+            };
+            match joined {
                 Ok(transfer) => {
                     let waited = asked.elapsed();
                     if waited >= LONG_WAIT {
@@ -271,7 +275,8 @@ impl Swarms {
     async fn open_here(self: &Arc<Self>, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
         let Source::Registry { digest, .. } = source else { return Ok(None) };
         let blob = blob_of(digest);
-        if let Some(transfer) = self.get_to_read(blob) {
+        let is_wanted = |transfer: &Arc<Transfer>| transfer.source == *source || self.may_come_to_this(transfer);
+        if let Some(transfer) = self.get_to_read(blob).filter(is_wanted) {
             return Ok(Some(transfer));
         }
         let complete = self.stored(blob).await?.filter(|stored| stored.is_complete());
@@ -306,6 +311,33 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Arc<Transfer>, Refused> {
+        self.join_if(seed, source, credentials, |_| true).await
+    }
+
+    /// The same for content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that
+    /// has nothing lets in whoever names a registry that has begun to answer.
+    async fn join_proven(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Arc<Transfer>, Refused> {
+        self.join_if(
+            seed,
+            source,
+            credentials,
+            |entered| matches!(entered, Entered::New(joined) if joined.verdict.is_some()),
+        )
+        .await
+    }
+
+    async fn join_if(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        credentials: &Credentials,
+        is_enough: impl Fn(&Entered) -> bool,
+    ) -> Result<Arc<Transfer>, Refused> {
         if let Some(error) = self.setback(source, credentials, seed) {
             return Err(Refused::Trouble(error.to_string()));
         }
@@ -325,6 +357,18 @@ impl Swarms {
                 });
             }
         };
+        let blob = match &answer {
+            Entered::New(joined) => joined.blob,
+            Entered::Followed(blob) => *blob,
+        };
+        let is_other = matches!(source, Source::Registry { digest, .. } if blob_of(digest) != blob);
+        if is_other || !is_enough(&answer) {
+            self.early.lock().remove(&blob);
+            if matches!(answer, Entered::New(_)) {
+                self.house.fleet.say(seed, &Message::Leave { blob });
+            }
+            return Err(Refused::Trouble("it does not hold all of what was asked for".to_owned()));
+        }
         let joined = match answer {
             Entered::New(joined) => *joined,
             Entered::Followed(blob) => {
@@ -339,7 +383,6 @@ impl Swarms {
                 return Ok(transfer);
             }
         };
-        let blob = joined.blob;
         let entered = self.enter(seed, source, credentials, joined).await;
         if entered.is_err() {
             self.early.lock().remove(&blob);
@@ -377,7 +420,9 @@ impl Swarms {
         if let Some(transfer) = self.lead_known(source, credentials).await? {
             return Ok(transfer);
         }
-        let door = self.opening.at(source.key());
+        // A stranger who answers slowly keeps nobody from other registries with the same digest.
+        let is_stranger = matches!(source, Source::Registry { .. }) && !self.is_trusted(source);
+        let door = self.opening.at(if is_stranger { source.record_key(&Credentials::none()) } else { source.key() });
         let opening = match door.enter(source, credentials).await {
             Ok(opening) => opening,
             Err(found) => return found,

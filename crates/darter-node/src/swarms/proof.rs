@@ -43,17 +43,37 @@ type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 impl Swarms {
     /// Whether content at hand may be given for this source; true when nothing is at hand.
     pub(crate) async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
-        let Source::Registry { digest, .. } = source else { return Ok(true) };
+        let Source::Registry { digest, registry, .. } = source else { return Ok(true) };
         let blob = blob_of(digest);
         let transfer = self.get(blob);
-        if transfer.as_ref().is_some_and(|transfer| transfer.source == *source) {
-            return Ok(true);
+        if let Some(transfer) = &transfer {
+            if transfer.source == *source {
+                return Ok(true);
+            }
+            if !self.may_come_to_this(transfer) {
+                return Ok(false);
+            }
         }
         let Some(stored) = self.stored(blob).await? else { return Ok(transfer.is_none()) };
-        if stored.info().name == source.to_string() {
+        // The name says nothing of a base path, of which one host may have several.
+        if registry.path() == "/" && stored.info().name == source.to_string() {
             return Ok(true);
         }
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
+    }
+
+    /// Whether a transfer from another source is to be waited for: it is complete, or comes from a registry that is trusted
+    /// to send what it says. A stranger may never come to an end, or to a wrong one.
+    pub(super) fn may_come_to_this(&self, transfer: &Transfer) -> bool {
+        transfer.is_complete() || self.is_trusted(&transfer.source)
+    }
+
+    /// Whether the operator trusts the registry of a source.
+    pub(super) fn is_trusted(&self, source: &Source) -> bool {
+        match source {
+            Source::Registry { registry, .. } => self.house.context.registries.at(registry).is_trusted(),
+            Source::Url { .. } => false,
+        }
     }
 
     /// Notes that the source has shown to have what it names.

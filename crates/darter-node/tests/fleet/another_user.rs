@@ -340,3 +340,24 @@ async fn a_file_that_was_rolled_back_is_noticed() {
     assert!(get(&fleet.node, ask(&web.url("/x"), "")).await.unwrap() == page());
     assert!(web.seen().iter().all(|seen| seen.header("if-modified-since").is_none()));
 }
+
+/// A 304 need not repeat `Vary`: it must not make of one caller's representation everybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_304_that_says_less_than_the_answer_before_opens_nothing() {
+    let web = Web::start(|seen| {
+        if is_alice(seen) && seen.header("if-none-match").is_some() {
+            return Reply::status(304).with("etag", "\"1\"");
+        }
+        shown_to(seen).with("etag", "\"1\"").with("vary", "authorization")
+    })
+    .await;
+    let fleet = Fleet::start().await;
+    let url = web.url("/file");
+    for agent in [&fleet.seed, &fleet.node, &fleet.seed, &fleet.node] {
+        assert!(get(agent, ask(&url, "alice")).await.unwrap() == secret());
+    }
+    // He brings nothing that the answer varies by, and is shown the same tag.
+    for agent in [&fleet.seed, &fleet.node] {
+        assert!(get(agent, ask(&url, "")).await.unwrap() == page(), "his own download");
+    }
+}

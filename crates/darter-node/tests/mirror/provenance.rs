@@ -253,3 +253,30 @@ async fn a_registry_at_a_private_address_is_asked_only_if_it_is_configured() {
     assert_eq!(unknown.asked(), [""; 0]);
     agent.drain().await;
 }
+
+/// A seed that has nothing of a blob lets in whoever names a registry that answers; a node that holds the blob from elsewhere
+/// must not take that for a proof.
+#[tokio::test]
+async fn a_seed_that_lost_the_blob_opens_nothing_of_its_nodes_to_a_stranger() {
+    let world = world().await;
+    let (for_seed, for_node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seed = options(Role::Seed, for_seed.path(), Vec::new(), &world.lab, &world.stranger);
+    let seed = Agent::start(seed).await.unwrap();
+    let join = vec![seed.status().listen.unwrap()];
+    let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
+    world.pull(&node).await;
+    assert_eq!(seed.remove(&world.digest.to_string()).await.unwrap().len(), 1);
+    // It claims the blob, and its answer begins: with other bytes, since it never had these.
+    world.stranger.put_blob("private/app", b"");
+    let bytes = vec![7; world.layer.len()].into();
+    world.stranger.state.lock().repositories.get_mut("private/app").unwrap().blobs.insert(world.digest, bytes);
+    let [_, blob] = world.paths(&world.stranger.name());
+    for _ in 0..2 {
+        let (status, body) = get(&node, None, &blob).await;
+        assert!(body.as_ref() != Some(&world.layer), "{status}");
+    }
+    let [_, blob] = world.paths("lab");
+    assert_eq!(get(&node, Some(ALICE), &blob).await, (StatusCode::OK, Some(world.layer.clone())), "nothing was lost");
+    node.drain().await;
+    seed.drain().await;
+}

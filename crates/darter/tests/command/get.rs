@@ -322,7 +322,8 @@ fn content_that_changes_meanwhile_is_begun_anew_in_the_same_run() {
     let room = Room::new();
     let web = Web::serve(old.clone());
     web.hold_at(old.len() / 2);
-    let process = Running::start(room.darter(&format!("get {}", web.url)));
+    // Its own patience, since a busy machine may take longer than that of the other tests.
+    let process = Running::start(room.darter(&format!("get {} --origin-patience 1m", web.url)));
     wait_until("it has begun", || saved(&room.data_dir()) > MEGABYTE as u64);
     web.change_to(new.clone());
     web.break_off();
