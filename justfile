@@ -24,6 +24,10 @@ test:
 packages:
     .ci/install-lab-packages
 
+# the documentation, broken links denied
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --workspace
+
 # policy on licences, bans and sources
 deny:
     cargo deny --locked check bans licenses sources

@@ -18,7 +18,7 @@
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
 //! | [`client`] | an HTTP client on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
-//! | [`bench`] | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
+//! | [`bench`](mod@bench) | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
 //! | [`race`] | `cargo lab`: Darter and others bring the same bytes over the same links, measured alike |
 //!
 //! Every process starts inside a namespace that has no way out of the machine. Guards end what they started, also when a

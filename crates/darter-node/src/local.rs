@@ -8,10 +8,10 @@
 //! | `/readyz` | 200 `ready`, or 503 with what is waited for |
 //! | `/` | what this is |
 //!
-//! Whom it answers is said by the [`guard`]: programs of this host, and no web page.
+//! Whom it answers is said by the `guard`: programs of this host, and no web page.
 //!
 //! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
-//! lies in a file goes out past this process, by way of each connection's [`outlet`].
+//! lies in a file goes out past this process, by way of each connection's `outlet`.
 //! Connections are limited in number; those over the limit wait to be accepted.
 //!
 //! Draining has two steps, so that load balancers and probes can look away first: [`LocalPort::announce_drain`] turns

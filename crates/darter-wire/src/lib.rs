@@ -1,6 +1,6 @@
 //! The peer protocol: what Darter's agents say to each other, on one TCP port.
 //!
-//! Between two nodes there are two kinds of connection, told apart by the [preface](preface) that opens each:
+//! Between two nodes there are two kinds of connection, told apart by the [`preface`] that opens each:
 //! a *control channel* that carries small [messages](message::Message) both ways, never behind data; and *data
 //! channels*, each from one requester to one holder, that carry pieces and nothing else. Pieces cross as raw bytes
 //! from the holder's page cache (`sendfile`) into the requester's buffer: no serialisation, no copy in between.

@@ -219,6 +219,7 @@ pub(crate) struct UpstreamArgs {
     ///   rewrite = { "team/" = "squad/" }    # fronts of names, of which the longest is replaced
     ///
     /// These settings hold for web servers of that name too.
+    #[allow(rustdoc::bare_urls, reason = "this is the help text, where URLs stand as they are typed")]
     #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL|TABLE", value_parser = upstream::upstreams, verbatim_doc_comment)]
     pub(crate) upstream: Vec<UpstreamList>,
 }
