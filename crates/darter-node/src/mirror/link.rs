@@ -1,22 +1,27 @@
 //! Links to further pages (RFC 8288), as the mirror serves them.
 //!
 //! A next page that the registry has under the same path, or under that of another list, stays on the mirror and names the
-//! same upstream. One that has any other path of the registry's API is named whole in the query ([`PAGE`]); one outside of
-//! it is not the mirror's, and keeps its address. A page that is its own next is the last.
+//! same upstream. One that has any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
+//! which it is known again (`page`); one outside of it, or at the path of a manifest or a blob, is not the mirror's, and
+//! keeps its address. A page that is its own next is the last.
 //!
 //! Pure.
 
 use http::header::LINK;
 use http::{HeaderMap, HeaderValue};
+use percent_encoding::percent_decode_str;
 use url::{Url, form_urlencoded};
 
+use crate::mirror::page::{Page, Pages};
 use crate::mirror::route::{self, Naming, Route};
 
 /// The query parameter that names a page by the registry's own path and query.
 pub(crate) const PAGE: &str = "darter-page";
+/// The query parameter that says that the registry linked to that page.
+pub(crate) const PAGE_CODE: &str = "darter-page-mac";
 
 /// One list that was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct List<'a> {
     /// The registry's base address.
     pub(crate) base: &'a Url,
@@ -30,6 +35,10 @@ pub(crate) struct List<'a> {
     pub(crate) rest: &'a str,
     /// How the request named the upstream.
     pub(crate) naming: &'a Naming,
+    /// Whether the caller brought credentials.
+    pub(crate) has_credentials: bool,
+    /// By what a page is known again.
+    pub(crate) pages: &'a Pages,
 }
 
 /// The `Link` to the page after this one.
@@ -60,14 +69,20 @@ impl List<'_> {
             Some(Route::Referrers { name, digest }) => (name, format!("referrers/{digest}")),
             _ => {
                 let page = target.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+                let Some(code) = self.code(&page).filter(|_| may_be_list(&path)) else { return target.to_string() };
                 let mut query = form_urlencoded::Serializer::new(String::new());
-                query.append_pair(PAGE, &page);
+                query.append_pair(PAGE, &page).append_pair(PAGE_CODE, &code);
                 return self.path(self.asked_name, self.rest, query);
             }
         };
         let repository = if repository == self.repository { self.asked_name } else { repository };
         let (_, query) = route::split_query(target.query());
         self.path(repository, &rest, form_urlencoded::Serializer::new(query))
+    }
+
+    fn code(&self, path: &str) -> Option<String> {
+        let Self { base, repository, has_credentials, .. } = *self;
+        self.pages.code(Page { base, repository, has_credentials, path })
     }
 
     fn path(&self, repository: &str, rest: &str, mut query: form_urlencoded::Serializer<'_, String>) -> String {
@@ -81,6 +96,12 @@ impl List<'_> {
         };
         format!("/v2/{prefix}{repository}/{rest}?{}", query.finish())
     }
+}
+
+/// Whether a list may have a page there: not where the specification has something else, however it is escaped.
+fn may_be_list(path: &str) -> bool {
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    !matches!(route::parse(&decoded), Some(Route::Ping | Route::Manifest { .. } | Route::Blob { .. }))
 }
 
 struct Link {
@@ -141,7 +162,9 @@ mod tests {
         let base: Url = base.parse().unwrap();
         let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
         let asked = "/v2/lib/app/tags/list?n=2";
-        let list = List { base: &base, asked, repository: "lib/app", asked_name: "lib/app", rest: "tags/list", naming };
+        let (repository, asked_name, rest) = ("lib/app", "lib/app", "tags/list");
+        let (has_credentials, pages) = (false, &Pages::new());
+        let list = List { base: &base, asked, repository, asked_name, rest, naming, has_credentials, pages };
         next_page(list, &headers).map(|link| link.to_str().unwrap().to_owned())
     }
 
@@ -192,12 +215,21 @@ mod tests {
     fn a_next_page_at_another_path_keeps_its_path() {
         let next = |link| next("https://registry.lab/", link, &Naming::Prefix("lab".into())).unwrap();
         assert_eq!(next("</v2/moved/tags/list?last=a>; rel=next"), r#"</v2/lab/moved/tags/list?last=a>; rel="next""#);
-        assert_eq!(
-            next("</v2/lib/app/tags/page/2?k=v>; rel=next"),
-            r#"</v2/lab/lib/app/tags/list?darter-page=%2Fv2%2Flib%2Fapp%2Ftags%2Fpage%2F2%3Fk%3Dv>; rel="next""#
-        );
+        let page = next("</v2/lib/app/tags/page/2?k=v>; rel=next");
+        let (page, code) = page.split_once("&darter-page-mac=").unwrap();
+        assert_eq!(page, "</v2/lab/lib/app/tags/list?darter-page=%2Fv2%2Flib%2Fapp%2Ftags%2Fpage%2F2%3Fk%3Dv");
+        assert_eq!(code.len(), r#">; rel="next""#.len() + 64);
         assert_eq!(next("<https://elsewhere.lab/p?2>; rel=next"), r#"<https://elsewhere.lab/p?2>; rel="next""#);
         assert_eq!(next("</pages/2>; rel=next"), r#"<https://registry.lab/pages/2>; rel="next""#);
+    }
+
+    #[test]
+    fn what_can_be_no_page_of_a_list_keeps_its_address() {
+        let digest = darter_core::Digest::sha256(b"x");
+        for path in ["/v2/", "/v2/other/manifests/1", "/v2/other/%6danifests/1", &format!("/v2/app/bl%6fbs/{digest}")] {
+            let next = next("https://registry.lab/", &format!("<{path}>; rel=next"), &Naming::Default);
+            assert_eq!(next.unwrap(), format!(r#"<https://registry.lab{path}>; rel="next""#));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use url::form_urlencoded;
 use crate::local::{self, Body};
 use crate::metrics::MirrorKind;
 use crate::mirror::link::{self, List};
+use crate::mirror::page::Page;
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::{Ask, Mirror};
 
@@ -17,7 +18,7 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 impl Mirror {
     /// Passes `rest` of the repository through.
     pub(super) async fn listing(&self, ask: &Ask<'_>, kind: MirrorKind, rest: &str) -> Result<Response<Body>, Problem> {
-        let page = page_of(&ask.query);
+        let page = self.page_of(ask)?;
         let path = match &page {
             Some(page) => page.clone(),
             None if ask.query.is_empty() => format!("/v2/{}/{rest}", ask.repository),
@@ -41,8 +42,16 @@ impl Mirror {
                 headers.insert(name, value.clone());
             }
         }
-        let (repository, asked_name) = (&ask.repository, &ask.asked_name);
-        let list = List { base: ask.upstream.base(), asked: &path, repository, asked_name, rest, naming: &ask.naming };
+        let list = List {
+            base: ask.upstream.base(),
+            asked: &path,
+            repository: &ask.repository,
+            asked_name: &ask.asked_name,
+            rest,
+            naming: &ask.naming,
+            has_credentials: !ask.credentials.is_empty(),
+            pages: &self.pages,
+        };
         if let Some(link) = link::next_page(list, &reply.headers) {
             headers.insert(LINK, link);
         }
@@ -53,10 +62,25 @@ impl Mirror {
         }
         Ok(response)
     }
-}
 
-/// The page that a request names by the registry's own path, if it does.
-fn page_of(query: &str) -> Option<String> {
-    let named = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == link::PAGE);
-    named.map(|(_, page)| page.into_owned()).filter(|page| page.starts_with("/v2/"))
+    /// The page that a request names by the registry's own path, if it does.
+    fn page_of(&self, ask: &Ask<'_>) -> Result<Option<String>, Problem> {
+        let value = |wanted: &str| {
+            let found = form_urlencoded::parse(ask.query.as_bytes()).find(|(name, _)| name == wanted);
+            found.map(|(_, value)| value.into_owned())
+        };
+        let Some(path) = value(link::PAGE) else { return Ok(None) };
+        let (base, repository, has_credentials) =
+            (ask.upstream.base(), ask.repository.as_str(), !ask.credentials.is_empty());
+        let page = Page { base, repository, has_credentials, path: &path };
+        if self.pages.is_code(page, &value(link::PAGE_CODE).unwrap_or_default()) {
+            return Ok(Some(path));
+        }
+        let text = format!(
+            "{} names no page that the registry linked to since Darter was started: ask for the list again, from its \
+             first page",
+            link::PAGE
+        );
+        Err(Problem::new(StatusCode::BAD_REQUEST, Code::Unsupported, text))
+    }
 }

@@ -11,7 +11,7 @@
 //! | `flow` | a blob's bytes: from the agent, and from the upstream where the agent is not first |
 //! | `rescue` | a blob from its upstream, past the agent |
 //! | `ahead` | which ranges begin with the upstream |
-//! | `listing`, `link` | tags and referrers, passed through; links to their further pages |
+//! | `listing`, `link`, `page` | tags and referrers, passed through; links to their further pages; which of those are gone to |
 //! | `grants` | who may read what is cached |
 //! | `cache` | manifests in memory and on disk |
 //! | `provenance` | which registry and repository delivered a cached manifest |
@@ -64,6 +64,7 @@ mod link;
 mod listing;
 mod manifest;
 pub(crate) mod named;
+mod page;
 pub(crate) mod problem;
 pub(crate) mod provenance;
 mod range;
@@ -96,6 +97,7 @@ use crate::registries::question::{Question, Reply, Stale};
 
 use self::account::Account;
 use self::grants::{Fingerprint, Grants, Member, Scope};
+use self::page::Pages;
 use self::problem::{Code, Problem};
 use self::recent::Recent;
 use self::route::{Known, Naming, Route};
@@ -167,6 +169,7 @@ pub struct Mirror {
     /// Who may read past an agent that stands still.
     around: Arc<Semaphore>,
     wrong: WrongDigests,
+    pages: Pages,
     /// Tags that were answered before, so that it pays to ask for their digest first.
     tags: Mutex<Recent<(Scope, String), ()>>,
 }
@@ -227,6 +230,7 @@ impl Mirror {
             sweeps: Mutex::new(ahead::Asked::new()),
             around: Arc::new(Semaphore::new(flow::MAX_AROUND)),
             wrong: WrongDigests::new(Arc::clone(&clock)),
+            pages: Pages::new(),
             clock,
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
         }

@@ -42,3 +42,78 @@ async fn referrers_keep_their_filter() {
     assert_eq!(got.body, "referrers artifactType=application%2Fspdx");
     assert_eq!(got.header("oci-filters-applied"), "artifactType");
 }
+
+/// The first page of `app`'s tags, whose next one the registry has at a path of its own; the path of that on the mirror.
+async fn page_elsewhere(world: &World, authorization: Option<&str>) -> String {
+    let link = r#"</v2/app/tags/page/2?k=v>; rel="next""#;
+    world.registry.state.lock().besides = vec![("link", link.into())];
+    let first = format!("/v2/app/tags/list?n=9&ns={}", world.registry.name());
+    let first = match authorization {
+        Some(authorization) => world.get_as(authorization, &first).await,
+        None => world.get(&first).await,
+    };
+    let path = first.header("link").strip_prefix('<').and_then(|link| link.split_once('>')).unwrap().0.to_owned();
+    world.registry.state.lock().portal = Some("page two");
+    world.registry.asked();
+    path
+}
+
+#[tokio::test]
+async fn a_page_that_the_registry_has_at_a_path_of_its_own_is_gone_to() {
+    let world = with_tags().await;
+    let path = page_elsewhere(&world, None).await;
+    assert_eq!(world.get(&path).await.body, "page two");
+    assert_eq!(world.registry.asked(), ["GET /v2/app/tags/page/2?k=v"]);
+}
+
+#[tokio::test]
+async fn a_token_may_be_renewed_between_two_pages() {
+    let world = with_tags().await;
+    let path = page_elsewhere(&world, Some("Bearer first")).await;
+    assert_eq!(world.get_as("Bearer second", &path).await.body, "page two");
+}
+
+#[tokio::test]
+async fn a_page_that_the_registry_did_not_link_to_is_refused() {
+    let world = with_tags().await;
+    let (path, name) = (page_elsewhere(&world, None).await, world.registry.name());
+    let code = path.split('&').find_map(|pair| pair.strip_prefix("darter-page-mac=")).unwrap().to_owned();
+    let mut refused = vec![path.replace("/v2/app/", "/v2/other/"), path.replace("k%3Dv", "k%3Dw")];
+    for page in [
+        "/v2/token%3Fservice%3Dlab%26scope%3Drepository%3Aother%3Apull",
+        "/v2/other/manifests/1",
+        "/v2/other/bl%256fbs/1",
+        "/v2/app/tags/page/2%3Fk%3Dv",
+        "elsewhere",
+        "",
+    ] {
+        refused.push(format!("/v2/app/tags/list?darter-page={page}&ns={name}"));
+        refused.push(format!("/v2/app/tags/list?darter-page={page}&darter-page-mac={}&ns={name}", "0".repeat(64)));
+        if !page.starts_with("/v2/app/tags") {
+            refused.push(format!("/v2/app/tags/list?darter-page={page}&darter-page-mac={code}&ns={name}"));
+        }
+    }
+    for path in refused {
+        assert_eq!(world.get(&path).await.error(), (400, "UNSUPPORTED".into()), "{path}");
+    }
+    assert_eq!(world.get_as("Bearer alice", &path).await.status, 400, "it was linked for those without credentials");
+    assert_eq!(world.registry.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_page_that_was_linked_for_credentials_is_not_read_with_the_agents_login() {
+    let world = with_tags().await;
+    let path = page_elsewhere(&world, Some("Bearer alice")).await;
+    assert_eq!(world.get(&path).await.error(), (400, "UNSUPPORTED".into()));
+    assert_eq!(world.registry.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_list_begins_anew_after_a_restart() {
+    let mut world = with_tags().await;
+    let path = page_elsewhere(&world, None).await;
+    world.restart().await;
+    let refused = world.get(&path).await;
+    assert_eq!(refused.error(), (400, "UNSUPPORTED".into()));
+    assert!(String::from_utf8_lossy(&refused.body).contains("from its first page"));
+}
