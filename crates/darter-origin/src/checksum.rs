@@ -1,29 +1,35 @@
-//! Checksums that origins declare and no library here computes: MD5 (RFC 1321) and two CRCs of 32 bits. They find bytes
-//! that went wrong on their way; none of them stands against an attacker.
+//! Checksums that origins declare and no library here computes: MD5 (RFC 1321) and three CRCs. They find bytes that went
+//! wrong on their way; none of them stands against an attacker.
 
-/// A reflected CRC of 32 bits.
-pub(crate) struct Crc32 {
-    table: [u32; 256],
-    state: u32,
+/// A reflected CRC of 32 or 64 bits that begins with all ones and ends inverted.
+pub(crate) struct Crc {
+    table: [u64; 256],
+    state: u64,
+    bytes: usize,
 }
 
-impl Crc32 {
+impl Crc {
     /// The CRC of zip and PNG.
     pub(crate) fn ieee() -> Self {
-        Self::of(0xedb8_8320)
+        Self::of(0xedb8_8320, 4)
     }
 
     /// CRC-32C, of iSCSI.
     pub(crate) fn castagnoli() -> Self {
-        Self::of(0x82f6_3b78)
+        Self::of(0x82f6_3b78, 4)
     }
 
-    fn of(polynomial: u32) -> Self {
+    /// CRC-64/NVME, which S3 keeps of what is uploaded.
+    pub(crate) fn nvme() -> Self {
+        Self::of(0x9a6c_9329_ac4b_c9b5, 8)
+    }
+
+    fn of(polynomial: u64, bytes: usize) -> Self {
         let mut table = [0; 256];
-        for (byte, entry) in (0_u32..).zip(&mut table) {
+        for (byte, entry) in (0_u64..).zip(&mut table) {
             *entry = (0..8).fold(byte, |crc, _| if crc & 1 == 1 { crc >> 1 ^ polynomial } else { crc >> 1 });
         }
-        Self { table, state: !0 }
+        Self { table, state: u64::MAX >> (64 - 8 * bytes), bytes }
     }
 
     pub(crate) fn update(&mut self, data: &[u8]) {
@@ -33,8 +39,9 @@ impl Crc32 {
         }
     }
 
-    pub(crate) const fn finish(self) -> u32 {
-        !self.state
+    /// The value, most significant byte first.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        (!self.state).to_be_bytes()[8 - self.bytes..].to_vec()
     }
 }
 
@@ -121,10 +128,12 @@ mod tests {
         assert_eq!(md5("message digest"), "f96b697d7cb7938d525a2f31aaf161d0");
         let long = "12345678901234567890123456789012345678901234567890123456789012345678901234567890";
         assert_eq!(md5(long), "57edf4a22be3c955ac49da2e2107b67a");
-        let crc = |mut crc: Crc32| {
-            crc.update(b"123456789");
+        let crc = |mut crc: Crc| {
+            b"123456789".chunks(4).for_each(|chunk| crc.update(chunk));
             crc.finish()
         };
-        assert_eq!((crc(Crc32::ieee()), crc(Crc32::castagnoli())), (0xcbf4_3926, 0xe306_9283));
+        assert_eq!(crc(Crc::ieee()), 0xcbf4_3926_u32.to_be_bytes());
+        assert_eq!(crc(Crc::castagnoli()), 0xe306_9283_u32.to_be_bytes());
+        assert_eq!(crc(Crc::nvme()), 0xae8b_1486_0a79_9888_u64.to_be_bytes());
     }
 }

@@ -4,6 +4,7 @@
 //! and `X-Linked-Etag` of the Hugging Face hub, which stands on its redirect. The strongest one that is understood is
 //! checked, while the bytes pass; the last of them is held back until it is. Not for parts of a resource.
 
+use aws_lc_rs::digest as lc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use darter_core::{Digest, DigestHasher};
 use futures_util::stream::{self, StreamExt as _};
 use http::HeaderMap;
 
-use crate::checksum::{Crc32, Md5};
+use crate::checksum::{Crc, Md5};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::Body;
 
@@ -29,15 +30,18 @@ pub(crate) struct Declared {
 enum Algorithm {
     Sha256,
     Sha512,
+    Sha1,
     Md5,
+    Crc64Nvme,
     Crc32c,
     Crc32,
 }
 
 enum Hasher {
     Digest(DigestHasher),
+    Sha1(Box<lc::Context>),
     Md5(Md5),
-    Crc(Box<Crc32>),
+    Crc(Box<Crc>),
 }
 
 impl Declared {
@@ -68,9 +72,10 @@ impl Declared {
         }
         // What is put together of the checksums of parts says nothing of the whole.
         let composite = texts("x-amz-checksum-type").iter().any(|text| text.eq_ignore_ascii_case("composite"));
-        for name in ["x-amz-checksum-sha256", "x-amz-checksum-crc32c", "x-amz-checksum-crc32"] {
-            for value in texts(name).iter().filter(|value| !composite && !value.contains('-')) {
-                take(Algorithm::named(&name["x-amz-checksum-".len()..]), base64(value), name);
+        for algorithm in ["sha256", "sha512", "sha1", "md5", "crc64nvme", "crc32c", "crc32"] {
+            let name = format!("x-amz-checksum-{algorithm}");
+            for value in texts(&name).iter().filter(|value| !composite && !value.contains('-')) {
+                take(Algorithm::named(algorithm), base64(value), &name);
             }
         }
         // Of what is stored, which may have been decompressed on its way.
@@ -151,7 +156,10 @@ impl Algorithm {
         match name.trim().to_ascii_lowercase().as_str() {
             "sha-256" | "sha256" => Some(Self::Sha256),
             "sha-512" | "sha512" => Some(Self::Sha512),
+            // RFC 3230 and RFC 9530 call SHA-1 "sha".
+            "sha" | "sha-1" | "sha1" => Some(Self::Sha1),
             "md5" => Some(Self::Md5),
+            "crc64nvme" => Some(Self::Crc64Nvme),
             "crc32c" => Some(Self::Crc32c),
             "crc32" => Some(Self::Crc32),
             _ => None,
@@ -162,7 +170,9 @@ impl Algorithm {
         match self {
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
+            Self::Sha1 => "sha1",
             Self::Md5 => "md5",
+            Self::Crc64Nvme => "crc64nvme",
             Self::Crc32c => "crc32c",
             Self::Crc32 => "crc32",
         }
@@ -172,7 +182,9 @@ impl Algorithm {
         match self {
             Self::Sha256 => 32,
             Self::Sha512 => 64,
+            Self::Sha1 => 20,
             Self::Md5 => 16,
+            Self::Crc64Nvme => 8,
             Self::Crc32c | Self::Crc32 => 4,
         }
     }
@@ -181,9 +193,11 @@ impl Algorithm {
         match self {
             Self::Sha256 => Hasher::Digest(Digest::Sha256([0; 32]).hasher()),
             Self::Sha512 => Hasher::Digest(Digest::Sha512([0; 64]).hasher()),
+            Self::Sha1 => Hasher::Sha1(Box::new(lc::Context::new(&lc::SHA1_FOR_LEGACY_USE_ONLY))),
             Self::Md5 => Hasher::Md5(Md5::new()),
-            Self::Crc32c => Hasher::Crc(Box::new(Crc32::castagnoli())),
-            Self::Crc32 => Hasher::Crc(Box::new(Crc32::ieee())),
+            Self::Crc64Nvme => Hasher::Crc(Box::new(Crc::nvme())),
+            Self::Crc32c => Hasher::Crc(Box::new(Crc::castagnoli())),
+            Self::Crc32 => Hasher::Crc(Box::new(Crc::ieee())),
         }
     }
 }
@@ -192,6 +206,7 @@ impl Hasher {
     fn update(&mut self, data: &[u8]) {
         match self {
             Self::Digest(hasher) => hasher.update(data),
+            Self::Sha1(hasher) => hasher.update(data),
             Self::Md5(hasher) => hasher.update(data),
             Self::Crc(hasher) => hasher.update(data),
         }
@@ -200,8 +215,9 @@ impl Hasher {
     fn finish(self) -> Vec<u8> {
         match self {
             Self::Digest(hasher) => hasher.finish().value().to_vec(),
+            Self::Sha1(hasher) => hasher.finish().as_ref().to_vec(),
             Self::Md5(hasher) => hasher.finish().to_vec(),
-            Self::Crc(hasher) => hasher.finish().to_be_bytes().to_vec(),
+            Self::Crc(hasher) => hasher.finish(),
         }
     }
 }
@@ -237,26 +253,56 @@ mod tests {
         for (name, value) in [
             ("Repr-Digest", "sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"),
             ("Content-Digest", "unixsum=:AA==:, sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"),
+            ("Repr-Digest", "sha=:98O8HYCOBHMq32eZZczDTKeuNEE=:"),
             ("Digest", "SHA-256=FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
+            (
+                "Digest",
+                "sha-512=2eZ2LdHI6vbWGzxhkvxAjU1tXxF20MKRabwk5xw/J0rSf81YEbMT1oH35V7ALXPUmclUVba1u1A6z1dPuo/+hQ==",
+            ),
+            ("Digest", "SHA=98O8HYCOBHMq32eZZczDTKeuNEE="),
+            ("Digest", "md5=JfnnlDI7RTiF9RgfG2JNCw=="),
             ("Content-MD5", "JfnnlDI7RTiF9RgfG2JNCw=="),
             ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
+            ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE="),
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
             ("x-amz-checksum-crc32c", "4waSgw=="),
             ("x-amz-checksum-crc32", "y/Q5Jg=="),
+            ("x-goog-hash", "crc32c=4waSgw=="),
+            ("x-goog-hash", "md5=JfnnlDI7RTiF9RgfG2JNCw=="),
             ("x-goog-hash", "crc32c=4waSgw==,md5=JfnnlDI7RTiF9RgfG2JNCw=="),
             ("X-Linked-Etag", "\"15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225\""),
         ] {
             let declared = declared(name, value).unwrap_or_else(|| panic!("{name} is not understood"));
-            assert!(comes_through(declared.clone(), TEXT).await, "{name}");
-            assert!(!comes_through(declared, b"12345678X").await, "{name}");
+            assert!(comes_through(declared.clone(), TEXT).await, "{name}: {value}");
+            assert!(!comes_through(declared, b"12345678X").await, "{name}: {value}");
         }
         for (name, value) in [
             ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=-3"),
+            ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE=-3"),
+            ("x-amz-checksum-crc64nvme", "ae8b14860a799888"),
+            ("Digest", "sha=f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
             ("X-Linked-Etag", "\"0123\""),
             ("Content-MD5", "?"),
             ("Digest", "md5"),
         ] {
             assert_eq!(declared(name, value), None, "{name}");
         }
+    }
+
+    #[test]
+    fn the_strongest_is_taken_and_what_is_not_of_the_whole_is_not() {
+        let of = |pairs: &[(&'static str, &str)]| {
+            let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            Declared::of(&headers.collect(), None).map(|declared| declared.header)
+        };
+        let weak = ("x-amz-checksum-crc64nvme", "rosUhgp5mIg=");
+        let strong = ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE=");
+        assert_eq!(of(&[weak, strong]).as_deref(), Some("x-amz-checksum-sha1"));
+        assert_eq!(of(&[weak, ("x-amz-checksum-type", "FULL_OBJECT")]).as_deref(), Some("x-amz-checksum-crc64nvme"));
+        assert_eq!(of(&[strong, ("x-amz-checksum-type", "COMPOSITE")]), None);
+        let google = ("x-goog-hash", "crc32c=4waSgw==");
+        assert_eq!(of(&[google, ("x-goog-stored-content-encoding", "gzip")]), None);
+        assert_eq!(of(&[google, ("x-goog-stored-content-encoding", "identity")]).as_deref(), Some("x-goog-hash"));
     }
 
     #[tokio::test]
