@@ -214,9 +214,12 @@ pub(crate) struct UpstreamArgs {
     ///   connect-timeout = "3s"
     ///   first-byte-timeout = "2m"
     ///   proxy = "http://proxy.corp:3128"    # instead of HTTPS_PROXY
-    ///   headers = { X-Team = "infra" }      # sent with each request
+    ///   headers = { X-Team = "infra", Authorization = { file = "/etc/corp/token" } }
     ///   prefix = "hub-proxy"                # in front of names: a Harbor project, an Artifactory repository
     ///   rewrite = { "team/" = "squad/" }    # fronts of names, of which the longest is replaced
+    ///
+    /// Headers are sent with each request. The value of one may be the first line of a file,
+    /// which nobody else need be able to read: `Bearer …` for a token.
     ///
     /// These settings hold for web servers of that name too.
     #[allow(rustdoc::bare_urls, reason = "this is the help text, where URLs stand as they are typed")]

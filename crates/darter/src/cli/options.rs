@@ -8,6 +8,7 @@ use darter_node::admin::socket_path;
 use darter_node::options::{LoginOption, Role, UpstreamOption};
 
 use super::agent::{NetworkArgs, RegistryArgs, UpstreamArgs};
+use super::upstream::{self, Upstream};
 use super::values;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
 use crate::client::Client;
@@ -65,8 +66,20 @@ impl NetworkArgs {
 }
 
 impl UpstreamArgs {
-    fn options(&self) -> Vec<UpstreamOption> {
-        self.upstream.iter().flat_map(|list| list.0.clone()).collect()
+    /// Registries with their headers, of which some are in files.
+    fn options(&self) -> Result<Vec<UpstreamOption>, Failure> {
+        let whole = |Upstream { option, header_files }: &Upstream| {
+            let mut option = option.clone();
+            for (name, path) in header_files {
+                let header = upstream::header(name, &secret_in(path, "header value")?);
+                let wrong = |reason| Failure::Usage(format!("upstream {}: {}: {reason}", option.name, path.display()));
+                option.headers.push(header.map_err(wrong)?);
+            }
+            // Their order does not depend on where they come from.
+            option.headers.sort();
+            Ok(option)
+        };
+        self.upstream.iter().flat_map(|list| &list.0).map(whole).collect()
     }
 }
 
@@ -98,7 +111,7 @@ impl AgentArgs {
             insecure: self.network.insecure,
             quota: Some(self.store.quota),
             reserve: self.store.reserve,
-            upstreams: self.upstream.options(),
+            upstreams: self.upstream.options()?,
             default_upstream: self.registry.default_upstream.clone(),
             trusted_registries: self.registry.trusted_registry.clone(),
             ask_login: self.registry.ask_login,
@@ -145,7 +158,7 @@ impl RegistryArgs {
                     "the login for {registry} has no password: name the file that has it, with --password-file {registry}=FILE"
                 ))),
                 (_, None) => Ok(login.clone()),
-                ("", Some((_, path))) => Ok(LoginOption { password: password_in(path)?, ..login.clone() }),
+                ("", Some((_, path))) => Ok(LoginOption { password: secret_in(path, "password")?, ..login.clone() }),
                 (_, Some(_)) => Err(Failure::Usage(format!(
                     "the login for {registry} has a password and a --password-file: leave out one of them"
                 ))),
@@ -155,19 +168,17 @@ impl RegistryArgs {
     }
 }
 
-/// The first line of a file.
-fn password_in(path: &Path) -> Result<String, Failure> {
+/// The first line of a file, which is a `kind` of secret.
+fn secret_in(path: &Path, kind: &str) -> Result<String, Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("can't read the password file {shown}: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("can't read the {kind} file {shown}: {error}")))?;
     match text.lines().next().unwrap_or_default() {
-        "" => {
-            Err(Failure::Usage(format!("the password file {shown} is empty; write the password into its first line")))
-        }
+        "" => Err(Failure::Usage(format!("the {kind} file {shown} is empty; write the {kind} into its first line"))),
         mask if values::is_mask(mask) => Err(Failure::Usage(format!(
-            "the password file {shown} has *** in it, which stands for a password that was not printed; write the password"
+            "the {kind} file {shown} has *** in it, which stands for a {kind} that was not printed; write the {kind}"
         ))),
-        password => Ok(password.to_owned()),
+        secret => Ok(secret.to_owned()),
     }
 }
 
@@ -180,8 +191,8 @@ impl NodeArgs {
 
 impl GetArgs {
     /// The options of an agent that lives for one command: it serves nobody and listens nowhere.
-    pub(crate) fn embedded_options(&self, data_dir: PathBuf) -> Options {
-        Options {
+    pub(crate) fn embedded_options(&self, data_dir: PathBuf) -> Result<Options, Failure> {
+        Ok(Options {
             role: Role::Embedded,
             data_dir,
             sockets: Vec::new(),
@@ -199,7 +210,7 @@ impl GetArgs {
             insecure: false,
             quota: Some(self.store.quota),
             reserve: self.store.reserve,
-            upstreams: self.upstream.options(),
+            upstreams: self.upstream.options()?,
             default_upstream: None,
             trusted_registries: Vec::new(),
             ask_login: false,
@@ -215,6 +226,6 @@ impl GetArgs {
             verify_whole: true,
             stall_timeout: self.origin.stall_timeout,
             drain_timeout: std::time::Duration::from_secs(3),
-        }
+        })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use darter_node::options::UpstreamOption;
@@ -13,12 +13,18 @@ use url::Url;
 
 use super::values;
 
-/// What stands in the place of a secret where settings are printed.
-const MASK: &str = "***";
-
 /// The registries that one flag, one line of the file or one variable names, parted by commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct UpstreamList(pub(crate) Vec<UpstreamOption>);
+pub(crate) struct UpstreamList(pub(crate) Vec<Upstream>);
+
+/// A registry as it is written: nothing has been read for it yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    /// All but the headers whose values are in files.
+    pub(crate) option: UpstreamOption,
+    /// Headers by name, and the files whose first line is their value.
+    pub(crate) header_files: Vec<(String, PathBuf)>,
+}
 
 /// The settings of one registry as they are written.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -41,11 +47,26 @@ struct Table {
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     rewrite: BTreeMap<String, String>,
+}
+
+/// A header's value as it is written.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged, expecting = "a header's value is a string, or { file = \"FILE\" }")]
+enum Value {
+    Text(String),
+    File(ValueFile),
+}
+
+/// The file whose first line is a header's value.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct ValueFile {
+    file: PathBuf,
 }
 
 /// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, several of them parted by commas.
@@ -53,27 +74,49 @@ pub(crate) fn upstreams(text: &str) -> Result<UpstreamList, String> {
     items(text).into_iter().map(upstream).collect::<Result<_, _>>().map(UpstreamList)
 }
 
-/// The same text with what may be secret masked.
-pub(crate) fn masked(text: &str) -> String {
-    let mask = |item: &str| {
-        let masked = item.split_once('=').filter(|(_, rest)| rest.starts_with('{')).and_then(|(name, rest)| {
+/// The same text with the values of headers, each of which may be a secret, left out: in their places stand files in this
+/// directory that they belong into. `None` if no value is left out.
+pub(crate) fn without_secrets(text: &str, directory: &Path) -> Option<String> {
+    let mut found = false;
+    let mut known = |item: &str| {
+        let known = item.split_once('=').filter(|(_, rest)| rest.starts_with('{')).and_then(|(name, rest)| {
             let mut table = table(rest).ok()?;
-            table.headers.values_mut().for_each(|value| MASK.clone_into(value));
+            for (header, value) in &mut table.headers {
+                if let Value::Text(_) = value {
+                    let file = directory.join(format!("{name}.{header}.header"));
+                    // TOML is Unicode throughout.
+                    *value = Value::File(ValueFile { file: file.to_string_lossy().into_owned().into() });
+                    found = true;
+                }
+            }
             Some(format!("{name}={}", toml::Value::try_from(&table).ok()?))
         });
-        masked.unwrap_or_else(|| item.to_owned())
+        known.unwrap_or_else(|| item.to_owned())
     };
-    items(text).into_iter().map(mask).collect::<Vec<_>>().join(",")
+    let text = items(text).into_iter().map(&mut known).collect::<Vec<_>>().join(",");
+    found.then_some(text)
 }
 
-fn upstream(text: &str) -> Result<UpstreamOption, String> {
+/// A header of requests. The refusal does not repeat what may be a secret.
+pub(crate) fn header(name: &str, value: &str) -> Result<(String, String), String> {
+    if value.len() >= 3 && values::is_mask(value) {
+        return Err(format!(
+            "headers: {name}: *** stands for a value that was not printed; write the value, or {{ file = \"FILE\" }}"
+        ));
+    }
+    values::header_pair(&format!("{name}: {value}"))
+        .map_err(|_| format!("headers: {name:?} and its value can't stand in a request"))
+}
+
+fn upstream(text: &str) -> Result<Upstream, String> {
     let wrong = || format!("not NAME=URL: {text:?} (write for example docker.io=https://mirror.example.org)");
     let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
     if rest.starts_with('{') {
-        return table(rest).and_then(|table| table.option(name)).map_err(|reason| format!("{name}: {reason}"));
+        return table(rest).and_then(|table| table.upstream(name)).map_err(|reason| format!("{name}: {reason}"));
     }
     let url = address(rest).ok_or_else(wrong)?;
-    Ok(UpstreamOption { name: name.to_owned(), urls: vec![url], ..UpstreamOption::default() })
+    let option = UpstreamOption { name: name.to_owned(), urls: vec![url], ..UpstreamOption::default() };
+    Ok(Upstream { option, header_files: Vec::new() })
 }
 
 fn table(text: &str) -> Result<Table, String> {
@@ -86,7 +129,7 @@ fn table(text: &str) -> Result<Table, String> {
 }
 
 impl Table {
-    fn option(self, name: &str) -> Result<UpstreamOption, String> {
+    fn upstream(self, name: &str) -> Result<Upstream, String> {
         let url = |text: &String| {
             address(text).ok_or_else(|| format!("url: not an address: {text:?} (write https://HOST or http://HOST)"))
         };
@@ -100,14 +143,14 @@ impl Table {
         if self.client_key.is_some() && self.client_cert.is_none() {
             return Err("client-key: of which certificate? Write client-cert too".to_owned());
         }
-        let header = |(name, value): (String, String)| {
-            if value == MASK {
-                return Err(format!("headers: {name}: *** stands for a value that was not printed; write the value"));
+        let (mut headers, mut header_files) = (Vec::new(), Vec::new());
+        for (name, value) in self.headers {
+            match value {
+                Value::Text(value) => headers.push(header(&name, &value)?),
+                Value::File(ValueFile { file }) => header_files.push((header(&name, "")?.0, file)),
             }
-            values::header_pair(&format!("{name}: {value}"))
-                .map_err(|_| format!("headers: {name:?} and its value can't stand in a request"))
-        };
-        Ok(UpstreamOption {
+        }
+        let option = UpstreamOption {
             name: name.to_owned(),
             urls: self.url.iter().map(url).collect::<Result<_, _>>()?,
             ca: self.ca,
@@ -117,10 +160,11 @@ impl Table {
             connect_timeout: time("connect-timeout", self.connect_timeout)?,
             first_byte_timeout: time("first-byte-timeout", self.first_byte_timeout)?,
             proxy: self.proxy.map(proxy).transpose()?,
-            headers: self.headers.into_iter().map(header).collect::<Result<_, _>>()?,
+            headers,
             prefix: self.prefix,
             rewrite: self.rewrite.into_iter().collect(),
-        })
+        };
+        Ok(Upstream { option, header_files })
     }
 }
 
@@ -184,7 +228,7 @@ mod tests {
     fn one(text: &str) -> UpstreamOption {
         let UpstreamList(mut all) = upstreams(text).unwrap_or_else(|reason| panic!("{text}: {reason}"));
         assert_eq!(all.len(), 1);
-        all.remove(0)
+        all.remove(0).option
     }
 
     #[test]
@@ -216,7 +260,7 @@ mod tests {
         use clap::Parser as _;
         let line = ["darter", "get", "https://a/x", "--data-dir", "/d", "--upstream", r#"a={ ca = "/ca.pem" }"#];
         let crate::cli::Command::Get(args) = crate::cli::Cli::parse_from(line).command else { panic!() };
-        assert_eq!(args.embedded_options("/d".into()).upstreams[0].ca, Some("/ca.pem".into()));
+        assert_eq!(args.embedded_options("/d".into()).unwrap().upstreams[0].ca, Some("/ca.pem".into()));
     }
 
     #[test]
@@ -224,8 +268,17 @@ mod tests {
         let UpstreamList(all) =
             upstreams(r#"a=http://a,b={ url = ["http://b", "http://c"], headers = { X = 'y, "z' } },c=http://c"#)
                 .unwrap();
-        assert_eq!(all.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert_eq!(all[1].headers[0].1, "y, \"z");
+        assert_eq!(all.iter().map(|it| it.option.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(all[1].option.headers[0].1, "y, \"z");
+    }
+
+    #[test]
+    fn the_value_of_a_header_may_be_in_a_file() {
+        let UpstreamList(all) =
+            upstreams(r#"a={ headers = { Authorization = { file = "/etc/darter/token" }, X-Team = "infra" } }"#)
+                .unwrap();
+        assert_eq!(all[0].header_files, [("Authorization".to_owned(), PathBuf::from("/etc/darter/token"))]);
+        assert_eq!(all[0].option.headers, [("X-Team".to_owned(), "infra".to_owned())]);
     }
 
     #[test]
@@ -241,6 +294,10 @@ mod tests {
             ("a={ proxy = \"p\" }", "a: proxy: not an address"),
             ("a={ headers = { \"b c\" = \"d\" } }", "a: headers: \"b c\""),
             ("a={ headers = { B = \"***\" } }", "a: headers: B: *** stands for"),
+            ("a={ headers = { B = \"********\" } }", "a: headers: B: *** stands for"),
+            ("a={ headers = { \"b c\" = { file = \"/d\" } } }", "a: headers: \"b c\""),
+            ("a={ headers = { B = { path = \"/d\" } } }", "a: a header's value is a string, or { file"),
+            ("a={ headers = { B = 1 } }", "a: a header's value is a string, or { file"),
         ];
         for (text, told) in cases {
             let reason = upstreams(text).unwrap_err();
@@ -250,12 +307,19 @@ mod tests {
 
     #[test]
     fn what_may_be_secret_is_not_printed() {
-        let text = r#"a=http://a,b={ url = "http://b", headers = { Authorization = "Bearer secret" } }"#;
-        let shown = masked(text);
-        assert!(
-            shown.starts_with("a=http://a,b={") && shown.contains("Authorization") && !shown.contains("secret"),
-            "{shown}"
+        let text =
+            r#"a=http://a,b={ url = "http://b", headers = { Authorization = "Bearer secret", C = { file = "/d" } } }"#;
+        let shown = without_secrets(text, Path::new("/etc/darter")).unwrap();
+        assert!(shown.starts_with("a=http://a,b={") && !shown.contains("secret"), "{shown}");
+        let UpstreamList(all) = upstreams(&shown).unwrap();
+        assert_eq!(
+            all[1].header_files,
+            [
+                ("Authorization".to_owned(), PathBuf::from("/etc/darter/b.Authorization.header")),
+                ("C".to_owned(), PathBuf::from("/d"))
+            ]
         );
-        assert_eq!(masked("not a list"), "not a list");
+        assert_eq!(without_secrets(&shown, Path::new("/etc")), None);
+        assert_eq!(without_secrets("not a list", Path::new("/etc")), None);
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Setting {
     pub(crate) key: String,
     /// The help's heading above it.
     heading: String,
-    /// The values as they would be typed; secrets are masked. Empty: not set.
+    /// The values as they would be typed; secrets are left out, and files named for them. Empty: not set.
     pub(crate) values: Vec<String>,
     /// Where they came from.
     pub(crate) origin: Origin,
@@ -46,6 +46,8 @@ pub(crate) enum Origin {
     NotSet,
     /// It stands for a secret that is not printed.
     Withheld,
+    /// From there, but for the values of headers, which are not printed.
+    HeadersWithheld(Box<Origin>),
 }
 
 impl fmt::Display for Origin {
@@ -57,6 +59,9 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::NotSet => f.write_str("not set"),
             Self::Withheld => f.write_str("passwords are not printed: write each into its file, for its user alone"),
+            Self::HeadersWithheld(origin) => {
+                write!(f, "{origin}; values of headers are not printed: write each into its file, for its user alone")
+            }
         }
     }
 }
@@ -73,18 +78,34 @@ impl Effective {
             .filter_map(|arg| Setting::new(arg, given, file))
             .collect();
         let mut effective = Self { settings };
-        effective.refer_to_passwords(file.and_then(|file| file.path().parent()));
+        let directory = file.and_then(|file| file.path().parent()).unwrap_or(Path::new("/etc/darter"));
+        effective.refer_to_passwords(directory);
+        effective.refer_to_headers(directory);
         effective
     }
 
+    /// Values of headers are not printed either.
+    fn refer_to_headers(&mut self, directory: &Path) {
+        let Some(upstreams) = self.settings.iter_mut().find(|setting| setting.key == "upstream") else { return };
+        let mut found = false;
+        for upstream in &mut upstreams.values {
+            if let Some(known) = cli::upstream::without_secrets(upstream, directory) {
+                *upstream = known;
+                found = true;
+            }
+        }
+        if found {
+            upstreams.origin = Origin::HeadersWithheld(Box::new(upstreams.origin.clone()));
+        }
+    }
+
     /// Passwords are not printed: what is printed names files that they belong into, so that it can be kept.
-    fn refer_to_passwords(&mut self, directory: Option<&Path>) {
+    fn refer_to_passwords(&mut self, directory: &Path) {
         let Some(logins) = self.settings.iter_mut().find(|setting| setting.key == "login") else { return };
         let mut files = Vec::new();
         for login in &mut logins.values {
             let (known, registry) = (without_password(login), login.split_once('=').map(|(registry, _)| registry));
             if let (Some(known), Some(registry)) = (known, registry) {
-                let directory = directory.unwrap_or(Path::new("/etc/darter"));
                 files.push(format!("{registry}={}", directory.join(format!("{registry}.password")).display()));
                 *login = known;
             }
@@ -147,10 +168,7 @@ impl Setting {
         Some(Self {
             key: key.to_owned(),
             heading: arg.get_help_heading().unwrap_or("Options").to_owned(),
-            values: match key {
-                "upstream" => raw.iter().map(|upstream| cli::upstream::masked(upstream)).collect(),
-                _ => raw,
-            },
+            values: raw,
             origin,
             repeats: matches!(arg.get_action(), ArgAction::Append),
             truth,

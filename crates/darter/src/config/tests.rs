@@ -130,6 +130,42 @@ fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
 }
 
 #[test]
+fn values_of_headers_are_not_printed() {
+    // What is printed can be kept: it names the files that the values belong into.
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("kept.toml");
+    let text =
+        "data-dir = \"/d\"\n[upstream.\"a:1\"]\nheaders = { Authorization = \"Bearer secret\", X-Key = \"secret\" }\n";
+    std::fs::write(&kept, text).unwrap();
+    let line = format!("darter config --config {}", kept.display());
+    let options = || {
+        let Command::Config(args) = configured(&line).cli.command else { panic!() };
+        args.agent.options(Role::Seed, &[])
+    };
+    let before = options().unwrap().upstreams;
+    let effective = configured(&line).effective();
+    assert!(setting(&effective, "upstream").1.starts_with(&format!("{}:2; values of headers", kept.display())));
+    assert!(!effective.to_json().to_string().contains("secret"));
+    let printed = effective.to_toml();
+    assert!(!printed.contains("secret") && !printed.contains("***"), "{printed}");
+    std::fs::write(&kept, printed).unwrap();
+    let told = options().unwrap_err().to_string();
+    assert!(told.contains("a:1.Authorization.header"), "{told}");
+    std::fs::write(dir.path().join("a:1.Authorization.header"), "Bearer secret\n").unwrap();
+    for (wrong, part) in [("***\n", "stands for a header value"), ("\n", "is empty"), ("sec\u{1}ret", "can't stand in")]
+    {
+        std::fs::write(dir.path().join("a:1.X-Key.header"), wrong).unwrap();
+        let told = options().unwrap_err().to_string();
+        assert!(told.contains(part) && !told.contains("\u{1}ret"), "{told}");
+    }
+    std::fs::write(dir.path().join("a:1.X-Key.header"), "secret").unwrap();
+    assert_eq!(options().unwrap().upstreams, before);
+    // Printed again, it is the same.
+    let again = configured(&line).effective();
+    assert_eq!(setting(&again, "upstream").0, setting(&effective, "upstream").0);
+}
+
+#[test]
 fn passwords_are_not_printed() {
     let effective = configured("darter config --data-dir /d --login ghcr.io=robot:secret").effective();
     assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot"]);

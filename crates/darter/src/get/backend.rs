@@ -112,7 +112,7 @@ impl Backend {
             for room in rooms::candidates(&data_dir, sources, args.keep) {
                 rooms::make(&room)
                     .with_context(|| format!("can't keep anything in {}; give another --data-dir", room.display()))?;
-                match Agent::start(args.embedded_options(room.clone())).await {
+                match Agent::start(args.embedded_options(room.clone())?).await {
                     Ok(agent) => {
                         rooms::note(&room, sources);
                         let open = Mutex::new(sources.to_vec());
