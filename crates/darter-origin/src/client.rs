@@ -216,13 +216,13 @@ impl Inner {
         let server = own.unwrap_or(behalf);
         let mut headers = request.headers.clone();
         headers.extend(request.credentials.clone());
-        for (name, value) in own.iter().flat_map(|own| &own.headers) {
+        for (name, value) in own.and_then(|own| own.headers_for(&request.url)).into_iter().flatten() {
             headers.entry(name).or_insert_with(|| value.clone());
         }
         let idempotent = matches!(request.method, Method::GET | Method::HEAD) && request.body.is_none();
         let mut sendings = 0;
         loop {
-            let mut outgoing = server.client.request(request.method.clone(), request.url.clone());
+            let mut outgoing = server.client_for(&request.url).request(request.method.clone(), request.url.clone());
             if let Some(body) = &request.body {
                 outgoing = outgoing.body(body.clone());
             }
@@ -247,7 +247,8 @@ impl Inner {
         }
     }
 
-    /// The server of this address, if it has settings of its own.
+    /// The server of this address, if it has settings of its own. Those of a bare host are for each of its ports, but for
+    /// what is secret (see [`ServerConfig::urls`]).
     fn of(&self, url: &Url) -> Option<&Server> {
         let servers = &self.servers;
         servers.get(&authority(url)).or_else(|| servers.get(url.host_str()?))

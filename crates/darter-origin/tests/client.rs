@@ -9,6 +9,7 @@ use darter_origin::{ErrorKind, HttpClient, HttpConfig, HttpOrigin, Origin, Origi
 use support::files::Resource;
 use support::{Reply, Sent, Server, certificate, client, content, none, range, take};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use url::Url;
 
 fn origin() -> HttpOrigin {
     HttpOrigin::new(client())
@@ -16,6 +17,8 @@ fn origin() -> HttpOrigin {
 
 /// An origin with settings for `server` alone.
 fn origin_with(server: &Server, own: ServerConfig) -> HttpOrigin {
+    let urls = if own.urls.is_empty() { vec![server.url("/")] } else { own.urls.clone() };
+    let own = ServerConfig { urls, ..own };
     let servers = [(server.address.to_string(), own)].into();
     let config = HttpConfig { servers, proxy_from_environment: false, ..HttpConfig::default() };
     HttpOrigin::new(HttpClient::new(&config).unwrap())
@@ -154,10 +157,52 @@ async fn one_servers_authority_certificate_and_headers_are_its_own() {
     let first = Server::start_tls(move |_| Reply::status(302).with("location", away.as_str())).await;
     assert_eq!(read(&origin_with(&first, own()), &first.source("/")).await.unwrap(), b"x");
     assert_eq!(stored.seen()[0].header("x-team"), None);
+    // Nor the certificate.
+    let closed = Server::start_tls_for_known(|_| Reply::bytes("x")).await;
+    let away = closed.url("/").to_string();
+    let first = Server::start_tls(move |_| Reply::status(302).with("location", away.as_str())).await;
+    read(&origin_with(&first, own()), &first.source("/")).await.unwrap_err();
     let missing = ServerConfig { client_cert: Some("/nonexistent.pem".into()), ..ServerConfig::default() };
     let servers = [("a.lab".to_owned(), missing)].into();
     let error = HttpClient::new(&HttpConfig { servers, ..HttpConfig::default() }).unwrap_err().to_string();
     assert!(error.contains("/nonexistent.pem"), "{error}");
+}
+
+/// A key for one server's API is not for whatever else its host runs, and not for whoever listens on the way.
+#[tokio::test]
+async fn headers_and_certificate_go_to_no_other_port_of_the_host_and_not_in_the_clear() {
+    let own = |url: Url| ServerConfig {
+        urls: vec![url],
+        ca: Some(certificate("ca.pem")),
+        client_cert: Some(certificate("client.pem")),
+        client_key: Some(certificate("client.key")),
+        headers: vec![("X-Api-Key".into(), "secret".into())],
+        ..ServerConfig::default()
+    };
+    // As it is configured for `https://HOST`: the settings are found by the host.
+    let of_host = |url: Url| {
+        let servers = [(url.host_str().unwrap().to_owned(), own(url))].into();
+        let config = HttpConfig { servers, proxy_from_environment: false, ..HttpConfig::default() };
+        HttpOrigin::new(HttpClient::new(&config).unwrap())
+    };
+    let configured = Server::start_tls_for_known(|_| Reply::bytes("x")).await;
+    let origin = of_host(configured.url("/api/"));
+    assert_eq!(read(&origin, &configured.source("/")).await.unwrap(), b"x");
+    assert_eq!(configured.seen()[0].header("x-api-key"), Some("secret"));
+    let other_port = Server::start_tls(|_| Reply::bytes("x")).await;
+    let plain = Server::start(|_| Reply::bytes("x")).await;
+    for other in [&other_port, &plain] {
+        assert_eq!(read(&origin, &other.source("/")).await.unwrap(), b"x", "the authority is the host's");
+        assert_eq!(other.seen()[0].header("x-api-key"), None);
+    }
+    let wants_certificate = Server::start_tls_for_known(|_| Reply::bytes("x")).await;
+    read(&origin, &wants_certificate.source("/")).await.unwrap_err();
+    // The very host and port, in the clear.
+    let mut over_tls = plain.url("/");
+    over_tls.set_scheme("https").unwrap();
+    let origin = origin_with(&plain, own(over_tls));
+    assert_eq!(read(&origin, &plain.source("/")).await.unwrap(), b"x");
+    assert_eq!(plain.seen()[1].header("x-api-key"), None);
 }
 
 #[tokio::test]

@@ -9,13 +9,14 @@ use std::time::Duration;
 use darter_core::{NodeId, Place, SystemClock};
 use darter_origin::{
     FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
-    RetryPolicy, ServerConfig,
+    RetryPolicy, ServerConfig, Upstreams,
 };
 use darter_store::{DiskStore, Store, StoreConfig};
 use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use url::Url;
 
 use super::reload::Changeable;
 use super::view::Sampler;
@@ -32,7 +33,7 @@ use crate::joins::Joins;
 use crate::local::LocalPort;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, MirrorOptions};
-use crate::options::{Options, Role};
+use crate::options::{Options, Role, UpstreamOption};
 use crate::registries::{Registries, RegistriesOptions, Relay};
 use crate::setbacks::Setbacks;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
@@ -321,11 +322,21 @@ pub(super) fn registry_config(options: &Options) -> RegistryConfig {
     }
 }
 
+/// Where an upstream is: at the configured addresses, else where its name says.
+fn addresses_of(upstream: &UpstreamOption, registries: &Upstreams) -> Vec<Url> {
+    if !upstream.urls.is_empty() {
+        return upstream.urls.clone();
+    }
+    registries.resolve(&upstream.name).map(|registry| registry.base().clone()).into_iter().collect()
+}
+
 /// The settings of upstreams, by the servers that they are about.
 fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
     let mut servers = BTreeMap::new();
+    let registries = Upstreams::new(&registry_config(options));
     for upstream in &options.upstreams {
         let config = ServerConfig {
+            urls: Vec::new(),
             ca: upstream.ca.clone(),
             client_cert: upstream.client_cert.clone(),
             client_key: upstream.client_key.clone(),
@@ -336,6 +347,7 @@ fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
             proxy: upstream.proxy.clone(),
         };
         if config != ServerConfig::default() {
+            let config = ServerConfig { urls: addresses_of(upstream, &registries), ..config };
             servers.extend(upstream.servers().into_iter().map(|server| (server, config.clone())));
         }
     }
@@ -362,6 +374,27 @@ fn http_client(options: &Options) -> Result<HttpClient, StartError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upstreams_headers_are_for_its_own_addresses() {
+        let urls_of = |name: &str, urls: &[&str], plain_http: &[&str]| {
+            let upstream = UpstreamOption {
+                name: name.to_owned(),
+                urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
+                headers: vec![("X-Api-Key".to_owned(), "secret".to_owned())],
+                ..UpstreamOption::default()
+            };
+            let config = RegistryConfig {
+                plain_http: plain_http.iter().map(|&name| name.to_owned()).collect(),
+                ..RegistryConfig::default()
+            };
+            addresses_of(&upstream, &Upstreams::new(&config)).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(urls_of("lab", &["https://h.corp/x", "http://b:1"], &[]), ["https://h.corp/x", "http://b:1/"]);
+        assert_eq!(urls_of("h.corp", &[], &[]), ["https://h.corp/"]);
+        assert_eq!(urls_of("h.corp:5000", &[], &["h.corp:5000"]), ["http://h.corp:5000/"]);
+        assert_eq!(urls_of("docker.io", &[], &[]), ["https://registry-1.docker.io/"]);
+    }
 
     #[test]
     fn beyond_loopback_one_listens_only_if_told_that_peers_are_not_encrypted() {

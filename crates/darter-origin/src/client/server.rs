@@ -13,7 +13,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use url::Url;
 
 use crate::client::reach::{self, Resolver};
-use crate::client::{HttpConfig, Reach, authority};
+use crate::client::{HttpConfig, Reach, authority, same_server};
 use crate::error::ConfigError;
 
 /// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
@@ -29,9 +29,12 @@ const MAX_HEADER_BYTES: u32 = 256 << 10;
 /// Settings for one server, where they differ from those for all.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerConfig {
+    /// Addresses with whose scheme, host and port the headers and the certificate are shown: no other port of the host
+    /// gets them, and nobody in the clear who was meant to by TLS.
+    pub urls: Vec<Url>,
     /// PEM file of certificate authorities to trust besides the system's and those for all.
     pub ca: Option<PathBuf>,
-    /// PEM file of the certificate to show to the server, with its chain.
+    /// PEM file of the certificate to show at the `urls`, with its chain.
     pub client_cert: Option<PathBuf>,
     /// PEM file of its private key; without, the key is in the certificate's file.
     pub client_key: Option<PathBuf>,
@@ -41,7 +44,7 @@ pub struct ServerConfig {
     pub connect_timeout: Option<Duration>,
     /// How long the first byte of an answer may take.
     pub first_byte_timeout: Option<Duration>,
-    /// Headers for each request to this server, unless a request has its own.
+    /// Headers for each request to one of the `urls`, unless a request has its own.
     pub headers: Vec<(String, String)>,
     /// The proxy to this server, instead of the environment's.
     pub proxy: Option<Url>,
@@ -51,6 +54,7 @@ pub struct ServerConfig {
 impl fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerConfig")
+            .field("urls", &self.urls)
             .field("ca", &self.ca)
             .field("client_cert", &self.client_cert)
             .field("skip_verify", &self.skip_verify)
@@ -64,10 +68,14 @@ impl fmt::Debug for ServerConfig {
 /// One server's settings, ready for use.
 #[derive(Debug)]
 pub(super) struct Server {
-    pub(super) client: reqwest::Client,
+    /// Shows the certificate, where there is one.
+    known: reqwest::Client,
+    /// Shows none.
+    unknown: reqwest::Client,
+    urls: Vec<Url>,
     pub(super) first_byte_timeout: Duration,
     pub(super) stall_timeout: Duration,
-    pub(super) headers: HeaderMap,
+    headers: HeaderMap,
     proxies: Proxies,
 }
 
@@ -89,12 +97,12 @@ impl Server {
         let identity = identity.transpose()?;
         let proxy = own.proxy.clone().map(reqwest::Proxy::all).transpose().map_err(ConfigError::Client)?;
         let exempt = if config.proxy_from_environment { reach::proxies_of_environment() } else { BTreeSet::new() };
-        let builder = || {
+        let builder = |identity: Option<&reqwest::Identity>| {
             let mut builder = builder(config, own);
             if reach != Reach::Anywhere {
                 builder = builder.dns_resolver(Arc::new(Resolver { reach, exempt: exempt.clone() }));
             }
-            if let Some(identity) = &identity {
+            if let Some(identity) = identity {
                 builder = builder.identity(identity.clone());
             }
             if let Some(proxy) = &proxy {
@@ -102,26 +110,47 @@ impl Server {
             }
             builder
         };
-        let client = if own.skip_verify {
-            builder().tls_danger_accept_invalid_certs(true).build()
-        } else {
-            // A host without any certificate authorities (a scratch container) can still read plain HTTP; over TLS it
-            // trusts nobody and is told so.
-            let merged = builder().tls_certs_merge(authorities.iter().cloned()).build();
-            merged.or_else(|_| builder().tls_certs_only(authorities.iter().cloned()).build())
+        let client = |identity| {
+            let client = if own.skip_verify {
+                builder(identity).tls_danger_accept_invalid_certs(true).build()
+            } else {
+                // A host without any certificate authorities (a scratch container) can still read plain HTTP; over TLS it
+                // trusts nobody and is told so.
+                let merged = builder(identity).tls_certs_merge(authorities.iter().cloned()).build();
+                merged.or_else(|_| builder(identity).tls_certs_only(authorities.iter().cloned()).build())
+            };
+            client.map_err(ConfigError::Client)
         };
+        let unknown = client(None)?;
+        let known = identity.as_ref().map_or_else(|| Ok(unknown.clone()), |identity| client(Some(identity)))?;
         let proxies = match &own.proxy {
             Some(proxy) => Proxies::One(authority(proxy)),
             None if config.proxy_from_environment => Proxies::Environment(Box::new(Matcher::from_system())),
             None => Proxies::None,
         };
         Ok(Self {
-            client: client.map_err(ConfigError::Client)?,
+            known,
+            unknown,
+            urls: own.urls.clone(),
             first_byte_timeout: own.first_byte_timeout.unwrap_or(config.first_byte_timeout),
             stall_timeout: config.stall_timeout,
             headers: headers(&own.headers)?,
             proxies,
         })
+    }
+
+    /// The client for a request to `url`.
+    pub(super) fn client_for(&self, url: &Url) -> &reqwest::Client {
+        if self.is_at(url) { &self.known } else { &self.unknown }
+    }
+
+    /// The headers for a request to `url`.
+    pub(super) fn headers_for(&self, url: &Url) -> Option<&HeaderMap> {
+        self.is_at(url).then_some(&self.headers)
+    }
+
+    fn is_at(&self, url: &Url) -> bool {
+        self.urls.iter().any(|configured| same_server(configured, url))
     }
 
     /// The proxy through which `url` is reached, as `host:port`.
