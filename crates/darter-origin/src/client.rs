@@ -26,6 +26,7 @@ mod server;
 pub(crate) use failure::{of_body, of_status};
 pub(crate) use location::{keeps_credentials, same_server};
 pub(crate) use reach::Reach;
+pub use reach::is_this_host;
 pub use server::ServerConfig;
 
 use server::Server;

@@ -74,6 +74,9 @@ pub(crate) struct Peer {
     pub(crate) version: u8,
     /// How near it is.
     pub(crate) tier: Tier,
+    /// Whether it is on this host beyond doubt: each of its connections is within this host, and it doesn't name another.
+    /// What it says alone does not count: many hosts have one name.
+    pub(crate) is_here: bool,
 }
 
 impl Peer {
@@ -320,12 +323,19 @@ impl Fleet {
 
     fn peer_of(&self, greeted: &Greeted) -> Peer {
         let hello = greeted.hello.clone();
-        Peer { tier: self.context.place.tier_to(&hello.place), hello, version: greeted.version }
+        let (here, there) = (&self.context.place.host, &hello.place.host);
+        let is_here = greeted.stream.is_within_host() && (there.is_empty() || here == there);
+        Peer { tier: self.context.place.tier_to(&hello.place), hello, version: greeted.version, is_here }
     }
 
     /// A connected peer.
     pub(crate) fn peer(&self, node: NodeId) -> Option<Peer> {
         self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
+    }
+
+    /// Whether a peer is connected, and on this host.
+    pub(crate) fn is_here(&self, node: NodeId) -> bool {
+        self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_here)
     }
 
     /// All connected peers.
@@ -433,6 +443,7 @@ impl Fleet {
                 heard: Arc::default(),
                 controls: Vec::new(),
             });
+            known.peer.is_here &= peer.is_here;
             if let Some(addr) = dialled {
                 known.dialled = Some(addr.to_owned());
             }

@@ -50,14 +50,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{Clock, Digest, Moment, NodeId};
-use darter_origin::{ErrorKind, OriginFailure, RegistryClient};
+use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
 use darter_store::Dir;
 use darter_wire::{Failure, FailureKind, RegistryAnswer, RegistryQuestion};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use url::Url;
 
 use self::flights::{Asker, Flights, Outcome, Way};
 use self::images::Images;
@@ -235,6 +234,9 @@ impl Registries {
         let Some(question) = Question::from_wire(question, self.client().upstreams()) else {
             return Err(own_trouble("the question is not one for a registry"));
         };
+        if is_this_host(question.base()) && !self.relay.as_ref().is_some_and(|relay| relay.is_here(from)) {
+            return Err(own_trouble("the registry's address means the host of whoever asks"));
+        }
         let reply =
             self.ask_for(Some(from), question).await.map_err(|failure| FetchError::Origin(failure).to_failure())?;
         if reply.body.len() > MAX_MANIFEST {
@@ -497,15 +499,5 @@ fn of_manifest(question: &Question, manifest: &Manifest, stale: Stale) -> Reply 
 fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
-    }
-}
-
-/// Whether an address means the host of whoever reads it.
-pub(crate) fn is_this_host(base: &Url) -> bool {
-    match base.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
-        None => false,
     }
 }

@@ -6,15 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use darter_core::{Digest, NodeId, Tier, rendezvous};
-use darter_origin::OriginFailure;
+use darter_core::{Digest, NodeId, rendezvous};
+use darter_origin::{OriginFailure, is_this_host};
 use darter_wire::{Failure, Message, RegistryAnswer, RegistryQuestion};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::is_this_host;
 use super::question::Reply;
 use crate::error::FetchError;
 use crate::fleet::Fleet;
@@ -60,9 +59,13 @@ impl Relay {
             return Vec::new();
         }
         let seeds = self.fleet.seeds();
-        let here = |node: &NodeId| self.fleet.peer(*node).is_some_and(|peer| peer.tier == Tier::Host);
-        let seeds: Vec<_> = seeds.into_iter().filter(|seed| !is_this_host(base) || here(seed)).collect();
+        let seeds: Vec<_> = seeds.into_iter().filter(|seed| !is_this_host(base) || self.is_here(*seed)).collect();
         rendezvous::ranking(repository.value(), &seeds)
+    }
+
+    /// Whether an agent is on this host.
+    pub(super) fn is_here(&self, node: NodeId) -> bool {
+        self.fleet.is_here(node)
     }
 
     /// Where a seed listens, for messages.

@@ -46,7 +46,8 @@ impl Swarms {
         let survey = fleet.survey(key, blob).await;
         let found_seeds = if survey.found_seed { fleet.seeds() } else { Vec::new() };
         let seeds = rendezvous::ranking(&key.0, &found_seeds);
-        for lead in seeds.into_iter().chain(survey.candidates(&key.0, self.house.context.me)) {
+        let candidates = seeds.into_iter().chain(survey.candidates(&key.0, self.house.context.me));
+        for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
             match self.try_lead(lead, source, credentials, troubles).await? {
                 Settled::Transfer(transfer) => {
                     transfer.note(format!("no seed is connected; {} leads", fleet.address(lead)));
@@ -99,7 +100,7 @@ impl Swarms {
         let key = source.key();
         let (mut troubles, mut patient) = (Vec::new(), true);
         for seed in rendezvous::ranking(&key.0, &self.house.fleet.seeds()) {
-            if seed == member {
+            if seed == member || !self.may_lead(seed, source) {
                 continue;
             }
             let joined = self.try_lead(seed, source, credentials, &mut troubles).await;

@@ -3,6 +3,9 @@
 //! A node asks the seed that rendezvous hashing names among those it is connected to, then the next; when none is
 //! there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads.
 //!
+//! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
+//! Else users of one host would read with another's rights, such as those of its cloud's metadata service.
+//!
 //! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
 //! A registry's blob has its digest in its name and needs no answer. For a URL the origin is asked with the caller's own
 //! credentials, on every use (`access`): what it shows to this caller is what is stored (and completed where it is
@@ -15,7 +18,7 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
-use darter_origin::Reading;
+use darter_origin::{Reading, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
@@ -207,7 +210,13 @@ impl Swarms {
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
             context.metrics.back_to_source.inc();
-            let why = if troubles.is_empty() { "no seed is connected".to_owned() } else { troubles.join("; ") };
+            let why = if !troubles.is_empty() {
+                troubles.join("; ")
+            } else if is_of_host(&source) && !self.house.fleet.seeds().is_empty() {
+                "its address means this host, and no seed is here".to_owned()
+            } else {
+                "no seed is connected".to_owned()
+            };
             transfer.note(format!("reading the origin from here: {why}"));
         }
         Ok(transfer)
@@ -257,6 +266,9 @@ impl Swarms {
         if self.is_draining() {
             return Err(refusal("the seed is shutting down"));
         }
+        if !self.may_lead(member, &source) {
+            return Err(refusal("its address means the host of whoever asks: only an agent there can read it"));
+        }
         self.prove(&source, &credentials).await.map_err(|error| failure_of(&error))?;
         if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
             return Ok(transfer);
@@ -283,7 +295,12 @@ impl Swarms {
         Ok(complete.map(|stored| self.begin(source, Version::default(), Credentials::none(), stored)))
     }
 
-    /// Connected seeds, best first. Right after the start, the first connection is waited for a little.
+    /// Whether one agent may read a source for another, which is connected to it.
+    pub(super) fn may_lead(&self, other: NodeId, source: &Source) -> bool {
+        !is_of_host(source) || self.house.fleet.is_here(other)
+    }
+
+    /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.
     async fn seeds_for(&self, source: &Source) -> Vec<NodeId> {
         let options = &self.house.context.options;
         if options.role != Role::Node || options.join.is_empty() {
@@ -299,7 +316,8 @@ impl Swarms {
             let waited = tokio::time::Instant::now() >= until;
             let starting = self.house.context.now().as_micros() < 2 * SEED_PATIENCE.as_micros() as u64;
             if !seeds.is_empty() || no_seed || waited || !starting {
-                return rendezvous::ranking(&key.0, &seeds);
+                let may_lead: Vec<_> = seeds.into_iter().filter(|seed| self.may_lead(*seed, source)).collect();
+                return rendezvous::ranking(&key.0, &may_lead);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -683,6 +701,13 @@ impl From<FetchError> for Refused {
             FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
             other => Self::Final(other),
         }
+    }
+}
+
+/// Whether a source is at an address that means the host of whoever reads it.
+fn is_of_host(source: &Source) -> bool {
+    match source {
+        Source::Url { url: address, .. } | Source::Registry { registry: address, .. } => is_this_host(address),
     }
 }
 

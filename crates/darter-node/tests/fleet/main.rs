@@ -18,6 +18,7 @@ mod registries;
 mod registry;
 mod seed;
 mod start_over;
+mod this_host;
 mod turns;
 mod web;
 mod wrong;

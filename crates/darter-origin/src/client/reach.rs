@@ -51,7 +51,7 @@ impl Reach {
     fn allows(self, address: IpAddr) -> bool {
         match self {
             Self::Anywhere => true,
-            Self::NamesBeyondHost => !is_this_host(address),
+            Self::NamesBeyondHost => !is_own(address),
             Self::Public => is_public(address),
         }
     }
@@ -101,8 +101,22 @@ pub(super) fn proxies_of_environment() -> BTreeSet<String> {
     urls.filter_map(|url| url.host_str().map(str::to_owned)).collect()
 }
 
+/// Whether an address means the host of whoever asks there: loopback, link-local (as the metadata service of a cloud is) or
+/// unspecified, in any spelling.
+pub fn is_this_host(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => is_own(address.into()),
+        Some(Host::Ipv6(address)) => is_own(address.into()),
+        None => false,
+    }
+}
+
 /// Whether an address is the host's own, in any of its spellings.
-fn is_this_host(address: IpAddr) -> bool {
+fn is_own(address: IpAddr) -> bool {
     match plain(address) {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
@@ -111,7 +125,7 @@ fn is_this_host(address: IpAddr) -> bool {
 
 /// Whether an address is one that the public internet may route.
 fn is_public(address: IpAddr) -> bool {
-    if is_this_host(address) {
+    if is_own(address) {
         return false;
     }
     match plain(address) {
@@ -190,6 +204,36 @@ mod tests {
         for public in ["1.1.1.1", "172.32.0.1", "[2606:4700::1111]", "[64:ff9b::1.1.1.1]", "registry.lab"] {
             assert!(check(Reach::Public, public), "{public}");
         }
+    }
+
+    #[test]
+    fn every_spelling_of_this_host_is_known() {
+        let means_this_host = |url: &str| is_this_host(&url.parse().unwrap());
+        for own in [
+            "127.0.0.1:8080",
+            "127.9.9.9",
+            "2130706433",
+            "0x7f.1",
+            "0177.0.0.1",
+            "0",
+            "169.254.169.254",
+            "0xa9fea9fe",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:a9fe:a9fe]",
+            "[64:ff9b::169.254.169.254]",
+            "[fe80::1]",
+            "localhost",
+            "LocalHost.:80",
+            "a.localhost",
+        ] {
+            assert!(means_this_host(&format!("http://{own}/")), "{own}");
+        }
+        for other in ["10.0.0.1", "169.253.0.1", "1.1.1.1", "[fc00::1]", "localhost.lab", "notlocalhost"] {
+            assert!(!means_this_host(&format!("http://{other}/")), "{other}");
+        }
+        assert!(!means_this_host("file:///x"));
     }
 
     #[tokio::test]

@@ -57,12 +57,25 @@ pub struct PeerStream {
     /// What goes to the peer. Dropping it tells the peer that nothing more comes.
     pub writer: Box<dyn PeerWriter>,
     peer_addr: SocketAddr,
+    local_addr: Option<SocketAddr>,
 }
 
 impl PeerStream {
     /// A connection of these halves.
     pub fn new(reader: Box<dyn PeerReader>, writer: Box<dyn PeerWriter>, peer_addr: SocketAddr) -> Self {
-        Self { reader, writer, peer_addr }
+        Self { reader, writer, peer_addr, local_addr: None }
+    }
+
+    /// The same with the address of this end.
+    pub const fn at(mut self, local_addr: SocketAddr) -> Self {
+        self.local_addr = Some(local_addr);
+        self
+    }
+
+    /// Whether the other end is on this host: it is at a loopback address, or at the address of this end.
+    pub fn is_within_host(&self) -> bool {
+        let peer = self.peer_addr.ip().to_canonical();
+        peer.is_loopback() || self.local_addr.is_some_and(|local| local.ip().to_canonical() == peer)
     }
 
     /// The address of the other end of this very connection (not where the peer listens).

@@ -98,10 +98,11 @@ fn stream_of(stream: TcpStream, config: &TcpConfig) -> io::Result<PeerStream> {
     sockopt::set_tcp_keepintvl(&stream, config.keepalive / 3)?;
     sockopt::set_tcp_keepcnt(&stream, 3)?;
     sockopt::set_socket_keepalive(&stream, true)?;
-    let peer_addr = stream.peer_addr()?;
+    let (peer_addr, local_addr) = (stream.peer_addr()?, stream.local_addr()?);
     set_unsent_low_water(&stream, UNSENT)?;
     let (reader, writer) = stream.into_split();
-    Ok(PeerStream::new(Box::new(TcpReader { half: reader, mark: 1 }), Box::new(TcpWriter(writer)), peer_addr))
+    let stream = PeerStream::new(Box::new(TcpReader { half: reader, mark: 1 }), Box::new(TcpWriter(writer)), peer_addr);
+    Ok(stream.at(local_addr))
 }
 
 struct TcpReader {
