@@ -132,7 +132,7 @@ pub(crate) struct RemoveArgs {
     /// of an image, everything that no other known image needs
     #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true)]
     pub(crate) names: Vec<String>,
-    /// Print a JSON array of what was removed
+    /// Print a JSON object with the names
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -142,7 +142,8 @@ pub(crate) struct RemoveArgs {
 /// Keep blobs whatever happens: they are not evicted when the store is full, and not removed
 #[derive(Debug, Args)]
 pub(crate) struct PinArgs {
-    /// Blob ids as `darter ls` shows them (or a beginning of eight digits and more), digests or URLs
+    /// Digests or blob ids as `darter ls` shows them (or eight of the first digits and more), URLs, or image references:
+    /// of an image, all of its stored blobs
     #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true)]
     pub(crate) names: Vec<String>,
     /// Print a JSON object with the names
