@@ -99,7 +99,8 @@ pub struct LoginOption {
 
 impl std::fmt::Debug for LoginOption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}={}:…", self.registry, self.username)
+        // A token may stand in the place of the user.
+        write!(f, "{}=…", self.registry)
     }
 }
 

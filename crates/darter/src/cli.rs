@@ -7,6 +7,7 @@
 //! | `cli/client.rs` | the flags of everything else |
 //! | `cli/upstream.rs` | how a registry and what is particular to it are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
+//! | `cli/hidden.rs` | no passwords in what is said of wrong values |
 //! | `cli/options.rs` | from flags to [`darter_node::Options`] |
 //!
 //! A flag that is a setting has an environment variable, `DARTER_` and its name; a flag that only shapes one command's
@@ -14,6 +15,7 @@
 
 mod agent;
 mod client;
+pub(crate) mod hidden;
 mod options;
 pub(crate) mod upstream;
 pub(crate) mod values;

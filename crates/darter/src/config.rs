@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `config/file.rs` | reads a TOML file and says what is wrong with it, by line |
 //! | `config/effective.rs` | what it all comes to, and where each value came from |
+//! | `config/secrets.rs` | writes secrets that are not printed into the files that are named in their places |
 //!
 //! Invariant: a file that any agent accepts, every command accepts; keys that a command has no flag for are left
 //! alone, so that one file serves `darter seed`, `darter get` and `darter ls`.
 
 mod effective;
 mod file;
+mod secrets;
 
 #[cfg(test)]
 mod tests;
@@ -21,10 +23,13 @@ mod tests;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, FromArgMatches as _};
 
 pub(crate) use self::effective::Effective;
 pub(crate) use self::file::{ConfigFile, FileError};
+pub(crate) use self::secrets::{not_there, write};
+use crate::cli::hidden::without_logins;
 use crate::cli::{self, Cli};
 
 /// A command line with everything that bears on it.
@@ -58,7 +63,7 @@ impl Configured {
     /// Parses twice: the first time to learn the file and to refuse a wrong command line before the file is read, the
     /// second time over the file's values.
     pub(crate) fn from_arguments(arguments: &[OsString]) -> Result<Self, NotConfigured> {
-        let first = cli::definition().try_get_matches_from(arguments)?;
+        let first = cli::definition().try_get_matches_from(arguments).map_err(without_secrets)?;
         let Some((subcommand, given)) = first.subcommand() else {
             unreachable!("clap refuses a command line without a subcommand");
         };
@@ -74,15 +79,33 @@ impl Configured {
         if let Some(file) = &file {
             command = file.as_defaults(command, subcommand);
         }
-        let matches = command.try_get_matches_from(arguments)?;
+        let matches = command.try_get_matches_from(arguments).map_err(without_secrets)?;
         let cli = Cli::from_arg_matches(&matches)?;
         Ok(Self { arguments: arguments.to_vec(), cli, matches, file })
     }
 
-    /// Every setting of the command with its value and where that came from.
-    pub(crate) fn effective(&self) -> Effective {
-        Effective::new(&self.matches, self.file.as_ref())
+    /// Every setting of the command with its value and where that came from. What is secret is printed as files in
+    /// `secrets`; without a directory, beside the configuration file.
+    pub(crate) fn effective(&self, secrets: Option<&Path>) -> Effective {
+        Effective::new(&self.matches, self.file.as_ref(), secrets)
     }
+}
+
+/// What clap says of a wrong command line, without the values of flags that are secrets in whatever form.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    const SECRETIVE: [&str; 3] = ["--login", "--upstream", "--header"];
+    let of_flag = |flag: &str| SECRETIVE.iter().any(|secretive| flag.starts_with(secretive));
+    let is_secret = matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(flag)) if of_flag(flag));
+    if is_secret {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("…".to_owned()));
+    }
+    error
+}
+
+/// What clap says, for a terminal. A wrong value may be an address with a password, of whatever flag.
+pub(crate) fn text_of(error: &clap::Error) -> String {
+    let text = error.render().ansi().to_string();
+    if error.use_stderr() { without_logins(&text) } else { text }
 }
 
 /// Gives `--data-dir` the default that fits this user. It is not part of the definition, because help and manual

@@ -31,6 +31,7 @@ mod table;
 mod top;
 mod units;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,7 +49,16 @@ fn main() -> ExitCode {
     let configured = match Configured::from_arguments(&arguments) {
         Ok(configured) => configured,
         // Help and version come this way too: clap knows the stream and the code for each.
-        Err(NotConfigured::Clap(error)) => error.exit(),
+        Err(NotConfigured::Clap(error)) => {
+            let text = config::text_of(&error);
+            // Whoever closed the stream does not want to know.
+            let _ = if error.use_stderr() {
+                anstream::stderr().write_all(text.as_bytes())
+            } else {
+                anstream::stdout().write_all(text.as_bytes())
+            };
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
         Err(NotConfigured::File(error)) => return report(&Failure::from(error).into(), false),
     };
     logging::start(&configured.cli.command);
@@ -99,7 +109,19 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
         ConfigRole::Node => Role::Node,
     };
     args.agent.options(role, &args.join.join)?;
-    let effective = configured.effective();
+    let secrets = args.write_secrets.as_deref();
+    let effective = configured.effective(secrets);
+    if let Some(directory) = secrets {
+        config::write(directory, &effective.secrets)?;
+    }
+    let lacking = config::not_there(&effective.secrets);
+    if !lacking.is_empty() {
+        let files = lacking.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+        anstream::eprintln!(
+            "note: secrets are not printed, and the files that are named in their places do not have them yet: {files}; \
+             write them, or let --write-secrets DIR do it"
+        );
+    }
     if args.json { output::json(&effective.to_json()) } else { output::text(&effective.to_toml()) }
 }
 
@@ -107,7 +129,7 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
 fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = Failure::exit_code(error);
     if code != 0 && !Failure::is_told(error) {
-        let line = format!("{error:#}");
+        let line = cli::hidden::without_logins(&format!("{error:#}"));
         let told = json && output::json(&serde_json::json!({ "error": line })).is_ok();
         if !told {
             anstream::eprintln!("{STRONG}error:{STRONG:#} {line}");

@@ -83,7 +83,7 @@ async fn reload(configured: &Configured, agent: &Agent) {
     let fresh = match Configured::from_arguments(&configured.arguments) {
         Ok(fresh) => fresh,
         Err(NotConfigured::Clap(error)) => {
-            let text = error.to_string();
+            let text = anstream::adapter::strip_str(&crate::config::text_of(&error)).to_string();
             return tracing::error!(reason = text.trim(), "the configuration is wrong and was not taken");
         }
         Err(NotConfigured::File(error)) => {

@@ -83,7 +83,7 @@ pub(super) fn proxy_login(url: &Url, proxy: Option<&str>) -> OriginError {
     let (proxy, host) = (proxy.unwrap_or("on the way"), authority(url));
     let text = format!(
         "the proxy {proxy}, by which {host} is reached, wants a login (HTTP 407 Proxy Authentication Required): put it \
-         into HTTP_PROXY or HTTPS_PROXY, as http://USER:PASSWORD@HOST:PORT"
+         into HTTP_PROXY or HTTPS_PROXY, as http://USER:PASSWORD@HOST:PORT, or into the upstream's proxy-login-file"
     );
     OriginError::new(ErrorKind::Status(407), text)
 }

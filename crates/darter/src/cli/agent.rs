@@ -94,7 +94,7 @@ pub(crate) struct NetworkArgs {
     /// A name under which programs reach the local port, besides localhost and 127.0.0.1; repeat for several
     ///
     /// On loopback other names are refused, because a web page could use one of its own to read what is private.
-    #[arg(long, env = "DARTER_LOCAL_NAME", value_name = "HOST", value_delimiter = ',')]
+    #[arg(long, env = "DARTER_LOCAL_NAME", value_name = "HOST", value_delimiter = ',', value_parser = values::host_name)]
     pub(crate) local_name: Vec<String>,
 
     /// Let the members of this group use the daemon, too: download, and look at what it does
@@ -213,13 +213,16 @@ pub(crate) struct UpstreamArgs {
     ///   skip-verify = false                 # true: any certificate will do
     ///   connect-timeout = "3s"
     ///   first-byte-timeout = "2m"
+    ///   login-file = "/etc/corp/login"      # USER:PASSWORD, for callers that bring none; as --login
     ///   proxy = "http://proxy.corp:3128"    # instead of HTTPS_PROXY
+    ///   proxy-login-file = "/etc/corp/proxy-login"  # USER:PASSWORD
     ///   headers = { X-Team = "infra", Authorization = { file = "/etc/corp/token" } }
     ///   prefix = "hub-proxy"                # in front of names: a Harbor project, an Artifactory repository
     ///   rewrite = { "team/" = "squad/" }    # fronts of names, of which the longest is replaced
     ///
-    /// Headers are sent with each request. The value of one may be the first line of a file,
-    /// which nobody else need be able to read: `Bearer …` for a token.
+    /// Headers are sent with each request. Secrets are the first lines of files, which nobody
+    /// else need be able to read: `Bearer …` for a token in a header. What stands here instead
+    /// (a header's value, a login in url or proxy) `darter config --write-secrets` moves there.
     ///
     /// These settings hold for web servers of that name too.
     #[allow(rustdoc::bare_urls, reason = "this is the help text, where URLs stand as they are typed")]
@@ -231,7 +234,7 @@ pub(crate) struct UpstreamArgs {
 #[command(next_help_heading = "Registries")]
 pub(crate) struct RegistryArgs {
     /// The registry of requests that name none: docker.io, where Docker's engine uses this mirror
-    #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME")]
+    #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME", value_parser = values::registry_name)]
     pub(crate) default_upstream: Option<String>,
 
     /// Take this registry's word that one of its repositories has some layer; repeat for several
@@ -245,6 +248,7 @@ pub(crate) struct RegistryArgs {
         env = "DARTER_TRUSTED_REGISTRY",
         value_name = "NAME",
         value_delimiter = ',',
+        value_parser = values::registry_name,
         default_value = "docker.io,ghcr.io,quay.io,gcr.io,registry.k8s.io,mcr.microsoft.com,public.ecr.aws"
     )]
     pub(crate) trusted_registry: Vec<String>,
@@ -262,7 +266,7 @@ pub(crate) struct RegistryArgs {
     pub(crate) ask_login: bool,
 
     /// Speak to this registry without TLS; repeat for several
-    #[arg(long, env = "DARTER_PLAIN_HTTP", value_name = "HOST", value_delimiter = ',')]
+    #[arg(long, env = "DARTER_PLAIN_HTTP", value_name = "HOST", value_delimiter = ',', value_parser = values::registry_name)]
     pub(crate) plain_http: Vec<String>,
 
     /// Log in to a registry for callers that bring no credentials of their own

@@ -232,7 +232,9 @@ Examples:
   Check a file, and see what it comes to:
     $ darter config --config /etc/darter.toml
   Begin a file from the defaults:
-    $ darter config --role node --join seed-1:7400";
+    $ darter config --role node --join seed-1:7400
+  Move passwords out of a file, into files of their own:
+    $ darter config --config old.toml --write-secrets /etc/darter/secrets > new.toml";
 
 /// Which agent a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -252,6 +254,13 @@ pub(crate) struct ConfigArgs {
     /// Print a JSON object instead of TOML
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write passwords and other secrets that stand in flags, variables or the configuration file into files in DIR, for this
+    /// user alone, and print a configuration that names them
+    ///
+    /// Secrets are never printed. Without this, what is printed names files that they belong into, and standard error
+    /// says which of them are not there. No file that is there is changed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) write_secrets: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) join: JoinArgs,
     #[command(flatten)]

@@ -8,7 +8,7 @@ use darter_node::admin::socket_path;
 use darter_node::options::{LoginOption, Role, UpstreamOption};
 
 use super::agent::{NetworkArgs, RegistryArgs, UpstreamArgs};
-use super::upstream::{self, Upstream};
+use super::upstream::{self, Login, Upstream};
 use super::values;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
 use crate::client::Client;
@@ -66,20 +66,49 @@ impl NetworkArgs {
 }
 
 impl UpstreamArgs {
-    /// Registries with their headers, of which some are in files.
+    /// Registries with what is in files for them: headers, and the login for the proxy.
     fn options(&self) -> Result<Vec<UpstreamOption>, Failure> {
-        let whole = |Upstream { option, header_files }: &Upstream| {
-            let mut option = option.clone();
-            for (name, path) in header_files {
+        let whole = |upstream: &Upstream| {
+            let mut option = upstream.option.clone();
+            for (name, path) in &upstream.header_files {
                 let header = upstream::header(name, &secret_in(path, "header value")?);
-                let wrong = |reason| Failure::Usage(format!("upstream {}: {}: {reason}", option.name, path.display()));
-                option.headers.push(header.map_err(wrong)?);
+                option.headers.push(header.map_err(|reason| upstream.wrong_file(path, &reason))?);
             }
             // Their order does not depend on where they come from.
             option.headers.sort();
+            if let (Some(path), Some(proxy)) = (&upstream.proxy_login_file, &mut option.proxy) {
+                upstream.login_in(path)?.put_into(proxy);
+            }
             Ok(option)
         };
-        self.upstream.iter().flat_map(|list| &list.0).map(whole).collect()
+        self.all().map(whole).collect()
+    }
+
+    /// The logins of registries that have one among their settings.
+    fn logins(&self) -> Result<Vec<LoginOption>, Failure> {
+        let login = |upstream: &Upstream| {
+            let login = match &upstream.login_file {
+                Some(path) => Some(upstream.login_in(path)?),
+                None => upstream.login.clone(),
+            };
+            let registry = upstream.option.name.clone();
+            Ok(login.map(|login| LoginOption { registry, username: login.user, password: login.password }))
+        };
+        self.all().map(login).filter_map(Result::transpose).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Upstream> {
+        self.upstream.iter().flat_map(|list| &list.0)
+    }
+}
+
+impl Upstream {
+    fn login_in(&self, path: &Path) -> Result<Login, Failure> {
+        Login::parse(&secret_in(path, "login")?).map_err(|reason| self.wrong_file(path, &reason))
+    }
+
+    fn wrong_file(&self, path: &Path, reason: &str) -> Failure {
+        Failure::Usage(format!("upstream {}: {}: {reason}", self.option.name, path.display()))
     }
 }
 
@@ -116,7 +145,7 @@ impl AgentArgs {
             trusted_registries: self.registry.trusted_registry.clone(),
             ask_login: self.registry.ask_login,
             plain_http: self.registry.plain_http.clone(),
-            logins: self.registry.logins()?,
+            logins: self.logins()?,
             docker_config: self.registry.docker_config.clone(),
             origin_ca: self.origin.origin_ca.clone(),
             origin_patience: self.origin.origin_patience,
@@ -132,6 +161,24 @@ impl AgentArgs {
 }
 
 impl AgentArgs {
+    /// The logins of `--login` and of upstreams.
+    fn logins(&self) -> Result<Vec<LoginOption>, Failure> {
+        let mut logins = self.registry.logins()?;
+        for login in self.upstream.logins()? {
+            if logins.contains(&login) {
+                continue;
+            }
+            if logins.iter().any(|known| known.registry == login.registry) {
+                return Err(Failure::Usage(format!(
+                    "there are two logins for {}, of --login and of its upstream: leave out one of them",
+                    login.registry
+                )));
+            }
+            logins.push(login);
+        }
+        Ok(logins)
+    }
+
     /// The options of an agent that is all in one: without a word about peers, it listens for none beyond this host.
     pub(crate) fn options_alone(&self) -> Result<Options, Failure> {
         let mut options = self.options(Role::Seed, &[])?;
@@ -172,7 +219,10 @@ impl RegistryArgs {
 fn secret_in(path: &Path, kind: &str) -> Result<String, Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::Usage(format!("can't read the {kind} file {shown}: {error}")))?;
+        .map_err(|error| Failure::Usage(format!(
+            "can't read the {kind} file {shown}: {error} (write the {kind} into it; `darter config --write-secrets` does \
+             that with one that stands in the configuration)"
+        )))?;
     match text.lines().next().unwrap_or_default() {
         "" => Err(Failure::Usage(format!("the {kind} file {shown} is empty; write the {kind} into its first line"))),
         mask if values::is_mask(mask) => Err(Failure::Usage(format!(

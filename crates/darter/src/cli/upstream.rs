@@ -1,9 +1,22 @@
 //! How a registry and what is particular to it are written: `NAME=URL`, or `NAME={ … }` with a table of settings in
 //! TOML, which is also what a table `[upstream."NAME"]` of the configuration file is read as.
+//!
+//! Whatever may be a secret has two forms, the value itself and a file whose first line it is:
+//!
+//! | value | file |
+//! |---|---|
+//! | `headers = { NAME = "…" }` | `headers = { NAME = { file = "…" } }` |
+//! | `url = "https://USER:PASSWORD@HOST"` | `login-file` |
+//! | `proxy = "http://USER:PASSWORD@HOST"` | `proxy-login-file` |
+//!
+//! [`without_secrets`] goes from the first to the second. A login in an address is taken out of it at once: else it would
+//! be part of the registry's name on disk, on the wire and in messages.
+
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_node::options::UpstreamOption;
@@ -11,6 +24,8 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub(crate) use self::secrets::{Login, Secret, secret_file, without_secrets};
+use super::hidden::without_logins;
 use super::values;
 
 /// The registries that one flag, one line of the file or one variable names, parted by commas.
@@ -20,10 +35,16 @@ pub(crate) struct UpstreamList(pub(crate) Vec<Upstream>);
 /// A registry as it is written: nothing has been read for it yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
-    /// All but the headers whose values are in files.
+    /// All but what is in files; without the login of its addresses, which is in `login`.
     pub(crate) option: UpstreamOption,
     /// Headers by name, and the files whose first line is their value.
     pub(crate) header_files: Vec<(String, PathBuf)>,
+    /// The user and password of its addresses.
+    pub(crate) login: Option<Login>,
+    /// The file whose first line they are.
+    pub(crate) login_file: Option<PathBuf>,
+    /// The file whose first line is the user and password for the proxy.
+    pub(crate) proxy_login_file: Option<PathBuf>,
 }
 
 /// The settings of one registry as they are written.
@@ -45,7 +66,11 @@ struct Table {
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    login_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_login_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,29 +99,6 @@ pub(crate) fn upstreams(text: &str) -> Result<UpstreamList, String> {
     items(text).into_iter().map(upstream).collect::<Result<_, _>>().map(UpstreamList)
 }
 
-/// The same text with the values of headers, each of which may be a secret, left out: in their places stand files in this
-/// directory that they belong into. `None` if no value is left out.
-pub(crate) fn without_secrets(text: &str, directory: &Path) -> Option<String> {
-    let mut found = false;
-    let mut known = |item: &str| {
-        let known = item.split_once('=').filter(|(_, rest)| rest.starts_with('{')).and_then(|(name, rest)| {
-            let mut table = table(rest).ok()?;
-            for (header, value) in &mut table.headers {
-                if let Value::Text(_) = value {
-                    let file = directory.join(format!("{name}.{header}.header"));
-                    // TOML is Unicode throughout.
-                    *value = Value::File(ValueFile { file: file.to_string_lossy().into_owned().into() });
-                    found = true;
-                }
-            }
-            Some(format!("{name}={}", toml::Value::try_from(&table).ok()?))
-        });
-        known.unwrap_or_else(|| item.to_owned())
-    };
-    let text = items(text).into_iter().map(&mut known).collect::<Vec<_>>().join(",");
-    found.then_some(text)
-}
-
 /// A header of requests. The refusal does not repeat what may be a secret.
 pub(crate) fn header(name: &str, value: &str) -> Result<(String, String), String> {
     if value.len() >= 3 && values::is_mask(value) {
@@ -109,14 +111,21 @@ pub(crate) fn header(name: &str, value: &str) -> Result<(String, String), String
 }
 
 fn upstream(text: &str) -> Result<Upstream, String> {
-    let wrong = || format!("not NAME=URL: {text:?} (write for example docker.io=https://mirror.example.org)");
+    let wrong = || {
+        // A table that is not read as one may have secrets anywhere.
+        let shown = text.split_once('{').map_or_else(|| without_logins(text), |(name, _)| format!("{name}{{ … }}"));
+        format!("not NAME=URL: {shown:?} (write for example docker.io=https://mirror.example.org)")
+    };
     let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+    values::registry_name(name)?;
     if rest.starts_with('{') {
         return table(rest).and_then(|table| table.upstream(name)).map_err(|reason| format!("{name}: {reason}"));
     }
-    let url = address(rest).ok_or_else(wrong)?;
-    let option = UpstreamOption { name: name.to_owned(), urls: vec![url], ..UpstreamOption::default() };
-    Ok(Upstream { option, header_files: Vec::new() })
+    if address(rest).is_none() {
+        return Err(wrong());
+    }
+    let table = Table { url: vec![rest.to_owned()], ..Table::default() };
+    table.upstream(name).map_err(|reason| format!("{name}: {reason}"))
 }
 
 fn table(text: &str) -> Result<Table, String> {
@@ -130,9 +139,10 @@ fn table(text: &str) -> Result<Table, String> {
 
 impl Table {
     fn upstream(self, name: &str) -> Result<Upstream, String> {
-        let url = |text: &String| {
-            address(text).ok_or_else(|| format!("url: not an address: {text:?} (write https://HOST or http://HOST)"))
-        };
+        let (urls, login) = addresses(&self.url).map_err(|reason| format!("url: {reason}"))?;
+        if login.is_some() && self.login_file.is_some() {
+            return Err("login-file: url has a login already; leave out one of them".to_owned());
+        }
         let time = |key: &str, text: Option<String>| -> Result<Option<Duration>, String> {
             text.map(|text| values::duration(&text).map_err(|reason| format!("{key}: {reason}"))).transpose()
         };
@@ -140,6 +150,16 @@ impl Table {
             let proxy: Option<Url> = text.parse().ok().filter(Url::has_host);
             proxy.ok_or_else(|| "proxy: not an address (write for example http://proxy.example.org:3128)".to_owned())
         };
+        let proxy = self.proxy.map(proxy).transpose()?;
+        let of_proxy = proxy.clone().map(|mut proxy| Login::take(&mut proxy)).transpose();
+        let of_proxy = of_proxy.map_err(|reason| format!("proxy: {reason}, or a proxy-login-file"))?.flatten();
+        match (&proxy, &self.proxy_login_file) {
+            (None, Some(_)) => return Err("proxy-login-file: of which proxy? Write proxy too".to_owned()),
+            (_, Some(_)) if of_proxy.is_some() => {
+                return Err("proxy-login-file: proxy has a login already; leave out one of them".to_owned());
+            }
+            _ => {}
+        }
         if self.client_key.is_some() && self.client_cert.is_none() {
             return Err("client-key: of which certificate? Write client-cert too".to_owned());
         }
@@ -152,20 +172,40 @@ impl Table {
         }
         let option = UpstreamOption {
             name: name.to_owned(),
-            urls: self.url.iter().map(url).collect::<Result<_, _>>()?,
+            urls,
             ca: self.ca,
             client_cert: self.client_cert,
             client_key: self.client_key,
             skip_verify: self.skip_verify,
             connect_timeout: time("connect-timeout", self.connect_timeout)?,
             first_byte_timeout: time("first-byte-timeout", self.first_byte_timeout)?,
-            proxy: self.proxy.map(proxy).transpose()?,
+            proxy,
             headers,
             prefix: self.prefix,
             rewrite: self.rewrite.into_iter().collect(),
         };
-        Ok(Upstream { option, header_files })
+        let (login_file, proxy_login_file) = (self.login_file, self.proxy_login_file);
+        Ok(Upstream { option, header_files, login, login_file, proxy_login_file })
     }
+}
+
+/// The base addresses of a registry, without the login that stands in them.
+fn addresses(texts: &[String]) -> Result<(Vec<Url>, Option<Login>), String> {
+    let (mut urls, mut login) = (Vec::new(), None);
+    for text in texts {
+        let wrong = || format!("not an address: {:?} (write https://HOST or http://HOST)", without_logins(text));
+        let mut url = address(text).ok_or_else(wrong)?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("an address ends with its path; what authorises is a header or a login".to_owned());
+        }
+        let own = Login::take(&mut url).map_err(|reason| format!("{reason}, or a login-file"))?;
+        if own.is_some() && login.is_some() && own != login {
+            return Err("the addresses have different logins: write one".to_owned());
+        }
+        login = own.or(login);
+        urls.push(url);
+    }
+    Ok((urls, login))
 }
 
 fn address(text: &str) -> Option<Url> {
@@ -223,6 +263,8 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn one(text: &str) -> UpstreamOption {
@@ -293,6 +335,17 @@ mod tests {
             ("a={ connect-timeout = \"soon\" }", "a: connect-timeout: not a time"),
             ("a={ proxy = \"p\" }", "a: proxy: not an address"),
             ("a={ headers = { \"b c\" = \"d\" } }", "a: headers: \"b c\""),
+            ("a=http://me:***@b", "a: url: *** stands for"),
+            ("a={ proxy = \"http://me:***@b\" }", "a: proxy: *** stands for"),
+            ("a={ url = [\"http://me:x@b\", \"http://me:y@c\"] }", "a: url: the addresses have different logins"),
+            ("a={ url = \"http://b?token=x\" }", "a: url: an address ends with its path"),
+            ("a={ url = \"http://me:x@b\", login-file = \"/f\" }", "a: login-file: url has a login already"),
+            ("a={ proxy = \"http://me:x@b\", proxy-login-file = \"/f\" }", "a: proxy-login-file: proxy has a login"),
+            ("a={ proxy-login-file = \"/f\" }", "a: proxy-login-file: of which proxy"),
+            ("me:secret@a=http://b", "a name has no login in it"),
+            ("a=ftp://me:secret@b", "not NAME=URL: \"a=ftp://…@b\""),
+            ("a { headers = { B = \"secret\" } }", "not NAME=URL: \"a { … }\""),
+            ("a={ url = \"ftp://me:secret@b\" }", "a: url: not an address: \"ftp://…@b\""),
             ("a={ headers = { B = \"***\" } }", "a: headers: B: *** stands for"),
             ("a={ headers = { B = \"********\" } }", "a: headers: B: *** stands for"),
             ("a={ headers = { \"b c\" = { file = \"/d\" } } }", "a: headers: \"b c\""),
@@ -301,16 +354,18 @@ mod tests {
         ];
         for (text, told) in cases {
             let reason = upstreams(text).unwrap_err();
-            assert!(reason.contains(told), "{text}: {reason}");
+            assert!(reason.contains(told) && !reason.contains("secret"), "{text}: {reason}");
         }
     }
 
     #[test]
     fn what_may_be_secret_is_not_printed() {
-        let text =
-            r#"a=http://a,b={ url = "http://b", headers = { Authorization = "Bearer secret", C = { file = "/d" } } }"#;
-        let shown = without_secrets(text, Path::new("/etc/darter")).unwrap();
-        assert!(shown.starts_with("a=http://a,b={") && !shown.contains("secret"), "{shown}");
+        let text = concat!(
+            r#"a=http://a,b={ url = "http://b", headers = { Authorization = "Bearer secret", C = { file = "/d" } } },"#,
+            "c/d=https://me:se%40cret@c/x"
+        );
+        let (shown, secrets) = without_secrets(text, Path::new("/etc/darter"));
+        assert!(shown.starts_with("a=http://a,b={") && !shown.contains("cret"), "{shown}");
         let UpstreamList(all) = upstreams(&shown).unwrap();
         assert_eq!(
             all[1].header_files,
@@ -319,7 +374,27 @@ mod tests {
                 ("C".to_owned(), PathBuf::from("/d"))
             ]
         );
-        assert_eq!(without_secrets(&shown, Path::new("/etc")), None);
-        assert_eq!(without_secrets("not a list", Path::new("/etc")), None);
+        assert_eq!(all[2].option.urls[0].as_str(), "https://c/x");
+        assert_eq!(all[2].login_file.as_deref(), Some(Path::new("/etc/darter/c_d.login")));
+        assert_eq!(secrets[1].line, "me:se@cret");
+        assert_eq!(without_secrets(&shown, Path::new("/etc")), (shown.clone(), vec![]));
+        assert_eq!(without_secrets("not a list", Path::new("/etc")), ("not a list".to_owned(), vec![]));
+    }
+
+    #[test]
+    fn a_login_in_an_address_is_none_of_the_address() {
+        let UpstreamList(all) =
+            upstreams(r#"a=https://me:p%3Aw@a/x,b={ url = ["https://u:p@b", "https://c"] }"#).unwrap();
+        assert_eq!(all[0].option.urls[0].as_str(), "https://a/x");
+        assert_eq!(all[0].login, Login::parse("me:p:w").ok());
+        assert_eq!(all[1].option.urls.iter().map(Url::as_str).collect::<Vec<_>>(), ["https://b/", "https://c/"]);
+        let debug = format!("{all:?}");
+        assert!(!debug.contains("p:w") && !debug.contains("u:p"), "{debug}");
+
+        let mut proxy: Url = "http://p:3128".parse().unwrap();
+        let login = Login::parse("m@e:50%25 / w:x").unwrap();
+        login.put_into(&mut proxy);
+        assert_eq!(Login::take(&mut proxy), Ok(Some(login)));
+        assert_eq!(proxy.as_str(), "http://p:3128/");
     }
 }

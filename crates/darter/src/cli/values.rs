@@ -11,6 +11,8 @@ use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
+use super::hidden::{has_login, without_logins};
+
 /// A number of bytes: `500MB`, `20GiB`, `1048576`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("not a size: {text:?} (write for example 500MB, 20GiB or 1048576)");
@@ -81,11 +83,11 @@ pub(crate) fn group(text: &str) -> Result<u32, String> {
 
 /// Another agent's address, by name or number.
 pub(crate) fn endpoint(text: &str) -> Result<String, String> {
-    let wrong = || format!("not HOST:PORT: {text:?} (write for example seed-1:7400)");
+    let wrong = || format!("not HOST:PORT: {:?} (write for example seed-1:7400)", without_logins(text));
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
     let port: u16 = port.parse().map_err(|_| wrong())?;
-    if host.is_empty() || host.contains(['/', ' ']) || bare_ipv6 || port == 0 {
+    if host.is_empty() || host.contains(['/', ' ', '@']) || bare_ipv6 || port == 0 {
         return Err(wrong());
     }
     Ok(text.to_owned())
@@ -96,6 +98,7 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         None if text.trim().is_empty() => Ok(Default::default()),
+        _ if has_login(text) => Err("every peer is told the labels: leave out the login".to_owned()),
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(format!("not KEY=VALUE: {text:?} (write for example rack=17)")),
     }
@@ -119,9 +122,9 @@ pub(crate) fn header(text: &str) -> Result<HeaderArg, String> {
     }
 }
 
-/// `Name: value`.
+/// `Name: value`. The refusal does not repeat what may be a secret.
 pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
-    let wrong = || format!("not a header: {text:?} (write 'Name: value', for example 'Accept: text/plain')");
+    let wrong = || "not a header (write 'Name: value', for example 'Accept: text/plain')".to_owned();
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let (name, value) = (name.trim(), value.trim());
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
@@ -129,13 +132,30 @@ pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// A name under which a port is reached.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    if text.contains('@') {
+        return Err("not a host name (write for example mirror.example.org)".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A registry's name, without a login.
+pub(crate) fn registry_name(text: &str) -> Result<String, String> {
+    if text.contains('@') {
+        return Err("not a registry: a name has no login in it (write HOST or HOST:PORT; for logins there is --login)"
+            .to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// `REGISTRY=FILE`.
 pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((registry, file)) if !registry.is_empty() && !file.is_empty() => {
-            Ok((registry.to_owned(), PathBuf::from(file)))
+            Ok((registry_name(registry)?, PathBuf::from(file)))
         }
-        _ => Err(format!("not REGISTRY=FILE: {text:?} (write for example ghcr.io=/etc/darter/ghcr.io.password)")),
+        _ => Err("not REGISTRY=FILE (write for example ghcr.io=/etc/darter/ghcr.io.password)".to_owned()),
     }
 }
 
@@ -154,7 +174,7 @@ pub(crate) fn login(text: &str) -> Result<LoginOption, String> {
                 .to_owned())
         }
         Some((registry, (username, password))) if !registry.is_empty() && !username.is_empty() => Ok(LoginOption {
-            registry: registry.to_owned(),
+            registry: registry_name(registry)?,
             username: username.to_owned(),
             password: password.to_owned(),
         }),
@@ -164,8 +184,9 @@ pub(crate) fn login(text: &str) -> Result<LoginOption, String> {
 
 /// What `darter get` can read.
 pub(crate) fn source_url(text: &str) -> Result<Url, String> {
-    let url: Url =
-        text.parse().map_err(|_| format!("not a URL: {text:?} (write for example https://example.org/file)"))?;
+    let url: Url = text
+        .parse()
+        .map_err(|_| format!("not a URL: {:?} (write for example https://example.org/file)", without_logins(text)))?;
     match url.scheme() {
         "http" | "https" | "file" => Ok(url),
         other => Err(format!("can't read {other}: URLs (http, https and file are known)")),

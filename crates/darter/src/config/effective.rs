@@ -1,4 +1,7 @@
 //! What the configuration comes to: each setting's value, and where that came from.
+//!
+//! Invariant: no secret is printed, and what is printed can be kept. A secret that stands in a flag, a variable or the file
+//! is printed as the name of a file that it belongs into, and is among the [`Secret`]s that `--write-secrets` writes there.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -9,11 +12,14 @@ use serde_json::json;
 
 use super::ConfigFile;
 use crate::cli;
+use crate::cli::upstream::{Secret, secret_file, without_secrets};
 
 /// All settings of a command, in the order of its help.
 #[derive(Debug)]
 pub(crate) struct Effective {
     pub(crate) settings: Vec<Setting>,
+    /// What is not printed, and the files that are named in its place.
+    pub(crate) secrets: Vec<Secret>,
 }
 
 /// One setting.
@@ -44,10 +50,8 @@ pub(crate) enum Origin {
     Default,
     /// There is no value.
     NotSet,
-    /// It stands for a secret that is not printed.
-    Withheld,
-    /// From there, but for the values of headers, which are not printed.
-    HeadersWithheld(Box<Origin>),
+    /// From there, but for the secrets, in whose places files stand.
+    Withheld(Box<Origin>),
 }
 
 impl fmt::Display for Origin {
@@ -58,65 +62,68 @@ impl fmt::Display for Origin {
             Self::File(place) => f.write_str(place),
             Self::Default => f.write_str("default"),
             Self::NotSet => f.write_str("not set"),
-            Self::Withheld => f.write_str("passwords are not printed: write each into its file, for its user alone"),
-            Self::HeadersWithheld(origin) => {
-                write!(f, "{origin}; values of headers are not printed: write each into its file, for its user alone")
+            Self::Withheld(origin) => {
+                write!(f, "{origin}; secrets belong into files, which --write-secrets writes")
             }
         }
     }
 }
 
 impl Effective {
-    pub(super) fn new(matches: &ArgMatches, file: Option<&ConfigFile>) -> Self {
+    /// What is secret is printed as files in `directory`; without one, beside the configuration file.
+    pub(super) fn new(matches: &ArgMatches, file: Option<&ConfigFile>, directory: Option<&Path>) -> Self {
+        let mut effective = Self { settings: Vec::new(), secrets: Vec::new() };
         let definition = cli::definition();
-        let Some((name, given)) = matches.subcommand() else { return Self { settings: Vec::new() } };
+        let Some((name, given)) = matches.subcommand() else { return effective };
         let command = definition.find_subcommand(name).expect("clap only matches commands that exist");
         // What has an environment variable is a setting; `--config` is where settings come from.
-        let settings = command
+        effective.settings = command
             .get_arguments()
             .filter(|arg| arg.get_env().is_some() && arg.get_id() != "config")
             .filter_map(|arg| Setting::new(arg, given, file))
             .collect();
-        let mut effective = Self { settings };
-        let directory = file.and_then(|file| file.path().parent()).unwrap_or(Path::new("/etc/darter"));
-        effective.refer_to_passwords(directory);
-        effective.refer_to_headers(directory);
+        let beside = file.and_then(|file| file.path().parent()).unwrap_or(Path::new("/etc/darter"));
+        let directory = directory.unwrap_or(beside);
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        effective.refer_to_passwords(&directory);
+        effective.refer_to_upstreams_secrets(&directory);
         effective
     }
 
-    /// Values of headers are not printed either.
-    fn refer_to_headers(&mut self, directory: &Path) {
+    /// Headers of upstreams, and logins in their addresses.
+    fn refer_to_upstreams_secrets(&mut self, directory: &Path) {
         let Some(upstreams) = self.settings.iter_mut().find(|setting| setting.key == "upstream") else { return };
-        let mut found = false;
+        let mut secrets = Vec::new();
         for upstream in &mut upstreams.values {
-            if let Some(known) = cli::upstream::without_secrets(upstream, directory) {
-                *upstream = known;
-                found = true;
-            }
+            let (known, mut found) = without_secrets(upstream, directory);
+            *upstream = known;
+            secrets.append(&mut found);
         }
-        if found {
-            upstreams.origin = Origin::HeadersWithheld(Box::new(upstreams.origin.clone()));
+        if !secrets.is_empty() {
+            upstreams.origin = Origin::Withheld(Box::new(upstreams.origin.clone()));
         }
+        self.secrets.append(&mut secrets);
     }
 
-    /// Passwords are not printed: what is printed names files that they belong into, so that it can be kept.
+    /// Passwords of `--login`.
     fn refer_to_passwords(&mut self, directory: &Path) {
         let Some(logins) = self.settings.iter_mut().find(|setting| setting.key == "login") else { return };
-        let mut files = Vec::new();
+        let (mut files, mut secrets) = (Vec::new(), Vec::new());
         for login in &mut logins.values {
-            let (known, registry) = (without_password(login), login.split_once('=').map(|(registry, _)| registry));
-            if let (Some(known), Some(registry)) = (known, registry) {
-                files.push(format!("{registry}={}", directory.join(format!("{registry}.password")).display()));
-                *login = known;
-            }
+            let Some((registry, user, password)) = parts_of_login(login) else { continue };
+            let file = secret_file(directory, registry, "password");
+            files.push(format!("{registry}={}", file.display()));
+            secrets.push(Secret { file, line: password.to_owned() });
+            *login = format!("{registry}={user}");
         }
         if files.is_empty() {
             return;
         }
         if let Some(setting) = self.settings.iter_mut().find(|setting| setting.key == "password-file") {
             setting.values.extend(files);
-            setting.origin = Origin::Withheld;
+            setting.origin = Origin::Withheld(Box::new(setting.origin.clone()));
         }
+        self.secrets.append(&mut secrets);
     }
 
     /// The settings as a configuration file, each with a comment that says where it came from.
@@ -198,9 +205,9 @@ fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "y" | "yes" | "t" | "true" | "on" | "1")
 }
 
-/// A login without the password that it has; `None` if it has none.
-fn without_password(login: &str) -> Option<String> {
+/// Registry, user and password of a login; `None` if it has no password.
+fn parts_of_login(login: &str) -> Option<(&str, &str, &str)> {
     let (registry, rest) = login.split_once('=')?;
-    let (user, _) = rest.split_once(':').filter(|(_, password)| !password.is_empty())?;
-    Some(format!("{registry}={user}"))
+    let (user, password) = rest.split_once(':').filter(|(_, password)| !password.is_empty())?;
+    Some((registry, user, password))
 }

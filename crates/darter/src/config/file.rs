@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::cli;
+use crate::cli::hidden::without_logins;
 
 /// Flags that make no sense in a file: it can't name itself, and the rest are not settings.
 const NOT_KEYS: [&str; 4] = ["config", "help", "version", "verbose"];
@@ -69,7 +70,8 @@ impl ConfigFile {
         let wrong = |offset: Option<usize>, message: String| FileError {
             path: path.to_owned(),
             line: offset.map(line_of),
-            message,
+            // It may quote what was written.
+            message: without_logins(&message),
         };
         let table = DeTable::parse(text)
             .map_err(|error| wrong(error.span().map(|span| span.start), one_line(error.message())))?;

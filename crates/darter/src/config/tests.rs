@@ -40,7 +40,7 @@ fn flag_wins_over_file_and_file_over_default() {
     assert_eq!(options.upload_limit, "20MB/s".parse().ok());
     assert!(options.insecure);
 
-    let effective = configured.effective();
+    let effective = configured.effective(None);
     assert_eq!(setting(&effective, "upload-limit"), (&["20MB/s".to_owned()][..], "flag".to_owned()));
     assert_eq!(setting(&effective, "data-dir").1, format!("{path}:1"));
     assert_eq!(setting(&effective, "join").1, format!("{path}:3"));
@@ -89,9 +89,9 @@ fn what_config_prints_is_a_file_that_says_the_same() {
     let first =
         file("label = [\"rack=1\"]\nverify-whole = true\nupstream = { \"docker.io\" = \"http://10.0.0.1:5000\" }\n");
     let line = format!("darter config --data-dir /d --config {} --quota 5GB", first.path().display());
-    let before = configured(&line).effective();
+    let before = configured(&line).effective(None);
     let second = file(&before.to_toml());
-    let after = configured(&format!("darter config --config {}", second.path().display())).effective();
+    let after = configured(&format!("darter config --config {}", second.path().display())).effective(None);
     let values = |effective: &Effective| {
         effective.settings.iter().map(|s| (s.key.clone(), s.values.clone())).collect::<Vec<_>>()
     };
@@ -114,7 +114,7 @@ fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
     let file = file(
         "quota = \"5GB\"\n\n[upstream]\nplain = \"http://10.0.0.1:5000\"\n\n[upstream.\"registry.corp\"]\n\
          url = [\"https://a.corp\", \"https://b.corp\"]\nca = \"/etc/ca.pem\"\nskip-verify = true\n\
-         headers = { Authorization = \"Bearer secret\" }\n",
+         headers = { Authorization = \"Bearer hunter2\" }\n",
     );
     let line = format!("darter node --data-dir /d --join a:1 --config {}", file.path().display());
     let configured = configured(&line);
@@ -124,9 +124,9 @@ fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
     assert_eq!((plain.name.as_str(), plain.urls[0].as_str()), ("plain", "http://10.0.0.1:5000/"));
     assert_eq!(corp.urls.iter().map(|url| url.as_str()).collect::<Vec<_>>(), ["https://a.corp/", "https://b.corp/"]);
     assert_eq!((corp.ca.as_deref(), corp.skip_verify), (Some(Path::new("/etc/ca.pem")), true));
-    assert_eq!(corp.headers, [("Authorization".to_owned(), "Bearer secret".to_owned())]);
-    let shown = configured.effective().to_toml();
-    assert!(shown.contains("b.corp") && !shown.contains("secret"), "{shown}");
+    assert_eq!(corp.headers, [("Authorization".to_owned(), "Bearer hunter2".to_owned())]);
+    let shown = configured.effective(None).to_toml();
+    assert!(shown.contains("b.corp") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]
@@ -134,8 +134,7 @@ fn values_of_headers_are_not_printed() {
     // What is printed can be kept: it names the files that the values belong into.
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept.toml");
-    let text =
-        "data-dir = \"/d\"\n[upstream.\"a:1\"]\nheaders = { Authorization = \"Bearer secret\", X-Key = \"secret\" }\n";
+    let text = "data-dir = \"/d\"\n[upstream.\"a:1\"]\nheaders = { Authorization = \"Bearer hunter2\", X-Key = \"hunter2\" }\n";
     std::fs::write(&kept, text).unwrap();
     let line = format!("darter config --config {}", kept.display());
     let options = || {
@@ -143,41 +142,41 @@ fn values_of_headers_are_not_printed() {
         args.agent.options(Role::Seed, &[])
     };
     let before = options().unwrap().upstreams;
-    let effective = configured(&line).effective();
-    assert!(setting(&effective, "upstream").1.starts_with(&format!("{}:2; values of headers", kept.display())));
-    assert!(!effective.to_json().to_string().contains("secret"));
+    let effective = configured(&line).effective(None);
+    assert!(setting(&effective, "upstream").1.starts_with(&format!("{}:2; secrets belong", kept.display())));
+    assert!(!effective.to_json().to_string().contains("hunter2"));
     let printed = effective.to_toml();
-    assert!(!printed.contains("secret") && !printed.contains("***"), "{printed}");
+    assert!(!printed.contains("hunter2") && !printed.contains("***"), "{printed}");
     std::fs::write(&kept, printed).unwrap();
     let told = options().unwrap_err().to_string();
     assert!(told.contains("a:1.Authorization.header"), "{told}");
-    std::fs::write(dir.path().join("a:1.Authorization.header"), "Bearer secret\n").unwrap();
+    std::fs::write(dir.path().join("a:1.Authorization.header"), "Bearer hunter2\n").unwrap();
     for (wrong, part) in [("***\n", "stands for a header value"), ("\n", "is empty"), ("sec\u{1}ret", "can't stand in")]
     {
         std::fs::write(dir.path().join("a:1.X-Key.header"), wrong).unwrap();
         let told = options().unwrap_err().to_string();
         assert!(told.contains(part) && !told.contains("\u{1}ret"), "{told}");
     }
-    std::fs::write(dir.path().join("a:1.X-Key.header"), "secret").unwrap();
+    std::fs::write(dir.path().join("a:1.X-Key.header"), "hunter2").unwrap();
     assert_eq!(options().unwrap().upstreams, before);
     // Printed again, it is the same.
-    let again = configured(&line).effective();
+    let again = configured(&line).effective(None);
     assert_eq!(setting(&again, "upstream").0, setting(&effective, "upstream").0);
 }
 
 #[test]
 fn passwords_are_not_printed() {
-    let effective = configured("darter config --data-dir /d --login ghcr.io=robot:secret").effective();
+    let effective = configured("darter config --data-dir /d --login ghcr.io=robot:hunter2").effective(None);
     assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot"]);
-    assert!(!effective.to_toml().contains("secret") && !effective.to_json().to_string().contains("secret"));
+    assert!(!effective.to_toml().contains("hunter2") && !effective.to_json().to_string().contains("hunter2"));
 
     // What is printed can be kept: it names the file that the password belongs into.
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept.toml");
-    std::fs::write(&kept, "data-dir = \"/d\"\nlogin = [\"a:1=robot:secret\", \"b=me:other\"]\n").unwrap();
+    std::fs::write(&kept, "data-dir = \"/d\"\nlogin = [\"a:1=robot:hunter2\", \"b=me:other\"]\n").unwrap();
     let line = format!("darter config --config {}", kept.display());
-    let printed = configured(&line).effective().to_toml();
-    assert!(!printed.contains("secret") && !printed.contains("***"), "{printed}");
+    let printed = configured(&line).effective(None).to_toml();
+    assert!(!printed.contains("hunter2") && !printed.contains("***"), "{printed}");
     std::fs::write(&kept, printed).unwrap();
     let options = || {
         let Command::Config(args) = configured(&line).cli.command else { panic!() };
@@ -185,12 +184,140 @@ fn passwords_are_not_printed() {
     };
     let told = options().unwrap_err().to_string();
     assert!(told.contains("a:1.password"), "{told}");
-    std::fs::write(dir.path().join("a:1.password"), "secret\n").unwrap();
+    std::fs::write(dir.path().join("a:1.password"), "hunter2\n").unwrap();
     std::fs::write(dir.path().join("b.password"), "***\n").unwrap();
     assert!(options().unwrap_err().to_string().contains("stands for a password"));
     std::fs::write(dir.path().join("b.password"), "other").unwrap();
     let logins = options().unwrap().logins;
-    assert_eq!((logins[0].password.as_str(), logins[1].password.as_str()), ("secret", "other"));
+    assert_eq!((logins[0].password.as_str(), logins[1].password.as_str()), ("hunter2", "other"));
+}
+
+/// A place that may hold a password, and who says it.
+#[test]
+fn no_place_prints_a_password_and_what_is_printed_says_the_same() {
+    let table = |settings: &str| format!("[upstream.\"a/b:1\"]\n{settings}\n");
+    let files = [
+        ("a login", "login = [\"a:1=robot:hun%ter2\"]".to_owned(), 1),
+        ("several logins", "login = { \"a:1\" = \"robot:hunter2\", b = \"me:hun=ter2:x\" }".to_owned(), 2),
+        ("an address", "upstream = { a = \"https://me:hun%40ter2@h:5000/x\" }".to_owned(), 1),
+        ("an address without a password", "upstream = { a = \"https://hunter2@h\" }".to_owned(), 1),
+        ("addresses", table("url = [\"https://me:hunter2@h\", \"https://me:hunter2@i\"]"), 1),
+        ("a proxy", table("proxy = \"http://me:hun%2Fter2@p:3128\""), 1),
+        ("a header", table("headers = { Authorization = \"Bearer hunter2\" }"), 1),
+        (
+            "all of them",
+            format!(
+                "login = {{ c = \"me:hunter2\" }}\n{}",
+                table(concat!(
+                    "url = \"http://me:hunter2@h\"\nproxy = \"http://you:hunter2@p\"\nca = \"/ca\"\n",
+                    "headers = { A = \"hunter2\", B = \"hunter2\" }"
+                ))
+            ),
+            5,
+        ),
+    ];
+    for (place, text, count) in files {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new, secrets) =
+            (dir.path().join("old.toml"), dir.path().join("new.toml"), dir.path().join("secrets"));
+        std::fs::write(&old, format!("data-dir = \"/d\"\n{text}")).unwrap();
+        let load = |file: &Path| {
+            let configured = configured(&format!("darter config --config {}", file.display()));
+            let Command::Config(args) = &configured.cli.command else { panic!() };
+            let options = args.agent.options(Role::Seed, &[]);
+            (configured, options.map(|it| (it.upstreams, it.logins)))
+        };
+        let (configured, before) = load(&old);
+        let before = before.unwrap();
+        let effective = configured.effective(Some(&secrets));
+        assert_eq!(effective.secrets.len(), count, "{place}");
+        for printed in [
+            effective.to_toml(),
+            effective.to_json().to_string(),
+            configured.effective(None).to_toml(),
+            format!("{before:?}"),
+        ] {
+            assert!(!printed.contains("ter2") && !printed.contains("***"), "{place}: {printed}");
+        }
+        // Until the secrets are in their files, it says so.
+        std::fs::write(&new, effective.to_toml()).unwrap();
+        let told = load(&new).1.unwrap_err().to_string();
+        assert!(told.contains(&secrets.display().to_string()) && told.contains("--write-secrets"), "{place}: {told}");
+        assert_eq!(not_there(&effective.secrets).len(), count, "{place}");
+
+        write(&secrets, &effective.secrets).unwrap();
+        assert_eq!(not_there(&effective.secrets), [Path::new(""); 0], "{place}");
+        let (again, after) = load(&new);
+        assert_eq!(after.unwrap(), before, "{place}");
+        let again = again.effective(Some(&secrets));
+        assert!(again.secrets.is_empty(), "{place}");
+        for (one, other) in effective.settings.iter().zip(&again.settings) {
+            assert_eq!((&one.key, &one.values), (&other.key, &other.values), "{place}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_there_is_not_overwritten_with_another_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let effective = |password: &str| {
+        configured(&format!("darter config --data-dir /d --login a=robot:{password}"))
+            .effective(Some(dir.path()))
+            .secrets
+    };
+    write(dir.path(), &effective("one")).unwrap();
+    write(dir.path(), &effective("one")).unwrap();
+    let told = write(dir.path(), &effective("two")).unwrap_err().to_string();
+    assert!(told.contains("a.password") && !told.contains("two"), "{told}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("a.password")).unwrap(), "one\n");
+    let told = write(&dir.path().join("a.password"), &effective("two")).unwrap_err().to_string();
+    assert!(told.contains("can't write"), "{told}");
+}
+
+#[test]
+fn a_refusal_quotes_no_password() {
+    for line in [
+        "darter node --data-dir /d --join http://me:hunter2@seed:7400",
+        "darter node --data-dir /d --join me:hunter2@seed:7400",
+        "darter seed --data-dir /d --advertise me:hunter2@seed:7400",
+        "darter seed --data-dir /d --upstream reg=ftp://me:hunter2@host",
+        "darter seed --data-dir /d --upstream reg={url=\"https://a\",headers={A=\"hunter2\"",
+        "darter seed --data-dir /d --login =robot:hunter2",
+        "darter seed --data-dir /d --login me:hunter2@reg=a:b",
+        "darter seed --data-dir /d --password-file me:hunter2@reg=/f",
+        "darter seed --data-dir /d --plain-http http://me:hunter2@reg",
+        "darter seed --data-dir /d --trusted-registry me:hunter2@reg",
+        "darter seed --data-dir /d --default-upstream https://me:hunter2@reg",
+        "darter seed --data-dir /d --local-name me:hunter2@reg",
+        "darter seed --data-dir /d --label note=https://me:hunter2@reg",
+        "darter seed --data-dir /d --proxy=http://me:hunter2@p:3128",
+        "darter seed --data-dir /d http://me:hunter2@p:3128",
+        "darter seed --data-dir /d --local http://me:hunter2@p:3128",
+        "darter get ftp://me:hunter2@host/x",
+        "darter get https://me:hunter2@[host/x",
+        "darter get https://host/x --header Authorization-Bearer-hunter2",
+    ] {
+        match Configured::from_arguments(&words(line)).unwrap_err() {
+            NotConfigured::Clap(error) => {
+                let told = text_of(&error);
+                assert!(!told.contains("hunter2") && told.contains("error:"), "{line}: {told}");
+            }
+            NotConfigured::File(error) => panic!("{error}"),
+        }
+    }
+    for text in [
+        "join = [\"http://me:hunter2@seed:7400\"]",
+        "advertise = \"me:hunter2@seed:7400\"",
+        "local = \"http://me:hunter2@seed:7400\"",
+        "upstream = { reg = \"ftp://me:hunter2@host\" }",
+        "[upstream.reg]\nurl = \"ftp://me:hunter2@host\"",
+        "[upstream.reg]\nproxy = \"me:hunter2@host\"",
+        "stale-tags = \"http://me:hunter2@seed:7400\"",
+        "\"http://me:hunter2@reg\" = 1",
+    ] {
+        let told = ConfigFile::parse(Path::new("f"), text).unwrap_err().to_string();
+        assert!(!told.contains("hunter2"), "{told}");
+    }
 }
 
 #[test]
@@ -203,6 +330,7 @@ fn what_stands_for_a_password_is_none() {
         ("darter seed --data-dir /d --login a=robot", "--password-file a=FILE"),
         ("darter seed --data-dir /d --password-file a=/f", "--login a=USER"),
         ("darter seed --data-dir /d --login a=robot:x --password-file a=/f", "leave out one"),
+        ("darter seed --data-dir /d --login a=robot:x --upstream a=https://b:c@a", "two logins for a"),
     ] {
         let Command::Seed(args) = configured(line).cli.command else { panic!() };
         let told = args.options(Role::Seed, &[]).unwrap_err().to_string();

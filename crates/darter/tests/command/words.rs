@@ -67,6 +67,31 @@ fn config_tells_where_each_value_came_from() {
     room.run("config --role node").failed_with(2, &["--join"]);
 }
 
+// What `darter config` prints is pasted into reports and kept in repositories.
+#[test]
+fn config_moves_secrets_into_files_and_says_when_it_did_not() {
+    let room = Room::new();
+    let (file, dir) = (room.path("f.toml"), room.path("secrets"));
+    std::fs::write(&file, "[upstream.reg]\nurl = \"https://me:hidden@reg\"\nproxy = \"http://me:hidden@p\"\n").unwrap();
+    let line = format!("config --login a=robot:hidden --config {}", file.display());
+    let printed = room.run(&line).succeeded();
+    assert!(!printed.text().contains("hidden"), "{}", printed.text());
+    assert!(printed.err.contains("reg.login") && printed.err.contains("--write-secrets"));
+
+    let printed = room.run(&format!("{line} --write-secrets {}", dir.display())).succeeded();
+    assert_eq!(printed.err, "");
+    for (name, text) in [("reg.login", "me:hidden\n"), ("reg.proxy-login", "me:hidden\n"), ("a.password", "hidden\n")] {
+        let path = dir.join(name);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    std::fs::write(&file, printed.text()).unwrap();
+    let again = room.run(&format!("config --config {}", file.display())).succeeded();
+    assert_eq!(again.err, "");
+    assert!(again.text().contains("login-file") && !again.text().contains("hidden"));
+}
+
 #[test]
 fn without_a_daemon_one_is_told_to_start_it() {
     let room = Room::new();

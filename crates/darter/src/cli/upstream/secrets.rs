@@ -1,0 +1,142 @@
+//! What of a registry's settings is secret, and the form in which that can be printed: the name of a file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
+
+use super::{Table, Value, ValueFile, address, items, table};
+use crate::cli::values;
+
+/// A user and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login(…)")
+    }
+}
+
+/// A secret that stood where a file may stand, and the file that it belongs into.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret {
+    pub(crate) file: PathBuf,
+    /// The first line of the file.
+    pub(crate) line: String,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret(for {})", self.file.display())
+    }
+}
+
+/// The same text without what may be secret, and the secrets, each with the file in this directory that is named in its place.
+/// None are found in what is no right list.
+pub(crate) fn without_secrets(text: &str, directory: &Path) -> (String, Vec<Secret>) {
+    let mut secrets = Vec::new();
+    let known = items(text).into_iter().map(|item| {
+        let known = item_without_secrets(item, directory, &mut secrets);
+        known.unwrap_or_else(|| item.to_owned())
+    });
+    let text = known.collect::<Vec<_>>().join(",");
+    (text, secrets)
+}
+
+/// `None` if there is nothing to leave out.
+fn item_without_secrets(item: &str, directory: &Path, secrets: &mut Vec<Secret>) -> Option<String> {
+    let (name, rest) = item.split_once('=')?;
+    let mut table = if rest.starts_with('{') {
+        table(rest).ok()?
+    } else {
+        Table { url: vec![rest.to_owned()], ..Table::default() }
+    };
+    let before = secrets.len();
+    // TOML is Unicode throughout.
+    let mut put = |kind: &str, line: String| {
+        let file = PathBuf::from(secret_file(directory, name, kind).to_string_lossy().into_owned());
+        secrets.push(Secret { file: file.clone(), line });
+        file
+    };
+    for (header, value) in &mut table.headers {
+        if let Value::Text(text) = value {
+            let file = put(&format!("{header}.header"), std::mem::take(text));
+            *value = Value::File(ValueFile { file });
+        }
+    }
+    let mut of_addresses = None;
+    for text in &mut table.url {
+        let mut url = address(text)?;
+        if let Some(login) = Login::take(&mut url).ok()? {
+            of_addresses = Some(login);
+            *text = url.into();
+        }
+    }
+    if let Some(login) = of_addresses {
+        table.login_file = Some(put("login", login.to_line()));
+    }
+    if let Some(text) = &mut table.proxy {
+        let mut url: Url = text.parse().ok()?;
+        if let Some(login) = Login::take(&mut url).ok()? {
+            *text = url.into();
+            table.proxy_login_file = Some(put("proxy-login", login.to_line()));
+        }
+    }
+    if secrets.len() == before {
+        return None;
+    }
+    Some(format!("{name}={}", toml::Value::try_from(&table).ok()?))
+}
+
+/// The file for a secret of a registry.
+pub(crate) fn secret_file(directory: &Path, registry: &str, kind: &str) -> PathBuf {
+    // A name may have slashes; files that it names have none.
+    directory.join(format!("{}.{kind}", registry.replace('/', "_")))
+}
+
+impl Login {
+    /// `USER:PASSWORD`.
+    pub(crate) fn parse(line: &str) -> Result<Self, String> {
+        let (user, password) = line.split_once(':').ok_or("write USER:PASSWORD into its first line")?;
+        Self::new(user, password)
+    }
+
+    fn new(user: &str, password: &str) -> Result<Self, String> {
+        if values::is_mask(password) {
+            return Err("*** stands for a password that was not printed; write the password".to_owned());
+        }
+        if user.contains(':') || user.chars().chain(password.chars()).any(char::is_control) {
+            return Err("the user or the password has a character that can't be sent".to_owned());
+        }
+        Ok(Self { user: user.to_owned(), password: password.to_owned() })
+    }
+
+    fn to_line(&self) -> String {
+        format!("{}:{}", self.user, self.password)
+    }
+
+    /// The address with this login in it.
+    pub(crate) fn put_into(&self, url: &mut Url) {
+        // What is escaped stays as it is. Only addresses without a host refuse, and those are no addresses here.
+        let escaped = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let _ = url.set_username(&escaped(&self.user));
+        let _ = url.set_password(Some(&escaped(&self.password)));
+    }
+    /// Takes the login out of an address.
+    pub(super) fn take(url: &mut Url) -> Result<Option<Self>, String> {
+        if url.username().is_empty() && url.password().is_none() {
+            return Ok(None);
+        }
+        let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let login = Self::new(&plain(url.username()), &plain(url.password().unwrap_or_default()))?;
+        // Only addresses without a host refuse, and those have no user.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        Ok(Some(login))
+    }
+}
