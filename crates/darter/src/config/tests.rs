@@ -246,7 +246,7 @@ fn no_place_prints_a_password_and_what_is_printed_says_the_same() {
         assert_eq!(not_there(&effective.secrets).len(), count, "{place}");
 
         write(&secrets, &effective.secrets).unwrap();
-        assert_eq!(not_there(&effective.secrets), [Path::new(""); 0], "{place}");
+        assert!(not_there(&effective.secrets).is_empty(), "{place}");
         let (again, after) = load(&new);
         assert_eq!(after.unwrap(), before, "{place}");
         let again = again.effective(Some(&secrets));
