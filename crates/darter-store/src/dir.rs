@@ -33,8 +33,24 @@ const FOR_OTHERS: u32 = 0o077;
 /// What lets others change something.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Names of which one at least is in every data directory that was used before.
-const KNOWN: [&str; 3] = ["lock", "blobs", "node-id"];
+/// What agents put into their data directory, apart from names of one moment (`.images`, `peers.new`), and what file systems put
+/// into their own root.
+const OWN: [&str; 14] = [
+    "lock",
+    "blobs",
+    "trash",
+    "index",
+    "node-id",
+    "node-machine",
+    "peers",
+    "darter",
+    "manifests",
+    "explain",
+    "images",
+    "get",
+    "wanted",
+    "lost+found",
+];
 
 /// A directory of the agent's own, open. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -310,13 +326,18 @@ impl Dir {
         Ok(Space { total: bytes(space.f_blocks), free: bytes(space.f_bavail) })
     }
 
-    /// Closes the data directory itself to others, if it is one: not, say, a home directory that somebody named by mistake.
+    /// Closes the data directory itself to others, if it is nothing else: not, say, a home directory that somebody named by
+    /// mistake, whatever agents have put there meanwhile.
     fn tighten_own(&self, found: &Stat) -> io::Result<()> {
         if found.st_mode & FOR_OTHERS == 0 {
             return Ok(());
         }
         let names = self.names()?;
-        if names.is_empty() || names.iter().any(|name| KNOWN.contains(&name.as_str())) {
+        let is_own = |name: &String| {
+            let name = name.trim_start_matches('.');
+            OWN.contains(&name.split_once('.').map_or(name, |(front, _)| front))
+        };
+        if names.iter().all(is_own) {
             rustix::fs::fchmod(&self.fd, PRIVATE_DIR)?;
         }
         Ok(())
