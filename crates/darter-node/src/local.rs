@@ -12,13 +12,14 @@
 //!
 //! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
 //! lies in a file goes out past this process, by way of each connection's `outlet`.
-//! Connections are limited in number; those over the limit wait to be accepted.
+//! Connections are limited in number; those that wait for no answer make room for others (`room`).
 //!
 //! Draining has two steps, so that load balancers and probes can look away first: [`LocalPort::announce_drain`] turns
 //! `/healthz`, [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
 
 mod guard;
 pub(crate) mod outlet;
+mod room;
 
 use std::convert::Infallible;
 use std::io;
@@ -37,21 +38,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::guard::Guard;
 use self::outlet::{Outlet, OutletStream};
+use self::room::{Room, Seat};
 use crate::descriptors::AcceptFailures;
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
 
 /// Body of every answer. An error in it breaks the connection off, so that the reader sees an incomplete body.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
-
-/// Connections at a time: engines open a handful each; the rest is room for many of them.
-const MOST_CONNECTIONS: usize = 1024;
 
 const ABOUT: &str = "This is Darter's port for programs on this host.\n\n\
     /v2/       registry mirror (OCI distribution, pull only)\n\
@@ -153,42 +151,56 @@ async fn accept(
     cut: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let room = Room::new();
     let mut failures = AcceptFailures::new("the local port");
     loop {
-        let accepted = async {
-            let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
                 failures.succeeded();
-                let connection = connection(stream, Arc::clone(&services), stop.clone(), cut.clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                let seat = tokio::select! {
+                    () = stop.cancelled() => return,
+                    seat = room.seat() => seat,
+                };
+                tasks.spawn(connection(stream, Arc::clone(&services), seat, stop.clone(), cut.clone()));
             }
             Err(error) => tokio::time::sleep(failures.failed(&error)).await,
         }
     }
 }
 
-async fn connection(stream: TcpStream, services: Arc<Services>, stop: CancellationToken, cut: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    services: Arc<Services>,
+    seat: Arc<Seat>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "local port: no TCP_NODELAY");
     }
     let address = stream.local_addr().ok().map(|address| address.ip());
     let outlet = Outlet::default();
     let stream = OutletStream::new(stream, outlet.clone(), services.metrics.local_sendfile_bytes.clone());
+    let answered = Arc::clone(&seat);
     let service = service_fn(|mut request: Request<Incoming>| {
         let services = Arc::clone(&services);
         request.extensions_mut().insert(outlet.clone());
-        async move { Ok::<_, Infallible>(services.answer(request, address).await) }
+        let busy = answered.request();
+        async move {
+            let answer = services.answer(request, address).await;
+            Ok::<_, Infallible>(answer.map(|body| {
+                // Busy as long as there is a body.
+                let keep = move |error| {
+                    let _ = &busy;
+                    error
+                };
+                body.map_err(keep).boxed_unsync()
+            }))
+        }
     });
     let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -197,6 +209,14 @@ async fn connection(stream: TcpStream, services: Arc<Services>, stop: Cancellati
         tokio::select! {
             ended = connection.as_mut() => break ended,
             () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = seat.leave.cancelled(), if !stopping => {
+                // Where nothing was asked yet there is nothing to end well.
+                if seat.is_fresh() {
+                    return;
+                }
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }

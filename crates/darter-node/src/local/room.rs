@@ -1,0 +1,180 @@
+//! How many connections a port has at a time, and which goes when another comes: the one that has been idle longest.
+//!
+//! Programs keep connections open that they do not use, and some open hundreds. Such a connection costs a descriptor, of which
+//! peers, origins and files need some as well: so a port has a share of them. When it is used up, the connection that waits
+//! longest for its next request makes room; engines open another when they have a request. One that is being answered is never
+//! ended. When all are, the next to come waits, which is said once a minute.
+//!
+//! Invariant: each connection in the table has a [`Seat`], and each seat one permit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Engines open a handful each; the rest is room for many of them.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long one that was told to leave may take before another is told, too.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How often it is said that all are being answered.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The connections of one port.
+#[derive(Debug)]
+pub(super) struct Room {
+    permits: Arc<Semaphore>,
+    seats: usize,
+    idle: Arc<Idle>,
+    said: Mutex<Option<Instant>>,
+}
+
+/// Connections without a request, by when they had the last.
+#[derive(Debug, Default)]
+struct Idle {
+    turn: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, CancellationToken>>,
+}
+
+/// The place of one connection; dropped with it.
+#[derive(Debug)]
+pub(super) struct Seat {
+    idle: Arc<Idle>,
+    /// Its key while it waits for a request.
+    since: Mutex<Option<u64>>,
+    /// No request came on it yet.
+    fresh: AtomicBool,
+    /// Cancelled when it has to make room.
+    pub(super) leave: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A request that is being answered: its connection stays.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Seat>);
+
+impl Room {
+    /// Of as many connections as this process can spare descriptors for.
+    pub(super) fn new() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+        Self::of(limit.map_or(MAX_CONNECTIONS, |limit| (limit / 2).clamp(1, MAX_CONNECTIONS)))
+    }
+
+    fn of(seats: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(seats)), seats, idle: Arc::default(), said: Mutex::default() }
+    }
+
+    /// A seat for the next connection. Cancelling loses nothing.
+    pub(super) async fn seat(&self) -> Arc<Seat> {
+        let permit = loop {
+            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                break permit;
+            }
+            if !self.idle.end_one() {
+                self.say();
+            }
+            // One that was told to leave may have an answer to send to its end.
+            let permit = Arc::clone(&self.permits).acquire_owned();
+            if let Ok(permit) = tokio::time::timeout(PATIENCE, permit).await {
+                break permit.expect("the semaphore is never closed");
+            }
+        };
+        let (idle, leave) = (Arc::clone(&self.idle), CancellationToken::new());
+        let fresh = AtomicBool::new(true);
+        let seat = Arc::new(Seat { idle, since: Mutex::default(), fresh, leave, _permit: permit });
+        seat.wait();
+        seat
+    }
+
+    fn say(&self) {
+        let mut said = self.said.lock();
+        if said.is_none_or(|said| said.elapsed() >= SILENCE) {
+            *said = Some(Instant::now());
+            tracing::warn!(
+                connections = self.seats,
+                "the local port answers as many requests as it can: others wait (half of the limit of open files, at most {MAX_CONNECTIONS})"
+            );
+        }
+    }
+}
+
+impl Idle {
+    /// Tells the connection that waits longest to end. False if none waits.
+    fn end_one(&self) -> bool {
+        let first = self.waiting.lock().pop_first();
+        first.map(|(_, leave)| leave.cancel()).is_some()
+    }
+}
+
+impl Seat {
+    /// A request has come.
+    pub(super) fn request(self: &Arc<Self>) -> Busy {
+        self.fresh.store(false, Ordering::Relaxed);
+        self.forget();
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether no request came on it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    fn wait(&self) {
+        let turn = self.idle.turn.fetch_add(1, Ordering::Relaxed);
+        *self.since.lock() = Some(turn);
+        self.idle.waiting.lock().insert(turn, self.leave.clone());
+    }
+
+    fn forget(&self) {
+        if let Some(turn) = self.since.lock().take() {
+            self.idle.waiting.lock().remove(&turn);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_that_is_idle_longest_makes_room_and_none_that_is_answered() {
+        let room = Room::of(3);
+        let (first, second, third) = (room.seat().await, room.seat().await, room.seat().await);
+        let answering = second.request();
+        drop(first.request());
+        let comes = room.seat();
+        tokio::pin!(comes);
+        assert!(futures_util::poll!(&mut comes).is_pending());
+        assert!(third.leave.is_cancelled(), "the first had a request after the third came");
+        assert!(!first.leave.is_cancelled() && !second.leave.is_cancelled());
+        drop(third);
+        let fourth = comes.await;
+        let both = (first.request(), fourth.request());
+        let waits = room.seat();
+        tokio::pin!(waits);
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        assert!([&first, &second, &fourth].iter().all(|seat| !seat.leave.is_cancelled()));
+        drop((answering, both));
+        drop(second);
+        waits.await;
+    }
+}
