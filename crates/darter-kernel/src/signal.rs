@@ -17,9 +17,27 @@ pub fn end_by(signal: i32) -> io::Result<()> {
     if unsafe { libc::raise(signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether this process ignores a signal, as `nohup` lets it ignore SIGHUP: whoever started it wants it to live on.
+pub fn is_ignored(signal: i32) -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: asks only, and writes a whole `sigaction` where it succeeds.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call has succeeded.
+    unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_ignored_is_told() {
+        assert!(is_ignored(libc::SIGPIPE), "the standard library ignores it");
+        assert!(!is_ignored(libc::SIGWINCH));
+        assert!(!is_ignored(1000));
+    }
 
     #[test]
     fn what_is_no_signal_is_refused() {

@@ -172,7 +172,15 @@ impl Origin for HttpOrigin {
             return Err(of_status(response.status(), response.headers(), &name_of(source)));
         }
         let value = response.headers().get(CONTENT_DISPOSITION);
-        Ok(value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        Ok(value.map(|value| text_of(value.as_bytes())))
+    }
+}
+
+/// A header as text: UTF-8, as servers write it today, else the letters of Latin-1, as HTTP meant them (RFC 6266).
+fn text_of(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().copied().map(char::from).collect(),
     }
 }
 
@@ -280,5 +288,16 @@ fn name_of(source: &Source) -> String {
     match source {
         Source::Url { url, .. } => shown(url),
         Source::Registry { .. } => source.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_text_in_either_of_two_alphabets() {
+        assert_eq!(text_of("naïve".as_bytes()), "naïve");
+        assert_eq!(text_of(b"na\xefve"), "naïve");
     }
 }

@@ -31,8 +31,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
 pub(crate) use self::client::{
-    CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, PinArgs, RemoveArgs,
-    StatusArgs, TopArgs,
+    CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, NamesArgs, StatusArgs,
+    TopArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -88,11 +88,17 @@ pub(crate) enum Command {
     /// List the blobs that this host's store holds
     Ls(ListArgs),
     /// Remove blobs from this host's store
-    Rm(RemoveArgs),
-    /// Pin blobs: keep them whatever happens
-    Pin(PinArgs),
+    ///
+    /// Of an image, everything goes that no other known image needs.
+    Rm(NamesArgs),
+    /// Pin blobs: they are not evicted when the store is full, and not removed
+    ///
+    /// Of an image, all of its stored blobs are pinned.
+    Pin(NamesArgs),
     /// Unpin blobs: they may be evicted and removed again
-    Unpin(PinArgs),
+    ///
+    /// Of an image, all of its stored blobs are unpinned.
+    Unpin(NamesArgs),
     /// Show the daemon at a glance: traffic, seeds, peers, transfers
     Status(StatusArgs),
     /// Watch swarms live: who serves whom, how fast, and what stands still
@@ -170,6 +176,14 @@ impl Command {
 /// there are, not what they are set to, so that it reads the same for everybody.
 pub(crate) fn definition() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
+}
+
+/// What clap says of a wrong command line, without its advice on help.
+pub(crate) fn in_one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text.split("\n\n").next().unwrap_or_default();
+    let lines: Vec<_> = said.lines().map(str::trim).collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// The arguments to parse, without the `--` that `cargo demo -- --help` leaves behind `demo`: cargo puts its alias's

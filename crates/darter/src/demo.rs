@@ -87,7 +87,7 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     let origin = Origin::start(content.clone(), rate).await?;
     let say = |line: String| {
         if !args.json {
-            anstream::eprintln!("{line}");
+            output::complain(&line);
         }
     };
 
@@ -173,6 +173,6 @@ fn check_room(room: &Path, length: u64, nodes: u16) -> anyhow::Result<()> {
 
 fn put_away(room: TempDir, keep: bool) {
     if keep {
-        anstream::eprintln!("kept {}", room.keep().display());
+        output::complain(&format!("kept {}", room.keep().display()));
     }
 }

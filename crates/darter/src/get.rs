@@ -33,13 +33,15 @@ mod temporary;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use darter_core::{BlobId, Digest, DigestHasher};
 use darter_node::api::Traffic;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -91,6 +93,8 @@ struct Work<'a> {
     backend: Backend,
     senders: Senders,
     bar: Bar,
+    /// Which download each file is written by.
+    taken: Mutex<HashMap<PathBuf, usize>>,
 }
 
 /// Downloads what the command line names.
@@ -99,13 +103,13 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     let senders = Senders::gather(args)?;
     refuse_early(args, &jobs)?;
     let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders, args)).collect();
-    let mut signals = Signals::catch()?;
+    let mut signals = Signals::catch()?.with_hangup()?;
     let bar = Bar::new(jobs.len(), args.quiet);
     let backend = tokio::select! {
         backend = Backend::choose(args, &sources, |line| bar.say(line)) => backend?,
         signal = signals.which() => return Err(ended_by(signal, String::new()).into()),
     };
-    let work = Work { args, backend, senders, bar };
+    let work = Work { args, backend, senders, bar, taken: Mutex::default() };
     let result = tokio::select! {
         results = work.all(&jobs) => Ok(results),
         signal = signals.which() => Err(signal),
@@ -170,7 +174,9 @@ impl Work<'_> {
             match &result {
                 Ok(report) => self.say_done(report),
                 Err(error) if jobs.len() > 1 && !self.args.json => {
-                    self.bar.say(&format!("error: {}: {error:#}", shown(job)));
+                    let (url, told) = (shown(job), format!("{error:#}"));
+                    let told = if told.starts_with(&url) { told } else { format!("{url}: {told}") };
+                    self.bar.say(&format!("error: {told}"));
                 }
                 Err(_) => {}
             }
@@ -197,6 +203,7 @@ impl Work<'_> {
         let opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);
         let target = job.target(called.as_deref())?;
+        self.take(number, &target)?;
         let source = key(job, &self.senders, args);
         if let Target::File(file) = &target
             && let Some(old) = &file.old
@@ -211,6 +218,17 @@ impl Work<'_> {
         let Fetched { report, spent } = self.fetch_version(number, job, (opened, question), &target, started).await?;
         self.backend.done(source, spent).await;
         Ok(report)
+    }
+
+    /// Notes what a download writes. Two whose origins, or whose links, name the same file would undo each other.
+    fn take(&self, number: usize, target: &Target) -> anyhow::Result<()> {
+        let Target::File(file) = target else { return Ok(()) };
+        let by = *self.taken.lock().entry(file.path.clone()).or_insert(number);
+        if by != number {
+            let shown = file.shown.display();
+            anyhow::bail!("another of these downloads is written to {shown}; name the files in a list (-i)");
+        }
+        Ok(())
     }
 
     /// Fetches what is there now: content that changes at its origin meanwhile is begun anew, where nothing of it is out.

@@ -46,10 +46,12 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = cli::arguments(std::env::args_os());
+    // Whoever asked for JSON gets it also where the rest makes no sense.
+    let json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
     let configured = match Configured::from_arguments(&arguments) {
         Ok(configured) => configured,
         // Help and version come this way too: clap knows the stream and the code for each.
-        Err(NotConfigured::Clap(error)) => {
+        Err(NotConfigured::Clap(error)) if !(json && error.use_stderr()) => {
             let text = config::text_of(&error);
             // Whoever closed the stream does not want to know.
             let _ = if error.use_stderr() {
@@ -59,7 +61,8 @@ fn main() -> ExitCode {
             };
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
-        Err(NotConfigured::File(error)) => return report(&Failure::from(error).into(), false),
+        Err(NotConfigured::Clap(error)) => return report(&Failure::Usage(cli::in_one_line(&error)).into(), json),
+        Err(NotConfigured::File(error)) => return report(&Failure::from(error).into(), json),
     };
     logging::start(&configured.cli.command);
     let json = configured.cli.command.wants_json();
@@ -132,7 +135,7 @@ fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         let line = cli::hidden::without_logins(&format!("{error:#}"));
         let told = json && output::json(&serde_json::json!({ "error": line })).is_ok();
         if !told {
-            anstream::eprintln!("{STRONG}error:{STRONG:#} {line}");
+            output::complain(&format!("{STRONG}error:{STRONG:#} {line}"));
         }
     }
     if let Some(signal) = Failure::signal(error) {

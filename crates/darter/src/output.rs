@@ -1,5 +1,5 @@
 //! Standard output: data, and nothing else. A reader that goes away (`darter ls | head -1`) ends the command as a
-//! success.
+//! success. What people are told goes to standard error, and is no reason to fail when nobody takes it.
 
 use std::io::{self, Write};
 
@@ -24,6 +24,12 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Prints a value as one line of JSON, with units in the names of its fields.
 pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     text(&(serde_json::to_string(&units::named(value)?)? + "\n"))
+}
+
+/// Prints a line on standard error. Colours in it are dropped when that is not a terminal.
+pub(crate) fn complain(line: &str) {
+    // It may be full, or its terminal closed: then there is nobody to tell.
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 /// Tells a reader that went away from a failure to write.

@@ -35,7 +35,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
         other => other.into(),
     })?;
     if std::io::stderr().is_terminal() {
-        anstream::eprint!("{}", summary(role, &agent.status()));
+        crate::output::complain(summary(role, &agent.status()).trim_end());
     }
     manager.ready(&at_a_glance(&agent));
     let every = manager.alive_every().map_or(TELL_EVERY, |span| span.min(TELL_EVERY));

@@ -104,7 +104,7 @@ pub(crate) struct NetworkArgs {
     pub(crate) socket_group: Option<u32>,
 
     /// Serve /metrics, /healthz and /readyz on a port of their own as well, for a Prometheus elsewhere
-    #[arg(long, env = "DARTER_METRICS", value_name = "HOST:PORT")]
+    #[arg(long, env = "DARTER_METRICS", value_name = "ADDR:PORT", value_parser = values::address)]
     pub(crate) metrics: Option<SocketAddr>,
 
     /// The address to tell peers, when it is not the one they see (behind NAT, in a container)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use clap_complete::Shell;
 use darter_core::{Digest, Rate};
@@ -125,26 +126,11 @@ pub(crate) struct ListArgs {
     pub(crate) place: PlaceArgs,
 }
 
-/// Remove blobs from this host's store
+/// Which blobs to remove, pin or unpin.
 #[derive(Debug, Args)]
-pub(crate) struct RemoveArgs {
-    /// Digests or blob ids as `darter ls` shows them (or eight of the first digits and more), URLs, or image references:
-    /// of an image, everything that no other known image needs
-    #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true)]
-    pub(crate) names: Vec<String>,
-    /// Print a JSON object with the names
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) place: PlaceArgs,
-}
-
-/// Keep blobs whatever happens: they are not evicted when the store is full, and not removed
-#[derive(Debug, Args)]
-pub(crate) struct PinArgs {
-    /// Digests or blob ids as `darter ls` shows them (or eight of the first digits and more), URLs, or image references:
-    /// of an image, all of its stored blobs
-    #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true)]
+pub(crate) struct NamesArgs {
+    /// Digests or blob ids as `darter ls` shows them (or eight of the first digits and more), URLs, or image references
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) names: Vec<String>,
     /// Print a JSON object with the names
     #[arg(long)]
@@ -188,7 +174,7 @@ agent knows its own part of a swarm; ask a seed to see everybody that it leads. 
 pub(crate) struct TopArgs {
     /// Begin with one swarm: its blob's digest or id (or eight of the first digits and more), the URL it was requested by,
     /// or the image whose layer moves
-    #[arg(value_name = "DIGEST|URL|ID|IMAGE")]
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
 
     /// How often to look, 100ms or more [default: 1s]
@@ -218,7 +204,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// A digest or a blob's id (or eight of the first digits and more), the URL it was requested by, or an image reference
-    #[arg(value_name = "DIGEST|URL|ID|IMAGE")]
+    #[arg(value_name = "DIGEST|URL|ID|IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
     /// Print a JSON object
     #[arg(long)]

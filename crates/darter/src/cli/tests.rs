@@ -65,6 +65,13 @@ fn every_setting_has_an_environment_variable_of_its_name() {
 }
 
 #[test]
+fn nothing_is_not_a_name() {
+    for command in ["rm", "pin", "unpin", "explain", "top"] {
+        assert!(Cli::try_parse_from(["darter", command, ""]).is_err(), "{command}");
+    }
+}
+
+#[test]
 fn the_spellings_that_scripts_rely_on() {
     let cli = parse(&[
         "darter",

@@ -73,8 +73,8 @@ impl ConfigFile {
             // It may quote what was written.
             message: without_logins(&message),
         };
-        let table = DeTable::parse(text)
-            .map_err(|error| wrong(error.span().map(|span| span.start), one_line(error.message())))?;
+        let table =
+            DeTable::parse(text).map_err(|error| wrong(error.span().map(|span| span.start), syntax(&error, text)))?;
         let keys = keys();
         let mut entries = Vec::new();
         for (key, value) in table.get_ref() {
@@ -218,6 +218,15 @@ fn plain(key: &str, value: &Spanned<DeValue<'_>>) -> Result<toml::Value, (usize,
 
 fn article(value: &DeValue<'_>) -> &'static str {
     if value.type_str().starts_with(['a', 'i']) { "an" } else { "a" }
+}
+
+/// What is wrong with a text that is not TOML. Of a key that is there twice, which.
+fn syntax(error: &toml::de::Error, text: &str) -> String {
+    let said = one_line(error.message());
+    match error.span().and_then(|span| text.get(span)) {
+        Some(key) if said == "duplicate key" => format!("{said} {key:?}: leave out one of them"),
+        _ => said,
+    }
 }
 
 fn one_line(text: &str) -> String {

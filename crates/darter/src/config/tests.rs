@@ -378,6 +378,11 @@ fn a_bad_file_is_told_by_line_with_what_to_write() {
         ),
         ("label = { rack = { a = \"b\" } }", "f:1: label: takes a string, not a table"),
         ("log-format = \"xml\"", "f:1: log-format: not one of text, json: \"xml\""),
+        ("quota = \"1GB\"\nquota = \"2GB\"", "f:2: duplicate key \"quota\": leave out one of them"),
+        (
+            "metrics = \"host:9000\"",
+            "f:1: metrics: not an address: \"host:9000\" (write ADDR:PORT, for example 0.0.0.0:7400 or [::]:7400)",
+        ),
     ];
     for (text, expected) in cases {
         let told = ConfigFile::parse(Path::new("f"), text).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use darter_node::api::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::units;
+use crate::{output, units};
 
 /// How often the picture is drawn.
 pub(super) const TICK: Duration = Duration::from_millis(200);
@@ -110,7 +110,7 @@ impl Picture {
         let now = seconds as u64;
         if self.last_line.is_some_and(|last| now > last) {
             self.last_line = Some(now);
-            anstream::eprintln!("{now:>4} s  {}", summed_up(rows, self.length));
+            output::complain(&format!("{now:>4} s  {}", summed_up(rows, self.length)));
         }
     }
 

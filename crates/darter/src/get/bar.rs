@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use super::backend::Watch;
+use crate::output;
 
 /// How often the bar looks.
 const TICK: Duration = Duration::from_millis(200);
@@ -16,9 +17,15 @@ const KNOWN: &str =
     "{msg}{wide_bar:.cyan/dim} {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
 const UNKNOWN: &str = "{msg}{spinner} {decimal_bytes}  {decimal_bytes_per_sec}";
 
+/// On terminals that are narrower than this, lines would be broken.
+const MIN_WIDTH: u16 = 60;
+const KNOWN_NARROW: &str = "{percent} %  {decimal_bytes}";
+const UNKNOWN_NARROW: &str = "{spinner} {decimal_bytes}";
+
 /// The progress of all downloads, and the bar that shows it.
 pub(super) struct Bar {
     bar: ProgressBar,
+    narrow: bool,
     jobs: u64,
     done: AtomicU64,
     /// Downloads of which something is known.
@@ -39,9 +46,11 @@ impl Bar {
     /// A bar for so many downloads; draws nothing when quiet, or when nobody watches.
     pub(super) fn new(jobs: usize, quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let narrow =
+            rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| (1..MIN_WIDTH).contains(&size.ws_col));
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style(false));
-        Self { bar, jobs: jobs as u64, done: AtomicU64::new(0), moving: Mutex::default() }
+        bar.set_style(style(false, narrow));
+        Self { bar, narrow, jobs: jobs as u64, done: AtomicU64::new(0), moving: Mutex::default() }
     }
 
     /// Follows one download, until dropped.
@@ -81,7 +90,7 @@ impl Bar {
 
     /// Prints a line above the bar.
     pub(super) fn say(&self, line: &str) {
-        self.bar.suspend(|| anstream::eprintln!("{line}"));
+        self.bar.suspend(|| output::complain(line));
     }
 
     /// Takes the bar away.
@@ -99,7 +108,7 @@ impl Bar {
         let length = length.filter(|_| !moving.is_empty());
         if self.bar.length() != length {
             if self.bar.length().is_some() != length.is_some() {
-                self.bar.set_style(style(length.is_some()));
+                self.bar.set_style(style(length.is_some(), self.narrow));
             }
             match length {
                 Some(length) => self.bar.set_length(length),
@@ -118,8 +127,13 @@ impl Bar {
     }
 }
 
-fn style(known: bool) -> ProgressStyle {
-    let template = if known { KNOWN } else { UNKNOWN };
+fn style(known: bool, narrow: bool) -> ProgressStyle {
+    let template = match (known, narrow) {
+        (true, false) => KNOWN,
+        (true, true) => KNOWN_NARROW,
+        (false, false) => UNKNOWN,
+        (false, true) => UNKNOWN_NARROW,
+    };
     ProgressStyle::with_template(template).expect("the template is well formed").progress_chars("━╸─")
 }
 

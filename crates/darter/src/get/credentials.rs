@@ -32,7 +32,10 @@ impl Senders {
         for header in &args.header {
             match header {
                 HeaderArg::One(name, value) => headers.push((name.clone(), value.clone())),
-                HeaderArg::File(path) => headers.extend(header_lines(&read(path)?, &path.display().to_string())?),
+                HeaderArg::File(path) => {
+                    let text = read(path, "headers (-H @FILE)")?;
+                    headers.extend(header_lines(&text, &path.display().to_string())?);
+                }
             }
         }
         if let Ok(lines) = std::env::var(VARIABLE) {
@@ -41,12 +44,12 @@ impl Senders {
             headers.extend(more);
         }
         let netrc = match (&args.netrc_file, args.netrc) {
-            (Some(path), _) => parsed(&read(path)?),
+            (Some(path), _) => parsed(&read(path, "logins (--netrc-file)")?),
             (None, true) => {
                 let path = home_netrc().ok_or_else(|| {
                     Failure::Usage("there is no home directory to find .netrc in; give --netrc-file FILE".to_owned())
                 })?;
-                parsed(&read(&path)?)
+                parsed(&read(&path, "logins (--netrc)")?)
             }
             (None, false) => Vec::new(),
         };
@@ -70,7 +73,11 @@ impl Senders {
 }
 
 fn header_lines(text: &str, from: &str) -> Result<Vec<(String, String)>, Failure> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             // The line itself may be a secret.
@@ -80,17 +87,19 @@ fn header_lines(text: &str, from: &str) -> Result<Vec<(String, String)>, Failure
         .collect()
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("can't read standard input")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
+/// The text of a file that has `what` in it.
+fn read(path: &Path, what: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
+    };
+    read.map(|_| text).with_context(|| format!("can't read the {what} in {}", path.display()))
 }
 
 fn home_netrc() -> Option<PathBuf> {
-    let given = std::env::var_os("NETRC").map(PathBuf::from);
+    let given = std::env::var_os("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from);
     given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".netrc")))
 }
 
@@ -234,7 +243,7 @@ default login anonymous password me@home
 
     #[test]
     fn lines_of_headers_never_show_in_what_is_said_of_them() {
-        let lines = header_lines("# a comment\n\nAuthorization: Bearer secret\nX-Other: 1\r\n", "f").unwrap();
+        let lines = header_lines("\u{feff}# a comment\n\nAuthorization: Bearer secret\nX-Other: 1\r\n", "f").unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[1], ("X-Other".to_owned(), "1".to_owned()));
         let told = header_lines("secret without colon", "f").unwrap_err().to_string();

@@ -76,12 +76,19 @@ fn decoded(value: &str) -> Option<String> {
 /// The last part of what may be a path, if it can be the name of an ordinary file that everybody sees.
 fn safe(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next()?;
-    let clean: String = last.chars().filter(|letter| !letter.is_control()).collect();
+    let clean: String = last.chars().filter(|letter| !letter.is_control() && !turns_text(*letter)).collect();
     let clean = clean.trim();
     if clean.is_empty() || clean.starts_with('.') || clean == "-" {
         return None;
     }
-    Some(shortened(clean))
+    // `rm *` and its like would take it for an option.
+    let plain = clean.strip_prefix('-').map_or_else(|| clean.to_owned(), |rest| format!("_{rest}"));
+    Some(shortened(&plain))
+}
+
+/// Whether a letter is not seen itself and changes how its neighbours are: it can make `.exe` look like `.txt`.
+const fn turns_text(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A name that is not too long: its beginning and its extension.
@@ -137,6 +144,9 @@ mod tests {
             ("-", None),
             (" . ", None),
             ("a\u{0}b\nc", Some("abc")),
+            ("-rf", Some("_rf")),
+            ("a/--help", Some("_-help")),
+            ("photo_\u{202e}gpj.exe", Some("photo_gpj.exe")),
         ] {
             assert_eq!(safe(given).as_deref(), name, "{given:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use anyhow::{Context as _, bail};
 use darter_core::Digest;
@@ -14,7 +14,7 @@ use crate::cli::values;
 use crate::failure::Failure;
 
 /// One download.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Job {
     pub(super) url: Url,
     pub(super) digest: Option<Digest>,
@@ -43,15 +43,10 @@ pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
         jobs.push(Job { url: url.clone(), digest: args.digest, place, name: None });
     }
     if let Some(list) = &args.input {
-        let text = if list == Path::new("-") {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("can't read the list on standard input")?;
-            text
-        } else {
-            std::fs::read_to_string(list).with_context(|| format!("can't read the list {}", list.display()))?
-        };
+        let text = text_of(list).with_context(|| format!("can't read the list {}", list.display()))?;
         let place = Place::of(args.output.as_deref());
-        for (number, line) in text.lines().enumerate() {
+        // Some editors mark UTF-8 at a file's beginning.
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let said = |message: String| Failure::Usage(format!("{}:{}: {message}", list.display(), number + 1));
             jobs.extend(listed(line, &place).map_err(said)?);
         }
@@ -59,17 +54,37 @@ pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
             bail!("the list {} names no URL", list.display());
         }
     }
-    let several = jobs.len() > 1 || args.input.is_some();
-    if several && args.digest.is_some() && jobs.len() > 1 {
-        return Err(Failure::Usage(
-            "--digest is of one URL; in a list, write it behind the URL it belongs to".to_owned(),
-        )
-        .into());
-    }
+    // Who names a download twice wants it once.
+    let mut seen = HashSet::new();
+    jobs.retain(|job| seen.insert(job.clone()));
+    enforce(args.digest, &mut jobs)?;
     if jobs.len() > 1 {
         check(&jobs, args)?;
     }
     Ok(jobs)
+}
+
+/// The text of a list.
+fn text_of(list: &Path) -> std::io::Result<String> {
+    if list == Path::new("-") {
+        let mut text = String::new();
+        return std::io::stdin().read_to_string(&mut text).map(|_| text);
+    }
+    std::fs::read_to_string(list)
+}
+
+/// The digest of the command line is that of the one download, wherever its URL stands.
+fn enforce(digest: Option<Digest>, jobs: &mut [Job]) -> Result<(), Failure> {
+    let Some(digest) = digest else { return Ok(()) };
+    let refused = match jobs {
+        [job] if job.digest.is_none_or(|listed| listed == digest) => {
+            job.digest = Some(digest);
+            return Ok(());
+        }
+        [_] => "the list has another digest for this URL than --digest: leave out one of them",
+        _ => "--digest is of one URL; in a list, write it behind the URL it belongs to",
+    };
+    Err(Failure::Usage(refused.to_owned()))
 }
 
 fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
@@ -112,7 +127,24 @@ fn listed(line: &str, place: &Place) -> Result<Option<Job>, String> {
         return Err("names a file, which goes into a directory: give -o DIR/ or no -o".to_owned());
     }
     let name = Some(rest.to_owned()).filter(|name| !name.is_empty());
+    if let Some(name) = &name {
+        stays_inside(name)?;
+    }
     Ok(Some(Job { url, digest, place: place.clone(), name }))
+}
+
+/// Refuses a name that leads out of the directory that it is meant for: lists are passed on.
+fn stays_inside(name: &str) -> Result<(), String> {
+    let named = Path::new(name);
+    if named.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(format!(
+            "the file name {name:?} leads out of the directory: give one without .. and without / in front"
+        ));
+    }
+    if named.file_name().is_none() || name.ends_with('/') {
+        return Err(format!("{name:?} is no name of a file"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,6 +174,37 @@ mod tests {
         assert_eq!(parsed("http://a/b c").unwrap().name.as_deref(), Some("c"));
         assert!(listed("ftp://a/b", &here).is_err());
         assert!(listed("http://a/b c", &Place::Name(PathBuf::from("x"))).is_err());
+        assert_eq!(parsed("http://a/b sub/c").unwrap().name.as_deref(), Some("sub/c"));
+        for outside in ["../c", "/etc/c", "a/../../c", "..", ".", "c/"] {
+            assert!(listed(&format!("http://a/b {outside}"), &here).is_err(), "{outside}");
+        }
+    }
+
+    fn list(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_list_is_read_as_editors_and_other_systems_write_it() {
+        let file = list("\u{feff}# mine\r\nhttp://a/b\r\n\r\n  http://a/c  \r\nhttp://a/b\r\n");
+        let found = jobs(&format!("darter get -i {}", file.path().display())).unwrap();
+        let urls: Vec<_> = found.iter().map(|job| job.url.as_str()).collect();
+        assert_eq!(urls, ["http://a/b", "http://a/c"], "what is listed twice is wanted once");
+    }
+
+    #[test]
+    fn the_digest_of_the_command_line_counts_for_a_list_of_one_url() {
+        let (right, other) = (Digest::sha256(b"x"), Digest::sha256(b"y"));
+        let (one, with_digest) = (list("http://a/b\n"), list(&format!("http://a/b {right}\n")));
+        let of = |file: &tempfile::NamedTempFile, digest: Digest| {
+            jobs(&format!("darter get -i {} --digest {digest}", file.path().display()))
+        };
+        assert_eq!(of(&one, right).unwrap()[0].digest, Some(right));
+        assert_eq!(of(&with_digest, right).unwrap()[0].digest, Some(right));
+        assert_eq!(Failure::exit_code(&of(&with_digest, other).unwrap_err()), 2);
+        assert_eq!(Failure::exit_code(&of(&list("http://a/b\nhttp://a/c\n"), right).unwrap_err()), 2);
     }
 
     #[test]
@@ -160,8 +223,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        std::io::Write::write_all(&mut file, b"http://a/b\n\nnonsense\n").unwrap();
+        let file = list("http://a/b\n\nnonsense\n");
         let told = jobs(&format!("darter get -i {}", file.path().display())).unwrap_err().to_string();
         assert!(told.contains(":3: not a URL"), "{told}");
     }

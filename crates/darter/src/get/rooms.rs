@@ -15,11 +15,13 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use darter_core::BlobId;
+use darter_store::Dir;
 
 /// More gets side by side than this wait for each other.
 const MAX_ROOMS: u32 = 256;
 
 const WANTED: &str = "wanted";
+const NEW_WANTED: &str = "wanted.new";
 
 /// Directories to try, in order, for a get of these sources.
 pub(super) fn candidates(data_dir: &Path, sources: &[BlobId], keep: bool) -> Vec<PathBuf> {
@@ -43,13 +45,17 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
 
 /// Writes down what is being fetched in a room and not done: nothing, at the end.
 pub(super) fn note(dir: &Path, sources: &[BlobId]) {
-    let path = dir.join(WANTED);
+    let written = Dir::open(dir).map_err(io::Error::other).and_then(|dir| {
+        if sources.is_empty() {
+            return dir.remove(WANTED).map(drop);
+        }
+        let lines: String = sources.iter().map(|source| format!("{source}\n")).collect();
+        dir.replace(WANTED, NEW_WANTED, &[lines.as_bytes()], false)
+    });
     // What can't be written makes a later get begin anew, which is no reason to fail this one.
-    let _ = if sources.is_empty() {
-        std::fs::remove_file(path)
-    } else {
-        std::fs::write(path, sources.iter().map(|source| format!("{source}\n")).collect::<String>())
-    };
+    if let Err(error) = written {
+        tracing::debug!(%error, "could not note what is being fetched");
+    }
 }
 
 fn wanted(dir: &Path) -> Vec<BlobId> {
@@ -65,6 +71,8 @@ fn keeps_something(data_dir: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -79,6 +87,8 @@ mod tests {
         note(&data.join("get/3"), &[BlobId([1; 32]), mine]);
         assert_eq!(first(&[mine], false), data.join("get/3"));
         assert_eq!(first(&[BlobId([2; 32])], false), data.join("get/0"));
+        let list = std::fs::metadata(data.join("get/3").join(WANTED)).unwrap();
+        assert_eq!(list.permissions().mode() & 0o777, 0o600, "what is fetched is nobody else's business");
 
         std::fs::create_dir_all(data.join("blobs/ab")).unwrap();
         assert_eq!(first(&[BlobId([2; 32])], false), data.join("get/0"), "an empty store is no reason to wait for it");

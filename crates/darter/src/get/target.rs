@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::fs::OFlags;
+use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use url::Url;
 
 use crate::failure::Failure;
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 const MAX_LINKS: usize = 40;
 
 /// Where the user wants the content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     /// Standard output.
     Stdout,
@@ -49,10 +49,12 @@ impl Place {
                 let name = called.or_else(|| file_name(url)).ok_or_else(|| {
                     Failure::Usage(format!("{url} names no file; say where to put the content with -o FILE"))
                 })?;
-                if !dir.is_dir() {
-                    std::fs::create_dir(dir).with_context(|| format!("can't make the directory {}", dir.display()))?;
-                }
                 let path = if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) };
+                let parent = directory_of(&path);
+                if !parent.is_dir() {
+                    std::fs::create_dir_all(parent)
+                        .with_context(|| format!("can't make the directory {}", parent.display()))?;
+                }
                 if path.is_dir() {
                     bail!("{} is a directory; choose another name with -o FILE", path.display());
                 }
@@ -100,12 +102,13 @@ impl Target {
             let name = path.file_name().ok_or_else(|| anyhow!("{} is no name of a file", shown.display()))?;
             let parent = canonical(directory_of(&path))?;
             path = parent.join(name);
-            if let Some(stream) = standard_stream(&parent, &path) {
+            if let Some(stream) = standard_stream(shown, &parent, &path) {
                 return Ok(stream);
             }
             let found = match std::fs::symlink_metadata(&path) {
                 Ok(found) => found,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    may_write_into(&parent)?;
                     return Ok(Self::File(FileTarget { shown: shown.to_owned(), path, old: None }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
@@ -154,7 +157,7 @@ impl FileTarget {
 
     /// Opens what is there for writing, through the name that the user gave.
     pub(super) fn open_in_place(&self) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).open(&self.shown)
+        OpenOptions::new().write(true).open(&self.shown)
     }
 }
 
@@ -171,7 +174,7 @@ fn canonical(directory: &Path) -> anyhow::Result<PathBuf> {
 
 /// The standard streams, by any name that leads to them. Opened by name they would be something else: a file that standard
 /// output goes to would be written from its beginning.
-fn standard_stream(parent: &Path, path: &Path) -> Option<Target> {
+fn standard_stream(shown: &Path, parent: &Path, path: &Path) -> Option<Target> {
     let own = format!("/proc/{}/", std::process::id());
     let number = match path.to_str()? {
         "/dev/stdout" => "1",
@@ -185,8 +188,18 @@ fn standard_stream(parent: &Path, path: &Path) -> Option<Target> {
     match number {
         "1" => Some(Target::Stdout),
         "2" => Some(Target::Stderr),
-        _ => Some(Target::Device(path.to_owned())),
+        _ => Some(Target::Device(shown.to_owned())),
     }
+}
+
+/// Refuses a directory that no file can be made in.
+fn may_write_into(directory: &Path) -> anyhow::Result<()> {
+    let may = accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    may.map_err(|refusal| {
+        let shown = directory.display();
+        anyhow::Error::new(io::Error::from(refusal))
+            .context(format!("can't write into {shown}; choose another place with -o FILE"))
+    })
 }
 
 /// As the kernel does with `fs.protected_symlinks`: in a directory that all may write to and that is sticky, only links of

@@ -45,7 +45,9 @@ impl Temporary {
             .prefix(PREFIX)
             .suffix(SUFFIX)
             .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(directory)?;
+            .tempfile_in(directory)
+            // Whose text would name a file that nobody asked for.
+            .map_err(|error| io::Error::from(error.kind()))?;
         // Says that its process lives.
         let _ = flock(part.as_file(), FlockOperation::NonBlockingLockExclusive);
         Ok(Self::Named(part))

@@ -68,7 +68,7 @@ fn the_url_or_the_origin_names_the_file() {
     }
     assert_eq!(Place::of(Some(Path::new("-"))), Place::Stdout);
     let room = tempfile::tempdir().unwrap();
-    for dir in [room.path().to_owned(), room.path().join("fresh/")] {
+    for dir in [room.path().to_owned(), room.path().join("fresh/"), room.path().join("a/b/c/")] {
         let target = Place::of(Some(&dir)).target(&url("https://a/b"), None).unwrap();
         assert_eq!(target.shown(), Some(dir.join("b").as_path()));
         assert!(dir.is_dir());
@@ -110,6 +110,11 @@ fn devices_pipes_and_the_standard_streams_are_written_to_and_never_replaced() {
     let link = room.path().join("link");
     symlink("/dev/stdout", &link).unwrap();
     assert_eq!(kind(link.to_str().unwrap()), "stdout", "by a link to it, too");
+    assert_eq!(
+        Target::choose(Path::new("/dev/fd/7")).unwrap().shown(),
+        Some(Path::new("/dev/fd/7")),
+        "as it was given"
+    );
     let pipe = room.path().join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     assert_eq!(kind(pipe.to_str().unwrap()), "device");
@@ -189,6 +194,31 @@ fn links_stay_what_they_are() {
     assert_eq!(std::fs::read(at("real")).unwrap(), b"in both");
     assert_eq!(std::fs::metadata(at("real")).unwrap().ino(), inode);
     assert_eq!(std::fs::metadata(at("real")).unwrap().nlink(), 2);
+}
+
+#[test]
+fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    let close = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    std::fs::write(at("unreadable"), "old").unwrap();
+    std::fs::hard_link(at("unreadable"), at("twin")).unwrap();
+    close(&at("unreadable"), 0o200);
+    write_with(&at("unreadable"), wishes(), &[Chunk::Bytes(Bytes::from_static(b"new"))]).unwrap();
+    close(&at("unreadable"), 0o600);
+    assert_eq!(std::fs::read(at("twin")).unwrap(), b"new", "writing takes no right to read");
+    if rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: root may write everywhere");
+    }
+    std::fs::create_dir(at("closed")).unwrap();
+    close(&at("closed"), 0o500);
+    let told = format!("{:#}", Target::choose(&at("closed/file")).unwrap_err());
+    assert!(told.contains("can't write into") && !told.contains(".darter-"), "{told}");
+    std::fs::create_dir(at("dropbox")).unwrap();
+    close(&at("dropbox"), 0o300);
+    write_with(&at("dropbox/file"), wishes(), &[Chunk::Bytes(Bytes::from_static(b"new"))]).unwrap();
+    close(&at("dropbox"), 0o700);
+    assert_eq!(names(&at("dropbox")), ["file"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use darter_node::api::BlobRow;
 use serde_json::json;
 
-use crate::cli::{ListArgs, PinArgs, RemoveArgs};
+use crate::cli::{ListArgs, NamesArgs};
 use crate::client::Client;
 use crate::table::{Align, Table};
 use crate::{output, units};
@@ -15,7 +15,7 @@ pub(crate) async fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 /// `darter rm`. Stops at the first name that can't be removed; what stands before it is gone.
-pub(crate) async fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
+pub(crate) async fn remove(args: &NamesArgs) -> anyhow::Result<()> {
     let client = Client::choose(args.place.clients()?).await;
     for name in &args.names {
         client.remove(name).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
 }
 
 /// `darter pin` and `darter unpin`. Stops at the first name that there is no blob of.
-pub(crate) async fn pin(args: &PinArgs, pinned: bool) -> anyhow::Result<()> {
+pub(crate) async fn pin(args: &NamesArgs, pinned: bool) -> anyhow::Result<()> {
     let client = Client::choose(args.place.clients()?).await;
     let word = if pinned { "pinned" } else { "unpinned" };
     for name in &args.names {

@@ -31,7 +31,8 @@ pub(super) fn describe(top: &Top) -> String {
     let mut line = |title: &str, value: &str| {
         let _ = writeln!(text, "  {title:<10}{value}");
     };
-    line("cpu", &format!("{:.0} % of {} × 100 %", agent.cpu * 100.0, agent.cores));
+    let cores = if agent.cores == 1 { "core" } else { "cores" };
+    line("cpu", &format!("{:.0} % ({} {cores})", agent.cpu * 100.0, agent.cores));
     line("memory", &units::size(agent.resident));
     line("disk", &format!("{}{quota}", units::size(agent.store.used)));
     line("peers", &format!("{}, over {} connections", agent.peers, agent.connections));

@@ -359,7 +359,7 @@ fn plain_text_tells_the_same() {
     let text = plain::describe(&closer());
     for part in [
         "node 3f3f",
-        "38 % of 2",
+        "38 % (2 cores)",
         "24.0 MB",
         "in        25.3 MB/s: rack 13.3 MB/s, zone 12.0 MB/s",
         "out       65.1 MB/s: local 25.0 MB/s, rack 40.1 MB/s",

@@ -108,7 +108,7 @@ fn usage(state: &State, width: usize) -> Line<'static> {
     let mut left = vec![
         palette.span("cpu ", Tone::Faint),
         palette.span(format!("{percent:>3}%"), if busy { Tone::Bad } else { Tone::Plain }),
-        palette.span(format!(" of {}% ", agent.cores * 100), Tone::Faint),
+        palette.span(format!(" of {} cores ", agent.cores), Tone::Faint),
         palette.span(spark, Tone::Plain),
     ];
     for (label, value) in [("mem", units::size(agent.resident)), ("disk", disk)] {

@@ -154,7 +154,7 @@ fn killed_and_asked_again_it_reads_only_what_is_missing() {
 fn interrupted_it_says_what_is_kept_and_dies_of_the_signal() {
     let (room, bytes) = (Room::new(), content(16 * MEGABYTE));
     let web = Web::serve(bytes.clone());
-    for (signal, more) in [(Signal::INT, 8 * MEGABYTE), (Signal::TERM, MEGABYTE)] {
+    for (signal, more) in [(Signal::INT, 8 * MEGABYTE), (Signal::TERM, MEGABYTE), (Signal::HUP, MEGABYTE)] {
         let until = web.sent() + more as u64;
         web.hold_at(until.try_into().unwrap());
         let mut process = Running::start(room.darter(&format!("get {}", web.url)));
@@ -274,6 +274,51 @@ fn the_origin_may_name_and_date_the_file() {
     assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), 1_000_000_000);
     room.run(&format!("get {}", web.url)).succeeded();
     assert_eq!(room.files(), ["file.bin", "naïve.txt"], "only where it is asked for");
+}
+
+#[test]
+fn two_origins_that_give_one_name_do_not_undo_each_other() {
+    let room = Room::new();
+    let webs = [Web::serve(content(1000)), Web::serve(content(2000))];
+    for web in &webs {
+        web.tell("Content-Disposition: attachment; filename=model.bin");
+    }
+    let outcome = room.run(&format!("get -J {} {}", webs[0].url, webs[1].url));
+    assert_eq!(outcome.code, Some(1), "{}", outcome.err);
+    assert!(outcome.err.contains("another of these downloads is written to model.bin"), "{}", outcome.err);
+    assert_eq!(room.files(), ["model.bin"]);
+}
+
+#[test]
+fn nobody_who_hears_it_is_no_reason_to_fail() {
+    let (room, bytes) = (Room::new(), content(1000));
+    let web = Web::serve(bytes.clone());
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = room.darter(&format!("get {}", web.url));
+    assert_eq!(command.stderr(full()).status().unwrap().code(), Some(0));
+    assert!(room.read("file.bin") == bytes);
+    let mut command = room.darter("get ftp://host/file");
+    assert_eq!(command.stderr(full()).status().unwrap().code(), Some(2));
+    let mut command = room.darter(&format!("get http://{}/other", web.address));
+    assert_eq!(command.stderr(full()).status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn wrong_usage_is_told_in_json_too() {
+    let room = Room::new();
+    let missing = room.path("missing.toml");
+    for (line, said) in [
+        ("get --json ftp://host/file".to_owned(), "can't read ftp: URLs"),
+        ("get http://host/file --json --no-such-flag".to_owned(), "--no-such-flag"),
+        ("get --json".to_owned(), "URL"),
+        (format!("config --json --config {}", missing.display()), "missing.toml"),
+        ("ls --json --config=".to_owned() + missing.to_str().unwrap(), "missing.toml"),
+    ] {
+        let told = room.run(&line);
+        assert_eq!((told.code, told.err.as_str()), (Some(2), ""), "{line}");
+        assert!(told.json()["error"].as_str().unwrap().contains(said), "{line}: {}", told.text());
+    }
+    assert!(room.run("get --json --help").succeeded().text().contains("Usage:"));
 }
 
 #[test]
