@@ -71,6 +71,8 @@ pub enum RegistryAnswered {
     Registry,
     /// A seed was asked, for the fleet.
     Seed,
+    /// Another node was asked, for a fleet of which no seed could.
+    Node,
     /// Somebody else was asking the same, or had asked it just before.
     Shared,
     /// The registry did not answer, and what was known is served.
@@ -329,7 +331,7 @@ impl Metrics {
         let fallbacks =
             "Blobs the mirror read from the upstream because the agent failed, or could give a range only much later";
         r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
-        let answers = "Questions about manifests, tags and access by what answered them: registry, seed, shared, stale";
+        let answers = "Questions about manifests, tags and access by what answered them: registry, seed, node, shared, stale";
         r.register("registry_answers", answers, self.registry_answers.clone());
         let first = "Time until the first byte of an answer is ready";
         r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());
@@ -429,6 +431,7 @@ impl Metrics {
         let result = match answered {
             RegistryAnswered::Registry => "registry",
             RegistryAnswered::Seed => "seed",
+            RegistryAnswered::Node => "node",
             RegistryAnswered::Shared => "shared",
             RegistryAnswered::Stale => "stale",
         };

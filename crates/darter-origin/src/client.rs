@@ -156,6 +156,11 @@ impl HttpClient {
         Arc::clone(&self.0.read().signed_parameters)
     }
 
+    /// Whether requests to `url` show headers or a certificate that are configured for it.
+    pub(crate) fn has_keys_for(&self, url: &Url) -> bool {
+        self.0.read().of(url).is_some_and(|own| own.has_keys_for(url))
+    }
+
     /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
     /// may be secret. Any status that is not a redirect is a success here.
     pub(crate) async fn send(&self, request: Request) -> Result<reqwest::Response, OriginError> {

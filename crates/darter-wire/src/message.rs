@@ -205,17 +205,18 @@ pub enum Message {
         /// The nodes.
         peers: Vec<PeerInfo>,
     },
-    /// Node → node, when no seed is connected: what is your part in the swarm of this source, and whom do you know
-    /// that may lead it? Answered by [`Message::LeadIs`].
+    /// Agent → agent: what is your part in the swarm of this source, and whom do you know that may lead it? Nodes ask it when no
+    /// seed can lead, seeds ask it other seeds before they read an origin. Answered by [`Message::LeadIs`].
     AskLead {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
-        /// [`Source::record_key`] of what is wanted, for callers without credentials.
+        /// [`Source::record_key`] of what is wanted, for callers without credentials; or a repository's key, to find out
+        /// who is to ask its registry.
         key: BlobId,
         /// The blob, where the source alone names it.
         blob: Option<BlobId>,
     },
-    /// Node → node: answers [`Message::AskLead`].
+    /// Agent → agent: answers [`Message::AskLead`].
     LeadIs {
         /// The number from the request.
         request: u32,
@@ -239,15 +240,15 @@ pub enum Message {
         /// The number from the request.
         request: u32,
     },
-    /// Node → seed: ask this registry for me. The seed uses what the question brings to authorise it, or else its own
-    /// logins. Equal questions of many nodes cost the registry one request. Answered by [`Message::RegistryIs`].
+    /// Node → seed, or node → node where no seed can: ask this registry for me. A seed uses what the question brings to authorise
+    /// it, or else its own logins; a node uses nothing of its own. Equal questions of many nodes cost the registry one request. Answered by [`Message::RegistryIs`].
     AskRegistry {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
         /// What is asked.
         question: RegistryQuestion,
     },
-    /// Seed → node: what the registry answered. Answers [`Message::AskRegistry`].
+    /// Seed or node → node: what the registry answered. Answers [`Message::AskRegistry`].
     RegistryIs {
         /// The number from the request.
         request: u32,
@@ -265,6 +266,11 @@ pub enum Message {
         expected: Digest,
         /// What came.
         got: Digest,
+    },
+    /// Node → seeds, when it is connected to several: these are they. So seeds get to know each other.
+    Seeds {
+        /// The seeds that the sender is connected to, at most [`MAX_PEERS_TOLD`].
+        seeds: Vec<PeerInfo>,
     },
 }
 
@@ -442,7 +448,7 @@ impl Message {
                 blob_fits(manifest.piece_length(), manifest.length())
                     && manifest.length().is_none_or(|it| known <= u64::from(manifest.piece_length().count(it)))
             }
-            Self::Peers { peers } => peers.len() <= MAX_PEERS_TOLD,
+            Self::Peers { peers } | Self::Seeds { seeds: peers } => peers.len() <= MAX_PEERS_TOLD,
             Self::LeadIs { seeds, nearest, .. } => seeds.len() + nearest.len() <= MAX_PEERS_TOLD,
             _ => true,
         };

@@ -25,6 +25,9 @@ use crate::options::Role;
 /// Nodes that a node keeps connections with while no seed is connected, at most.
 pub(super) const MAX_COMPANIONS: usize = 32;
 
+/// Seeds that one seed is connected with, at most.
+const MAX_SEEDS: usize = 16;
+
 /// Connections that are attempted at a time.
 const MAX_ATTEMPTS: usize = 8;
 
@@ -122,6 +125,30 @@ impl Fleet {
         }
         if is_node {
             self.say(peer.hello.node, &Message::AskPeers);
+        }
+        if is_node && peer.is_seed() {
+            self.introduce_seeds();
+        }
+    }
+
+    /// Tells the connected seeds of each other: nobody gives them others to join.
+    fn introduce_seeds(&self) {
+        let seeds: Vec<_> = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_SEEDS).collect();
+        if seeds.len() > 1 {
+            let nodes: Vec<_> = seeds.iter().map(|info| info.node).collect();
+            self.tell(&nodes, &Message::Seeds { seeds });
+        }
+    }
+
+    /// A node told this seed of others: it keeps connected with them, since they may hold what it would read.
+    pub(super) fn meet_seeds(self: &Arc<Self>, seeds: &[PeerInfo]) {
+        if self.context.options.role != Role::Seed {
+            return;
+        }
+        let room = MAX_SEEDS.saturating_sub(self.seeds().len());
+        let strangers = seeds.iter().filter(|info| self.peer(info.node).is_none());
+        for info in strangers.take(room) {
+            self.ensure(info);
         }
     }
 

@@ -459,7 +459,7 @@ impl Fleet {
         Adopted { connection, receiver, heard }
     }
 
-    async fn listen_to(&self, node: NodeId, adopted: Adopted) {
+    async fn listen_to(self: &Arc<Self>, node: NodeId, adopted: Adopted) {
         let Adopted { connection, mut receiver, heard } = adopted;
         loop {
             let received = tokio::select! {
@@ -483,10 +483,11 @@ impl Fleet {
     }
 
     /// Answers what is about the fleet itself; everything else is about swarms.
-    fn hear(&self, from: NodeId, message: Message) {
+    fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
         match message {
             Message::AskPeers => self.tell_peers(from),
             Message::Peers { peers } => self.learn_peers(peers),
+            Message::Seeds { seeds } => self.meet_seeds(&seeds),
             Message::LeadIs { request, part, lead, seeds, nearest } => {
                 self.lead_is(from, request, survey::Answer { part, lead, seeds, nearest });
             }

@@ -1,5 +1,8 @@
 //! Asking around among the nodes, when no seed can say who leads a swarm: who leads it, who holds it, and who of those
-//! alive should lead it.
+//! alive should lead it. Likewise, who of those alive should ask a registry about a repository.
+//!
+//! Where a seed is connected and could not do it, it is asked for nodes: it knows them all. That some of them are
+//! connected with a seed is no reason to ask these first then.
 //!
 //! Everybody ranks nodes by rendezvous hashing over the source's key, so those who see the same nodes choose the same
 //! lead. What one does not see, others tell: each answer names the nodes that the answering one ranks first, and those
@@ -58,12 +61,12 @@ pub(crate) struct Survey {
     pub(crate) holders: Vec<PeerInfo>,
     /// Nodes that hold a part of it or follow a lead, ranked likewise.
     pub(crate) members: Vec<NodeId>,
-    /// Nodes that are connected to a seed, ranked likewise.
+    /// Nodes that are connected to a seed while this agent is not, ranked likewise.
     pub(crate) linked: Vec<NodeId>,
     /// All nodes that answered, ranked likewise.
     pub(crate) alive: Vec<NodeId>,
-    /// A seed that others know has been connected meanwhile.
-    pub(crate) found_seed: bool,
+    /// Seeds that others know and that have been connected meanwhile.
+    pub(crate) found_seeds: Vec<NodeId>,
 }
 
 impl Survey {
@@ -84,6 +87,7 @@ impl Survey {
 impl Fleet {
     /// Asks the nodes about a source; `blob` is its blob where the source alone names it.
     pub(crate) async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Survey {
+        let seeds_before = self.seeds();
         let mut asked = HashSet::from([self.me().node]);
         let mut answers: Vec<(PeerInfo, Answer)> = Vec::new();
         let mut next = self.first_to_ask(key);
@@ -102,29 +106,32 @@ impl Fleet {
             answers.extend(round);
         }
         let seeds = answers.iter().flat_map(|(_, answer)| &answer.seeds).cloned().collect();
-        let found_seed = self.reach_a_seed(seeds).await;
+        self.reach_a_seed(seeds).await;
+        answers.retain(|(info, _)| !self.peer(info.node).is_some_and(|peer| peer.is_seed()));
         let ranking = rendezvous::ranking(&key.0, answers.iter().map(|(info, _)| &info.node));
         let place = |node: &NodeId| ranking.iter().position(|ranked| ranked == node);
         answers.sort_by_key(|(info, _)| place(&info.node));
         let of = |part| answers.iter().filter(move |(_, answer)| answer.part == part).map(|(info, _)| info);
+        let linked = answers.iter().filter(|(_, answer)| seeds_before.is_empty() && !answer.seeds.is_empty());
         Survey {
             leads: of(SwarmPart::Lead).map(|info| info.node).collect(),
             holders: of(SwarmPart::Holder).cloned().collect(),
-            linked: answers.iter().filter(|(_, it)| !it.seeds.is_empty()).map(|(info, _)| info.node).collect(),
+            linked: linked.map(|(info, _)| info.node).collect(),
             members: of(SwarmPart::Member).map(|info| info.node).collect(),
             alive: ranking,
-            found_seed,
+            found_seeds: self.seeds().into_iter().filter(|seed| !seeds_before.contains(seed)).collect(),
         }
     }
 
-    /// Whom to ask first: connected nodes, and those that rank first among the known ones.
+    /// Whom to ask first: connected agents, and nodes that rank first among the known ones.
     fn first_to_ask(&self, key: BlobId) -> Vec<PeerInfo> {
-        let able = |peer: &Peer| !peer.is_seed() && peer.version >= SINCE;
+        let able = |peer: &Peer| peer.version >= SINCE;
         let connected: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(Peer::info).collect();
         let ranking = rendezvous::ranking(&key.0, connected.iter().map(|info| &info.node));
         let place = |node: &NodeId| ranking.iter().position(|ranked| ranked == node);
+        let is_seed = |node| self.peer(node).is_some_and(|peer| peer.is_seed());
         let mut first = connected;
-        first.sort_by_key(|info| place(&info.node));
+        first.sort_by_key(|info| (!is_seed(info.node), place(&info.node)));
         first.truncate(MAX_COMPANIONS);
         let known = self.known.lock().ranked(&key.0, self.context.now());
         let strangers = known.into_iter().filter(|info| self.peer(info.node).is_none());
@@ -166,15 +173,26 @@ impl Fleet {
         }
     }
 
-    /// Connects to the first of these seeds that can be reached.
-    async fn reach_a_seed(self: &Arc<Self>, seeds: Vec<PeerInfo>) -> bool {
+    /// Connects to the first of these seeds that is not connected and can be reached.
+    async fn reach_a_seed(self: &Arc<Self>, mut seeds: Vec<PeerInfo>) {
+        seeds.retain(|info| self.peer(info.node).is_none());
         let mut tried = HashSet::new();
         for info in seeds.into_iter().filter(|info| tried.insert(info.node)).take(MAX_STRANGERS) {
             if tokio::time::timeout(ANSWER_TIMEOUT, self.reach(&info)).await.unwrap_or(false) {
                 break;
             }
         }
-        !self.seeds().is_empty()
+    }
+
+    /// Of the connected seeds, one that leads the swarm or holds all of it.
+    pub(crate) async fn seed_with(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Option<NodeId> {
+        let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
+        let asked = seeds.iter().map(|seed| async move {
+            let part = self.ask_lead(&seed.info(), key, blob).await?.part;
+            matches!(part, SwarmPart::Holder | SwarmPart::Lead).then_some(seed.hello.node)
+        });
+        let able: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        rendezvous::owner(&key.0, &able)
     }
 
     /// What this agent answers about the seeds and nodes that it knows.

@@ -14,15 +14,21 @@
 //! # One question
 //!
 //! ```text
-//! this host ─┬─► flights ─► node: a seed ─► its flights ─► the registry ─► answer
-//! a node ────┘               no seed, or a seed: the registry ─► answer
-//!                                         429, 5xx, silence ─► the record and the cached manifests, or that failure
+//! a program of a node ─► flights ─► a seed ─► its flights ─────────────────┐
+//!                                   no seed can: a node ─► its own flights ─┼─► the registry ─► answer
+//!                                   nobody can: its own flights ────────────┘
+//! 429, 5xx, silence of the registry ─► the record and the cached manifests, or that failure
 //! ```
 //!
 //! A node asks the seed that rendezvous hashing names for the repository, so that equal questions of a fleet meet at one
 //! seed. The seed asks with what the caller brought, or else with its own logins: *a login that is configured at a seed
 //! opens what it can read to every program of every host of the fleet that brings no credentials of its own*.
 //! Where a seed is refused and the node has a login of its own for that registry, the node asks by itself.
+//!
+//! Where no seed can be asked, the node asks the one that the nodes name for the repository, or is that one itself. *What is
+//! configured at a node opens nothing to others*: a node does not ask for another what it would show its own login,
+//! headers or certificate for, and one that has these asks by itself. A node that is asked asks its seeds, or the registry,
+//! and no other node; it never waits for an answer of its own host's question. So no question goes round in a circle.
 //!
 //! # Invariants
 //!
@@ -53,6 +59,7 @@ use darter_core::{Clock, Digest, Moment, NodeId};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
 use darter_store::Dir;
 use darter_wire::{Failure, FailureKind, RegistryAnswer, RegistryQuestion};
+use futures_util::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
@@ -75,7 +82,7 @@ use crate::mirror::provenance::{Provenance, place_at};
 use crate::mirror::recent::Recent;
 use crate::options::{Options, StaleTags};
 
-/// What a seed may take longer than the registry.
+/// What an agent that is asked may take longer than the registry.
 const SEED_SLACK: Duration = Duration::from_secs(1);
 /// A seed that found the registry unreachable within this time leaves enough of it for the node to try.
 const QUICK_FAILURE: Duration = Duration::from_secs(3);
@@ -165,7 +172,7 @@ impl Registries {
         })
     }
 
-    /// The same, by way of seeds where there are any.
+    /// The same, by way of seeds where there are any, or of other nodes.
     pub(crate) fn with_relay(self, relay: Relay) -> Self {
         Self { relay: Some(Arc::new(relay)), ..self }
     }
@@ -195,7 +202,17 @@ impl Registries {
     /// # Errors
     /// Why there is no answer, neither of the registry nor of what is known.
     pub(crate) async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
-        self.ask_for(None, question).await
+        if self.is_node() { self.ask_by_others(question).await } else { self.ask_here(None, question).await }
+    }
+
+    /// Whether others are asked before the registry is.
+    fn is_node(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.is_node())
+    }
+
+    /// Whether the registry would be shown something of this agent's own.
+    async fn shows_own_keys(&self, question: &Question) -> bool {
+        self.client().shows_own_keys(&question.upstream, &question.credentials).await
     }
 
     /// A node asks.
@@ -208,7 +225,7 @@ impl Registries {
         });
     }
 
-    /// A seed answered.
+    /// An agent answered.
     pub(crate) fn answered(&self, from: NodeId, request: u32, answer: Result<RegistryAnswer, Failure>) {
         if let Some(relay) = &self.relay {
             relay.answered(from, request, answer);
@@ -226,7 +243,7 @@ impl Registries {
         let own_trouble =
             |text: &str| Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None };
         if !self.relay.as_ref().is_some_and(|relay| relay.answers_nodes()) {
-            return Err(own_trouble("only seeds ask registries for others"));
+            return Err(own_trouble("this agent asks registries for its own host only"));
         }
         let Ok(_permit) = Arc::clone(&self.questions).try_acquire_owned() else {
             return Err(own_trouble("too many questions at a time"));
@@ -237,16 +254,64 @@ impl Registries {
         if is_this_host(question.base()) && !self.relay.as_ref().is_some_and(|relay| relay.is_here(from)) {
             return Err(own_trouble("the registry's address means the host of whoever asks"));
         }
+        if self.is_node() && self.shows_own_keys(&question).await {
+            return Err(own_trouble("it has a login, headers or a certificate of its own for this registry"));
+        }
         let reply =
-            self.ask_for(Some(from), question).await.map_err(|failure| FetchError::Origin(failure).to_failure())?;
+            self.ask_here(Some(from), question).await.map_err(|failure| FetchError::Origin(failure).to_failure())?;
         if reply.body.len() > MAX_MANIFEST {
             return Err(own_trouble("the answer is too long to be passed on"));
         }
         Ok(reply.to_wire())
     }
 
-    async fn ask_for(self: &Arc<Self>, asker: Asker, question: Question) -> Outcome {
-        let key = question.key();
+    /// Answers a question of this host: a node's by way of others.
+    async fn ask_by_others(self: &Arc<Self>, question: Question) -> Outcome {
+        let (registries, asked) = (Arc::clone(self), question.clone());
+        let found_out = async move {
+            if let Some(reply) = registries.while_away(&asked).await {
+                return Ok(reply);
+            }
+            match registries.ask_others(&asked).await {
+                Others::Say(outcome) => registries.settle(&asked, outcome).await,
+                // The word of a seed is the better one: a node need not have a route to the registry.
+                Others::CanNot(failed) => {
+                    let outcome = registries.ask_here(None, asked).await;
+                    if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
+                }
+            }
+        };
+        self.fly(question.key(), None, &question, Box::pin(found_out)).await
+    }
+
+    /// Answers a question of this host or of another one from here: a seed or a node that is to ask the registry.
+    async fn ask_here(self: &Arc<Self>, asker: Asker, question: Question) -> Outcome {
+        let (registries, asked) = (Arc::clone(self), question.clone());
+        let found_out = async move {
+            if let Some(reply) = registries.while_away(&asked).await {
+                return Ok(reply);
+            }
+            let by_seed = match asker {
+                Some(asker) => registries.ask_seeds_for(asker, &asked).await,
+                None => None,
+            };
+            let outcome = match by_seed {
+                Some(outcome) => outcome,
+                None => registries.ask_registry(&asked, asker).await,
+            };
+            registries.settle(&asked, outcome).await
+        };
+        self.fly(question.key_here(), asker, &question, Box::pin(found_out)).await
+    }
+
+    /// One question for everybody who asks the same.
+    async fn fly(
+        self: &Arc<Self>,
+        key: Digest,
+        asker: Asker,
+        question: &Question,
+        found_out: BoxFuture<'static, Outcome>,
+    ) -> Outcome {
         let outcome = match self.flights.board(key, asker, self.clock.now()) {
             Way::Known(outcome) => Some(outcome),
             Way::Follow(mut landed) => {
@@ -255,9 +320,9 @@ impl Registries {
             }
             Way::Ask(pilot) => {
                 // Goes on when the asker leaves: others may wait for it.
-                let registries = Arc::clone(self);
+                let (registries, question) = (Arc::clone(self), question.clone());
                 let flight = tokio::spawn(async move {
-                    let outcome = registries.find_out(&question, asker.is_some()).await;
+                    let outcome = found_out.await;
                     let good_for = registries.shared_for(&question, &outcome);
                     pilot.land(outcome.clone(), good_for, registries.clock.now());
                     outcome
@@ -281,13 +346,14 @@ impl Registries {
         }
     }
 
-    async fn find_out(&self, question: &Question, for_a_node: bool) -> Outcome {
-        if let Some(trouble) = self.watch.trouble_with(question.base(), self.clock.now())
-            && let Some(reply) = self.instead(question, &trouble).await
-        {
-            return Ok(reply);
-        }
-        let outcome = if for_a_node { self.ask_registry(question).await } else { self.ask_a_seed(question).await };
+    /// What is known while a registry is away that need not be asked to find that out.
+    async fn while_away(&self, question: &Question) -> Option<Reply> {
+        let trouble = self.watch.trouble_with(question.base(), self.clock.now())?;
+        self.instead(question, &trouble).await
+    }
+
+    /// Learns from an answer; what is known takes the place of one that is none.
+    async fn settle(&self, question: &Question, outcome: Outcome) -> Outcome {
         let Some(trouble) = Trouble::of(&outcome) else {
             if let Ok(reply) = &outcome {
                 self.learn(question, reply).await;
@@ -301,59 +367,85 @@ impl Registries {
         }
     }
 
-    /// Asks by way of a seed; without one, the registry.
-    async fn ask_a_seed(&self, question: &Question) -> Outcome {
-        let Some(relay) = &self.relay else { return self.ask_registry(question).await };
+    /// Asks a seed; without one that can say it, the node that is to ask for all.
+    async fn ask_others(&self, question: &Question) -> Others {
+        let Some(relay) = &self.relay else { return Others::CanNot(None) };
+        let repository = Repository::new(question.base(), question.about().0).key();
         let begun = self.clock.now();
+        let by_seeds = self.ask_each(&relay.seeds_for(&repository, question.base()), question, begun).await;
+        if !matches!(by_seeds, Others::CanNot(None)) || self.shows_own_keys(question).await {
+            return by_seeds;
+        }
+        let nodes = relay.nodes_for(&repository, question.base(), self.clock.now()).await;
+        self.ask_each(&nodes, question, begun).await
+    }
+
+    /// Asks the seeds that this node is connected with for another node, which is connected with none of them.
+    async fn ask_seeds_for(&self, asker: NodeId, question: &Question) -> Option<Outcome> {
+        let relay = self.relay.as_ref()?;
+        let repository = Repository::new(question.base(), question.about().0).key();
+        let mut seeds = relay.seeds_for(&repository, question.base());
+        seeds.retain(|seed| *seed != asker);
+        match self.ask_each(&seeds, question, self.clock.now()).await {
+            Others::Say(outcome) => Some(outcome),
+            Others::CanNot(_) => None,
+        }
+    }
+
+    /// Asks agents one after the other until one has an answer.
+    async fn ask_each(&self, agents: &[NodeId], question: &Question, begun: Moment) -> Others {
+        let Some(relay) = &self.relay else { return Others::CanNot(None) };
         let upstream = &question.upstream;
-        let repository = Repository::new(question.base(), question.about().0);
-        let mut failed = None;
-        for seed in relay.seeds_for(&repository.key(), question.base()) {
-            let asked = relay.ask(seed, question.to_wire());
+        for &agent in agents {
+            let is_seed = relay.is_seed(agent);
+            let asked = relay.ask(agent, question.to_wire());
             match tokio::time::timeout(timeout_for(question) + SEED_SLACK, asked).await {
                 Ok(Ok(reply)) => {
                     let is_refused = matches!(
                         reply.status,
                         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
                     );
-                    if is_refused && question.is_open() && self.client().has_login(upstream).await {
-                        break;
+                    if is_refused && self.shows_own_keys(question).await {
+                        return Others::CanNot(None);
                     }
-                    self.metrics.registry_answer(RegistryAnswered::Seed);
+                    self.metrics.registry_answer(match is_seed {
+                        true => RegistryAnswered::Seed,
+                        false => RegistryAnswered::Node,
+                    });
                     if reply.stale.is_some() {
                         self.metrics.registry_answer(RegistryAnswered::Stale);
                     }
-                    return Ok(reply);
+                    return Others::Say(Ok(reply));
                 }
                 Ok(Err(NoReply::OfRegistry(failure))) => {
                     let quick = self.clock.now() - begun < QUICK_FAILURE;
-                    if failure.kind != ErrorKind::Unreachable || !quick {
-                        return Err(failure);
-                    }
-                    failed = Some(failure);
-                    break;
+                    return match failure.kind == ErrorKind::Unreachable && quick {
+                        true => Others::CanNot(Some(failure)),
+                        false => Others::Say(Err(failure)),
+                    };
                 }
-                Ok(Err(NoReply::OfSeed(reason))) => {
-                    let addr = relay.address(seed);
-                    tracing::warn!(seed = addr, reason, "a seed could not ask a registry; trying the next");
+                Ok(Err(NoReply::OfAgent(reason))) if is_seed => {
+                    let seed = relay.title(agent);
+                    tracing::warn!(seed, reason, "a seed could not ask a registry; trying the next");
+                }
+                Ok(Err(NoReply::OfAgent(reason))) => {
+                    tracing::debug!(agent = relay.title(agent), reason, "another node could not ask a registry");
                 }
                 Err(_) => {
-                    let text = format!("seed {} did not answer in time for {upstream}", relay.address(seed));
-                    return Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text });
+                    let text = format!("{} did not answer in time for {upstream}", relay.title(agent));
+                    return Others::Say(Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text }));
                 }
             }
         }
-        let outcome = self.ask_registry(question).await;
-        // The seed's word is the better one: a node need not have a route to the registry.
-        match (outcome, failed) {
-            (Err(_), Some(failure)) => Err(failure),
-            (outcome, _) => outcome,
-        }
+        Others::CanNot(None)
     }
 
-    /// Asks the registry itself.
-    async fn ask_registry(&self, question: &Question) -> Outcome {
+    /// Asks the registry itself, for another host without this one's logins unless this is a seed.
+    async fn ask_registry(&self, question: &Question, asker: Asker) -> Outcome {
         self.metrics.registry_answer(RegistryAnswered::Registry);
+        if asker.is_some() && self.is_node() {
+            return self.requests.ask_without_logins(question).await;
+        }
         self.requests.ask(question).await
     }
 
@@ -471,6 +563,14 @@ impl Registries {
         let caller = Digest::Sha256(question.credentials.fingerprint());
         (repository.key(), format!("{tag} {accept}"), caller)
     }
+}
+
+/// What came of asking others.
+enum Others {
+    /// An answer, or a failure of the registry that this agent would meet as well.
+    Say(Outcome),
+    /// Nobody could; the registry's failure, if somebody met one.
+    CanNot(Option<OriginFailure>),
 }
 
 fn interrupted() -> OriginFailure {

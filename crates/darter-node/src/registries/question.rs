@@ -140,7 +140,16 @@ impl Question {
         hasher.finish()
     }
 
-    /// As it goes to a seed.
+    /// The same of questions that are answered from this host, not by way of others: to wait for the one might be to wait
+    /// for oneself.
+    pub(crate) fn key_here(&self) -> Digest {
+        let mut hasher = DigestHasher::sha256();
+        hasher.update(b"here");
+        hasher.update(self.key().value());
+        hasher.finish()
+    }
+
+    /// As it goes to a seed or another node.
     pub(super) fn to_wire(&self) -> RegistryQuestion {
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
         let headers = OF_A_QUESTION.iter().flat_map(|name| {

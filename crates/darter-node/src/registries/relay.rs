@@ -1,12 +1,17 @@
-//! Questions to seeds that wait for an answer, and answers to nodes.
+//! Questions to seeds and nodes that wait for an answer, and answers to nodes.
 //!
-//! A question about a registry on loopback means the asker's own host: it is passed on only to a seed on that host.
+//! Where no seed can ask a registry, the nodes that see each other name one of them for each repository, as they do for
+//! a blob ([`Fleet::survey`]). What was found out of a repository holds for some seconds: a pull asks many questions.
+//!
+//! A question about a registry on loopback means the asker's own host: it is passed on only to an agent on that host.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use darter_core::{Digest, NodeId, rendezvous};
+use darter_core::source::blob_of;
+use darter_core::{Digest, Moment, NodeId, rendezvous};
 use darter_origin::{OriginFailure, is_this_host};
 use darter_wire::{Failure, Message, RegistryAnswer, RegistryQuestion};
 use parking_lot::Mutex;
@@ -17,15 +22,25 @@ use url::Url;
 use super::question::Reply;
 use crate::error::FetchError;
 use crate::fleet::Fleet;
+use crate::mirror::recent::Recent;
 use crate::options::Role;
 
-/// Why a seed gave no answer.
+/// How long the nodes that were found for a repository are asked without looking for them again.
+const FOUND_FOR: Duration = Duration::from_secs(10);
+
+/// Nodes that are asked before this one asks by itself.
+const MAX_ASKED: usize = 3;
+
+/// Repositories of which it is remembered.
+const MAX_FOUND: u64 = 1000;
+
+/// Why an agent gave no answer.
 #[derive(Debug)]
 pub(crate) enum NoReply {
-    /// The registry's own failure, as the seed met it.
+    /// The registry's own failure, as the agent met it.
     OfRegistry(OriginFailure),
-    /// The seed's: another may do better.
-    OfSeed(String),
+    /// The agent's: another may do better.
+    OfAgent(String),
 }
 
 type Waiting = HashMap<u32, (NodeId, oneshot::Sender<Result<RegistryAnswer, Failure>>)>;
@@ -37,11 +52,23 @@ pub(crate) struct Relay {
     tasks: TaskTracker,
     last: AtomicU32,
     waiting: Mutex<Waiting>,
+    /// What was found out of repositories.
+    found: Mutex<Recent<Digest, Found>>,
+}
+
+/// Who is to ask about a repository.
+#[derive(Clone)]
+struct Found {
+    nodes: Arc<[NodeId]>,
+    at: Moment,
+    /// How many agents were connected then: it is found out anew when somebody came or went.
+    peers: usize,
 }
 
 impl Relay {
     pub(crate) fn new(fleet: Arc<Fleet>, role: Role, tasks: TaskTracker) -> Self {
-        Self { fleet, role, tasks, last: AtomicU32::new(0), waiting: Mutex::default() }
+        let found = Mutex::new(Recent::new(MAX_FOUND));
+        Self { fleet, role, tasks, last: AtomicU32::new(0), waiting: Mutex::default(), found }
     }
 
     pub(super) const fn tasks(&self) -> &TaskTracker {
@@ -50,7 +77,12 @@ impl Relay {
 
     /// Whether this agent asks registries for others.
     pub(super) fn answers_nodes(&self) -> bool {
-        self.role == Role::Seed
+        self.role != Role::Embedded
+    }
+
+    /// Whether this agent asks others before it asks a registry.
+    pub(super) fn is_node(&self) -> bool {
+        self.role == Role::Node
     }
 
     /// Seeds to ask about a repository of this key, best first.
@@ -63,35 +95,65 @@ impl Relay {
         rendezvous::ranking(repository.value(), &seeds)
     }
 
+    /// Agents to ask about a repository when no connected seed could, best first: seeds that were found just now, and the nodes
+    /// that rank before this one. None, if this node is the one to ask.
+    pub(super) async fn nodes_for(&self, repository: &Digest, base: &Url, now: Moment) -> Vec<NodeId> {
+        if self.role != Role::Node {
+            return Vec::new();
+        }
+        let peers = self.fleet.peers().len();
+        let holds = |found: &&Found| now - found.at < FOUND_FOR && found.peers == peers;
+        let known = self.found.lock().get(repository).filter(holds).cloned();
+        let found = match known {
+            Some(found) => found.nodes,
+            None => {
+                let key = blob_of(repository);
+                let survey = self.fleet.survey(key, None).await;
+                let nodes = survey.candidates(&key.0, self.fleet.me().node);
+                let nodes: Arc<[NodeId]> = survey.found_seeds.iter().copied().chain(nodes).collect();
+                let peers = self.fleet.peers().len();
+                self.found.lock().insert(*repository, Found { nodes: Arc::clone(&nodes), at: now, peers }, 1);
+                nodes
+            }
+        };
+        let may_ask = |node: &NodeId| self.fleet.peer(*node).is_some() && (!is_this_host(base) || self.is_here(*node));
+        found.iter().copied().filter(may_ask).take(MAX_ASKED).collect()
+    }
+
+    /// Whether an agent is a seed.
+    pub(super) fn is_seed(&self, node: NodeId) -> bool {
+        self.fleet.peer(node).is_some_and(|peer| peer.is_seed())
+    }
+
     /// Whether an agent is on this host.
     pub(super) fn is_here(&self, node: NodeId) -> bool {
         self.fleet.is_here(node)
     }
 
-    /// Where a seed listens, for messages.
-    pub(super) fn address(&self, seed: NodeId) -> String {
-        self.fleet.address(seed)
+    /// An agent's kind and address, for messages.
+    pub(super) fn title(&self, node: NodeId) -> String {
+        self.fleet.title(node)
     }
 
-    /// Asks a seed.
-    pub(super) async fn ask(&self, seed: NodeId, question: RegistryQuestion) -> Result<Reply, NoReply> {
+    /// Asks an agent.
+    pub(super) async fn ask(&self, agent: NodeId, question: RegistryQuestion) -> Result<Reply, NoReply> {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.waiting.lock().insert(request, (seed, sender));
+        self.waiting.lock().insert(request, (agent, sender));
         let _waits = Waits { relay: self, request };
-        let lost = || NoReply::OfSeed("the connection was lost".to_owned());
-        if !self.fleet.say(seed, &Message::AskRegistry { request, question }) {
+        let lost = || NoReply::OfAgent("the connection was lost".to_owned());
+        if !self.fleet.say(agent, &Message::AskRegistry { request, question }) {
             return Err(lost());
         }
         match answer.await.map_err(|_| lost())? {
             Ok(answer) => {
-                Reply::from_wire(answer).ok_or_else(|| NoReply::OfSeed("its answer makes no sense".to_owned()))
+                Reply::from_wire(answer).ok_or_else(|| NoReply::OfAgent("its answer makes no sense".to_owned()))
             }
             Err(failure) => {
                 let text = failure.text.clone();
                 Err(match FetchError::from_failure(failure) {
                     Some(FetchError::Origin(failure)) => NoReply::OfRegistry(failure),
-                    _ => NoReply::OfSeed(text),
+                    _ => NoReply::OfAgent(text),
                 })
             }
         }
@@ -102,10 +164,10 @@ impl Relay {
         self.fleet.say(node, &Message::RegistryIs { request, answer });
     }
 
-    /// A seed answered. An answer that nobody waits for from this sender is dropped.
+    /// An agent answered. An answer that nobody waits for from this sender is dropped.
     pub(super) fn answered(&self, from: NodeId, request: u32, answer: Result<RegistryAnswer, Failure>) {
         let mut waiting = self.waiting.lock();
-        if waiting.get(&request).is_some_and(|(seed, _)| *seed == from)
+        if waiting.get(&request).is_some_and(|(asked, _)| *asked == from)
             && let Some((_, sender)) = waiting.remove(&request)
         {
             // Whoever asked may have given up just now.

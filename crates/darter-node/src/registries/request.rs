@@ -70,10 +70,22 @@ impl Requests {
 
     /// Asks the registry.
     pub(super) async fn ask(&self, question: &Question) -> Outcome {
+        self.ask_with(&self.client, question).await
+    }
+
+    /// Asks the registry without this agent's own logins.
+    pub(super) async fn ask_without_logins(&self, question: &Question) -> Outcome {
+        self.ask_with(&self.client.without_logins(), question).await
+    }
+
+    async fn ask_with(&self, client: &RegistryClient, question: &Question) -> Outcome {
         let timeout = timeout_for(question);
         let asked = async {
             let _room = self.room.acquire().await.expect("the semaphore is never closed");
-            if question.method == Method::HEAD { self.head(question).await } else { self.send(question).await }
+            match question.method {
+                Method::HEAD => self.head(client, question).await,
+                _ => self.send(client, question).await,
+            }
         };
         match tokio::time::timeout(timeout, asked).await {
             Ok(outcome) => outcome.map_err(|error| OriginFailure::from(&error)),
@@ -84,33 +96,33 @@ impl Requests {
         }
     }
 
-    async fn head(&self, question: &Question) -> Result<Reply, OriginError> {
+    async fn head(&self, client: &RegistryClient, question: &Question) -> Result<Reply, OriginError> {
         if let (repository, About::Blob(digest)) = question.about() {
             self.metrics.mirror_upstream_request(question.kind());
-            let asked = self.client.head_blob(&question.upstream, repository, &digest, &question.credentials).await?;
+            let asked = client.head_blob(&question.upstream, repository, &digest, &question.credentials).await?;
             return read(question, asked).await;
         }
         let (base, now) = (question.base().clone(), self.clock.now());
         let skip = self.without_head.lock().get(&base).is_some_and(|since| now - *since < WITHOUT_HEAD_FOR);
-        if !skip && let Ok(Ok(reply)) = tokio::time::timeout(HEAD_PATIENCE, self.send(question)).await {
+        if !skip && let Ok(Ok(reply)) = tokio::time::timeout(HEAD_PATIENCE, self.send(client, question)).await {
             if reply.status.is_success() {
                 return Ok(reply);
             }
             tracing::debug!(%base, path = question.path, status = %reply.status, "asking by GET what HEAD refuses");
         }
         let by_get = Question { method: Method::GET, ..question.clone() };
-        let reply = as_of_head(question, self.send(&by_get).await?);
+        let reply = as_of_head(question, self.send(client, &by_get).await?);
         if reply.status.is_success() {
             self.without_head.lock().insert(base, now, 1);
         }
         Ok(reply)
     }
 
-    async fn send(&self, question: &Question) -> Result<Reply, OriginError> {
+    async fn send(&self, client: &RegistryClient, question: &Question) -> Result<Reply, OriginError> {
         self.metrics.mirror_upstream_request(question.kind());
         let (method, headers) = (question.method.clone(), question.headers.clone());
         let answer =
-            self.client.send(&question.upstream, method, &question.path, headers, &question.credentials).await?;
+            client.send(&question.upstream, method, &question.path, headers, &question.credentials).await?;
         read(question, answer).await
     }
 }

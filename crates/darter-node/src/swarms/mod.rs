@@ -10,6 +10,7 @@
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
 //! | [`nodes`] | the same without a seed: which node leads |
+//! | [`seeds`] | the same among several seeds: which of them has it |
 //! | [`uploads`] | what peers are given |
 //!
 //! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
@@ -27,6 +28,7 @@ mod limits;
 mod nodes;
 mod open;
 mod proof;
+mod seeds;
 mod uploads;
 
 pub(crate) use self::uploads::GivingSwarms;
@@ -73,6 +75,8 @@ pub(crate) struct Swarms {
     /// with that locked.
     strangers: Mutex<HashMap<BlobId, Early>>,
     opening: open::Doors,
+    /// The doors of a seed that looks for another one that has a source.
+    following: open::Doors,
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     limits: limits::Limits,
@@ -131,6 +135,7 @@ impl Swarms {
             early: Mutex::default(),
             strangers: Mutex::default(),
             opening: open::Doors::default(),
+            following: open::Doors::default(),
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
@@ -447,7 +452,11 @@ impl Listener for ListeningSwarms {
             Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),
             Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),
             // The fleet itself hears these.
-            Message::AskPeers | Message::Peers { .. } | Message::LeadIs { .. } | Message::SameId { .. } => {}
+            Message::AskPeers
+            | Message::Peers { .. }
+            | Message::Seeds { .. }
+            | Message::LeadIs { .. }
+            | Message::SameId { .. } => {}
             Message::AskRegistry { request, question } => {
                 if let Some(registries) = &self.registries {
                     registries.asked(from, request, question);

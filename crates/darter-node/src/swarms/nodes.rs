@@ -1,6 +1,6 @@
 //! A swarm without a seed: which node leads it.
 //!
-//! A node that is connected to no seed asks the nodes it knows ([`Fleet::survey`](crate::fleet::Fleet)): who leads
+//! A node that is connected to no seed, or to none that can take the source on, asks the nodes it knows ([`Fleet::survey`](crate::fleet::Fleet)): who leads
 //! already is followed; else who holds all of it leads; else whom rendezvous hashing names among those alive, which
 //! reads the origin once for all. Each of these is asked with [`Message::Join`], exactly as a seed is, and
 //! does what a seed does: it asks the origin with the caller's credentials whether the caller may have it.
@@ -41,16 +41,17 @@ impl Swarms {
         if self.is_all_here(source, credentials).await? {
             return Ok(Settled::NotHere);
         }
+        let has_asked = !troubles.is_empty();
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
         let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
         let survey = fleet.survey(key, blob).await;
-        let found_seeds = if survey.found_seed { fleet.seeds() } else { Vec::new() };
-        let seeds = rendezvous::ranking(&key.0, &found_seeds);
+        let seeds = rendezvous::ranking(&key.0, &survey.found_seeds);
         let candidates = seeds.into_iter().chain(survey.candidates(&key.0, self.house.context.me));
         for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
             match self.try_lead(lead, source, credentials, troubles).await? {
                 Settled::Transfer(transfer) => {
-                    transfer.note(format!("no seed is connected; {} leads", fleet.address(lead)));
+                    let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
+                    transfer.note(format!("{why}; {} leads", fleet.address(lead)));
                     let others: Vec<_> = survey.holders.iter().filter(|info| info.node != lead).cloned().collect();
                     transfer.meet_also(&others);
                     return Ok(Settled::Transfer(transfer));

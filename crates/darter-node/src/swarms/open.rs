@@ -1,7 +1,8 @@
 //! From a source to a transfer.
 //!
 //! A node asks the seed that rendezvous hashing names among those it is connected to, then the next; when none is
-//! there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads.
+//! there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
+//! another seed that leads already or holds all of it.
 //!
 //! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
 //! Else users of one host would read with another's rights, such as those of its cloud's metadata service.
@@ -57,7 +58,7 @@ const SEED_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
 
 #[derive(Default)]
-struct Door {
+pub(super) struct Door {
     /// How many came out so far.
     left: AtomicU64,
     /// Held by who is opening; what the last one found.
@@ -75,7 +76,7 @@ struct Found {
 }
 
 /// Inside of a door.
-struct Opening<'a> {
+pub(super) struct Opening<'a> {
     door: &'a Door,
     source: &'a Source,
     caller: [u8; 32],
@@ -83,7 +84,7 @@ struct Opening<'a> {
 }
 
 impl Doors {
-    fn at(&self, key: BlobId) -> Arc<Door> {
+    pub(super) fn at(&self, key: BlobId) -> Arc<Door> {
         let mut doors = self.0.lock();
         // A door that nobody holds or waits for is only in the table.
         doors.retain(|_, door| Arc::strong_count(door) > 1);
@@ -93,7 +94,7 @@ impl Doors {
 
 impl Door {
     /// Waits for whoever is opening. `Err` is what they found, if it is for this caller too.
-    async fn enter<'a>(
+    pub(super) async fn enter<'a>(
         &'a self,
         source: &'a Source,
         credentials: &Credentials,
@@ -197,8 +198,7 @@ impl Swarms {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
         let alone = context.options.role == Role::Node;
-        // Where a seed is connected and fails, each node tries for itself.
-        if alone && patient && troubles.is_empty() {
+        if alone && patient {
             let found = self.open_by_nodes(&source, &credentials, &mut troubles).await?;
             match found {
                 Settled::Transfer(transfer) => return Ok(transfer),
@@ -206,7 +206,10 @@ impl Swarms {
                 Settled::OriginAway => patient = false,
             }
         }
-        let transfer = self.lead(&source, &credentials, patient).await?;
+        let transfer = match self.open_by_another_seed(&source, &credentials).await? {
+            Some(transfer) => transfer,
+            None => self.lead(&source, &credentials, patient).await?,
+        };
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
             context.metrics.back_to_source.inc();
@@ -275,7 +278,7 @@ impl Swarms {
         }
         let transfer = match self.house.context.options.role {
             Role::Node => self.open_as_node(member, &source, &credentials, held).await?,
-            _ => self.lead(&source, &credentials, true).await.map_err(|error| failure_of(&error))?,
+            _ => self.open_as_seed(member, &source, &credentials).await.map_err(|error| failure_of(&error))?,
         };
         self.check_given(&transfer, &source).await.map_err(|error| failure_of(&error))?;
         tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");

@@ -619,7 +619,7 @@ impl Transfer {
             if !matches!(self.outcome(), Outcome::Open) {
                 return;
             }
-            if candidate.is_none() && self.context.options.role == Role::Node && self.fleet.seeds().is_empty() {
+            if candidate.is_none() && self.context.options.role == Role::Node {
                 // Members that this one never met may lead the swarm or hold all of it.
                 if survey.is_none() {
                     survey = Some(self.fleet.survey(self.source.key(), Some(self.blob)).await);

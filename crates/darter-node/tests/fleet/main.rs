@@ -20,5 +20,6 @@ mod seed;
 mod start_over;
 mod this_host;
 mod turns;
+mod two_seeds;
 mod web;
 mod wrong;

@@ -184,6 +184,103 @@ async fn a_registry_that_asks_for_less_is_not_asked_for_a_blob_by_every_host() {
     assert!(asked.len() < NODES, "{asked:?}");
 }
 
+/// Nodes without a seed that know each other.
+async fn start_nodes_alone(options: Vec<Options>) -> Vec<Agent> {
+    let mut nodes: Vec<Agent> = Vec::new();
+    for options in options {
+        let join = nodes.first().map(|first| first.status().listen.unwrap()).into_iter().collect();
+        nodes.push(Agent::start(Options { join, ..options }).await.unwrap());
+    }
+    know_each_other(&nodes).await;
+    nodes
+}
+
+async fn know_each_other(nodes: &[Agent]) {
+    let known = async {
+        while nodes.iter().any(|node| node.status().peers.len() < nodes.len() - 1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), known).await.expect("they come to know each other");
+}
+
+fn many(directory: &Path, registry: &Registry) -> Vec<Options> {
+    (0..NODES).map(|n| options(directory, &n.to_string(), registry)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_nodes_without_any_seed_cost_the_registry_what_one_costs() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let nodes = start_nodes_alone(many(directory.path(), &registry)).await;
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    let mut asked = registry.asked();
+    asked.sort();
+    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
+    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
+    once.sort();
+    assert_eq!(asked, once);
+    for path in ["/v2/lab/app/tags/list", "/v2/lab/app/manifests/none"] {
+        let got = join_all(nodes.iter().map(|node| get(node, path))).await;
+        assert!(got.windows(2).all(|two| (two[0].status, &two[0].body) == (two[1].status, &two[1].body)), "{path}");
+        assert_eq!(registry.asked(), [format!("GET {path}")]);
+    }
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    for got in join_all(nodes.iter().map(|node| get(node, "/v2/lab/app/manifests/2"))).await {
+        assert_eq!((got.status.as_u16(), got.headers["retry-after"].to_str().unwrap()), (429, "7"));
+    }
+    assert_eq!(registry.asked().len(), 1, "no host asks again for itself what asks to be left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_seed_died_one_node_asks_the_registry_for_all_and_another_one_when_that_is_gone() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let mut nodes = start_nodes(directory.path(), &registry, &seed).await;
+    seed.drain().await;
+    drop(seed);
+    know_each_other(&nodes).await;
+    join_all(nodes.iter().map(|node| get(node, TAG))).await;
+    assert_eq!(registry.asked(), [format!("GET {TAG}")]);
+    // Whoever it was that asked is among those that go.
+    for gone in nodes.split_off(2) {
+        gone.drain().await;
+    }
+    for path in ["/v2/lab/app/tags/list", "/v2/lab/other/tags/list", "/v2/lab/third/tags/list"] {
+        let got = join_all(nodes.iter().map(|node| get(node, path))).await;
+        assert!(got[0].status == got[1].status, "{path}");
+        assert_eq!(registry.asked(), [format!("GET {path}")]);
+    }
+}
+
+/// What a node is configured with is for its own host, whichever node the others name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let (_, others) = registry.put_image("lab/other", Some("1"), &[8; 300_000]);
+    registry.allow(ALICES_TOKEN, "lab/app");
+    registry.allow(ALICES_TOKEN, "lab/other");
+    registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+    let login = LoginOption { registry: registry.name(), username: "alice".to_owned(), password: "secret".to_owned() };
+    let mut options = many(directory.path(), &registry);
+    options[1..].iter_mut().for_each(|options| options.logins.push(login.clone()));
+    // The one that has none comes first or last in the order of each repository, or between.
+    let nodes = start_nodes_alone(options).await;
+    for (repository, layer) in [("lab/app", blobs[1]), ("lab/other", others[1])] {
+        for path in [format!("/v2/{repository}/manifests/1"), format!("/v2/{repository}/blobs/{layer}")] {
+            assert_eq!(get(&nodes[1], &path).await.status, 200, "{path}");
+            assert_eq!(get(&nodes[0], &path).await.status, 401, "{path}");
+        }
+    }
+    pull(&nodes[2], image, &blobs).await;
+    // What a caller brings counts wherever it is asked.
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}{TAG}", nodes[0].status().local.unwrap());
+    assert_eq!(client.get(url).header("authorization", ALICE).send().await.unwrap().status(), 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_seed_a_node_asks_the_registry_itself() {
     let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);

@@ -73,6 +73,7 @@ pub(super) struct Server {
     /// Shows none.
     unknown: reqwest::Client,
     urls: Vec<Url>,
+    has_certificate: bool,
     pub(super) first_byte_timeout: Duration,
     pub(super) stall_timeout: Duration,
     headers: HeaderMap,
@@ -132,6 +133,7 @@ impl Server {
             known,
             unknown,
             urls: own.urls.clone(),
+            has_certificate: identity.is_some(),
             first_byte_timeout: own.first_byte_timeout.unwrap_or(config.first_byte_timeout),
             stall_timeout: config.stall_timeout,
             headers: headers(&own.headers)?,
@@ -147,6 +149,11 @@ impl Server {
     /// The headers for a request to `url`.
     pub(super) fn headers_for(&self, url: &Url) -> Option<&HeaderMap> {
         self.is_at(url).then_some(&self.headers)
+    }
+
+    /// Whether it shows a server at `url` something that is this agent's own: headers, or a certificate.
+    pub(super) fn has_keys_for(&self, url: &Url) -> bool {
+        self.is_at(url) && (self.has_certificate || !self.headers.is_empty())
     }
 
     fn is_at(&self, url: &Url) -> bool {

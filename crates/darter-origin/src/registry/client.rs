@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::body;
-use crate::client::{HttpClient, Request, credential_headers, of_status, same_server, shown};
+use crate::client::{HttpClient, Reach, Request, credential_headers, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::Body;
 use crate::registry::challenge::challenges_of;
@@ -72,7 +72,16 @@ impl fmt::Debug for Answer {
 
 /// Speaks to registries; cheap to clone.
 #[derive(Clone)]
-pub struct RegistryClient(Arc<Inner>);
+pub struct RegistryClient(Arc<Inner>, Uses);
+
+/// With what a client meets the challenges of registries, besides what callers bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uses {
+    /// The logins that are configured.
+    Logins,
+    /// Anonymous tokens alone.
+    NoLogins,
+}
 
 struct Inner {
     http: HttpClient,
@@ -106,7 +115,7 @@ enum Wanted {
 impl RegistryClient {
     /// A client with these options. `clock` decides when tokens expire.
     pub fn new(http: HttpClient, config: &RegistryConfig, clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             upstreams: Upstreams::new(config),
             logins: Logins::new(config, clock.clone()),
             tokens: Tokens::new(http.clone(), clock.clone()),
@@ -115,7 +124,14 @@ impl RegistryClient {
             beyond: Mutex::default(),
             failed: Mutex::default(),
             clock,
-        }))
+        };
+        Self(Arc::new(inner), Uses::Logins)
+    }
+
+    /// The same client, for those who must not get what a configured login opens, also not behind a redirect.
+    #[must_use]
+    pub fn without_logins(&self) -> Self {
+        Self(Arc::clone(&self.0), Uses::NoLogins)
     }
 
     /// Takes the logins of `config`, and nothing else of it. What was granted with the old ones lasts until it expires.
@@ -128,9 +144,19 @@ impl RegistryClient {
         &self.0.upstreams
     }
 
-    /// Whether a login is configured for this registry.
-    pub async fn has_login(&self, upstream: &Upstream) -> bool {
-        self.0.logins.of(upstream.name()).await.is_some()
+    /// The login that is configured for a registry.
+    async fn login_of(&self, upstream: &Upstream) -> Option<Login> {
+        match self.1 {
+            Uses::Logins => self.0.logins.of(upstream.name()).await,
+            Uses::NoLogins => None,
+        }
+    }
+
+    /// Whether a request to this registry with these credentials shows it something that is this agent's own: a
+    /// login, or configured headers or a certificate.
+    pub async fn shows_own_keys(&self, upstream: &Upstream, caller: &Credentials) -> bool {
+        let keys_for = |at: Upstream| at.reach() == Reach::Anywhere && self.0.http.has_keys_for(at.base());
+        upstream.addresses().any(keys_for) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
     }
 
     /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and gives back whatever the registry
@@ -204,7 +230,7 @@ impl RegistryClient {
             };
             Some(login)
         } else {
-            self.0.logins.of(upstream.name()).await
+            self.login_of(upstream).await
         };
         let place = (upstream.base().clone(), repository_of(path_and_query).map(str::to_owned));
         self.send_authorised(upstream, request, login.as_ref(), brought, place).await
@@ -317,7 +343,7 @@ impl RegistryClient {
 
     /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own.
     async fn login_beyond(&self, base: &Url, callers: bool) -> Option<Login> {
-        if callers { None } else { self.0.logins.of(self.0.upstreams.at(base).name()).await }
+        if callers { None } else { self.login_of(&self.0.upstreams.at(base)).await }
     }
 
     /// The `Authorization` that meets what is wanted, if there is one.

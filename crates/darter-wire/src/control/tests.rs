@@ -204,6 +204,7 @@ fn message() -> impl Strategy<Value = Message> {
             nearest
         }),
         ".*".prop_map(|addr| Message::SameId { addr }),
+        peers().prop_map(|seeds| Message::Seeds { seeds }),
         (any::<u32>(), any::<bool>(), "/v2/[a-z/]{1,20}", headers(), headers()).prop_map(
             |(request, head, path, headers, authorising)| {
                 let credentials = Credentials { headers: authorising };
