@@ -201,7 +201,10 @@ async fn know_each_other(nodes: &[Agent]) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), known).await.expect("they come to know each other");
+    if tokio::time::timeout(Duration::from_secs(60), known).await.is_err() {
+        let peers: Vec<_> = nodes.iter().map(|node| node.status().peers.len()).collect();
+        panic!("they come to know each other: {peers:?}");
+    }
 }
 
 fn many(directory: &Path, registry: &Registry) -> Vec<Options> {
