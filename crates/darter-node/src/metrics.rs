@@ -331,7 +331,8 @@ impl Metrics {
         let fallbacks =
             "Blobs the mirror read from the upstream because the agent failed, or could give a range only much later";
         r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
-        let answers = "Questions about manifests, tags and access by what answered them: registry, seed, node, shared, stale";
+        let answers =
+            "Questions about manifests, tags and access by what answered them: registry, seed, node, shared, stale";
         r.register("registry_answers", answers, self.registry_answers.clone());
         let first = "Time until the first byte of an answer is ready";
         r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());

@@ -121,8 +121,7 @@ impl Requests {
     async fn send(&self, client: &RegistryClient, question: &Question) -> Result<Reply, OriginError> {
         self.metrics.mirror_upstream_request(question.kind());
         let (method, headers) = (question.method.clone(), question.headers.clone());
-        let answer =
-            client.send(&question.upstream, method, &question.path, headers, &question.credentials).await?;
+        let answer = client.send(&question.upstream, method, &question.path, headers, &question.credentials).await?;
         read(question, answer).await
     }
 }
