@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 
 use crate::local::Body;
 use crate::metrics::{Gone, Metrics, MirrorKind};
+use crate::mirror::range;
 
 /// What is known of one request so far.
 pub(crate) struct Account {
@@ -44,7 +45,7 @@ impl Account {
             path: request.uri.path().to_owned(),
             upstream: None,
             problem: None,
-            open_ended: is_open_ended(request),
+            open_ended: range::is_open_ended(request.headers.get(RANGE).and_then(|range| range.to_str().ok())),
             answered: false,
             started: clock.now(),
             metrics,
@@ -93,12 +94,6 @@ impl Drop for Account {
             "a caller gave up before the answer"
         );
     }
-}
-
-/// Whether a request's range has no last byte.
-fn is_open_ended(request: &Parts) -> bool {
-    let range = request.headers.get(RANGE).and_then(|range| range.to_str().ok());
-    range.is_some_and(|range| range.trim_end().ends_with('-'))
 }
 
 /// A body whose bytes are counted.

@@ -10,7 +10,8 @@
 //!   They are given the upstream's bytes.
 //!
 //! What tells them apart is what was asked for before: a sweep begins at 0, and each further range of it lies a few
-//! ranges ahead of an earlier one.
+//! ranges ahead of an earlier one. The last range of a sweep may be far shorter than the others. It goes on to the
+//! end like an earlier one without naming a last byte (containerd), or begins where a range of the others' length would.
 //!
 //! Pure: nothing here does I/O.
 
@@ -26,6 +27,8 @@ const MAX_BLOBS: u64 = 1000;
 const MAX_RANGES: usize = 32;
 /// Ranges of a sweep are asked for this far ahead of each other at most, in lengths of one.
 const MAX_PARALLEL: u64 = 32;
+/// Shorter ranges than this are no steps of a sweep: too many starts would look like the next one's.
+const MIN_STEP: u64 = 64 << 10;
 /// A longer range is no jump: whoever reads so much wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
 
@@ -40,6 +43,14 @@ pub enum Nearness {
     After(u64),
 }
 
+/// A range of a blob as a reader asks for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) range: ByteRange,
+    /// Whether it has no last byte: everything from its start on.
+    pub(crate) open_ended: bool,
+}
+
 /// Ranges of sweeps, by blob.
 #[derive(Debug)]
 pub(crate) struct Asked<K>(Recent<K, Vec<ByteRange>>);
@@ -49,14 +60,11 @@ impl<K: Clone + Eq + Hash> Asked<K> {
         Self(Recent::new(MAX_BLOBS))
     }
 
-    /// Notes a range, and tells whether it is a jump: no part of a sweep over the blob.
-    pub(crate) fn jumps(&mut self, blob: K, range: ByteRange) -> bool {
+    /// Notes what is asked of a blob of this length, and tells whether it is a jump: no part of a sweep over the blob.
+    pub(crate) fn jumps(&mut self, blob: K, asked: Stretch, length: u64) -> bool {
         let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();
-        let reach = range.len().saturating_mul(MAX_PARALLEL);
-        let follows = |before: &ByteRange| {
-            before.len() > range.len() / 2 && before.start() <= range.start() && range.start() - before.start() <= reach
-        };
-        let sweeps = range.start() == 0 || ranges.iter().any(follows);
+        let range = asked.range;
+        let sweeps = range.start() == 0 || ranges.iter().any(|before| follows(*before, asked, length));
         if !sweeps && range.len() <= MAX_JUMP {
             return true;
         }
@@ -69,16 +77,39 @@ impl<K: Clone + Eq + Hash> Asked<K> {
     }
 }
 
+/// Whether a range goes on with the sweep that an earlier one is part of.
+fn follows(before: ByteRange, asked: Stretch, length: u64) -> bool {
+    let range = asked.range;
+    if before.start() > range.start() {
+        return false;
+    }
+    let reach = range.len().saturating_mul(MAX_PARALLEL);
+    let is_like = before.len() > range.len() / 2 && range.start() - before.start() <= reach;
+    let ends_like = asked.open_ended && before.end() == length;
+    is_like || ends_like || is_last_of(before, range, length)
+}
+
+/// Whether a range is what is left of a blob after ranges as long as `before`, which may come in any order.
+fn is_last_of(before: ByteRange, range: ByteRange, length: u64) -> bool {
+    let step = before.len();
+    let is_step = step >= MIN_STEP && before.start().is_multiple_of(step) && before.end() < length;
+    is_step && range.end() == length && range.len() <= step && range.start().is_multiple_of(step)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    /// Which of these ranges, in this order, are jumps.
+    /// Which of these ranges of a blob of 1,000 MiB, in this order, are jumps.
     fn jumps(ranges: &[(u64, u64)]) -> Vec<bool> {
         let mut asked = Asked::new();
-        ranges.iter().map(|(start, end)| asked.jumps("blob", ByteRange::new(*start, *end))).collect()
+        let jumps = |&(start, end): &(u64, u64)| {
+            let asked_for = Stretch { range: ByteRange::new(start, end), open_ended: false };
+            asked.jumps("blob", asked_for, 1000 * MIB)
+        };
+        ranges.iter().map(jumps).collect()
     }
 
     #[test]
@@ -96,5 +127,36 @@ mod tests {
         let (footer, table) = ((300 * MIB - 51, 300 * MIB), (299 * MIB, 300 * MIB - 51));
         let file = [(150 * MIB, 151 * MIB), (151 * MIB, 152 * MIB)];
         assert_eq!(jumps(&[(0, 1), footer, table, file[0], file[1]]), [false, true, true, true, true]);
+    }
+
+    /// The same for `bytes=START-`.
+    fn open_ended_jumps(starts: &[u64], length: u64) -> Vec<bool> {
+        let mut asked = Asked::new();
+        let stretch = |start| Stretch { range: ByteRange::new(start, length), open_ended: true };
+        starts.iter().map(|start| asked.jumps("blob", stretch(*start), length)).collect()
+    }
+
+    /// containerd 2.4 asks for all from each of its steps on, and ends a request when the step is over.
+    #[test]
+    fn the_short_rest_after_an_engines_steps_is_no_jump() {
+        let starts: Vec<_> = (0..10).map(|n| n * 16 * MIB).collect();
+        for rest in [1, 25_884, MIB, 16 * MIB] {
+            assert!(open_ended_jumps(&starts, 9 * 16 * MIB + rest).iter().all(|jump| !jump), "{rest}");
+        }
+        assert_eq!(open_ended_jumps(&[0, 16 * MIB], 16 * MIB + 51), [false, false]);
+        // Nobody sweeps: a download that goes on near the end.
+        assert_eq!(open_ended_jumps(&[99 * MIB], 100 * MIB), [true]);
+        // Other engines name the last byte; parallel requests come in any order.
+        let step = 7 * MIB;
+        assert_eq!(jumps(&[(0, step), (142 * step, 1000 * MIB), (step, 2 * step)]), [false; 3]);
+        assert_eq!(jumps(&[(0, step), (142 * step + 1, 1000 * MIB)]), [false, true]);
+    }
+
+    #[test]
+    fn a_footer_is_a_jump_though_an_engine_sweeps_over_the_same_blob() {
+        let (footer, table) = ((1000 * MIB - 51, 1000 * MIB), (999 * MIB + 17, 1000 * MIB - 51));
+        let whole = [(0, 1000 * MIB), (16 * MIB, 1000 * MIB), (32 * MIB, 1000 * MIB), footer, table];
+        assert_eq!(jumps(&whole), [false, false, false, true, true]);
+        assert_eq!(jumps(&[(0, 16 * MIB), (16 * MIB, 32 * MIB), footer]), [false, false, true]);
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::error::FetchError;
 use crate::local::{self, Body};
 use crate::metrics::{AccessCheck, Fallback};
+use crate::mirror::ahead::Stretch;
 use crate::mirror::compared;
 use crate::mirror::flow::{self, Reopen, Slice, Start};
 use crate::mirror::grants::Member;
@@ -157,7 +158,8 @@ impl Mirror {
     /// The upstream's first bytes of a range that the agent could give only after much that lies before it.
     async fn ahead(&self, ask: &Ask<'_>, digest: Digest, blob: &dyn Blob, part: Option<ByteRange>) -> Option<Slice> {
         let part = part?;
-        let jumps = self.sweeps.lock().jumps((ask.scope.clone(), digest), part);
+        let asked = Stretch { range: part, open_ended: range::is_open_ended(wanted_range(ask, &digest)) };
+        let jumps = self.sweeps.lock().jumps((ask.scope.clone(), digest), asked, blob.length()?);
         let far = matches!(blob.nearness(part.start()), Nearness::After(before) if before > NEAR);
         if !jumps || !far {
             return None;

@@ -33,6 +33,11 @@ pub(crate) fn parse(value: Option<&str>, length: u64) -> Asked {
     within(start, last.saturating_add(1), length)
 }
 
+/// Whether a header's value asks for everything from some byte on.
+pub(crate) fn is_open_ended(value: Option<&str>) -> bool {
+    value.is_some_and(|value| value.trim_end().ends_with('-'))
+}
+
 fn within(start: u64, end: u64, length: u64) -> Asked {
     let range = ByteRange::new(start, end).clamp_to(length);
     if start >= length || range.is_empty() { Asked::Unsatisfiable } else { Asked::Part(range) }

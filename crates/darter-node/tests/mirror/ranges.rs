@@ -62,6 +62,24 @@ async fn a_range_far_ahead_of_all_hashes_comes_from_the_upstream_at_once() {
     assert!(world.counted(r#"darter_mirror_fallbacks_total{result="ahead"} 1"#));
 }
 
+/// containerd 2.4 asks for all from each of its steps on: of a layer of 144 MiB and 25 kB, the last step is those.
+#[tokio::test]
+async fn the_short_rest_of_an_engines_steps_does_not_cost_the_upstream_a_request_of_each_host() {
+    let rest = LENGTH - 100;
+    let (world, bytes, path, gate) = with_blob(1000, rest as u64).await;
+    let ask = |start| world.client.get(world.url(&path)).header("range", format!("bytes={start}-")).send();
+    for start in [0, 1_000_000] {
+        drop(ask(start).await.unwrap());
+    }
+    while world.metrics.local_requests_active.get() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let response = ask(rest).await.unwrap();
+    gate.notify_one();
+    assert!(response.bytes().await.unwrap() == bytes[rest..]);
+    assert_eq!(reads(&world), 0);
+}
+
 #[tokio::test]
 async fn where_the_upstream_gives_no_range_a_range_far_ahead_waits_for_the_agent() {
     let (world, bytes, path, gate) = with_blob(1000, LENGTH as u64 - 51).await;
