@@ -36,7 +36,7 @@ use crate::options::{Options, Role};
 use crate::registries::Registries;
 use crate::swarms::{ListeningSwarms, Swarms};
 use crate::transfer::rest::Hold;
-use crate::transfer::stream::Part;
+use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
 
 /// How often idle transfers are looked for and gauges are set.
@@ -365,7 +365,7 @@ impl Download {
     /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an
     /// error rather than short.
     pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        let parts = self.read(range, false);
+        let parts = self.read(range, Giving::default());
         let bytes = parts.try_filter_map(|part| async move {
             Ok(match part {
                 Part::Bytes(bytes) => Some(bytes),
@@ -378,15 +378,20 @@ impl Download {
 
     /// The same, in parts of files where the store has some, for whoever can send files without reading them.
     pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
-        self.read(range, true).boxed()
+        self.read(range, Giving { files: true, lone: false }).boxed()
+    }
+
+    /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked.
+    pub(crate) fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
+        self.read(Some(range), Giving { files: true, lone: true }).boxed()
     }
 
     fn read(
         &self,
         range: Option<ByteRange>,
-        files: bool,
+        giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
-        self.swarms.read(&self.transfer, self.credentials.clone(), range, files)
+        self.swarms.read(&self.transfer, self.credentials.clone(), range, giving)
     }
 
     /// How far it is.

@@ -9,9 +9,9 @@
 //! - lazy snapshotters, which read a footer, a table of contents, a file. These read little, and somebody waits for it.
 //!   They are given the upstream's bytes.
 //!
-//! What tells them apart is what was asked for before: a sweep begins at 0, and each further range of it lies a few
-//! ranges ahead of an earlier one. The last range of a sweep may be far shorter than the others. It goes on to the
-//! end like an earlier one without naming a last byte (containerd), or begins where a range of the others' length would.
+//! What tells them apart is what was asked for before: a sweep begins at 0, and each further range of it goes on where an
+//! earlier one ended, or lies a few steps of its length ahead. Only the last step may be shorter. Engines that name no
+//! last byte (containerd) ask for everything from each step on.
 //!
 //! Pure: nothing here does I/O.
 
@@ -83,10 +83,12 @@ fn follows(before: ByteRange, asked: Stretch, length: u64) -> bool {
     if before.start() > range.start() {
         return false;
     }
-    let reach = range.len().saturating_mul(MAX_PARALLEL);
-    let is_like = before.len() > range.len() / 2 && range.start() - before.start() <= reach;
+    let ahead = range.start() - before.start();
+    let is_step = range.len() == before.len()
+        && ahead.is_multiple_of(range.len())
+        && ahead <= range.len().saturating_mul(MAX_PARALLEL);
     let ends_like = asked.open_ended && before.end() == length;
-    is_like || ends_like || is_last_of(before, range, length)
+    is_step || range.start() == before.end() || ends_like || is_last_of(before, range, length)
 }
 
 /// Whether a range is what is left of a blob after ranges as long as `before`, which may come in any order.
@@ -127,6 +129,8 @@ mod tests {
         let (footer, table) = ((300 * MIB - 51, 300 * MIB), (299 * MIB, 300 * MIB - 51));
         let file = [(150 * MIB, 151 * MIB), (151 * MIB, 152 * MIB)];
         assert_eq!(jumps(&[(0, 1), footer, table, file[0], file[1]]), [false, true, true, true, true]);
+        // The first file of the layer is read, then one of twice its size in the middle.
+        assert_eq!(jumps(&[(0, 1_150_000), (63_050_000, 65_200_000)]), [false, true]);
     }
 
     /// The same for `bytes=START-`.

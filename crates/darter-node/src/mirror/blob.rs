@@ -122,12 +122,18 @@ impl Mirror {
         let whole = length.map(|length| ByteRange::new(0, length));
         let sent = part.or(whole);
         let (at, end) = (sent.map_or(0, ByteRange::start), sent.map(ByteRange::end));
-        let start = match self.ahead(ask, digest, &*blob, part).await {
+        let lone = part.filter(|part| self.is_lone(ask, digest, *part, length));
+        let ahead = match lone {
+            Some(part) => self.ahead(ask, digest, &*blob, part).await,
+            None => None,
+        };
+        let start = match ahead {
             Some(slice) => {
-                Start { parts: None, first: None, slice: Some(slice), at, end, blob: Some(blob), whole: false }
+                let slice = Some(slice);
+                Start { parts: None, first: None, slice, at, end, blob: Some(blob), whole: false, lone: true }
             }
             None => {
-                let mut parts = blob.parts(part);
+                let mut parts = lone.map_or_else(|| blob.parts(part), |part| blob.lone_parts(part));
                 let wait = if length.is_some() { FIRST_WAIT } else { UNKNOWN_LENGTH_WAIT };
                 // Without a first byte the answer begins all the same: its length is known, and the engine is told so.
                 let first = match tokio::time::timeout(wait, parts.next()).await {
@@ -140,7 +146,8 @@ impl Mirror {
                 };
                 // Of nothing there is nothing to wait for.
                 let parts = first.is_some().then_some(parts);
-                Start { parts, first: first.flatten(), slice: None, at, end, blob: Some(blob), whole: false }
+                let (first, lone) = (first.flatten(), lone.is_some());
+                Start { parts, first, slice: None, at, end, blob: Some(blob), whole: false, lone }
             }
         };
         if let Some(sent) = sent {
@@ -155,13 +162,17 @@ impl Mirror {
         Ok(response)
     }
 
-    /// The upstream's first bytes of a range that the agent could give only after much that lies before it.
-    async fn ahead(&self, ask: &Ask<'_>, digest: Digest, blob: &dyn Blob, part: Option<ByteRange>) -> Option<Slice> {
-        let part = part?;
+    /// Whether a range is no part of a reading of everything.
+    fn is_lone(&self, ask: &Ask<'_>, digest: Digest, part: ByteRange, length: Option<u64>) -> bool {
+        let Some(length) = length else { return false };
         let asked = Stretch { range: part, open_ended: range::is_open_ended(wanted_range(ask, &digest)) };
-        let jumps = self.sweeps.lock().jumps((ask.scope.clone(), digest), asked, blob.length()?);
+        self.sweeps.lock().jumps((ask.scope.clone(), digest), asked, length)
+    }
+
+    /// The upstream's first bytes of a lone range that the agent could give only after much that lies before it.
+    async fn ahead(&self, ask: &Ask<'_>, digest: Digest, blob: &dyn Blob, part: ByteRange) -> Option<Slice> {
         let far = matches!(blob.nearness(part.start()), Nearness::After(before) if before > NEAR);
-        if !jumps || !far {
+        if !far {
             return None;
         }
         match self.rescue(ask, digest).slice(part.start(), part.end()).await {
@@ -211,7 +222,7 @@ impl Mirror {
                 let whole = answer.status == StatusCode::OK;
                 let slice = Some(Slice { body: answer.body, _permit: None });
                 let (at, end) = (sent.start(), Some(sent.end()));
-                let start = Start { parts: None, first: None, slice, at, end, blob: None, whole };
+                let start = Start { parts: None, first: None, slice, at, end, blob: None, whole, lone: false };
                 self.flow(ask, digest, source, start)
             }
             None => self.copy(ask, answer, digest, |_| {}),

@@ -62,6 +62,8 @@ pub(crate) struct Start {
     pub(crate) end: Option<u64>,
     /// Whether the upstream is to give all of the blob.
     pub(crate) whole: bool,
+    /// Whether the range is no part of a reading of everything.
+    pub(crate) lone: bool,
 }
 
 /// Bytes that come from the upstream.
@@ -87,6 +89,7 @@ struct Flow {
     outlet: Outlet,
     at: u64,
     end: Option<u64>,
+    lone: bool,
     /// Bytes of the blob that were here when they were last looked at.
     held: u64,
     /// Tries to go on since the last byte.
@@ -226,7 +229,7 @@ impl Flow {
             }
             return;
         }
-        self.giver = Giver::Agent(blob.parts(Some(ByteRange::new(self.at, end))));
+        self.giver = Giver::Agent(parts_of(&**blob, ByteRange::new(self.at, end), self.lone));
     }
 
     fn held_now(&self) -> u64 {
@@ -269,7 +272,7 @@ impl Flow {
             tokio::time::sleep(*pause).await;
             let Reopen { blobs, source, credentials } = self.reopen.clone();
             if let (Some(end), Ok(blob)) = (self.end, blobs.open(source, credentials).await) {
-                self.giver = Giver::Agent(blob.parts(Some(ByteRange::new(self.at, end))));
+                self.giver = Giver::Agent(parts_of(&*blob, ByteRange::new(self.at, end), self.lone));
                 self.blob = Some(blob);
                 return Ok(());
             }
@@ -284,9 +287,14 @@ impl Flow {
     }
 }
 
+/// The agent's bytes of a range.
+pub(crate) fn parts_of(blob: &dyn Blob, range: ByteRange, lone: bool) -> BoxStream<'static, Result<Part, FetchError>> {
+    if lone { blob.lone_parts(range) } else { blob.parts(Some(range)) }
+}
+
 /// The body of a blob that the agent has opened.
 pub(crate) fn body(start: Start, rescue: Rescue, reopen: Reopen, outlet: Outlet, around: Arc<Semaphore>) -> Body {
-    let Start { blob, parts, first, slice, at, end, whole } = start;
+    let Start { blob, parts, first, slice, at, end, whole, lone } = start;
     let giver = match (parts, slice) {
         (Some(parts), _) => Giver::Agent(parts),
         (None, Some(slice)) => Giver::Upstream(slice),
@@ -294,6 +302,6 @@ pub(crate) fn body(start: Start, rescue: Rescue, reopen: Reopen, outlet: Outlet,
     };
     let held = blob.as_ref().map_or(0, |blob| blob.held());
     let copy = whole.then(|| Copy { hasher: rescue.digest.hasher(), held: None });
-    let flow = Flow { giver, blob, given: first, outlet, at, end, held, tries: 0, rescue, reopen, around, copy };
+    let flow = Flow { giver, blob, given: first, outlet, at, end, lone, held, tries: 0, rescue, reopen, around, copy };
     to_body(stream::unfold(flow, |mut flow| async move { Some((flow.next().await?, flow)) }))
 }

@@ -21,6 +21,11 @@ use crate::options::StaleTags;
 
 /// A registry that did not answer in time is not asked for so long, by whoever has something else to go by.
 const SILENT_FOR: Duration = Duration::from_secs(10);
+/// The same for one that asks to slow down and does not say how long: each pull would else cost it two requests for each
+/// manifest and layer.
+const LIMITED_FOR: Duration = Duration::from_secs(10);
+/// The same for one that answers with an error of its own.
+const FAILING_FOR: Duration = Duration::from_secs(2);
 /// Longest `Retry-After` that is kept to.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Registries remembered.
@@ -36,7 +41,7 @@ pub(crate) enum Trouble {
     /// It did not answer in time.
     Silent(String),
     /// It answers with an error of its own.
-    Failing(String),
+    Failing { reason: String, retry_after: Option<Duration> },
     /// Anything else that is no answer, such as a certificate that is not trusted.
     Broken(String),
 }
@@ -52,12 +57,11 @@ impl Trouble {
             return None;
         }
         let reason = format!("HTTP {}", reply.status);
+        let wait = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = wait.map(Duration::from_secs);
         match reply.status {
-            StatusCode::TOO_MANY_REQUESTS => {
-                let wait = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-                Some(Self::Limited { reason, retry_after: wait.map(Duration::from_secs) })
-            }
-            status if status.is_server_error() => Some(Self::Failing(reason)),
+            StatusCode::TOO_MANY_REQUESTS => Some(Self::Limited { reason, retry_after }),
+            status if status.is_server_error() => Some(Self::Failing { reason, retry_after }),
             _ => None,
         }
     }
@@ -68,7 +72,7 @@ impl Trouble {
             ErrorKind::RateLimited { retry_after } => Self::Limited { reason, retry_after: *retry_after },
             ErrorKind::Timeout => Self::Silent(reason),
             ErrorKind::Unreachable | ErrorKind::Truncated => Self::Away(reason),
-            ErrorKind::Status(500..) => Self::Failing(reason),
+            ErrorKind::Status(500..) => Self::Failing { reason, retry_after: None },
             _ => Self::Broken(reason),
         }
     }
@@ -79,7 +83,7 @@ impl Trouble {
             Self::Limited { reason, .. }
             | Self::Away(reason)
             | Self::Silent(reason)
-            | Self::Failing(reason)
+            | Self::Failing { reason, .. }
             | Self::Broken(reason) => reason,
         }
     }
@@ -88,15 +92,17 @@ impl Trouble {
     pub(crate) const fn opens_tags(&self, stale_tags: StaleTags) -> bool {
         match self {
             Self::Limited { .. } | Self::Away(_) | Self::Silent(_) => !matches!(stale_tags, StaleTags::Never),
-            Self::Failing(_) | Self::Broken(_) => matches!(stale_tags, StaleTags::Errors),
+            Self::Failing { .. } | Self::Broken(_) => matches!(stale_tags, StaleTags::Errors),
         }
     }
 
-    const fn lasts(&self) -> Option<Duration> {
+    fn lasts(&self) -> Option<Duration> {
         match self {
-            Self::Limited { retry_after, .. } => *retry_after,
+            Self::Limited { retry_after, .. } => Some(retry_after.unwrap_or(LIMITED_FOR)),
+            Self::Failing { retry_after, .. } => Some(retry_after.unwrap_or(FAILING_FOR)),
             Self::Silent(_) => Some(SILENT_FOR),
-            _ => None,
+            // To be told so costs nobody anything.
+            Self::Away(_) | Self::Broken(_) => None,
         }
     }
 }
@@ -146,18 +152,24 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_let_alone_only_as_long_as_it_asked_for_or_when_asking_costs_time() {
+    fn a_registry_is_let_alone_as_long_as_it_asked_for_or_while_asking_costs_it_or_us_something() {
         let (watch, base): (_, Url) = (Watch::default(), "https://registry.lab/".parse().unwrap());
-        watch.note(&base, &failed(ErrorKind::Unreachable), Moment::ZERO);
-        watch.note(&base, &failed(ErrorKind::Status(503)), Moment::ZERO);
-        watch.note(&base, &failed(ErrorKind::RateLimited { retry_after: None }), Moment::ZERO);
-        assert_eq!(watch.trouble_with(&base, Moment::ZERO), None);
-        let hour = failed(ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(3600)) });
-        watch.note(&base, &hour, Moment::ZERO);
         let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
-        assert_eq!(watch.trouble_with(&base, at(59)), Some(hour));
-        assert_eq!(watch.trouble_with(&base, at(60)), None);
-        watch.note(&base, &failed(ErrorKind::Timeout), at(100));
-        assert!(watch.trouble_with(&base, at(109)).is_some() && watch.trouble_with(&base, at(110)).is_none());
+        watch.note(&base, &failed(ErrorKind::Unreachable), at(0));
+        assert_eq!(watch.trouble_with(&base, at(0)), None);
+        let limited =
+            |seconds: Option<u64>| failed(ErrorKind::RateLimited { retry_after: seconds.map(Duration::from_secs) });
+        let cases = [
+            (limited(Some(3600)), 60),
+            (limited(Some(3)), 3),
+            (limited(None), 10),
+            (failed(ErrorKind::Timeout), 10),
+            (failed(ErrorKind::Status(503)), 2),
+        ];
+        for (began, (trouble, lasts)) in (1..).map(|n| n * 1000).zip(cases) {
+            watch.note(&base, &trouble, at(began));
+            assert_eq!(watch.trouble_with(&base, at(began + lasts - 1)), Some(trouble.clone()));
+            assert_eq!(watch.trouble_with(&base, at(began + lasts)), None, "{trouble:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt as _};
 
 use super::Swarms;
 use crate::error::FetchError;
-use crate::transfer::stream::Part;
+use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
 
 /// Tries after the first one.
@@ -26,7 +26,7 @@ struct Attempt {
     transfer: Arc<Transfer>,
     credentials: Credentials,
     parts: BoxStream<'static, Result<Part, FetchError>>,
-    files: bool,
+    giving: Giving,
     start: u64,
     /// The next byte to give.
     at: u64,
@@ -36,22 +36,21 @@ struct Attempt {
 }
 
 impl Swarms {
-    /// Verified bytes of `range`, or of everything, in order; in parts of files, if `files` are welcome. `credentials` are for
-    /// another try.
+    /// Verified bytes of `range`, or of everything, in order. `credentials` are for another try.
     pub(crate) fn read(
         self: &Arc<Self>,
         transfer: &Arc<Transfer>,
         credentials: Credentials,
         range: Option<ByteRange>,
-        files: bool,
+        giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
         let start = range.map_or(0, ByteRange::start);
         let attempt = Attempt {
             swarms: Arc::clone(self),
-            parts: transfer.read_on(range, files).boxed(),
+            parts: transfer.read_on(range, giving).boxed(),
             transfer: Arc::clone(transfer),
             credentials,
-            files,
+            giving,
             start,
             at: start,
             end: range.map(ByteRange::end),
@@ -102,7 +101,7 @@ impl Attempt {
         }
         next.note(format!("another try, after {error}"));
         let rest = ByteRange::new(self.at, self.end.unwrap_or(u64::MAX));
-        self.parts = next.read_on(Some(rest), self.files).boxed();
+        self.parts = next.read_on(Some(rest), self.giving).boxed();
         self.transfer = next;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Verified bytes in order, for whoever asked on this host. A stream starts with the first verified piece and never
 //! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything got the
-//! right thing.
+//! right thing. A lone range, which is no part of a reading of everything, does not wait for that: lazy snapshotters read
+//! a layer's end first, and check what they read.
 //!
 //! Bytes come as memory, or, to whoever can send them so, as parts of the blob's file ([`Part`]). A part of a file is
 //! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
@@ -47,6 +48,15 @@ pub enum Part {
     File(PieceFile),
 }
 
+/// How bytes are given.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Giving {
+    /// Whether parts of files are welcome.
+    pub(crate) files: bool,
+    /// Whether the range is no part of a reading of everything.
+    pub(crate) lone: bool,
+}
+
 /// Somebody who reads in order.
 struct Reader {
     transfer: Arc<Transfer>,
@@ -60,8 +70,7 @@ struct Reader {
     told: Option<PieceIndex>,
     /// Since when this has waited for the next piece.
     since: Option<Moment>,
-    /// Whether parts of files are welcome.
-    files: bool,
+    giving: Giving,
     /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
     ahead: Option<(u64, Reading)>,
 }
@@ -69,12 +78,11 @@ struct Reader {
 type Reading = JoinHandle<Result<Part, StoreError>>;
 
 impl Transfer {
-    /// The bytes of `range`, or all; in parts of files where the store has some, if `files` are welcome. Reading counts as use
-    /// until the stream is dropped.
+    /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
     pub(crate) fn read_on(
         self: &Arc<Self>,
         range: Option<ByteRange>,
-        files: bool,
+        giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
         self.readers.fetch_add(1, Ordering::Relaxed);
         let id = ReaderId(READERS.fetch_add(1, Ordering::Relaxed));
@@ -88,7 +96,7 @@ impl Transfer {
             end: range.map(ByteRange::end),
             told: None,
             since: None,
-            files,
+            giving,
             ahead: None,
         };
         futures_util::stream::unfold(Some(reader), |reader| async move {
@@ -124,7 +132,7 @@ impl Reader {
             }
             if end.is_some_and(|end| self.at >= end) {
                 // Even of nothing, the end is told only once it is sure.
-                if complete || length != Some(self.at) {
+                if complete || length != Some(self.at) || self.giving.lone {
                     return Ok(None);
                 }
             } else {
@@ -134,8 +142,10 @@ impl Reader {
                     self.tell(piece);
                 }
                 let is_last = transfer.pieces() == Some(piece.0 + 1);
+                // Once an only piece is here, the whole is checked at once.
+                let waits = is_last && !(self.giving.lone && piece.0 > 0);
                 // While the length is unknown, whether a piece is the last is, too.
-                let free = complete || (length.is_some() && !is_last) || piece.0 + 1 < transfer.stored.known();
+                let free = complete || (length.is_some() && !waits) || piece.0 + 1 < transfer.stored.known();
                 if complete && !transfer.stored.holds(piece) {
                     if transfer.stored.is_discarded() {
                         let reason = "it was removed".to_owned();
@@ -168,7 +178,7 @@ impl Reader {
         let end = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
         let piece_end = transfer.piece_length.offset(piece) + transfer.piece_length.bytes();
         // The pieces after it are not sure to be held and free before the whole is.
-        let end = if complete && self.files { end } else { end.min(piece_end) };
+        let end = if complete && self.giving.files { end } else { end.min(piece_end) };
         let read = match self.ahead.take() {
             Some((at, reading)) if at == self.at => reading,
             _ => self.begin_to_read(self.at, end),
@@ -208,7 +218,8 @@ impl Reader {
 
     /// Begins to read on from `at`, up to a chunk's length and no further than `end`.
     fn begin_to_read(&self, at: u64, end: u64) -> Reading {
-        let (stored, pieces, files) = (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.files);
+        let (stored, pieces, files) =
+            (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.giving.files);
         tokio::task::spawn_blocking(move || {
             let in_file = ByteRange::new(at, end.min(at + FILE_CHUNK));
             let part = if files { file_part(&*stored, pieces, in_file)? } else { None };

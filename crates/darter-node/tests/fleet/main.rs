@@ -7,6 +7,7 @@ mod damaged;
 mod declared;
 mod images;
 mod large;
+mod lazy;
 mod met_early;
 mod no_seed;
 mod origin;

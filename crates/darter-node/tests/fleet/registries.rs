@@ -41,7 +41,7 @@ async fn start_nodes(directory: &Path, registry: &Registry, seed: &Agent) -> Vec
 pub(crate) struct Got {
     pub(crate) status: StatusCode,
     headers: HeaderMap,
-    body: bytes::Bytes,
+    pub(crate) body: bytes::Bytes,
 }
 
 pub(crate) async fn get(agent: &Agent, path: &str) -> Got {

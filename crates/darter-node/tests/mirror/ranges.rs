@@ -38,15 +38,15 @@ fn reads(world: &World) -> usize {
 
 #[tokio::test]
 async fn headers_go_out_before_the_bytes_are_there() {
-    let (world, bytes, path, gate) = with_blob(1_000_000, 1_500_000).await;
+    let (world, bytes, path, gate) = with_blob(1_000_000, 1_000_000).await;
     assert_eq!(range(&world, &path, "bytes=0-999999").await.status, 206);
-    let asked = world.client.get(world.url(&path)).header("range", "bytes=1500000-1599999");
+    let asked = world.client.get(world.url(&path)).header("range", "bytes=1000000-1999999");
     let response = asked.send().await.unwrap();
     assert_eq!(response.status(), 206);
-    assert_eq!(response.headers()["content-range"], format!("bytes 1500000-1599999/{LENGTH}"));
+    assert_eq!(response.headers()["content-range"], format!("bytes 1000000-1999999/{LENGTH}"));
     // Only now the bytes come, and they come from the agent: the range is part of a sweep.
     gate.notify_one();
-    assert!(response.bytes().await.unwrap() == bytes[1_500_000..1_600_000]);
+    assert!(response.bytes().await.unwrap() == bytes[1_000_000..]);
     assert_eq!(reads(&world), 0);
 }
 

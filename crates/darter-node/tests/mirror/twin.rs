@@ -134,6 +134,10 @@ impl Blob for Held {
             .map_or(Nearness::Held, |known| if at < known { Nearness::Within } else { Nearness::After(at - known) })
     }
 
+    fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
+        self.parts(Some(range))
+    }
+
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
         let range = range.unwrap_or(ByteRange::new(0, self.bytes.len() as u64));
         let (bytes, fault_at, gate, given) =
