@@ -107,6 +107,25 @@ impl PieceSet {
         }
     }
 
+    /// The first piece at or after `from` that is neither in this set nor in `other`.
+    pub fn first_missing_with(&self, other: &Self, from: PieceIndex) -> PieceIndex {
+        let mut at = from;
+        loop {
+            let next = other.first_missing_from(self.first_missing_from(at));
+            if next == at {
+                return at;
+            }
+            at = next;
+        }
+    }
+
+    /// How many pieces at or after `from` are in the set.
+    pub fn count_from(&self, from: PieceIndex) -> u32 {
+        let (word, _) = position(from);
+        let Some((first, rest)) = self.words.get(word..).and_then(<[u64]>::split_first) else { return 0 };
+        (first >> (from.0 % 64)).count_ones() + rest.iter().map(|word| word.count_ones()).sum::<u32>()
+    }
+
     /// Bytes of memory behind the set, with spare room.
     pub const fn memory(&self) -> usize {
         self.words.capacity() * size_of::<u64>()

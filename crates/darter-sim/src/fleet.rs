@@ -214,6 +214,8 @@ impl Fleet {
     fn finish(mut self) -> Report {
         let took = |node: &Node| node.finished.map(|finished| finished.since(node.joined));
         self.report.finished = self.nodes.iter().map(took).collect();
+        self.report.max_lags =
+            self.nodes.iter().filter(|node| node.finished.is_some()).map(|node| node.max_lag).collect();
         self.report.unfinished = (0..self.nodes.len()).filter(|index| self.is_waited_for(*index)).collect();
         let crossings = self.crossings.iter().filter_map(|(rack, pieces)| {
             let inside = self.nodes.iter().find(|node| node.spot.rack == *rack)?;
@@ -623,6 +625,7 @@ impl Fleet {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);
         }
+        node.max_lag = node.max_lag.max(node.picker.lag());
         self.move_reader(index);
         if self.leader == Some(index) {
             self.with_lead(|lead| lead.own(piece));

@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
-    /// one_in_anywhere, one_in_beyond, slow_percent, slow_delivery, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// one_in_anywhere, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -104,6 +104,8 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "slow_percent" => tuning.slow_below = f64::from(number) / 100.0,
             "few_members" => tuning.few_members = number,
             "neighbours" => tuning.neighbours = number,
+            "reader_lag" => tuning.reader_lag = number.into(),
+            "reader_window" => tuning.reader_window = number,
             "unsent" => network.unsent = number.into(),
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),
@@ -122,7 +124,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
 }
 
 /// What a run came to, for people and programs.
-fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 19] {
+fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 20] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces.max(1));
@@ -136,6 +138,7 @@ fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f
         ("p50_over_least", over(0.5)),
         ("p99_over_least", over(0.99)),
         ("last_over_least", over(1.0)),
+        ("most_lag_over_size", report.lag_quantile(1.0, scenario.pieces)),
         ("seed_copies", copies(report.seed_pieces) + hashes),
         ("of_which_hashes", hashes),
         ("origin_copies", copies(report.origin_pieces)),

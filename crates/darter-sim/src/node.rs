@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) lead_wake: Option<Moment>,
     pub(crate) joined: Moment,
     pub(crate) finished: Option<Moment>,
+    /// The most pieces that it ever held behind the first one that it lacked.
+    pub(crate) max_lag: u32,
     /// Where its reader stands.
     pub(crate) reader: Option<(PieceIndex, Duration)>,
     /// Which shared links lie between it and everybody outside.
@@ -110,6 +112,7 @@ impl Node {
             lead_wake: None,
             joined: Moment::ZERO,
             finished: None,
+            max_lag: 0,
             reader: None,
             behind: Vec::new(),
             spot: Spot::default(),

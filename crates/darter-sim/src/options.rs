@@ -50,6 +50,9 @@ pub struct FleetOptions {
     /// Rate of the link between a zone and the others.
     #[arg(long)]
     pub zone_rate: Option<Rate>,
+    /// Every node has a reader in order, from its joining on.
+    #[arg(long)]
+    pub read: bool,
     /// Time of a message from node to node, one way, in microseconds.
     #[arg(long, default_value_t = 200)]
     pub latency: u64,
@@ -157,6 +160,9 @@ impl FleetOptions {
         let mut random = Random(self.seed);
         let least = scenario.least_time().as_secs_f64();
         self.arrive(&mut scenario, seeds, &mut random);
+        if self.read {
+            scenario.read_in_order();
+        }
         for slow in &self.slow {
             for node in chosen(slow.share, seeds, nodes, &mut random) {
                 scenario.operations.push((Duration::ZERO, Operation::SlowDown(node, slow.factor)));

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Report {
     /// How long each node took from its joining to the last piece; `None` for those that did not finish, and the seed.
     pub finished: Vec<Option<Duration>>,
+    /// The most pieces that each node that finished ever held behind the first one that it lacked.
+    pub max_lags: Vec<u32>,
     /// Nodes that live, are honest and want the blob, but don't have it.
     pub unfinished: Vec<usize>,
     /// Pieces asked of the origin, repetitions included.
@@ -45,6 +47,15 @@ impl Report {
         let all: u64 = self.tracker_messages.iter().sum();
         let most = self.tracker_messages.iter().max().copied().unwrap_or(0);
         (all as f64 / self.ended.as_secs_f64().max(1e-9), most as f64)
+    }
+
+    /// What part of the blob the lag of this part of the nodes (1.0: of the last) never exceeded.
+    pub fn lag_quantile(&self, part: f64, pieces: u32) -> f64 {
+        let mut lags = self.max_lags.clone();
+        lags.sort_unstable();
+        let at = (part * lags.len() as f64).ceil() as usize;
+        let lag = lags.get(at.clamp(1, lags.len().max(1)) - 1).copied().unwrap_or_default();
+        f64::from(lag) / f64::from(pieces.max(1))
     }
 
     /// The time by which this part of the nodes that finished had finished (1.0: the last); zero if none did.

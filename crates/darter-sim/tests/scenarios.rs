@@ -203,3 +203,49 @@ fn in_many_racks_pieces_cross_seldom_and_nobody_is_left_behind() {
         assert!(times[2] <= most, "{times:?}");
     }
 }
+
+/// Runs it without readers and with one in order at each node: both reports.
+fn without_and_with_readers(scenario: &Scenario) -> (Report, Report) {
+    let mut reading = scenario.clone();
+    reading.read_in_order();
+    (run(scenario), run(&reading))
+}
+
+/// 32 MiB, or a twentieth of the blob if that is more, as a part of the blob.
+fn allowed_lag(scenario: &Scenario) -> f64 {
+    (f64::from(32 << 20) / scenario.bytes() as f64).max(0.05)
+}
+
+#[test]
+fn readers_in_order_are_near_what_came_though_the_seed_could_give_all_at_once() {
+    for seed_rate in [50, 100, 200] {
+        let mut scenario = Scenario::equal(8, 512, 512 << 10, megabytes(25));
+        scenario.nodes[0].up = megabytes(seed_rate);
+        let (without, with) = without_and_with_readers(&scenario);
+        let lag = |report: &Report| report.lag_quantile(1.0, scenario.pieces);
+        assert!(lag(&without) > 0.8, "nobody reads in order: {}", lag(&without));
+        assert!(lag(&with) <= allowed_lag(&scenario), "a seed of {seed_rate} MB/s: {}", lag(&with));
+        assert!(over_bound(&with, &scenario) <= over_bound(&without, &scenario) + 0.01);
+        assert!(copies(with.seed_pieces, &scenario) <= 4.0, "at most half of the copies come from the seed");
+    }
+}
+
+#[test]
+fn readers_in_order_cost_a_large_swarm_nothing() {
+    let scenario = Scenario::equal(200, 512, 1 << 20, megabytes(125));
+    let (without, with) = without_and_with_readers(&scenario);
+    assert!(with.lag_quantile(1.0, scenario.pieces) <= allowed_lag(&scenario) * 1.5);
+    assert!(over_bound(&with, &scenario) <= over_bound(&without, &scenario) + 0.02);
+    assert!(copies(with.seed_pieces, &scenario) <= 1.05);
+}
+
+#[test]
+fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
+    let mut scenario = Scenario::equal(8, 512, 512 << 10, megabytes(25));
+    for node in 1..=8 {
+        scenario.nodes[node].joins = Some(Duration::from_secs(node as u64));
+    }
+    let (without, with) = without_and_with_readers(&scenario);
+    assert!(over_bound(&with, &scenario) <= over_bound(&without, &scenario) + 0.02);
+    assert!(with.lag_quantile(1.0, scenario.pieces) <= 0.45);
+}

@@ -64,6 +64,13 @@ pub struct Tuning {
     pub fetcher_floor: Duration,
     /// Wrong pieces from the lead itself before it is no longer asked.
     pub lead_strikes: u32,
+    /// A reader in order is behind when more bytes than this were received that lie behind a piece which it lacks.
+    pub reader_lag: u64,
+    /// The same as a part of the blob: one piece in so many. The larger of both holds.
+    pub reader_lag_part: u32,
+    /// Pieces before a reader that is behind among which the rarest comes first. With 16 holders have none of them too often, and the lag
+    /// is larger; with 64 it is larger again, since the first of them comes the later. The curve is in `docs/simulation.md`.
+    pub reader_window: u32,
     /// Neighbours of a member; a swarm of one more, or fewer, is a full mesh. With fewer the holders of a piece are found less often, with
     /// more each new piece is asked of its few holders by too many. The curve is in `docs/simulation.md`.
     pub neighbours: u32,
@@ -146,6 +153,9 @@ impl Default for Tuning {
             fetcher_patience: 4,
             fetcher_floor: Duration::from_millis(150),
             lead_strikes: 3,
+            reader_lag: 10 << 20,
+            reader_lag_part: 64,
+            reader_window: 32,
             neighbours: 16,
             neighbours_least: 10,
             one_in_anywhere: 3,

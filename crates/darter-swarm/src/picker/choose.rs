@@ -1,6 +1,7 @@
-//! [`Picker::poll`]: urgent pieces first, then asks to the lead, then the rarest pieces of each holder with room, then
-//! what only slow holders have, and in the end the last pieces twice.
+//! [`Picker::poll`]: urgent pieces first, then asks to the lead, then the rarest pieces of each holder with room (near readers that are
+//! behind before others), then what only slow holders have, and in the end the last pieces twice.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex, Tier};
@@ -11,6 +12,9 @@ use crate::picker::neighbour::Neighbour;
 use crate::picker::{NEVER, Picker, Request};
 use crate::random::Random;
 use crate::tuning::Tuning;
+
+/// Every piece of a blob.
+const WHOLE: Range<u32> = 0..u32::MAX;
 
 impl Picker {
     /// Appends what is to be done now. Call it after events, and at [`Picker::next_wakeup`].
@@ -25,8 +29,7 @@ impl Picker {
         if !self.readers.is_empty() {
             self.request_urgent(now);
         }
-        self.adjust_asks(now);
-        self.request_rarest(now);
+        self.request_wanted(now);
         if self.slow_check != NEVER {
             self.request_from_slow(now);
         }
@@ -56,7 +59,7 @@ impl Picker {
         self.tuning.in_all.div_ceil(holders).min(self.tuning.per_holder)
     }
 
-    fn wake_at(&mut self, moment: Moment) {
+    pub(super) fn wake_at(&mut self, moment: Moment) {
         self.wakeup = Some(self.wakeup.map_or(moment, |before| before.min(moment)));
     }
 
@@ -107,65 +110,25 @@ impl Picker {
         }
     }
 
-    fn request_urgent(&mut self, now: Moment) {
-        let mut urgent = Vec::new();
-        for reader in self.readers.values() {
-            let end = reader.at.0.saturating_add(reader.count.max(1));
-            let piece = self.held.first_missing_from(reader.at);
-            if piece.0 >= end {
-                continue;
-            }
-            let due = reader.since + reader.patience;
-            let missing = (piece.0..end.min(self.known)).map(PieceIndex).filter(|piece| !self.held.contains(*piece));
-            urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due)));
-        }
-        for (piece, due) in urgent {
-            if due <= now {
-                self.request_at_once(piece, now);
-            } else {
-                self.wake_at(due);
-            }
-        }
-    }
-
-    /// Asks whoever will be quickest for one piece, even if it is under way but late; the lead if nobody else has it.
-    fn request_at_once(&mut self, piece: PieceIndex, now: Moment) {
-        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-        for at in 0..self.requests.len() {
-            let request = self.requests[at];
-            if request.piece != Some(piece) || request.overdue {
-                continue;
-            }
-            let Some(meter) = self.meter_mut(&request) else { continue };
-            let expected = request.moved + meter.queue_time(piece_bytes, &tuning);
-            if request.urgent {
-                return;
-            }
-            if expected > now {
-                self.wake_at(expected);
-                return;
-            }
-        }
-        let room = tuning.per_holder * 2;
-        let quickest = (self.neighbours.iter().enumerate())
-            .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
-            .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
-            .min_by_key(|(_, peer)| peer.meter.time_for_one_more(piece_bytes, &tuning));
-        if let Some((at, _)) = quickest {
-            self.request(Some(at), piece, true, now);
+    /// Asks for what lacks: for readers that are behind first, then whatever is rarest.
+    fn request_wanted(&mut self, now: Moment) {
+        let needs = self.needs_of_readers();
+        if !needs.is_empty() && !self.is_anyone_ahead(&needs) {
+            self.request_rarest(&needs, now);
+            // Neither the lead's choice nor anything else is worth more than what readers need, so these get what room is left.
+            let room = self.most_open().saturating_sub(self.counts.open);
+            self.adjust_asks(room, now);
+            self.request_rarest(&[WHOLE], now);
             return;
         }
-        let Some(lead) = &self.lead else { return };
-        let ready = lead.meter.paused_until;
-        if ready > now {
-            self.wake_at(ready);
-        } else if !is_asked(&self.requests, piece, None) {
-            self.request(None, piece, true, now);
-        }
+        self.adjust_asks(usize::MAX, now);
+        let mut order = needs;
+        order.push(WHOLE);
+        self.request_rarest(&order, now);
     }
 
-    /// Keeps as many asks open at the lead as could be answered with something useful.
-    fn adjust_asks(&mut self, now: Moment) {
+    /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `limit`.
+    fn adjust_asks(&mut self, limit: usize, now: Moment) {
         let Some(lead) = &mut self.lead else { return };
         let neighbours = self.neighbours.len().max(self.expected);
         let asked_from =
@@ -173,7 +136,7 @@ impl Picker {
         let (lead, ready) = (lead.id, lead.meter.paused_until.max(asked_from));
         // The more neighbours, the smaller the lead's part in what this node gets.
         let asks = (self.tuning.asks as usize / (1 + neighbours / 8)).max(1);
-        let useful = self.unassigned().min(asks).min(self.most_open());
+        let useful = self.unassigned().min(asks).min(self.most_open()).min(limit);
         while self.counts.standing > useful {
             let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
             let Some(at) = self.requests.iter().rposition(is_standing) else { break };
@@ -203,7 +166,9 @@ impl Picker {
         total.saturating_sub(self.held.len()).saturating_sub(self.coming.len()) as usize
     }
 
-    fn request_rarest(&mut self, now: Moment) {
+    /// Asks each holder with room for the rarest piece that it has of the first of these ranges in which it has one, until this
+    /// node has no room left.
+    fn request_rarest(&mut self, ranges: &[Range<u32>], now: Moment) {
         let mut room = self.most_open().saturating_sub(self.counts.open);
         while room > 0 && self.rarity.any_to_be_had() {
             self.order_holders(now);
@@ -215,8 +180,11 @@ impl Picker {
                 if !self.rarity.any_open_in(&peer.held) {
                     continue;
                 }
-                let piece = if is_across(peer.tier) { self.rarest_across(at, now) } else { self.rarest_near(at) };
-                let Some(piece) = piece else { continue };
+                let across = is_across(peer.tier);
+                let mut rarest = |range: &Range<u32>| {
+                    if across { self.rarest_across(at, range, now) } else { self.rarest_near(at, range) }
+                };
+                let Some(piece) = ranges.iter().find_map(&mut rarest) else { continue };
                 self.request(Some(at), piece, false, now);
                 room -= 1;
                 if room == 0 {
@@ -252,16 +220,16 @@ impl Picker {
         self.ready.sort_unstable();
     }
 
-    fn rarest_near(&mut self, at: usize) -> Option<PieceIndex> {
+    fn rarest_near(&mut self, at: usize, range: &Range<u32>) -> Option<PieceIndex> {
         let peer = &self.neighbours[at];
         let (requests, any_overdue) = (&self.requests, self.counts.overdue > 0);
         self.rarity
-            .rarest(&peer.held, None, &mut self.random, |piece| !any_overdue || !is_asked(requests, piece, Some(at)))
+            .rarest(&peer.held, range, &mut self.random, |piece| !any_overdue || !is_asked(requests, piece, Some(at)))
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and
     /// this node's turn has come. Turns are counted from when this node first found the piece to be had from afar only.
-    fn rarest_across(&mut self, at: usize, now: Moment) -> Option<PieceIndex> {
+    fn rarest_across(&mut self, at: usize, range: &Range<u32>, now: Moment) -> Option<PieceIndex> {
         let tier = self.neighbours[at].tier;
         self.count_turns(tier);
         let turn = self.turn(tier);
@@ -269,7 +237,7 @@ impl Picker {
         let (neighbours, requests, peer) = (&self.neighbours, &self.requests, &self.neighbours[at]);
         let (turns, afar_since) = (&self.turns[tier as usize], &mut self.afar_since);
         let mut next = NEVER;
-        let piece = self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
+        let piece = self.rarity.rarest(&peer.held, range, &mut self.random, |piece| {
             if is_asked(requests, piece, Some(at)) {
                 return false;
             }
@@ -334,7 +302,7 @@ impl Picker {
             }
             let (neighbours, peer) = (&self.neighbours, &self.neighbours[at]);
             let turns = &self.turns[tier as usize];
-            let piece = self.rarity.rarest(&peer.held, None, &mut self.random, |piece| {
+            let piece = self.rarity.rarest(&peer.held, &WHOLE, &mut self.random, |piece| {
                 let quick = |other: &&_| is_quick(other, now);
                 let is_own = !is_across(tier) || turns[piece.as_usize()] == 0;
                 is_own && !neighbours.iter().filter(quick).any(|other| other.held.contains(piece))
@@ -407,7 +375,7 @@ impl Picker {
     }
 
     /// Asks a neighbour, or the lead if `None`, for a piece by name.
-    fn request(&mut self, neighbour: Option<usize>, piece: PieceIndex, urgent: bool, now: Moment) {
+    pub(super) fn request(&mut self, neighbour: Option<usize>, piece: PieceIndex, urgent: bool, now: Moment) {
         let id = self.open_request(neighbour, Some(piece), urgent, now);
         let peer = self.requests.last().expect("it was just added").peer;
         self.waiting.push(Action::Request { id, peer, piece, urgent });
@@ -439,7 +407,7 @@ fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duratio
 }
 
 /// Whether a neighbour, or the lead if `None`, is asked for a piece.
-fn is_asked(requests: &[Request], piece: PieceIndex, neighbour: Option<usize>) -> bool {
+pub(super) fn is_asked(requests: &[Request], piece: PieceIndex, neighbour: Option<usize>) -> bool {
     requests.iter().any(|request| request.piece == Some(piece) && request.neighbour == neighbour)
 }
 

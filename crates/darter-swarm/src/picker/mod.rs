@@ -22,12 +22,14 @@
 //! | file | |
 //! |---|---|
 //! | `choose` | [`Picker::poll`]: what to ask of whom now |
+//! | `reading` | what readers in order need next |
 //! | `rarity` | holders per piece, and the open pieces by their rarity |
 //! | `neighbour` | what is known of a peer |
 
 mod choose;
 mod neighbour;
 mod rarity;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +44,7 @@ use crate::locality::is_across;
 use crate::pace::Standing;
 use crate::picker::neighbour::{Meter, Neighbour};
 use crate::picker::rarity::Rarity;
+use crate::picker::reading::Reader;
 use crate::random::Random;
 use crate::tuning::Tuning;
 
@@ -62,6 +65,8 @@ pub struct Picker {
     known: u32,
     total: Option<u32>,
     held: PieceSet,
+    /// The first piece that is not held.
+    prefix: PieceIndex,
     rarity: Rarity,
     neighbours: Vec<Neighbour>,
     lead: Option<LeadPeer>,
@@ -147,15 +152,6 @@ pub struct OpenRequest {
     pub overdue: bool,
 }
 
-#[derive(Debug)]
-struct Reader {
-    at: PieceIndex,
-    count: u32,
-    patience: Duration,
-    /// Since when it stands still.
-    since: Moment,
-}
-
 impl Picker {
     /// A picker for node `me` and pieces of `piece_bytes`, that holds nothing yet and wants everything.
     pub fn new(me: NodeId, piece_bytes: u64, tuning: Tuning, seed: u64) -> Self {
@@ -168,6 +164,7 @@ impl Picker {
             known: 0,
             total: None,
             held: PieceSet::new(),
+            prefix: PieceIndex(0),
             rarity: Rarity::default(),
             neighbours: Vec::new(),
             lead: None,
@@ -222,6 +219,7 @@ impl Picker {
             }
             Event::Lost { piece } => {
                 self.held.remove(piece);
+                self.prefix = self.prefix.min(piece);
                 self.reopen(piece);
             }
         }
@@ -533,6 +531,7 @@ impl Picker {
             }
         }
         self.held.insert(piece);
+        self.prefix = self.held.first_missing_from(self.prefix);
         self.rarity.set_open(piece, false);
         if self.coming.contains(piece) || self.counts.overdue > 0 {
             self.cancel_where(|other| other.piece == Some(piece));

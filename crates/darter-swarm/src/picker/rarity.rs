@@ -4,6 +4,8 @@
 //! holder has" is an intersection of words and every change costs constant time. Invariant: a piece is in the bucket
 //! of its count exactly when it is open.
 
+use std::ops::Range;
+
 use darter_core::{PieceIndex, PieceSet};
 
 use crate::random::Random;
@@ -81,22 +83,23 @@ impl Rarity {
         self.open.words().iter().zip(held.words()).any(|(open, held)| open & held != 0)
     }
 
-    /// The rarest open piece in `held` (and in `mask`, if given) that `accept` takes, ties at random.
+    /// The rarest open piece of `range` in `held` that `accept` takes, ties at random.
     pub(super) fn rarest(
         &self,
         held: &PieceSet,
-        mask: Option<&PieceSet>,
+        range: &Range<u32>,
         random: &mut Random,
         mut accept: impl FnMut(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
+        let begin = (range.start / 64) as usize;
         for bucket in self.buckets.iter().skip(1).filter(|bucket| !bucket.is_empty()) {
-            let words = bucket.words().len().min(held.words().len());
-            let first = random.below(words);
-            for at in (first..words).chain(0..first) {
-                let mut bits = bucket.words()[at] & held.words()[at];
-                if let Some(mask) = mask {
-                    bits &= mask.words().get(at).copied().unwrap_or(0);
-                }
+            let end = bucket.words().len().min(held.words().len()).min(range.end.div_ceil(64) as usize);
+            if begin >= end {
+                continue;
+            }
+            let first = begin + random.below(end - begin);
+            for at in (first..end).chain(begin..first) {
+                let mut bits = bucket.words()[at] & held.words()[at] & bits_of(range, at as u32);
                 let turn = if bits == 0 { 0 } else { random.below(64) as u32 };
                 bits = bits.rotate_right(turn);
                 while bits != 0 {
@@ -110,5 +113,37 @@ impl Rarity {
             }
         }
         None
+    }
+}
+
+/// The pieces of `range` among the 64 of a word of a [`PieceSet`].
+fn bits_of(range: &Range<u32>, word: u32) -> u64 {
+    let first = u64::from(word) * 64;
+    let from = |piece: u32| match u64::from(piece).saturating_sub(first) {
+        behind @ 0..64 => u64::MAX << behind,
+        _ => 0,
+    };
+    from(range.start) & !from(range.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_has_the_bits_of_the_range_and_no_others() {
+        for (range, word, bits) in [
+            (0..u32::MAX, 0, u64::MAX),
+            (0..u32::MAX, 1 << 20, u64::MAX),
+            (3..5, 0, 0b11000),
+            (3..5, 1, 0),
+            (60..70, 0, 0xf << 60),
+            (60..70, 1, 0b11_1111),
+            (60..70, 2, 0),
+            (64..128, 1, u64::MAX),
+            (5..5, 0, 0),
+        ] {
+            assert_eq!(bits_of(&range, word), bits, "{range:?} in word {word}");
+        }
     }
 }

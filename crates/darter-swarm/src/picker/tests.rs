@@ -454,3 +454,95 @@ fn what_a_peer_claims_beyond_the_blob_is_ignored() {
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].2, 4);
 }
+
+/// A node of a blob of 400 pieces that holds the last hundred and whose reader stands at the first.
+fn behind() -> Scene {
+    let mut scene = Scene::new(400);
+    for piece in 300..400 {
+        scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+    }
+    let patience = Duration::from_secs(1);
+    scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(0), count: 1, patience });
+    assert_eq!(scene.picker.lag(), 100);
+    scene
+}
+
+fn asks(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Ask { .. })).count()
+}
+
+#[test]
+fn a_reader_that_is_behind_is_given_the_rarest_of_what_it_needs_next() {
+    let mut scene = behind();
+    // Everybody has the first pieces, and one holder has rarer ones far ahead.
+    for peer in 1..=3 {
+        scene.join(peer, Tier::Rack, PieceSet::full(if peer == 1 { 300 } else { 40 }));
+    }
+    scene.join(4, Tier::Rack, pieces(&[7, 20, 200, 201, 202, 203]));
+    let requests = scene.requests(0);
+    assert!(requests.iter().filter(|(_, peer, _)| *peer != node(4)).all(|(.., piece)| *piece < 32), "{requests:?}");
+    let window = scene.picker.tuning.reader_window;
+    assert_eq!(window, 32);
+    // Who has little of it gives that, and what room is left goes to the rest.
+    let mut of_last: Vec<_> =
+        requests.iter().filter(|(_, peer, _)| *peer == node(4)).map(|(.., piece)| *piece).collect();
+    of_last.sort_unstable();
+    assert!(of_last.iter().filter(|piece| **piece < window).count() >= 1, "{of_last:?}");
+}
+
+#[test]
+fn without_a_reader_that_is_behind_the_rarest_of_all_comes_first() {
+    for reads in [false, true] {
+        let mut scene = Scene::new(400);
+        if reads {
+            // Little lies behind what it lacks.
+            scene.tell(Event::Received { request: None, piece: PieceIndex(399), bytes: MIB });
+            let patience = Duration::from_secs(1);
+            scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(0), count: 1, patience });
+        }
+        scene.join(1, Tier::Rack, PieceSet::full(40));
+        scene.join(2, Tier::Rack, PieceSet::full(40));
+        scene.join(3, Tier::Rack, pieces(&[1, 2, 3, 200, 201, 202, 203]));
+        let of_last: Vec<_> =
+            scene.requests(0).into_iter().filter(|(_, peer, _)| *peer == node(3)).map(|(.., piece)| piece).collect();
+        assert!(!of_last.is_empty() && of_last.iter().all(|piece| *piece >= 200), "{of_last:?}");
+    }
+}
+
+#[test]
+fn a_lead_is_not_asked_for_more_while_a_reader_is_behind_and_neighbours_have_what_it_needs() {
+    let mut scene = behind();
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    for peer in 1..=3 {
+        scene.join(peer, Tier::Rack, PieceSet::full(30));
+    }
+    assert_eq!(asks(&scene.after(0)), 0);
+    // Its reader catches up.
+    for piece in 0..290 {
+        scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+    }
+    assert!(asks(&scene.after(1)) > 0);
+}
+
+#[test]
+fn a_lead_is_asked_for_what_nobody_has_while_a_neighbour_far_ahead_wants_it() {
+    let mut scene = behind();
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    for peer in 1..=3 {
+        scene.join(peer, Tier::Rack, PieceSet::full(if peer == 1 { 290 } else { 30 }));
+    }
+    assert!(asks(&scene.after(0)) > 0);
+}
+
+#[test]
+fn a_piece_that_was_lost_is_the_first_that_lacks() {
+    let mut scene = Scene::new(10);
+    for piece in 0..10 {
+        scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+    }
+    assert_eq!(scene.picker.lag(), 0);
+    scene.tell(Event::Lost { piece: PieceIndex(4) });
+    assert_eq!(scene.picker.lag(), 5);
+    scene.tell(Event::Received { request: None, piece: PieceIndex(4), bytes: MIB });
+    assert_eq!(scene.picker.lag(), 0);
+}

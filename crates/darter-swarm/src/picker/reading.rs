@@ -1,0 +1,116 @@
+//! Readers in order: what they need next, and what is urgent.
+//!
+//! The rarest piece of the whole blob is the best choice for the swarm and the worst for who reads in order: while all links are full a
+//! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as much of what came lies behind a piece
+//! that a reader lacks, the reader is *behind*: rarest first then holds within a window before it, and for the rest with what room is
+//! left. While it is not behind nothing changes, since a new piece takes its time through a swarm, and a window shorter than that
+//! makes it take longer (the curves are in `docs/simulation.md`).
+//!
+//! Who came late lags behind those who came early without any loss to its reader: it takes new pieces, too, and passes them on to
+//! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use darter_core::{Moment, PieceIndex, PieceSet};
+
+use crate::picker::Picker;
+use crate::picker::choose::is_asked;
+
+/// Who reads in order.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// The piece that it stands at.
+    pub(super) at: PieceIndex,
+    pub(super) count: u32,
+    pub(super) patience: Duration,
+    /// Since when it stands still.
+    pub(super) since: Moment,
+}
+
+impl Picker {
+    /// How many pieces this node holds behind the first one that it lacks: what came, and is of no use yet to who reads in order.
+    pub fn lag(&self) -> u32 {
+        self.held.len() - self.prefix.0
+    }
+
+    /// Which pieces the readers that are behind need next.
+    pub(super) fn needs_of_readers(&self) -> Vec<Range<u32>> {
+        let tuning = &self.tuning;
+        let most = u32::try_from(tuning.reader_lag / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
+        let most = most.max(self.total.unwrap_or(0) / tuning.reader_lag_part);
+        let needs = self.readers.values().filter_map(|reader| {
+            let first = self.held.first_missing_from(reader.at);
+            let is_behind = self.held.count_from(first) > most;
+            is_behind.then(|| first.0..first.0.saturating_add(tuning.reader_window))
+        });
+        needs.collect()
+    }
+
+    /// Whether a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is
+    /// of use to it.
+    pub(super) fn is_anyone_ahead(&self, needs: &[Range<u32>]) -> bool {
+        let Some(first) = needs.iter().map(|need| need.start).max() else { return false };
+        let far = first.saturating_add(self.tuning.reader_window * 2);
+        let total = self.total.unwrap_or(u32::MAX);
+        let ends = |held: &PieceSet| held.first_missing_with(&self.held, PieceIndex(first)).0;
+        self.neighbours.iter().filter(|peer| peer.wants).any(|peer| (far + 1..total).contains(&ends(&peer.held)))
+    }
+
+    pub(super) fn request_urgent(&mut self, now: Moment) {
+        let mut urgent = Vec::new();
+        for reader in self.readers.values() {
+            let end = reader.at.0.saturating_add(reader.count.max(1));
+            let piece = self.held.first_missing_from(reader.at);
+            if piece.0 >= end {
+                continue;
+            }
+            let due = reader.since + reader.patience;
+            let missing = (piece.0..end.min(self.known)).map(PieceIndex).filter(|piece| !self.held.contains(*piece));
+            urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due)));
+        }
+        for (piece, due) in urgent {
+            if due <= now {
+                self.request_at_once(piece, now);
+            } else {
+                self.wake_at(due);
+            }
+        }
+    }
+
+    /// Asks whoever will be quickest for one piece, even if it is under way but late; the lead if nobody else has it.
+    fn request_at_once(&mut self, piece: PieceIndex, now: Moment) {
+        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
+        for at in 0..self.requests.len() {
+            let request = self.requests[at];
+            if request.piece != Some(piece) || request.overdue {
+                continue;
+            }
+            let Some(meter) = self.meter_mut(&request) else { continue };
+            let expected = request.moved + meter.queue_time(piece_bytes, &tuning);
+            if request.urgent {
+                return;
+            }
+            if expected > now {
+                self.wake_at(expected);
+                return;
+            }
+        }
+        let room = tuning.per_holder * 2;
+        let quickest = (self.neighbours.iter().enumerate())
+            .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
+            .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
+            .min_by_key(|(_, peer)| peer.meter.time_for_one_more(piece_bytes, &tuning));
+        if let Some((at, _)) = quickest {
+            self.request(Some(at), piece, true, now);
+            return;
+        }
+        let Some(lead) = &self.lead else { return };
+        let ready = lead.meter.paused_until;
+        if ready > now {
+            self.wake_at(ready);
+        } else if !is_asked(&self.requests, piece, None) {
+            self.request(None, piece, true, now);
+        }
+    }
+}
