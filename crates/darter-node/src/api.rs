@@ -251,6 +251,9 @@ pub struct Explanation {
     /// What readers on this host waited for, the longest first.
     #[serde(default)]
     pub waits: Vec<Wait>,
+    /// The most bytes that ever lay here behind a piece that lacked: received, and of no use yet to who reads in order.
+    #[serde(default)]
+    pub max_lag_bytes: u64,
     /// What is being waited for now, in words, when nothing came for a while.
     #[serde(default)]
     pub waiting: Option<String>,

@@ -60,6 +60,7 @@ pub struct Fleet {
     /// Bytes of a grain.
     pub(crate) grain: f64,
     pub(crate) limits: Limits,
+    sample_every: Option<Duration>,
     tell_lead_pause: Option<Duration>,
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
@@ -135,6 +136,7 @@ impl Fleet {
             network,
             grain,
             limits,
+            sample_every: scenario.sample_every,
             tell_lead_pause: scenario.tell_lead_pause,
             tuning: scenario.tuning,
             seed: scenario.seed,
@@ -204,11 +206,25 @@ impl Fleet {
             if at > self.limit || (self.waiting_for == 0 && self.operations_left == 0) {
                 break;
             }
+            self.sample_until(at);
             self.now = at;
             self.report.events += 1;
             self.happen(what);
         }
         self.finish()
+    }
+
+    /// Takes note of what everybody holds at each moment for that until `at`.
+    fn sample_until(&mut self, at: Moment) {
+        let Some(every) = self.sample_every else { return };
+        loop {
+            let due = every * self.report.samples.len() as u32;
+            if Moment::ZERO + due > at {
+                return;
+            }
+            let held = |node: &Node| (node.picker.held().len(), node.picker.held().len() - node.picker.lag());
+            self.report.samples.push((due, self.nodes.iter().map(held).collect()));
+        }
     }
 
     fn finish(mut self) -> Report {

@@ -37,6 +37,9 @@ struct Options {
     /// Draws the part of nodes that finished over time; for several numbers of nodes, time over their number.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    /// Draws what the first nodes hold over time, and how much of that has no gap before it.
+    #[arg(long, value_name = "FILE.svg")]
+    plot_prefix: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -61,7 +64,11 @@ fn fleets(options: &Options) -> Result<()> {
     for &nodes in &options.nodes {
         let mut scenario = options.fleet.scenario(nodes);
         adjust(&mut scenario, options)?;
+        scenario.sample_every = options.plot_prefix.as_ref().map(|_| scenario.least_time() / 200);
         let report = Fleet::new(&scenario).run();
+        if let Some(file) = &options.plot_prefix {
+            fs::write(file, plot::prefixes(&report, &scenario)).with_context(|| format!("write {}", file.display()))?;
+        }
         let rows = rows(nodes, &scenario, &report);
         if options.json {
             let object: Map<_, _> = rows.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();

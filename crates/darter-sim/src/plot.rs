@@ -1,13 +1,18 @@
-//! A run's completion curve as SVG: time over the bound to the right, the part of the nodes that finished upwards.
+//! Runs as SVG: completion curves, time over the number of nodes, and how far readers in order are behind.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use darter_plot::Panel;
+
 use crate::report::Report;
+use crate::scenario::Scenario;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 40.0;
+/// Nodes that are drawn one by one; more would be one grey area.
+const MAX_CURVES: usize = 16;
 /// Points on the curve; more than a screen shows.
 const STEPS: u32 = 200;
 
@@ -37,6 +42,24 @@ pub fn completion(report: &Report, least: Duration) -> String {
 "##,
         label = HEIGHT - MARGIN / 2.0,
     )
+}
+
+/// Draws what nodes hold over time, and below it how much of that is of use to who reads in order.
+pub fn prefixes(report: &Report, scenario: &Scenario) -> String {
+    let panel = |title: &str, value: fn(&(u32, u32)) -> u32| {
+        let bytes = |pieces: u32| f64::from(pieces) * scenario.piece_bytes as f64;
+        let curve = |node: usize| {
+            let points = report.samples.iter().filter_map(|(at, held)| Some((at.as_secs_f64(), held.get(node)?)));
+            points.map(|(at, held)| (at, bytes(value(held)))).collect()
+        };
+        let shown = (1..scenario.nodes.len()).take(MAX_CURVES);
+        let bound = scenario.least_time().as_secs_f64();
+        Panel { title: title.to_owned(), size: scenario.bytes(), bound, curves: shown.map(curve).collect() }
+    };
+    darter_plot::svg(&[
+        panel("received", |(held, _)| *held),
+        panel("received without a gap from the first byte on", |(_, prefix)| *prefix),
+    ])
 }
 
 /// Draws the median, the 99th percentile and the last over the number of nodes, on a logarithmic scale.

@@ -9,6 +9,8 @@ pub struct Report {
     pub finished: Vec<Option<Duration>>,
     /// The most pieces that each node that finished ever held behind the first one that it lacked.
     pub max_lags: Vec<u32>,
+    /// What every node held at a time: the time since the start, then pieces held, and how many of them before the first one that lacked.
+    pub samples: Vec<(Duration, Vec<(u32, u32)>)>,
     /// Nodes that live, are honest and want the blob, but don't have it.
     pub unfinished: Vec<usize>,
     /// Pieces asked of the origin, repetitions included.

@@ -116,6 +116,8 @@ pub struct Scenario {
     pub network: Network,
     /// Links that racks and zones share.
     pub links: Vec<SharedLink>,
+    /// How often the report takes note of what every node holds; never if `None`.
+    pub sample_every: Option<Duration>,
     /// How long a node gathers new pieces before it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
     pub tell_lead_pause: Option<Duration>,
     /// What happens, and when.
@@ -140,6 +142,7 @@ impl Scenario {
             origin: None,
             network: Network::default(),
             links: Vec::new(),
+            sample_every: None,
             tell_lead_pause: None,
             operations: Vec::new(),
             tuning: Tuning::default(),

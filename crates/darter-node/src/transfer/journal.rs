@@ -40,6 +40,7 @@ pub(crate) struct Journal {
     /// Until when waiting was counted: readers that wait at the same time are counted once.
     waited_until: Moment,
     given: HashMap<u16, Given>,
+    max_lag: u64,
 }
 
 /// What one giver gave.
@@ -67,6 +68,7 @@ impl Journal {
             waits: HashMap::new(),
             waited_until: now,
             given: HashMap::new(),
+            max_lag: 0,
         };
         let disk = journal.giver(Giver::Disk);
         journal.by_piece.extend(held.iter().map(|piece| (piece, disk)));
@@ -86,6 +88,11 @@ impl Journal {
         let given = self.given.entry(giver).or_insert(Given { bytes: 0, first: now, last: now });
         given.bytes += bytes;
         given.last = now;
+    }
+
+    /// So many bytes lie behind a piece that lacks.
+    pub(crate) fn lagged(&mut self, bytes: u64) {
+        self.max_lag = self.max_lag.max(bytes);
     }
 
     /// A reader waited for a piece from `since` on, and has it now. The last piece waits for the check of the whole as well.
@@ -195,6 +202,7 @@ impl Journal {
             ranges,
             events,
             waits: self.told_waits(),
+            max_lag_bytes: self.max_lag,
             waiting: None,
         }
     }
@@ -277,6 +285,8 @@ mod tests {
         journal.gave(PieceIndex(1), 16_384, peer.clone(), start);
         journal.gave(PieceIndex(0), 16_384, peer.clone(), start);
         journal.gave(PieceIndex(2), 16_384, Giver::Origin, start);
+        journal.lagged(16_384);
+        journal.lagged(0);
         journal.completed(start + Duration::from_secs(2));
         let told = journal.explain(BlobId([0; 32]), &manifest);
         assert_eq!(
@@ -288,7 +298,7 @@ mod tests {
             ]
         );
         assert_eq!((told.traffic.from_peers, told.traffic.from_origin), (32_768, 16_384));
-        assert_eq!(told.seconds, Some(2.0));
+        assert_eq!((told.seconds, told.max_lag_bytes), (Some(2.0), 16_384));
     }
 
     #[test]

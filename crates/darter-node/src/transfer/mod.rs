@@ -432,6 +432,8 @@ impl Transfer {
             state.flows.came(now, bytes, &from);
             state.journal.gave(piece, bytes, from, now);
             state.picker.handle(Event::Received { request, piece, bytes }, now);
+            let lag = u64::from(state.picker.lag()) * self.piece_length.bytes();
+            state.journal.lagged(lag);
             state.news.came(piece, from_lead);
             if let Some(leading) = &mut state.leading {
                 leading.own(piece);

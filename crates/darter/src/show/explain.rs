@@ -50,6 +50,10 @@ pub(super) fn describe(explanation: &Explanation) -> String {
     for wait in explanation.waits.iter().take(WAITS_SHOWN) {
         line("waited", &waited(wait));
     }
+    if explanation.max_lag_bytes > 0 {
+        let lag = units::size(explanation.max_lag_bytes);
+        line("lag", &format!("at most {lag} received before a piece that comes earlier in the content"));
+    }
     if let Some(waiting) = &explanation.waiting {
         line("waiting", waiting);
     }

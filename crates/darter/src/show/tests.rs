@@ -135,6 +135,7 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
             Wait { from: Some(seed), seconds: 20.0, rate: Some(2_500_000) },
             Wait { from: None, seconds: 1.0, rate: None },
         ],
+        max_lag_bytes: 12_500_000,
         waiting: Some("7 s for an agent that leads the download".into()),
     };
     let text = explain::describe(&explanation);
@@ -146,6 +147,7 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
         "0.25 s  seed went away",
         "for seed 10.0.0.2:7400, 2.5 MB/s",
         "for the check of the whole",
+        "at most 12.5 MB received before a piece that comes earlier",
         "7 s for an agent that leads",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
