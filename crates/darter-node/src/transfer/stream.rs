@@ -1,7 +1,7 @@
 //! Verified bytes in order, for whoever asked on this host. A stream starts with the first verified piece and never
 //! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything got the
 //! right thing. A lone range, which is no part of a reading of everything, does not wait for that: lazy snapshotters read
-//! a layer's end first, and check what they read.
+//! a layer's end first, and check what they read. Somebody waits for just those bytes, so all their pieces go before others.
 //!
 //! Bytes come as memory, or, to whoever can send them so, as parts of the blob's file ([`Part`]). A part of a file is
 //! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
@@ -36,6 +36,9 @@ const READ_AHEAD: u64 = 128 * 1024;
 
 /// A container engine can wait a little for one piece while others flow.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Pieces of a lone range that are asked for at once.
+const MAX_AHEAD: u32 = 32;
 
 static READERS: AtomicU64 = AtomicU64::new(0);
 
@@ -237,8 +240,12 @@ impl Reader {
     fn tell(&mut self, piece: PieceIndex) {
         if self.told != Some(piece) {
             self.told = Some(piece);
-            let count = self.transfer.pieces_ahead();
-            let patience = if self.transfer.stored.passes() { Duration::ZERO } else { PATIENCE };
+            let passes = self.transfer.stored.passes();
+            let patience = if passes || self.giving.lone { Duration::ZERO } else { PATIENCE };
+            let count = match self.end.filter(|end| self.giving.lone && !passes && *end > self.at) {
+                Some(end) => (self.transfer.piece_length.piece_at(end - 1).0 + 1 - piece.0).min(MAX_AHEAD),
+                None => self.transfer.pieces_ahead(),
+            };
             self.transfer.tell(Event::ReaderAt { reader: self.id, piece, count, patience });
         }
     }
