@@ -154,9 +154,10 @@ fn same_version(one: &Version, other: &Version) -> bool {
     let same_date = one.last_modified.is_some() && one.last_modified == other.last_modified;
     match (&one.etag, &other.etag) {
         (Some(a), Some(b)) if opaque(a) == opaque(b) => {
-            // A weak tag vouches for the meaning only: a date, where both have one, has to agree.
+            // A weak tag vouches for the meaning only, and a strong one may be made of the size: a date, where both have
+            // one, has to agree.
             let dated = one.last_modified.is_some() && other.last_modified.is_some();
-            same_strong_tag(one, other) || same_date || !dated
+            same_date || !dated
         }
         (Some(_), Some(_)) => false,
         _ => same_date,

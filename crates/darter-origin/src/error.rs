@@ -70,6 +70,7 @@ pub struct OriginError {
     /// How long the origin asked to wait, where the kind does not say it.
     retry_after: Option<Duration>,
     unknown_name: bool,
+    unconnected: bool,
 }
 
 /// An [`OriginError`] as it travels in a message.
@@ -86,7 +87,7 @@ pub struct OriginFailure {
 impl OriginError {
     /// An error of this kind; `text` says what failed and what to do next (lower case, no full stop).
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), source: None, retry_after: None, unknown_name: false }
+        Self { kind, text: text.into(), source: None, retry_after: None, unknown_name: false, unconnected: false }
     }
 
     /// The same error with its cause.
@@ -108,7 +109,10 @@ impl OriginError {
 
     /// Whether the same request may succeed later.
     pub const fn retryable(&self) -> bool {
-        self.kind.retryable()
+        // Of what is not ready yet, and of too many requests that are called forbidden, a time to come back tells.
+        let asks_to_come_back =
+            self.retry_after.is_some() && matches!(self.kind, ErrorKind::Status(202) | ErrorKind::Forbidden);
+        self.kind.retryable() || asks_to_come_back
     }
 
     /// How long the origin asked to wait before the next try.
@@ -138,6 +142,18 @@ impl OriginError {
         self.unknown_name
     }
 
+    /// The same error, since no connection was made.
+    #[must_use]
+    pub(crate) const fn without_connection(mut self) -> Self {
+        self.unconnected = true;
+        self
+    }
+
+    /// Whether no connection was made: nothing of the request can be the reason.
+    pub const fn is_unconnected(&self) -> bool {
+        self.unconnected
+    }
+
     /// Who can do something about it.
     pub const fn whose_fault(&self) -> Fault {
         self.kind.whose_fault()
@@ -162,7 +178,10 @@ impl ErrorKind {
     pub const fn retryable(&self) -> bool {
         match self {
             Self::RateLimited { .. } | Self::Unreachable | Self::Timeout | Self::Truncated => true,
-            Self::Status(status) => matches!(status, 408 | 425 | 500 | 502 | 503 | 504),
+            Self::Status(408 | 425) => true,
+            // Gateways have numbers of their own above 511 for an origin that fails. What is left out stays as it is until
+            // somebody mends it.
+            Self::Status(status) => *status >= 500 && !matches!(status, 501 | 505 | 506 | 508 | 510 | 511),
             _ => false,
         }
     }

@@ -1,18 +1,47 @@
 //! Telling two states of a resource apart by what origins say of them (RFC 9110, sections 8.8 and 13).
+//!
+//! Two answers are of one state if nothing that both of them say differs. That is less than the RFC lets a strong entity
+//! tag vouch for; but tags are made of a file's size alone (`FileETag Size`), of its inode, or never change.
+
+use std::time::UNIX_EPOCH;
 
 use darter_core::Version;
 use http::HeaderMap;
-use http::header::{ETAG, LAST_MODIFIED};
+use http::header::{ETAG, HeaderValue, LAST_MODIFIED};
 
 use crate::error::{ErrorKind, OriginError};
 use crate::retry::random_u64;
 
+/// No file that the web serves is older than the web. An earlier date is one that was put in the place of all dates: 1970,
+/// 1 January (Nix and OSTree stores, reproducible builds) or 1980 (zip and jar files); in seconds since 1970.
+const FIRST_DATE: u64 = 631_152_000;
+
 /// The version that response headers tell of. Without a validator it is unlike every other one.
 pub(crate) fn version_of(headers: &HeaderMap, length: Option<u64>) -> Version {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let version = Version { etag: text(ETAG), last_modified: text(LAST_MODIFIED), length, nonce: None };
+    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+    let date = headers.get(LAST_MODIFIED).and_then(text);
+    let seconds = date.as_deref().and_then(seconds_of);
+    let is_of_a_file = seconds.is_some_and(|seconds| seconds >= FIRST_DATE);
+    // nginx makes its tag of date and length.
+    let is_made_of_it = |etag: &str| {
+        let marked = seconds.filter(|_| !is_of_a_file).map(|seconds| format!("{seconds:x}-"));
+        marked.is_some_and(|marked| opaque(etag).trim_start_matches('"').starts_with(&marked))
+    };
+    let etag = headers.get(ETAG).and_then(text).filter(|etag| says_something(etag) && !is_made_of_it(etag));
+    let version = Version { etag, last_modified: date.filter(|_| is_of_a_file), length, nonce: None };
     let nonce = (!version.has_validator()).then(random_u64);
     Version { nonce, ..version }
+}
+
+/// Whether an entity tag has anything in it.
+fn says_something(etag: &str) -> bool {
+    !matches!(opaque(etag.trim()), "" | "\"\"")
+}
+
+/// A date as seconds since 1970.
+fn seconds_of(date: &str) -> Option<u64> {
+    let parsed = httpdate::parse_http_date(date.trim()).ok()?;
+    Some(parsed.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// Whether nothing tells the two apart. Says little when they have no validator in common.
@@ -22,13 +51,9 @@ pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     {
         return false;
     }
-    match (&one.etag, &other.etag) {
-        (Some(a), Some(b)) => opaque(a) == opaque(b),
-        _ => match (&one.last_modified, &other.last_modified) {
-            (Some(a), Some(b)) => a == b,
-            _ => true,
-        },
-    }
+    let tags = one.etag.as_deref().zip(other.etag.as_deref());
+    let dates = one.last_modified.as_deref().zip(other.last_modified.as_deref());
+    tags.is_none_or(|(a, b)| opaque(a) == opaque(b)) && dates.is_none_or(|(a, b)| a == b)
 }
 
 /// Whether `current` is the version that was known, as far as the origin's word goes.
@@ -88,13 +113,41 @@ mod tests {
     }
 
     #[test]
-    fn the_strongest_common_validator_decides() {
+    fn nothing_that_both_say_may_differ() {
         let one = version(Some("\"a\""), Some("Mon"), Some(1));
-        assert!(surely_same(&one, &version(Some("W/\"a\""), Some("Tue"), None)));
+        assert!(surely_same(&one, &version(Some("W/\"a\""), Some("Mon"), None)));
+        // A tag made of the size alone, or that never changes.
+        assert!(!surely_same(&one, &version(Some("\"a\""), Some("Tue"), Some(1))));
         assert!(!surely_same(&one, &version(Some("\"b\""), Some("Mon"), Some(1))));
         assert!(!surely_same(&one, &version(Some("\"a\""), Some("Mon"), Some(2))));
         assert!(surely_same(&one, &version(None, Some("Mon"), Some(1))));
         assert!(!surely_same(&one, &version(None, None, Some(1))));
+    }
+
+    #[test]
+    fn what_every_file_may_be_marked_with_tells_nothing() {
+        let told = |name, value: &'static str| {
+            version_of(&HeaderMap::from_iter([(name, HeaderValue::from_static(value))]), None).has_validator()
+        };
+        for nothing in ["", "\"\"", "W/\"\"", "W/", " \"\" "] {
+            assert!(!told(ETAG, nothing), "{nothing:?}");
+        }
+        assert!(told(ETAG, "\"0\"") && told(ETAG, "unquoted"));
+        // NixOS/nixpkgs#25485, #48337: each file of the store was written in 1970.
+        for nothing in ["", "0", "-1", "yes", "Thu, 01 Jan 1970 00:00:01 GMT", "Fri, 01 Feb 1980 00:00:00 GMT"] {
+            assert!(!told(LAST_MODIFIED, nothing), "{nothing:?}");
+        }
+        let nginx = |etag: &'static str, date: &'static str| {
+            let [etag, date] =
+                [(ETAG, etag), (LAST_MODIFIED, date)].map(|(name, it)| (name, HeaderValue::from_static(it)));
+            version_of(&HeaderMap::from_iter([etag, date]), None).has_validator()
+        };
+        assert!(!nginx("\"1-aae60\"", "Thu, 01 Jan 1970 00:00:01 GMT"));
+        assert!(nginx("\"2ebc9b01-aae60\"", "Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert!(nginx("\"sri43wl3\"", "Thu, 01 Jan 1970 00:00:01 GMT"));
+        for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert!(told(LAST_MODIFIED, date), "{date:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `http` and `https` addresses as an [`Origin`].
 //!
 //! `stat` asks by HEAD. Servers refuse HEAD in every way there is where they answer GET, so whenever it says anything but
-//! yes, or nothing for a while, a GET of the first byte decides. The question is "is it the same?", never "is it newer?":
+//! yes, or nothing for a while, a GET of the first byte decides; where that fails, too, reading it does. The question is "is it the same?", never "is it newer?":
 //! an origin may go back to an older file. So a date is compared here and never sent as a condition, and a 304 counts
 //! only for the entity tag that it names.
 //!
@@ -17,7 +17,7 @@ use darter_core::source::{Credentials, SIGNED_QUERY};
 use darter_core::{ByteRange, Source, Version};
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE,
-    RANGE,
+    RANGE, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -31,6 +31,8 @@ use crate::validators::{opaque, settle, surely_same, version_of};
 
 /// How long HEAD may take before GET is asked instead.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a GET of one byte may take. Some never answer one, and yet send the whole.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Reads `http` and `https` addresses.
 #[derive(Clone, Debug)]
@@ -81,7 +83,11 @@ impl HttpOrigin {
         }
         let mut headers = HeaderMap::new();
         ask_for_range(&mut headers, Some(ByteRange::new(0, 1)));
-        self.ask(Method::GET, source, credentials, headers).await
+        let asked = self.ask(Method::GET, source, credentials, headers);
+        tokio::time::timeout(FIRST_BYTE_TIMEOUT, asked).await.unwrap_or_else(|_| {
+            let text = format!("{} sent no byte for {} s", name_of(source), FIRST_BYTE_TIMEOUT.as_secs());
+            Err(OriginError::new(ErrorKind::Timeout, text))
+        })
     }
 
     /// What HEAD says, if it says yes in time; 304 only for the entity tag asked about.
@@ -93,7 +99,7 @@ impl HttpOrigin {
         let named = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
         let is_same = named.zip(etag).is_some_and(|(named, etag)| opaque(named) == opaque(etag));
         match response.status() {
-            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Some(response),
+            status if is_whole(status) => Some(response),
             StatusCode::NOT_MODIFIED if is_same => Some(response),
             _ => None,
         }
@@ -118,9 +124,7 @@ impl Origin for HttpOrigin {
                 let last_modified = told.last_modified.or_else(|| known.last_modified.clone());
                 Version { last_modified, ..told }
             }
-            (StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION, _) => {
-                version_of(headers, content_length(headers))
-            }
+            (status, _) if is_whole(status) => version_of(headers, content_length(headers)),
             (StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE, _) => {
                 version_of(headers, whole_length(headers))
             }
@@ -207,8 +211,7 @@ impl Part {
     ) -> Result<Self, OriginError> {
         let asked_from = range.map_or(0, ByteRange::start);
         match status {
-            // What a proxy has changed on its way (203) is what there is to be had.
-            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
+            status if is_whole(status) => {
                 let length = content_length(headers);
                 Ok(Self { start: 0, bytes: length, length })
             }
@@ -220,7 +223,9 @@ impl Part {
             StatusCode::PARTIAL_CONTENT => {
                 let wrong = || OriginError::new(ErrorKind::Protocol, format!("{what}: not the range asked for came"));
                 let (sent, length) = content_range(headers).ok_or_else(wrong)?;
-                if sent.start() != asked_from {
+                // Some call the whole a part, or a part the whole.
+                let is_as_long = content_length(headers).is_none_or(|length| length == sent.len());
+                if sent.start() != asked_from || !is_as_long {
                     return Err(wrong());
                 }
                 Ok(Self { start: sent.start(), bytes: Some(sent.len()), length })
@@ -232,6 +237,13 @@ impl Part {
             other => Err(of_status(other, headers, &what.to_string())),
         }
     }
+}
+
+/// Whether an answer of this status carries the whole of a resource: 200, what a proxy has changed on its way (203), and
+/// what nobody asked for and yet comes with content, as curl and browsers have it.
+fn is_whole(status: StatusCode) -> bool {
+    let others = [StatusCode::ACCEPTED, StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
+    status.is_success() && !others.contains(&status)
 }
 
 /// Adds a `Range` header; none for a range that can only mean the whole.
@@ -247,8 +259,13 @@ pub(crate) fn ask_for_range(headers: &mut HeaderMap, range: Option<ByteRange>) {
     put(headers, RANGE, Some(&text));
 }
 
-/// `Content-Length`; read from the headers because an answer to HEAD has a length and no body.
+/// `Content-Length`; read from the headers because an answer to HEAD has a length and no body. Beside
+/// `Transfer-Encoding: chunked` it counts for nothing (RFC 9112, section 6.3).
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let is_chunked = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().ends_with(b"chunked");
+    if headers.get_all(TRANSFER_ENCODING).iter().any(is_chunked) {
+        return None;
+    }
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
@@ -259,7 +276,13 @@ pub(crate) fn serves_ranges(headers: &HeaderMap) -> bool {
 
 /// `Content-Range: bytes 0-9/100`: the range and the whole length.
 fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().strip_prefix("bytes")?.trim_start();
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim();
+    let (unit, text) = text.split_at_checked("bytes".len())?;
+    // Some write it as a request does.
+    let text = text.trim_start_matches([' ', '\t', '=', ':']);
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
     let (range, length) = text.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);

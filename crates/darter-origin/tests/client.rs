@@ -92,12 +92,13 @@ async fn unusual_ways_to_say_yes_are_a_yes() {
         "/206" => Reply { status: http::StatusCode::PARTIAL_CONTENT, ..Reply::bytes("whole") },
         "/206-of" => Reply { status: http::StatusCode::PARTIAL_CONTENT, ..Reply::bytes("whole") }
             .with("content-range", "bytes 0-4/5"),
+        "/300" => Reply::status(300).with("location", "/203"),
         "/headers" => (0..400).fold(Reply::bytes("whole"), |reply, n| reply.with("x-many", n.to_string())),
         _ => Reply { status: http::StatusCode::PARTIAL_CONTENT, ..Reply::bytes("parts") }
             .with("content-type", "multipart/byteranges; boundary=x"),
     })
     .await;
-    for path in ["/203", "/206", "/206-of", "/headers"] {
+    for path in ["/203", "/206", "/206-of", "/300", "/headers"] {
         assert_eq!(read(&origin(), &server.source(path)).await.unwrap(), b"whole", "{path}");
         assert!(origin().stat(&server.source(path), &none(), None).await.is_ok(), "{path}");
     }
@@ -253,4 +254,46 @@ async fn a_proxy_that_is_dead_or_wants_a_login_is_called_that() {
     // One that works is no part of what is said.
     let proxy = Server::start(|_| Reply::bytes("by proxy")).await;
     assert_eq!(read(&by(proxy.url("/").as_str()), &at("http://files.lab/x")).await.unwrap(), b"by proxy");
+}
+
+/// Answers each request with these bytes, and ends the connection.
+async fn says(answer: &'static [u8]) -> Source {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.read(&mut [0; 4096]).await;
+            let _ = socket.write_all(answer).await;
+        }
+    });
+    Source::from_url(format!("http://{address}/").parse().unwrap(), &[], None).0
+}
+
+#[tokio::test]
+async fn what_other_clients_understand_is_understood() {
+    let understood: [&[u8]; 8] = [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length : 2\r\nx-y : z\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nx-long: one\r\n  two\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nno header at all\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok",
+        // The transfer encoding ends the body, whatever a length says.
+        b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.0 200\r\n\r\nok",
+    ];
+    for answer in understood {
+        let text = String::from_utf8_lossy(answer);
+        assert_eq!(read(&origin(), &says(answer).await).await.unwrap(), b"ok", "{text}");
+    }
+    let refused: [&[u8]; 3] = [
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 1\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+    ];
+    for answer in refused {
+        let text = String::from_utf8_lossy(answer);
+        assert!(read(&origin(), &says(answer).await).await.is_err(), "{text}");
+    }
 }

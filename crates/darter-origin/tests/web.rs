@@ -42,6 +42,9 @@ async fn reading_fails(origin: &HttpOrigin, source: &Source) -> OriginError {
 async fn statuses_say_whose_fault_it_is_and_whether_to_try_again() {
     let server = Server::start(|seen| match seen.path.as_str() {
         "/429" => Reply::status(429).with("retry-after", "17"),
+        "/429-for-ever" => Reply::status(429).with("retry-after", "99999999999999999999999"),
+        "/202-later" => Reply::status(202).with("retry-after", "1"),
+        "/403-later" => Reply::status(403).with("retry-after", "1"),
         "/429-until" => Reply::status(429)
             .with("date", "Sat, 21 Nov 2026 10:00:00 GMT")
             .with("retry-after", "Sat, 21 Nov 2026 10:01:30 GMT"),
@@ -58,8 +61,21 @@ async fn statuses_say_whose_fault_it_is_and_whether_to_try_again() {
         ("/403", ErrorKind::Forbidden, Fault::User, false),
         ("/429", limited(17), Fault::Origin, true),
         ("/429-until", limited(90), Fault::Origin, true),
+        ("/429-for-ever", ErrorKind::RateLimited { retry_after: Some(Duration::MAX) }, Fault::Origin, true),
         ("/503", ErrorKind::Status(503), Fault::Origin, true),
         ("/501", ErrorKind::Status(501), Fault::Origin, false),
+        ("/511", ErrorKind::Status(511), Fault::Origin, false),
+        // Gateways' own.
+        ("/509", ErrorKind::Status(509), Fault::Origin, true),
+        ("/522", ErrorKind::Status(522), Fault::Origin, true),
+        ("/599", ErrorKind::Status(599), Fault::Origin, true),
+        // It is still being made, or there were too many requests.
+        ("/202", ErrorKind::Status(202), Fault::Origin, false),
+        ("/202-later", ErrorKind::Status(202), Fault::Origin, true),
+        ("/403", ErrorKind::Forbidden, Fault::User, false),
+        ("/403-later", ErrorKind::Forbidden, Fault::User, true),
+        ("/204", ErrorKind::Status(204), Fault::Origin, false),
+        ("/205", ErrorKind::Status(205), Fault::Origin, false),
         ("/418", ErrorKind::Status(418), Fault::Origin, false),
     ];
     for (path, kind, fault, retryable) in cases {
@@ -141,6 +157,37 @@ async fn another_range_than_asked_for_is_not_taken() {
         .await;
         let error = origin().read(&server.source("/"), &none(), range(10, 100), None).await.unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Protocol, "{answer}");
+    }
+    // The whole, called a part: none of its bytes may stand where the part's should.
+    let server = Server::start(|_| {
+        Reply::status(206).with("content-range", "bytes 10-99/100").sent(Sent::Whole(content(100).into()))
+    })
+    .await;
+    let error = origin().read(&server.source("/"), &none(), range(10, 100), None).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Protocol);
+}
+
+#[tokio::test]
+async fn a_range_may_be_spelt_in_other_ways() {
+    for answer in ["Bytes 10-99/1000", "bytes=10-99/1000", "bytes: 10-99/1000", " bytes  10-99/* "] {
+        let server = Server::start(move |_| {
+            Reply::status(206).with("content-range", answer).sent(Sent::Whole(content(90).into()))
+        })
+        .await;
+        let reading = origin().read(&server.source("/"), &none(), range(10, 100), None).await.unwrap();
+        assert_eq!((reading.start, take(reading).await.unwrap().len()), (10, 90), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_success_comes_with_content_is_taken() {
+    let server = Server::start(|seen| Reply { status: seen.path[1..].parse().unwrap(), ..Reply::bytes(content(90)) });
+    let server = server.await;
+    for path in ["/200", "/201", "/203", "/226", "/299"] {
+        let source = server.source(path);
+        assert_eq!(origin().stat(&source, &none(), None).await.unwrap().version.length, Some(90), "{path}");
+        let reading = origin().read(&source, &none(), None, None).await.unwrap();
+        assert!(take(reading).await.unwrap() == content(90), "{path}");
     }
 }
 

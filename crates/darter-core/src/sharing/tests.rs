@@ -74,6 +74,12 @@ fn another_callers_bytes_need_the_same_strong_tag() {
     assert!(!stored(&first.clone().tagged(Some("W/\"1\"")), &Given::to(2, HERE).tagged(Some("W/\"1\""))));
     assert!(!stored(&first, &Given::to(2, HERE).of_length(Some(8))));
     assert!(!stored(&first, &Given::to(2, HERE).tagged(None)));
+    // Of a file's size alone, say.
+    let mut older = Given::to(1, HERE).dated(None);
+    older.version.last_modified = Some("Sat, 21 Nov 2026 09:00:00 GMT".into());
+    for by in [1, 2] {
+        assert!(!stored(&older, &Given::to(by, HERE).dated(None)) && stored(&older, &Given::to(by, HERE)));
+    }
 }
 
 // nginx#824: a date says that nothing newer is there, not that both callers are shown the same.

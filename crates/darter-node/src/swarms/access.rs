@@ -14,7 +14,7 @@ use std::sync::Arc;
 use darter_core::sharing::{self, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version};
-use darter_origin::{OriginError, Stat};
+use darter_origin::Stat;
 use darter_store::SourceRecord;
 
 use super::Swarms;
@@ -70,26 +70,22 @@ impl Swarms {
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
     }
 
-    /// Asks the origin what a source is for this caller. `None` where it refuses for good: a GET may still be answered,
-    /// and says why if it is not.
-    ///
-    /// # Errors
-    /// Those that the next question would meet as well.
+    /// Asks the origin, once, what a source is for this caller. `None` where it does not say: a GET may still be answered,
+    /// is tried for as long as the patience lasts, and says why if it is not.
     pub(super) async fn ask_origin(
         &self,
         source: &Source,
         credentials: &Credentials,
         records: &[SourceRecord],
-    ) -> Result<Option<Stat>, OriginError> {
+    ) -> Option<Stat> {
         let by = credentials.fingerprint();
         // Only of this caller's own entity tag does "not modified" say all there is to say.
         let own = records.iter().find(|record| record.fetched.is_some_and(|fetched| fetched.by == by));
-        match self.house.context.origin.stat(source, credentials, own.map(|record| &record.version)).await {
-            Ok(stat) => Ok(Some(stat)),
-            Err(error) if error.retryable() => Err(error),
+        match self.house.context.origin_once.stat(source, credentials, own.map(|record| &record.version)).await {
+            Ok(stat) => Some(stat),
             Err(error) => {
                 tracing::debug!(%source, %error, "the origin does not say what it has; reading it");
-                Ok(None)
+                None
             }
         }
     }

@@ -96,7 +96,10 @@ impl Attempt {
         self.tries += 1;
         let Ok(next) = self.swarms.open(source, self.credentials.clone()).await else { return Err(error) };
         let given = ByteRange::new(self.start, self.at);
-        if Arc::ptr_eq(&next, &self.transfer) || !is_same(&self.transfer, &next, given).await {
+        // The caller may have been told how long it is.
+        let length = self.transfer.stored.length();
+        let is_as_long = length.is_none() || next.stored.length() == length;
+        if Arc::ptr_eq(&next, &self.transfer) || !is_as_long || !is_same(&self.transfer, &next, given).await {
             return Err(error);
         }
         next.note(format!("another try, after {error}"));

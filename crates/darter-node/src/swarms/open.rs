@@ -438,7 +438,8 @@ impl Swarms {
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
         // Without the door: callers of what is known need not wait for each other's questions to the origin.
-        if let Some(transfer) = self.lead_known(source, credentials).await? {
+        let mut says = true;
+        if let Some(transfer) = self.lead_known(source, credentials, &mut says).await? {
             return Ok(transfer);
         }
         // A stranger who answers slowly keeps nobody from other registries with the same digest.
@@ -448,7 +449,7 @@ impl Swarms {
             Ok(opening) => opening,
             Err(found) => return found,
         };
-        if let Some(transfer) = self.lead_known(source, credentials).await? {
+        if let Some(transfer) = self.lead_known(source, credentials, &mut says).await? {
             return Ok(transfer);
         }
         if let Source::Registry { digest, .. } = source
@@ -487,15 +488,18 @@ impl Swarms {
         opening.leave(led)
     }
 
-    /// Leads what is under way or stored, if the origin shows the same to this caller.
+    /// Leads what is under way or stored, if the origin shows the same to this caller. `says` is whether the origin says
+    /// what it has: one that did not is not asked again.
     async fn lead_known(
         self: &Arc<Self>,
         source: &Source,
         credentials: &Credentials,
+        says: &mut bool,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
         let blob = match source {
             Source::Registry { digest, .. } => Some(blob_of(digest)),
-            Source::Url { .. } => self.shared_blob(source, credentials).await?,
+            Source::Url { .. } if *says => self.shared_blob(source, credentials, says).await?,
+            Source::Url { .. } => None,
         };
         let Some(blob) = blob else { return Ok(None) };
         let transfer = self.open_stored(blob, source, credentials).await?;
@@ -506,14 +510,22 @@ impl Swarms {
     }
 
     /// The known blob of an address that this caller may have, as the origin's answer to it shows.
-    async fn shared_blob(&self, source: &Source, credentials: &Credentials) -> Result<Option<BlobId>, FetchError> {
+    async fn shared_blob(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        says: &mut bool,
+    ) -> Result<Option<BlobId>, FetchError> {
         let records = self.records_of(source, credentials).await?;
         // A digest's content may be held by nodes though nothing is known here.
         let may_be_held = source.digest().is_some() && self.inventory.knows_any();
         if records.is_empty() && !may_be_held {
             return Ok(None);
         }
-        let Some(stat) = self.ask_origin(source, credentials, &records).await? else { return Ok(None) };
+        let Some(stat) = self.ask_origin(source, credentials, &records).await else {
+            *says = false;
+            return Ok(None);
+        };
         let own = Own { source, credentials, version: &stat.version, shown: stat.shown };
         if let Some(blob) = self.shared(&own, &records) {
             return Ok(Some(blob));

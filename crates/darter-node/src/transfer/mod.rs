@@ -39,6 +39,7 @@ pub(crate) mod leading;
 pub(crate) mod member;
 pub(crate) mod meter;
 mod news;
+mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
 pub(crate) mod rest;

@@ -3,7 +3,8 @@
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
 //! with the next piece in hand ends the run, and the piece comes from it. A body that breaks is continued by range,
-//! with the version checked; an origin without ranges is read from its start again and what is known is skipped. Where
+//! with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start
+//! again and what is known is skipped (see [`parts`](super::parts)). Where
 //! nothing tells whether it is the same version, it is read from its start, too, and compared (see [`anew`](super::anew)). What
 //! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
 //! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
@@ -20,6 +21,7 @@ use darter_swarm::OriginRun;
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
+use super::parts::{Next, Parts};
 use super::turns::Turn;
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
@@ -55,8 +57,11 @@ struct Leftover {
     assembly: Option<Assembly>,
     /// When a byte came that was not here before.
     progress: Moment,
+    /// One past the furthest byte that came.
+    reached: u64,
     /// Whether it begins with the first byte, and what is known is compared.
     anew: bool,
+    parts: Parts,
 }
 
 impl Leftover {
@@ -94,7 +99,8 @@ impl Transfer {
         let hasher = self.digest().filter(|_| fresh).map(|digest| digest.hasher());
         let mut whole = WholeHasher { hasher, next: 0 };
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
-        let mut left = Leftover { assembly: None, progress: self.context.now(), anew: false };
+        let progress = self.context.now();
+        let mut left = Leftover { assembly: None, progress, reached: 0, anew: false, parts: Parts::Given };
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run().await else { break };
@@ -105,12 +111,13 @@ impl Transfer {
             }
             let progress_before = left.progress;
             left.anew |= run.first.0 > 0 && !self.can_be_continued();
+            let asked_part = opened.is_none() && !left.anew && self.range_of(run, &left).is_some();
             let mut turn = self.context.origin_turns.reader();
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
                 Some(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                 // No origin is made to wait with a body that nobody reads.
                 None if self.begins(&mut turn, run.first).await => tokio::select! {
-                    opened = turn.wait_for(self.open_run(run, &left)) => match opened {
+                    opened = turn.wait_for(self.open_run(run, &mut left)) => match opened {
                         Ok(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                         Err(error) => RunEnd::Origin(error),
                     },
@@ -120,7 +127,7 @@ impl Transfer {
             };
             drop(turn);
             match end {
-                RunEnd::Replan => (tries, left.anew) = (0, false),
+                RunEnd::Replan => (tries, left.anew, left.reached) = (0, false, 0),
                 RunEnd::Here(error) => return self.give_up(&error),
                 // Nothing of it can be told right from wrong.
                 RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
@@ -134,7 +141,24 @@ impl Transfer {
                     (left.anew, left.assembly) = (true, None);
                 }
                 RunEnd::Origin(error) => {
-                    if left.progress > progress_before {
+                    let moved_on = left.progress > progress_before;
+                    match left.parts.after(asked_part, moved_on, &error) {
+                        Next::AsBefore => {}
+                        Next::Whole => {
+                            self.note(format!("reading the origin by range: {error}; reading it from the first byte"));
+                            continue;
+                        }
+                        // Nothing that came of such a part can be relied on.
+                        Next::Compared => {
+                            self.note(format!(
+                                "reading the origin by range: {error}; comparing it from the first byte on"
+                            ));
+                            left.assembly = None;
+                            left.anew = matches!(self.source, Source::Url { .. });
+                            continue;
+                        }
+                    }
+                    if moved_on {
                         tries = 0;
                     }
                     tries += 1;
@@ -198,24 +222,35 @@ impl Transfer {
         }
     }
 
+    /// The part of the origin to ask for; `None` for all of it.
+    fn range_of(&self, run: OriginRun, left: &Leftover) -> Option<ByteRange> {
+        let start = self.piece_length.offset(run.first) + left.bytes();
+        let length = self.stored.length();
+        let end = run.end.map_or(u64::MAX, |end| self.piece_length.offset(end));
+        let end = length.map_or(end, |length| end.min(length));
+        let whole = start == 0 && (run.end.is_none() || length == Some(end));
+        (!whole).then(|| ByteRange::new(start, end))
+    }
+
     /// Opens the origin's answer for a run.
-    async fn open_run(&self, run: OriginRun, left: &Leftover) -> Result<Reading, OriginError> {
+    async fn open_run(&self, run: OriginRun, left: &mut Leftover) -> Result<Reading, OriginError> {
         let credentials = self.state.lock().credentials.clone();
         if left.anew {
             return self.context.origin.read(&self.source, &credentials, None, None).await;
         }
-        let start = self.piece_length.offset(run.first) + left.bytes();
-        let end = run.end.map_or(u64::MAX, |end| self.piece_length.offset(end));
-        let end = self.stored.length().map_or(end, |length| end.min(length));
-        let whole = start == 0 && run.end.is_none();
-        let range = (!whole).then(|| ByteRange::new(start, end));
+        let range = self.range_of(run, left);
+        let start = range.map_or(0, ByteRange::start);
         if start > 0 {
             self.note(format!("reading the origin from byte {start} on"));
             self.joined_parts();
         }
         let expect = (self.version != Version::default() || self.digest().is_some()).then_some(&self.version);
         // Once: the pauses of one that fails are made by who asked, who can tell those that wait.
-        self.context.origin_once.read(&self.source, &credentials, range, expect).await
+        let read = |range| self.context.origin_once.read(&self.source, &credentials, range, expect);
+        match range {
+            Some(range) => left.parts.open(|| read(Some(range)), || read(None)).await,
+            None => read(None).await,
+        }
     }
 
     async fn consume(
@@ -245,7 +280,7 @@ impl Transfer {
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
         let bytes = left.assembly.take().map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
         let mut assembly = Assembly { piece: first, bytes, skip: start - reading.start };
-        let mut body = reading.body;
+        let (mut body, mut at) = (reading.body, reading.start);
         loop {
             if !turn.has_begun() && !self.begins(turn, assembly.piece.max(run.first)).await {
                 return RunEnd::Replan;
@@ -263,9 +298,11 @@ impl Transfer {
                 None => break,
             };
             self.meter_origin(&chunk).await;
+            at += chunk.len() as u64;
             skip(&mut chunk, &mut assembly.skip);
-            if !chunk.is_empty() && assembly.piece >= run.first {
-                left.progress = self.context.now();
+            // What came before and was lost again is none: an origin may break off at the same byte for ever.
+            if !chunk.is_empty() && assembly.piece >= run.first && at > left.reached {
+                (left.progress, left.reached) = (self.context.now(), at);
             }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.

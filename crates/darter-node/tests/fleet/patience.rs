@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::seed;
+use crate::web::{Reply, Web};
 
 /// Long enough for two pieces, and not a multiple of anything.
 const LENGTH: usize = 400_321;
@@ -174,4 +175,16 @@ async fn an_origin_that_takes_its_time_is_asked_once_for_all_who_wait() {
     }
     assert_eq!(origin.requests(), 1);
     agent.drain().await;
+}
+
+#[tokio::test]
+async fn an_origin_that_always_breaks_off_at_one_byte_gets_an_end() {
+    // Without validators nothing can be read on from the middle.
+    let web = Web::start(|_| Reply::ok(&content()).cut(100_000)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(directory.path(), Duration::from_millis(1500))).await.unwrap();
+    let (source, _) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
+    let error = read(&agent, &source).await.unwrap_err();
+    assert!(error.contains("ended before its end"), "{error}");
+    assert!(web.reads("/x") < 20, "{} reads", web.reads("/x"));
 }

@@ -26,7 +26,7 @@ impl Seen {
     }
 
     /// The first byte asked for, and one past the last.
-    fn range(&self) -> Option<(usize, usize)> {
+    pub(crate) fn range(&self) -> Option<(usize, usize)> {
         let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().ok()?, last.parse().map_or(usize::MAX, |last: usize| last + 1)))
     }
@@ -75,6 +75,11 @@ impl Reply {
 
     pub(crate) fn without_length(self) -> Self {
         Self { tells_length: false, ..self }
+    }
+
+    /// The same bytes, under another status; never a part of them.
+    pub(crate) fn under_status(self, status: u16) -> Self {
+        Self { status, ..self }
     }
 
     pub(crate) fn gated(self, after: usize, gate: &watch::Receiver<bool>) -> Self {

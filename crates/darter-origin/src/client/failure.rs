@@ -63,8 +63,10 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>) 
     };
     // Resolvers that could not be reached say something else ("temporary failure").
     let unknown_name = error.is_dns() && (says(&error, "not known") || says(&error, "No address associated"));
+    let unconnected = error.is_connect();
     // The address may hold a password.
     let failure = OriginError::new(kind, text).caused_by(error.without_url());
+    let failure = if unconnected { failure.without_connection() } else { failure };
     if unknown_name { failure.of_unknown_name() } else { failure }
 }
 
@@ -127,6 +129,13 @@ pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> 
         StatusCode::RANGE_NOT_SATISFIABLE => {
             (ErrorKind::RangeNotSatisfiable, format!("{what}: HTTP {status}: it is shorter than the requested range"))
         }
+        StatusCode::ACCEPTED => (
+            ErrorKind::Status(202),
+            format!("{what}: HTTP {status}: the server is still preparing it; try again later"),
+        ),
+        other if other.is_success() => {
+            (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {other}: it has no content; check the address"))
+        }
         other if other.is_server_error() => (
             ErrorKind::Status(other.as_u16()),
             format!("{what}: HTTP {other}: the server failed; try later, or ask who runs it"),
@@ -155,8 +164,9 @@ fn challenges(headers: &HeaderMap) -> Vec<String> {
 /// that no clock of ours has to agree with theirs, unless it has none.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than a number can hold is for ever.
+        return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
     }
     let date = |text: &str| httpdate::parse_http_date(text).ok();
     let theirs = headers.get(DATE).and_then(|value| date(value.to_str().ok()?));

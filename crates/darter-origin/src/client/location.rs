@@ -20,6 +20,8 @@ const NOT_ASCII: &AsciiSet = CONTROLS;
 /// [`ErrorKind::Protocol`] for a redirect to what is no HTTP address.
 pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url>, OriginError> {
     let follows = [
+        // Whoever names one of several choices means it.
+        StatusCode::MULTIPLE_CHOICES,
         StatusCode::MOVED_PERMANENTLY,
         StatusCode::FOUND,
         StatusCode::SEE_OTHER,
@@ -52,7 +54,23 @@ fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
 }
 
 /// Headers that say who is asking, in parts of their names.
-const CREDENTIALS: [&str; 9] = ["auth", "cookie", "credential", "jwt", "key", "passw", "secret", "session", "token"];
+const CREDENTIALS: [&str; 15] = [
+    "assertion",
+    "auth",
+    "cookie",
+    "credential",
+    "csrf",
+    "jfrog",
+    "jwt",
+    "key",
+    "passw",
+    "secret",
+    "session",
+    "signature",
+    "ticket",
+    "token",
+    "xsrf",
+];
 
 /// Removes the headers that authorise: what is left may follow a redirect to another server.
 pub(super) fn remove_credentials(headers: &mut HeaderMap) {
@@ -96,13 +114,14 @@ mod tests {
 
     #[test]
     fn what_authorises_stays_behind_and_the_rest_goes_on() {
-        let names = "authorization cookie private-token x-api-key x-jfrog-art-api-key x-auth-email x-session user-agent x-team referer";
+        let names = "authorization cookie private-token x-api-key x-jfrog-art-api-key x-auth-email x-session \
+                     x-jfrog-art-api x-csrf x-hub-signature-256 x-design user-agent x-team referer";
         let mut headers: HeaderMap =
             names.split(' ').map(|name| (HeaderName::from_static(name), http::HeaderValue::from_static("x"))).collect();
         remove_credentials(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["referer", "user-agent", "x-team"]);
+        assert_eq!(left, ["referer", "user-agent", "x-design", "x-team"]);
     }
 
     #[test]

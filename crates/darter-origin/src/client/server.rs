@@ -183,6 +183,10 @@ fn builder(config: &HttpConfig, own: &ServerConfig) -> reqwest::ClientBuilder {
         .pool_max_idle_per_host(config.idle_per_host)
         .pool_idle_timeout(Duration::from_secs(60))
         .http1_max_headers(MAX_HEADERS)
+        // What curl and browsers read, too: a folded line, a space before the colon, a line that is no header.
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(MAX_HEADER_BYTES)

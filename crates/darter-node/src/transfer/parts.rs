@@ -1,0 +1,190 @@
+//! Whether an origin gives parts of its content, or only the whole.
+//!
+//! Origins refuse ranges in every way there is (any status, silence, a broken connection, another part than the one asked
+//! for) where they give the whole, and nothing that they said before tells. So a range that fails is no reason to give up
+//! while the whole was not asked for: it is read from its first byte, and what is here is skipped.
+//!
+//! An origin that fails altogether must not be taken for one that refuses ranges, since reading all of a large blob again
+//! costs much. Where a failure may pass, the next question is for the whole; when that is answered, the range is asked for
+//! again before the whole is read.
+//!
+//! Decided without I/O but for the two questions, which are given.
+
+use std::time::Duration;
+
+use darter_origin::{ErrorKind, OriginError, Reading};
+use futures_util::future::{self, Either};
+
+/// How long an answer to a range is waited for before the whole is asked for beside it.
+const RANGE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same where the whole has been answered already.
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// It gives parts, as far as is known.
+    Given,
+    /// It failed when it was asked for a part, which may have had another reason.
+    Doubted,
+    /// It gives the whole only.
+    Refused,
+}
+
+/// What to do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// What is done without ranges: try again after a pause, or give up.
+    AsBefore,
+    /// Ask for the whole at once.
+    Whole,
+    /// The same, and compare it with what is here: the part may have been another one.
+    Compared,
+}
+
+impl Parts {
+    /// Takes note of a failure; `asked_part` if a range was to be read, `moved_on` if bytes came that were not here before.
+    pub(super) fn after(&mut self, asked_part: bool, moved_on: bool, error: &OriginError) -> Next {
+        if !asked_part {
+            return Next::AsBefore;
+        }
+        match *self {
+            Self::Given if error.retryable() => {
+                if !moved_on && !error.is_unconnected() {
+                    *self = Self::Doubted;
+                }
+                Next::AsBefore
+            }
+            Self::Given => {
+                *self = Self::Refused;
+                let is_other = *error.kind() == ErrorKind::Protocol && moved_on;
+                if is_other { Next::Compared } else { Next::Whole }
+            }
+            // The whole broke off: it would be read again and again up to there.
+            Self::Refused if error.retryable() => {
+                *self = Self::Doubted;
+                Next::AsBefore
+            }
+            Self::Doubted | Self::Refused => Next::AsBefore,
+        }
+    }
+
+    /// Opens a part, or the whole.
+    pub(super) async fn open<P, W>(
+        &mut self,
+        part: impl Fn() -> P,
+        whole: impl Fn() -> W,
+    ) -> Result<Reading, OriginError>
+    where
+        P: Future<Output = Result<Reading, OriginError>>,
+        W: Future<Output = Result<Reading, OriginError>>,
+    {
+        match *self {
+            Self::Refused => whole().await,
+            Self::Doubted => {
+                let whole = whole().await?;
+                let answered = tokio::time::timeout(SHORT_PATIENCE, part()).await;
+                if let Ok(Ok(part)) = answered {
+                    *self = Self::Given;
+                    return Ok(part);
+                }
+                *self = Self::Refused;
+                Ok(whole)
+            }
+            Self::Given => {
+                let mut part = Box::pin(part());
+                if let Ok(answered) = tokio::time::timeout(RANGE_PATIENCE, &mut part).await {
+                    return answered;
+                }
+                match future::select(part, Box::pin(whole())).await {
+                    Either::Left((answered, _)) => answered,
+                    Either::Right((Ok(whole), _)) => {
+                        *self = Self::Refused;
+                        Ok(whole)
+                    }
+                    Either::Right((Err(_), part)) => part.await,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use darter_core::{Shown, Version};
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    fn failed(kind: ErrorKind) -> OriginError {
+        OriginError::new(kind, "failed")
+    }
+
+    /// What is opened, and which questions were asked. A question is answered after so many seconds.
+    async fn opened(
+        parts: &mut Parts,
+        part: (u64, Option<ErrorKind>),
+        whole: (u64, Option<ErrorKind>),
+    ) -> (Result<u64, ErrorKind>, String) {
+        let asked = RefCell::new(String::new());
+        let answer = async |name: char, (seconds, error): (u64, Option<ErrorKind>), start| {
+            asked.borrow_mut().push(name);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            let body = stream::empty().boxed();
+            let reading = Reading { version: Version::default(), shown: Shown::default(), start, length: None, body };
+            error.map_or(Ok(reading), |kind| Err(failed(kind)))
+        };
+        let opened = parts.open(|| answer('p', part.clone(), 7), || answer('w', whole.clone(), 0)).await;
+        let opened = opened.map(|reading| reading.start).map_err(|error| error.kind().clone());
+        (opened, asked.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_range_that_is_refused_or_silent_is_no_end_where_the_whole_is_given() {
+        let mut parts = Parts::Given;
+        assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "p".into()));
+        assert_eq!(parts.after(true, false, &failed(ErrorKind::Status(400))), Next::Whole);
+        assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(0), "w".into()));
+        assert_eq!(parts.after(true, false, &failed(ErrorKind::NotFound)), Next::AsBefore, "nothing is left to try");
+
+        let mut parts = Parts::Given;
+        assert_eq!(opened(&mut parts, (1000, None), (1, None)).await, (Ok(0), "pw".into()));
+        assert_eq!(parts, Parts::Refused);
+        // One that is slow with everything is asked once more at most.
+        let mut parts = Parts::Given;
+        assert_eq!(opened(&mut parts, (35, None), (35, None)).await, (Ok(7), "pw".into()));
+        let away = Some(ErrorKind::Unreachable);
+        assert_eq!(opened(&mut parts, (35, None), (1, away)).await, (Ok(7), "pw".into()));
+        assert_eq!(parts, Parts::Given);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_was_away_is_read_by_range_again() {
+        let mut parts = Parts::Given;
+        let away = Some(ErrorKind::Status(503));
+        assert_eq!(parts.after(true, true, &failed(ErrorKind::Truncated)), Next::AsBefore);
+        assert_eq!(parts, Parts::Given, "bytes came by range");
+        assert_eq!(parts.after(true, false, &failed(ErrorKind::Status(503))), Next::AsBefore);
+        let asked = opened(&mut parts, (1, away.clone()), (1, away.clone())).await;
+        assert_eq!(asked, (Err(ErrorKind::Status(503)), "w".into()));
+        assert_eq!(parts.after(true, false, &failed(ErrorKind::Status(503))), Next::AsBefore);
+        assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "wp".into()));
+        // But not where the range fails while the whole is given.
+        for part in [(1, away), (1000, None)] {
+            let mut parts = Parts::Doubted;
+            assert_eq!(opened(&mut parts, part, (1, None)).await, (Ok(0), "wp".into()));
+            assert_eq!(parts, Parts::Refused);
+            assert_eq!(parts.after(true, true, &failed(ErrorKind::Truncated)), Next::AsBefore);
+            assert_eq!(parts, Parts::Doubted, "the rest is asked for by range once more");
+        }
+    }
+
+    #[test]
+    fn what_came_of_a_part_that_was_another_one_is_compared() {
+        let mut parts = Parts::Given;
+        assert_eq!(parts.after(false, true, &failed(ErrorKind::Protocol)), Next::AsBefore);
+        assert_eq!(parts.after(true, true, &failed(ErrorKind::Protocol)), Next::Compared);
+    }
+}
