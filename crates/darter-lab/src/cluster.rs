@@ -157,7 +157,8 @@ impl<'host> Agent<'host> {
         serde_json::from_str(&text).with_context(|| format!("darter {arguments:?} printed other than JSON: {text}"))
     }
 
-    fn darter(&self) -> Command {
+    /// The program on this host, as one that goes by way of this agent; its arguments are still to be given.
+    pub fn darter(&self) -> Command {
         let mut command = self.host.command(&self.binary);
         command.env("DARTER_DATA_DIR", &self.data);
         command

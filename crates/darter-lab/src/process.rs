@@ -36,6 +36,25 @@ impl Process {
         };
         let (output, out) = file("out")?;
         let (errors, err) = file("err")?;
+        Self::begin(command, name, (output, out), (errors, err))
+    }
+
+    /// The same with its standard output in a file named just so in another directory.
+    pub fn spawn_into(command: &mut Command, name: &str, directory: &Path, logs: &Path) -> Result<Self> {
+        let create = |path: PathBuf| -> Result<(PathBuf, File)> {
+            let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+            Ok((path, file))
+        };
+        let errors = create(logs.join(format!("{name}.err")))?;
+        Self::begin(command, name, create(directory.join(name))?, errors)
+    }
+
+    fn begin(
+        command: &mut Command,
+        name: &str,
+        (output, out): (PathBuf, File),
+        (errors, err): (PathBuf, File),
+    ) -> Result<Self> {
         let child = command
             .stdin(Stdio::null())
             .stdout(out)

@@ -237,6 +237,8 @@ fn readers_in_order_cost_a_large_swarm_nothing() {
     assert!(with.lag_quantile(1.0, scenario.pieces) <= allowed_lag(&scenario) * 1.5);
     assert!(over_bound(&with, &scenario) <= over_bound(&without, &scenario) + 0.02);
     assert!(copies(with.seed_pieces, &scenario) <= 1.05);
+    let messages = |report: &Report| report.tracker_messages.iter().sum::<u64>() as f64;
+    assert!(messages(&with) <= messages(&without) * 1.1);
 }
 
 #[test]

@@ -37,7 +37,7 @@ struct Arguments {
     part: Option<Part>,
     /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them. Each kind has its own table
     scenarios: Vec<String>,
-    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, libtorrent, libtorrent-tuned, aria2, nginx,
+    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, darter-get and darter-stdout (from the command to the whole file), libtorrent, libtorrent-tuned, aria2, nginx,
     /// chain (what the bytes alone take)
     #[arg(long, value_delimiter = ',', default_value = "darter")]
     method: Vec<Kind>,

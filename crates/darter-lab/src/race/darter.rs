@@ -1,7 +1,7 @@
 //! Darter's agents: a seed and nodes as users start them, asked for the content through their administration sockets.
 //!
-//! The seed starts cold and reads the origin during the race, while the seeds of other methods have the content from the
-//! start. Content is asked for with its digest, as an image's layers are: so the seed computes SHA-256 of the whole, and with
+//! The seed starts cold and reads the origin during the race, unless the scenario says that it is warm, while the seeds of other
+//! methods have the content from the start. Content is asked for with its digest, as an image's layers are: so the seed computes SHA-256 of the whole, and with
 //! `--verify-whole` every node does. A node is done when it says that it holds everything and has checked the whole, at the moment that it names itself
 //! by a clock that began with its transfer; when that was is told by the lab's own clock.
 
@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::race::method::{Look, Method};
 
 /// How long an agent may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a seed may take to read a file from the origin.
+const WARM_PATIENCE: Duration = Duration::from_secs(600);
 /// The header of an answer that names its blob.
 const BLOB_HEADER: &str = "darter-blob";
 
@@ -71,7 +74,32 @@ impl<'c> Darter<'c> {
         for node in &nodes {
             meet_seed(&node.agent)?;
         }
-        Ok(Self { course, clock: SystemClock::start(), origin, seed, nodes })
+        let darter = Self { course, clock: SystemClock::start(), origin, seed, nodes };
+        if course.scenario.warm {
+            darter.warm_seed()?;
+        }
+        Ok(darter)
+    }
+
+    /// Has the seed read everything.
+    fn warm_seed(&self) -> Result<()> {
+        let socket = self.seed.socket();
+        for (file, digest) in &self.course.content.files {
+            let blob = get(&socket, &self.origin.url(file), *digest)?;
+            let is_complete = || Ok(ask(&socket, &format!("/v1/progress?blob={blob}"))?["complete"] == true);
+            wait_until(&format!("the seed to hold {file}"), WARM_PATIENCE, is_complete)?;
+        }
+        Ok(())
+    }
+
+    /// Where a file is.
+    pub(crate) fn url(&self, file: &str) -> String {
+        self.origin.url(file)
+    }
+
+    /// The program on a node's host, as a user of its agent starts it.
+    pub(crate) fn command(&self, node: usize) -> Command {
+        self.nodes[node].agent.darter()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::race::darter::Darter;
 use crate::race::plain::Plain;
 use crate::race::scenario::Scenario;
 use crate::race::torrent::{Client, Torrent};
+use crate::race::user::{Target, User};
 
 /// What a node has reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,6 +53,10 @@ pub enum Kind {
     Darter,
     /// The same, with every node computing the SHA-256 of the whole by itself.
     DarterVerifyWhole,
+    /// Darter's agents, and `darter get` on each node: from the command to the whole file.
+    DarterGet,
+    /// The same to the command's standard output, in order.
+    DarterStdout,
     /// libtorrent with its defaults.
     Libtorrent,
     /// libtorrent with settings for a fast local network.
@@ -66,9 +71,11 @@ pub enum Kind {
 
 impl Kind {
     /// All methods, in the order in which they are compared.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Darter,
         Self::DarterVerifyWhole,
+        Self::DarterGet,
+        Self::DarterStdout,
         Self::Libtorrent,
         Self::LibtorrentTuned,
         Self::Aria2,
@@ -78,7 +85,7 @@ impl Kind {
 
     /// Whether it is one of Darter's, which have goals.
     pub const fn is_darter(self) -> bool {
-        matches!(self, Self::Darter | Self::DarterVerifyWhole)
+        matches!(self, Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout)
     }
 
     /// Whether it gets to the end of this scenario: a chain breaks where somebody dies.
@@ -89,7 +96,7 @@ impl Kind {
     /// Programs that it needs besides those of every race, and their packages in Debian.
     const fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Darter | Self::DarterVerifyWhole | Self::Chain => &[],
+            Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout | Self::Chain => &[],
             Self::Libtorrent | Self::LibtorrentTuned => &[("python3", "python3-libtorrent")],
             Self::Aria2 => &[("aria2c", "aria2"), ("python3", "python3")],
             Self::Nginx => &[("curl", "curl")],
@@ -122,6 +129,8 @@ impl Kind {
         Ok(match self {
             Self::Darter => Box::new(Darter::start(course, &[])?),
             Self::DarterVerifyWhole => Box::new(Darter::start(course, &["--verify-whole"])?),
+            Self::DarterGet => Box::new(User::start(course, Target::File)?),
+            Self::DarterStdout => Box::new(User::start(course, Target::Output)?),
             Self::Libtorrent => Box::new(Torrent::start(course, Client::Libtorrent { tuned: false })?),
             Self::LibtorrentTuned => Box::new(Torrent::start(course, Client::Libtorrent { tuned: true })?),
             Self::Aria2 => Box::new(Torrent::start(course, Client::Aria2)?),
@@ -136,6 +145,8 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Self::Darter => "darter",
             Self::DarterVerifyWhole => "darter-verify-whole",
+            Self::DarterGet => "darter-get",
+            Self::DarterStdout => "darter-stdout",
             Self::Libtorrent => "libtorrent",
             Self::LibtorrentTuned => "libtorrent-tuned",
             Self::Aria2 => "aria2",

@@ -8,6 +8,7 @@
 //! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
 //! | [`method`] | what a [`Method`](method::Method) has to do, and the list of them |
 //! | [`darter`] | Darter's agents, driven through their sockets |
+//! | [`user`] | `darter get` by way of such agents |
 //! | [`torrent`] | libtorrent and aria2, with a tracker |
 //! | [`plain`] | plain downloads from nginx |
 //! | [`chain`], [`relay`] | what the bytes alone take: each node passes on to the next |
@@ -41,6 +42,7 @@ pub mod row;
 pub mod run;
 pub mod scenario;
 pub mod torrent;
+pub mod user;
 
 pub use course::Course;
 pub use row::Row;

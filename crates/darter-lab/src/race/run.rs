@@ -58,6 +58,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let mut method = kind.start(&course).with_context(|| format!("start {kind}"))?;
     // Each node stores the content, and so does the seed.
     let reserve = Reserve::gather(scenario.size() * u64::from(scenario.nodes + 1))?;
+    let origin_before = method.origin_sent()?;
     let before = Meters::read(&course)?;
     let mut ledger = Ledger::open(&method.processes());
     let machine = MachineTime::now()?;
@@ -92,7 +93,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     }
     row.finished.sort_by(f64::total_cmp);
     row.own_ratios.sort_by(f64::total_cmp);
-    row.origin_copies = origin_sent as f64 / size;
+    row.origin_copies = (origin_sent - origin_before) as f64 / size;
     row.seed_copies = copies(after.seed.sent, before.seed.sent);
     let received: f64 =
         after.nodes.iter().zip(&before.nodes).map(|(after, before)| copies(after.received, before.received)).sum();

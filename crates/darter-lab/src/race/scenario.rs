@@ -40,6 +40,9 @@ pub struct Scenario {
     pub seed_rate: String,
     /// The origin's cable, each way. Only methods that read an origin use it.
     pub origin_rate: String,
+    /// Whether the seed holds the content from the start. The bound stays that of a seed that reads it.
+    #[serde(default)]
+    pub warm: bool,
     /// Nodes whose cables differ.
     #[serde(default)]
     pub slow: Vec<Slow>,

@@ -115,9 +115,17 @@ impl Picker {
         let needs = self.needs_of_readers();
         if !needs.is_empty() && !self.is_anyone_ahead(&needs) {
             self.request_rarest(&needs, now);
-            // Neither the lead's choice nor anything else is worth more than what readers need, so these get what room is left.
-            let room = self.most_open().saturating_sub(self.counts.open);
-            self.adjust_asks(room, now);
+            // Neither the lead's choice nor anything else is worth more than what readers need, so these get what room is left. Asks
+            // withdrawn and made again at every piece would be most of what the lead hears, so some stand while there is a little room.
+            let (open, most) = (self.counts.open, self.most_open());
+            let asks = if open >= most {
+                0
+            } else if open * 2 > most {
+                self.counts.standing
+            } else {
+                usize::MAX
+            };
+            self.adjust_asks(asks, now);
             self.request_rarest(&[WHOLE], now);
             return;
         }
@@ -127,8 +135,8 @@ impl Picker {
         self.request_rarest(&order, now);
     }
 
-    /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `limit`.
-    fn adjust_asks(&mut self, limit: usize, now: Moment) {
+    /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `most`.
+    fn adjust_asks(&mut self, most: usize, now: Moment) {
         let Some(lead) = &mut self.lead else { return };
         let neighbours = self.neighbours.len().max(self.expected);
         let asked_from =
@@ -136,7 +144,7 @@ impl Picker {
         let (lead, ready) = (lead.id, lead.meter.paused_until.max(asked_from));
         // The more neighbours, the smaller the lead's part in what this node gets.
         let asks = (self.tuning.asks as usize / (1 + neighbours / 8)).max(1);
-        let useful = self.unassigned().min(asks).min(self.most_open()).min(limit);
+        let useful = self.unassigned().min(asks).min(self.most_open()).min(most);
         while self.counts.standing > useful {
             let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
             let Some(at) = self.requests.iter().rposition(is_standing) else { break };
