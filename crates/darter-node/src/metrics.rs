@@ -11,6 +11,7 @@ pub(crate) mod process;
 mod registries;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use darter_core::Tier;
@@ -197,6 +198,8 @@ pub struct Metrics {
     pub peers_connected: Gauge,
     /// Seeds with an open connection to this agent.
     pub seeds_connected: Gauge,
+    /// Whether this is a node that has been connected with nobody for some seconds.
+    pub alone: AtomicBool,
     /// Times the last connected seed was lost.
     pub last_seed_lost: Counter,
     /// Requests on the local port whose answer is not yet sent.
@@ -256,6 +259,7 @@ impl Metrics {
             swarms_active: Gauge::default(),
             peers_connected: Gauge::default(),
             seeds_connected: Gauge::default(),
+            alone: AtomicBool::new(false),
             last_seed_lost: Counter::default(),
             local_requests_active: Gauge::default(),
             peer_received_bytes: Family::default(),
@@ -353,7 +357,11 @@ impl Metrics {
         let seeds = self.seeds_connected.get();
         let nodes = (self.peers_connected.get() - seeds).max(0);
         let lost = if seeds == 0 && self.last_seed_lost.get() > 0 { " (the last one was lost)" } else { "" };
-        format!("seeds connected: {seeds}{lost}\nnodes connected: {nodes}\n")
+        let alone = match self.alone.load(Ordering::Relaxed) {
+            true => "no other agent can be reached; downloads read their origins from here: check --join\n",
+            false => "",
+        };
+        format!("seeds connected: {seeds}{lost}\nnodes connected: {nodes}\n{alone}")
     }
 
     /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is.

@@ -8,14 +8,15 @@
 //!
 //! Lock order: the table of known nodes, then the fleet's state.
 //!
-//! Losing the last seed is said in the log, counted, and shown by `/healthz?verbose`.
+//! Losing the last seed is said in the log, counted, and shown by `/healthz?verbose`. A node that finds nobody at all reads
+//! every origin by itself, and can't help it: it says so, too. It is among the others as soon as one of them meets it.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use darter_core::{NodeId, rendezvous};
+use darter_core::{Moment, NodeId, rendezvous};
 use darter_wire::{MAX_PEERS_TOLD, Message, PeerInfo};
 
 use super::{Fleet, Peer, known};
@@ -27,6 +28,9 @@ pub(super) const MAX_COMPANIONS: usize = 32;
 
 /// Seeds that one seed is connected with, at most.
 const MAX_SEEDS: usize = 16;
+
+/// How long a node may be connected with nobody before it says so.
+const ALONE_AFTER: Duration = Duration::from_secs(10);
 
 /// Connections that are attempted at a time.
 const MAX_ATTEMPTS: usize = 8;
@@ -44,6 +48,13 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 const TOLD: usize = 64;
 const _: () = assert!(TOLD <= MAX_PEERS_TOLD);
 
+/// Whether this node is connected with nobody.
+#[derive(Default)]
+struct Alone {
+    since: Option<Moment>,
+    told: bool,
+}
+
 impl Fleet {
     /// Reads what an earlier run knew, and looks after this node's acquaintances until the fleet is closed.
     pub(crate) fn mingle(self: &Arc<Self>) {
@@ -55,12 +66,14 @@ impl Fleet {
             let data_dir = fleet.context.options.data_dir.clone();
             fleet.on_disk(data_dir.clone(), known::load).await;
             let (mut asked, mut saved) = (fleet.context.now(), fleet.context.now());
+            let mut alone = Alone::default();
             loop {
                 let lonely = fleet.seeds().is_empty();
                 if lonely {
                     fleet.seek_companions();
                 }
                 let now = fleet.context.now();
+                fleet.tell_if_alone(&mut alone, now);
                 if now.since(asked) >= if lonely { ASK_EVERY.0 } else { ASK_EVERY.1 } {
                     asked = now;
                     fleet.ask_somebody();
@@ -77,6 +90,27 @@ impl Fleet {
             }
             fleet.on_disk(data_dir, known::save).await;
         });
+    }
+
+    /// Says once that nobody is connected, and once that somebody is again.
+    fn tell_if_alone(&self, alone: &mut Alone, now: Moment) {
+        let was_told = alone.told;
+        if !self.peers().is_empty() {
+            *alone = Alone::default();
+        } else if now.since(*alone.since.get_or_insert(now)) >= ALONE_AFTER {
+            alone.told = true;
+        }
+        self.context.metrics.alone.store(alone.told, Ordering::Relaxed);
+        match (was_told, alone.told) {
+            (false, true) => tracing::warn!(
+                join = self.context.options.join.join(","),
+                "no other agent can be reached: downloads read their origins from here until one is. Check that the \
+                 agents given by --join run; several of them, or a name that stands for several, find the others \
+                 while one is down"
+            ),
+            (true, false) => tracing::info!("another agent is connected again"),
+            _ => {}
+        }
     }
 
     async fn on_disk(

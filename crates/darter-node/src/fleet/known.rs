@@ -11,7 +11,7 @@
 //! A file of another format, and one that can't be read, is set aside as `peers.unread`, never deleted.
 //!
 //! Invariants: the table and the file are bounded. A node that was only heard of never takes the place of one that was
-//! met. A node that does not answer is asked again after pauses that grow, and forgotten after some tries.
+//! met. A node that does not answer is asked again after pauses that grow, and forgotten after some tries, or after a day if it was met.
 //!
 //! [`Known`] decides without I/O; [`load`] and [`save`] read and write the file.
 
@@ -36,15 +36,19 @@ const MAX_REMEMBERED: usize = 256;
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// A node that was only heard of is forgotten after this many tries without an answer, one that was met after more.
-const MAX_FAILURES: (u32, u32) = (3, 10);
+/// A node that was only heard of is forgotten after this many tries without an answer.
+const MAX_FAILURES: u32 = 3;
+
+/// One that was met is forgotten when it has not answered for this long, in seconds: a network that was cut in two for
+/// some hours must find together again, though nobody is left who knows both parts.
+const KEEP_FOR: u64 = 24 * 3600;
 
 /// A node that left may come back: others are told of it for this long, in seconds.
 const TELL_FOR: u64 = 3600;
 
 /// The pause after the first try without an answer; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(600);
 
 const FILE: &str = "peers";
 const NEW_FILE: &str = "peers.new";
@@ -105,11 +109,15 @@ impl Known {
     }
 
     /// A node did not answer at the address that is known of it.
-    pub(super) fn failed(&mut self, node: NodeId, now: Moment) {
+    /// `unix_now` is the present in Unix seconds.
+    pub(super) fn failed(&mut self, node: NodeId, now: Moment, unix_now: u64) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         known.failures += 1;
-        let most = if known.met == 0 { MAX_FAILURES.0 } else { MAX_FAILURES.1 };
-        if known.failures >= most {
+        let is_given_up = match known.met {
+            0 => known.failures >= MAX_FAILURES,
+            met => unix_now.saturating_sub(met) > KEEP_FOR,
+        };
+        if is_given_up {
             self.forget(node);
             return;
         }
@@ -312,22 +320,23 @@ mod tests {
         known.met(info(1), 1);
         known.heard(info(2));
         for node in [1, 2] {
-            known.failed(info(node).node, at(10));
+            known.failed(info(node).node, at(10), 10);
         }
         assert!(known.ranked(b"key", at(10)).is_empty() && told(&known, 2).is_empty());
         assert_eq!(known.ranked(b"key", at(11)).len(), 2);
-        known.failed(info(1).node, at(11));
+        known.failed(info(1).node, at(11), 11);
         assert_eq!(known.ranked(b"key", at(12)).len(), 1, "the pause grows");
         known.heard(PeerInfo { addr: "10.9.9.9:7400".into(), ..info(1) });
         assert_eq!(known.ranked(b"key", at(12)).len(), 2, "somebody else knows where it is now");
         for _ in 0..2 {
-            known.failed(info(2).node, at(20));
+            known.failed(info(2).node, at(20), 20);
         }
-        for _ in 0..9 {
-            known.failed(info(1).node, at(20));
+        for _ in 0..99 {
+            known.failed(info(1).node, at(20), KEEP_FOR);
         }
-        assert_eq!(known.ranked(b"key", at(1000)).len(), 1, "one that was met is asked for longer");
-        known.failed(info(1).node, at(2000));
+        assert!(known.ranked(b"key", at(19) + MAX_PAUSE).is_empty());
+        assert_eq!(known.ranked(b"key", at(20) + MAX_PAUSE).len(), 1, "one that was met is asked for longer");
+        known.failed(info(1).node, at(2000), KEEP_FOR + 2);
         assert!(known.ranked(b"key", at(10_000)).is_empty());
     }
 }

@@ -42,7 +42,7 @@ use self::known::Known;
 use self::survey::Surveys;
 use self::twins::Twins;
 use crate::api::Giver;
-use crate::context::Context;
+use crate::context::{Context, unix_now};
 use crate::descriptors::AcceptFailures;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
@@ -259,7 +259,7 @@ impl Fleet {
                 }
                 Err(error) => {
                     tracing::debug!(peer = %info.addr, %error, "could not meet a node");
-                    fleet.known.lock().failed(info.node, fleet.context.now());
+                    fleet.known.lock().failed(info.node, fleet.context.now(), unix_now());
                 }
             }
             fleet.state.lock().dialling.remove(&info.node);

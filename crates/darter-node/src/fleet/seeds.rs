@@ -4,8 +4,9 @@
 //! behind it. An address that leads back to this agent is skipped: a name may stand for it, too.
 //!
 //! An address where nobody answers is tried again for ever, since a seed may come up later than its nodes; so is an
-//! agent of another release, which may be upgraded. Where all addresses of a name answer as something else than Darter,
-//! only people can mend it: at start that is an error.
+//! agent of another release, which may be upgraded. Where everything that was given answers as something else than Darter,
+//! only people can mend it: at start that is an error. Beside others, it is one in the log: an address may have become
+//! somebody else's since it was written down, and the rest of the fleet is there.
 //!
 //! Nothing here keeps the agent from serving its host: whoever waits for the first attempts waits in
 //! [`Seeds::first_attempts`], for a bounded time.
@@ -102,24 +103,16 @@ impl Seeds {
     /// Waits until every address was tried once, though not for long.
     ///
     /// # Errors
-    /// [`StartError::Join`] if something was given that answers, but not as an agent of this fleet would.
+    /// [`StartError::Join`] if all that was given answers, but not as an agent of this fleet would.
     pub(crate) async fn first_attempts(&self) -> Result<(), StartError> {
         let mut attempted = self.attempted.subscribe();
         let all = async { while !self.all_attempted() && attempted.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(FIRST_ATTEMPTS_TIMEOUT, all).await;
-        for given in &self.given {
-            let state = given.state.lock();
-            let mut mistakes = state.addresses.values().map(|address| match &address.attempt {
-                Some(Attempt::Mistake(reason)) => Some(reason.clone()),
-                _ => None,
-            });
-            if let Some(Some(reason)) = mistakes.next()
-                && mistakes.all(|mistake| mistake.is_some())
-            {
-                return Err(StartError::Join { addr: given.text.clone(), reason });
-            }
+        let mistakes: Option<Vec<_>> = self.given.iter().map(|given| Some((given, given.mistake()?))).collect();
+        match mistakes.into_iter().flatten().next() {
+            Some((given, reason)) => Err(StartError::Join { addr: given.text.clone(), reason }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn all_attempted(&self) -> bool {
@@ -245,6 +238,24 @@ impl Seeds {
     fn next_pause(&self, pause: Duration, began: Moment) -> Duration {
         let lasted = self.fleet.context.now().since(began);
         if lasted >= MIN_CONNECTED { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) }
+    }
+}
+
+impl Given {
+    /// Why it can't be joined, if that is for people to mend at each of its addresses.
+    fn mistake(&self) -> Option<String> {
+        let state = self.state.lock();
+        let mistakes: Option<Vec<_>> = state.addresses.values().map(Address::mistake).collect();
+        mistakes?.first().map(|reason| (*reason).to_owned())
+    }
+}
+
+impl Address {
+    fn mistake(&self) -> Option<&str> {
+        match &self.attempt {
+            Some(Attempt::Mistake(reason)) => Some(reason),
+            _ => None,
+        }
     }
 }
 

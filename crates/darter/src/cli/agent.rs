@@ -49,6 +49,10 @@ pub(crate) struct JoinArgs {
     ///
     /// A name stands for all its addresses, and is looked up again every few seconds. This agent itself may be among
     /// them. Nodes that join only each other need no seed: the one that is chosen for a blob reads its origin for all.
+    ///
+    /// A node remembers the nodes that it has met. One that starts for the first time while the only agent that it was
+    /// told of is down knows of nobody, and reads origins by itself until that agent is back: give several, or a name
+    /// that stands for nodes, too.
     #[arg(long, env = "DARTER_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = values::endpoint_or_nothing)]
     pub(crate) join: Vec<String>,
 }

@@ -180,6 +180,8 @@ mod values {
     fn labels_and_headers() {
         assert_eq!(label("rack=1=2"), Ok(("rack".into(), "1=2".into())));
         assert!(label("rack").is_err() && label("=1").is_err());
+        let long = |length: usize| label(&format!("rack={}", "1".repeat(length)));
+        assert!(long(400).is_ok() && long(600).unwrap_err().contains("512 bytes"));
         assert_eq!(header("Accept:  a/b; q=\"1:2\" "), Ok(HeaderArg::One("Accept".into(), "a/b; q=\"1:2\"".into())));
         assert_eq!(header("@secret"), Ok(HeaderArg::File("secret".into())));
         assert!(header("@").is_err());

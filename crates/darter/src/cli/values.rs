@@ -93,12 +93,16 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The longest label. All of them fit into what an agent says of itself when it connects.
+const MAX_LABEL: usize = 512;
+
 /// `KEY=VALUE`. A label without a value, and a member of a list that substitution left empty, are no label: the value
 /// stays empty.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         None if text.trim().is_empty() => Ok(Default::default()),
         _ if has_login(text) => Err("every peer is told the labels: leave out the login".to_owned()),
+        _ if text.len() > MAX_LABEL => Err(format!("a label has {MAX_LABEL} bytes at most: every peer is told it")),
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(format!("not KEY=VALUE: {text:?} (write for example rack=17)")),
     }

@@ -7,6 +7,7 @@
 //! | `daemon.rs` | a daemon's life, and the commands that talk to it |
 //! | `swarm.rs` | a seed and nodes: who reads the origin, who gives what, who dies |
 //! | `no_seed.rs` | nodes without a seed, and fleets in which something is amiss: versions, ids, names, agents that stand still |
+//! | `amiss.rs` | seeds that can't do what they are asked, strangers at addresses to join, nodes that find nobody |
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `demo.rs` | the demonstration |
@@ -14,6 +15,7 @@
 
 #![allow(missing_docs)]
 
+mod amiss;
 mod daemon;
 mod demo;
 mod get;

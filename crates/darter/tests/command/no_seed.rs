@@ -14,18 +14,18 @@ use crate::swarm::{Node, copies, events};
 const MEGABYTE: usize = 1_000_000;
 
 impl Node {
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.room.path("seed.log")).unwrap()
     }
 
     /// What the local port answers to a GET.
-    fn local(&self, path: &str) -> String {
+    pub(crate) fn local(&self, path: &str) -> String {
         let address = self.status()["local"].as_str().unwrap().to_owned();
         local(&address, path)
     }
 
     /// Whether it is connected with this many other agents.
-    fn has_peers(&self, count: usize) -> bool {
+    pub(crate) fn has_peers(&self, count: usize) -> bool {
         self.status()["peers"].as_array().unwrap().len() == count
     }
 }

@@ -191,8 +191,14 @@ impl Daemon {
 
     /// An agent at a peer address of the test's choice.
     pub(crate) fn listening_on(listen: &str, room: &Room, line: &str) -> Self {
+        Self::listening_with(listen, room, line, &[])
+    }
+
+    /// The same with variables of its own.
+    pub(crate) fn listening_with(listen: &str, room: &Room, line: &str, variables: &[(&str, &str)]) -> Self {
         let (listen, local) = (listen.to_owned(), free_address());
         let mut command = room.darter(&format!("{line} --listen {listen} --local {local} --insecure"));
+        command.envs(variables.iter().copied());
         command.stderr(std::fs::File::create(room.path("seed.log")).unwrap());
         let mut process = Running::start(command);
         wait_until("the daemon answers", || {
