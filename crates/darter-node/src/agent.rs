@@ -5,6 +5,7 @@
 //! seeds are joined meanwhile: one that does not answer keeps nobody waiting.
 
 mod build;
+mod contents;
 mod images;
 mod names;
 mod reload;
@@ -22,6 +23,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use self::contents::Contents;
 pub use self::reload::Reloaded;
 use self::view::Sampler;
 use crate::api;
@@ -58,6 +60,8 @@ struct Inner {
     swarms: Arc<Swarms>,
     /// Nobody in an agent that lives for one download.
     registries: Option<Arc<Registries>>,
+    /// What the images known here are made of.
+    contents: Contents,
     sampler: Sampler,
     /// Hears the fleet; the fleet itself holds it weakly.
     _ears: Arc<ListeningSwarms>,

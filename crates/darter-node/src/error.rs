@@ -34,7 +34,7 @@ pub enum FetchError {
         length: u64,
     },
     /// The blob was dissolved while it was read.
-    #[error("blob {} was withdrawn: {reason}; ask for it again", blob.short())]
+    #[error("{reason} (blob {}); ask for it again", blob.short())]
     Withdrawn {
         /// Which blob.
         blob: BlobId,
@@ -69,6 +69,12 @@ pub enum FetchError {
         /// What is called so.
         candidates: Vec<String>,
     },
+    /// The agent ended before the blob was whole.
+    #[error("the agent was stopped before the download finished ({kept}); run the same command again to go on")]
+    Stopped {
+        /// How much of it is kept, in words.
+        kept: String,
+    },
     /// The agent is shutting down.
     #[error("the agent is shutting down; ask again once it is back")]
     Draining,
@@ -90,7 +96,7 @@ impl FetchError {
             Self::Stalled { .. } => 504,
             Self::Range { .. } => 416,
             Self::Ambiguous { .. } => 409,
-            Self::Withdrawn { .. } | Self::Draining => 503,
+            Self::Withdrawn { .. } | Self::Stopped { .. } | Self::Draining => 503,
             Self::Silent => 504,
         }
     }
@@ -113,6 +119,7 @@ impl FetchError {
             | Self::Withdrawn { .. }
             | Self::Unproven { .. }
             | Self::Silent
+            | Self::Stopped { .. }
             | Self::Draining => false,
         }
     }

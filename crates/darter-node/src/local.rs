@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -45,7 +45,7 @@ use self::guard::Guard;
 use self::outlet::{Outlet, OutletStream};
 use self::room::{Room, Seat};
 use crate::descriptors::AcceptFailures;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, plain};
 use crate::mirror::Mirror;
 
 /// Body of every answer. An error in it breaks the connection off, so that the reader sees an incomplete body.
@@ -269,8 +269,14 @@ impl Services {
                 text(status, word, head)
             }
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics.encode(), head);
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+                let accept = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+                let (encoded, kind) = if plain::wants_openmetrics(accept) {
+                    (self.metrics.encode(), metrics::CONTENT_TYPE)
+                } else {
+                    (plain::of_openmetrics(&self.metrics.encode()), plain::CONTENT_TYPE)
+                };
+                let mut response = text(StatusCode::OK, encoded, head);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
                 response
             }
             _ => text(StatusCode::NOT_FOUND, "nothing here: see / for what this port serves\n", head),

@@ -7,6 +7,7 @@
 //! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded; of the
 //! registries that callers name, and of the sources of wrong content, the first few dozen have a label of their own.
 
+pub mod plain;
 pub(crate) mod process;
 mod registries;
 
@@ -295,13 +296,13 @@ impl Metrics {
         r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
         let sendfile = "Content served to programs of this host by sendfile";
         r.register_with_unit("local_sendfile", sendfile, bytes(), self.local_sendfile_bytes.clone());
-        let trips = "Questions to agents for whose answer something waited: joins, manifests, pieces";
+        let trips = "Requests to peers that a transfer had to wait for";
         r.register("round_trips", trips, self.round_trips.clone());
         r.register("control_messages", "Control messages, both ways", self.control_messages.clone());
-        r.register("hashes_sent", "Hashes of pieces told to agents", self.hashes_sent.clone());
-        let refused = "Hashes of pieces that came without the lead's signature from one that does not lead";
+        r.register("hashes_sent", "Piece hashes sent to peers", self.hashes_sent.clone());
+        let refused = "Piece hashes rejected: no valid signature";
         r.register("hashes_refused", refused, self.hashes_refused.clone());
-        r.register("pieces_corrupt", "Pieces that came and were wrong", self.pieces_corrupt.clone());
+        r.register("pieces_corrupt", "Pieces that failed verification", self.pieces_corrupt.clone());
         let wrong = "Blobs that were not what their digest says, by who sent them";
         r.register("wrong_content", wrong, self.wrong_content.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
@@ -328,7 +329,7 @@ impl Metrics {
         r.register("mirror_requests", "Requests to the registry mirror", self.mirror_requests.clone());
         let upstream = "Requests the mirror made to upstream registries, apart from blob reads of the agent";
         r.register("mirror_upstream_requests", upstream, self.mirror_upstream_requests.clone());
-        let checks = "How the mirror knew that a caller may read cached content";
+        let checks = "Authorization checks by outcome: cached, granted, refused";
         r.register("mirror_access_checks", checks, self.mirror_access_checks.clone());
         let gone = "Requests to the registry mirror whose caller gave up before the answer, or in the middle of it";
         r.register("mirror_gone", gone, self.mirror_gone.clone());

@@ -12,7 +12,7 @@
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
 //! | `client` | the daemon's unix socket |
-//! | `failure`, `output`, `logging`, `signals`, `table`, `units` | exit codes, streams, signals, and words for people |
+//! | `failure`, `output`, `logging`, `signals`, `table`, `units`, `glyphs` | exit codes, streams, signals, and words for people |
 
 mod cli;
 mod client;
@@ -20,6 +20,7 @@ mod config;
 mod demo;
 mod failure;
 mod get;
+mod glyphs;
 mod logging;
 mod notify;
 mod output;

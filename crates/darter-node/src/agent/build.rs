@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+use super::contents::Contents;
 use super::reload::Changeable;
 use super::view::Sampler;
 use super::{Agent, Inner, is_daemon};
@@ -157,6 +158,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         seeds,
         swarms,
         registries: registries.clone(),
+        contents: Contents::default(),
         sampler: Sampler::default(),
         _ears: ears,
         listen,
@@ -195,7 +197,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
 }
 
 /// Peers are not encrypted or authenticated yet: whoever reaches the peer port can read what is cached.
-fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Result<(), StartError> {
+pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Result<(), StartError> {
     match listen {
         Some(addr) if !addr.ip().to_canonical().is_loopback() && !insecure => Err(StartError::Options(format!(
             "not listening on {addr} (--listen): peer traffic is not encrypted or authenticated yet, and anybody who \

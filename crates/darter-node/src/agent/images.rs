@@ -11,8 +11,6 @@ use super::Inner;
 use super::names::{self, Named};
 use crate::api::{Explained, Explanation, ImageExplanation, ImagePart, ImageRole};
 use crate::error::FetchError;
-use crate::mirror::named::Named as Manifest;
-use crate::registries::Registries;
 use crate::transfer::Outcome;
 
 /// Something that an image is made of.
@@ -29,7 +27,7 @@ pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explaine
         Named::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
         Named::Image(image, digest) => {
             let mut parts = Vec::new();
-            for Part { role, digest, length } in parts_of(inner.registries.as_deref(), digest).await {
+            for Part { role, digest, length } in parts_of(inner, digest).await {
                 let explanation = explain_blob(inner, blob_of(&digest)).await;
                 parts.push(ImagePart { role, digest, length, explanation });
             }
@@ -70,9 +68,9 @@ pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Vec<BlobId>, 
             let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
             let mut needed = HashSet::new();
             for (_, other) in known.into_iter().filter(|(_, other)| *other != digest) {
-                needed.extend(parts_of(registries, other).await.into_iter().map(|part| part.digest));
+                needed.extend(parts_of(inner, other).await.into_iter().map(|part| part.digest));
             }
-            let parts = parts_of(registries, digest).await.into_iter().map(|part| part.digest);
+            let parts = parts_of(inner, digest).await.into_iter().map(|part| part.digest);
             Ok(parts.filter(|digest| !needed.contains(digest)).map(|digest| blob_of(&digest)).collect())
         }
     }
@@ -84,7 +82,7 @@ pub(super) async fn by_blob(inner: &Inner) -> HashMap<BlobId, Vec<String>> {
     let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
     let mut images: HashMap<BlobId, Vec<String>> = HashMap::new();
     for (name, digest) in known {
-        for part in parts_of(registries, digest).await {
+        for part in parts_of(inner, digest).await {
             images.entry(blob_of(&part.digest)).or_default().push(name.clone());
         }
     }
@@ -97,42 +95,35 @@ pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, F
     Ok(match names::find(&inner.swarms, registries, name).await? {
         Named::Nothing => Vec::new(),
         Named::Blob(blob) => vec![blob],
-        Named::Image(_, digest) => {
-            parts_of(registries, digest).await.iter().map(|part| blob_of(&part.digest)).collect()
-        }
+        Named::Image(_, digest) => parts_of(inner, digest).await.iter().map(|part| blob_of(&part.digest)).collect(),
     })
 }
 
 /// An index or manifest and all that it names, as far as the manifests are here; nothing twice.
-async fn parts_of(registries: Option<&Registries>, digest: Digest) -> Vec<Part> {
-    let Some(registries) = registries else { return Vec::new() };
-    let Some(root) = manifest(registries, digest).await else { return Vec::new() };
-    let role = if root.1.is_index() { ImageRole::Index } else { ImageRole::Manifest };
-    let mut parts = vec![Part { role, digest, length: Some(root.0) }];
+async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Part> {
+    let Some(registries) = inner.registries.as_deref() else { return Vec::new() };
+    let Some(root) = inner.contents.of(registries, digest).await else { return Vec::new() };
+    let role = if root.is_index { ImageRole::Index } else { ImageRole::Manifest };
+    let mut parts = vec![Part { role, digest, length: Some(root.length) }];
     let mut seen = HashSet::from([digest]);
     // An index may name indexes; what was seen is not entered again, so this ends.
-    let mut open = vec![root.1];
+    let mut open = vec![root];
     while let Some(next) = open.pop() {
-        for (role, named) in next.parts() {
-            if !seen.insert(named.digest) {
+        for &(role, digest, length) in &next.parts {
+            if !seen.insert(digest) {
                 continue;
             }
             let inside = match role {
-                ImageRole::Manifest => manifest(registries, named.digest).await,
+                ImageRole::Manifest => inner.contents.of(registries, digest).await,
                 _ => None,
             };
             // Of other platforms' manifests nothing was asked for here.
             if role == ImageRole::Manifest && inside.is_none() {
                 continue;
             }
-            parts.push(Part { role, digest: named.digest, length: named.size });
-            open.extend(inside.map(|(_, manifest)| manifest));
+            parts.push(Part { role, digest, length });
+            open.extend(inside);
         }
     }
     parts
-}
-
-async fn manifest(registries: &Registries, digest: Digest) -> Option<(u64, Manifest)> {
-    let cached = registries.manifests().get(digest).await?;
-    Some((cached.bytes.len() as u64, Manifest::parse(&cached.bytes)))
 }

@@ -47,6 +47,8 @@ impl Agent {
 
 impl Changeable {
     fn reload(&self, fresh: Options) -> Result<Reloaded, StartError> {
+        // What would keep it from starting again is wrong now.
+        build::refuse_strangers(fresh.listen, fresh.insecure)?;
         let mut old = self.options.lock();
         let mut reloaded = Reloaded { restart: needs_restart(&old, &fresh), ..Reloaded::default() };
         // What belongs to a restart stays as it is here, too: servers are told apart by upstreams.

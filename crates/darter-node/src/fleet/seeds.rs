@@ -311,7 +311,7 @@ fn tell(given: &str, addr: SocketAddr, attempt: &Attempt) {
         Attempt::Connected => tracing::info!(seed = given, %addr, "connected"),
         Attempt::Oneself => tracing::info!(seed = given, %addr, "this agent itself is among those to join; skipped"),
         Attempt::Trouble(reason) => {
-            tracing::warn!(seed = given, reason, "can't join it yet; going on without and trying again");
+            tracing::warn!(seed = given, reason, "the seed is unreachable; going on without it and retrying");
         }
         Attempt::Mistake(reason) => tracing::error!(seed = given, reason, "can't join it; trying again"),
     }

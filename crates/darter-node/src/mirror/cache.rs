@@ -91,6 +91,11 @@ impl Manifests {
         Some(manifest)
     }
 
+    /// Whether a manifest is here.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.0.memory.lock().get(digest).is_some() || self.0.disk.lock().get(digest).is_some()
+    }
+
     /// Keeps a manifest. Its bytes must be what its digest says.
     pub(crate) async fn put(&self, manifest: Manifest) {
         self.0.remember(&manifest);

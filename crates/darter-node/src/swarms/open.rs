@@ -714,6 +714,7 @@ impl From<FetchError> for Refused {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
+            FetchError::Stopped { .. } => Self::Trouble("it was stopped".to_owned()),
             other => Self::Final(other),
         }
     }

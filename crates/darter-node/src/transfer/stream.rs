@@ -113,6 +113,16 @@ impl Transfer {
     }
 }
 
+/// How much of an unfinished blob stays on the disk, in words.
+fn kept(transfer: &Transfer) -> String {
+    let held = transfer.stored.held_bytes();
+    match transfer.stored.length() {
+        _ if transfer.stored.passes() || held == 0 => "nothing is kept".to_owned(),
+        Some(length) if length > 0 => format!("{} % are kept", u128::from(held) * 100 / u128::from(length)),
+        _ => "what came is kept".to_owned(),
+    }
+}
+
 impl Reader {
     async fn next(&mut self) -> Result<Option<Part>, FetchError> {
         loop {
@@ -130,8 +140,7 @@ impl Reader {
             };
             let complete = matches!(outcome, Outcome::Complete);
             if transfer.closed.is_cancelled() && !complete {
-                let reason = "its transfer was ended here".to_owned();
-                return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+                return Err(FetchError::Stopped { kept: kept(&transfer) });
             }
             if end.is_some_and(|end| self.at >= end) {
                 // Even of nothing, the end is told only once it is sure.

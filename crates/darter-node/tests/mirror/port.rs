@@ -18,7 +18,11 @@ async fn the_port_tells_what_it_is_and_how_it_is() {
     assert_eq!(world.send(Method::POST, "/healthz", &[]).await.status, 405);
     world.get("/v2/").await;
     let metrics = world.get("/metrics").await;
-    assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
+    assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(!metrics.body.ends_with(b"# EOF\n"), "promtool does not know it");
+    let newer = world.send(Method::GET, "/metrics", &[("accept", "application/openmetrics-text;q=0.5,*/*")]).await;
+    assert!(newer.header("content-type").starts_with("application/openmetrics-text"));
+    assert!(newer.body.ends_with(b"# EOF\n"));
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
     assert!(text.contains(r#"darter_mirror_requests_total{kind="ping",status="200",registry="#), "{text}");
     let head = world.head("/metrics").await;

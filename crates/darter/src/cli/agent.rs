@@ -128,7 +128,7 @@ pub(crate) struct NetworkArgs {
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) insecure: bool,
 
-    /// Hash whole content here too, instead of believing the seed that has done so
+    /// Also verify the complete SHA-256 on this host, instead of trusting the seed's check
     #[arg(long, env = "DARTER_VERIFY_WHOLE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) verify_whole: bool,
@@ -261,7 +261,7 @@ pub(crate) struct RegistryArgs {
     ///
     /// For private images: these programs send a login only to a mirror that asks for one. It is passed on to the
     /// registry that the mirror's path names, and to nobody else; log in for that path, as in `podman login
-    /// --tls-verify=false 127.0.0.1:7401/ghcr.io`. Who has no login still gets what is public.
+    /// --tls-verify=false 127.0.0.1:7401/ghcr.io`. Callers without a login still get what is public.
     ///
     /// Off by default, because Docker's engine sends mirrors no login: when a mirror wants one, it bypasses the mirror.
     /// containerd needs none of this.
@@ -290,7 +290,7 @@ pub(crate) struct RegistryArgs {
     #[arg(long, env = "DARTER_DOCKER_CONFIG", value_name = "FILE")]
     pub(crate) docker_config: Option<PathBuf>,
 
-    /// How long a registry's yes to a caller's credentials is believed
+    /// How long a successful authorization by a registry is cached
     #[arg(long, env = "DARTER_GRANT_TTL", value_name = "TIME", default_value = "5m", value_parser = values::duration)]
     pub(crate) grant_ttl: Duration,
 

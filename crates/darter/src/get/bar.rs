@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use super::backend::Watch;
-use crate::output;
+use crate::{glyphs, output};
 
 /// How often the bar looks.
 const TICK: Duration = Duration::from_millis(200);
@@ -134,7 +134,12 @@ fn style(known: bool, narrow: bool) -> ProgressStyle {
         (false, false) => UNKNOWN,
         (false, true) => UNKNOWN_NARROW,
     };
-    ProgressStyle::with_template(template).expect("the template is well formed").progress_chars("━╸─")
+    let style = ProgressStyle::with_template(template).expect("the template is well formed");
+    if glyphs::is_unicode() {
+        style.progress_chars("━╸─")
+    } else {
+        style.progress_chars("=> ").tick_chars("|/-\\ ")
+    }
 }
 
 impl Drop for Bar {

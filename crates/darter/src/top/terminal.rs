@@ -15,12 +15,14 @@ use darter_core::BlobId;
 use darter_node::api::top::Top;
 use futures_util::StreamExt as _;
 use ratatui::DefaultTerminal;
+use ratatui::buffer::Buffer;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::MissedTickBehavior;
 
 use super::state::{State, Step};
 use super::view;
 use crate::client::Client;
+use crate::glyphs;
 use crate::signals::Signals;
 
 /// A daemon that takes longer than this, or than three intervals, is said not to answer.
@@ -53,6 +55,7 @@ async fn follow(
     terminal: &mut DefaultTerminal,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
+    let unicode = glyphs::is_unicode();
     let mut events = EventStream::new();
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -60,7 +63,13 @@ async fn follow(
     let patience = PATIENCE.max(interval * 3);
     let mut asking = pin!(None);
     loop {
-        terminal.draw(|frame| view::draw(frame, state)).context("can't write to the terminal")?;
+        let drawn = terminal.draw(|frame| {
+            view::draw(frame, state);
+            if !unicode {
+                in_ascii(frame.buffer_mut());
+            }
+        });
+        drawn.context("can't write to the terminal")?;
         let step = tokio::select! {
             () = signals.next() => Step::Quit,
             event = events.next() => match event {
@@ -91,6 +100,16 @@ async fn follow(
             }
             Step::Suspend => suspend(terminal).context("can't use the terminal again")?,
             Step::Quit => return Ok(()),
+        }
+    }
+}
+
+/// Puts signs that every terminal has in the places of those that this one does not show.
+pub(super) fn in_ascii(buffer: &mut Buffer) {
+    for cell in &mut buffer.content {
+        if !cell.symbol().is_ascii() {
+            let sign = cell.symbol().chars().next().map_or(' ', glyphs::ascii);
+            cell.set_char(sign);
         }
     }
 }

@@ -142,6 +142,18 @@ fn screen(state: &State, width: u16, height: u16) -> Vec<String> {
     text.lines().map(|line| line.trim_matches('"').trim_end().to_owned()).collect()
 }
 
+#[test]
+fn a_terminal_that_shows_ascii_alone_gets_nothing_else() {
+    let mut terminal = Terminal::new(TestBackend::new(120, 30)).unwrap();
+    let state = state(top());
+    let drawn = terminal.draw(|frame| {
+        view::draw(frame, &state);
+        super::terminal::in_ascii(frame.buffer_mut());
+    });
+    let text: String = drawn.unwrap().buffer.content.iter().map(|cell| cell.symbol().to_owned()).collect();
+    assert!(text.is_ascii() && text.contains('#'), "{text}");
+}
+
 fn press(state: &mut State, code: KeyCode) -> Step {
     state.press(KeyEvent::new(code, KeyModifiers::NONE))
 }

@@ -51,6 +51,23 @@ fn a_daemons_file_is_handed_over_and_shared_where_that_can_be() {
 }
 
 #[test]
+fn a_get_whose_daemon_is_stopped_says_what_is_kept_and_how_to_go_on() {
+    let (room, bytes) = (Room::new(), content(8 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    web.hold_at(bytes.len() / 2);
+    let mut daemon = Daemon::start(&room, "--drain-timeout 0s");
+    let get = Running::start(room.darter(&format!("get {}", web.url)));
+    wait_until("half of it is saved", || saved(&room.data_dir()) > 3 * MEGABYTE as u64);
+    daemon.process.signal(Signal::TERM);
+    let told = ["the agent was stopped before the download finished (", " % are kept", "run the same command again"];
+    get.end().failed_with(1, &told);
+    drop(daemon);
+    web.let_go();
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert!(room.read("file.bin") == bytes);
+}
+
+#[test]
 fn a_daemon_passes_on_what_the_origin_says() {
     let room = Room::new();
     let web = Web::requiring(content(1000), "x-token: t");

@@ -56,6 +56,13 @@ fn systemd_hears_of_each_step_and_a_reload_takes_what_can_change() {
     wait_until("a wrong one is told", || log().contains("not a rate"));
     assert_eq!(room.run("status").code, Some(0), "and changes nothing");
 
+    // One that no agent would start with is as wrong.
+    std::fs::write(&file, format!("listen = \"0.0.0.0:1\"\nlocal = \"{local}\"\nquota = \"5MB\"\n")).unwrap();
+    daemon.signal(Signal::HUP);
+    heard("READY=1\n");
+    wait_until("it is told", || log().contains("not listening on 0.0.0.0:1"));
+    assert_eq!(room.run("status --json").succeeded().json()["store"]["quota"], 123_000_000);
+
     daemon.signal(Signal::TERM);
     heard("STOPPING=1\n");
     assert_eq!(daemon.ended().code(), Some(0));
