@@ -37,7 +37,7 @@ use crate::api::{GetRequest, Problem, units};
 use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
 use crate::handover;
-use crate::transfer::stream::Part;
+use crate::swarms::again::{Handing, Order};
 
 /// The header of a download's answer that names its blob.
 pub const BLOB_HEADER: &str = "darter-blob";
@@ -212,14 +212,19 @@ async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Res
 }
 
 /// A caller's wish to be given the blob's file: see [`handover`].
-struct Upgrade(Option<OnUpgrade>);
+struct Upgrade {
+    to: Option<OnUpgrade>,
+    /// The order in which it wants the parts, if it says so.
+    order: Option<Order>,
+}
 
 impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
         let wanted = head.headers.get(header::UPGRADE).is_some_and(|value| value == handover::PROTOCOL);
-        Ok(Self(head.extensions.remove::<OnUpgrade>().filter(|_| wanted)))
+        let order = head.headers.get(handover::ORDER_HEADER).and_then(|value| Order::named(value.as_bytes()));
+        Ok(Self { to: head.extensions.remove::<OnUpgrade>().filter(|_| wanted), order })
     }
 }
 
@@ -248,11 +253,14 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
             response = response.header(name, value);
         }
     }
-    if let Upgrade(Some(upgrade)) = upgrade {
+    if let Upgrade { to: Some(upgrade), order } = upgrade {
         // Reading begins here: a daemon that shuts down waits for it.
-        let parts = download.parts(None);
-        agent.background(hand_over(upgrade, parts));
-        let switching = response.status(StatusCode::SWITCHING_PROTOCOLS);
+        let parts = download.hand_on(order.unwrap_or(Order::InOrder));
+        agent.background(hand_over(upgrade, parts, order.is_some()));
+        let mut switching = response.status(StatusCode::SWITCHING_PROTOCOLS);
+        if let Some(order) = order {
+            switching = switching.header(handover::ORDER_HEADER, order.name());
+        }
         let headers = switching.header(header::CONNECTION, "upgrade").header(header::UPGRADE, handover::PROTOCOL);
         return headers.body(Body::empty()).expect("headers of digits and letters");
     }
@@ -268,7 +276,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
 }
 
 /// Gives a download to whoever has upgraded the connection. One who goes away ends it.
-async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Part, FetchError>>) {
+async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Handing, FetchError>>, tells: bool) {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(connection) = upgrade::downcast::<TokioIo<UnixStream>>(upgraded) else {
         tracing::error!("a connection of another kind was upgraded");
@@ -285,7 +293,7 @@ async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Part, Fe
     if ready != handover::READY {
         return;
     }
-    if let Err(error) = handover::send(stream, parts).await {
+    if let Err(error) = handover::send(stream, parts, tells).await {
         tracing::debug!(%error, "a program that was given a file went away");
     }
 }

@@ -36,6 +36,7 @@ use crate::metrics::process::Usage;
 use crate::mirror::Nearness;
 use crate::options::{Options, Role};
 use crate::registries::Registries;
+use crate::swarms::again::{Handing, Order};
 use crate::swarms::{ListeningSwarms, Swarms};
 use crate::transfer::rest::Hold;
 use crate::transfer::stream::{Giving, Part};
@@ -388,6 +389,12 @@ impl Download {
     /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked.
     pub(crate) fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
         self.read(Some(range), Giving { files: true, lone: true }).boxed()
+    }
+
+    /// Everything, in parts of files where the store has some, for a program that puts it elsewhere; the last word says that it
+    /// was all, and which digests of it were checked.
+    pub fn hand_on(&self, order: Order) -> BoxStream<'static, Result<Handing, FetchError>> {
+        self.swarms.hand_on(&self.transfer, self.credentials.clone(), order).boxed()
     }
 
     fn read(

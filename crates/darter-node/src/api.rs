@@ -172,6 +172,28 @@ pub struct SwarmStatus {
     pub sent_rate: u64,
 }
 
+/// A digest of a whole blob that was checked: the content has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The digest.
+    pub digest: Digest,
+    /// Who computed it.
+    pub by: CheckedBy,
+}
+
+/// Who computed a digest of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckedBy {
+    /// The agent that says so.
+    Here,
+    /// The lead of its swarm, which vouches for it.
+    Lead,
+    /// One of the two in an earlier run of this agent, or something that a later release names.
+    #[serde(other)]
+    Earlier,
+}
+
 /// How far one blob is on this agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Progress {
@@ -236,6 +258,9 @@ pub struct Explanation {
     pub name: String,
     /// Content digest, if known.
     pub digest: Option<Digest>,
+    /// The root over its piece hashes, once they are all known: which bytes `digest` is of.
+    #[serde(default)]
+    pub root: Option<String>,
     /// Length, if known.
     pub length: Option<u64>,
     /// When it was first asked for.

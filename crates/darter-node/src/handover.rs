@@ -9,12 +9,25 @@
 //! |---|---|---|---|
 //! | 1 file | 0 | 0 | a descriptor, read-only, travels with the frame |
 //! | 2 range | first byte | one past the last | these bytes of the last file are verified, at the blob's own offsets |
-//! | 3 bytes | count | 0 | so many bytes, which follow those before |
-//! | 4 end | bytes in all | 0 | nothing |
+//! | 3 bytes | count | their place, see below | so many bytes |
+//! | 4 end | bytes in all | count, see below | so many bytes of JSON: an array of [`Checked`] |
 //! | 5 failed | count | 1 if the content changed and may be asked for again, else 0 | so many bytes of UTF-8 that say why |
+//! | 6 anew | count | 0 | so many bytes of JSON, an [`Anew`]: what came is void, everything is handed over anew |
 //!
-//! `kind` is one byte; `a` and `b` are 64-bit little-endian numbers. Parts come in order and without gaps. A connection that
+//! `kind` is one byte; `a` and `b` are 64-bit little-endian numbers. A connection that
 //! ends without `end` or `failed` is a daemon that died.
+//!
+//! # The order
+//!
+//! A request with the header [`ORDER_HEADER`] says in which order it wants the parts, and is answered with the same header by a
+//! daemon that understands it:
+//!
+//! - `in-order`: in order and without gaps, as a pipe needs them;
+//! - `any-order`: as pieces become true. Parts may come again, when a piece was found damaged meanwhile: the last word counts.
+//!   At the `end`, the parts are all bytes.
+//!
+//! Releases without that header know frames 1 to 5, give and want parts in order, `bytes` without a place (`b` is 0) and `end`
+//! without a list. That is what they are given, and how they are understood.
 //!
 //! The descriptor is opened anew for reading: the daemon's own could be written to. Whoever gets it may read what the
 //! daemon would have sent, and nothing else.
@@ -26,25 +39,32 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_core::ByteRange;
+use darter_core::{BlobId, ByteRange};
 use futures_util::{Stream, StreamExt as _};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
+use crate::api::Checked;
 use crate::error::FetchError;
+use crate::swarms::again::{Handing, Order};
 use crate::transfer::stream::Part;
 
 /// The value of the `Upgrade` header.
 pub const PROTOCOL: &str = "darter-file";
 
+/// The header that says in which order parts are wanted, and come.
+pub const ORDER_HEADER: &str = "darter-order";
+
 /// The byte by which a client says that it is ready for descriptors.
 pub const READY: u8 = b'+';
 
-/// The longest `bytes` or `failed` frame that is believed.
+/// The longest text or run of bytes in a frame that is believed.
 const MAX_INLINE: u64 = 16 << 20;
 
 const FRAME: usize = 17;
@@ -54,43 +74,88 @@ const RANGE: u8 = 2;
 const BYTES: u8 = 3;
 const END: u8 = 4;
 const FAILED: u8 = 5;
+const ANEW: u8 = 6;
+
+/// What is handed over anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anew {
+    /// The blob.
+    pub blob: BlobId,
+    /// Its length, if known.
+    pub length: Option<u64>,
+    /// When it was last modified, as the origin writes it.
+    pub modified: Option<String>,
+}
 
 /// What a receiver gets.
 #[derive(Debug)]
 pub enum Handed {
     /// Verified bytes at this place of the file.
     Range(Arc<File>, ByteRange),
-    /// Verified bytes that follow those before.
-    Bytes(Bytes),
-    /// That was all: the blob's length.
-    End(u64),
+    /// Verified bytes, and their place in the blob.
+    Bytes(u64, Bytes),
+    /// What came before is void.
+    Anew(Anew),
+    /// That was all.
+    End {
+        /// The blob's length.
+        length: u64,
+        /// The digests that were checked.
+        checked: Vec<Checked>,
+    },
     /// The daemon could not go on, and why.
     Failed(String),
     /// The content changed at its origin while it was read, as this says: what came is of a former version.
     Changed(String),
 }
 
-/// Sends verified parts until their end. The caller has seen [`READY`].
+impl Order {
+    /// As it stands in the header.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InOrder => "in-order",
+            Self::Any => "any-order",
+        }
+    }
+
+    /// The order of this name.
+    pub fn named(name: &[u8]) -> Option<Self> {
+        [Self::InOrder, Self::Any].into_iter().find(|order| order.name().as_bytes() == name)
+    }
+}
+
+/// Sends parts until their end. The caller has seen [`READY`]. `tells` is false for a client that did not say which order it
+/// wants: then they have to be in order.
 pub(crate) async fn send(
     mut stream: UnixStream,
-    mut parts: impl Stream<Item = Result<Part, FetchError>> + Unpin,
+    mut parts: impl Stream<Item = Result<Handing, FetchError>> + Unpin,
+    tells: bool,
 ) -> io::Result<()> {
     let mut sent: Option<Arc<File>> = None;
-    let mut at = 0;
-    while let Some(part) = parts.next().await {
-        match part {
-            Ok(Part::File(part)) => {
+    while let Some(handing) = parts.next().await {
+        match handing {
+            Ok(Handing::Part(_, Part::File(part))) => {
                 if !sent.as_ref().is_some_and(|file| Arc::ptr_eq(file, &part.file)) {
                     send_file(&stream, &read_only(&part.file)?).await?;
                     sent = Some(Arc::clone(&part.file));
                 }
-                at = part.range.end();
-                stream.write_all(&frame(RANGE, part.range.start(), at)).await?;
+                stream.write_all(&frame(RANGE, part.range.start(), part.range.end())).await?;
             }
-            Ok(Part::Bytes(bytes)) => {
-                at += bytes.len() as u64;
-                stream.write_all(&frame(BYTES, bytes.len() as u64, 0)).await?;
+            Ok(Handing::Part(at, Part::Bytes(bytes))) => {
+                let place = if tells { at } else { 0 };
+                stream.write_all(&frame(BYTES, bytes.len() as u64, place)).await?;
                 stream.write_all(&bytes).await?;
+            }
+            Ok(Handing::Anew { blob, length, modified }) => {
+                sent = None;
+                let anew = serde_json::to_vec(&Anew { blob, length, modified })?;
+                stream.write_all(&frame(ANEW, anew.len() as u64, 0)).await?;
+                stream.write_all(&anew).await?;
+            }
+            Ok(Handing::Whole { length, checked }) => {
+                let checked = if tells { serde_json::to_vec(&checked)? } else { Vec::new() };
+                stream.write_all(&frame(END, length, checked.len() as u64)).await?;
+                return stream.write_all(&checked).await;
             }
             Err(error) => {
                 let reason = error.to_string();
@@ -99,7 +164,7 @@ pub(crate) async fn send(
             }
         }
     }
-    stream.write_all(&frame(END, at, 0)).await
+    Ok(())
 }
 
 /// The same file, open for reading only and with a position of its own.
@@ -126,17 +191,21 @@ async fn send_file(stream: &UnixStream, file: &File) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Receiver {
     stream: UnixStream,
+    /// Whether the daemon tells the places of bytes: it understood the order that was asked for.
+    tells: bool,
     file: Option<Arc<File>>,
+    /// One past the last byte that came.
+    at: u64,
 }
 
 impl Receiver {
-    /// Takes a connection that was upgraded, and says that it is ready.
+    /// Takes a connection that was upgraded, and says that it is ready. `tells` says whether the answer had [`ORDER_HEADER`].
     ///
     /// # Errors
     /// When the daemon is gone.
-    pub async fn begin(mut stream: UnixStream) -> io::Result<Self> {
+    pub async fn begin(mut stream: UnixStream, tells: bool) -> io::Result<Self> {
         stream.write_all(&[READY]).await?;
-        Ok(Self { stream, file: None })
+        Ok(Self { stream, tells, file: None, at: 0 })
     }
 
     /// What comes next.
@@ -155,10 +224,22 @@ impl Receiver {
                 }
                 RANGE if a <= b => {
                     let file = self.file.clone().ok_or_else(|| invalid("a part of no file"))?;
+                    self.at = b;
                     return Ok(Handed::Range(file, ByteRange::new(a, b)));
                 }
-                BYTES if a <= MAX_INLINE => return Ok(Handed::Bytes(self.inline(a).await?.into())),
-                END => return Ok(Handed::End(a)),
+                BYTES if a <= MAX_INLINE => {
+                    let at = if self.tells { b } else { self.at };
+                    self.at = at.checked_add(a).ok_or_else(|| invalid("bytes past all ends"))?;
+                    return Ok(Handed::Bytes(at, self.inline(a).await?.into()));
+                }
+                ANEW if a <= MAX_INLINE => {
+                    (self.file, self.at) = (None, 0);
+                    return Ok(Handed::Anew(self.json(a).await?));
+                }
+                END if b <= MAX_INLINE => {
+                    let checked = if b > 0 { self.json(b).await? } else { Vec::new() };
+                    return Ok(Handed::End { length: a, checked });
+                }
                 FAILED if a <= MAX_INLINE => {
                     let reason = self.inline(a).await?;
                     let reason = String::from_utf8_lossy(&reason).into_owned();
@@ -173,6 +254,10 @@ impl Receiver {
         let mut buffer = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
         self.fill(&mut buffer).await?;
         Ok(buffer)
+    }
+
+    async fn json<T: DeserializeOwned>(&mut self, bytes: u64) -> io::Result<T> {
+        Ok(serde_json::from_slice(&self.inline(bytes).await?)?)
     }
 
     /// Fills `buffer`, and returns the descriptor that came with it.
@@ -221,58 +306,4 @@ fn invalid(what: &str) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-    use std::os::unix::fs::FileExt as _;
-
-    use darter_store::PieceFile;
-    use futures_util::stream;
-
-    use super::*;
-
-    async fn handed(parts: Vec<Result<Part, FetchError>>) -> Vec<Handed> {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let sending = tokio::spawn(async move {
-            theirs.readable().await.unwrap();
-            assert_eq!(theirs.try_read(&mut [0]).unwrap(), 1);
-            send(theirs, stream::iter(parts)).await.unwrap();
-        });
-        let mut receiver = Receiver::begin(ours).await.unwrap();
-        let mut all = Vec::new();
-        loop {
-            all.push(receiver.next().await.unwrap());
-            if matches!(all.last(), Some(Handed::End(_) | Handed::Failed(_))) {
-                break;
-            }
-        }
-        sending.await.unwrap();
-        assert_eq!(receiver.next().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        all
-    }
-
-    #[tokio::test]
-    async fn a_file_is_handed_over_for_reading_with_its_verified_parts() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
-        let file = Arc::new(file);
-        let part = |start, end| Part::File(PieceFile { file: Arc::clone(&file), range: ByteRange::new(start, end) });
-        let all = handed(vec![Ok(part(0, 4)), Ok(part(4, 10))]).await;
-        let [Handed::Range(first, a), Handed::Range(second, b), Handed::End(10)] = all.as_slice() else {
-            panic!("{all:?}")
-        };
-        assert!(Arc::ptr_eq(first, second), "one descriptor for one file");
-        assert_eq!((a.start(), a.end(), b.start(), b.end()), (0, 4, 4, 10));
-        let mut read = [0; 10];
-        first.read_exact_at(&mut read, 0).unwrap();
-        assert_eq!(&read, b"0123456789");
-        assert!(first.write_at(b"x", 0).is_err(), "the store's bytes can't be changed through it");
-    }
-
-    #[tokio::test]
-    async fn bytes_without_a_file_and_a_failure_half_way() {
-        let all = handed(vec![Ok(Part::Bytes(Bytes::from_static(b"abc"))), Err(FetchError::Draining)]).await;
-        let [Handed::Bytes(bytes), Handed::Failed(reason)] = all.as_slice() else { panic!("{all:?}") };
-        assert_eq!(&bytes[..], b"abc");
-        assert_eq!(*reason, FetchError::Draining.to_string());
-    }
-}
+mod tests;

@@ -43,4 +43,5 @@ mod transfer;
 pub use agent::{Agent, Download, Reloaded};
 pub use error::{FetchError, StartError};
 pub use options::Options;
+pub use swarms::again::{Handing, Order};
 pub use transfer::stream::Part;

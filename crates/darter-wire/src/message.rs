@@ -354,7 +354,8 @@ pub struct PeerInfo {
 pub struct Verdict {
     /// The root over its manifest.
     pub root: PieceHash,
-    /// The origin's own digest that the bytes matched, where the origin has one.
+    /// The origin's own digest that the bytes matched, where the origin has one; else the SHA-256 that the lead computed while it
+    /// read, if it read all of it.
     pub digest: Option<Digest>,
 }
 

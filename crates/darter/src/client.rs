@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use darter_core::BlobId;
-use darter_node::api;
-use darter_node::handover::{PROTOCOL, Receiver};
+use darter_node::handover::{ORDER_HEADER, PROTOCOL, Receiver};
+use darter_node::{Order, api};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -150,10 +150,11 @@ impl Client {
         self.read(Method::GET, &format!("/v1/progress?blob={blob}")).await
     }
 
-    /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over.
-    pub(crate) async fn get(&self, request: &api::GetRequest) -> Result<Given, ClientError> {
+    /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over, in this
+    /// order if it knows orders.
+    pub(crate) async fn get(&self, request: &api::GetRequest, order: Order) -> Result<Given, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
-        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), Some(PROTOCOL)).await?;
+        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), Some(order)).await?;
         let head = answer.headers().clone();
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Given { head, content: Content::Bytes(answer.into_body()) });
@@ -161,7 +162,7 @@ impl Client {
         let broken = |error| ClientError::Broken(self.socket.clone(), error);
         let upgraded = hyper::upgrade::on(&mut answer).await.map_err(broken)?;
         let parts = upgraded.downcast::<TokioIo<UnixStream>>().expect("the connection was made here");
-        let receiver = Receiver::begin(parts.io.into_inner()).await;
+        let receiver = Receiver::begin(parts.io.into_inner(), head.contains_key(ORDER_HEADER)).await;
         let receiver = receiver.map_err(|error| ClientError::Connect(self.socket.clone(), error))?;
         Ok(Given { head, content: Content::File(receiver) })
     }
@@ -187,7 +188,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-        upgrade: Option<&'static str>,
+        order: Option<Order>,
     ) -> Result<Response<Incoming>, ClientError> {
         let broken = |error| ClientError::Broken(self.socket.clone(), error);
         let stream = self.connect().await?;
@@ -202,8 +203,9 @@ impl Client {
             .header(http::header::CONTENT_TYPE, "application/json")
             // So that an answer that fails half-way can say why.
             .header(http::header::TE, "trailers");
-        if let Some(protocol) = upgrade {
-            request = request.header(http::header::CONNECTION, "upgrade").header(http::header::UPGRADE, protocol);
+        if let Some(order) = order {
+            request = request.header(http::header::CONNECTION, "upgrade").header(http::header::UPGRADE, PROTOCOL);
+            request = request.header(ORDER_HEADER, order.name());
         }
         let request = request.body(Full::new(body)).expect("method, path and headers are well formed");
         let answer = sender.send_request(request).await.map_err(broken)?;

@@ -9,6 +9,9 @@
 //! | `get/rooms.rs` | where such an agent keeps its pieces, so that several run side by side |
 //! | `get/target.rs` | where content goes: links followed, devices told from files |
 //! | `get/sink.rs` | how it comes there: shared, linked, or copied once |
+//! | `get/covered.rs` | which bytes have come |
+//! | `get/copying.rs` | bytes from file to file, or to a pipe, inside the kernel |
+//! | `get/check.rs` | whether it is right, and what its digest is |
 //! | `get/temporary.rs` | files without a name, and how they get one |
 //! | `get/attributes.rs` | mode, owner and attributes of what is replaced |
 //! | `get/bar.rs` | progress for people |
@@ -22,6 +25,9 @@
 mod attributes;
 mod backend;
 mod bar;
+mod check;
+mod copying;
+mod covered;
 mod credentials;
 mod disposition;
 mod jobs;
@@ -37,8 +43,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use darter_core::{BlobId, Digest, DigestHasher};
+use darter_core::{BlobId, Digest};
+use darter_node::Order;
 use darter_node::api::Traffic;
+use darter_node::handover::Anew;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
@@ -47,11 +55,12 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::backend::{Backend, Changed, Opened, Question};
+use self::backend::{Backend, Changed, Given, Opened, Question};
 use self::bar::Bar;
+use self::check::Check;
 use self::credentials::Senders;
 use self::jobs::Job;
-use self::sink::{Chunk, Placed, Sink, Wishes};
+use self::sink::{Placed, Sink, Wishes};
 use self::target::Target;
 use crate::cli::GetArgs;
 use crate::failure::Failure;
@@ -73,8 +82,8 @@ struct Report {
     /// How the content came there; `None` for what is no file.
     placed: Option<Placed>,
     bytes: u64,
-    /// SHA-256 of what was written, whatever algorithm `--digest` asked for. Of a file that was right already: the digest asked
-    /// for, if one was.
+    /// The digest of what was written, as it was checked by the agent, by its lead, or with `--verify-whole` here: SHA-256 if that
+    /// is known, else what `--digest` asked for. `None` where nobody computed one.
     digest: Option<Digest>,
     blob: Option<BlobId>,
     seconds: f64,
@@ -129,7 +138,14 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
 fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
     let headers = senders.of(&job.url);
     let signed = &args.origin.signed_parameter;
-    let question = Question { url: &job.url, headers: &headers, digest: job.digest, signed, disposition: false };
+    let question = Question {
+        url: &job.url,
+        headers: &headers,
+        digest: job.digest,
+        signed,
+        disposition: false,
+        order: Order::InOrder,
+    };
     backend::source_of(&question).0.key()
 }
 
@@ -199,7 +215,15 @@ impl Work<'_> {
         }
         let headers = self.senders.of(&job.url);
         let signed = &args.origin.signed_parameter;
-        let question = Question { url: &job.url, headers: &headers, digest: job.digest, signed, disposition: by_name };
+        let question = Question {
+            url: &job.url,
+            headers: &headers,
+            digest: job.digest,
+            signed,
+            disposition: by_name,
+            // In a directory it becomes a file, whatever it will be called.
+            order: if by_name || matches!(job.target(None)?, Target::File(_)) { Order::Any } else { Order::InOrder },
+        };
         let opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);
         let target = job.target(called.as_deref())?;
@@ -265,29 +289,40 @@ impl Work<'_> {
         target: &Target,
         started: Instant,
     ) -> anyhow::Result<Fetched> {
-        let Opened { blob, length, modified, moves, content, watch, .. } = opened;
+        let Opened { blob, length, modified, moves, vouched, content, watch, .. } = opened;
         let progress = watch.progress().await;
         let resumed = progress.as_ref().map_or(0, already_here);
         self.bar.note(number, length, progress.as_ref().map_or(0, |progress| progress.held_bytes));
         if self.args.log.verbose > 0 && resumed > 0 {
             self.bar.say(&format!("resumed: {} already here", units::size(resumed)));
         }
-        let modified = modified.filter(|_| self.args.mtime).and_then(|text| httpdate::parse_http_date(&text).ok());
-        let wishes = Wishes { blob, length, moves, link: self.args.link, modified };
+        let args = self.args;
+        let wishes = move |Anew { blob, length, modified }| {
+            let modified = modified.filter(|_| args.mtime).and_then(|text| httpdate::parse_http_date(&text).ok());
+            Wishes { blob, length, moves, link: args.link, modified, sync: args.sync }
+        };
+        let is_file = matches!(target, Target::File(_));
+        let check = Check::new(job.digest, args.verify_whole, vouched, is_file);
+        let first = wishes(Anew { blob, length, modified });
+        let again = |anew: Anew| {
+            // A second try at the same content is nobody's business.
+            if anew.blob != blob && !args.quiet && !args.json {
+                self.bar.say(&format!("{}: changed while it was read; starting over", shown(job)));
+            }
+            wishes(anew)
+        };
         let written = tokio::select! {
-            written = write_all(content, target.clone(), wishes, job.digest) => written,
+            written = write_all(content, target.clone(), first, again, check) => written,
             never = self.bar.follow(number, length, &watch) => match never {},
         };
-        let Written { sink, bytes, digest, asked } = written?;
-        check(length, bytes, job.digest, asked)?;
+        let Written { placed, blob, bytes, digest } = written?;
         self.bar.note(number, Some(bytes), bytes);
-        let placed = tokio::task::spawn_blocking(move || sink.commit()).await??;
         let report = Report {
             url: shown(job),
             file: target.shown().map(|path| path.display().to_string()),
-            placed: matches!(target, Target::File(_)).then_some(placed),
+            placed: is_file.then_some(placed),
             bytes,
-            digest: Some(digest),
+            digest,
             blob: Some(blob),
             seconds: started.elapsed().as_secs_f64(),
             traffic: watch.progress().await.map(|progress| progress.traffic).unwrap_or_default(),
@@ -389,57 +424,77 @@ fn hash_file(path: &Path, like: Digest) -> std::io::Result<(Digest, u64)> {
 }
 
 struct Written {
-    sink: Sink,
+    placed: Placed,
+    blob: BlobId,
     bytes: u64,
-    digest: Digest,
-    /// The digest by the algorithm that the user asked for.
-    asked: Option<Digest>,
+    /// Its digest, if one is known.
+    digest: Option<Digest>,
 }
 
-/// Hands the content to a thread that hashes and writes it. When the content fails, or this future is dropped, the
-/// thread finds its queue closed and drops the sink uncommitted.
+/// Hands the content to a thread that puts it into its place. When the content fails, or this future is dropped, the
+/// thread finds its queue closed before the end and drops the sink uncommitted.
 async fn write_all(
-    mut content: BoxStream<'static, anyhow::Result<Chunk>>,
+    mut content: BoxStream<'static, anyhow::Result<Given>>,
     target: Target,
-    wishes: Wishes,
-    expected: Option<Digest>,
+    first: Wishes,
+    wishes: impl Fn(Anew) -> Wishes,
+    mut check: Check,
 ) -> anyhow::Result<Written> {
-    let (chunks, mut queue) = mpsc::channel::<Chunk>(CHUNKS_IN_FLIGHT);
+    let (sender, mut queue) = mpsc::channel::<Next>(CHUNKS_IN_FLIGHT);
     let writer = tokio::task::spawn_blocking(move || -> anyhow::Result<Written> {
-        let mut sink = Sink::open(&target, wishes)?;
-        let mut hasher = DigestHasher::sha256();
-        // SHA-256 is computed anyway.
-        let mut other = expected.filter(|digest| digest.algorithm() != "sha256").map(|digest| digest.hasher());
-        let mut bytes = 0;
-        while let Some(chunk) = queue.blocking_recv() {
-            sink.take(&chunk, &mut |seen| {
-                hasher.update(seen);
-                if let Some(other) = &mut other {
-                    other.update(seen);
+        let (mut blob, mut expected) = (first.blob, first.length);
+        let mut sink = Sink::open(&target, first)?;
+        while let Some(next) = queue.blocking_recv() {
+            match next {
+                Next::Given(Given::Chunk(chunk)) => {
+                    let seen = (check.is_hashing() && !matches!(sink, Sink::File(_))).then_some(&mut check);
+                    match seen {
+                        Some(check) => sink.take(&chunk, Some(&mut |bytes| check.see(bytes)))?,
+                        None => sink.take(&chunk, None)?,
+                    }
+                    if check.is_hashing()
+                        && let Some(file) = sink.readable()
+                    {
+                        check.replaced(chunk.range().start());
+                        check.catch_up(file, sink.prefix()).context("can't read what was written")?;
+                    }
                 }
-                bytes += seen.len() as u64;
-            })?;
+                Next::Anew(wishes) => {
+                    (blob, expected) = (wishes.blob, wishes.length);
+                    check.replaced(0);
+                    sink.start_over(wishes)?;
+                }
+                Next::Given(Given::Whole { length, checked }) => {
+                    let missing = sink.has_all_of(length).err().map(|bytes| (bytes, length));
+                    let wrong = expected.filter(|expected| *expected != length).map(|expected| (length, expected));
+                    if let Some((bytes, length)) = missing.or(wrong) {
+                        anyhow::bail!("the content ended after {bytes} of {length} bytes; ask again to get the rest");
+                    }
+                    let digest = check.conclude(length, &checked, sink.readable())?;
+                    return Ok(Written { placed: sink.commit()?, blob, bytes: length, digest });
+                }
+                Next::Given(Given::Anew(_)) => {}
+            }
         }
-        let digest = hasher.finish();
-        let asked = expected.map(|_| other.map_or(digest, DigestHasher::finish));
-        Ok(Written { sink, bytes, digest, asked })
+        // Whoever sent knows why.
+        anyhow::bail!("the content ended before its end; ask again to get the rest")
     });
     let mut failed = None;
-    while let Some(chunk) = content.next().await {
-        match chunk {
-            Ok(chunk) => {
-                if chunks.send(chunk).await.is_err() {
-                    // The writer has failed, and knows why.
-                    break;
-                }
-            }
+    while let Some(given) = content.next().await {
+        let next = match given {
+            Ok(Given::Anew(anew)) => Next::Anew(wishes(anew)),
+            Ok(given) => Next::Given(given),
             Err(error) => {
                 failed = Some(error);
                 break;
             }
+        };
+        if sender.send(next).await.is_err() {
+            // The writer has failed, and knows why.
+            break;
         }
     }
-    drop(chunks);
+    drop(sender);
     // Also after a failure: what was written is gone before anybody is told.
     let written = writer.await.context("the writing thread failed")?;
     match failed {
@@ -448,16 +503,11 @@ async fn write_all(
     }
 }
 
-fn check(length: Option<u64>, bytes: u64, expected: Option<Digest>, got: Option<Digest>) -> anyhow::Result<()> {
-    if let Some(length) = length.filter(|length| *length != bytes) {
-        anyhow::bail!("the content ended after {bytes} of {length} bytes; ask again to get the rest");
-    }
-    match (expected, got) {
-        (Some(expected), Some(got)) if expected != got => {
-            anyhow::bail!("wrong content: expected {expected}, got {got}; nothing was kept")
-        }
-        _ => Ok(()),
-    }
+/// What the writing thread gets.
+enum Next {
+    Given(Given),
+    /// What came is void; what is known of what comes now.
+    Anew(Wishes),
 }
 
 /// Tells the end to programs, and fails if a download did.

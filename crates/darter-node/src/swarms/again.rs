@@ -5,15 +5,20 @@
 //! given yet, or what was given is the same in the next try (its pieces have the same hashes), the caller need not know:
 //! it is given the rest of the next try, which another agent leads. Who may try, and when, `Setbacks` decides; so
 //! this ends where nobody is left.
+//!
+//! A caller who keeps a file and is given its parts in any order is told instead that what came is void
+//! ([`Handing::Anew`]), and is given everything of the next try: nothing of the former file can be told from the new one's by the
+//! order of bytes.
 
 use std::sync::Arc;
 
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, PieceIndex};
+use darter_core::{BlobId, ByteRange, PieceIndex};
 use futures_util::stream::{self, BoxStream};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
 use super::Swarms;
+use crate::api::Checked;
 use crate::error::FetchError;
 use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
@@ -21,11 +26,44 @@ use crate::transfer::{Outcome, Transfer};
 /// Tries after the first one.
 const MAX_TRIES: u32 = 3;
 
+/// The order in which a blob's parts are handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From the first byte to the last.
+    InOrder,
+    /// As pieces become true; some may come again.
+    Any,
+}
+
+/// What a program that is handed a blob is told.
+#[derive(Debug)]
+pub enum Handing {
+    /// Verified bytes, and their place in the blob.
+    Part(u64, Part),
+    /// What came is void: everything is handed on anew, of this content.
+    Anew {
+        /// Its blob.
+        blob: BlobId,
+        /// Its length, if known.
+        length: Option<u64>,
+        /// When it was last modified, as the origin writes it.
+        modified: Option<String>,
+    },
+    /// That was all, and it is right.
+    Whole {
+        /// The blob's length.
+        length: u64,
+        /// The digests of the whole that were checked.
+        checked: Vec<Checked>,
+    },
+}
+
 struct Attempt {
     swarms: Arc<Swarms>,
     transfer: Arc<Transfer>,
     credentials: Credentials,
-    parts: BoxStream<'static, Result<Part, FetchError>>,
+    parts: Parts,
+    order: Order,
     giving: Giving,
     start: u64,
     /// The next byte to give.
@@ -33,6 +71,19 @@ struct Attempt {
     /// One past the last byte wanted; the blob's end if `None`.
     end: Option<u64>,
     tries: u32,
+}
+
+/// Parts with their places.
+type Parts = BoxStream<'static, Result<(u64, Part), FetchError>>;
+
+/// Parts in order, from `at` on, with their places.
+fn placed(parts: impl Stream<Item = Result<Part, FetchError>> + Send + 'static, mut at: u64) -> Parts {
+    let place = move |part: Part| {
+        let start = at;
+        at += part.len();
+        (start, part)
+    };
+    parts.map_ok(place).boxed()
 }
 
 impl Swarms {
@@ -47,9 +98,10 @@ impl Swarms {
         let start = range.map_or(0, ByteRange::start);
         let attempt = Attempt {
             swarms: Arc::clone(self),
-            parts: transfer.read_on(range, giving).boxed(),
+            parts: placed(transfer.read_on(range, giving), start),
             transfer: Arc::clone(transfer),
             credentials,
+            order: Order::InOrder,
             giving,
             start,
             at: start,
@@ -58,29 +110,75 @@ impl Swarms {
         };
         stream::unfold(Some(attempt), |attempt| async move {
             let mut attempt = attempt?;
-            match attempt.next().await? {
-                Ok(part) => Some((Ok(part), Some(attempt))),
-                Err(error) => Some((Err(error), None)),
+            loop {
+                return match attempt.next().await? {
+                    Ok(Handing::Part(_, part)) => Some((Ok(part), Some(attempt))),
+                    Ok(Handing::Anew { .. } | Handing::Whole { .. }) => continue,
+                    Err(error) => Some((Err(error), None)),
+                };
             }
         })
         // A body of unknown length is asked for more after its end.
         .fuse()
     }
+
+    /// All verified bytes, in parts of files where the store has some, and in the end that it was all. `credentials` are for
+    /// another try.
+    pub(crate) fn hand_on(
+        self: &Arc<Self>,
+        transfer: &Arc<Transfer>,
+        credentials: Credentials,
+        order: Order,
+    ) -> impl Stream<Item = Result<Handing, FetchError>> + Send + use<> {
+        let giving = Giving { files: true, lone: false };
+        let attempt = Attempt {
+            swarms: Arc::clone(self),
+            parts: match order {
+                Order::InOrder => placed(transfer.read_on(None, giving), 0),
+                Order::Any => transfer.hand_on().boxed(),
+            },
+            transfer: Arc::clone(transfer),
+            credentials,
+            order,
+            giving,
+            start: 0,
+            at: 0,
+            end: None,
+            tries: 0,
+        };
+        stream::unfold(Some(attempt), |attempt| async move {
+            let mut attempt = attempt?;
+            match attempt.next().await {
+                Some(Ok(handing)) => Some((Ok(handing), Some(attempt))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => {
+                    let length = attempt.transfer.stored.length().unwrap_or(attempt.at);
+                    let whole = Handing::Whole { length, checked: attempt.transfer.checked() };
+                    Some((Ok(whole), None))
+                }
+            }
+        })
+    }
 }
 
 impl Attempt {
-    async fn next(&mut self) -> Option<Result<Part, FetchError>> {
+    async fn next(&mut self) -> Option<Result<Handing, FetchError>> {
         loop {
             match self.parts.next().await? {
-                Ok(part) => {
-                    self.at += part.len();
-                    return Some(Ok(part));
+                Ok((at, part)) => {
+                    self.at = at + part.len();
+                    return Some(Ok(Handing::Part(at, part)));
                 }
-                Err(error) => {
-                    if let Err(error) = self.try_again(error).await {
-                        return Some(Err(error));
+                Err(error) => match self.try_again(error).await {
+                    Err(error) => return Some(Err(error)),
+                    Ok(()) if self.order == Order::InOrder => {}
+                    Ok(()) => {
+                        let next = &self.transfer;
+                        let (blob, length) = (next.blob, next.stored.length());
+                        let modified = next.version.last_modified.clone();
+                        return Some(Ok(Handing::Anew { blob, length, modified }));
                     }
-                }
+                },
             }
         }
     }
@@ -99,12 +197,21 @@ impl Attempt {
         // The caller may have been told how long it is.
         let length = self.transfer.stored.length();
         let is_as_long = length.is_none() || next.stored.length() == length;
-        if Arc::ptr_eq(&next, &self.transfer) || !is_as_long || !is_same(&self.transfer, &next, given).await {
+        let goes_on = match self.order {
+            Order::Any => true,
+            Order::InOrder => is_as_long && is_same(&self.transfer, &next, given).await,
+        };
+        if Arc::ptr_eq(&next, &self.transfer) || !goes_on {
             return Err(error);
         }
         next.note(format!("another try, after {error}"));
-        let rest = ByteRange::new(self.at, self.end.unwrap_or(u64::MAX));
-        self.parts = next.read_on(Some(rest), self.giving).boxed();
+        self.parts = match self.order {
+            Order::Any => next.hand_on().boxed(),
+            Order::InOrder => {
+                let rest = ByteRange::new(self.at, self.end.unwrap_or(u64::MAX));
+                placed(next.read_on(Some(rest), self.giving), self.at)
+            }
+        };
         self.transfer = next;
         Ok(())
     }

@@ -22,7 +22,7 @@
 //! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
 
 mod access;
-mod again;
+pub(crate) mod again;
 mod inventory;
 mod limits;
 mod nodes;

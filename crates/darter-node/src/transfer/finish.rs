@@ -14,6 +14,7 @@ use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
 use super::{Lead, Outcome, State, Transfer};
+use crate::api::{Checked, CheckedBy};
 use crate::error::FetchError;
 use crate::options::Role;
 
@@ -45,7 +46,7 @@ impl Transfer {
     pub(super) async fn finish(self: Arc<Self>) {
         self.all_counted().await;
         match self.check_whole().await {
-            Ok(verdict) => self.seal(verdict).await,
+            Ok((verdict, by)) => self.seal(verdict, by).await,
             Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions() {
                 Some(changed) => self.supersede(changed).await,
                 None => self.dissolve(error).await,
@@ -84,33 +85,43 @@ impl Transfer {
         }
     }
 
-    async fn check_whole(self: &Arc<Self>) -> Result<Verdict, FetchError> {
+    async fn check_whole(self: &Arc<Self>) -> Result<(Verdict, CheckedBy), FetchError> {
         let root = self
             .manifest()
             .root()
             .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
-        let (verdict, streamed) = {
+        let (verdict, by, streamed) = {
             let mut state = self.state.lock();
-            (state.verdict.clone(), state.streamed_digest.take())
+            (state.verdict.clone(), state.checked_by, state.streamed_digest.take())
         };
         let expected = self.digest();
-        let vouched = verdict.as_ref().is_some_and(|verdict| verdict.root == root && verdict.digest == expected);
-        if verdict.is_some() && !vouched {
+        let has_verdict = verdict.is_some();
+        let agrees = |verdict: &Verdict| verdict.root == root && (expected.is_none() || verdict.digest == expected);
+        let vouched = verdict.filter(agrees);
+        if has_verdict && vouched.is_none() {
             self.note("the lead's verdict is about other bytes; checking the whole here");
         }
-        if let Some(expected) = expected
-            && (!vouched || self.context.options.verify_whole)
-        {
-            let got = match streamed {
-                Some(digest) => digest,
-                None => self.hash_whole(expected).await?,
-            };
-            if got != expected {
-                let from = String::new();
-                return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into(), from });
-            }
+        if let Some(verdict) = vouched.filter(|_| !self.context.options.verify_whole) {
+            return Ok((verdict, by));
         }
-        Ok(Verdict { root, digest: expected })
+        let Some(expected) = expected else { return Ok((Verdict { root, digest: streamed }, CheckedBy::Here)) };
+        let got = match streamed {
+            Some(digest) => digest,
+            None => self.hash_whole(expected).await?,
+        };
+        if got != expected {
+            let from = String::new();
+            return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into(), from });
+        }
+        Ok((Verdict { root, digest: Some(expected) }, CheckedBy::Here))
+    }
+
+    /// The digests of the whole that were checked, of a complete blob.
+    pub(crate) fn checked(&self) -> Vec<Checked> {
+        let state = self.state.lock();
+        let verdict = state.verdict.as_ref().filter(|_| matches!(state.outcome, Outcome::Complete));
+        let digest = verdict.and_then(|verdict| verdict.digest);
+        digest.into_iter().map(|digest| Checked { digest, by: state.checked_by }).collect()
     }
 
     async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
@@ -119,7 +130,7 @@ impl Transfer {
         Ok(hashed.expect("hashing does not panic")?)
     }
 
-    async fn seal(self: &Arc<Self>, verdict: Verdict) {
+    async fn seal(self: &Arc<Self>, verdict: Verdict, by: CheckedBy) {
         let stored = Arc::clone(&self.stored);
         let root = verdict.root;
         let sealed = tokio::task::spawn_blocking(move || stored.seal(root)).await.expect("sealing does not panic");
@@ -129,9 +140,10 @@ impl Transfer {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
+            state.journal.completed(now, verdict.digest);
             state.verdict = Some(verdict);
+            state.checked_by = by;
             state.outcome = Outcome::Complete;
-            state.journal.completed(now);
         }
         self.context.setbacks.clear(self.setback_key());
         self.changed.send_replace(());

@@ -146,8 +146,9 @@ impl Journal {
         self.events.push(ExplainedEvent { at: now.since(self.began).as_secs_f64(), what: what.into() });
     }
 
-    /// The blob is complete.
-    pub(crate) const fn completed(&mut self, now: Moment) {
+    /// The blob is complete, and has this digest, if that is known.
+    pub(crate) fn completed(&mut self, now: Moment, digest: Option<Digest>) {
+        self.digest = digest.or(self.digest);
         if self.complete.is_none() {
             self.complete = Some(now);
         }
@@ -195,6 +196,7 @@ impl Journal {
             blob,
             name: self.name.clone(),
             digest: self.digest,
+            root: manifest.root().map(|root| root.to_string()),
             length: manifest.length(),
             started: self.began_unix,
             seconds: self.complete.map(|end| end.since(self.began).as_secs_f64()),
@@ -287,7 +289,7 @@ mod tests {
         journal.gave(PieceIndex(2), 16_384, Giver::Origin, start);
         journal.lagged(16_384);
         journal.lagged(0);
-        journal.completed(start + Duration::from_secs(2));
+        journal.completed(start + Duration::from_secs(2), None);
         let told = journal.explain(BlobId([0; 32]), &manifest);
         assert_eq!(
             told.ranges,

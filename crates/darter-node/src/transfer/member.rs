@@ -31,7 +31,9 @@ impl Transfer {
         // A lead that has gone by now is left below; nothing is taken from it.
         if let (Some(whole), Some(peer)) = (&joined.whole, self.fleet.peer(lead)) {
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
-            self.state.lock().verdict.clone_from(&joined.verdict);
+            if let Some(verdict) = &joined.verdict {
+                self.state.lock().told_verdict(verdict.clone());
+            }
             if let Some(length) = joined.length {
                 self.learn_length(lead, length);
             }
@@ -48,7 +50,7 @@ impl Transfer {
             state.change_lead(Lead::Node(lead), Some(joined.key), now);
             state.hashes.members_ask(joined.members_ask);
             if let Some(verdict) = joined.verdict {
-                state.verdict = Some(verdict);
+                state.told_verdict(verdict);
             }
             state.picker.handle(Event::PeerLeft { peer: lead }, now);
             let met = std::mem::take(&mut state.met);
@@ -437,7 +439,7 @@ impl Transfer {
     }
 
     fn learn_verdict(&self, verdict: Verdict) {
-        self.state.lock().verdict = Some(verdict);
+        self.state.lock().told_verdict(verdict);
         self.kick.notify_one();
     }
 

@@ -16,6 +16,7 @@
 //! | [`passing`] | a blob that does not fit: what of it is still needed |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
 //! | [`stream`] | verified bytes in order, for whoever asked |
+//! | `handing` | verified bytes in any order, for whoever keeps a file |
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
@@ -33,6 +34,7 @@ mod anew;
 pub(crate) mod dissolve;
 pub(crate) mod drive;
 pub(crate) mod finish;
+mod handing;
 mod hashes;
 pub(crate) mod journal;
 pub(crate) mod leading;
@@ -64,6 +66,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::handing::Losses;
 use self::hashes::Hashes;
 use self::journal::Journal;
 use self::leading::Leading;
@@ -72,10 +75,11 @@ use self::passing::Positions;
 use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
-use crate::api::{self, Giver};
+use crate::api::{self, CheckedBy, Giver};
 use crate::context::{Context, Fetching, unix_now};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
+use crate::in_place::in_place;
 use crate::joins::Joins;
 
 /// Parts of the map that [`Transfer::progress`] tells.
@@ -146,6 +150,8 @@ pub(crate) struct State {
     /// Requests that nobody waits for any more, to be called back: a holder keeps them for ever otherwise.
     void: Vec<(RequestId, NodeId)>,
     verdict: Option<Verdict>,
+    /// Who checked that the whole is what the verdict says; nobody yet while it is not complete.
+    checked_by: CheckedBy,
     /// When a member that holds everything stops waiting for the lead's verdict.
     verdict_due: Option<Moment>,
     /// The whole's digest, where it could be computed while the origin was read.
@@ -172,6 +178,7 @@ pub(crate) struct State {
     last_sent: Option<Moment>,
     /// Where the readers of this host stand.
     positions: Positions,
+    losses: Losses,
 }
 
 /// A request under way.
@@ -187,6 +194,12 @@ impl State {
     fn members(&self) -> u32 {
         let members = self.leading.as_ref().map_or(self.met.len(), Leading::member_count);
         u32::try_from(members).unwrap_or(u32::MAX)
+    }
+
+    /// The lead says what the whole must be.
+    fn told_verdict(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+        self.checked_by = CheckedBy::Lead;
     }
 
     /// Another lead, or none: what was asked of the former one as the lead is void.
@@ -243,9 +256,15 @@ impl Transfer {
         let mut journal = Journal::new(source.to_string(), source.digest(), now, unix_now(), &held);
         let complete = stored.is_complete();
         let root = manifest.root().filter(|_| complete);
-        let verdict = root.map(|root| Verdict { root, digest: source.digest() });
+        let recalled =
+            |root| context.archive.recall(blob).filter(|told| told.root == Some(root)).and_then(|it| it.digest);
+        let verdict = root.map(|root| {
+            // Of content without a digest of its own, the one that was found when it came.
+            let digest = source.digest().or_else(|| in_place(|| recalled(root.to_string())));
+            Verdict { root, digest }
+        });
         if complete {
-            journal.completed(now);
+            journal.completed(now, verdict.as_ref().and_then(|verdict| verdict.digest));
         } else if !held.is_empty() {
             journal.note(now, format!("resumed with {} of {:?} pieces held", held.len(), manifest.piece_count()));
         }
@@ -262,6 +281,7 @@ impl Transfer {
             asked: HashMap::new(),
             void: Vec::new(),
             verdict,
+            checked_by: CheckedBy::Earlier,
             verdict_due: None,
             streamed_digest: None,
             finishing: false,
@@ -278,6 +298,7 @@ impl Transfer {
             flows: Flows::default(),
             last_sent: None,
             positions: Positions::default(),
+            losses: Losses::default(),
         };
         let transfer = Arc::new(Self {
             context: Arc::clone(context),

@@ -26,6 +26,7 @@ use super::turns::Turn;
 use super::{Lead, Outcome, Transfer};
 use crate::api::Giver;
 use crate::error::FetchError;
+use crate::options::Role;
 
 /// Why a run ended.
 pub(super) enum RunEnd {
@@ -96,8 +97,7 @@ impl Transfer {
 
     async fn read_origin(self: &Arc<Self>, mut opened: Option<Reading>) {
         let fresh = self.stored.held().is_empty();
-        let hasher = self.digest().filter(|_| fresh).map(|digest| digest.hasher());
-        let mut whole = WholeHasher { hasher, next: 0 };
+        let mut whole = WholeHasher { hasher: self.hasher().filter(|_| fresh), next: 0 };
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let progress = self.context.now();
         let mut left = Leftover { assembly: None, progress, reached: 0, anew: false, parts: Parts::Given };
@@ -171,9 +171,23 @@ impl Transfer {
                 }
             }
         }
-        if let Some(hasher) = whole.hasher.filter(|_| self.stored.length() == Some(whole.next)) {
+        self.note_streamed(&mut whole, self.stored.length());
+        self.kick.notify_one();
+    }
+
+    /// What hashes the whole while it is read: by the algorithm of its digest, else SHA-256, for whoever wants to know it. An
+    /// agent that lives for one command hashes only what it has to check.
+    fn hasher(&self) -> Option<DigestHasher> {
+        let options = &self.context.options;
+        let may_be_asked = options.role != Role::Embedded || options.verify_whole;
+        self.digest().map(|digest| digest.hasher()).or_else(|| may_be_asked.then(DigestHasher::sha256))
+    }
+
+    /// The whole's digest is known once `length` bytes are hashed. Noted before anybody learns that all pieces are here: the
+    /// check of the whole would read them again.
+    fn note_streamed(&self, whole: &mut WholeHasher, length: Option<u64>) {
+        if let Some(hasher) = whole.hasher.take_if(|_| length == Some(whole.next)) {
             self.state.lock().streamed_digest = Some(hasher.finish());
-            self.kick.notify_one();
         }
     }
 
@@ -267,15 +281,16 @@ impl Transfer {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
         }
-        if let Some(length) = reading.length
-            && let Err(error) = self.accept_length(length)
-        {
-            return self.wrong_length(error);
+        if left.anew {
+            *whole = WholeHasher { hasher: self.hasher(), next: 0 };
         }
-        if left.anew
-            && let Some(digest) = self.digest()
-        {
-            *whole = WholeHasher { hasher: Some(digest.hasher()), next: 0 };
+        if let Some(length) = reading.length {
+            if length == 0 {
+                self.note_streamed(whole, Some(0));
+            }
+            if let Err(error) = self.accept_length(length) {
+                return self.wrong_length(error);
+            }
         }
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
         let bytes = left.assembly.take().map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
@@ -349,6 +364,7 @@ impl Transfer {
         }
         if self.stored.length().is_none() {
             let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
+            self.note_streamed(whole, Some(length));
             if let Err(error) = self.accept_length(length) {
                 return RunEnd::Here(error);
             }
@@ -425,6 +441,7 @@ impl Transfer {
             Ok((mut bytes, hasher)) => {
                 whole.hasher = hasher;
                 whole.next += if follows { length } else { 0 };
+                self.note_streamed(whole, self.stored.length());
                 bytes.clear();
                 assembly.bytes = bytes;
                 assembly.piece = PieceIndex(piece.0 + 1);

@@ -29,7 +29,7 @@ use crate::error::FetchError;
 const CHUNK: u64 = 256 * 1024;
 
 /// Bytes of a file that are given at a time, at most.
-const FILE_CHUNK: u64 = 8 << 20;
+pub(super) const FILE_CHUNK: u64 = 8 << 20;
 
 /// The kernel reads ahead this much at the least, so one byte in as many tells whether they are in memory.
 const READ_AHEAD: u64 = 128 * 1024;
@@ -40,7 +40,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Pieces of a lone range that are asked for at once.
 const MAX_AHEAD: u32 = 32;
 
-static READERS: AtomicU64 = AtomicU64::new(0);
+/// A number that no other reader has.
+pub(super) fn next_reader() -> ReaderId {
+    static READERS: AtomicU64 = AtomicU64::new(0);
+    ReaderId(READERS.fetch_add(1, Ordering::Relaxed))
+}
 
 /// Verified bytes.
 #[derive(Clone, Debug)]
@@ -88,7 +92,7 @@ impl Transfer {
         giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
         self.readers.fetch_add(1, Ordering::Relaxed);
-        let id = ReaderId(READERS.fetch_add(1, Ordering::Relaxed));
+        let id = next_reader();
         self.reader_stands(id, self.piece_length.piece_at(range.map_or(0, ByteRange::start)));
         let reader = Reader {
             transfer: Arc::clone(self),
@@ -287,7 +291,11 @@ fn memory(stored: &dyn StoredBlob, at: u64, stop: u64) -> Result<Part, StoreErro
 
 /// Verified bytes of held pieces as a part of the file, where they lie at their own offsets, with the pages in memory: all of `range`, or its beginning when a later
 /// piece is damaged. `None` from a store without files.
-fn file_part(stored: &dyn StoredBlob, pieces: PieceLength, range: ByteRange) -> Result<Option<PieceFile>, StoreError> {
+pub(super) fn file_part(
+    stored: &dyn StoredBlob,
+    pieces: PieceLength,
+    range: ByteRange,
+) -> Result<Option<PieceFile>, StoreError> {
     let mut found: Option<PieceFile> = None;
     let mut at = range.start();
     while at < range.end() {

@@ -183,6 +183,7 @@ impl Transfer {
         {
             let mut state = self.state.lock();
             state.journal.note(now, format!("{} pieces {why}", pieces.len()));
+            state.losses.note(pieces);
             for piece in pieces.iter() {
                 state.picker.handle(Event::Lost { piece }, now);
                 state.news.went(piece);

@@ -34,7 +34,7 @@ fn shown_to(seen: &Seen) -> Reply {
 }
 
 /// What an agent that ended would find in its directory; one that was dropped in this process may still have it locked.
-fn copied(dir: &Path) -> TempDir {
+pub(crate) fn copied(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
     let mut dirs = vec![dir.to_owned()];
     while let Some(from) = dirs.pop() {

@@ -26,7 +26,7 @@ fn alone(dir: &Path) -> Options {
 }
 
 /// The only data file of a data directory.
-fn data_file(dir: &Path) -> PathBuf {
+pub(crate) fn data_file(dir: &Path) -> PathBuf {
     let shards = std::fs::read_dir(dir.join("blobs")).unwrap().map(|shard| shard.unwrap().path());
     let files = shards.flat_map(|shard| std::fs::read_dir(shard).unwrap().map(|file| file.unwrap().path()));
     let mut data: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == "data")).collect();

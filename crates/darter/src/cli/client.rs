@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use clap_complete::Shell;
 use darter_core::{Digest, Rate};
@@ -57,6 +57,14 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
 
+    /// Hash the whole file here, too
+    ///
+    /// Each piece is verified anyway, and digests of the whole are computed once for the fleet, by whoever reads the
+    /// origin. With this, get believes nobody and hashes what it has written.
+    #[arg(long, env = "DARTER_VERIFY_WHOLE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub(crate) verify_whole: bool,
+
     /// Send a request header, such as 'Accept: text/plain', or those in a file, one a line (@FILE, @- for standard
     /// input); repeat for several
     ///
@@ -83,6 +91,10 @@ pub(crate) struct GetArgs {
     /// be changed. Needs the same file system, and the user that the daemon runs as, or root.
     #[arg(long, conflicts_with = "mtime")]
     pub(crate) link: bool,
+
+    /// Wait until the file is on the disk, so that not even a power failure undoes it
+    #[arg(long)]
+    pub(crate) sync: bool,
 
     /// How many downloads run side by side
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]

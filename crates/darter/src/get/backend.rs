@@ -1,5 +1,6 @@
 //! Who does the work: a daemon that this user may use, or else an agent that lives in this process for the one command.
-//! Both give the same verified content in order, as parts of a file where they can.
+//! Both give the same verified content, as parts of a file where they can: in order for what is written as it comes, in any
+//! order for a file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Digest, Source};
-use darter_node::api::{GetRequest, Progress};
-use darter_node::handover::{Handed, Receiver};
-use darter_node::{Agent, Download, StartError, admin};
+use darter_node::api::{Checked, GetRequest, Progress};
+use darter_node::handover::{Anew, Handed, ORDER_HEADER, Receiver};
+use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError, admin};
 use darter_store::StoreError;
+use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -22,7 +23,7 @@ use url::Url;
 use super::rooms;
 use super::sink::Chunk;
 use crate::cli::GetArgs;
-use crate::client::{Client, ClientError, Given};
+use crate::client::{self, Client, ClientError};
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
@@ -54,6 +55,8 @@ pub(super) struct Question<'a> {
     pub(super) signed: &'a [String],
     /// Whether the origin is to be asked for a name.
     pub(super) disposition: bool,
+    /// In which order the content is wanted.
+    pub(super) order: Order,
 }
 
 /// A download that has begun: the origin (or the swarm) has said that the content is there.
@@ -67,9 +70,23 @@ pub(super) struct Opened {
     pub(super) disposition: Option<String>,
     /// Whether the store's file may become the result.
     pub(super) moves: bool,
-    /// Verified content in order. Ends with an error rather than short.
-    pub(super) content: BoxStream<'static, anyhow::Result<Chunk>>,
+    /// Whether the end tells which digests were checked.
+    pub(super) vouched: bool,
+    /// Verified content. Ends with [`Given::Whole`] or an error.
+    pub(super) content: BoxStream<'static, anyhow::Result<Given>>,
     pub(super) watch: Watch,
+}
+
+/// What comes of content.
+pub(super) enum Given {
+    Chunk(Chunk),
+    /// What came before is void: other content comes.
+    Anew(Anew),
+    /// That was all.
+    Whole {
+        length: u64,
+        checked: Vec<Checked>,
+    },
 }
 
 /// The content changed at its origin while it was read: what came is of a former version.
@@ -217,16 +234,15 @@ impl Embedded {
         let download = Arc::new(self.agent.open(source, credentials).await?);
         // What was kept here before stays here.
         let moves = !self.keep && !download.progress().complete;
-        let parts = download.parts(None).map_err(|error| {
-            if error.is_changed() { Changed(error.to_string()).into() } else { anyhow::Error::new(error) }
-        });
+        let parts = download.hand_on(question.order).map(given_here);
         Ok(Opened {
             blob: download.blob(),
             length: download.length(),
             modified: download.version().last_modified,
             disposition,
             moves,
-            content: parts.map_ok(Chunk::from).boxed(),
+            vouched: true,
+            content: parts.boxed(),
             watch: Watch::Embedded(download),
         })
     }
@@ -244,14 +260,15 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         digest: question.digest,
         disposition: question.disposition,
     };
-    let Given { head, content } = client.get(&request).await?;
+    let client::Given { head, content } = client.get(&request, question.order).await?;
     let header = |name: &str| head.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let blob = header(admin::BLOB_HEADER)
         .and_then(|text| text.parse().ok())
         .context("the daemon's answer names no blob; is it of another version?")?;
+    let vouched = head.contains_key(ORDER_HEADER);
     let content = match content {
-        crate::client::Content::File(receiver) => stream::try_unfold(Some((receiver, 0)), next_handed).boxed(),
-        crate::client::Content::Bytes(body) => stream::try_unfold(body, next_bytes).boxed(),
+        client::Content::File(receiver) => stream::try_unfold(Some(receiver), next_handed).boxed(),
+        client::Content::Bytes(body) => stream::try_unfold(Some((body, 0)), next_bytes).boxed(),
     };
     Ok(Opened {
         blob,
@@ -259,6 +276,7 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         modified: header(admin::MODIFIED_HEADER),
         disposition: header(admin::DISPOSITION_HEADER),
         moves: false,
+        vouched,
         content,
         watch: Watch::Daemon(client.clone(), blob),
     })
@@ -266,49 +284,52 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
 
 const WENT_AWAY: &str = "the daemon went away half-way; look into its log, then ask again for the rest";
 
-type Handing = Option<(Receiver, u64)>;
-
-/// The next part of the daemon's file.
-async fn next_handed(state: Handing) -> anyhow::Result<Option<(Chunk, Handing)>> {
-    let Some((mut receiver, at)) = state else { return Ok(None) };
-    match receiver.next().await.context(WENT_AWAY)? {
-        Handed::Range(file, range) if range.start() == at => {
-            Ok(Some((Chunk::File(file, range), Some((receiver, range.end())))))
-        }
-        Handed::Bytes(bytes) => {
-            let at = at + bytes.len() as u64;
-            Ok(Some((Chunk::Bytes(bytes), Some((receiver, at)))))
-        }
-        Handed::End(length) if length == at => Ok(None),
-        Handed::Failed(reason) => Err(anyhow!(reason)),
-        Handed::Changed(reason) => Err(Changed(reason).into()),
-        Handed::Range(..) | Handed::End(_) => {
-            Err(anyhow!("the daemon left out a part of the content; is it of another version?"))
-        }
-    }
+/// What the agent in this process gives.
+fn given_here(handing: Result<Handing, FetchError>) -> anyhow::Result<Given> {
+    Ok(match handing {
+        Ok(Handing::Part(_, Part::File(part))) => Given::Chunk(Chunk::File(part.file, part.range)),
+        Ok(Handing::Part(at, Part::Bytes(bytes))) => Given::Chunk(Chunk::Bytes(at, bytes)),
+        Ok(Handing::Anew { blob, length, modified }) => Given::Anew(Anew { blob, length, modified }),
+        Ok(Handing::Whole { length, checked }) => Given::Whole { length, checked },
+        Err(error) if error.is_changed() => return Err(Changed(error.to_string()).into()),
+        Err(error) => return Err(error.into()),
+    })
 }
+
+/// What a daemon hands over next.
+async fn next_handed(receiver: Option<Receiver>) -> anyhow::Result<Option<(Given, Option<Receiver>)>> {
+    let Some(mut receiver) = receiver else { return Ok(None) };
+    let given = match receiver.next().await.context(WENT_AWAY)? {
+        Handed::Range(file, range) => Given::Chunk(Chunk::File(file, range)),
+        Handed::Bytes(at, bytes) => Given::Chunk(Chunk::Bytes(at, bytes)),
+        Handed::Anew(anew) => Given::Anew(anew),
+        Handed::End { length, checked } => return Ok(Some((Given::Whole { length, checked }, None))),
+        Handed::Failed(reason) => return Err(anyhow!(reason)),
+        Handed::Changed(reason) => return Err(Changed(reason).into()),
+    };
+    Ok(Some((given, Some(receiver))))
+}
+
+/// A daemon's answer, and the place of its next byte.
+type Body = Option<(Incoming, u64)>;
 
 /// The next bytes of a daemon that hands over no file. An answer that fails half-way says why in its trailer, if the daemon
 /// lives to tell.
-async fn next_bytes(mut body: Incoming) -> anyhow::Result<Option<(Chunk, Incoming)>> {
-    let Some(frame) = body.frame().await else { return Ok(None) };
+async fn next_bytes(body: Body) -> anyhow::Result<Option<(Given, Body)>> {
+    let Some((mut body, at)) = body else { return Ok(None) };
+    let end = || Ok(Some((Given::Whole { length: at, checked: Vec::new() }, None)));
+    let Some(frame) = body.frame().await else { return end() };
     let frame = frame.context(WENT_AWAY)?;
     match frame.into_data() {
-        Ok(data) => Ok(Some((Chunk::Bytes(data), body))),
+        Ok(data) => {
+            let next = at + data.len() as u64;
+            Ok(Some((Given::Chunk(Chunk::Bytes(at, data)), Some((body, next)))))
+        }
         Err(other) => {
             let trailer = |name| other.trailers_ref().and_then(|trailers| trailers.get(name));
-            let Some(reason) = trailer(admin::ERROR_TRAILER) else { return Ok(None) };
+            let Some(reason) = trailer(admin::ERROR_TRAILER) else { return end() };
             let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
             Err(if trailer(admin::CHANGED_TRAILER).is_some() { Changed(reason).into() } else { anyhow!(reason) })
-        }
-    }
-}
-
-impl From<darter_node::Part> for Chunk {
-    fn from(part: darter_node::Part) -> Self {
-        match part {
-            darter_node::Part::Bytes(bytes) => Self::Bytes(bytes),
-            darter_node::Part::File(part) => Self::File(part.file, part.range),
         }
     }
 }

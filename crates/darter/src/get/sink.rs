@@ -1,6 +1,7 @@
 //! Takes content and puts it where it belongs.
 //!
-//! Content comes as bytes, or as verified parts of a file of the store's. A file is never copied where it need not be:
+//! Content comes as bytes, or as verified parts of a file of the store's; for a file in any order, and some parts perhaps again.
+//! A file is never copied where it need not be:
 //!
 //! | way | when | what the result is |
 //! |---|---|---|
@@ -9,6 +10,10 @@
 //! | hard link | `--link`, same file system, and the user may | the store's file under a second name |
 //! | copy | else, while the content comes | a file of its own |
 //!
+//! Copies are made inside the kernel (see [`copying`](super::copying)), so that the last part is in its place a moment after it
+//! came. The result is not waited for on its way to the disk, as `cp` or `curl` don't: the store has the content as well, or the
+//! origin. `--sync` waits. An old file that is written to is waited for in any case: what was half written could not be told.
+//!
 //! An old file is replaced by one with its mode, owner and attributes. It is written to instead when it has other names
 //! (hard links), or when a new file could not be given its owner: then its bytes change once the content is all here and
 //! right, and not before.
@@ -16,7 +21,7 @@
 //! Dropped without [`Sink::commit`], it leaves nothing behind.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Seek as _, Write};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -26,22 +31,21 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use darter_core::{BlobId, ByteRange};
-use rustix::fs::{FallocateFlags, copy_file_range, fallocate, ioctl_ficlone};
+use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
 use serde::Serialize;
 
 use super::attributes;
+use super::copying::{Copier, Seen, Spout};
+use super::covered::Covered;
 use super::target::{FileTarget, Target};
 use super::temporary::{self, Temporary};
 use crate::{output, units};
 
-/// Bytes that are read, hashed and written at a time.
-const BUFFER: usize = 1 << 20;
-
 /// Some content.
 #[derive(Clone, Debug)]
 pub(super) enum Chunk {
-    /// In memory.
-    Bytes(Bytes),
+    /// In memory, and its place.
+    Bytes(u64, Bytes),
     /// In this file, at the content's own offsets.
     File(Arc<File>, ByteRange),
 }
@@ -59,6 +63,8 @@ pub(super) struct Wishes {
     pub(super) link: bool,
     /// The modification time to give it.
     pub(super) modified: Option<SystemTime>,
+    /// Whether to wait until it is on the disk.
+    pub(super) sync: bool,
 }
 
 /// How content came to its place.
@@ -80,8 +86,8 @@ pub(super) enum Placed {
 /// Takes content.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// A standard stream, a device or a pipe: written as it comes.
-    Stream { file: File, path: Option<PathBuf> },
+    /// A standard stream, a device or a pipe: written as it comes, in order.
+    Stream { spout: Spout, path: Option<PathBuf>, at: u64 },
     /// A file.
     File(Box<Part>),
 }
@@ -89,7 +95,7 @@ pub(super) enum Sink {
 impl Sink {
     /// Opens a target. May wait for a pipe's reader.
     pub(super) fn open(target: &Target, wishes: Wishes) -> anyhow::Result<Self> {
-        let stream = |file: std::os::fd::OwnedFd| Self::Stream { file: file.into(), path: None };
+        let stream = |file: std::os::fd::OwnedFd| Self::Stream { spout: Spout::new(file.into()), path: None, at: 0 };
         match target {
             // Without the line buffer that `io::stdout` puts in the way.
             Target::Stdout => Ok(stream(io::stdout().as_fd().try_clone_to_owned()?)),
@@ -99,24 +105,75 @@ impl Sink {
                 let append = std::fs::metadata(path).is_ok_and(|found| found.is_file());
                 let file = OpenOptions::new().write(true).append(append).open(path);
                 let file = file.with_context(|| format!("can't write to {}", path.display()))?;
-                Ok(Self::Stream { file, path: Some(path.clone()) })
+                Ok(Self::Stream { spout: Spout::new(file), path: Some(path.clone()), at: 0 })
             }
             Target::File(target) => Ok(Self::File(Box::new(Part::new(target.clone(), wishes)))),
         }
     }
 
-    /// Takes what comes next, and shows its bytes to `seen`.
-    pub(super) fn take(&mut self, chunk: &Chunk, seen: &mut impl FnMut(&[u8])) -> anyhow::Result<()> {
+    /// Takes a part. A stream's bytes are shown to `seen`, if there is one, since they can't be read again.
+    pub(super) fn take(&mut self, chunk: &Chunk, seen: Seen<'_>) -> anyhow::Result<()> {
         match self {
-            Self::Stream { file, path } => read_chunk(chunk, &mut |bytes| {
-                file.write_all(bytes).map_err(|error| match path {
+            Self::Stream { spout, path, at } => {
+                let range = chunk.range();
+                if range.start() != *at {
+                    bail!("the daemon left out a part of the content; is it of another version?");
+                }
+                *at = range.end();
+                let written = match chunk {
+                    Chunk::Bytes(_, bytes) => spout.write(bytes).map(|()| {
+                        if let Some(seen) = seen {
+                            seen(bytes);
+                        }
+                    }),
+                    Chunk::File(file, range) => spout.pour(file, *range, seen),
+                };
+                written.map_err(|error| match path {
                     Some(path) => cannot_write(path)(error),
                     None => output::stdout_error(error),
-                })?;
-                seen(bytes);
+                })
+            }
+            Self::File(part) => part.take(chunk),
+        }
+    }
+
+    /// What came is void; other content comes, of which this is known. Not for a stream that was written to.
+    pub(super) fn start_over(&mut self, wishes: Wishes) -> anyhow::Result<()> {
+        match self {
+            Self::Stream { at: 0, .. } => Ok(()),
+            Self::Stream { .. } => bail!("the content changed while it was read; ask again"),
+            Self::File(part) => {
+                **part = Part::new(part.target.clone(), wishes);
                 Ok(())
-            }),
-            Self::File(part) => part.take(chunk, seen),
+            }
+        }
+    }
+
+    /// Up to where all bytes have come.
+    pub(super) fn prefix(&self) -> u64 {
+        match self {
+            Self::Stream { at, .. } => *at,
+            Self::File(part) => part.covered.prefix(),
+        }
+    }
+
+    /// Whether all of `length` bytes have come; else how many have.
+    pub(super) fn has_all_of(&self, length: u64) -> Result<(), u64> {
+        match self {
+            Self::Stream { at, .. } if *at == length => Ok(()),
+            Self::Stream { at, .. } => Err(*at),
+            Self::File(part) if part.covered.is_all_of(length) => Ok(()),
+            Self::File(part) => Err(part.covered.bytes()),
+        }
+    }
+
+    /// The file in which the content is that came, at its own offsets; `None` for a stream, and where nothing came.
+    pub(super) fn readable(&self) -> Option<&File> {
+        let Self::File(part) = self else { return None };
+        match &part.way {
+            Way::Undecided => None,
+            Way::Source(source, _) => Some(source),
+            Way::Temporary(temporary) => Some(temporary.file()),
         }
     }
 
@@ -129,6 +186,16 @@ impl Sink {
     }
 }
 
+impl Chunk {
+    /// Where it belongs.
+    pub(super) fn range(&self) -> ByteRange {
+        match self {
+            Self::Bytes(at, bytes) => ByteRange::new(*at, at.saturating_add(bytes.len() as u64)),
+            Self::File(_, range) => *range,
+        }
+    }
+}
+
 /// A file on its way.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -137,7 +204,8 @@ pub(super) struct Part {
     /// The old file is written to, not replaced.
     in_place: bool,
     way: Way,
-    taken: u64,
+    covered: Covered,
+    copier: Copier,
 }
 
 #[derive(Debug)]
@@ -163,38 +231,34 @@ impl Part {
     fn new(target: FileTarget, wishes: Wishes) -> Self {
         let named_twice = |old: &Metadata| old.nlink() > 1 && !attributes::is_stores(&target.path);
         let in_place = target.old.as_ref().is_some_and(|old| named_twice(old) || !attributes::can_own(old));
-        Self { target, wishes, in_place, way: Way::Undecided, taken: 0 }
+        let (way, covered, copier) = (Way::Undecided, Covered::default(), Copier::new());
+        Self { target, wishes, in_place, way, covered, copier }
     }
 
-    fn take(&mut self, chunk: &Chunk, seen: &mut impl FnMut(&[u8])) -> anyhow::Result<()> {
+    fn take(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
         if matches!(self.way, Way::Undecided) {
             self.way = match chunk {
-                Chunk::Bytes(_) => Way::Temporary(self.begin()?),
+                Chunk::Bytes(..) => Way::Temporary(self.begin()?),
                 Chunk::File(file, _) => self.way_from(file)?,
             };
         }
         let other = match (&self.way, chunk) {
             (Way::Source(source, _), Chunk::File(file, _)) => !Arc::ptr_eq(source, file),
-            (Way::Source(..), Chunk::Bytes(_)) => true,
+            (Way::Source(..), Chunk::Bytes(..)) => true,
             _ => false,
         };
         if other {
             self.copy_source()?;
         }
-        let (path, at) = (&self.target.shown, &mut self.taken);
-        match &self.way {
-            Way::Temporary(temporary) => read_chunk(chunk, &mut |bytes| {
-                temporary.file().write_all_at(bytes, *at).map_err(cannot_write(path))?;
-                *at += bytes.len() as u64;
-                seen(bytes);
-                Ok(())
-            }),
-            Way::Source(..) | Way::Undecided => read_chunk(chunk, &mut |bytes| {
-                *at += bytes.len() as u64;
-                seen(bytes);
-                Ok(())
-            }),
+        if let Way::Temporary(temporary) = &self.way {
+            let written = match chunk {
+                Chunk::Bytes(at, bytes) => temporary.file().write_all_at(bytes, *at),
+                Chunk::File(file, range) => self.copier.copy(file, temporary.file(), *range),
+            };
+            written.map_err(cannot_write(&self.target.shown))?;
         }
+        self.covered.add(chunk.range());
+        Ok(())
     }
 
     /// How content in `file` is to become the result.
@@ -260,25 +324,33 @@ impl Part {
         let Way::Source(source, _) = &self.way else { return Ok(()) };
         let source = Arc::clone(source);
         let temporary = self.begin()?;
-        copy(&source, temporary.file(), self.taken).map_err(cannot_write(&self.target.shown))?;
+        for range in self.covered.ranges() {
+            self.copier.copy(&source, temporary.file(), range).map_err(cannot_write(&self.target.shown))?;
+        }
         self.way = Way::Temporary(temporary);
         Ok(())
     }
 
     fn commit(mut self: Box<Self>) -> anyhow::Result<Placed> {
-        let placed = self.place().with_context(|| format!("can't finish {}", self.target.shown.display()))?;
-        // A name is durable only once its directory is. One that may be written to and not be read can't be synced.
-        match File::open(self.target.directory()).and_then(|directory| directory.sync_all()) {
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
-                Err(error).with_context(|| format!("can't finish {}", self.target.shown.display()))
+        let shown = self.target.shown.clone();
+        let finishing = || format!("can't finish {}", shown.display());
+        let placed = self.place().with_context(finishing)?;
+        if self.wishes.sync {
+            // A name is durable only once its directory is. One that may be written to and not be read can't be synced.
+            match File::open(self.target.directory()).and_then(|directory| directory.sync_all()) {
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
+                    return Err(error).with_context(finishing);
+                }
+                _ => {}
             }
-            _ => Ok(placed),
         }
+        Ok(placed)
     }
 
     fn place(&mut self) -> anyhow::Result<Placed> {
+        let length = self.covered.prefix();
         match std::mem::replace(&mut self.way, Way::Undecided) {
-            Way::Source(source, Share::Move) if is_whole(&source, self.taken) => {
+            Way::Source(source, Share::Move) if is_whole(&source, length) => {
                 // A file of the store's is its owner's alone until now.
                 source.set_permissions(attributes::fresh_mode())?;
                 self.dress(&source)?;
@@ -287,7 +359,7 @@ impl Part {
                 }
                 self.way = Way::Source(source, Share::Copy);
             }
-            Way::Source(source, Share::Hardlink) if is_whole(&source, self.taken) => {
+            Way::Source(source, Share::Hardlink) if is_whole(&source, length) => {
                 let linked = attributes::mark_as_stores(&source) && temporary::link(&source, &self.target.path).is_ok();
                 if linked {
                     return Ok(Placed::Hardlink);
@@ -296,7 +368,7 @@ impl Part {
             }
             Way::Source(source, Share::Reflink(temporary)) => {
                 if ioctl_ficlone(temporary.file(), &source).is_ok() {
-                    temporary.file().set_len(self.taken)?;
+                    temporary.file().set_len(length)?;
                     self.dress(temporary.file())?;
                     temporary.name(&self.target.path)?;
                     return Ok(Placed::Reflink);
@@ -322,13 +394,13 @@ impl Part {
         Ok(Placed::Copied)
     }
 
-    /// Gives a file that is to have the final name everything but the name, and makes it durable.
+    /// Gives a file that is to have the final name everything but the name.
     fn dress(&self, file: &File) -> io::Result<()> {
         if let Some(old) = &self.target.old {
             attributes::keep(file, old, &self.target.path)?;
         }
         self.date(file)?;
-        file.sync_all()
+        if self.wishes.sync { file.sync_all() } else { Ok(()) }
     }
 
     fn date(&self, file: &File) -> io::Result<()> {
@@ -341,7 +413,8 @@ impl Part {
 
     /// Writes all of the content into the file that is there.
     fn write_in_place(&mut self) -> anyhow::Result<Placed> {
-        let mut file = self.target.open_in_place()?;
+        let file = self.target.open_in_place()?;
+        let length = self.covered.prefix();
         let freed = file.metadata()?.blocks() * 512;
         let room = room_at(&file).map(|room| room.saturating_add(freed));
         let way = std::mem::replace(&mut self.way, Way::Undecided);
@@ -354,15 +427,14 @@ impl Part {
         match source {
             Some(source) if ioctl_ficlone(&file, source).is_ok() => placed = Placed::Reflink,
             Some(source) => {
-                check_room(self.target.directory(), self.taken, room)?;
-                file.rewind()?;
-                copy(source, &file, self.taken)?;
+                check_room(self.target.directory(), length, room)?;
+                self.copier.copy(source, &file, ByteRange::new(0, length))?;
             }
             None => {}
         }
-        file.set_len(self.taken)?;
-        self.date(&file)?;
+        file.set_len(length)?;
         file.sync_all()?;
+        self.date(&file)?;
         Ok(placed)
     }
 }
@@ -370,47 +442,6 @@ impl Part {
 /// Whether the file is the content and nothing more.
 fn is_whole(source: &File, bytes: u64) -> bool {
     source.metadata().is_ok_and(|found| found.len() == bytes)
-}
-
-/// Shows all bytes of a chunk, in order.
-fn read_chunk(chunk: &Chunk, each: &mut impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    match chunk {
-        Chunk::Bytes(bytes) => each(bytes),
-        Chunk::File(file, range) => {
-            let mut buffer = vec![0; BUFFER.min(usize::try_from(range.len()).unwrap_or(BUFFER))];
-            let mut at = range.start();
-            while at < range.end() {
-                let count = buffer.len().min(usize::try_from(range.end() - at).unwrap_or(buffer.len()));
-                file.read_exact_at(&mut buffer[..count], at).context("can't read the store's file")?;
-                each(&buffer[..count])?;
-                at += count as u64;
-            }
-            Ok(())
-        }
-    }
-}
-
-/// Copies the first bytes of a file, inside the kernel where it can.
-fn copy(from: &File, to: &File, bytes: u64) -> io::Result<()> {
-    let (mut read, mut written) = (0, 0);
-    while read < bytes {
-        let most = usize::try_from(bytes - read).unwrap_or(usize::MAX).min(1 << 30);
-        match copy_file_range(from, Some(&mut read), to, Some(&mut written), most) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(rustix::io::Errno::NOSPC) => return Err(rustix::io::Errno::NOSPC.into()),
-            // Other file systems, or none that can.
-            Err(_) => break,
-        }
-    }
-    let mut buffer = vec![0; BUFFER];
-    while read < bytes {
-        let count = BUFFER.min(usize::try_from(bytes - read).unwrap_or(BUFFER));
-        from.read_exact_at(&mut buffer[..count], read)?;
-        to.write_all_at(&buffer[..count], read)?;
-        read += count as u64;
-    }
-    Ok(())
 }
 
 /// Bytes free for this user where a file is.

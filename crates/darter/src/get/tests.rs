@@ -10,6 +10,7 @@ use clap::Parser as _;
 use darter_core::ByteRange;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::sink::Chunk;
 use super::target::Place;
 use super::*;
 use crate::cli::Cli;
@@ -26,20 +27,20 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn wishes() -> Wishes {
-    Wishes { blob: BlobId([1; 32]), length: None, moves: false, link: false, modified: None }
+    Wishes { blob: BlobId([1; 32]), length: None, moves: false, link: false, modified: None, sync: false }
 }
 
 fn write_with(path: &Path, wishes: Wishes, chunks: &[Chunk]) -> anyhow::Result<Placed> {
     let mut sink = Sink::open(&Target::choose(path)?, wishes)?;
     for chunk in chunks {
-        sink.take(chunk, &mut |_| ())?;
+        sink.take(chunk, None)?;
     }
     sink.commit()
 }
 
 /// Writes it as bytes and as parts of a file: what is true of one is true of the other.
 fn write_both_ways(path: &Path, content: &'static [u8], check: impl Fn(Placed)) {
-    check(write_with(path, wishes(), &[Chunk::Bytes(Bytes::from_static(content))]).unwrap());
+    check(write_with(path, wishes(), &[Chunk::Bytes(0, Bytes::from_static(content))]).unwrap());
     let (_dir, parts) = stored(content);
     check(write_with(path, wishes(), &parts).unwrap());
     assert_eq!(std::fs::read(path).unwrap(), content);
@@ -125,10 +126,10 @@ fn the_final_name_appears_with_the_commit_and_nothing_before() {
     let room = tempfile::tempdir().unwrap();
     let path = room.path().join("out");
     std::fs::write(&path, "old").unwrap();
-    for chunks in [vec![Chunk::Bytes(Bytes::from_static(b"ne"))], stored(b"ne").1] {
+    for chunks in [vec![Chunk::Bytes(0, Bytes::from_static(b"ne"))], stored(b"ne").1] {
         let mut dropped = Sink::open(&Target::choose(&path).unwrap(), wishes()).unwrap();
         for chunk in &chunks {
-            dropped.take(chunk, &mut |_| ()).unwrap();
+            dropped.take(chunk, None).unwrap();
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(names(room.path()), ["out"], "nothing to be left by a process that is killed");
@@ -204,7 +205,7 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     std::fs::write(at("unreadable"), "old").unwrap();
     std::fs::hard_link(at("unreadable"), at("twin")).unwrap();
     close(&at("unreadable"), 0o200);
-    write_with(&at("unreadable"), wishes(), &[Chunk::Bytes(Bytes::from_static(b"new"))]).unwrap();
+    write_with(&at("unreadable"), wishes(), &[Chunk::Bytes(0, Bytes::from_static(b"new"))]).unwrap();
     close(&at("unreadable"), 0o600);
     assert_eq!(std::fs::read(at("twin")).unwrap(), b"new", "writing takes no right to read");
     if rustix::process::geteuid().is_root() {
@@ -216,7 +217,7 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     assert!(told.contains("can't write into") && !told.contains(".darter-"), "{told}");
     std::fs::create_dir(at("dropbox")).unwrap();
     close(&at("dropbox"), 0o300);
-    write_with(&at("dropbox/file"), wishes(), &[Chunk::Bytes(Bytes::from_static(b"new"))]).unwrap();
+    write_with(&at("dropbox/file"), wishes(), &[Chunk::Bytes(0, Bytes::from_static(b"new"))]).unwrap();
     close(&at("dropbox"), 0o700);
     assert_eq!(names(&at("dropbox")), ["file"]);
 }
@@ -252,7 +253,7 @@ fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
     if placed != Placed::Reflink {
         assert_eq!((placed, inode(&path)), (Placed::Hardlink, inode(&source)));
         assert_eq!(std::fs::metadata(&source).unwrap().mode() & 0o777, 0o600, "the store's file stays as it is");
-        write_with(&path, wishes(), &[Chunk::Bytes(Bytes::from_static(b"other"))]).unwrap();
+        write_with(&path, wishes(), &[Chunk::Bytes(0, Bytes::from_static(b"other"))]).unwrap();
         assert_eq!(std::fs::read(&source).unwrap(), b"content", "a later get does not write into the store");
     }
     let before = inode(&source);
@@ -260,6 +261,51 @@ fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
     assert_eq!((placed, inode(&path)), (Placed::Moved, before));
     assert!(!source.exists(), "the store has it no more");
     assert_eq!(std::fs::read(&path).unwrap(), b"content");
+}
+
+#[test]
+fn parts_may_come_in_any_order_and_again() {
+    let room = tempfile::tempdir().unwrap();
+    let path = room.path().join("out");
+    let content = b"0123456789abcdef";
+    let (_dir, parts) = stored(content);
+    let Chunk::File(file, _) = &parts[0] else { panic!() };
+    let part = |start, end| Chunk::File(Arc::clone(file), ByteRange::new(start, end));
+    for moves in [false, true] {
+        let chunks = [part(9, 16), part(0, 3), part(7, 12), part(3, 9), part(0, 3)];
+        write_with(&path, Wishes { moves, ..wishes() }, &chunks).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), content, "{moves}");
+    }
+}
+
+#[test]
+fn another_file_of_the_stores_goes_on_where_the_first_one_was_left() {
+    let room = tempfile::tempdir().unwrap();
+    let path = room.path().join("out");
+    let ((_one, first), (_two, second)) = (stored(b"0123456789"), stored(b"0123456789"));
+    // Whatever was meant to become of the first one.
+    for moves in [false, true] {
+        let chunks = [first[1].clone(), second[0].clone()];
+        let placed = write_with(&path, Wishes { moves, ..wishes() }, &chunks).unwrap();
+        assert_eq!(placed, Placed::Copied);
+        assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
+    }
+}
+
+#[test]
+fn a_file_that_is_begun_anew_has_nothing_of_what_came_before() {
+    let room = tempfile::tempdir().unwrap();
+    let path = room.path().join("out");
+    let (_dir, parts) = stored(b"new");
+    let mut sink = Sink::open(&Target::choose(&path).unwrap(), wishes()).unwrap();
+    sink.take(&Chunk::Bytes(3, Bytes::from_static(b"former content")), None).unwrap();
+    sink.start_over(wishes()).unwrap();
+    for part in &parts {
+        sink.take(part, None).unwrap();
+    }
+    assert_eq!((sink.has_all_of(3), sink.has_all_of(4)), (Ok(()), Err(3)));
+    sink.commit().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
 }
 
 #[test]
@@ -277,7 +323,7 @@ fn a_stored_file_that_is_more_than_the_content_is_copied() {
 fn room_is_judged_before_anything_is_written() {
     let room = tempfile::tempdir().unwrap();
     let wishes = Wishes { length: Some(1 << 60), ..wishes() };
-    let chunk = Chunk::Bytes(Bytes::from_static(b"begin"));
+    let chunk = Chunk::Bytes(0, Bytes::from_static(b"begin"));
     let told = write_with(&room.path().join("out"), wishes, &[chunk]).unwrap_err().to_string();
     assert!(told.starts_with("no room for 1.2 EB in ") && told.contains("-o"), "{told}");
     assert_eq!(names(room.path()), [""; 0]);
@@ -289,7 +335,7 @@ fn what_was_written_is_known_again_until_it_changes() {
     let (path, blob) = (room.path().join("out"), BlobId([1; 32]));
     let date = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
     let dated = Wishes { modified: Some(date), ..wishes() };
-    write_with(&path, dated, &[Chunk::Bytes(Bytes::from_static(b"new"))]).unwrap();
+    write_with(&path, dated, &[Chunk::Bytes(0, Bytes::from_static(b"new"))]).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), date);
     if rustix::fs::setxattr(&path, "user.test", b"x", rustix::fs::XattrFlags::empty()).is_err() {
         return eprintln!("skipped: no extended attributes in {}", room.path().display());
@@ -300,17 +346,8 @@ fn what_was_written_is_known_again_until_it_changes() {
     assert!(!attributes::is_marked(&path, blob), "somebody else wrote it");
 }
 
-#[test]
-fn short_or_wrong_content_is_refused() {
-    let (right, wrong) = (Digest::sha256(b"right"), Digest::sha256(b"wrong"));
-    assert!(check(Some(5), 5, Some(right), Some(right)).is_ok());
-    assert!(check(None, 5, None, None).is_ok());
-    assert!(check(Some(6), 5, None, None).unwrap_err().to_string().contains("5 of 6"));
-    assert!(check(None, 5, Some(right), Some(wrong)).unwrap_err().to_string().contains("wrong content"));
-}
-
-/// A daemon that answers one request with these bytes.
-fn daemon_answering(room: &Path, answer: &'static str) -> tokio::task::JoinHandle<()> {
+/// A daemon that answers one request with these bytes, and with the others once the client says that it is ready for more.
+fn daemon_answering(room: &Path, answer: &'static str, then: Vec<u8>) -> tokio::task::JoinHandle<()> {
     let listener = tokio::net::UnixListener::bind(room.join("darter.sock")).unwrap();
     tokio::spawn(async move {
         // The first connection only sees whether anybody is there.
@@ -320,21 +357,87 @@ fn daemon_answering(room: &Path, answer: &'static str) -> tokio::task::JoinHandl
                 let mut request = vec![0; 4096];
                 assert!(stream.read(&mut request).await.unwrap() > 0);
                 stream.write_all(answer.as_bytes()).await.unwrap();
+                if !then.is_empty() {
+                    assert_eq!(stream.read_u8().await.unwrap(), darter_node::handover::READY);
+                    stream.write_all(&then).await.unwrap();
+                }
             }
         }
     })
 }
 
-async fn told_by(answer: &'static str) -> (String, Vec<String>) {
+/// What `get` makes of such a daemon: how it ends, and what files there are then.
+async fn get_from(answer: &'static str, then: Vec<u8>, more: &[&str]) -> (anyhow::Result<()>, Vec<String>) {
     let (room, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let daemon = daemon_answering(room.path(), answer);
+    let daemon = daemon_answering(room.path(), answer, then);
     let words = ["darter", "get", "http://a/b", "-q", "--data-dir", room.path().to_str().unwrap(), "-o"];
     let file = out.path().join("b");
-    let cli = Cli::try_parse_from(words.into_iter().chain([file.to_str().unwrap()])).unwrap();
-    let crate::cli::Command::Get(args) = cli.command else { panic!() };
-    let told = run(&args).await.unwrap_err();
+    let words = words.into_iter().chain([file.to_str().unwrap()]).chain(more.iter().copied());
+    let crate::cli::Command::Get(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+    let result = run(&args).await;
     daemon.await.unwrap();
-    (format!("{told:#}"), names(out.path()))
+    (result, names(out.path()))
+}
+
+async fn told_by(answer: &'static str) -> (String, Vec<String>) {
+    let (result, files) = get_from(answer, Vec::new(), &[]).await;
+    (format!("{:#}", result.unwrap_err()), files)
+}
+
+/// A frame of a handover, and what comes behind it.
+fn frame(kind: u8, a: u64, b: u64, then: &[u8]) -> Vec<u8> {
+    [&[kind][..], &a.to_le_bytes(), &b.to_le_bytes(), then].concat()
+}
+
+const SWITCHING: &str = concat!(
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: darter-file\r\n",
+    "darter-blob: 0101010101010101010101010101010101010101010101010101010101010101\r\ndarter-length: 5\r\n\r\n"
+);
+
+const SWITCHING_ANY: &str = concat!(
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: darter-file\r\ndarter-order: any-order\r\n",
+    "darter-blob: 0101010101010101010101010101010101010101010101010101010101010101\r\ndarter-length: 5\r\n\r\n"
+);
+
+#[tokio::test]
+async fn a_daemon_of_the_release_before_vouches_for_nothing_so_the_digest_is_computed_here() {
+    let frames = || [frame(3, 2, 0, b"he"), frame(3, 3, 0, b"llo"), frame(4, 5, 0, b"")].concat();
+    let (right, wrong) = (Digest::sha256(b"hello").to_string(), Digest::sha256(b"other").to_string());
+    let (result, files) = get_from(SWITCHING, frames(), &["--digest", &right]).await;
+    result.unwrap();
+    assert_eq!(files, ["b"]);
+    let (result, files) = get_from(SWITCHING, frames(), &["--digest", &wrong]).await;
+    assert!(result.unwrap_err().to_string().contains("wrong content"));
+    assert_eq!(files, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_daemon_that_vouches_is_believed_but_with_verify_whole() {
+    let other = Digest::sha256(b"other").to_string();
+    // The parts come in any order, one of them twice, and the last word counts.
+    let frames = || {
+        let checked = format!("[{{\"digest\":\"{other}\",\"by\":\"lead\"}}]");
+        let end = frame(4, 5, checked.len() as u64, checked.as_bytes());
+        [frame(3, 3, 2, b"LLO"), frame(3, 2, 0, b"he"), frame(3, 3, 2, b"llo"), end].concat()
+    };
+    let (result, files) = get_from(SWITCHING_ANY, frames(), &["--digest", &other]).await;
+    result.unwrap();
+    assert_eq!(files, ["b"]);
+    for more in [&["--verify-whole"][..], &["--verify-whole", "--digest", &other]] {
+        let (result, files) = get_from(SWITCHING_ANY, frames(), more).await;
+        let told = result.unwrap_err().to_string();
+        assert!(told.contains("wrong content") && told.contains(&Digest::sha256(b"hello").to_string()), "{told}");
+        assert_eq!(files, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_out_a_part_is_refused() {
+    for missing in [frame(3, 3, 2, b"llo"), frame(3, 4, 0, b"hell")] {
+        let (result, files) = get_from(SWITCHING_ANY, [missing, frame(4, 5, 0, b"")].concat(), &[]).await;
+        assert!(result.unwrap_err().to_string().contains("of 5 bytes"));
+        assert_eq!(files, [""; 0]);
+    }
 }
 
 #[tokio::test]

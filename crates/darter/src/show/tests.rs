@@ -125,6 +125,7 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
         blob: BlobId([1; 32]),
         name: NAME.into(),
         digest: Some(Digest::sha256(b"")),
+        root: None,
         length: Some(5_000_000),
         started: 0,
         seconds: Some(1.5),

@@ -50,6 +50,70 @@ fn a_daemons_file_is_handed_over_and_shared_where_that_can_be() {
     assert!(room.run(&format!("get {} -o -", web.url)).succeeded().out == bytes);
 }
 
+/// The daemon may be upgraded before those who use it: a client that knows nothing of orders and digests is given its parts in
+/// order, in the frames that it knows.
+#[test]
+fn a_client_of_the_release_before_is_served() {
+    use std::io::{Read as _, Write as _};
+    let (room, bytes) = (Room::new(), content(3 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let _daemon = Daemon::start(&room, "");
+    for _ in 0..2 {
+        let mut stream = std::os::unix::net::UnixStream::connect(room.data_dir().join("darter.sock")).unwrap();
+        let body = format!("{{\"url\":\"{}\",\"headers\":[],\"digest\":null}}", web.url);
+        let head = "POST /v1/get HTTP/1.1\r\nhost: darter\r\ncontent-type: application/json\r\nconnection: upgrade\r\n\
+                    upgrade: darter-file\r\n";
+        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.starts_with("http/1.1 101") && !head.contains("darter-order"), "{head}");
+        stream.write_all(b"+").unwrap();
+        let (mut frames, mut at) = (Vec::new(), 0);
+        // The descriptor is lost on who reads in this way; its frame is not.
+        stream.read_to_end(&mut frames).unwrap();
+        let numbers = |frame: &[u8]| [1, 9].map(|from| u64::from_le_bytes(frame[from..from + 8].try_into().unwrap()));
+        let frames: Vec<_> = frames.chunks(17).map(|frame| (frame[0], numbers(frame))).collect();
+        for (kind, [a, b]) in &frames {
+            match kind {
+                1 => {}
+                2 => {
+                    assert_eq!(*a, at, "{frames:?}");
+                    at = *b;
+                }
+                4 => assert_eq!((*a, *b), (at, 0), "{frames:?}"),
+                _ => panic!("{frames:?}"),
+            }
+        }
+        assert_eq!((frames.last().unwrap().0, at), (4, bytes.len() as u64));
+    }
+}
+
+#[test]
+fn digests_are_those_that_the_daemon_checked_and_are_computed_again_only_if_asked() {
+    let (room, bytes) = (Room::new(), content(3 * MEGABYTE));
+    let (right, wrong) = (sha256(&bytes), sha256(b"something else"));
+    let web = Web::serve(bytes.clone());
+    let _daemon = Daemon::start(&room, "");
+    for more in ["", " --verify-whole", " --sync", &format!(" --digest {right}")] {
+        let told = room.run(&format!("get {} -o copy --json{more}", web.url)).succeeded().json();
+        assert_eq!(told["digest"], right, "{more}");
+        assert!(room.read("copy") == bytes);
+        std::fs::remove_file(room.path("out/copy")).unwrap();
+    }
+    for more in ["", " --verify-whole"] {
+        room.run(&format!("get {} -o copy --digest {wrong}{more}", web.url)).failed_with(1, &["wrong content"]);
+        room.run(&format!("get {} -o - --digest {wrong}{more}", web.url)).failed_with(1, &["wrong content"]);
+    }
+    let whole = room.run(&format!("get {} -o - --verify-whole --digest {right}", web.url)).succeeded();
+    assert!(whole.out == bytes);
+    assert_eq!(room.files(), [""; 0]);
+}
+
 #[test]
 fn a_get_whose_daemon_is_stopped_says_what_is_kept_and_how_to_go_on() {
     let (room, bytes) = (Room::new(), content(8 * MEGABYTE));

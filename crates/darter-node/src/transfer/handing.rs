@@ -1,0 +1,350 @@
+//! Verified bytes in whatever order they come, for a program of this host that keeps a file: parts of the blob's file, each
+//! handed on as soon as its pieces are verified and stored. The order is the swarm's: nothing is asked for sooner because
+//! of this, and nobody waits for the piece that comes next in the file while others lie here.
+//!
+//! Invariants, as of a [`stream`](super::stream) in order:
+//! - only verified pieces are handed on, and the last piece only once the whole was checked;
+//! - it ends well only when every piece was handed on as it is now: one that was found damaged and was fetched again is handed
+//!   on again. Losses are noted where all of them pass, [`Transfer::lack`], and not by looking at what is held, which
+//!   may be whole again by then.
+//!
+//! Who takes nothing for a while holds up nobody: what comes meanwhile is one set of pieces, and goes out as few long
+//! parts. While little has come, a part waits a moment for its neighbours.
+//!
+//! A blob that has no file, or passes through (see [`passing`](super::passing)), comes in order from the first byte on that
+//! was not handed on: pieces that are aside in memory are forgotten in that order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use darter_core::{ByteRange, Moment, PieceIndex, PieceSet};
+use darter_store::{PieceFile, StoreError};
+use darter_swarm::ReaderId;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::rest::Hold;
+use super::stream::{FILE_CHUNK, Giving, Part, file_part, next_reader};
+use super::{Outcome, Transfer};
+use crate::error::FetchError;
+
+/// Bytes that are worth being handed on without waiting for more.
+const BATCH: u64 = 4 << 20;
+
+/// How long fewer bytes wait for others: not noticed by people, and long enough for some pieces on a fast link.
+const MAX_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pieces that were lost since each of those who are handed parts last looked.
+#[derive(Debug, Default)]
+pub(super) struct Losses(HashMap<ReaderId, PieceSet>);
+
+impl Losses {
+    /// These are not held any more.
+    pub(super) fn note(&mut self, pieces: &PieceSet) {
+        for lost in self.0.values_mut() {
+            lost.union_with(pieces);
+        }
+    }
+}
+
+/// A program that is handed parts.
+struct Taker {
+    transfer: Arc<Transfer>,
+    /// `None` if the blob was evicted before it came.
+    _hold: Option<Hold>,
+    id: ReaderId,
+    changed: watch::Receiver<()>,
+    /// The pieces that it has.
+    given: PieceSet,
+    /// Since when it has waited for a piece that it lacks.
+    since: Option<Moment>,
+    /// Until when what is here waits for more.
+    pause_until: Option<Instant>,
+    /// The rest, once it has to come in order, and its next byte.
+    rest: Option<(BoxStream<'static, Result<Part, FetchError>>, u64)>,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// Hands these pieces on: neighbours, all held.
+    Give { first: PieceIndex, end: PieceIndex },
+    /// Waits for a change, and no longer than this.
+    Wait(Option<Instant>),
+    /// Goes on in order.
+    InOrder,
+    /// Everything was given.
+    End,
+}
+
+impl Transfer {
+    /// All bytes, each part with its place, in any order and some perhaps again. Counts as use until the stream is dropped.
+    pub(crate) fn hand_on(self: &Arc<Self>) -> impl Stream<Item = Result<(u64, Part), FetchError>> + Send + use<> {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        let id = next_reader();
+        self.state.lock().losses.0.insert(id, PieceSet::new());
+        // For a blob that will turn out not to fit: nothing is forgotten that was not given.
+        self.reader_stands(id, PieceIndex(0));
+        let taker = Taker {
+            transfer: Arc::clone(self),
+            _hold: self.hold(),
+            id,
+            changed: self.changed.subscribe(),
+            given: PieceSet::new(),
+            since: None,
+            pause_until: None,
+            rest: None,
+        };
+        futures_util::stream::unfold(Some(taker), |taker| async move {
+            let mut taker = taker?;
+            match taker.next().await {
+                Ok(Some(part)) => Some((Ok(part), Some(taker))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// Whether a piece that is not the blob's last is known not to be.
+    fn is_inner(&self, piece: PieceIndex) -> bool {
+        match self.pieces() {
+            Some(pieces) => piece.0 + 1 < pieces,
+            None => piece.0 + 1 < self.stored.known(),
+        }
+    }
+}
+
+impl Taker {
+    async fn next(&mut self) -> Result<Option<(u64, Part)>, FetchError> {
+        loop {
+            if let Some((rest, at)) = &mut self.rest {
+                if let Some(part) = rest.next().await.transpose()? {
+                    let place = *at;
+                    *at += part.len();
+                    return Ok(Some((place, part)));
+                }
+                self.rest = None;
+                self.given = PieceSet::full(self.transfer.pieces().unwrap_or(0));
+            }
+            // Before looking: what changes while this looks wakes it again.
+            self.changed.mark_unchanged();
+            match self.step()? {
+                Step::End => return Ok(None),
+                Step::Give { first, end } => {
+                    if let Some(part) = self.give(first, end).await? {
+                        return Ok(Some(part));
+                    }
+                }
+                Step::InOrder => self.go_on_in_order(),
+                Step::Wait(until) => {
+                    let transfer = &self.transfer;
+                    self.since.get_or_insert_with(|| transfer.context.now());
+                    let changed = self.changed.changed();
+                    let changed = match until {
+                        Some(until) => tokio::time::timeout_at(until, changed).await.unwrap_or(Ok(())),
+                        None => changed.await,
+                    };
+                    if changed.is_err() {
+                        return Err(FetchError::Draining);
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Step, FetchError> {
+        let transfer = Arc::clone(&self.transfer);
+        let outcome = transfer.outcome();
+        if let Outcome::Failed(error) = outcome {
+            return Err(error);
+        }
+        let complete = matches!(outcome, Outcome::Complete);
+        if transfer.closed.is_cancelled() && !complete {
+            let reason = "its transfer was ended here".to_owned();
+            return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+        }
+        self.take_back();
+        let pieces = transfer.pieces();
+        if complete && pieces == Some(self.given.len()) {
+            return Ok(Step::End);
+        }
+        if transfer.stored.passes() {
+            return Ok(Step::InOrder);
+        }
+        let held = transfer.stored.held();
+        if complete && pieces != Some(held.len()) {
+            if transfer.stored.is_discarded() {
+                let reason = "it was removed".to_owned();
+                return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+            }
+            // Found damaged by somebody else; then it is not complete any more.
+            transfer.note_losses();
+            return Ok(Step::Wait(Some(Instant::now() + MAX_PAUSE)));
+        }
+        let fresh = held.difference(&self.given).filter(|piece| complete || transfer.is_inner(*piece));
+        let (length, now) = (transfer.piece_length.bytes(), Instant::now());
+        Ok(choose(fresh, length, complete, &mut self.pause_until, now))
+    }
+
+    /// Verifies pieces and hands them on, or the first ones of them; `None` when the first turned out damaged, and is being fetched
+    /// again, or lies in no file.
+    async fn give(&mut self, first: PieceIndex, end: PieceIndex) -> Result<Option<(u64, Part)>, FetchError> {
+        let transfer = Arc::clone(&self.transfer);
+        let pieces = transfer.piece_length;
+        let start = pieces.offset(first);
+        let stop = pieces.offset(end).min(transfer.stored.length().unwrap_or(u64::MAX));
+        let stored = Arc::clone(&transfer.stored);
+        let verified = tokio::task::spawn_blocking(move || file_part(&*stored, pieces, ByteRange::new(start, stop)));
+        let limit = transfer.context.options.stall_timeout;
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        let Ok(verified) = tokio::time::timeout(limit, verified).await else {
+            let what = format!("the disk to give piece {}", first.0 + 1);
+            return Err(FetchError::Stalled { waited: limit, what });
+        };
+        match verified.expect("reading does not panic") {
+            Ok(Some(part)) => Ok(Some(self.gave(first, part))),
+            Ok(None) => {
+                self.go_on_in_order();
+                Ok(None)
+            }
+            Err(StoreError::NotHeld { piece, .. }) => {
+                if let Some(error) = transfer.forgot(piece) {
+                    return Err(error);
+                }
+                transfer.note_losses();
+                Ok(None)
+            }
+            Err(StoreError::Discarded(_)) => match transfer.outcome() {
+                Outcome::Failed(error) => Err(error),
+                _ => Err(FetchError::Withdrawn { blob: transfer.blob, reason: "it was removed".to_owned() }),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives the rest in order, from the first byte on that was not given.
+    fn go_on_in_order(&mut self) {
+        let piece = self.given.first_missing_from(PieceIndex(0));
+        let at = self.transfer.piece_length.offset(piece);
+        let rest = self.transfer.read_on(Some(ByteRange::new(at, u64::MAX)), Giving { files: true, lone: false });
+        self.rest = Some((rest.boxed(), at));
+        // From here on what is needed is what that reader needs.
+        self.transfer.reader_left(self.id);
+    }
+
+    /// Takes note of what is given now.
+    fn gave(&mut self, first: PieceIndex, part: PieceFile) -> (u64, Part) {
+        let transfer = &self.transfer;
+        let pieces = transfer.piece_length;
+        for piece in pieces.pieces_of(part.range) {
+            self.given.insert(PieceIndex(piece));
+        }
+        transfer.reader_stands(self.id, self.given.first_missing_from(PieceIndex(0)));
+        let now = transfer.context.now();
+        {
+            let mut state = transfer.state.lock();
+            if let Some(since) = self.since.take() {
+                let is_last = transfer.pieces().is_some_and(|pieces| self.given.contains(PieceIndex(pieces - 1)));
+                state.journal.waited(first, since, is_last, now);
+            }
+            state.journal.served(part.range.len());
+        }
+        transfer.context.metrics.local_served_bytes.inc_by(part.range.len());
+        (part.range.start(), Part::File(part))
+    }
+
+    /// Pieces that were given and are lost have to be given again.
+    fn take_back(&mut self) {
+        let mut state = self.transfer.state.lock();
+        let Some(lost) = state.losses.0.get_mut(&self.id) else { return };
+        for piece in std::mem::take(lost).iter() {
+            self.given.remove(piece);
+        }
+    }
+}
+
+/// The first run of pieces, of `length` bytes each, that are here and were not given, if there is one that need not wait for
+/// more. Nothing waits when all is here.
+fn choose(
+    mut fresh: impl Iterator<Item = PieceIndex>,
+    length: u64,
+    all_here: bool,
+    pause_until: &mut Option<Instant>,
+    now: Instant,
+) -> Step {
+    let most = (FILE_CHUNK / length).max(1);
+    let Some(first) = fresh.next() else {
+        *pause_until = None;
+        return Step::Wait(None);
+    };
+    let (mut end, mut count, mut follows) = (PieceIndex(first.0 + 1), 1, true);
+    for piece in fresh {
+        follows &= piece == end && count < most;
+        if follows {
+            end = PieceIndex(piece.0 + 1);
+        }
+        count += 1;
+        if !follows && count * length >= BATCH {
+            break;
+        }
+    }
+    if !all_here && count * length < BATCH {
+        let until = *pause_until.get_or_insert(now + MAX_PAUSE);
+        if now < until {
+            return Step::Wait(Some(until));
+        }
+    }
+    *pause_until = None;
+    Step::Give { first, end }
+}
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.transfer.readers.fetch_sub(1, Ordering::Relaxed);
+        self.transfer.reader_left(self.id);
+        self.transfer.state.lock().losses.0.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: u64 = 1 << 20;
+
+    fn chosen(fresh: &[u32], all_here: bool, pause_until: &mut Option<Instant>, now: Instant) -> Step {
+        choose(fresh.iter().copied().map(PieceIndex), PIECE, all_here, pause_until, now)
+    }
+
+    fn give(first: u32, end: u32) -> Step {
+        Step::Give { first: PieceIndex(first), end: PieceIndex(end) }
+    }
+
+    #[test]
+    fn a_few_pieces_wait_a_moment_for_others_and_no_longer() {
+        let (mut pause, now) = (None, Instant::now());
+        assert_eq!(chosen(&[], false, &mut pause, now), Step::Wait(None));
+        assert_eq!(chosen(&[7], false, &mut pause, now), Step::Wait(Some(now + MAX_PAUSE)));
+        // More that come do not make it wait longer.
+        let later = now + MAX_PAUSE / 2;
+        assert_eq!(chosen(&[3, 7], false, &mut pause, later), Step::Wait(Some(now + MAX_PAUSE)));
+        assert_eq!(chosen(&[3, 7], false, &mut pause, now + MAX_PAUSE), give(3, 4));
+        assert_eq!(chosen(&[7], false, &mut pause, now + MAX_PAUSE), Step::Wait(Some(now + 2 * MAX_PAUSE)));
+        assert_eq!(chosen(&[7], true, &mut pause, now + MAX_PAUSE), give(7, 8), "nothing more comes");
+    }
+
+    #[test]
+    fn neighbours_go_together_and_enough_pieces_go_at_once() {
+        let (mut pause, now) = (None, Instant::now());
+        assert_eq!(chosen(&[1, 2, 4, 9], false, &mut pause, now), give(1, 3));
+        let many: Vec<u32> = (5..50).collect();
+        assert_eq!(chosen(&many, false, &mut pause, now), give(5, 5 + (FILE_CHUNK / PIECE) as u32));
+        // A piece may be longer than what goes together.
+        let long = choose([PieceIndex(3), PieceIndex(4)].into_iter(), 2 * FILE_CHUNK, false, &mut pause, now);
+        assert_eq!(long, give(3, 4));
+    }
+}
