@@ -139,12 +139,7 @@ impl Spout {
     }
 
     /// Writes a part of a file. What is shown to `seen` has to pass through this process.
-    pub(super) fn pour(
-        &mut self,
-        from: &File,
-        range: ByteRange,
-        mut seen: Seen<'_>,
-    ) -> io::Result<()> {
+    pub(super) fn pour(&mut self, from: &File, range: ByteRange, mut seen: Seen<'_>) -> io::Result<()> {
         if seen.is_some() {
             self.means = Means::ReadAndWrite;
         }
