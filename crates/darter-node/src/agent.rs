@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, PieceIndex, Source, Version};
+use darter_origin::Requester;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
@@ -82,6 +83,7 @@ pub struct Download {
     transfer: Arc<Transfer>,
     _hold: Hold,
     credentials: Credentials,
+    requester: Requester,
 }
 
 impl Agent {
@@ -99,12 +101,27 @@ impl Agent {
     /// # Errors
     /// The origin's refusal, or a failure of the agent's own.
     pub async fn open(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
+        self.open_for(Requester::Here, source, credentials).await
+    }
+
+    /// The same for a program that named the registry: it is read at private addresses only where it is configured.
+    pub(crate) async fn open_named(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
+        self.open_for(Requester::Named, source, credentials).await
+    }
+
+    async fn open_for(
+        &self,
+        requester: Requester,
+        source: Source,
+        credentials: Credentials,
+    ) -> Result<Download, FetchError> {
         loop {
-            let transfer = self.inner.swarms.open(source.clone(), credentials.clone()).await?;
+            let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone());
+            let transfer = opened.await?;
             // Else it was evicted just now, and is not found again.
             if let Some(hold) = transfer.hold() {
                 let swarms = Arc::clone(&self.inner.swarms);
-                return Ok(Download { swarms, transfer, _hold: hold, credentials });
+                return Ok(Download { swarms, transfer, _hold: hold, credentials, requester });
             }
         }
     }
@@ -122,7 +139,7 @@ impl Agent {
 
     /// What the origin calls the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
     pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
-        match self.inner.context.origin.disposition(source, credentials).await {
+        match self.inner.context.origins.patient(Requester::Here).disposition(source, credentials).await {
             Ok(disposition) => disposition,
             Err(error) => {
                 tracing::info!(%error, %source, "the origin was asked for a file name and gave none");
@@ -394,7 +411,7 @@ impl Download {
     /// Everything, in parts of files where the store has some, for a program that puts it elsewhere; the last word says that it
     /// was all, and which digests of it were checked.
     pub fn hand_on(&self, order: Order) -> BoxStream<'static, Result<Handing, FetchError>> {
-        self.swarms.hand_on(&self.transfer, self.credentials.clone(), order).boxed()
+        self.swarms.hand_on(&self.transfer, (self.requester, self.credentials.clone()), order).boxed()
     }
 
     fn read(
@@ -402,7 +419,7 @@ impl Download {
         range: Option<ByteRange>,
         giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
-        self.swarms.read(&self.transfer, self.credentials.clone(), range, giving)
+        self.swarms.read(&self.transfer, (self.requester, self.credentials.clone()), range, giving)
     }
 
     /// How far it is.

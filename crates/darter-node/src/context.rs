@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
-use darter_origin::{Origin, Upstreams};
+use darter_origin::{Origin, Origins, Requester, Upstreams};
 use darter_store::Store;
 
 use crate::budget::ByteBudget;
@@ -28,9 +28,7 @@ pub(crate) struct Context {
     /// Where pieces are kept.
     pub(crate) store: Arc<dyn Store>,
     /// Where blobs come from.
-    pub(crate) origin: Arc<dyn Origin>,
-    /// The same without patience of its own.
-    pub(crate) origin_once: Arc<dyn Origin>,
+    pub(crate) origins: AllOrigins,
     /// Which registries are configured, and trusted.
     pub(crate) registries: Upstreams,
     /// Meters what is read from origins.
@@ -47,6 +45,47 @@ pub(crate) struct Context {
     pub(crate) setbacks: Setbacks,
     /// Explanations of ended transfers.
     pub(crate) archive: Archive,
+}
+
+/// Where blobs come from, for each of those who ask. It matters who does: see [`Requester`].
+pub(crate) struct AllOrigins {
+    here: Patience,
+    named: Patience,
+    elsewhere: Patience,
+}
+
+/// An origin with patience of its own, and without.
+struct Patience {
+    patient: Arc<dyn Origin>,
+    once: Arc<dyn Origin>,
+}
+
+impl AllOrigins {
+    pub(crate) fn new(origins: &Origins) -> Self {
+        let of = |requester| {
+            let origins = origins.for_requester(requester);
+            Patience { once: Arc::new(origins.once()), patient: Arc::new(origins) }
+        };
+        Self { here: of(Requester::Here), named: of(Requester::Named), elsewhere: of(Requester::Elsewhere) }
+    }
+
+    fn of(&self, requester: Requester) -> &Patience {
+        match requester {
+            Requester::Here => &self.here,
+            Requester::Named => &self.named,
+            Requester::Elsewhere => &self.elsewhere,
+        }
+    }
+
+    /// Tries again what may pass.
+    pub(crate) fn patient(&self, requester: Requester) -> &dyn Origin {
+        &*self.of(requester).patient
+    }
+
+    /// Tries once.
+    pub(crate) fn once(&self, requester: Requester) -> &dyn Origin {
+        &*self.of(requester).once
+    }
 }
 
 /// Counts the transfers that fetch at a time: they share what one agent may have asked for.

@@ -26,7 +26,7 @@ mod server;
 pub(crate) use failure::{of_body, of_status};
 pub(crate) use location::{keeps_credentials, same_server};
 pub(crate) use reach::Reach;
-pub use reach::is_this_host;
+pub use reach::{Requester, is_this_host};
 pub use server::ServerConfig;
 
 use server::Server;
@@ -51,6 +51,8 @@ pub struct HttpConfig {
     pub extra_ca: Option<PathBuf>,
     /// Settings of servers by their hosts (`registry.lab`) or authorities (`10.0.0.1:5000`).
     pub servers: BTreeMap<String, ServerConfig>,
+    /// Addresses of servers that are configured, with settings or without: these may be anywhere.
+    pub configured: Vec<Url>,
     /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured.
     pub proxy_from_environment: bool,
     /// Idle connections kept for each host.
@@ -68,6 +70,7 @@ impl Default for HttpConfig {
             stall_timeout: Duration::from_secs(20),
             extra_ca: None,
             servers: BTreeMap::new(),
+            configured: Vec::new(),
             proxy_from_environment: true,
             idle_per_host: 8,
             signed_parameters: Vec::new(),
@@ -83,10 +86,8 @@ pub struct HttpClient(Arc<RwLock<Arc<Inner>>>);
 struct Inner {
     /// For servers without settings of their own.
     others: Server,
-    /// The same, for requests whose reach is limited.
-    beyond_host: Server,
-    public: Server,
     servers: BTreeMap<String, Server>,
+    configured: Vec<Url>,
     signed_parameters: Arc<[String]>,
 }
 
@@ -105,8 +106,11 @@ pub(crate) struct Request {
     /// hold unless the server that is asked has its own.
     pub(crate) behalf: Option<Url>,
     pub(crate) body: Option<String>,
-    /// Where it may go, redirects included.
+    /// Where it may go, redirects included; besides the addresses of configured servers, unless it is a stranger's.
     pub(crate) reach: Reach,
+    /// Made for a server that somebody named and nobody configured: it may lead to configured ones, and is shown neither
+    /// headers nor certificates that are meant for those.
+    pub(crate) stranger: bool,
 }
 
 /// How long nothing may arrive within a response's body: set on each response, for `body`.
@@ -128,6 +132,7 @@ impl Request {
             behalf: None,
             body: None,
             reach: Reach::Anywhere,
+            stranger: false,
         }
     }
 }
@@ -172,25 +177,22 @@ impl HttpClient {
 impl Inner {
     fn new(config: &HttpConfig) -> Result<Self, ConfigError> {
         let own = config.servers.iter();
-        let servers =
-            own.map(|(name, own)| Ok((name.to_ascii_lowercase(), Server::new(config, own, Reach::Anywhere)?)));
+        let servers = own.map(|(name, own)| Ok((name.to_ascii_lowercase(), Server::new(config, own)?)));
         let servers = servers.collect::<Result<_, ConfigError>>()?;
-        let other = |reach| Server::new(config, &ServerConfig::default(), reach);
-        let (others, beyond_host) = (other(Reach::Anywhere)?, other(Reach::NamesBeyondHost)?);
+        let others = Server::new(config, &ServerConfig::default())?;
         let signed_parameters = config.signed_parameters.clone().into();
-        Ok(Self { others, beyond_host, public: other(Reach::Public)?, servers, signed_parameters })
+        Ok(Self { others, servers, configured: config.configured.clone(), signed_parameters })
     }
 
     async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-        let behalf = match request.reach {
-            Reach::Anywhere => self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.others),
-            Reach::NamesBeyondHost => &self.beyond_host,
-            Reach::Public => &self.public,
-        };
+        let behalf = self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.others);
         let mut linked = None;
         for _ in 0..=MAX_REDIRECTS {
             let mut response = self.send_on(&request, behalf).await?;
+            if request.stranger && !self.of(&request.url).unwrap_or(behalf).has_proxy_to(&request.url) {
+                request.reach = request.reach.beyond(response.remote_addr());
+            }
             let Some(target) = location::redirect_target(&response)?.filter(|_| request.body.is_none()) else {
                 if let Some(linked) = linked {
                     response.extensions_mut().insert(LinkedTag(linked));
@@ -216,19 +218,23 @@ impl Inner {
 
     /// One hop.
     async fn send_on(&self, request: &Request, behalf: &Server) -> Result<reqwest::Response, OriginError> {
-        request.reach.check(&request.url)?;
-        // Settings for a server are for those who were told of it.
-        let own = self.of(&request.url).filter(|_| request.reach == Reach::Anywhere);
+        let own = self.of(&request.url);
         let server = own.unwrap_or(behalf);
+        // What is secret of a server's settings is for those who were told of it, and so is where it is.
+        let trusts = own.filter(|own| !request.stranger && own.is_at(&request.url));
+        let is_configured = !request.stranger && self.configured.iter().any(|known| same_server(known, &request.url));
+        let reach = if trusts.is_some() || is_configured { Reach::Anywhere } else { request.reach };
+        reach.check(&request.url)?;
+        let client = server.client(reach, trusts.is_some())?;
         let mut headers = request.headers.clone();
         headers.extend(request.credentials.clone());
-        for (name, value) in own.and_then(|own| own.headers_for(&request.url)).into_iter().flatten() {
+        for (name, value) in trusts.map(Server::headers).into_iter().flatten() {
             headers.entry(name).or_insert_with(|| value.clone());
         }
         let idempotent = matches!(request.method, Method::GET | Method::HEAD) && request.body.is_none();
         let mut sendings = 0;
         loop {
-            let mut outgoing = server.client_for(&request.url).request(request.method.clone(), request.url.clone());
+            let mut outgoing = client.request(request.method.clone(), request.url.clone());
             if let Some(body) = &request.body {
                 outgoing = outgoing.body(body.clone());
             }
@@ -247,7 +253,7 @@ impl Inner {
             };
             sendings += 1;
             if !idempotent || sendings >= MAX_SENDINGS || !failure::broke_off(&error) {
-                return Err(failure::of_request(error, &request.url, proxy().as_deref()));
+                return Err(failure::of_request(error, &request.url, proxy().as_deref(), reach));
             }
             tracing::debug!(url = %shown(&request.url), "the connection broke before an answer, asking again");
         }

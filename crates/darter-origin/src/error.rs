@@ -46,6 +46,8 @@ pub enum ErrorKind {
     Protocol,
     /// A local file could not be read.
     Io,
+    /// The address is one that this agent does not go to for who asked; another agent may.
+    OutOfReach,
 }
 
 /// Who can do something about an error.
@@ -189,9 +191,12 @@ impl ErrorKind {
     /// Who can do something about it.
     pub const fn whose_fault(&self) -> Fault {
         match self {
-            Self::NotFound | Self::Unauthorized { .. } | Self::Forbidden | Self::RangeNotSatisfiable | Self::Io => {
-                Fault::User
-            }
+            Self::NotFound
+            | Self::Unauthorized { .. }
+            | Self::Forbidden
+            | Self::RangeNotSatisfiable
+            | Self::Io
+            | Self::OutOfReach => Fault::User,
             Self::Unreachable | Self::Timeout | Self::Truncated => Fault::Network,
             Self::RateLimited { .. }
             | Self::Tls

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source, Version};
 
-use crate::client::HttpClient;
+use crate::client::{HttpClient, Requester};
 use crate::error::{ErrorKind, OriginError};
 use crate::file::FileOrigin;
 use crate::origin::{Origin, Reading, Stat};
@@ -53,6 +53,15 @@ impl Origins {
     #[must_use]
     pub fn once(&self) -> Self {
         self.clone().with_retries(RetryPolicy::never())
+    }
+
+    /// The same origins, asked for somebody: what may be reached differs.
+    #[must_use]
+    pub fn for_requester(&self, requester: Requester) -> Self {
+        let mut origins = self.clone();
+        origins.web.set_requester(requester);
+        origins.registry.set_requester(requester);
+        origins
     }
 
     fn of(&self, source: &Source) -> Result<&dyn Origin, OriginError> {

@@ -22,7 +22,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::body;
-use crate::client::{HttpClient, LinkedTag, Request, credential_headers, of_status, shown};
+use crate::client::{HttpClient, LinkedTag, Reach, Request, Requester, credential_headers, of_status, shown};
 use crate::declared::Declared;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
@@ -38,12 +38,18 @@ const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(7);
 #[derive(Clone, Debug)]
 pub struct HttpOrigin {
     client: HttpClient,
+    requester: Requester,
 }
 
 impl HttpOrigin {
-    /// Reads through `client`.
+    /// Reads through `client`, for programs of this host.
     pub const fn new(client: HttpClient) -> Self {
-        Self { client }
+        Self { client, requester: Requester::Here }
+    }
+
+    /// Reads for somebody else.
+    pub(crate) const fn set_requester(&mut self, requester: Requester) {
+        self.requester = requester;
     }
 
     async fn ask(
@@ -63,6 +69,10 @@ impl HttpOrigin {
             url.set_query(Some(query));
         }
         let mut request = Request::new(method, url);
+        request.reach = match self.requester {
+            Requester::Here | Requester::Named => Reach::Anywhere,
+            Requester::Elsewhere => Reach::BeyondHost,
+        };
         request.headers = credential_headers(&Credentials { headers: variant.clone() })?;
         request.headers.extend(headers);
         request.credentials = credential_headers(credentials)?;

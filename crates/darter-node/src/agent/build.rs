@@ -24,7 +24,7 @@ use super::view::Sampler;
 use super::{Agent, Inner, is_daemon};
 use crate::admin;
 use crate::budget::ByteBudget;
-use crate::context::{Context, Fetchers, unix_now};
+use crate::context::{AllOrigins, Context, Fetchers, unix_now};
 use crate::descriptors;
 use crate::error::StartError;
 use crate::fleet::seeds::Seeds;
@@ -69,8 +69,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         place: place_of(&options),
         clock,
         store,
-        origin_once: Arc::new(origins.once()),
-        origin: Arc::new(origins),
+        origins: AllOrigins::new(&origins),
         registries: registry.upstreams().clone(),
         origin_budget: ByteBudget::new(options.origin_limit, clock),
         origin_turns: Turns::default(),
@@ -357,7 +356,9 @@ fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
 }
 
 pub(super) fn http_config(options: &Options) -> HttpConfig {
+    let registries = Upstreams::new(&registry_config(options));
     HttpConfig {
+        configured: options.upstreams.iter().flat_map(|upstream| addresses_of(upstream, &registries)).collect(),
         extra_ca: options.origin_ca.clone(),
         first_byte_timeout: options.origin_timeout,
         servers: servers(options),

@@ -59,7 +59,7 @@ impl Blobs for Agent {
     }
 
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
-        let download = Self::open(self, source, credentials).await?;
+        let download = self.open_named(source, credentials).await?;
         Ok(Box::new(download))
     }
 }

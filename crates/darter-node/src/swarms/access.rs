@@ -14,12 +14,19 @@ use std::sync::Arc;
 use darter_core::sharing::{self, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version};
-use darter_origin::Stat;
+use darter_origin::{Requester, Stat};
 use darter_store::SourceRecord;
 
 use super::Swarms;
 use crate::context::unix_now;
 use crate::error::FetchError;
+
+/// Who wants a source: whose credentials open it, and for whom this agent asks.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) credentials: &'a Credentials,
+    pub(super) requester: Requester,
+}
 
 /// What a caller's own answer from the origin showed.
 #[derive(Clone, Copy)]
@@ -75,13 +82,14 @@ impl Swarms {
     pub(super) async fn ask_origin(
         &self,
         source: &Source,
-        credentials: &Credentials,
+        Caller { credentials, requester }: Caller<'_>,
         records: &[SourceRecord],
     ) -> Option<Stat> {
         let by = credentials.fingerprint();
         // Only of this caller's own entity tag does "not modified" say all there is to say.
         let own = records.iter().find(|record| record.fetched.is_some_and(|fetched| fetched.by == by));
-        match self.house.context.origin_once.stat(source, credentials, own.map(|record| &record.version)).await {
+        let origin = self.house.context.origins.once(requester);
+        match origin.stat(source, credentials, own.map(|record| &record.version)).await {
             Ok(stat) => Some(stat),
             Err(error) => {
                 tracing::debug!(%source, %error, "the origin does not say what it has; reading it");

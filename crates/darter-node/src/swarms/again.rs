@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, PieceIndex};
+use darter_origin::Requester;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
@@ -61,7 +62,8 @@ pub enum Handing {
 struct Attempt {
     swarms: Arc<Swarms>,
     transfer: Arc<Transfer>,
-    credentials: Credentials,
+    /// For whom another try is.
+    caller: (Requester, Credentials),
     parts: Parts,
     order: Order,
     giving: Giving,
@@ -87,11 +89,11 @@ fn placed(parts: impl Stream<Item = Result<Part, FetchError>> + Send + 'static, 
 }
 
 impl Swarms {
-    /// Verified bytes of `range`, or of everything, in order. `credentials` are for another try.
+    /// Verified bytes of `range`, or of everything, in order. `caller` is who another try is for.
     pub(crate) fn read(
         self: &Arc<Self>,
         transfer: &Arc<Transfer>,
-        credentials: Credentials,
+        caller: (Requester, Credentials),
         range: Option<ByteRange>,
         giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
@@ -100,7 +102,7 @@ impl Swarms {
             swarms: Arc::clone(self),
             parts: placed(transfer.read_on(range, giving), start),
             transfer: Arc::clone(transfer),
-            credentials,
+            caller,
             order: Order::InOrder,
             giving,
             start,
@@ -122,12 +124,12 @@ impl Swarms {
         .fuse()
     }
 
-    /// All verified bytes, in parts of files where the store has some, and in the end that it was all. `credentials` are for
-    /// another try.
+    /// All verified bytes, in parts of files where the store has some, and in the end that it was all. `caller` is who
+    /// another try is for.
     pub(crate) fn hand_on(
         self: &Arc<Self>,
         transfer: &Arc<Transfer>,
-        credentials: Credentials,
+        caller: (Requester, Credentials),
         order: Order,
     ) -> impl Stream<Item = Result<Handing, FetchError>> + Send + use<> {
         let giving = Giving { files: true, lone: false };
@@ -138,7 +140,7 @@ impl Swarms {
                 Order::Any => transfer.hand_on().boxed(),
             },
             transfer: Arc::clone(transfer),
-            credentials,
+            caller,
             order,
             giving,
             start: 0,
@@ -192,7 +194,8 @@ impl Attempt {
             return Err(error);
         }
         self.tries += 1;
-        let Ok(next) = self.swarms.open(source, self.credentials.clone()).await else { return Err(error) };
+        let (requester, credentials) = self.caller.clone();
+        let Ok(next) = self.swarms.open(requester, source, credentials).await else { return Err(error) };
         let given = ByteRange::new(self.start, self.at);
         // The caller may have been told how long it is.
         let length = self.transfer.stored.length();

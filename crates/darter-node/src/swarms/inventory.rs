@@ -9,7 +9,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::source::Credentials;
 use darter_core::{BlobId, Manifest, NodeId, PieceSet, Source, Version};
 use darter_swarm::{MOST_HASHES, Start};
 use darter_wire::Message;
@@ -17,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::Swarms;
+use super::access::Caller;
 use crate::error::FetchError;
 use crate::options::Role;
 use crate::transfer::{Lead, Transfer};
@@ -129,14 +129,14 @@ impl Swarms {
         source: &Source,
         blob: BlobId,
         version: &Version,
-        credentials: &Credentials,
+        caller: Caller<'_>,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
         let holders = self.inventory.holders_of(blob);
         for holder in holders.iter().copied().take(MOST_ASKED) {
             let Some(manifest) = self.ask_manifest(holder, blob).await.filter(Manifest::is_whole) else { continue };
             let pieces = manifest.piece_count().unwrap_or_default();
             let stored = self.create(blob, source, version, manifest).await?;
-            let transfer = self.begin(source, version.clone(), credentials.clone(), stored);
+            let transfer = self.begin(source, version.clone(), caller, stored);
             if transfer.lead() == Lead::Nobody {
                 transfer.take_word_of(holder);
                 transfer.lead_it(Start::TakeOver, None);

@@ -15,6 +15,7 @@ use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, NodeId, Source, rendezvous};
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
+use super::access::Caller;
 use super::open::{PATIENT, Refused};
 use super::{Swarms, failure_of};
 use crate::error::FetchError;
@@ -95,23 +96,23 @@ impl Swarms {
         self: &Arc<Self>,
         member: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         held: Option<BlobId>,
     ) -> Result<Arc<Transfer>, Failure> {
         let key = source.key();
         let (mut troubles, mut patient) = (Vec::new(), true);
         for seed in rendezvous::ranking(&key.0, &self.house.fleet.seeds()) {
-            if seed == member || !self.may_lead(seed, source) {
+            if seed == member || !self.may_ask(seed, source, caller) {
                 continue;
             }
-            let joined = self.try_lead(seed, source, credentials, &mut troubles).await;
+            let joined = self.try_lead(seed, source, caller.credentials, &mut troubles).await;
             match joined.map_err(|error| failure_of(&error))? {
                 Settled::Transfer(transfer) => return Ok(transfer),
                 Settled::NotHere => {}
                 Settled::OriginAway => patient = false,
             }
         }
-        match self.lead(source, credentials, patient).await {
+        match self.lead(source, caller, patient).await {
             Ok(transfer) => Ok(transfer),
             // Those who have a part in it already can go on among themselves while the origin is away.
             Err(error) if !error.is_final() => {

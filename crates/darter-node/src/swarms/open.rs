@@ -5,7 +5,8 @@
 //! another seed that leads already or holds all of it.
 //!
 //! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
-//! Else users of one host would read with another's rights, such as those of its cloud's metadata service.
+//! Else users of one host would read with another's rights, such as those of its cloud's metadata service. Where a name or a
+//! redirect leads there, the origin refuses it to who asks for another host ([`Requester`]), who then reads it alone.
 //!
 //! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
 //! A registry's blob has its digest in its name and needs no answer. For a URL the origin is asked with the caller's own
@@ -19,13 +20,13 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
-use darter_origin::{Reading, is_this_host};
+use darter_origin::{Reading, Requester, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
 use parking_lot::Mutex;
 
-use super::access::Own;
+use super::access::{Caller, Own};
 use super::nodes::Settled;
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
@@ -71,6 +72,8 @@ struct Found {
     source: Source,
     /// Whose credentials opened it.
     caller: [u8; 32],
+    /// For whom.
+    requester: Requester,
     /// Weak: a door may stay in the table when nobody waits any more, and must not keep a blob in use.
     outcome: Result<Weak<Transfer>, FetchError>,
 }
@@ -80,6 +83,7 @@ pub(super) struct Opening<'a> {
     door: &'a Door,
     source: &'a Source,
     caller: [u8; 32],
+    requester: Requester,
     last: tokio::sync::MutexGuard<'a, Option<Found>>,
 }
 
@@ -97,20 +101,22 @@ impl Door {
     pub(super) async fn enter<'a>(
         &'a self,
         source: &'a Source,
-        credentials: &Credentials,
+        Caller { credentials, requester }: Caller<'_>,
     ) -> Result<Opening<'a>, Result<Arc<Transfer>, FetchError>> {
         let (caller, before) = (credentials.fingerprint(), self.left.load(Ordering::Relaxed));
         let last = self.opening.lock().await;
         let found = last.as_ref().filter(|found| found.source == *source && self.left.load(Ordering::Relaxed) > before);
         match found {
             Some(Found { outcome: Err(error), .. }) => Err(Err(error.clone())),
-            Some(Found { outcome: Ok(transfer), caller: opener, .. }) if *opener == caller => {
+            Some(Found { outcome: Ok(transfer), caller: opener, requester: its, .. })
+                if *opener == caller && *its == requester =>
+            {
                 match transfer.upgrade() {
                     Some(transfer) => Err(Ok(transfer)),
-                    None => Ok(Opening { door: self, source, caller, last }),
+                    None => Ok(Opening { door: self, source, caller, requester, last }),
                 }
             }
-            _ => Ok(Opening { door: self, source, caller, last }),
+            _ => Ok(Opening { door: self, source, caller, requester, last }),
         }
     }
 }
@@ -126,6 +132,7 @@ impl Opening<'_> {
         *self.last = is_for_others.then(|| Found {
             source: self.source.clone(),
             caller: self.caller,
+            requester: self.requester,
             outcome: found.as_ref().map(Arc::downgrade).map_err(Clone::clone),
         });
         self.door.left.fetch_add(1, Ordering::Relaxed);
@@ -138,16 +145,21 @@ impl Swarms {
     /// lead is not left half done.
     pub(crate) async fn open(
         self: &Arc<Self>,
+        requester: Requester,
         source: Source,
         credentials: Credentials,
     ) -> Result<Arc<Transfer>, FetchError> {
         let swarms = Arc::clone(self);
-        let opening = self.house.tasks.spawn(async move { swarms.open_to_the_end(source, credentials).await });
+        let opening = self.house.tasks.spawn(async move {
+            let opened = swarms.open_to_the_end(requester, source, credentials).await;
+            opened.inspect(|transfer| transfer.is_asked_by(requester))
+        });
         opening.await.expect("opening does not panic")
     }
 
     async fn open_to_the_end(
         self: &Arc<Self>,
+        requester: Requester,
         source: Source,
         credentials: Credentials,
     ) -> Result<Arc<Transfer>, FetchError> {
@@ -206,9 +218,10 @@ impl Swarms {
                 Settled::OriginAway => patient = false,
             }
         }
-        let transfer = match self.open_by_another_seed(&source, &credentials).await? {
+        let caller = Caller { credentials: &credentials, requester };
+        let transfer = match self.open_by_another_seed(&source, caller).await? {
             Some(transfer) => transfer,
-            None => self.lead(&source, &credentials, patient).await?,
+            None => self.lead(&source, caller, patient).await?,
         };
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
@@ -272,13 +285,16 @@ impl Swarms {
         if !self.may_lead(member, &source) {
             return Err(refusal("its address means the host of whoever asks: only an agent there can read it"));
         }
-        self.prove(&source, &credentials).await.map_err(|error| failure_of(&error))?;
+        let is_here = self.house.fleet.is_here(member);
+        let requester = if is_here { Requester::Here } else { Requester::Elsewhere };
+        let caller = Caller { credentials: &credentials, requester };
+        self.prove(&source, caller).await.map_err(|error| failure_of(&error))?;
         if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
             return Ok(transfer);
         }
         let transfer = match self.house.context.options.role {
-            Role::Node => self.open_as_node(member, &source, &credentials, held).await?,
-            _ => self.open_as_seed(member, &source, &credentials).await.map_err(|error| failure_of(&error))?,
+            Role::Node => self.open_as_node(member, &source, caller, held).await?,
+            _ => self.open_as_seed(member, &source, caller).await.map_err(|error| failure_of(&error))?,
         };
         self.check_given(&transfer, &source).await.map_err(|error| failure_of(&error))?;
         tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");
@@ -295,12 +311,20 @@ impl Swarms {
             return Ok(Some(transfer));
         }
         let complete = self.stored(blob).await?.filter(|stored| stored.is_complete());
-        Ok(complete.map(|stored| self.begin(source, Version::default(), Credentials::none(), stored)))
+        let nobody = Caller { credentials: &Credentials::none(), requester: Requester::Here };
+        Ok(complete.map(|stored| self.begin(source, Version::default(), nobody, stored)))
     }
 
     /// Whether one agent may read a source for another, which is connected to it.
     pub(super) fn may_lead(&self, other: NodeId, source: &Source) -> bool {
         !is_of_host(source) || self.house.fleet.is_here(other)
+    }
+
+    /// Whether another agent may be asked for a caller. One on this host would take the question of another host's for this
+    /// one's.
+    pub(super) fn may_ask(&self, other: NodeId, source: &Source, caller: Caller<'_>) -> bool {
+        let is_passed_on = caller.requester == Requester::Elsewhere && self.house.fleet.is_here(other);
+        !is_passed_on && self.may_lead(other, source)
     }
 
     /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.
@@ -425,7 +449,10 @@ impl Swarms {
         if matches!(source, Source::Url { .. }) {
             self.remember_joined(source, credentials, blob, &version);
         }
-        let beginning = Beginning { source: source.clone(), version, credentials: credentials.clone(), stored };
+        // Whoever is let in is told apart once it is there.
+        let requester = Requester::Here;
+        let beginning =
+            Beginning { source: source.clone(), version, credentials: credentials.clone(), requester, stored };
         Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
     }
 
@@ -434,31 +461,32 @@ impl Swarms {
     pub(super) async fn lead(
         self: &Arc<Self>,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
+        let Caller { credentials, requester } = caller;
         // Without the door: callers of what is known need not wait for each other's questions to the origin.
         let mut says = true;
-        if let Some(transfer) = self.lead_known(source, credentials, &mut says).await? {
+        if let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
         // A stranger who answers slowly keeps nobody from other registries with the same digest.
         let is_stranger = matches!(source, Source::Registry { .. }) && !self.is_trusted(source);
         let door = self.opening.at(if is_stranger { source.record_key(&Credentials::none()) } else { source.key() });
-        let opening = match door.enter(source, credentials).await {
+        let opening = match door.enter(source, caller).await {
             Ok(opening) => opening,
             Err(found) => return found,
         };
-        if let Some(transfer) = self.lead_known(source, credentials, &mut says).await? {
+        if let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
         if let Source::Registry { digest, .. } = source
             // Whether these credentials open it is the origin's to say, wherever the bytes come from. A registry that nobody
             // trusts has to give the bytes themselves.
             && self.inventory.holds(blob_of(digest))
-            && self.is_vouched(source, credentials).await?
+            && self.is_vouched(source, caller).await?
             && let Some(transfer) =
-                self.lead_from_holders(source, blob_of(digest), &Version::default(), credentials).await?
+                self.lead_from_holders(source, blob_of(digest), &Version::default(), caller).await?
         {
             return Ok(transfer);
         }
@@ -472,9 +500,10 @@ impl Swarms {
         }
         tracing::debug!(%source, "reading the origin");
         let asked = context.now();
-        let origin = if patient { &context.origin } else { &context.origin_once };
+        let origins = &context.origins;
+        let origin = if patient { origins.patient(requester) } else { origins.once(requester) };
         let led = match origin.read(source, credentials, None, None).await {
-            Ok(reading) => self.lead_reading(source, credentials, reading).await,
+            Ok(reading) => self.lead_reading(source, caller, reading).await,
             Err(error) => {
                 let error = FetchError::from(error);
                 self.limits.note(source, credentials, &error, context.now());
@@ -493,18 +522,18 @@ impl Swarms {
     async fn lead_known(
         self: &Arc<Self>,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         says: &mut bool,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
         let blob = match source {
             Source::Registry { digest, .. } => Some(blob_of(digest)),
-            Source::Url { .. } if *says => self.shared_blob(source, credentials, says).await?,
+            Source::Url { .. } if *says => self.shared_blob(source, caller, says).await?,
             Source::Url { .. } => None,
         };
         let Some(blob) = blob else { return Ok(None) };
-        let transfer = self.open_stored(blob, source, credentials).await?;
+        let transfer = self.open_stored(blob, source, caller).await?;
         if let Some(transfer) = &transfer {
-            transfer.renew_credentials(source, credentials.clone());
+            transfer.renew_credentials(source, caller.credentials.clone());
         }
         Ok(transfer)
     }
@@ -513,16 +542,17 @@ impl Swarms {
     async fn shared_blob(
         &self,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         says: &mut bool,
     ) -> Result<Option<BlobId>, FetchError> {
+        let credentials = caller.credentials;
         let records = self.records_of(source, credentials).await?;
         // A digest's content may be held by nodes though nothing is known here.
         let may_be_held = source.digest().is_some() && self.inventory.knows_any();
         if records.is_empty() && !may_be_held {
             return Ok(None);
         }
-        let Some(stat) = self.ask_origin(source, credentials, &records).await else {
+        let Some(stat) = self.ask_origin(source, caller, &records).await else {
             *says = false;
             return Ok(None);
         };
@@ -532,7 +562,7 @@ impl Swarms {
         }
         let version = own.own_version(fresh_nonce());
         let named = source.blob(&version);
-        if may_be_held && self.lead_from_holders(source, named, &version, credentials).await?.is_some() {
+        if may_be_held && self.lead_from_holders(source, named, &version, caller).await?.is_some() {
             self.remember_own(&own, named);
             return Ok(Some(named));
         }
@@ -542,7 +572,7 @@ impl Swarms {
     async fn lead_reading(
         self: &Arc<Self>,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         reading: Reading,
     ) -> Result<Arc<Transfer>, FetchError> {
         if let Some(length) = reading.length {
@@ -551,22 +581,23 @@ impl Swarms {
         let (version, blob) = match source {
             Source::Registry { digest, .. } => (reading.version.clone(), blob_of(digest)),
             Source::Url { .. } => {
+                let Caller { credentials, .. } = caller;
                 let own = Own { source, credentials, version: &reading.version, shown: reading.shown };
                 self.named_for(own).await?
             }
         };
         let here = match source {
             Source::Registry { .. } => self.get_to_read(blob),
-            Source::Url { .. } => self.open_stored(blob, source, credentials).await?,
+            Source::Url { .. } => self.open_stored(blob, source, caller).await?,
         };
         if let Some(transfer) = here {
-            transfer.renew_credentials(source, credentials.clone());
+            transfer.renew_credentials(source, caller.credentials.clone());
             return Ok(transfer);
         }
         let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest).await?;
-        let transfer = self.begin(source, version, credentials.clone(), stored);
+        let transfer = self.begin(source, version, caller, stored);
         transfer.lead_it(Start::Fresh, Some(reading));
         Ok(transfer)
     }
@@ -594,14 +625,14 @@ impl Swarms {
         self: &Arc<Self>,
         blob: BlobId,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
         if let Some(transfer) = self.get_to_read(blob) {
             return Ok(Some(transfer));
         }
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
         let version = stored.info().version;
-        let transfer = self.begin(source, version, credentials.clone(), stored);
+        let transfer = self.begin(source, version, caller, stored);
         if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
             // Members of the swarm that was may come back with what they hold.
             let alone = self.house.context.options.role == Role::Embedded;
@@ -614,10 +645,11 @@ impl Swarms {
         &self,
         source: &Source,
         version: Version,
-        credentials: Credentials,
+        Caller { credentials, requester }: Caller<'_>,
         stored: Arc<dyn StoredBlob>,
     ) -> Arc<Transfer> {
-        let beginning = Beginning { source: source.clone(), version, credentials, stored };
+        let (source, credentials) = (source.clone(), credentials.clone());
+        let beginning = Beginning { source, version, credentials, requester, stored };
         self.register(Transfer::begin(&self.house, beginning), None)
     }
 

@@ -20,12 +20,14 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Source, Version};
+use darter_origin::Requester;
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Swarms;
+use super::access::Caller;
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 use crate::transfer::dissolve::origin_of;
@@ -33,9 +35,9 @@ use crate::transfer::dissolve::origin_of;
 /// How long a member waits for a comparison. A longer one goes on, for those who come later.
 const COMPARISON_WAIT: Duration = Duration::from_secs(5);
 
-/// Comparisons under way, by source and credentials.
+/// Comparisons under way, by source, credentials, and whether they are for another host.
 #[derive(Default)]
-pub(super) struct Comparisons(Mutex<HashMap<(BlobId, [u8; 32]), Comparison>>);
+pub(super) struct Comparisons(Mutex<HashMap<(BlobId, [u8; 32], bool), Comparison>>);
 
 /// What a comparison will say.
 type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
@@ -95,32 +97,32 @@ impl Swarms {
     ///
     /// # Errors
     /// What the registry answered; [`FetchError::Unproven`] when it can't be told in a few seconds.
-    pub(super) async fn prove(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<(), FetchError> {
+    pub(super) async fn prove(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
         if self.is_proven(source).await? {
             return Ok(());
         }
-        if self.is_vouched(source, credentials).await? {
+        if self.is_vouched(source, caller).await? {
             self.proven(source);
             return Ok(());
         }
-        self.compare(source, credentials).await
+        self.compare(source, caller).await
     }
 
     /// Whether a registry that the operator trusts says that it has the content; false from any other.
-    pub(super) async fn is_vouched(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
+    pub(super) async fn is_vouched(&self, source: &Source, caller: Caller<'_>) -> Result<bool, FetchError> {
         let Source::Registry { registry, .. } = source else { return Ok(false) };
         let context = &self.house.context;
         if !context.registries.at(registry).is_trusted() {
             return Ok(false);
         }
-        context.origin.stat(source, credentials, None).await?;
+        context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
         Ok(true)
     }
 
     /// Reads the source whole, and compares it with its digest. Who asks for the same meanwhile waits for the same
     /// reading.
-    async fn compare(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Result<(), FetchError> {
-        let mut result = self.comparison(source, credentials);
+    async fn compare(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
+        let mut result = self.comparison(source, caller);
         let told = async { result.wait_for(Option::is_some).await.ok().and_then(|result| result.clone()) };
         match tokio::time::timeout(COMPARISON_WAIT, told).await {
             Ok(Some(result)) => result,
@@ -128,8 +130,10 @@ impl Swarms {
         }
     }
 
-    fn comparison(self: &Arc<Self>, source: &Source, credentials: &Credentials) -> Comparison {
-        let key = (source.record_key(&Credentials::none()), credentials.fingerprint());
+    fn comparison(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Comparison {
+        let Caller { credentials, requester } = caller;
+        let key =
+            (source.record_key(&Credentials::none()), credentials.fingerprint(), requester == Requester::Elsewhere);
         let mut running = self.comparisons.0.lock();
         if let Some(result) = running.get(&key) {
             return result.clone();
@@ -138,7 +142,8 @@ impl Swarms {
         running.insert(key, result.clone());
         let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
         self.house.tasks.spawn(async move {
-            let compared = swarms.read_and_compare(&source, &credentials).await;
+            let caller = Caller { credentials: &credentials, requester };
+            let compared = swarms.read_and_compare(&source, caller).await;
             match &compared {
                 Ok(()) => swarms.proven(&source),
                 Err(error) => tracing::warn!(%source, %error, "a registry did not deliver what it says it has"),
@@ -149,11 +154,12 @@ impl Swarms {
         result
     }
 
-    async fn read_and_compare(&self, source: &Source, credentials: &Credentials) -> Result<(), FetchError> {
+    async fn read_and_compare(&self, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
         let Some(digest) = source.digest() else { return Ok(()) };
         let context = &self.house.context;
         tracing::info!(%source, "comparing a registry's copy with what is cached from elsewhere");
-        let mut body = context.origin.read(source, credentials, None, None).await?.body;
+        let origin = context.origins.patient(caller.requester);
+        let mut body = origin.read(source, caller.credentials, None, None).await?.body;
         let mut hasher = digest.hasher();
         while let Some(chunk) = body.next().await {
             if self.is_draining() {

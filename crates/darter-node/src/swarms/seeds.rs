@@ -16,6 +16,7 @@ use darter_core::source::{Credentials, blob_of};
 use darter_core::{NodeId, Source};
 
 use super::Swarms;
+use super::access::Caller;
 use super::open::Refused;
 use crate::error::FetchError;
 use crate::options::Role;
@@ -27,27 +28,28 @@ impl Swarms {
         self: &Arc<Self>,
         member: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
     ) -> Result<Arc<Transfer>, FetchError> {
         let is_for_a_seed = self.house.fleet.peer(member).is_some_and(|peer| peer.is_seed());
-        if !is_for_a_seed && let Some(transfer) = self.open_by_another_seed(source, credentials).await? {
+        if !is_for_a_seed && let Some(transfer) = self.open_by_another_seed(source, caller).await? {
             return Ok(transfer);
         }
-        self.lead(source, credentials, true).await
+        self.lead(source, caller, true).await
     }
 
     /// Follows another seed that has what this one lacks. `None` from an agent that is no seed, too.
     pub(super) async fn open_by_another_seed(
         self: &Arc<Self>,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
+        let credentials = caller.credentials;
         if !self.may_be_at_another_seed(source, credentials).await? {
             return Ok(None);
         }
         // Not the door of those who lead: the seed that is asked may wait for this one's.
         let door = self.following.at(source.key());
-        let _opening = match door.enter(source, credentials).await {
+        let _opening = match door.enter(source, caller).await {
             Ok(opening) => opening,
             Err(found) => return found.map(Some),
         };
@@ -56,7 +58,7 @@ impl Swarms {
         }
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
         let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
-        let Some(seed) = fleet.seed_with(key, blob).await.filter(|seed| self.may_lead(*seed, source)) else {
+        let Some(seed) = fleet.seed_with(key, blob).await.filter(|seed| self.may_ask(*seed, source, caller)) else {
             return Ok(None);
         };
         match self.join(seed, source, credentials).await {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{HashChain, Moment, NodeId, PieceIndex, PieceSet, Proof, Signer, rendezvous};
-use darter_origin::Reading;
+use darter_origin::{Reading, Requester};
 use darter_swarm::{
     Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginRun, Start, Teaching, Telling, Tuning,
 };
@@ -17,7 +17,7 @@ use darter_wire::{Failure, FailureKind, Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
 
 use super::dissolve::refuse;
-use super::{Lead, Outcome, Transfer, random_seed};
+use super::{Lead, Outcome, Transfer, narrower, random_seed};
 use crate::error::FetchError;
 use crate::fleet::survey::Survey;
 use crate::in_place::in_place;
@@ -356,6 +356,9 @@ impl Transfer {
             // Looked up under the lock: one that goes after this is taken out again. One that went while the origin
             // was asked must not count as a holder.
             let Some(peer) = self.fleet.peer(node) else { return Ok(()) };
+            if !peer.is_here {
+                state.requester = narrower(state.requester, Requester::Elsewhere);
+            }
             let Some(leading) = &mut state.leading else { return Ok(()) };
             leading.swarm.join(node, peer.hello.place, held, wants);
             leading.inside.insert(node);

@@ -58,6 +58,7 @@ use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version,
 };
+use darter_origin::Requester;
 use darter_store::StoredBlob;
 use darter_swarm::{Event, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
@@ -139,6 +140,8 @@ pub(crate) struct State {
     /// Agents that failed as leads of this swarm.
     failed_leads: HashSet<NodeId>,
     credentials: Credentials,
+    /// For whom the origin is read: who may have the least read.
+    requester: Requester,
     /// Peers that were told what is held here.
     met: HashSet<NodeId>,
     /// Peers that are to be told.
@@ -214,6 +217,15 @@ impl State {
     }
 }
 
+/// Whom of the two less may be read for.
+const fn narrower(one: Requester, other: Requester) -> Requester {
+    match (one, other) {
+        (Requester::Named, _) | (_, Requester::Named) => Requester::Named,
+        (Requester::Elsewhere, _) | (_, Requester::Elsewhere) => Requester::Elsewhere,
+        (Requester::Here, Requester::Here) => Requester::Here,
+    }
+}
+
 /// What all transfers of an agent share.
 pub(crate) struct House {
     pub(crate) context: Arc<Context>,
@@ -229,6 +241,7 @@ pub(crate) struct Beginning {
     pub(crate) source: Source,
     pub(crate) version: Version,
     pub(crate) credentials: Credentials,
+    pub(crate) requester: Requester,
     pub(crate) stored: Arc<dyn StoredBlob>,
 }
 
@@ -236,7 +249,7 @@ impl Transfer {
     /// A transfer that nobody leads yet, with a driver of its own.
     pub(crate) fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
         let House { context, fleet, joins, tasks, sendable } = house;
-        let Beginning { source, version, credentials, stored } = beginning;
+        let Beginning { source, version, credentials, requester, stored } = beginning;
         let now = context.now();
         let held = stored.held();
         let manifest = stored.manifest();
@@ -274,6 +287,7 @@ impl Transfer {
             lead: Lead::Nobody,
             failed_leads: HashSet::new(),
             credentials,
+            requester,
             met: HashSet::new(),
             to_meet: HashSet::new(),
             news: News::default(),
@@ -402,6 +416,12 @@ impl Transfer {
         if is_idle && self.source == *source && !credentials.headers.is_empty() {
             state.credentials = credentials.clone();
         }
+    }
+
+    /// Somebody else wants it: from now on the origin is read as may be read for this one, too.
+    pub(crate) fn is_asked_by(&self, requester: Requester) {
+        let mut state = self.state.lock();
+        state.requester = narrower(state.requester, requester);
     }
 
     /// A newer caller's credentials serve the origin from now on. Only those for the very source that is read: another

@@ -248,9 +248,13 @@ impl Transfer {
 
     /// Opens the origin's answer for a run.
     async fn open_run(&self, run: OriginRun, left: &mut Leftover) -> Result<Reading, OriginError> {
-        let credentials = self.state.lock().credentials.clone();
+        let (credentials, requester) = {
+            let state = self.state.lock();
+            (state.credentials.clone(), state.requester)
+        };
+        let origins = &self.context.origins;
         if left.anew {
-            return self.context.origin.read(&self.source, &credentials, None, None).await;
+            return origins.patient(requester).read(&self.source, &credentials, None, None).await;
         }
         let range = self.range_of(run, left);
         let start = range.map_or(0, ByteRange::start);
@@ -260,7 +264,8 @@ impl Transfer {
         }
         let expect = (self.version != Version::default() || self.digest().is_some()).then_some(&self.version);
         // Once: the pauses of one that fails are made by who asked, who can tell those that wait.
-        let read = |range| self.context.origin_once.read(&self.source, &credentials, range, expect);
+        let origin = origins.once(requester);
+        let read = |range| origin.read(&self.source, &credentials, range, expect);
         match range {
             Some(range) => left.parts.open(|| read(Some(range)), || read(None)).await,
             None => read(None).await,

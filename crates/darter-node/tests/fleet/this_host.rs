@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{Digest, NodeId, Place, Source};
-use darter_node::options::Role;
+use darter_node::options::{Role, UpstreamOption};
 use darter_node::{Agent, Options};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::{FailureKind, Hello, Kind, Message, RegistryQuestion, TcpTransport, preface};
@@ -46,12 +46,26 @@ async fn what_is_on_a_nodes_own_host_is_read_there_and_by_no_seed_of_another() {
         let join = vec![seed.status().listen.unwrap()];
         let node = agent_on(host, seed::node(dirs[1].path(), join)).await;
         let port = web.url("/").rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
-        for by in [web.url("/x"), format!("http://localhost:{port}/x"), format!("http://[::ffff:127.0.0.1]:{port}/x")] {
+        let mut ways =
+            vec![web.url("/x"), format!("http://localhost:{port}/x"), format!("http://[::ffff:127.0.0.1]:{port}/x")];
+        ways.extend(own_name().map(|name| format!("http://{name}:{port}/x")));
+        for by in ways {
             assert!(read(&node, &by).await == CONTENT, "{by}");
         }
         let by_seed = seed.status().traffic.from_origin;
         assert_eq!(by_seed > 0, with_seed, "a seed on {host} read {by_seed} bytes");
     }
+}
+
+/// A name, other than `localhost`, that leads to this host's loopback, where there is one.
+fn own_name() -> Option<String> {
+    let hosts = std::fs::read_to_string("/etc/hosts").ok()?;
+    let lines = hosts.lines().filter_map(|line| line.split('#').next()?.trim().strip_prefix("127.0.0.1"));
+    let name = lines.flat_map(str::split_whitespace).find(|name| !name.contains("localhost")).map(str::to_owned);
+    if name.is_none() {
+        eprintln!("skipped: no name in /etc/hosts leads to 127.0.0.1");
+    }
+    name
 }
 
 async fn member_on(host: &str, seed: &Agent) -> (ControlSender, ControlReceiver) {
@@ -101,4 +115,66 @@ async fn a_seed_reads_nothing_of_its_own_host_for_a_member_on_another() {
     refused.sort_unstable();
     assert_eq!(refused, [1, 2, 3]);
     assert!(web.seen().is_empty(), "{:?}", web.seen());
+}
+
+/// The same by a name that leads there, and by a redirect of a server that may be read.
+#[tokio::test]
+async fn no_name_and_no_redirect_leads_a_member_on_another_host_to_the_seeds_own() {
+    let Some(name) = own_name() else { return };
+    let own = Web::start(|_| Reply::ok(&CONTENT)).await;
+    let port = |web: &Web| web.url("").rsplit(':').next().unwrap().to_owned();
+    let by_name = |web: &Web, path: &str| format!("http://{name}:{}{path}", port(web));
+    let target = own.url("/x");
+    let leads_on = Web::start(move |_| Reply::status(302).with("Location", target.as_str())).await;
+    let dir = tempfile::tempdir().unwrap();
+    let configured = format!("{name}:{}", port(&leads_on));
+    let upstream = UpstreamOption {
+        urls: vec![format!("http://{configured}").parse().unwrap()],
+        name: configured,
+        ..UpstreamOption::default()
+    };
+    let options = Options { role: Role::Seed, upstreams: vec![upstream], ..seed::node(dir.path(), Vec::new()) };
+    let seed = agent_on("b", options).await;
+    let (sender, mut receiver) = member_on("a", &seed).await;
+    let url = |url: String| Source::from_url(url.parse().unwrap(), &[], None).0;
+    let sources = [
+        url(by_name(&own, "/x")),
+        url(by_name(&leads_on, "/x")),
+        Source::Registry {
+            registry: by_name(&own, "/").parse().unwrap(),
+            repository: "lab/app".into(),
+            digest: Digest::sha256(&CONTENT),
+        },
+    ];
+    for (request, source) in (1..).zip(sources) {
+        let (credentials, held) = (Credentials::none(), None);
+        sender.send(&Message::Join { request, source, credentials, held, wants: true }).await.unwrap();
+    }
+    let question = RegistryQuestion {
+        registry: by_name(&own, "/"),
+        configured: true,
+        head: false,
+        path: "/v2/lab/app/tags/list".into(),
+        headers: Vec::new(),
+        credentials: Credentials::none(),
+    };
+    sender.send(&Message::AskRegistry { request: 4, question }).await.unwrap();
+    let mut refused = Vec::new();
+    while refused.len() < 4 {
+        let received = tokio::time::timeout(Duration::from_secs(60), receiver.recv()).await.expect("no answer");
+        match received.unwrap().expect("the seed hung up") {
+            Message::Rejected { request, failure } | Message::RegistryIs { request, answer: Err(failure) } => {
+                // The member is to read by itself.
+                assert_eq!(failure.kind, FailureKind::Unreachable, "{}", failure.text);
+                assert!(failure.text.contains("--upstream"), "{}", failure.text);
+                refused.push(request);
+            }
+            Message::Joined { request, .. } | Message::RegistryIs { request, .. } => panic!("{request} was answered"),
+            _ => {}
+        }
+    }
+    refused.sort_unstable();
+    assert_eq!(refused, [1, 2, 3, 4]);
+    assert!(own.seen().is_empty(), "{:?}", own.seen());
+    assert!(!leads_on.seen().is_empty(), "what is configured is read");
 }

@@ -7,14 +7,14 @@ use http::header::{DATE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use url::Url;
 
-use crate::client::reach::{self, OutOfReach};
+use crate::client::reach::{self, OutOfReach, Reach};
 use crate::client::{authority, shown};
 use crate::error::{ErrorKind, OriginError};
 
 /// Why no answer came. `proxy` is the proxy that was to give it, if there is one.
-pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>) -> OriginError {
+pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, reach: Reach) -> OriginError {
     if found(&error, |cause| cause.is::<OutOfReach>()) {
-        return reach::refusal(url).caused_by(error.without_url());
+        return reach::refusal(reach, url).caused_by(error.without_url());
     }
     let host = authority(url);
     let (kind, text) = if let Some(proxy) = proxy

@@ -4,9 +4,17 @@
 //! whoever runs its DNS. So a registry that nobody configured is only spoken to at public addresses: else any user of
 //! the host could stand in for a registry on a port of loopback, or have the agent ask what only it can reach.
 //!
+//! | who asks, and for what | reach |
+//! |---|---|
+//! | anybody, for what is configured here | anywhere |
+//! | a program or agent of this host, for an address | anywhere: it could ask by itself |
+//! | an agent of another host, for an address or a registry | beyond this host: what is private is the fleet's, loopback and a cloud's metadata service are this host's alone |
+//! | a program, for a registry that it named | public addresses |
+//!
 //! Addresses are checked where they are used: literal ones before each request, those of a name after it was resolved,
-//! in the very answer that the connection is made with. So a name that resolves differently the second time gains
-//! nothing, and a redirect is checked as the first request is.
+//! in the very answer that the connection is made with; connections of one reach serve no other. So a name that resolves
+//! differently the second time gains nothing, and redirects, token services and next pages are checked as the first
+//! request is.
 //!
 //! Behind a proxy the proxy resolves names and decides what it reaches; its own address is not checked.
 
@@ -20,14 +28,26 @@ use url::{Host, Url};
 use crate::client::authority;
 use crate::error::{ErrorKind, OriginError};
 
+/// For whom an origin is asked. It decides how far that reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Requester {
+    /// A program of this host, or another agent on it, which gives an address.
+    #[default]
+    Here,
+    /// A program of this host that named a registry, as any can.
+    Named,
+    /// An agent of another host.
+    Elsewhere,
+}
+
 /// How far a request may reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Reach {
     /// Any address.
     #[default]
     Anywhere,
-    /// Any but this host's own (loopback, link-local, unspecified), when a name leads there.
-    NamesBeyondHost,
+    /// Any but this host's own: see [`is_this_host`].
+    BeyondHost,
     /// Public addresses only.
     Public,
 }
@@ -40,26 +60,46 @@ pub(super) struct OutOfReach(IpAddr);
 impl Reach {
     /// Refuses a URL whose host is an address out of reach.
     pub(super) fn check(self, url: &Url) -> Result<(), OriginError> {
-        let address: IpAddr = match url.host() {
-            Some(Host::Ipv4(address)) => address.into(),
-            Some(Host::Ipv6(address)) => address.into(),
-            _ => return Ok(()),
+        let is_refused = match (self, url.host()) {
+            (Self::Anywhere, _) => false,
+            (Self::BeyondHost, _) => is_this_host(url),
+            (Self::Public, Some(Host::Ipv4(address))) => !is_public(address.into()),
+            (Self::Public, Some(Host::Ipv6(address))) => !is_public(address.into()),
+            // Resolved later.
+            (Self::Public, _) => false,
         };
-        if self == Self::Public && !is_public(address) { Err(refusal(url)) } else { Ok(()) }
+        if is_refused { Err(refusal(self, url)) } else { Ok(()) }
     }
 
     fn allows(self, address: IpAddr) -> bool {
         match self {
             Self::Anywhere => true,
-            Self::NamesBeyondHost => !is_own(address),
+            Self::BeyondHost => !is_own(address),
             Self::Public => is_public(address),
+        }
+    }
+
+    /// The reach of what an answer from this address leads to: a public server gains nothing in private networks by a
+    /// redirect.
+    pub(super) fn beyond(self, address: Option<SocketAddr>) -> Self {
+        match address {
+            Some(address) if self == Self::BeyondHost && is_public(address.ip()) => Self::Public,
+            _ => self,
         }
     }
 }
 
-/// What is said of a registry out of reach.
-pub(super) fn refusal(url: &Url) -> OriginError {
+/// What is said of an address out of reach.
+pub(super) fn refusal(reach: Reach, url: &Url) -> OriginError {
     let host = authority(url);
+    if reach == Reach::BeyondHost {
+        let text = format!(
+            "{host} means the host of whoever asks there, or its cloud's metadata service, and is not read for other hosts: \
+             if it is meant, add --upstream {host}={}://{host} here",
+            url.scheme()
+        );
+        return OriginError::new(ErrorKind::OutOfReach, text);
+    }
     let text = format!(
         "{host} is at a private or local address, where only configured registries are asked: if it is meant, add \
          --upstream {host}={}://{host}",
@@ -101,8 +141,8 @@ pub(super) fn proxies_of_environment() -> BTreeSet<String> {
     urls.filter_map(|url| url.host_str().map(str::to_owned)).collect()
 }
 
-/// Whether an address means the host of whoever asks there: loopback, link-local (as the metadata service of a cloud is) or
-/// unspecified, in any spelling.
+/// Whether an address means the host of whoever asks there: loopback, link-local, unspecified, or the metadata service of a
+/// cloud, in any spelling.
 pub fn is_this_host(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -118,10 +158,22 @@ pub fn is_this_host(url: &Url) -> bool {
 /// Whether an address is the host's own, in any of its spellings.
 fn is_own(address: IpAddr) -> bool {
     match plain(address) {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => {
+            v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0 || METADATA_V4.contains(&v4.octets())
+        }
+        IpAddr::V6(v6) => {
+            v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unicast_link_local()
+                || METADATA_V6.contains(&v6.segments())
+        }
     }
 }
+
+/// Metadata services that are not link-local, which answer each host with its own secrets: Alibaba's, Azure's, Oracle's.
+const METADATA_V4: [[u8; 4]; 3] = [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]];
+/// Amazon's, Google's.
+const METADATA_V6: [[u16; 8]; 2] = [[0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]];
 
 /// Whether an address is one that the public internet may route.
 fn is_public(address: IpAddr) -> bool {
@@ -140,12 +192,14 @@ fn is_public(address: IpAddr) -> bool {
         IpAddr::V6(v6) => {
             let first = v6.segments()[0];
             let site_local = first & 0xffc0 == 0xfec0;
-            !(v6.is_unique_local() || site_local || v6.is_multicast())
+            // NAT64 within one network (RFC 8215).
+            let translated = v6.segments()[..3] == [0x64, 0xff9b, 1];
+            !(v6.is_unique_local() || site_local || translated || v6.is_multicast())
         }
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for (mapped, compatible, NAT64, 6to4), else the address itself.
+/// The IPv4 address that an IPv6 one stands for (mapped, translated, compatible, NAT64, 6to4), else the address itself.
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -154,7 +208,9 @@ fn plain(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match [a, b, c, d, e, f] {
-        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => v4(g, h),
+        [0, 0, 0, 0, 0, 0xffff] | [0, 0, 0, 0, 0xffff, 0] | [0x64, 0xff9b, 0, 0, 0, 0] => v4(g, h),
+        // A prefix of that network's own, of which the last 96 bits may be an address (RFC 6052). What is not public stays so.
+        [0x64, 0xff9b, 1, ..] if is_own(v4(g, h)) => v4(g, h),
         [0, 0, 0, 0, 0, 0] if !matches!(v6, Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => v4(g, h),
         [0x2002, ..] => v4(b, c),
         _ => address,
@@ -195,6 +251,13 @@ mod tests {
             "[fc00::1]",
             "[fd12::1]",
             "[fec0::1]",
+            "[64:ff9b:1::101:101]",
+            "[::ffff:0:10.0.0.1]",
+            "100.100.100.200",
+            "168.63.129.16",
+            "[fd00:ec2::254]",
+            "[64:ff9b::a9fe:a9fe]",
+            "[2002:a9fe:a9fe::]",
             "255.255.255.255",
             "224.0.0.1",
         ] {
@@ -223,17 +286,52 @@ mod tests {
             "[::ffff:127.0.0.1]",
             "[::ffff:a9fe:a9fe]",
             "[64:ff9b::169.254.169.254]",
+            "[64:ff9b:1::127.0.0.1]",
+            "[::ffff:0:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[2002:7f00:1::]",
+            "[2002:a9fe:a9fe::1]",
+            "0.1.2.3",
+            "100.100.100.200",
+            "[::ffff:100.100.100.200]",
+            "168.63.129.16",
+            "0xa83f8110",
+            "192.0.0.192",
+            "[fd00:ec2::254]",
+            "[fd00:0ec2:0:0::0254]",
+            "[fd20:ce::254]",
             "[fe80::1]",
             "localhost",
             "LocalHost.:80",
             "a.localhost",
         ] {
             assert!(means_this_host(&format!("http://{own}/")), "{own}");
+            assert!(!check(Reach::BeyondHost, own) && check(Reach::Anywhere, own), "{own}");
         }
-        for other in ["10.0.0.1", "169.253.0.1", "1.1.1.1", "[fc00::1]", "localhost.lab", "notlocalhost"] {
+        for other in [
+            "10.0.0.1",
+            "169.253.0.1",
+            "100.100.100.201",
+            "168.63.129.17",
+            "[fd00:ec2::253]",
+            "1.1.1.1",
+            "[fc00::1]",
+            "localhost.lab",
+            "notlocalhost",
+        ] {
             assert!(!means_this_host(&format!("http://{other}/")), "{other}");
+            assert!(check(Reach::BeyondHost, other), "{other}");
         }
         assert!(!means_this_host("file:///x"));
+    }
+
+    #[test]
+    fn a_public_server_leads_to_public_ones() {
+        let beyond = |reach: Reach, address: &str| reach.beyond(address.parse().ok());
+        assert_eq!(beyond(Reach::BeyondHost, "1.1.1.1:443"), Reach::Public);
+        assert_eq!(beyond(Reach::BeyondHost, "10.0.0.1:443"), Reach::BeyondHost);
+        assert_eq!(beyond(Reach::Anywhere, "1.1.1.1:443"), Reach::Anywhere);
+        assert_eq!(beyond(Reach::BeyondHost, "behind a proxy"), Reach::BeyondHost);
     }
 
     #[tokio::test]
@@ -243,7 +341,7 @@ mod tests {
             Resolver { reach, exempt }.resolve("localhost".parse().unwrap()).await.is_ok()
         };
         assert!(resolve(Reach::Anywhere, &[]).await);
-        assert!(!resolve(Reach::NamesBeyondHost, &[]).await);
+        assert!(!resolve(Reach::BeyondHost, &[]).await);
         assert!(!resolve(Reach::Public, &[]).await);
         assert!(resolve(Reach::Public, &["localhost"]).await);
     }

@@ -1,11 +1,12 @@
 //! How one server is spoken to: whose certificates are trusted, which certificate is shown, how long it may take.
 //!
-//! Each server with settings of its own has its own pool of connections, since TLS settings belong to a connection.
+//! Each server with settings of its own has its own pool of connections, since TLS settings belong to a connection. So does
+//! each reach: what was connected to within one must serve no request of another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -14,7 +15,7 @@ use url::Url;
 
 use crate::client::reach::{self, Resolver};
 use crate::client::{HttpConfig, Reach, authority, same_server};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, ErrorKind, OriginError};
 
 /// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
 const MAX_HEADERS: usize = 1_000;
@@ -66,18 +67,32 @@ impl fmt::Debug for ServerConfig {
 }
 
 /// One server's settings, ready for use.
-#[derive(Debug)]
 pub(super) struct Server {
-    /// Shows the certificate, where there is one.
-    known: reqwest::Client,
-    /// Shows none.
-    unknown: reqwest::Client,
+    plan: Plan,
+    /// By reach, and whether the certificate is shown. The first is made at once, since it may not be possible.
+    clients: [OnceLock<reqwest::Client>; 6],
     urls: Vec<Url>,
-    has_certificate: bool,
     pub(super) first_byte_timeout: Duration,
     pub(super) stall_timeout: Duration,
     headers: HeaderMap,
     proxies: Proxies,
+}
+
+/// What clients are made of.
+struct Plan {
+    config: HttpConfig,
+    own: ServerConfig,
+    authorities: Vec<reqwest::Certificate>,
+    identity: Option<reqwest::Identity>,
+    proxy: Option<reqwest::Proxy>,
+    /// Hosts of proxies, which may be anywhere.
+    exempt: BTreeSet<String>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("own", &self.plan.own).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -87,53 +102,66 @@ enum Proxies {
     Environment(Box<Matcher>),
 }
 
-impl Server {
+impl Plan {
     /// Reads the files that the settings name; makes no connection.
-    pub(super) fn new(config: &HttpConfig, own: &ServerConfig, reach: Reach) -> Result<Self, ConfigError> {
+    fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
         let mut authorities = Vec::new();
         for file in config.extra_ca.iter().chain(&own.ca) {
             authorities.extend(read_authorities(file)?);
         }
         let identity = own.client_cert.as_deref().map(|cert| read_identity(cert, own.client_key.as_deref()));
-        let identity = identity.transpose()?;
         let proxy = own.proxy.clone().map(reqwest::Proxy::all).transpose().map_err(ConfigError::Client)?;
-        let exempt = if config.proxy_from_environment { reach::proxies_of_environment() } else { BTreeSet::new() };
-        let builder = |identity: Option<&reqwest::Identity>| {
-            let mut builder = builder(config, own);
+        let mut exempt = if config.proxy_from_environment { reach::proxies_of_environment() } else { BTreeSet::new() };
+        exempt.extend(own.proxy.as_ref().and_then(Url::host_str).map(str::to_owned));
+        let config = HttpConfig { servers: BTreeMap::new(), ..config.clone() };
+        Ok(Self { config, own: own.clone(), authorities, identity: identity.transpose()?, proxy, exempt })
+    }
+
+    fn client(&self, reach: Reach, is_shown: bool) -> Result<reqwest::Client, reqwest::Error> {
+        let builder = || {
+            let mut builder = builder(&self.config, &self.own);
             if reach != Reach::Anywhere {
-                builder = builder.dns_resolver(Arc::new(Resolver { reach, exempt: exempt.clone() }));
+                builder = builder.dns_resolver(Arc::new(Resolver { reach, exempt: self.exempt.clone() }));
             }
-            if let Some(identity) = identity {
+            if let Some(identity) = self.identity.as_ref().filter(|_| is_shown) {
                 builder = builder.identity(identity.clone());
             }
-            if let Some(proxy) = &proxy {
+            if let Some(proxy) = &self.proxy {
                 builder = builder.proxy(proxy.clone());
             }
             builder
         };
-        let client = |identity| {
-            let client = if own.skip_verify {
-                builder(identity).tls_danger_accept_invalid_certs(true).build()
-            } else {
-                // A host without any certificate authorities (a scratch container) can still read plain HTTP; over TLS it
-                // trusts nobody and is told so.
-                let merged = builder(identity).tls_certs_merge(authorities.iter().cloned()).build();
-                merged.or_else(|_| builder(identity).tls_certs_only(authorities.iter().cloned()).build())
-            };
-            client.map_err(ConfigError::Client)
-        };
-        let unknown = client(None)?;
-        let known = identity.as_ref().map_or_else(|| Ok(unknown.clone()), |identity| client(Some(identity)))?;
+        if self.own.skip_verify {
+            return builder().tls_danger_accept_invalid_certs(true).build();
+        }
+        // A host without any certificate authorities (a scratch container) can still read plain HTTP; over TLS it trusts
+        // nobody and is told so.
+        let merged = builder().tls_certs_merge(self.authorities.iter().cloned()).build();
+        merged.or_else(|_| builder().tls_certs_only(self.authorities.iter().cloned()).build())
+    }
+}
+
+impl Server {
+    /// Reads the files that the settings name; makes no connection.
+    pub(super) fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
+        let plan = Plan::new(config, own)?;
+        let clients: [OnceLock<reqwest::Client>; 6] = Default::default();
+        for is_shown in [false, true] {
+            let first = plan.client(Reach::Anywhere, is_shown).map_err(ConfigError::Client)?;
+            let _ = clients[place_of(Reach::Anywhere, is_shown)].set(first);
+            if plan.identity.is_none() {
+                break;
+            }
+        }
         let proxies = match &own.proxy {
             Some(proxy) => Proxies::One(authority(proxy)),
             None if config.proxy_from_environment => Proxies::Environment(Box::new(Matcher::from_system())),
             None => Proxies::None,
         };
         Ok(Self {
-            known,
-            unknown,
+            plan,
+            clients,
             urls: own.urls.clone(),
-            has_certificate: identity.is_some(),
             first_byte_timeout: own.first_byte_timeout.unwrap_or(config.first_byte_timeout),
             stall_timeout: config.stall_timeout,
             headers: headers(&own.headers)?,
@@ -141,23 +169,37 @@ impl Server {
         })
     }
 
-    /// The client for a request to `url`.
-    pub(super) fn client_for(&self, url: &Url) -> &reqwest::Client {
-        if self.is_at(url) { &self.known } else { &self.unknown }
+    /// The client for requests of this reach, which shows the certificate or not.
+    pub(super) fn client(&self, reach: Reach, is_shown: bool) -> Result<&reqwest::Client, OriginError> {
+        let is_shown = is_shown && self.plan.identity.is_some();
+        let client = &self.clients[place_of(reach, is_shown)];
+        if let Some(client) = client.get() {
+            return Ok(client);
+        }
+        let made = self.plan.client(reach, is_shown).map_err(|error| {
+            OriginError::new(ErrorKind::Io, "the HTTP client can't be set up").caused_by(error.without_url())
+        })?;
+        Ok(client.get_or_init(|| made))
     }
 
-    /// The headers for a request to `url`.
-    pub(super) fn headers_for(&self, url: &Url) -> Option<&HeaderMap> {
-        self.is_at(url).then_some(&self.headers)
+    /// The headers for requests to its addresses.
+    pub(super) const fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// Whether it shows a server at `url` something that is this agent's own: headers, or a certificate.
     pub(super) fn has_keys_for(&self, url: &Url) -> bool {
-        self.is_at(url) && (self.has_certificate || !self.headers.is_empty())
+        self.is_at(url) && (self.plan.identity.is_some() || !self.headers.is_empty())
     }
 
-    fn is_at(&self, url: &Url) -> bool {
+    /// Whether `url` is at one of its addresses.
+    pub(super) fn is_at(&self, url: &Url) -> bool {
         self.urls.iter().any(|configured| same_server(configured, url))
+    }
+
+    /// Whether `url` is reached through a proxy.
+    pub(super) fn has_proxy_to(&self, url: &Url) -> bool {
+        self.proxy_to(url).is_some()
     }
 
     /// The proxy through which `url` is reached, as `host:port`.
@@ -173,6 +215,16 @@ impl Server {
             }
         }
     }
+}
+
+/// Where a client is in the table.
+const fn place_of(reach: Reach, is_shown: bool) -> usize {
+    let first = match reach {
+        Reach::Anywhere => 0,
+        Reach::BeyondHost => 2,
+        Reach::Public => 4,
+    };
+    first + is_shown as usize
 }
 
 fn builder(config: &HttpConfig, own: &ServerConfig) -> reqwest::ClientBuilder {

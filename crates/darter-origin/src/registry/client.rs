@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::body;
-use crate::client::{HttpClient, Reach, Request, credential_headers, of_status, same_server, shown};
+use crate::client::{HttpClient, Request, credential_headers, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::Body;
 use crate::registry::challenge::challenges_of;
@@ -155,7 +155,7 @@ impl RegistryClient {
     /// Whether a request to this registry with these credentials shows it something that is this agent's own: a
     /// login, or configured headers or a certificate.
     pub async fn shows_own_keys(&self, upstream: &Upstream, caller: &Credentials) -> bool {
-        let keys_for = |at: Upstream| at.reach() == Reach::Anywhere && self.0.http.has_keys_for(at.base());
+        let keys_for = |at: Upstream| !at.is_stranger() && self.0.http.has_keys_for(at.base());
         upstream.addresses().any(keys_for) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
     }
 
@@ -218,7 +218,7 @@ impl RegistryClient {
         caller: &Credentials,
     ) -> Result<Answer, OriginError> {
         let mut request = Request::new(method, address(upstream, path_and_query)?);
-        request.reach = upstream.reach();
+        (request.reach, request.stranger) = (upstream.reach(), upstream.is_stranger());
         request.headers = headers;
         // What authorises comes from the caller's credentials alone, so that it stays behind at a redirect.
         request.headers.remove(AUTHORIZATION);
@@ -297,7 +297,7 @@ impl RegistryClient {
     ) -> Result<Option<Wanted>, OriginError> {
         let Some(beyond) = self.0.beyond.lock().get(place).cloned() else { return Ok(None) };
         let Some(wanted) = self.0.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
-        let login = self.login_beyond(&beyond.0, callers).await;
+        let login = self.login_beyond(request, &beyond.0, callers).await;
         if let Some(authorization) = self.meet(&wanted, login.as_ref()).await? {
             request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
         }
@@ -316,8 +316,8 @@ impl RegistryClient {
     ) -> Result<Answer, OriginError> {
         // Whatever is no registry's address (an object store's) has no challenge that is ours to meet.
         let Some((base, path)) = registry_at(from) else { return Ok(answer) };
-        let login = self.login_beyond(&base, callers).await;
-        let upstream = self.0.upstreams.at(&base);
+        let login = self.login_beyond(&request, &base, callers).await;
+        let upstream = self.0.upstreams.at(&base).reached_by(request.reach, request.stranger);
         let repository = repository_of(&path).map(str::to_owned);
         let Some(wanted) = wanted_by(&answer.headers, &upstream, repository.as_deref(), login.as_ref()) else {
             return Ok(answer);
@@ -341,9 +341,10 @@ impl RegistryClient {
         Ok(second)
     }
 
-    /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own.
-    async fn login_beyond(&self, base: &Url, callers: bool) -> Option<Login> {
-        if callers { None } else { self.login_of(&self.0.upstreams.at(base)).await }
+    /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own, and
+    /// none where a registry leads there that nobody configured: it would be given what only that login opens.
+    async fn login_beyond(&self, request: &Request, base: &Url, callers: bool) -> Option<Login> {
+        if callers || request.stranger { None } else { self.login_of(&self.0.upstreams.at(base)).await }
     }
 
     /// The `Authorization` that meets what is wanted, if there is one.

@@ -9,6 +9,7 @@ use darter_core::{ByteRange, Digest, Shown, Source, Version};
 use http::{HeaderMap, Method};
 use url::Url;
 
+use crate::client::Requester;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
 use crate::registry::client::RegistryClient;
@@ -18,12 +19,18 @@ use crate::web::{self, Part};
 #[derive(Clone, Debug)]
 pub struct RegistryOrigin {
     client: RegistryClient,
+    requester: Requester,
 }
 
 impl RegistryOrigin {
-    /// Reads through `client`.
+    /// Reads through `client`, for programs of this host.
     pub const fn new(client: RegistryClient) -> Self {
-        Self { client }
+        Self { client, requester: Requester::Here }
+    }
+
+    /// Reads for somebody else.
+    pub(crate) const fn set_requester(&mut self, requester: Requester) {
+        self.requester = requester;
     }
 }
 
@@ -45,7 +52,7 @@ impl Origin for RegistryOrigin {
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
         let (registry, repository, digest) = parts(source)?;
-        let upstream = self.client.upstreams().at(registry);
+        let upstream = self.client.upstreams().at_for(registry, self.requester);
         let answer = self.client.head_blob(&upstream, repository, digest, credentials).await?.into_success()?;
         let current = version(source, web::content_length(&answer.headers));
         let ranges = web::serves_ranges(&answer.headers);
@@ -63,7 +70,7 @@ impl Origin for RegistryOrigin {
         let mut headers = HeaderMap::new();
         web::ask_for_range(&mut headers, range);
         let (registry, repository, digest) = parts(source)?;
-        let upstream = self.client.upstreams().at(registry);
+        let upstream = self.client.upstreams().at_for(registry, self.requester);
         let path = format!("/v2/{repository}/blobs/{digest}");
         let answer = self.client.send(&upstream, Method::GET, &path, headers, credentials).await?;
         let part = Part::of(answer.status, &answer.headers, range, source)?;

@@ -49,6 +49,7 @@ pub(super) struct Demand {
     scopes: Vec<String>,
     /// A token service is reached no further than the registry that names it.
     reach: Reach,
+    stranger: bool,
 }
 
 /// The tokens of one client.
@@ -81,7 +82,14 @@ impl Demand {
             scopes.push(format!("repository:{repository}:pull"));
         }
         let service = challenge.get("service").map(str::to_owned);
-        Some(Self { registry: upstream.base().clone(), realm, service, scopes, reach: upstream.reach() })
+        Some(Self {
+            registry: upstream.base().clone(),
+            realm,
+            service,
+            scopes,
+            reach: upstream.reach(),
+            stranger: upstream.is_stranger(),
+        })
     }
 
     fn question(&self) -> Vec<(&str, &str)> {
@@ -192,7 +200,7 @@ impl Tokens {
 /// GET with Basic for passwords and for nobody; POST as OAuth 2 for refresh tokens.
 fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginError> {
     let mut request = Request::new(Method::GET, demand.realm.clone());
-    request.reach = demand.reach;
+    (request.reach, request.stranger) = (demand.reach, demand.stranger);
     if let Some(Login::IdentityToken(refresh)) = login {
         request.method = Method::POST;
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use url::{Host, Url};
 
-use crate::client::{Reach, authority, shown};
+use crate::client::{Reach, Requester, authority, is_this_host, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::login::Login;
 
@@ -44,6 +44,8 @@ pub struct Upstream {
     others: Vec<Url>,
     configured: bool,
     trusted: bool,
+    /// Somebody named it, and nothing here does.
+    stranger: bool,
     reach: Reach,
 }
 
@@ -74,8 +76,19 @@ impl Upstream {
         self.configured
     }
 
+    /// Whether nothing that is configured for others may be used for it.
+    pub(crate) const fn is_stranger(&self) -> bool {
+        self.stranger
+    }
+
     pub(crate) const fn reach(&self) -> Reach {
         self.reach
+    }
+
+    /// The same registry, to which one of this reach has led: it is reached no further.
+    pub(crate) fn reached_by(self, reach: Reach, stranger: bool) -> Self {
+        let reach = if stranger { reach } else { self.reach };
+        Self { reach, stranger: stranger || self.stranger, ..self }
     }
 
     /// Whether this is Docker Hub itself, rather than a registry configured in its place.
@@ -124,8 +137,9 @@ impl Upstreams {
     fn upstream(&self, name: String, base: Url) -> Upstream {
         let trusted = self.addresses.contains_key(&name) || self.trusted.contains(&name);
         let configured = trusted || self.plain_http.contains(&name) || self.known.contains(&name);
-        let reach = if self.guarded && !configured { Reach::Public } else { Reach::Anywhere };
-        Upstream { name, base, others: Vec::new(), configured, trusted, reach }
+        let stranger = self.guarded && !configured;
+        let reach = if stranger { Reach::Public } else { Reach::Anywhere };
+        Upstream { name, base, others: Vec::new(), configured, trusted, stranger, reach }
     }
 
     /// The registry of this name: at its configured address, else over HTTPS; over plain HTTP if it is listed so or a
@@ -164,27 +178,40 @@ impl Upstreams {
     /// address: whoever says `http://` of a registry spoken to over TLS must not get its login in the clear.
     ///
     /// An address that is not configured here may be at another agent of the fleet, which asks this one to read it. So
-    /// it may be private, as long as no name leads to this very host.
+    /// it may be private, but neither this very host's nor lead there. One that plainly is this host's own is for
+    /// who asks to see to: it is asked for by agents of this host alone.
     pub fn at(&self, base: &Url) -> Upstream {
         let base = with_slash(base.clone());
         let configured = self.addresses.iter().find(|(_, addresses)| addresses.contains(&base));
         let name = configured.map_or_else(|| canonical(&authority(&base)), |(name, _)| name.clone());
+        let reach = match (self.guarded, is_this_host(&base)) {
+            (true, false) => Reach::BeyondHost,
+            (false, _) | (true, true) => Reach::Anywhere,
+        };
         if let Ok(upstream) = self.resolve(&name)
             && (upstream.base == base || upstream.others.contains(&base))
         {
-            let reach = if upstream.reach == Reach::Public { Reach::NamesBeyondHost } else { upstream.reach };
+            let reach = if upstream.stranger { reach } else { upstream.reach };
             return Upstream { reach, ..upstream };
         }
-        let reach = if self.guarded { Reach::NamesBeyondHost } else { Reach::Anywhere };
-        Upstream { name: shown(&base), base, others: Vec::new(), configured: false, trusted: false, reach }
+        let (others, stranger) = (Vec::new(), self.guarded);
+        Upstream { name: shown(&base), base, others, configured: false, trusted: false, stranger, reach }
     }
 
     /// The same for an address that only a program of a host named: it is reached at public addresses alone, unless it is
     /// configured here.
     pub fn at_named(&self, base: &Url) -> Upstream {
         let upstream = self.at(base);
-        let reach = if self.guarded && !upstream.configured { Reach::Public } else { upstream.reach };
+        let reach = if upstream.stranger { Reach::Public } else { upstream.reach };
         Upstream { reach, ..upstream }
+    }
+
+    /// The registry at this base address, as `requester` may have it asked.
+    pub(crate) fn at_for(&self, base: &Url, requester: Requester) -> Upstream {
+        match requester {
+            Requester::Named => self.at_named(base),
+            Requester::Here | Requester::Elsewhere => self.at(base),
+        }
     }
 }
 
@@ -278,7 +305,9 @@ mod tests {
         assert!(at("https://10.0.0.9:5000/").is_trusted());
         for elsewhere in ["http://lab.example:5000/", "https://ghcr.io/", "http://127.0.0.1:5000/"] {
             assert!(!at(elsewhere).is_trusted());
-            assert_eq!(at(elsewhere).reach(), Reach::NamesBeyondHost);
+            let is_here = elsewhere.contains("127.0.0.1");
+            assert_eq!(at(elsewhere).reach(), if is_here { Reach::Anywhere } else { Reach::BeyondHost });
+            assert!(at(elsewhere).is_stranger());
             assert_eq!(guarded.at_named(&elsewhere.parse().unwrap()).reach(), Reach::Public);
         }
         assert_eq!(upstreams().at(&"http://127.0.0.1:5000/".parse().unwrap()).reach(), Reach::Anywhere);

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -101,6 +101,11 @@ impl Server {
         Self::start_as("http", None, Arc::new(handler)).await
     }
 
+    /// The same at another of this host's addresses.
+    pub async fn start_at(ip: IpAddr, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_on(ip, "http", None, Arc::new(handler)).await
+    }
+
     /// The same with the test authority's certificate.
     pub async fn start_tls(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_as("https", Some(tls_acceptor(&[], false)), Arc::new(handler)).await
@@ -117,7 +122,11 @@ impl Server {
     }
 
     async fn start_as(scheme: &'static str, tls: Option<TlsAcceptor>, handler: Handler) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), scheme, tls, handler).await
+    }
+
+    async fn start_on(ip: IpAddr, scheme: &'static str, tls: Option<TlsAcceptor>, handler: Handler) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let account = Account::default();
         let kept = account.clone();
