@@ -35,9 +35,12 @@ use crate::transfer::dissolve::origin_of;
 /// How long a member waits for a comparison. A longer one goes on, for those who come later.
 const COMPARISON_WAIT: Duration = Duration::from_secs(5);
 
-/// Comparisons under way, by source, credentials, and whether they are for another host.
+/// Comparisons under way.
 #[derive(Default)]
-pub(super) struct Comparisons(Mutex<HashMap<(BlobId, [u8; 32], bool), Comparison>>);
+pub(super) struct Comparisons(Mutex<HashMap<Compared, Comparison>>);
+
+/// A source, whose credentials open it, and whether it is read for another host.
+type Compared = (BlobId, [u8; 32], bool);
 
 /// What a comparison will say.
 type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
