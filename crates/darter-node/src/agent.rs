@@ -372,6 +372,11 @@ impl Download {
         u64::from(self.transfer.stored.held().len())
     }
 
+    /// How much of the time since something last came its origin asked to be let alone.
+    pub(crate) fn excused(&self) -> Duration {
+        self.transfer.excused()
+    }
+
     /// Where the byte at this offset is.
     pub(crate) fn nearness(&self, at: u64) -> Nearness {
         let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);

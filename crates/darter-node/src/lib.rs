@@ -9,6 +9,7 @@
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
 //! | `joins` | questions to leads |
+//! | `waits` | how long a program waits for an answer of the mirror |
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
 //! | [`admin`] | the administration socket |
 //! | [`api`] | the JSON of the administration socket |
@@ -39,9 +40,11 @@ pub mod registries;
 mod setbacks;
 mod swarms;
 mod transfer;
+mod waits;
 
 pub use agent::{Agent, Download, Reloaded};
 pub use error::{FetchError, StartError};
 pub use options::Options;
 pub use swarms::again::{Handing, Order};
 pub use transfer::stream::Part;
+pub use waits::ANSWER_TIMEOUT;

@@ -169,6 +169,8 @@ pub struct Options {
     pub stale_tags: StaleTags,
     /// Each node hashes the whole content itself, instead of believing its seed.
     pub verify_whole: bool,
+    /// How long a program waits for an answer of the mirror to begin.
+    pub answer_timeout: Duration,
     /// How long a download may get nothing at all before it fails; zero: for ever.
     pub stall_timeout: Duration,
     /// How long a drain waits for transfers that are under way.

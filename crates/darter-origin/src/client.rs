@@ -14,6 +14,7 @@ use darter_core::source::{Credentials, SIGNED_QUERY};
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::error::{ConfigError, ErrorKind, OriginError};
@@ -23,7 +24,7 @@ mod location;
 mod reach;
 mod server;
 
-pub(crate) use failure::{of_body, of_status};
+pub(crate) use failure::{no_answer_in, of_body, of_status};
 pub(crate) use location::{keeps_credentials, same_server};
 pub(crate) use reach::Reach;
 pub use reach::{Requester, is_this_host};
@@ -111,6 +112,8 @@ pub(crate) struct Request {
     /// Made for a server that somebody named and nobody configured: it may lead to configured ones, and is shown neither
     /// headers nor certificates that are meant for those.
     pub(crate) stranger: bool,
+    /// Until when an answer is of use to whoever asks.
+    pub(crate) until: Option<Instant>,
 }
 
 /// How long nothing may arrive within a response's body: set on each response, for `body`.
@@ -133,6 +136,7 @@ impl Request {
             body: None,
             reach: Reach::Anywhere,
             stranger: false,
+            until: None,
         }
     }
 }
@@ -240,7 +244,8 @@ impl Inner {
             }
             let sent = outgoing.headers(headers.clone()).send();
             let proxy = || server.proxy_to(&request.url);
-            let error = match tokio::time::timeout(server.first_byte_timeout, sent).await {
+            let (own, left) = (server.first_byte_timeout, request.until.map(left_until));
+            let error = match tokio::time::timeout(left.map_or(own, |left| left.min(own)), sent).await {
                 Ok(Ok(response)) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                     return Err(failure::proxy_login(&request.url, proxy().as_deref()));
                 }
@@ -249,7 +254,12 @@ impl Inner {
                     return Ok(response);
                 }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(failure::no_first_byte(&request.url, server.first_byte_timeout)),
+                Err(_) => {
+                    return Err(match left.filter(|left| *left < own) {
+                        Some(left) => failure::no_answer_in(left, &authority(&request.url)),
+                        None => failure::no_first_byte(&request.url, own),
+                    });
+                }
             };
             sendings += 1;
             if !idempotent || sendings >= MAX_SENDINGS || !failure::broke_off(&error) {
@@ -265,6 +275,11 @@ impl Inner {
         let servers = &self.servers;
         servers.get(&authority(url)).or_else(|| servers.get(url.host_str()?))
     }
+}
+
+/// The time until then.
+pub(crate) fn left_until(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// A caller's credentials as headers, without those that would change what a request means.

@@ -99,6 +99,13 @@ impl OriginError {
         self
     }
 
+    /// The same error, met on the way to `what`.
+    #[must_use]
+    pub(crate) fn met_at(mut self, what: &str) -> Self {
+        self.text = format!("{what}: {}", self.text);
+        self
+    }
+
     /// What went wrong.
     pub const fn kind(&self) -> &ErrorKind {
         &self.kind

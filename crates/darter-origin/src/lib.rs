@@ -41,6 +41,6 @@ pub use file::FileOrigin;
 pub use mem::MemOrigin;
 pub use origin::{Body, Origin, Reading, Stat};
 pub use origins::Origins;
-pub use registry::{Answer, HEAD_PATIENCE, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};
+pub use registry::{Answer, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};
 pub use retry::{RetryPolicy, retry};
 pub use web::HttpOrigin;

@@ -30,5 +30,4 @@ mod upstreams;
 pub use client::{Answer, RegistryClient};
 pub use login::Login;
 pub use origin::RegistryOrigin;
-pub use probe::HEAD_PATIENCE;
 pub use upstreams::{RegistryConfig, Upstream, Upstreams};

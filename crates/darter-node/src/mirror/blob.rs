@@ -2,7 +2,10 @@
 //!
 //! A GET is answered once the first verified bytes are there, so that whatever fails before them can still be answered
 //! otherwise: with the upstream's own answer. But not later than a few seconds after length and access are known: engines
-//! wait only so long for headers, and far longer for a body (`flow`). A HEAD never makes the agent fetch.
+//! wait only so long for headers, and far longer for a body (`flow`). So an origin that is slow to its first byte is waited
+//! for behind the headers, if the registry shows that it is there: it has just answered, or does so when it is asked for
+//! the blob's length. One that says nothing at all is an error, since only then engines go round. A HEAD never makes the
+//! agent fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use darter_core::{ByteRange, Digest, Source};
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
@@ -19,31 +23,35 @@ use crate::local::{self, Body};
 use crate::metrics::{AccessCheck, Fallback};
 use crate::mirror::ahead::Stretch;
 use crate::mirror::compared;
-use crate::mirror::flow::{self, Reopen, Slice, Start};
+use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
 use crate::mirror::grants::Member;
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::range::{self, Asked};
 use crate::mirror::rescue::{self, Rescue};
 use crate::mirror::{Ask, Blob, DOCKER_CONTENT_DIGEST, Mirror, Nearness, entity_tag, header};
 
-/// How long the agent may take to open a blob.
-const OPEN_WAIT: Duration = Duration::from_secs(9);
-
-/// How long the headers of an answer of known length wait for its first byte.
-const FIRST_WAIT: Duration = Duration::from_secs(3);
-
-/// The same for a blob of unknown length.
-const UNKNOWN_LENGTH_WAIT: Duration = Duration::from_secs(8);
-
 /// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
 const NEAR: u64 = 256 << 10;
+
+/// A blob that is being opened.
+type BlobOpening = BoxFuture<'static, Result<Box<dyn Blob>, FetchError>>;
+
+/// What came of that, by the time at which headers go out.
+enum Opened {
+    Now(Result<Box<dyn Blob>, FetchError>),
+    /// Nothing yet.
+    Later {
+        length: u64,
+    },
+}
 
 impl Mirror {
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Response<Body>, Problem> {
         self.refuse_wrong(ask, [digest])?;
-        let deadline = Instant::now() + OPEN_WAIT;
+        let deadline = self.waits.opening();
         let source =
             Source::Registry { registry: ask.upstream.base().clone(), repository: ask.repository.clone(), digest };
+        ask.waits_for("the disk to tell what is here".to_owned());
         // What a manifest names is not yet its registry's word that the repository has it.
         let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
         let member = match self.believed(ask, digest) {
@@ -74,14 +82,13 @@ impl Mirror {
             }
             return Ok(response);
         }
-        let begun = self.was_given(ask, digest).is_some();
-        let opened = self.blobs.open(source.clone(), ask.credentials.clone());
-        let response = match tokio::time::timeout_at(deadline, opened).await {
-            Ok(Err(FetchError::Unproven { .. })) => self.compare(ask, digest, source, response).await,
-            Ok(Ok(blob)) => self.serve(ask, digest, source, blob, response).await,
-            Ok(Err(error)) => self.go_upstream(ask, digest, source, Some(error), response).await,
-            Err(_) if begun => self.go_upstream(ask, digest, source, None, response).await,
-            Err(_) => Err(Problem::too_slow()),
+        let mut opening = self.opening(ask, source.clone());
+        ask.waits_for(format!("the fleet or {} to begin {digest}", ask.upstream.name()));
+        let response = match self.opened(ask, digest, member.size, &mut opening, deadline).await? {
+            Opened::Now(Ok(blob)) => self.serve(ask, digest, source, blob, deadline, response).await,
+            Opened::Now(Err(FetchError::Unproven { .. })) => self.compare(ask, digest, source, response).await,
+            Opened::Now(Err(error)) => self.go_upstream(ask, digest, source, Some(error), response).await,
+            Opened::Later { length } => self.serve_later(ask, digest, source, (length, opening), response),
         }?;
         self.grants.lock().give(&ask.scope, ask.caller, digest, member, self.clock.now());
         Ok(response)
@@ -103,61 +110,125 @@ impl Mirror {
         Ok(member)
     }
 
+    fn opening(&self, ask: &Ask<'_>, source: Source) -> BlobOpening {
+        let (blobs, credentials) = (Arc::clone(&self.blobs), ask.credentials.clone());
+        Box::pin(async move { blobs.open(source, credentials).await })
+    }
+
+    /// What was opened, unless that takes long and the headers can go out all the same: the blob's length is known, and its
+    /// registry is there.
+    async fn opened(
+        &self,
+        ask: &Ask<'_>,
+        digest: Digest,
+        size: Option<u64>,
+        opening: &mut BlobOpening,
+        deadline: Instant,
+    ) -> Result<Opened, Problem> {
+        let soon = deadline.min(Instant::now() + self.waits.headers());
+        if let Ok(opened) = tokio::time::timeout_at(soon, &mut *opening).await {
+            return Ok(Opened::Now(opened));
+        }
+        let Some(length) = size else {
+            let opened = tokio::time::timeout_at(deadline, opening).await;
+            return opened.map(Opened::Now).map_err(|_| self.too_slow(ask.awaited));
+        };
+        // Who has got a part of it already gives the whole pull up when another fails.
+        let begun = self.was_given(ask, digest).is_some();
+        tokio::select! {
+            opened = opening => Ok(Opened::Now(opened)),
+            there = self.is_there(ask, digest) => there.map(|()| Opened::Later { length }),
+            () = tokio::time::sleep_until(deadline) => match begun {
+                true => Ok(Opened::Later { length }),
+                false => Err(self.too_slow(ask.awaited)),
+            },
+        }
+    }
+
+    /// Ends when the registry is heard, and says that it has the blob; in an error when it says something else.
+    async fn is_there(&self, ask: &Ask<'_>, digest: Digest) -> Result<(), Problem> {
+        // What is known of it may be older, once here and once at a seed.
+        for _ in 0..3 {
+            if ask.was_heard() {
+                break;
+            }
+            match self.ask_for_blob(ask, digest).await {
+                Err(problem) if problem.is_trouble() => {
+                    let name = ask.upstream.name();
+                    ask.waits_for(format!("the fleet or {name} to begin {digest} ({})", problem.message()));
+                    std::future::pending::<()>().await;
+                }
+                said => drop(said?),
+            }
+            if ask.stale_because().is_some() {
+                std::future::pending::<()>().await;
+            }
+        }
+        Ok(())
+    }
+
     async fn serve(
         &self,
         ask: &Ask<'_>,
         digest: Digest,
         source: Source,
         blob: Box<dyn Blob>,
+        deadline: Instant,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
         let length = blob.length();
-        // Content of unknown length is sent whole: a server may ignore any range.
-        let asked = length.map_or(Asked::Whole, |length| range::parse(wanted_range(ask, &digest), length));
-        let part = match asked {
-            Asked::Unsatisfiable => return Err(unsatisfiable(length.unwrap_or_default())),
-            Asked::Part(part) => Some(part),
-            Asked::Whole => None,
-        };
-        let whole = length.map(|length| ByteRange::new(0, length));
-        let sent = part.or(whole);
-        let (at, end) = (sent.map_or(0, ByteRange::start), sent.map(ByteRange::end));
+        let part = part_of(ask, digest, length)?;
+        let sent = part.or(length.map(|length| ByteRange::new(0, length)));
+        let soon = deadline.min(Instant::now() + self.waits.headers());
         let lone = part.filter(|part| self.is_lone(ask, digest, *part, length));
-        let ahead = match lone {
-            Some(part) => self.ahead(ask, digest, &*blob, part).await,
-            None => None,
-        };
-        let start = match ahead {
-            Some(slice) => {
-                let slice = Some(slice);
-                Start { parts: None, first: None, slice, at, end, blob: Some(blob), whole: false, lone: true }
-            }
-            None => {
-                let mut parts = lone.map_or_else(|| blob.parts(part), |part| blob.lone_parts(part));
-                let wait = if length.is_some() { FIRST_WAIT } else { UNKNOWN_LENGTH_WAIT };
-                // Without a first byte the answer begins all the same: its length is known, and the engine is told so.
-                let first = match tokio::time::timeout(wait, parts.next()).await {
-                    Ok(Some(Err(error))) => return self.go_upstream(ask, digest, source, Some(error), response).await,
-                    Ok(None) if sent.is_some_and(|sent| !sent.is_empty()) => {
-                        return self.go_upstream(ask, digest, source, None, response).await;
-                    }
-                    Ok(first) => first.map(Result::ok),
-                    Err(_) => Some(None),
-                };
+        let (mut giver, mut first) = (None, None);
+        if let Some(part) = lone.filter(|part| is_far(&*blob, part.start())) {
+            let mut opening = self.ahead(ask, digest, part);
+            giver = match tokio::time::timeout_at(soon, &mut opening).await {
+                Ok(Ok(flow::Opened::Upstream(slice))) => Some(Giver::Upstream(slice)),
+                Ok(_) => None,
+                Err(_) => Some(Giver::Opening(opening)),
+            };
+        }
+        if giver.is_none() {
+            let mut parts = lone.map_or_else(|| blob.parts(part), |part| blob.lone_parts(part));
+            // Without a first byte the answer begins all the same: its length is known, and the engine is told so.
+            let until = if length.is_some() { soon } else { deadline };
+            giver = match tokio::time::timeout_at(until, parts.next()).await {
+                Ok(Some(Err(error))) => return self.go_upstream(ask, digest, source, Some(error), response).await,
+                Ok(None) if sent.is_some_and(|sent| !sent.is_empty()) => {
+                    return self.go_upstream(ask, digest, source, None, response).await;
+                }
                 // Of nothing there is nothing to wait for.
-                let parts = first.is_some().then_some(parts);
-                let (first, lone) = (first.flatten(), lone.is_some());
-                Start { parts, first, slice: None, at, end, blob: Some(blob), whole: false, lone }
-            }
-        };
-        if let Some(sent) = sent {
-            response.headers_mut().insert(CONTENT_LENGTH, sent.len().into());
+                Ok(None) => Some(Giver::Nobody),
+                Ok(Some(Ok(part))) => {
+                    first = Some(part);
+                    Some(Giver::Agent(parts))
+                }
+                Err(_) => Some(Giver::Agent(parts)),
+            };
         }
-        if let (Some(part), Some(length)) = (part, length) {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let text = format!("bytes {}-{}/{length}", part.start(), part.end() - 1);
-            response.headers_mut().insert(CONTENT_RANGE, header(&text)?);
-        }
+        put_part(&mut response, part, length)?;
+        let giver = giver.unwrap_or(Giver::Nobody);
+        let start = Start { giver, first, length, blob: Some(blob), lone: lone.is_some(), ..Start::of(sent) };
+        *response.body_mut() = self.flow(ask, digest, source, start);
+        Ok(response)
+    }
+
+    /// The answer to who is to get a blob of known length that is not open yet.
+    fn serve_later(
+        &self,
+        ask: &Ask<'_>,
+        digest: Digest,
+        source: Source,
+        (length, opening): (u64, BlobOpening),
+        mut response: Response<Body>,
+    ) -> Result<Response<Body>, Problem> {
+        let part = part_of(ask, digest, Some(length))?;
+        put_part(&mut response, part, Some(length))?;
+        let sent = part.unwrap_or(ByteRange::new(0, length));
+        let lone = part.is_some_and(|part| self.is_lone(ask, digest, part, Some(length)));
+        let start = Start { giver: flow::opening(opening), length: Some(length), lone, ..Start::of(Some(sent)) };
         *response.body_mut() = self.flow(ask, digest, source, start);
         Ok(response)
     }
@@ -169,27 +240,33 @@ impl Mirror {
         self.sweeps.lock().jumps((ask.scope.clone(), digest), asked, length)
     }
 
-    /// The upstream's first bytes of a lone range that the agent could give only after much that lies before it.
-    async fn ahead(&self, ask: &Ask<'_>, digest: Digest, blob: &dyn Blob, part: ByteRange) -> Option<Slice> {
-        let far = matches!(blob.nearness(part.start()), Nearness::After(before) if before > NEAR);
-        if !far {
-            return None;
-        }
-        match self.rescue(ask, digest).slice(part.start(), part.end()).await {
-            Ok(body) => {
-                self.metrics.mirror_fallback(Fallback::Ahead);
-                Some(Slice { body, _permit: None })
+    /// The upstream's first bytes of a range, or else the agent's.
+    fn ahead(&self, ask: &Ask<'_>, digest: Digest, part: ByteRange) -> Opening {
+        let rescue = self.rescue(ask, digest);
+        Box::pin(async move {
+            match rescue.slice(part.start(), part.end()).await {
+                Ok(body) => {
+                    rescue.metrics.mirror_fallback(Fallback::Ahead);
+                    Ok(flow::Opened::Upstream(Slice { body, _permit: None }))
+                }
+                Err(error) => {
+                    tracing::info!(%digest, %error, "the upstream does not give a range that lies ahead; waiting for it");
+                    Ok(flow::Opened::Before)
+                }
             }
-            Err(error) => {
-                tracing::info!(%digest, %error, "the upstream does not give a range that lies ahead; waiting for it");
-                None
-            }
-        }
+        })
     }
 
     fn flow(&self, ask: &Ask<'_>, digest: Digest, source: Source, start: Start) -> Body {
         let reopen = Reopen { blobs: Arc::clone(&self.blobs), source, credentials: ask.credentials.clone() };
-        flow::body(start, self.rescue(ask, digest), reopen, ask.outlet.clone(), Arc::clone(&self.around))
+        let rest = flow::Rest {
+            rescue: self.rescue(ask, digest),
+            reopen,
+            outlet: ask.outlet.clone(),
+            around: Arc::clone(&self.around),
+            stall_timeout: self.stall_timeout,
+        };
+        flow::body(start, rest)
     }
 
     /// The upstream's own answer, since the agent failed before the first byte. A refusal that the agent met is asked
@@ -220,9 +297,8 @@ impl Mirror {
         *response.body_mut() = match sent_range(&answer) {
             Some(sent) => {
                 let whole = answer.status == StatusCode::OK;
-                let slice = Some(Slice { body: answer.body, _permit: None });
-                let (at, end) = (sent.start(), Some(sent.end()));
-                let start = Start { parts: None, first: None, slice, at, end, blob: None, whole, lone: false };
+                let giver = Giver::Upstream(Slice { body: answer.body, _permit: None });
+                let start = Start { giver, whole, ..Start::of(Some(sent)) };
                 self.flow(ask, digest, source, start)
             }
             None => self.copy(ask, answer, digest, |_| {}),
@@ -273,7 +349,8 @@ impl Mirror {
         response: &mut Response<Body>,
     ) -> Result<Answer, Problem> {
         let range = wanted_range(ask, &digest).map(header).transpose()?;
-        let answer = match self.rescue(ask, digest).read(range).await {
+        ask.waits_for(format!("{} to begin {digest}", ask.upstream.name()));
+        let answer = match self.rescue(ask, digest).read(range, self.waits.last(ask.until)).await {
             Ok(answer) => answer,
             Err(error) => return Err(Problem::of_error(&error, Code::BlobUnknown)),
         };
@@ -300,7 +377,15 @@ impl Mirror {
             digest,
             scope: ask.scope.clone(),
             wrong: self.wrong.clone(),
+            wait: self.resuming(),
         }
+    }
+
+    /// How long the upstream may take to begin an answer in the middle of a body: it is asked before the body has stood
+    /// still for too long.
+    fn resuming(&self) -> Duration {
+        let wait = self.waits.resuming();
+        if self.stall_timeout.is_zero() { wait } else { wait.min(self.stall_timeout / 2) }
     }
 }
 
@@ -310,6 +395,34 @@ fn put_headers(headers: &mut HeaderMap, digest: &Digest) -> Result<(), Problem> 
     headers.insert(DOCKER_CONTENT_DIGEST, header(&digest.to_string())?);
     headers.insert(ETAG, header(&entity_tag(digest))?);
     Ok(())
+}
+
+/// The part of the blob that is asked for; `None` if all of it is. Content of unknown length is sent whole: a server may ignore
+/// any range.
+fn part_of(ask: &Ask<'_>, digest: Digest, length: Option<u64>) -> Result<Option<ByteRange>, Problem> {
+    let Some(length) = length else { return Ok(None) };
+    match range::parse(wanted_range(ask, &digest), length) {
+        Asked::Unsatisfiable => Err(unsatisfiable(length)),
+        Asked::Part(part) => Ok(Some(part)),
+        Asked::Whole => Ok(None),
+    }
+}
+
+/// Says in an answer which bytes it carries.
+fn put_part(response: &mut Response<Body>, part: Option<ByteRange>, length: Option<u64>) -> Result<(), Problem> {
+    let Some(length) = length else { return Ok(()) };
+    response.headers_mut().insert(CONTENT_LENGTH, part.map_or(length, ByteRange::len).into());
+    if let Some(part) = part {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let text = format!("bytes {}-{}/{length}", part.start(), part.end() - 1);
+        response.headers_mut().insert(CONTENT_RANGE, header(&text)?);
+    }
+    Ok(())
+}
+
+/// Whether the agent could give a byte only after much that lies before it.
+fn is_far(blob: &dyn Blob, at: u64) -> bool {
+    matches!(blob.nearness(at), Nearness::After(before) if before > NEAR)
 }
 
 /// The `Range` header, unless an `If-Range` says that it is meant for other content.

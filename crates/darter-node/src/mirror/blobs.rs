@@ -1,6 +1,8 @@
 //! What the mirror needs of the agent: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
 //! mirror's tests have a twin in memory.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source};
@@ -38,6 +40,9 @@ pub trait Blob: Send + Sync + 'static {
     /// How much of it is here, in any unit: tells whether it moves.
     fn held(&self) -> u64;
 
+    /// How much of the time since something last came its origin asked to be let alone.
+    fn excused(&self) -> Duration;
+
     /// Where the byte at this offset is.
     fn nearness(&self, at: u64) -> Nearness;
 
@@ -71,6 +76,10 @@ impl Blob for Download {
 
     fn held(&self) -> u64 {
         Self::held(self)
+    }
+
+    fn excused(&self) -> Duration {
+        Self::excused(self)
     }
 
     fn nearness(&self, at: u64) -> Nearness {

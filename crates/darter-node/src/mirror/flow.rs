@@ -1,15 +1,18 @@
 //! A blob's bytes on their way to an engine: from the agent, and from the upstream where the agent is not first.
 //!
 //! ```text
-//!              fails, or stands still                  slice done, and the agent has what follows
-//!   Agent ─────────────────────────────► Upstream ─────────────────────────────► Agent …
-//!   (waits as long as the blob moves)    (a slice at a time)
+//!            fails, or stands still                  slice done, and the agent has what follows
+//!   Opening ─► Agent ─────────────────────────────► Upstream ─────────────────────────────► Agent …
+//!              (waits as long as the blob moves)    (a slice at a time)
 //! ```
 //!
 //! An engine that has got its headers waits for the body, so the agent is waited for as long as the blob moves. When
 //! nothing of the blob comes for [`STILL`], or the agent fails, bytes come from the upstream with the caller's own
 //! credentials, and the agent is gone back to as soon as it has what follows. A range that the agent could only give
 //! after all that lies before it begins with the upstream (see [`crate::mirror::ahead`]).
+//!
+//! A body that stands still ends with `stall_timeout`, whoever gives; the upstream was asked before that. Time in which an
+//! origin asked to be let alone does not count.
 //!
 //! What comes from the upstream is not stored here. A blob that comes from it alone is compared with its digest, and its
 //! last bytes are held back for that; of other bytes the engine checks the whole, as it does with a registry. Two failures are no reason to go on, since they cast doubt on what was sent already:
@@ -26,8 +29,10 @@ use darter_core::source::Credentials;
 use darter_core::{ByteRange, DigestHasher, Source};
 use darter_origin::ErrorKind;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::error::FetchError;
 use crate::local::Body;
@@ -48,22 +53,66 @@ pub(crate) const MAX_AROUND: usize = 4;
 
 /// What a flow begins with.
 pub(crate) struct Start {
+    pub(crate) giver: Giver,
     /// The agent's blob, if it opened it; dropping it ends the interest in it.
     pub(crate) blob: Option<Box<dyn Blob>>,
-    /// The agent's bytes, unless the upstream begins.
-    pub(crate) parts: Option<BoxStream<'static, Result<Part, FetchError>>>,
-    /// The first of them, if they are there.
+    /// The agent's first bytes, if they are there.
     pub(crate) first: Option<Part>,
-    /// The upstream's bytes of the first slice, if it begins.
-    pub(crate) slice: Option<Slice>,
     /// Offset of the first byte.
     pub(crate) at: u64,
     /// One past the last byte, if known.
     pub(crate) end: Option<u64>,
+    /// The blob's length, as the engine was told.
+    pub(crate) length: Option<u64>,
     /// Whether the upstream is to give all of the blob.
     pub(crate) whole: bool,
     /// Whether the range is no part of a reading of everything.
     pub(crate) lone: bool,
+}
+
+/// What else a flow needs.
+pub(crate) struct Rest {
+    pub(crate) rescue: Rescue,
+    pub(crate) reopen: Reopen,
+    pub(crate) outlet: Outlet,
+    pub(crate) around: Arc<Semaphore>,
+    /// How long it may stand still; zero: for ever.
+    pub(crate) stall_timeout: Duration,
+}
+
+/// Who gives what comes next.
+pub(crate) enum Giver {
+    /// That is being found out.
+    Opening(Opening),
+    Agent(BoxStream<'static, Result<Part, FetchError>>),
+    Upstream(Slice),
+    /// Nothing more comes.
+    Nobody,
+}
+
+/// The agent opens a blob.
+pub(crate) fn opening(blob: impl Future<Output = Result<Box<dyn Blob>, FetchError>> + Send + 'static) -> Giver {
+    Giver::Opening(Box::pin(async move { blob.await.map(Opened::Blob) }))
+}
+
+/// Finds out who gives.
+pub(crate) type Opening = BoxFuture<'static, Result<Opened, FetchError>>;
+
+/// Who was found to give.
+pub(crate) enum Opened {
+    /// The agent, this blob.
+    Blob(Box<dyn Blob>),
+    /// The agent, the blob that it opened before.
+    Before,
+    Upstream(Slice),
+}
+
+impl Start {
+    /// With these bytes to be sent; of all, if `None`.
+    pub(crate) fn of(sent: Option<ByteRange>) -> Self {
+        let (at, end) = (sent.map_or(0, ByteRange::start), sent.map(ByteRange::end));
+        Self { giver: Giver::Nobody, blob: None, first: None, at, end, length: None, whole: false, lone: false }
+    }
 }
 
 /// Bytes that come from the upstream.
@@ -90,13 +139,19 @@ struct Flow {
     at: u64,
     end: Option<u64>,
     lone: bool,
+    length: Option<u64>,
     /// Bytes of the blob that were here when they were last looked at.
     held: u64,
+    /// When a byte was last given, or the blob last moved.
+    moved: Instant,
+    /// When the upstream was last asked in vain.
+    in_vain: Option<Instant>,
     /// Tries to go on since the last byte.
     tries: usize,
     rescue: Rescue,
     reopen: Reopen,
     around: Arc<Semaphore>,
+    stall_timeout: Option<Duration>,
     copy: Option<Copy>,
 }
 
@@ -107,15 +162,10 @@ struct Copy {
     held: Option<Bytes>,
 }
 
-enum Giver {
-    Agent(BoxStream<'static, Result<Part, FetchError>>),
-    Upstream(Slice),
-    /// Nothing more comes.
-    Nobody,
-}
-
 impl Flow {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        // How long the connection took for the last bytes is not the blob's affair.
+        self.moved = Instant::now();
         loop {
             // What the agent gives was checked.
             if matches!(self.giver, Giver::Agent(_))
@@ -126,25 +176,28 @@ impl Flow {
             if let Some(part) = self.given.take() {
                 return Some(self.hand_on(part));
             }
+            let (look, end) = (self.looks_at(), self.ends_at());
             let went_on = match &mut self.giver {
                 Giver::Nobody => return self.end_of_copy(),
-                Giver::Agent(parts) => match tokio::time::timeout(STILL, parts.next()).await {
+                Giver::Opening(opening) => match tokio::time::timeout_at(look, opening).await {
+                    Ok(Ok(opened)) => self.begin(opened),
+                    Ok(Err(error)) => self.go_on(Some(error)).await,
+                    Err(_) => self.stood_still().await,
+                },
+                Giver::Agent(parts) => match tokio::time::timeout_at(look, parts.next()).await {
                     Ok(Some(Ok(part))) => {
                         self.given = Some(part);
                         Ok(())
                     }
                     Ok(None) if self.end.is_none_or(|end| self.at >= end) => return None,
                     Ok(short) => self.go_on(short.and_then(Result::err)).await,
-                    Err(_) => {
-                        self.go_around().await;
-                        Ok(())
-                    }
+                    Err(_) => self.stood_still().await,
                 },
-                Giver::Upstream(slice) => match slice.body.next().await {
-                    Some(Ok(bytes)) => {
+                Giver::Upstream(slice) => match tokio::time::timeout_at(end, slice.body.next()).await {
+                    Ok(Some(Ok(bytes))) => {
                         count(&self.rescue.metrics, &bytes);
                         self.at += bytes.len() as u64;
-                        self.tries = 0;
+                        (self.tries, self.moved) = (0, Instant::now());
                         let Some(copy) = &mut self.copy else { return Some(Ok(bytes)) };
                         copy.hasher.update(&bytes);
                         match copy.held.replace(bytes) {
@@ -152,10 +205,14 @@ impl Flow {
                             None => Ok(()),
                         }
                     }
-                    Some(Err(error)) => self.go_on(Some(error.into())).await,
-                    None => {
+                    Ok(Some(Err(error))) => self.go_on(Some(error.into())).await,
+                    Ok(None) => {
                         self.slice_done().await;
                         Ok(())
+                    }
+                    Err(_) => {
+                        let name = self.rescue.upstream.name().to_owned();
+                        Err(self.stalled(&name))
                     }
                 },
             };
@@ -195,23 +252,102 @@ impl Flow {
         Ok(bytes)
     }
 
-    /// Nothing came for a while. A blob that moves is waited for; else the upstream gives a slice, if not too many do.
-    async fn go_around(&mut self) {
+    /// It is known who gives.
+    fn begin(&mut self, opened: Opened) -> io::Result<()> {
+        match opened {
+            Opened::Upstream(slice) => self.giver = Giver::Upstream(slice),
+            Opened::Before => self.giver = self.of_agent(),
+            Opened::Blob(blob) => {
+                if let (Some(told), Some(length)) = (self.length, blob.length())
+                    && told != length
+                {
+                    let text = format!("the blob has {length} bytes, and was said to have {told}");
+                    return Err(self.cut(io::Error::new(io::ErrorKind::InvalidData, text)));
+                }
+                self.held = blob.held();
+                self.blob = Some(blob);
+                self.giver = self.of_agent();
+            }
+        }
+        Ok(())
+    }
+
+    fn of_agent(&self) -> Giver {
+        let Some(blob) = &self.blob else { return Giver::Nobody };
+        let range = self.end.map(|end| ByteRange::new(self.at, end));
+        Giver::Agent(range.map_or_else(|| blob.parts(None), |range| parts_of(&**blob, range, self.lone)))
+    }
+
+    /// When to look after a blob of which nothing comes: after [`STILL`], in time to ask the upstream before it has stood
+    /// still for too long, and then.
+    fn looks_at(&self) -> Instant {
+        let (now, still) = (Instant::now(), self.still());
+        let at = |waited: Duration| self.moved + waited;
+        let times = [Some(at(still)), self.stall_timeout.map(|_| at(self.last_chance())), self.stall_timeout.map(at)];
+        times.into_iter().flatten().filter(|time| *time > now).min().unwrap_or(now + still)
+    }
+
+    fn ends_at(&self) -> Instant {
+        const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        self.moved + self.stall_timeout.unwrap_or(FAR)
+    }
+
+    /// Nothing came for too long.
+    fn stalled(&mut self, who: &str) -> io::Error {
+        let what = format!("{who} to give {} from byte {} on", self.rescue.digest, self.at);
+        let error = FetchError::Stalled { waited: self.moved.elapsed(), what };
+        tracing::warn!(path = self.rescue.path, %error, "a blob stands still; breaking off");
+        self.cut(io::Error::other(error))
+    }
+
+    fn still(&self) -> Duration {
+        self.stall_timeout.map_or(STILL, |stall| STILL.min(stall / 2))
+    }
+
+    /// How long a blob may stand still for the upstream still to have time to answer.
+    fn last_chance(&self) -> Duration {
+        self.stall_timeout.map_or(Duration::MAX, |stall| stall.saturating_sub(self.rescue.wait))
+    }
+
+    /// Nothing came for a while. A blob that moves is waited for; else the upstream gives a slice, if not too many do, or there
+    /// is no time left for that.
+    async fn stood_still(&mut self) -> io::Result<()> {
         let held = self.held_now();
         if held != std::mem::replace(&mut self.held, held) {
-            return;
+            self.moved = Instant::now();
+            return Ok(());
         }
-        let Some(end) = self.end else { return };
-        let Ok(permit) = Arc::clone(&self.around).try_acquire_owned() else { return };
-        match self.rescue.slice(self.at, end).await {
+        let (now, path) = (Instant::now(), &self.rescue.path);
+        let waited = now - self.moved;
+        let excused = self.blob.as_ref().map_or(Duration::ZERO, |blob| blob.excused());
+        if self.stall_timeout.is_some_and(|stall| waited.saturating_sub(excused) >= stall) {
+            let who = format!("the fleet or {}", self.rescue.upstream.name());
+            return Err(self.stalled(&who));
+        }
+        if self.in_vain.is_some_and(|asked| now - asked < self.still()) {
+            return Ok(());
+        }
+        let permit = Arc::clone(&self.around).try_acquire_owned().ok();
+        if permit.is_none() && waited < self.last_chance() {
+            return Ok(());
+        }
+        let asked = match (self.end, &self.blob) {
+            (Some(end), Some(_)) => self.rescue.slice(self.at, end).await,
+            // There is no agent to go back to.
+            (end, _) => self.rescue.resume(self.at, end).await,
+        };
+        match asked {
             Ok(body) => {
-                let path = &self.rescue.path;
                 tracing::warn!(path, at = self.at, "a blob stands still; reading on from the upstream");
                 self.rescue.metrics.mirror_fallback(Fallback::Resumed);
-                self.giver = Giver::Upstream(Slice { body, _permit: Some(permit) });
+                self.giver = Giver::Upstream(Slice { body, _permit: permit });
             }
-            Err(error) => tracing::info!(path = self.rescue.path, %error, "a blob stands still at the upstream, too"),
+            Err(error) => {
+                tracing::info!(path, %error, "a blob stands still at the upstream, too");
+                self.in_vain = Some(now);
+            }
         }
+        Ok(())
     }
 
     /// The upstream gave what it was asked for: the agent goes on, or the upstream does if the agent is still far.
@@ -232,6 +368,11 @@ impl Flow {
         self.giver = Giver::Agent(parts_of(&**blob, ByteRange::new(self.at, end), self.lone));
     }
 
+    /// Until when another try to go on may begin.
+    fn may_try(&self) -> bool {
+        self.stall_timeout.is_none_or(|stall| self.moved.elapsed() < stall)
+    }
+
     fn held_now(&self) -> u64 {
         self.blob.as_ref().map_or(0, |blob| blob.held())
     }
@@ -250,6 +391,11 @@ impl Flow {
             Some(error) => tracing::warn!(path = self.rescue.path, at, %error, "a blob failed half-way; going on"),
             None => tracing::warn!(path = self.rescue.path, at, "a blob ended short; going on"),
         }
+        let asked = self.in_vain.is_some_and(|asked| asked >= self.moved);
+        if asked && !self.may_try() {
+            let error = error.unwrap_or(FetchError::Silent);
+            return Err(self.cut(io::Error::other(error)));
+        }
         let limited = matches!(&error, Some(FetchError::Origin(failure)) if matches!(failure.kind, ErrorKind::RateLimited { .. }));
         loop {
             let refused = if limited {
@@ -264,16 +410,15 @@ impl Flow {
                     Err(error) => error,
                 }
             };
-            let Some(pause) = PAUSES.get(self.tries) else {
+            let Some(pause) = PAUSES.get(self.tries).filter(|_| self.may_try()) else {
                 tracing::warn!(path = self.rescue.path, at, error = %refused, "nobody can go on; breaking off");
                 return Err(self.cut(refused));
             };
             self.tries += 1;
             tokio::time::sleep(*pause).await;
             let Reopen { blobs, source, credentials } = self.reopen.clone();
-            if let (Some(end), Ok(blob)) = (self.end, blobs.open(source, credentials).await) {
-                self.giver = Giver::Agent(parts_of(&*blob, ByteRange::new(self.at, end), self.lone));
-                self.blob = Some(blob);
+            if self.end.is_some() {
+                self.giver = opening(async move { blobs.open(source, credentials).await });
                 return Ok(());
             }
         }
@@ -288,20 +433,34 @@ impl Flow {
 }
 
 /// The agent's bytes of a range.
-pub(crate) fn parts_of(blob: &dyn Blob, range: ByteRange, lone: bool) -> BoxStream<'static, Result<Part, FetchError>> {
+fn parts_of(blob: &dyn Blob, range: ByteRange, lone: bool) -> BoxStream<'static, Result<Part, FetchError>> {
     if lone { blob.lone_parts(range) } else { blob.parts(Some(range)) }
 }
 
 /// The body of a blob that the agent has opened.
-pub(crate) fn body(start: Start, rescue: Rescue, reopen: Reopen, outlet: Outlet, around: Arc<Semaphore>) -> Body {
-    let Start { blob, parts, first, slice, at, end, whole, lone } = start;
-    let giver = match (parts, slice) {
-        (Some(parts), _) => Giver::Agent(parts),
-        (None, Some(slice)) => Giver::Upstream(slice),
-        (None, None) => Giver::Nobody,
-    };
+pub(crate) fn body(start: Start, rest: Rest) -> Body {
+    let Start { giver, blob, first, at, end, length, whole, lone } = start;
+    let Rest { rescue, reopen, outlet, around, stall_timeout } = rest;
     let held = blob.as_ref().map_or(0, |blob| blob.held());
     let copy = whole.then(|| Copy { hasher: rescue.digest.hasher(), held: None });
-    let flow = Flow { giver, blob, given: first, outlet, at, end, lone, held, tries: 0, rescue, reopen, around, copy };
+    let flow = Flow {
+        giver,
+        blob,
+        given: first,
+        outlet,
+        at,
+        end,
+        lone,
+        length,
+        held,
+        moved: Instant::now(),
+        in_vain: None,
+        tries: 0,
+        rescue,
+        reopen,
+        around,
+        stall_timeout: Some(stall_timeout).filter(|limit| !limit.is_zero()),
+        copy,
+    };
     to_body(stream::unfold(flow, |mut flow| async move { Some((flow.next().await?, flow)) }))
 }

@@ -87,6 +87,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::local::outlet::Outlet;
 use crate::local::{self, Body};
@@ -94,6 +95,7 @@ use crate::metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
 use crate::options::Options;
 use crate::registries::Registries;
 use crate::registries::question::{Question, Reply, Stale};
+use crate::waits::Waits;
 
 use self::account::Account;
 use self::grants::{Fingerprint, Grants, Member, Scope};
@@ -109,16 +111,6 @@ pub use self::rewrite::Rewrites;
 pub use crate::transfer::stream::Part;
 
 const DOCKER_HUB: &str = "docker.io";
-/// How long an upstream may take to begin an answer. Engines wait 30 s, and go round the mirror only when it answers.
-const UPSTREAM_WAIT: Duration = Duration::from_secs(8);
-
-/// How long an answer that an engine's pull begins with may take to begin, whatever it waits for.
-const ANSWER_WAIT: Duration = Duration::from_millis(9500);
-
-/// The same for lists, which a registry may have to compute, and for blobs of which this caller got a part before: an
-/// engine that reads several ranges gives the whole pull up when one of them fails.
-const LONGEST_WAIT: Duration = Duration::from_secs(19);
-
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
 
@@ -140,6 +132,10 @@ pub struct MirrorOptions {
     pub ask_login: bool,
     /// How long an upstream's yes to a caller's credentials is believed.
     pub grant_ttl: Duration,
+    /// How long a program waits for an answer to begin.
+    pub answer_timeout: Duration,
+    /// How long a body may stand still; zero: for ever.
+    pub stall_timeout: Duration,
 }
 
 impl From<&Options> for MirrorOptions {
@@ -150,6 +146,8 @@ impl From<&Options> for MirrorOptions {
             default_upstream: options.default_upstream.clone(),
             ask_login: options.ask_login,
             grant_ttl: options.grant_ttl,
+            answer_timeout: options.answer_timeout,
+            stall_timeout: options.stall_timeout,
         }
     }
 }
@@ -163,6 +161,8 @@ pub struct Mirror {
     known: Known,
     rewrites: Rewrites,
     ask_login: bool,
+    waits: Waits,
+    stall_timeout: Duration,
     grants: Mutex<Grants>,
     /// Ranges that sweep over blobs.
     sweeps: Mutex<ahead::Asked<(Scope, Digest)>>,
@@ -199,7 +199,14 @@ struct Ask<'a> {
     outlet: Outlet,
     /// What the registry said last while this was answered.
     said: Mutex<Said>,
+    awaited: &'a Awaited,
+    /// The last moment at which this may be answered.
+    until: Instant,
 }
+
+/// What a request is waiting for now, for its error.
+#[derive(Default)]
+struct Awaited(Mutex<String>);
 
 /// What a registry's reply says besides what was asked for.
 #[derive(Default)]
@@ -208,6 +215,8 @@ struct Said {
     told: HeaderMap,
     /// Set when it is no word of the registry's now.
     stale: Option<Stale>,
+    /// Whether the registry said something while this was answered, or a moment before.
+    now: bool,
 }
 
 impl Mirror {
@@ -226,6 +235,8 @@ impl Mirror {
             known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
             rewrites: options.rewrites,
             ask_login: options.ask_login,
+            waits: Waits::new(options.answer_timeout),
+            stall_timeout: options.stall_timeout,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
             sweeps: Mutex::new(ahead::Asked::new()),
             around: Arc::new(Semaphore::new(flow::MAX_AROUND)),
@@ -244,12 +255,10 @@ impl Mirror {
         let kind = route.map_or(MirrorKind::Other, Route::kind);
         let mut account = Account::open(kind, request, Arc::clone(&self.metrics), Arc::clone(&self.clock));
         let head = request.method == Method::HEAD;
-        let wait = match kind {
-            MirrorKind::Ping | MirrorKind::Manifest => ANSWER_WAIT,
-            _ => LONGEST_WAIT,
-        };
-        let answer = tokio::time::timeout(wait, self.answer(request, route, &mut account)).await;
-        let answer = answer.unwrap_or_else(|_| Err(Problem::too_slow()));
+        let (until, awaited) = (self.waits.answer(), Awaited::default());
+        let answer = self.answer(request, route, &mut account, (until, &awaited));
+        let answer = tokio::time::timeout_at(until, answer).await;
+        let answer = answer.unwrap_or_else(|_| Err(self.too_slow(&awaited)));
         let mut response = answer.unwrap_or_else(|problem| {
             account.failed(problem.message());
             problem.into_response(head)
@@ -263,6 +272,7 @@ impl Mirror {
         request: &Parts,
         route: Option<Route<'_>>,
         account: &mut Account,
+        waits: (Instant, &Awaited),
     ) -> Result<Response<Body>, Problem> {
         if request.method != Method::GET && request.method != Method::HEAD {
             return Err(Problem::read_only());
@@ -274,19 +284,19 @@ impl Mirror {
         match route {
             Route::Ping => self.ping(request),
             Route::Manifest { name, reference } => {
-                let ask = self.ask(request, name, account)?;
+                let ask = self.ask(request, name, account, waits)?;
                 self.manifest(&ask, route::reference(reference)?).await
             }
             Route::Blob { name, digest } => {
-                let ask = self.ask(request, name, account)?;
+                let ask = self.ask(request, name, account, waits)?;
                 self.blob(&ask, route::digest(digest)?).await
             }
             Route::Tags { name } => {
-                let ask = self.ask(request, name, account)?;
+                let ask = self.ask(request, name, account, waits)?;
                 self.listing(&ask, MirrorKind::Tags, "tags/list").await
             }
             Route::Referrers { name, digest } => {
-                let ask = self.ask(request, name, account)?;
+                let ask = self.ask(request, name, account, waits)?;
                 let digest = route::digest(digest)?;
                 self.listing(&ask, MirrorKind::Referrers, &format!("referrers/{digest}")).await
             }
@@ -309,7 +319,17 @@ impl Mirror {
         Ok(response)
     }
 
-    fn ask<'a>(&self, request: &'a Parts, name: &str, account: &mut Account) -> Result<Ask<'a>, Problem> {
+    fn too_slow(&self, awaited: &Awaited) -> Problem {
+        Problem::too_slow(self.waits.whole(), &awaited.0.lock())
+    }
+
+    fn ask<'a>(
+        &self,
+        request: &'a Parts,
+        name: &str,
+        account: &mut Account,
+        (until, awaited): (Instant, &'a Awaited),
+    ) -> Result<Ask<'a>, Problem> {
         let (namespace, query) = route::namespace_of(request);
         let place = route::place(namespace, name, &self.known)?;
         let upstream = self.resolve(&place.upstream)?;
@@ -337,6 +357,8 @@ impl Mirror {
             credentials,
             outlet: request.extensions.get::<Outlet>().cloned().unwrap_or_default(),
             said: Mutex::default(),
+            awaited,
+            until,
         })
     }
 
@@ -359,10 +381,12 @@ impl Mirror {
         headers: HeaderMap,
     ) -> Result<Reply, Problem> {
         let (upstream, credentials) = (ask.upstream.clone(), ask.credentials.clone());
+        ask.waits_for(format!("{upstream} to answer {method} {path}"));
         let question = Question { upstream, method, path, headers, credentials };
         let reply = self.registries.ask(question).await;
         let reply = reply.map_err(|failure| Problem::of_failure(&failure, Code::NameUnknown))?;
-        *ask.said.lock() = Said { told: told::of(&reply.headers), stale: reply.stale.clone() };
+        let now = reply.stale.is_none() && reply.age < self.waits.whole();
+        *ask.said.lock() = Said { told: told::of(&reply.headers), stale: reply.stale.clone(), now };
         Ok(reply)
     }
 
@@ -442,6 +466,16 @@ impl Ask<'_> {
         for (name, value) in &self.said.lock().told {
             headers.append(name, value.clone());
         }
+    }
+
+    /// Notes what is waited for from now on.
+    fn waits_for(&self, what: String) {
+        *self.awaited.0.lock() = what;
+    }
+
+    /// Whether the registry was heard just now.
+    fn was_heard(&self) -> bool {
+        self.said.lock().now
     }
 
     /// Why the registry's last reply is no word of its own now, if it is none.

@@ -4,6 +4,8 @@
 //! another login) depends on them. A failure to get an answer at all is a 502 or 504, on which engines go on to their
 //! next mirror or to the registry itself.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure};
 use futures_util::StreamExt;
@@ -14,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::local::{self, Body};
 use crate::mirror::told;
+use crate::registries::REFUSAL_BODY_TIMEOUT;
 use crate::registries::question::Reply;
 
 /// Most of an upstream's error body that is passed on.
@@ -54,9 +57,10 @@ impl Problem {
         Self { status, code, message: message.into(), headers: Vec::new(), body: None }
     }
 
-    /// For whoever waited as long as engines should have to.
-    pub(crate) fn too_slow() -> Self {
-        let text = "neither the fleet nor the registry has begun to answer in time: ask again, or ask the registry";
+    /// For whoever waited as long as engines should have to, and what for.
+    pub(crate) fn too_slow(waited: Duration, what: &str) -> Self {
+        let text =
+            format!("no answer in {} s: waited for {what}; ask again, or ask the registry", waited.as_secs_f64());
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, text)
     }
 
@@ -115,7 +119,9 @@ impl Problem {
     /// An upstream's answer that is no success. `unknown` is the code of a 404.
     pub(crate) async fn of_answer(answer: Answer, upstream: &str, unknown: Code) -> Self {
         let (status, headers) = (answer.status, answer.headers.clone());
-        let body = refusal_body(answer).await.unwrap_or_default();
+        // Status and headers say what the engine is to do next.
+        let body = tokio::time::timeout(REFUSAL_BODY_TIMEOUT, refusal_body(answer)).await;
+        let body = body.ok().flatten().unwrap_or_default();
         Self::of_parts(status, &headers, body, upstream, unknown)
     }
 

@@ -2,20 +2,21 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::Digest;
 use darter_core::source::Credentials;
-use darter_origin::{Answer, ErrorKind, OriginError, RegistryClient, Upstream};
+use darter_origin::{Answer, OriginError, RegistryClient, Upstream};
 use futures_util::{Stream, StreamExt};
-use http::header::{CONTENT_RANGE, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tokio::time::Instant;
 
 use crate::local::Body;
 use crate::metrics::{Metrics, MirrorKind};
-use crate::mirror::UPSTREAM_WAIT;
 use crate::mirror::grants::Scope;
 use crate::mirror::wrong::WrongDigests;
 
@@ -35,15 +36,17 @@ pub(crate) struct Rescue {
     pub(crate) scope: Scope,
     /// Hears of content that is something else.
     pub(crate) wrong: WrongDigests,
+    /// How long the upstream may take to begin an answer, in the middle of a body.
+    pub(crate) wait: Duration,
 }
 
 impl Rescue {
-    /// Asks the upstream for the blob, or a range of it.
-    pub(crate) async fn read(&self, range: Option<HeaderValue>) -> Result<Answer, OriginError> {
+    /// Asks the upstream for the blob, or a range of it; waits until then for the answer to begin.
+    pub(crate) async fn read(&self, range: Option<HeaderValue>, until: Instant) -> Result<Answer, OriginError> {
         self.metrics.mirror_upstream_request(MirrorKind::Blob);
         let headers: HeaderMap = range.into_iter().map(|range| (RANGE, range)).collect();
-        let sent = self.registry.send(&self.upstream, Method::GET, &self.path, headers, &self.credentials);
-        tokio::time::timeout(UPSTREAM_WAIT, sent).await.unwrap_or_else(|_| Err(no_answer(&self.upstream)))
+        let registry = self.registry.until(until);
+        registry.send(&self.upstream, Method::GET, &self.path, headers, &self.credentials).await
     }
 
     /// The first bytes of `at..end`, few enough for the agent to go on soon.
@@ -55,23 +58,20 @@ impl Rescue {
     pub(crate) async fn resume(&self, at: u64, end: Option<u64>) -> io::Result<darter_origin::Body> {
         let last = end.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
         let range = HeaderValue::from_str(&format!("bytes={at}-{last}")).expect("digits can stand in a header");
-        let answer = self.read(Some(range)).await.map_err(io::Error::other)?;
+        let until = Instant::now() + self.wait;
+        let answer = self.read(Some(range), until).await.map_err(io::Error::other)?;
         let content_range = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let fits = content_range.starts_with(&format!("bytes {at}-"));
         if answer.status == StatusCode::PARTIAL_CONTENT && fits {
             return Ok(answer.body);
         }
+        // From a server without ranges the whole is what was asked for, if all of it was.
+        let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if answer.status == StatusCode::OK && at == 0 && (end.is_none() || end == length) {
+            return Ok(answer.body);
+        }
         Err(io::Error::other(format!("{} does not serve the range: it answered {}", self.upstream, answer.status)))
     }
-}
-
-/// What is said of an upstream that does not answer in time.
-pub(crate) fn no_answer(upstream: &Upstream) -> OriginError {
-    let text = format!(
-        "{upstream} has not answered for {} s: check that it is well, and that the network reaches it",
-        UPSTREAM_WAIT.as_secs()
-    );
-    OriginError::new(ErrorKind::Timeout, text)
 }
 
 /// The body of an upstream's answer, passed through.

@@ -64,6 +64,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::flights::{Asker, Flights, Outcome, Way};
 use self::images::Images;
@@ -72,7 +73,8 @@ use self::question::{About, MAX_MANIFEST, Question, Reply, Stale};
 use self::record::{Learnt, Record, Repository, Tagged, accept_key};
 use self::relay::NoReply;
 pub(crate) use self::relay::Relay;
-use self::request::{Requests, timeout_for};
+pub(crate) use self::request::REFUSAL_BODY_TIMEOUT;
+use self::request::Requests;
 use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::metrics::{Metrics, RegistryAnswered};
@@ -81,11 +83,7 @@ use crate::mirror::named::{self, Named};
 use crate::mirror::provenance::{Provenance, place_at};
 use crate::mirror::recent::Recent;
 use crate::options::{Options, StaleTags};
-
-/// What an agent that is asked may take longer than the registry.
-const SEED_SLACK: Duration = Duration::from_secs(1);
-/// A seed that found the registry unreachable within this time leaves enough of it for the node to try.
-const QUICK_FAILURE: Duration = Duration::from_secs(3);
+use crate::waits::Waits;
 
 /// The directory of manifests, within the data directory.
 const MANIFESTS: &str = "manifests";
@@ -101,6 +99,13 @@ const MAX_PRIVATE_TAGS: u64 = 10_000;
 /// How a tag was last answered to a caller with credentials.
 type PrivateTag = (Digest, String, Digest);
 
+/// Since when a question is asked, and until when an answer is of use.
+#[derive(Clone, Copy)]
+struct Times {
+    begun: Instant,
+    until: Instant,
+}
+
 /// Options of [`Registries`].
 #[derive(Clone, Debug)]
 pub struct RegistriesOptions {
@@ -110,11 +115,18 @@ pub struct RegistriesOptions {
     pub grant_ttl: Duration,
     /// When a tag is answered without its registry.
     pub stale_tags: StaleTags,
+    /// How long an engine waits for an answer.
+    pub answer_timeout: Duration,
 }
 
 impl From<&Options> for RegistriesOptions {
     fn from(options: &Options) -> Self {
-        Self { data_dir: options.data_dir.clone(), grant_ttl: options.grant_ttl, stale_tags: options.stale_tags }
+        Self {
+            data_dir: options.data_dir.clone(),
+            grant_ttl: options.grant_ttl,
+            stale_tags: options.stale_tags,
+            answer_timeout: options.answer_timeout,
+        }
     }
 }
 
@@ -202,7 +214,10 @@ impl Registries {
     /// # Errors
     /// Why there is no answer, neither of the registry nor of what is known.
     pub(crate) async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
-        if self.is_node() { self.ask_by_others(question).await } else { self.ask_here(None, question).await }
+        match self.is_node() {
+            true => self.ask_by_others(question).await,
+            false => self.ask_here(None, question, self.waits().registry()).await,
+        }
     }
 
     /// Whether others are asked before the registry is.
@@ -257,8 +272,8 @@ impl Registries {
         if self.is_node() && self.shows_own_keys(&question).await {
             return Err(own_trouble("it has a login, headers or a certificate of its own for this registry"));
         }
-        let reply =
-            self.ask_here(Some(from), question).await.map_err(|failure| FetchError::Origin(failure).to_failure())?;
+        let reply = self.ask_here(Some(from), question, self.waits().relayed()).await;
+        let reply = reply.map_err(|failure| FetchError::Origin(failure).to_failure())?;
         if reply.body.len() > MAX_MANIFEST {
             return Err(own_trouble("the answer is too long to be passed on"));
         }
@@ -267,16 +282,16 @@ impl Registries {
 
     /// Answers a question of this host: a node's by way of others.
     async fn ask_by_others(self: &Arc<Self>, question: Question) -> Outcome {
-        let (registries, asked) = (Arc::clone(self), question.clone());
+        let (registries, asked, until) = (Arc::clone(self), question.clone(), self.waits().others());
         let found_out = async move {
             if let Some(reply) = registries.while_away(&asked).await {
                 return Ok(reply);
             }
-            match registries.ask_others(&asked).await {
+            match registries.ask_others(&asked, until).await {
                 Others::Say(outcome) => registries.settle(&asked, outcome).await,
                 // The word of a seed is the better one: a node need not have a route to the registry.
                 Others::CanNot(failed) => {
-                    let outcome = registries.ask_here(None, asked).await;
+                    let outcome = registries.ask_here(None, asked, until).await;
                     if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
                 }
             }
@@ -285,19 +300,19 @@ impl Registries {
     }
 
     /// Answers a question of this host or of another one from here: a seed or a node that is to ask the registry.
-    async fn ask_here(self: &Arc<Self>, asker: Asker, question: Question) -> Outcome {
+    async fn ask_here(self: &Arc<Self>, asker: Asker, question: Question, until: Instant) -> Outcome {
         let (registries, asked) = (Arc::clone(self), question.clone());
         let found_out = async move {
             if let Some(reply) = registries.while_away(&asked).await {
                 return Ok(reply);
             }
             let by_seed = match asker {
-                Some(asker) => registries.ask_seeds_for(asker, &asked).await,
+                Some(asker) => registries.ask_seeds_for(asker, &asked, until).await,
                 None => None,
             };
             let outcome = match by_seed {
                 Some(outcome) => outcome,
-                None => registries.ask_registry(&asked, asker).await,
+                None => registries.ask_registry(&asked, asker, until).await,
             };
             registries.settle(&asked, outcome).await
         };
@@ -367,39 +382,46 @@ impl Registries {
         }
     }
 
+    const fn waits(&self) -> Waits {
+        Waits::new(self.options.answer_timeout)
+    }
+
     /// Asks a seed; without one that can say it, the node that is to ask for all.
-    async fn ask_others(&self, question: &Question) -> Others {
+    async fn ask_others(&self, question: &Question, until: Instant) -> Others {
         let Some(relay) = &self.relay else { return Others::CanNot(None) };
         let repository = Repository::new(question.base(), question.about().0).key();
-        let begun = self.clock.now();
-        let by_seeds = self.ask_each(&relay.seeds_for(&repository, question.base()), question, begun).await;
+        let times = Times { begun: Instant::now(), until };
+        let by_seeds = self.ask_each(&relay.seeds_for(&repository, question.base()), question, times).await;
         if !matches!(by_seeds, Others::CanNot(None)) || self.shows_own_keys(question).await {
             return by_seeds;
         }
         let nodes = relay.nodes_for(&repository, question.base(), self.clock.now()).await;
-        self.ask_each(&nodes, question, begun).await
+        self.ask_each(&nodes, question, times).await
     }
 
     /// Asks the seeds that this node is connected with for another node, which is connected with none of them.
-    async fn ask_seeds_for(&self, asker: NodeId, question: &Question) -> Option<Outcome> {
+    async fn ask_seeds_for(&self, asker: NodeId, question: &Question, until: Instant) -> Option<Outcome> {
         let relay = self.relay.as_ref()?;
         let repository = Repository::new(question.base(), question.about().0).key();
         let mut seeds = relay.seeds_for(&repository, question.base());
         seeds.retain(|seed| *seed != asker);
-        match self.ask_each(&seeds, question, self.clock.now()).await {
+        let times = Times { begun: Instant::now(), until };
+        match self.ask_each(&seeds, question, times).await {
             Others::Say(outcome) => Some(outcome),
             Others::CanNot(_) => None,
         }
     }
 
     /// Asks agents one after the other until one has an answer.
-    async fn ask_each(&self, agents: &[NodeId], question: &Question, begun: Moment) -> Others {
+    async fn ask_each(&self, agents: &[NodeId], question: &Question, times: Times) -> Others {
         let Some(relay) = &self.relay else { return Others::CanNot(None) };
         let upstream = &question.upstream;
+        // An agent that finds the registry unreachable by then leaves enough time for this one to try.
+        let quick = times.begun + self.waits().headers();
         for &agent in agents {
             let is_seed = relay.is_seed(agent);
             let asked = relay.ask(agent, question.to_wire());
-            match tokio::time::timeout(timeout_for(question) + SEED_SLACK, asked).await {
+            match tokio::time::timeout_at(times.until, asked).await {
                 Ok(Ok(reply)) => {
                     let is_refused = matches!(
                         reply.status,
@@ -418,8 +440,7 @@ impl Registries {
                     return Others::Say(Ok(reply));
                 }
                 Ok(Err(NoReply::OfRegistry(failure))) => {
-                    let quick = self.clock.now() - begun < QUICK_FAILURE;
-                    return match failure.kind == ErrorKind::Unreachable && quick {
+                    return match failure.kind == ErrorKind::Unreachable && Instant::now() < quick {
                         true => Others::CanNot(Some(failure)),
                         false => Others::Say(Err(failure)),
                     };
@@ -432,7 +453,11 @@ impl Registries {
                     tracing::debug!(agent = relay.title(agent), reason, "another node could not ask a registry");
                 }
                 Err(_) => {
-                    let text = format!("{} did not answer in time for {upstream}", relay.title(agent));
+                    let (title, waited) = (relay.title(agent), times.begun.elapsed().as_secs_f64());
+                    let text = format!(
+                        "{title} was asked what {upstream} says, and has not answered for {waited:.1} s: check that it is \
+                         well, and that the network reaches it"
+                    );
                     return Others::Say(Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text }));
                 }
             }
@@ -441,12 +466,13 @@ impl Registries {
     }
 
     /// Asks the registry itself, for another host without this one's logins unless this is a seed.
-    async fn ask_registry(&self, question: &Question, asker: Asker) -> Outcome {
+    async fn ask_registry(&self, question: &Question, asker: Asker, until: Instant) -> Outcome {
         self.metrics.registry_answer(RegistryAnswered::Registry);
+        let until = until.min(self.waits().registry());
         if asker.is_some() && self.is_node() {
-            return self.requests.ask_without_logins(question).await;
+            return self.requests.ask_without_logins(question, until).await;
         }
-        self.requests.ask(question).await
+        self.requests.ask(question, until).await
     }
 
     /// Notes what a reply teaches for when the registry is away.

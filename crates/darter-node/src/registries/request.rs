@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use darter_core::{Clock, Moment};
-use darter_origin::{Answer, ErrorKind, HEAD_PATIENCE, OriginError, OriginFailure, RegistryClient};
+use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, RegistryClient};
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use url::Url;
 
 use super::flights::Outcome;
@@ -23,11 +24,10 @@ use crate::metrics::Metrics;
 use crate::mirror::named;
 use crate::mirror::recent::Recent;
 
-/// A registry's answer about something small is waited for so long. Engines wait longer, but go on to the registry
-/// itself when they are told.
-const REGISTRY_TIMEOUT: Duration = Duration::from_secs(8);
-/// The same for a list, which a registry may have to compute.
-const LIST_TIMEOUT: Duration = Duration::from_secs(15);
+/// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
+const SLACK: Duration = Duration::from_millis(200);
+/// The text of a refusal is waited for so long. Its status and headers say what the engine is to do next.
+pub(crate) const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a registry that does no HEAD is asked by GET at once.
 const WITHOUT_HEAD_FOR: Duration = Duration::from_secs(600);
 /// Registries remembered for that.
@@ -50,14 +50,6 @@ pub(super) struct Requests {
     without_head: Mutex<Recent<Url, Moment>>,
 }
 
-/// How long an answer to this question is waited for.
-pub(super) fn timeout_for(question: &Question) -> Duration {
-    match question.about().1 {
-        About::Other => LIST_TIMEOUT,
-        _ => REGISTRY_TIMEOUT,
-    }
-}
-
 impl Requests {
     pub(super) fn new(client: RegistryClient, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         let without_head = Mutex::new(Recent::new(MAX_WITHOUT_HEAD));
@@ -68,67 +60,81 @@ impl Requests {
         &self.client
     }
 
-    /// Asks the registry.
-    pub(super) async fn ask(&self, question: &Question) -> Outcome {
-        self.ask_with(&self.client, question).await
+    /// Asks the registry, and waits until then for the whole of its answer.
+    pub(super) async fn ask(&self, question: &Question, until: Instant) -> Outcome {
+        self.ask_with(&self.client, question, until).await
     }
 
     /// Asks the registry without this agent's own logins.
-    pub(super) async fn ask_without_logins(&self, question: &Question) -> Outcome {
-        self.ask_with(&self.client.without_logins(), question).await
+    pub(super) async fn ask_without_logins(&self, question: &Question, until: Instant) -> Outcome {
+        self.ask_with(&self.client.without_logins(), question, until).await
     }
 
-    async fn ask_with(&self, client: &RegistryClient, question: &Question) -> Outcome {
-        let timeout = timeout_for(question);
-        let asked = async {
-            let _room = self.room.acquire().await.expect("the semaphore is never closed");
-            match question.method {
-                Method::HEAD => self.head(client, question).await,
-                _ => self.send(client, question).await,
-            }
+    async fn ask_with(&self, client: &RegistryClient, question: &Question, until: Instant) -> Outcome {
+        let late = |text| Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text });
+        let Ok(room) = tokio::time::timeout_at(until, self.room.acquire()).await else {
+            let upstream = &question.upstream;
+            return late(format!(
+                "{upstream} was not asked: {MAX_REQUESTS} requests to registries are under way, and none ended in time"
+            ));
         };
-        match tokio::time::timeout(timeout, asked).await {
+        let _room = room.expect("the semaphore is never closed");
+        let asking = Asking { requests: self, client: client.until(until), question, until };
+        match tokio::time::timeout_at(until + SLACK, asking.ask()).await {
             Ok(outcome) => outcome.map_err(|error| OriginFailure::from(&error)),
-            Err(_) => {
-                let text = format!("{} did not answer within {} s", question.upstream, timeout.as_secs());
-                Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text })
-            }
+            Err(_) => late(format!("{} was not asked in time: check the credential helper", question.upstream)),
         }
     }
+}
 
-    async fn head(&self, client: &RegistryClient, question: &Question) -> Result<Reply, OriginError> {
+/// One question under way.
+struct Asking<'a> {
+    requests: &'a Requests,
+    client: RegistryClient,
+    question: &'a Question,
+    until: Instant,
+}
+
+impl Asking<'_> {
+    async fn ask(&self) -> Result<Reply, OriginError> {
+        if self.question.method == Method::HEAD { self.head().await } else { self.send(self.question).await }
+    }
+
+    async fn head(&self) -> Result<Reply, OriginError> {
+        let Self { requests, question, .. } = self;
         if let (repository, About::Blob(digest)) = question.about() {
-            self.metrics.mirror_upstream_request(question.kind());
-            let asked = client.head_blob(&question.upstream, repository, &digest, &question.credentials).await?;
-            return read(question, asked).await;
+            requests.metrics.mirror_upstream_request(question.kind());
+            let asked = self.client.head_blob(&question.upstream, repository, &digest, &question.credentials).await?;
+            return read(question, asked, self.until).await;
         }
-        let (base, now) = (question.base().clone(), self.clock.now());
-        let skip = self.without_head.lock().get(&base).is_some_and(|since| now - *since < WITHOUT_HEAD_FOR);
-        if !skip && let Ok(Ok(reply)) = tokio::time::timeout(HEAD_PATIENCE, self.send(client, question)).await {
+        let (base, now) = (question.base().clone(), requests.clock.now());
+        let skip = requests.without_head.lock().get(&base).is_some_and(|since| now - *since < WITHOUT_HEAD_FOR);
+        if !skip && let Ok(Ok(reply)) = tokio::time::timeout(self.client.head_patience(), self.send(question)).await {
             if reply.status.is_success() {
                 return Ok(reply);
             }
             tracing::debug!(%base, path = question.path, status = %reply.status, "asking by GET what HEAD refuses");
         }
-        let by_get = Question { method: Method::GET, ..question.clone() };
-        let reply = as_of_head(question, self.send(client, &by_get).await?);
+        let by_get = Question { method: Method::GET, ..(*question).clone() };
+        let reply = as_of_head(question, self.send(&by_get).await?);
         if reply.status.is_success() {
-            self.without_head.lock().insert(base, now, 1);
+            requests.without_head.lock().insert(base, now, 1);
         }
         Ok(reply)
     }
 
-    async fn send(&self, client: &RegistryClient, question: &Question) -> Result<Reply, OriginError> {
-        self.metrics.mirror_upstream_request(question.kind());
+    async fn send(&self, question: &Question) -> Result<Reply, OriginError> {
+        self.requests.metrics.mirror_upstream_request(question.kind());
         let (method, headers) = (question.method.clone(), question.headers.clone());
-        let answer = client.send(&question.upstream, method, &question.path, headers, &question.credentials).await?;
-        read(question, answer).await
+        let answer =
+            self.client.send(&question.upstream, method, &question.path, headers, &question.credentials).await?;
+        read(question, answer, self.until).await
     }
 }
 
 /// Reads an answer whole, as far as it is passed on. A manifest beyond all measure is cut, and found too long by whoever
-/// wants it.
-async fn read(question: &Question, answer: Answer) -> Result<Reply, OriginError> {
+/// wants it; a refusal whose text does not come goes on without one.
+async fn read(question: &Question, answer: Answer, until: Instant) -> Result<Reply, OriginError> {
     let Answer { status, headers, mut body, .. } = answer;
     let headers = without_the_connections(headers);
     let reply = |body: Bytes| Reply { status, headers, body, age: Duration::ZERO, stale: None };
@@ -142,8 +148,27 @@ async fn read(question: &Question, answer: Answer) -> Result<Reply, OriginError>
         _ => (MAX_MANIFEST, true),
     };
     let mut bytes = BytesMut::new();
-    while let Some(chunk) = body.next().await {
-        bytes.extend_from_slice(&chunk?);
+    let refused = !status.is_success();
+    let until = if refused { until.min(Instant::now() + REFUSAL_BODY_TIMEOUT) } else { until };
+    loop {
+        let chunk = match tokio::time::timeout_at(until, body.next()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(chunk))) => chunk,
+            _ if refused => return Ok(reply(Bytes::new())),
+            Ok(Some(Err(error))) => return Err(error),
+            Err(_) => {
+                let text = format!(
+                    "{} began to answer {} {} (HTTP {status}), and the rest did not come in time: {} bytes did; check that it \
+                     is well, and the network",
+                    question.upstream,
+                    question.method,
+                    question.path,
+                    bytes.len()
+                );
+                return Err(OriginError::new(ErrorKind::Timeout, text));
+            }
+        };
+        bytes.extend_from_slice(&chunk);
         if bytes.len() > limit {
             if cuts {
                 break;

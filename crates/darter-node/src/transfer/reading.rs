@@ -60,6 +60,8 @@ struct Leftover {
     progress: Moment,
     /// One past the furthest byte that came.
     reached: u64,
+    /// The same of bytes that were here already and came again since then.
+    again: u64,
     /// Whether it begins with the first byte, and what is known is compared.
     anew: bool,
     parts: Parts,
@@ -100,7 +102,7 @@ impl Transfer {
         let mut whole = WholeHasher { hasher: self.hasher().filter(|_| fresh), next: 0 };
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let progress = self.context.now();
-        let mut left = Leftover { assembly: None, progress, reached: 0, anew: false, parts: Parts::Given };
+        let mut left = Leftover { assembly: None, progress, reached: 0, again: 0, anew: false, parts: Parts::Given };
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run().await else { break };
@@ -127,7 +129,7 @@ impl Transfer {
             };
             drop(turn);
             match end {
-                RunEnd::Replan => (tries, left.anew, left.reached) = (0, false, 0),
+                RunEnd::Replan => (tries, left.anew, left.reached, left.again) = (0, false, 0, 0),
                 RunEnd::Here(error) => return self.give_up(&error),
                 // Nothing of it can be told right from wrong.
                 RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
@@ -138,7 +140,7 @@ impl Transfer {
                         return self.supersede(error.into()).await;
                     }
                     self.note(format!("reading the origin: {error}; comparing it from the first byte on"));
-                    (left.anew, left.assembly) = (true, None);
+                    (left.anew, left.assembly, left.again) = (true, None, 0);
                 }
                 RunEnd::Origin(error) => {
                     let moved_on = left.progress > progress_before;
@@ -317,13 +319,18 @@ impl Transfer {
                 }
                 None => break,
             };
-            self.meter_origin(&chunk).await;
-            at += chunk.len() as u64;
+            let length = chunk.len() as u64;
+            at += length;
             skip(&mut chunk, &mut assembly.skip);
             // What came before and was lost again is none: an origin may break off at the same byte for ever.
             if !chunk.is_empty() && assembly.piece >= run.first && at > left.reached {
-                (left.progress, left.reached) = (self.context.now(), at);
+                (left.progress, left.reached, left.again) = (self.context.now(), at, 0);
+                self.moved();
+            } else if at > left.again {
+                left.again = at;
+                self.moved();
             }
+            self.meter_origin(length).await;
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
                 if assembly.bytes.len() == room {
@@ -387,10 +394,8 @@ impl Transfer {
         RunEnd::Replan
     }
 
-    async fn meter_origin(&self, chunk: &Bytes) {
-        let bytes = chunk.len() as u64;
+    async fn meter_origin(&self, bytes: u64) {
         self.context.metrics.origin_bytes.inc_by(bytes);
-        self.moved();
         self.context.origin_budget.take(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
     }
 

@@ -229,6 +229,11 @@ impl Transfer {
         self.excuse(SIGN_EVERY);
     }
 
+    /// How much of the time since something last came does not count.
+    pub(crate) fn excused(&self) -> Duration {
+        self.state.lock().upkeep.excused
+    }
+
     fn excuse(&self, time: Duration) {
         self.state.lock().upkeep.excuse(time);
     }

@@ -19,6 +19,7 @@ mod registries;
 #[allow(dead_code, reason = "the mirror's tests use all of it")]
 mod registry;
 mod seed;
+mod slow;
 mod start_over;
 mod this_host;
 mod turns;

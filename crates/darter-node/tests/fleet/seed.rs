@@ -116,6 +116,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         grant_ttl: Duration::ZERO,
         stale_tags: Default::default(),
         verify_whole: false,
+        answer_timeout: darter_node::ANSWER_TIMEOUT,
         stall_timeout: Duration::ZERO,
         drain_timeout: Duration::ZERO,
     }

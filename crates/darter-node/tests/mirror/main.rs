@@ -8,6 +8,7 @@ mod away;
 mod blobs;
 mod errors;
 mod files;
+mod hanging;
 mod listing;
 mod login;
 mod manifests;

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::Digest;
 use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
@@ -104,36 +103,6 @@ async fn a_pull_that_has_begun_goes_on_while_the_registry_is_in_trouble() {
     assert_eq!(range(&world, &path, "bytes=1000-1999").await.status, 403);
 }
 
-#[tokio::test]
-async fn a_hanging_registry_or_agent_is_answered_before_engines_give_up() {
-    let (world, bytes, path, gate) = with_blob(LENGTH as u64, 0).await;
-    gate.notify_one();
-    assert_eq!(range(&world, &path, "bytes=0-9").await.status, 206);
-    // Who has got a range of it already is served by the upstream when the agent says nothing; who has not is told.
-    world.agent.0.lock().shut = true;
-    let other = world.registry.put_blob("app", b"other");
-    world.agent.hold(&b"other"[..]);
-    let other = format!("/v2/app/blobs/{other}");
-    let hanging = world_that_hangs().await;
-    let absent = Digest::sha256(b"absent");
-    let [blob, manifest] = [format!("/v2/app/blobs/{absent}"), format!("/v2/app/manifests/{absent}")];
-    let (begun, new, ping, tag, manifest, blob, tags) = tokio::join!(
-        in_time(range(&world, &path, "bytes=100-199")),
-        in_time(world.get(&other)),
-        in_time(hanging.get("/v2/")),
-        in_time(hanging.get("/v2/app/manifests/1")),
-        in_time(hanging.get(&manifest)),
-        in_time(hanging.get(&blob)),
-        in_time(hanging.get("/v2/app/tags/list")),
-    );
-    assert_eq!(&begun.body[..], &bytes[100..200]);
-    assert_eq!(new.error(), (504, "UNAVAILABLE".into()));
-    assert_eq!(ping.status, 200);
-    for answer in [tag, manifest, blob, tags] {
-        assert_eq!(answer.error(), (504, "UNAVAILABLE".into()));
-    }
-}
-
 /// Who looks for why pulls fail finds what engines did not wait for.
 #[tokio::test]
 async fn a_caller_that_gives_up_before_the_answer_or_in_its_middle_is_counted() {
@@ -164,15 +133,4 @@ async fn a_caller_that_gives_up_before_the_answer_or_in_its_middle_is_counted() 
     ] {
         assert!(world.counted(line), "{line}");
     }
-}
-
-/// What comes before an engine gives up.
-async fn in_time(answer: impl Future<Output = Got>) -> Got {
-    tokio::time::timeout(Duration::from_secs(28), answer).await.expect("an engine would have given up")
-}
-
-async fn world_that_hangs() -> World {
-    let world = world().await;
-    world.registry.state.lock().hangs = true;
-    world
 }

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::Digest;
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) no_head: Option<u16>,
     /// Takes requests and never answers.
     pub(crate) hangs: bool,
+    /// How long the answer to a GET of a blob takes to begin.
+    pub(crate) slow_blobs: Duration,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
     pub(crate) says_yes: bool,
     /// Answers everything with this status.
@@ -186,13 +189,17 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let answer = service_fn(|request: Request<Incoming>| {
-                let (response, hangs) = {
+                let is_of_blob = request.method() == Method::GET && request.uri().path().contains("/blobs/");
+                let (response, hangs, slow) = {
                     let mut state = state.lock();
-                    (state.answer_with_all(&request), state.hangs)
+                    (state.answer_with_all(&request), state.hangs, state.slow_blobs)
                 };
                 async move {
                     if hangs {
                         std::future::pending::<()>().await;
+                    }
+                    if is_of_blob {
+                        tokio::time::sleep(slow).await;
                     }
                     Ok::<_, Infallible>(response)
                 }

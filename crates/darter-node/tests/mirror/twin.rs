@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub(crate) struct TwinState {
     pub(crate) unproven: HashSet<Source>,
     /// Up to which offset it knows hashes; of all if `None`.
     pub(crate) known: Option<u64>,
+    /// Fails so long after it stopped.
+    pub(crate) stalls_after: Option<Duration>,
     /// Does not open until told to.
     pub(crate) shut: bool,
     /// Bytes given.
@@ -57,6 +60,7 @@ struct Held {
     hide_length: bool,
     gate: Option<(u64, Arc<tokio::sync::Notify>)>,
     known: Option<u64>,
+    stalls_after: Option<Duration>,
     given: Arc<AtomicU64>,
 }
 
@@ -85,7 +89,7 @@ impl Blobs for Twin {
 
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
         while self.0.lock().shut {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let mut state = self.0.lock();
         let digest = source.digest().unwrap();
@@ -115,6 +119,7 @@ impl Blobs for Twin {
             hide_length: state.hide_length,
             gate: state.gate.clone(),
             known: state.known,
+            stalls_after: state.stalls_after,
             given: Arc::clone(&state.given),
         }))
     }
@@ -127,6 +132,10 @@ impl Blob for Held {
 
     fn held(&self) -> u64 {
         0
+    }
+
+    fn excused(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn nearness(&self, at: u64) -> Nearness {
@@ -142,6 +151,7 @@ impl Blob for Held {
         let range = range.unwrap_or(ByteRange::new(0, self.bytes.len() as u64));
         let (bytes, fault_at, gate, given) =
             (self.bytes.clone(), self.fault_at.clone(), self.gate.clone(), Arc::clone(&self.given));
+        let stalls_after = self.stalls_after.unwrap_or(Duration::MAX);
         let (file, chunk) = (self.file.clone(), if self.file.is_some() { FILE_CHUNK } else { CHUNK });
         futures_util::stream::unfold(Some(range.start()), move |at| {
             let (bytes, fault_at, gate, given) = (bytes.clone(), fault_at.clone(), gate.clone(), Arc::clone(&given));
@@ -152,7 +162,10 @@ impl Blob for Held {
                 let end = (at + chunk).min(stop);
                 if let Some((offset, gate)) = gate.filter(|(offset, _)| at <= *offset && *offset < end) {
                     let _ = offset;
-                    gate.notified().await;
+                    if tokio::time::timeout(stalls_after, gate.notified()).await.is_err() {
+                        let (waited, what) = (stalls_after, "the gate".into());
+                        return Some((Err(FetchError::Stalled { waited, what }), None));
+                    }
                 }
                 if end > at {
                     given.fetch_add(end - at, Ordering::Relaxed);

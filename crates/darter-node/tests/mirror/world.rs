@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{Clock, Moment, SystemClock};
+use darter_node::ANSWER_TIMEOUT;
 use darter_node::local::LocalPort;
 use darter_node::metrics::Metrics;
 use darter_node::mirror::{Mirror, MirrorOptions, Rewrites};
@@ -45,6 +46,7 @@ pub(crate) struct World {
     pub(crate) client: reqwest::Client,
     pub(crate) dir: tempfile::TempDir,
     stale_tags: StaleTags,
+    answer_timeout: Duration,
 }
 
 /// An answer, read whole.
@@ -78,14 +80,18 @@ pub(crate) async fn world_of(
         default_upstream: Some(registry.name()),
         ask_login: false,
         grant_ttl: GRANT_TTL,
+        answer_timeout: ANSWER_TIMEOUT,
+        stall_timeout: Duration::from_secs(30),
     };
     let mut config = RegistryConfig::default();
     change(&mut options, &mut config);
     let (agent, metrics, clock) = (Twin::default(), Metrics::new(), HandClock::default());
-    let kept = RegistriesOptions { data_dir: dir.path().join("data"), grant_ttl: GRANT_TTL, stale_tags };
+    let answer_timeout = options.answer_timeout;
+    let data_dir = dir.path().join("data");
+    let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };
     let port = open_port(options, kept, &config, &agent, &metrics, &clock).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    World { registry, agent, metrics, clock, port, client, dir, stale_tags }
+    World { registry, agent, metrics, clock, port, client, dir, stale_tags, answer_timeout }
 }
 
 async fn open_port(
@@ -148,9 +154,12 @@ impl World {
             default_upstream: Some(registry.to_owned()),
             ask_login: false,
             grant_ttl: GRANT_TTL,
+            answer_timeout: self.answer_timeout,
+            stall_timeout: Duration::from_secs(30),
         };
         let (data_dir, stale_tags) = (self.dir.path().join("data"), self.stale_tags);
-        let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags };
+        let answer_timeout = self.answer_timeout;
+        let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };
         self.port = open_port(options, kept, &RegistryConfig::default(), &self.agent, &self.metrics, &self.clock).await;
     }
 

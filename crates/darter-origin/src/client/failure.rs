@@ -11,6 +11,9 @@ use crate::client::reach::{self, OutOfReach, Reach};
 use crate::client::{authority, shown};
 use crate::error::{ErrorKind, OriginError};
 
+/// Who was waited for no longer than this is not to blame.
+const MIN_WAIT: Duration = Duration::from_millis(200);
+
 /// Why no answer came. `proxy` is the proxy that was to give it, if there is one.
 pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, reach: Reach) -> OriginError {
     if found(&error, |cause| cause.is::<OutOfReach>()) {
@@ -73,10 +76,22 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
 /// The first byte took too long.
 pub(super) fn no_first_byte(url: &Url, limit: Duration) -> OriginError {
     let text = format!(
-        "{} accepted the request and sent no byte for {} s (--origin-timeout): try later, or give it more time",
+        "{} accepted the request and did not answer for {} s (--origin-timeout): try later, or give it more time",
         authority(url),
         limit.as_secs_f64()
     );
+    OriginError::new(ErrorKind::Timeout, text)
+}
+
+/// Whoever asked can't wait any longer; `who` is asked.
+pub(crate) fn no_answer_in(waited: Duration, who: &str) -> OriginError {
+    let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
+    let text = match waited < MIN_WAIT {
+        false => {
+            format!("{who} has not answered for {seconds} s: check that it is well, and that the network reaches it")
+        }
+        true => format!("{who} was asked last, and there was no time left for its answer: ask again"),
+    };
     OriginError::new(ErrorKind::Timeout, text)
 }
 

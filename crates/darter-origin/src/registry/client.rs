@@ -25,16 +25,17 @@ use futures_util::stream::{self, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::body;
-use crate::client::{HttpClient, Request, credential_headers, of_status, same_server, shown};
+use crate::client::{HttpClient, Request, credential_headers, left_until, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::Body;
 use crate::registry::challenge::challenges_of;
 use crate::registry::encoding;
 use crate::registry::login::{Login, Logins};
-use crate::registry::probe;
+use crate::registry::probe::{self, HEAD_PATIENCE};
 use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{RegistryConfig, Upstream, Upstreams};
 use crate::web::{self, Part, content_length};
@@ -72,7 +73,12 @@ impl fmt::Debug for Answer {
 
 /// Speaks to registries; cheap to clone.
 #[derive(Clone)]
-pub struct RegistryClient(Arc<Inner>, Uses);
+pub struct RegistryClient {
+    inner: Arc<Inner>,
+    uses: Uses,
+    /// Until when answers are of use to whoever asks.
+    until: Option<Instant>,
+}
 
 /// With what a client meets the challenges of registries, besides what callers bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,29 +131,42 @@ impl RegistryClient {
             failed: Mutex::default(),
             clock,
         };
-        Self(Arc::new(inner), Uses::Logins)
+        Self { inner: Arc::new(inner), uses: Uses::Logins, until: None }
     }
 
     /// The same client, for those who must not get what a configured login opens, also not behind a redirect.
     #[must_use]
     pub fn without_logins(&self) -> Self {
-        Self(Arc::clone(&self.0), Uses::NoLogins)
+        Self { uses: Uses::NoLogins, ..self.clone() }
+    }
+
+    /// The same client, for somebody who can wait until then for an answer to begin: what has not answered by then, the registry,
+    /// its token service or where it redirects to, is named in the error. A body may take longer.
+    #[must_use]
+    pub fn until(&self, until: Instant) -> Self {
+        Self { until: Some(until), ..self.clone() }
+    }
+
+    /// How long an answer to HEAD is waited for before GET is tried beside it.
+    pub fn head_patience(&self) -> Duration {
+        // Most of a short time is GET's, which has to answer after it.
+        self.until.map_or(HEAD_PATIENCE, |until| HEAD_PATIENCE.min(left_until(until).mul_f64(0.4)))
     }
 
     /// Takes the logins of `config`, and nothing else of it. What was granted with the old ones lasts until it expires.
     pub fn reload_logins(&self, config: &RegistryConfig) {
-        self.0.logins.reload(config);
+        self.inner.logins.reload(config);
     }
 
     /// The names it resolves.
     pub fn upstreams(&self) -> &Upstreams {
-        &self.0.upstreams
+        &self.inner.upstreams
     }
 
     /// The login that is configured for a registry.
     async fn login_of(&self, upstream: &Upstream) -> Option<Login> {
-        match self.1 {
-            Uses::Logins => self.0.logins.of(upstream.name()).await,
+        match self.uses {
+            Uses::Logins => self.inner.logins.of(upstream.name()).await,
             Uses::NoLogins => None,
         }
     }
@@ -155,7 +174,7 @@ impl RegistryClient {
     /// Whether a request to this registry with these credentials shows it something that is this agent's own: a
     /// login, or configured headers or a certificate.
     pub async fn shows_own_keys(&self, upstream: &Upstream, caller: &Credentials) -> bool {
-        let keys_for = |at: Upstream| !at.is_stranger() && self.0.http.has_keys_for(at.base());
+        let keys_for = |at: Upstream| !at.is_stranger() && self.inner.http.has_keys_for(at.base());
         upstream.addresses().any(keys_for) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
     }
 
@@ -184,8 +203,13 @@ impl RegistryClient {
         }
         let mut addresses = self.in_order(upstream);
         let last = addresses.pop();
+        let mut behind = addresses.len();
         for at in addresses {
-            let sent = self.send_to(&at, method.clone(), path_and_query, headers.clone(), caller).await;
+            // An address that hangs leaves time to those behind it.
+            let share = self.until.map(|until| Instant::now() + left_until(until).div_f64(behind as f64 + 1.0));
+            behind -= 1;
+            let client = Self { until: share, ..self.clone() };
+            let sent = client.send_to(&at, method.clone(), path_and_query, headers.clone(), caller).await;
             let trouble = match &sent {
                 Ok(answer) if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS => {
                     answer.status.to_string()
@@ -194,7 +218,7 @@ impl RegistryClient {
                 _ => return sent,
             };
             tracing::warn!(upstream = upstream.name(), address = %shown(at.base()), trouble, "trying another address");
-            self.0.failed.lock().insert(at.base().clone(), self.0.clock.now() + ADDRESS_PAUSE);
+            self.inner.failed.lock().insert(at.base().clone(), self.inner.clock.now() + ADDRESS_PAUSE);
         }
         let last = last.as_ref().unwrap_or(upstream);
         self.send_to(last, method, path_and_query, headers, caller).await
@@ -202,8 +226,8 @@ impl RegistryClient {
 
     /// The registry at each of its addresses; those that failed lately come last.
     fn in_order(&self, upstream: &Upstream) -> Vec<Upstream> {
-        let now = self.0.clock.now();
-        let failed = self.0.failed.lock();
+        let now = self.inner.clock.now();
+        let failed = self.inner.failed.lock();
         let mut addresses: Vec<_> = upstream.addresses().collect();
         addresses.sort_by_key(|at| failed.get(at.base()).is_some_and(|&until| now < until));
         addresses
@@ -245,7 +269,7 @@ impl RegistryClient {
         callers: bool,
         place: Place,
     ) -> Result<Answer, OriginError> {
-        let sent = self.0.remembered.lock().get(&place).cloned();
+        let sent = self.inner.remembered.lock().get(&place).cloned();
         let mut refused = false;
         if let Some(wanted) = &sent {
             match self.meet(wanted, login).await? {
@@ -269,7 +293,7 @@ impl RegistryClient {
             if refused {
                 return Ok(answer);
             }
-            self.0.tokens.forget(demand, login);
+            self.inner.tokens.forget(demand, login);
         }
         let Some(authorization) = self.meet(&wanted, login).await? else { return Ok(answer) };
         if request.credentials.get(AUTHORIZATION) == Some(&authorization) {
@@ -279,7 +303,7 @@ impl RegistryClient {
         let sent_beyond = self.prepare_beyond(&mut request, callers, &place).await?;
         let (second, from) = self.once(&request).await?;
         if second.status != StatusCode::UNAUTHORIZED {
-            remember(&mut self.0.remembered.lock(), place, wanted);
+            remember(&mut self.inner.remembered.lock(), place, wanted);
             return Ok(second);
         }
         if same_server(&from, upstream.base()) {
@@ -295,8 +319,8 @@ impl RegistryClient {
         callers: bool,
         place: &Place,
     ) -> Result<Option<Wanted>, OriginError> {
-        let Some(beyond) = self.0.beyond.lock().get(place).cloned() else { return Ok(None) };
-        let Some(wanted) = self.0.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
+        let Some(beyond) = self.inner.beyond.lock().get(place).cloned() else { return Ok(None) };
+        let Some(wanted) = self.inner.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
         let login = self.login_beyond(request, &beyond.0, callers).await;
         if let Some(authorization) = self.meet(&wanted, login.as_ref()).await? {
             request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
@@ -317,7 +341,7 @@ impl RegistryClient {
         // Whatever is no registry's address (an object store's) has no challenge that is ours to meet.
         let Some((base, path)) = registry_at(from) else { return Ok(answer) };
         let login = self.login_beyond(&request, &base, callers).await;
-        let upstream = self.0.upstreams.at(&base).reached_by(request.reach, request.stranger);
+        let upstream = self.inner.upstreams.at(&base).reached_by(request.reach, request.stranger);
         let repository = repository_of(&path).map(str::to_owned);
         let Some(wanted) = wanted_by(&answer.headers, &upstream, repository.as_deref(), login.as_ref()) else {
             return Ok(answer);
@@ -328,15 +352,15 @@ impl RegistryClient {
             if request.elsewhere.is_none() {
                 return Ok(answer);
             }
-            self.0.tokens.forget(demand, login.as_ref());
+            self.inner.tokens.forget(demand, login.as_ref());
         }
         let Some(authorization) = self.meet(&wanted, login.as_ref()).await? else { return Ok(answer) };
         request.elsewhere = Some((base.clone(), HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
         let (second, _) = self.once(&request).await?;
         if second.status != StatusCode::UNAUTHORIZED {
             let beyond = (base, repository);
-            remember(&mut self.0.remembered.lock(), beyond.clone(), wanted);
-            remember(&mut self.0.beyond.lock(), place, beyond);
+            remember(&mut self.inner.remembered.lock(), beyond.clone(), wanted);
+            remember(&mut self.inner.beyond.lock(), place, beyond);
         }
         Ok(second)
     }
@@ -344,7 +368,7 @@ impl RegistryClient {
     /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own, and
     /// none where a registry leads there that nobody configured: it would be given what only that login opens.
     async fn login_beyond(&self, request: &Request, base: &Url, callers: bool) -> Option<Login> {
-        if callers || request.stranger { None } else { self.login_of(&self.0.upstreams.at(base)).await }
+        if callers || request.stranger { None } else { self.login_of(&self.inner.upstreams.at(base)).await }
     }
 
     /// The `Authorization` that meets what is wanted, if there is one.
@@ -353,7 +377,7 @@ impl RegistryClient {
             (Wanted::Password, Some(Login::Password { user, password })) => token::basic(user, password).map(Some),
             (Wanted::Password, _) => Ok(None),
             (Wanted::Token(demand), login) => {
-                let token = self.0.tokens.get(demand, login).await?;
+                let token = self.inner.tokens.get(demand, login, self.until).await?;
                 token.map(|token| token::bearer(&token)).transpose()
             }
         }
@@ -362,7 +386,7 @@ impl RegistryClient {
     /// One request and its answer, with the address that gave it in the end.
     async fn once(&self, request: &Request) -> Result<(Answer, Url), OriginError> {
         let what = shown(&request.url);
-        let response = self.0.http.send(request.clone()).await?;
+        let response = self.inner.http.send(Request { until: self.until, ..request.clone() }).await?;
         let (mut status, mut headers, from) = (response.status(), response.headers().clone(), response.url().clone());
         if status == StatusCode::NON_AUTHORITATIVE_INFORMATION {
             status = StatusCode::OK;
@@ -408,7 +432,7 @@ impl RegistryClient {
         let is_empty = digest.hasher().finish() == *digest;
         let says_yes =
             |answer: &Answer| answer.status.is_success() && (is_empty || content_length(&answer.headers) != Some(0));
-        probe::either(head, get, says_yes).await
+        probe::either(self.head_patience(), head, get, says_yes).await
     }
 
     async fn get_first_byte(
@@ -454,7 +478,7 @@ impl RegistryClient {
 
 impl fmt::Debug for RegistryClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryClient").field("upstreams", &self.0.upstreams).finish_non_exhaustive()
+        f.debug_struct("RegistryClient").field("upstreams", &self.inner.upstreams).finish_non_exhaustive()
     }
 }
 

@@ -7,20 +7,21 @@ use futures_util::future::{self, Either};
 use crate::error::OriginError;
 
 /// How long an answer to HEAD is waited for before GET is tried beside it.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const HEAD_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The answer to `head` if it is a yes, else that to `get`. `get` begins when `head` says no, fails, or has said nothing
-/// for [`HEAD_PATIENCE`].
+/// for `patience`.
 ///
 /// # Errors
 /// That of `get`.
 pub(super) async fn either<T>(
+    patience: Duration,
     head: impl Future<Output = Result<T, OriginError>> + Unpin,
     get: impl Future<Output = Result<T, OriginError>> + Unpin,
     is_yes: impl Fn(&T) -> bool,
 ) -> Result<T, OriginError> {
     let mut head = head;
-    match tokio::time::timeout(HEAD_PATIENCE, &mut head).await {
+    match tokio::time::timeout(patience, &mut head).await {
         Ok(Ok(answer)) if is_yes(&answer) => Ok(answer),
         Ok(_) => get.await,
         Err(_) => match future::select(head, get).await {
@@ -43,7 +44,7 @@ mod tests {
 
     async fn asked(head: (u64, Result<u16, ErrorKind>), get: (u64, Result<u16, ErrorKind>)) -> Result<u16, ErrorKind> {
         let (head, get) = (Box::pin(after(head.0, head.1)), Box::pin(after(get.0, get.1)));
-        either(head, get, |status| *status == 200).await.map_err(|error| error.kind().clone())
+        either(HEAD_PATIENCE, head, get, |status| *status == 200).await.map_err(|error| error.kind().clone())
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,11 +15,12 @@ use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
 use crate::body;
-use crate::client::{HttpClient, Reach, Request, of_status, shown};
+use crate::client::{HttpClient, Reach, Request, left_until, no_answer_in, of_status, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::challenge::Challenge;
 use crate::registry::encoding;
@@ -92,6 +93,11 @@ impl Demand {
         })
     }
 
+    /// What its messages call the token service.
+    fn name(&self) -> String {
+        format!("the token service {}", shown(&self.realm))
+    }
+
     fn question(&self) -> Vec<(&str, &str)> {
         let service = self.service.iter().map(|service| ("service", service.as_str()));
         service.chain(self.scopes.iter().map(|scope| ("scope", scope.as_str()))).collect()
@@ -108,11 +114,16 @@ impl Tokens {
         self.kept.lock().remove(&(demand.clone(), login.cloned()));
     }
 
-    /// A token that meets the demand, kept or new; `None` when the token service refuses to give one.
+    /// A token that meets the demand, kept or new; `None` when the token service refuses to give one. It is of use `until` then.
     ///
     /// # Errors
     /// When the token service can't be reached or does not make sense.
-    pub(super) async fn get(&self, demand: &Arc<Demand>, login: Option<&Login>) -> Result<Option<String>, OriginError> {
+    pub(super) async fn get(
+        &self,
+        demand: &Arc<Demand>,
+        login: Option<&Login>,
+        until: Option<Instant>,
+    ) -> Result<Option<String>, OriginError> {
         if let Some(Login::RegistryToken(token)) = login {
             return Ok(Some(token.clone()));
         }
@@ -126,14 +137,22 @@ impl Tokens {
             asking.retain(|_, asked| Arc::strong_count(asked) > 1);
             Arc::clone(asking.entry(key.clone()).or_default())
         };
-        let _one = asking.lock().await;
+        let _one = match until {
+            // Whoever asks now may be able to wait for longer.
+            Some(until) => {
+                let waited = left_until(until);
+                let entered = tokio::time::timeout(waited, asking.lock()).await;
+                entered.map_err(|_| no_answer_in(waited, &demand.name()))?
+            }
+            None => asking.lock().await,
+        };
         if let Some(token) = self.kept(&key) {
             return Ok(Some(token));
         }
         let now = self.clock.now();
-        let Some(granted) = self.ask(demand, login).await? else { return Ok(None) };
+        let Some(granted) = self.ask(demand, login, until).await? else { return Ok(None) };
         let Some(token) = granted.token else {
-            let text = format!("the token service {} gave no token", shown(&demand.realm));
+            let text = format!("{} gave no token", demand.name());
             return Err(OriginError::new(ErrorKind::Protocol, text));
         };
         let lifetime = granted.lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME);
@@ -155,15 +174,21 @@ impl Tokens {
         self.kept.lock().get(key).filter(|kept| now < kept.until).map(|kept| kept.token.clone())
     }
 
-    async fn ask(&self, demand: &Demand, login: Option<&Login>) -> Result<Option<Granted>, OriginError> {
-        let what = format!("the token service {}", shown(&demand.realm));
+    async fn ask(
+        &self,
+        demand: &Demand,
+        login: Option<&Login>,
+        until: Option<Instant>,
+    ) -> Result<Option<Granted>, OriginError> {
+        let what = demand.name();
         if login.is_some() && demand.realm.scheme() == "http" && demand.registry.scheme() == "https" {
             let text = format!("{what} would get the login in the clear: ask who runs the registry for an https realm");
             return Err(OriginError::new(ErrorKind::Protocol, text));
         }
         let mut request = request(demand, login)?;
         request.behalf = Some(demand.registry.clone());
-        let response = self.http.send(request).await?;
+        request.until = until;
+        let response = self.http.send(request).await.map_err(|error| error.met_at(&what))?;
         let status = response.status();
         if !status.is_success() {
             let error = of_status(status, response.headers(), &what);
@@ -181,11 +206,21 @@ impl Tokens {
                 || OriginError::new(ErrorKind::Protocol, format!("{what} answers in an encoding nobody asked for"));
             body = encoding::decoded(body, encoding, what.clone()).ok_or_else(unknown)?;
         }
-        while let Some(chunk) = body.next().await {
-            answer.extend_from_slice(&chunk?);
-            if answer.len() > MAX_ANSWER {
-                return Err(OriginError::new(ErrorKind::Protocol, format!("{what} answers without end")));
+        let read = async {
+            while let Some(chunk) = body.next().await {
+                answer.extend_from_slice(&chunk?);
+                if answer.len() > MAX_ANSWER {
+                    return Err(OriginError::new(ErrorKind::Protocol, format!("{what} answers without end")));
+                }
             }
+            Ok(())
+        };
+        match until {
+            Some(until) => tokio::time::timeout_at(until, read).await.unwrap_or_else(|_| {
+                let text = format!("{what} began to answer (HTTP {status}) and did not send the rest: ask who runs it");
+                Err(OriginError::new(ErrorKind::Timeout, text))
+            })?,
+            None => read.await?,
         }
         Granted::parse(&answer).map(Some).map_err(|error| {
             OriginError::new(

@@ -154,6 +154,7 @@ impl AgentArgs {
             grant_ttl: self.registry.grant_ttl,
             stale_tags: self.registry.stale_tags.into(),
             verify_whole: self.network.verify_whole,
+            answer_timeout: darter_node::ANSWER_TIMEOUT,
             stall_timeout: self.origin.stall_timeout,
             drain_timeout: self.network.drain_timeout,
         })
@@ -275,6 +276,7 @@ impl GetArgs {
             stale_tags: Default::default(),
             // Nobody leads it; a digest that nobody asks for is not worth hashing for.
             verify_whole: self.verify_whole || self.json,
+            answer_timeout: darter_node::ANSWER_TIMEOUT,
             stall_timeout: self.origin.stall_timeout,
             drain_timeout: std::time::Duration::from_secs(3),
         })

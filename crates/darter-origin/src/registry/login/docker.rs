@@ -21,7 +21,7 @@ use crate::registry::upstreams::{DOCKER_HUB, canonical};
 /// What Docker calls its hub in `config.json` and to helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
 /// A helper that has not answered by then is ended.
-const HELPER_TIME: Duration = Duration::from_secs(10);
+const HELPER_TIME: Duration = Duration::from_secs(5);
 /// The user name by which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
