@@ -32,7 +32,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, MIN_DIGITS};
 use crate::api::{GetRequest, Problem, units};
 use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
@@ -155,8 +155,8 @@ async fn blobs(State(agent): State<Agent>) -> Response {
 
 async fn remove(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> Response {
     match agent.remove(&name).await {
-        Ok(removed) if removed.is_empty() => unknown(&name),
-        Ok(_) => StatusCode::NO_CONTENT.into_response(),
+        Ok(None) => unknown(&name),
+        Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failed(&error),
     }
 }
@@ -315,7 +315,13 @@ fn told(value: &impl Serialize) -> Response {
 }
 
 fn unknown(name: &str) -> Response {
-    problem(StatusCode::NOT_FOUND, format!("no such blob on this host: {name}; `darter ls` lists those that are"))
+    let few_digits = name.len() < MIN_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let advice = if few_digits {
+        format!("write at least {MIN_DIGITS} digits of an id or a digest")
+    } else {
+        "`darter ls` lists those that are".to_owned()
+    };
+    problem(StatusCode::NOT_FOUND, format!("no such blob on this host: {name}; {advice}"))
 }
 
 fn failed(error: &FetchError) -> Response {

@@ -25,6 +25,8 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::contents::Contents;
+use self::images::Removable;
+pub(crate) use self::names::MIN_DIGITS;
 pub use self::reload::Reloaded;
 use self::view::Sampler;
 use crate::api;
@@ -202,21 +204,27 @@ impl Agent {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Removes a blob by id or digest (or the beginning of either) or URL, or all blobs of an image but those that another
-    /// known image needs. Returns what was removed.
+    /// Removes a blob by id or digest (or the beginning of either) or URL; or an image's name, and all blobs of it but those that
+    /// another known image needs. Returns the blobs removed; `None` when nothing here is called so.
     ///
     /// # Errors
     /// [`FetchError::Ambiguous`] when more than one thing is called so,
     /// [`StoreError::InUse`](darter_store::StoreError::InUse) while somebody reads it,
     /// [`StoreError::Pinned`](darter_store::StoreError::Pinned).
-    pub async fn remove(&self, name: &str) -> Result<Vec<BlobId>, FetchError> {
+    pub async fn remove(&self, name: &str) -> Result<Option<Vec<BlobId>>, FetchError> {
+        let Removable { blobs, images } = images::removable(&self.inner, name).await?;
         let mut removed = Vec::new();
-        for blob in images::removable(&self.inner, name).await? {
+        for blob in blobs {
             if self.remove_blob(blob).await? {
                 removed.push(blob);
             }
         }
-        Ok(removed)
+        if let Some(registries) = &self.inner.registries
+            && !images.is_empty()
+        {
+            registries.images().forget(&images).await;
+        }
+        Ok(Some(removed).filter(|removed| !(removed.is_empty() && images.is_empty())))
     }
 
     async fn remove_blob(&self, blob: BlobId) -> Result<bool, FetchError> {

@@ -58,7 +58,7 @@ Examples:
   Watch a swarm of eight on this machine:
     $ darter demo
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. A get that a signal stops dies of it (130 in a shell for Ctrl-C).";
 
 /// Brings container images, files and models from where they are stored to every host that needs them.
 ///
@@ -116,7 +116,7 @@ pub(crate) enum Command {
     /// Print the manual page, or write a page for each command
     #[command(after_help = client::MAN_EXAMPLES)]
     Man(ManArgs),
-    /// Watch one seed and eight nodes share a file on this machine, beside plain downloads
+    /// Watch one seed and eight nodes share a file on this machine, compared with plain downloads
     #[command(after_help = client::DEMO_EXAMPLES)]
     Demo(DemoArgs),
 }

@@ -58,22 +58,42 @@ pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, F
     Ok(open.or(other).or(blobs.first().copied()))
 }
 
-/// The blobs that removing `name` removes: of an image, those that no other known image is made of.
-pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Vec<BlobId>, FetchError> {
+/// What goes when something is removed.
+#[derive(Debug, Default)]
+pub(super) struct Removable {
+    pub(super) blobs: Vec<BlobId>,
+    /// Names of images.
+    pub(super) images: Vec<String>,
+}
+
+/// What removing `name` removes: of an image, its name, and the blobs that no image of another name is made of. An image that is
+/// named by its digest goes with all of its names.
+pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, FetchError> {
     let registries = inner.registries.as_deref();
-    match names::find(&inner.swarms, registries, name).await? {
-        Named::Nothing => Ok(Vec::new()),
-        Named::Blob(blob) => Ok(vec![blob]),
-        Named::Image(_, digest) => {
-            let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
-            let mut needed = HashSet::new();
-            for (_, other) in known.into_iter().filter(|(_, other)| *other != digest) {
-                needed.extend(parts_of(inner, other).await.into_iter().map(|part| part.digest));
-            }
-            let parts = parts_of(inner, digest).await.into_iter().map(|part| part.digest);
-            Ok(parts.filter(|digest| !needed.contains(digest)).map(|digest| blob_of(&digest)).collect())
-        }
+    let (image, digest) = match names::find(&inner.swarms, registries, name).await? {
+        Named::Nothing => return Ok(Removable::default()),
+        Named::Blob(blob) => return Ok(Removable { blobs: vec![blob], images: Vec::new() }),
+        Named::Image(image, digest) => (image, digest),
+    };
+    let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let by_name = !is_digest_of(name, digest) && known.iter().any(|(name, _)| *name == image);
+    let goes = |name: &str, other: Digest| if by_name { name == image } else { other == digest };
+    let (going, staying): (Vec<_>, Vec<_>) = known.into_iter().partition(|(name, other)| goes(name, *other));
+    let mut needed = HashSet::new();
+    for (_, other) in staying {
+        needed.extend(parts_of(inner, other).await.into_iter().map(|part| part.digest));
     }
+    let parts = parts_of(inner, digest).await.into_iter().map(|part| part.digest);
+    let blobs = parts.filter(|digest| !needed.contains(digest)).map(|digest| blob_of(&digest)).collect();
+    Ok(Removable { blobs, images: going.into_iter().map(|(name, _)| name).collect() })
+}
+
+/// Whether somebody named an image by its digest, or by the first digits of that.
+fn is_digest_of(name: &str, digest: Digest) -> bool {
+    let text = digest.to_string();
+    let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);
+    let name = name.rsplit_once('@').map_or(name, |(_, digest)| digest).to_ascii_lowercase();
+    text.starts_with(&name) || digits.starts_with(&name)
 }
 
 /// The names of the known images that each blob is a part of.

@@ -98,6 +98,14 @@ impl Images {
         let _ = tokio::task::spawn_blocking(move || inner.write()).await;
     }
 
+    /// These images were removed.
+    pub(crate) async fn forget(&self, names: &[String]) {
+        self.0.known.lock().retain(|name, _| !names.contains(&name.to_string()));
+        let inner = Arc::clone(&self.0);
+        // The task is never cancelled; if it panicked, the names are only kept.
+        let _ = tokio::task::spawn_blocking(move || inner.write()).await;
+    }
+
     /// The image of this name.
     pub(crate) fn find(&self, text: &str) -> Found {
         let known = self.0.known.lock();

@@ -94,9 +94,25 @@ async fn digests_and_their_first_digits_name_blobs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn removing_an_image_leaves_the_other() {
     let (world, _, _, tools) = world().await;
-    assert_eq!(world.agent.remove("app:1").await.unwrap().len(), 2);
+    assert_eq!(world.agent.remove("app:1").await.unwrap().unwrap().len(), 2);
     let left: Vec<_> = world.agent.list().await.unwrap().into_iter().filter_map(|row| row.digest).collect();
     assert!(left.len() == 2 && tools.iter().all(|blob| left.contains(blob)), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_two_names_stays_until_its_last_name_goes() {
+    let (world, _, _, tools) = world().await;
+    world.registry.put_image("lab/tools", Some("2"), &[8; 200_000]);
+    assert_eq!(get(&world.agent, "/v2/lab/tools/manifests/2").await.status, 200);
+    assert_eq!(world.agent.remove("tools:1").await.unwrap().unwrap(), [], "the other name needs all of it");
+    assert!(world.agent.explain_named("tools:1").await.unwrap().is_none(), "the name is gone");
+    assert_eq!(world.agent.remove("tools:1").await.unwrap(), None);
+    let held = async || world.agent.list().await.unwrap().into_iter().filter_map(|row| row.digest).collect::<Vec<_>>();
+    let before = held().await;
+    assert!(tools.iter().all(|blob| before.contains(blob)), "{before:?}");
+    assert_eq!(world.agent.remove("tools:2").await.unwrap().unwrap().len(), 2);
+    let after = held().await;
+    assert!(tools.iter().all(|blob| !after.contains(blob)), "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

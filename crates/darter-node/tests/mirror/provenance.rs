@@ -265,7 +265,7 @@ async fn a_seed_that_lost_the_blob_opens_nothing_of_its_nodes_to_a_stranger() {
     let join = vec![seed.status().listen.unwrap()];
     let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
     world.pull(&node).await;
-    assert_eq!(seed.remove(&world.digest.to_string()).await.unwrap().len(), 1);
+    assert_eq!(seed.remove(&world.digest.to_string()).await.unwrap().unwrap().len(), 1);
     // It claims the blob, and its answer begins: with other bytes, since it never had these.
     world.stranger.put_blob("private/app", b"");
     let bytes = vec![7; world.layer.len()].into();

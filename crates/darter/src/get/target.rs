@@ -196,9 +196,8 @@ fn standard_stream(shown: &Path, parent: &Path, path: &Path) -> Option<Target> {
 fn may_write_into(directory: &Path) -> anyhow::Result<()> {
     let may = accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     may.map_err(|refusal| {
-        let shown = directory.display();
-        anyhow::Error::new(io::Error::from(refusal))
-            .context(format!("can't write into {shown}; choose another place with -o FILE"))
+        let (shown, refusal) = (directory.display(), io::Error::from(refusal));
+        anyhow!("can't write into {shown}: {refusal}; choose another place with -o FILE")
     })
 }
 
