@@ -33,7 +33,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::agent::{Agent, MIN_DIGITS};
-use crate::api::{GetRequest, Problem, units};
+use crate::api::{GetRequest, Problem};
 use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
 use crate::handover;
@@ -306,12 +306,8 @@ fn error_trailer(error: &FetchError) -> HeaderMap {
     HeaderMap::from_iter(std::iter::once((HeaderName::from_static(ERROR_TRAILER), value)).chain(changed))
 }
 
-/// An answer, with units in the names of its fields.
 fn told(value: &impl Serialize) -> Response {
-    match units::named(value) {
-        Ok(value) => Json(value).into_response(),
-        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer can't be written: {error}")),
-    }
+    Json(value).into_response()
 }
 
 fn unknown(name: &str) -> Response {

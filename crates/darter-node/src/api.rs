@@ -35,6 +35,7 @@ pub struct Status {
     /// Process id.
     pub pid: u32,
     /// Seconds since start.
+    #[serde(flatten, with = "units::uptime_seconds")]
     pub uptime: f64,
     /// Peer address it listens on.
     pub listen: Option<String>,
@@ -47,6 +48,7 @@ pub struct Status {
     /// Whether it is shutting down.
     pub draining: bool,
     /// Resident memory in bytes.
+    #[serde(flatten, with = "units::resident_bytes")]
     pub resident: u64,
     /// CPU seconds used, user and system: the first release's name for `cpu_seconds`.
     pub cpu: f64,
@@ -88,13 +90,16 @@ pub struct StoreStatus {
     /// Blobs kept.
     pub blobs: u64,
     /// Bytes kept.
+    #[serde(flatten, with = "units::used_bytes")]
     pub used: u64,
     /// Most bytes kept, if limited: the quota, a share of the file system in bytes.
+    #[serde(flatten, with = "units::quota_bytes")]
     pub quota: Option<u64>,
     /// Bytes free on the disk.
+    #[serde(flatten, with = "units::free_bytes")]
     pub free: u64,
     /// What may be kept now: the quota, or less if the disk has no room for it.
-    #[serde(default)]
+    #[serde(flatten, with = "units::capacity_bytes")]
     pub capacity: u64,
     /// Blobs evicted since the agent's start.
     #[serde(default)]
@@ -118,14 +123,19 @@ impl StoreStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Read from origins.
+    #[serde(flatten, with = "units::from_origin_bytes")]
     pub from_origin: u64,
     /// Received from seeds.
+    #[serde(flatten, with = "units::from_seed_bytes")]
     pub from_seed: u64,
     /// Received from other nodes.
+    #[serde(flatten, with = "units::from_peers_bytes")]
     pub from_peers: u64,
     /// Sent to seeds and nodes.
+    #[serde(flatten, with = "units::to_peers_bytes")]
     pub to_peers: u64,
     /// Served to programs of this host.
+    #[serde(flatten, with = "units::to_local_bytes")]
     pub to_local: u64,
 }
 
@@ -202,8 +212,10 @@ pub struct Progress {
     /// What it was asked for as.
     pub name: String,
     /// Length, once known.
+    #[serde(flatten, with = "units::length_bytes")]
     pub length: Option<u64>,
     /// Length of a piece.
+    #[serde(flatten, with = "units::piece_length_bytes")]
     pub piece_length: u64,
     /// Pieces in all, once known.
     pub pieces: Option<u32>,
@@ -214,10 +226,12 @@ pub struct Progress {
     /// One character for each of up to 64 equal parts of the blob: share held, `0` none to `8` all.
     pub map: String,
     /// Bytes per second received over the last second or so.
+    #[serde(flatten, with = "units::rate_bytes_per_second")]
     pub rate: u64,
     /// Whether all of it is held and the whole was checked.
     pub complete: bool,
     /// Seconds from the request until now, or until complete.
+    #[serde(flatten, with = "units::elapsed_seconds")]
     pub elapsed: f64,
     /// Bytes by where they came from.
     pub traffic: Traffic,
@@ -233,8 +247,10 @@ pub struct BlobRow {
     /// Content digest, if known.
     pub digest: Option<Digest>,
     /// Length, if known.
+    #[serde(flatten, with = "units::length_bytes")]
     pub length: Option<u64>,
     /// Bytes held.
+    #[serde(flatten, with = "units::held_bytes")]
     pub held: u64,
     /// Whether all of it is held and checked.
     pub complete: bool,
@@ -243,6 +259,7 @@ pub struct BlobRow {
     /// Being read or fetched.
     pub in_use: bool,
     /// Last use.
+    #[serde(flatten, with = "units::last_used_unix_seconds")]
     pub last_used: u64,
     /// The images that this is a part of, as far as they were requested here by tag.
     #[serde(default)]
@@ -262,10 +279,13 @@ pub struct Explanation {
     #[serde(default)]
     pub root: Option<String>,
     /// Length, if known.
+    #[serde(flatten, with = "units::length_bytes")]
     pub length: Option<u64>,
     /// When it was first asked for.
+    #[serde(flatten, with = "units::started_unix_seconds")]
     pub started: u64,
     /// Seconds until it was complete; `None` while it is not.
+    #[serde(flatten, with = "units::took_seconds")]
     pub seconds: Option<f64>,
     /// Bytes by where they came from.
     pub traffic: Traffic,
@@ -290,8 +310,10 @@ pub struct Wait {
     /// For whom; `None`: for the check of the whole.
     pub from: Option<Giver>,
     /// How long, in seconds.
+    #[serde(flatten, with = "units::took_seconds")]
     pub seconds: f64,
     /// Bytes per second that it gave, from its first piece to its last.
+    #[serde(flatten, with = "units::rate_bytes_per_second")]
     pub rate: Option<u64>,
 }
 
@@ -324,6 +346,7 @@ pub struct ImagePart {
     /// Its digest.
     pub digest: Digest,
     /// Its length, if known.
+    #[serde(flatten, with = "units::length_bytes")]
     pub length: Option<u64>,
     /// Where its bytes came from; `None` for manifests, and for what this host never had.
     pub explanation: Option<Explanation>,
@@ -392,6 +415,7 @@ impl Giver {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExplainedEvent {
     /// Seconds since the blob was first asked for.
+    #[serde(flatten, with = "units::at_seconds")]
     pub at: f64,
     /// What happened, in words.
     pub what: String,

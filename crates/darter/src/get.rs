@@ -86,9 +86,11 @@ struct Report {
     /// is known, else what `--digest` asked for. `None` where nobody computed one.
     digest: Option<Digest>,
     blob: Option<BlobId>,
+    #[serde(flatten, with = "darter_node::api::units::took_seconds")]
     seconds: f64,
     traffic: Traffic,
     /// Bytes that were here from an earlier attempt.
+    #[serde(flatten, with = "darter_node::api::units::resumed_bytes")]
     resumed: u64,
     /// The daemon's socket; `None` when this process did the work.
     daemon: Option<String>,

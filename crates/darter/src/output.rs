@@ -3,7 +3,6 @@
 
 use std::io::{self, Write};
 
-use darter_node::api::units;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -14,16 +13,16 @@ pub(crate) fn text(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
 }
 
-/// Prints a value as indented JSON, with units in the names of its fields.
+/// Prints a value as indented JSON.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut line = serde_json::to_string_pretty(&units::named(value)?)?;
+    let mut line = serde_json::to_string_pretty(value)?;
     line.push('\n');
     text(&line)
 }
 
-/// Prints a value as one line of JSON, with units in the names of its fields.
+/// Prints a value as one line of JSON.
 pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
-    text(&(serde_json::to_string(&units::named(value)?)? + "\n"))
+    text(&(serde_json::to_string(value)? + "\n"))
 }
 
 /// Prints a line on standard error. Colours in it are dropped when that is not a terminal.

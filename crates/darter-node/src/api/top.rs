@@ -4,13 +4,14 @@
 use darter_core::{NodeId, Tier};
 use serde::{Deserialize, Serialize};
 
-use super::{Progress, SeedStatus, StoreStatus, Traffic};
+use super::{Progress, SeedStatus, StoreStatus, Traffic, units};
 use crate::options::Role;
 
 /// One agent and its swarms at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Top {
     /// When, in Unix seconds.
+    #[serde(flatten, with = "units::at_unix_seconds")]
     pub at: u64,
     /// The agent.
     pub agent: AgentView,
@@ -38,6 +39,7 @@ pub struct AgentView {
     /// Peer address it listens on.
     pub listen: Option<String>,
     /// Seconds since start.
+    #[serde(flatten, with = "units::uptime_seconds")]
     pub uptime: f64,
     /// Whether it is shutting down.
     pub draining: bool,
@@ -46,6 +48,7 @@ pub struct AgentView {
     /// Cores of this host that it may use.
     pub cores: u32,
     /// Resident memory in bytes.
+    #[serde(flatten, with = "units::resident_bytes")]
     pub resident: u64,
     /// Agents that are connected.
     pub peers: u32,
@@ -110,6 +113,7 @@ pub struct SwarmRow {
     #[serde(flatten)]
     pub progress: Progress,
     /// Bytes per second sent to other agents.
+    #[serde(flatten, with = "units::sent_bytes_per_second")]
     pub sent: u64,
     /// Whether this agent leads the swarm.
     pub leads: bool,
@@ -118,10 +122,12 @@ pub struct SwarmRow {
     /// Members known.
     pub members: u32,
     /// Seconds until it is complete at the present rate.
+    #[serde(flatten, with = "units::left_seconds")]
     pub left: Option<f64>,
     /// Pieces that were asked for and are overdue.
     pub stalled: u32,
     /// Seconds since a piece last came in.
+    #[serde(flatten, with = "units::quiet_seconds")]
     pub quiet: Option<f64>,
 }
 
@@ -168,16 +174,20 @@ pub struct PeerRow {
     /// Pieces that it is known to hold. A lead gives without telling what it holds.
     pub held: Option<u32>,
     /// Bytes per second that it gives to this agent.
+    #[serde(flatten, with = "units::received_bytes_per_second")]
     pub received: u64,
     /// Bytes per second that it gets from this agent.
+    #[serde(flatten, with = "units::sent_bytes_per_second")]
     pub sent: u64,
     /// Requests of this agent that it has not answered yet, overdue ones included.
     pub open: u32,
     /// Overdue ones of these.
     pub overdue: u32,
     /// Seconds since a piece last came from it, if one did of late.
+    #[serde(flatten, with = "units::last_received_seconds")]
     pub last_received: Option<f64>,
     /// Seconds since a piece was last sent to it, if one was of late.
+    #[serde(flatten, with = "units::last_sent_seconds")]
     pub last_sent: Option<f64>,
 }
 
@@ -189,5 +199,6 @@ pub struct StalledPiece {
     /// Who was asked.
     pub from: PeerName,
     /// Seconds since it was asked for, or since more of it came.
+    #[serde(flatten, with = "units::waited_seconds")]
     pub waited: f64,
 }

@@ -1,88 +1,117 @@
 //! Units in the names of JSON fields.
 //!
-//! The first release wrote `"uptime": 3.5`, and readers had to know that this is in seconds. [`named`] adds, beside each such field, one whose
-//! name ends with its unit; these names are what docs/api.md promises. The short names stay until 1.0, since
-//! scripts and the release before read them.
+//! The first release wrote `"uptime": 3.5`, and readers had to know that this is in seconds. A field that has a unit says so where it is
+//! declared, `#[serde(flatten, with = "units::uptime_seconds")]`, and is written under both names: the long one, which
+//! docs/api.md promises, and the short one, which scripts and the release before read, until 1.0. Either is read.
 //!
-//! Pure; objects are walked at any depth. Invariant: a field that is there is never overwritten.
+//! Pure. Invariant: both names carry the same value; a field that is missing under both has its type's default.
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+/// For each field, a module by its long name, to be named in `with`.
+macro_rules! fields {
+    ($($long:ident = $short:literal, $name:literal;)*) => {$(
+        #[doc = concat!("`", $short, "`, written as `", $name, "` as well.")]
+        pub mod $long {
+            use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Short name and name with a unit.
-const NAMES: [(&str, &str); 23] = [
-    ("uptime", "uptime_seconds"),
-    ("resident", "resident_bytes"),
-    ("used", "used_bytes"),
-    ("quota", "quota_bytes"),
-    ("free", "free_bytes"),
-    ("capacity", "capacity_bytes"),
-    ("from_origin", "from_origin_bytes"),
-    ("from_seed", "from_seed_bytes"),
-    ("from_peers", "from_peers_bytes"),
-    ("to_peers", "to_peers_bytes"),
-    ("to_local", "to_local_bytes"),
-    ("length", "length_bytes"),
-    ("piece_length", "piece_length_bytes"),
-    ("rate", "rate_bytes_per_second"),
-    ("elapsed", "elapsed_seconds"),
-    ("last_used", "last_used_unix_seconds"),
-    ("started", "started_unix_seconds"),
-    ("seconds", "took_seconds"),
-    ("left", "left_seconds"),
-    ("quiet", "quiet_seconds"),
-    ("waited", "waited_seconds"),
-    ("last_received", "last_received_seconds"),
-    ("last_sent", "last_sent_seconds"),
-];
-
-/// A value as JSON, with a unit in the name of every field that has one.
-///
-/// # Errors
-/// When `value` can't be written as JSON.
-pub fn named(value: &impl Serialize) -> serde_json::Result<Value> {
-    let mut value = serde_json::to_value(value)?;
-    name_units(&mut value);
-    Ok(value)
-}
-
-fn name_units(value: &mut Value) {
-    match value {
-        Value::Array(values) => values.iter_mut().for_each(name_units),
-        Value::Object(fields) => {
-            fields.values_mut().for_each(name_units);
-            let mut renamed = Map::new();
-            for (short, long) in NAMES {
-                if let Some(value) = fields.get(short).filter(|value| value.is_number() || value.is_null()) {
-                    renamed.insert(long.to_owned(), value.clone());
-                }
+            #[derive(Serialize)]
+            struct Both<'a, T> {
+                #[serde(rename = $short)]
+                short: &'a T,
+                #[serde(rename = $name)]
+                long: &'a T,
             }
-            for (long, value) in renamed {
-                fields.entry(long).or_insert(value);
+
+            #[derive(Deserialize)]
+            struct Either<T> {
+                #[serde(rename = $short)]
+                short: Option<T>,
+                #[serde(rename = $name)]
+                long: Option<T>,
+            }
+
+            /// Writes it under both names.
+            ///
+            /// # Errors
+            /// The serializer's.
+            pub fn serialize<T: Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+                Both { short: value, long: value }.serialize(serializer)
+            }
+
+            /// Reads it under either.
+            ///
+            /// # Errors
+            /// The deserializer's.
+            pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+            where
+                T: Deserialize<'de> + Default,
+                D: Deserializer<'de>,
+            {
+                let Either { short, long } = Either::<T>::deserialize(deserializer)?;
+                Ok(long.or(short).unwrap_or_default())
             }
         }
-        _ => {}
-    }
+    )*};
+}
+
+fields! {
+    uptime_seconds = "uptime", "uptime_seconds";
+    resident_bytes = "resident", "resident_bytes";
+    used_bytes = "used", "used_bytes";
+    quota_bytes = "quota", "quota_bytes";
+    free_bytes = "free", "free_bytes";
+    capacity_bytes = "capacity", "capacity_bytes";
+    from_origin_bytes = "from_origin", "from_origin_bytes";
+    from_seed_bytes = "from_seed", "from_seed_bytes";
+    from_peers_bytes = "from_peers", "from_peers_bytes";
+    to_peers_bytes = "to_peers", "to_peers_bytes";
+    to_local_bytes = "to_local", "to_local_bytes";
+    length_bytes = "length", "length_bytes";
+    held_bytes = "held", "held_bytes";
+    resumed_bytes = "resumed", "resumed_bytes";
+    piece_length_bytes = "piece_length", "piece_length_bytes";
+    rate_bytes_per_second = "rate", "rate_bytes_per_second";
+    sent_bytes_per_second = "sent", "sent_bytes_per_second";
+    received_bytes_per_second = "received", "received_bytes_per_second";
+    elapsed_seconds = "elapsed", "elapsed_seconds";
+    last_used_unix_seconds = "last_used", "last_used_unix_seconds";
+    started_unix_seconds = "started", "started_unix_seconds";
+    at_unix_seconds = "at", "at_unix_seconds";
+    at_seconds = "at", "at_seconds";
+    took_seconds = "seconds", "took_seconds";
+    left_seconds = "left", "left_seconds";
+    quiet_seconds = "quiet", "quiet_seconds";
+    waited_seconds = "waited", "waited_seconds";
+    last_received_seconds = "last_received", "last_received_seconds";
+    last_sent_seconds = "last_sent", "last_sent_seconds";
 }
 
 #[cfg(test)]
 mod tests {
+    use serde::{Deserialize, Serialize};
     use serde_json::json;
 
-    use super::*;
-
-    #[test]
-    fn units_are_added_at_any_depth_and_nothing_goes() {
-        let told = named(&json!({ "uptime": 3.5, "swarms": [{ "progress": { "length": null, "rate": 7 } }] })).unwrap();
-        assert_eq!(told["uptime"], told["uptime_seconds"]);
-        let progress = &told["swarms"][0]["progress"];
-        assert_eq!((&progress["rate"], &progress["rate_bytes_per_second"]), (&json!(7), &json!(7)));
-        assert!(progress["length_bytes"].is_null() && progress.get("length_bytes").is_some());
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Row {
+        name: String,
+        #[serde(flatten, with = "super::length_bytes")]
+        length: Option<u64>,
+        #[serde(flatten, with = "super::took_seconds")]
+        seconds: f64,
     }
 
     #[test]
-    fn what_has_no_unit_or_a_value_of_its_own_stays_as_it_is() {
-        let value = json!({ "quota": "80 %", "left": 3, "left_seconds": 4 });
-        assert_eq!(named(&value).unwrap(), value);
+    fn a_field_is_written_under_both_names_and_read_under_either() {
+        let row = Row { name: "x".into(), length: None, seconds: 2.5 };
+        let told = serde_json::to_value(&row).unwrap();
+        let both = json!({
+            "name": "x", "length": null, "length_bytes": null, "seconds": 2.5, "took_seconds": 2.5,
+        });
+        assert_eq!(told, both);
+        assert_eq!(serde_json::from_value::<Row>(told).unwrap(), row);
+        for one in
+            [json!({ "name": "x", "seconds": 2.5 }), json!({ "name": "x", "length_bytes": null, "took_seconds": 2.5 })]
+        {
+            assert_eq!(serde_json::from_value::<Row>(one).unwrap(), row);
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! | `amiss.rs` | seeds that can't do what they are asked, strangers at addresses to join, nodes that find nobody |
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
+//! | `json.rs` | that docs/api.md names every field of every `--json` |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
 
@@ -19,6 +20,7 @@ mod amiss;
 mod daemon;
 mod demo;
 mod get;
+mod json;
 mod no_seed;
 mod quota;
 mod service;
