@@ -272,6 +272,16 @@ pub enum Message {
         /// The seeds that the sender is connected to, at most [`MAX_PEERS_TOLD`].
         seeds: Vec<PeerInfo>,
     },
+    /// Node → node: as [`Message::AskRegistry`], from an asker that would show the registry a login of its own. A node that has
+    /// the same one asks with it. Answered by [`Message::RegistryIs`].
+    AskRegistryAlike {
+        /// Chosen by the asker; the answer repeats it.
+        request: u32,
+        /// What is asked, without credentials.
+        question: RegistryQuestion,
+        /// Shows that the asker has the login, to the one that is asked and to nobody else.
+        proof: Digest,
+    },
 }
 
 /// A request to a registry, for a manifest, a list, or whether a blob may be read; never for a blob's bytes.
@@ -431,7 +441,7 @@ impl Message {
             Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
             Self::AskHashes { from, .. } => *from <= MAX_PIECES,
             Self::Report { piece, .. } => piece.0 < MAX_PIECES,
-            Self::AskRegistry { question, .. } => {
+            Self::AskRegistry { question, .. } | Self::AskRegistryAlike { question, .. } => {
                 question.path.len() <= MAX_REGISTRY_PATH && question.headers.len() <= MAX_REGISTRY_HEADERS
             }
             Self::RegistryIs { answer: Ok(answer), .. } => {

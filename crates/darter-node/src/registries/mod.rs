@@ -27,7 +27,8 @@
 //!
 //! Where no seed can be asked, the node asks the one that the nodes name for the repository, or is that one itself. *What is
 //! configured at a node opens nothing to others*: a node does not ask for another what it would show its own login,
-//! headers or certificate for, and one that has these asks by itself. A node that is asked asks its seeds, or the registry,
+//! headers or certificate for, and one that has these asks by itself. Nodes that have the same login are the exception: the
+//! asker shows that it has it, by a digest that is of use to the one that is asked alone. A node that is asked asks its seeds, or the registry,
 //! and no other node; it never waits for an answer of its own host's question. So no question goes round in a circle.
 //!
 //! # Invariants
@@ -216,7 +217,7 @@ impl Registries {
     pub(crate) async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
         match self.is_node() {
             true => self.ask_by_others(question).await,
-            false => self.ask_here(None, question, self.waits().registry()).await,
+            false => self.ask_here(None, question, Logins::Own, self.waits().registry()).await,
         }
     }
 
@@ -225,17 +226,29 @@ impl Registries {
         self.relay.as_ref().is_some_and(|relay| relay.is_node())
     }
 
+    /// What shows `asked`, or this agent, that `asker`, or this agent, has the login that is configured here.
+    async fn login_proof(&self, question: &Question, asker: NodeId, asked: Option<NodeId>) -> Option<Digest> {
+        let me = self.relay.as_ref()?.me();
+        self.client().login_proof(&question.upstream, [&asker.0, &asked.unwrap_or(me).0]).await
+    }
+
     /// Whether the registry would be shown something of this agent's own.
     async fn shows_own_keys(&self, question: &Question) -> bool {
         self.client().shows_own_keys(&question.upstream, &question.credentials).await
     }
 
     /// A node asks.
-    pub(crate) fn asked(self: &Arc<Self>, from: NodeId, request: u32, question: RegistryQuestion) {
+    pub(crate) fn asked(
+        self: &Arc<Self>,
+        from: NodeId,
+        request: u32,
+        question: RegistryQuestion,
+        proof: Option<Digest>,
+    ) {
         let Some(relay) = self.relay.clone() else { return };
         let (registries, tasks) = (Arc::clone(self), relay.tasks().clone());
         tasks.spawn(async move {
-            let answer = registries.answer(from, question).await;
+            let answer = registries.answer(from, question, proof).await;
             relay.tell(from, request, answer);
         });
     }
@@ -254,7 +267,12 @@ impl Registries {
         }
     }
 
-    async fn answer(self: &Arc<Self>, from: NodeId, question: RegistryQuestion) -> Result<RegistryAnswer, Failure> {
+    async fn answer(
+        self: &Arc<Self>,
+        from: NodeId,
+        question: RegistryQuestion,
+        proof: Option<Digest>,
+    ) -> Result<RegistryAnswer, Failure> {
         let own_trouble =
             |text: &str| Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None };
         if !self.relay.as_ref().is_some_and(|relay| relay.answers_nodes()) {
@@ -269,10 +287,15 @@ impl Registries {
         if is_this_host(question.base()) && !self.relay.as_ref().is_some_and(|relay| relay.is_here(from)) {
             return Err(own_trouble("the registry's address means the host of whoever asks"));
         }
-        if self.is_node() && self.shows_own_keys(&question).await {
+        let is_alike = proof.is_some() && question.is_open() && self.login_proof(&question, from, None).await == proof;
+        if proof.is_some() && !is_alike {
+            return Err(own_trouble("it has no login for this registry, or another one"));
+        }
+        if self.is_node() && !is_alike && self.shows_own_keys(&question).await {
             return Err(own_trouble("it has a login, headers or a certificate of its own for this registry"));
         }
-        let reply = self.ask_here(Some(from), question, self.waits().relayed()).await;
+        let logins = if is_alike || !self.is_node() { Logins::Own } else { Logins::None };
+        let reply = self.ask_here(Some(from), question, logins, self.waits().relayed()).await;
         let reply = reply.map_err(|failure| FetchError::Origin(failure).to_failure())?;
         if reply.body.len() > MAX_MANIFEST {
             return Err(own_trouble("the answer is too long to be passed on"));
@@ -291,7 +314,7 @@ impl Registries {
                 Others::Say(outcome) => registries.settle(&asked, outcome).await,
                 // The word of a seed is the better one: a node need not have a route to the registry.
                 Others::CanNot(failed) => {
-                    let outcome = registries.ask_here(None, asked, until).await;
+                    let outcome = registries.ask_here(None, asked, Logins::Own, until).await;
                     if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
                 }
             }
@@ -300,7 +323,13 @@ impl Registries {
     }
 
     /// Answers a question of this host or of another one from here: a seed or a node that is to ask the registry.
-    async fn ask_here(self: &Arc<Self>, asker: Asker, question: Question, until: Instant) -> Outcome {
+    async fn ask_here(
+        self: &Arc<Self>,
+        asker: Asker,
+        question: Question,
+        logins: Logins,
+        until: Instant,
+    ) -> Outcome {
         let (registries, asked) = (Arc::clone(self), question.clone());
         let found_out = async move {
             if let Some(reply) = registries.while_away(&asked).await {
@@ -312,7 +341,7 @@ impl Registries {
             };
             let outcome = match by_seed {
                 Some(outcome) => outcome,
-                None => registries.ask_registry(&asked, asker, until).await,
+                None => registries.ask_registry(&asked, logins, until).await,
             };
             registries.settle(&asked, outcome).await
         };
@@ -392,7 +421,10 @@ impl Registries {
         let repository = Repository::new(question.base(), question.about().0).key();
         let times = Times { begun: Instant::now(), until };
         let by_seeds = self.ask_each(&relay.seeds_for(&repository, question.base()), question, times).await;
-        if !matches!(by_seeds, Others::CanNot(None)) || self.shows_own_keys(question).await {
+        let nobody_could = matches!(by_seeds, Others::CanNot(None));
+        // Nodes may have the same login; configured headers and certificates are not compared.
+        let has_login = question.is_open() && self.login_proof(question, relay.me(), None).await.is_some();
+        if !nobody_could || !has_login && self.shows_own_keys(question).await {
             return by_seeds;
         }
         let nodes = relay.nodes_for(&repository, question.base(), self.clock.now()).await;
@@ -420,14 +452,19 @@ impl Registries {
         let quick = times.begun + self.waits().headers();
         for &agent in agents {
             let is_seed = relay.is_seed(agent);
-            let asked = relay.ask(agent, question.to_wire());
+            let proof = match question.is_open() && !is_seed {
+                true => self.login_proof(question, relay.me(), Some(agent)).await,
+                false => None,
+            };
+            let is_alike = proof.is_some();
+            let asked = relay.ask(agent, question.to_wire(), proof);
             match tokio::time::timeout_at(times.until, asked).await {
                 Ok(Ok(reply)) => {
                     let is_refused = matches!(
                         reply.status,
                         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
                     );
-                    if is_refused && self.shows_own_keys(question).await {
+                    if is_refused && !is_alike && self.shows_own_keys(question).await {
                         return Others::CanNot(None);
                     }
                     self.metrics.registry_answer(match is_seed {
@@ -465,14 +502,14 @@ impl Registries {
         Others::CanNot(None)
     }
 
-    /// Asks the registry itself, for another host without this one's logins unless this is a seed.
-    async fn ask_registry(&self, question: &Question, asker: Asker, until: Instant) -> Outcome {
+    /// Asks the registry itself.
+    async fn ask_registry(&self, question: &Question, logins: Logins, until: Instant) -> Outcome {
         self.metrics.registry_answer(RegistryAnswered::Registry);
         let until = until.min(self.waits().registry());
-        if asker.is_some() && self.is_node() {
-            return self.requests.ask_without_logins(question, until).await;
+        match logins {
+            Logins::Own => self.requests.ask(question, until).await,
+            Logins::None => self.requests.ask_without_logins(question, until).await,
         }
-        self.requests.ask(question, until).await
     }
 
     /// Notes what a reply teaches for when the registry is away.
@@ -589,6 +626,15 @@ impl Registries {
         let caller = Digest::Sha256(question.credentials.fingerprint());
         (repository.key(), format!("{tag} {accept}"), caller)
     }
+}
+
+/// Which logins a registry may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Logins {
+    /// This agent's own.
+    Own,
+    /// None: somebody else asks.
+    None,
 }
 
 /// What came of asking others.

@@ -135,14 +135,28 @@ impl Relay {
         self.fleet.title(node)
     }
 
-    /// Asks an agent.
-    pub(super) async fn ask(&self, agent: NodeId, question: RegistryQuestion) -> Result<Reply, NoReply> {
+    /// This agent.
+    pub(super) fn me(&self) -> NodeId {
+        self.fleet.me().node
+    }
+
+    /// Asks an agent, and shows it that this one has the login that the registry would be shown, where there is one.
+    pub(super) async fn ask(
+        &self,
+        agent: NodeId,
+        question: RegistryQuestion,
+        proof: Option<Digest>,
+    ) -> Result<Reply, NoReply> {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(request, (agent, sender));
         let _waits = Waits { relay: self, request };
         let lost = || NoReply::OfAgent("the connection was lost".to_owned());
-        if !self.fleet.say(agent, &Message::AskRegistry { request, question }) {
+        let message = match proof {
+            Some(proof) => Message::AskRegistryAlike { request, question, proof },
+            None => Message::AskRegistry { request, question },
+        };
+        if !self.fleet.say(agent, &message) {
             return Err(lost());
         }
         match answer.await.map_err(|_| lost())? {

@@ -459,7 +459,12 @@ impl Listener for ListeningSwarms {
             | Message::SameId { .. } => {}
             Message::AskRegistry { request, question } => {
                 if let Some(registries) = &self.registries {
-                    registries.asked(from, request, question);
+                    registries.asked(from, request, question, None);
+                }
+            }
+            Message::AskRegistryAlike { request, question, proof } => {
+                if let Some(registries) = &self.registries {
+                    registries.asked(from, request, question, Some(proof));
                 }
             }
             Message::RegistryIs { request, answer } => {

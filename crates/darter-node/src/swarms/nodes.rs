@@ -32,11 +32,13 @@ pub(super) enum Settled {
 }
 
 impl Swarms {
-    /// Opens a source through the nodes. `troubles` gets to know who could not lead.
+    /// Opens a source through the nodes. `troubles` gets to know who could not lead. Where this agent is not to be `patient`,
+    /// since a seed waited for the origin in vain, only those are asked that hold all of it.
     pub(super) async fn open_by_nodes(
         self: &Arc<Self>,
         source: &Source,
         credentials: &Credentials,
+        patient: bool,
         troubles: &mut Vec<String>,
     ) -> Result<Settled, FetchError> {
         if self.is_all_here(source, credentials).await? {
@@ -47,7 +49,11 @@ impl Swarms {
         let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
         let survey = fleet.survey(key, blob).await;
         let seeds = rendezvous::ranking(&key.0, &survey.found_seeds);
-        let candidates = seeds.into_iter().chain(survey.candidates(&key.0, self.house.context.me));
+        let nodes = match patient {
+            true => survey.candidates(&key.0, self.house.context.me),
+            false => survey.holders.iter().map(|info| info.node).collect(),
+        };
+        let candidates = seeds.into_iter().chain(nodes);
         for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
             match self.try_lead(lead, source, credentials, troubles).await? {
                 Settled::Transfer(transfer) => {

@@ -210,8 +210,8 @@ impl Swarms {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
         let alone = context.options.role == Role::Node;
-        if alone && patient {
-            let found = self.open_by_nodes(&source, &credentials, &mut troubles).await?;
+        if alone {
+            let found = self.open_by_nodes(&source, &credentials, patient, &mut troubles).await?;
             match found {
                 Settled::Transfer(transfer) => return Ok(transfer),
                 Settled::NotHere => {}
@@ -632,6 +632,14 @@ impl Swarms {
         }
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
         let version = stored.info().version;
+        if !stored.is_complete()
+            && self.inventory.holds(blob)
+            && self.may_take_from_holders(source, caller).await
+            && let Some(transfer) = self.lead_from_holders(source, blob, &version, caller).await?
+        {
+            // What is lacking here need not be read again.
+            return Ok(Some(transfer));
+        }
         let transfer = self.begin(source, version, caller, stored);
         if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
             // Members of the swarm that was may come back with what they hold.
@@ -639,6 +647,12 @@ impl Swarms {
             transfer.lead_it(if alone { Start::Fresh } else { Start::TakeOver }, None);
         }
         Ok(Some(transfer))
+    }
+
+    /// Whether nodes may give what is stored here in part: an address's own answer has been compared by now, a registry's is
+    /// asked for.
+    async fn may_take_from_holders(&self, source: &Source, caller: Caller<'_>) -> bool {
+        matches!(source, Source::Url { .. }) || self.is_vouched(source, caller).await.unwrap_or(false)
     }
 
     pub(super) fn begin(

@@ -284,6 +284,38 @@ async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
     assert_eq!(client.get(url).header("authorization", ALICE).send().await.unwrap().status(), 200);
 }
 
+/// As where all hosts are configured alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_the_same_login_ask_the_registry_once_and_one_with_another_login_asks_for_itself() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    registry.allow(ALICES_TOKEN, "lab/app");
+    registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+    let login = |password: &str| {
+        let (username, password) = ("alice".to_owned(), password.to_owned());
+        LoginOption { registry: registry.name(), username, password }
+    };
+    let mut options = many(directory.path(), &registry);
+    options[0].logins.push(login("guess"));
+    options[1..].iter_mut().for_each(|options| options.logins.push(login("secret")));
+    let nodes = start_nodes_alone(options).await;
+    join_all(nodes[1..].iter().map(|node| pull(node, image, &blobs))).await;
+    let mut asked = registry.asked();
+    asked.retain(|asked| asked.starts_with("GET /v2/"));
+    let manifests = asked.iter().filter(|asked| asked.contains("/manifests/")).count();
+    // Each was asked for once without a token, before the registry said that it wants one.
+    assert!(manifests <= 3, "{asked:?}");
+    // Another one of them may have been chosen for each blob.
+    assert!(registry.state.lock().tokens <= 3);
+    let none = "/v2/lab/app/manifests/none";
+    let got = join_all(nodes[1..].iter().map(|node| get(node, none))).await;
+    assert!(got.iter().all(|got| got.status == 404));
+    assert_eq!(registry.asked(), [format!("GET {none}")]);
+    for path in [TAG.to_owned(), format!("/v2/lab/app/blobs/{}", blobs[1])] {
+        assert_eq!(get(&nodes[0], &path).await.status, 401, "{path}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_seed_a_node_asks_the_registry_itself() {
     let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Clock, Digest, Moment};
+use darter_core::{ByteRange, Clock, Digest, DigestHasher, Moment};
 use futures_util::stream::{self, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -174,8 +174,35 @@ impl RegistryClient {
     /// Whether a request to this registry with these credentials shows it something that is this agent's own: a
     /// login, or configured headers or a certificate.
     pub async fn shows_own_keys(&self, upstream: &Upstream, caller: &Credentials) -> bool {
+        self.shows_own_headers(upstream) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
+    }
+
+    fn shows_own_headers(&self, upstream: &Upstream) -> bool {
         let keys_for = |at: Upstream| !at.is_stranger() && self.inner.http.has_keys_for(at.base());
-        upstream.addresses().any(keys_for) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
+        upstream.addresses().any(keys_for)
+    }
+
+    /// What shows another agent that this one has the login that is configured for a registry, without showing the login:
+    /// whoever has the same one computes the same of the same `about`. `None` without a login, and where the registry is
+    /// shown something else besides.
+    pub async fn login_proof(&self, upstream: &Upstream, about: [&[u8]; 2]) -> Option<Digest> {
+        if self.shows_own_headers(upstream) {
+            return None;
+        }
+        let login = self.login_of(upstream).await?;
+        let [kind, user, secret] = match &login {
+            Login::Password { user, password } => ["password", user, password],
+            Login::IdentityToken(token) => ["identity token", "", token],
+            Login::RegistryToken(token) => ["registry token", "", token],
+        };
+        let mut hasher = DigestHasher::sha256();
+        let [first, second] = about;
+        let [context, base] = [b"darter 2026-11 proof of a login".as_slice(), upstream.base().as_str().as_bytes()];
+        for part in [context, base, first, second, kind.as_bytes(), user.as_bytes(), secret.as_bytes()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Some(hasher.finish())
     }
 
     /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and gives back whatever the registry

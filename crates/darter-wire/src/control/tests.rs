@@ -205,18 +205,22 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         ".*".prop_map(|addr| Message::SameId { addr }),
         peers().prop_map(|seeds| Message::Seeds { seeds }),
-        (any::<u32>(), any::<bool>(), "/v2/[a-z/]{1,20}", headers(), headers()).prop_map(
-            |(request, head, path, headers, authorising)| {
-                let credentials = Credentials { headers: authorising };
-                let registry = "https://registry.example/".to_owned();
-                let question = RegistryQuestion { registry, configured: !head, head, path, headers, credentials };
-                Message::AskRegistry { request, question }
-            }
-        ),
+        (any::<u32>(), registry_question()).prop_map(|(request, question)| Message::AskRegistry { request, question }),
+        (any::<u32>(), registry_question(), any::<[u8; 32]>()).prop_map(|(request, question, proof)| {
+            Message::AskRegistryAlike { request, question, proof: Digest::Sha256(proof) }
+        }),
         (any::<u32>(), registry_answer())
             .prop_map(|(request, answer)| Message::RegistryIs { request, answer: Ok(answer) }),
         (any::<u32>(), failure()).prop_map(|(request, failure)| Message::RegistryIs { request, answer: Err(failure) }),
     ]
+}
+
+fn registry_question() -> impl Strategy<Value = RegistryQuestion> {
+    (any::<bool>(), "/v2/[a-z/]{1,20}", headers(), headers()).prop_map(|(head, path, headers, authorising)| {
+        let credentials = Credentials { headers: authorising };
+        let registry = "https://registry.example/".to_owned();
+        RegistryQuestion { registry, configured: !head, head, path, headers, credentials }
+    })
 }
 
 fn registry_answer() -> impl Strategy<Value = RegistryAnswer> {

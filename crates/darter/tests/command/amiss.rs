@@ -8,7 +8,7 @@ use std::thread;
 use rustix::process::Signal;
 
 use crate::support::web::Web;
-use crate::support::{Daemon, Room, content, free_address, wait_until};
+use crate::support::{Daemon, Room, content, free_address, saved, sha256, wait_until};
 use crate::swarm::{Node, events};
 
 const MEGABYTE: usize = 1_000_000;
@@ -96,4 +96,34 @@ fn a_node_that_finds_nobody_says_so_and_shares_once_somebody_meets_it() {
     lonely.start_get(&other.url).end().succeeded();
     assert_eq!(other.sent(), bytes.len() as u64);
     assert_eq!(lonely.log().matches("no other agent can be reached").count(), 1);
+}
+
+/// It died in the middle, and nodes went on without it.
+#[test]
+fn a_seed_that_comes_back_with_a_part_takes_the_rest_from_nodes_that_hold_it_all() {
+    let bytes = content(12 * MEGABYTE);
+    let web = Web::serve(bytes.clone());
+    let line = format!("{} --digest {}", web.url, sha256(&bytes));
+    web.hold_at(bytes.len() / 2);
+    let (seed_room, listen) = (Room::new(), free_address());
+    let mut seed = Daemon::listening_on(&listen, &seed_room, "seed");
+    let nodes: Vec<_> = (0..2).map(|_| Node::join(&listen, "")).collect();
+    let gets: Vec<_> = nodes.iter().map(|node| node.start_get(&line)).collect();
+    wait_until("the seed has a part of it on its disk", || saved(&seed_room.data_dir()) > MEGABYTE as u64);
+    seed.process.signal(Signal::KILL);
+    seed.process.ended();
+    web.let_go();
+    for (get, node) in gets.into_iter().zip(&nodes) {
+        get.end().succeeded();
+        assert!(node.has(&bytes));
+    }
+    let sent = web.sent();
+    let _seed = Daemon::listening_on(&listen, &seed_room, "seed");
+    wait_until("the nodes are back", || {
+        nodes.iter().all(|node| node.local("/healthz?verbose").contains("seeds connected: 1"))
+    });
+    let late = Node::join(&listen, "");
+    late.start_get(&line).end().succeeded();
+    assert!(late.has(&bytes));
+    assert_eq!(web.sent(), sent, "{}", events(&late.explain(&web.url)));
 }
