@@ -241,6 +241,12 @@ async fn after_the_last_seed_died_one_node_asks_the_registry_for_all_and_another
     put_image(&registry);
     let seed = start_seed(directory.path(), &registry, Vec::new()).await;
     let mut nodes = start_nodes(directory.path(), &registry, &seed).await;
+    let joined = async {
+        while seed.status().peers.len() < NODES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), joined).await.expect("all have joined the seed");
     seed.drain().await;
     drop(seed);
     know_each_other(&nodes).await;
