@@ -323,13 +323,7 @@ impl Registries {
     }
 
     /// Answers a question of this host or of another one from here: a seed or a node that is to ask the registry.
-    async fn ask_here(
-        self: &Arc<Self>,
-        asker: Asker,
-        question: Question,
-        logins: Logins,
-        until: Instant,
-    ) -> Outcome {
+    async fn ask_here(self: &Arc<Self>, asker: Asker, question: Question, logins: Logins, until: Instant) -> Outcome {
         let (registries, asked) = (Arc::clone(self), question.clone());
         let found_out = async move {
             if let Some(reply) = registries.while_away(&asked).await {
