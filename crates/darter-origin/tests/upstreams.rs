@@ -62,6 +62,31 @@ async fn a_registry_that_refuses_head_in_whatever_way_is_asked_by_get() {
 }
 
 #[tokio::test]
+async fn a_registry_that_refuses_head_and_ranges_is_asked_by_a_plain_get() {
+    let blob = content(5_000);
+    for status in [400, 403, 405, 416, 500, 501, 503] {
+        let resource = Resource::new(blob.clone());
+        let server = Server::start(move |seen| match seen.method == Method::HEAD || seen.header("range").is_some() {
+            true => Reply::status(status),
+            false => resource.answer(seen),
+        })
+        .await;
+        let (client, upstream) = plain(&server);
+        let stat = RegistryOrigin::new(client.clone()).stat(&source(&server, &blob), &none(), None).await;
+        assert_eq!(stat.unwrap().version.length, Some(5_000), "{status}");
+        let may = client.may_read_blob(&upstream, "some/repo", &Digest::sha256(&blob), &none()).await;
+        assert!(may.unwrap(), "{status}");
+    }
+    // What is missing, or wants a login, is that for a plain GET, too.
+    for status in [401, 404, 429] {
+        let server = Server::start(move |_| Reply::status(status)).await;
+        let (client, upstream) = plain(&server);
+        let answer = client.head_blob(&upstream, "some/repo", &Digest::sha256(&blob), &none()).await.unwrap();
+        assert_eq!((answer.status.as_u16(), server.seen().len()), (status, 2));
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_breaks_the_connection_or_finds_no_length_is_no_refusal() {
     let blob = content(5_000);
     let resource = Resource { ranges: false, ..Resource::new(blob.clone()) };

@@ -42,6 +42,11 @@ impl Own<'_> {
         Fetched { by: self.credentials.fingerprint(), shown: Some(self.shown) }
     }
 
+    /// Whether it were these credentials that fetched what is remembered.
+    pub(super) fn fetched_this(&self, record: &SourceRecord) -> bool {
+        record.fetched.is_some_and(|fetched| fetched.by == self.credentials.fingerprint())
+    }
+
     /// The version that a download of this caller's own has, `random` being a number nobody else drew.
     pub(super) fn own_version(&self, random: u64) -> Version {
         sharing::own_version(self.source, self.version, &self.fetched(), random)
@@ -98,15 +103,20 @@ impl Swarms {
         }
     }
 
-    /// The first known blob that the caller may have, as its own answer shows; the caller is remembered to have it.
-    pub(super) fn shared(&self, own: &Own<'_>, records: &[SourceRecord]) -> Option<BlobId> {
+    /// The first known blob that the caller may have, as far as the headers of its own answer show. What other credentials
+    /// fetched needs a [sample](super::sample) as well.
+    pub(super) fn shared<'r>(&self, own: &Own<'_>, records: &'r [SourceRecord]) -> Option<&'r SourceRecord> {
         let fetched = own.fetched();
         let sealed = own.source.digest().is_some();
-        let found = records.iter().find(|record| {
+        records.iter().find(|record| {
             let Some(known) = &record.fetched else { return false };
             let under_way = self.get(record.blob).is_some_and(|transfer| !transfer.is_complete());
             may_share((&record.version, known), (own.version, &fetched), sealed, under_way)
-        })?;
+        })
+    }
+
+    /// Remembers that the caller may have what is known.
+    pub(super) fn adopt(&self, own: &Own<'_>, found: &SourceRecord) {
         // The bytes are as old as they were when they came: a date that was too near then still is.
         let known = found.fetched.and_then(|known| known.shown);
         let age = known.and_then(|shown| shown.age);
@@ -115,7 +125,6 @@ impl Swarms {
         let reach = own.shown.reach.max(known.map_or(Reach::SameCredentials, |shown| shown.reach));
         let shown = Shown { age, reach, ..own.shown };
         self.remember_own(&Own { shown, ..*own }, found.blob);
-        Some(found.blob)
     }
 
     /// Remembers what a source is for this caller, and for everybody if it is meant for everybody.
@@ -125,6 +134,12 @@ impl Swarms {
             let key = own.source.record_key(&Credentials::none());
             self.house.context.store.remember_source(key, record.clone());
         }
+        self.house.context.store.remember_source(own.source.record_key(own.credentials), record);
+    }
+
+    /// Remembers what a source is for this caller alone, though the origin says the same to everybody.
+    pub(super) fn remember_apart(&self, own: &Own<'_>, blob: BlobId) {
+        let record = self.record(blob, own.version, Some(own.fetched()));
         self.house.context.store.remember_source(own.source.record_key(own.credentials), record);
     }
 

@@ -28,6 +28,7 @@ mod limits;
 mod nodes;
 mod open;
 mod proof;
+mod sample;
 mod seeds;
 mod uploads;
 

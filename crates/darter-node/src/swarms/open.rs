@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
-use darter_origin::{Reading, Requester, is_this_host};
+use darter_origin::{Body, Reading, Requester, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
@@ -557,14 +557,23 @@ impl Swarms {
             return Ok(None);
         };
         let own = Own { source, credentials, version: &stat.version, shown: stat.shown };
-        if let Some(blob) = self.shared(&own, &records) {
-            return Ok(Some(blob));
+        if let Some(record) = self.shared(&own, &records) {
+            let shows_same = |given: &Own<'_>| self.shared(given, std::slice::from_ref(record)).is_some();
+            let is_given = own.fetched_this(record) || self.gives_sample(source, caller, record.blob, shows_same).await;
+            if is_given {
+                self.adopt(&own, record);
+            }
+            return Ok(is_given.then_some(record.blob));
         }
         let version = own.own_version(fresh_nonce());
         let named = source.blob(&version);
         if may_be_held && self.lead_from_holders(source, named, &version, caller).await?.is_some() {
-            self.remember_own(&own, named);
-            return Ok(Some(named));
+            // Who fetched it for the nodes is not known.
+            let shows_same = |given: &Own<'_>| source.blob(&given.own_version(fresh_nonce())) == named;
+            if !own.is_for_anyone() || self.gives_sample(source, caller, named, shows_same).await {
+                self.remember_own(&own, named);
+                return Ok(Some(named));
+            }
         }
         Ok(None)
     }
@@ -573,7 +582,7 @@ impl Swarms {
         self: &Arc<Self>,
         source: &Source,
         caller: Caller<'_>,
-        reading: Reading,
+        mut reading: Reading,
     ) -> Result<Arc<Transfer>, FetchError> {
         if let Some(length) = reading.length {
             check_length(source, PieceLength::for_blob(length), length)?;
@@ -583,7 +592,7 @@ impl Swarms {
             Source::Url { .. } => {
                 let Caller { credentials, .. } = caller;
                 let own = Own { source, credentials, version: &reading.version, shown: reading.shown };
-                self.named_for(own).await?
+                self.named_for(own, &mut reading.body, reading.length).await?
             }
         };
         let here = match source {
@@ -603,19 +612,34 @@ impl Swarms {
     }
 
     /// The blob that an answer's bytes are: a known one that the caller may have, else a new one.
-    async fn named_for(&self, own: Own<'_>) -> Result<(Version, BlobId), FetchError> {
+    async fn named_for(
+        &self,
+        own: Own<'_>,
+        body: &mut Body,
+        length: Option<u64>,
+    ) -> Result<(Version, BlobId), FetchError> {
         let records = self.records_of(own.source, own.credentials).await?;
-        if let Some(blob) = self.shared(&own, &records) {
-            return Ok((own.version.clone(), blob));
+        if let Some(record) = self.shared(&own, &records)
+            && (own.fetched_this(record) || self.begins_alike(record.blob, body, length).await)
+        {
+            self.adopt(&own, record);
+            return Ok((own.version.clone(), record.blob));
         }
         let mut version = own.own_version(fresh_nonce());
         let mut blob = own.source.blob(&version);
-        // What has this name already is the same if the name says all there is to say. Else it may be an earlier state.
-        if !own.is_for_anyone() && self.is_known(blob).await? {
-            version.nonce = Some(fresh_nonce());
-            blob = own.source.blob(&version);
+        if !self.is_known(blob).await? {
+            self.remember_own(&own, blob);
+            return Ok((version, blob));
         }
-        self.remember_own(&own, blob);
+        // What has this name already is the same if the name says all there is to say, and the bytes bear it out. Else it
+        // may be an earlier state, or what the origin shows to others under the same tag.
+        if own.is_for_anyone() && self.begins_alike(blob, body, length).await {
+            self.remember_own(&own, blob);
+            return Ok((version, blob));
+        }
+        version.nonce = Some(fresh_nonce());
+        blob = own.source.blob(&version);
+        self.remember_apart(&own, blob);
         Ok((version, blob))
     }
 
@@ -774,7 +798,7 @@ fn is_of_host(source: &Source) -> bool {
 }
 
 /// A number that no other reading of an origin without validators has.
-fn fresh_nonce() -> u64 {
+pub(super) fn fresh_nonce() -> u64 {
     let mut bytes = [0; 8];
     // Early in a host's life the pool may not answer; the time then tells readings apart.
     match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {

@@ -286,6 +286,72 @@ async fn equal_credentials_share_what_is_private_and_all_share_what_shows_to_be_
     }
 }
 
+/// What Bob, and somebody without credentials, are told of what Alice read: nothing of it.
+async fn is_refused(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
+    let web = Web::start(handler).await;
+    let fleet = Fleet::start().await;
+    assert!(get(&fleet.node, ask(&web.url("/x"), "alice")).await.unwrap() == secret());
+    for agent in [&fleet.node, &fleet.seed] {
+        for user in ["bob", ""] {
+            let error = get(agent, ask(&web.url("/x"), user)).await.unwrap_err();
+            assert!(error.to_string().contains("HTTP 40"), "{error}");
+        }
+        assert!(get(agent, ask(&web.url("/x"), "alice")).await.unwrap() == secret());
+    }
+    assert_eq!(web.reads("/x") - 4, 1, "she pays for none of that");
+}
+
+#[tokio::test]
+async fn a_head_that_is_open_to_everybody_opens_nothing() {
+    for validators in [&[("etag", "\"1\"")][..], &[("last-modified", OLD), ("date", NOW)]] {
+        is_refused(move |seen| {
+            let reply = match seen.is_get() && !is_alice(seen) {
+                true => Reply::status(if seen.header("authorization").is_some() { 403 } else { 401 }),
+                false => Reply::ok(&secret()),
+            };
+            validators.iter().fold(reply, |reply, (name, value)| reply.with(name, *value))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_first_byte_that_is_open_to_everybody_opens_nothing() {
+    is_refused(|seen| match (seen.is_get(), seen.header("range")) {
+        (true, Some("bytes=0-0")) => Reply::ok(&secret()).with("etag", "\"1\""),
+        (true, _) if is_alice(seen) => Reply::ok(&secret()).with("etag", "\"1\""),
+        (true, _) => Reply::status(403),
+        (false, _) => Reply::status(405),
+    })
+    .await;
+}
+
+// A tag of the size alone, or of the release, on a login page that is as long.
+#[tokio::test]
+async fn one_tag_for_what_differs_opens_nothing() {
+    is_kept_apart(|seen| shown_to(seen).with("etag", "\"1\"")).await;
+    is_kept_apart(|seen| shown_to(seen).with("etag", "\"1\"").without_ranges()).await;
+    is_kept_apart(|seen| shown_to(seen).with("last-modified", OLD).with("date", NOW)).await;
+    is_kept_apart(|seen| if seen.is_get() { shown_to(seen).with("etag", "\"1\"") } else { Reply::status(405) }).await;
+}
+
+#[tokio::test]
+async fn one_tag_for_what_differs_opens_nothing_of_what_is_under_way() {
+    let (open, gate) = watch::channel(false);
+    let web = Web::start(move |seen| {
+        let reply = shown_to(seen).with("etag", "\"1\"");
+        if is_alice(seen) { reply.gated(270_000, &gate) } else { reply }
+    })
+    .await;
+    let fleet = Fleet::start().await;
+    let (alice, bob) = (ask(&web.url("/x"), "alice"), ask(&web.url("/x"), "bob"));
+    let first = fleet.node.open(alice.source.clone(), alice.credentials.clone()).await.unwrap();
+    assert!(get(&fleet.node, bob).await.unwrap() == page());
+    open.send_replace(true);
+    assert!(get(&fleet.seed, alice).await.unwrap() == secret());
+    drop(first);
+}
+
 // stargz-snapshotter#155, pub-dev#1246, huggingface_hub#3312
 #[tokio::test]
 async fn whatever_head_says_get_decides() {

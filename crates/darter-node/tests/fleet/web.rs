@@ -124,9 +124,10 @@ impl Web {
         self.seen.lock().clone()
     }
 
-    /// How often this path was read, whole or in part; questions for one byte don't count.
+    /// How often this path was read, whole or in part; questions for one byte, or a sample, don't count.
     pub(crate) fn reads(&self, path: &str) -> usize {
-        let reads = |seen: &&Seen| seen.is_get() && seen.path == path && seen.header("range") != Some("bytes=0-0");
+        let is_sample = |seen: &Seen| seen.range().is_some_and(|(from, to)| to - from <= 1024);
+        let reads = |seen: &&Seen| seen.is_get() && seen.path == path && !is_sample(seen);
         self.seen.lock().iter().filter(reads).count()
     }
 }

@@ -437,9 +437,10 @@ impl RegistryClient {
         Ok((Answer { status, headers, body, what }, from))
     }
 
-    /// Asks the registry, with the caller's credentials, whether a blob is there and how long it is: by HEAD, and by a
-    /// GET of its first byte when that says anything but yes, or nothing for a while. Registries, their gateways, and
-    /// addresses signed for GET refuse HEAD in every way for what GET would give.
+    /// Asks the registry, with the caller's credentials, whether a blob is there and how long it is: by HEAD; by a GET of
+    /// its first byte when that says anything but yes, or nothing for a while; and by a GET of all when that is refused, too,
+    /// and not as what is missing or wants a login. Registries, their gateways, and addresses signed for GET refuse HEAD and
+    /// ranges in every way for what a plain GET would give.
     ///
     /// The answer to a GET that succeeds looks like one to HEAD: 200, the whole length, no body.
     ///
@@ -454,25 +455,32 @@ impl RegistryClient {
     ) -> Result<Answer, OriginError> {
         let path = format!("/v2/{repository}/blobs/{digest}");
         let head = Box::pin(self.send(upstream, Method::HEAD, &path, HeaderMap::new(), caller));
-        let get = Box::pin(self.get_first_byte(upstream, &path, caller));
+        let first = Box::pin(self.get_headers(upstream, &path, Some(ByteRange::new(0, 1)), caller));
+        let all = Box::pin(self.get_headers(upstream, &path, None, caller));
         // Some say of everything that it has no bytes.
         let is_empty = digest.hasher().finish() == *digest;
         let says_yes =
             |answer: &Answer| answer.status.is_success() && (is_empty || content_length(&answer.headers) != Some(0));
+        let is_final = |answer: &Answer| {
+            let finals = [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS];
+            says_yes(answer) || finals.contains(&answer.status)
+        };
+        let get = Box::pin(probe::either(self.head_patience(), first, all, is_final));
         probe::either(self.head_patience(), head, get, says_yes).await
     }
 
-    async fn get_first_byte(
+    /// What a GET says of a blob; none of its bytes is read.
+    async fn get_headers(
         &self,
         upstream: &Upstream,
         path: &str,
+        range: Option<ByteRange>,
         caller: &Credentials,
     ) -> Result<Answer, OriginError> {
         let mut headers = HeaderMap::new();
-        let first = Some(ByteRange::new(0, 1));
-        web::ask_for_range(&mut headers, first);
+        web::ask_for_range(&mut headers, range);
         let mut answer = self.send(upstream, Method::GET, path, headers, caller).await?;
-        if let Ok(part) = Part::of(answer.status, &answer.headers, first, &answer.what) {
+        if let Ok(part) = Part::of(answer.status, &answer.headers, range, &answer.what) {
             answer.status = StatusCode::OK;
             answer.headers.remove(CONTENT_RANGE);
             answer.headers.remove(CONTENT_LENGTH);
