@@ -71,6 +71,9 @@ pub struct Tuning {
     /// Pieces before a reader that is behind among which the rarest comes first. With 16 holders have none of them too often, and the lag
     /// is larger; with 64 it is larger again, since the first of them comes the later. The curve is in `docs/simulation.md`.
     pub reader_window: u32,
+    /// A lead that gives a node less than this part of what it gets is asked whether readers are behind or not: its pieces far ahead
+    /// are few, and others need them.
+    pub reader_lead_share: f32,
     /// Neighbours of a member; a swarm of one more, or fewer, is a full mesh. With fewer the holders of a piece are found less often, with
     /// more each new piece is asked of its few holders by too many. The curve is in `docs/simulation.md`.
     pub neighbours: u32,
@@ -156,6 +159,7 @@ impl Default for Tuning {
             reader_lag: 10 << 20,
             reader_lag_part: 64,
             reader_window: 32,
+            reader_lead_share: 1.0 / 40.0,
             neighbours: 16,
             neighbours_least: 10,
             one_in_anywhere: 3,

@@ -113,9 +113,9 @@ impl Picker {
     /// Asks for what lacks: for readers that are behind first, then whatever is rarest.
     fn request_wanted(&mut self, now: Moment) {
         let needs = self.needs_of_readers();
-        if !needs.is_empty() && !self.is_anyone_ahead(&needs) {
+        if !needs.is_empty() && self.lead_share > self.tuning.reader_lead_share && !self.is_anyone_ahead(&needs) {
             self.request_rarest(&needs, now);
-            // Neither the lead's choice nor anything else is worth more than what readers need, so these get what room is left. Asks
+            // A lead that gives much gives pieces ever further ahead; these, and whatever else is rarest, get what room is left. Asks
             // withdrawn and made again at every piece would be most of what the lead hears, so some stand while there is a little room.
             let (open, most) = (self.counts.open, self.most_open());
             let asks = if open >= most {

@@ -88,6 +88,8 @@ pub struct Picker {
     wakeup: Option<Moment>,
     /// How many blobs this node fetches at a time.
     among: u32,
+    /// What part of the pieces that came was given by the lead, of late.
+    lead_share: f32,
     /// How many neighbours the lead named.
     expected: usize,
     /// Whether the last poll left no room for more requests.
@@ -180,6 +182,7 @@ impl Picker {
             waiting: Vec::new(),
             wakeup: None,
             among: 1,
+            lead_share: 0.0,
             expected: 0,
             is_full: false,
             check_at: NEVER,
@@ -511,6 +514,7 @@ impl Picker {
         if let Some(at) = id.and_then(|id| self.place_of(id)) {
             let request = self.requests[at];
             let tuning = self.tuning;
+            self.lead_share += (f32::from(u8::from(request.neighbour.is_none())) - self.lead_share) / 32.0;
             let mut rate = None;
             let alone = self.among == 1;
             if let Some(meter) = self.meter_mut(&request) {

@@ -7,7 +7,9 @@
 //! makes it take longer (the curves are in `docs/simulation.md`).
 //!
 //! Who came late lags behind those who came early without any loss to its reader: it takes new pieces, too, and passes them on to
-//! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has.
+//! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has, and so does who gets
+//! little of the lead. Others ask it for what room their readers' needs leave: the lead of a small swarm with a fast cable would else give
+//! everybody the end of the blob first.
 
 use std::ops::Range;
 use std::time::Duration;

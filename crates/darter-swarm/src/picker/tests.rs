@@ -467,6 +467,22 @@ fn behind() -> Scene {
     scene
 }
 
+/// The lead gives some of the pieces that come, of the end of the blob.
+fn lead_gives(scene: &mut Scene) {
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    for piece in 290..298 {
+        let ask = scene.after(1).into_iter().find_map(|action| match action {
+            Action::Ask { id, .. } => Some(id),
+            _ => None,
+        });
+        if let Some(request) = ask {
+            scene.tell(Event::Started { request, piece: PieceIndex(piece) });
+            scene.receive(request, piece);
+        }
+    }
+    assert!(scene.picker.lead_share > scene.picker.tuning.reader_lead_share);
+}
+
 fn asks(actions: &[Action]) -> usize {
     actions.iter().filter(|action| matches!(action, Action::Ask { .. })).count()
 }
@@ -512,7 +528,7 @@ fn without_a_reader_that_is_behind_the_rarest_of_all_comes_first() {
 #[test]
 fn a_lead_is_not_asked_for_more_while_a_reader_is_behind_and_neighbours_have_what_it_needs() {
     let mut scene = behind();
-    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    lead_gives(&mut scene);
     for peer in 1..=3 {
         scene.join(peer, Tier::Rack, PieceSet::full(30));
     }
@@ -527,7 +543,7 @@ fn a_lead_is_not_asked_for_more_while_a_reader_is_behind_and_neighbours_have_wha
 #[test]
 fn a_lead_is_asked_for_what_nobody_has_while_a_neighbour_far_ahead_wants_it() {
     let mut scene = behind();
-    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    lead_gives(&mut scene);
     for peer in 1..=3 {
         scene.join(peer, Tier::Rack, PieceSet::full(if peer == 1 { 290 } else { 30 }));
     }
