@@ -7,17 +7,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Tells of each such signal.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    interrupt: Signal,
+    /// `None` for a process that was started to ignore it, as shells start jobs in the background of a script.
+    interrupt: Option<Signal>,
     terminate: Signal,
     /// The terminal was closed.
     hangup: Option<Signal>,
 }
 
 impl Signals {
-    /// From now on, these signals no longer kill the process: somebody has to wait for them.
+    /// From now on, these signals no longer kill the process: somebody has to wait for them. A SIGINT that the process was
+    /// started to ignore stays ignored.
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
+            interrupt: unless_ignored(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: None,
         })
@@ -25,9 +27,7 @@ impl Signals {
 
     /// The same for SIGHUP, unless the process was started to outlive it (`nohup`).
     pub(crate) fn with_hangup(mut self) -> io::Result<Self> {
-        if !darter_kernel::signal::is_ignored(SignalKind::hangup().as_raw_value()) {
-            self.hangup = Some(signal(SignalKind::hangup())?);
-        }
+        self.hangup = unless_ignored(SignalKind::hangup())?;
         Ok(self)
     }
 
@@ -38,16 +38,23 @@ impl Signals {
 
     /// Waits for the next one, and says which it is.
     pub(crate) async fn which(&mut self) -> SignalKind {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            () = heard(&mut self.interrupt) => SignalKind::interrupt(),
             _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = hangup => SignalKind::hangup(),
+            () = heard(&mut self.hangup) => SignalKind::hangup(),
         }
+    }
+}
+
+/// Catches a signal, unless whoever started this process lets it ignore it.
+fn unless_ignored(kind: SignalKind) -> io::Result<Option<Signal>> {
+    let ignored = darter_kernel::signal::is_ignored(kind.as_raw_value());
+    if ignored { Ok(None) } else { signal(kind).map(Some) }
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }

@@ -53,7 +53,7 @@ impl Transfer {
     }
 
     pub(super) fn setback_key(&self) -> BlobId {
-        key_of(&self.source, &self.state.lock().credentials)
+        key_of(&self.source, self.state.lock().callers.current())
     }
 
     /// Why this agent is not to read the origin now.

@@ -84,7 +84,7 @@ impl Transfer {
 
     /// Asks an agent to lead this transfer, and follows it.
     pub(super) async fn join_again(self: &Arc<Self>, lead: NodeId) -> Result<(), FetchError> {
-        let credentials = self.state.lock().credentials.clone();
+        let credentials = self.state.lock().callers.current().clone();
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
         match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held).await {
             Ok(Entered::Followed(blob)) if blob == self.blob && self.lead() == Lead::Node(lead) => {

@@ -7,6 +7,7 @@
 //! | [`member`] | what the lead and the neighbours say |
 //! | [`leading`] | being the lead: members, late-bound pieces, taking over, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
+//! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
@@ -31,6 +32,7 @@
 //! questions that don't touch the disk.
 
 mod anew;
+mod callers;
 pub(crate) mod dissolve;
 pub(crate) mod drive;
 pub(crate) mod finish;
@@ -67,6 +69,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::callers::Callers;
 use self::handing::Losses;
 use self::hashes::Hashes;
 use self::journal::Journal;
@@ -139,7 +142,7 @@ pub(crate) struct State {
     lead: Lead,
     /// Agents that failed as leads of this swarm.
     failed_leads: HashSet<NodeId>,
-    credentials: Credentials,
+    callers: Callers,
     /// For whom the origin is read: who may have the least read.
     requester: Requester,
     /// Peers that were told what is held here.
@@ -286,7 +289,7 @@ impl Transfer {
             leading: None,
             lead: Lead::Nobody,
             failed_leads: HashSet::new(),
-            credentials,
+            callers: Callers::new(credentials),
             requester,
             met: HashSet::new(),
             to_meet: HashSet::new(),
@@ -409,12 +412,18 @@ impl Transfer {
         self.state.lock().journal.note(self.context.now(), what);
     }
 
-    /// A caller who may read this brings credentials: they serve the origin if there are none, or if nothing is under way.
+    /// A caller who may read this brings credentials: they serve the origin if there are none, or if nothing is under way;
+    /// else when those in use are refused.
     pub(crate) fn offer_credentials(&self, source: &Source, credentials: &Credentials) {
+        if self.source != *source {
+            return;
+        }
         let mut state = self.state.lock();
-        let is_idle = state.credentials.headers.is_empty() || !matches!(state.outcome, Outcome::Open);
-        if is_idle && self.source == *source && !credentials.headers.is_empty() {
-            state.credentials = credentials.clone();
+        let is_idle = state.callers.current().headers.is_empty() || !matches!(state.outcome, Outcome::Open);
+        if is_idle && !credentials.headers.is_empty() {
+            state.callers.renew(credentials.clone());
+        } else {
+            state.callers.keep(credentials.clone());
         }
     }
 
@@ -428,7 +437,7 @@ impl Transfer {
     /// registry must not be shown them.
     pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
         if self.source == *source {
-            self.state.lock().credentials = credentials;
+            self.state.lock().callers.renew(credentials);
         }
     }
 

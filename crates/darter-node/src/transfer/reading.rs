@@ -114,6 +114,7 @@ impl Transfer {
             let progress_before = left.progress;
             left.anew |= run.first.0 > 0 && !self.can_be_continued();
             let asked_part = opened.is_none() && !left.anew && self.range_of(run, &left).is_some();
+            let caller = self.state.lock().callers.current().clone();
             let mut turn = self.context.origin_turns.reader();
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
                 Some(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
@@ -134,6 +135,9 @@ impl Transfer {
                 // Nothing of it can be told right from wrong.
                 RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
                     return self.dissolve(error.into()).await;
+                }
+                RunEnd::Origin(error) if is_refusal(&error) && self.state.lock().callers.refused(&caller) => {
+                    self.note(format!("reading the origin: {error}; going on with another caller's credentials"));
                 }
                 RunEnd::Origin(error) if self.is_another_version(&error) => {
                     if left.anew {
@@ -252,7 +256,7 @@ impl Transfer {
     async fn open_run(&self, run: OriginRun, left: &mut Leftover) -> Result<Reading, OriginError> {
         let (credentials, requester) = {
             let state = self.state.lock();
-            (state.credentials.clone(), state.requester)
+            (state.callers.current().clone(), state.requester)
         };
         let origins = &self.context.origins;
         if left.anew {
@@ -479,6 +483,11 @@ impl Transfer {
         }
         self.fail(error.clone());
     }
+}
+
+/// Whether the origin does not take these credentials, and may take others.
+const fn is_refusal(error: &OriginError) -> bool {
+    matches!(error.kind(), ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
 }
 
 fn skip(chunk: &mut Bytes, skip: &mut u64) {

@@ -5,6 +5,7 @@ mod another_user;
 mod control_lost;
 mod damaged;
 mod declared;
+mod expired;
 mod handed;
 mod images;
 mod large;

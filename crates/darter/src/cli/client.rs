@@ -30,7 +30,7 @@ Examples:
 
 A list has a URL on each line, then if wanted its digest, then if wanted a file name; # begins a comment.
 
-An interrupted download resumes: run the same command again. FILE appears, or changes, only once the content is complete and
+An interrupted download resumes: run the same command again. What a killed one left is kept for three days. FILE appears, or changes, only once the content is complete and
 verified. It keeps the mode, owner and links of the file that it replaces. Where the file system can share blocks (XFS,
 btrfs), FILE takes no room besides the store's.";
 

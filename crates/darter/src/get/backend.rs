@@ -132,6 +132,9 @@ impl Backend {
                 match Agent::start(args.embedded_options(room.clone())?).await {
                     Ok(agent) => {
                         rooms::note(&room, sources);
+                        let (directory, mine) = (data_dir.clone(), room.clone());
+                        // Nobody waits for it.
+                        tokio::task::spawn_blocking(move || rooms::clear_leftovers(&directory, &mine));
                         let open = Mutex::new(sources.to_vec());
                         return Ok(Self::Embedded(Embedded { agent, room, why, keep: args.keep, open }));
                     }

@@ -6,19 +6,30 @@
 //! interrupted; else to the data directory's store if anything is kept there; else to the first free room. With `--keep` only
 //! the data directory's store will do.
 //!
+//! What a get leaves that was killed is kept for the next one of the same, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
+//! clears rooms that nobody has used for so long; their directories and locks stay, so that nobody locks what is gone.
+//!
 //! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
 //! the process that has the room's lock, and read by everybody.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, DirEntry, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use darter_core::BlobId;
 use darter_store::Dir;
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// More gets side by side than this wait for each other.
 const MAX_ROOMS: u32 = 256;
+
+/// How long what a killed get left is kept for the next one of the same: over a weekend.
+const LEFTOVERS_KEPT_FOR: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// The store's lock, which is a room's.
+const LOCK: &str = "lock";
 
 const WANTED: &str = "wanted";
 const NEW_WANTED: &str = "wanted.new";
@@ -58,6 +69,53 @@ pub(super) fn note(dir: &Path, sources: &[BlobId]) {
     }
 }
 
+/// Removes what killed gets left long ago in other rooms than `mine`, which was noted just now. Blocking.
+pub(super) fn clear_leftovers(data_dir: &Path, mine: &Path) {
+    let Some(now) = mtime(&mine.join(WANTED)) else { return };
+    for entry in std::fs::read_dir(data_dir.join("get")).into_iter().flatten().flatten() {
+        let room = entry.path();
+        let is_old = |used: SystemTime| now.duration_since(used).is_ok_and(|age| age > LEFTOVERS_KEPT_FOR);
+        if room != mine
+            && last_used(&room).is_some_and(is_old)
+            && let Err(error) = clear(&room)
+        {
+            tracing::debug!(room = %room.display(), %error, "could not clear what a killed download left");
+        }
+    }
+}
+
+/// Removes everything in a room but its lock, unless somebody has that.
+fn clear(room: &Path) -> io::Result<()> {
+    let no_links = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(no_links);
+    let lock = options.open(room.join(LOCK))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    tracing::info!(room = %room.display(), "clearing what a killed download left long ago");
+    for entry in left_in(room) {
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// When something in a room last changed; `None` if nothing is in it.
+fn last_used(room: &Path) -> Option<SystemTime> {
+    left_in(room).filter_map(|entry| mtime(&entry.path())).max()
+}
+
+fn left_in(room: &Path) -> impl Iterator<Item = DirEntry> {
+    let entries = std::fs::read_dir(room).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name() != LOCK)
+}
+
+fn mtime(path: &Path) -> Option<SystemTime> {
+    std::fs::symlink_metadata(path).ok()?.modified().ok()
+}
+
 fn wanted(dir: &Path) -> Vec<BlobId> {
     let text = std::fs::read_to_string(dir.join(WANTED)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
@@ -74,6 +132,33 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn what_a_killed_get_left_is_cleared_after_some_days_unless_somebody_has_the_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = |name: &str| dir.path().join("get").join(name);
+        for name in ["mine", "young", "old", "locked"] {
+            std::fs::create_dir_all(room(name).join("blobs/ab")).unwrap();
+            std::fs::write(room(name).join("blobs/ab/x"), "left").unwrap();
+            std::fs::write(room(name).join(LOCK), "").unwrap();
+            note(&room(name), &[BlobId([1; 32])]);
+        }
+        let now = mtime(&room("mine").join(WANTED)).unwrap();
+        let age = |name: &str, age: Duration| {
+            for entry in left_in(&room(name)) {
+                std::fs::File::open(entry.path()).unwrap().set_modified(now - age).unwrap();
+            }
+        };
+        age("young", LEFTOVERS_KEPT_FOR / 2);
+        age("old", LEFTOVERS_KEPT_FOR * 2);
+        age("locked", LEFTOVERS_KEPT_FOR * 2);
+        let locked = std::fs::File::open(room("locked").join(LOCK)).unwrap();
+        flock(&locked, FlockOperation::LockExclusive).unwrap();
+        clear_leftovers(dir.path(), &room("mine"));
+        let left = |name: &str| room(name).join("blobs/ab/x").exists();
+        assert_eq!(["mine", "young", "old", "locked"].map(left), [true, true, false, true]);
+        assert!(room("old").join(LOCK).exists() && wanted(&room("old")).is_empty());
+    }
 
     #[test]
     fn one_goes_where_one_was_interrupted_and_else_where_something_is_kept() {

@@ -1,5 +1,7 @@
 //! One download without a daemon. The final name shows the right bytes or nothing.
 
+use std::process::{Command, Stdio};
+
 use rustix::process::Signal;
 
 use crate::support::web::Web;
@@ -174,6 +176,25 @@ fn interrupted_it_says_what_is_kept_and_dies_of_the_signal() {
     let copies = web.sent() as f64 / bytes.len() as f64;
     assert!(copies < 1.3, "{copies} copies were read");
     assert_eq!(saved(&room.data_dir()), 0, "no second copy");
+}
+
+/// As shells start jobs in the background of a script.
+#[test]
+fn an_interrupt_that_it_was_started_to_ignore_is_ignored() {
+    let (room, bytes) = (Room::new(), content(4 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    web.hold_at(MEGABYTE);
+    let get = room.darter(&format!("get {}", web.url));
+    let mut deaf = Command::new("env");
+    deaf.arg("--ignore-signal=INT").args(get.get_args().skip(1)).current_dir(room.path("out"));
+    deaf.envs(get.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    deaf.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = Running::start(deaf);
+    wait_until("some is read", || web.sent() >= MEGABYTE as u64);
+    process.signal(Signal::INT);
+    web.let_go();
+    assert_eq!(process.ended().code(), Some(0));
+    assert!(room.read("file.bin") == bytes);
 }
 
 #[test]

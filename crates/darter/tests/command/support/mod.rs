@@ -45,7 +45,9 @@ impl Room {
 
     /// `darter` in this room: the words of `line`, and the data directory by its variable.
     pub(crate) fn darter(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_darter"));
+        let mut command = Command::new("env");
+        // A test may run in the background of a script, which ignores SIGINT.
+        command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_darter")]);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DARTER_")) {
             command.env_remove(name);
         }
