@@ -10,12 +10,17 @@ use std::path::Path;
 use darter_core::BlobId;
 use rustix::fs::{Gid, Uid, XattrFlags, fchown, fgetxattr, flistxattr, fsetxattr};
 
+use super::temporary::Temporary;
+
 /// Names the blob that was written, with the file's length and modification time then. It says nothing of the URL: files are
 /// passed on, with their attributes.
 const MARK: &CStr = c"user.darter.blob";
 
 /// Says that a file is a store's, which has it under another name.
 const STORES: &CStr = c"user.darter.store";
+
+/// Who besides owner and group may do what.
+const ACCESS_LIST: &CStr = c"system.posix_acl_access";
 
 /// The largest attribute that is copied: what Linux allows at all.
 const MAX_VALUE: usize = 64 << 10;
@@ -65,11 +70,19 @@ fn copy_attributes(from: &File, to: &File) {
     }
 }
 
-/// The mode of an ordinary new file: what the process's umask leaves.
-pub(super) fn fresh_mode() -> Permissions {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let umask = status.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("Umask:")?.trim(), 8).ok());
-    Permissions::from_mode(0o666 & !umask.unwrap_or(0o022))
+/// Gives a file the group, mode and access list of one that is made in a directory now: what the umask, the directory's set-group-ID
+/// bit and its default list leave.
+pub(super) fn as_new_in(directory: &Path, file: &File) -> io::Result<()> {
+    let model = Temporary::create(directory)?;
+    let (wanted, now) = (model.file().metadata()?, file.metadata()?);
+    if wanted.gid() != now.gid() {
+        fchown(file, None, Some(Gid::from_raw(wanted.gid())))?;
+    }
+    let mut list = vec![0; MAX_VALUE];
+    if let Ok(length) = fgetxattr(model.file(), ACCESS_LIST, &mut list[..]) {
+        fsetxattr(file, ACCESS_LIST, &list[..length], XattrFlags::empty())?;
+    }
+    file.set_permissions(Permissions::from_mode(wanted.mode() & 0o777))
 }
 
 /// Marks a file that is written and will not change: as which blob it was written.

@@ -352,10 +352,12 @@ impl Part {
         match std::mem::replace(&mut self.way, Way::Undecided) {
             Way::Source(source, Share::Move) if is_whole(&source, length) => {
                 // A file of the store's is its owner's alone until now.
-                source.set_permissions(attributes::fresh_mode())?;
-                self.dress(&source)?;
-                if temporary::rename(&source, &self.target.path).is_ok() {
-                    return Ok(Placed::Moved);
+                let replaces = self.target.old.is_some();
+                if replaces || attributes::as_new_in(self.target.directory(), &source).is_ok() {
+                    self.dress(&source)?;
+                    if temporary::rename(&source, &self.target.path).is_ok() {
+                        return Ok(Placed::Moved);
+                    }
                 }
                 self.way = Way::Source(source, Share::Copy);
             }

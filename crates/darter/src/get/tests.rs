@@ -175,6 +175,36 @@ fn a_replaced_file_keeps_its_mode_owner_and_attributes() {
 }
 
 #[test]
+fn a_new_file_belongs_to_its_directory_however_it_came_there() {
+    let room = tempfile::tempdir().unwrap();
+    let shared = room.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&shared, None, Some(34)).unwrap();
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o2775)).unwrap();
+    }
+    // Version 2: its owner and user 65534 may write, and nobody else may do anything.
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, u32::MAX), (2, 6, 65534), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 0, u32::MAX)];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        list.extend([&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat());
+    }
+    // Where the file system has no such lists, the rest is looked at all the same.
+    let _ = rustix::fs::setxattr(&shared, "system.posix_acl_default", &list, rustix::fs::XattrFlags::empty());
+    let (plain, moved) = (shared.join("plain"), shared.join("moved"));
+    std::fs::write(&plain, "").unwrap();
+    let (_dir, parts) = stored(b"new");
+    write_with(&moved, Wishes { moves: true, ..wishes() }, &parts).unwrap();
+    let look = |path: &Path| {
+        let (found, mut list) = (std::fs::metadata(path).unwrap(), [0; 256]);
+        let length = rustix::fs::getxattr(path, "system.posix_acl_access", &mut list[..]).unwrap_or(0);
+        (found.mode(), found.gid(), list[..length].to_vec())
+    };
+    assert_eq!(look(&moved), look(&plain));
+}
+
+#[test]
 fn links_stay_what_they_are() {
     let room = tempfile::tempdir().unwrap();
     let at = |name: &str| room.path().join(name);
