@@ -7,12 +7,15 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use darter_core::{Clock as _, SystemClock};
+use darter_core::{Clock as _, Moment, SystemClock};
 use parking_lot::{Condvar, Mutex};
 
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
+
+/// How often a disk that refuses to save is spoken of.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Wakes the flusher.
 #[derive(Default)]
@@ -87,18 +90,61 @@ impl Drop for Flusher {
     }
 }
 
+/// A disk that refuses to save: told when it begins, once a minute, and when it ends.
+#[derive(Default)]
+struct Trouble {
+    told: Option<Moment>,
+}
+
+impl Trouble {
+    /// Saving failed; whether that is to be told.
+    fn is_news(&mut self, now: Moment) -> bool {
+        let news = self.told.is_none_or(|told| now - told >= SILENCE);
+        if news {
+            self.told = Some(now);
+        }
+        news
+    }
+
+    /// Saving worked; whether it had failed before.
+    fn ends(&mut self) -> bool {
+        self.told.take().is_some()
+    }
+}
+
 fn run(keeper: &Weak<Keeper<Disk>>, bell: &Bell, every: Duration) {
     let clock = SystemClock::start();
     let mut pause = every;
+    let mut trouble = Trouble::default();
     loop {
         let call = bell.wait(pause);
         let Some(keeper) = keeper.upgrade().filter(|_| call != Call::Stop) else { return };
         let began = clock.now();
         keeper.tidy();
-        if let Err(error) = keeper.flush() {
-            let error: &dyn std::error::Error = &error;
-            tracing::warn!(error, "could not save everything, trying again");
+        match keeper.flush() {
+            Err(error) if trouble.is_news(began) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "could not save everything; trying again until it is saved");
+            }
+            Err(_) => {}
+            Ok(()) if trouble.ends() => tracing::info!("everything is saved again"),
+            Ok(()) => {}
         }
         pause = every.max((clock.now() - began) * 4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_refuses_is_told_once_a_minute_and_when_it_takes_again() {
+        let (mut trouble, began) = (Trouble::default(), SystemClock::start().now());
+        assert!(!trouble.ends());
+        let told: Vec<u64> = (0..130).filter(|second| trouble.is_news(began + Duration::from_secs(*second))).collect();
+        assert_eq!(told, [0, 60, 120]);
+        assert!(trouble.ends() && !trouble.ends());
+        assert!(trouble.is_news(began));
     }
 }
