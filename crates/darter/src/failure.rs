@@ -15,7 +15,7 @@ pub(crate) enum Failure {
     /// Told to stop by a signal.
     #[error("interrupted")]
     Interrupted,
-    /// Some of several downloads failed, each of which was told.
+    /// Some of several downloads failed, each of which was told; or of other things, where all was told.
     #[error("{failed} of {all} downloads failed")]
     Some {
         /// How many failed.

@@ -3,8 +3,10 @@
 use darter_node::api::BlobRow;
 use serde_json::json;
 
+use crate::cli::hidden::without_logins;
 use crate::cli::{ListArgs, NamesArgs};
-use crate::client::Client;
+use crate::client::{Client, ClientError};
+use crate::failure::Failure;
 use crate::table::{Align, Table};
 use crate::{output, units};
 
@@ -14,29 +16,39 @@ pub(crate) async fn list(args: &ListArgs) -> anyhow::Result<()> {
     if args.json { output::json(&blobs) } else { output::text(&table(&blobs)) }
 }
 
-/// `darter rm`. Stops at the first name that can't be removed; what stands before it is gone.
+/// `darter rm`.
 pub(crate) async fn remove(args: &NamesArgs) -> anyhow::Result<()> {
-    let client = Client::choose(args.place.clients()?).await;
-    for name in &args.names {
-        client.remove(name).await?;
-        if !args.json {
-            output::text(&format!("removed {name}\n"))?;
-        }
-    }
-    if args.json { output::json(&json!({ "removed": args.names })) } else { Ok(()) }
+    each(args, "removed", async |client, name| client.remove(name).await).await
 }
 
-/// `darter pin` and `darter unpin`. Stops at the first name that there is no blob of.
+/// `darter pin` and `darter unpin`.
 pub(crate) async fn pin(args: &NamesArgs, pinned: bool) -> anyhow::Result<()> {
-    let client = Client::choose(args.place.clients()?).await;
     let word = if pinned { "pinned" } else { "unpinned" };
-    for name in &args.names {
-        client.pin(name, pinned).await?;
-        if !args.json {
-            output::text(&format!("{word} {name}\n"))?;
+    each(args, word, async |client, name| client.pin(name, pinned).await).await
+}
+
+/// Does something with each name, and stops at the first with which it can't be done: what stands before it is `done`.
+async fn each(
+    args: &NamesArgs,
+    done: &str,
+    act: impl AsyncFn(&Client, &str) -> Result<(), ClientError>,
+) -> anyhow::Result<()> {
+    let client = Client::choose(args.place.clients()?).await;
+    for (number, name) in args.names.iter().enumerate() {
+        match act(&client, name).await {
+            Ok(()) if args.json => {}
+            Ok(()) => output::text(&format!("{done} {name}\n"))?,
+            Err(error) if args.json && number > 0 => {
+                let error = without_logins(&error.to_string());
+                output::json(&json!({ done: args.names[..number], "error": error }))?;
+                return Err(
+                    Failure::Some { failed: args.names.len() - number, all: args.names.len(), told: true }.into()
+                );
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    if args.json { output::json(&json!({ word: args.names })) } else { Ok(()) }
+    if args.json { output::json(&json!({ done: args.names })) } else { Ok(()) }
 }
 
 /// What people know it by: the image that it is a part of, else what it was requested as.

@@ -56,6 +56,9 @@ fn what_is_pinned_stays_until_it_is_unpinned() {
     };
     get(&webs[0]);
     assert_eq!(room.run(&format!("pin {} --json", webs[0].url)).succeeded().json(), json!({ "pinned": [webs[0].url] }));
+    let told = room.run(&format!("pin {} nobody-knows-it {} --json", webs[0].url, webs[0].url));
+    assert_eq!((told.code, told.err.as_str(), &told.json()["pinned"]), (Some(1), "", &json!([webs[0].url])));
+    assert!(told.json()["error"].as_str().unwrap().contains("nobody-knows-it"), "{}", told.text());
     for web in &webs[1..] {
         get(web);
     }
