@@ -155,6 +155,7 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
 fn refuse_early(args: &GetArgs, jobs: &[Job]) -> anyhow::Result<()> {
     for job in jobs {
         if args.remote_name && job.takes_a_name() {
+            job.place.check()?;
             continue;
         }
         if job.target(None)?.is_stdout() && args.json {

@@ -40,6 +40,14 @@ impl Place {
         if slash || path.is_dir() { Self::Directory(path.to_owned()) } else { Self::Name(path.to_owned()) }
     }
 
+    /// Refuses a directory that nothing can be written into, before its file's name is known.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Directory(dir) if dir.is_dir() => may_write_into(dir),
+            _ => Ok(()),
+        }
+    }
+
     /// The target, for content that the origin calls `called` or else the URL.
     pub(super) fn target(&self, url: &Url, called: Option<&str>) -> anyhow::Result<Target> {
         match self {

@@ -245,6 +245,7 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     close(&at("closed"), 0o500);
     let told = format!("{:#}", Target::choose(&at("closed/file")).unwrap_err());
     assert!(told.contains("can't write into") && !told.contains(".darter-"), "{told}");
+    assert!(Place::of(Some(&at("closed"))).check().is_err(), "whatever the origin will call it");
     std::fs::create_dir(at("dropbox")).unwrap();
     close(&at("dropbox"), 0o300);
     write_with(&at("dropbox/file"), wishes(), &[Chunk::Bytes(0, Bytes::from_static(b"new"))]).unwrap();
