@@ -218,19 +218,25 @@ impl Work<'_> {
         }
         let headers = self.senders.of(&job.url);
         let signed = &args.origin.signed_parameter;
-        let question = Question {
+        let mut question = Question {
             url: &job.url,
             headers: &headers,
             digest: job.digest,
             signed,
             disposition: by_name,
-            // In a directory it becomes a file, whatever it will be called.
+            // In a directory it becomes a file, whatever it will be called, or all but always.
             order: if by_name || matches!(job.target(None)?, Target::File(_)) { Order::Any } else { Order::InOrder },
         };
-        let opened = self.backend.open(&question).await?;
+        let mut opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);
         let target = job.target(called.as_deref())?;
         self.take(number, &target)?;
+        if question.order == Order::Any && !matches!(target, Target::File(_)) {
+            // A pipe has that name there.
+            drop(opened);
+            question.order = Order::InOrder;
+            opened = self.backend.open(&question).await?;
+        }
         let source = key(job, &self.senders, args);
         if let Target::File(file) = &target
             && let Some(old) = &file.old

@@ -462,6 +462,43 @@ async fn a_daemon_that_vouches_is_believed_but_with_verify_whole() {
     }
 }
 
+/// A pipe takes bytes in order only, and that it is one shows when the origin has named it.
+#[tokio::test]
+async fn what_turns_out_to_be_a_pipe_is_asked_for_in_order() {
+    let (room, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let pipe = out.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let listener = tokio::net::UnixListener::bind(room.path().join("darter.sock")).unwrap();
+    let daemon = tokio::spawn(async move {
+        let mut orders = Vec::new();
+        while orders.len() < 2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
+            let Some((_, rest)) = request.split_once("darter-order: ") else { continue };
+            let order = rest.lines().next().unwrap().to_owned();
+            let head = SWITCHING_ANY.replace("any-order", &order);
+            let head = head.replace("darter-length", "darter-disposition: attachment; filename=pipe\r\ndarter-length");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), darter_node::handover::READY);
+            let parts = [frame(3, 2, 0, b"he"), frame(3, 3, 2, b"llo")];
+            let parts = if order == "in-order" { parts.concat() } else { [&*parts[1], &*parts[0]].concat() };
+            // Who hangs up before the end has its reasons.
+            let _ = stream.write_all(&[parts, frame(4, 5, 0, b"")].concat()).await;
+            orders.push(order);
+        }
+        orders
+    });
+    let reading = tokio::task::spawn_blocking(move || std::fs::read(pipe).unwrap());
+    let words = ["darter", "get", "http://a/b", "-q", "-J", "--data-dir", room.path().to_str().unwrap(), "-o"];
+    let words = words.into_iter().chain([out.path().to_str().unwrap()]);
+    let crate::cli::Command::Get(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+    run(&args).await.unwrap();
+    assert_eq!(reading.await.unwrap(), b"hello");
+    assert_eq!(daemon.await.unwrap(), ["any-order", "in-order"]);
+}
+
 #[tokio::test]
 async fn what_leaves_out_a_part_is_refused() {
     for missing in [frame(3, 3, 2, b"llo"), frame(3, 4, 0, b"hell")] {
