@@ -29,6 +29,8 @@ const MAX_RANGES: usize = 32;
 const MAX_PARALLEL: u64 = 32;
 /// Shorter ranges than this are no steps of a sweep: too many starts would look like the next one's.
 const MIN_STEP: u64 = 64 << 10;
+/// A longer range from 0 on is the beginning of a sweep.
+const MAX_BEGINNING: u64 = 4 << 20;
 /// A longer range is no jump: whoever reads so much wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
 
@@ -60,12 +62,13 @@ impl<K: Clone + Eq + Hash> Asked<K> {
         Self(Recent::new(MAX_BLOBS))
     }
 
-    /// Notes what is asked of a blob of this length, and tells whether it is a jump: no part of a sweep over the blob.
-    pub(crate) fn jumps(&mut self, blob: K, asked: Stretch, length: u64) -> bool {
+    /// Notes what is asked of a blob of this length, and tells whether it is lone: no part of a sweep over the blob as far as
+    /// is known. The first range of a sweep may be somebody's who wants no more; if it is short it counts as lone, too.
+    pub(crate) fn is_lone(&mut self, blob: K, asked: Stretch, length: u64) -> bool {
         let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();
         let range = asked.range;
-        let sweeps = range.start() == 0 || ranges.iter().any(|before| follows(*before, asked, length));
-        if !sweeps && range.len() <= MAX_JUMP {
+        let begins = range.start() == 0;
+        if !begins && range.len() <= MAX_JUMP && !ranges.iter().any(|before| follows(*before, asked, length)) {
             return true;
         }
         if ranges.len() >= MAX_RANGES {
@@ -73,7 +76,7 @@ impl<K: Clone + Eq + Hash> Asked<K> {
         }
         ranges.push(range);
         self.0.insert(blob, ranges, 1);
-        false
+        begins && range.len() <= MAX_BEGINNING && !asked.open_ended && range.end() < length
     }
 }
 
@@ -109,7 +112,7 @@ mod tests {
         let mut asked = Asked::new();
         let jumps = |&(start, end): &(u64, u64)| {
             let asked_for = Stretch { range: ByteRange::new(start, end), open_ended: false };
-            asked.jumps("blob", asked_for, 1000 * MIB)
+            asked.is_lone("blob", asked_for, 1000 * MIB) && start > 0
         };
         ranges.iter().map(jumps).collect()
     }
@@ -137,7 +140,7 @@ mod tests {
     fn open_ended_jumps(starts: &[u64], length: u64) -> Vec<bool> {
         let mut asked = Asked::new();
         let stretch = |start| Stretch { range: ByteRange::new(start, length), open_ended: true };
-        starts.iter().map(|start| asked.jumps("blob", stretch(*start), length)).collect()
+        starts.iter().map(|start| asked.is_lone("blob", stretch(*start), length)).collect()
     }
 
     /// containerd 2.4 asks for all from each of its steps on, and ends a request when the step is over.
@@ -154,6 +157,17 @@ mod tests {
         let step = 7 * MIB;
         assert_eq!(jumps(&[(0, step), (142 * step, 1000 * MIB), (step, 2 * step)]), [false; 3]);
         assert_eq!(jumps(&[(0, step), (142 * step + 1, 1000 * MIB)]), [false, true]);
+    }
+
+    #[test]
+    fn a_short_beginning_is_lone_until_a_sweep_goes_on_with_it() {
+        let mut asked = Asked::new();
+        let mut is_lone = |start, end, open_ended| {
+            asked.is_lone("blob", Stretch { range: ByteRange::new(start, end), open_ended }, 100 * MIB)
+        };
+        assert!(is_lone(0, 1, false) && is_lone(0, MIB, false));
+        assert!(!is_lone(MIB, 2 * MIB, false) && !is_lone(0, 16 * MIB, false));
+        assert!(!is_lone(0, 100 * MIB, true) && !is_lone(0, 100 * MIB, false));
     }
 
     #[test]

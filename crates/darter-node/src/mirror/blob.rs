@@ -237,7 +237,7 @@ impl Mirror {
     fn is_lone(&self, ask: &Ask<'_>, digest: Digest, part: ByteRange, length: Option<u64>) -> bool {
         let Some(length) = length else { return false };
         let asked = Stretch { range: part, open_ended: range::is_open_ended(wanted_range(ask, &digest)) };
-        self.sweeps.lock().jumps((ask.scope.clone(), digest), asked, length)
+        self.sweeps.lock().is_lone((ask.scope.clone(), digest), asked, length)
     }
 
     /// The upstream's first bytes of a range, or else the agent's.

@@ -110,7 +110,7 @@ impl Asking<'_> {
         let (base, now) = (question.base().clone(), requests.clock.now());
         let skip = requests.without_head.lock().get(&base).is_some_and(|since| now - *since < WITHOUT_HEAD_FOR);
         if !skip && let Ok(Ok(reply)) = tokio::time::timeout(self.client.head_patience(), self.send(question)).await {
-            if reply.status.is_success() {
+            if reply.status == StatusCode::OK {
                 return Ok(reply);
             }
             tracing::debug!(%base, path = question.path, status = %reply.status, "asking by GET what HEAD refuses");

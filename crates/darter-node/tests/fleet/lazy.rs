@@ -46,6 +46,8 @@ async fn the_end_and_a_file_of_a_layer_that_the_seed_holds_come_long_before_the_
     // A file in the middle: eight pieces, each of which used to wait a second for its turn.
     let file = tokio::time::timeout(Duration::from_secs(60), range(&node, &path, "bytes=12000001-14000000"));
     assert!(file.await.expect("an end") == (206, content[12_000_001..=14_000_000].to_vec()));
+    let beginning = tokio::time::timeout(Duration::from_secs(60), range(&node, &path, "bytes=0-1999999"));
+    assert!(beginning.await.expect("an end") == (206, content[..2_000_000].to_vec()));
     let rows = node.list().await.unwrap();
     assert!(rows.iter().all(|row| row.held < LENGTH as u64 / 2), "much else came before: {rows:?}");
     assert_eq!(registry.asked().iter().filter(|line| line.starts_with("GET")).count(), 1, "the seed's own read");

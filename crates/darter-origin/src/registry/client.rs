@@ -459,8 +459,9 @@ impl RegistryClient {
         let all = Box::pin(self.get_headers(upstream, &path, None, caller));
         // Some say of everything that it has no bytes.
         let is_empty = digest.hasher().finish() == *digest;
-        let says_yes =
-            |answer: &Answer| answer.status.is_success() && (is_empty || content_length(&answer.headers) != Some(0));
+        let says_yes = |answer: &Answer| {
+            answer.status == StatusCode::OK && (is_empty || content_length(&answer.headers) != Some(0))
+        };
         let is_final = |answer: &Answer| {
             let finals = [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS];
             says_yes(answer) || finals.contains(&answer.status)
