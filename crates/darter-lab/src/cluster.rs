@@ -157,6 +157,13 @@ impl<'host> Agent<'host> {
         serde_json::from_str(&text).with_context(|| format!("darter {arguments:?} printed other than JSON: {text}"))
     }
 
+    /// What it tells Prometheus.
+    pub fn metrics(&self) -> Result<String> {
+        let mut command = self.host.command("curl");
+        command.args(["--silent", "--show-error", "--fail", &format!("http://{LOCAL}/metrics")]);
+        self.host.run("curl-metrics", &mut command, PATIENCE)
+    }
+
     /// The program on this host, as one that goes by way of this agent; its arguments are still to be given.
     pub fn darter(&self) -> Command {
         let mut command = self.host.command(&self.binary);

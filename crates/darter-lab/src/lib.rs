@@ -14,7 +14,7 @@
 //! | [`image`] | the laboratory's images, built once and cached as a registry's storage |
 //! | [`registry`] | Debian's `docker-registry`, and its access log |
 //! | [`hub`] | a registry that behaves as Docker Hub does: tokens, redirects to another host |
-//! | [`engine`] | containerd, Docker, podman and skopeo, each with directories of its own |
+//! | [`engine`] | containerd (the distribution's, and one built from source), Docker, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
 //! | [`client`] | an HTTP client on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |

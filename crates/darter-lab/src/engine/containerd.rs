@@ -1,5 +1,7 @@
-//! containerd with `hosts.toml`, driven by `ctr`; containers run with runc.
+//! containerd with `hosts.toml`, driven by `ctr`; containers run with runc. The distribution's release, or one that fetches
+//! layers by several ranges at a time.
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use darter_core::Digest;
 
-use super::{PATIENCE, Route};
+use super::{PATIENCE, Route, release};
 use crate::cluster::LOCAL;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
@@ -25,6 +27,8 @@ const UNUSED_PLUGINS: [&str; 7] = [
 ];
 /// containerd's own kind of namespace, for all that the laboratory does.
 const NAMESPACE: &str = "darter-lab";
+/// Ranges of a layer at a time.
+const PARALLEL: u32 = 8;
 
 /// A running containerd.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub struct Containerd<'host> {
     socket: PathBuf,
     hosts: PathBuf,
     login: Option<String>,
+    /// Where its programs are, if they are not the distribution's.
+    programs: Option<PathBuf>,
     _process: Process,
 }
 
@@ -52,7 +58,38 @@ impl<'host> Containerd<'host> {
         let own = host.make_directory(&format!("containerd/hosts/{}", route.name))?.join("hosts.toml");
         fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
         let process = host.spawn("containerd", host.command("containerd").arg("--config").arg(&config))?;
-        let engine = Self { host, root, socket, hosts, login: route.login.clone(), _process: process };
+        let login = route.login.clone();
+        let engine = Self { host, root, socket, hosts, login, programs: None, _process: process };
+        engine.wait_until_ready()?;
+        Ok(engine)
+    }
+
+    /// The same of the later release, whose daemon fetches a layer by eight ranges of `step` bytes at a time.
+    pub fn start_with_ranges(host: &'host Host, route: &Route, step: u64) -> Result<Self> {
+        let programs = release::programs()?;
+        let directory = host.make_directory("containerd")?;
+        let (root, socket) = (directory.join("root"), directory.join("sock"));
+        let hosts = host.make_directory("containerd/hosts")?;
+        let own = host.make_directory(&format!("containerd/hosts/{}", route.name))?.join("hosts.toml");
+        fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
+        let config = directory.join("config.toml");
+        let text = format!(
+            "version = 4\nroot = {root:?}\nstate = {:?}\ndisabled_plugins = {UNUSED_PLUGINS:?}\n\
+             [plugins.'io.containerd.server.v1.grpc']\naddress = {socket:?}\n\
+             [plugins.'io.containerd.server.v1.ttrpc']\naddress = {:?}\n\
+             [plugins.'io.containerd.transfer.v1.local']\nconfig_path = {hosts:?}\n\
+             max_concurrent_downloads = {PARALLEL}\nconcurrent_layer_fetch_buffer = {step}\n",
+            directory.join("state"),
+            directory.join("ttrpc"),
+        );
+        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let mut command = host.command(programs.join("containerd"));
+        // The daemon looks for its shim beside the other programs of the system.
+        let path = env::var("PATH").unwrap_or_default();
+        command.arg("--config").arg(&config).env("PATH", format!("{}:{path}", programs.display()));
+        let process = host.spawn("containerd", &mut command)?;
+        let (login, programs) = (route.login.clone(), Some(programs));
+        let engine = Self { host, root, socket, hosts, login, programs, _process: process };
         engine.wait_until_ready()?;
         Ok(engine)
     }
@@ -98,7 +135,8 @@ impl<'host> Containerd<'host> {
     }
 
     fn ctr(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command("ctr");
+        let ctr = self.programs.as_ref().map_or_else(|| "ctr".into(), |programs| programs.join("ctr"));
+        let mut command = self.host.command(ctr);
         command.arg("--address").arg(&self.socket).args(["--namespace", NAMESPACE]).args(arguments);
         command
     }

@@ -6,6 +6,7 @@
 mod containerd;
 mod docker;
 mod podman;
+pub mod release;
 mod skopeo;
 
 pub use containerd::Containerd;

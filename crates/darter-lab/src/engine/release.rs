@@ -1,0 +1,108 @@
+//! The containerd release that fetches a layer by several ranges at a time, built from its source once: distributions have
+//! older ones.
+//!
+//! Cached below the laboratory's cache by its version. Building takes Go and its module proxy, and a minute or two.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::needs;
+use crate::place::cache_directory;
+use crate::process::Process;
+
+const MODULE: &str = "github.com/containerd/containerd/v2";
+const VERSION: &str = "v2.4.2";
+/// The release of Go that the module wants.
+const GO: (u32, u32) = (1, 26);
+/// Parts that are left out: what a kubelet asks, file systems that are not used here, and traces.
+const WITHOUT: &str = "no_cri,no_btrfs,no_devmapper,no_zfs,no_aufs,no_tracing";
+const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
+/// How long fetching and building may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What this machine lacks to build it, in words for people.
+pub fn lacking() -> Option<String> {
+    let wanted = format!("needs Go {}.{} to build containerd {VERSION}", GO.0, GO.1);
+    if built().is_ok_and(|directory| directory.is_dir()) {
+        return None;
+    }
+    let Some(go) = needs::find("go") else { return Some(wanted) };
+    let output = Command::new(go).args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output().ok()?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    (!is_new_enough(version.trim())).then(|| format!("{wanted}, and has {}", version.trim()))
+}
+
+/// The directory of its programs, built first when they aren't there. Runs that start together wait for one build.
+pub(super) fn programs() -> Result<PathBuf> {
+    let directory = built()?;
+    let lock =
+        File::create(cache_directory()?.join("containerd.lock")).context("create the lock of containerd's build")?;
+    lock.lock().context("wait for another run to build containerd")?;
+    if !directory.is_dir() {
+        build(&directory).with_context(|| format!("build containerd {VERSION}"))?;
+    }
+    Ok(directory)
+}
+
+fn built() -> Result<PathBuf> {
+    Ok(cache_directory()?.join(format!("containerd-{VERSION}")))
+}
+
+fn build(directory: &Path) -> Result<()> {
+    eprintln!("building containerd {VERSION} in {} (once; a minute or two)", directory.display());
+    let parent = directory.parent().context("the cache is a directory")?;
+    let work = tempfile::tempdir_in(parent).context("create a directory to build in")?;
+    let source = work.path().join("source");
+    let programs = work.path().join("programs");
+    for directory in [&source, &programs] {
+        fs::create_dir(directory).with_context(|| format!("create {}", directory.display()))?;
+    }
+    let paths = PROGRAMS.map(|program| format!("{MODULE}/cmd/{program}"));
+    // Commands that nothing here imports: named so that the module's own requirements are written down for them.
+    let imports: String = paths.iter().map(|path| format!("import _ {path:?}\n")).collect();
+    fs::write(source.join("tools.go"), format!("//go:build tools\n\npackage tools\n\n{imports}"))
+        .context("write tools.go")?;
+    let go = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new("go");
+        command.current_dir(&source).env("GOFLAGS", "-buildvcs=false").env("CGO_ENABLED", "0").args(arguments);
+        Process::spawn(&mut command, name, work.path())?.finish(PATIENCE)
+    };
+    go("init", &["mod", "init", "tools"])?;
+    go("get", &["get", &format!("{MODULE}@{VERSION}")])?;
+    go("tidy", &["mod", "tidy", "-e"])?;
+    let output = format!("{}/", programs.display());
+    let mut arguments = vec!["build", "-tags", WITHOUT, "-ldflags", "-s -w", "-o", &output];
+    arguments.extend(paths.iter().map(String::as_str));
+    go("build", &arguments)?;
+    for program in PROGRAMS {
+        ensure!(programs.join(program).is_file(), "go build left no {program}");
+    }
+    fs::rename(&programs, directory).with_context(|| format!("name {}", directory.display()))
+}
+
+/// Whether `go1.26.8` is new enough.
+fn is_new_enough(version: &str) -> bool {
+    let mut numbers =
+        version.trim_start_matches("go").split(['.', 'r', 'b', '-', ' ']).map_while(|part| part.parse().ok());
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    found >= GO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_of_go_is_told_by_its_first_two_numbers() {
+        for new in ["go1.26", "go1.26.8", "go1.27rc1", "go1.30.1", "go2.0"] {
+            assert!(is_new_enough(new), "{new}");
+        }
+        for old in ["go1.25.9", "go1.9", "devel", ""] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+    }
+}
