@@ -2,19 +2,19 @@
 //!
 //! `Repr-Digest` and `Content-Digest` (RFC 9530), `Digest` (RFC 3230), `Content-MD5`, `x-amz-checksum-*`, `x-goog-hash`,
 //! and `X-Linked-Etag` of the Hugging Face hub, which stands on its redirect. The strongest one that is understood is
-//! checked, while the bytes pass; the last of them is held back until it is. Not for parts of a resource.
+//! checked by a [`Witness`] of all bytes, also of those of further answers where the first one breaks off. Whoever stores
+//! them holds the last ones back until then. Not for parts of a resource.
+
+use std::fmt;
 
 use aws_lc_rs::digest as lc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
 use darter_core::{Digest, DigestHasher};
-use futures_util::stream::{self, StreamExt as _};
 use http::HeaderMap;
 
 use crate::checksum::{Crc, Md5};
 use crate::error::{ErrorKind, OriginError};
-use crate::origin::Body;
 
 /// A hash that an origin declares of a whole resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,35 @@ enum Algorithm {
     Crc64Nvme,
     Crc32c,
     Crc32,
+}
+
+/// Sees the bytes of a whole resource pass, in order from the first one, and says in the end whether they are what its
+/// origin declared.
+pub struct Witness {
+    hasher: Hasher,
+    declared: Declared,
+    what: String,
+}
+
+impl Witness {
+    /// Takes the bytes that follow those before.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
+    /// What to say of the whole.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Contradicted`].
+    pub fn verdict(self) -> Result<(), OriginError> {
+        if self.hasher.finish() == self.declared.value { Ok(()) } else { Err(self.declared.contradicted(&self.what)) }
+    }
+}
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Witness").field("declared", &self.declared).finish_non_exhaustive()
+    }
 }
 
 enum Hasher {
@@ -93,6 +122,15 @@ impl Declared {
         found.into_iter().min_by_key(|declared| declared.algorithm)
     }
 
+    fn contradicted(&self, what: &str) -> OriginError {
+        let text = format!(
+            "{what}: the bytes that came contradict the {} that the origin declares ({}); nothing was kept",
+            self.algorithm.name(),
+            self.header
+        );
+        OriginError::new(ErrorKind::Contradicted, text)
+    }
+
     /// Refuses a declared hash that can't be of content with this digest.
     pub(crate) fn agrees(&self, digest: Option<Digest>, what: &str) -> Result<(), OriginError> {
         let same = |digest: &Digest| digest.algorithm() == self.algorithm.name();
@@ -108,46 +146,9 @@ impl Declared {
         }
     }
 
-    /// Passes the bytes of the whole on, and ends in an error instead of the last of them if they are not what is declared.
-    pub(crate) fn check(self, body: Body, what: String) -> Body {
-        let state = (body, self.algorithm.hasher(), None::<Bytes>, Some((self, what)));
-        stream::unfold(state, |(mut body, mut hasher, mut held, mut check)| async move {
-            loop {
-                match body.next().await {
-                    Some(Ok(chunk)) => {
-                        hasher.update(&chunk);
-                        if let Some(before) = held.replace(chunk) {
-                            return Some((Ok(before), (body, hasher, held, check)));
-                        }
-                    }
-                    Some(Err(error)) => {
-                        // What came before it is as good as without the check.
-                        return match held.take() {
-                            Some(chunk) => {
-                                let rest = stream::once(async { Err(error) }).boxed();
-                                Some((Ok(chunk), (rest, hasher, None, None)))
-                            }
-                            None => Some((Err(error), (stream::empty().boxed(), hasher, None, None))),
-                        };
-                    }
-                    None => {
-                        let (declared, what) = check.take()?;
-                        let got = std::mem::replace(&mut hasher, Algorithm::Crc32.hasher()).finish();
-                        if got == declared.value {
-                            return Some((Ok(held.take()?), (body, hasher, None, None)));
-                        }
-                        let text = format!(
-                            "{what}: the bytes that came contradict the {} that the origin declares ({}); nothing was kept",
-                            declared.algorithm.name(),
-                            declared.header
-                        );
-                        let error = OriginError::new(ErrorKind::Contradicted, text);
-                        return Some((Err(error), (stream::empty().boxed(), hasher, None, None)));
-                    }
-                }
-            }
-        })
-        .boxed()
+    /// What checks the whole.
+    pub(crate) fn witness(self, what: String) -> Witness {
+        Witness { hasher: self.algorithm.hasher(), declared: self, what }
     }
 }
 
@@ -239,17 +240,16 @@ mod tests {
         Declared::of(&HeaderMap::from_iter([(name, value.parse().unwrap())]), None)
     }
 
-    async fn comes_through(declared: Declared, bytes: &'static [u8]) -> bool {
-        let chunks = bytes.chunks(4).map(|chunk| Ok(Bytes::from_static(chunk))).collect::<Vec<_>>();
-        let passed: Vec<_> = declared.check(stream::iter(chunks).boxed(), "x".into()).collect().await;
-        let came: Vec<u8> = passed.iter().flatten().flat_map(|chunk| chunk.to_vec()).collect();
-        let failed = passed.iter().any(|it| it.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Contradicted));
-        assert_eq!(failed, came.len() < bytes.len(), "the last bytes are held back from a wrong body only");
-        !failed
+    fn is_borne_out(declared: Declared, bytes: &[u8]) -> bool {
+        let mut witness = declared.witness("x".into());
+        bytes.chunks(4).for_each(|chunk| witness.update(chunk));
+        let verdict = witness.verdict();
+        assert!(verdict.as_ref().err().is_none_or(|error| *error.kind() == ErrorKind::Contradicted));
+        verdict.is_ok()
     }
 
-    #[tokio::test]
-    async fn every_declaration_is_checked() {
+    #[test]
+    fn every_declaration_is_checked() {
         for (name, value) in [
             ("Repr-Digest", "sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"),
             ("Content-Digest", "unixsum=:AA==:, sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"),
@@ -273,8 +273,8 @@ mod tests {
             ("X-Linked-Etag", "\"15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225\""),
         ] {
             let declared = declared(name, value).unwrap_or_else(|| panic!("{name} is not understood"));
-            assert!(comes_through(declared.clone(), TEXT).await, "{name}: {value}");
-            assert!(!comes_through(declared, b"12345678X").await, "{name}: {value}");
+            assert!(is_borne_out(declared.clone(), TEXT), "{name}: {value}");
+            assert!(!is_borne_out(declared, b"12345678X"), "{name}: {value}");
         }
         for (name, value) in [
             ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=-3"),
@@ -305,12 +305,12 @@ mod tests {
         assert_eq!(of(&[google, ("x-goog-stored-content-encoding", "identity")]).as_deref(), Some("x-goog-hash"));
     }
 
-    #[tokio::test]
-    async fn the_right_digest_comes_through_and_the_wrong_one_is_refused_at_once() {
+    #[test]
+    fn the_right_digest_comes_through_and_the_wrong_one_is_refused_at_once() {
         let digest = Digest::sha256(TEXT);
         let declared = declared("repr-digest", &format!("sha-256=:{}:", BASE64.encode(digest.value()))).unwrap();
         assert!(declared.agrees(Some(digest), "x").is_ok() && declared.agrees(None, "x").is_ok());
         assert!(declared.agrees(Some(Digest::sha256(b"other")), "x").is_err());
-        assert!(comes_through(declared, TEXT).await);
+        assert!(is_borne_out(declared, TEXT));
     }
 }

@@ -102,7 +102,14 @@ impl Origin for FileOrigin {
         let reader = Reader { file, left: range.len(), at_first, path };
         let bytes = stream::try_unfold(reader, Reader::next).boxed();
         let body = body::checked(bytes, Some(range.len()), what);
-        Ok(Reading { version: settled, shown: Shown::default(), start: range.start(), length: Some(length), body })
+        Ok(Reading {
+            version: settled,
+            shown: Shown::default(),
+            start: range.start(),
+            length: Some(length),
+            witness: None,
+            body,
+        })
     }
 }
 

@@ -35,6 +35,7 @@ mod validators;
 pub mod web;
 
 pub use client::{HttpClient, HttpConfig, Requester, ServerConfig, is_this_host};
+pub use declared::Witness;
 pub use error::{ConfigError, ErrorKind, Fault, OriginError, OriginFailure};
 pub use file::FileOrigin;
 

@@ -166,7 +166,7 @@ impl Origin for MemOrigin {
         });
         let body = body::checked(chunks.boxed(), Some(sent.len()), source.to_string());
         let length = (!state.hide_length).then_some(whole.end());
-        Ok(Reading { version, shown: Shown::default(), start: sent.start(), length, body })
+        Ok(Reading { version, shown: Shown::default(), start: sent.start(), length, witness: None, body })
     }
 }
 

@@ -11,6 +11,7 @@ use darter_core::source::Credentials;
 use darter_core::{ByteRange, Shown, Source, Version};
 use futures_util::stream::BoxStream;
 
+use crate::declared::Witness;
 use crate::error::OriginError;
 
 /// Bytes on their way. Ends after an error.
@@ -39,6 +40,8 @@ pub struct Reading {
     pub start: u64,
     /// Length of the whole resource in bytes, if the origin told.
     pub length: Option<u64>,
+    /// Checks the whole against what the origin declares of it in this answer. The body is not checked.
+    pub witness: Option<Witness>,
     /// The bytes. Ends at the end of the range asked for (of the resource, from an origin that can't do ranges).
     /// A body that ends early is [`ErrorKind::Truncated`](crate::ErrorKind::Truncated).
     pub body: Body,

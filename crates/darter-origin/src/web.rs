@@ -173,11 +173,8 @@ impl Origin for HttpOrigin {
             declared.agrees(source.digest().filter(|_| expect.is_none()), &what)?;
         }
         let body = body::of_response(response, part.bytes, what.clone());
-        let body = match declared {
-            Some(declared) => declared.check(body, what),
-            None => body,
-        };
-        Ok(Reading { version, shown, start: part.start, length: part.length, body })
+        let witness = declared.map(|declared| declared.witness(what));
+        Ok(Reading { version, shown, start: part.start, length: part.length, witness, body })
     }
 
     async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {

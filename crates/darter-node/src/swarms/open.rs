@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
-use darter_origin::{Body, Reading, Requester, is_this_host};
+use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
@@ -584,6 +584,12 @@ impl Swarms {
         caller: Caller<'_>,
         mut reading: Reading,
     ) -> Result<Arc<Transfer>, FetchError> {
+        // Nothing of it comes that could be held back.
+        if reading.length == Some(0)
+            && let Some(Err(error)) = reading.witness.take().map(Witness::verdict)
+        {
+            return Err(error.into());
+        }
         if let Some(length) = reading.length {
             check_length(source, PieceLength::for_blob(length), length)?;
         }

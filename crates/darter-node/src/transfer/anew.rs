@@ -69,18 +69,21 @@ impl Transfer {
         let only = self.stored.length().is_some_and(|length| piece_length.count(length) == 1);
         let bytes = std::mem::take(&mut assembly.bytes);
         let length = bytes.len() as u64;
-        let mut hasher = whole.hasher.take();
+        let (mut hasher, mut witness) = (whole.hasher.take(), whole.witness.take());
         let compared = tokio::task::spawn_blocking(move || {
             if let Some(hasher) = &mut hasher {
                 hasher.update(&bytes);
             }
-            (hash_piece(piece_length, piece, &bytes, only) == known, bytes, hasher)
+            if let Some(witness) = &mut witness {
+                witness.update(&bytes);
+            }
+            (hash_piece(piece_length, piece, &bytes, only) == known, bytes, hasher, witness)
         });
-        let (is_same, mut bytes, hasher) = compared.await.expect("hashing does not panic");
+        let (is_same, mut bytes, hasher, witness) = compared.await.expect("hashing does not panic");
         if !is_same {
             return Some(self.changed_end());
         }
-        whole.hasher = hasher;
+        (whole.hasher, whole.witness) = (hasher, witness);
         whole.next += length;
         bytes.clear();
         (assembly.bytes, assembly.piece) = (bytes, PieceIndex(piece.0 + 1));

@@ -113,7 +113,6 @@ impl Parts {
 mod tests {
     use std::cell::RefCell;
 
-    use darter_core::{Shown, Version};
     use futures_util::{StreamExt as _, stream};
 
     use super::*;
@@ -133,7 +132,8 @@ mod tests {
             asked.borrow_mut().push(name);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let body = stream::empty().boxed();
-            let reading = Reading { version: Version::default(), shown: Shown::default(), start, length: None, body };
+            let (version, shown) = Default::default();
+            let reading = Reading { version, shown, start, length: None, witness: None, body };
             error.map_or(Ok(reading), |kind| Err(failed(kind)))
         };
         let opened = parts.open(|| answer('p', part.clone(), 7), || answer('w', whole.clone(), 0)).await;

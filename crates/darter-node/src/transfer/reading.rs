@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version};
-use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
+use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
 use darter_store::StoreError;
 use darter_swarm::OriginRun;
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
@@ -41,6 +41,8 @@ pub(super) enum RunEnd {
 /// Computes the whole's digest while pieces come in order from the first byte.
 pub(super) struct WholeHasher {
     pub(super) hasher: Option<DigestHasher>,
+    /// Checks what the origin declared.
+    pub(super) witness: Option<Witness>,
     pub(super) next: u64,
 }
 
@@ -99,7 +101,7 @@ impl Transfer {
 
     async fn read_origin(self: &Arc<Self>, mut opened: Option<Reading>) {
         let fresh = self.stored.held().is_empty();
-        let mut whole = WholeHasher { hasher: self.hasher().filter(|_| fresh), next: 0 };
+        let mut whole = WholeHasher { hasher: self.hasher().filter(|_| fresh), witness: None, next: 0 };
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let progress = self.context.now();
         let mut left = Leftover { assembly: None, progress, reached: 0, again: 0, anew: false, parts: Parts::Given };
@@ -293,7 +295,9 @@ impl Transfer {
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
         }
         if left.anew {
-            *whole = WholeHasher { hasher: self.hasher(), next: 0 };
+            *whole = WholeHasher { hasher: self.hasher(), witness: reading.witness, next: 0 };
+        } else if start == 0 && whole.next == 0 {
+            whole.witness = reading.witness;
         }
         if let Some(length) = reading.length {
             if length == 0 {
@@ -380,6 +384,11 @@ impl Transfer {
         }
         if self.stored.length().is_none() {
             let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
+            if length == 0
+                && let Some(Err(error)) = whole.witness.take().map(Witness::verdict)
+            {
+                return RunEnd::Origin(error);
+            }
             self.note_streamed(whole, Some(length));
             if let Err(error) = self.accept_length(length) {
                 return RunEnd::Here(error);
@@ -441,7 +450,16 @@ impl Transfer {
         let piece_length = self.piece_length;
         let follows = whole.next == piece_length.offset(piece);
         let mut hasher = if follows { whole.hasher.take() } else { None };
+        let mut witness = if follows { whole.witness.take() } else { None };
+        let is_last = self.stored.length() == Some(piece_length.offset(piece) + length);
         let put = tokio::task::spawn_blocking(move || {
+            if let Some(witness) = &mut witness {
+                witness.update(&bytes);
+            }
+            // The last piece is held back until the whole is known to be what was declared.
+            if is_last && let Some(Err(error)) = witness.take().map(Witness::verdict) {
+                return Ok(Err(error));
+            }
             if stored.hash(piece).is_none() {
                 stored.extend(piece.0, &[hash_piece(piece_length, piece, &bytes, only)])?;
             }
@@ -449,11 +467,12 @@ impl Transfer {
             if let Some(hasher) = &mut hasher {
                 hasher.update(&bytes);
             }
-            Ok::<_, StoreError>((bytes, hasher))
+            Ok::<_, StoreError>(Ok((bytes, hasher, witness)))
         });
         match put.await.expect("storing a piece does not panic") {
-            Ok((mut bytes, hasher)) => {
-                whole.hasher = hasher;
+            Ok(Err(error)) => return Some(RunEnd::Origin(error)),
+            Ok(Ok((mut bytes, hasher, witness))) => {
+                (whole.hasher, whole.witness) = (hasher, witness);
                 whole.next += if follows { length } else { 0 };
                 self.note_streamed(whole, self.stored.length());
                 bytes.clear();

@@ -34,3 +34,52 @@ async fn bytes_that_contradict_what_their_origin_declares_are_refused_and_read_a
     assert!(refused.contains("contradict the md5") && refused.contains("content-md5"), "{refused}");
     assert!(results[1].as_ref().unwrap().concat() == vec![b'a'; 1_000_000]);
 }
+
+#[tokio::test]
+async fn what_an_answer_that_breaks_off_declared_is_checked_over_those_that_follow() {
+    // The rest comes wrong, or right; and from an origin that gives no parts.
+    for (is_wrong, has_ranges) in [(true, true), (false, true), (true, false)] {
+        let reads = AtomicUsize::new(0);
+        let web = Web::start(move |_| {
+            let read = reads.fetch_add(1, Ordering::Relaxed);
+            let mut bytes = vec![b'a'; 1_000_000];
+            if is_wrong && read == 1 {
+                bytes[990_000] = b'b';
+            }
+            let reply = Reply::ok(&bytes).with("etag", "\"1\"");
+            let reply = if has_ranges { reply } else { reply.without_ranges() };
+            // Of a part, nothing is declared.
+            let reply = if read == 1 { reply } else { reply.with("content-md5", "dwfWrk4CfHDuoqk1wilvIQ==") };
+            if read == 0 { reply.cut(600_000) } else { reply }
+        })
+        .await;
+        let dir = TempDir::new().unwrap();
+        let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+        let (source, credentials) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
+        let parts: Vec<_> = agent.open(source, credentials).await.unwrap().stream(None).collect().await;
+        let read = parts.into_iter().collect::<Result<Vec<_>, _>>();
+        match is_wrong {
+            true => assert!(read.unwrap_err().to_string().contains("contradict the md5")),
+            false => assert!(read.unwrap().concat() == vec![b'a'; 1_000_000]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_body_that_contradicts_what_is_declared_is_refused() {
+    for tells_length in [true, false] {
+        let web = Web::start(move |_| {
+            let reply = Reply::ok(b"").with("etag", "\"1\"").with("content-md5", "dwfWrk4CfHDuoqk1wilvIQ==");
+            if tells_length { reply } else { reply.without_length() }
+        })
+        .await;
+        let dir = TempDir::new().unwrap();
+        let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+        let (source, credentials) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
+        let read = match agent.open(source, credentials).await {
+            Ok(download) => download.stream(None).collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>(),
+            Err(error) => Err(error),
+        };
+        assert!(read.unwrap_err().to_string().contains("contradict the md5"), "{tells_length}");
+    }
+}

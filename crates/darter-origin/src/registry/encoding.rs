@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use flate2::write::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use futures_util::stream::{self, StreamExt};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
@@ -73,15 +73,21 @@ enum Decoder {
     None,
     Gzip(MultiGzDecoder<Vec<u8>>),
     Deflate(ZlibDecoder<Vec<u8>>),
+    /// Deflate without zlib's frame, which some send under that name.
+    Raw(DeflateDecoder<Vec<u8>>),
 }
 
 impl Decoder {
-    /// Whether the body may begin with this byte. No document begins with one that an encoding begins with.
-    const fn is_begun_by(&self, first: u8) -> bool {
+    /// The same, or another one if the body can't begin with this byte. No document begins with one that an encoding begins
+    /// with.
+    fn begun_by(self, first: u8) -> Self {
+        // JSON and HTML, with or without a byte order mark.
+        let is_text = first.is_ascii_whitespace() || matches!(first, b'{' | b'[' | b'"' | b'<' | 0xef);
         match self {
-            Self::None => true,
-            Self::Gzip(_) => first == 0x1f,
-            Self::Deflate(_) => first & 0x0f == 8,
+            Self::Gzip(_) if first != 0x1f => Self::None,
+            Self::Deflate(_) if is_text => Self::None,
+            Self::Deflate(_) if first & 0x0f != 8 => Self::Raw(DeflateDecoder::new(Vec::new())),
+            decoder => decoder,
         }
     }
 
@@ -93,6 +99,10 @@ impl Decoder {
                 std::mem::take(decoder.get_mut())
             }
             Self::Deflate(decoder) => {
+                decoder.write_all(encoded)?;
+                std::mem::take(decoder.get_mut())
+            }
+            Self::Raw(decoder) => {
                 decoder.write_all(encoded)?;
                 std::mem::take(decoder.get_mut())
             }
@@ -108,6 +118,10 @@ impl Decoder {
                 std::mem::take(decoder.get_mut())
             }
             Self::Deflate(decoder) => {
+                decoder.try_finish()?;
+                std::mem::take(decoder.get_mut())
+            }
+            Self::Raw(decoder) => {
                 decoder.try_finish()?;
                 std::mem::take(decoder.get_mut())
             }
@@ -132,9 +146,7 @@ impl Decoding {
                 match self.body.next().await {
                     Some(Ok(chunk)) => {
                         if let Some(first) = chunk.first().filter(|_| !self.begun) {
-                            if !self.decoder.is_begun_by(*first) {
-                                self.decoder = Decoder::None;
-                            }
+                            self.decoder = self.decoder.begun_by(*first);
                             self.begun = true;
                         }
                         self.encoded = chunk;
@@ -208,7 +220,9 @@ mod tests {
         let gzip = gzip.finish().unwrap();
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(&plain).unwrap();
-        assert!(decode(zlib.finish().unwrap(), Encoding::Deflate).await.unwrap() == plain);
+        let zlib = zlib.finish().unwrap();
+        assert!(decode(zlib[2..zlib.len() - 4].to_vec(), Encoding::Deflate).await.unwrap() == plain);
+        assert!(decode(zlib, Encoding::Deflate).await.unwrap() == plain);
         assert!(decode(gzip.clone(), Encoding::Gzip).await.unwrap() == plain);
         decode(gzip[..gzip.len() - 9].to_vec(), Encoding::Gzip).await.unwrap_err();
         decode(b"\x1fnot gzip at all".to_vec(), Encoding::Gzip).await.unwrap_err();

@@ -86,6 +86,7 @@ impl Origin for RegistryOrigin {
             shown: Shown::default(),
             start: part.start,
             length: part.length,
+            witness: None,
             body: crate::body::checked(answer.body, part.bytes, source.to_string()),
         })
     }
