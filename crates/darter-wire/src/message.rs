@@ -282,6 +282,16 @@ pub enum Message {
         /// Shows that the asker has the login, to the one that is asked and to nobody else.
         proof: Digest,
     },
+    /// Node → node: what do you know of the answer to this question, whose registry does not answer? Nobody is asked for it.
+    /// Answered by [`Message::RegistryIs`].
+    AskRegistryKnown {
+        /// Chosen by the asker; the answer repeats it.
+        request: u32,
+        /// What would be asked.
+        question: RegistryQuestion,
+        /// As in [`Message::AskRegistryAlike`], if the asker has a login.
+        proof: Option<Digest>,
+    },
 }
 
 /// A request to a registry, for a manifest, a list, or whether a blob may be read; never for a blob's bytes.
@@ -441,7 +451,9 @@ impl Message {
             Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
             Self::AskHashes { from, .. } => *from <= MAX_PIECES,
             Self::Report { piece, .. } => piece.0 < MAX_PIECES,
-            Self::AskRegistry { question, .. } | Self::AskRegistryAlike { question, .. } => {
+            Self::AskRegistry { question, .. }
+            | Self::AskRegistryAlike { question, .. }
+            | Self::AskRegistryKnown { question, .. } => {
                 question.path.len() <= MAX_REGISTRY_PATH && question.headers.len() <= MAX_REGISTRY_HEADERS
             }
             Self::RegistryIs { answer: Ok(answer), .. } => {

@@ -8,6 +8,7 @@
 //! | `relay` | nodes ask seeds, seeds answer nodes |
 //! | `request` | one question to a registry itself |
 //! | `record` | what is open to everybody, on disk |
+//! | `known` | what other nodes know while a registry is away |
 //! | `images` | the images that this host was asked for, by name |
 //! | `outage` | when a registry counts as away, and what is said then |
 //!
@@ -43,6 +44,7 @@
 
 mod flights;
 pub(crate) mod images;
+mod known;
 mod outage;
 pub(crate) mod question;
 mod record;
@@ -59,7 +61,7 @@ use bytes::Bytes;
 use darter_core::{Clock, Digest, Moment, NodeId};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
 use darter_store::Dir;
-use darter_wire::{Failure, FailureKind, RegistryAnswer, RegistryQuestion};
+use darter_wire::{Failure, FailureKind, Message, RegistryAnswer, RegistryQuestion};
 use futures_util::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -232,6 +234,11 @@ impl Registries {
         self.client().login_proof(&question.upstream, [&asker.0, &asked.unwrap_or(me).0]).await
     }
 
+    /// Whether `asker` has shown that it has the login that is configured here.
+    async fn has_same_login(&self, question: &Question, asker: NodeId, proof: Option<Digest>) -> bool {
+        proof.is_some() && question.is_open() && self.login_proof(question, asker, None).await == proof
+    }
+
     /// Whether the registry would be shown something of this agent's own.
     async fn shows_own_keys(&self, question: &Question) -> bool {
         self.client().shows_own_keys(&question.upstream, &question.credentials).await
@@ -287,7 +294,7 @@ impl Registries {
         if is_this_host(question.base()) && !self.relay.as_ref().is_some_and(|relay| relay.is_here(from)) {
             return Err(own_trouble("the registry's address means the host of whoever asks"));
         }
-        let is_alike = proof.is_some() && question.is_open() && self.login_proof(&question, from, None).await == proof;
+        let is_alike = self.has_same_login(&question, from, proof).await;
         if proof.is_some() && !is_alike {
             return Err(own_trouble("it has no login for this registry, or another one"));
         }
@@ -310,13 +317,25 @@ impl Registries {
             if let Some(reply) = registries.while_away(&asked).await {
                 return Ok(reply);
             }
-            match registries.ask_others(&asked, until).await {
+            if let Some(trouble) = registries.watch.trouble_with(asked.base(), registries.clock.now())
+                && let Some(reply) = registries.known_to_others(&asked, &trouble).await
+            {
+                return registries.settle(&asked, Ok(reply)).await;
+            }
+            let outcome = match registries.ask_others(&asked, until).await {
                 Others::Say(outcome) => registries.settle(&asked, outcome).await,
                 // The word of a seed is the better one: a node need not have a route to the registry.
                 Others::CanNot(failed) => {
-                    let outcome = registries.ask_here(None, asked, Logins::Own, until).await;
+                    let outcome = registries.ask_here(None, asked.clone(), Logins::Own, until).await;
                     if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
                 }
+            };
+            match Trouble::of(&outcome) {
+                Some(trouble) => match registries.known_to_others(&asked, &trouble).await {
+                    Some(reply) => registries.settle(&asked, Ok(reply)).await,
+                    None => outcome,
+                },
+                None => outcome,
             }
         };
         self.fly(question.key(), None, &question, Box::pin(found_out)).await
@@ -451,7 +470,11 @@ impl Registries {
                 false => None,
             };
             let is_alike = proof.is_some();
-            let asked = relay.ask(agent, question.to_wire(), proof);
+            let question_to = question.to_wire();
+            let asked = relay.ask(agent, move |request| match proof {
+                Some(proof) => Message::AskRegistryAlike { request, question: question_to, proof },
+                None => Message::AskRegistry { request, question: question_to },
+            });
             match tokio::time::timeout_at(times.until, asked).await {
                 Ok(Ok(reply)) => {
                     let is_refused = matches!(

@@ -13,7 +13,7 @@ use std::time::Duration;
 use darter_core::source::blob_of;
 use darter_core::{Digest, Moment, NodeId, rendezvous};
 use darter_origin::{OriginFailure, is_this_host};
-use darter_wire::{Failure, Message, RegistryAnswer, RegistryQuestion};
+use darter_wire::{Failure, Message, RegistryAnswer};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,9 @@ const FOUND_FOR: Duration = Duration::from_secs(10);
 
 /// Nodes that are asked before this one asks by itself.
 const MAX_ASKED: usize = 3;
+
+/// Nodes that are asked what they know of a repository.
+const MAX_KNOWING: usize = 16;
 
 /// Repositories of which it is remembered.
 const MAX_FOUND: u64 = 1000;
@@ -60,6 +63,8 @@ pub(crate) struct Relay {
 #[derive(Clone)]
 struct Found {
     nodes: Arc<[NodeId]>,
+    /// All nodes that answered.
+    alive: Arc<[NodeId]>,
     at: Moment,
     /// How many agents were connected then: it is found out anew when somebody came or went.
     peers: usize,
@@ -98,26 +103,35 @@ impl Relay {
     /// Agents to ask about a repository when no connected seed could, best first: seeds that were found just now, and the nodes
     /// that rank before this one. None, if this node is the one to ask.
     pub(super) async fn nodes_for(&self, repository: &Digest, base: &Url, now: Moment) -> Vec<NodeId> {
-        if self.role != Role::Node {
-            return Vec::new();
-        }
+        let found = self.find(repository, now).await.nodes;
+        found.iter().copied().filter(|node| self.may_ask(*node, base)).take(MAX_ASKED).collect()
+    }
+
+    /// Nodes that may know something of a repository.
+    pub(super) async fn others_for(&self, repository: &Digest, base: &Url, now: Moment) -> Vec<NodeId> {
+        let found = self.find(repository, now).await.alive;
+        found.iter().copied().filter(|node| self.may_ask(*node, base)).take(MAX_KNOWING).collect()
+    }
+
+    fn may_ask(&self, node: NodeId, base: &Url) -> bool {
+        self.fleet.peer(node).is_some() && (!is_this_host(base) || self.is_here(node))
+    }
+
+    /// Finds out who is to ask about a repository, unless that is known.
+    async fn find(&self, repository: &Digest, now: Moment) -> Found {
         let peers = self.fleet.peers().len();
         let holds = |found: &&Found| now - found.at < FOUND_FOR && found.peers == peers;
         let known = self.found.lock().get(repository).filter(holds).cloned();
-        let found = match known {
-            Some(found) => found.nodes,
-            None => {
-                let key = blob_of(repository);
-                let survey = self.fleet.survey(key, None).await;
-                let nodes = survey.candidates(&key.0, self.fleet.me().node);
-                let nodes: Arc<[NodeId]> = survey.found_seeds.iter().copied().chain(nodes).collect();
-                let peers = self.fleet.peers().len();
-                self.found.lock().insert(*repository, Found { nodes: Arc::clone(&nodes), at: now, peers }, 1);
-                nodes
-            }
-        };
-        let may_ask = |node: &NodeId| self.fleet.peer(*node).is_some() && (!is_this_host(base) || self.is_here(*node));
-        found.iter().copied().filter(may_ask).take(MAX_ASKED).collect()
+        if let Some(found) = known {
+            return found;
+        }
+        let key = blob_of(repository);
+        let survey = self.fleet.survey(key, None).await;
+        let nodes = survey.candidates(&key.0, self.fleet.me().node);
+        let nodes = survey.found_seeds.iter().copied().chain(nodes).collect();
+        let found = Found { nodes, alive: survey.alive.into(), at: now, peers: self.fleet.peers().len() };
+        self.found.lock().insert(*repository, found.clone(), 1);
+        found
     }
 
     /// Whether an agent is a seed.
@@ -140,23 +154,14 @@ impl Relay {
         self.fleet.me().node
     }
 
-    /// Asks an agent, and shows it that this one has the login that the registry would be shown, where there is one.
-    pub(super) async fn ask(
-        &self,
-        agent: NodeId,
-        question: RegistryQuestion,
-        proof: Option<Digest>,
-    ) -> Result<Reply, NoReply> {
+    /// Asks an agent what `question` makes of the number that its answer repeats.
+    pub(super) async fn ask(&self, agent: NodeId, question: impl FnOnce(u32) -> Message) -> Result<Reply, NoReply> {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(request, (agent, sender));
         let _waits = Waits { relay: self, request };
         let lost = || NoReply::OfAgent("the connection was lost".to_owned());
-        let message = match proof {
-            Some(proof) => Message::AskRegistryAlike { request, question, proof },
-            None => Message::AskRegistry { request, question },
-        };
-        if !self.fleet.say(agent, &message) {
+        if !self.fleet.say(agent, &question(request)) {
             return Err(lost());
         }
         match answer.await.map_err(|_| lost())? {

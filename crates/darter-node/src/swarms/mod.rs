@@ -463,6 +463,11 @@ impl Listener for ListeningSwarms {
                     registries.asked(from, request, question, None);
                 }
             }
+            Message::AskRegistryKnown { request, question, proof } => {
+                if let Some(registries) = &self.registries {
+                    registries.asked_for_known(from, request, question, proof);
+                }
+            }
             Message::AskRegistryAlike { request, question, proof } => {
                 if let Some(registries) = &self.registries {
                     registries.asked(from, request, question, Some(proof));

@@ -263,6 +263,49 @@ async fn after_the_last_seed_died_one_node_asks_the_registry_for_all_and_another
     }
 }
 
+/// harbor#13566, without a seed: whoever asks next may be the one that is to ask for all, and has never pulled.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_seed_a_node_that_never_pulled_gets_what_another_one_holds_while_the_registry_is_away() {
+    for private in [false, true] {
+        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+        // Enough for one of the others to be the one to ask about some of them.
+        let images = (0..6_u8).map(|n| {
+            let repository = format!("/v2/lab/{n}");
+            let (image, [_, layer]) = registry.put_image(&repository["/v2/".len()..], Some("1"), &vec![n; 300_000]);
+            [
+                format!("{repository}/manifests/1"),
+                format!("{repository}/manifests/{image}"),
+                format!("{repository}/blobs/{layer}"),
+            ]
+        });
+        let paths: Vec<_> = images.flatten().collect();
+        let mut options = many(directory.path(), &registry);
+        options.truncate(3);
+        if private {
+            (0..6).for_each(|n| registry.allow(ALICES_TOKEN, &format!("lab/{n}")));
+            registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+            let (username, password) = ("alice".to_owned(), "secret".to_owned());
+            options[0].logins.push(LoginOption { registry: registry.name(), username, password });
+        }
+        let first = start_nodes_alone(vec![options.remove(0)]).await.remove(0);
+        for path in &paths {
+            assert_eq!(get(&first, path).await.status, 200, "{path}");
+        }
+        // It knew nobody, and was asked by nobody.
+        let join = vec![first.status().listen.unwrap()];
+        let mut nodes = vec![first];
+        for options in options {
+            nodes.push(Agent::start(Options { join: join.clone(), ..options }).await.unwrap());
+        }
+        know_each_other(&nodes).await;
+        registry.stop().await;
+        for (node, path) in nodes[1..].iter().flat_map(|node| paths.iter().map(move |path| (node, path))) {
+            // What its own login opened is its own host's.
+            assert_eq!(get(node, path).await.status == 200, !private, "{path}");
+        }
+    }
+}
+
 /// What a node is configured with is for its own host, whichever node the others name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nodes_own_login_opens_nothing_to_other_nodes() {

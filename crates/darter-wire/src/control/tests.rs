@@ -206,6 +206,11 @@ fn message() -> impl Strategy<Value = Message> {
         ".*".prop_map(|addr| Message::SameId { addr }),
         peers().prop_map(|seeds| Message::Seeds { seeds }),
         (any::<u32>(), registry_question()).prop_map(|(request, question)| Message::AskRegistry { request, question }),
+        (any::<u32>(), registry_question()).prop_map(|(request, question)| Message::AskRegistryKnown {
+            request,
+            question,
+            proof: None
+        }),
         (any::<u32>(), registry_question(), any::<[u8; 32]>()).prop_map(|(request, question, proof)| {
             Message::AskRegistryAlike { request, question, proof: Digest::Sha256(proof) }
         }),
