@@ -33,7 +33,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::agent::{Agent, MIN_DIGITS};
-use crate::api::{GetRequest, Problem};
+use crate::api::{GetRequest, Problem, Waiting};
 use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
 use crate::handover;
@@ -111,7 +111,7 @@ impl Connected<IncomingStream<'_, PatientListener>> for Caller {
 /// Whether a user who could open the socket may ask this.
 fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
     let trusted = user.is_some_and(|user| user == 0 || user == agent);
-    trusted || method == Method::GET || path == "/v1/get"
+    trusted || method == Method::GET || matches!(path, "/v1/get" | "/v1/waiting")
 }
 
 async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
@@ -131,6 +131,7 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
         .route("/v1/blobs/{name}/pin", put(pin).delete(unpin))
         .route("/v1/explain", get(explain))
         .route("/v1/get", post(download))
+        .route("/v1/waiting", post(waiting))
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))
         .layer(middleware::from_fn(guard))
@@ -273,6 +274,13 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     });
     let response = response.header(header::CONTENT_TYPE, "application/octet-stream").header(header::TRAILER, TRAILERS);
     response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
+}
+
+/// Which origin a download waits for that was asked for in the same way and has not begun; `null` if it does not wait.
+async fn waiting(State(agent): State<Agent>, Json(request): Json<GetRequest>) -> Response {
+    let Ok(url) = request.url.parse() else { return told(&None::<Waiting>) };
+    let (source, _) = Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters());
+    told(&agent.waiting(&source))
 }
 
 /// Gives a download to whoever has upgraded the connection. One who goes away ends it.

@@ -139,6 +139,12 @@ impl Agent {
         self.inner.swarms.proven(source);
     }
 
+    /// The origin of a source, if it is being waited for.
+    pub fn waiting(&self, source: &Source) -> Option<api::Waiting> {
+        let pause = self.inner.context.pauses.of(source)?;
+        Some(api::Waiting::of(source, pause))
+    }
+
     /// What the origin calls the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
     pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
         match self.inner.context.origins.patient(Requester::Here).disposition(source, credentials).await {

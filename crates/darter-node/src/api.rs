@@ -17,11 +17,14 @@ pub mod top;
 pub mod units;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use darter_core::{BlobId, Digest, NodeId, Tier};
+use darter_core::{BlobId, Digest, NodeId, Source, Tier};
+use darter_origin::Pause;
 use serde::{Deserialize, Serialize};
 
 use crate::options::Role;
+use crate::transfer::dissolve::origin_of;
 
 /// One agent at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -233,8 +236,36 @@ pub struct Progress {
     /// Seconds from the request until now, or until complete.
     #[serde(flatten, with = "units::elapsed_seconds")]
     pub elapsed: f64,
+    /// The origin that is waited for, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// Bytes by where they came from.
     pub traffic: Traffic,
+}
+
+/// An origin that is waited for: what `POST /v1/waiting` tells of a download that has not begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Its host.
+    pub origin: String,
+    /// What it said, or what happened to it.
+    pub reason: String,
+    /// Seconds until it is asked again.
+    pub retry_in_seconds: u64,
+}
+
+impl Waiting {
+    pub(crate) fn of(source: &Source, pause: Pause) -> Self {
+        let retry_in_seconds = pause.left.as_secs_f64().ceil() as u64;
+        Self { origin: origin_of(source), reason: pause.reason, retry_in_seconds }
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, reason, retry_in_seconds } = self;
+        write!(f, "waiting for origin {origin}: {reason}, retrying in {retry_in_seconds} s")
+    }
 }
 
 /// A blob in the store.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
-use darter_origin::{Origin, Origins, Requester, Upstreams};
+use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::Store;
 
 use crate::budget::ByteBudget;
@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     /// Where blobs come from.
     pub(crate) origins: AllOrigins,
+    /// Which of them are being waited for.
+    pub(crate) pauses: Pauses,
     /// Which registries are configured, and trusted.
     pub(crate) registries: Upstreams,
     /// Meters what is read from origins.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceLength, Proof, Source, Version};
+use darter_origin::{Pauses, Pausing};
 use darter_wire::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -86,8 +87,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
 
 /// Joins under way.
-#[derive(Default)]
 pub(crate) struct Joins {
+    pauses: Pauses,
     last: AtomicU32,
     waiting: Mutex<HashMap<u32, Waiting>>,
 }
@@ -101,6 +102,10 @@ struct Waiting {
 }
 
 impl Joins {
+    pub(crate) fn new(pauses: Pauses) -> Self {
+        Self { pauses, last: AtomicU32::new(0), waiting: Mutex::default() }
+    }
+
     /// Asks a lead to let this agent in.
     pub(crate) async fn ask(
         &self,
@@ -115,17 +120,23 @@ impl Joins {
         let patience = Arc::new(Notify::new());
         self.waiting.lock().insert(request, Waiting { lead, answer: sender, patience: Arc::clone(&patience) });
         let waits = Waits { joins: self, request };
-        if !fleet.say(lead, &Message::Join { request, source, credentials, held, wants: true }) {
+        let question = Message::Join { request, source: source.clone(), credentials, held, wants: true };
+        if !fleet.say(lead, &question) {
             return Err(NotJoined::Gone);
         }
+        let mut told: Option<Pausing> = None;
         let answer = loop {
             tokio::select! {
                 answer = &mut answer => break answer.unwrap_or(Err(NotJoined::Gone)),
-                () = patience.notified() => {}
+                () = patience.notified() => {
+                    let reason = format!("{} waits for it", fleet.title(lead));
+                    drop(told.take());
+                    told = Some(self.pauses.begin(&source, reason, WAITING_EVERY));
+                }
                 () = tokio::time::sleep(PATIENCE) => break Err(NotJoined::Silent),
             }
         };
-        drop(waits);
+        drop((waits, told));
         answer
     }
 

@@ -11,8 +11,9 @@ use crate::client::{HttpClient, Requester};
 use crate::error::{ErrorKind, OriginError};
 use crate::file::FileOrigin;
 use crate::origin::{Origin, Reading, Stat};
+use crate::pauses::Pauses;
 use crate::registry::{RegistryClient, RegistryOrigin};
-use crate::retry::{RetryPolicy, retry};
+use crate::retry::{RetryPolicy, retry_noting};
 use crate::web::HttpOrigin;
 
 /// All origins of an agent.
@@ -22,6 +23,7 @@ pub struct Origins {
     registry: RegistryOrigin,
     files: Option<FileOrigin>,
     policy: RetryPolicy,
+    pauses: Pauses,
 }
 
 impl Origins {
@@ -32,6 +34,7 @@ impl Origins {
             registry: RegistryOrigin::new(registry),
             files: None,
             policy: RetryPolicy::default(),
+            pauses: Pauses::default(),
         }
     }
 
@@ -64,6 +67,11 @@ impl Origins {
         origins
     }
 
+    /// Which of them are being waited for.
+    pub fn pauses(&self) -> Pauses {
+        self.pauses.clone()
+    }
+
     fn of(&self, source: &Source) -> Result<&dyn Origin, OriginError> {
         let Source::Url { url, .. } = source else { return Ok(&self.registry) };
         match (url.scheme(), &self.files) {
@@ -93,7 +101,8 @@ impl Origin for Origins {
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
         let origin = self.of(source)?;
-        retry(self.policy, || origin.stat(source, credentials, known)).await
+        let note = |error: &OriginError, pause| self.pauses.begin(source, error.to_string(), pause);
+        retry_noting(self.policy, || origin.stat(source, credentials, known), note).await
     }
 
     async fn read(
@@ -104,7 +113,8 @@ impl Origin for Origins {
         expect: Option<&Version>,
     ) -> Result<Reading, OriginError> {
         let origin = self.of(source)?;
-        retry(self.policy, || origin.read(source, credentials, range, expect)).await
+        let note = |error: &OriginError, pause| self.pauses.begin(source, error.to_string(), pause);
+        retry_noting(self.policy, || origin.read(source, credentials, range, expect), note).await
     }
 
     async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {

@@ -71,7 +71,19 @@ impl RetryPolicy {
 ///
 /// # Errors
 /// The last attempt's.
-pub async fn retry<T, F>(policy: RetryPolicy, mut attempt: impl FnMut() -> F) -> Result<T, OriginError>
+pub async fn retry<T, F>(policy: RetryPolicy, attempt: impl FnMut() -> F) -> Result<T, OriginError>
+where
+    F: Future<Output = Result<T, OriginError>>,
+{
+    retry_noting(policy, attempt, |_, _| ()).await
+}
+
+/// The same; what `note` gives back is kept during each pause.
+pub(crate) async fn retry_noting<T, F, N>(
+    policy: RetryPolicy,
+    mut attempt: impl FnMut() -> F,
+    note: impl Fn(&OriginError, Duration) -> N,
+) -> Result<T, OriginError>
 where
     F: Future<Output = Result<T, OriginError>>,
 {
@@ -89,6 +101,7 @@ where
             tracing::warn!(%error, "an origin fails; trying again for up to {until} s (--origin-patience)");
         }
         tracing::debug!(%error, made, ?pause, "an origin fails; trying again");
+        let _noted = note(&error, pause);
         tokio::time::sleep(pause).await;
     }
 }

@@ -150,6 +150,13 @@ impl Client {
         self.read(Method::GET, &format!("/v1/progress?blob={blob}")).await
     }
 
+    /// `POST /v1/waiting`: which origin that download waits for, which has not begun. An older daemon does not know.
+    pub(crate) async fn waiting(&self, request: &api::GetRequest) -> Option<api::Waiting> {
+        let body = serde_json::to_vec(request).ok()?;
+        let answer = self.send(Method::POST, "/v1/waiting", body.into()).await.ok()?;
+        serde_json::from_slice(&self.body(answer).await.ok()?).ok()?
+    }
+
     /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over, in this
     /// order if it knows orders.
     pub(crate) async fn get(&self, request: &api::GetRequest, order: Order) -> Result<Given, ClientError> {

@@ -115,7 +115,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     refuse_early(args, &jobs)?;
     let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders, args)).collect();
     let mut signals = Signals::catch()?.with_hangup()?;
-    let bar = Bar::new(jobs.len(), args.quiet);
+    let bar = Bar::new(jobs.len(), args.quiet, args.json);
     let backend = tokio::select! {
         backend = Backend::choose(args, &sources, |line| bar.say(line)) => backend?,
         signal = signals.which() => return Err(ended_by(signal, String::new()).into()),
@@ -147,6 +147,7 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
         signed,
         disposition: false,
         order: Order::InOrder,
+        says: &|_| (),
     };
     backend::source_of(&question).0.key()
 }
@@ -226,6 +227,7 @@ impl Work<'_> {
             disposition: by_name,
             // In a directory it becomes a file, whatever it will be called, or all but always.
             order: if by_name || matches!(job.target(None)?, Target::File(_)) { Order::Any } else { Order::InOrder },
+            says: &|waiting| self.bar.waits(number, waiting),
         };
         let mut opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);

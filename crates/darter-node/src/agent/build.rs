@@ -70,6 +70,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         clock,
         store,
         origins: AllOrigins::new(&origins),
+        pauses: origins.pauses(),
         registries: registry.upstreams().clone(),
         origin_budget: ByteBudget::new(options.origin_limit, clock),
         origin_turns: Turns::default(),
@@ -100,7 +101,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     let house = House {
         context: Arc::clone(&context),
         fleet: Arc::clone(&fleet),
-        joins: Arc::new(Joins::default()),
+        joins: Arc::new(Joins::new(context.pauses.clone())),
         tasks: tasks.clone(),
         sendable: watch::channel(()).0,
     };

@@ -524,6 +524,7 @@ impl Transfer {
             complete: matches!(state.outcome, Outcome::Complete),
             elapsed: state.journal.elapsed(now),
             traffic: state.journal.traffic(),
+            waiting: self.context.pauses.of(&self.source).map(|pause| api::Waiting::of(&self.source, pause)),
         }
     }
 

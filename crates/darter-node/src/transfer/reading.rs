@@ -175,6 +175,7 @@ impl Transfer {
                     let pause = policy.pause(tries, spent, &error).filter(|_| !in_vain);
                     let Some(pause) = pause else { return self.give_up(&error.into()) };
                     self.note(format!("reading the origin: {error}; continuing"));
+                    let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
                     self.pause_reading(pause).await;
                 }
             }

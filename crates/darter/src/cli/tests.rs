@@ -228,3 +228,24 @@ mod values {
         assert!(log_filter("=,=").is_err());
     }
 }
+
+#[test]
+fn tags_may_be_stale_when_told_so() {
+    use darter_node::options::StaleTags;
+    let when = |words: &[&str]| {
+        let cli =
+            parse(&[&["darter", "node", "--join", "seed:7400", "--insecure", "--data-dir", "/d"], words].concat());
+        let Command::Node(args) = cli.command else { panic!("another command") };
+        args.options().unwrap().stale_tags
+    };
+    assert_eq!(when(&[]), StaleTags::Unreachable);
+    for (value, meant) in
+        [("never", StaleTags::Never), ("unreachable", StaleTags::Unreachable), ("errors", StaleTags::Errors)]
+    {
+        assert_eq!(when(&["--stale-tags", value]), meant, "{value}");
+    }
+    let wrong = Cli::try_parse_from(["darter", "up", "--stale-tags", "sometimes"]).unwrap_err().to_string();
+    for part in ["--stale-tags", "sometimes", "never", "unreachable", "errors"] {
+        assert!(wrong.contains(part), "{part:?} is not in {wrong}");
+    }
+}

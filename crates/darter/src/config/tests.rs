@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use darter_node::options::Role;
+use darter_node::options::{Role, StaleTags};
 
 use super::*;
 use crate::cli::Command;
@@ -58,6 +58,17 @@ fn the_mirror_asks_for_logins_only_when_told_to() {
     {
         let Command::Seed(args) = configured(line).cli.command else { panic!() };
         assert_eq!(args.options(Role::Seed, &[]).unwrap().ask_login, asks, "{line}");
+    }
+}
+
+#[test]
+fn when_tags_may_be_stale_can_stand_in_the_file() {
+    let file = file("stale-tags = \"never\"\n");
+    let path = file.path().display();
+    let told = format!("darter seed --data-dir /d --config {path}");
+    for (line, when) in [(&told, StaleTags::Never), (&format!("{told} --stale-tags errors"), StaleTags::Errors)] {
+        let Command::Seed(args) = configured(line).cli.command else { panic!() };
+        assert_eq!(args.options(Role::Seed, &[]).unwrap().stale_tags, when, "{line}");
     }
 }
 

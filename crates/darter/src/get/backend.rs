@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Digest, Source};
-use darter_node::api::{Checked, GetRequest, Progress};
+use darter_node::api::{Checked, GetRequest, Progress, Waiting};
 use darter_node::handover::{Anew, Handed, ORDER_HEADER, Receiver};
 use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError, admin};
 use darter_store::StoreError;
@@ -27,6 +27,9 @@ use crate::client::{self, Client, ClientError};
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
+
+/// How often to ask whom a download waits for that has not begun.
+const WAITING_POLL: Duration = Duration::from_secs(1);
 
 /// Who downloads.
 pub(super) enum Backend {
@@ -57,6 +60,8 @@ pub(super) struct Question<'a> {
     pub(super) disposition: bool,
     /// In which order the content is wanted.
     pub(super) order: Order,
+    /// Tells people whom the daemon waits for.
+    pub(super) says: &'a (dyn Fn(&Waiting) + Sync),
 }
 
 /// A download that has begun: the origin (or the swarm) has said that the content is there.
@@ -263,7 +268,15 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         digest: question.digest,
         disposition: question.disposition,
     };
-    let client::Given { head, content } = client.get(&request, question.order).await?;
+    let mut given = std::pin::pin!(client.get(&request, question.order));
+    let client::Given { head, content } = loop {
+        if let Ok(given) = tokio::time::timeout(WAITING_POLL, &mut given).await {
+            break given?;
+        }
+        if let Some(waiting) = client.waiting(&request).await {
+            (question.says)(&waiting);
+        }
+    };
     let header = |name: &str| head.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let blob = header(admin::BLOB_HEADER)
         .and_then(|text| text.parse().ok())

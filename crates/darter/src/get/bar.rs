@@ -1,9 +1,11 @@
 //! Progress for people: one bar for all downloads of the command when standard error is a terminal, silence otherwise.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use darter_node::api::Waiting;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
@@ -12,6 +14,9 @@ use crate::{glyphs, output};
 
 /// How often the bar looks.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Shorter pauses than this many seconds are over before anybody wonders.
+const MIN_TOLD: u64 = 2;
 
 const KNOWN: &str =
     "{msg}{wide_bar:.cyan/dim} {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
@@ -30,6 +35,11 @@ pub(super) struct Bar {
     done: AtomicU64,
     /// Downloads of which something is known.
     moving: Mutex<Vec<Moving>>,
+    quiet: bool,
+    /// Whether what happens meanwhile is told as JSON.
+    json: bool,
+    /// For what each download was last said to wait.
+    waits: Mutex<HashMap<usize, String>>,
 }
 
 /// How far one download is.
@@ -44,13 +54,22 @@ pub(super) struct Moving {
 
 impl Bar {
     /// A bar for so many downloads; draws nothing when quiet, or when nobody watches.
-    pub(super) fn new(jobs: usize, quiet: bool) -> Self {
+    pub(super) fn new(jobs: usize, quiet: bool, json: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let narrow =
             rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| (1..MIN_WIDTH).contains(&size.ws_col));
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(style(false, narrow));
-        Self { bar, narrow, jobs: jobs as u64, done: AtomicU64::new(0), moving: Mutex::default() }
+        Self {
+            quiet,
+            json,
+            waits: Mutex::default(),
+            bar,
+            narrow,
+            jobs: jobs as u64,
+            done: AtomicU64::new(0),
+            moving: Mutex::default(),
+        }
     }
 
     /// Follows one download, until dropped.
@@ -59,7 +78,15 @@ impl Bar {
         loop {
             ticks.tick().await;
             let (length, held) = match watch.progress().await {
-                Some(progress) => (progress.length.or(length), progress.held_bytes),
+                Some(progress) => {
+                    // An agent in this process says so in its log.
+                    if let (Some(waiting), Watch::Daemon(..)) = (&progress.waiting, watch)
+                        && waiting.retry_in_seconds >= MIN_TOLD
+                    {
+                        self.waits(job, waiting);
+                    }
+                    (progress.length.or(length), progress.held_bytes)
+                }
                 None => (length, 0),
             };
             self.note(job, length, held);
@@ -73,6 +100,20 @@ impl Bar {
         match moving.iter_mut().find(|it| it.job == job) {
             Some(it) => (it.length, it.held) = (length.or(it.length), it.held.max(held)),
             None => moving.push(Moving { job, length, held, before: held }),
+        }
+    }
+
+    /// Says that a download waits for its origin, once for each reason.
+    pub(super) fn waits(&self, job: usize, waiting: &Waiting) {
+        let reason = format!("{} {}", waiting.origin, waiting.reason);
+        let known = self.waits.lock().insert(job, reason.clone()).is_some_and(|before| before == reason);
+        if self.quiet || known {
+            return;
+        }
+        if self.json {
+            self.say(&serde_json::json!({ "event": "waiting", "job": job, "waiting": waiting }).to_string());
+        } else {
+            self.say(&waiting.to_string());
         }
     }
 

@@ -26,6 +26,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         rate: 25_000_000,
         complete: false,
         elapsed: 0.1,
+        waiting: None,
         traffic: traffic(),
     };
     let status = Status {

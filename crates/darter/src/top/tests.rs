@@ -35,6 +35,7 @@ fn row(number: u8, name: &str, map: &str, rate: u64, sent: u64) -> SwarmRow {
         rate,
         complete,
         elapsed: 3.0,
+        waiting: None,
         traffic: Traffic::default(),
     };
     SwarmRow {

@@ -1,5 +1,7 @@
 //! A daemon's life, and the commands that talk to it.
 
+use std::io::{Read as _, Write as _};
+
 use rustix::process::Signal;
 
 use crate::support::web::Web;
@@ -273,4 +275,53 @@ fn joining_something_else_is_told() {
     let (listen, local) = (free_address(), free_address());
     room.run(&format!("node --log off --insecure --listen {listen} --local {local} --join {address}"))
         .failed_with(1, &["join", &address]);
+}
+
+/// A server that asks to be let alone for a while, and then gives the content.
+fn busy_at_first(content: Vec<u8>) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                request.push(byte[0]);
+            }
+            let head = match number {
+                0 => "503 Service Unavailable\r\nRetry-After: 4\r\nContent-Length: 0".to_owned(),
+                _ => format!("200 OK\r\nContent-Length: {}", content.len()),
+            };
+            let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
+            if number > 0 {
+                let _ = stream.write_all(&content);
+            }
+        }
+    });
+    host
+}
+
+#[test]
+fn a_get_says_that_the_daemon_waits_for_an_origin() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let _daemon = Daemon::start(&room, "--origin-patience 1m");
+    let host = busy_at_first(bytes.clone());
+    let told = room.run(&format!("get http://{host}/a")).succeeded();
+    for part in [&format!("waiting for origin {host}: "), "HTTP 503 Service Unavailable", "retrying in "] {
+        assert!(told.err.contains(part), "{part:?} is not in {:?}", told.err);
+    }
+    assert_eq!(told.err.matches("waiting for origin").count(), 1, "{}", told.err);
+    assert!(room.read("a") == bytes);
+    // For programs as JSON, and for who wants to hear nothing not at all.
+    let told = room.run(&format!("get http://{}/b --json", busy_at_first(bytes.clone()))).succeeded();
+    let event: serde_json::Value = serde_json::from_str(told.err.lines().next().unwrap()).unwrap();
+    assert_eq!(event["event"], "waiting");
+    assert!(event["waiting"]["reason"].as_str().unwrap().contains("HTTP 503"), "{event}");
+    assert_eq!(told.json()["bytes"], bytes.len());
+    let told = room.run(&format!("get http://{}/c --quiet", busy_at_first(bytes))).succeeded();
+    assert_eq!(told.err, "");
 }

@@ -1,0 +1,60 @@
+//! Which origins are being waited for, what they said, and when they are asked again: for people who wonder.
+//!
+//! Whoever pauses notes it, and the note is gone when the pause is over. Cheap to clone: all clones are one table.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{BlobId, Source};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Notes of pauses.
+#[derive(Clone, Debug, Default)]
+pub struct Pauses(Arc<Mutex<HashMap<BlobId, Noted>>>);
+
+#[derive(Clone, Debug)]
+struct Noted {
+    reason: String,
+    until: Instant,
+}
+
+/// A pause that lasts.
+#[derive(Debug)]
+pub struct Pausing {
+    pauses: Pauses,
+    key: BlobId,
+}
+
+/// What a source waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// What the origin said, or what happened to it.
+    pub reason: String,
+    /// How long until it is asked again.
+    pub left: Duration,
+}
+
+impl Pauses {
+    /// Notes that a source is asked again after `pause`, until the guard is dropped. Of several the last one counts.
+    pub fn begin(&self, source: &Source, reason: impl Into<String>, pause: Duration) -> Pausing {
+        // What is too long for the clock is as good as a day.
+        let until = Instant::now() + pause.min(Duration::from_secs(24 * 3600));
+        let key = source.key();
+        self.0.lock().insert(key, Noted { reason: reason.into(), until });
+        Pausing { pauses: self.clone(), key }
+    }
+
+    /// The pause of a source, if there is one.
+    pub fn of(&self, source: &Source) -> Option<Pause> {
+        let noted = self.0.lock().get(&source.key()).cloned()?;
+        Some(Pause { reason: noted.reason, left: noted.until.saturating_duration_since(Instant::now()) })
+    }
+}
+
+impl Drop for Pausing {
+    fn drop(&mut self) {
+        self.pauses.0.lock().remove(&self.key);
+    }
+}
