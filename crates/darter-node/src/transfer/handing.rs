@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::rest::Hold;
-use super::stream::{FILE_CHUNK, Giving, Part, file_part, next_reader};
+use super::stream::{FILE_CHUNK, Giving, Part, file_part, kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -164,8 +164,7 @@ impl Taker {
         }
         let complete = matches!(outcome, Outcome::Complete);
         if transfer.closed.is_cancelled() && !complete {
-            let reason = "its transfer was ended here".to_owned();
-            return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+            return Err(FetchError::Stopped { kept: kept(&transfer) });
         }
         self.take_back();
         let pieces = transfer.pieces();

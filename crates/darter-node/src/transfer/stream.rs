@@ -118,7 +118,7 @@ impl Transfer {
 }
 
 /// How much of an unfinished blob stays on the disk, in words.
-fn kept(transfer: &Transfer) -> String {
+pub(super) fn kept(transfer: &Transfer) -> String {
     let held = transfer.stored.held_bytes();
     match transfer.stored.length() {
         _ if transfer.stored.passes() || held == 0 => "nothing is kept".to_owned(),
