@@ -238,7 +238,9 @@ fn a_seed_that_lost_its_disk_asks_its_nodes() {
     let newcomer = Node::join(&listen, "");
     newcomer.start_get(&line).end().succeeded();
     assert!(newcomer.has(&bytes));
-    assert_eq!(web.sent(), bytes.len() as u64, "while a node holds it, the origin is not read again");
+    // But for a sample, which shows that the origin gives the same to this caller.
+    let again = web.sent() - bytes.len() as u64;
+    assert!(again <= 1024, "while a node holds it, the origin is not read again: {again}");
     let explanation = second_room.run(&format!("explain {} --json", sha256(&bytes))).succeeded().json();
     assert!(events(&explanation).contains("the origin is not asked"), "{explanation}");
 }
