@@ -43,6 +43,7 @@ mod transfer;
 mod waits;
 
 pub use agent::{Agent, Download, Reloaded};
+pub use darter_origin::is_own_header;
 pub use error::{FetchError, StartError};
 pub use options::Options;
 pub use swarms::again::{Handing, Order};

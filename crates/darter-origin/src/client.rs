@@ -293,7 +293,7 @@ pub(crate) fn credential_headers(credentials: &Credentials) -> Result<HeaderMap,
             || OriginError::new(ErrorKind::Protocol, format!("header {name:?} can't be sent: check its spelling"));
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong().caused_by(error))?;
         let mut value = HeaderValue::from_str(value).map_err(|error| wrong().caused_by(error))?;
-        if !is_ours(&name) {
+        if !is_own_header(name.as_str()) {
             value.set_sensitive(true);
             headers.append(name, value);
         }
@@ -301,8 +301,8 @@ pub(crate) fn credential_headers(credentials: &Credentials) -> Result<HeaderMap,
     Ok(headers)
 }
 
-/// Headers that say which bytes are wanted, or belong to the connection: only this crate writes them.
-fn is_ours(name: &HeaderName) -> bool {
+/// Headers that say which bytes are wanted, or belong to the connection: only this crate writes them. In whatever case.
+pub fn is_own_header(name: &str) -> bool {
     const OURS: [&str; 12] = [
         "connection",
         "content-length",
@@ -317,7 +317,7 @@ fn is_ours(name: &HeaderName) -> bool {
         "transfer-encoding",
         "upgrade",
     ];
-    OURS.contains(&name.as_str())
+    OURS.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
 /// An address without its password and what signs it, for messages.

@@ -35,7 +35,7 @@ mod shown;
 mod validators;
 pub mod web;
 
-pub use client::{HttpClient, HttpConfig, Requester, ServerConfig, is_this_host};
+pub use client::{HttpClient, HttpConfig, Requester, ServerConfig, is_own_header, is_this_host};
 pub use declared::Witness;
 pub use error::{ConfigError, ErrorKind, Fault, OriginError, OriginFailure};
 pub use file::FileOrigin;

@@ -133,6 +133,11 @@ pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = (name.trim(), value.trim());
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
     HeaderValue::from_str(value).map_err(|_| wrong())?;
+    if darter_node::is_own_header(name) {
+        return Err(format!(
+            "{name} says which bytes are wanted or how they are sent, which darter does itself: leave it out"
+        ));
+    }
     Ok((name.to_owned(), value.to_owned()))
 }
 

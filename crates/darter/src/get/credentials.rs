@@ -82,8 +82,7 @@ fn header_lines(text: &str, from: &str) -> Result<Vec<(String, String)>, Failure
     lines
         .map(|line| {
             // The line itself may be a secret.
-            values::header_pair(line)
-                .map_err(|_| Failure::Usage(format!("{from}: a line is not a header; write 'Name: value'")))
+            values::header_pair(line).map_err(|reason| Failure::Usage(format!("{from}: {reason}")))
         })
         .collect()
 }
@@ -247,6 +246,7 @@ default login anonymous password me@home
         let lines = header_lines("\u{feff}# a comment\n\nAuthorization: Bearer secret\nX-Other: 1\r\n", "f").unwrap();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[1], ("X-Other".to_owned(), "1".to_owned()));
+        assert!(header_lines("range: bytes=0-3", "f").unwrap_err().to_string().contains("leave it out"));
         let told = header_lines("secret without colon", "f").unwrap_err().to_string();
         assert!(told.starts_with("f: ") && !told.contains("secret"), "{told}");
     }
