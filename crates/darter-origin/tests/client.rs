@@ -297,3 +297,15 @@ async fn what_other_clients_understand_is_understood() {
         assert!(read(&origin(), &says(answer).await).await.is_err(), "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_refuses_the_handshake_is_not_said_to_have_a_wrong_certificate() {
+    // An alert: handshake failure.
+    let Source::Url { mut url, variant, digest } = says(b"\x15\x03\x03\x00\x02\x02\x28").await else {
+        panic!("an address")
+    };
+    url.set_scheme("https").unwrap();
+    let error = read(&origin(), &Source::Url { url, variant, digest }).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Tls);
+    assert!(error.text.contains("refused the TLS handshake (HandshakeFailure)"), "{}", error.text);
+}

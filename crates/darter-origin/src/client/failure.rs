@@ -31,6 +31,12 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
         (ErrorKind::Unreachable, text)
     } else if not_tls(&error) {
         (ErrorKind::Tls, not_tls_text(&host))
+    } else if let Some(alert) = refused_handshake(&error) {
+        let text = format!(
+            "{host} refused the TLS handshake ({alert}): it may want a client certificate, speak another version of TLS, or \
+             not know itself by this name"
+        );
+        (ErrorKind::Tls, text)
     } else if tls_failed(&error) {
         (
             ErrorKind::Tls,
@@ -194,6 +200,18 @@ fn tls_failed(error: &reqwest::Error) -> bool {
     found(error, |cause| cause.is::<rustls::Error>())
 }
 
+/// Why the peer would not go on with the handshake, if it says so.
+fn refused_handshake(error: &reqwest::Error) -> Option<String> {
+    let mut said = None;
+    found(error, |cause| {
+        if let Some(rustls::Error::AlertReceived(alert)) = cause.downcast_ref::<rustls::Error>() {
+            said = Some(format!("{alert:?}"));
+        }
+        said.is_some()
+    });
+    said
+}
+
 /// Whether the peer answered a TLS greeting with something else, as a plain HTTP server does.
 fn not_tls(error: &reqwest::Error) -> bool {
     found(error, |cause| {
@@ -216,7 +234,7 @@ fn says(error: &reqwest::Error, text: &str) -> bool {
 }
 
 /// Whether a cause of `error`, or what one of them carries inside an I/O error, is as asked.
-fn found(error: &reqwest::Error, is_it: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
+fn found(error: &reqwest::Error, mut is_it: impl FnMut(&(dyn StdError + 'static)) -> bool) -> bool {
     let mut cause = error.source();
     while let Some(this) = cause {
         if is_it(this) {
