@@ -7,6 +7,7 @@
 //! | `access` | who may have what is known of an address |
 //! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
 //! | [`limits`] | origins that ask to slow down |
+//! | `doors` | one question for all who want a source at once |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
 //! | [`nodes`] | the same without a seed: which node leads |
@@ -23,6 +24,7 @@
 
 mod access;
 pub(crate) mod again;
+mod doors;
 mod inventory;
 mod limits;
 mod nodes;
@@ -75,9 +77,9 @@ pub(crate) struct Swarms {
     /// What was said, from a Meet on, of blobs that are not on their way to here. Part of what `early` guards: added to and taken
     /// with that locked.
     strangers: Mutex<HashMap<BlobId, Early>>,
-    opening: open::Doors,
+    opening: doors::Doors,
     /// The doors of a seed that looks for another one that has a source.
-    following: open::Doors,
+    following: doors::Doors,
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     limits: limits::Limits,
@@ -135,8 +137,8 @@ impl Swarms {
             transfers: Mutex::default(),
             early: Mutex::default(),
             strangers: Mutex::default(),
-            opening: open::Doors::default(),
-            following: open::Doors::default(),
+            opening: doors::Doors::default(),
+            following: doors::Doors::default(),
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),

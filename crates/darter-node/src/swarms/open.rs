@@ -13,9 +13,7 @@
 //! credentials, on every use (`access`): what it shows to this caller is what is stored (and completed where it is
 //! partial), or it is another blob.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
@@ -24,7 +22,6 @@ use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
-use parking_lot::Mutex;
 
 use super::access::{Caller, Own};
 use super::nodes::Settled;
@@ -51,94 +48,6 @@ const DISK_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long a request waits for the first seed right after the agent's start.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
-
-/// One door for each source, or for each digest: who wants to open it waits for who is opening it. Callers of one source
-/// with the same credentials share what came of that, and all its callers share that the origin could not be reached: a
-/// slow or dead origin is asked once.
-#[derive(Default)]
-pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
-
-#[derive(Default)]
-pub(super) struct Door {
-    /// How many came out so far.
-    left: AtomicU64,
-    /// Held by who is opening; what the last one found.
-    opening: tokio::sync::Mutex<Option<Found>>,
-}
-
-/// What was behind a door.
-struct Found {
-    /// What was opened.
-    source: Source,
-    /// Whose credentials opened it.
-    caller: [u8; 32],
-    /// For whom.
-    requester: Requester,
-    /// Weak: a door may stay in the table when nobody waits any more, and must not keep a blob in use.
-    outcome: Result<Weak<Transfer>, FetchError>,
-}
-
-/// Inside of a door.
-pub(super) struct Opening<'a> {
-    door: &'a Door,
-    source: &'a Source,
-    caller: [u8; 32],
-    requester: Requester,
-    last: tokio::sync::MutexGuard<'a, Option<Found>>,
-}
-
-impl Doors {
-    pub(super) fn at(&self, key: BlobId) -> Arc<Door> {
-        let mut doors = self.0.lock();
-        // A door that nobody holds or waits for is only in the table.
-        doors.retain(|_, door| Arc::strong_count(door) > 1);
-        Arc::clone(doors.entry(key).or_default())
-    }
-}
-
-impl Door {
-    /// Waits for whoever is opening. `Err` is what they found, if it is for this caller too.
-    pub(super) async fn enter<'a>(
-        &'a self,
-        source: &'a Source,
-        Caller { credentials, requester }: Caller<'_>,
-    ) -> Result<Opening<'a>, Result<Arc<Transfer>, FetchError>> {
-        let (caller, before) = (credentials.fingerprint(), self.left.load(Ordering::Relaxed));
-        let last = self.opening.lock().await;
-        let found = last.as_ref().filter(|found| found.source == *source && self.left.load(Ordering::Relaxed) > before);
-        match found {
-            Some(Found { outcome: Err(error), .. }) => Err(Err(error.clone())),
-            Some(Found { outcome: Ok(transfer), caller: opener, requester: its, .. })
-                if *opener == caller && *its == requester =>
-            {
-                match transfer.upgrade() {
-                    Some(transfer) => Err(Ok(transfer)),
-                    None => Ok(Opening { door: self, source, caller, requester, last }),
-                }
-            }
-            _ => Ok(Opening { door: self, source, caller, requester, last }),
-        }
-    }
-}
-
-impl Opening<'_> {
-    /// Tells those who wait what was found: that the origin could not be reached, to all of them.
-    fn leave(mut self, found: Result<Arc<Transfer>, FetchError>) -> Result<Arc<Transfer>, FetchError> {
-        let is_for_others = match &found {
-            Ok(_) => true,
-            Err(FetchError::Origin(failure)) => failure.kind.retryable() && failure.status != Some(429),
-            Err(_) => false,
-        };
-        *self.last = is_for_others.then(|| Found {
-            source: self.source.clone(),
-            caller: self.caller,
-            requester: self.requester,
-            outcome: found.as_ref().map(Arc::downgrade).map_err(Clone::clone),
-        });
-        self.door.left.fetch_add(1, Ordering::Relaxed);
-        found
-    }
-}
 
 impl Swarms {
     /// Opens a source for a program of this host. Goes on to its end when the caller goes away: what was begun with a
