@@ -45,13 +45,21 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
             failed(FILE, "not a node id; remove the file and a new id is drawn at the next start".to_owned())
         })?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(FILE, error.to_string())),
+        Err(error) => {
+            let advice =
+                "let the user that darter runs as read it, or remove it, and a new id is drawn at the next start";
+            return Err(failed(FILE, format!("{error}: {advice}")));
+        }
     };
     let machine = machine.map(digest_of);
-    let drawn_on = match dir.read(MACHINE_FILE) {
-        Ok(text) => Some(String::from_utf8_lossy(&text).trim().to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(MACHINE_FILE, error.to_string())),
+    let (drawn_on, machine) = match dir.read(MACHINE_FILE) {
+        Ok(text) => (Some(String::from_utf8_lossy(&text).trim().to_owned()), machine),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (None, machine),
+        Err(error) => {
+            let path = dir.path_of(MACHINE_FILE);
+            tracing::warn!(path = %path.display(), %error, "where the node id was drawn can't be read: remove the file");
+            (None, None)
+        }
     };
     let moved = machine.is_some() && drawn_on.is_some() && machine != drawn_on;
     let id = match known {

@@ -141,6 +141,19 @@ impl Dir {
         self.find_sub(name)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// The same for a directory of what can be had again: what has its name and can't be used is set aside as `NAME.unread`.
+    ///
+    /// # Errors
+    /// When the system refuses that, too.
+    pub fn sub_or_anew(&self, name: &str) -> io::Result<Self> {
+        self.sub(name).or_else(|error| {
+            let (path, aside) = (self.path_of(name), format!("{name}.unread"));
+            tracing::warn!(path = %path.display(), %error, kept = aside, "a directory can't be used and is begun anew");
+            self.rename(name, self, &aside)?;
+            self.sub(name)
+        })
+    }
+
     /// Opens a directory in this one; `None` if there is nothing of that name.
     ///
     /// # Errors

@@ -6,16 +6,17 @@
 //! | `blobs/ab/abcd….data` | a blob's bytes at their offsets, in a sparse file; `abcd…` is its id in hexadecimal |
 //! | `blobs/ab/abcd….piece` | its sidecar: manifest, held pieces, flags (see `sidecar.rs` for the bytes) |
 //! | `blobs/ab/abcd….piece.new` | a sidecar being written |
-//! | `blobs/ab/abcd….newer-data`, `….newer-piece` | what a newer version wrote of a blob that this one stored anew |
+//! | `blobs/ab/abcd….newer-data`, `….newer-piece` | what a newer version wrote of a blob that this one stored anew, or what could not be read |
 //! | `trash/n` | the bytes of a removed blob, about to be deleted |
-//! | `index.redb` | last uses and sources (see `disk/index.rs`) |
+//! | `index.redb` | last uses and sources (see `disk/index.rs`); `index.redb.unread` is one that could not be used |
 //!
 //! Order of writing: bytes, `fdatasync`, sidecar to a new file, `fsync`, rename. So a sidecar never claims what a power
 //! failure can take. Order of removing: sidecar first; bytes without a sidecar are deleted at the next start.
 //! The sidecars are the truth. The index is a convenience: what it loses is the order of use and some questions to origins.
 //!
 //! At the start every sidecar is read (32 bytes a piece) and dropped again. What is damaged or
-//! left over is deleted with a warning; what has a foreign name, and what a newer version of Darter wrote, is left alone.
+//! left over is deleted with a warning; what has a foreign name, what a newer version of Darter wrote, and what can't be read
+//! (whoever wrote it) is left alone, and set aside when its name is needed. The other blobs go on.
 //!
 //! Every file is opened as `dir.rs` says: no link is followed, and what is another's is not opened.
 
@@ -73,7 +74,7 @@ impl DiskStore {
 
     fn open_locked(dir: &Dir, config: &StoreConfig, lock: Lock) -> Result<Self> {
         let layout = Layout::new(dir)?;
-        layout.empty_trash()?;
+        layout.empty_trash();
         let sidecars = layout.scan()?;
         let existing = sidecars.iter().map(|sidecar| sidecar.id).collect();
         let index = Index::open(dir, &existing)?;

@@ -37,6 +37,8 @@ const OVERHEAD: u64 = 4096;
 const LONGEST_MEDIA_TYPE: usize = 255;
 
 const MAGIC: &[u8] = b"darter-manifest-1 ";
+/// What every release begins a file with.
+const ANY_MAGIC: &[u8] = b"darter-manifest-";
 
 /// A manifest (or index) as the upstream gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Manifests {
         };
         let dir = Dir::open(data_dir).map_err(io::Error::other)?.sub(name)?;
         let mut disk = Recent::new(ON_DISK);
-        for found in scan(&dir)? {
+        for found in scan(&dir) {
             for gone in disk.insert(found.digest, (), found.length + OVERHEAD) {
                 remove(&dir, &gone);
             }
@@ -117,13 +119,17 @@ impl Inner {
 
     fn read(&self, digest: Digest) -> Option<Manifest> {
         let (shard, name) = name_of(&digest);
-        let file = self.dir.sub(&shard).and_then(|shard| shard.read(&name)).ok();
-        let manifest = file.and_then(|file| parse(digest, &file.into()));
+        let file = self.dir.sub(&shard).and_then(|shard| shard.read(&name));
+        // What can't be read, and what a newer release wrote, is not deleted.
+        let is_kept = file.as_ref().map_or(true, |file| file.starts_with(ANY_MAGIC) && !file.starts_with(MAGIC));
+        let manifest = file.ok().and_then(|file| parse(digest, &file.into()));
         if manifest.is_none() {
             let path = path_of(&self.dir, &digest);
-            tracing::warn!(path = %path.display(), "a cached manifest is damaged; it will be fetched again");
+            tracing::warn!(path = %path.display(), "a cached manifest can't be used; it will be fetched again");
             self.disk.lock().remove(&digest);
-            remove(&self.dir, &digest);
+            if !is_kept {
+                remove(&self.dir, &digest);
+            }
         }
         manifest
     }
@@ -167,25 +173,35 @@ struct Found {
 }
 
 /// Manifests in `dir`, oldest first. Leftovers of a crash are removed; other files are left alone.
-fn scan(dir: &Dir) -> io::Result<Vec<Found>> {
+fn scan(dir: &Dir) -> Vec<Found> {
     let mut found = Vec::new();
     for algorithm in ["sha256", "sha512"] {
-        let Some(shard) = dir.find_sub(algorithm)? else { continue };
-        for name in shard.names()? {
+        let listed = dir.find_sub(algorithm).and_then(|shard| {
+            let names = shard.as_ref().map(Dir::names).transpose()?.unwrap_or_default();
+            Ok((shard, names))
+        });
+        let (shard, names) = listed.unwrap_or_else(|error| {
+            let path = dir.path_of(algorithm);
+            tracing::warn!(path = %path.display(), %error, "cached manifests can't be read: remove the directory");
+            (None, Vec::new())
+        });
+        let Some(shard) = shard else { continue };
+        for name in names {
             if name.starts_with('.') {
-                shard.remove(&name)?;
+                // What can't be removed is in nobody's way.
+                let _ = shard.remove(&name);
                 continue;
             }
             let Ok(digest) = format!("{algorithm}:{name}").parse() else { continue };
-            match shard.look(&name)? {
+            match shard.look(&name).unwrap_or_default() {
                 Some(file) => found.push(Found { digest, length: file.length, written: file.modified }),
                 // A link, say: it goes, and what it points to stays.
-                None => drop(shard.remove(&name)?),
+                None => drop(shard.remove(&name)),
             }
         }
     }
     found.sort_by_key(|manifest| manifest.written);
-    Ok(found)
+    found
 }
 
 /// The directory and the name of a manifest's file.

@@ -153,8 +153,12 @@ impl Inner {
         };
         lines.sort_unstable();
         let text: String = lines.into_iter().map(|(_, line)| line).collect();
-        let is_newer = self.dir.read(FILE).is_ok_and(|there| !there.starts_with(format!("{MAGIC}\n").as_bytes()));
-        if is_newer {
+        // What can't be read may be a newer release's, too.
+        let may_be_newer = match self.dir.read(FILE) {
+            Ok(there) => !there.starts_with(format!("{MAGIC}\n").as_bytes()),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        if may_be_newer {
             return;
         }
         if let Err(error) = self.dir.replace(FILE, TEMPORARY, &[MAGIC.as_bytes(), b"\n", text.as_bytes()], false) {

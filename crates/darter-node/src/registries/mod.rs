@@ -168,12 +168,12 @@ impl Registries {
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let data_dir = Dir::open(&options.data_dir).map_err(io::Error::other)?;
-        let manifests = data_dir.sub(MANIFESTS)?;
+        let manifests = data_dir.sub_or_anew(MANIFESTS)?;
         Ok(Self {
             manifests: Manifests::open(&options.data_dir.join(MANIFESTS))?,
             provenance: Provenance::open(&manifests),
             // The version is in the name, so that one file never has to be read by two releases.
-            record: Record::open(manifests.sub("open-1")?)?,
+            record: Record::open(manifests.sub_or_anew("open-1")?)?,
             images: Images::open(data_dir),
             requests: Requests::new(client, Arc::clone(&metrics), Arc::clone(&clock)),
             relay: None,

@@ -169,6 +169,11 @@ impl Question {
     /// As it came from a node; `None` if it makes no sense.
     pub(super) fn from_wire(question: RegistryQuestion, known: &Upstreams) -> Option<Self> {
         let base: Url = question.registry.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))?;
+        // As a client's own: the seed's logins are for what its mirror asks, and for nothing else of a registry. A page of a
+        // list that is elsewhere is the node's own to ask for, which saw its link.
+        if !is_of_the_api(&question.path) {
+            return None;
+        }
         let mut headers = HeaderMap::new();
         for (name, value) in question.headers {
             let name: HeaderName = name.parse().ok()?;
@@ -180,6 +185,22 @@ impl Question {
         let method = if question.head { Method::HEAD } else { Method::GET };
         Some(Self { upstream, method, path: question.path, headers, credentials: question.credentials })
     }
+}
+
+/// Whether a path and query is one that a client may ask for.
+fn is_of_the_api(path_and_query: &str) -> bool {
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    // A prefix that is configured for an upstream need not keep to the grammar of names.
+    let is_plain = |part: &str| {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:+".contains(&byte);
+        !part.is_empty() && part != "." && part != ".." && part.bytes().all(known)
+    };
+    let is_named = match route::parse(path) {
+        Some(Route::Ping) => true,
+        Some(_) => path.trim_start_matches('/').split('/').all(is_plain),
+        None => false,
+    };
+    is_named && query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 impl Reply {
@@ -296,5 +317,37 @@ mod tests {
         let mut wrong = asked.to_wire();
         wrong.registry = "file:///etc/".into();
         assert!(Question::from_wire(wrong, &known()).is_none());
+    }
+
+    #[test]
+    fn a_node_asks_for_what_a_client_may_ask_for() {
+        let digest = Digest::sha256(b"x");
+        let takes = |path: &str| {
+            let mut asked = question("/v2/a/manifests/1").to_wire();
+            asked.path = path.to_owned();
+            Question::from_wire(asked, &known()).is_some()
+        };
+        for right in ["/v2/", "/v2/a/b/manifests/1", "/v2/a/tags/list?n=2&last=x"] {
+            assert!(takes(right), "{right}");
+        }
+        assert!(takes(&format!("/v2/a/blobs/{digest}")) && takes(&format!("/v2/a/referrers/{digest}?artifactType=x")));
+        for wrong in [
+            "",
+            "/",
+            "v2/a/manifests/1",
+            "/v1/a/manifests/1",
+            "/admin/delete",
+            "/v2/_catalog",
+            "/v2/a/uploads/1",
+            "/v2/../admin/manifests/1",
+            "/v2/a/../../admin/manifests/1",
+            "/v2/%2e%2e/%2e%2e/manifests/1",
+            "//other.example/v2/a/manifests/1",
+            "http://other.example/v2/a/manifests/1",
+            "/v2/a/manifests/1\r\nX-Other: 1",
+            "/v2/a/manifests/1#/v2/b",
+        ] {
+            assert!(!takes(wrong), "{wrong}");
+        }
     }
 }

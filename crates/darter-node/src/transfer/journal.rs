@@ -229,7 +229,7 @@ impl Archive {
     /// Opens the archive of a data directory. Blocking.
     pub(crate) fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open(data_dir)?;
-        let explain = dir.sub(DIRECTORY);
+        let explain = dir.sub_or_anew(DIRECTORY);
         explain.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
@@ -250,8 +250,10 @@ impl Archive {
             let blob = name.split_once('.').and_then(|(stem, _)| stem.parse().ok());
             let known = blob.is_some_and(|blob| blobs.contains(&blob) && name == name_of(blob));
             // Looked at, so that what an older release left open to others is closed to them.
-            if !known || self.0.look(&name)?.is_none() {
-                self.0.remove(&name)?;
+            if (!known || !self.0.look(&name).is_ok_and(|look| look.is_some()))
+                && let Err(error) = self.0.remove(&name)
+            {
+                tracing::warn!(path = %self.0.path_of(&name).display(), %error, "an old explanation can't be removed");
             }
         }
         Ok(())

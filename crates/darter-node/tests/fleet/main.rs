@@ -25,5 +25,6 @@ mod start_over;
 mod this_host;
 mod turns;
 mod two_seeds;
+mod unreadable;
 mod web;
 mod wrong;

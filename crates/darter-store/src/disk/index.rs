@@ -8,6 +8,7 @@
 //! Nothing here is the only record of anything that matters: a damaged index is replaced by an empty one.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use darter_core::{BlobId, Version};
@@ -16,7 +17,7 @@ use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use crate::backend::LastUse;
-use crate::dir::Dir;
+use crate::dir::{Access, Dir};
 use crate::error::{Result, StoreError};
 use crate::store::SourceRecord;
 
@@ -24,6 +25,8 @@ const USES: TableDefinition<'_, [u8; 32], (u64, u64)> = TableDefinition::new("us
 const SOURCES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("sources");
 
 const NAME: &str = "index.redb";
+/// One that could not be used.
+const SET_ASIDE: &str = "index.redb.unread";
 
 /// Far more than the working set of an index of some thousand small rows.
 const CACHE_BYTES: usize = 1 << 20;
@@ -50,9 +53,13 @@ impl Index {
             Ok(database) => database,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(path = %path.display(), error, "the index can't be used and is begun anew");
-                // A link's target is left alone.
-                dir.remove(NAME).map_err(StoreError::io("delete", &path))?;
+                tracing::warn!(path = %path.display(), error, kept = SET_ASIDE, "the index can't be used and is begun anew");
+                // It may be a newer version's. A link's target is left alone.
+                let is_anothers = dir.open_linked(NAME, Access::Read).is_ok_and(|(_, links)| links > 1);
+                let aside =
+                    if is_anothers { Err(io::ErrorKind::Other.into()) } else { dir.rename(NAME, dir, SET_ASIDE) };
+                let aside = aside.or_else(|_| dir.remove(NAME).map(drop));
+                aside.map_err(StoreError::io("set aside", &path))?;
                 open_checked(dir, existing).map_err(index_error(&path))?
             }
         };

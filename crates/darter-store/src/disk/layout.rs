@@ -1,5 +1,6 @@
 //! Files and names of a store on disk, and the order in which they are written. The layout stands in `disk.rs`.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::sidecar::{Sidecar, SidecarError};
 const DATA: &str = "data";
 const SIDECAR: &str = "piece";
 const NEW_SIDECAR: &str = "piece.new";
-/// What a newer version of Darter wrote of a blob, set aside when this one stores the blob anew.
+/// What a newer version of Darter wrote of a blob, or what can't be read of it, set aside when this one stores the blob anew.
 const NEWER_DATA: &str = "newer-data";
 const NEWER_SIDECAR: &str = "newer-piece";
 
@@ -53,9 +54,9 @@ impl Trash {
 /// What became of reading a sidecar.
 enum Found {
     Sidecar(Box<Sidecar>),
-    /// A newer version of Darter wrote it.
-    Newer,
-    /// It is missing, damaged, or no file of ours.
+    /// A newer version of Darter wrote it, or nobody knows who: it can't be read. It is left alone.
+    Kept,
+    /// It is missing or damaged.
     Unusable,
 }
 
@@ -68,29 +69,34 @@ impl Layout {
     }
 
     /// Deletes what removed blobs left.
-    pub(super) fn empty_trash(&self) -> Result<()> {
-        for name in list(&self.trash.dir)? {
-            delete(&self.trash.dir, &name)?;
+    pub(super) fn empty_trash(&self) {
+        for name in names_of(&self.trash.dir) {
+            clear(&self.trash.dir, &name);
         }
-        Ok(())
     }
 
-    /// Reads every sidecar; deletes what is damaged or left over.
+    /// Reads every sidecar; deletes what is damaged or left over. What can't be read or deleted is left alone, and the rest
+    /// is read all the same.
     pub(super) fn scan(&self) -> Result<Vec<Sidecar>> {
         let mut found = Vec::new();
         for name in list(&self.blobs)? {
-            let Ok(Some(shard)) = self.blobs.find_sub(&name) else {
-                left_alone(&self.blobs, &name);
-                continue;
+            let shard = match self.blobs.find_sub(&name) {
+                Ok(Some(shard)) => shard,
+                Ok(None) => continue,
+                Err(error) => {
+                    unreadable(&self.blobs, &name, &error);
+                    continue;
+                }
             };
-            for file in list(&shard)? {
-                match name_of(&name, &file) {
-                    None => left_alone(&shard, &file),
-                    Some((blob, SIDECAR)) => found.extend(self.found(blob, &shard)?),
-                    Some((_, NEW_SIDECAR)) => delete(&shard, &file)?,
-                    Some((blob, DATA)) if look(&shard, &file_name(blob, SIDECAR))?.is_none() => {
-                        tracing::warn!(path = %shard.path_of(&file).display(), "bytes without a sidecar are deleted");
-                        delete(&shard, &file)?;
+            let files: BTreeSet<String> = names_of(&shard).into_iter().collect();
+            for file in &files {
+                match name_of(&name, file) {
+                    None => left_alone(&shard, file),
+                    Some((blob, SIDECAR)) => found.extend(self.found(blob, &shard)),
+                    Some((_, NEW_SIDECAR)) => clear(&shard, file),
+                    Some((blob, DATA)) if !files.contains(&file_name(blob, SIDECAR)) => {
+                        tracing::warn!(path = %shard.path_of(file).display(), "bytes without a sidecar are deleted");
+                        clear(&shard, file);
                     }
                     Some(_) => {}
                 }
@@ -102,17 +108,29 @@ impl Layout {
     /// Makes an empty data file.
     pub(super) fn create(&self, blob: BlobId) -> Result<FileMedium> {
         let (shard, name) = (self.shard(blob)?, file_name(blob, DATA));
-        if matches!(read_sidecar(blob, &shard)?, Found::Newer) {
-            set_aside(&shard, blob)?;
+        if matches!(read_sidecar(blob, &shard), Found::Kept) {
+            set_aside(&shard, blob, &[(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)])?;
         }
-        let file = shard.create(&name).map_err(StoreError::io("create", &shard.path_of(&name)))?;
-        Ok(FileMedium::new(file, shard, name))
+        let made = shard.create(&name).or_else(|_| {
+            // Something that is no file.
+            set_aside(&shard, blob, &[(DATA, NEWER_DATA)]).map_err(io::Error::other)?;
+            shard.create(&name)
+        });
+        Ok(FileMedium::new(made.map_err(StoreError::io("create", &shard.path_of(&name)))?, shard, name))
     }
 
     /// Reads a blob's sidecar and opens its data; `None` when one of them is missing or can't be used.
     pub(super) fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, FileMedium)>> {
         let shard = self.shard(blob)?;
-        let Found::Sidecar(sidecar) = read_sidecar(blob, &shard)? else { return Ok(None) };
+        let sidecar = match read_sidecar(blob, &shard) {
+            Found::Sidecar(sidecar) => sidecar,
+            Found::Unusable => return Ok(None),
+            Found::Kept => {
+                // At once: what is of no use here is removed by its name.
+                set_aside(&shard, blob, &[(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)])?;
+                return Ok(None);
+            }
+        };
         let name = file_name(blob, DATA);
         let opened = shard.open_linked(&name, Access::Write).and_then(|(file, links)| {
             if links == 1 {
@@ -167,18 +185,25 @@ impl Layout {
     }
 
     /// The sidecar that a scan came upon. Its blob is deleted when it is of no use.
-    fn found(&self, blob: BlobId, shard: &Dir) -> Result<Option<Sidecar>> {
-        let found = read_sidecar(blob, shard)?;
-        let has_bytes = look(shard, &file_name(blob, DATA))?.is_some();
+    fn found(&self, blob: BlobId, shard: &Dir) -> Option<Sidecar> {
+        let found = read_sidecar(blob, shard);
+        let name = file_name(blob, DATA);
+        let has_bytes = match shard.look(&name) {
+            Ok(look) => look.is_some(),
+            Err(error) => {
+                unreadable(shard, &name, &error);
+                return None;
+            }
+        };
         match found {
-            Found::Sidecar(sidecar) if has_bytes => return Ok(Some(*sidecar)),
-            Found::Newer => return Ok(None),
-            _ => {}
+            Found::Sidecar(sidecar) if has_bytes => return Some(*sidecar),
+            Found::Kept => return None,
+            Found::Sidecar(_) | Found::Unusable => {}
         }
         tracing::warn!(%blob, "a blob without usable sidecar or bytes is deleted");
-        delete(shard, &file_name(blob, SIDECAR))?;
-        delete(shard, &file_name(blob, DATA))?;
-        Ok(None)
+        clear(shard, &file_name(blob, SIDECAR));
+        clear(shard, &name);
+        None
     }
 
     fn shard(&self, blob: BlobId) -> Result<Dir> {
@@ -207,54 +232,61 @@ fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
 }
 
 /// The sidecar of `blob`, if there is one that can be used.
-fn read_sidecar(blob: BlobId, shard: &Dir) -> Result<Found> {
+fn read_sidecar(blob: BlobId, shard: &Dir) -> Found {
     let name = file_name(blob, SIDECAR);
     let path = shard.path_of(&name);
     let mut bytes = Vec::new();
-    let read = shard.open_file(&name, Access::Read).and_then(|mut file| file.read_to_end(&mut bytes));
+    let read = shard.open_linked(&name, Access::Read).and_then(|(mut file, links)| {
+        file.read_to_end(&mut bytes)?;
+        Ok(links)
+    });
     match read {
-        Ok(_) => {}
-        Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => return Ok(Found::Unusable),
-        Err(refusal) if is_unusable(&refusal) => {
-            tracing::warn!(path = %path.display(), error = %refusal, "a sidecar can't be used");
-            return Ok(Found::Unusable);
+        Ok(1) => {}
+        Ok(links) => {
+            tracing::warn!(path = %path.display(), links, "a sidecar with other names (hard links) is not used");
+            return Found::Unusable;
         }
-        Err(refusal) => return Err(StoreError::io("read", &path)(refusal)),
+        Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => return Found::Unusable,
+        Err(refusal) => {
+            unreadable(shard, &name, &refusal);
+            return Found::Kept;
+        }
     }
     match Sidecar::decode(&bytes) {
-        Ok(sidecar) if sidecar.id == blob => Ok(Found::Sidecar(Box::new(sidecar))),
+        Ok(sidecar) if sidecar.id == blob => Found::Sidecar(Box::new(sidecar)),
         Ok(_) => {
             tracing::warn!(path = %path.display(), "a sidecar is another blob's");
-            Ok(Found::Unusable)
+            Found::Unusable
         }
         Err(error @ SidecarError::Newer(_)) => {
             tracing::warn!(path = %path.display(), %error, "a blob that a newer version stored is left alone");
-            Ok(Found::Newer)
+            Found::Kept
         }
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "a sidecar can't be used");
-            Ok(Found::Unusable)
+            Found::Unusable
         }
     }
 }
 
-/// Keeps what a newer version wrote of a blob under other names.
-fn set_aside(shard: &Dir, blob: BlobId) -> Result<()> {
-    for (from, to) in [(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)] {
-        let from = file_name(blob, from);
-        match shard.rename(&from, shard, &file_name(blob, to)) {
-            Err(refusal) if refusal.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("set aside", &shard.path_of(&from))(refusal));
-            }
-            _ => {}
-        }
+/// Keeps what is there of a blob under other names.
+fn set_aside(shard: &Dir, blob: BlobId, names: &[(&str, &str)]) -> Result<()> {
+    for (from, to) in names {
+        let (from, to) = (file_name(blob, from), file_name(blob, to));
+        // A directory does not make room for a file, nor the other way round.
+        let moved = shard.rename(&from, shard, &to).or_else(|refusal| match refusal.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => shard.rename(&from, shard, &format!("{to}-2")),
+        });
+        moved.map_err(StoreError::io("set aside", &shard.path_of(&from)))?;
     }
     Ok(())
 }
 
 /// Whether a refusal to open means that there is no file, or none of ours.
 fn is_unusable(refusal: &io::Error) -> bool {
-    matches!(refusal.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+    use io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
+    matches!(refusal.kind(), NotFound | PermissionDenied | IsADirectory)
 }
 
 fn left_alone(dir: &Dir, name: &str) {
@@ -266,8 +298,28 @@ fn list(dir: &Dir) -> Result<Vec<String>> {
     dir.names().map_err(StoreError::io("list", dir.path()))
 }
 
-fn look(dir: &Dir, name: &str) -> Result<Option<crate::dir::Look>> {
-    dir.look(name).map_err(StoreError::io("look at", &dir.path_of(name)))
+/// The names in a directory; none if it can't be read.
+fn names_of(dir: &Dir) -> Vec<String> {
+    dir.names().unwrap_or_else(|error| {
+        tracing::warn!(path = %dir.path().display(), %error, "a directory can't be read and is left alone: {ADVICE}");
+        Vec::new()
+    })
+}
+
+/// Deletes a file, or leaves it where it can't be deleted.
+fn clear(dir: &Dir, name: &str) {
+    if let Err(error) = dir.remove(name) {
+        let path = dir.path_of(name);
+        tracing::warn!(path = %path.display(), %error, "a leftover can't be deleted and is left alone: remove it");
+    }
+}
+
+/// What to do about a file that can't be read.
+const ADVICE: &str = "let the user that darter runs as read it, or remove it";
+
+fn unreadable(dir: &Dir, name: &str, error: &io::Error) {
+    let path = dir.path_of(name);
+    tracing::warn!(path = %path.display(), %error, "what is stored here can't be read and is left alone: {ADVICE}");
 }
 
 /// Deletes a file; one that is not there is deleted already.

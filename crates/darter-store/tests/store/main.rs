@@ -8,3 +8,4 @@ mod disk;
 mod histories;
 mod links;
 mod passing;
+mod unreadable;
