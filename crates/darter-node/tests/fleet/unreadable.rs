@@ -21,8 +21,11 @@ fn remove(at: &Path) {
     fs::create_dir_all(at.parent().unwrap()).unwrap();
 }
 
+/// Puts something at a path where nothing is.
+type Put = fn(&Path);
+
 /// What is in the place of a file or a directory, each with a way to put it there.
-const INSTEAD: [(&str, fn(&Path)); 5] = [
+const INSTEAD: [(&str, Put); 5] = [
     ("a directory with something in it", |at| fs::create_dir_all(at.join("x/y")).unwrap()),
     ("a pipe", |at| {
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
