@@ -57,7 +57,7 @@ impl Instead {
             Self::NotReadable if rustix::process::geteuid().is_root() => {
                 std::os::unix::fs::lchown(at, Some(65_534), None).unwrap();
             }
-            Self::NotReadable => fs::set_permissions(at, Permissions::from_mode(0)).unwrap(),
+            Self::NotReadable => fs::set_permissions(at, Permissions::from_mode(0o0)).unwrap(),
             Self::Nothing => clear(),
             Self::ZeroBytes => fs::write(at, "").unwrap(),
             Self::Garbage => fs::write(at, "garbage").unwrap(),
