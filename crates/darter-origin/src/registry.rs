@@ -10,6 +10,7 @@
 //! | `granted` | what a token service answers |
 //! | `login` | [`Login`]: configured credentials, Docker's `config.json` and its helpers |
 //! | `probe` | HEAD where it works, GET where it does not |
+//! | `proof` | showing another agent that one has the same login |
 //! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
 //!
 //! Whose credentials: a caller's own `Authorization` is passed on as it is, and a rejection goes back to the caller,
@@ -24,6 +25,7 @@ mod granted;
 mod login;
 mod origin;
 mod probe;
+mod proof;
 mod token;
 mod upstreams;
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Clock, Digest, DigestHasher, Moment};
+use darter_core::{ByteRange, Clock, Digest, Moment};
 use futures_util::stream::{self, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -36,6 +36,7 @@ use crate::registry::challenge::challenges_of;
 use crate::registry::encoding;
 use crate::registry::login::{Login, Logins};
 use crate::registry::probe::{self, HEAD_PATIENCE};
+use crate::registry::proof::LoginKeys;
 use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{RegistryConfig, Upstream, Upstreams};
 use crate::web::{self, Part, content_length};
@@ -94,6 +95,7 @@ struct Inner {
     upstreams: Upstreams,
     logins: Logins,
     tokens: Tokens,
+    login_keys: LoginKeys,
     /// What each repository asked for last, so that the next request brings it along at once.
     remembered: Mutex<HashMap<Place, Wanted>>,
     /// Where a place's redirects led to another registry that wanted something.
@@ -126,6 +128,7 @@ impl RegistryClient {
             logins: Logins::new(config, clock.clone()),
             tokens: Tokens::new(http.clone(), clock.clone()),
             http,
+            login_keys: LoginKeys::default(),
             remembered: Mutex::default(),
             beyond: Mutex::default(),
             failed: Mutex::default(),
@@ -190,19 +193,7 @@ impl RegistryClient {
             return None;
         }
         let login = self.login_of(upstream).await?;
-        let [kind, user, secret] = match &login {
-            Login::Password { user, password } => ["password", user, password],
-            Login::IdentityToken(token) => ["identity token", "", token],
-            Login::RegistryToken(token) => ["registry token", "", token],
-        };
-        let mut hasher = DigestHasher::sha256();
-        let [first, second] = about;
-        let [context, base] = [b"darter 2026-11 proof of a login".as_slice(), upstream.base().as_str().as_bytes()];
-        for part in [context, base, first, second, kind.as_bytes(), user.as_bytes(), secret.as_bytes()] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        Some(hasher.finish())
+        Some(self.inner.login_keys.proof(&login, upstream.base(), about).await)
     }
 
     /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and gives back whatever the registry
