@@ -120,9 +120,14 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimeout(pub(crate) Duration);
 
-/// The `X-Linked-Etag` of a redirect on the way: the Hugging Face hub's hash of what it leads to.
-#[derive(Clone, Debug)]
-pub(crate) struct LinkedTag(pub(crate) String);
+/// What a redirect on the way says of what it leads to, as the Hugging Face hub does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Linked {
+    /// `X-Linked-Etag`: its hash.
+    pub(crate) tag: Option<String>,
+    /// `X-Linked-Size`: its length.
+    pub(crate) size: Option<u64>,
+}
 
 impl Request {
     pub(crate) fn new(method: Method, url: Url) -> Self {
@@ -191,20 +196,19 @@ impl Inner {
     async fn send(&self, mut request: Request) -> Result<reqwest::Response, OriginError> {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let behalf = self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.others);
-        let mut linked = None;
+        let mut linked = Linked::default();
         for _ in 0..=MAX_REDIRECTS {
             let mut response = self.send_on(&request, behalf).await?;
             if request.stranger && !self.of(&request.url).unwrap_or(behalf).has_proxy_to(&request.url) {
                 request.reach = request.reach.beyond(response.remote_addr());
             }
             let Some(target) = location::redirect_target(&response)?.filter(|_| request.body.is_none()) else {
-                if let Some(linked) = linked {
-                    response.extensions_mut().insert(LinkedTag(linked));
-                }
+                response.extensions_mut().insert(linked);
                 return Ok(response);
             };
-            linked =
-                response.headers().get("x-linked-etag").and_then(|tag| Some(tag.to_str().ok()?.to_owned())).or(linked);
+            let says = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            linked.tag = says("x-linked-etag").map(str::to_owned).or(linked.tag);
+            linked.size = says("x-linked-size").and_then(|size| size.trim().parse().ok()).or(linked.size);
             tracing::debug!(from = %shown(&request.url), to = %shown(&target), "following a redirect");
             if !keeps_credentials(&request.url, &target) {
                 location::remove_credentials(&mut request.credentials);

@@ -22,7 +22,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::body;
-use crate::client::{HttpClient, LinkedTag, Reach, Request, Requester, credential_headers, of_status, shown};
+use crate::client::{HttpClient, Linked, Reach, Request, Requester, credential_headers, of_status, shown};
 use crate::declared::Declared;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
@@ -166,14 +166,24 @@ impl Origin for HttpOrigin {
         let shown = shown_of(response.url(), &self.client.signed_parameters(), response.headers(), credentials);
         let asked_from = range.map_or(0, ByteRange::start);
         let version = settle(expect, current, asked_from, source.digest().is_some(), &what)?;
-        let linked = response.extensions().get::<LinkedTag>().map(|LinkedTag(tag)| tag.clone());
-        let declared = Declared::of(response.headers(), linked.as_deref());
-        let declared = declared.filter(|_| response.status() != StatusCode::PARTIAL_CONTENT);
-        if let Some(declared) = &declared {
-            declared.agrees(source.digest().filter(|_| expect.is_none()), &what)?;
+        let linked = response.extensions().get::<Linked>().cloned().unwrap_or_default();
+        if let (Some(size), Some(length)) = (linked.size, part.length)
+            && size != length
+        {
+            let text =
+                format!("{what}: the origin declares {size} bytes (x-linked-size) and has {length}: try again later");
+            return Err(OriginError::new(ErrorKind::Contradicted, text));
         }
+        let status = response.status();
+        let is_whole = part.start == 0 && (status != StatusCode::PARTIAL_CONTENT || part.bytes == part.length);
+        // What comes with a 416 is a text about it.
+        let declared = match status {
+            StatusCode::RANGE_NOT_SATISFIABLE => Declared::default(),
+            _ => Declared::of(response.headers(), linked.tag.as_deref(), is_whole, &what)?,
+        };
+        declared.agrees(source.digest().filter(|_| expect.is_none()), &what)?;
         let body = body::of_response(response, part.bytes, what.clone());
-        let witness = declared.map(|declared| declared.witness(what));
+        let witness = declared.witness(what);
         Ok(Reading { version, shown, start: part.start, length: part.length, witness, body })
     }
 

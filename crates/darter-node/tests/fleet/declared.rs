@@ -10,6 +10,17 @@ use tempfile::TempDir;
 use crate::seed;
 use crate::web::{Reply, Web};
 
+const LENGTH: usize = 1_000_000;
+/// Of as many times `a`.
+const SHA256_HEX: &str = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+
+async fn read(agent: &Agent, web: &Web) -> Result<Vec<u8>, String> {
+    let (source, credentials) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
+    let download = agent.open(source, credentials).await.map_err(|error| error.to_string())?;
+    let parts: Vec<_> = download.stream(None).collect().await;
+    parts.into_iter().collect::<Result<Vec<_>, _>>().map(|parts| parts.concat()).map_err(|error| error.to_string())
+}
+
 #[tokio::test]
 async fn bytes_that_contradict_what_their_origin_declares_are_refused_and_read_again() {
     let right = vec![b'a'; 1_000_000];
@@ -81,5 +92,27 @@ async fn an_empty_body_that_contradicts_what_is_declared_is_refused() {
             Err(error) => Err(error),
         };
         assert!(read.unwrap_err().to_string().contains("contradict the md5"), "{tells_length}");
+    }
+}
+
+// The shape of the Hugging Face hub: a redirect with the hash and the size, then an object store.
+#[tokio::test]
+async fn a_hub_that_names_another_size_than_its_store_has_is_refused() {
+    for (size, right) in [("1000000", true), ("999999", false)] {
+        let dir = TempDir::new().unwrap();
+        let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+        let web = Web::start(move |seen| match seen.path.as_str() {
+            "/x" => Reply::status(302)
+                .with("location", "/store")
+                .with("x-linked-etag", format!("\"{SHA256_HEX}\""))
+                .with("x-linked-size", size),
+            _ => Reply::ok(&vec![b'a'; LENGTH]).with("etag", "\"1\""),
+        })
+        .await;
+        let result = read(&agent, &web).await;
+        assert_eq!(result.is_ok(), right, "{size}");
+        if let Err(refused) = result {
+            assert!(refused.contains("x-linked-size"), "{refused}");
+        }
     }
 }
