@@ -80,9 +80,7 @@ impl Bar {
             let (length, held) = match watch.progress().await {
                 Some(progress) => {
                     // An agent in this process says so in its log.
-                    if let (Some(waiting), Watch::Daemon(..)) = (&progress.waiting, watch)
-                        && waiting.retry_in_seconds >= MIN_TOLD
-                    {
+                    if let (Some(waiting), Watch::Daemon(..)) = (&progress.waiting, watch) {
                         self.waits(job, waiting);
                     }
                     (progress.length.or(length), progress.held_bytes)
@@ -103,8 +101,11 @@ impl Bar {
         }
     }
 
-    /// Says that a download waits for its origin, once for each reason.
+    /// Says that a download waits for its origin for more than a moment, once for each reason.
     pub(super) fn waits(&self, job: usize, waiting: &Waiting) {
+        if waiting.retry_in_seconds < MIN_TOLD {
+            return;
+        }
         let reason = format!("{} {}", waiting.origin, waiting.reason);
         let known = self.waits.lock().insert(job, reason.clone()).is_some_and(|before| before == reason);
         if self.quiet || known {
