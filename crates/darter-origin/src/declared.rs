@@ -7,13 +7,15 @@
 //! | `Content-MD5`, `x-amz-checksum-*` | what is sent; but some servers say the whole's of each part |
 //!
 //! All that are understood are checked by a [`Witness`] of all bytes, also of those of further answers where the first one
-//! breaks off. Whoever stores them holds the last ones back until then. Values are base64 or hexadecimal: their length
+//! breaks off. Whoever stores them holds the last ones back until then. What is said of a part is checked while it passes, and
+//! its last bytes are held back. Values are base64 or hexadecimal: their length
 //! tells which. Two hashes of one answer that can't both be true are refused before anything is read.
 //!
-//! An unknown algorithm, a value of the wrong length and a composite checksum (of the checksums of parts) say nothing. Nor
-//! is checked here what is said of a part.
+//! An unknown algorithm, a value of the wrong length and a composite checksum (of the checksums of parts) say nothing.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest as lc;
 use base64::Engine as _;
@@ -24,6 +26,9 @@ use http::HeaderMap;
 
 use crate::checksum::{Crc, Md5};
 use crate::error::{ErrorKind, OriginError};
+use crate::origin::Body;
+
+mod part;
 
 /// Some leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -69,14 +74,22 @@ enum Algorithm {
 /// Sees the bytes of a whole resource pass, in order from the first one, and says in the end whether they are what its
 /// origin declared.
 pub struct Witness {
-    hashes: Vec<(Hash, Hasher)>,
+    promises: Vec<Promise>,
     what: String,
+}
+
+/// A hash, and what comes of the bytes that pass.
+struct Promise {
+    hash: Hash,
+    hasher: Hasher,
+    /// Where the hash may be of the part that was sent instead: set once it is not.
+    not_of_part: Option<Arc<AtomicBool>>,
 }
 
 impl Witness {
     /// Takes the bytes that follow those before.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.hashes.iter_mut().for_each(|(_, hasher)| hasher.update(bytes));
+        self.promises.iter_mut().for_each(|promise| promise.hasher.update(bytes));
     }
 
     /// What to say of the whole.
@@ -84,18 +97,47 @@ impl Witness {
     /// # Errors
     /// [`ErrorKind::Contradicted`].
     pub fn verdict(self) -> Result<(), OriginError> {
-        for (hash, hasher) in self.hashes {
-            if hasher.finish() != hash.value {
+        for Promise { hash, hasher, not_of_part } in self.promises {
+            let is_of_whole = not_of_part.is_none_or(|it| it.load(Ordering::Relaxed));
+            if is_of_whole && hasher.finish() != hash.value {
                 return Err(hash.contradicted(&self.what));
             }
         }
         Ok(())
     }
+
+    /// Of a later answer's witness, what has to see the bytes before that answer, too: what is surely said of the whole,
+    /// and not checked by `known` already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] where both can't be true.
+    pub fn beside(mut self, known: Option<&Self>) -> Result<Option<Self>, OriginError> {
+        let known = || known.into_iter().flat_map(|known| &known.promises).map(|promise| &promise.hash);
+        for Promise { hash, .. } in &self.promises {
+            if let Some(other) = known().find(|other| other.contradicts(hash)) {
+                let text = format!(
+                    "{} changed while it was read: {} declares another hash than {} before",
+                    self.what, hash.header, other.header
+                );
+                return Err(OriginError::new(ErrorKind::Changed, text));
+            }
+        }
+        self.promises.retain(|Promise { hash, .. }| {
+            let is_known = known().any(|other| (other.algorithm, &other.value) == (hash.algorithm, &hash.value));
+            hash.of == Scope::Whole && !is_known
+        });
+        Ok((!self.promises.is_empty()).then_some(self))
+    }
+
+    /// Checks what `other` does as well, which has seen the same bytes.
+    pub fn join(&mut self, other: Self) {
+        self.promises.extend(other.promises);
+    }
 }
 
 impl fmt::Debug for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.hashes.iter().map(|(hash, _)| hash)).finish()
+        f.debug_list().entries(self.promises.iter().map(|promise| &promise.hash)).finish()
     }
 }
 
@@ -153,18 +195,31 @@ impl Declared {
         }
     }
 
-    /// What checks the whole; `None` where nothing is declared of it.
-    pub(crate) fn witness(self, what: String) -> Option<Witness> {
-        let of_whole = self.hashes.into_iter().filter(|hash| hash.of == Scope::Whole);
-        let hashes: Vec<_> = of_whole.map(Hash::begin).collect();
-        (!hashes.is_empty()).then_some(Witness { hashes, what })
+    /// The body, which ends in an error instead of its last bytes if they are not what is declared of a part; and what
+    /// checks the whole, if something is declared of it.
+    pub(crate) fn check(self, body: Body, what: String) -> (Body, Option<Witness>) {
+        let (mut of_part, mut of_whole) = (Vec::new(), Vec::new());
+        for hash in self.hashes {
+            let not_of_part = (hash.of == Scope::Either).then(Arc::<AtomicBool>::default);
+            if hash.of != Scope::Part {
+                of_whole.push(hash.clone().begin(not_of_part.clone()));
+            }
+            if hash.of != Scope::Whole {
+                of_part.push(hash.begin(not_of_part));
+            }
+        }
+        let witness = (!of_whole.is_empty()).then(|| Witness { promises: of_whole, what: what.clone() });
+        let body = match of_part.is_empty() {
+            true => body,
+            false => part::checked(body, of_part, what),
+        };
+        (body, witness)
     }
 }
 
 impl Hash {
-    fn begin(self) -> (Self, Hasher) {
-        let hasher = self.algorithm.hasher();
-        (self, hasher)
+    fn begin(self, not_of_part: Option<Arc<AtomicBool>>) -> Promise {
+        Promise { hasher: self.algorithm.hasher(), hash: self, not_of_part }
     }
 
     /// Whether both can't be true.

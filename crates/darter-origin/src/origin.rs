@@ -40,7 +40,8 @@ pub struct Reading {
     pub start: u64,
     /// Length of the whole resource in bytes, if the origin told.
     pub length: Option<u64>,
-    /// Checks the whole against what the origin declares of it in this answer. The body is not checked.
+    /// Checks the whole against what the origin declares of it in this answer, of whatever part of it. What it
+    /// declares of a part, the body checks.
     pub witness: Option<Witness>,
     /// The bytes. Ends at the end of the range asked for (of the resource, from an origin that can't do ranges).
     /// A body that ends early is [`ErrorKind::Truncated`](crate::ErrorKind::Truncated).

@@ -182,8 +182,7 @@ impl Origin for HttpOrigin {
             _ => Declared::of(response.headers(), linked.tag.as_deref(), is_whole, &what)?,
         };
         declared.agrees(source.digest().filter(|_| expect.is_none()), &what)?;
-        let body = body::of_response(response, part.bytes, what.clone());
-        let witness = declared.witness(what);
+        let (body, witness) = declared.check(body::of_response(response, part.bytes, what.clone()), what);
         Ok(Reading { version, shown, start: part.start, length: part.length, witness, body })
     }
 

@@ -11,6 +11,7 @@
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
+//! | `declared` | what a later answer of the origin declares of the whole |
 //! | `dissolve` | it is not: away with it, and whose fault is it? |
 //! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
 //! | `news` | what others are told of pieces come and gone |
@@ -33,6 +34,7 @@
 
 mod anew;
 mod callers;
+mod declared;
 pub(crate) mod dissolve;
 pub(crate) mod drive;
 pub(crate) mod finish;

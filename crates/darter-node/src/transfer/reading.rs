@@ -299,6 +299,10 @@ impl Transfer {
             *whole = WholeHasher { hasher: self.hasher(), witness: reading.witness, next: 0 };
         } else if start == 0 && whole.next == 0 {
             whole.witness = reading.witness;
+        } else if let Some(later) = reading.witness
+            && let Err(error) = self.heed(later, whole, first).await
+        {
+            return RunEnd::Origin(error);
         }
         if let Some(length) = reading.length {
             if length == 0 {

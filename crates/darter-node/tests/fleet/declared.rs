@@ -12,7 +12,35 @@ use crate::web::{Reply, Web};
 
 const LENGTH: usize = 1_000_000;
 /// Of as many times `a`.
+const MD5: &str = "dwfWrk4CfHDuoqk1wilvIQ==";
 const SHA256_HEX: &str = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+
+/// An origin that breaks off once, after what may be wrong, and then sends the rest, right: what is put together is what nobody
+/// declared.
+async fn breaks_off(
+    wrong: bool,
+    first: &'static [(&'static str, String)],
+    rest: &'static [(&'static str, String)],
+) -> Web {
+    let reads = AtomicUsize::new(0);
+    Web::start(move |seen| {
+        let at = if seen.is_get() && seen.header("range") != Some("bytes=0-0") {
+            reads.fetch_add(1, Ordering::Relaxed)
+        } else {
+            1
+        };
+        let mut bytes = vec![b'a'; LENGTH];
+        if at == 0 && wrong {
+            bytes[1_000] = b'b';
+        }
+        let declared = if at == 0 { first } else { rest };
+        let reply = declared
+            .iter()
+            .fold(Reply::ok(&bytes).with("etag", "\"1\""), |reply, (name, value)| reply.with(name, value));
+        if at == 0 { reply.cut(600_000) } else { reply }
+    })
+    .await
+}
 
 async fn read(agent: &Agent, web: &Web) -> Result<Vec<u8>, String> {
     let (source, credentials) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
@@ -93,6 +121,55 @@ async fn an_empty_body_that_contradicts_what_is_declared_is_refused() {
         };
         assert!(read.unwrap_err().to_string().contains("contradict the md5"), "{tells_length}");
     }
+}
+
+fn leaked(pairs: &[(&'static str, &str)]) -> &'static [(&'static str, String)] {
+    pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect::<Vec<_>>().leak()
+}
+
+#[tokio::test]
+async fn what_is_declared_of_the_whole_is_checked_however_many_answers_it_came_in() {
+    let whole = format!("sha-256={SHA256_HEX}");
+    for (first, rest) in [
+        (&[("content-md5", MD5)][..], &[][..]),
+        (&[("digest", whole.as_str())], &[]),
+        (&[], &[("digest", whole.as_str())]),
+        (&[], &[("x-linked-etag", SHA256_HEX)]),
+        (&[("x-amz-checksum-sha256", SHA256_HEX), ("x-amz-checksum-type", "FULL_OBJECT")], &[]),
+        // Some servers say the whole's of each part.
+        (&[("content-md5", MD5)], &[("content-md5", MD5)]),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+        let web = breaks_off(true, leaked(first), leaked(rest)).await;
+        let refused = read(&agent, &web).await.map(drop).unwrap_err();
+        assert!(refused.contains("contradict the "), "{first:?} {rest:?}: {refused}");
+        assert!(read(&agent, &web).await.unwrap() == vec![b'a'; LENGTH], "{first:?} {rest:?}");
+        // What is right is not refused.
+        let web = breaks_off(false, leaked(first), leaked(rest)).await;
+        assert!(read(&agent, &web).await.unwrap() == vec![b'a'; LENGTH], "{first:?} {rest:?}");
+        assert!(web.reads("/x") > 1, "it came in parts");
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_contradicts_its_own_hash_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+    let web = breaks_off(false, &[], leaked(&[("content-digest", "md5=:AAAAAAAAAAAAAAAAAAAAAA==:")])).await;
+    let refused = read(&agent, &web).await.map(drop).unwrap_err();
+    assert!(refused.contains("contradict the md5") && refused.contains("content-digest"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_answer_that_declares_another_whole_than_the_one_before_is_of_another_version() {
+    let dir = TempDir::new().unwrap();
+    let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+    let other = leaked(&[("repr-digest", "md5=:AAAAAAAAAAAAAAAAAAAAAA==:")]);
+    let web = breaks_off(false, leaked(&[("repr-digest", "md5=:dwfWrk4CfHDuoqk1wilvIQ==:")]), other).await;
+    // It is read from its first byte on, and compared; then it is wrong by its own word.
+    let refused = read(&agent, &web).await.map(drop).unwrap_err();
+    assert!(refused.contains("contradict the md5") && refused.contains("repr-digest"), "{refused}");
 }
 
 // The shape of the Hugging Face hub: a redirect with the hash and the size, then an object store.

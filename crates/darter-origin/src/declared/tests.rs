@@ -1,5 +1,7 @@
 //! What is understood of what origins declare, and what comes of bytes that do not bear it out.
 
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
 use http::HeaderName;
 
 use super::*;
@@ -26,13 +28,30 @@ fn names(pairs: &[(&str, &str)]) -> Vec<String> {
     declared(pairs, true).hashes.into_iter().map(|hash| hash.header).collect()
 }
 
-/// Whether these bytes are the whole that is declared; `None` if nothing is declared of it.
-fn is_borne_out(declared: Declared, bytes: &[u8]) -> Option<bool> {
-    let mut witness = declared.witness("x".into())?;
-    bytes.chunks(4).for_each(|chunk| witness.update(chunk));
+/// Whether a body of these bytes comes through, and what is left to check of the whole.
+async fn passed(declared: Declared, bytes: &'static [u8]) -> (bool, Option<Witness>) {
+    let chunks = bytes.chunks(4).map(|chunk| Ok(Bytes::from_static(chunk))).collect::<Vec<_>>();
+    let (body, witness) = declared.check(stream::iter(chunks).boxed(), "x".into());
+    let passed: Vec<_> = body.collect().await;
+    let came: Vec<u8> = passed.iter().flatten().flat_map(|chunk| chunk.to_vec()).collect();
+    let failed = passed.iter().any(|it| it.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Contradicted));
+    assert_eq!(failed, came.len() < bytes.len(), "the last bytes are held back from a wrong body only");
+    (!failed, witness)
+}
+
+/// Whether these bytes are the whole that is declared.
+fn bears_out(witness: Option<Witness>, bytes: &[u8]) -> bool {
+    let Some(mut witness) = witness else { return true };
+    bytes.chunks(5).for_each(|chunk| witness.update(chunk));
     let verdict = witness.verdict();
     assert!(verdict.as_ref().err().is_none_or(|error| *error.kind() == ErrorKind::Contradicted));
-    Some(verdict.is_ok())
+    verdict.is_ok()
+}
+
+/// The same; `None` if nothing is declared of the whole.
+fn is_borne_out(declared: Declared, bytes: &[u8]) -> Option<bool> {
+    let (_, witness) = declared.check(stream::empty().boxed(), "x".into());
+    Some(bears_out(Some(witness?), bytes))
 }
 
 const UNDERSTOOD: &[(&str, &str)] = &[
@@ -135,19 +154,62 @@ fn an_origin_that_contradicts_itself_is_told_by_both_headers() {
     );
 }
 
-#[test]
-fn what_is_said_of_the_whole_is_told_from_what_is_said_of_a_part() {
+#[tokio::test]
+async fn of_a_part_each_header_says_something_else() {
+    // What is sent is a part of TEXT.
+    const PART: &[u8] = b"123456";
+    const PART_MD5: &str = "4QrcOUm6Wau+VuBX8g+IPg==";
+    let of_part = |pair, bytes| async move { passed(declared(&[pair], false), bytes).await };
     for pair in [
         ("Repr-Digest", "md5=:JfnnlDI7RTiF9RgfG2JNCw==:"),
         ("x-goog-hash", "crc32c=4waSgw=="),
         ("x-linked-etag", SHA256_HEX),
     ] {
-        assert_eq!(is_borne_out(declared(&[pair], false), TEXT), Some(true), "{pair:?}");
+        for (whole, right) in [(TEXT, true), (PART, false)] {
+            let (came, witness) = of_part(pair, PART).await;
+            assert!(came, "{pair:?} says nothing of the part");
+            assert_eq!(bears_out(witness, whole), right, "{pair:?}");
+        }
     }
-    assert_eq!(is_borne_out(declared(&[("Content-Digest", "md5=:JfnnlDI7RTiF9RgfG2JNCw==:")], false), TEXT), None);
-    // Of the part, or of the whole as some servers have it: that is no contradiction.
-    let both = [("Repr-Digest", "md5=:JfnnlDI7RTiF9RgfG2JNCw==:"), ("Content-MD5", "4QrcOUm6Wau+VuBX8g+IPg==")];
-    assert_eq!(is_borne_out(declared(&both, false), TEXT), Some(true));
+    let (came, witness) = of_part(("Content-Digest", "md5=:4QrcOUm6Wau+VuBX8g+IPg==:"), PART).await;
+    assert!(came && witness.is_none());
+    assert!(!of_part(("Content-Digest", "md5=:JfnnlDI7RTiF9RgfG2JNCw==:"), PART).await.0, "it is of the part");
+
+    // Of the part, or of the whole as some servers have it; but of neither it is wrong.
+    let (came, witness) = of_part(("Content-MD5", PART_MD5), PART).await;
+    assert!(came && bears_out(witness, TEXT));
+    for (whole, right) in [(TEXT, true), (b"12345678X", false)] {
+        let (came, witness) = of_part(("Content-MD5", "JfnnlDI7RTiF9RgfG2JNCw=="), PART).await;
+        assert!(came);
+        assert_eq!(bears_out(witness, whole), right);
+    }
+    // That both are there is no contradiction.
+    let both = [("Repr-Digest", "md5=:JfnnlDI7RTiF9RgfG2JNCw==:"), ("Content-MD5", PART_MD5)];
+    let (came, witness) = passed(declared(&both, false), PART).await;
+    assert!(came && bears_out(witness, TEXT));
+    // Of what broke off nothing is known.
+    let broken = stream::iter([Ok(Bytes::from_static(b"12")), Err(OriginError::new(ErrorKind::Truncated, "cut"))]);
+    let (body, witness) = declared(&[("Content-MD5", PART_MD5)], false).check(broken.boxed(), "x".into());
+    let came: Vec<_> = body.collect().await;
+    assert!(came[0].is_ok() && came[1].is_err() && came.len() == 2);
+    assert!(bears_out(witness, TEXT));
+}
+
+#[test]
+fn what_a_later_answer_says_of_the_whole_is_checked_once_or_is_of_another_version() {
+    let witness = |pair| declared(&[pair], false).check(stream::empty().boxed(), "x".into()).1.unwrap();
+    let known = || witness(("Repr-Digest", "sha-256=:FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=:"));
+    let same = format!("sha-256={SHA256_HEX}");
+    assert!(witness(("Digest", same.as_str())).beside(Some(&known())).unwrap().is_none());
+    // It may be of the part.
+    assert!(witness(("Content-MD5", "JfnnlDI7RTiF9RgfG2JNCw==")).beside(Some(&known())).unwrap().is_none());
+    let mut both = known();
+    both.join(witness(("x-goog-hash", "crc32c=AAAAAA==")).beside(Some(&both)).unwrap().unwrap());
+    assert!(!bears_out(Some(both), TEXT));
+    let other = witness(("Digest", "sha-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="));
+    let error = other.beside(Some(&known())).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Changed);
+    assert!(error.to_string().contains("repr-digest") && error.to_string().contains("digest declares"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,54 @@
+//! What a later answer of the origin declares of the whole, where an earlier one broke off or was read before a restart.
+//!
+//! Hashes that no answer before it named have to see the bytes before it, too: they are read from the store, once for each
+//! hash, and the pieces to come follow. Where those bytes are not all here, such a hash is not checked. Two answers
+//! that can't both be right are of two versions.
+//!
+//! Not here: what the first answer declares, and what is declared of a part alone.
+
+use std::sync::Arc;
+
+use darter_core::PieceIndex;
+use darter_origin::{OriginError, Witness};
+use darter_store::StoreError;
+
+use super::Transfer;
+use super::reading::WholeHasher;
+
+impl Transfer {
+    /// Takes in what an answer declares that goes on at the piece `first`.
+    pub(super) async fn heed(
+        &self,
+        later: Witness,
+        whole: &mut WholeHasher,
+        first: PieceIndex,
+    ) -> Result<(), OriginError> {
+        let Some(later) = later.beside(whole.witness.as_ref())? else { return Ok(()) };
+        let at = self.piece_length.offset(first);
+        let begins_here = whole.hasher.is_none() && whole.witness.is_none();
+        let is_in_step = whole.next == at || begins_here;
+        if !is_in_step || !(0..first.0).all(|piece| self.stored.holds(PieceIndex(piece))) {
+            return Ok(());
+        }
+        let stored = Arc::clone(&self.stored);
+        let caught_up = tokio::task::spawn_blocking(move || {
+            let (mut later, mut buffer) = (later, Vec::new());
+            for piece in 0..first.0 {
+                stored.read_piece(PieceIndex(piece), &mut buffer)?;
+                later.update(&buffer);
+            }
+            Ok::<_, StoreError>(later)
+        });
+        match caught_up.await.expect("hashing does not panic") {
+            Ok(later) => {
+                whole.next = at;
+                match &mut whole.witness {
+                    Some(known) => known.join(later),
+                    None => whole.witness = Some(later),
+                }
+            }
+            Err(error) => self.note(format!("what the origin declares is not checked: {error}")),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! A part of a resource on its way, checked against what its answer declares of it: its last chunk is held back until then.
+//!
+//! A part that breaks off is as good as without the check: what came of it is passed on, and nothing is said of it.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+
+use super::Promise;
+use crate::error::OriginError;
+use crate::origin::Body;
+
+/// `body`, which ends in an error instead of its last bytes if they don't bear the `promises` out.
+pub(super) fn checked(body: Body, promises: Vec<Promise>, what: String) -> Body {
+    let part = Part { body, promises, what, held: None, end: None };
+    stream::unfold(part, |mut part| async move {
+        let item = part.next().await?;
+        Some((item, part))
+    })
+    .boxed()
+}
+
+struct Part {
+    body: Body,
+    promises: Vec<Promise>,
+    what: String,
+    /// The last chunk, which waits for the next.
+    held: Option<Bytes>,
+    /// How it ended.
+    end: Option<Result<(), OriginError>>,
+}
+
+impl Part {
+    async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
+        while self.end.is_none() {
+            match self.body.next().await {
+                Some(Ok(chunk)) => {
+                    self.promises.iter_mut().for_each(|promise| promise.hasher.update(&chunk));
+                    if let Some(before) = self.held.replace(chunk) {
+                        return Some(Ok(before));
+                    }
+                }
+                // What came before it is as good as without the check.
+                Some(Err(error)) => self.end = Some(Err(error)),
+                None => {
+                    if let Err(error) = self.settle() {
+                        self.held = None;
+                        self.end = Some(Err(error));
+                    } else {
+                        self.end = Some(Ok(()));
+                    }
+                }
+            }
+        }
+        if let Some(chunk) = self.held.take() {
+            return Some(Ok(chunk));
+        }
+        self.end.replace(Ok(())).and_then(Result::err).map(Err)
+    }
+
+    /// The part is all here.
+    fn settle(&mut self) -> Result<(), OriginError> {
+        for Promise { hash, hasher, not_of_part } in self.promises.drain(..) {
+            match (hasher.finish() == hash.value, not_of_part) {
+                (true, _) => {}
+                (false, Some(not_of_part)) => not_of_part.store(true, Ordering::Relaxed),
+                (false, None) => return Err(hash.contradicted(&self.what)),
+            }
+        }
+        Ok(())
+    }
+}
