@@ -514,7 +514,7 @@ impl Picker {
         if let Some(at) = id.and_then(|id| self.place_of(id)) {
             let request = self.requests[at];
             let tuning = self.tuning;
-            self.lead_share += (f32::from(u8::from(request.neighbour.is_none())) - self.lead_share) / 32.0;
+            self.lead_share += (f32::from(u8::from(request.neighbour.is_none())) - self.lead_share) / 128.0;
             let mut rate = None;
             let alone = self.among == 1;
             if let Some(meter) = self.meter_mut(&request) {

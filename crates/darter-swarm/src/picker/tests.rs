@@ -470,7 +470,7 @@ fn behind() -> Scene {
 /// The lead gives some of the pieces that come, of the end of the blob.
 fn lead_gives(scene: &mut Scene) {
     scene.tell(Event::LeadChanged { lead: Some(node(9)) });
-    for piece in 290..298 {
+    for piece in 260..298 {
         let ask = scene.after(1).into_iter().find_map(|action| match action {
             Action::Ask { id, .. } => Some(id),
             _ => None,
