@@ -1,6 +1,7 @@
 //! An origin that declares a hash of what it sends, and sends something else: nothing of it is kept or given as right.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use darter_core::Source;
 use darter_node::Agent;
@@ -149,6 +150,36 @@ async fn what_is_declared_of_the_whole_is_checked_however_many_answers_it_came_i
         let web = breaks_off(false, leaked(first), leaked(rest)).await;
         assert!(read(&agent, &web).await.unwrap() == vec![b'a'; LENGTH], "{first:?} {rest:?}");
         assert!(web.reads("/x") > 1, "it came in parts");
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_of_an_earlier_reading_is_checked_by_what_a_later_one_declares() {
+    for (wrong, right) in [(b'b', false), (b'a', true)] {
+        let (reads, is_back) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(false)));
+        let comes_back = Arc::clone(&is_back);
+        let web = Web::start(move |_| {
+            let mut bytes = vec![b'a'; LENGTH];
+            if is_back.load(Ordering::Relaxed) {
+                return Reply::ok(&bytes).with("etag", "\"1\"").with("digest", format!("sha-256={SHA256_HEX}"));
+            }
+            bytes[1_000] = wrong;
+            match reads.fetch_add(1, Ordering::Relaxed) {
+                0 => Reply::ok(&bytes).with("etag", "\"1\"").cut(600_000),
+                _ => Reply::status(403),
+            }
+        })
+        .await;
+        let dir = TempDir::new().unwrap();
+        let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+        read(&agent, &web).await.map(drop).unwrap_err();
+        let before = web.seen().len();
+        comes_back.store(true, Ordering::Relaxed);
+        let result = read(&agent, &web).await.map(|bytes| assert!(bytes == vec![b'a'; LENGTH]));
+        let went_on = web.seen().into_iter().skip(before).filter_map(|seen| seen.range()).any(|(from, _)| from > 1);
+        assert!(went_on, "what was kept is not read again");
+        assert_eq!(result.is_ok(), right, "{result:?}");
+        assert!(result.err().is_none_or(|refused| refused.contains("contradict the sha256")));
     }
 }
 
