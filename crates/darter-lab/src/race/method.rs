@@ -88,6 +88,11 @@ impl Kind {
         matches!(self, Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout)
     }
 
+    /// How often a node writes the content: what users of agents are given is a second copy.
+    pub const fn writes(self) -> u32 {
+        if matches!(self, Self::DarterGet | Self::DarterStdout) { 2 } else { 1 }
+    }
+
     /// Whether it gets to the end of this scenario: a chain breaks where somebody dies.
     pub const fn suits(self, scenario: &Scenario) -> bool {
         !matches!(self, Self::Chain) || scenario.kill.is_empty()

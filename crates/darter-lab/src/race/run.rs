@@ -56,8 +56,8 @@ impl Meters {
 pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let course = Course::build(scenario, content)?;
     let mut method = kind.start(&course).with_context(|| format!("start {kind}"))?;
-    // Each node stores the content, and so does the seed.
-    let reserve = Reserve::gather(scenario.size() * u64::from(scenario.nodes + 1))?;
+    // Each node stores the content, once or twice, and so does the seed.
+    let reserve = Reserve::gather(scenario.size() * u64::from(scenario.nodes * kind.writes() + 1))?;
     let origin_before = method.origin_sent()?;
     let before = Meters::read(&course)?;
     let mut ledger = Ledger::open(&method.processes());
