@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use darter_core::{ByteRange, Moment, PieceIndex, PieceSet};
-use darter_store::{PieceFile, StoreError};
+use darter_store::PieceFile;
 use darter_swarm::ReaderId;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
@@ -210,18 +210,7 @@ impl Taker {
                 self.go_on_in_order();
                 Ok(None)
             }
-            Err(StoreError::NotHeld { piece, .. }) => {
-                if let Some(error) = transfer.forgot(piece) {
-                    return Err(error);
-                }
-                transfer.note_losses();
-                Ok(None)
-            }
-            Err(StoreError::Discarded(_)) => match transfer.outcome() {
-                Outcome::Failed(error) => Err(error),
-                _ => Err(FetchError::Withdrawn { blob: transfer.blob, reason: "it was removed".to_owned() }),
-            },
-            Err(error) => Err(error.into()),
+            Err(error) => transfer.after_unread(error).map(|()| None),
         }
     }
 

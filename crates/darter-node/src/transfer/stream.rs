@@ -127,6 +127,27 @@ pub(super) fn kept(transfer: &Transfer) -> String {
     }
 }
 
+impl Transfer {
+    /// What follows for whoever reads when the store could not give a piece that it held: nothing if the piece is fetched again, else
+    /// the end.
+    pub(super) fn after_unread(self: &Arc<Self>, error: StoreError) -> Result<(), FetchError> {
+        match error {
+            StoreError::NotHeld { piece, .. } => {
+                if let Some(error) = self.forgot(piece) {
+                    return Err(error);
+                }
+                self.note_losses();
+                Ok(())
+            }
+            StoreError::Discarded(_) => match self.outcome() {
+                Outcome::Failed(error) => Err(error),
+                _ => Err(FetchError::Withdrawn { blob: self.blob, reason: "it was removed".to_owned() }),
+            },
+            error => Err(error.into()),
+        }
+    }
+}
+
 impl Reader {
     async fn next(&mut self) -> Result<Option<Part>, FetchError> {
         loop {
@@ -217,18 +238,7 @@ impl Reader {
                 transfer.context.metrics.local_served_bytes.inc_by(length);
                 Ok(Some(part))
             }
-            Err(StoreError::NotHeld { piece, .. }) => {
-                if let Some(error) = transfer.forgot(piece) {
-                    return Err(error);
-                }
-                transfer.note_losses();
-                Ok(None)
-            }
-            Err(StoreError::Discarded(_)) => match transfer.outcome() {
-                Outcome::Failed(error) => Err(error),
-                _ => Err(FetchError::Withdrawn { blob: transfer.blob, reason: "it was removed".to_owned() }),
-            },
-            Err(error) => Err(error.into()),
+            Err(error) => transfer.after_unread(error).map(|()| None),
         }
     }
 
