@@ -132,6 +132,11 @@ impl<'host> Agent<'host> {
         self.process.as_ref().map(Process::id)
     }
 
+    /// What it has logged; an error when it does not run.
+    pub fn log(&self) -> Result<String> {
+        self.process.as_ref().with_context(|| format!("no agent runs on {}", self.host.name()))?.errors()
+    }
+
     /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.data

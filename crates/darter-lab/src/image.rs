@@ -166,7 +166,13 @@ fn pack(layout: &Layout, directories: &[PathBuf]) -> Result<Vec<Layer>> {
     })
 }
 
-fn describe(layout: &Path, name: &str, index: Option<Digest>, manifest: &Value, layers: Vec<Layer>) -> Result<Image> {
+pub(crate) fn describe(
+    layout: &Path,
+    name: &str,
+    index: Option<Digest>,
+    manifest: &Value,
+    layers: Vec<Layer>,
+) -> Result<Image> {
     let manifest = digest(manifest)?;
     let path = layout.join("blobs").join(manifest.to_string().replace(':', "/"));
     let content: Value = serde_json::from_slice(&fs::read(path).context("read a manifest")?)?;
@@ -193,7 +199,7 @@ fn push(layout: &Path, shelf: &mut Shelf) -> Result<()> {
 }
 
 /// This machine's architecture as the OCI names it.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

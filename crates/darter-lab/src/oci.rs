@@ -119,7 +119,8 @@ impl Layout {
         Ok(json!({ "mediaType": media_type, "digest": digest, "size": text.len() }))
     }
 
-    fn blob(&self, digest: Digest) -> PathBuf {
+    /// Where a blob lies.
+    pub fn blob(&self, digest: Digest) -> PathBuf {
         self.directory.join("blobs").join(digest.to_string().replace(':', "/"))
     }
 }

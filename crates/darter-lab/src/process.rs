@@ -79,14 +79,19 @@ impl Process {
         fs::read_to_string(&self.output).with_context(|| format!("read {}", self.output.display()))
     }
 
+    /// What it has written to standard error.
+    pub fn errors(&self) -> Result<String> {
+        fs::read_to_string(&self.errors).with_context(|| format!("read {}", self.errors.display()))
+    }
+
     /// Waits until the process accepts connections on `port` of any address in its network namespace.
     pub fn wait_for_port(&mut self, port: u16, patience: Duration) -> Result<()> {
-        let sockets = format!("/proc/{}/net/tcp", self.id());
+        let sockets = ["tcp", "tcp6"].map(|table| format!("/proc/{}/net/{table}", self.id()));
         wait_until(&format!("{} to listen on port {port}", self.name), patience, || {
             if !self.is_running() {
                 bail!("{} ended before it listened on port {port}\n{}", self.name, self.tail());
             }
-            Ok(listens(&fs::read_to_string(&sockets).unwrap_or_default(), port))
+            Ok(sockets.iter().any(|table| listens(&fs::read_to_string(table).unwrap_or_default(), port)))
         })
         .with_context(|| self.tail())
     }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use darter_lab::bench::{self, Bench};
+use darter_lab::engine::release;
 use darter_lab::plan::Plan;
-use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
 use darter_lab::race::relay::Relay;
 use darter_lab::race::{Row, Scenario, plot, race, row};
@@ -21,7 +21,8 @@ const WARM_UP_KIB: u64 = 1024;
 /// measures what one host does (hit, tiny, pair).
 ///
 /// Needs root. Columns of races: T* is the bound in seconds; first, median, p99 and last are finishers, in seconds; worst own is a node's own
-/// time over its own bound; origin, seed and link are copies read from the origin, sent by the seed, and crossing into the
+/// time over its own bound; /direct is last over that of direct-pull in the same turn; lag is seconds from when an agent held
+/// all until it had handed all to its engine, at the slowest node; origin, seed and link are copies read from the origin, sent by the seed, and crossing into the
 /// second rack; in/node is copies received by a node, all three as cables count them, with some headers; CPU is user and system of all the method's processes for each gigabyte
 /// delivered; busy is the machine's share of busy CPU, marked when it is over 0.7, where ratios to T* mean little; right is
 /// nodes whose every file has the right SHA-256; goal is what the scenario's goal was missed by, of Darter.
@@ -37,14 +38,15 @@ struct Arguments {
     part: Option<Part>,
     /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them. Each kind has its own table
     scenarios: Vec<String>,
-    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, darter-get and darter-stdout (from the command to the whole file), libtorrent, libtorrent-tuned, aria2, nginx,
-    /// chain (what the bytes alone take)
-    #[arg(long, value_delimiter = ',', default_value = "darter")]
+    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, darter-get and darter-stdout (from the command to the whole file),
+    /// darter-pull, direct-pull and spegel-pull (containerds that pull and unpack an image), libtorrent, libtorrent-tuned, aria2, nginx,
+    /// chain (what the bytes alone take) [default: darter; where the content is an image, direct-pull and darter-pull]
+    #[arg(long, value_delimiter = ',')]
     method: Vec<Kind>,
-    /// Run every method in races, one after the other; chain only where nobody is killed
+    /// Run every method in races that the scenario suits; spegel-pull only where Spegel is in the PATH
     #[arg(long, conflicts_with = "method")]
     compare: bool,
-    /// Print medians of this many races or measurements
+    /// Print medians of this many races or measurements; the methods of a scenario take turns
     #[arg(long, default_value_t = 1)]
     runs: usize,
     /// Print one JSON object a line instead of a table
@@ -101,20 +103,37 @@ fn work(arguments: &Arguments) -> Result<bool> {
             Plan::Bench(bench) => benches.push(bench),
         }
     }
-    let kinds = if arguments.compare { Kind::ALL.to_vec() } else { arguments.method.clone() };
-    let measured = (!benches.is_empty()).then_some(Kind::Darter);
-    let raced = kinds.iter().copied().filter(|_| !races.is_empty());
-    if let Some(lacks) = raced.chain(measured).find_map(Kind::lacking) {
+    if let Some(lacks) = (!benches.is_empty()).then_some(Kind::Darter).and_then(Kind::lacking) {
         bail!("{lacks}");
     }
-    let broken = |scenario: &&Scenario| kinds.iter().any(|kind| !kind.suits(scenario));
-    for scenario in races.iter().filter(broken) {
-        let name = &scenario.name;
-        ensure!(arguments.compare, "{name} kills somebody, and a chain breaks there: ask for it without chain");
-        eprintln!("{name}: without chain, which breaks where somebody is killed");
-    }
+    let races =
+        races.into_iter().map(|scenario| Ok((methods(arguments, &scenario)?, scenario))).collect::<Result<Vec<_>>>()?;
     let sound = measure_all(arguments, &benches)?;
-    Ok(race_all(arguments, &kinds, &races)? && sound)
+    Ok(race_all(arguments, &races)? && sound)
+}
+
+/// The methods that race over a scenario, in their turns; an error when one was asked for that can't.
+fn methods(arguments: &Arguments, scenario: &Scenario) -> Result<Vec<Kind>> {
+    let asked = match () {
+        () if arguments.compare => Kind::ALL.to_vec(),
+        () if !arguments.method.is_empty() => arguments.method.clone(),
+        () if scenario.layers => vec![Kind::DirectPull, Kind::DarterPull],
+        () => vec![Kind::Darter],
+    };
+    let mut kinds = Vec::new();
+    for kind in asked {
+        let lacks = || if kind.is_pull() && scenario.built_engine { release::lacking() } else { None };
+        match kind.unfit(scenario) {
+            Some(reason) if arguments.compare => eprintln!("{}: without {kind}: {reason}", scenario.name),
+            Some(reason) => bail!("{} is not for {kind}: {reason}", scenario.name),
+            None => match kind.lacking().or_else(lacks) {
+                Some(lacks) if arguments.compare && kind == Kind::SpegelPull => eprintln!("{lacks}; without it"),
+                Some(lacks) => bail!("{lacks}"),
+                None => kinds.push(kind),
+            },
+        }
+    }
+    Ok(kinds)
 }
 
 fn measure_all(arguments: &Arguments, benches: &[Bench]) -> Result<bool> {
@@ -150,24 +169,34 @@ fn measure_all(arguments: &Arguments, benches: &[Bench]) -> Result<bool> {
     Ok(sound)
 }
 
-fn race_all(arguments: &Arguments, kinds: &[Kind], scenarios: &[Scenario]) -> Result<bool> {
+fn race_all(arguments: &Arguments, races: &[(Vec<Kind>, Scenario)]) -> Result<bool> {
     let (mut sound, mut drawn) = (true, Vec::new());
-    if !arguments.json && !scenarios.is_empty() {
+    if !arguments.json && !races.is_empty() {
         println!("{}", row::heads());
     }
-    for scenario in scenarios {
-        let content = Content::generate(scenario.blobs, scenario.blob_size())?;
-        for &kind in kinds.iter().filter(|kind| kind.suits(scenario)) {
+    for (kinds, scenario) in races {
+        for &kind in kinds {
             warm_up(scenario, kind)?;
-            let mut rows = Vec::new();
-            for number in 1..=arguments.runs {
+        }
+        let content = scenario.content()?;
+        let mut columns: Vec<Vec<Row>> = vec![Vec::new(); kinds.len()];
+        for number in 1..=arguments.runs {
+            let mut turn = Vec::new();
+            for &kind in kinds {
                 let row = race(scenario, &content, kind)
                     .with_context(|| format!("{}, {kind}, race {number} of {}", scenario.name, arguments.runs))?;
+                turn.push(row);
+            }
+            let direct = turn.iter().find(|row| row.kind == Kind::DirectPull).and_then(Row::last);
+            for (mut row, column) in turn.into_iter().zip(&mut columns) {
+                row.over_direct = row.last().zip(direct).map(|(last, direct)| last / direct);
                 if arguments.runs > 1 {
                     eprintln!("{}", row::text(&row));
                 }
-                rows.push(row);
+                column.push(row);
             }
+        }
+        for mut rows in columns {
             let middle = Row::medians(&rows).context("there was no race")?;
             sound &= middle.is_sound();
             if arguments.json {
@@ -191,7 +220,7 @@ fn warm_up(scenario: &Scenario, kind: Kind) -> Result<()> {
     short.blobs = 1;
     short.kill.clear();
     short.arrive_every = 0.0;
-    let content = Content::generate(1, short.blob_size())?;
+    let content = short.content()?;
     race(&short, &content, kind).with_context(|| format!("warm up {kind}")).map(drop)
 }
 
@@ -209,10 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_not_raced_where_somebody_is_killed() {
-        let scenario = |name| Scenario::open(name).unwrap();
-        assert!(Kind::Chain.suits(&scenario("gate")));
-        assert!(!Kind::Chain.suits(&scenario("killed")));
-        assert!(Kind::Darter.suits(&scenario("killed")));
+    fn a_chain_is_not_raced_where_somebody_is_killed_and_engines_pull_images_alone() {
+        let unfit = |kind: Kind, name| kind.unfit(&Scenario::open(name).unwrap()).is_some();
+        assert!(!unfit(Kind::Chain, "gate") && !unfit(Kind::Darter, "killed") && unfit(Kind::Chain, "killed"));
+        assert!(!unfit(Kind::DarterPull, "pull") && !unfit(Kind::DarterGet, "pull") && unfit(Kind::DarterPull, "gate"));
     }
 }

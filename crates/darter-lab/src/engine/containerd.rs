@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use anyhow::{Context, Result};
 use darter_core::Digest;
 
 use super::{PATIENCE, Route, release};
-use crate::cluster::LOCAL;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
 
@@ -26,7 +25,7 @@ const UNUSED_PLUGINS: [&str; 7] = [
     "io.containerd.internal.v1.tracing",
 ];
 /// containerd's own kind of namespace, for all that the laboratory does.
-const NAMESPACE: &str = "darter-lab";
+pub const NAMESPACE: &str = "darter-lab";
 /// Ranges of a layer at a time.
 const PARALLEL: u32 = 8;
 
@@ -40,58 +39,94 @@ pub struct Containerd<'host> {
     login: Option<String>,
     /// Where its programs are, if they are not the distribution's.
     programs: Option<PathBuf>,
-    _process: Process,
+    process: Process,
+}
+
+/// Which containerd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// The distribution's. Its `ctr` fetches, hands the content to the daemon, and has it unpacked when all is there.
+    Packaged,
+    /// The later release that the laboratory builds. Its daemon fetches, and unpacks a layer as soon as it is there.
+    Release {
+        /// Bytes of each of the eight ranges by which the daemon fetches a layer at a time; `None`: it asks for layers whole.
+        ranges: Option<u64>,
+    },
+}
+
+impl Build {
+    fn configuration(self, directory: &Path, root: &Path, socket: &Path, hosts: &Path) -> String {
+        let state = directory.join("state");
+        let Self::Release { ranges } = self else {
+            return format!(
+                "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = {UNUSED_PLUGINS:?}\n\
+                 [grpc]\naddress = {socket:?}\n"
+            );
+        };
+        let ranges = ranges.map_or_else(String::new, |step| {
+            format!("max_concurrent_downloads = {PARALLEL}\nconcurrent_layer_fetch_buffer = {step}\n")
+        });
+        format!(
+            "version = 4\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = {UNUSED_PLUGINS:?}\n\
+             [plugins.'io.containerd.server.v1.grpc']\naddress = {socket:?}\n\
+             [plugins.'io.containerd.server.v1.ttrpc']\naddress = {:?}\n\
+             [plugins.'io.containerd.transfer.v1.local']\nconfig_path = {hosts:?}\n{ranges}",
+            directory.join("ttrpc"),
+        )
+    }
 }
 
 impl<'host> Containerd<'host> {
-    /// Starts containerd on a host, with directories and a socket of its own.
+    /// Starts the distribution's containerd on a host, with directories and a socket of its own.
     pub fn start(host: &'host Host, route: &Route) -> Result<Self> {
+        Self::start_build(host, route, Build::Packaged)
+    }
+
+    /// The same of this build.
+    pub fn start_build(host: &'host Host, route: &Route, build: Build) -> Result<Self> {
+        let programs = match build {
+            Build::Packaged => None,
+            Build::Release { .. } => Some(release::programs()?),
+        };
         let directory = host.make_directory("containerd")?;
         let (root, socket) = (directory.join("root"), directory.join("sock"));
-        let config = directory.join("config.toml");
-        let text = format!(
-            "version = 2\nroot = {root:?}\nstate = {:?}\ndisabled_plugins = {UNUSED_PLUGINS:?}\n[grpc]\naddress = {socket:?}\n",
-            directory.join("state")
-        );
-        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let hosts = host.make_directory("containerd/hosts")?;
         let own = host.make_directory(&format!("containerd/hosts/{}", route.name))?.join("hosts.toml");
         fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
-        let process = host.spawn("containerd", host.command("containerd").arg("--config").arg(&config))?;
-        let login = route.login.clone();
-        let engine = Self { host, root, socket, hosts, login, programs: None, _process: process };
+        let config = directory.join("config.toml");
+        let text = build.configuration(&directory, &root, &socket, &hosts);
+        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let program = programs.as_ref().map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
+        let mut command = host.command(program);
+        if let Some(programs) = &programs {
+            // The daemon looks for its shim beside the other programs of the system.
+            let path = env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", programs.display()));
+        }
+        let process = host.spawn("containerd", command.arg("--config").arg(&config))?;
+        let engine = Self { host, root, socket, hosts, login: route.login.clone(), programs, process };
         engine.wait_until_ready()?;
         Ok(engine)
     }
 
-    /// The same of the later release, whose daemon fetches a layer by eight ranges of `step` bytes at a time.
-    pub fn start_with_ranges(host: &'host Host, route: &Route, step: u64) -> Result<Self> {
-        let programs = release::programs()?;
-        let directory = host.make_directory("containerd")?;
-        let (root, socket) = (directory.join("root"), directory.join("sock"));
-        let hosts = host.make_directory("containerd/hosts")?;
-        let own = host.make_directory(&format!("containerd/hosts/{}", route.name))?.join("hosts.toml");
-        fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
-        let config = directory.join("config.toml");
-        let text = format!(
-            "version = 4\nroot = {root:?}\nstate = {:?}\ndisabled_plugins = {UNUSED_PLUGINS:?}\n\
-             [plugins.'io.containerd.server.v1.grpc']\naddress = {socket:?}\n\
-             [plugins.'io.containerd.server.v1.ttrpc']\naddress = {:?}\n\
-             [plugins.'io.containerd.transfer.v1.local']\nconfig_path = {hosts:?}\n\
-             max_concurrent_downloads = {PARALLEL}\nconcurrent_layer_fetch_buffer = {step}\n",
-            directory.join("state"),
-            directory.join("ttrpc"),
-        );
-        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-        let mut command = host.command(programs.join("containerd"));
-        // The daemon looks for its shim beside the other programs of the system.
-        let path = env::var("PATH").unwrap_or_default();
-        command.arg("--config").arg(&config).env("PATH", format!("{}:{path}", programs.display()));
-        let process = host.spawn("containerd", &mut command)?;
-        let (login, programs) = (route.login.clone(), Some(programs));
-        let engine = Self { host, root, socket, hosts, login, programs, _process: process };
-        engine.wait_until_ready()?;
-        Ok(engine)
+    /// Its process's id.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Where it keeps content: finished in `blobs`, what comes in `ingest`.
+    pub fn content(&self) -> PathBuf {
+        self.root.join("io.containerd.content.v1.content")
+    }
+
+    /// Where it unpacks layers: each in a directory with a number, below that in `fs`.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("io.containerd.snapshotter.v1.overlayfs/snapshots")
     }
 
     /// Starts pulling and unpacking an image. `ctr` itself speaks to the registry, so it runs on the host too.
@@ -117,7 +152,7 @@ impl<'host> Containerd<'host> {
 
     /// Where containerd keeps a blob that it has.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
-        self.root.join("io.containerd.content.v1.content/blobs").join(digest.to_string().replace(':', "/"))
+        self.content().join("blobs").join(digest.to_string().replace(':', "/"))
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -144,7 +179,7 @@ impl<'host> Containerd<'host> {
 
 /// The mirror first, if any; then the registry itself, which containerd also tries when the mirror is gone.
 fn hosts_toml(route: &Route) -> String {
-    let first = if route.mirrored { LOCAL } else { &route.registry };
+    let first = route.mirror.unwrap_or(&route.registry);
     format!(
         "server = \"http://{}\"\n[host.\"http://{first}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
         route.registry

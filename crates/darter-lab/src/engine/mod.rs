@@ -9,7 +9,7 @@ mod podman;
 pub mod release;
 mod skopeo;
 
-pub use containerd::Containerd;
+pub use containerd::{Build, Containerd, NAMESPACE};
 pub use docker::Docker;
 pub use podman::Podman;
 pub use skopeo::{Skopeo, ensure_copied};
@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How an engine reaches the laboratory's registry.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Whether it asks the agent on its own host first.
-    pub mirrored: bool,
+    /// `ADDRESS:PORT` of the mirror on its own host that it asks first, if any.
+    pub mirror: Option<&'static str>,
     /// The registry's name in image references.
     pub name: &'static str,
     /// `ADDRESS:PORT` of the registry itself, where it turns when the mirror fails.
@@ -46,12 +46,17 @@ pub struct Route {
 impl Route {
     /// Through the host's agent, the registry as a last resort.
     pub fn mirrored(registry: &str) -> Self {
-        Self { mirrored: true, name: registry::NAME, registry: registry.to_owned(), login: None }
+        Self::by_way_of(LOCAL, registry)
+    }
+
+    /// Through this mirror, the registry as a last resort.
+    pub fn by_way_of(mirror: &'static str, registry: &str) -> Self {
+        Self { mirror: Some(mirror), ..Self::direct(registry) }
     }
 
     /// Straight to the registry.
     pub fn direct(registry: &str) -> Self {
-        Self { mirrored: false, name: registry::NAME, registry: registry.to_owned(), login: None }
+        Self { mirror: None, name: registry::NAME, registry: registry.to_owned(), login: None }
     }
 
     /// For images of a registry of this name.
@@ -77,8 +82,8 @@ impl Route {
              insecure = true\n",
             self.name, self.registry
         );
-        if self.mirrored {
-            text.push_str(&format!("[[registry.mirror]]\nlocation = \"{LOCAL}/{}\"\ninsecure = true\n", self.name));
+        if let Some(mirror) = self.mirror {
+            text.push_str(&format!("[[registry.mirror]]\nlocation = \"{mirror}/{}\"\ninsecure = true\n", self.name));
         }
         text
     }
@@ -96,11 +101,13 @@ fn write_registries_conf(host: &Host, route: &Route) -> Result<PathBuf> {
 fn log_in(host: &Host, route: &Route) -> Result<Option<PathBuf>> {
     let Some(login) = &route.login else { return Ok(None) };
     let (user, password) = login.split_once(':').context("a login is USER:PASSWORD")?;
-    let mirror = format!("{LOCAL}/{}", route.name);
     let file = host.make_directory("containers")?.join("auth.json");
     let mut command = containers_command(host, "skopeo")?;
     command.args(["login", "--tls-verify=false", "--username", user, "--password", password, "--authfile"]);
-    command.arg(&file).arg(if route.mirrored { &mirror } else { &route.registry });
+    command.arg(&file).arg(match route.mirror {
+        Some(mirror) => format!("{mirror}/{}", route.name),
+        None => route.registry.clone(),
+    });
     host.run("skopeo-login", &mut command, PATIENCE)?;
     Ok(Some(file))
 }

@@ -1,15 +1,18 @@
-//! The bytes that are raced: generated once for a scenario, incompressible, in memory, the same on every machine.
+//! The bytes that are raced: generated once for a scenario, in memory, the same on every machine; incompressible, or an image's
+//! [`layers`](super::layers).
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use darter_core::Digest;
 use serde_json::json;
 
 use crate::oci::{LAYER, MANIFEST, digest_of};
+use crate::race::layers::{self, Layers, Pool};
 
 /// Files with their digests, in a directory that vanishes with this value.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Content {
     pub files: Vec<(String, Digest)>,
     /// Bytes of each.
     pub size: u64,
+    /// The image of which they are the layers, if they are.
+    pub layers: Option<Layers>,
 }
 
 impl Content {
@@ -32,7 +37,7 @@ impl Content {
         // Named after this process, as runs are: what a killed laboratory leaves is swept by the next.
         let directory = parent.join(format!("{}-content-{count}x{size}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-        let mut content = Self { directory, files: Vec::new(), size };
+        let mut content = Self { directory, files: Vec::new(), size, layers: None };
         for number in 0..count {
             let name = format!("blob-{number:02}");
             let path = content.directory.join(&name);
@@ -40,6 +45,35 @@ impl Content {
             content.files.push((name, digest_of(&path)?));
         }
         Ok(content)
+    }
+
+    /// Generates an image of `count` layers of `size` bytes each, in memory.
+    pub fn generate_layers(count: u32, size: u64) -> Result<Self> {
+        let directory = memory_directory()?.join(format!("{}-layers-{count}x{size}", std::process::id()));
+        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let mut content = Self { directory, files: Vec::new(), size, layers: None };
+        let names: Vec<String> = (0..count).map(|number| format!("blob-{number:02}")).collect();
+        let pool = Pool::new();
+        let (pool, directory) = (&pool, &content.directory);
+        let written = thread::scope(|scope| {
+            let write = |(number, name)| {
+                scope.spawn(move || layers::write(&directory.join::<&String>(name), pool, number, size))
+            };
+            let writing: Vec<_> = (0..).zip(&names).map(write).collect();
+            let joined = writing.into_iter().map(|thread| thread.join());
+            joined.map(|layer| layer.unwrap_or_else(|_| bail!("writing a layer panicked"))).collect::<Result<Vec<_>>>()
+        })?;
+        let named: Vec<_> =
+            names.iter().zip(&written).map(|(name, (layer, _))| (name.as_str(), layer.clone())).collect();
+        let image = layers::image(directory, &content.storage(), &named)?;
+        content.files = names.iter().cloned().zip(image.layers.iter().map(|layer| layer.digest)).collect();
+        content.layers = Some(Layers { image, unpacked: written.iter().map(|(_, bytes)| bytes).sum() });
+        Ok(content)
+    }
+
+    /// The storage of a registry that holds the image, if there is one.
+    pub fn storage(&self) -> PathBuf {
+        self.directory.join("registry")
     }
 
     /// Lets the files, and a manifest that names them, lie as a registry would show them below `v2/REPOSITORY`, for a plain
@@ -94,7 +128,7 @@ fn write(path: &Path, number: u64, size: u64) -> std::io::Result<()> {
     file.flush()
 }
 
-const fn splitmix(number: u64) -> u64 {
+pub(super) const fn splitmix(number: u64) -> u64 {
     let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

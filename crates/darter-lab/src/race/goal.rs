@@ -18,6 +18,12 @@ pub struct Goal {
     pub own_over_bound: Option<f64>,
     /// The same, of the nodes whose cables are like the others'.
     pub others_over_bound: Option<f64>,
+    /// When the last node is done, over when the last was that pulled from the registry, in the same turn.
+    pub last_over_direct: Option<f64>,
+    /// Seconds from when a node held all until it had handed all to its engine, over T*.
+    pub lag_over_bound: Option<f64>,
+    /// Copies read from the origin.
+    pub origin_copies: Option<f64>,
     /// Copies sent by the seed.
     pub seed_copies: Option<f64>,
     /// Copies that cross into the second rack.
@@ -58,12 +64,16 @@ impl Goal {
         let last = row.and_then(Row::last);
         let median = row.and_then(Row::median);
         let over = |base: Option<f64>| Some(last? / base?);
+        let bound = row.map(|row| row.bound).filter(|bound| *bound > 0.0);
         let all = [
-            ("last/T*", self.last_over_bound, over(row.map(|row| row.bound))),
+            ("last/T*", self.last_over_bound, over(bound)),
             ("last-T* s", self.last_after_bound, row.and_then(|row| Some(last? - row.bound))),
             ("last/median", self.last_over_median, over(median)),
             ("worst own", self.own_over_bound, row.and_then(|row| row.own_ratios.last().copied())),
             ("others' worst own", self.others_over_bound, row.and_then(|row| row.others_ratio)),
+            ("last/direct", self.last_over_direct, row.and_then(|row| row.over_direct)),
+            ("lag/T*", self.lag_over_bound, row.and_then(|row| Some(row.lag? / bound?))),
+            ("origin", self.origin_copies, row.map(|row| row.origin_copies)),
             ("seed", self.seed_copies, row.map(|row| row.seed_copies)),
             ("link", self.link_copies, row.and_then(|row| row.link_copies)),
             ("CPU s/GB", self.cpu_per_gb, row.map(|row| row.cpu_per_gb)),

@@ -13,6 +13,7 @@ use crate::race::chain::Chain;
 use crate::race::course::Course;
 use crate::race::darter::Darter;
 use crate::race::plain::Plain;
+use crate::race::pull::{Pull, Way};
 use crate::race::scenario::Scenario;
 use crate::race::torrent::{Client, Torrent};
 use crate::race::user::{Target, User};
@@ -44,6 +45,10 @@ pub trait Method {
     fn is_right(&mut self, node: usize) -> Result<bool>;
     /// Whether looking at a node costs it something, so that it is looked at less often.
     fn looks_disturb(&self) -> bool;
+    /// Seconds that passed at the slowest node from when it held all until it had handed all to an engine. Called after the race.
+    fn lag(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
 }
 
 /// The methods there are.
@@ -57,6 +62,12 @@ pub enum Kind {
     DarterGet,
     /// The same to the command's standard output, in order.
     DarterStdout,
+    /// containerds that pull and unpack an image by way of Darter's agents.
+    DarterPull,
+    /// The same straight from the registry.
+    DirectPull,
+    /// The same by way of Spegel.
+    SpegelPull,
     /// libtorrent with its defaults.
     Libtorrent,
     /// libtorrent with settings for a fast local network.
@@ -71,11 +82,14 @@ pub enum Kind {
 
 impl Kind {
     /// All methods, in the order in which they are compared.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Darter,
         Self::DarterVerifyWhole,
         Self::DarterGet,
         Self::DarterStdout,
+        Self::DirectPull,
+        Self::DarterPull,
+        Self::SpegelPull,
         Self::Libtorrent,
         Self::LibtorrentTuned,
         Self::Aria2,
@@ -85,23 +99,43 @@ impl Kind {
 
     /// Whether it is one of Darter's, which have goals.
     pub const fn is_darter(self) -> bool {
-        matches!(self, Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout)
+        matches!(self, Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout | Self::DarterPull)
     }
 
-    /// How often a node writes the content: what users of agents are given is a second copy.
+    /// Whether engines pull.
+    pub const fn is_pull(self) -> bool {
+        matches!(self, Self::DarterPull | Self::DirectPull | Self::SpegelPull)
+    }
+
+    /// How often a node writes the content: what users of agents are given is a second copy, and what engines unpack has twice to thrice its
+    /// size.
     pub const fn writes(self) -> u32 {
-        if matches!(self, Self::DarterGet | Self::DarterStdout) { 2 } else { 1 }
+        match self {
+            Self::DarterGet | Self::DarterStdout => 2,
+            Self::DirectPull | Self::SpegelPull => 4,
+            Self::DarterPull => 5,
+            _ => 1,
+        }
     }
 
-    /// Whether it gets to the end of this scenario: a chain breaks where somebody dies.
-    pub const fn suits(self, scenario: &Scenario) -> bool {
-        !matches!(self, Self::Chain) || scenario.kill.is_empty()
+    /// Why it does not get to the end of this scenario, if it does not.
+    pub fn unfit(self, scenario: &Scenario) -> Option<&'static str> {
+        match self {
+            Self::Chain if !scenario.kill.is_empty() => Some("it kills somebody, and a chain breaks there"),
+            kind if kind.is_pull() && !scenario.layers => {
+                Some("its content is no image, and engines pull nothing else")
+            }
+            _ => None,
+        }
     }
 
     /// Programs that it needs besides those of every race, and their packages in Debian.
     const fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout | Self::Chain => &[],
+            Self::DarterPull | Self::DirectPull | Self::SpegelPull => {
+                &[("containerd", "containerd"), ("docker-registry", "docker-registry")]
+            }
             Self::Libtorrent | Self::LibtorrentTuned => &[("python3", "python3-libtorrent")],
             Self::Aria2 => &[("aria2c", "aria2"), ("python3", "python3")],
             Self::Nginx => &[("curl", "curl")],
@@ -124,7 +158,8 @@ impl Kind {
             packages.push("python3-libtorrent");
         }
         if packages.is_empty() {
-            return None;
+            let lacks_spegel = matches!(self, Self::SpegelPull) && needs::find("spegel").is_none();
+            return lacks_spegel.then(|| format!("{self} needs the program spegel in the PATH, which Debian has not"));
         }
         Some(format!("{self} needs more programs; on Debian: apt-get install {}", packages.join(" ")))
     }
@@ -136,6 +171,9 @@ impl Kind {
             Self::DarterVerifyWhole => Box::new(Darter::start(course, &["--verify-whole"])?),
             Self::DarterGet => Box::new(User::start(course, Target::File)?),
             Self::DarterStdout => Box::new(User::start(course, Target::Output)?),
+            Self::DarterPull => Box::new(Pull::start(course, Way::Darter)?),
+            Self::DirectPull => Box::new(Pull::start(course, Way::Direct)?),
+            Self::SpegelPull => Box::new(Pull::start(course, Way::Spegel)?),
             Self::Libtorrent => Box::new(Torrent::start(course, Client::Libtorrent { tuned: false })?),
             Self::LibtorrentTuned => Box::new(Torrent::start(course, Client::Libtorrent { tuned: true })?),
             Self::Aria2 => Box::new(Torrent::start(course, Client::Aria2)?),
@@ -152,6 +190,9 @@ impl fmt::Display for Kind {
             Self::DarterVerifyWhole => "darter-verify-whole",
             Self::DarterGet => "darter-get",
             Self::DarterStdout => "darter-stdout",
+            Self::DarterPull => "darter-pull",
+            Self::DirectPull => "direct-pull",
+            Self::SpegelPull => "spegel-pull",
             Self::Libtorrent => "libtorrent",
             Self::LibtorrentTuned => "libtorrent-tuned",
             Self::Aria2 => "aria2",

@@ -5,10 +5,12 @@
 //! | [`scenario`] | [`Scenario`]: hosts, rates, content, arrivals and deaths, as a TOML file; and its bound T* |
 //! | [`goal`] | [`Goal`](goal::Goal): what a scenario aims at, in numbers |
 //! | [`content`] | the bytes, generated once and held in memory |
+//! | [`layers`] | content that engines can unpack, and its image |
 //! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
 //! | [`method`] | what a [`Method`](method::Method) has to do, and the list of them |
 //! | [`darter`] | Darter's agents, driven through their sockets |
 //! | [`user`] | `darter get` by way of such agents |
+//! | [`pull`] | real containerds, by way of agents, Spegel, or nothing |
 //! | [`torrent`] | libtorrent and aria2, with a tracker |
 //! | [`plain`] | plain downloads from nginx |
 //! | [`chain`], [`relay`] | what the bytes alone take: each node passes on to the next |
@@ -34,9 +36,11 @@ pub mod content;
 pub mod course;
 pub mod darter;
 pub mod goal;
+pub mod layers;
 pub mod method;
 pub mod plain;
 pub mod plot;
+pub mod pull;
 pub mod relay;
 pub mod row;
 pub mod run;

@@ -20,7 +20,7 @@ pub struct Row {
     pub kind: Kind,
     /// Races behind this row.
     pub runs: usize,
-    /// T*, in seconds.
+    /// T*, in seconds; 0 where no cable is shaped.
     pub bound: f64,
     /// Bytes that every node wants.
     pub size: u64,
@@ -48,6 +48,10 @@ pub struct Row {
     pub busy: f64,
     /// Worst of the ratios of those nodes whose cables are like the others'.
     pub others_ratio: Option<f64>,
+    /// Seconds from when the slowest node held all until it had handed all to its engine.
+    pub lag: Option<f64>,
+    /// When the last was done, over when the last of those was that pulled from the registry in the same turn.
+    pub over_direct: Option<f64>,
     /// Bytes held over time, for each node.
     pub curves: Vec<Vec<(f64, f64)>>,
     /// What the scenario aims at.
@@ -75,6 +79,8 @@ impl Row {
             peak_memory: 0,
             busy: 0.0,
             others_ratio: None,
+            lag: None,
+            over_direct: None,
             curves: Vec::new(),
             goal: scenario.goal.clone(),
         })
@@ -100,6 +106,11 @@ impl Row {
         self.finished.get(index).copied()
     }
 
+    /// When the last was done, over T*, where there is one.
+    pub fn last_over_bound(&self) -> Option<f64> {
+        self.last().filter(|_| self.bound > 0.0).map(|last| last / self.bound)
+    }
+
     /// What was missed of the scenario's goal; `None` where there is none, or for others' methods.
     pub fn missed(&self) -> Option<Vec<String>> {
         self.goal.missed(self).filter(|_| self.kind.is_darter())
@@ -112,7 +123,8 @@ impl Row {
         middle.runs = rows.len();
         let done = rows.iter().map(|row| row.finished.len()).min()?;
         middle.finished = (0..done).map(|rank| of(&|row| row.finished[rank])).collect();
-        middle.own_ratios = (0..done).map(|rank| of(&|row| row.own_ratios[rank])).collect();
+        let own = rows.iter().map(|row| row.own_ratios.len()).min()?;
+        middle.own_ratios = (0..own).map(|rank| of(&|row| row.own_ratios[rank])).collect();
         middle.right = rows.iter().map(|row| row.right).min()?;
         middle.origin_copies = of(&|row| row.origin_copies);
         middle.seed_copies = of(&|row| row.seed_copies);
@@ -122,6 +134,11 @@ impl Row {
         middle.peak_memory = of(&|row| row.peak_memory as f64) as u64;
         middle.busy = of(&|row| row.busy);
         middle.others_ratio = middle.others_ratio.map(|_| of(&|row| row.others_ratio.unwrap_or(f64::INFINITY)));
+        let each = |value: &dyn Fn(&Self) -> Option<f64>| {
+            Some(median(rows.iter().map(value).collect::<Option<Vec<_>>>()?)).filter(|value| !value.is_nan())
+        };
+        middle.lag = each(&|row| row.lag);
+        middle.over_direct = each(&|row| row.over_direct);
         Some(middle)
     }
 
@@ -136,7 +153,9 @@ impl Row {
             "nodes_wanted": self.wanted,
             "nodes_right": self.right,
             "finished": self.finished,
-            "last_over_bound": self.last().map(|last| last / self.bound),
+            "last_over_bound": self.last_over_bound(),
+            "last_over_direct": self.over_direct,
+            "lag": self.lag,
             "own_ratios": self.own_ratios,
             "origin_copies": self.origin_copies,
             "seed_copies": self.seed_copies,
@@ -155,20 +174,24 @@ impl Row {
 
     fn cells(&self) -> Vec<String> {
         let time = |seconds: Option<f64>| seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.2}"));
+        let some = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+        let bounded = |value: Option<f64>| if self.bound > 0.0 { time(value) } else { "-".to_owned() };
         vec![
             self.scenario.clone(),
             self.kind.to_string(),
             self.runs.to_string(),
-            format!("{:.2}", self.bound),
+            bounded(Some(self.bound)),
             time(self.finished.first().copied()),
             time(self.median()),
             time(self.rank(0.99)),
             time(self.last()),
-            time(self.last().map(|last| last / self.bound)),
-            time(self.own_ratios.last().copied()),
+            bounded(self.last_over_bound()),
+            some(self.over_direct),
+            some(self.lag),
+            bounded(self.own_ratios.last().copied()),
             format!("{:.2}", self.origin_copies),
             format!("{:.2}", self.seed_copies),
-            self.link_copies.map_or_else(|| "-".to_owned(), |copies| format!("{copies:.2}")),
+            some(self.link_copies),
             format!("{:.2}", self.received_per_node),
             format!("{:.2}", self.cpu_per_gb),
             format!("{:.0}", self.peak_memory as f64 / 1e6),
@@ -179,7 +202,7 @@ impl Row {
     }
 }
 
-const HEADS: [&str; 19] = [
+const HEADS: [&str; 21] = [
     "scenario",
     "method",
     "runs",
@@ -189,6 +212,8 @@ const HEADS: [&str; 19] = [
     "p99",
     "last",
     "last/T*",
+    "/direct",
+    "lag",
     "worst own",
     "origin",
     "seed",

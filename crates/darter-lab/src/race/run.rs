@@ -24,7 +24,9 @@ const BLOBS_A_SAMPLE: u32 = 8;
 /// Whoever needs more than this many times T* is given up.
 const GIVE_UP_FACTOR: f64 = 14.0;
 /// Nobody is given up sooner.
-const GIVE_UP_FLOOR: f64 = 30.0;
+const GIVE_UP_FLOOR: f64 = 120.0;
+/// Seconds within which memory is freed where no cable says how long it takes.
+const LEAST_FREEING: f64 = 3.0;
 
 /// A node in a race.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +64,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let before = Meters::read(&course)?;
     let mut ledger = Ledger::open(&method.processes());
     let machine = MachineTime::now()?;
-    reserve.free_within(Duration::from_secs_f64(scenario.bound()?));
+    reserve.free_within(Duration::from_secs_f64(scenario.bound()?.max(LEAST_FREEING)));
     let runners = run(&course, method.as_mut(), &mut ledger)?;
     let busy = MachineTime::now()?.busy_since(machine);
     ledger.look(&method.processes());
@@ -81,10 +83,12 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
         row.wanted += 1;
         let (Some(begun), Some(finished)) = (runner.begun, runner.finished) else { continue };
         row.finished.push(finished);
-        let own = (finished - begun) / scenario.own_bound(node)?;
-        row.own_ratios.push(own);
-        if !scenario.has_own_cable(node) {
-            row.others_ratio = Some(row.others_ratio.map_or(own, |worst| worst.max(own)));
+        if row.bound > 0.0 {
+            let own = (finished - begun) / scenario.own_bound(node)?;
+            row.own_ratios.push(own);
+            if !scenario.has_own_cable(node) {
+                row.others_ratio = Some(row.others_ratio.map_or(own, |worst| worst.max(own)));
+            }
         }
         if method.is_right(node)? {
             row.right += 1;
@@ -102,6 +106,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     row.cpu_per_gb = ledger.cpu() / (f64::from(delivered.max(1)) * size / 1e9);
     row.peak_memory = ledger.peak();
     row.busy = busy;
+    row.lag = method.lag()?;
     Ok(row)
 }
 

@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use darter_core::Rate;
 use serde::Deserialize;
 
 use crate::link::Link;
 use crate::plan::Plan;
+use crate::race::content::Content;
 use crate::race::goal::Goal;
 
 /// Content bytes in a full segment (an MTU of 1500, timestamps on).
 const SEGMENT_CONTENT: f64 = 1448.0;
 /// The same segment as a shaper counts it, with its Ethernet header.
 const SEGMENT_FRAME: f64 = 1514.0;
+
+/// What is written for a cable without a rate.
+const UNSHAPED: &str = "unshaped";
 
 /// Hosts, links, content and events of a race. Every field without a default must be given.
 #[derive(Clone, Debug, Deserialize)]
@@ -34,12 +38,18 @@ pub struct Scenario {
     pub blobs: u32,
     /// Nodes that want the content.
     pub nodes: u32,
-    /// A node's cable, each way.
+    /// A node's cable, each way; a rate or `unshaped`.
     pub rate: String,
     /// The seed's cable, each way.
     pub seed_rate: String,
     /// The origin's cable, each way. Only methods that read an origin use it.
     pub origin_rate: String,
+    /// Whether the blobs are an image's layers, which engines can pull. Its registry is the origin.
+    #[serde(default)]
+    pub layers: bool,
+    /// Whether engines are of the release that the laboratory builds, instead of the distribution's.
+    #[serde(default)]
+    pub built_engine: bool,
     /// Whether the seed holds the content from the start. The bound stays that of a seed that reads it.
     #[serde(default)]
     pub warm: bool,
@@ -117,12 +127,21 @@ impl Scenario {
             ensure!(kill.at.is_finite() && kill.at >= 0.0, "kill.at is not a share of T*");
         }
         let rates = [&self.rate, &self.seed_rate, &self.origin_rate];
-        for rate in
-            rates.into_iter().chain(self.slow.iter().map(|slow| &slow.rate)).chain(self.rack.iter().map(|r| &r.rate))
-        {
-            rate.parse::<Rate>()?;
+        for rate in rates.into_iter().chain(self.slow.iter().map(|slow| &slow.rate)) {
+            cable(rate)?;
         }
+        if let Some(rack) = &self.rack {
+            rack.rate.parse::<Rate>()?;
+        }
+        let plain = !self.warm && self.rack.is_none() && self.kill.is_empty();
+        ensure!(plain || !self.layers, "layers go with neither warm, nor rack, nor kill");
         Ok(())
+    }
+
+    /// What is raced, generated.
+    pub fn content(&self) -> Result<Content> {
+        let generate = if self.layers { Content::generate_layers } else { Content::generate };
+        generate(self.blobs, self.blob_size())
     }
 
     /// Bytes of each blob.
@@ -138,7 +157,7 @@ impl Scenario {
     /// The cable of a node, numbered from 0.
     pub fn node_link(&self, node: usize) -> Result<Link> {
         let own = self.slow.iter().find(|slow| slow.node as usize == node + 1);
-        Ok(Link::symmetric(own.map_or(&self.rate, |slow| &slow.rate).parse()?))
+        both_ways(own.map_or(&self.rate, |slow| &slow.rate))
     }
 
     /// Whether the cable of a node, numbered from 0, differs from the others'.
@@ -148,12 +167,12 @@ impl Scenario {
 
     /// The seed's cable.
     pub fn seed_link(&self) -> Result<Link> {
-        Ok(Link::symmetric(self.seed_rate.parse()?))
+        both_ways(&self.seed_rate)
     }
 
     /// The origin's cable.
     pub fn origin_link(&self) -> Result<Link> {
-        Ok(Link::symmetric(self.origin_rate.parse()?))
+        both_ways(&self.origin_rate)
     }
 
     /// Whether a node, numbered from 0, stands in the second rack.
@@ -166,12 +185,12 @@ impl Scenario {
         Duration::from_secs_f64(self.arrive_every * node as f64)
     }
 
-    /// Seconds that a node, numbered from 0, needs at the least from its own start.
+    /// Seconds that a node, numbered from 0, needs at the least from its own start; 0 where no cable is shaped.
     pub fn own_bound(&self, node: usize) -> Result<f64> {
         let size = self.size() as f64;
         let mut uploads = goodput(&self.seed_rate)?;
         for other in 0..self.nodes as usize {
-            uploads += carried(self.node_link(other)?.up.context("a node's cable has a rate")?);
+            uploads += carried(self.node_link(other)?.up);
         }
         let mut bound = f64::from(self.nodes) * size / uploads;
         for rate in [&self.seed_rate, &self.origin_rate] {
@@ -180,7 +199,7 @@ impl Scenario {
         if let Some(rack) = self.rack.as_ref().filter(|_| self.is_in_second_rack(node)) {
             bound = bound.max(size / goodput(&rack.rate)?);
         }
-        Ok(bound.max(size / carried(self.node_link(node)?.down.context("a node's cable has a rate")?)))
+        Ok(bound.max(size / carried(self.node_link(node)?.down)))
     }
 
     /// T*: seconds from the first start until the last node can have all.
@@ -193,13 +212,23 @@ impl Scenario {
     }
 }
 
+/// The rate of a cable, if it has one.
+fn cable(text: &str) -> Result<Option<Rate>> {
+    if text == UNSHAPED { Ok(None) } else { Ok(Some(text.parse()?)) }
+}
+
+fn both_ways(text: &str) -> Result<Link> {
+    let rate = cable(text)?;
+    Ok(Link { up: rate, down: rate })
+}
+
 /// Content bytes that a cable of this rate carries in a second.
-fn carried(rate: Rate) -> f64 {
-    rate.bytes_per_second() as f64 * SEGMENT_CONTENT / SEGMENT_FRAME
+fn carried(rate: Option<Rate>) -> f64 {
+    rate.map_or(f64::INFINITY, |rate| rate.bytes_per_second() as f64 * SEGMENT_CONTENT / SEGMENT_FRAME)
 }
 
 fn goodput(rate: &str) -> Result<f64> {
-    Ok(carried(rate.parse()?))
+    Ok(carried(cable(rate)?))
 }
 
 #[cfg(test)]
@@ -216,6 +245,13 @@ mod tests {
         assert!(slow.own_bound(7).unwrap() > 7.9 * slow.own_bound(0).unwrap());
         let staggered = open("staggered");
         assert!(staggered.bound().unwrap() > staggered.own_bound(0).unwrap() + 6.9);
+    }
+
+    #[test]
+    fn without_shaped_cables_there_is_no_bound() {
+        let unshaped = Scenario::open("pull-unshaped").unwrap();
+        assert_eq!((unshaped.bound().unwrap(), unshaped.node_link(0).unwrap()), (0.0, Link::default()));
+        assert!(Scenario::open("pull").unwrap().bound().unwrap() > 1.0);
     }
 
     #[test]

@@ -25,9 +25,10 @@ use world::World;
 /// A scenario that needs the laboratory's images and engines.
 type Scenario = fn(&World) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 16] = [
+const SCENARIOS: [(&str, Scenario); 17] = [
     ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
     ("race::a_small_race_gives_a_sane_row", race::a_small_race_gives_a_sane_row),
+    ("race::engines_unpack_what_they_pulled", race::engines_unpack_what_they_pulled),
     ("race::a_local_hit_goes_out_by_sendfile", race::a_local_hit_goes_out_by_sendfile),
     ("race::a_tiny_file_takes_one_question_to_the_seed", race::a_tiny_file_takes_one_question_to_the_seed),
     ("race::a_pair_moves_a_blob_from_store_to_store", race::a_pair_moves_a_blob_from_store_to_store),

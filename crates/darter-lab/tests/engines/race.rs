@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use darter_lab::bench::{self, Bench};
-use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
 use darter_lab::race::{Scenario, plot, race, row};
 
@@ -24,7 +23,7 @@ goal = { last_over_bound = 1000.0, seed_copies = 0.5 }
 
 pub(crate) fn a_small_race_gives_a_sane_row(_world: &World) -> Result<()> {
     let scenario = Scenario::parse("small", SCENARIO)?;
-    let content = Content::generate(scenario.blobs, scenario.blob_size())?;
+    let content = scenario.content()?;
     let result = race(&scenario, &content, Kind::Darter)?;
     ensure!(result.wanted == 2 && result.is_sound(), "a node is missing, or has wrong bytes: {}", result.json());
     let last = result.last().context("the last node was done")?;
@@ -40,6 +39,33 @@ pub(crate) fn a_small_race_gives_a_sane_row(_world: &World) -> Result<()> {
     let missed = result.missed().context("the race has a goal")?;
     ensure!(missed.len() == 1 && missed[0].starts_with("seed "), "the goal was judged wrong: {missed:?}");
     ensure!(row::text(&result).contains("2/2") && plot::svg(&[result]).contains("<polyline"), "a row can't be shown");
+    Ok(())
+}
+
+/// Layers that are there one after the other, so that there is a last one.
+const IMAGE: &str = r#"
+about = "two engines pull a small image"
+size_kib = 1024
+blobs = 3
+layers = true
+nodes = 2
+rate = "50mbit"
+seed_rate = "50mbit"
+origin_rate = "50mbit"
+goal = { lag_over_bound = 1000.0, origin_copies = 1.1 }
+"#;
+
+pub(crate) fn engines_unpack_what_they_pulled(_world: &World) -> Result<()> {
+    let scenario = Scenario::parse("image", IMAGE)?;
+    let content = scenario.content()?;
+    for (kind, copies) in [(Kind::DirectPull, 2.0), (Kind::DarterPull, 1.0)] {
+        let result = race(&scenario, &content, kind)?;
+        ensure!(result.wanted == 2 && result.is_sound(), "an engine lacks files: {}", result.json());
+        let read = result.origin_copies;
+        ensure!((copies - 0.01..copies + 0.1).contains(&read), "{kind} read {read} copies of the registry");
+        ensure!(result.lag.is_some() == kind.is_darter(), "the lag is that of agents: {}", result.json());
+        ensure!(result.missed() == kind.is_darter().then(Vec::new), "the goal was judged wrong: {}", result.json());
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! the headers of each, and gives the pull up when one of them fails.
 
 use anyhow::{Result, ensure};
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Route};
+use darter_lab::engine::{Build, Containerd, PULL_PATIENCE, Route};
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Registry};
 
@@ -25,7 +25,7 @@ pub(crate) fn engines_that_fetch_by_ranges(world: &World) -> Result<()> {
     let (mut nodes, mut engines) = (Vec::new(), Vec::new());
     for host in [&one, &two, &three] {
         nodes.push(Agent::node(host, &registry.url(), &seed)?);
-        engines.push(Containerd::start_with_ranges(host, &route, step)?);
+        engines.push(Containerd::start_build(host, &route, Build::Release { ranges: Some(step) })?);
     }
     let reference = image.reference(NAME);
     let mut pulls = engines.iter().map(|engine| engine.pull(&reference)).collect::<Result<Vec<_>>>()?;
