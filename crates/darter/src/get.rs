@@ -41,6 +41,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use darter_core::{BlobId, Digest};
@@ -63,6 +64,7 @@ use self::jobs::Job;
 use self::sink::{Placed, Sink, Wishes};
 use self::target::Target;
 use crate::cli::GetArgs;
+use crate::cli::values::HeaderArg;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{output, units};
@@ -110,6 +112,7 @@ struct Work<'a> {
 
 /// Downloads what the command line names.
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
+    share_standard_input(args)?;
     let jobs = jobs::of(args)?;
     let senders = Senders::gather(args)?;
     refuse_early(args, &jobs)?;
@@ -150,6 +153,18 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
         says: &|_| (),
     };
     backend::source_of(&question).0.key()
+}
+
+/// Refuses two readers of standard input: the second one would find it empty.
+fn share_standard_input(args: &GetArgs) -> Result<(), Failure> {
+    let is_stdin = |path: &Path| path == Path::new("-");
+    let headers = args.header.iter().filter(|header| matches!(header, HeaderArg::File(path) if is_stdin(path)));
+    let others = [&args.input, &args.netrc_file].into_iter().flatten().filter(|path| is_stdin(path));
+    if headers.count() + others.count() > 1 {
+        let text = "only one of -i -, -H @- and --netrc-file - can have standard input: write the others into files";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    Ok(())
 }
 
 /// Refuses what could only fail later: a place that can't be written to, two things on standard output.
@@ -212,8 +227,12 @@ impl Work<'_> {
         let started = Instant::now();
         let args = self.args;
         let by_name = args.remote_name && job.takes_a_name();
-        if let (Some(digest), false) = (job.digest, by_name)
-            && let Some(bytes) = has_digest(job.target(None)?, digest).await?
+        let is_right = match job.digest {
+            Some(digest) if !by_name => has_digest(job.target(None)?, digest).await?,
+            _ => None,
+        };
+        if let Some(bytes) = is_right
+            && !args.mtime
         {
             return Ok(self.report_kept(job, &job.target(None)?, bytes, None, job.digest));
         }
@@ -243,12 +262,16 @@ impl Work<'_> {
         if let Target::File(file) = &target
             && let Some(old) = &file.old
             && opened.length.is_none_or(|length| length == old.len())
-            && attributes::is_marked(&file.path, opened.blob)
+            && (is_right.is_some() || attributes::is_marked(&file.path, opened.blob))
         {
+            if let Some(modified) = self.date_for(opened.modified.as_deref()) {
+                attributes::date(&file.path, modified, opened.blob)
+                    .with_context(|| format!("can't set the modification time of {}", file.shown.display()))?;
+            }
             let (blob, moves, bytes) = (opened.blob, opened.moves, old.len());
             drop(opened);
             self.backend.done(source, Some(blob).filter(|_| moves)).await;
-            return Ok(self.report_kept(job, &target, bytes, Some(blob), None));
+            return Ok(self.report_kept(job, &target, bytes, Some(blob), job.digest.filter(|_| is_right.is_some())));
         }
         let Fetched { report, spent } = self.fetch_version(number, job, (opened, question), &target, started).await?;
         self.backend.done(source, spent).await;
@@ -309,7 +332,7 @@ impl Work<'_> {
         }
         let args = self.args;
         let wishes = move |Anew { blob, length, modified }| {
-            let modified = modified.filter(|_| args.mtime).and_then(|text| httpdate::parse_http_date(&text).ok());
+            let modified = self.date_for(modified.as_deref());
             Wishes { blob, length, moves, link: args.link, modified, sync: args.sync }
         };
         let is_file = matches!(target, Target::File(_));
@@ -342,6 +365,11 @@ impl Work<'_> {
             why_no_daemon: self.backend.why_alone().map(str::to_owned),
         };
         Ok(Fetched { report, spent: Some(blob).filter(|_| moves) })
+    }
+
+    /// The modification time to give a file, of which the origin says this.
+    fn date_for(&self, told: Option<&str>) -> Option<SystemTime> {
+        told.filter(|_| self.args.mtime).and_then(|text| httpdate::parse_http_date(text).ok())
     }
 
     /// The report of a file that was right already.

@@ -28,7 +28,8 @@ Examples:
   Into a pipe:
     $ darter get https://example.org/root.tar -o -
 
-A list has a URL on each line, then if wanted its digest, then if wanted a file name; # begins a comment.
+A list has a URL on each line, then if wanted its digest, then if wanted a file name; # begins a
+comment, before these or behind them.
 
 An interrupted download resumes: run the same command again. What a killed one left is kept for three days. FILE appears, or changes, only once the content is complete and
 verified. It keeps the mode, owner and links of the file that it replaces. Where the file system can share blocks (XFS,

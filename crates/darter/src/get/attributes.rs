@@ -6,9 +6,12 @@ use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::SystemTime;
 
 use darter_core::BlobId;
-use rustix::fs::{Gid, Uid, XattrFlags, fchown, fgetxattr, flistxattr, fsetxattr};
+use rustix::fs::{
+    AtFlags, CWD, Gid, StatxAttributes, StatxFlags, Uid, XattrFlags, fchown, fgetxattr, flistxattr, fsetxattr, statx,
+};
 
 use super::temporary::Temporary;
 
@@ -25,24 +28,30 @@ const ACCESS_LIST: &CStr = c"system.posix_acl_access";
 /// The largest attribute that is copied: what Linux allows at all.
 const MAX_VALUE: usize = 64 << 10;
 
-/// Whether a new file of this process can be given the owner and group of an old one. Where it can't, the old file itself has to
-/// be written.
-pub(super) fn can_own(old: &Metadata) -> bool {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    let mine = |gid: u32| {
-        gid == group.as_raw()
-            || rustix::process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
-    };
-    user.is_root() || (old.uid() == user.as_raw() && mine(old.gid()))
+/// Whether a new file can take the place of an old one: be made in its directory, and be given its owner and group. Where it can't,
+/// the old file itself has to be written. Tried, since even root may not: in a container, over NFS.
+pub(super) fn can_replace(old: &Metadata, directory: &Path) -> bool {
+    Temporary::create(directory).is_ok_and(|model| give_owner(model.file(), old).is_ok())
+}
+
+fn give_owner(file: &File, old: &Metadata) -> io::Result<()> {
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        fchown(file, Some(Uid::from_raw(old.uid())), Some(Gid::from_raw(old.gid())))?;
+    }
+    Ok(())
+}
+
+/// Whether something is mounted on this name: nothing can take its place.
+pub(super) fn is_mount(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Gives `file` the owner, group, mode and extended attributes of what it replaces. Bits that lend the owner's rights to whoever
 /// runs the file are not kept, as they are not when a file is written to.
 pub(super) fn keep(file: &File, old: &Metadata, old_path: &Path) -> io::Result<()> {
-    let new = file.metadata()?;
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        fchown(file, Some(Uid::from_raw(old.uid())), Some(Gid::from_raw(old.gid())))?;
-    }
+    give_owner(file, old)?;
     file.set_permissions(Permissions::from_mode(old.mode() & 0o1777))?;
     if let Ok(old_file) = File::open(old_path) {
         copy_attributes(&old_file, file);
@@ -93,13 +102,27 @@ pub(super) fn mark(file: &File, blob: BlobId) {
     }
 }
 
+/// Gives a file that is right already a date; it stays known as what it was written as, or else as this blob.
+pub(super) fn date(path: &Path, modified: SystemTime, blob: BlobId) -> io::Result<()> {
+    let file = File::open(path)?;
+    let blob = marked_as(&file).unwrap_or(blob);
+    file.set_modified(modified)?;
+    mark(&file, blob);
+    Ok(())
+}
+
 /// Whether a file is still what was written as this blob.
 pub(super) fn is_marked(path: &Path, blob: BlobId) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    let Ok(found) = file.metadata() else { return false };
+    File::open(path).is_ok_and(|file| marked_as(&file) == Some(blob))
+}
+
+/// As which blob a file was written, if it has not changed since.
+fn marked_as(file: &File) -> Option<BlobId> {
     let mut value = [0; 256];
-    let length = fgetxattr(&file, MARK, &mut value[..]).unwrap_or(0);
-    length > 0 && &value[..length] == mark_text(blob, &found).as_bytes()
+    let length = fgetxattr(file, MARK, &mut value[..]).ok()?;
+    let text = std::str::from_utf8(&value[..length]).ok()?;
+    let blob = text.split(' ').next()?.parse().ok()?;
+    (text == mark_text(blob, &file.metadata().ok()?)).then_some(blob)
 }
 
 /// Marks a store's file before it gets a second name, so that no later get writes into the store by that name. False where it

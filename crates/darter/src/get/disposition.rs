@@ -87,7 +87,7 @@ fn safe(name: &str) -> Option<String> {
 }
 
 /// Whether a letter is not seen itself and changes how its neighbours are: it can make `.exe` look like `.txt`.
-const fn turns_text(letter: char) -> bool {
+pub(super) const fn turns_text(letter: char) -> bool {
     matches!(letter, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -97,7 +97,7 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
             Place::Name(path) => path.clone(),
             // What the origin will call it is not known yet.
             Place::Directory(_) if args.remote_name && job.takes_a_name() => continue,
-            Place::Directory(dir) => dir.join(job.name.as_deref().or(file_name(&job.url)).unwrap_or_default()),
+            Place::Directory(dir) => dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default()),
         };
         if !places.insert(path.clone()) {
             return Err(Failure::Usage(format!(
@@ -123,6 +123,7 @@ fn listed(line: &str, place: &Place) -> Result<Option<Job>, String> {
     if digest.is_some() {
         rest = after.trim_start();
     }
+    rest = without_comment(rest);
     if !rest.is_empty() && !matches!(place, Place::Directory(_)) {
         return Err("names a file, which goes into a directory: give -o DIR/ or no -o".to_owned());
     }
@@ -131,6 +132,18 @@ fn listed(line: &str, place: &Place) -> Result<Option<Job>, String> {
         stays_inside(name)?;
     }
     Ok(Some(Job { url, digest, place: place.clone(), name }))
+}
+
+/// What stands before a comment: a # in the place of a name begins one, and behind a name one between spaces, since names have
+/// such letters, too.
+fn without_comment(rest: &str) -> &str {
+    let begins = |at: usize| {
+        let (before, after) = (&rest[..at], &rest[at + 1..]);
+        before.is_empty()
+            || before.ends_with(char::is_whitespace) && (after.is_empty() || after.starts_with(char::is_whitespace))
+    };
+    let comment = rest.match_indices('#').map(|(at, _)| at).find(|at| begins(*at));
+    comment.map_or(rest, |at| rest[..at].trim_end())
 }
 
 /// Refuses a name that leads out of the directory that it is meant for: lists are passed on.
@@ -172,6 +185,20 @@ mod tests {
         let full = parsed(&format!("http://a/b\t{digest}  my file.bin ")).unwrap();
         assert_eq!((full.digest, full.name.as_deref()), (Some(digest), Some("my file.bin")));
         assert_eq!(parsed("http://a/b c").unwrap().name.as_deref(), Some("c"));
+        for (line, name) in [
+            ("http://a/b # the last one", None),
+            ("http://a/b #", None),
+            ("http://a/b #1", None),
+            ("http://a/b c # why", Some("c")),
+            ("http://a/b track #1.mp3", Some("track #1.mp3")),
+            ("http://a/b c#", Some("c#")),
+            ("http://a/b c #", Some("c")),
+            ("http://a/b ./#1", Some("./#1")),
+        ] {
+            assert_eq!(parsed(line).unwrap().name.as_deref(), name, "{line}");
+        }
+        let commented = listed(&format!("http://a/b {digest} # pinned"), &Place::Stdout).unwrap().unwrap();
+        assert_eq!((commented.digest, commented.name), (Some(digest), None));
         assert!(listed("ftp://a/b", &here).is_err());
         assert!(listed("http://a/b c", &Place::Name(PathBuf::from("x"))).is_err());
         assert_eq!(parsed("http://a/b sub/c").unwrap().name.as_deref(), Some("sub/c"));

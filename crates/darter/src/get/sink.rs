@@ -15,8 +15,8 @@
 //! origin. `--sync` waits. An old file that is written to is waited for in any case: what was half written could not be told.
 //!
 //! An old file is replaced by one with its mode, owner and attributes. It is written to instead when it has other names
-//! (hard links), or when a new file could not be given its owner: then its bytes change once the content is all here and
-//! right, and not before.
+//! (hard links), is mounted there, or when a new file could not take its place: then its bytes change once the content is all here
+//! and right, and not before.
 //!
 //! Dropped without [`Sink::commit`], it leaves nothing behind.
 
@@ -230,7 +230,9 @@ enum Share {
 impl Part {
     fn new(target: FileTarget, wishes: Wishes) -> Self {
         let named_twice = |old: &Metadata| old.nlink() > 1 && !attributes::is_stores(&target.path);
-        let in_place = target.old.as_ref().is_some_and(|old| named_twice(old) || !attributes::can_own(old));
+        let in_place = target.old.as_ref().is_some_and(|old| {
+            named_twice(old) || attributes::is_mount(&target.path) || !attributes::can_replace(old, target.directory())
+        });
         let (way, covered, copier) = (Way::Undecided, Covered::default(), Copier::new());
         Self { target, wishes, in_place, way, covered, copier }
     }
@@ -265,6 +267,7 @@ impl Part {
     fn way_from(&mut self, file: &Arc<File>) -> anyhow::Result<Way> {
         let share = |share| Ok(Way::Source(Arc::clone(file), share));
         if self.in_place {
+            self.judge_room_in_place(file)?;
             return share(Share::Copy);
         }
         let here = std::fs::metadata(self.target.directory()).map_err(cannot_write(&self.target.shown))?;
@@ -272,15 +275,7 @@ impl Part {
         if same && self.wishes.moves {
             return share(Share::Move);
         }
-        let temporary = match Temporary::create(self.target.directory()) {
-            Ok(temporary) => temporary,
-            // A file that may be written in a directory that may not: written as it is.
-            Err(_) if self.target.old.is_some() => {
-                self.in_place = true;
-                return share(Share::Copy);
-            }
-            Err(error) => return Err(cannot_make(self.target.directory())(error)),
-        };
+        let temporary = Temporary::create(self.target.directory()).map_err(cannot_make(self.target.directory()))?;
         if ioctl_ficlone(temporary.file(), file).is_ok() {
             return share(Share::Reflink(temporary));
         }
@@ -294,13 +289,7 @@ impl Part {
     /// A file that the content is written to as it comes, with room for it.
     fn begin(&mut self) -> anyhow::Result<Temporary> {
         let directory = if self.in_place { std::env::temp_dir() } else { self.target.directory().to_owned() };
-        let temporary = match Temporary::create(&directory) {
-            Err(_) if self.target.old.is_some() && !self.in_place => {
-                self.in_place = true;
-                return self.begin();
-            }
-            made => made.map_err(cannot_make(&directory))?,
-        };
+        let temporary = Temporary::create(&directory).map_err(cannot_make(&directory))?;
         self.reserve(&temporary)?;
         Ok(temporary)
     }
@@ -315,6 +304,17 @@ impl Part {
                 check_room(self.target.directory(), length, Some(room.unwrap_or(0).min(length - 1)))
             }
             // Not every file system can promise.
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for the old file, into which everything is written at the end: what it has now makes room, and blocks that can be
+    /// shared need none.
+    fn judge_room_in_place(&self, source: &File) -> anyhow::Result<()> {
+        let directory = self.target.directory();
+        let shares = || Temporary::create(directory).is_ok_and(|model| ioctl_ficlone(model.file(), source).is_ok());
+        match (self.wishes.length, self.target.open_in_place()) {
+            (Some(length), Ok(old)) if !shares() => check_room(directory, length, room_for_all_of(&old)),
             _ => Ok(()),
         }
     }
@@ -386,10 +386,7 @@ impl Part {
         let temporary = match std::mem::replace(&mut self.way, Way::Undecided) {
             Way::Temporary(temporary) => temporary,
             // Empty content never came.
-            Way::Undecided | Way::Source(..) => match Temporary::create(self.target.directory()) {
-                Err(_) if self.target.old.is_some() => return self.write_in_place(),
-                made => made?,
-            },
+            Way::Undecided | Way::Source(..) => Temporary::create(self.target.directory())?,
         };
         self.dress(temporary.file())?;
         temporary.name(&self.target.path)?;
@@ -417,8 +414,7 @@ impl Part {
     fn write_in_place(&mut self) -> anyhow::Result<Placed> {
         let file = self.target.open_in_place()?;
         let length = self.covered.prefix();
-        let freed = file.metadata()?.blocks() * 512;
-        let room = room_at(&file).map(|room| room.saturating_add(freed));
+        let room = room_for_all_of(&file);
         let way = std::mem::replace(&mut self.way, Way::Undecided);
         let source = match &way {
             Way::Source(source, _) => Some(&**source),
@@ -450,6 +446,12 @@ fn is_whole(source: &File, bytes: u64) -> bool {
 fn room_at(file: &File) -> Option<u64> {
     let space = rustix::fs::fstatvfs(file).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Bytes free for this user for other content of a file.
+fn room_for_all_of(file: &File) -> Option<u64> {
+    let freed = file.metadata().ok()?.blocks() * 512;
+    Some(room_at(file)?.saturating_add(freed))
 }
 
 fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> anyhow::Result<()> {

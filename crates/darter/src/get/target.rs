@@ -10,9 +10,11 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use percent_encoding::percent_decode_str;
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use url::Url;
 
+use super::disposition::turns_text;
 use crate::failure::Failure;
 
 /// As many symbolic links as the kernel follows.
@@ -54,7 +56,7 @@ impl Place {
             Self::Stdout => Ok(Target::Stdout),
             Self::Name(path) => Target::choose(path),
             Self::Directory(dir) => {
-                let name = called.or_else(|| file_name(url)).ok_or_else(|| {
+                let name = called.map(str::to_owned).or_else(|| file_name(url)).ok_or_else(|| {
                     Failure::Usage(format!("{url} names no file; say where to put the content with -o FILE"))
                 })?;
                 let path = if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) };
@@ -72,10 +74,18 @@ impl Place {
     }
 }
 
-/// The URL's last part, as it is written there.
-pub(super) fn file_name(url: &Url) -> Option<&str> {
+/// The URL's last part without its percent signs where that is the name of a file that everybody can see and type, and else as it
+/// is written there. (Encoded, a name of 85 letters can be too long.)
+pub(super) fn file_name(url: &Url) -> Option<String> {
     let last = url.path_segments()?.next_back()?;
-    (!matches!(last, "" | "." | "..")).then_some(last)
+    let decoded = percent_decode_str(last).decode_utf8().ok().filter(|name| is_plain(name));
+    let name = decoded.map_or_else(|| last.to_owned(), std::borrow::Cow::into_owned);
+    (!matches!(name.as_str(), "" | "." | "..")).then_some(name)
+}
+
+fn is_plain(name: &str) -> bool {
+    let odd = |letter: char| letter == '/' || letter.is_control() || turns_text(letter);
+    !matches!(name, "." | "..") && !name.contains(odd) && name.trim() == name
 }
 
 /// What content is written to.

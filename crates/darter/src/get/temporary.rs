@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -76,18 +77,32 @@ pub(super) fn link(file: &File, path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => return result,
     }
-    // A link can't take a name that exists; a rename can.
-    let directory = super::target::directory_of(path);
-    let step = loop {
-        let step = directory.join(format!("{PREFIX}{:016x}", random()?));
+    // A link can't take a name that exists; a rename can. Says meanwhile that this process lives.
+    let _ = flock(file, FlockOperation::NonBlockingLockShared);
+    let step = link_beside(file, path)?;
+    let renamed = std::fs::rename(&step, path).inspect_err(|_| {
+        let _ = std::fs::remove_file(&step);
+    });
+    let _ = flock(file, FlockOperation::NonBlockingUnlock);
+    renamed
+}
+
+/// Gives an open file a name beside `path`: the one that a get that was killed before its rename left, for the same `path`, or another
+/// one if that get lives.
+fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    path.file_name().hash(&mut hasher);
+    let mut name = hasher.finish();
+    loop {
+        let step = super::target::directory_of(path).join(format!("{PREFIX}{name:016x}{SUFFIX}"));
         match link_as(file, &step) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => break result.map(|()| step)?,
+            result => return result.map(|()| step),
         }
-    };
-    std::fs::rename(&step, path).inspect_err(|_| {
-        let _ = std::fs::remove_file(&step);
-    })
+        if remove_if_left(&step).is_err() {
+            name = random()?;
+        }
+    }
 }
 
 /// Gives an open file another name instead of the one that it has. In one step: a store and its user never both have it, since the
@@ -129,11 +144,11 @@ fn remove_if_left(path: &PathBuf) -> io::Result<()> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).map_err(io::Error::other)?;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let found = file.metadata()?;
-    if found.is_file() && found.uid() == rustix::process::geteuid().as_raw() {
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        std::fs::remove_file(path)?;
+    if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
     }
-    Ok(())
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    std::fs::remove_file(path)
 }
 
 #[cfg(test)]
@@ -162,6 +177,31 @@ mod tests {
             drop(create(room.path()).unwrap());
             assert_eq!(names(room.path()).len(), 1, "{turn}");
         }
+    }
+
+    #[test]
+    fn a_get_that_was_killed_before_its_rename_leaves_nothing_to_the_next_one_of_the_same_file() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("out");
+        std::fs::write(&path, "old").unwrap();
+        let begun = |content: &[u8]| {
+            let mut file = tempfile::tempfile_in(room.path()).unwrap();
+            file.write_all(content).unwrap();
+            file
+        };
+        drop(link_beside(&begun(b"killed"), &path).unwrap());
+        assert_eq!(names(room.path()).len(), 2);
+        link(&begun(b"next"), &path).unwrap();
+        assert_eq!((names(room.path()), std::fs::read(&path).unwrap()), (vec!["out".to_owned()], b"next".to_vec()));
+
+        let living = begun(b"living");
+        flock(&living, FlockOperation::NonBlockingLockShared).unwrap();
+        let step = link_beside(&living, &path).unwrap();
+        link(&begun(b"another"), &path).unwrap();
+        assert_eq!(
+            (std::fs::read(&path).unwrap(), std::fs::read(&step).unwrap()),
+            (b"another".to_vec(), b"living".to_vec())
+        );
     }
 
     #[test]

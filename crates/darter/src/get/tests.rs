@@ -64,6 +64,20 @@ fn the_url_or_the_origin_names_the_file() {
     let named = |text: &str, called| here.target(&url(text), called).map(|target| target.shown().unwrap().to_owned());
     assert_eq!(named("https://a/b/c.iso?x=1", None).unwrap(), Path::new("c.iso"));
     assert_eq!(named("https://a/b/c.iso", Some("d.iso")).unwrap(), Path::new("d.iso"));
+    for (path, name) in [
+        ("My%20File.bin", "My File.bin"),
+        ("ä.bin", "ä.bin"),
+        ("100%25", "100%"),
+        ("a%2Fb", "a%2Fb"),
+        ("a%0Ab", "a%0Ab"),
+        ("%FF.bin", "%FF.bin"),
+        ("txt.%E2%80%AEexe", "txt.%E2%80%AEexe"),
+        ("%20", "%20"),
+    ] {
+        assert_eq!(named(&format!("https://a/{path}"), None).unwrap(), Path::new(name), "{path}");
+    }
+    let long = "語".repeat(85);
+    assert_eq!(named(&format!("https://a/{long}"), None).unwrap(), Path::new(&long), "255 bytes, and 765 encoded");
     for nameless in ["https://a", "https://a/b/"] {
         assert!(named(nameless, None).unwrap_err().to_string().contains("-o FILE"), "{nameless}");
     }
@@ -246,6 +260,16 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     let told = format!("{:#}", Target::choose(&at("closed/file")).unwrap_err());
     assert!(told.contains("can't write into") && !told.contains(".darter-"), "{told}");
     assert!(Place::of(Some(&at("closed"))).check().is_err(), "whatever the origin will call it");
+    // One's own file there can be written and can't be replaced.
+    close(&at("closed"), 0o700);
+    std::fs::write(at("closed/file"), "old").unwrap();
+    close(&at("closed"), 0o500);
+    for moves in [false, true] {
+        let (_dir, parts) = stored(b"new");
+        write_with(&at("closed/file"), Wishes { moves, ..wishes() }, &parts).unwrap();
+        assert_eq!(std::fs::read(at("closed/file")).unwrap(), b"new");
+        std::fs::write(at("closed/file"), "old").unwrap();
+    }
     std::fs::create_dir(at("dropbox")).unwrap();
     close(&at("dropbox"), 0o300);
     write_with(&at("dropbox/file"), wishes(), &[Chunk::Bytes(0, Bytes::from_static(b"new"))]).unwrap();
@@ -358,6 +382,18 @@ fn room_is_judged_before_anything_is_written() {
     let told = write_with(&room.path().join("out"), wishes, &[chunk]).unwrap_err().to_string();
     assert!(told.starts_with("no room for 1.2 EB in ") && told.contains("-o"), "{told}");
     assert_eq!(names(room.path()), [""; 0]);
+
+    // A file with two names is written to at the end, and judged at the beginning all the same.
+    let path = room.path().join("out");
+    std::fs::write(&path, "old").unwrap();
+    std::fs::hard_link(&path, room.path().join("twin")).unwrap();
+    let (_dir, parts) = stored(b"begin");
+    let mut sink =
+        Sink::open(&Target::choose(&path).unwrap(), Wishes { length: Some(1 << 60), ..self::wishes() }).unwrap();
+    let told = sink.take(&parts[0], None).map_err(|error| error.to_string());
+    // Where blocks are shared they take no room.
+    let shares = write_with(&room.path().join("probe"), self::wishes(), &parts).unwrap() == Placed::Reflink;
+    assert!(shares || told.as_ref().is_err_and(|told| told.starts_with("no room for 1.2 EB in ")), "{told:?}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! One download without a daemon. The final name shows the right bytes or nothing.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
 use crate::support::web::Web;
-use crate::support::{Room, Running, content, free_address, saved, sha256, wait_until};
+use crate::support::{Outcome, Room, Running, content, free_address, saved, sha256, wait_until};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -107,7 +108,7 @@ fn headers_reach_the_origin() {
     assert_eq!(room.files(), [""; 0]);
     let mut command = room.darter(&format!("get {}", web.url));
     command.args(["-H", "X-Token: t 1", "--header", "accept: x/y"]);
-    crate::support::Outcome::of(command.output().unwrap()).succeeded();
+    Outcome::of(command.output().unwrap()).succeeded();
     assert!(room.read("file.bin") == bytes);
     assert!(web.heads().iter().any(|head| head.to_lowercase().contains("\r\naccept: x/y\r\n")));
 }
@@ -298,6 +299,69 @@ fn the_origin_may_name_and_date_the_file() {
 }
 
 #[test]
+fn a_file_that_is_right_already_gets_the_date_that_is_asked_for() {
+    let (room, bytes) = (Room::new(), content(1000));
+    let web = Web::serve(bytes.clone());
+    web.tell("Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT");
+    let seconds = |name: &str| {
+        let modified = std::fs::metadata(room.path("out").join(name)).unwrap().modified().unwrap();
+        modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+    };
+    let digest = sha256(&bytes);
+    for (name, more) in [("a", String::new()), ("b", format!("--digest {digest}"))] {
+        let get = |more: &str| room.run(&format!("get {} -o {name} --json {more}", web.url)).succeeded().json();
+        get("");
+        assert_ne!(seconds(name), 1_000_000_000);
+        let told = get(&format!("--mtime {more}"));
+        assert_eq!(seconds(name), 1_000_000_000, "{told}");
+        if told["placed"] == "kept" {
+            assert_eq!(get("")["placed"], "kept", "it is known again with that date");
+        }
+    }
+}
+
+/// Runs a command in this room behind others, by a shell in a mount namespace of its own; `None` where that is not permitted.
+fn run_behind(room: &Room, before: &str, line: &str) -> Option<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let darter = room.darter(line);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &format!("{before} \"$@\""), "-"]);
+    command.args(darter.get_args().skip(1)).current_dir(room.path("out"));
+    for (name, value) in darter.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Some(Outcome::of(command.output().unwrap()))
+}
+
+#[test]
+fn what_can_not_be_replaced_is_written_to() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let at = |name: &str| room.path("out").join(name);
+    for (what, before, name) in [
+        ("a file that a container was given", "mount --bind real mounted &&", "mounted"),
+        ("another's file, where root may give none away", "chown 12:34 real && setpriv --bounding-set -chown", "real"),
+    ] {
+        std::fs::create_dir_all(room.path("out")).unwrap();
+        std::fs::write(at("real"), "old").unwrap();
+        std::fs::write(at("mounted"), "").unwrap();
+        let inode = std::fs::metadata(at("real")).unwrap().ino();
+        let Some(outcome) = run_behind(&room, before, &format!("get {} -o {name}", web.url)) else {
+            return eprintln!("skipped: mounts, and gives files to another user");
+        };
+        outcome.succeeded();
+        assert!(room.read("real") == bytes, "{what}");
+        assert_eq!(std::fs::metadata(at("real")).unwrap().ino(), inode, "{what}");
+        assert_eq!(room.files(), ["mounted", "real"], "{what}");
+    }
+}
+
+#[test]
 fn two_origins_that_give_one_name_do_not_undo_each_other() {
     let room = Room::new();
     let webs = [Web::serve(content(1000)), Web::serve(content(2000))];
@@ -366,10 +430,10 @@ fn credentials_come_from_files_and_the_environment() {
     room.run(&format!("get {} -o b --netrc-file {}", web.url, room.path("netrc").display())).succeeded();
     let mut by_variable = room.darter(&format!("get {} -o c", web.url));
     by_variable.env("DARTER_HEADER", secret);
-    crate::support::Outcome::of(by_variable.output().unwrap()).succeeded();
+    Outcome::of(by_variable.output().unwrap()).succeeded();
     let mut by_home = room.darter(&format!("get {} -o d --netrc", web.url));
     by_home.env("NETRC", room.path("netrc"));
-    crate::support::Outcome::of(by_home.output().unwrap()).succeeded();
+    Outcome::of(by_home.output().unwrap()).succeeded();
     assert_eq!(room.files(), ["a", "b", "c", "d"]);
 }
 
@@ -377,6 +441,7 @@ fn credentials_come_from_files_and_the_environment() {
 fn several_for_one_standard_output_are_refused() {
     let room = Room::new();
     room.run("get http://a/x http://a/y -o -").failed_with(2, &["-o DIR/"]);
+    room.run("get -i - -H @-").failed_with(2, &["standard input"]);
     let both = room.run("get http://a/x --json -o /dev/stdout");
     assert!(both.code == Some(2) && both.text().contains("-o FILE"), "{both:?}");
     assert_eq!(room.run("get").code, Some(2));
