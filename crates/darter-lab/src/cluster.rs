@@ -169,9 +169,13 @@ impl<'host> Agent<'host> {
         self.host.run("curl-metrics", &mut command, PATIENCE)
     }
 
-    /// The program on this host, as one that goes by way of this agent; its arguments are still to be given.
+    /// The program on this host, as one that goes by way of this agent, and sees the same mounts while that runs; its arguments are still
+    /// to be given.
     pub fn darter(&self) -> Command {
-        let mut command = self.host.command(&self.binary);
+        let mut command = match self.process_id() {
+            Some(process) => self.host.command_beside(process, &self.binary),
+            None => self.host.command(&self.binary),
+        };
         command.env("DARTER_DATA_DIR", &self.data);
         command
     }

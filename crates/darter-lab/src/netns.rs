@@ -15,6 +15,7 @@
 //! with the program, so that the pid is the program's own. `ip netns exec` is not used because it hides the machine's
 //! `/sys/fs/cgroup`, without which runc starts no container.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
@@ -206,10 +207,18 @@ impl Host {
     }
 
     /// A command that runs on this host, with mounts of its own. Proxies of the machine are not the host's.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.enter_with(&["--", "unshare", "--mount", "--propagation", "private", "--"], program.as_ref())
+    }
+
+    /// The same with the mounts of a process of this host: a file that one of them hands to the other can be linked.
+    pub fn command_beside(&self, process: u32, program: impl AsRef<OsStr>) -> Command {
+        self.enter_with(&[&format!("--mount=/proc/{process}/ns/mnt"), "--"], program.as_ref())
+    }
+
+    fn enter_with(&self, arguments: &[&str], program: &OsStr) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.path().display())).arg("--");
-        command.args(["unshare", "--mount", "--propagation", "private", "--"]).arg(program);
+        command.arg(format!("--net={}", self.namespace.path().display())).args(arguments).arg(program);
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }

@@ -38,7 +38,7 @@ struct Arguments {
     part: Option<Part>,
     /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them. Each kind has its own table
     scenarios: Vec<String>,
-    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, darter-get and darter-stdout (from the command to the whole file),
+    /// Run these methods in races (measurements have their own): darter, darter-verify-whole, darter-get, darter-link and darter-stdout (from the command to the whole file),
     /// darter-pull, direct-pull and spegel-pull (containerds that pull and unpack an image), libtorrent, libtorrent-tuned, aria2, nginx,
     /// chain (what the bytes alone take) [default: darter; where the content is an image, direct-pull and darter-pull]
     #[arg(long, value_delimiter = ',')]

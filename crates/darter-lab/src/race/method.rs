@@ -60,6 +60,8 @@ pub enum Kind {
     DarterVerifyWhole,
     /// Darter's agents, and `darter get` on each node: from the command to the whole file.
     DarterGet,
+    /// The same with `--link`, so that the file is the agent's own.
+    DarterLink,
     /// The same to the command's standard output, in order.
     DarterStdout,
     /// containerds that pull and unpack an image by way of Darter's agents.
@@ -82,10 +84,11 @@ pub enum Kind {
 
 impl Kind {
     /// All methods, in the order in which they are compared.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Darter,
         Self::DarterVerifyWhole,
         Self::DarterGet,
+        Self::DarterLink,
         Self::DarterStdout,
         Self::DirectPull,
         Self::DarterPull,
@@ -99,7 +102,21 @@ impl Kind {
 
     /// Whether it is one of Darter's, which have goals.
     pub const fn is_darter(self) -> bool {
-        matches!(self, Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout | Self::DarterPull)
+        match self {
+            Self::Darter
+            | Self::DarterVerifyWhole
+            | Self::DarterGet
+            | Self::DarterLink
+            | Self::DarterStdout
+            | Self::DarterPull => true,
+            Self::DirectPull
+            | Self::SpegelPull
+            | Self::Libtorrent
+            | Self::LibtorrentTuned
+            | Self::Aria2
+            | Self::Nginx
+            | Self::Chain => false,
+        }
     }
 
     /// Whether engines pull.
@@ -132,7 +149,12 @@ impl Kind {
     /// Programs that it needs besides those of every race, and their packages in Debian.
     const fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Darter | Self::DarterVerifyWhole | Self::DarterGet | Self::DarterStdout | Self::Chain => &[],
+            Self::Darter
+            | Self::DarterVerifyWhole
+            | Self::DarterGet
+            | Self::DarterLink
+            | Self::DarterStdout
+            | Self::Chain => &[],
             Self::DarterPull | Self::DirectPull | Self::SpegelPull => {
                 &[("containerd", "containerd"), ("docker-registry", "docker-registry")]
             }
@@ -170,6 +192,7 @@ impl Kind {
             Self::Darter => Box::new(Darter::start(course, &[])?),
             Self::DarterVerifyWhole => Box::new(Darter::start(course, &["--verify-whole"])?),
             Self::DarterGet => Box::new(User::start(course, Target::File)?),
+            Self::DarterLink => Box::new(User::start(course, Target::Link)?),
             Self::DarterStdout => Box::new(User::start(course, Target::Output)?),
             Self::DarterPull => Box::new(Pull::start(course, Way::Darter)?),
             Self::DirectPull => Box::new(Pull::start(course, Way::Direct)?),
@@ -189,6 +212,7 @@ impl fmt::Display for Kind {
             Self::Darter => "darter",
             Self::DarterVerifyWhole => "darter-verify-whole",
             Self::DarterGet => "darter-get",
+            Self::DarterLink => "darter-link",
             Self::DarterStdout => "darter-stdout",
             Self::DarterPull => "darter-pull",
             Self::DirectPull => "direct-pull",

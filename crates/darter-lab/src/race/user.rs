@@ -16,6 +16,8 @@ use crate::race::method::{Look, Method, judge, written};
 pub(crate) enum Target {
     /// A file, which it makes in whatever order bytes come.
     File,
+    /// A file that is the agent's own, linked.
+    Link,
     /// Its standard output, in order.
     Output,
 }
@@ -41,9 +43,10 @@ impl Method for User<'_> {
         let directory = host.make_directory("content")?;
         for (file, digest) in &self.course.content.files {
             let mut command = self.agents.command(node);
-            command.args(["get", "--quiet", "--digest", &digest.to_string(), &self.agents.url(file), "--output"]);
+            command.args(["get", "--quiet", "--digest", &digest.to_string(), &self.agents.url(file)]);
+            command.args((self.target == Target::Link).then_some("--link")).arg("--output");
             let process = match self.target {
-                Target::File => host.spawn(&format!("get-{file}"), command.arg(directory.join(file)))?,
+                Target::File | Target::Link => host.spawn(&format!("get-{file}"), command.arg(directory.join(file)))?,
                 Target::Output => Process::spawn_into(command.arg("-"), file, &directory, host.directory())?,
             };
             self.gets[node].push(process);

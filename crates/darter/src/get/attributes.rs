@@ -126,7 +126,7 @@ fn marked_as(file: &File) -> Option<BlobId> {
 }
 
 /// Marks a store's file before it gets a second name, so that no later get writes into the store by that name. False where it
-/// can't be marked.
+/// can't be marked, as another user's can't: those may not be linked either.
 pub(super) fn mark_as_stores(file: &File) -> bool {
     fsetxattr(file, STORES, b"1", XattrFlags::empty()).is_ok()
 }

@@ -270,8 +270,7 @@ impl Part {
             self.judge_room_in_place(file)?;
             return share(Share::Copy);
         }
-        let here = std::fs::metadata(self.target.directory()).map_err(cannot_write(&self.target.shown))?;
-        let same = file.metadata().is_ok_and(|found| found.dev() == here.dev());
+        let same = temporary::can_name(file, self.target.directory());
         if same && self.wishes.moves {
             return share(Share::Move);
         }
@@ -279,7 +278,8 @@ impl Part {
         if ioctl_ficlone(temporary.file(), file).is_ok() {
             return share(Share::Reflink(temporary));
         }
-        if same && self.wishes.link {
+        // What can't be linked is copied while it comes, and not at its end.
+        if same && self.wishes.link && attributes::mark_as_stores(file) {
             return share(Share::Hardlink);
         }
         self.reserve(&temporary)?;
@@ -362,8 +362,7 @@ impl Part {
                 self.way = Way::Source(source, Share::Copy);
             }
             Way::Source(source, Share::Hardlink) if is_whole(&source, length) => {
-                let linked = attributes::mark_as_stores(&source) && temporary::link(&source, &self.target.path).is_ok();
-                if linked {
+                if temporary::link(&source, &self.target.path).is_ok() {
                     return Ok(Placed::Hardlink);
                 }
                 self.way = Way::Source(source, Share::Copy);

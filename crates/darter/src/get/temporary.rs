@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, StatxFlags, flock, linkat, statx};
 use tempfile::NamedTempFile;
 
 /// Names begin so while they are not final: short, since a final name may be as long as names can be.
@@ -102,6 +102,21 @@ fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
         if remove_if_left(&step).is_err() {
             name = random()?;
         }
+    }
+}
+
+/// Whether an open file may be given a name in this directory, as far as that can be told before: both lie on one file system and
+/// are reached through one mount. Whoever runs in a container, or as a service with mounts of its own, hands over files of other mounts.
+pub(super) fn can_name(file: &File, directory: &Path) -> bool {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let file = statx(file, "", AtFlags::EMPTY_PATH, wanted);
+    let directory = statx(CWD, directory, AtFlags::empty(), wanted);
+    match (file, directory) {
+        (Ok(file), Ok(directory)) => {
+            (file.stx_dev_major, file.stx_dev_minor) == (directory.stx_dev_major, directory.stx_dev_minor)
+                && file.stx_mnt_id == directory.stx_mnt_id
+        }
+        _ => false,
     }
 }
 

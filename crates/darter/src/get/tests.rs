@@ -1,8 +1,10 @@
 //! Where content goes, and how it comes there.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -316,6 +318,43 @@ fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
     assert_eq!((placed, inode(&path)), (Placed::Moved, before));
     assert!(!source.exists(), "the store has it no more");
     assert_eq!(std::fs::read(&path).unwrap(), b"content");
+}
+
+/// A daemon in a container, or one whose service has mounts of its own.
+#[test]
+fn a_file_of_another_mount_is_copied_while_it_comes() {
+    let (dir, parts) = stored(b"content");
+    let (path, start) = (dir.path().join("out"), "echo ready; exec sleep 60");
+    let mut other = Command::new("unshare");
+    other.args(["--user", "--map-root-user", "--mount", "--propagation", "private", "sh", "-c", start]);
+    let Ok(mut other) = other.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+        return eprintln!("skipped: there is no `unshare`");
+    };
+    let mut ready = [0; 6];
+    let entered = other.stdout.take().unwrap().read_exact(&mut ready).is_ok();
+    let there = format!("/proc/{}/root{}", other.id(), dir.path().join("data").display());
+    let opened = File::open(there);
+    if let (true, Ok(file)) = (entered, &opened) {
+        assert_eq!(file.metadata().unwrap().dev(), std::fs::metadata(dir.path()).unwrap().dev());
+        let file = Arc::new(file.try_clone().unwrap());
+        for wishes in [Wishes { link: true, ..wishes() }, Wishes { moves: true, ..wishes() }] {
+            let mut sink = Sink::open(&Target::choose(&path).unwrap(), wishes).unwrap();
+            for part in &parts {
+                sink.take(&Chunk::File(Arc::clone(&file), part.range()), None).unwrap();
+            }
+            let (written, stored) = (sink.readable().unwrap().metadata().unwrap(), file.metadata().unwrap());
+            let placed = sink.commit().unwrap();
+            assert!(
+                placed == Placed::Reflink || written.ino() != stored.ino(),
+                "{placed:?}: nothing is left for the end"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), b"content");
+        }
+    } else {
+        eprintln!("skipped: no other mounts can be made here");
+    }
+    let _ = other.kill();
+    other.wait().unwrap();
 }
 
 #[test]
