@@ -11,6 +11,7 @@ use std::time::Duration;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceLength, Proof, Source, Version};
 use darter_origin::{Pauses, Pausing};
+use darter_store::StoredBlob;
 use darter_wire::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -43,6 +44,9 @@ pub(crate) enum NotJoined {
     /// What the origin sent it is not what the digest says.
     #[error("{0}")]
     Refuted(FetchError),
+    /// It leads other content of the same name.
+    #[error("it has other content under the name of what is here")]
+    Otherwise,
     /// It is gone.
     #[error("the connection was lost")]
     Gone,
@@ -57,7 +61,7 @@ impl NotJoined {
         match self {
             Self::Rejected(failure) => FetchError::from_failure(failure).filter(FetchError::is_final),
             Self::Refuted(error) => Some(error),
-            Self::Gone | Self::Silent => None,
+            Self::Otherwise | Self::Gone | Self::Silent => None,
         }
     }
 
@@ -73,7 +77,31 @@ pub(crate) enum Entered {
     /// A new transfer begins with this.
     New(Box<Joined>),
     /// This blob's transfer was there, and follows the lead already.
-    Followed(BlobId),
+    Followed {
+        blob: BlobId,
+        /// Whether the lead has the same content, as far as that showed.
+        is_same: Option<bool>,
+    },
+}
+
+impl Joined {
+    /// Whether the lead has the content that is stored here under the same name, as far as their hashes tell: an address's
+    /// content is named by what its origin says of it, and some say the same of what they show to different callers.
+    pub(crate) fn is_same(&self, stored: &dyn StoredBlob) -> Option<bool> {
+        if stored.known() == 0 {
+            return Some(true);
+        }
+        if self.piece_length != stored.manifest().piece_length() {
+            return None;
+        }
+        if let (Some(verdict), Some(root)) = (&self.verdict, stored.manifest().root()) {
+            return Some(verdict.root == root);
+        }
+        let here = stored.hashes_from(0, self.hashes.len());
+        let mut both = here.iter().zip(&self.hashes).peekable();
+        both.peek()?;
+        Some(both.all(|(here, there)| here == there))
+    }
 }
 
 /// A lead's answer.

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::source::Credentials;
 use darter_core::{ByteRange, Digest, Source};
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
@@ -28,10 +29,30 @@ use crate::mirror::grants::Member;
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::range::{self, Asked};
 use crate::mirror::rescue::{self, Rescue};
-use crate::mirror::{Ask, Blob, DOCKER_CONTENT_DIGEST, Mirror, Nearness, entity_tag, header};
+use crate::mirror::sampled::Sampled;
+use crate::mirror::wrong::WrongDigests;
+use crate::mirror::{Ask, Blob, Blobs, DOCKER_CONTENT_DIGEST, Mirror, Nearness, entity_tag, header};
+use crate::registries::question::Reply;
 
 /// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
 const NEAR: u64 = 256 << 10;
+
+/// What is asked for, and who gives it.
+struct Wanted {
+    digest: Digest,
+    source: Source,
+    blobs: Arc<dyn Blobs>,
+    /// Hears of wrong content.
+    wrong: WrongDigests,
+}
+
+/// What a registry said of a blob.
+struct Said {
+    member: Member,
+    /// Whether its answer named the digest.
+    names_it: bool,
+    reply: Reply,
+}
 
 /// A blob that is being opened.
 type BlobOpening = BoxFuture<'static, Result<Box<dyn Blob>, FetchError>>;
@@ -54,16 +75,27 @@ impl Mirror {
         ask.waits_for("the disk to tell what is here".to_owned());
         // What a manifest names is not yet its registry's word that the repository has it.
         let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
-        let member = match self.believed(ask, digest) {
-            Some(Member { size: None }) if ask.head => self.ask_for_blob(ask, digest).await?,
-            Some(member) if !vouch => member,
+        let believed = self.believed(ask, digest);
+        let (member, said) = match believed {
+            Some(member) if !vouch && !(ask.head && member.size.is_none()) => (member, None),
             _ => match self.ask_for_blob(ask, digest).await {
+                Ok(said) => (said.member, Some(said)),
                 // A pull that has begun goes on while its upstream can't say so again.
-                Err(problem) if problem.is_trouble() => self.was_given(ask, digest).ok_or(problem)?,
-                asked => asked?,
+                Err(problem) if problem.is_trouble() && !ask.head => {
+                    (self.was_given(ask, digest).ok_or(problem)?, None)
+                }
+                Err(problem) => return Err(problem),
             },
         };
-        if vouch {
+        // Whether the upstream has shown what it would give to this caller.
+        let is_shown = said.as_ref().is_none_or(|said| {
+            let is_as_told = believed.is_some_and(|known| known.size.is_none() || known.size == member.size);
+            said.names_it || is_as_told || said.reply.stale.is_some()
+        });
+        if let Some(said) = said.as_ref().filter(|_| is_shown) {
+            self.gave(ask, digest, said);
+        }
+        if vouch && is_shown {
             if let Some(reason) = ask.stale_because() {
                 let text = format!("{} can't be asked whether it has this blob: {reason}", ask.upstream.name());
                 return Err(Problem::bad_upstream(Code::Unavailable, text));
@@ -82,20 +114,31 @@ impl Mirror {
             }
             return Ok(response);
         }
-        let mut opening = self.opening(ask, source.clone());
+        let mut wanted = Wanted { digest, source, blobs: Arc::clone(&self.blobs), wrong: self.wrong.clone() };
+        if !is_shown {
+            wanted.wrong = self.wrong.only_for(ask.caller);
+            let (blobs, rescue) = (wanted.blobs, self.rescue(ask, digest, &wanted.wrong));
+            wanted.blobs = Arc::new(Sampled { blobs, rescue, told: member.size });
+        }
+        let mut opening = wanted.open(ask.credentials.clone());
         ask.waits_for(format!("the fleet or {} to begin {digest}", ask.upstream.name()));
         let response = match self.opened(ask, digest, member.size, &mut opening, deadline).await? {
-            Opened::Now(Ok(blob)) => self.serve(ask, digest, source, blob, deadline, response).await,
-            Opened::Now(Err(FetchError::Unproven { .. })) => self.compare(ask, digest, source, response).await,
-            Opened::Now(Err(error)) => self.go_upstream(ask, digest, source, Some(error), response).await,
-            Opened::Later { length } => self.serve_later(ask, digest, source, (length, opening), response),
+            Opened::Now(Ok(blob)) => {
+                if let Some(said) = said.as_ref().filter(|_| !is_shown) {
+                    self.gave(ask, digest, said);
+                }
+                self.serve(ask, wanted, blob, deadline, response).await
+            }
+            Opened::Now(Err(FetchError::Unproven { .. })) => self.compare(ask, wanted, response).await,
+            Opened::Now(Err(error)) => self.go_upstream(ask, wanted, Some(error), response).await,
+            Opened::Later { length } => self.serve_later(ask, wanted, (length, opening), response),
         }?;
         self.grants.lock().give(&ask.scope, ask.caller, digest, member, self.clock.now());
         Ok(response)
     }
 
     /// Asks the upstream whether this caller may read the blob there, and how long it is.
-    async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Member, Problem> {
+    async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Said, Problem> {
         let rest = format!("blobs/{digest}");
         let answer = self.request(ask, Method::HEAD, &rest, HeaderMap::new()).await?;
         if !answer.status.is_success() {
@@ -105,14 +148,13 @@ impl Mirror {
         let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let member = Member { size: length.and_then(|length| length.parse().ok()) };
         self.metrics.mirror_access_check(AccessCheck::Granted);
-        self.accepted(ask, &answer);
-        self.grants.lock().belongs(&ask.scope, digest, member);
-        Ok(member)
+        Ok(Said { member, names_it: answer.digest() == Some(digest), reply: answer })
     }
 
-    fn opening(&self, ask: &Ask<'_>, source: Source) -> BlobOpening {
-        let (blobs, credentials) = (Arc::clone(&self.blobs), ask.credentials.clone());
-        Box::pin(async move { blobs.open(source, credentials).await })
+    /// Notes that the upstream gives this blob to this caller.
+    fn gave(&self, ask: &Ask<'_>, digest: Digest, said: &Said) {
+        self.accepted(ask, &said.reply);
+        self.grants.lock().belongs(&ask.scope, digest, said.member);
     }
 
     /// What was opened, unless that takes long and the headers can go out all the same: the blob's length is known, and its
@@ -170,20 +212,19 @@ impl Mirror {
     async fn serve(
         &self,
         ask: &Ask<'_>,
-        digest: Digest,
-        source: Source,
+        wanted: Wanted,
         blob: Box<dyn Blob>,
         deadline: Instant,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
-        let length = blob.length();
+        let (digest, length) = (wanted.digest, blob.length());
         let part = part_of(ask, digest, length)?;
         let sent = part.or(length.map(|length| ByteRange::new(0, length)));
         let soon = deadline.min(Instant::now() + self.waits.headers());
         let lone = part.filter(|part| self.is_lone(ask, digest, *part, length));
         let (mut giver, mut first) = (None, None);
         if let Some(part) = lone.filter(|part| is_far(&*blob, part.start())) {
-            let mut opening = self.ahead(ask, digest, part);
+            let mut opening = self.ahead(ask, &wanted, part);
             giver = match tokio::time::timeout_at(soon, &mut opening).await {
                 Ok(Ok(flow::Opened::Upstream(slice))) => Some(Giver::Upstream(slice)),
                 Ok(_) => None,
@@ -195,9 +236,9 @@ impl Mirror {
             // Without a first byte the answer begins all the same: its length is known, and the engine is told so.
             let until = if length.is_some() { soon } else { deadline };
             giver = match tokio::time::timeout_at(until, parts.next()).await {
-                Ok(Some(Err(error))) => return self.go_upstream(ask, digest, source, Some(error), response).await,
+                Ok(Some(Err(error))) => return self.go_upstream(ask, wanted, Some(error), response).await,
                 Ok(None) if sent.is_some_and(|sent| !sent.is_empty()) => {
-                    return self.go_upstream(ask, digest, source, None, response).await;
+                    return self.go_upstream(ask, wanted, None, response).await;
                 }
                 // Of nothing there is nothing to wait for.
                 Ok(None) => Some(Giver::Nobody),
@@ -211,7 +252,7 @@ impl Mirror {
         put_part(&mut response, part, length)?;
         let giver = giver.unwrap_or(Giver::Nobody);
         let start = Start { giver, first, length, blob: Some(blob), lone: lone.is_some(), ..Start::of(sent) };
-        *response.body_mut() = self.flow(ask, digest, source, start);
+        *response.body_mut() = self.flow(ask, wanted, start);
         Ok(response)
     }
 
@@ -219,17 +260,17 @@ impl Mirror {
     fn serve_later(
         &self,
         ask: &Ask<'_>,
-        digest: Digest,
-        source: Source,
+        wanted: Wanted,
         (length, opening): (u64, BlobOpening),
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
+        let digest = wanted.digest;
         let part = part_of(ask, digest, Some(length))?;
         put_part(&mut response, part, Some(length))?;
         let sent = part.unwrap_or(ByteRange::new(0, length));
         let lone = part.is_some_and(|part| self.is_lone(ask, digest, part, Some(length)));
         let start = Start { giver: flow::opening(opening), length: Some(length), lone, ..Start::of(Some(sent)) };
-        *response.body_mut() = self.flow(ask, digest, source, start);
+        *response.body_mut() = self.flow(ask, wanted, start);
         Ok(response)
     }
 
@@ -241,8 +282,8 @@ impl Mirror {
     }
 
     /// The upstream's first bytes of a range, or else the agent's.
-    fn ahead(&self, ask: &Ask<'_>, digest: Digest, part: ByteRange) -> Opening {
-        let rescue = self.rescue(ask, digest);
+    fn ahead(&self, ask: &Ask<'_>, wanted: &Wanted, part: ByteRange) -> Opening {
+        let (digest, rescue) = (wanted.digest, self.rescue(ask, wanted.digest, &wanted.wrong));
         Box::pin(async move {
             match rescue.slice(part.start(), part.end()).await {
                 Ok(body) => {
@@ -257,10 +298,10 @@ impl Mirror {
         })
     }
 
-    fn flow(&self, ask: &Ask<'_>, digest: Digest, source: Source, start: Start) -> Body {
-        let reopen = Reopen { blobs: Arc::clone(&self.blobs), source, credentials: ask.credentials.clone() };
+    fn flow(&self, ask: &Ask<'_>, Wanted { digest, source, blobs, wrong }: Wanted, start: Start) -> Body {
+        let reopen = Reopen { blobs, source, credentials: ask.credentials.clone() };
         let rest = flow::Rest {
-            rescue: self.rescue(ask, digest),
+            rescue: self.rescue(ask, digest, &wrong),
             reopen,
             outlet: ask.outlet.clone(),
             around: Arc::clone(&self.around),
@@ -274,18 +315,18 @@ impl Mirror {
     async fn go_upstream(
         &self,
         ask: &Ask<'_>,
-        digest: Digest,
-        source: Source,
+        wanted: Wanted,
         error: Option<FetchError>,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
+        let digest = wanted.digest;
         let error = error.unwrap_or(FetchError::Silent);
         match &error {
             FetchError::Origin(failure) if matches!(failure.kind, ErrorKind::RateLimited { .. }) => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }
             FetchError::WrongDigest { .. } => {
-                self.wrong.note(&ask.scope, digest);
+                wanted.wrong.note(&ask.scope, digest);
                 return Err(Problem::bad_upstream(Code::DigestInvalid, error.to_string()));
             }
             FetchError::Range { length } => return Err(unsatisfiable(*length)),
@@ -293,15 +334,15 @@ impl Mirror {
         }
         tracing::warn!(upstream = ask.upstream.name(), %digest, %error, "the agent failed a blob; reading the upstream");
         self.metrics.mirror_fallback(Fallback::Start);
-        let answer = self.read_upstream(ask, digest, &mut response).await?;
+        let answer = self.read_upstream(ask, &wanted, &mut response).await?;
         *response.body_mut() = match sent_range(&answer) {
             Some(sent) => {
                 let whole = answer.status == StatusCode::OK;
                 let giver = Giver::Upstream(Slice { body: answer.body, _permit: None });
                 let start = Start { giver, whole, ..Start::of(Some(sent)) };
-                self.flow(ask, digest, source, start)
+                self.flow(ask, wanted, start)
             }
-            None => self.copy(ask, answer, digest, |_| {}),
+            None => self.copy(ask, answer, &wanted, |_| {}),
         };
         Ok(response)
     }
@@ -311,14 +352,18 @@ impl Mirror {
     async fn compare(
         &self,
         ask: &Ask<'_>,
-        digest: Digest,
-        source: Source,
+        wanted: Wanted,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
+        let digest = wanted.digest;
         tracing::info!(upstream = ask.upstream.name(), %digest, "cached from elsewhere; passing on the upstream's own copy");
-        let answer = self.read_upstream(ask, digest, &mut response).await?;
-        let blobs = Arc::clone(&self.blobs);
-        *response.body_mut() = self.copy(ask, answer, digest, move |right| {
+        let answer = self.read_upstream(ask, &wanted, &mut response).await?;
+        let answer = compared::read_first(answer, digest).await.map_err(|text| {
+            wanted.wrong.note(&ask.scope, digest);
+            Problem::bad_upstream(Code::DigestInvalid, format!("{}: {text}", ask.upstream.name()))
+        })?;
+        let (blobs, source) = (Arc::clone(&self.blobs), wanted.source.clone());
+        *response.body_mut() = self.copy(ask, answer, &wanted, move |right| {
             if right {
                 blobs.proven(&source);
             }
@@ -328,11 +373,11 @@ impl Mirror {
 
     /// The body of an upstream's own copy. A whole one is compared with its digest, and `then` is told the outcome; one
     /// that is wrong is refused from then on.
-    fn copy(&self, ask: &Ask<'_>, answer: Answer, digest: Digest, then: impl FnOnce(bool) + Send + 'static) -> Body {
+    fn copy(&self, ask: &Ask<'_>, answer: Answer, wanted: &Wanted, then: impl FnOnce(bool) + Send + 'static) -> Body {
         if answer.status != StatusCode::OK {
             return rescue::passed_through(answer.body, &self.metrics);
         }
-        let (wrong, scope) = (self.wrong.clone(), ask.scope.clone());
+        let (digest, wrong, scope) = (wanted.digest, wanted.wrong.clone(), ask.scope.clone());
         compared::body(answer.body, digest, &self.metrics, move |right| {
             if !right {
                 wrong.note(&scope, digest);
@@ -345,18 +390,27 @@ impl Mirror {
     async fn read_upstream(
         &self,
         ask: &Ask<'_>,
-        digest: Digest,
+        wanted: &Wanted,
         response: &mut Response<Body>,
     ) -> Result<Answer, Problem> {
+        let digest = wanted.digest;
         let range = wanted_range(ask, &digest).map(header).transpose()?;
         ask.waits_for(format!("{} to begin {digest}", ask.upstream.name()));
-        let answer = match self.rescue(ask, digest).read(range, self.waits.last(ask.until)).await {
+        let answer = match self.rescue(ask, digest, &wanted.wrong).read(range, self.waits.last(ask.until)).await {
             Ok(answer) => answer,
             Err(error) => return Err(Problem::of_error(&error, Code::BlobUnknown)),
         };
         if !matches!(answer.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             self.refused(ask, answer.status, Some(digest));
             return Err(Problem::of_answer(answer, ask.upstream.name(), Code::BlobUnknown).await);
+        }
+        if answer.is_page() {
+            let text = format!(
+                "{} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy answers \
+                 in its place",
+                ask.upstream.name()
+            );
+            return Err(Problem::bad_upstream(Code::BlobUnknown, text));
         }
         *response.status_mut() = answer.status;
         for name in [CONTENT_LENGTH, CONTENT_RANGE] {
@@ -367,7 +421,7 @@ impl Mirror {
         Ok(answer)
     }
 
-    fn rescue(&self, ask: &Ask<'_>, digest: Digest) -> Rescue {
+    fn rescue(&self, ask: &Ask<'_>, digest: Digest, wrong: &WrongDigests) -> Rescue {
         Rescue {
             registry: self.registries.client().clone(),
             upstream: ask.upstream.clone(),
@@ -376,7 +430,7 @@ impl Mirror {
             metrics: Arc::clone(&self.metrics),
             digest,
             scope: ask.scope.clone(),
-            wrong: self.wrong.clone(),
+            wrong: wrong.clone(),
             wait: self.resuming(),
         }
     }
@@ -386,6 +440,13 @@ impl Mirror {
     fn resuming(&self) -> Duration {
         let wait = self.waits.resuming();
         if self.stall_timeout.is_zero() { wait } else { wait.min(self.stall_timeout / 2) }
+    }
+}
+
+impl Wanted {
+    fn open(&self, credentials: Credentials) -> BlobOpening {
+        let (blobs, source) = (Arc::clone(&self.blobs), self.source.clone());
+        Box::pin(async move { blobs.open(source, credentials).await })
     }
 }
 

@@ -7,13 +7,19 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use darter_core::{Digest, DigestHasher};
+use darter_origin::Answer;
 use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use http::header::CONTENT_LENGTH;
 
 use crate::local::Body;
 use crate::metrics::Metrics;
 use crate::mirror::rescue::{self, count};
+
+/// What is not longer than this is read before it is answered, so that a wrong one is an error and no broken answer.
+const MAX_READ_FIRST: u64 = 64 << 10;
 
 /// A copy on its way.
 struct Copy<F> {
@@ -60,6 +66,27 @@ impl<F: FnOnce(bool)> Copy<F> {
         then(true);
         self.held.take().map(Ok)
     }
+}
+
+/// A registry's answer after its bytes were compared with the digest, if they are few; else as it was. `Err` says what came
+/// instead.
+pub(crate) async fn read_first(mut answer: Answer, digest: Digest) -> Result<Answer, String> {
+    let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if answer.status != StatusCode::OK || length.is_none_or(|length: u64| length > MAX_READ_FIRST) {
+        return Ok(answer);
+    }
+    let mut all = BytesMut::new();
+    while let Some(chunk) = answer.body.next().await {
+        all.extend_from_slice(&chunk.map_err(|error| error.to_string())?);
+    }
+    let mut hasher = digest.hasher();
+    hasher.update(&all);
+    let got = hasher.finish();
+    if got != digest {
+        return Err(format!("the registry delivered {got} ({} bytes) for {digest}", all.len()));
+    }
+    answer.body = stream::once(async { Ok(all.freeze()) }).boxed();
+    Ok(answer)
 }
 
 /// The body of a registry's whole answer; `then` is told at its end whether it was what the digest says.

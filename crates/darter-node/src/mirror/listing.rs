@@ -9,6 +9,7 @@ use url::form_urlencoded;
 use crate::local::{self, Body};
 use crate::metrics::MirrorKind;
 use crate::mirror::link::{self, List};
+use crate::mirror::named;
 use crate::mirror::page::Page;
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::{Ask, Mirror};
@@ -31,8 +32,9 @@ impl Mirror {
             let unknown = if kind == MirrorKind::Tags { Code::NameUnknown } else { Code::ManifestUnknown };
             return Err(Problem::of_reply(reply, ask.upstream.name(), unknown));
         }
-        // A page that the registry has under a path of its own may be of another repository.
-        if page.is_none() {
+        // A page that the registry has under a path of its own may be of another repository; and what is no list may be a
+        // login page.
+        if page.is_none() && named::is_list(&reply.body) {
             self.accepted(ask, &reply);
         }
         let mut response = Response::new(local::empty());

@@ -77,7 +77,7 @@ impl Mirror {
             return self.read_manifest(ask, &reference, Some(digest)).await;
         }
         let reply = self.head_manifest(ask, &reference, Some(digest)).await?;
-        if !self.may_give(ask, digest, &reply).await {
+        if reply.digest() != Some(digest) || !self.may_give(ask, digest, &reply).await {
             return self.read_manifest(ask, &reference, Some(digest)).await;
         }
         self.metrics.mirror_access_check(AccessCheck::Granted);
@@ -103,7 +103,10 @@ impl Mirror {
         if reply.status != StatusCode::OK {
             return Err(self.refusal(ask, reply, expected));
         }
-        self.accepted(ask, &reply);
+        // One that names no digest is no word about a manifest.
+        if reply.digest().is_some_and(|named| expected.is_none_or(|expected| named == expected)) {
+            self.accepted(ask, &reply);
+        }
         Ok(reply)
     }
 

@@ -16,6 +16,7 @@
 //! | `cache` | manifests in memory and on disk |
 //! | `provenance` | which registry and repository delivered a cached manifest |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
+//! | `sampled` | the same for a caller to whom the registry did not show what it has |
 //! | `named` | what a manifest is and what it names |
 //! | `problem` | errors in the specification's form |
 //! | `wrong` | blobs whose content came wrong a short time ago |
@@ -72,6 +73,7 @@ pub(crate) mod recent;
 mod rescue;
 mod rewrite;
 pub(crate) mod route;
+mod sampled;
 mod told;
 mod wrong;
 
@@ -418,7 +420,7 @@ impl Mirror {
 
     /// Refuses what names a digest whose content came wrong a short time ago.
     fn refuse_wrong(&self, ask: &Ask<'_>, digests: impl IntoIterator<Item = Digest>) -> Result<(), Problem> {
-        let refusal = digests.into_iter().find_map(|digest| self.wrong.refusal(&ask.scope, digest));
+        let refusal = digests.into_iter().find_map(|digest| self.wrong.refusal(&ask.scope, ask.caller, digest));
         refusal.map_or(Ok(()), |problem| {
             self.metrics.mirror_fallback(Fallback::Refused);
             Err(problem)

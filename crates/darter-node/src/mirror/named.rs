@@ -1,7 +1,8 @@
 //! What a manifest is, whether it is the one that was asked for, and what it names.
 //!
-//! Pure. What an upstream sends in a manifest's place (a page of HTML from a portal, say) is told from one by its being
-//! no JSON object.
+//! Pure. What an upstream sends in a manifest's place (a page of HTML from a portal, an error in JSON with a status of
+//! success) is told from one by its being no JSON object, or one without any field that manifests have; unless the
+//! upstream names its digest.
 //!
 //! Docker's signed schema 1 is digested without its signatures. It is recognised and checked, and passed on, but not kept: what is
 //! kept is checked against its digest byte for byte.
@@ -22,6 +23,9 @@ use crate::registries::question::MAX_MANIFEST;
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
+/// Fields of which each format of manifests has one.
+const MANIFEST_FIELDS: [&str; 7] = ["schemaVersion", "mediaType", "config", "layers", "manifests", "blobs", "fsLayers"];
+
 /// What a manifest of which nobody says the media type is passed on as.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
@@ -38,7 +42,7 @@ pub(crate) struct Checked {
 pub(crate) enum Wrong {
     /// More than [`MAX_MANIFEST`] bytes.
     TooLong,
-    /// No JSON object.
+    /// No JSON object, or another one than manifests are.
     NoManifest,
     /// Another manifest than was asked for, or than the answer says.
     Other(Box<Mismatch>),
@@ -57,16 +61,21 @@ pub(crate) fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>)
         return Err(Wrong::TooLong);
     }
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let claimed = expected.or_else(|| text(DOCKER_CONTENT_DIGEST)?.parse().ok());
+    let named: Option<Digest> = text(DOCKER_CONTENT_DIGEST).and_then(|digest| digest.parse().ok());
+    let claimed = expected.or(named);
     let of = |bytes: &[u8]| {
         let mut hasher = claimed.map_or_else(darter_core::DigestHasher::sha256, |claimed| claimed.hasher());
         hasher.update(bytes);
         hasher.finish()
     };
-    let (got, is_object) = (of(&bytes), is_json_object(&bytes));
+    let got = of(&bytes);
     let keeps = claimed.is_none_or(|claimed| claimed == got);
+    let is_manifest = match json_object(&bytes) {
+        Some(object) => named == Some(got) || MANIFEST_FIELDS.iter().any(|field| object.contains_key(*field)),
+        None => false,
+    };
     // Bytes of the digest that was asked for are what was asked for, whatever they are.
-    if !is_object && expected.is_none_or(|expected| expected != got) {
+    if !is_manifest && expected.is_none_or(|expected| expected != got) {
         return Err(Wrong::NoManifest);
     }
     let digest = match claimed {
@@ -81,8 +90,13 @@ pub(crate) fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>)
     Ok(Checked { manifest: Manifest { digest, media_type, bytes }, keeps })
 }
 
-fn is_json_object(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes).is_ok()
+fn json_object(bytes: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// Whether an answer in a list's place is a list: of tags, or an index of referrers.
+pub(crate) fn is_list(bytes: &[u8]) -> bool {
+    json_object(bytes).is_some_and(|object| object.contains_key("tags") || object.contains_key("manifests"))
 }
 
 /// What was signed of a signed schema 1 manifest: its beginning, and an end that the signature tells.
@@ -236,9 +250,11 @@ mod tests {
     #[test]
     fn what_is_no_json_object_is_no_manifest() {
         let none = HeaderMap::new();
-        for page in ["<html>Log in first</html>", "", "[]", "null", "{\"cut\": "] {
+        for page in ["<html>Log in first</html>", "", "[]", "null", "{\"cut\": ", "{\"error\":\"log in first\"}"] {
             assert_eq!(check(&none, page.into(), None).unwrap_err(), Wrong::NoManifest, "{page}");
         }
+        let named = HeaderMap::from_iter([(DOCKER_CONTENT_DIGEST, Digest::sha256(b"{}").to_string().parse().unwrap())]);
+        assert!(check(&named, "{}".into(), None).is_ok(), "the registry's word");
         let digest = Digest::sha256(b"odd");
         assert_eq!(check(&none, "odd".into(), Some(digest)).unwrap().manifest.digest, digest);
         assert_eq!(check(&none, "<html>".into(), Some(digest)).unwrap_err(), Wrong::NoManifest);

@@ -5,7 +5,8 @@
 //! for each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such
 //! a blob is refused, too.
 //!
-//! By repository: what one registry sends wrong, made up or not, is no reason to refuse another's.
+//! By repository: what one registry sends wrong, made up or not, is no reason to refuse another's. And by caller, where the
+//! registry has not shown that the caller may read it: what came may be what is shown to who has to log in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use darter_core::{Clock, Digest, Moment};
 use parking_lot::Mutex;
 
-use crate::mirror::grants::Scope;
+use crate::mirror::grants::{Fingerprint, Scope};
 use crate::mirror::problem::{Code, Problem};
 use crate::mirror::recent::Recent;
 
@@ -25,24 +26,38 @@ const MAX_DIGESTS: u64 = 1000;
 /// What came wrong, and when. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WrongDigests {
-    seen: Arc<Mutex<Recent<(Scope, Digest), Moment>>>,
+    seen: Arc<Mutex<Recent<Key, Moment>>>,
     clock: Arc<dyn Clock>,
+    /// The caller to whom alone what is noted here matters.
+    only_for: Option<Fingerprint>,
 }
+
+/// For whom a digest is refused in which repository: for everybody, if `None`.
+type Key = (Scope, Option<Fingerprint>, Digest);
 
 impl WrongDigests {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { seen: Arc::new(Mutex::new(Recent::new(MAX_DIGESTS))), clock }
+        Self { seen: Arc::new(Mutex::new(Recent::new(MAX_DIGESTS))), clock, only_for: None }
+    }
+
+    /// The same, where what is noted matters to this caller alone.
+    pub(crate) fn only_for(&self, caller: Fingerprint) -> Self {
+        Self { only_for: Some(caller), ..self.clone() }
     }
 
     /// Notes that what came for this digest of a repository was something else.
     pub(crate) fn note(&self, scope: &Scope, digest: Digest) {
         tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content came wrong");
-        self.seen.lock().insert((scope.clone(), digest), self.clock.now(), 1);
+        self.seen.lock().insert((scope.clone(), self.only_for, digest), self.clock.now(), 1);
     }
 
     /// The answer to a request for this digest, or for a manifest that names it, if it is refused.
-    pub(crate) fn refusal(&self, scope: &Scope, digest: Digest) -> Option<Problem> {
-        let since = self.clock.now() - *self.seen.lock().get(&(scope.clone(), digest))?;
+    pub(crate) fn refusal(&self, scope: &Scope, caller: Fingerprint, digest: Digest) -> Option<Problem> {
+        let last = {
+            let mut seen = self.seen.lock();
+            [None, Some(caller)].into_iter().filter_map(|who| seen.get(&(scope.clone(), who, digest)).copied()).max()
+        };
+        let since = self.clock.now() - last?;
         if since >= REFUSED_FOR {
             return None;
         }

@@ -4,6 +4,8 @@
 //! pulls. But some registries and stores refuse HEAD, or never answer it, where GET works: what HEAD does not say yes to is
 //! asked again by GET, for one byte where it is a blob; only that answer counts. It also has what a HEAD never has: the
 //! registry's own words of a refusal. A registry whose GET said yes where its HEAD did not is asked by GET for a while.
+//!
+//! A yes about a manifest names its digest. Without one it may be anything, such as a login page that a redirect leads to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,14 +112,14 @@ impl Asking<'_> {
         let (base, now) = (question.base().clone(), requests.clock.now());
         let skip = requests.without_head.lock().get(&base).is_some_and(|since| now - *since < WITHOUT_HEAD_FOR);
         if !skip && let Ok(Ok(reply)) = tokio::time::timeout(self.client.head_patience(), self.send(question)).await {
-            if reply.status == StatusCode::OK {
+            if reply.status == StatusCode::OK && shows(question, &reply) {
                 return Ok(reply);
             }
-            tracing::debug!(%base, path = question.path, status = %reply.status, "asking by GET what HEAD refuses");
+            tracing::debug!(%base, path = question.path, status = %reply.status, "asking by GET what HEAD does not say");
         }
         let by_get = Question { method: Method::GET, ..(*question).clone() };
         let reply = as_of_head(question, self.send(&by_get).await?);
-        if reply.status.is_success() {
+        if reply.status.is_success() && shows(question, &reply) {
             requests.without_head.lock().insert(base, now, 1);
         }
         Ok(reply)
@@ -178,6 +180,15 @@ async fn read(question: &Question, answer: Answer, until: Instant) -> Result<Rep
         }
     }
     Ok(reply(bytes.freeze()))
+}
+
+/// Whether a yes is about what was asked for.
+fn shows(question: &Question, reply: &Reply) -> bool {
+    match question.about().1 {
+        About::Manifest(digest) => reply.digest() == Some(digest),
+        About::Tag(_) => reply.digest().is_some(),
+        About::Blob(_) | About::Other => true,
+    }
 }
 
 /// What a GET for a manifest answered, as the answer to a HEAD: with a digest. The body stays, for whoever wants it next.

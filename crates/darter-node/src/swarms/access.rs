@@ -77,6 +77,18 @@ impl Swarms {
         Ok(records)
     }
 
+    /// Whether it were these credentials that fetched what is here of this blob.
+    pub(super) async fn has_fetched(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        blob: BlobId,
+    ) -> Result<bool, FetchError> {
+        let by = credentials.fingerprint();
+        let is_it = |record: &SourceRecord| record.fetched.is_some_and(|fetched| fetched.by == by);
+        Ok(self.records_of(source, credentials).await?.iter().any(|record| record.blob == blob && is_it(record)))
+    }
+
     /// Whether a blob is on its way here, or stored.
     pub(crate) async fn is_known(&self, blob: BlobId) -> Result<bool, FetchError> {
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())

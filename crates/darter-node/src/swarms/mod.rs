@@ -54,7 +54,7 @@ use crate::fleet::{Listener, Peer};
 use crate::joins::{Entered, Joined, NotJoined};
 use crate::registries::Registries;
 use crate::transfer::dissolve::refuse;
-use crate::transfer::{House, Outcome, Transfer};
+use crate::transfer::{House, Lead, Outcome, Transfer};
 
 /// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
@@ -295,16 +295,23 @@ impl Swarms {
         let open = transfer.filter(|transfer| !transfer.is_over());
         let answer = match open {
             Some(transfer) => {
-                transfer.follow(lead, joined);
-                Entered::Followed(transfer.blob)
+                let follows = transfer.lead() == Lead::Node(lead);
+                let is_same = if follows { Some(true) } else { joined.is_same(&*transfer.stored) };
+                match is_same {
+                    Some(false) => Err(NotJoined::Otherwise),
+                    is_same => {
+                        transfer.follow(lead, joined);
+                        Ok(Entered::Followed { blob: transfer.blob, is_same })
+                    }
+                }
             }
             None => {
                 early.entry(joined.blob).or_default().since = self.house.context.now();
-                Entered::New(Box::new(joined))
+                Ok(Entered::New(Box::new(joined)))
             }
         };
         drop(early);
-        self.house.joins.answer(lead, request, Ok(answer));
+        self.house.joins.answer(lead, request, answer);
     }
 
     /// Keeps what a stranger says of the pieces it holds, in case this agent is about to be let into that swarm.

@@ -28,7 +28,7 @@ use super::nodes::Settled;
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
 use crate::error::FetchError;
-use crate::joins::{Entered, Joined, WAITING_EVERY};
+use crate::joins::{Entered, Joined, NotJoined, WAITING_EVERY};
 use crate::options::Role;
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::{origin_of, read_wrong};
@@ -311,21 +311,32 @@ impl Swarms {
                 });
             }
         };
-        let blob = match &answer {
-            Entered::New(joined) => joined.blob,
-            Entered::Followed(blob) => *blob,
+        let (blob, is_same) = match &answer {
+            Entered::New(joined) => {
+                let stored = self.stored(joined.blob).await?;
+                (joined.blob, stored.map_or(Some(true), |stored| joined.is_same(&*stored)))
+            }
+            Entered::Followed { blob, is_same } => (*blob, *is_same),
         };
-        let is_other = matches!(source, Source::Registry { digest, .. } if blob_of(digest) != blob);
+        let is_other = match source {
+            Source::Registry { digest, .. } => blob_of(digest) != blob,
+            Source::Url { .. } if is_same.is_none() => !self.has_fetched(source, credentials, blob).await?,
+            Source::Url { .. } => is_same == Some(false),
+        };
         if is_other || !is_enough(&answer) {
             self.early.lock().remove(&blob);
             if matches!(answer, Entered::New(_)) {
                 self.house.fleet.say(seed, &Message::Leave { blob });
             }
-            return Err(Refused::Trouble("it does not hold all of what was asked for".to_owned()));
+            let text = match source {
+                Source::Url { .. } if is_other => NotJoined::Otherwise.to_string(),
+                _ => "it does not hold all of what was asked for".to_owned(),
+            };
+            return Err(Refused::Trouble(text));
         }
         let joined = match answer {
             Entered::New(joined) => *joined,
-            Entered::Followed(blob) => {
+            Entered::Followed { .. } => {
                 // The blob's transfer was there, and follows the seed already.
                 let known = self.get(blob);
                 let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;

@@ -118,8 +118,11 @@ impl Swarms {
         if !context.registries.at(registry).is_trusted() {
             return Ok(false);
         }
-        context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
-        Ok(true)
+        let stat = context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
+        // What has another length is something else, such as what is shown to who has to log in.
+        let (Some(digest), Some(told)) = (source.digest(), stat.version.length) else { return Ok(true) };
+        let known = self.stored(blob_of(&digest)).await?.and_then(|stored| stored.length());
+        Ok(known.is_none_or(|known| known == told))
     }
 
     /// Reads the source whole, and compares it with its digest. Who asks for the same meanwhile waits for the same

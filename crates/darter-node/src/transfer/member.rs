@@ -87,7 +87,7 @@ impl Transfer {
         let credentials = self.state.lock().callers.current().clone();
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
         match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held).await {
-            Ok(Entered::Followed(blob)) if blob == self.blob && self.lead() == Lead::Node(lead) => {
+            Ok(Entered::Followed { blob, .. }) if blob == self.blob && self.lead() == Lead::Node(lead) => {
                 self.note(format!("following {}", self.fleet.address(lead)));
                 Ok(())
             }

@@ -427,3 +427,43 @@ async fn a_304_that_says_less_than_the_answer_before_opens_nothing() {
         assert!(get(agent, ask(&url, "")).await.unwrap() == page(), "his own download");
     }
 }
+
+/// Who has not seen what another agent holds names what it reads as that one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tag_for_what_differs_opens_nothing_of_what_another_agent_reads() {
+    let web = Web::start(|seen| shown_to(seen).with("etag", "\"1\"")).await;
+    let (alice, bob) = (ask(&web.url("/x"), "alice"), ask(&web.url("/x"), "bob"));
+    let fleet = Fleet::start().await;
+    assert!(get(&fleet.node, alice.clone()).await.unwrap() == secret());
+    fleet.node.drain().await;
+    fleet.seed.drain().await;
+    // The seed's disk is lost.
+    let fleet = Fleet::start_in([TempDir::new().unwrap(), copied(fleet.dirs[1].path())]).await;
+    assert!(get(&fleet.node, bob.clone()).await.unwrap() == page());
+    assert!(get(&fleet.node, alice).await.unwrap() == secret());
+    assert!(get(&fleet.seed, bob).await.unwrap() == page());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_without_a_seed_keep_callers_apart() {
+    let digest = Some(Digest::sha256(&secret()));
+    for sealed in [None, digest] {
+        let web = Web::start(|seen| shown_to(seen).with("etag", "\"1\"")).await;
+        let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+        let one = Agent::start(seed::node(dirs[0].path(), Vec::new())).await.unwrap();
+        let join = vec![one.status().listen.unwrap()];
+        let other = Agent::start(seed::node(dirs[1].path(), join)).await.unwrap();
+        // Now the one, now the other is the one to read.
+        for place in 0..8 {
+            let url = web.url(&format!("/{place}"));
+            assert!(get(&one, ask_sealed(&url, "alice", sealed)).await.unwrap() == secret());
+            for agent in [&one, &other] {
+                match (get(agent, ask_sealed(&url, "bob", sealed)).await, sealed) {
+                    (Ok(read), None) => assert!(read == page(), "{place}"),
+                    (read, sealed) => assert!(read.is_err() && sealed.is_some(), "{place}"),
+                }
+            }
+            assert!(get(&one, ask_sealed(&url, "alice", sealed)).await.unwrap() == secret());
+        }
+    }
+}

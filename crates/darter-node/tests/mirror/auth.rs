@@ -1,5 +1,6 @@
 //! Whose credentials open what.
 
+use bytes::Bytes;
 use http::Method;
 
 use crate::registry::MANIFEST;
@@ -54,6 +55,65 @@ async fn a_digest_does_not_open_through_a_repository_that_lacks_it() {
     assert_eq!(world.get_as(BOB, "/v2/public/app/manifests/1").await.status, 200);
     let through_public = layer.replace("private", "public");
     assert_eq!(world.get_as(BOB, &through_public).await.error(), (404, "BLOB_UNKNOWN".into()));
+}
+
+/// A gateway shows a login page, or an error, with a status of success to whoever it does not know: also by redirect, and where
+/// the registry names no digest, as those don't whose blobs lie in a store behind another redirect.
+#[tokio::test]
+async fn a_login_page_in_the_place_of_a_refusal_opens_nothing() {
+    let pages: [(&str, Bytes); 5] = [
+        ("text/html; charset=utf-8", "<!doctype html><title>Log in</title>".into()),
+        ("Text/HTML", "".into()),
+        ("application/json", r#"{"error":"log in first"}"#.into()),
+        ("application/json", r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#.into()),
+        // As long as the layer.
+        ("application/octet-stream", "log in".into()),
+    ];
+    for page in pages {
+        for bare in [false, true] {
+            let Private { world, manifest, layer } = private().await;
+            {
+                let mut state = world.registry.state.lock();
+                (state.gateway, state.no_digest_header) = (Some(page.clone()), bare);
+            }
+            let tags = "/v2/private/app/tags/list".to_owned();
+            for path in [&tags, "/v2/private/app/manifests/1", &manifest, &layer, &tags, &manifest, &layer] {
+                for caller in [&[("authorization", BOB)][..], &[]] {
+                    for method in [Method::HEAD, Method::GET] {
+                        let got = world.send(method.clone(), path, caller).await;
+                        let is_given = got.body.as_ref() == b"secret" || got.body.starts_with(b"{\"config");
+                        assert!(!is_given, "{method} {path} {page:?}");
+                        assert!(path == &tags || method == Method::HEAD || got.status != 200 || got.body == page.1);
+                    }
+                }
+            }
+            // And hers is as it was.
+            assert_eq!(world.get_as(ALICE, &layer).await.body.as_ref(), b"secret");
+            assert_eq!(world.get_as(ALICE, &manifest).await.status, 200);
+            world.clock.pass(GRANT_TTL);
+            for method in [Method::HEAD, Method::GET] {
+                let got = world.send(method, &layer, &[("authorization", ALICE)]).await;
+                assert_eq!((got.status.as_u16(), got.header("content-length")), (200, "6"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_names_no_digest_of_blobs_shows_their_first_bytes_to_who_is_new() {
+    let Private { world, layer, .. } = private().await;
+    world.registry.state.lock().no_digest_header = true;
+    world.registry.allow(BOB, "private/app");
+    for no_ranges in [false, true] {
+        world.registry.state.lock().no_ranges = no_ranges;
+        for range in [None, Some(("range", "bytes=2-3"))] {
+            let headers: Vec<_> = [("authorization", BOB)].into_iter().chain(range).collect();
+            let got = world.send(Method::GET, &layer, &headers).await;
+            assert_eq!(got.body.as_ref(), if range.is_some() { &b"cr"[..] } else { b"secret" });
+        }
+        assert_eq!(world.registry.asked(), [format!("HEAD {layer}"), format!("GET {layer}")]);
+        world.clock.pass(GRANT_TTL);
+    }
 }
 
 #[tokio::test]

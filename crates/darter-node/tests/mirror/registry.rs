@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) no_ranges: bool,
     /// Leaves `Docker-Content-Digest` out.
     pub(crate) no_digest_header: bool,
+    /// Answers those who may not read with a status of success and this (media type, body), as gateways do.
+    pub(crate) gateway: Option<(&'static str, Bytes)>,
     /// Answers HEAD with this status, whatever GET would give.
     pub(crate) no_head: Option<u16>,
     /// Takes requests and never answers.
@@ -224,6 +226,21 @@ fn error(status: u16, code: &str, headers: &[(&str, String)]) -> Reply {
     reply(status, headers, body.to_string().into())
 }
 
+/// All of these bytes, or the range of them that was asked for.
+fn part(bytes: &Bytes, besides: &[(&str, String)], headers: &HeaderMap, no_ranges: bool) -> Reply {
+    let range = headers.get("range").map(|value| value.to_str().unwrap().strip_prefix("bytes=").unwrap());
+    let Some((start, last)) = range.and_then(|range| range.split_once('-')).filter(|_| !no_ranges) else {
+        return reply(200, besides, bytes.clone());
+    };
+    let start: usize = start.parse().unwrap();
+    let end = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
+    if start >= end {
+        return error(416, "UNSUPPORTED", &[("content-range", format!("bytes */{}", bytes.len()))]);
+    }
+    let content_range = [("content-range", format!("bytes {start}-{}/{}", end - 1, bytes.len()))];
+    reply(206, &[besides, &content_range[..]].concat(), bytes.slice(start..end))
+}
+
 impl State {
     fn answer_with_all(&mut self, request: &Request<Incoming>) -> Reply {
         let mut response = self.answer(request);
@@ -261,6 +278,9 @@ impl State {
         if !self.rights.is_empty() {
             let rights = self.rights.get(authorization);
             if rights.is_none_or(|rights| !name.is_empty() && !rights.contains(name)) {
+                if let Some((media_type, page)) = &self.gateway {
+                    return part(page, &[("content-type", (*media_type).to_owned())], request.headers(), false);
+                }
                 let challenge = match &self.realm {
                     Some(realm) => format!(r#"Bearer realm="{realm}",service="lab",scope="repository:{name}:pull""#),
                     None => r#"Basic realm="lab""#.into(),
@@ -310,17 +330,8 @@ impl State {
         let Some(bytes) = digest.parse().ok().and_then(|digest: Digest| repository.blobs.get(&digest)) else {
             return error(404, "BLOB_UNKNOWN", &[]);
         };
-        let range = headers.get("range").map(|value| value.to_str().unwrap().strip_prefix("bytes=").unwrap());
-        let Some((start, last)) = range.and_then(|range| range.split_once('-')).filter(|_| !self.no_ranges) else {
-            return reply(200, &[], bytes.clone());
-        };
-        let start: usize = start.parse().unwrap();
-        let end = last.parse().map_or(bytes.len(), |last: usize| (last + 1).min(bytes.len()));
-        if start >= end {
-            return error(416, "UNSUPPORTED", &[("content-range", format!("bytes */{}", bytes.len()))]);
-        }
-        let content_range = format!("bytes {start}-{}/{}", end - 1, bytes.len());
-        reply(206, &[("content-range", content_range)], bytes.slice(start..end))
+        let named = [("docker-content-digest", digest.to_owned())];
+        part(bytes, if self.no_digest_header { &[] } else { &named[..] }, headers, self.no_ranges)
     }
 
     /// Two tags to a page, unless `n` says otherwise.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Clock, Digest, Moment};
 use futures_util::stream::{self, StreamExt};
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -63,6 +63,17 @@ impl Answer {
             return Ok(self);
         }
         Err(of_status(self.status, &self.headers, &self.what))
+    }
+}
+
+impl Answer {
+    /// Whether this is a page for people, such as gateways show to who has to log in.
+    pub fn is_page(&self) -> bool {
+        let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
+        self.headers.get(CONTENT_TYPE).is_some_and(|value| {
+            let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+            pages.iter().any(|page| essence.trim_ascii().eq_ignore_ascii_case(page))
+        })
     }
 }
 
@@ -433,10 +444,11 @@ impl RegistryClient {
     /// and not as what is missing or wants a login. Registries, their gateways, and addresses signed for GET refuse HEAD and
     /// ranges in every way for what a plain GET would give.
     ///
-    /// The answer to a GET that succeeds looks like one to HEAD: 200, the whole length, no body.
+    /// The answer to a GET that succeeds looks like one to HEAD: 200, the whole length, no body. A page of HTML is not a
+    /// yes: it is what gateways show to who has to log in.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// As [`send`](Self::send), and when the registry sends a page in the blob's place.
     pub async fn head_blob(
         &self,
         upstream: &Upstream,
@@ -451,14 +463,23 @@ impl RegistryClient {
         // Some say of everything that it has no bytes.
         let is_empty = digest.hasher().finish() == *digest;
         let says_yes = |answer: &Answer| {
-            answer.status == StatusCode::OK && (is_empty || content_length(&answer.headers) != Some(0))
+            let is_there = is_empty || content_length(&answer.headers) != Some(0);
+            answer.status == StatusCode::OK && is_there && !answer.is_page()
         };
         let is_final = |answer: &Answer| {
             let finals = [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND, StatusCode::TOO_MANY_REQUESTS];
             says_yes(answer) || finals.contains(&answer.status)
         };
         let get = Box::pin(probe::either(self.head_patience(), first, all, is_final));
-        probe::either(self.head_patience(), head, get, says_yes).await
+        let answer = probe::either(self.head_patience(), head, get, says_yes).await?;
+        if answer.status == StatusCode::OK && answer.is_page() {
+            let text = format!(
+                "{upstream} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy \
+                 answers in its place"
+            );
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        }
+        Ok(answer)
     }
 
     /// What a GET says of a blob; none of its bytes is read.

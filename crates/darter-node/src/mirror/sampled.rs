@@ -1,0 +1,128 @@
+//! Blobs for a caller to whom the registry said yes without showing what it has.
+//!
+//! A registry that names the digest in its answer has said what it gives to this caller, and so has one that says of a
+//! blob the length that the manifest said which it gave to this caller before. Any other yes may be about something
+//! else: stores behind a redirect name no digest, and neither do gateways that show a login page, or an error with a
+//! status of success, to whoever they don't know. So before a blob is given on such a word, its first bytes are compared
+//! with those that the registry gives to this very caller.
+//!
+//! Where the registry can't be reached from this host (a seed asked it), or limits requests, the length it told has to be
+//! the blob's.
+
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Source};
+use darter_origin::{Answer, ErrorKind};
+use futures_util::StreamExt as _;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use crate::error::FetchError;
+use crate::mirror::rescue::Rescue;
+use crate::mirror::{Blob, Blobs, Part};
+
+/// Bytes that are compared.
+const SAMPLE: u64 = 1024;
+
+/// Gives a blob only if the registry gives its first bytes to the same caller.
+pub(crate) struct Sampled {
+    pub(crate) blobs: Arc<dyn Blobs>,
+    pub(crate) rescue: Rescue,
+    /// The length that the registry told.
+    pub(crate) told: Option<u64>,
+}
+
+#[async_trait]
+impl Blobs for Sampled {
+    async fn is_proven(&self, source: &Source) -> bool {
+        self.blobs.is_proven(source).await
+    }
+
+    fn proven(&self, source: &Source) {
+        self.blobs.proven(source);
+    }
+
+    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
+        let name = source.to_string();
+        let blob = self.blobs.open(source, credentials).await?;
+        if self.is_given(&*blob).await {
+            return Ok(blob);
+        }
+        tracing::info!(name, "the registry's yes to this caller is not about this blob");
+        Err(FetchError::Unproven { name })
+    }
+}
+
+impl Sampled {
+    async fn is_given(&self, blob: &dyn Blob) -> bool {
+        let wanted = blob.length().map_or(SAMPLE, |length| length.min(SAMPLE));
+        if wanted == 0 {
+            return true;
+        }
+        let range = ByteRange::new(0, wanted);
+        let asked = HeaderValue::from_str(&format!("bytes=0-{}", wanted - 1)).expect("digits can stand in a header");
+        let sent = self.rescue.read(Some(asked), Instant::now() + self.rescue.wait);
+        // A blob that does not come leaks nothing; who asked for it is told why by whoever reads on.
+        let (sent, Some(known)) = tokio::join!(sent, bytes_of(blob, range)) else { return true };
+        let is_as_long = self.told.is_some() && self.told == blob.length();
+        match sent {
+            Ok(answer) if is_trouble(answer.status) => is_as_long,
+            Ok(answer) => begins_with(answer, blob.length(), &known).await,
+            Err(error) if error.retryable() || *error.kind() == ErrorKind::OutOfReach => is_as_long,
+            Err(_) => false,
+        }
+    }
+}
+
+/// Whether an answer says nothing about what the registry gives.
+fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Whether the registry's answer is about a blob of this length that begins so.
+async fn begins_with(answer: Answer, length: Option<u64>, known: &[u8]) -> bool {
+    let number = |name: HeaderName, headers: &HeaderMap| -> Option<u64> {
+        headers.get(name)?.to_str().ok()?.rsplit('/').next()?.trim().parse().ok()
+    };
+    let whole = match answer.status {
+        StatusCode::OK => number(CONTENT_LENGTH, &answer.headers),
+        StatusCode::PARTIAL_CONTENT => number(CONTENT_RANGE, &answer.headers),
+        _ => return false,
+    };
+    if whole.zip(length).is_some_and(|(whole, length)| whole != length) {
+        return false;
+    }
+    let (mut body, mut sent) = (answer.body, Vec::new());
+    while sent.len() < known.len()
+        && let Some(Ok(chunk)) = body.next().await
+    {
+        sent.extend_from_slice(&chunk);
+    }
+    sent.len() >= known.len() && sent[..known.len()] == *known
+}
+
+/// The first bytes of a blob; none if they don't come.
+async fn bytes_of(blob: &dyn Blob, range: ByteRange) -> Option<Vec<u8>> {
+    let mut parts = blob.lone_parts(range);
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < range.len()
+        && let Some(part) = parts.next().await
+    {
+        match part.ok()? {
+            Part::Bytes(part) => bytes.extend_from_slice(&part),
+            Part::File(part) => {
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut bytes = vec![0; part.range.len().min(SAMPLE) as usize];
+                    part.file.read_exact_at(&mut bytes, part.range.start()).map(|()| bytes)
+                });
+                bytes.extend_from_slice(&read.await.expect("reading does not panic").ok()?);
+            }
+        }
+    }
+    bytes.truncate(SAMPLE as usize);
+    (!bytes.is_empty()).then_some(bytes)
+}
