@@ -77,7 +77,7 @@ impl Mirror {
         let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
         let believed = self.believed(ask, digest);
         let (member, said) = match believed {
-            Some(member) if !vouch && !(ask.head && member.size.is_none()) => (member, None),
+            Some(member) if !(vouch || ask.head && member.size.is_none()) => (member, None),
             _ => match self.ask_for_blob(ask, digest).await {
                 Ok(said) => (said.member, Some(said)),
                 // A pull that has begun goes on while its upstream can't say so again.
