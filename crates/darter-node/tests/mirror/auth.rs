@@ -83,7 +83,12 @@ async fn a_login_page_in_the_place_of_a_refusal_opens_nothing() {
                         let got = world.send(method.clone(), path, caller).await;
                         let is_given = got.body.as_ref() == b"secret" || got.body.starts_with(b"{\"config");
                         assert!(!is_given, "{method} {path} {page:?}");
-                        assert!(path == &tags || method == Method::HEAD || got.status != 200 || got.body == page.1);
+                        assert!(
+                            path.ends_with("/tags/list")
+                                || method == Method::HEAD
+                                || got.status != 200
+                                || got.body == page.1
+                        );
                     }
                 }
             }

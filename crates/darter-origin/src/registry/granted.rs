@@ -4,7 +4,6 @@
 //! (Docker Hub, Harbor), either of them empty or null, names in another case, a field twice, fields nobody knows, bytes
 //! after the object. A lifetime that is no number, or not a positive one, is a lifetime that was not told.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -30,8 +29,12 @@ impl Granted {
     /// When the body does not begin with a JSON object (or `null`).
     pub(super) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
         let text = String::from_utf8_lossy(body);
-        // Without asking for the end of the input: what follows the first value is ignored.
-        let fields = Option::<Fields>::deserialize(&mut serde_json::Deserializer::from_str(&text))?.unwrap_or_default();
+        let read = |reads_lifetime| {
+            // Without asking for the end of the input: what follows the first value is ignored.
+            serde_json::Deserializer::from_str(&text).deserialize_any(FieldsVisitor { reads_lifetime })
+        };
+        // A number beyond all measure is an error to who reads it, and none to who skips it.
+        let fields = read(true).or_else(|_| read(false))?;
         // With both, clients in Go take `access_token`.
         Ok(Self { token: fields.access_token.or(fields.token), lifetime: fields.expires_in })
     }
@@ -44,13 +47,9 @@ struct Fields {
     expires_in: Option<Duration>,
 }
 
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
+struct FieldsVisitor {
+    reads_lifetime: bool,
 }
-
-struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
     type Value = Fields;
@@ -59,21 +58,63 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         f.write_str("an object with a token")
     }
 
+    fn visit_unit<E: Error>(self) -> Result<Fields, E> {
+        Ok(Fields::default())
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
         let mut fields = Fields::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            let is = |field: &str| name.eq_ignore_ascii_case(field);
-            if is("token") {
+        while let Some(name) = map.next_key::<Name>()? {
+            if name.is("token") {
                 fields.token = map.next_value::<Scalar>()?.token().or(fields.token);
-            } else if is("access_token") {
+            } else if name.is("access_token") {
                 fields.access_token = map.next_value::<Scalar>()?.token().or(fields.access_token);
-            } else if is("expires_in") {
+            } else if name.is("expires_in") && self.reads_lifetime {
                 fields.expires_in = map.next_value::<Scalar>()?.lifetime().or(fields.expires_in);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(fields)
+    }
+}
+
+/// The name of a field. Half a surrogate pair in it does no harm.
+struct Name(String);
+
+impl Name {
+    /// Whether it is this one: in any case, as Go compares names, for which the long s and the sign for kelvin are letters.
+    fn is(&self, field: &str) -> bool {
+        let folded = self.0.chars().map(|letter| match letter {
+            '\u{17f}' => 's',
+            '\u{212a}' => 'k',
+            other => other.to_ascii_lowercase(),
+        });
+        folded.eq(field.chars())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Name, E> {
+        Ok(Name(String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Name, E> {
+        Ok(Name(text.to_owned()))
     }
 }
 
@@ -176,6 +217,8 @@ mod tests {
             (r#"{"token":{"x":[1]},"access_token":"a"}"#, "a"),
             (r#"{"Token":"t","ACCESS_TOKEN":7}"#, "t"),
             (r#"{"token":"before","token":"t"}"#, "t"),
+            (r#"{"\u0074oken":"t"}"#, "t"),
+            ("{\"acce\u{17f}\u{17f}_to\u{212a}en\":\"a\"}", "a"),
         ];
         for (body, token) in cases {
             assert_eq!(read(body).0.as_deref(), Some(token), "{body}");
@@ -196,6 +239,8 @@ mod tests {
             ("\" 300.5 \"", Some(300.5)),
             ("18446744073709551616", Some(MAX_LIFETIME)),
             ("\"inf\"", Some(MAX_LIFETIME)),
+            ("1e999", None),
+            ("-1e999", None),
             ("0", None),
             ("-1", None),
             ("-0.5", None),
@@ -224,6 +269,7 @@ mod tests {
         for body in [
             &br#" {"huge":1e999,"surrogate":"\ud800","scope":null,"refresh_token":{"a":[]},"token":"t"} trailing"#[..],
             b"{\"description\":\"\xff\xfe\",\"token\":\"t\"}",
+            br#"{"\ud800":1,"token":"t"}"#,
         ] {
             assert_eq!(Granted::parse(body).unwrap().token.as_deref(), Some("t"));
         }
