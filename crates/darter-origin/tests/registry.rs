@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,7 +16,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method};
 use parking_lot::Mutex;
 use support::files::Resource;
-use support::{HandClock, Reply, Seen, Server, bringing, client, content, none, range, take};
+use support::{HandClock, Reply, Seen, Sent, Server, bringing, client, content, none, range, take};
 
 const MANIFEST: &str = "/v2/some/repo/manifests/latest";
 const TAGS: &str = "/v2/some/repo/tags/list";
@@ -458,4 +459,41 @@ async fn requests_pass_with_their_headers_and_answers_with_theirs() {
     let error = client.send(&upstream, Method::DELETE, MANIFEST, HeaderMap::new(), &none()).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Protocol);
     assert_eq!(server.seen().len(), 2);
+}
+
+/// A store behind the registry that keeps some requests waiting for ever, and refuses others.
+async fn stuck(hang: &'static [usize], refuse: &'static [usize]) -> (Server, RegistryOrigin, Source) {
+    let blob = content(50_000);
+    let digest = Digest::sha256(&blob);
+    let count = AtomicUsize::new(0);
+    let registry = Server::start(move |_| {
+        let nth = count.fetch_add(1, Ordering::Relaxed);
+        if refuse.contains(&nth) {
+            return Reply::status(503);
+        }
+        let reply = Reply::bytes(blob.clone());
+        if hang.contains(&nth) { reply.sent(Sent::Never) } else { reply }
+    })
+    .await;
+    let client = RegistryClient::new(client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
+    let origin = RegistryOrigin::new(client).asking_again_after(Duration::from_millis(200));
+    let source = Source::Registry { registry: registry.url("/"), repository: "some/repo".into(), digest };
+    (registry, origin, source)
+}
+
+#[tokio::test]
+async fn a_blob_that_does_not_begin_is_asked_for_once_more() {
+    let (registry, origin, source) = stuck(&[0], &[]).await;
+    let reading = origin.read(&source, &none(), None, None).await.unwrap();
+    assert!(take(reading).await.unwrap() == content(50_000));
+    assert_eq!(registry.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_request_that_is_refused_does_not_end_the_first() {
+    let (registry, origin, source) = stuck(&[0], &[1]).await;
+    let nobody = none();
+    let reading = origin.read(&source, &nobody, None, None);
+    assert!(tokio::time::timeout(Duration::from_secs(2), reading).await.is_err(), "the first is waited for");
+    assert_eq!(registry.seen().len(), 2, "and nobody asks a third time");
 }

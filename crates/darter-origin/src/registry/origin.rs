@@ -2,36 +2,75 @@
 //!
 //! A blob's digest is its version: nothing else has to be compared, whatever validators the store behind a redirect
 //! gives. Its digest is checked by who reads it.
+//!
+//! A request that does not begin to be answered is made once more, and the answer that is good first counts: a single request may
+//! hang (at one machine behind a name, in a cache that fetches for it) where the next one is served at once. Readers wait
+//! about [`ASK_AGAIN_AFTER`] and a half before they read past the agent, each by itself.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Digest, Shown, Source, Version};
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method};
 use url::Url;
 
 use crate::client::Requester;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
-use crate::registry::client::RegistryClient;
+use crate::registry::client::{Answer, RegistryClient};
 use crate::web::{self, Part};
+
+/// How long a registry may take to begin a blob before it is asked for it once more.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Reads [`Source::Registry`].
 #[derive(Clone, Debug)]
 pub struct RegistryOrigin {
     client: RegistryClient,
     requester: Requester,
+    ask_again_after: Duration,
 }
 
 impl RegistryOrigin {
     /// Reads through `client`, for programs of this host.
     pub const fn new(client: RegistryClient) -> Self {
-        Self { client, requester: Requester::Here }
+        Self { client, requester: Requester::Here, ask_again_after: ASK_AGAIN_AFTER }
+    }
+
+    /// The same, asking a second time for a blob that does not begin after this time.
+    #[must_use]
+    pub const fn asking_again_after(mut self, time: Duration) -> Self {
+        self.ask_again_after = time;
+        self
     }
 
     /// Reads for somebody else.
     pub(crate) const fn set_requester(&mut self, requester: Requester) {
         self.requester = requester;
     }
+
+    /// The answer to what `ask` asks; to a second asking, if that comes sooner and is good.
+    async fn first_answer<F>(&self, source: &Source, ask: impl Fn() -> F) -> Result<Answer, OriginError>
+    where
+        F: Future<Output = Result<Answer, OriginError>>,
+    {
+        let mut first = Box::pin(ask());
+        if let Ok(answer) = tokio::time::timeout(self.ask_again_after, &mut first).await {
+            return answer;
+        }
+        tracing::info!(%source, waited = ?self.ask_again_after, "a registry does not begin to answer; asking it once more");
+        match select(first, Box::pin(ask())).await {
+            Either::Left((answer, second)) if !is_good(&answer) => second.await,
+            Either::Right((answer, first)) if !is_good(&answer) => first.await,
+            Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+        }
+    }
+}
+
+fn is_good(answer: &Result<Answer, OriginError>) -> bool {
+    answer.as_ref().is_ok_and(|answer| answer.status.is_success())
 }
 
 /// The parts of a registry's source.
@@ -72,7 +111,8 @@ impl Origin for RegistryOrigin {
         let (registry, repository, digest) = parts(source)?;
         let upstream = self.client.upstreams().at_for(registry, self.requester);
         let path = format!("/v2/{repository}/blobs/{digest}");
-        let answer = self.client.send(&upstream, Method::GET, &path, headers, credentials).await?;
+        let ask = || self.client.send(&upstream, Method::GET, &path, headers.clone(), credentials);
+        let answer = self.first_answer(source, ask).await?;
         let part = Part::of(answer.status, &answer.headers, range, source)?;
         let current = version(source, part.length);
         if let Some(expect) = expect

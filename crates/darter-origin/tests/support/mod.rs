@@ -63,6 +63,8 @@ pub enum Sent {
     Hanging(Bytes, usize),
     /// Not even a status.
     Nothing,
+    /// The same, and the connection stays open.
+    Never,
 }
 
 impl Reply {
@@ -201,6 +203,9 @@ async fn serve(
             };
             let reply = handler(&seen);
             account.lock().push(seen.clone());
+            if matches!(reply.body, Sent::Never) {
+                std::future::pending::<()>().await;
+            }
             answer(reply, &seen)
         }
     });
@@ -224,7 +229,7 @@ fn answer(reply: Reply, seen: &Seen) -> Result<Response<BoxBody<Bytes, std::io::
     let broken = || std::io::Error::other("as the test asked");
     let length = match &reply.body {
         Sent::Whole(bytes) | Sent::Cut(bytes, _) | Sent::Hanging(bytes, _) => Some(bytes.len()),
-        Sent::Chunked(_) | Sent::Nothing => None,
+        Sent::Chunked(_) | Sent::Nothing | Sent::Never => None,
     };
     if let Some(length) = length
         && reply.status != StatusCode::NOT_MODIFIED
@@ -232,7 +237,7 @@ fn answer(reply: Reply, seen: &Seen) -> Result<Response<BoxBody<Bytes, std::io::
         response = response.header("content-length", length);
     }
     let body = match reply.body {
-        Sent::Nothing => return Err(broken()),
+        Sent::Nothing | Sent::Never => return Err(broken()),
         _ if seen.method == Method::HEAD => Full::default().map_err(|error| match error {}).boxed(),
         Sent::Whole(bytes) => Full::new(bytes).map_err(|error: Infallible| match error {}).boxed(),
         Sent::Chunked(bytes) => {
