@@ -92,9 +92,10 @@ impl Guard {
         for origin in headers.get_all(ORIGIN) {
             let url = origin.to_str().ok().and_then(|origin| origin.parse::<Url>().ok());
             let own = url.as_ref().is_some_and(|url| {
-                let same_port = url.port_or_known_default() == Some(target.port.unwrap_or(80));
+                // This port speaks no TLS: only in front of a configured name something else may.
+                let own = url.scheme() == "http" && url.port_or_known_default() == Some(target.port.unwrap_or(80));
                 let named = url.host_str().is_some_and(|host| self.names.contains(&plain(host)));
-                url.host() == Some(borrowed(&target.host)) && (same_port || named)
+                url.host() == Some(borrowed(&target.host)) && (own || named)
             });
             if !own {
                 let text = "pages of other origins are not answered here".to_owned();
@@ -217,9 +218,15 @@ mod tests {
     fn pages_of_other_origins_are_refused() {
         let from = |origin: &str| checked(LOOPBACK, "/", &[("host", "localhost:7401"), ("origin", origin)]);
         assert_eq!(from("http://localhost:7401"), 200);
-        for foreign in
-            ["http://localhost:3000", "http://localhost", "https://evil.example", "null", "", "http://127.0.0.1:7401"]
-        {
+        for foreign in [
+            "http://localhost:3000",
+            "https://localhost:7401",
+            "http://localhost",
+            "https://evil.example",
+            "null",
+            "",
+            "http://127.0.0.1:7401",
+        ] {
             assert_eq!(from(foreign), 403, "{foreign:?}");
         }
         let behind_proxy = [("host", "darter.corp"), ("origin", "https://darter.corp")];
