@@ -13,6 +13,7 @@ mod lazy;
 mod met_early;
 mod no_seed;
 mod origin;
+mod other_blob;
 mod passed_on;
 mod patience;
 mod registries;

@@ -19,6 +19,7 @@ mod registry;
 #[path = "../fleet/seed.rs"]
 #[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]
 mod seed;
+mod strangers;
 mod told;
 mod twin;
 mod world;

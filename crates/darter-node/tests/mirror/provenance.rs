@@ -13,10 +13,10 @@ use crate::registry::Registry;
 use crate::seed;
 use crate::world::content;
 
-const ALICE: &str = "Bearer alice";
+pub(crate) const ALICE: &str = "Bearer alice";
 
 /// An agent's options; `lab` is its one configured registry, `reachable` may be asked and is not trusted.
-fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry, reachable: &Registry) -> Options {
+pub(crate) fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry, reachable: &Registry) -> Options {
     let lab = UpstreamOption {
         name: "lab".into(),
         urls: vec![format!("http://{}", lab.address).parse().unwrap()],
@@ -34,7 +34,7 @@ fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry, reachable:
 }
 
 /// The answer to a GET of the agent's mirror: its status, and its body unless that broke off.
-async fn get(agent: &Agent, authorization: Option<&str>, path: &str) -> (StatusCode, Option<Vec<u8>>) {
+pub(crate) async fn get(agent: &Agent, authorization: Option<&str>, path: &str) -> (StatusCode, Option<Vec<u8>>) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.get(format!("http://{}{path}", agent.status().local.unwrap()));
     if let Some(authorization) = authorization {
@@ -59,15 +59,15 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A private image of `lab`, and a stranger that says yes to everything.
-struct World {
-    lab: Registry,
-    stranger: Registry,
-    layer: Vec<u8>,
-    digest: Digest,
+pub(crate) struct World {
+    pub(crate) lab: Registry,
+    pub(crate) stranger: Registry,
+    pub(crate) layer: Vec<u8>,
+    pub(crate) digest: Digest,
     manifest: Digest,
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let (lab, stranger) = (Registry::start().await, Registry::start().await);
     let layer = content(300_000);
     let (manifest, [_, digest]) = lab.put_image("private/app", Some("1"), &layer);
@@ -77,13 +77,13 @@ async fn world() -> World {
 }
 
 impl World {
-    fn paths(&self, registry: &str) -> [String; 2] {
+    pub(crate) fn paths(&self, registry: &str) -> [String; 2] {
         let of = |kind: &str, digest: &Digest| format!("/v2/private/app/{kind}/{digest}?ns={registry}");
         [of("manifests", &self.manifest), of("blobs", &self.digest)]
     }
 
     /// Alice pulls the private image.
-    async fn pull(&self, agent: &Agent) {
+    pub(crate) async fn pull(&self, agent: &Agent) {
         assert_eq!(get(agent, Some(ALICE), "/v2/private/app/manifests/1?ns=lab").await.0, 200);
         let [manifest, blob] = self.paths("lab");
         assert_eq!(get(agent, Some(ALICE), &manifest).await.0, 200);

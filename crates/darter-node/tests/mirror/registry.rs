@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::Digest;
+use futures_util::{StreamExt as _, future, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -63,6 +65,8 @@ pub(crate) struct State {
     pub(crate) hangs: bool,
     /// How long the answer to a GET of a blob takes to begin.
     pub(crate) slow_blobs: Duration,
+    /// The answer to a GET of a blob stands still after so many bytes.
+    pub(crate) blobs_stop_after: Option<usize>,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
     pub(crate) says_yes: bool,
     /// Answers everything with this status.
@@ -192,9 +196,10 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
         connections.spawn(async move {
             let answer = service_fn(|request: Request<Incoming>| {
                 let is_of_blob = request.method() == Method::GET && request.uri().path().contains("/blobs/");
-                let (response, hangs, slow) = {
+                let (response, hangs, slow, stops) = {
                     let mut state = state.lock();
-                    (state.answer_with_all(&request), state.hangs, state.slow_blobs)
+                    let stops = state.blobs_stop_after.filter(|_| is_of_blob);
+                    (state.answer_with_all(&request), state.hangs, state.slow_blobs, stops)
                 };
                 async move {
                     if hangs {
@@ -203,12 +208,23 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
                     if is_of_blob {
                         tokio::time::sleep(slow).await;
                     }
-                    Ok::<_, Infallible>(response)
+                    Ok::<_, Infallible>(sent(response, stops).await)
                 }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });
     }
+}
+
+/// A reply on its way, of which nothing comes after so many bytes.
+async fn sent(reply: Reply, stops: Option<usize>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+    let Some(at) = stops else { return reply.map(BodyExt::boxed_unsync) };
+    let (mut head, body) = reply.into_parts();
+    let Ok(body) = body.collect().await;
+    let bytes = body.to_bytes();
+    head.headers.insert("content-length", bytes.len().into());
+    let first = stream::once(future::ready(Ok(Frame::data(bytes.slice(..at.min(bytes.len()))))));
+    Response::from_parts(head, StreamBody::new(first.chain(stream::pending())).boxed_unsync())
 }
 
 type Reply = Response<Full<Bytes>>;
@@ -271,10 +287,12 @@ impl State {
         if let Some(status) = self.no_head.filter(|_| request.method() == Method::HEAD) {
             return error(status, "UNSUPPORTED", &[]);
         }
-        let path = uri.path().strip_prefix("/v2/").unwrap();
+        // What stands before it is a part of the repository's name here: several registries behind one host.
+        let (base, path) = uri.path().split_once("/v2/").unwrap();
         let mut parts: Vec<_> = path.rsplitn(3, '/').collect();
         parts.reverse();
-        let name = if path.is_empty() { "" } else { parts[0] };
+        let name = if path.is_empty() { String::new() } else { format!("{base}/{}", parts[0]) };
+        let name = name.trim_start_matches('/');
         if !self.rights.is_empty() {
             let rights = self.rights.get(authorization);
             if rights.is_none_or(|rights| !name.is_empty() && !rights.contains(name)) {
