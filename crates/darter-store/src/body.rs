@@ -396,6 +396,8 @@ impl<M: Medium> Body<M> {
         state.verified = PieceSet::new();
         state.complete = false;
         self.room.give_back(std::mem::take(&mut state.held_bytes));
+        drop(state);
+        self.medium.let_go();
     }
 
     /// Whether it was dissolved.

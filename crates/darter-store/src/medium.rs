@@ -28,6 +28,9 @@ pub(crate) trait Medium: Send + Sync + 'static {
     /// What tells whether somebody else changed the bytes; `None` where nobody can.
     fn stamp(&self) -> io::Result<Option<Stamp>>;
 
+    /// The blob is gone: gives the room back as soon as nobody reads any more, whoever still has the blob's handle.
+    fn let_go(&self);
+
     /// The file that the bytes are in, if they are.
     fn file(&self) -> Option<Arc<File>>;
 
@@ -47,7 +50,8 @@ pub(crate) struct Stamp {
 /// A file that has other names, too, is only read: before the first change its bytes are copied to a file of our own, which
 /// takes its place when the blob is next saved.
 pub(crate) struct FileMedium {
-    file: RwLock<Arc<File>>,
+    /// `None` once the blob is gone: an open file keeps its room, even without a name.
+    file: RwLock<Option<Arc<File>>>,
     dir: Dir,
     name: String,
     path: PathBuf,
@@ -68,7 +72,7 @@ impl FileMedium {
     /// The bytes in a file that has no other name.
     pub(crate) fn new(file: File, dir: Dir, name: String) -> Self {
         let path = dir.path_of(&name);
-        Self { file: RwLock::new(Arc::new(file)), dir, name, path, links: Mutex::new(Links::None) }
+        Self { file: RwLock::new(Some(Arc::new(file))), dir, name, path, links: Mutex::new(Links::None) }
     }
 
     /// The bytes in a file that has other names.
@@ -86,11 +90,12 @@ impl FileMedium {
             *links = Links::None;
         }
         drop(links);
-        self.current().sync_data()
+        // Of a blob that is gone nothing need be kept.
+        self.file().map_or(Ok(()), |file| file.sync_data())
     }
 
-    fn current(&self) -> Arc<File> {
-        self.file.read().clone()
+    fn current(&self) -> io::Result<Arc<File>> {
+        self.file().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The file, with no other name.
@@ -98,13 +103,13 @@ impl FileMedium {
         let mut links = self.links.lock();
         if let Links::Some(trash) = &*links {
             let (mut copy, name) = trash.create()?;
-            let before = self.current();
+            let before = self.current()?;
             io::copy(&mut &*before, &mut copy)?;
-            *self.file.write() = Arc::new(copy);
+            *self.file.write() = Some(Arc::new(copy));
             *links = Links::Copied(trash.clone(), name);
         }
         drop(links);
-        Ok(self.current())
+        self.current()
     }
 }
 
@@ -114,7 +119,7 @@ impl Medium for FileMedium {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.current().read_exact_at(buffer, offset)
+        self.current()?.read_exact_at(buffer, offset)
     }
 
     fn release(&self, range: ByteRange) -> io::Result<()> {
@@ -130,12 +135,16 @@ impl Medium for FileMedium {
     }
 
     fn stamp(&self) -> io::Result<Option<Stamp>> {
-        let metadata = self.current().metadata()?;
+        let metadata = self.current()?.metadata()?;
         Ok(Some(Stamp { modified: (metadata.mtime(), metadata.mtime_nsec()), size: metadata.size() }))
     }
 
+    fn let_go(&self) {
+        *self.file.write() = None;
+    }
+
     fn file(&self) -> Option<Arc<File>> {
-        Some(self.current())
+        self.file.read().clone()
     }
 
     fn path(&self) -> &Path {
@@ -169,6 +178,10 @@ impl Medium for MemoryMedium {
 
     fn stamp(&self) -> io::Result<Option<Stamp>> {
         Ok(None)
+    }
+
+    fn let_go(&self) {
+        self.0.write().clear();
     }
 
     fn file(&self) -> Option<Arc<File>> {

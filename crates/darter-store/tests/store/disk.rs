@@ -285,6 +285,32 @@ fn the_flusher_saves_without_being_asked() {
     }
 }
 
+/// The files of bytes that this process has open below a directory, under whatever name.
+fn open_below(dir: &Path) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap();
+    let opened = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let has_bytes = |path: &PathBuf| {
+        let name = path.to_str().unwrap();
+        path.starts_with(dir) && (name.ends_with(".data") || name.ends_with(" (deleted)"))
+    };
+    opened.filter(has_bytes).collect()
+}
+
+#[test]
+fn what_is_evicted_gives_its_blocks_back_although_its_handle_is_still_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(dir.path(), &config(Some(4 * PIECE))).unwrap();
+    let (old, new) = (Content::new(1, 3 * PIECE), Content::new(2, 3 * PIECE));
+    let resting = old.fill(&store);
+    resting.rest();
+    let filled = new.fill(&store);
+    assert!(resting.is_discarded());
+    assert_eq!(open_below(&fs::canonicalize(dir.path()).unwrap()).len(), 1, "that of the new blob");
+    assert!(matches!(resting.read_at(0, &mut [0; 4]), Err(StoreError::NotHeld { .. })));
+    assert!(!matches!(resting.piece_file(PieceIndex(0)), Ok(Some(_))));
+    new.check_held(&*filled);
+}
+
 #[test]
 fn passing_the_high_water_mark_evicts_in_the_background() {
     let dir = tempfile::tempdir().unwrap();
