@@ -387,6 +387,7 @@ impl Listener for ListeningSwarms {
                     let named = held.as_ref().map(|held| held.blob);
                     match swarms.open_saying_so(from, request, source, credentials, named).await {
                         Ok(transfer) => {
+                            swarms.count_use(transfer.blob);
                             transfer.small_is_whole().await;
                             let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
                             if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), wants) {

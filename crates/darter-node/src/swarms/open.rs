@@ -61,9 +61,20 @@ impl Swarms {
         let swarms = Arc::clone(self);
         let opening = self.house.tasks.spawn(async move {
             let opened = swarms.open_to_the_end(requester, source, credentials).await;
-            opened.inspect(|transfer| transfer.is_asked_by(requester))
+            opened.inspect(|transfer| {
+                transfer.is_asked_by(requester);
+                swarms.count_use(transfer.blob);
+            })
         });
         opening.await.expect("opening does not panic")
+    }
+
+    /// Somebody wants a blob: it goes last when room is wanted. One whose transfer is at hand is not opened in the store, which
+    /// would count it.
+    pub(super) fn count_use(&self, blob: BlobId) {
+        let store = Arc::clone(&self.house.context.store);
+        // The store may be busy with its disk; nobody waits for it.
+        drop(tokio::task::spawn_blocking(move || store.touch(blob)));
     }
 
     async fn open_to_the_end(

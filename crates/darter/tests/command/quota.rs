@@ -41,6 +41,23 @@ fn what_is_whole_and_not_being_read_makes_room_at_once() {
 }
 
 #[test]
+fn what_was_wanted_again_goes_last() {
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "--quota 13MB");
+    let webs: Vec<Web> = (0..4).map(|at| Web::serve(content(4 * MEGABYTE + at))).collect();
+    let get = |web: &Web, name: &str| room.run(&format!("get {} -o {name}", web.url)).succeeded();
+    for web in &webs[..3] {
+        get(web, "first");
+    }
+    get(&webs[0], "again");
+    get(&webs[3], "last");
+    let list = room.run("ls --json").succeeded().json();
+    let names: Vec<_> = list.as_array().unwrap().iter().map(|blob| blob["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&webs[0].url.as_str()), "it was wanted again: {names:?}");
+    assert!(!names.contains(&webs[1].url.as_str()), "and this one was not: {names:?}");
+}
+
+#[test]
 fn what_is_pinned_stays_until_it_is_unpinned() {
     let room = Room::new();
     let _daemon = Daemon::start(&room, "--quota 10MB");
