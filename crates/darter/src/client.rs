@@ -22,7 +22,11 @@ pub(crate) enum ClientError {
     #[error("no daemon at {}; start one with `darter up`, or say where its data is with --data-dir", .0.display())]
     NoDaemon(PathBuf),
     /// The socket is there, but not for us.
-    #[error("may not talk to the daemon at {}; run as the user that it runs as, or as root", .0.display())]
+    #[error(
+        "may not talk to the daemon at {}; ask for membership in the group of its --socket-group, or run as the user that it runs \
+         as, or as root",
+        .0.display()
+    )]
     Forbidden(PathBuf),
     /// The socket could not be reached for another reason.
     #[error("can't reach the daemon at {}", .0.display())]

@@ -268,7 +268,7 @@ impl Work<'_> {
                 attributes::date(&file.path, modified, opened.blob)
                     .with_context(|| format!("can't set the modification time of {}", file.shown.display()))?;
             }
-            let (blob, moves, bytes) = (opened.blob, opened.moves, old.len());
+            let (blob, moves, bytes) = (opened.blob, opened.moves.is_some(), old.len());
             drop(opened);
             self.backend.done(source, Some(blob).filter(|_| moves)).await;
             return Ok(self.report_kept(job, &target, bytes, Some(blob), job.digest.filter(|_| is_right.is_some())));
@@ -331,9 +331,10 @@ impl Work<'_> {
             self.bar.say(&format!("resumed: {} already here", units::size(resumed)));
         }
         let args = self.args;
+        let spends = moves.is_some();
         let wishes = move |Anew { blob, length, modified }| {
             let modified = self.date_for(modified.as_deref());
-            Wishes { blob, length, moves, link: args.link, modified, sync: args.sync }
+            Wishes { blob, length, moves: moves.clone(), link: args.link, modified, sync: args.sync }
         };
         let is_file = matches!(target, Target::File(_));
         let check = Check::new(job.digest, args.verify_whole, vouched, is_file);
@@ -364,7 +365,7 @@ impl Work<'_> {
             daemon: self.backend.socket().map(|socket| socket.display().to_string()),
             why_no_daemon: self.backend.why_alone().map(str::to_owned),
         };
-        Ok(Fetched { report, spent: Some(blob).filter(|_| moves) })
+        Ok(Fetched { report, spent: Some(blob).filter(|_| spends) })
     }
 
     /// The modification time to give a file, of which the origin says this.

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::rooms;
-use super::sink::Chunk;
+use super::sink::{Chunk, Home};
 use crate::cli::GetArgs;
 use crate::client::{self, Client, ClientError};
 
@@ -42,6 +42,7 @@ pub(super) struct Embedded {
     agent: Agent,
     /// Its data directory.
     room: PathBuf,
+    home: Arc<Home>,
     /// Why no daemon does the work.
     pub(super) why: String,
     keep: bool,
@@ -73,8 +74,8 @@ pub(super) struct Opened {
     pub(super) modified: Option<String>,
     /// What the origin calls it, where it was asked.
     pub(super) disposition: Option<String>,
-    /// Whether the store's file may become the result.
-    pub(super) moves: bool,
+    /// The store whose file may become the result, and need not be kept.
+    pub(super) moves: Option<Arc<Home>>,
     /// Whether the end tells which digests were checked.
     pub(super) vouched: bool,
     /// Verified content. Ends with [`Given::Whole`] or an error.
@@ -141,7 +142,8 @@ impl Backend {
                         // Nobody waits for it.
                         tokio::task::spawn_blocking(move || rooms::clear_leftovers(&directory, &mine));
                         let open = Mutex::new(sources.to_vec());
-                        return Ok(Self::Embedded(Embedded { agent, room, why, keep: args.keep, open }));
+                        let home = Arc::new(Home::new(&room));
+                        return Ok(Self::Embedded(Embedded { agent, room, home, why, keep: args.keep, open }));
                     }
                     Err(StartError::Store(StoreError::Locked { pid, .. })) => holder = pid,
                     Err(error) => return Err(error.into()),
@@ -241,7 +243,7 @@ impl Embedded {
         let disposition = if question.disposition { self.agent.disposition(&source, &credentials).await } else { None };
         let download = Arc::new(self.agent.open(source, credentials).await?);
         // What was kept here before stays here.
-        let moves = !self.keep && !download.progress().complete;
+        let moves = (!self.keep && !download.progress().complete).then(|| Arc::clone(&self.home));
         let parts = download.hand_on(question.order).map(given_here);
         Ok(Opened {
             blob: download.blob(),
@@ -291,7 +293,7 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         length: header(admin::LENGTH_HEADER).and_then(|text| text.parse().ok()),
         modified: header(admin::MODIFIED_HEADER),
         disposition: header(admin::DISPOSITION_HEADER),
-        moves: false,
+        moves: None,
         vouched,
         content,
         watch: Watch::Daemon(client.clone(), blob),

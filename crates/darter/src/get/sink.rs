@@ -31,6 +31,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use darter_core::{BlobId, ByteRange};
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
 use serde::Serialize;
 
@@ -57,14 +58,37 @@ pub(super) struct Wishes {
     pub(super) blob: BlobId,
     /// Its length, if known.
     pub(super) length: Option<u64>,
-    /// The store's file may become the result.
-    pub(super) moves: bool,
+    /// The store whose file may become the result.
+    pub(super) moves: Option<Arc<Home>>,
     /// The result may be a hard link to the store's file.
     pub(super) link: bool,
     /// The modification time to give it.
     pub(super) modified: Option<SystemTime>,
     /// Whether to wait until it is on the disk.
     pub(super) sync: bool,
+}
+
+/// A store of this process, whose files may become results. A blob may be wanted under several names: the first to come gets the
+/// file, the others a copy.
+#[derive(Debug)]
+pub(super) struct Home {
+    directory: PathBuf,
+    /// Held while a file is moved.
+    moving: Mutex<()>,
+}
+
+impl Home {
+    /// The store in a directory.
+    pub(super) fn new(directory: &Path) -> Self {
+        // As the kernel names files in it.
+        let directory = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+        Self { directory, moving: Mutex::default() }
+    }
+
+    /// Whether a file is the store's, and nobody's result yet.
+    fn has(&self, file: &File) -> bool {
+        temporary::path_of(file).is_ok_and(|path| path.starts_with(&self.directory))
+    }
 }
 
 /// How content came to its place.
@@ -271,7 +295,7 @@ impl Part {
             return share(Share::Copy);
         }
         let same = temporary::can_name(file, self.target.directory());
-        if same && self.wishes.moves {
+        if same && self.wishes.moves.is_some() {
             return share(Share::Move);
         }
         let temporary = Temporary::create(self.target.directory()).map_err(cannot_make(self.target.directory()))?;
@@ -351,13 +375,8 @@ impl Part {
         let length = self.covered.prefix();
         match std::mem::replace(&mut self.way, Way::Undecided) {
             Way::Source(source, Share::Move) if is_whole(&source, length) => {
-                // A file of the store's is its owner's alone until now.
-                let replaces = self.target.old.is_some();
-                if replaces || attributes::as_new_in(self.target.directory(), &source).is_ok() {
-                    self.dress(&source)?;
-                    if temporary::rename(&source, &self.target.path).is_ok() {
-                        return Ok(Placed::Moved);
-                    }
+                if self.move_here(&source)? {
+                    return Ok(Placed::Moved);
                 }
                 self.way = Way::Source(source, Share::Copy);
             }
@@ -390,6 +409,19 @@ impl Part {
         self.dress(temporary.file())?;
         temporary.name(&self.target.path)?;
         Ok(Placed::Copied)
+    }
+
+    /// Makes the store's file the result; false where that can't be.
+    fn move_here(&self, source: &File) -> io::Result<bool> {
+        let Some(home) = &self.wishes.moves else { return Ok(false) };
+        let _moving = home.moving.lock();
+        // A file of the store's is its owner's alone until now.
+        let replaces = self.target.old.is_some();
+        if !home.has(source) || !(replaces || attributes::as_new_in(self.target.directory(), source).is_ok()) {
+            return Ok(false);
+        }
+        self.dress(source)?;
+        Ok(temporary::rename(source, &self.target.path).is_ok())
     }
 
     /// Gives a file that is to have the final name everything but the name.

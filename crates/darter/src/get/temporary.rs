@@ -123,12 +123,17 @@ pub(super) fn can_name(file: &File, directory: &Path) -> bool {
 /// Gives an open file another name instead of the one that it has. In one step: a store and its user never both have it, since the
 /// store may drop what it takes for damaged.
 pub(super) fn rename(file: &File, path: &Path) -> io::Result<()> {
-    let own = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let own = path_of(file)?;
     let (there, here) = (std::fs::symlink_metadata(&own)?, file.metadata()?);
     if (there.dev(), there.ino()) != (here.dev(), here.ino()) {
         return Err(io::ErrorKind::NotFound.into());
     }
     std::fs::rename(own, path)
+}
+
+/// The name that an open file has now.
+pub(super) fn path_of(file: &File) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn link_as(file: &File, path: &Path) -> io::Result<()> {

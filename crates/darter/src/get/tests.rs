@@ -12,7 +12,7 @@ use clap::Parser as _;
 use darter_core::ByteRange;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::sink::Chunk;
+use super::sink::{Chunk, Home};
 use super::target::Place;
 use super::*;
 use crate::cli::Cli;
@@ -29,7 +29,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn wishes() -> Wishes {
-    Wishes { blob: BlobId([1; 32]), length: None, moves: false, link: false, modified: None, sync: false }
+    Wishes { blob: BlobId([1; 32]), length: None, moves: None, link: false, modified: None, sync: false }
 }
 
 fn write_with(path: &Path, wishes: Wishes, chunks: &[Chunk]) -> anyhow::Result<Placed> {
@@ -46,6 +46,11 @@ fn write_both_ways(path: &Path, content: &'static [u8], check: impl Fn(Placed)) 
     let (_dir, parts) = stored(content);
     check(write_with(path, wishes(), &parts).unwrap());
     assert_eq!(std::fs::read(path).unwrap(), content);
+}
+
+/// The store that such a file is in.
+fn home(dir: &tempfile::TempDir) -> Option<Arc<Home>> {
+    Some(Arc::new(Home::new(dir.path())))
 }
 
 /// A store's file with this content, and the content in two parts of it.
@@ -181,8 +186,8 @@ fn a_replaced_file_keeps_its_mode_owner_and_attributes() {
         }
     });
     let fresh = room.path().join("fresh");
-    let (_dir, parts) = stored(b"new");
-    let moving = Wishes { moves: true, ..wishes() };
+    let (dir, parts) = stored(b"new");
+    let moving = Wishes { moves: home(&dir), ..wishes() };
     write_with(&fresh, moving, &parts).unwrap();
     let plain = room.path().join("plain");
     std::fs::write(&plain, "").unwrap();
@@ -210,8 +215,8 @@ fn a_new_file_belongs_to_its_directory_however_it_came_there() {
     let _ = rustix::fs::setxattr(&shared, "system.posix_acl_default", &list, rustix::fs::XattrFlags::empty());
     let (plain, moved) = (shared.join("plain"), shared.join("moved"));
     std::fs::write(&plain, "").unwrap();
-    let (_dir, parts) = stored(b"new");
-    write_with(&moved, Wishes { moves: true, ..wishes() }, &parts).unwrap();
+    let (dir, parts) = stored(b"new");
+    write_with(&moved, Wishes { moves: home(&dir), ..wishes() }, &parts).unwrap();
     let look = |path: &Path| {
         let (found, mut list) = (std::fs::metadata(path).unwrap(), [0; 256]);
         let length = rustix::fs::getxattr(path, "system.posix_acl_access", &mut list[..]).unwrap_or(0);
@@ -267,7 +272,8 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     std::fs::write(at("closed/file"), "old").unwrap();
     close(&at("closed"), 0o500);
     for moves in [false, true] {
-        let (_dir, parts) = stored(b"new");
+        let (dir, parts) = stored(b"new");
+        let moves = home(&dir).filter(|_| moves);
         write_with(&at("closed/file"), Wishes { moves, ..wishes() }, &parts).unwrap();
         assert_eq!(std::fs::read(at("closed/file")).unwrap(), b"new");
         std::fs::write(at("closed/file"), "old").unwrap();
@@ -314,8 +320,16 @@ fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
         assert_eq!(std::fs::read(&source).unwrap(), b"content", "a later get does not write into the store");
     }
     let before = inode(&source);
-    let placed = write_with(&path, Wishes { moves: true, ..wishes() }, &parts).unwrap();
+    let moving = || Wishes { moves: home(&dir), ..wishes() };
+    let mut second = Sink::open(&Target::choose(&dir.path().join("second")).unwrap(), moving()).unwrap();
+    parts.iter().for_each(|part| second.take(part, None).unwrap());
+    // Results are elsewhere.
+    let results = tempfile::tempdir_in(dir.path().parent().unwrap()).unwrap();
+    let path = results.path().join("out");
+    let placed = write_with(&path, moving(), &parts).unwrap();
     assert_eq!((placed, inode(&path)), (Placed::Moved, before));
+    assert_eq!(second.commit().unwrap(), Placed::Copied, "what was moved stays under the first of its names");
+    assert_eq!(std::fs::read(dir.path().join("second")).unwrap(), b"content");
     assert!(!source.exists(), "the store has it no more");
     assert_eq!(std::fs::read(&path).unwrap(), b"content");
 }
@@ -337,7 +351,7 @@ fn a_file_of_another_mount_is_copied_while_it_comes() {
     if let (true, Ok(file)) = (entered, &opened) {
         assert_eq!(file.metadata().unwrap().dev(), std::fs::metadata(dir.path()).unwrap().dev());
         let file = Arc::new(file.try_clone().unwrap());
-        for wishes in [Wishes { link: true, ..wishes() }, Wishes { moves: true, ..wishes() }] {
+        for wishes in [Wishes { link: true, ..wishes() }, Wishes { moves: home(&dir), ..wishes() }] {
             let mut sink = Sink::open(&Target::choose(&path).unwrap(), wishes).unwrap();
             for part in &parts {
                 sink.take(&Chunk::File(Arc::clone(&file), part.range()), None).unwrap();
@@ -362,12 +376,13 @@ fn parts_may_come_in_any_order_and_again() {
     let room = tempfile::tempdir().unwrap();
     let path = room.path().join("out");
     let content = b"0123456789abcdef";
-    let (_dir, parts) = stored(content);
+    let (dir, parts) = stored(content);
     let Chunk::File(file, _) = &parts[0] else { panic!() };
     let part = |start, end| Chunk::File(Arc::clone(file), ByteRange::new(start, end));
     for moves in [false, true] {
         let chunks = [part(9, 16), part(0, 3), part(7, 12), part(3, 9), part(0, 3)];
-        write_with(&path, Wishes { moves, ..wishes() }, &chunks).unwrap();
+        let moving = Wishes { moves: home(&dir).filter(|_| moves), ..wishes() };
+        write_with(&path, moving, &chunks).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), content, "{moves}");
     }
 }
@@ -376,10 +391,11 @@ fn parts_may_come_in_any_order_and_again() {
 fn another_file_of_the_stores_goes_on_where_the_first_one_was_left() {
     let room = tempfile::tempdir().unwrap();
     let path = room.path().join("out");
-    let ((_one, first), (_two, second)) = (stored(b"0123456789"), stored(b"0123456789"));
+    let ((one, first), (_two, second)) = (stored(b"0123456789"), stored(b"0123456789"));
     // Whatever was meant to become of the first one.
     for moves in [false, true] {
         let chunks = [first[1].clone(), second[0].clone()];
+        let moves = home(&one).filter(|_| moves);
         let placed = write_with(&path, Wishes { moves, ..wishes() }, &chunks).unwrap();
         assert_eq!(placed, Placed::Copied);
         assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
@@ -407,7 +423,7 @@ fn a_stored_file_that_is_more_than_the_content_is_copied() {
     let (dir, mut parts) = stored(b"content and more");
     parts.truncate(1);
     let path = dir.path().join("out");
-    let placed = write_with(&path, Wishes { moves: true, ..wishes() }, &parts).unwrap();
+    let placed = write_with(&path, Wishes { moves: home(&dir), ..wishes() }, &parts).unwrap();
     assert_eq!(placed, Placed::Copied);
     assert_eq!(std::fs::read(&path).unwrap(), b"content ");
     assert_eq!(std::fs::read(dir.path().join("data")).unwrap(), b"content and more");

@@ -362,6 +362,18 @@ fn what_can_not_be_replaced_is_written_to() {
 }
 
 #[test]
+fn one_download_under_several_names_is_a_file_under_each() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let list: String = ["one", "two", "three"].map(|name| format!("{} {name}\n", web.url)).concat();
+    std::fs::write(room.path("list"), list).unwrap();
+    room.run(&format!("get -i {}", room.path("list").display())).succeeded();
+    assert_eq!(room.files(), ["one", "three", "two"]);
+    assert!(room.files().iter().all(|name| room.read(name) == bytes));
+    assert_eq!(saved(&room.data_dir()), 0, "and none is kept besides");
+}
+
+#[test]
 fn two_origins_that_give_one_name_do_not_undo_each_other() {
     let room = Room::new();
     let webs = [Web::serve(content(1000)), Web::serve(content(2000))];
