@@ -184,7 +184,7 @@ impl Seeds {
     async fn keep(&self, at: usize, addr: SocketAddr) {
         let Given { text, state } = &self.given[at];
         let mut pause = FIRST_PAUSE;
-        let mut before = None;
+        let mut told = Told::default();
         let address = addr.to_string();
         loop {
             let began = self.fleet.context.now();
@@ -196,7 +196,7 @@ impl Seeds {
                 Ok(node) => (Attempt::Connected, Some(node)),
                 Err(error) => (Attempt::of(&error), None),
             };
-            if before.as_ref() != Some(&attempt) {
+            if told.is_new(&attempt) {
                 tell(text, addr, &attempt);
             }
             if let Some(address) = state.lock().addresses.get_mut(&addr) {
@@ -212,7 +212,6 @@ impl Seeds {
                 pause = (pause * 2).min(MAX_PAUSE);
             }
             let sleep = if attempt == Attempt::Oneself { ONESELF_PAUSE } else { pause };
-            before = Some(attempt);
             if state.lock().drop_outdated(addr) {
                 return;
             }
@@ -305,7 +304,30 @@ impl Attempt {
     }
 }
 
-/// Says once how it stands with an address.
+/// Reasons that one address is told for, at most.
+const MAX_TOLD: usize = 16;
+
+/// How attempts at an address have gone since it was last connected. An agent of another release may be told by its version
+/// now and by a reset connection then, as the bytes that it did not read decide: each is news once.
+#[derive(Default)]
+struct Told(Vec<Attempt>);
+
+impl Told {
+    fn is_new(&mut self, attempt: &Attempt) -> bool {
+        if self.0.contains(attempt) {
+            return false;
+        }
+        if *attempt == Attempt::Connected || self.0.len() >= MAX_TOLD {
+            self.0.clear();
+        }
+        // That it is connected is forgotten with the first failure.
+        self.0.retain(|before| *before != Attempt::Connected);
+        self.0.push(attempt.clone());
+        true
+    }
+}
+
+/// Says how it stands with an address.
 fn tell(given: &str, addr: SocketAddr, attempt: &Attempt) {
     match attempt {
         Attempt::Connected => tracing::info!(seed = given, %addr, "connected"),
@@ -323,6 +345,22 @@ mod tests {
 
     fn addr(host: u8) -> SocketAddr {
         ([10, 0, 0, host], 7400).into()
+    }
+
+    #[test]
+    fn each_reason_is_told_once_until_the_address_is_connected_again() {
+        let (version, reset) = (Attempt::Trouble("version 4".to_owned()), Attempt::Trouble("reset".to_owned()));
+        let mut told = Told::default();
+        let news: Vec<bool> =
+            [&version, &reset, &version, &reset, &Attempt::Connected, &Attempt::Connected, &reset, &version]
+                .map(|attempt| told.is_new(attempt))
+                .into();
+        assert_eq!(news, [true, true, false, false, true, false, true, true]);
+        assert!(told.is_new(&Attempt::Connected));
+        for reason in 0..100 {
+            told.is_new(&Attempt::Trouble(reason.to_string()));
+        }
+        assert!(told.0.len() <= MAX_TOLD);
     }
 
     #[test]
