@@ -101,7 +101,9 @@ pub(crate) fn upstreams(text: &str) -> Result<UpstreamList, String> {
 
 /// A header of requests. The refusal does not repeat what may be a secret.
 pub(crate) fn header(name: &str, value: &str) -> Result<(String, String), String> {
-    if value.len() >= 3 && values::is_mask(value) {
+    // Behind its scheme, too: `Bearer ***`.
+    let last = value.rsplit(|letter: char| letter.is_whitespace() || letter == '=').next().unwrap_or_default();
+    if last.len() >= 3 && values::is_mask(last) {
         return Err(format!(
             "headers: {name}: *** stands for a value that was not printed; write the value, or {{ file = \"FILE\" }}"
         ));
@@ -348,6 +350,9 @@ mod tests {
             ("a={ url = \"ftp://me:secret@b\" }", "a: url: not an address: \"ftp://…@b\""),
             ("a={ headers = { B = \"***\" } }", "a: headers: B: *** stands for"),
             ("a={ headers = { B = \"********\" } }", "a: headers: B: *** stands for"),
+            ("a={ headers = { Authorization = \"Bearer ***\" } }", "a: headers: Authorization: *** stands for"),
+            ("a={ headers = { Authorization = \"Basic  ******\" } }", "a: headers: Authorization: *** stands for"),
+            ("a={ headers = { Cookie = \"session=***\" } }", "a: headers: Cookie: *** stands for"),
             ("a={ headers = { \"b c\" = { file = \"/d\" } } }", "a: headers: \"b c\""),
             ("a={ headers = { B = { path = \"/d\" } } }", "a: a header's value is a string, or { file"),
             ("a={ headers = { B = 1 } }", "a: a header's value is a string, or { file"),
