@@ -63,7 +63,7 @@ impl Configured {
     /// Parses twice: the first time to learn the file and to refuse a wrong command line before the file is read, the
     /// second time over the file's values.
     pub(crate) fn from_arguments(arguments: &[OsString]) -> Result<Self, NotConfigured> {
-        let first = cli::definition().try_get_matches_from(arguments).map_err(without_secrets)?;
+        let first = definition().try_get_matches_from(arguments).map_err(without_secrets)?;
         let Some((subcommand, given)) = first.subcommand() else {
             unreachable!("clap refuses a command line without a subcommand");
         };
@@ -75,7 +75,7 @@ impl Configured {
             // The command (`man`, `completions`) has no such flag.
             Err(_) => None,
         };
-        let mut command = with_data_dir(cli::definition(), subcommand);
+        let mut command = with_data_dir(definition(), subcommand);
         if let Some(file) = &file {
             command = file.as_defaults(command, subcommand);
         }
@@ -89,6 +89,15 @@ impl Configured {
     pub(crate) fn effective(&self, secrets: Option<&Path>) -> Effective {
         Effective::new(&self.matches, self.file.as_ref(), secrets)
     }
+}
+
+/// The command line, without the variables that are there and empty: a template (a chart's value, an optional key of a map, the
+/// downward API) leaves them so for what a host does not have. An empty `DARTER_CONFIG` means no file.
+fn definition() -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    cli::definition().mut_subcommands(|command| {
+        command.mut_args(|arg| if arg.get_id() != "config" && is_empty(&arg) { arg.env(None::<&str>) } else { arg })
+    })
 }
 
 /// What clap says of a wrong command line, without the values of flags that are secrets in whatever form.

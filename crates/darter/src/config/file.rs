@@ -118,11 +118,11 @@ impl ConfigFile {
     }
 }
 
-/// The command whose flags are the keys.
+/// The command whose flags are the keys. What the environment says is not the file's fault.
 fn keys() -> clap::Command {
     let mut definition = cli::definition();
     let node = definition.find_subcommand_mut("node").expect("there is a node command");
-    std::mem::take(node).no_binary_name(true)
+    std::mem::take(node).no_binary_name(true).mut_args(|arg| arg.env(None::<&str>))
 }
 
 fn check_key(keys: &clap::Command, key: &str) -> Result<(), String> {

@@ -68,6 +68,35 @@ fn config_tells_where_each_value_came_from() {
     room.run("config --role node").failed_with(2, &["--join"]);
 }
 
+/// What a template leaves of values that a host does not have.
+#[test]
+fn a_variable_that_is_there_and_empty_is_as_none() {
+    let room = Room::new();
+    let file = room.path("f.toml");
+    std::fs::write(&file, "quota = \"1GB\"\n").unwrap();
+    let help = room.run("node --help").succeeded();
+    let names = help.text().split("[env: ").skip(1).filter_map(|rest| rest.split(']').next());
+    let names: Vec<_> = names.filter(|name| !["DARTER_CONFIG", "DARTER_DATA_DIR"].contains(name)).collect();
+    assert!(names.len() > 30 && names.contains(&"DARTER_QUOTA"), "{names:?}");
+    let config = |empty: bool| {
+        let mut command = room.darter(&format!("config --role node --join a:1 --json --config {}", file.display()));
+        for name in &names {
+            if empty {
+                command.env(name, "")
+            } else {
+                command.env_remove(name)
+            };
+        }
+        crate::support::Outcome::of(command.output().unwrap()).succeeded().json()
+    };
+    let with = config(true);
+    assert_eq!(with, config(false));
+    assert_eq!(with["quota"]["value"], "1GB", "the file's counts");
+    let mut command = room.darter("node --local 127.0.0.1:1");
+    command.env("DARTER_JOIN", "");
+    crate::support::Outcome::of(command.output().unwrap()).failed_with(2, &["--join"]);
+}
+
 // What `darter config` prints is pasted into reports and kept in repositories.
 #[test]
 fn config_moves_secrets_into_files_and_says_when_it_did_not() {
