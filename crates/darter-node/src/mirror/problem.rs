@@ -13,6 +13,7 @@ use http::header::{
     ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 
 use crate::local::{self, Body};
 use crate::mirror::told;
@@ -23,6 +24,8 @@ use crate::registries::question::Reply;
 const MOST_OF_A_REFUSAL: usize = 64 << 10;
 /// Characters of an upstream's own words in a message.
 const MAX_WORDS: usize = 300;
+/// Characters of a message in a status line.
+const MAX_REASON: usize = 200;
 
 /// The specification's error codes that the pull side uses, and `UNAVAILABLE`, which Docker's registry added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +177,7 @@ impl Problem {
     /// As it goes to the engine; a HEAD gets the headers alone.
     pub(crate) fn into_response(self, head: bool) -> Response<Body> {
         let Self { status, code, message, headers, body } = self;
+        let reason = reason(status, &message);
         let body = body.unwrap_or_else(|| {
             let errors = serde_json::json!({ "errors": [{ "code": code.as_str(), "message": message }] });
             Bytes::from(errors.to_string())
@@ -187,8 +191,20 @@ impl Problem {
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().entry(CONTENT_TYPE).or_insert(json);
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
         response
     }
+}
+
+/// The status line's text for a failure to get an answer: engines begin with a HEAD, which has no body, and what they show (a
+/// pod's event, too) is this line.
+fn reason(status: StatusCode, message: &str) -> Option<ReasonPhrase> {
+    let name = status.canonical_reason().filter(|_| status.is_server_error())?;
+    let plain = message.chars().map(|it| if it == ' ' || it.is_ascii_graphic() { it } else { '?' });
+    let plain: String = plain.take(MAX_REASON).collect();
+    ReasonPhrase::try_from(format!("{name} ({plain})").into_bytes()).ok()
 }
 
 impl Code {
@@ -268,6 +284,23 @@ fn own_words(body: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// containerd shows nothing else of the answer to a HEAD.
+    #[test]
+    fn a_failures_status_line_says_why() {
+        let line = |status, message: &str| {
+            let problem = Problem::new(status, Code::Unavailable, message);
+            let response = problem.into_response(true);
+            let reason = response.extensions().get::<ReasonPhrase>();
+            reason.map(|reason| String::from_utf8(reason.as_bytes().to_vec()).unwrap())
+        };
+        let told = line(StatusCode::BAD_GATEWAY, "reg.lab answered 500: database is locked");
+        assert_eq!(told.unwrap(), "Bad Gateway (reg.lab answered 500: database is locked)");
+        let told = line(StatusCode::GATEWAY_TIMEOUT, "a\r\nX: y…").unwrap();
+        assert_eq!(told, "Gateway Timeout (a??X: y?)", "nothing gets out of the line");
+        assert!(line(StatusCode::BAD_GATEWAY, &"long ".repeat(1000)).unwrap().len() < 300);
+        assert_eq!(line(StatusCode::NOT_FOUND, "no such tag"), None, "the registry's own status is passed on as it is");
+    }
 
     #[test]
     fn an_upstreams_own_words_are_found_in_all_the_usual_forms() {
