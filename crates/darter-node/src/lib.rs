@@ -11,6 +11,7 @@
 //! | `joins` | questions to leads |
 //! | `waits` | how long a program waits for an answer of the mirror |
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
+//! | `small_files` | work on small files beside the blobs, for which nobody waits while the disk hangs |
 //! | [`admin`] | the administration socket |
 //! | [`api`] | the JSON of the administration socket |
 //! | [`handover`] | how a blob's file goes to `darter get` without a copy |
@@ -38,6 +39,7 @@ pub mod mirror;
 pub mod options;
 pub mod registries;
 mod setbacks;
+mod small_files;
 mod swarms;
 mod transfer;
 mod waits;

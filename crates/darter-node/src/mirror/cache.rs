@@ -26,6 +26,7 @@ use darter_store::Dir;
 use parking_lot::Mutex;
 
 use crate::mirror::recent::Recent;
+use crate::small_files::SmallFiles;
 
 /// Bytes kept in memory: a few hundred manifests of ordinary images.
 const IN_MEMORY: u64 = 4 << 20;
@@ -59,6 +60,7 @@ struct Inner {
     /// What is on disk. Held only to look and to note, never during I/O.
     disk: Mutex<Recent<Digest, ()>>,
     temporary: AtomicU64,
+    files: SmallFiles,
 }
 
 impl Manifests {
@@ -78,7 +80,13 @@ impl Manifests {
             }
         }
         let memory = Mutex::new(Recent::new(IN_MEMORY));
-        Ok(Self(Arc::new(Inner { dir, memory, disk: Mutex::new(disk), temporary: AtomicU64::new(0) })))
+        Ok(Self(Arc::new(Inner {
+            dir,
+            memory,
+            disk: Mutex::new(disk),
+            temporary: AtomicU64::new(0),
+            files: SmallFiles::default(),
+        })))
     }
 
     /// A manifest, if it is here and right.
@@ -88,7 +96,7 @@ impl Manifests {
         }
         self.0.disk.lock().get(&digest)?;
         let inner = Arc::clone(&self.0);
-        let manifest = tokio::task::spawn_blocking(move || inner.read(digest)).await.ok()??;
+        let manifest = self.0.files.work(move || inner.read(digest)).await??;
         self.0.remember(&manifest);
         Some(manifest)
     }
@@ -106,8 +114,8 @@ impl Manifests {
             return;
         }
         let inner = Arc::clone(&self.0);
-        // The task is never cancelled; if it panicked, the manifest is only not kept.
-        let _ = tokio::task::spawn_blocking(move || inner.write(&manifest)).await;
+        // While the disk hangs, the manifest is only not kept.
+        self.0.files.work(move || inner.write(&manifest)).await;
     }
 }
 

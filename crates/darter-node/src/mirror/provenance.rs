@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::mirror::recent::Recent;
+use crate::small_files::SmallFiles;
 
 /// The directory, within that of the manifests.
 const FROM: &str = "from";
@@ -47,6 +48,7 @@ struct Inner {
     memory: Mutex<Recent<Digest, Vec<String>>>,
     /// Held while a file is read or written, so that no line is lost. Counts the files written.
     writing: Mutex<u64>,
+    files: SmallFiles,
 }
 
 /// A repository of a registry, as a line says it.
@@ -76,7 +78,7 @@ impl Provenance {
             }
         }
         let memory = Mutex::new(Recent::new(IN_MEMORY));
-        Self(Arc::new(Inner { dir, memory, writing: Mutex::new(0) }))
+        Self(Arc::new(Inner { dir, memory, writing: Mutex::new(0), files: SmallFiles::default() }))
     }
 
     /// Whether the place delivered this manifest.
@@ -90,8 +92,7 @@ impl Provenance {
             return;
         }
         let inner = Arc::clone(&self.0);
-        // It never panics, and logs what fails.
-        let _ = tokio::task::spawn_blocking(move || inner.note(digest, place)).await;
+        self.0.files.work(move || inner.note(digest, place)).await;
     }
 
     async fn places(&self, digest: Digest) -> Vec<String> {
@@ -99,7 +100,7 @@ impl Provenance {
             return places.clone();
         }
         let inner = Arc::clone(&self.0);
-        let places = tokio::task::spawn_blocking(move || {
+        let places = self.0.files.work(move || {
             let _writing = inner.writing.lock();
             inner.load(digest)
         });

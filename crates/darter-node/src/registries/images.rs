@@ -26,6 +26,7 @@ use darter_store::Dir;
 use parking_lot::Mutex;
 
 use crate::context::unix_now;
+use crate::small_files::SmallFiles;
 
 const FILE: &str = "images";
 const TEMPORARY: &str = ".images";
@@ -66,6 +67,7 @@ struct Inner {
     known: Mutex<BTreeMap<ImageName, (Digest, u64)>>,
     /// Held while the file is written: no older content replaces a newer one.
     writing: Mutex<()>,
+    files: SmallFiles,
 }
 
 impl fmt::Display for ImageName {
@@ -84,7 +86,12 @@ impl Images {
     /// Opens the record of a data directory. Blocking. A file that can't be read counts as absent.
     pub(crate) fn open(dir: Dir) -> Self {
         let text = dir.read(FILE).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-        Self(Arc::new(Inner { dir, known: Mutex::new(parse(&text)), writing: Mutex::new(()) }))
+        Self(Arc::new(Inner {
+            dir,
+            known: Mutex::new(parse(&text)),
+            writing: Mutex::new(()),
+            files: SmallFiles::default(),
+        }))
     }
 
     /// A program of this host was given what this tag stands for.
@@ -94,16 +101,16 @@ impl Images {
             return;
         }
         let inner = Arc::clone(&self.0);
-        // The task is never cancelled; if it panicked, the name is only not kept.
-        let _ = tokio::task::spawn_blocking(move || inner.write()).await;
+        // While the disk hangs, the name is only not kept.
+        self.0.files.work(move || inner.write()).await;
     }
 
     /// These images were removed.
     pub(crate) async fn forget(&self, names: &[String]) {
         self.0.known.lock().retain(|name, _| !names.contains(&name.to_string()));
         let inner = Arc::clone(&self.0);
-        // The task is never cancelled; if it panicked, the names are only kept.
-        let _ = tokio::task::spawn_blocking(move || inner.write()).await;
+        // While the disk hangs, the names are only kept.
+        self.0.files.work(move || inner.write()).await;
     }
 
     /// The image of this name.

@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::mirror::recent::Recent;
+use crate::small_files::SmallFiles;
 
 const MAGIC: &str = "darter-open-1";
 
@@ -94,6 +95,7 @@ struct Inner {
     known: Mutex<Recent<Repository, Open>>,
     /// Held while a repository is loaded or written: one writer, and no lost update.
     writing: Mutex<u64>,
+    files: SmallFiles,
 }
 
 impl Repository {
@@ -121,6 +123,13 @@ fn hex(digest: &Digest) -> String {
     digest.to_string().split_once(':').map(|(_, value)| value.to_owned()).expect("a digest is written with a colon")
 }
 
+impl Learnt {
+    /// Whether less is open from now on.
+    const fn takes_back(&self) -> bool {
+        matches!(self, Self::NoTag(_) | Self::HasNot(_) | Self::Closed)
+    }
+}
+
 impl Record {
     /// Opens the record in this directory. Blocking.
     ///
@@ -129,28 +138,31 @@ impl Record {
     pub(crate) fn open(dir: Dir) -> io::Result<Self> {
         tidy(&dir)?;
         let known = Mutex::new(Recent::new(MAX_REPOSITORIES as u64));
-        Ok(Self(Arc::new(Inner { dir, known, writing: Mutex::new(0) })))
+        Ok(Self(Arc::new(Inner { dir, known, writing: Mutex::new(0), files: SmallFiles::default() })))
     }
 
     /// Notes what an answer taught.
     pub(crate) async fn learn(&self, repository: Repository, learnt: Vec<Learnt>) {
-        let inner = Arc::clone(&self.0);
-        // The task is never cancelled; if it panicked, what was learnt is only not kept.
-        let _ = tokio::task::spawn_blocking(move || inner.learn(&repository, learnt)).await;
+        let (inner, of) = (Arc::clone(&self.0), repository.clone());
+        let taken_back: Vec<_> = learnt.iter().filter(|learnt| learnt.takes_back()).cloned().collect();
+        // While the disk hangs, what was learnt is only not kept; what is closed is closed all the same.
+        if self.0.files.work(move || inner.learn(&repository, learnt)).await.is_none() {
+            self.0.take_back(&of, taken_back);
+        }
     }
 
     /// What a tag stood for: to a client with this `Accept` first, then to others, the latest first.
     pub(crate) async fn tag(&self, repository: Repository, tag: &str, accept: &str) -> Vec<Tagged> {
         let (inner, tag, accept) = (Arc::clone(&self.0), tag.to_owned(), accept.to_owned());
         let look = move || inner.with(&repository, |open| open.tag(&tag, &accept));
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        self.0.files.work(look).await.unwrap_or_default()
     }
 
     /// The length of what is open; `None` if it is not known to be.
     pub(crate) async fn has(&self, repository: Repository, digest: Digest) -> Option<Option<u64>> {
         let inner = Arc::clone(&self.0);
         let look = move || inner.with(&repository, |open| open.digests.get(&digest).map(|(length, _)| *length));
-        tokio::task::spawn_blocking(look).await.ok().flatten()
+        self.0.files.work(look).await.flatten()
     }
 }
 
@@ -295,6 +307,19 @@ impl Inner {
         }
     }
 
+    /// Forgets in memory what a registry does not give any more. Nothing is read or written.
+    fn take_back(&self, repository: &Repository, learnt: Vec<Learnt>) {
+        let mut known = self.known.lock();
+        if learnt.iter().any(|learnt| matches!(learnt, Learnt::Closed)) {
+            // It need not have been in memory; the file is not asked again.
+            known.insert(repository.clone(), Open::default(), 1);
+        } else if let Some(open) = known.get_mut(repository) {
+            for learnt in learnt {
+                open.learn(learnt);
+            }
+        }
+    }
+
     /// Brings a repository into memory.
     fn load(&self, repository: &Repository) {
         if self.known.lock().get(repository).is_some() {
@@ -396,6 +421,38 @@ mod tests {
         assert_eq!(open().has(app.clone(), two).await, Some(None));
         record.learn(app.clone(), vec![Learnt::Closed]).await;
         assert_eq!(open().has(app, two).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_the_registry_takes_back_while_the_disk_hangs_is_not_open_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap();
+        let (app, other, one, two) =
+            (repository("app"), repository("other"), Digest::sha256(b"1"), Digest::sha256(b"2"));
+        for repository in [&app, &other] {
+            let learnt = vec![Learnt::Has(vec![(one, None), (two, None)]), tag("1", "a", "2", 1)];
+            record.learn(repository.clone(), learnt).await;
+        }
+        let inner = Arc::clone(&record.0);
+        let (go, held) = std::sync::mpsc::channel::<()>();
+        let hanging = std::thread::spawn(move || {
+            let _writing = inner.writing.lock();
+            held.recv()
+        });
+        while !record.0.writing.is_locked() {
+            std::thread::yield_now();
+        }
+        record.learn(app.clone(), vec![Learnt::HasNot(one)]).await;
+        record.learn(other.clone(), vec![Learnt::Closed]).await;
+        assert_eq!(record.has(app.clone(), two).await, None, "nothing is told meanwhile");
+        go.send(()).unwrap();
+        hanging.join().unwrap().unwrap();
+        while record.has(app.clone(), two).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(record.has(app, one).await, None);
+        assert_eq!(record.has(other.clone(), two).await, None);
+        assert_eq!(record.tag(other, "1", "a").await, []);
     }
 
     #[test]
