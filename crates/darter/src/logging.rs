@@ -1,15 +1,26 @@
 //! Logs, for people and for collectors, on standard error.
 
-use std::sync::OnceLock;
+mod lines;
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+use self::lines::Lines;
 use crate::cli::{Command, LogArgs, LogFormat};
 
 /// What is logged, as it can be changed.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Where an agent's log goes.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// How long the end of an agent waits for its last lines.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Starts logging as the command wants it. Commands that start no agent log nothing.
 pub(crate) fn start(command: &Command) {
@@ -22,11 +33,28 @@ pub(crate) fn start(command: &Command) {
     let (filter, handle) = reload::Layer::new(filter);
     // Only the first start counts: there is one log a process.
     let _ = FILTER.set(handle);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer(command)).with_ansi(colour);
     let registry = tracing_subscriber::registry().with(filter);
     match args.log_format {
         LogFormat::Text => registry.with(layer).init(),
         LogFormat::Json => registry.with(layer.json()).init(),
+    }
+}
+
+/// An agent goes on when its log takes no more. Where no thread can be had, it waits.
+fn writer(command: &Command) -> BoxMakeWriter {
+    let is_agent = matches!(command, Command::Up(_) | Command::Seed(_) | Command::Node(_));
+    let tell_lost = |lines| tracing::warn!(lines, "lines of the log are lost: standard error took no more");
+    match is_agent.then(|| Lines::start(std::io::stderr(), tell_lost)) {
+        Some(Ok(lines)) => BoxMakeWriter::new(LINES.get_or_init(|| lines).clone()),
+        _ => BoxMakeWriter::new(std::io::stderr),
+    }
+}
+
+/// Writes what is not written yet, if standard error takes it.
+pub(crate) fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(LAST_LINES_TIMEOUT);
     }
 }
 

@@ -67,7 +67,9 @@ fn main() -> ExitCode {
     };
     logging::start(&configured.cli.command);
     let json = configured.cli.command.wants_json();
-    match start(configured) {
+    let ended = start(configured);
+    logging::flush();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, json),
     }

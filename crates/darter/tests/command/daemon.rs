@@ -125,12 +125,39 @@ fn a_get_whose_daemon_is_stopped_says_what_is_kept_and_how_to_go_on() {
     let get = Running::start(room.darter(&format!("get {}", web.url)));
     wait_until("half of it is saved", || saved(&room.data_dir()) > 3 * MEGABYTE as u64);
     daemon.process.signal(Signal::TERM);
-    let told = ["the agent was stopped before the download finished (", " % are kept", "run the same command again"];
+    let told =
+        ["the daemon was stopped before the download finished (", " of 8.0 MB are kept", "run the same command again"];
     get.end().failed_with(1, &told);
     drop(daemon);
     web.let_go();
     room.run(&format!("get {}", web.url)).succeeded();
     assert!(room.read("file.bin") == bytes);
+}
+
+/// journald, a container's runtime and a file take no more when their disk hangs.
+#[test]
+fn a_log_that_nobody_takes_holds_up_nothing() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let (listen, local) = (free_address(), free_address());
+    let mut command = room.darter(&format!("seed --listen {listen} --local {local} --log trace"));
+    let (unread, place) = std::os::unix::net::UnixStream::pair().unwrap();
+    command.stderr(std::process::Stdio::from(std::os::fd::OwnedFd::from(place)));
+    let mut daemon = Running::start(command);
+    wait_until("it answers", || room.run("status").code == Some(0));
+    // Each is told in a line: far more than any pipe takes.
+    for _ in 0..3000 {
+        let mut stranger = std::net::TcpStream::connect(&listen).unwrap();
+        stranger.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let read = stranger.read(&mut [0; 64]).map_err(|error| error.kind());
+        assert_ne!(read, Err(std::io::ErrorKind::WouldBlock), "it is turned away, or reset");
+    }
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert!(room.read("file.bin") == bytes);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended().code(), Some(0));
+    drop(unread);
 }
 
 #[test]

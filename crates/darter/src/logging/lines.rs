@@ -1,0 +1,178 @@
+//! Lines to a place that may take no more: standard error is a pipe to journald, a container's runtime or a file, and each of them
+//! hangs when its disk does. A thread of its own writes, and whoever logs waits only while it keeps up.
+//!
+//! Invariants: lines come in order; what waits is bounded, and what is lost is counted and told.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How long a line may take before nobody waits for lines any more.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Most bytes that wait to be written.
+const MAX_WAITING: usize = 1 << 20;
+
+thread_local! {
+    /// Whether this thread is one that writes: it waits for no line of its own.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where lines go. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Lines(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Told of each change of the state.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+    /// Lines that were given, and of these, written.
+    given: u64,
+    written: u64,
+    /// Lines that found no room.
+    lost: u64,
+    /// A line took too long, and there are more since.
+    behind: bool,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `place`. It calls `tell_lost` with how many lines were lost, which may log that.
+    pub(super) fn start(
+        place: impl Write + Send + 'static,
+        tell_lost: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let writer = Arc::clone(&shared);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all(place, tell_lost))?;
+        Ok(Self(shared))
+    }
+
+    /// Waits until everything is written, though not for long.
+    pub(super) fn flush(&self, patience: Duration) {
+        let state = self.0.state();
+        let waits = self.0.changed.wait_timeout_while(state, patience, |state| state.written < state.given);
+        drop(waits);
+    }
+
+    fn give(&self, line: &[u8]) {
+        let mut state = self.0.state();
+        if state.waiting_bytes + line.len() > MAX_WAITING {
+            state.lost += 1;
+            return;
+        }
+        state.waiting_bytes += line.len();
+        state.waiting.push_back(line.to_vec());
+        state.given += 1;
+        let this = state.given;
+        self.0.changed.notify_all();
+        let waits = |state: &mut State| state.written < this && !state.behind && !WRITES.get();
+        let waited = self.0.changed.wait_timeout_while(state, WRITE_TIMEOUT, waits);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.behind |= timeout.timed_out();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, mut place: impl Write, tell_lost: impl Fn(u64)) {
+        WRITES.set(true);
+        loop {
+            let waits = self.changed.wait_while(self.state(), |state| state.waiting.is_empty());
+            let mut state = waits.unwrap_or_else(PoisonError::into_inner);
+            let Some(line) = state.waiting.pop_front() else { continue };
+            drop(state);
+            // Nobody is left to be told that it failed.
+            let _ = place.write_all(&line);
+            let mut state = self.state();
+            state.written += 1;
+            state.waiting_bytes -= line.len();
+            if state.waiting.is_empty() {
+                state.behind = false;
+                let lost = std::mem::take(&mut state.lost);
+                if lost > 0 {
+                    drop(state);
+                    tell_lost(lost);
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.give(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_written_when_it_was_given() {
+        let (mut reader, place) = UnixStream::pair().unwrap();
+        let lines = Lines::start(place, |_| ()).unwrap();
+        for line in ["one\n", "two\n"] {
+            lines.give(line.as_bytes());
+            let mut got = [0; 4];
+            reader.set_nonblocking(true).unwrap();
+            reader.read_exact(&mut got).unwrap();
+            assert_eq!(got, line.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_place_that_takes_no_more_holds_up_nobody_and_what_is_lost_is_counted() {
+        let (mut reader, place) = UnixStream::pair().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let lines = Lines::start(place, move |lost| tell.send(lost).unwrap()).unwrap();
+        let line = [b"x".repeat(999), b"\n".to_vec()].concat();
+        let given = 3000;
+        for _ in 0..given {
+            lines.give(&line);
+        }
+        let lost = lines.0.state().lost;
+        assert!(lost > 0 && lines.0.state().waiting_bytes <= MAX_WAITING);
+        let mut text = vec![0; usize::try_from(given - lost).unwrap() * line.len()];
+        reader.read_exact(&mut text).unwrap();
+        assert!(text.chunks(line.len()).all(|read| read == line));
+        assert_eq!(told.recv().unwrap(), lost);
+        // It keeps up again.
+        lines.give(b"after\n");
+        lines.flush(Duration::from_secs(60));
+        reader.set_nonblocking(true).unwrap();
+        let mut rest = Vec::new();
+        let _ = reader.read_to_end(&mut rest);
+        assert!(rest.ends_with(b"after\n"));
+    }
+}
