@@ -70,7 +70,7 @@ pub enum FetchError {
         candidates: Vec<String>,
     },
     /// The agent ended before the blob was whole.
-    #[error("the agent was stopped before the download finished ({kept}); run the same command again to go on")]
+    #[error("the daemon was stopped before the download finished ({kept}); run the same command again to go on")]
     Stopped {
         /// How much of it is kept, in words.
         kept: String,

@@ -177,7 +177,7 @@ fn no_room(needed: u64, free: u64, limit: Limit) -> String {
 }
 
 /// Bytes for people, in decimal units as disks are sold.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");

@@ -47,7 +47,7 @@ pub mod store;
 
 pub use dir::Dir;
 pub use disk::DiskStore;
-pub use error::{Limit, Result, StoreError};
+pub use error::{Limit, Result, StoreError, size};
 pub use memory::MemStore;
 pub use passing::Passing;
 pub use store::{

@@ -25,7 +25,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     let manager = Manager::from_environment();
     let mut signals = Signals::catch()?;
     let mut reloads = signal(SignalKind::hangup())?;
-    let role = options.role;
+    let (role, drain_timeout) = (options.role, options.drain_timeout);
     let started = tokio::select! {
         started = Agent::start(options) => started,
         () = signals.next() => return Err(Failure::Interrupted.into()),
@@ -55,7 +55,10 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
             }
         }
     }
-    tracing::info!("shutting down: waiting for running transfers; a second signal ends the wait");
+    tracing::info!(
+        "shutting down: waiting up to {} for running transfers; a second signal ends the wait",
+        humantime::format_duration(drain_timeout)
+    );
     manager.stopping("waiting for running transfers");
     let drained = agent.drain();
     tokio::pin!(drained);

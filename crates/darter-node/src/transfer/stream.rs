@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
-use darter_store::{PieceFile, StoreError, StoredBlob};
+use darter_store::{PieceFile, StoreError, StoredBlob, size};
 use darter_swarm::{Event, ReaderId};
 use futures_util::Stream;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -122,7 +122,7 @@ pub(super) fn kept(transfer: &Transfer) -> String {
     let held = transfer.stored.held_bytes();
     match transfer.stored.length() {
         _ if transfer.stored.passes() || held == 0 => "nothing is kept".to_owned(),
-        Some(length) if length > 0 => format!("{} % are kept", u128::from(held) * 100 / u128::from(length)),
+        Some(length) if length > 0 => format!("{} of {} are kept", size(held), size(length)),
         _ => "what came is kept".to_owned(),
     }
 }
