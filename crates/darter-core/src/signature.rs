@@ -11,11 +11,19 @@ use url::Url;
 /// Beginnings of names that only signatures have: Amazon's and Google's fourth version.
 const PREFIXES: [&str; 2] = ["x-amz-", "x-goog-"];
 
-/// Names that are secret or part of a signature wherever they stand.
-const ALWAYS: [&str; 20] = [
+/// Names that are secret or part of a signature wherever they stand. Some stores' parameters begin like those of their
+/// signatures and name another content (`x-oss-process`, `x-tos-process`), so these are listed one by one.
+const ALWAYS: [&str; 42] = [
+    "__token__",
     "access_token",
+    "akamai_signature",
+    "auth_key",
     "awsaccesskeyid",
     "googleaccessid",
+    "hdnea",
+    "hdntl",
+    "hdnts",
+    "jwt",
     "ossaccesskeyid",
     "private_token",
     "q-ak",
@@ -26,6 +34,13 @@ const ALWAYS: [&str; 20] = [
     "q-signature",
     "q-url-param-list",
     "x-cos-security-token",
+    "x-obs-algorithm",
+    "x-obs-credential",
+    "x-obs-date",
+    "x-obs-expires",
+    "x-obs-security-token",
+    "x-obs-signature",
+    "x-obs-signedheaders",
     "x-oss-additional-headers",
     "x-oss-credential",
     "x-oss-date",
@@ -33,10 +48,20 @@ const ALWAYS: [&str; 20] = [
     "x-oss-security-token",
     "x-oss-signature",
     "x-oss-signature-version",
+    "x-tos-algorithm",
+    "x-tos-credential",
+    "x-tos-date",
+    "x-tos-expires",
+    "x-tos-security-token",
+    "x-tos-signature",
+    "x-tos-signedheaders",
+    "x-xet-cas-uid",
 ];
 
-/// What goes with `Signature`: Amazon's second version, CloudFront, Google's second version, Alibaba's first, Huawei.
-const WITH_SIGNATURE: [&str; 6] = ["accesskeyid", "expires", "key-pair-id", "policy", "security-token", "signature"];
+/// What goes with `Signature`: Amazon's second version, CloudFront, Google's second version and its CDN, Alibaba's first,
+/// Huawei.
+const WITH_SIGNATURE: [&str; 8] =
+    ["accesskeyid", "expires", "key-pair-id", "keyname", "policy", "security-token", "signature", "urlprefix"];
 
 /// What goes with `sig`: Azure's shared access signatures.
 const WITH_SIG: [&str; 24] = [
@@ -102,13 +127,20 @@ mod tests {
             ("sv=2024&se=2026&sr=b&sp=r&sig=S&snapshot=x", "snapshot=x"),
             ("OSSAccessKeyId=K&Expires=1&Signature=S&x-oss-process=image", "x-oss-process=image"),
             ("x-oss-signature=s&x-oss-date=d&a", "a"),
+            ("X-Tos-Algorithm=T&X-Tos-Date=D&X-Tos-Signature=S&x-tos-process=image", "x-tos-process=image"),
+            ("X-Obs-Date=D&X-Obs-Signature=S&versionId=7", "versionId=7"),
+            ("URLPrefix=U&Expires=1&KeyName=K&Signature=S&v=1", "v=1"),
+            ("sp=r&se=2026&sig=S&jwt=J&v=1", "v=1"),
+            ("X-Xet-Cas-Uid=U&X-Amz-Signature=S&x-id=GetObject", "x-id=GetObject"),
+            ("__token__=exp=1~hmac=S&v=1", "v=1"),
+            ("auth_key=1-0-0-S&hdnea=exp=1&akamai_signature=S", ""),
             ("id=5&tok=abc", "id=5"),
             ("%58-Amz-Signature=s&b=2", "b=2"),
         ];
         for (query, kept) in cases {
             assert_eq!(unsigned(query).as_deref(), Some(kept), "{query}");
         }
-        for plain in ["", "id=5", "expires=1", "se=2&st=3", "policy=x", "signatures=1"] {
+        for plain in ["", "id=5", "expires=1", "se=2&st=3", "policy=x", "keyname=k", "signatures=1"] {
             assert_eq!(unsigned(plain), None, "{plain}");
         }
     }
