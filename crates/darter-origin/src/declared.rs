@@ -3,13 +3,14 @@
 //! | header | of what |
 //! |---|---|
 //! | `Repr-Digest` (RFC 9530), `Digest` (RFC 3230), `x-goog-hash`, `X-Linked-Etag` of the Hugging Face hub, which stands on its redirect | the whole, also where a part is sent |
+//! | `X-Checksum-*` (Artifactory, Nexus), `x-ms-blob-content-md5` (Azure), `X-Bz-Content-Sha1` (Backblaze), `x-oss-hash-crc64ecma`, `x-cos-hash-crc64ecma` | the whole |
 //! | `Content-Digest` (RFC 9530) | what is sent |
 //! | `Content-MD5`, `x-amz-checksum-*` | what is sent; but some servers say the whole's of each part |
 //!
 //! All that are understood are checked by a [`Witness`] of all bytes, also of those of further answers where the first one
 //! breaks off. Whoever stores them holds the last ones back until then. What is said of a part is checked while it passes, and
 //! its last bytes are held back. Values are base64 or hexadecimal: their length
-//! tells which. Two hashes of one answer that can't both be true are refused before anything is read.
+//! tells which; Alibaba's and Tencent's are decimal numbers. Two hashes of one answer that can't both be true are refused before anything is read.
 //!
 //! An unknown algorithm, a value of the wrong length and a composite checksum (of the checksums of parts) say nothing.
 
@@ -67,9 +68,22 @@ enum Algorithm {
     Sha1,
     Md5,
     Crc64Nvme,
+    Crc64Ecma,
     Crc32c,
     Crc32,
 }
+
+/// Headers that hold one hash of the whole, also where a part is sent.
+const OF_WHOLE: [(&str, Algorithm); 8] = [
+    ("x-checksum-sha256", Algorithm::Sha256),
+    ("x-checksum-sha512", Algorithm::Sha512),
+    ("x-checksum-sha1", Algorithm::Sha1),
+    ("x-checksum-md5", Algorithm::Md5),
+    ("x-ms-blob-content-md5", Algorithm::Md5),
+    ("x-bz-content-sha1", Algorithm::Sha1),
+    ("x-oss-hash-crc64ecma", Algorithm::Crc64Ecma),
+    ("x-cos-hash-crc64ecma", Algorithm::Crc64Ecma),
+];
 
 /// Sees the bytes of a whole resource pass, in order from the first one, and says in the end whether they are what its
 /// origin declared.
@@ -243,7 +257,7 @@ fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
     let mut found = Vec::new();
     let mut take = |algorithm: Option<Algorithm>, text: &str, header: &str, of: Scope| {
         if let Some(algorithm) = algorithm
-            && let Some(value) = value_of(text, algorithm.length())
+            && let Some(value) = value_of(text, algorithm)
         {
             let hash = Hash { algorithm, value, header: header.to_owned(), of };
             if !found.contains(&hash) {
@@ -266,6 +280,11 @@ fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
     }
     for value in texts("content-md5") {
         take(Some(Algorithm::Md5), &value, "content-md5", Scope::Either);
+    }
+    for (name, algorithm) in OF_WHOLE {
+        for value in texts(name) {
+            take(Some(algorithm), &value, name, Scope::Whole);
+        }
     }
     // What is put together of the checksums of parts says nothing of the whole.
     let kind = texts("x-amz-checksum-type");
@@ -294,9 +313,12 @@ fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
     found
 }
 
-/// `length` bytes, in base64 or hexadecimal.
-fn value_of(text: &str, length: usize) -> Option<Vec<u8>> {
-    let text = text.trim().trim_matches('"');
+/// A value in base64 or hexadecimal, or as a number where the algorithm's headers have it so.
+fn value_of(text: &str, algorithm: Algorithm) -> Option<Vec<u8>> {
+    let (text, length) = (text.trim().trim_matches('"'), algorithm.length());
+    if algorithm == Algorithm::Crc64Ecma {
+        return text.parse::<u64>().ok().map(|number| number.to_be_bytes().to_vec());
+    }
     if text.len() == 2 * length && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let digits = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
         return (0..length).map(digits).collect();
@@ -326,6 +348,7 @@ impl Algorithm {
             Self::Sha1 => "sha1",
             Self::Md5 => "md5",
             Self::Crc64Nvme => "crc64nvme",
+            Self::Crc64Ecma => "crc64ecma",
             Self::Crc32c => "crc32c",
             Self::Crc32 => "crc32",
         }
@@ -337,7 +360,7 @@ impl Algorithm {
             Self::Sha512 => 64,
             Self::Sha1 => 20,
             Self::Md5 => 16,
-            Self::Crc64Nvme => 8,
+            Self::Crc64Nvme | Self::Crc64Ecma => 8,
             Self::Crc32c | Self::Crc32 => 4,
         }
     }
@@ -349,6 +372,7 @@ impl Algorithm {
             Self::Sha1 => Hasher::Sha1(Box::new(lc::Context::new(&lc::SHA1_FOR_LEGACY_USE_ONLY))),
             Self::Md5 => Hasher::Md5(Md5::new()),
             Self::Crc64Nvme => Hasher::Crc(Box::new(Crc::nvme())),
+            Self::Crc64Ecma => Hasher::Crc(Box::new(Crc::ecma())),
             Self::Crc32c => Hasher::Crc(Box::new(Crc::castagnoli())),
             Self::Crc32 => Hasher::Crc(Box::new(Crc::ieee())),
         }

@@ -76,6 +76,17 @@ const UNDERSTOOD: &[(&str, &str)] = &[
     ("x-goog-hash", "crc32c=4waSgw=="),
     ("x-goog-hash", "md5=JfnnlDI7RTiF9RgfG2JNCw=="),
     ("x-goog-hash", "crc32c=4waSgw==,md5=JfnnlDI7RTiF9RgfG2JNCw=="),
+    ("X-Checksum-Sha256", SHA256_HEX),
+    (
+        "X-Checksum-Sha512",
+        "d9e6762dd1c8eaf6d61b3c6192fc408d4d6d5f1176d0c29169bc24e71c3f274ad27fcd5811b313d681f7e55ec02d73d499c95455b6b5bb503acf574fba8ffe85",
+    ),
+    ("X-Checksum-Sha1", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+    ("X-Checksum-Md5", "25f9e794323b453885f5181f1b624d0b"),
+    ("x-ms-blob-content-md5", "JfnnlDI7RTiF9RgfG2JNCw=="),
+    ("X-Bz-Content-Sha1", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+    ("x-oss-hash-crc64ecma", "11051210869376104954"),
+    ("x-cos-hash-crc64ecma", "11051210869376104954"),
     ("X-Linked-Etag", "\"15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225\""),
     ("X-Linked-Etag", "W/\"15E2B0D3C33891EBB0F1EF609EC419420C20E320CE94C65FBC8C3312448EB225\""),
 ];
@@ -99,6 +110,10 @@ fn every_declaration_is_checked() {
         ("Content-MD5", "?"),
         ("Content-MD5", "98O8HYCOBHMq32eZZczDTKeuNEE="),
         ("Digest", "md5"),
+        ("X-Bz-Content-Sha1", "none"),
+        ("X-Bz-Content-Sha1", "unverified:f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
+        ("x-oss-hash-crc64ecma", "995dc9bbdf1939fa"),
+        ("X-Checksum-Sha1", "25f9e794323b453885f5181f1b624d0b"),
         ("Etag", "\"15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225\""),
     ] {
         assert_eq!(names(&[pair]), [""; 0], "{pair:?}");
