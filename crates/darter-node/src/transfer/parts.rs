@@ -6,7 +6,8 @@
 //!
 //! An origin that fails altogether must not be taken for one that refuses ranges, since reading all of a large blob again
 //! costs much. Where a failure may pass, the next question is for the whole; when that is answered, the range is asked for
-//! again before the whole is read.
+//! again before the whole is read. An origin that asks for a pause then may count requests: it gets the pause, and the
+//! range is asked for once more, alone.
 //!
 //! Decided without I/O but for the two questions, which are given.
 
@@ -27,6 +28,8 @@ pub(super) enum Parts {
     Given,
     /// It failed when it was asked for a part, which may have had another reason.
     Doubted,
+    /// It asked for a pause when it was asked for a part right after the whole.
+    Limited,
     /// It gives the whole only.
     Refused,
 }
@@ -65,7 +68,7 @@ impl Parts {
                 *self = Self::Doubted;
                 Next::AsBefore
             }
-            Self::Doubted | Self::Refused => Next::AsBefore,
+            Self::Doubted | Self::Limited | Self::Refused => Next::AsBefore,
         }
     }
 
@@ -83,14 +86,31 @@ impl Parts {
             Self::Refused => whole().await,
             Self::Doubted => {
                 let whole = whole().await?;
-                let answered = tokio::time::timeout(SHORT_PATIENCE, part()).await;
-                if let Ok(Ok(part)) = answered {
-                    *self = Self::Given;
-                    return Ok(part);
+                match tokio::time::timeout(SHORT_PATIENCE, part()).await {
+                    Ok(Ok(part)) => {
+                        *self = Self::Given;
+                        Ok(part)
+                    }
+                    Ok(Err(error)) if error.retry_after().is_some() => {
+                        *self = Self::Limited;
+                        Err(error)
+                    }
+                    _ => {
+                        *self = Self::Refused;
+                        Ok(whole)
+                    }
                 }
-                *self = Self::Refused;
-                Ok(whole)
             }
+            Self::Limited => match tokio::time::timeout(RANGE_PATIENCE, part()).await {
+                Ok(Ok(part)) => {
+                    *self = Self::Given;
+                    Ok(part)
+                }
+                _ => {
+                    *self = Self::Refused;
+                    whole().await
+                }
+            },
             Self::Given => {
                 let mut part = Box::pin(part());
                 if let Ok(answered) = tokio::time::timeout(RANGE_PATIENCE, &mut part).await {
@@ -179,6 +199,22 @@ mod tests {
             assert_eq!(parts.after(true, true, &failed(ErrorKind::Truncated)), Next::AsBefore);
             assert_eq!(parts, Parts::Doubted, "the rest is asked for by range once more");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_counts_requests_is_given_its_pause_and_asked_for_the_range_alone() {
+        let limited = || ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(1)) };
+        let mut parts = Parts::Given;
+        assert_eq!(parts.after(true, false, &failed(limited())), Next::AsBefore);
+        let asked = opened(&mut parts, (0, Some(limited())), (0, None)).await;
+        assert_eq!(asked, (Err(limited()), "wp".into()));
+        assert_eq!(parts.after(true, false, &failed(limited())), Next::AsBefore);
+        assert_eq!(opened(&mut parts, (0, None), (0, None)).await, (Ok(7), "p".into()));
+        assert_eq!(parts, Parts::Given);
+        // One that asks for a pause whenever it is asked for a range gives none.
+        let mut parts = Parts::Limited;
+        assert_eq!(opened(&mut parts, (0, Some(limited())), (0, None)).await, (Ok(0), "pw".into()));
+        assert_eq!(parts, Parts::Refused);
     }
 
     #[test]
