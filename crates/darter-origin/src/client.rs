@@ -48,6 +48,9 @@ pub struct HttpConfig {
     pub first_byte_timeout: Duration,
     /// How long nothing may arrive within a body.
     pub stall_timeout: Duration,
+    /// After this long without a frame an HTTP/2 connection is asked whether it lives, and has as long to answer. All
+    /// requests to a server share it: one that a firewall forgot would be waited for by each of them.
+    pub ping_timeout: Duration,
     /// PEM file of certificate authorities to trust besides the system's.
     pub extra_ca: Option<PathBuf>,
     /// Settings of servers by their hosts (`registry.lab`) or authorities (`10.0.0.1:5000`).
@@ -69,6 +72,7 @@ impl Default for HttpConfig {
             first_byte_timeout: Duration::from_secs(120),
             // Less than readers wait (`--stall-timeout`): a body that stalls is to be asked for again before they leave.
             stall_timeout: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(5),
             extra_ca: None,
             servers: BTreeMap::new(),
             configured: Vec::new(),
@@ -233,7 +237,7 @@ impl Inner {
         let is_configured = !request.stranger && self.configured.iter().any(|known| same_server(known, &request.url));
         let reach = if trusts.is_some() || is_configured { Reach::Anywhere } else { request.reach };
         reach.check(&request.url)?;
-        let client = server.client(reach, trusts.is_some())?;
+        let mut client = server.client(&request.url, reach, trusts.is_some())?;
         let mut headers = request.headers.clone();
         headers.extend(request.credentials.clone());
         for (name, value) in trusts.map(Server::headers).into_iter().flatten() {
@@ -261,10 +265,15 @@ impl Inner {
                 Err(_) => {
                     return Err(match left.filter(|left| *left < own) {
                         Some(left) => failure::no_answer_in(left, &authority(&request.url)),
-                        None => failure::no_first_byte(&request.url, own),
+                        None => failure::no_first_byte(&request.url, proxy().as_deref(), own),
                     });
                 }
             };
+            if failure::wants_http1(&error) && server.wants_http1(&request.url) {
+                tracing::debug!(url = %shown(&request.url), "the server wants HTTP/1.1, asking again by that");
+                client = server.client(&request.url, reach, trusts.is_some())?;
+                continue;
+            }
             sendings += 1;
             if !idempotent || sendings >= MAX_SENDINGS || !failure::broke_off(&error) {
                 return Err(failure::of_request(error, &request.url, proxy().as_deref(), reach));

@@ -51,12 +51,14 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
             format!("no connection to the proxy {proxy}, by which {host} is reached: check the proxy, or NO_PROXY");
         (ErrorKind::Unreachable, text)
     } else if error.is_timeout() {
-        let by = proxy.map(|proxy| format!(" by way of the proxy {proxy}")).unwrap_or_default();
-        (ErrorKind::Timeout, format!("{host} does not answer{by}: check that the network reaches it"))
+        // A registry at a port of its own is most likely one without TLS; its server waits for more of a request.
+        let may_be_plain = url.scheme() == "https" && error.is_connect() && url.port().is_some();
+        let or = if may_be_plain { format!("; {}", or_not_tls(&host)) } else { String::new() };
+        (ErrorKind::Timeout, format!("{host} does not answer{}: check that the network reaches it{or}", by(proxy)))
     } else if error.is_dns() {
         (ErrorKind::Unreachable, format!("the host name of {host} can't be resolved: check its spelling, and DNS"))
-    } else if url.scheme() == "https" && error.is_connect() && says(&error, "tls handshake eof") {
-        let text = format!("{host} broke the connection off during the TLS handshake; {}", not_tls_text(&host));
+    } else if url.scheme() == "https" && error.is_connect() && hung_up(&error) {
+        let text = format!("{host} broke the connection off during the TLS handshake: {}", or_not_tls(&host));
         (ErrorKind::Unreachable, text)
     } else if error.is_connect() {
         (
@@ -66,9 +68,10 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
     } else if error.is_builder() {
         (ErrorKind::Protocol, format!("no request can be made of {}: check the address", shown(url)))
     } else if broke_off(&error) {
-        (ErrorKind::Unreachable, format!("{host} broke the connection off before it answered"))
+        (ErrorKind::Unreachable, format!("{host} broke the connection off before it answered{}", by(proxy)))
     } else {
-        (ErrorKind::Protocol, format!("{host} does not speak HTTP as it should: check the port and the scheme"))
+        let by = by(proxy);
+        (ErrorKind::Protocol, format!("{host} does not speak HTTP as it should{by}: check the port and the scheme"))
     };
     // Resolvers that could not be reached say something else ("temporary failure").
     let unknown_name = error.is_dns() && (says(&error, "not known") || says(&error, "No address associated"));
@@ -80,10 +83,11 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
 }
 
 /// The first byte took too long.
-pub(super) fn no_first_byte(url: &Url, limit: Duration) -> OriginError {
+pub(super) fn no_first_byte(url: &Url, proxy: Option<&str>, limit: Duration) -> OriginError {
     let text = format!(
-        "{} accepted the request and did not answer for {} s (--origin-timeout): try later, or give it more time",
+        "{} accepted the request{} and did not answer for {} s (--origin-timeout): try later, or give it more time",
         authority(url),
+        by(proxy),
         limit.as_secs_f64()
     );
     OriginError::new(ErrorKind::Timeout, text)
@@ -109,6 +113,16 @@ pub(super) fn proxy_login(url: &Url, proxy: Option<&str>) -> OriginError {
          into HTTP_PROXY or HTTPS_PROXY, as http://USER:PASSWORD@HOST:PORT, or into the upstream's proxy-login-file"
     );
     OriginError::new(ErrorKind::Status(407), text)
+}
+
+/// Names the proxy that stands between.
+fn by(proxy: Option<&str>) -> String {
+    proxy.map(|proxy| format!(" by way of the proxy {proxy}")).unwrap_or_default()
+}
+
+/// What else may be the reason that a TLS connection is not made.
+fn or_not_tls(host: &str) -> String {
+    format!("if it does not speak TLS, write http:// in its address; for a registry without TLS, --plain-http {host}")
 }
 
 fn not_tls_text(host: &str) -> String {
@@ -220,9 +234,26 @@ fn not_tls(error: &reqwest::Error) -> bool {
     })
 }
 
-/// Whether a connection that was made broke before an answer, rather than that the answer was wrong.
+/// Whether the peer ended a connection that was made during the TLS handshake, and said nothing.
+fn hung_up(error: &reqwest::Error) -> bool {
+    let is_end = |cause: &(dyn StdError + 'static)| {
+        use std::io::ErrorKind as Io;
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe | Io::UnexpectedEof))
+    };
+    says(error, "tls handshake eof") || found(error, is_end)
+}
+
+/// Whether the server wants the request by HTTP/1.1 (RFC 9113, `HTTP_1_1_REQUIRED`): some want client certificates, or
+/// logins of whole connections, at some paths only.
+pub(super) fn wants_http1(error: &reqwest::Error) -> bool {
+    says(error, "endpoint requires HTTP/1.1")
+}
+
+/// Whether a connection that was made broke before an answer, rather than that the answer was wrong. One that is silently
+/// dead has, too.
 pub(super) fn broke_off(error: &reqwest::Error) -> bool {
-    let made = !error.is_connect() && !error.is_timeout() && !error.is_builder();
+    let made = !error.is_connect() && !error.is_builder();
     made && found(error, |cause| {
         cause.is::<std::io::Error>() || cause.downcast_ref::<hyper::Error>().is_some_and(|error| !error.is_parse())
     })

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::client::reach::{self, Resolver};
@@ -26,6 +27,8 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 256 << 20;
 /// Most bytes of headers in an HTTP/2 answer.
 const MAX_HEADER_BYTES: u32 = 256 << 10;
+/// Authorities remembered at most that don't take HTTP/2.
+const MAX_ONLY_HTTP1: usize = 1024;
 
 /// Settings for one server, where they differ from those for all.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -51,6 +54,51 @@ pub struct ServerConfig {
     pub proxy: Option<Url>,
 }
 
+impl ServerConfig {
+    /// Takes in settings for the same server.
+    ///
+    /// # Errors
+    /// The name of one that both have, with other values.
+    pub fn merge(&mut self, other: &Self) -> Result<(), String> {
+        fn one<T: Clone + PartialEq>(name: &str, own: &mut Option<T>, other: &Option<T>) -> Result<(), String> {
+            match (&own, other) {
+                (Some(a), Some(b)) if a != b => Err(name.to_owned()),
+                (None, Some(_)) => {
+                    own.clone_from(other);
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        }
+        // Neither is shown in the clear what is meant for the other by TLS.
+        let has_keys = |it: &Self| it.client_cert.is_some() || !it.headers.is_empty();
+        let is_at_same = other.urls.iter().all(|url| self.urls.iter().any(|known| same_server(known, url)));
+        if !is_at_same && (has_keys(self) || has_keys(other)) {
+            return Err("http and https".to_owned());
+        }
+        one("ca", &mut self.ca, &other.ca)?;
+        one("client-cert", &mut self.client_cert, &other.client_cert)?;
+        one("client-key", &mut self.client_key, &other.client_key)?;
+        one("connect-timeout", &mut self.connect_timeout, &other.connect_timeout)?;
+        one("first-byte-timeout", &mut self.first_byte_timeout, &other.first_byte_timeout)?;
+        one("proxy", &mut self.proxy, &other.proxy)?;
+        self.skip_verify |= other.skip_verify;
+        for (name, value) in &other.headers {
+            match self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+                Some((known, its)) if its != value => return Err(format!("the header {known}")),
+                Some(_) => {}
+                None => self.headers.push((name.clone(), value.clone())),
+            }
+        }
+        for url in &other.urls {
+            if !self.urls.contains(url) {
+                self.urls.push(url.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Prints the headers' names alone: values may be secret.
 impl fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,8 +117,11 @@ impl fmt::Debug for ServerConfig {
 /// One server's settings, ready for use.
 pub(super) struct Server {
     plan: Plan,
-    /// By reach, and whether the certificate is shown. The first is made at once, since it may not be possible.
-    clients: [OnceLock<reqwest::Client>; 6],
+    /// By reach, whether the certificate is shown, and whether HTTP/2 is spoken. The first is made at once, since it may not
+    /// be possible.
+    clients: [OnceLock<reqwest::Client>; 12],
+    /// Authorities that offer HTTP/2 and want HTTP/1.1 of whoever speaks it.
+    only_http1: Mutex<BTreeSet<String>>,
     urls: Vec<Url>,
     pub(super) first_byte_timeout: Duration,
     pub(super) stall_timeout: Duration,
@@ -117,9 +168,12 @@ impl Plan {
         Ok(Self { config, own: own.clone(), authorities, identity: identity.transpose()?, proxy, exempt })
     }
 
-    fn client(&self, reach: Reach, is_shown: bool) -> Result<reqwest::Client, reqwest::Error> {
+    fn client(&self, Kind { reach, is_shown, only_http1 }: Kind) -> Result<reqwest::Client, reqwest::Error> {
         let builder = || {
             let mut builder = builder(&self.config, &self.own);
+            if only_http1 {
+                builder = builder.http1_only();
+            }
             if reach != Reach::Anywhere {
                 builder = builder.dns_resolver(Arc::new(Resolver { reach, exempt: self.exempt.clone() }));
             }
@@ -145,10 +199,11 @@ impl Server {
     /// Reads the files that the settings name; makes no connection.
     pub(super) fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
         let plan = Plan::new(config, own)?;
-        let clients: [OnceLock<reqwest::Client>; 6] = Default::default();
+        let clients: [OnceLock<reqwest::Client>; 12] = Default::default();
         for is_shown in [false, true] {
-            let first = plan.client(Reach::Anywhere, is_shown).map_err(ConfigError::Client)?;
-            let _ = clients[place_of(Reach::Anywhere, is_shown)].set(first);
+            let kind = Kind { reach: Reach::Anywhere, is_shown, only_http1: false };
+            let first = plan.client(kind).map_err(ConfigError::Client)?;
+            let _ = clients[kind.place()].set(first);
             if plan.identity.is_none() {
                 break;
             }
@@ -161,6 +216,7 @@ impl Server {
         Ok(Self {
             plan,
             clients,
+            only_http1: Mutex::default(),
             urls: own.urls.clone(),
             first_byte_timeout: own.first_byte_timeout.unwrap_or(config.first_byte_timeout),
             stall_timeout: config.stall_timeout,
@@ -169,17 +225,27 @@ impl Server {
         })
     }
 
-    /// The client for requests of this reach, which shows the certificate or not.
-    pub(super) fn client(&self, reach: Reach, is_shown: bool) -> Result<&reqwest::Client, OriginError> {
+    /// The client for requests of this reach to `url`, which shows the certificate or not.
+    pub(super) fn client(&self, url: &Url, reach: Reach, is_shown: bool) -> Result<&reqwest::Client, OriginError> {
         let is_shown = is_shown && self.plan.identity.is_some();
-        let client = &self.clients[place_of(reach, is_shown)];
+        let kind = Kind { reach, is_shown, only_http1: self.only_http1.lock().contains(&authority(url)) };
+        let client = &self.clients[kind.place()];
         if let Some(client) = client.get() {
             return Ok(client);
         }
-        let made = self.plan.client(reach, is_shown).map_err(|error| {
+        let made = self.plan.client(kind).map_err(|error| {
             OriginError::new(ErrorKind::Io, "the HTTP client can't be set up").caused_by(error.without_url())
         })?;
         Ok(client.get_or_init(|| made))
+    }
+
+    /// Takes note that HTTP/1.1 is to be spoken at `url`. False if that was known.
+    pub(super) fn wants_http1(&self, url: &Url) -> bool {
+        let mut known = self.only_http1.lock();
+        if known.len() >= MAX_ONLY_HTTP1 {
+            known.clear();
+        }
+        known.insert(authority(url))
     }
 
     /// The headers for requests to its addresses.
@@ -217,14 +283,24 @@ impl Server {
     }
 }
 
-/// Where a client is in the table.
-const fn place_of(reach: Reach, is_shown: bool) -> usize {
-    let first = match reach {
-        Reach::Anywhere => 0,
-        Reach::BeyondHost => 2,
-        Reach::Public => 4,
-    };
-    first + is_shown as usize
+/// What a client is for.
+#[derive(Clone, Copy)]
+struct Kind {
+    reach: Reach,
+    is_shown: bool,
+    only_http1: bool,
+}
+
+impl Kind {
+    /// Where the client is in the table.
+    const fn place(self) -> usize {
+        let first = match self.reach {
+            Reach::Anywhere => 0,
+            Reach::BeyondHost => 4,
+            Reach::Public => 8,
+        };
+        first + 2 * self.only_http1 as usize + self.is_shown as usize
+    }
 }
 
 fn builder(config: &HttpConfig, own: &ServerConfig) -> reqwest::ClientBuilder {
@@ -242,6 +318,9 @@ fn builder(config: &HttpConfig, own: &ServerConfig) -> reqwest::ClientBuilder {
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_keep_alive_interval(config.ping_timeout)
+        .http2_keep_alive_timeout(config.ping_timeout)
+        .http2_keep_alive_while_idle(true)
         .tcp_nodelay(true);
     if config.proxy_from_environment { builder } else { builder.no_proxy() }
 }

@@ -261,7 +261,7 @@ fn answer(reply: Reply, seen: &Seen) -> Result<Response<BoxBody<Bytes, std::io::
     Ok(response.body(body).unwrap())
 }
 
-fn tls_acceptor(protocols: &[&[u8]], for_known: bool) -> TlsAcceptor {
+pub fn tls_acceptor(protocols: &[&[u8]], for_known: bool) -> TlsAcceptor {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/server.pem")).unwrap();
