@@ -104,8 +104,9 @@ impl Mirror {
         }
         let mut response = Response::new(local::empty());
         put_headers(response.headers_mut(), &digest)?;
-        if ask.has_already(&digest) {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        ask.pass_on(response.headers_mut());
+        if let Some(status) = ask.condition(&digest) {
+            *response.status_mut() = status;
             return Ok(response);
         }
         if ask.head {

@@ -3,7 +3,7 @@
 //! A next page that the registry has under the same path, or under that of another list, stays on the mirror and names the
 //! same upstream. One that has any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
 //! which it is known again (`page`); one outside of it, or at the path of a manifest or a blob, is not the mirror's, and
-//! keeps its address. A page that is its own next is the last.
+//! keeps its address. A page whose next is one that the client was at is the last (`walk`).
 //!
 //! Pure.
 
@@ -14,6 +14,7 @@ use url::{Url, form_urlencoded};
 
 use crate::mirror::page::{Page, Pages};
 use crate::mirror::route::{self, Naming, Route};
+use crate::mirror::walk::{WALK, Walk};
 
 /// The query parameter that names a page by the registry's own path and query.
 pub(crate) const PAGE: &str = "darter-page";
@@ -39,6 +40,8 @@ pub(crate) struct List<'a> {
     pub(crate) has_credentials: bool,
     /// By what a page is known again.
     pub(crate) pages: &'a Pages,
+    /// How the client came to this page, if it followed links.
+    pub(crate) walk: Option<Walk>,
 }
 
 /// The `Link` to the page after this one.
@@ -47,15 +50,18 @@ pub(crate) fn next_page(list: List<'_>, headers: &HeaderMap) -> Option<HeaderVal
     let values = headers.get_all(LINK).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let target = values.flat_map(|value| links_of(&value)).find(|link| link.is_next)?.target;
     let target = asked.join(&target).ok()?;
-    if target == asked {
-        tracing::debug!(%target, "a page that is its own next");
+    let Some(walk) = Walk::on(list.walk, &asked, &target) else {
+        tracing::debug!(%target, "pages that lead in a circle");
         return None;
-    }
-    HeaderValue::from_str(&format!("<{}>; rel=\"next\"", list.on_the_mirror(&target))).ok()
+    };
+    // A list's first page is asked for by its size at most.
+    let is_first = asked.query_pairs().all(|(name, _)| name == "n" || name == "artifactType");
+    let walk = (list.walk.is_some() || !is_first).then_some(walk);
+    HeaderValue::from_str(&format!("<{}>; rel=\"next\"", list.on_the_mirror(&target, walk))).ok()
 }
 
 impl List<'_> {
-    fn on_the_mirror(&self, target: &Url) -> String {
+    fn on_the_mirror(&self, target: &Url, walk: Option<Walk>) -> String {
         let rest =
             if target.origin() == self.base.origin() { target.path().strip_prefix(self.base.path()) } else { None };
         let Some(path) = rest.filter(|rest| rest.starts_with("v2/")).map(|rest| format!("/{rest}")) else {
@@ -72,12 +78,12 @@ impl List<'_> {
                 let Some(code) = self.code(&page).filter(|_| may_be_list(&path)) else { return target.to_string() };
                 let mut query = form_urlencoded::Serializer::new(String::new());
                 query.append_pair(PAGE, &page).append_pair(PAGE_CODE, &code);
-                return self.path(self.asked_name, self.rest, query);
+                return self.path(self.asked_name, self.rest, query, walk);
             }
         };
         let repository = if repository == self.repository { self.asked_name } else { repository };
         let (_, query) = route::split_query(target.query());
-        self.path(repository, &rest, form_urlencoded::Serializer::new(query))
+        self.path(repository, &rest, form_urlencoded::Serializer::new(query), walk)
     }
 
     fn code(&self, path: &str) -> Option<String> {
@@ -85,7 +91,16 @@ impl List<'_> {
         self.pages.code(Page { base, repository, has_credentials, path })
     }
 
-    fn path(&self, repository: &str, rest: &str, mut query: form_urlencoded::Serializer<'_, String>) -> String {
+    fn path(
+        &self,
+        repository: &str,
+        rest: &str,
+        mut query: form_urlencoded::Serializer<'_, String>,
+        walk: Option<Walk>,
+    ) -> String {
+        if let Some(walk) = walk {
+            query.append_pair(WALK, &walk.to_string());
+        }
         let prefix = match self.naming {
             Naming::Namespace(namespace) => {
                 query.append_pair("ns", namespace);
@@ -164,7 +179,8 @@ mod tests {
         let asked = "/v2/lib/app/tags/list?n=2";
         let (repository, asked_name, rest) = ("lib/app", "lib/app", "tags/list");
         let (has_credentials, pages) = (false, &Pages::new());
-        let list = List { base: &base, asked, repository, asked_name, rest, naming, has_credentials, pages };
+        let walk = None;
+        let list = List { base: &base, asked, repository, asked_name, rest, naming, has_credentials, pages, walk };
         next_page(list, &headers).map(|link| link.to_str().unwrap().to_owned())
     }
 
@@ -234,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_page_that_is_its_own_next_is_the_last() {
-        for link in ["</v2/lib/app/tags/list?n=2>; rel=next", "<?n=2>; rel=next", "<>; rel=next"] {
+        for link in ["</v2/lib/app/tags/list?n=2>; rel=next", "<?n=2>; rel=next", "<>; rel=next", "<#top>; rel=next"] {
             assert_eq!(next("https://registry.lab/", link, &Naming::Default), None, "{link}");
         }
     }

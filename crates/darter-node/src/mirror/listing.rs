@@ -12,7 +12,8 @@ use crate::mirror::link::{self, List};
 use crate::mirror::named;
 use crate::mirror::page::Page;
 use crate::mirror::problem::{Code, Problem};
-use crate::mirror::{Ask, Mirror};
+use crate::mirror::walk::WALK;
+use crate::mirror::{Ask, Mirror, route};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -20,10 +21,11 @@ impl Mirror {
     /// Passes `rest` of the repository through.
     pub(super) async fn listing(&self, ask: &Ask<'_>, kind: MirrorKind, rest: &str) -> Result<Response<Body>, Problem> {
         let page = self.page_of(ask)?;
+        let (walk, query) = route::take(&ask.query, WALK);
         let path = match &page {
             Some(page) => page.clone(),
-            None if ask.query.is_empty() => format!("/v2/{}/{rest}", ask.repository),
-            None => format!("/v2/{}/{rest}?{}", ask.repository, ask.query),
+            None if query.is_empty() => format!("/v2/{}/{rest}", ask.repository),
+            None => format!("/v2/{}/{rest}?{query}", ask.repository),
         };
         let method = if ask.head { Method::HEAD } else { Method::GET };
         let reply = self.request_path(ask, method, path.clone(), ask.accept()).await?;
@@ -53,6 +55,7 @@ impl Mirror {
             naming: &ask.naming,
             has_credentials: !ask.credentials.is_empty(),
             pages: &self.pages,
+            walk: walk.and_then(|walk| walk.parse().ok()),
         };
         if let Some(link) = link::next_page(list, &reply.headers) {
             headers.insert(LINK, link);

@@ -11,7 +11,7 @@
 //! | `flow` | a blob's bytes: from the agent, and from the upstream where the agent is not first |
 //! | `rescue` | a blob from its upstream, past the agent |
 //! | `ahead` | which ranges begin with the upstream |
-//! | `listing`, `link`, `page` | tags and referrers, passed through; links to their further pages; which of those are gone to |
+//! | `listing`, `link`, `page`, `walk` | tags and referrers, passed through; links to their further pages; which of those are gone to; circles |
 //! | `grants` | who may read what is cached |
 //! | `cache` | manifests in memory and on disk |
 //! | `provenance` | which registry and repository delivered a cached manifest |
@@ -75,6 +75,7 @@ mod rewrite;
 pub(crate) mod route;
 mod sampled;
 mod told;
+mod walk;
 mod wrong;
 
 use std::fmt;
@@ -451,11 +452,6 @@ impl Ask<'_> {
             headers.append(ACCEPT, value.clone());
         }
         headers
-    }
-
-    /// Whether the caller says that it has this very content already.
-    fn has_already(&self, digest: &Digest) -> bool {
-        self.condition(digest) == Some(StatusCode::NOT_MODIFIED)
     }
 
     /// The status that the caller's conditions ask for in place of this content.

@@ -250,7 +250,18 @@ mod tests {
     #[test]
     fn what_is_no_json_object_is_no_manifest() {
         let none = HeaderMap::new();
-        for page in ["<html>Log in first</html>", "", "[]", "null", "{\"cut\": ", "{\"error\":\"log in first\"}"] {
+        // The last ones: errors that a proxy passes on with a status of success.
+        for page in [
+            "<html>Log in first</html>",
+            "",
+            "[]",
+            "null",
+            "{\"cut\": ",
+            "{}",
+            "{\"error\":\"log in first\"}",
+            "{\"errors\": [{\"code\": \"UNAUTHORIZED\"}]}",
+            "{\"message\": \"not now\", \"status\": 503}",
+        ] {
             assert_eq!(check(&none, page.into(), None).unwrap_err(), Wrong::NoManifest, "{page}");
         }
         let named = HeaderMap::from_iter([(DOCKER_CONTENT_DIGEST, Digest::sha256(b"{}").to_string().parse().unwrap())]);

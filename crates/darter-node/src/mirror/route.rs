@@ -132,16 +132,22 @@ pub(crate) fn decoded(path: &str) -> String {
 
 /// The value of `ns`, and the query without it, encoded anew.
 pub(crate) fn split_query(query: Option<&str>) -> (Option<String>, String) {
-    let mut namespace = None;
+    let (namespace, others) = take(query.unwrap_or_default(), "ns");
+    (namespace.filter(|value| !value.is_empty()), others)
+}
+
+/// The (last) value of a parameter, and the query without it, encoded anew.
+pub(crate) fn take(query: &str, wanted: &str) -> (Option<String>, String) {
+    let mut taken = None;
     let mut others = form_urlencoded::Serializer::new(String::new());
-    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        if name == "ns" {
-            namespace = Some(value.into_owned()).filter(|value| !value.is_empty());
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name == wanted {
+            taken = Some(value.into_owned());
         } else {
             others.append_pair(&name, &value);
         }
     }
-    (namespace, others.finish())
+    (taken, others.finish())
 }
 
 /// The upstream that a request names beside its path, and its query without that.

@@ -34,6 +34,23 @@ async fn pages_lead_on_from_one_to_the_next_on_the_mirror() {
 }
 
 #[tokio::test]
+async fn pages_that_lead_in_a_circle_have_an_end_and_the_registry_is_told_nothing_of_it() {
+    let world = with_tags().await;
+    let link = r#"</v2/app/tags/list?last=a>; rel="next", </v2/app/tags/list>; rel="first""#;
+    world.registry.state.lock().besides = vec![("link", link.into())];
+    let mut next = format!("/v2/{}/app/tags/list?last=b&n=2", world.registry.name());
+    for _ in 0..2 {
+        let page = world.get(&next).await;
+        let Some((path, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>')) else {
+            break;
+        };
+        next = path.to_owned();
+    }
+    assert_eq!(world.get(&next).await.header("link"), "");
+    assert_eq!(world.registry.asked()[..2], ["GET /v2/app/tags/list?last=b&n=2", "GET /v2/app/tags/list?last=a"]);
+}
+
+#[tokio::test]
 async fn referrers_keep_their_filter() {
     let world = with_tags().await;
     let digest = darter_core::Digest::sha256(b"subject");

@@ -149,18 +149,21 @@ async fn manifests_outlive_a_restart_but_grants_do_not() {
 #[tokio::test]
 async fn what_a_caller_has_already_is_compared_weakly_and_what_it_insists_on_strongly() {
     let world = world().await;
-    let (image, _) = world.registry.put_image("app", Some("1"), b"layer");
-    for (name, value, status) in [
-        ("if-none-match", format!("W/\"{image}\""), 304),
-        ("if-none-match", format!("\"x\", W/\"{image}\""), 304),
-        ("if-none-match", "\"x\"".into(), 200),
-        ("if-match", format!("\"{image}\""), 200),
-        ("if-match", "\"x\"".into(), 412),
-        ("if-match", format!("W/\"{image}\""), 412),
-    ] {
-        let got = world.send(Method::GET, "/v2/app/manifests/1", &[(name, &value)]).await;
-        assert_eq!(got.status.as_u16(), status, "{name}: {value}");
-        assert_eq!(got.body.is_empty(), status != 200);
+    let (image, [_, layer]) = world.registry.put_image("app", Some("1"), b"layer");
+    world.agent.hold(&b"layer"[..]);
+    for (path, digest) in [("/v2/app/manifests/1".to_owned(), image), (format!("/v2/app/blobs/{layer}"), layer)] {
+        for (name, value, status) in [
+            ("if-none-match", format!("W/\"{digest}\""), 304),
+            ("if-none-match", format!("\"x\", W/\"{digest}\""), 304),
+            ("if-none-match", "\"x\"".into(), 200),
+            ("if-match", format!("\"{digest}\""), 200),
+            ("if-match", "\"x\"".into(), 412),
+            ("if-match", format!("W/\"{digest}\""), 412),
+        ] {
+            let got = world.send(Method::GET, &path, &[(name, &value)]).await;
+            assert_eq!(got.status.as_u16(), status, "{path} {name}: {value}");
+            assert_eq!(got.body.is_empty(), status != 200);
+        }
     }
 }
 
@@ -189,11 +192,13 @@ async fn a_registry_that_refuses_head_in_any_way_is_asked_by_get() {
 /// A portal, or a proxy's error page.
 #[tokio::test]
 async fn a_page_in_the_place_of_a_manifest_is_a_bad_gateway() {
-    let world = world().await;
-    world.registry.state.lock().portal = Some("<!DOCTYPE html><html>Please log in</html>");
-    let got = world.get("/v2/app/manifests/1").await;
-    assert_eq!(got.error(), (502, "MANIFEST_INVALID".into()));
-    assert!(String::from_utf8_lossy(&got.body).contains("text/html"));
+    for page in ["<!DOCTYPE html><html>Please log in</html>", "{\"message\": \"please log in\"}"] {
+        let world = world().await;
+        world.registry.state.lock().portal = Some(page);
+        let got = world.get("/v2/app/manifests/1").await;
+        assert_eq!(got.error(), (502, "MANIFEST_INVALID".into()), "{page}");
+        assert!(String::from_utf8_lossy(&got.body).contains("text/html"));
+    }
 }
 
 /// Its digest is that of what was signed, which is not all of its bytes.

@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 use crate::world::world;
 
 #[tokio::test]
-async fn warnings_and_limits_come_with_manifests_lists_and_errors() {
+async fn warnings_and_limits_come_with_blobs_manifests_lists_and_errors() {
     let world = world().await;
     world.registry.put_image("app", Some("1"), b"layer");
     world.registry.state.lock().besides = vec![
@@ -15,7 +15,9 @@ async fn warnings_and_limits_come_with_manifests_lists_and_errors() {
         ("set-cookie", "session=1".into()),
     ];
     // The second time the tag is asked for by HEAD, and the manifest comes from the cache.
-    for path in ["/v2/app/manifests/1", "/v2/app/manifests/1", "/v2/app/tags/list", "/v2/app/manifests/2"] {
+    let blob = format!("/v2/app/blobs/{}", darter_core::Digest::sha256(b"layer"));
+    world.agent.hold(&b"layer"[..]);
+    for path in [&*blob, "/v2/app/manifests/1", "/v2/app/manifests/1", "/v2/app/tags/list", "/v2/app/manifests/2"] {
         let got = world.get(path).await;
         assert_eq!(got.header("warning"), "299 - \"this image moves to lab/app\"", "{path}");
         assert_eq!(got.header("ratelimit-remaining"), "76;w=21600", "{path}");
