@@ -313,8 +313,13 @@ pub(super) fn registry_config(options: &Options) -> RegistryConfig {
     for upstream in &options.upstreams {
         addresses.entry(upstream.name.clone()).or_default().extend(upstream.urls.iter().cloned());
     }
+    let prefixes = options.upstreams.iter().filter_map(|upstream| {
+        let prefix = upstream.prefix.as_deref()?.trim_matches('/');
+        (!prefix.is_empty()).then(|| (upstream.name.clone(), prefix.to_owned()))
+    });
     RegistryConfig {
         addresses,
+        prefixes: prefixes.collect(),
         plain_http: options.plain_http.iter().cloned().collect(),
         logins: options.logins.iter().map(login).collect(),
         docker_config: options.docker_config.clone(),
@@ -332,11 +337,14 @@ fn addresses_of(upstream: &UpstreamOption, registries: &Upstreams) -> Vec<Url> {
     registries.resolve(&upstream.name).map(|registry| registry.base().clone()).into_iter().collect()
 }
 
-/// The settings of upstreams, by the servers that they are about.
-fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
-    let mut servers = BTreeMap::new();
-    let registries = Upstreams::new(&registry_config(options));
-    for upstream in &options.upstreams {
+/// The settings of upstreams, by the servers that they are about. Several upstreams may be at one server, which has the
+/// settings of all of them.
+///
+/// # Errors
+/// Two of them that can't both hold.
+fn servers(upstreams: &[UpstreamOption], registries: &Upstreams) -> Result<BTreeMap<String, ServerConfig>, StartError> {
+    let mut servers = BTreeMap::<String, (&str, ServerConfig)>::new();
+    for upstream in upstreams {
         let config = ServerConfig {
             urls: Vec::new(),
             ca: upstream.ca.clone(),
@@ -349,27 +357,41 @@ fn servers(options: &Options) -> BTreeMap<String, ServerConfig> {
             proxy: upstream.proxy.clone(),
         };
         if config != ServerConfig::default() {
-            let config = ServerConfig { urls: addresses_of(upstream, &registries), ..config };
-            servers.extend(upstream.servers().into_iter().map(|server| (server, config.clone())));
+            let config = ServerConfig { urls: addresses_of(upstream, registries), ..config };
+            for server in upstream.servers() {
+                let Some((other, known)) = servers.get_mut(&server) else {
+                    servers.insert(server, (&upstream.name, config.clone()));
+                    continue;
+                };
+                known.merge(&config).map_err(|setting| {
+                    StartError::Options(format!(
+                        "the upstreams {other} and {} are both at {server} and have different settings ({setting}), which \
+                         belong to the server: give both the same, or the one of them another address",
+                        upstream.name
+                    ))
+                })?;
+            }
         }
     }
-    servers
+    Ok(servers.into_iter().map(|(server, (_, config))| (server, config)).collect())
 }
 
-pub(super) fn http_config(options: &Options) -> HttpConfig {
+/// # Errors
+/// Settings of one server that can't both hold.
+pub(super) fn http_config(options: &Options) -> Result<HttpConfig, StartError> {
     let registries = Upstreams::new(&registry_config(options));
-    HttpConfig {
+    Ok(HttpConfig {
         configured: options.upstreams.iter().flat_map(|upstream| addresses_of(upstream, &registries)).collect(),
         extra_ca: options.origin_ca.clone(),
         first_byte_timeout: options.origin_timeout,
-        servers: servers(options),
+        servers: servers(&options.upstreams, &registries)?,
         signed_parameters: options.signed_parameters.clone(),
         ..HttpConfig::default()
-    }
+    })
 }
 
 fn http_client(options: &Options) -> Result<HttpClient, StartError> {
-    HttpClient::new(&http_config(options)).map_err(|error| {
+    HttpClient::new(&http_config(options)?).map_err(|error| {
         let failure = OriginFailure::from(&OriginError::new(darter_origin::ErrorKind::Io, error.to_string()));
         StartError::Options(failure.text)
     })
@@ -398,6 +420,44 @@ mod tests {
         assert_eq!(urls_of("h.corp", &[], &[]), ["https://h.corp/"]);
         assert_eq!(urls_of("h.corp:5000", &[], &["h.corp:5000"]), ["http://h.corp:5000/"]);
         assert_eq!(urls_of("docker.io", &[], &[]), ["https://registry-1.docker.io/"]);
+    }
+
+    #[test]
+    fn two_upstreams_at_one_server_have_the_same_settings_there_or_are_refused() {
+        let upstream = |name: &str, url: &str| UpstreamOption {
+            name: name.to_owned(),
+            urls: vec![url.parse().unwrap()],
+            ..UpstreamOption::default()
+        };
+        let servers = |upstreams: [UpstreamOption; 2]| {
+            let registries = Upstreams::new(&RegistryConfig::default());
+            super::servers(&upstreams, &registries).map_err(|error| error.to_string())
+        };
+        let hub = || UpstreamOption {
+            ca: Some("/ca.pem".into()),
+            headers: vec![("X-Team".to_owned(), "a".to_owned())],
+            ..upstream("docker.io", "https://harbor.lab")
+        };
+        let other = || UpstreamOption {
+            first_byte_timeout: Some(Duration::from_secs(9)),
+            headers: vec![("x-team".to_owned(), "a".to_owned()), ("X-Site".to_owned(), "b".to_owned())],
+            ..upstream("ghcr.io", "https://harbor.lab/x")
+        };
+        let both = servers([hub(), other()]).unwrap();
+        let harbor = &both["harbor.lab"];
+        assert_eq!((harbor.ca.as_deref(), harbor.headers.len()), (Some(std::path::Path::new("/ca.pem")), 2));
+        assert_eq!((harbor.first_byte_timeout, harbor.urls.len()), (Some(Duration::from_secs(9)), 2));
+        let wrong = UpstreamOption { headers: vec![("X-Team".to_owned(), "secret".to_owned())], ..other() };
+        let told = servers([hub(), wrong.clone()]).unwrap_err();
+        let says = |part: &str| told.contains(part);
+        assert!(
+            says("docker.io") && says("ghcr.io") && says("harbor.lab") && says("X-Team") && !says("secret"),
+            "{told}"
+        );
+        let plain = UpstreamOption { urls: vec!["http://harbor.lab".parse().unwrap()], ..other() };
+        assert!(servers([hub(), plain]).unwrap_err().contains("http and https"));
+        let elsewhere = UpstreamOption { urls: vec!["https://harbor.lab:8443".parse().unwrap()], ..wrong };
+        assert_eq!(servers([hub(), elsewhere]).unwrap().len(), 2);
     }
 
     #[test]

@@ -181,9 +181,25 @@ impl Question {
                 headers.append(name, value.parse().ok()?);
             }
         }
-        let upstream = if question.configured { known.at(&base) } else { known.at_named(&base) };
+        let repository = repository_of(&question.path);
+        let upstream = match question.configured {
+            true => known.at_of(&base, repository),
+            false => known.at_named(&base, repository),
+        };
         let method = if question.head { Method::HEAD } else { Method::GET };
         Some(Self { upstream, method, path: question.path, headers, credentials: question.credentials })
+    }
+}
+
+/// The repository that a path and query of the API is about.
+fn repository_of(path_and_query: &str) -> Option<&str> {
+    let path = path_and_query.split_once('?').map_or(path_and_query, |(path, _)| path);
+    match route::parse(path)? {
+        Route::Ping => None,
+        Route::Manifest { name, .. }
+        | Route::Blob { name, .. }
+        | Route::Tags { name }
+        | Route::Referrers { name, .. } => Some(name),
     }
 }
 

@@ -350,7 +350,7 @@ impl RegistryClient {
     ) -> Result<Option<Wanted>, OriginError> {
         let Some(beyond) = self.inner.beyond.lock().get(place).cloned() else { return Ok(None) };
         let Some(wanted) = self.inner.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
-        let login = self.login_beyond(request, &beyond.0, callers).await;
+        let login = self.login_beyond(request, &beyond, callers).await;
         if let Some(authorization) = self.meet(&wanted, login.as_ref()).await? {
             request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
         }
@@ -369,9 +369,10 @@ impl RegistryClient {
     ) -> Result<Answer, OriginError> {
         // Whatever is no registry's address (an object store's) has no challenge that is ours to meet.
         let Some((base, path)) = registry_at(from) else { return Ok(answer) };
-        let login = self.login_beyond(&request, &base, callers).await;
-        let upstream = self.inner.upstreams.at(&base).reached_by(request.reach, request.stranger);
         let repository = repository_of(&path).map(str::to_owned);
+        let beyond = (base.clone(), repository.clone());
+        let login = self.login_beyond(&request, &beyond, callers).await;
+        let upstream = self.inner.upstreams.at(&base).reached_by(request.reach, request.stranger);
         let Some(wanted) = wanted_by(&answer.headers, &upstream, repository.as_deref(), login.as_ref()) else {
             return Ok(answer);
         };
@@ -387,7 +388,6 @@ impl RegistryClient {
         request.elsewhere = Some((base.clone(), HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
         let (second, _) = self.once(&request).await?;
         if second.status != StatusCode::UNAUTHORIZED {
-            let beyond = (base, repository);
             remember(&mut self.inner.remembered.lock(), beyond.clone(), wanted);
             remember(&mut self.inner.beyond.lock(), place, beyond);
         }
@@ -396,8 +396,11 @@ impl RegistryClient {
 
     /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own, and
     /// none where a registry leads there that nobody configured: it would be given what only that login opens.
-    async fn login_beyond(&self, request: &Request, base: &Url, callers: bool) -> Option<Login> {
-        if callers || request.stranger { None } else { self.login_of(&self.inner.upstreams.at(base)).await }
+    async fn login_beyond(&self, request: &Request, (base, repository): &Place, callers: bool) -> Option<Login> {
+        if callers || request.stranger {
+            return None;
+        }
+        self.login_of(&self.inner.upstreams.at_of(base, repository.as_deref())).await
     }
 
     /// The `Authorization` that meets what is wanted, if there is one.

@@ -91,7 +91,7 @@ impl Origin for RegistryOrigin {
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
         let (registry, repository, digest) = parts(source)?;
-        let upstream = self.client.upstreams().at_for(registry, self.requester);
+        let upstream = self.client.upstreams().at_for(registry, repository, self.requester);
         let answer = self.client.head_blob(&upstream, repository, digest, credentials).await?.into_success()?;
         let current = version(source, web::content_length(&answer.headers));
         let ranges = web::serves_ranges(&answer.headers);
@@ -109,7 +109,7 @@ impl Origin for RegistryOrigin {
         let mut headers = HeaderMap::new();
         web::ask_for_range(&mut headers, range);
         let (registry, repository, digest) = parts(source)?;
-        let upstream = self.client.upstreams().at_for(registry, self.requester);
+        let upstream = self.client.upstreams().at_for(registry, repository, self.requester);
         let path = format!("/v2/{repository}/blobs/{digest}");
         let ask = || self.client.send(&upstream, Method::GET, &path, headers.clone(), credentials);
         let answer = self.first_answer(source, ask).await?;

@@ -20,6 +20,9 @@ const DOCKER_HUB_ADDRESS: &str = "https://registry-1.docker.io/";
 pub struct RegistryConfig {
     /// Base addresses (`http://` or `https://`) of registries by their names. Of several, the first that answers is used.
     pub addresses: BTreeMap<String, Vec<Url>>,
+    /// What their repositories' names begin with there, by names of registries: several may be at one address (projects of
+    /// one Harbor), and are told apart by that.
+    pub prefixes: BTreeMap<String, String>,
     /// Names of registries that are spoken to over plain HTTP.
     pub plain_http: BTreeSet<String>,
     /// Credentials of registries by their names, used for requests that bring none.
@@ -113,6 +116,7 @@ impl fmt::Debug for Upstream {
 #[derive(Clone, Debug)]
 pub struct Upstreams {
     addresses: BTreeMap<String, Vec<Url>>,
+    prefixes: BTreeMap<String, String>,
     plain_http: BTreeSet<String>,
     trusted: BTreeSet<String>,
     /// Registries with a login.
@@ -127,6 +131,7 @@ impl Upstreams {
         let addresses = config.addresses.iter().filter(|(_, urls)| !urls.is_empty());
         Self {
             addresses: addresses.map(|(name, urls)| (canonical(name), slashed(urls))).collect(),
+            prefixes: config.prefixes.iter().map(|(name, prefix)| (canonical(name), prefix.clone())).collect(),
             plain_http: config.plain_http.iter().map(|name| canonical(name)).collect(),
             trusted: config.trusted.iter().map(|name| canonical(name)).collect(),
             known: config.logins.keys().map(|name| canonical(name)).collect(),
@@ -181,8 +186,15 @@ impl Upstreams {
     /// it may be private, but neither this very host's nor lead there. One that plainly is this host's own is for
     /// who asks to see to: it is asked for by agents of this host alone.
     pub fn at(&self, base: &Url) -> Upstream {
+        self.at_of(base, None)
+    }
+
+    /// The same for a request about this repository, where several registries are at the address.
+    pub fn at_of(&self, base: &Url, repository: Option<&str>) -> Upstream {
         let base = with_slash(base.clone());
-        let configured = self.addresses.iter().find(|(_, addresses)| addresses.contains(&base));
+        // Of several that fit as well the last one counts: the first by name.
+        let here = self.addresses.iter().rev().filter(|(_, addresses)| addresses.contains(&base));
+        let configured = here.max_by_key(|(name, _)| (self.fit(name, repository), self.known.contains(*name)));
         let name = configured.map_or_else(|| canonical(&authority(&base)), |(name, _)| name.clone());
         let reach = match (self.guarded, is_this_host(&base)) {
             (true, false) => Reach::BeyondHost,
@@ -198,19 +210,30 @@ impl Upstreams {
         Upstream { name: shown(&base), base, others, configured: false, trusted: false, stranger, reach }
     }
 
+    /// How well a registry's prefix fits a repository.
+    fn fit(&self, name: &str, repository: Option<&str>) -> Option<usize> {
+        match (self.prefixes.get(name), repository) {
+            (Some(prefix), Some(repository)) => {
+                let rest = repository.strip_prefix(prefix.as_str())?;
+                rest.starts_with('/').then_some(prefix.len())
+            }
+            _ => Some(0),
+        }
+    }
+
     /// The same for an address that only a program of a host named: it is reached at public addresses alone, unless it is
     /// configured here.
-    pub fn at_named(&self, base: &Url) -> Upstream {
-        let upstream = self.at(base);
+    pub fn at_named(&self, base: &Url, repository: Option<&str>) -> Upstream {
+        let upstream = self.at_of(base, repository);
         let reach = if upstream.stranger { Reach::Public } else { upstream.reach };
         Upstream { reach, ..upstream }
     }
 
     /// The registry at this base address, as `requester` may have it asked.
-    pub(crate) fn at_for(&self, base: &Url, requester: Requester) -> Upstream {
+    pub(crate) fn at_for(&self, base: &Url, repository: &str, requester: Requester) -> Upstream {
         match requester {
-            Requester::Named => self.at_named(base),
-            Requester::Here | Requester::Elsewhere => self.at(base),
+            Requester::Named => self.at_named(base, Some(repository)),
+            Requester::Here | Requester::Elsewhere => self.at_of(base, Some(repository)),
         }
     }
 }
@@ -308,9 +331,35 @@ mod tests {
             let is_here = elsewhere.contains("127.0.0.1");
             assert_eq!(at(elsewhere).reach(), if is_here { Reach::Anywhere } else { Reach::BeyondHost });
             assert!(at(elsewhere).is_stranger());
-            assert_eq!(guarded.at_named(&elsewhere.parse().unwrap()).reach(), Reach::Public);
+            assert_eq!(guarded.at_named(&elsewhere.parse().unwrap(), None).reach(), Reach::Public);
         }
         assert_eq!(upstreams().at(&"http://127.0.0.1:5000/".parse().unwrap()).reach(), Reach::Anywhere);
+    }
+
+    #[test]
+    fn of_several_registries_at_one_address_the_repository_tells_which_is_meant() {
+        let at = || vec!["https://harbor.lab".parse().unwrap()];
+        let pair = |name: &str, prefix: &str| (name.to_owned(), prefix.to_owned());
+        let config = RegistryConfig {
+            addresses: ["docker.io", "ghcr.io", "lab", "quay.io"].map(|name| (name.into(), at())).into(),
+            prefixes: [pair("docker.io", "hub"), pair("ghcr.io", "hub/ghcr"), pair("quay.io", "quay")].into(),
+            ..RegistryConfig::default()
+        };
+        let upstreams = Upstreams::new(&config);
+        for (repository, name) in [
+            ("hub/library/debian", "docker.io"),
+            ("hub/ghcr/a/b", "ghcr.io"),
+            ("quay/a", "quay.io"),
+            ("quayside/a", "lab"),
+            ("hub", "lab"),
+        ] {
+            let upstream = upstreams.at_of(&"https://harbor.lab/".parse().unwrap(), Some(repository));
+            assert_eq!(upstream.name(), name, "{repository}");
+        }
+        let login = Login::Password { user: "u".into(), password: "p".into() };
+        let with_login = Upstreams::new(&RegistryConfig { logins: [("quay.io".into(), login)].into(), ..config });
+        assert_eq!(with_login.at(&"https://harbor.lab".parse().unwrap()).name(), "quay.io");
+        assert_eq!(upstreams.at(&"https://harbor.lab".parse().unwrap()).name(), "docker.io");
     }
 
     #[test]
