@@ -251,6 +251,12 @@ async fn a_proxy_that_is_dead_or_wants_a_login_is_called_that() {
     let unreached = Server::start(|_| Reply::status(504).with("x-squid-error", "ERR_CONNECT_FAIL 111")).await;
     let error = read(&by(unreached.url("/").as_str()), &at("http://files.lab/x")).await.unwrap_err();
     assert!(error.text.contains("a proxy on the way says: ERR_CONNECT_FAIL 111"), "{}", error.text);
+    for (answer, said) in [(&b""[..], "broke the connection off"), (b"SSH-2.0-x\r\n", "does not speak HTTP")] {
+        let Source::Url { url: odd, .. } = says(answer).await else { panic!("an address") };
+        let error = read(&by(odd.as_str()), &at("http://files.lab/x")).await.unwrap_err();
+        let named = format!("the proxy 127.0.0.1:{}", odd.port().unwrap());
+        assert!(error.text.contains(said) && error.text.contains(&named), "{}", error.text);
+    }
     // One that works is no part of what is said.
     let proxy = Server::start(|_| Reply::bytes("by proxy")).await;
     assert_eq!(read(&by(proxy.url("/").as_str()), &at("http://files.lab/x")).await.unwrap(), b"by proxy");
@@ -268,6 +274,31 @@ async fn says(answer: &'static [u8]) -> Source {
         }
     });
     Source::from_url(format!("http://{address}/").parse().unwrap(), &[], None).0
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_or_resets_at_a_tls_greeting_may_be_one_without_tls() {
+    for hangs in [true, false] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                if hangs {
+                    kept.push(socket);
+                } else {
+                    // What was sent and is not read resets the connection.
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        });
+        let connect_timeout = std::time::Duration::from_millis(300);
+        let config = HttpConfig { connect_timeout, proxy_from_environment: false, ..HttpConfig::default() };
+        let origin = HttpOrigin::new(HttpClient::new(&config).unwrap());
+        let source = Source::from_url(format!("https://{address}/").parse().unwrap(), &[], None).0;
+        let error = read(&origin, &source).await.unwrap_err();
+        assert!(error.text.contains(&format!("--plain-http {address}")), "{hangs}: {}", error.text);
+    }
 }
 
 #[tokio::test]

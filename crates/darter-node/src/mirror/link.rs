@@ -54,13 +54,19 @@ pub(crate) fn next_page(list: List<'_>, headers: &HeaderMap) -> Option<HeaderVal
         tracing::debug!(%target, "pages that lead in a circle");
         return None;
     };
-    // A list's first page is asked for by its size at most.
-    let is_first = asked.query_pairs().all(|(name, _)| name == "n" || name == "artifactType");
-    let walk = (list.walk.is_some() || !is_first).then_some(walk);
+    let walk = (list.walk.is_some() || !list.is_first()).then_some(walk);
     HeaderValue::from_str(&format!("<{}>; rel=\"next\"", list.on_the_mirror(&target, walk))).ok()
 }
 
 impl List<'_> {
+    /// Whether this is where lists begin: it is asked for by its size and its filter at most.
+    fn is_first(&self) -> bool {
+        let (path, query) = self.asked.split_once('?').unwrap_or((self.asked, ""));
+        let mut parameters = form_urlencoded::parse(query.as_bytes());
+        path == format!("/v2/{}/{}", self.repository, self.rest)
+            && parameters.all(|(name, _)| name == "n" || name == "artifactType")
+    }
+
     fn on_the_mirror(&self, target: &Url, walk: Option<Walk>) -> String {
         let rest =
             if target.origin() == self.base.origin() { target.path().strip_prefix(self.base.path()) } else { None };

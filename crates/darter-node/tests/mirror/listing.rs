@@ -38,7 +38,8 @@ async fn pages_that_lead_in_a_circle_have_an_end_and_the_registry_is_told_nothin
     let world = with_tags().await;
     let link = r#"</v2/app/tags/list?last=a>; rel="next", </v2/app/tags/list>; rel="first""#;
     world.registry.state.lock().besides = vec![("link", link.into())];
-    let mut next = format!("/v2/{}/app/tags/list?last=b&n=2", world.registry.name());
+    world.registry.state.lock().portal = Some("{}");
+    let mut next = format!("/v2/{}/app/tags/list?last=b", world.registry.name());
     for _ in 0..2 {
         let page = world.get(&next).await;
         let Some((path, _)) = page.header("link").strip_prefix('<').and_then(|link| link.split_once('>')) else {
@@ -47,7 +48,17 @@ async fn pages_that_lead_in_a_circle_have_an_end_and_the_registry_is_told_nothin
         next = path.to_owned();
     }
     assert_eq!(world.get(&next).await.header("link"), "");
-    assert_eq!(world.registry.asked()[..2], ["GET /v2/app/tags/list?last=b&n=2", "GET /v2/app/tags/list?last=a"]);
+    assert_eq!(world.registry.asked()[..2], ["GET /v2/app/tags/list?last=b", "GET /v2/app/tags/list?last=a"]);
+    // A ring at paths of the registry's own.
+    let mut next = page_elsewhere(&world, None).await;
+    for page in 0.. {
+        assert!(page < 20, "a circle");
+        let link = format!("</v2/app/tags/page/{}>; rel=\"next\"", page % 3);
+        world.registry.state.lock().besides = vec![("link", link)];
+        let got = world.get(&next).await;
+        let Some((path, _)) = got.header("link").strip_prefix('<').and_then(|link| link.split_once('>')) else { break };
+        next = path.to_owned();
+    }
 }
 
 #[tokio::test]
