@@ -8,7 +8,7 @@ use std::sync::Arc;
 use darter_core::{BlobId, Digest, NodeId, Source};
 use darter_wire::Message;
 
-use super::{Lead, Transfer};
+use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
 use crate::setbacks::{Culprit, key_of};
@@ -29,6 +29,9 @@ impl Transfer {
     /// Throws the blob away here, and tells the members if this agent leads.
     pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
         let blob = self.blob;
+        if std::mem::replace(&mut self.state.lock().dissolving, true) {
+            return;
+        }
         let mut error = error;
         let mut told = FetchError::Withdrawn { blob, reason: error.to_string() };
         if let FetchError::WrongDigest { from, .. } = &mut error {
@@ -43,13 +46,29 @@ impl Transfer {
         for node in self.member_nodes() {
             refuse(&self.fleet, node, None, blob, &told);
         }
-        self.state.lock().dissolving = true;
         let stored = Arc::clone(&self.stored);
         let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
         if let Err(problem) = discarded.expect("discarding does not panic") {
             tracing::error!(blob = %blob.short(), error = %problem, "a dissolved blob could not be removed");
         }
         self.end_with(error);
+    }
+
+    /// Whether what `node` says of the content is about what is here: it is the last agent that led, nobody leads since, and
+    /// nothing was read by this agent.
+    pub(super) fn came_by(&self, node: NodeId) -> bool {
+        let state = self.state.lock();
+        state.lead == Lead::Nobody && state.followed == Some(node) && state.journal.traffic().from_origin == 0
+    }
+
+    /// Waits for the end of a blob that is being thrown away; false if it is not.
+    pub(super) async fn is_dissolved(&self) -> bool {
+        let mut changed = self.changed.subscribe();
+        if !self.state.lock().dissolving {
+            return false;
+        }
+        while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {}
+        true
     }
 
     pub(super) fn setback_key(&self) -> BlobId {
@@ -75,7 +94,13 @@ impl Transfer {
     fn culprit(&self) -> (Culprit, bool) {
         let (lead, vouched_by) = {
             let state = self.state.lock();
-            (state.lead, state.vouched_by)
+            let lead = match state.lead {
+                Lead::Node(lead) => Some(lead),
+                // One that is lost, or was followed until then, read it, unless this agent read a part.
+                Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => state.followed,
+                Lead::Me | Lead::Nobody => None,
+            };
+            (lead, state.vouched_by)
         };
         if let Some(holder) = vouched_by {
             let (source, from) =
@@ -83,8 +108,8 @@ impl Transfer {
             return (Culprit { reader: holder, source, from }, false);
         }
         let (reader, title) = match lead {
-            Lead::Node(lead) => (lead, self.fleet.title(lead)),
-            Lead::Me | Lead::Nobody => (self.context.me, "this agent".to_owned()),
+            Some(lead) => (lead, self.fleet.title(lead)),
+            None => (self.context.me, "this agent".to_owned()),
         };
         (read_wrong(&self.source, reader, &title), true)
     }

@@ -618,6 +618,9 @@ impl Transfer {
         }
         let mut survey = None;
         loop {
+            if self.is_dissolved().await {
+                return;
+            }
             let mut candidate = self.next_candidate();
             if !matches!(self.outcome(), Outcome::Open) {
                 return;
@@ -643,6 +646,11 @@ impl Transfer {
             match joined {
                 Ok(Ok(())) => {
                     self.meet_also(&survey.map(|found| found.holders).unwrap_or_default());
+                    return;
+                }
+                // What is here of it came by way of that agent.
+                Ok(Err(error @ FetchError::WrongDigest { .. })) if self.came_by(node) => {
+                    self.dissolve(error).await;
                     return;
                 }
                 Ok(Err(error)) => self.note(format!("{} does not lead: {error}", self.fleet.address(node))),

@@ -128,7 +128,8 @@ impl Transfer {
                     dissolving.dissolve(FetchError::Withdrawn { blob, reason }).await;
                 });
             }
-            Message::Refuted { expected, got, .. } if from_lead => self.refuted(expected, got),
+            // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.
+            Message::Refuted { expected, got, .. } if from_lead || self.came_by(from) => self.refuted(expected, got),
             Message::Failed { failure, .. }
                 if from_lead && failure.kind == FailureKind::Changed && matches!(self.source, Source::Url { .. }) =>
             {

@@ -142,6 +142,8 @@ pub(crate) struct State {
     /// The lead's work, while this agent does it.
     leading: Option<Leading>,
     lead: Lead,
+    /// The last other agent that led.
+    followed: Option<NodeId>,
     /// Agents that failed as leads of this swarm.
     failed_leads: HashSet<NodeId>,
     callers: Callers,
@@ -215,6 +217,7 @@ impl State {
         self.lead = lead;
         self.hashes.lead_changed(key);
         let node = if let Lead::Node(node) = lead { Some(node) } else { None };
+        self.followed = node.or(self.followed);
         self.picker.handle(Event::LeadChanged { lead: node }, now);
         self.news.lead_knows(now);
         self.void
@@ -290,6 +293,7 @@ impl Transfer {
             picker,
             leading: None,
             lead: Lead::Nobody,
+            followed: None,
             failed_leads: HashSet::new(),
             callers: Callers::new(credentials),
             requester,

@@ -2,13 +2,21 @@
 //! named.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use darter_core::source::blob_of;
+use darter_core::{BlobId, Digest, NodeId, PieceIndex};
 use darter_node::options::Role;
 use darter_node::{Agent, FetchError, Options};
+use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::origin::{Answer, Origin, read};
-use crate::seed;
+use crate::seed::{self, Content, Part};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -110,4 +118,73 @@ async fn a_caller_who_has_bytes_of_a_wrong_try_is_given_the_rest_only_of_the_sam
     let again = tokio::time::timeout(SOON, read(&nodes[0], &source)).await.expect("it ends");
     assert!(again.unwrap() == content, "who asks again gets it from another reader");
     drain(&seed, &nodes).await;
+}
+
+/// A seed that throws a blob away while a member asks for its last piece: it knows nothing of the blob any more before the member
+/// hears why, and says so only when it is asked to lead again.
+struct Dissolving {
+    wrong: Content,
+    expected: Digest,
+    joins: AtomicU32,
+    given: AtomicU32,
+    changes: watch::Sender<()>,
+}
+
+impl Part for Dissolving {
+    fn asked_to_lead(&self, _seed: NodeId, request: u32) -> Message {
+        let (blob, got) = (blob_of(&self.expected), Digest::sha256(&self.wrong.bytes));
+        let mut joined = self.wrong.joined(request);
+        match &mut joined {
+            Message::Joined { blob: named, verdict, .. } if self.joins.fetch_add(1, Ordering::Relaxed) == 0 => {
+                (*named, *verdict) = (blob, None);
+            }
+            _ => return Message::Refuted { request: Some(request), blob, expected: self.expected, got },
+        }
+        joined
+    }
+}
+
+impl Uploads for Dissolving {
+    fn bind(&self, _peer: NodeId, _blob: BlobId, _wanted: Wanted) -> Bind {
+        match self.given.fetch_add(1, Ordering::Relaxed) {
+            piece @ 0..2 => {
+                let payload = Payload::Bytes(Bytes::copy_from_slice(self.wrong.piece(piece)));
+                Bind::Send { piece: PieceIndex(piece), payload }
+            }
+            _ => Bind::UnknownBlob,
+        }
+    }
+
+    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex, _delivered: bool) {}
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn a_seed_that_is_lost_before_it_says_that_it_read_something_else_is_named_and_its_pieces_are_not_kept() {
+    let mut wrong = Content::new();
+    let right = wrong.bytes.clone();
+    // In the second piece.
+    wrong.bytes[300_000] ^= 1;
+    let served = right.clone();
+    let origin = Origin::start(move |_, _| Answer::of(&served)).await;
+    let (joins, given, changes) = (AtomicU32::new(0), AtomicU32::new(0), watch::channel(()).0);
+    let part = Arc::new(Dissolving { wrong, expected: Digest::sha256(&right), joins, given, changes });
+    let address = seed::start(NodeId([1; 16]), darter_wire::Role::Seed, part, CancellationToken::new()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(seed::node(dir.path(), vec![address.clone()])).await.unwrap();
+    let source = origin.blob(&right);
+    let read_soon = || async { tokio::time::timeout(SOON, read(&agent, &source)).await.expect("it ends") };
+    match read_soon().await {
+        // Nothing had been given when the seed took it back.
+        Ok(got) => assert!(got == right),
+        Err(error) => assert!(matches!(error, FetchError::WrongDigest { .. }), "{error}"),
+    }
+    assert!(read_soon().await.unwrap() == right, "who asks again gets it from another reader, this agent");
+    let wrong = agent.status().wrong;
+    let expected = format!("{}, read by seed {address}", origin.address);
+    assert_eq!(wrong.iter().map(|it| (it.from.as_str(), it.times)).collect::<Vec<_>>(), [(expected.as_str(), 1)]);
+    agent.drain().await;
 }
