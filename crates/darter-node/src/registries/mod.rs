@@ -323,7 +323,7 @@ impl Registries {
                 return registries.settle(&asked, Ok(reply)).await;
             }
             let outcome = match registries.ask_others(&asked, until).await {
-                Others::Say(outcome) => registries.settle(&asked, outcome).await,
+                Others::Say(outcome) => registries.settle(&asked, registries.unless_stale(&asked, outcome)).await,
                 // The word of a seed is the better one: a node need not have a route to the registry.
                 Others::CanNot(failed) => {
                     let outcome = registries.ask_here(None, asked.clone(), Logins::Own, until).await;
@@ -339,6 +339,20 @@ impl Registries {
             }
         };
         self.fly(question.key(), None, &question, Box::pin(found_out)).await
+    }
+
+    /// What another agent said; an error where that is how a tag was last seen, and this agent is to give no such answer.
+    fn unless_stale(&self, question: &Question, outcome: Outcome) -> Outcome {
+        let reply = outcome?;
+        match &reply.stale {
+            Some(stale)
+                if self.options.stale_tags == StaleTags::Never && matches!(question.about().1, About::Tag(_)) =>
+            {
+                let text = format!("{} does not answer (--stale-tags never): {}", question.upstream, stale.reason);
+                Err(OriginFailure { kind: ErrorKind::Unreachable, status: None, text })
+            }
+            _ => Ok(reply),
+        }
     }
 
     /// Answers a question of this host or of another one from here: a seed or a node that is to ask the registry.

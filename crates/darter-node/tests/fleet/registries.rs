@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use darter_core::Digest;
-use darter_node::options::{LoginOption, Role};
+use darter_node::options::{LoginOption, Role, StaleTags};
 use darter_node::{Agent, Options};
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
@@ -146,6 +146,28 @@ async fn a_node_that_never_pulled_gets_what_the_fleet_holds_while_the_registry_i
     pull(&nodes[1], image, &blobs).await;
     registry.stop().await;
     pull(&nodes[2], image, &blobs).await;
+}
+
+/// Whatever the seed is told, which answers a tag as it was last seen by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_to_serve_no_stale_tags_takes_none_from_its_seed() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let join = vec![seed.status().listen.unwrap()];
+    let strict =
+        Options { join: join.clone(), stale_tags: StaleTags::Never, ..options(directory.path(), "strict", &registry) };
+    let strict = Agent::start(strict).await.unwrap();
+    let lenient = Agent::start(Options { join, ..options(directory.path(), "lenient", &registry) }).await.unwrap();
+    pull(&strict, image, &blobs).await;
+    registry.stop().await;
+    // Another `Accept`, so that nobody gives the answer that was just given.
+    let got = get_accepting(&strict, TAG, crate::registry::INDEX).await;
+    assert_eq!(got.status.as_u16(), 502);
+    assert!(String::from_utf8_lossy(&got.body).contains("--stale-tags never"), "{:?}", got.body);
+    assert_eq!(get(&strict, &format!("/v2/lab/app/manifests/{image}")).await.status, 200, "a digest is never stale");
+    let got = get_accepting(&lenient, TAG, crate::registry::INDEX).await;
+    assert_eq!((got.status.as_u16(), got.headers.contains_key("darter-stale")), (200, true));
 }
 
 /// huggingface_hub#3342: no host goes round the seed to ask for itself.
