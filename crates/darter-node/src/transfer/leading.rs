@@ -660,6 +660,14 @@ impl Transfer {
         }
     }
 
+    /// While the origin fails: nodes that hold all of the blob can give it. One may be back that was lost, or be new.
+    pub(super) async fn meet_holders(&self) {
+        if self.context.options.role == Role::Node {
+            let survey = self.fleet.survey(self.source.key(), Some(self.blob)).await;
+            self.meet_also(&survey.holders);
+        }
+    }
+
     /// Of the nodes that were asked, one that leads this swarm or holds all of it.
     fn next_found(&self, survey: &Survey) -> Option<NodeId> {
         let state = self.state.lock();

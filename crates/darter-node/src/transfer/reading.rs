@@ -176,7 +176,9 @@ impl Transfer {
                     let Some(pause) = pause else { return self.give_up(&error.into()) };
                     self.note(format!("reading the origin: {error}; continuing"));
                     let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
-                    self.pause_reading(pause).await;
+                    // Whoever does not answer within the pause is asked in a later one.
+                    let asking = tokio::time::timeout(pause, self.meet_holders());
+                    let _ = tokio::join!(self.pause_reading(pause), asking);
                 }
             }
         }
