@@ -134,6 +134,11 @@ impl Agent {
         self.inner.swarms.is_proven(source).await.unwrap_or(false)
     }
 
+    /// Whether all of a source's content is here, and may be given for it.
+    pub(crate) async fn is_whole(&self, source: &Source) -> bool {
+        self.inner.swarms.is_whole(source).await.unwrap_or(false)
+    }
+
     /// Notes that the source has shown to have the content it names.
     pub(crate) fn proven(&self, source: &Source) {
         self.inner.swarms.proven(source);

@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Io,
     /// The address is one that this agent does not go to for who asked; another agent may.
     OutOfReach,
+    /// The bytes come in an encoding that nobody asked for.
+    Encoded,
 }
 
 /// Who can do something about an error.
@@ -209,6 +211,7 @@ impl ErrorKind {
             | Self::Tls
             | Self::Changed
             | Self::Contradicted
+            | Self::Encoded
             | Self::Status(_)
             | Self::Protocol => Fault::Origin,
         }

@@ -68,10 +68,9 @@ enum Opened {
 
 impl Mirror {
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Response<Body>, Problem> {
-        self.refuse_wrong(ask, [digest])?;
+        self.refuse_wrong(ask, [digest]).await?;
         let deadline = self.waits.opening();
-        let source =
-            Source::Registry { registry: ask.upstream.base().clone(), repository: ask.repository.clone(), digest };
+        let source = ask.source(digest);
         ask.waits_for("the disk to tell what is here".to_owned());
         // What a manifest names is not yet its registry's word that the repository has it.
         let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
@@ -399,7 +398,12 @@ impl Mirror {
         ask.waits_for(format!("{} to begin {digest}", ask.upstream.name()));
         let answer = match self.rescue(ask, digest, &wanted.wrong).read(range, self.waits.last(ask.until)).await {
             Ok(answer) => answer,
-            Err(error) => return Err(Problem::of_error(&error, Code::BlobUnknown)),
+            Err(error) => {
+                if *error.kind() == ErrorKind::Encoded {
+                    self.wrong.note_encoded(&ask.scope, digest);
+                }
+                return Err(Problem::of_error(&error, Code::BlobUnknown));
+            }
         };
         if !matches!(answer.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             self.refused(ask, answer.status, Some(digest));

@@ -23,6 +23,9 @@ pub trait Blobs: Send + Sync + 'static {
     /// Notes that the source has shown to have the content it names.
     fn proven(&self, source: &Source);
 
+    /// Whether all of this source's content is at hand, checked, and may be given for it.
+    async fn is_whole(&self, source: &Source) -> bool;
+
     /// Opens a blob. The caller has made sure that these credentials may read it: content at hand is given without
     /// asking its origin again.
     ///
@@ -61,6 +64,10 @@ impl Blobs for Agent {
 
     fn proven(&self, source: &Source) {
         Self::proven(self, source);
+    }
+
+    async fn is_whole(&self, source: &Source) -> bool {
+        Self::is_whole(self, source).await
     }
 
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {

@@ -385,6 +385,7 @@ impl Flow {
                 tracing::warn!(path = self.rescue.path, at, %error, "the agent took a blob back; breaking off");
                 if matches!(error, FetchError::WrongDigest { .. }) {
                     self.rescue.wrong.note(&self.rescue.scope, self.rescue.digest);
+                    self.read_by_another();
                 }
                 return Err(self.cut(io::Error::other(error.clone())));
             }
@@ -422,6 +423,18 @@ impl Flow {
                 return Ok(());
             }
         }
+    }
+
+    /// What came was something else, and the engine that got a part of it will ask again: another agent reads it meanwhile, once.
+    fn read_by_another(&self) {
+        let Ok(permit) = Arc::clone(&self.around).try_acquire_owned() else { return };
+        let Reopen { blobs, source, credentials } = self.reopen.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let Ok(blob) = blobs.open(source, credentials).await else { return };
+            let mut parts = blob.parts(None);
+            while let Some(Ok(_)) = parts.next().await {}
+        });
     }
 
     fn cut(&mut self, error: io::Error) -> io::Error {

@@ -30,7 +30,7 @@ impl Mirror {
             Reference::Tag(tag) => self.tagged(ask, tag).await?,
             Reference::Digest(digest) => self.immutable(ask, digest).await?,
         };
-        self.refuse_wrong(ask, Named::parse(&manifest.bytes).all().map(|part| part.digest))?;
+        self.refuse_wrong(ask, Named::parse(&manifest.bytes).all().map(|part| part.digest)).await?;
         self.note_members(ask, &manifest);
         if let Reference::Tag(tag) = reference {
             let images = self.registries.images();

@@ -83,7 +83,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{Clock, Digest, Moment};
+use darter_core::{Clock, Digest, Moment, Source};
 use darter_origin::Upstream;
 use http::header::{ACCEPT, AUTHORIZATION, RANGE, WARNING};
 use http::request::Parts;
@@ -419,13 +419,19 @@ impl Mirror {
         }
     }
 
-    /// Refuses what names a digest whose content came wrong a short time ago.
-    fn refuse_wrong(&self, ask: &Ask<'_>, digests: impl IntoIterator<Item = Digest>) -> Result<(), Problem> {
-        let refusal = digests.into_iter().find_map(|digest| self.wrong.refusal(&ask.scope, ask.caller, digest));
-        refusal.map_or(Ok(()), |problem| {
-            self.metrics.mirror_fallback(Fallback::Refused);
-            Err(problem)
-        })
+    /// Refuses what names a digest whose content came wrong a short time ago, unless it is whole here by now.
+    async fn refuse_wrong(&self, ask: &Ask<'_>, digests: impl IntoIterator<Item = Digest>) -> Result<(), Problem> {
+        let refusal = |digest| self.wrong.refusal(&ask.scope, ask.caller, digest);
+        for digest in digests {
+            if refusal(digest).is_some() && self.blobs.is_whole(&ask.source(digest)).await {
+                self.wrong.forget(&ask.scope, digest);
+            }
+            if let Some(problem) = refusal(digest) {
+                self.metrics.mirror_fallback(Fallback::Refused);
+                return Err(problem);
+            }
+        }
+        Ok(())
     }
 
     /// Notes that the upstream refused this caller.
@@ -445,6 +451,11 @@ impl Mirror {
 }
 
 impl Ask<'_> {
+    /// A blob of the repository.
+    fn source(&self, digest: Digest) -> Source {
+        Source::Registry { registry: self.upstream.base().clone(), repository: self.repository.clone(), digest }
+    }
+
     /// The `Accept` headers, to be passed on.
     fn accept(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();

@@ -42,6 +42,10 @@ impl Blobs for Sampled {
         self.blobs.is_proven(source).await
     }
 
+    async fn is_whole(&self, source: &Source) -> bool {
+        self.blobs.is_whole(source).await
+    }
+
     fn proven(&self, source: &Source) {
         self.blobs.proven(source);
     }

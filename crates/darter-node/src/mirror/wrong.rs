@@ -1,9 +1,11 @@
-//! Blobs whose content came wrong a short time ago: they are answered with an error up front, so that engines go round.
+//! Blobs whose content came wrong, or encoded, a short time ago: they are answered with an error up front, so that engines go round.
 //!
 //! What is wrong is found out at the end of a blob, when an engine has read nearly all of it; an engine that is cut off
 //! there asks the mirror again. One that is refused at once reads its next source: containerd goes on to the next host
 //! for each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such
 //! a blob is refused, too.
+//!
+//! What is whole here by now is refused no more: another agent has read it right.
 //!
 //! By repository: what one registry sends wrong, made up or not, is no reason to refuse another's. And by caller, where the
 //! registry has not shown that the caller may read it: what came may be what is shown to who has to log in.
@@ -23,10 +25,20 @@ const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// Digests remembered.
 const MAX_DIGESTS: u64 = 1000;
 
+/// What came in the place of a digest's content.
+#[derive(Clone, Copy, Debug)]
+enum Came {
+    Other,
+    Encoded,
+}
+
+/// When something came, and what.
+type Noted = (Moment, Came);
+
 /// What came wrong, and when. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WrongDigests {
-    seen: Arc<Mutex<Recent<Key, Moment>>>,
+    seen: Arc<Mutex<Recent<Key, Noted>>>,
     clock: Arc<dyn Clock>,
     /// The caller to whom alone what is noted here matters.
     only_for: Option<Fingerprint>,
@@ -48,22 +60,45 @@ impl WrongDigests {
     /// Notes that what came for this digest of a repository was something else.
     pub(crate) fn note(&self, scope: &Scope, digest: Digest) {
         tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content came wrong");
-        self.seen.lock().insert((scope.clone(), self.only_for, digest), self.clock.now(), 1);
+        self.insert(scope, digest, Came::Other);
+    }
+
+    /// Notes that this digest's content comes in an encoding that nobody asked for. Engines that decode it get it from the registry
+    /// itself.
+    pub(crate) fn note_encoded(&self, scope: &Scope, digest: Digest) {
+        tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content came encoded");
+        self.insert(scope, digest, Came::Encoded);
+    }
+
+    fn insert(&self, scope: &Scope, digest: Digest, came: Came) {
+        self.seen.lock().insert((scope.clone(), self.only_for, digest), (self.clock.now(), came), 1);
+    }
+
+    /// Its content is here, and right. What a single caller is refused for depends on what the registry shows that caller.
+    pub(crate) fn forget(&self, scope: &Scope, digest: Digest) {
+        self.seen.lock().remove(&(scope.clone(), None, digest));
     }
 
     /// The answer to a request for this digest, or for a manifest that names it, if it is refused.
     pub(crate) fn refusal(&self, scope: &Scope, caller: Fingerprint, digest: Digest) -> Option<Problem> {
         let last = {
             let mut seen = self.seen.lock();
-            [None, Some(caller)].into_iter().filter_map(|who| seen.get(&(scope.clone(), who, digest)).copied()).max()
+            let noted =
+                [None, Some(caller)].into_iter().filter_map(|who| seen.get(&(scope.clone(), who, digest)).copied());
+            noted.max_by_key(|(then, _)| *then)
         };
-        let since = self.clock.now() - last?;
+        let (then, came) = last?;
+        let since = self.clock.now() - then;
         if since >= REFUSED_FOR {
             return None;
         }
         let (ago, more) = (since.as_secs(), (REFUSED_FOR - since).as_secs());
+        let what = match came {
+            Came::Other => "was other content",
+            Came::Encoded => "had a Content-Encoding that nobody asked for",
+        };
         let text = format!(
-            "what came for {digest} {ago} s ago was other content: read it from the registry itself, or ask again in {more} s"
+            "what came for {digest} {ago} s ago {what}: read it from the registry itself, or ask again in {more} s"
         );
         Some(Problem::bad_upstream(Code::DigestInvalid, text))
     }

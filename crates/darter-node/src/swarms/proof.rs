@@ -46,6 +46,17 @@ type Compared = (BlobId, [u8; 32], bool);
 type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 
 impl Swarms {
+    /// Whether all of this content is here, and may be given for this source.
+    pub(crate) async fn is_whole(&self, source: &Source) -> Result<bool, FetchError> {
+        let Source::Registry { digest, .. } = source else { return Ok(false) };
+        if !self.is_proven(source).await? {
+            return Ok(false);
+        }
+        let blob = blob_of(digest);
+        let is_complete = self.get(blob).is_some_and(|transfer| transfer.is_complete());
+        Ok(is_complete || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
+    }
+
     /// Whether content at hand may be given for this source; true when nothing is at hand.
     pub(crate) async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
         let Source::Registry { digest, registry, .. } = source else { return Ok(true) };

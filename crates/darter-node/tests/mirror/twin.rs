@@ -41,6 +41,8 @@ pub(crate) struct TwinState {
     pub(crate) as_files: bool,
     /// Cuts its files off here.
     pub(crate) cut_files_at: Option<u64>,
+    /// What is whole, as the agent knows.
+    pub(crate) whole: HashSet<Digest>,
     /// Sources that nothing shows to have what is held.
     pub(crate) unproven: HashSet<Source>,
     /// Up to which offset it knows hashes; of all if `None`.
@@ -85,6 +87,10 @@ impl Blobs for Twin {
 
     fn proven(&self, source: &Source) {
         self.0.lock().unproven.remove(source);
+    }
+
+    async fn is_whole(&self, source: &Source) -> bool {
+        source.digest().is_some_and(|digest| self.0.lock().whole.contains(&digest))
     }
 
     async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {

@@ -67,6 +67,10 @@ async fn what_the_agent_found_wrong_at_the_end_is_refused() {
     let image = image().await;
     image.world.agent.0.lock().fault_at = Some((4321, Some(wrong())));
     broken_off(&image.world, &image.layer).await;
+    while image.world.agent.opens() < 2 {
+        // Another reader is asked to try meanwhile.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     image.world.agent.0.lock().fault_at = None;
     image.assert_refused_for_some_minutes().await;
 }
@@ -86,5 +90,32 @@ async fn what_the_registry_itself_sends_wrong_past_the_agent_is_broken_off_and_r
     assert!(read.len() < 10_500, "the end was held back");
     image.world.agent.0.lock().open_fault = None;
     put(content(10_500).into());
+    image.assert_refused_for_some_minutes().await;
+}
+
+/// An engine that has no way round the mirror gets the layer as soon as somebody has read it right.
+#[tokio::test]
+async fn what_another_reader_got_right_meanwhile_is_served() {
+    let image = image().await;
+    image.world.agent.0.lock().open_fault = Some(wrong());
+    assert_eq!(image.world.get(&image.layer).await.status, 502);
+    image.world.agent.0.lock().open_fault = None;
+    assert_eq!(image.world.get("/v2/app/manifests/1").await.error(), (502, "DIGEST_INVALID".into()));
+    image.world.agent.0.lock().whole.insert(image.digest);
+    assert_eq!(image.world.get("/v2/app/manifests/1").await.status, 200);
+    assert_eq!(Digest::sha256(&image.world.get(&image.layer).await.body), image.digest);
+}
+
+/// A proxy compresses layers. Engines that ask by Go's client are used to that and get such a layer from the registry itself,
+/// but Podman's family goes there only for the whole image.
+#[tokio::test]
+async fn an_image_whose_layer_comes_encoded_is_refused_with_its_manifest() {
+    let image = image().await;
+    image.world.agent.0.lock().open_fault = Some(FetchError::Draining);
+    image.world.registry.state.lock().besides.push(("content-encoding", "gzip".into()));
+    let refused = image.world.get(&image.layer).await;
+    assert_eq!(refused.status, 502);
+    image.world.registry.state.lock().besides.clear();
+    image.world.agent.0.lock().open_fault = None;
     image.assert_refused_for_some_minutes().await;
 }

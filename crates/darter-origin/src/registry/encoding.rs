@@ -54,7 +54,7 @@ pub(super) fn unasked(headers: &HeaderMap, what: &str) -> OriginError {
         "{what} came with Content-Encoding: {encoding}, which nobody asked for: ask who runs the registry, or the proxy \
          before it"
     );
-    OriginError::new(ErrorKind::Protocol, text)
+    OriginError::new(ErrorKind::Encoded, text)
 }
 
 /// The decoded bytes of a body; `None` for an encoding that is not known.
