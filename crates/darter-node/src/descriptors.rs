@@ -36,6 +36,11 @@ pub(crate) fn raise_limit() {
     }
 }
 
+/// How many files this process may have open.
+pub(crate) fn limit() -> Option<usize> {
+    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
+}
+
 /// One port's failures to accept connections.
 #[derive(Debug)]
 pub(crate) struct AcceptFailures {

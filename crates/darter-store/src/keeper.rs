@@ -27,6 +27,9 @@ use crate::room::Room;
 use crate::sidecar::Sidecar;
 use crate::store::{Amount, BlobInfo, BlobSummary, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock};
 
+/// As many bodies may wait to be saved. More are saved at once.
+const MAX_UNSAVED: usize = 128;
+
 pub(crate) struct Keeper<B: Backend> {
     pub(crate) backend: B,
     pub(crate) room: Arc<Room>,
@@ -239,11 +242,21 @@ impl<B: Backend> Keeper<B> {
         self.crowded.store(self.room.above_high_water(), Ordering::Relaxed);
     }
 
-    /// Remembers to save a body that changed.
+    /// Remembers to save a body that changed. Many are saved before it is time, as each has its file open until then.
     pub(crate) fn note(&self, body: &Arc<Body<B::Medium>>) {
-        if body.unsaved.load(Ordering::Acquire) && !body.listed.swap(true, Ordering::AcqRel) {
-            self.unsaved.lock().push(body.clone());
+        if self.put_down(body).is_some_and(|unsaved| unsaved.is_multiple_of(MAX_UNSAVED)) {
+            self.backend.wake();
         }
+    }
+
+    /// Lists a body that changed among those to save; how many there are then, if it was not among them.
+    fn put_down(&self, body: &Arc<Body<B::Medium>>) -> Option<usize> {
+        let listed = !body.unsaved.load(Ordering::Acquire) || body.listed.swap(true, Ordering::AcqRel);
+        (!listed).then(|| {
+            let mut unsaved = self.unsaved.lock();
+            unsaved.push(body.clone());
+            unsaved.len()
+        })
     }
 
     /// Saves every body that changed, and the index. Goes on after a failure; what failed is tried again next time.
@@ -255,7 +268,7 @@ impl<B: Backend> Keeper<B> {
             body.listed.store(false, Ordering::Release);
             let saved = self.save(&body);
             if saved.is_err() {
-                self.note(&body);
+                self.put_down(&body);
             }
             result = result.and(saved);
             self.rest(body.id);

@@ -52,8 +52,6 @@ pub(crate) struct Stamp {
 pub(crate) struct FileMedium {
     /// `None` once the blob is gone: an open file keeps its room, even without a name.
     file: RwLock<Option<Arc<File>>>,
-    dir: Dir,
-    name: String,
     path: PathBuf,
     /// Held while the file is copied or put into its place.
     links: Mutex<Links>,
@@ -63,30 +61,38 @@ enum Links {
     /// The file has no other name.
     None,
     /// It has, and a copy goes here.
-    Some(Arc<Trash>),
+    Some(Place),
     /// It is a copy, by this name, and not in its place yet.
-    Copied(Arc<Trash>, String),
+    Copied(Place, String),
+}
+
+/// Where a copy is made, and where it goes.
+#[derive(Clone)]
+struct Place {
+    trash: Arc<Trash>,
+    dir: Dir,
+    name: String,
 }
 
 impl FileMedium {
     /// The bytes in a file that has no other name.
-    pub(crate) fn new(file: File, dir: Dir, name: String) -> Self {
-        let path = dir.path_of(&name);
-        Self { file: RwLock::new(Some(Arc::new(file))), dir, name, path, links: Mutex::new(Links::None) }
+    pub(crate) fn new(file: File, dir: &Dir, name: &str) -> Self {
+        let path = dir.path_of(name);
+        Self { file: RwLock::new(Some(Arc::new(file))), path, links: Mutex::new(Links::None) }
     }
 
     /// The bytes in a file that has other names.
     pub(crate) fn linked(file: File, dir: Dir, name: String, trash: Arc<Trash>) -> Self {
-        let medium = Self::new(file, dir, name);
-        *medium.links.lock() = Links::Some(trash);
+        let medium = Self::new(file, &dir, &name);
+        *medium.links.lock() = Links::Some(Place { trash, dir, name });
         medium
     }
 
     /// Makes what was written durable, in its place.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let mut links = self.links.lock();
-        if let Links::Copied(trash, name) = &*links {
-            trash.place(name, &self.dir, &self.name)?;
+        if let Links::Copied(place, copy) = &*links {
+            place.trash.place(copy, &place.dir, &place.name)?;
             *links = Links::None;
         }
         drop(links);
@@ -101,12 +107,12 @@ impl FileMedium {
     /// The file, with no other name.
     fn own(&self) -> io::Result<Arc<File>> {
         let mut links = self.links.lock();
-        if let Links::Some(trash) = &*links {
-            let (mut copy, name) = trash.create()?;
+        if let Links::Some(place) = &*links {
+            let (mut copy, name) = place.trash.create()?;
             let before = self.current()?;
             io::copy(&mut &*before, &mut copy)?;
             *self.file.write() = Some(Arc::new(copy));
-            *links = Links::Copied(trash.clone(), name);
+            *links = Links::Copied(place.clone(), name);
         }
         drop(links);
         self.current()

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::descriptors;
 
 /// Engines open a handful each; the rest is room for many of them.
 const MAX_CONNECTIONS: usize = 1024;
@@ -63,8 +64,7 @@ pub(super) struct Busy(Arc<Seat>);
 impl Room {
     /// Of as many connections as this process can spare descriptors for.
     pub(super) fn new() -> Self {
-        let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
-        Self::of(limit.map_or(MAX_CONNECTIONS, |limit| (limit / 2).clamp(1, MAX_CONNECTIONS)))
+        Self::of(descriptors::limit().map_or(MAX_CONNECTIONS, |limit| (limit / 2).clamp(1, MAX_CONNECTIONS)))
     }
 
     fn of(seats: usize) -> Self {

@@ -49,6 +49,7 @@ use darter_swarm::RequestId;
 use darter_wire::{Answer, Failure, FailureKind, Message};
 use parking_lot::Mutex;
 
+use crate::descriptors;
 use crate::error::FetchError;
 use crate::fleet::{Listener, Peer};
 use crate::joins::{Entered, Joined, NotJoined};
@@ -64,6 +65,12 @@ const RETIRE_PASSING_AFTER: Duration = Duration::from_secs(10);
 
 /// A lead remembers its members for longer: they are who the next one to come is sent to.
 const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
+
+/// Transfers that are over may take this part of the files that this process may have open: each has its blob's.
+const IDLE_SHARE: usize = 4;
+
+/// Where there are more, this is idle enough.
+const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 
 /// How much is kept of what strangers say: of so many blobs, so many messages of each.
 const MOST_STRANGE: (usize, usize) = (256, 256);
@@ -281,7 +288,35 @@ impl Swarms {
         for (from, message) in strangers.said.into_iter().chain(before.said) {
             registered.hear(from, message);
         }
+        drop(early);
+        self.retire_surplus();
         registered
+    }
+
+    /// Puts away those that have been idle longest of the complete transfers, where there are more than this process can spare
+    /// descriptors for: thousands of small files may come within a minute. Leads that have members go last.
+    fn retire_surplus(&self) {
+        let most = descriptors::limit().map_or(usize::MAX, |limit| limit / IDLE_SHARE);
+        let now = self.house.context.now();
+        let mut transfers = self.transfers.lock();
+        if transfers.len() <= most {
+            return;
+        }
+        let idle = transfers.iter().filter_map(|(blob, Entry { transfer, used })| {
+            let leads = transfer.is_leading_others();
+            let patience = if leads { RETIRE_AFTER } else { RETIRE_SURPLUS_AFTER };
+            let idle = transfer.is_complete() && !transfer.has_readers() && now.since(*used) > patience;
+            idle.then_some((leads, *used, *blob))
+        });
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable();
+        // A quarter more than must, so that not each new one looks through all.
+        idle.truncate(transfers.len() - most + most / 4);
+        for (_, _, blob) in idle {
+            if let Some(entry) = transfers.remove(&blob) {
+                entry.transfer.close();
+            }
+        }
     }
 
     /// A lead lets this agent in. A transfer that is there follows at once; else what the lead says from here on is

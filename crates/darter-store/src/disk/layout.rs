@@ -116,7 +116,7 @@ impl Layout {
             set_aside(&shard, blob, &[(DATA, NEWER_DATA)]).map_err(io::Error::other)?;
             shard.create(&name)
         });
-        Ok(FileMedium::new(made.map_err(StoreError::io("create", &shard.path_of(&name)))?, shard, name))
+        Ok(FileMedium::new(made.map_err(StoreError::io("create", &shard.path_of(&name)))?, &shard, &name))
     }
 
     /// Reads a blob's sidecar and opens its data; `None` when one of them is missing or can't be used.
@@ -134,7 +134,7 @@ impl Layout {
         let name = file_name(blob, DATA);
         let opened = shard.open_linked(&name, Access::Write).and_then(|(file, links)| {
             if links == 1 {
-                return Ok(FileMedium::new(file, shard.clone(), name.clone()));
+                return Ok(FileMedium::new(file, &shard, &name));
             }
             // Somebody made another name for the bytes, and expects them to stay.
             let (file, _) = shard.open_linked(&name, Access::Read)?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use darter_core::{BlobId, Digest, PieceIndex, Version};
 use darter_store::{Amount, DiskStore, SourceRecord, Store, StoreError};
@@ -309,6 +310,24 @@ fn what_is_evicted_gives_its_blocks_back_although_its_handle_is_still_about() {
     assert!(matches!(resting.read_at(0, &mut [0; 4]), Err(StoreError::NotHeld { .. })));
     assert!(!matches!(resting.piece_file(PieceIndex(0)), Ok(Some(_))));
     new.check_held(&*filled);
+}
+
+#[test]
+fn many_small_blobs_are_saved_before_they_take_all_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    // It saves by itself once an hour.
+    let store = open(dir.path());
+    for number in 0..=255 {
+        drop(Content::new(number, 9).fill(&store));
+    }
+    let dir = fs::canonicalize(dir.path()).unwrap();
+    for _ in 0..3000 {
+        if open_below(&dir).len() < 150 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{} files are open", open_below(&dir).len());
 }
 
 #[test]

@@ -133,6 +133,20 @@ fn a_daemon_takes_all_the_file_descriptors_it_may_have_and_says_once_when_they_r
     wait_until("it accepts again", || is_well(&local));
 }
 
+#[test]
+fn many_small_files_take_no_descriptor_each() {
+    let (room, bytes) = (Room::new(), content(1000));
+    let _daemon = Daemon::start(&room, "");
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    prlimit(Some(pid_of(&room)), Resource::Nofile, Rlimit { current: Some(160), maximum: limit.maximum }).unwrap();
+    let web = Web::serve(bytes.clone());
+    let list: String = (0..300).map(|number| format!("{0}-{number} {number}\n", web.url)).collect();
+    std::fs::write(room.path("list"), list).unwrap();
+    room.run(&format!("get -q -i {}", room.path("list").display())).succeeded();
+    assert!((0..300).all(|number| room.read(&number.to_string()) == bytes));
+    assert!(is_well(&local_of(&room)));
+}
+
 /// A file system in a file, mounted for a test, that can be frozen.
 struct Frozen<'a>(&'a Path);
 
