@@ -18,6 +18,7 @@
 //!
 //! Limit: a registry is believed about its own repositories. One that claims to hold content it never had is given
 //! the benefit to whoever names that content's digest, as it is in the content stores of the engines themselves.
+//! Likewise one that answers HEAD, digest included, to those to whom it refuses GET.
 //!
 //! Pure: time is an argument. Both tables are bounded; what is forgotten is asked for again.
 
