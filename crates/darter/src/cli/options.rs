@@ -7,7 +7,7 @@ use darter_node::Options;
 use darter_node::admin::socket_path;
 use darter_node::options::{LoginOption, Role, UpstreamOption};
 
-use super::agent::{NetworkArgs, RegistryArgs, UpstreamArgs};
+use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, UpstreamArgs};
 use super::upstream::{self, Login, Upstream};
 use super::values;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
@@ -150,7 +150,7 @@ impl AgentArgs {
             origin_ca: self.origin.origin_ca.clone(),
             origin_patience: self.origin.origin_patience,
             origin_timeout: self.origin.origin_timeout,
-            signed_parameters: self.origin.signed_parameter.clone(),
+            signed_parameters: self.origin.signed_parameters(),
             grant_ttl: self.registry.grant_ttl,
             stale_tags: self.registry.stale_tags.into(),
             verify_whole: self.network.verify_whole,
@@ -190,13 +190,18 @@ impl AgentArgs {
     }
 }
 
+impl OriginArgs {
+    fn signed_parameters(&self) -> Vec<String> {
+        self.signed_parameter.iter().filter(|name| !name.is_empty()).cloned().collect()
+    }
+}
+
 impl RegistryArgs {
     /// Logins with their passwords, of which some are in files.
     fn logins(&self) -> Result<Vec<LoginOption>, Failure> {
-        let file_of = |registry: &str| self.password_file.iter().find(|(name, _)| name == registry);
-        if let Some((name, _)) =
-            self.password_file.iter().find(|(name, _)| self.login.iter().all(|it| it.registry != *name))
-        {
+        let given = || self.password_file.iter().filter(|(name, _)| !name.is_empty());
+        let file_of = |registry: &str| given().find(|(name, _)| name == registry);
+        if let Some((name, _)) = given().find(|(name, _)| self.login.iter().all(|it| it.registry != *name)) {
             return Err(Failure::Usage(format!("--password-file {name}=…: of which user? Add --login {name}=USER")));
         }
         let whole = |login: &LoginOption| {
@@ -271,7 +276,7 @@ impl GetArgs {
             origin_ca: self.origin.origin_ca.clone(),
             origin_patience: self.origin.origin_patience,
             origin_timeout: self.origin.origin_timeout,
-            signed_parameters: self.origin.signed_parameter.clone(),
+            signed_parameters: self.origin.signed_parameters(),
             grant_ttl: std::time::Duration::ZERO,
             stale_tags: Default::default(),
             // Nobody leads it; a digest that nobody asks for is not worth hashing for.

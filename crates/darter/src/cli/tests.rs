@@ -125,6 +125,17 @@ fn labels_without_a_value_and_empty_members_of_lists_are_none() {
     }
     assert!(node("", "a:1").labels.is_empty() && node("zone=", "a:1").labels.is_empty());
     assert_eq!(node("", ",a:1, b:2,").join, ["a:1", "b:2"]);
+    let with = |flag: &str, value: &str| {
+        let cli = parse(&["darter", "seed", "--data-dir", "/d", flag, value]);
+        let Command::Seed(args) = cli.command else { panic!("{cli:?}") };
+        args.options(Role::Seed, &[]).unwrap()
+    };
+    for value in ["", ",", " , "] {
+        assert!(with("--upstream", value).upstreams.is_empty() && with("--password-file", value).logins.is_empty());
+        assert!(with("--signed-parameter", value).signed_parameters.is_empty(), "{value:?}");
+    }
+    assert_eq!(with("--upstream", "a=http://a, b=http://b,").upstreams.len(), 2);
+    assert_eq!(with("--signed-parameter", ",token").signed_parameters, ["token"]);
 }
 
 #[test]

@@ -96,7 +96,8 @@ struct ValueFile {
 
 /// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, several of them parted by commas.
 pub(crate) fn upstreams(text: &str) -> Result<UpstreamList, String> {
-    items(text).into_iter().map(upstream).collect::<Result<_, _>>().map(UpstreamList)
+    let given = items(text).into_iter().map(str::trim).filter(|item| !item.is_empty());
+    given.map(upstream).collect::<Result<_, _>>().map(UpstreamList)
 }
 
 /// A header of requests. The refusal does not repeat what may be a secret.

@@ -53,10 +53,10 @@ pub(crate) fn endpoint_or_nothing(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Ok(String::new()) } else { endpoint(text.trim()) }
 }
 
-/// A query parameter's name; in lower case, as names are compared.
+/// A query parameter's name; in lower case, as names are compared. A member of a list that substitution left empty stays empty.
 pub(crate) fn parameter(text: &str) -> Result<String, String> {
     let name = text.trim().to_ascii_lowercase();
-    if name.is_empty() || name.contains(['=', '&', '?', '#', ' ']) {
+    if name.contains(['=', '&', '?', '#', ' ']) {
         return Err(format!("not the name of a query parameter: {text:?} (write for example token)"));
     }
     Ok(name)
@@ -161,6 +161,8 @@ pub(crate) fn registry_name(text: &str) -> Result<String, String> {
 /// `REGISTRY=FILE`.
 pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
+        // A member of a list that substitution left empty.
+        None if text.trim().is_empty() => Ok(Default::default()),
         Some((registry, file)) if !registry.is_empty() && !file.is_empty() => {
             Ok((registry_name(registry)?, PathBuf::from(file)))
         }
