@@ -102,6 +102,11 @@ impl Swarms {
             };
             match joined {
                 Ok(transfer) => {
+                    if !proven {
+                        self.proven(&source);
+                    }
+                    // A transfer that was here may be of another source, and be taken back when that one sent something else.
+                    self.check_given(&transfer, &source).await?;
                     let waited = asked.elapsed();
                     if waited >= LONG_WAIT {
                         let addr = self.house.fleet.address(seed);
@@ -133,7 +138,10 @@ impl Swarms {
         if alone {
             let found = self.open_by_nodes(&source, &credentials, patient, &mut troubles).await?;
             match found {
-                Settled::Transfer(transfer) => return Ok(transfer),
+                Settled::Transfer(transfer) => {
+                    self.check_given(&transfer, &source).await?;
+                    return Ok(transfer);
+                }
                 Settled::NotHere => {}
                 Settled::OriginAway => patient = false,
             }
