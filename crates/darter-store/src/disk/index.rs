@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use darter_core::{BlobId, Version};
 use parking_lot::Mutex;
@@ -35,14 +36,36 @@ pub(super) struct Index {
     database: Database,
     path: PathBuf,
     pending: Mutex<Pending>,
+    /// What a commit is writing. Set and cleared under the lock of `pending`, so that whatever was noted is found in one of
+    /// both, or in the database.
+    writing: Mutex<Arc<Pending>>,
 }
 
 /// What the next commit writes: first what is gone, then what is new.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Pending {
     gone: HashSet<BlobId>,
     uses: HashMap<BlobId, LastUse>,
     sources: HashMap<BlobId, SourceRecord>,
+}
+
+impl Pending {
+    /// Keeps what could not be written for the next time, unless something newer was noted.
+    fn put_back(&mut self, unwritten: Self) {
+        let gone_since = std::mem::take(&mut self.gone);
+        for (blob, last_use) in unwritten.uses {
+            if !gone_since.contains(&blob) {
+                self.uses.entry(blob).or_insert(last_use);
+            }
+        }
+        for (key, record) in unwritten.sources {
+            if !gone_since.contains(&record.blob) {
+                self.sources.entry(key).or_insert(record);
+            }
+        }
+        self.gone = unwritten.gone;
+        self.gone.extend(gone_since);
+    }
 }
 
 impl Index {
@@ -63,7 +86,7 @@ impl Index {
                 open_checked(dir, existing).map_err(index_error(&path))?
             }
         };
-        Ok(Self { database, path, pending: Mutex::default() })
+        Ok(Self { database, path, pending: Mutex::default(), writing: Mutex::default() })
     }
 
     pub(super) fn last_uses(&self) -> Result<HashMap<BlobId, LastUse>> {
@@ -86,11 +109,21 @@ impl Index {
     }
 
     pub(super) fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>> {
-        if let Some(record) = self.pending.lock().sources.get(&key) {
-            return Ok(Some(record.clone()));
+        {
+            let pending = self.pending.lock();
+            if let Some(record) = pending.sources.get(&key) {
+                return Ok(Some(record.clone()));
+            }
+            // A commit takes as long as the disk wants.
+            if let Some(record) = self.writing.lock().sources.get(&key) {
+                return Ok(Some(record.clone()).filter(|record| !pending.gone.contains(&record.blob)));
+            }
         }
         let record = self.read_source(key).map_err(index_error(&self.path))?;
-        Ok(record.filter(|record| !self.pending.lock().gone.contains(&record.blob)))
+        let pending = self.pending.lock();
+        let writing = self.writing.lock();
+        let is_gone = |blob: &BlobId| pending.gone.contains(blob) || writing.gone.contains(blob);
+        Ok(record.filter(|record| !is_gone(&record.blob)))
     }
 
     /// Writes what was noted, in one durable transaction; nothing if nothing was.
@@ -100,31 +133,17 @@ impl Index {
             if pending.gone.is_empty() && pending.uses.is_empty() && pending.sources.is_empty() {
                 return Ok(());
             }
-            std::mem::take(&mut *pending)
+            let taken = Arc::new(std::mem::take(&mut *pending));
+            *self.writing.lock() = Arc::clone(&taken);
+            taken
         };
         let written = self.write(&pending).map_err(index_error(&self.path));
+        let mut next = self.pending.lock();
         if written.is_err() {
-            self.put_back(pending);
+            next.put_back(Pending::clone(&pending));
         }
+        *self.writing.lock() = Arc::default();
         written
-    }
-
-    /// Keeps what could not be written for the next time, unless something newer was noted.
-    fn put_back(&self, unwritten: Pending) {
-        let mut pending = self.pending.lock();
-        let gone_since = std::mem::take(&mut pending.gone);
-        for (blob, last_use) in unwritten.uses {
-            if !gone_since.contains(&blob) {
-                pending.uses.entry(blob).or_insert(last_use);
-            }
-        }
-        for (key, record) in unwritten.sources {
-            if !gone_since.contains(&record.blob) {
-                pending.sources.entry(key).or_insert(record);
-            }
-        }
-        pending.gone = unwritten.gone;
-        pending.gone.extend(gone_since);
     }
 
     fn write(&self, pending: &Pending) -> Result<(), redb::Error> {
@@ -206,6 +225,41 @@ mod tests {
     use darter_core::Fetched;
 
     use super::*;
+
+    /// A source that is forgotten for the moment of a commit is read from its origin once more.
+    #[test]
+    fn what_was_remembered_is_recalled_while_it_is_being_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(&Dir::open(directory.path()).unwrap(), &HashSet::new()).unwrap();
+        let record = |number: u8| SourceRecord {
+            blob: BlobId([number; 32]),
+            version: Version::default(),
+            checked: 1,
+            fetched: None,
+        };
+        std::thread::scope(|scope| {
+            let (begun, ends) = std::sync::mpsc::channel::<()>();
+            let index = &index;
+            scope.spawn(move || {
+                while ends.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    index.commit().unwrap();
+                }
+            });
+            for number in 0..200 {
+                index.remember(BlobId([number; 32]), record(number));
+                for _ in 0..50 {
+                    assert_eq!(index.recall(BlobId([number; 32])).unwrap(), Some(record(number)), "{number}");
+                }
+                if number % 3 == 0 {
+                    index.forget(BlobId([number; 32]));
+                    for _ in 0..50 {
+                        assert_eq!(index.recall(BlobId([number; 32])).unwrap(), None, "{number}");
+                    }
+                }
+            }
+            drop(begun);
+        });
+    }
 
     #[test]
     fn what_an_older_release_remembered_is_read_and_it_reads_what_this_one_remembers() {
