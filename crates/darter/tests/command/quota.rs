@@ -138,12 +138,12 @@ fn many_small_files_take_no_descriptor_each() {
     let (room, bytes) = (Room::new(), content(1000));
     let _daemon = Daemon::start(&room, "");
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    prlimit(Some(pid_of(&room)), Resource::Nofile, Rlimit { current: Some(160), maximum: limit.maximum }).unwrap();
+    prlimit(Some(pid_of(&room)), Resource::Nofile, Rlimit { current: Some(640), maximum: limit.maximum }).unwrap();
     let web = Web::serve(bytes.clone());
-    let list: String = (0..300).map(|number| format!("{0}-{number} {number}\n", web.url)).collect();
+    let list: String = (0..900).map(|number| format!("{0}-{number} {number}\n", web.url)).collect();
     std::fs::write(room.path("list"), list).unwrap();
     room.run(&format!("get -q -i {}", room.path("list").display())).succeeded();
-    assert!((0..300).all(|number| room.read(&number.to_string()) == bytes));
+    assert!((0..900).all(|number| room.read(&number.to_string()) == bytes));
     assert!(is_well(&local_of(&room)));
 }
 
