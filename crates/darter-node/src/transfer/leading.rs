@@ -272,6 +272,13 @@ impl Transfer {
             state.change_lead(Lead::Me, None, now);
         }
         self.open_lead(start);
+        if start == Start::Fresh
+            && let Some(leading) = &mut self.state.lock().leading
+        {
+            // A member that was let in a moment before has opened the books, as if somebody else had led. An answer of the
+            // origin that is open by now would be dropped, and asked for again.
+            leading.swarm.settle();
+        }
         self.start_reading(reading);
         self.kick.notify_one();
     }

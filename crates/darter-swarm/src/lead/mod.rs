@@ -418,6 +418,11 @@ impl Lead {
         self.look_again.filter(|again| now < *again)
     }
 
+    /// Nobody led before after all: the origin may be asked at once.
+    pub const fn settle(&mut self) {
+        self.settled = Moment::ZERO;
+    }
+
     /// What the lead's own store has.
     pub const fn owned(&self) -> &PieceSet {
         &self.pieces.own

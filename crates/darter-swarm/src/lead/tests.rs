@@ -315,3 +315,12 @@ fn who_joins_again_is_told_at_once_what_it_lost_and_what_it_has_now() {
     large.leave(node(7));
     assert_eq!(large.take_notice(node(7)), None, "who is gone is told nothing");
 }
+
+#[test]
+fn a_lead_that_turns_out_to_be_the_first_one_reads_the_origin_at_once() {
+    let mut lead = Lead::new(node(0), Place::default(), Start::TakeOver, Tuning::default(), 1, at(1000));
+    lead.set_total(1);
+    assert_eq!(lead.origin_plan(0, at(1000)), None, "members may hold some of it");
+    lead.settle();
+    assert!(lead.origin_plan(0, at(1000)).is_some());
+}
