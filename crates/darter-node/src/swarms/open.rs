@@ -404,9 +404,17 @@ impl Swarms {
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
         let Caller { credentials, requester } = caller;
-        // Without the door: callers of what is known need not wait for each other's questions to the origin.
+        // Without the door: callers of what is known need not wait for each other's questions to the origin. What is stored
+        // in part may have been created this moment by whoever is at the door with the origin's answer.
         let mut says = true;
-        if let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
+        let is_begun = match source {
+            Source::Registry { digest, .. } => {
+                let blob = blob_of(digest);
+                self.get(blob).is_none() && self.stored(blob).await?.is_some_and(|stored| !stored.is_complete())
+            }
+            Source::Url { .. } => false,
+        };
+        if !is_begun && let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
         // A stranger who answers slowly keeps nobody from other registries with the same digest.
