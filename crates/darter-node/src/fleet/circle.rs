@@ -1,7 +1,8 @@
 //! How nodes come to know each other, so that a fleet that has lost its seeds, or never had any, still finds together.
 //!
 //! A node asks whomever it connects to for nodes that it should know ([`Message::AskPeers`]), and somebody again from
-//! time to time. While a seed is connected that is all: knowing costs nothing, connections do. While none is, the node
+//! time to time. A seed tells whoever comes without being asked, and tells a few others of it: it may be gone a moment later.
+//! While a seed is connected that is all: knowing costs nothing, connections do. While none is, the node
 //! keeps itself connected with up to [`MAX_COMPANIONS`] of those it knows; in a fleet that is not larger, with all.
 //! Which ones these are in a larger fleet follows from the node's own id, so that the connections of all together make
 //! a random graph.
@@ -43,6 +44,9 @@ const ASK_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 
 /// How often what is new is written down.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Nodes that a seed tells of one that comes.
+const MAX_HERALDED: usize = 4;
 
 /// Nodes told of in one answer: enough for a small fleet to know itself whole, and for a large one to hang together.
 const TOLD: usize = 64;
@@ -163,6 +167,21 @@ impl Fleet {
         if is_node && peer.is_seed() {
             self.introduce_seeds();
         }
+        if !is_node && !peer.is_seed() {
+            self.herald(peer);
+        }
+    }
+
+    /// A node came to this seed: it is told of others, and some of them of it, so that it is not alone when this seed dies
+    /// before anybody asked.
+    fn herald(&self, newcomer: &Peer) {
+        let id = newcomer.hello.node;
+        let others = self.peers().into_iter().filter(|peer| !peer.is_seed()).map(|peer| peer.hello.node);
+        let others: Vec<_> = others.filter(|node| *node != id).collect();
+        let mut told = rendezvous::ranking(&id.0, &others);
+        told.truncate(MAX_HERALDED);
+        self.tell(&told, &Message::Peers { peers: vec![newcomer.info()] });
+        self.tell_peers(id);
     }
 
     /// Tells the connected seeds of each other: nobody gives them others to join.
