@@ -1,5 +1,5 @@
 //! The bytes that are raced: generated once for a scenario, in memory, the same on every machine; incompressible, or an image's
-//! [`layers`](super::layers).
+//! [`layers`].
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
