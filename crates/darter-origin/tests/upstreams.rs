@@ -153,7 +153,7 @@ async fn a_layer_with_an_encoding_nobody_asked_for_is_refused_before_its_first_b
     let origin = RegistryOrigin::new(client);
     let error = origin.read(&source(&server, &blob), &none(), None, None).await.unwrap_err();
     let failure = OriginFailure::from(&error);
-    assert_eq!(failure.kind, ErrorKind::Protocol);
+    assert_eq!(failure.kind, ErrorKind::Encoded);
     assert!(failure.text.contains("Content-Encoding: gzip"), "{}", failure.text);
     // Its length would be that of the encoded form.
     let stat = origin.stat(&source(&server, &blob), &none(), None).await.unwrap();
