@@ -101,6 +101,12 @@ impl FetchError {
         }
     }
 
+    /// Whether the origin does not give this to who asked; where it is private, that can look as if it were not there.
+    pub(crate) const fn is_of_access(&self) -> bool {
+        let Self::Origin(failure) = self else { return false };
+        matches!(failure.kind, ErrorKind::NotFound | ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
+    }
+
     /// Whether nobody else — another seed, this node by itself — should try where this failed. An origin that asks to slow down
     /// would be asked by every host.
     pub(crate) const fn is_final(&self) -> bool {

@@ -78,6 +78,12 @@ pub trait Origin: Send + Sync {
         expect: Option<&Version>,
     ) -> Result<Reading, OriginError>;
 
+    /// Whether a reading shows something that is configured here (a login, headers, a certificate) besides what the caller
+    /// brought: then a refusal may be meant for that, and tells nothing to those who are configured otherwise.
+    async fn shows_own_keys(&self, _source: &Source, _credentials: &Credentials) -> bool {
+        false
+    }
+
     /// What the origin calls the resource when it is kept as a file: its `Content-Disposition` (RFC 6266), as it stands.
     ///
     /// # Errors

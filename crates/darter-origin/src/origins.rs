@@ -117,6 +117,13 @@ impl Origin for Origins {
         retry_noting(self.policy, || origin.read(source, credentials, range, expect), note).await
     }
 
+    async fn shows_own_keys(&self, source: &Source, credentials: &Credentials) -> bool {
+        match self.of(source) {
+            Ok(origin) => origin.shows_own_keys(source, credentials).await,
+            Err(_) => false,
+        }
+    }
+
     async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {
         self.of(source)?.disposition(source, credentials).await
     }

@@ -186,6 +186,10 @@ impl Origin for HttpOrigin {
         Ok(Reading { version, shown, start: part.start, length: part.length, witness, body })
     }
 
+    async fn shows_own_keys(&self, source: &Source, _credentials: &Credentials) -> bool {
+        matches!(source, Source::Url { url, .. } if self.client.has_keys_for(url))
+    }
+
     async fn disposition(&self, source: &Source, credentials: &Credentials) -> Result<Option<String>, OriginError> {
         let response = self.describe(source, credentials, None).await?;
         if !response.status().is_success() {

@@ -94,6 +94,12 @@ impl Swarms {
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
     }
 
+    /// Whether the origin is shown something that is configured here. Then a refusal says nothing of agents that are
+    /// configured otherwise, and theirs says nothing of this one.
+    pub(super) async fn shows_own_keys(&self, source: &Source, credentials: &Credentials) -> bool {
+        self.house.context.origins.once(Requester::Here).shows_own_keys(source, credentials).await
+    }
+
     /// Asks the origin, once, what a source is for this caller. `None` where it does not say: a GET may still be answered,
     /// is tried for as long as the patience lasts, and says why if it is not.
     pub(super) async fn ask_origin(

@@ -5,6 +5,9 @@
 //! reads the origin once for all. Each of these is asked with [`Message::Join`], exactly as a seed is, and
 //! does what a seed does: it asks the origin with the caller's credentials whether the caller may have it.
 //!
+//! A host's own login, headers or certificate may be wrong or missing. A refusal that may be due to them counts for nobody
+//! else: the next in order leads, and hosts that are configured alike still read the origin once.
+//!
 //! A node that is asked to lead while a seed is connected to it joins that seed, again with the caller's credentials, and
 //! passes on what it gets: some node can reach a seed that others can't. Otherwise it leads by itself, and asks no other
 //! node, so that no question goes round in a circle.
@@ -17,9 +20,12 @@ use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
 use super::open::{PATIENT, Refused};
-use super::{Swarms, failure_of};
+use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
+
+/// So many may be refused by an origin before a node that is configured for it reads by itself: each asks the origin.
+const MAX_REFUSALS: usize = 3;
 
 /// What the nodes came to.
 pub(super) enum Settled {
@@ -27,6 +33,8 @@ pub(super) enum Settled {
     Transfer(Arc<Transfer>),
     /// This node is the one to lead.
     NotHere,
+    /// Who was asked is refused by the origin; this agent, which is configured otherwise, may not be.
+    Refused,
     /// Somebody tried the origin long enough: it need not be tried for as long again.
     OriginAway,
 }
@@ -54,6 +62,7 @@ impl Swarms {
             false => survey.holders.iter().map(|info| info.node).collect(),
         };
         let candidates = seeds.into_iter().chain(nodes);
+        let mut refusals = 0;
         for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
             match self.try_lead(lead, source, credentials, troubles).await? {
                 Settled::Transfer(transfer) => {
@@ -65,6 +74,12 @@ impl Swarms {
                 }
                 Settled::OriginAway => return Ok(Settled::OriginAway),
                 Settled::NotHere => {}
+                Settled::Refused => {
+                    refusals += 1;
+                    if refusals == MAX_REFUSALS {
+                        break;
+                    }
+                }
             }
         }
         Ok(Settled::NotHere)
@@ -79,16 +94,20 @@ impl Swarms {
         troubles: &mut Vec<String>,
     ) -> Result<Settled, FetchError> {
         let asked = self.house.context.now();
-        let (text, was_patient) = match self.join(lead, source, credentials).await {
+        let (text, settled) = match self.join(lead, source, credentials).await {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
             Err(Refused::Final(error)) => return Err(error),
-            Err(Refused::Origin(text)) => (text, self.house.context.now().since(asked) > PATIENT),
-            Err(Refused::Trouble(text)) => (text, false),
+            Err(Refused::Origin(text)) => {
+                let was_patient = self.house.context.now().since(asked) > PATIENT;
+                (text, if was_patient { Settled::OriginAway } else { Settled::NotHere })
+            }
+            Err(Refused::ToIt(text)) => (text, Settled::Refused),
+            Err(Refused::Trouble(text)) => (text, Settled::NotHere),
         };
         let addr = self.house.fleet.address(lead);
         tracing::info!(node = addr, reason = text, "a node could not take on this download; trying the next one");
         troubles.push(format!("{addr}: {text}"));
-        Ok(if was_patient { Settled::OriginAway } else { Settled::NotHere })
+        Ok(settled)
     }
 
     /// Whether all of it is here, or on its way to here: then nobody else need be asked.
@@ -114,12 +133,16 @@ impl Swarms {
             let joined = self.try_lead(seed, source, caller.credentials, &mut troubles).await;
             match joined.map_err(|error| failure_of(&error))? {
                 Settled::Transfer(transfer) => return Ok(transfer),
-                Settled::NotHere => {}
+                Settled::NotHere | Settled::Refused => {}
                 Settled::OriginAway => patient = false,
             }
         }
         match self.lead(source, caller, patient).await {
             Ok(transfer) => Ok(transfer),
+            // What is configured here may be wrong, and the member may do without it or have something better.
+            Err(error) if error.is_of_access() && self.shows_own_keys(source, caller.credentials).await => {
+                Err(refusal(format!("what is configured there does not open it: {error}")))
+            }
             // Those who have a part in it already can go on among themselves while the origin is away.
             Err(error) if !error.is_final() => {
                 let under_way = held.and_then(|blob| self.get(blob)).filter(|transfer| transfer.source == *source);

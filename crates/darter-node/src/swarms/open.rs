@@ -120,7 +120,7 @@ impl Swarms {
                     patient = false;
                     break;
                 }
-                Err(Refused::Trouble(text) | Refused::Origin(text)) => {
+                Err(Refused::Trouble(text) | Refused::Origin(text) | Refused::ToIt(text)) => {
                     let addr = self.house.fleet.address(seed);
                     tracing::warn!(
                         seed = addr,
@@ -142,7 +142,7 @@ impl Swarms {
                     self.check_given(&transfer, &source).await?;
                     return Ok(transfer);
                 }
-                Settled::NotHere => {}
+                Settled::NotHere | Settled::Refused => {}
                 Settled::OriginAway => patient = false,
             }
         }
@@ -325,6 +325,9 @@ impl Swarms {
                     Some(wrong @ FetchError::WrongDigest { .. }) => {
                         self.read_wrong_by(seed, (source, credentials), wrong);
                         otherwise
+                    }
+                    Some(word) if word.is_of_access() && self.shows_own_keys(source, credentials).await => {
+                        Refused::ToIt(word.to_string())
                     }
                     word => word.map_or(otherwise, Refused::Final),
                 });
@@ -729,6 +732,8 @@ pub(super) enum Refused {
     Final(FetchError),
     /// The seed could not read the origin.
     Origin(String),
+    /// The origin refuses it to the seed, and may give it to this agent, which is configured for that origin.
+    ToIt(String),
     /// The seed's own trouble.
     Trouble(String),
 }

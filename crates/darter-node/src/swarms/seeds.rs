@@ -67,7 +67,7 @@ impl Swarms {
                 Ok(Some(transfer))
             }
             Err(Refused::Final(error)) => Err(error),
-            Err(Refused::Trouble(reason) | Refused::Origin(reason)) => {
+            Err(Refused::Trouble(reason) | Refused::Origin(reason) | Refused::ToIt(reason)) => {
                 tracing::info!(seed = fleet.address(seed), reason, "another seed has it and could not give it");
                 Ok(None)
             }

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use darter_core::Digest;
+use darter_core::source::Credentials;
+use darter_core::{Digest, Source, rendezvous};
 use darter_node::options::{LoginOption, Role, StaleTags};
 use darter_node::{Agent, Options};
 use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode};
 
-use crate::registry::Registry;
+use crate::registry::{Registry, Seen};
 use crate::seed;
 
 const NODES: usize = 8;
@@ -120,7 +121,7 @@ async fn a_seeds_login_opens_its_registry_to_nodes_that_have_none_and_a_callers_
     let seed = start_seed(directory.path(), &registry, vec![login]).await;
     let nodes = start_nodes(directory.path(), &registry, &seed).await;
     join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
-    assert_eq!(registry.state.lock().tokens, 1, "one token for the fleet");
+    assert_eq!(registry.state.lock().tokens.len(), 1, "one token for the fleet");
     let ask_as = async |authorization: &str| {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("http://{}{TAG}", nodes[0].status().local.unwrap());
@@ -337,9 +338,8 @@ async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
     registry.allow(ALICES_TOKEN, "lab/app");
     registry.allow(ALICES_TOKEN, "lab/other");
     registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
-    let login = LoginOption { registry: registry.name(), username: "alice".to_owned(), password: "secret".to_owned() };
     let mut options = many(directory.path(), &registry);
-    options[1..].iter_mut().for_each(|options| options.logins.push(login.clone()));
+    options[1..].iter_mut().for_each(|options| options.logins.push(alices(&registry, "secret")));
     // The one that has none comes first or last in the order of each repository, or between.
     let nodes = start_nodes_alone(options).await;
     for (repository, layer) in [("lab/app", blobs[1]), ("lab/other", others[1])] {
@@ -355,6 +355,18 @@ async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
     assert_eq!(client.get(url).header("authorization", ALICE).send().await.unwrap().status(), 200);
 }
 
+fn alices(registry: &Registry, password: &str) -> LoginOption {
+    let (username, password) = ("alice".to_owned(), password.to_owned());
+    LoginOption { registry: registry.name(), username, password }
+}
+
+/// How often something was asked for with this `Authorization`, since the last call of `asked`.
+fn times_given(registry: &Registry, authorization: &str, path_part: &str) -> usize {
+    let state = registry.state.lock();
+    let given = |seen: &Seen| seen.headers.get("authorization").is_some_and(|value| value == authorization);
+    state.seen.iter().filter(|seen| seen.line.contains(path_part) && given(seen)).count()
+}
+
 /// As where all hosts are configured alike.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_with_the_same_login_ask_the_registry_once_and_one_with_another_login_asks_for_itself() {
@@ -362,28 +374,56 @@ async fn nodes_with_the_same_login_ask_the_registry_once_and_one_with_another_lo
     let (image, blobs) = put_image(&registry);
     registry.allow(ALICES_TOKEN, "lab/app");
     registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
-    let login = |password: &str| {
-        let (username, password) = ("alice".to_owned(), password.to_owned());
-        LoginOption { registry: registry.name(), username, password }
-    };
     let mut options = many(directory.path(), &registry);
-    options[0].logins.push(login("guess"));
-    options[1..].iter_mut().for_each(|options| options.logins.push(login("secret")));
+    options[0].logins.push(alices(&registry, "guess"));
+    options[1..].iter_mut().for_each(|options| options.logins.push(alices(&registry, "secret")));
     let nodes = start_nodes_alone(options).await;
     join_all(nodes[1..].iter().map(|node| pull(node, image, &blobs))).await;
-    let mut asked = registry.asked();
-    asked.retain(|asked| asked.starts_with("GET /v2/"));
-    let manifests = asked.iter().filter(|asked| asked.contains("/manifests/")).count();
-    // Each was asked for once without a token, before the registry said that it wants one.
-    assert!(manifests <= 3, "{asked:?}");
-    // Another one of them may have been chosen for each blob.
-    assert!(registry.state.lock().tokens <= 3);
+    assert_eq!(times_given(&registry, ALICES_TOKEN, &format!("manifests/{image}")), 1);
+    // A tag is asked for anew by those who come three seconds later.
+    assert!(times_given(&registry, ALICES_TOKEN, TAG) <= 3);
+    for blob in blobs {
+        assert_eq!(times_given(&registry, ALICES_TOKEN, &blob.to_string()), 1);
+    }
+    // The one that asks for the manifests; another one of them may have been chosen for each blob.
+    let tokens = registry.state.lock().tokens.iter().filter(|login| *login == ALICE).count();
+    assert!(tokens <= 3, "{tokens}");
+    registry.asked();
     let none = "/v2/lab/app/manifests/none";
     let got = join_all(nodes[1..].iter().map(|node| get(node, none))).await;
     assert!(got.iter().all(|got| got.status == 404));
     assert_eq!(registry.asked(), [format!("GET {none}")]);
     for path in [TAG.to_owned(), format!("/v2/lab/app/blobs/{}", blobs[1])] {
         assert_eq!(get(&nodes[0], &path).await.status, 401, "{path}");
+    }
+}
+
+/// Whoever is to read a blob for all may be the one host whose login was never set, or has expired. It was every host's own
+/// reading then.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_by_the_registry_leaves_a_blob_to_the_next_that_is_not() {
+    for (refused, its_token) in [(Some("guess"), "Bearer YWxpY2U6Z3Vlc3M="), (None, "Bearer nobody")] {
+        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+        registry.allow(ALICES_TOKEN, "lab/app");
+        registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+        let mut options = many(directory.path(), &registry);
+        options[0].logins.extend(refused.map(|password| alices(&registry, password)));
+        options[1..].iter_mut().for_each(|options| options.logins.push(alices(&registry, "secret")));
+        let nodes = start_nodes_alone(options).await;
+        let ids: Vec<_> = nodes.iter().map(|node| node.status().node).collect();
+        let (image, blobs) = (0_u32..)
+            .map(|n| registry.put_image("lab/app", Some("1"), &n.to_le_bytes().repeat(70_000)))
+            .find(|(_, [_, layer])| {
+                let registry = format!("http://{}/", registry.address).parse().unwrap();
+                let source = Source::Registry { registry, repository: "lab/app".to_owned(), digest: *layer };
+                rendezvous::owner(&source.record_key(&Credentials::none()).0, &ids) == Some(ids[0])
+            })
+            .unwrap();
+        join_all(nodes[1..].iter().map(|node| pull(node, image, &blobs))).await;
+        let layer = blobs[1].to_string();
+        assert!(times_given(&registry, its_token, &layer) > 0, "it was asked first: {refused:?}");
+        assert_eq!(times_given(&registry, ALICES_TOKEN, &layer), 1, "{refused:?}");
+        assert_eq!(get(&nodes[0], &format!("/v2/lab/app/blobs/{layer}")).await.status, 401, "{refused:?}");
     }
 }
 

@@ -47,8 +47,8 @@ pub(crate) struct State {
     /// Repositories by `Authorization` value that may read them; without any entry, everybody reads everything.
     pub(crate) rights: BTreeMap<String, BTreeSet<String>>,
     pub(crate) seen: Vec<Seen>,
-    /// How many tokens its token service gave.
-    pub(crate) tokens: usize,
+    /// Of whom its token service was asked for tokens, as `Authorization` values.
+    pub(crate) tokens: Vec<String>,
     /// Address of the token service; with it, challenges are of the Bearer kind.
     pub(crate) realm: Option<String>,
     /// Sends manifests with a byte changed.
@@ -270,7 +270,7 @@ impl State {
         let uri = request.uri();
         let authorization = request.headers().get("authorization").map_or("", |value| value.to_str().unwrap());
         if uri.path() == "/token" {
-            self.tokens += 1;
+            self.tokens.push(authorization.to_owned());
             let token = authorization.strip_prefix("Basic ").unwrap_or("nobody");
             return reply(200, &[], serde_json::json!({ "token": token }).to_string().into());
         }

@@ -130,6 +130,12 @@ impl Origin for RegistryOrigin {
             body: crate::body::checked(answer.body, part.bytes, source.to_string()),
         })
     }
+
+    async fn shows_own_keys(&self, source: &Source, credentials: &Credentials) -> bool {
+        let Ok((registry, repository, _)) = parts(source) else { return false };
+        let upstream = self.client.upstreams().at_for(registry, repository, self.requester);
+        self.client.shows_own_keys(&upstream, credentials).await
+    }
 }
 
 /// A blob never changes; only what is known of its length does.
