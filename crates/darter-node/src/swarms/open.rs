@@ -362,6 +362,11 @@ impl Swarms {
                 // The blob's transfer was there, and follows the seed already.
                 let known = self.get(blob);
                 let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
+                // A lead may let two in who asked different registries. What a stranger sends shows that another one has the
+                // same only once the lead has checked the whole.
+                if transfer.source != *source && !self.may_come_to_this(&transfer) && !transfer.has_verdict() {
+                    return Err(Refused::Final(FetchError::Unproven { name: source.to_string() }));
+                }
                 transfer.renew_credentials(source, credentials.clone());
                 self.proven(source);
                 if matches!(source, Source::Url { .. }) {

@@ -71,8 +71,10 @@ impl Swarms {
             }
         }
         let Some(stored) = self.stored(blob).await? else { return Ok(transfer.is_none()) };
-        // The name says nothing of a base path, of which one host may have several.
-        if registry.path() == "/" && stored.info().name == source.to_string() {
+        // The name says nothing of a base path, of which one host may have several; nor of who fills now what somebody else has
+        // created.
+        let is_all_its_own = transfer.is_none_or(|transfer| transfer.is_complete());
+        if is_all_its_own && registry.path() == "/" && stored.info().name == source.to_string() {
             return Ok(true);
         }
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))

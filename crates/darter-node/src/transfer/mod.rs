@@ -376,6 +376,11 @@ impl Transfer {
         matches!(self.state.lock().outcome, Outcome::Complete)
     }
 
+    /// Whether somebody has checked the whole.
+    pub(crate) fn has_verdict(&self) -> bool {
+        self.state.lock().verdict.is_some()
+    }
+
     /// Who leads.
     pub(crate) fn lead(&self) -> Lead {
         self.state.lock().lead

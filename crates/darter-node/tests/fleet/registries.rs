@@ -360,11 +360,12 @@ fn alices(registry: &Registry, password: &str) -> LoginOption {
     LoginOption { registry: registry.name(), username, password }
 }
 
-/// How often something was asked for with this `Authorization`, since the last call of `asked`.
+/// How often bytes were asked for with this `Authorization`, since the last call of `asked`.
 fn times_given(registry: &Registry, authorization: &str, path_part: &str) -> usize {
     let state = registry.state.lock();
     let given = |seen: &Seen| seen.headers.get("authorization").is_some_and(|value| value == authorization);
-    state.seen.iter().filter(|seen| seen.line.contains(path_part) && given(seen)).count()
+    let gets = state.seen.iter().filter(|seen| seen.line.starts_with("GET "));
+    gets.filter(|seen| seen.line.contains(path_part) && given(seen)).count()
 }
 
 /// As where all hosts are configured alike.
