@@ -52,7 +52,7 @@ async fn check(download: Download) {
 }
 
 /// Each joins only the one before it: the first knows nobody, and nobody is told of all. What one asks for next, all read,
-/// and the origin is read once.
+/// and the origin is read once; once more by a node whose question nobody had the time to answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_join_one_another_in_a_chain_choose_one_to_read_the_origin() {
     let directory = tempfile::tempdir().unwrap();
@@ -70,7 +70,8 @@ async fn nodes_that_join_one_another_in_a_chain_choose_one_to_read_the_origin() 
     let opened = join_all(nodes.iter().map(|node| node.open(source.clone(), Credentials::default()))).await;
     let checked = join_all(opened.into_iter().map(|download| check(download.unwrap())));
     tokio::time::timeout(Duration::from_secs(120), checked).await.expect("all get it");
-    assert_eq!(reads.load(Ordering::Relaxed), 1);
+    let reads = reads.load(Ordering::Relaxed);
+    assert!(reads <= 2, "{reads}");
     join_all(nodes.iter().map(Agent::drain)).await;
 }
 
