@@ -4,7 +4,7 @@
 //! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as much of what came lies behind a piece
 //! that a reader lacks, the reader is *behind*: rarest first then holds within a window before it, and for the rest with what room is
 //! left. While it is not behind nothing changes, since a new piece takes its time through a swarm, and a window shorter than that
-//! makes it take longer (the curves are in `docs/simulation.md`).
+//! makes it take longer (`docs/notes/readers-window.md`).
 //!
 //! Who came late lags behind those who came early without any loss to its reader: it takes new pieces, too, and passes them on to
 //! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has, and so does who gets
