@@ -40,7 +40,7 @@ use crate::mirror::Nearness;
 use crate::options::{Options, Role};
 use crate::registries::Registries;
 use crate::swarms::again::{Handing, Order};
-use crate::swarms::{ListeningSwarms, Swarms};
+use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::rest::Hold;
 use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
@@ -69,6 +69,8 @@ struct Inner {
     sampler: Sampler,
     /// Hears the fleet; the fleet itself holds it weakly.
     _ears: Arc<ListeningSwarms>,
+    /// Gives peers their pieces; held weakly, too.
+    _hands: Arc<GivingSwarms>,
     listen: Option<String>,
     local_address: Option<String>,
     /// The local port and the metrics port, as far as they are served.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use darter_core::{NodeId, Place, SystemClock};
@@ -12,7 +12,7 @@ use darter_origin::{
     RetryPolicy, ServerConfig, Upstreams,
 };
 use darter_store::{DiskStore, Store, StoreConfig};
-use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, WireError};
+use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads, WireError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -114,6 +114,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         Role::Embedded => None,
     };
     let ears = Arc::new(ListeningSwarms { swarms: Arc::clone(&swarms), registries: registries.clone() });
+    let hands = Arc::new(GivingSwarms(Arc::clone(&swarms)));
 
     let peers = match options.listen {
         Some(addr) => Some(transport.listen(&addr.to_string()).await.map_err(|error| cannot_listen(addr, error))?),
@@ -136,8 +137,9 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         run: identity::draw_run(),
     };
-    let heard = Arc::downgrade(&ears) as std::sync::Weak<dyn Listener>;
-    fleet.begin(hello, heard, Arc::new(GivingSwarms(Arc::clone(&swarms))));
+    let heard = Arc::downgrade(&ears) as Weak<dyn Listener>;
+    let given = Arc::downgrade(&hands) as Weak<dyn Uploads>;
+    fleet.begin(hello, heard, given);
     if let Some(listener) = peers {
         fleet.accept(listener);
     }
@@ -161,6 +163,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         contents: Contents::default(),
         sampler: Sampler::default(),
         _ears: ears,
+        _hands: hands,
         listen,
         local_address,
         ports: tokio::sync::Mutex::default(),

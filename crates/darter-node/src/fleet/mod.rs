@@ -144,7 +144,7 @@ pub(crate) struct Fleet {
     /// Whether everything given to join was tried at least once.
     joined: AtomicBool,
     listener: OnceLock<Weak<dyn Listener>>,
-    uploads: OnceLock<Arc<dyn Uploads>>,
+    uploads: OnceLock<Weak<dyn Uploads>>,
     /// Data connections of others that are being served.
     serving: AtomicU32,
     stop: CancellationToken,
@@ -181,8 +181,9 @@ impl Fleet {
         })
     }
 
-    /// Starts to be somebody: says who this agent is, who hears what peers say, and who gives them pieces. Once.
-    pub(crate) fn begin(&self, me: Hello, listener: Weak<dyn Listener>, uploads: Arc<dyn Uploads>) {
+    /// Starts to be somebody: says who this agent is, who hears what peers say, and who gives them pieces. Once. Both are the
+    /// agent's, and hold this fleet: it must not hold them.
+    pub(crate) fn begin(&self, me: Hello, listener: Weak<dyn Listener>, uploads: Weak<dyn Uploads>) {
         let first = self.me.set(me).is_ok() && self.listener.set(listener).is_ok() && self.uploads.set(uploads).is_ok();
         assert!(first, "a fleet begins once");
     }
@@ -412,7 +413,7 @@ impl Fleet {
                 tracing::debug!(peer = %node.short(), "a data connection of another agent with this id is refused");
             }
             Kind::Data => {
-                let uploads = Arc::clone(self.uploads.get().expect("a fleet begins before it accepts"));
+                let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) else { return };
                 self.serving.fetch_add(1, Ordering::Relaxed);
                 let served = tokio::select! {
                     served = serve_data(greeted.stream, node, uploads, &self.sending) => served,

@@ -46,7 +46,7 @@ impl Fleet {
     }
 }
 
-async fn get(agent: &Agent, url: &str, digest: Option<Digest>) -> Result<Vec<u8>, FetchError> {
+pub(crate) async fn get(agent: &Agent, url: &str, digest: Option<Digest>) -> Result<Vec<u8>, FetchError> {
     let (source, credentials) = Source::from_url(url.parse().unwrap(), &[], digest);
     let download = agent.open(source, credentials).await?;
     let mut stream = download.stream(None);
