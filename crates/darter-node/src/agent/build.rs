@@ -12,7 +12,9 @@ use darter_origin::{
     RetryPolicy, ServerConfig, Upstreams,
 };
 use darter_store::{DiskStore, Store, StoreConfig};
-use darter_wire::{BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads, WireError};
+use darter_wire::{
+    BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads, WireError,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
