@@ -5,27 +5,12 @@
 
 use anyhow::{Context, Result};
 use darter_core::Rate;
+pub use darter_scenario::Link;
 
 /// How long a packet may wait in a shaped queue, in milliseconds.
 const QUEUE_MILLISECONDS: u64 = 50;
 /// The least bucket, in bytes: a packet as large as segmentation offload makes them passes whole.
 const LEAST_BURST: u64 = 128 * 1024;
-
-/// How fast a host's cable is; `None` is as fast as the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// From the host to the switch.
-    pub up: Option<Rate>,
-    /// From the switch to the host.
-    pub down: Option<Rate>,
-}
-
-impl Link {
-    /// The same rate both ways.
-    pub const fn symmetric(rate: Rate) -> Self {
-        Self { up: Some(rate), down: Some(rate) }
-    }
-}
 
 /// Bytes that crossed a host's cable, with the headers of every layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! What `cargo lab` can be asked for: files in `scenarios`, each a race or, with a `kind`, a measurement on one host.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -20,17 +19,12 @@ pub enum Plan {
 impl Plan {
     /// Reads a plan: a file's path, or the name of one in the tree.
     pub fn open(name: &str) -> Result<Self> {
-        let path = if name.ends_with(".toml") { PathBuf::from(name) } else { directory().join(format!("{name}.toml")) };
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!("can't read {}; `cargo lab` without arguments lists the scenarios", path.display())
-        })?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Self::parse(&name, &text).with_context(|| format!("the scenario {}", path.display()))
+        let (name, text) = darter_scenario::read(name)?;
+        Self::parse(&name, &text).with_context(|| format!("the scenario {name}"))
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
-        let table: toml::Table = toml::from_str(text)?;
-        if table.contains_key("kind") {
+        if darter_scenario::is_bench(text)? {
             return Ok(Self::Bench(Bench::parse(name, text)?));
         }
         Ok(Self::Race(Box::new(Scenario::parse(name, text)?)))
@@ -39,7 +33,7 @@ impl Plan {
     /// All plans in the tree, races first, by name.
     pub fn all() -> Result<Vec<Self>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(directory()).context("read the directory of scenarios")? {
+        for entry in fs::read_dir(darter_scenario::directory()).context("read the directory of scenarios")? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "toml") {
                 names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
@@ -58,10 +52,6 @@ impl Plan {
             Self::Bench(bench) => (&bench.name, &bench.about, bench.goal.text()),
         }
     }
-}
-
-pub(crate) fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
 }
 
 #[cfg(test)]

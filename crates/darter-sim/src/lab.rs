@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darter_core::{PieceLength, Place, Rate};
-use darter_lab::race;
+use darter_scenario::Scenario as Race;
 
 use crate::report::Report;
 use crate::scenario::{Network, NodeSpec, Operation, Scenario, SharedLink};
@@ -30,7 +30,7 @@ const NETWORK: Network = Network {
 ///
 /// # Errors
 /// For several blobs, which the simulator doesn't have, and for what can't be read.
-pub fn scenario(lab: &race::Scenario) -> Result<Scenario> {
+pub fn scenario(lab: &Race) -> Result<Scenario> {
     ensure!(lab.blobs == 1, "{} has {} blobs, and the simulator runs one", lab.name, lab.blobs);
     let piece = PieceLength::for_blob(lab.size());
     let place = |second: bool| Place { rack: if second { "b" } else { "a" }.to_owned(), ..Place::default() };
@@ -89,7 +89,7 @@ pub fn heads() -> String {
 ///
 /// # Errors
 /// For what can't be read.
-pub fn row(lab: &race::Scenario, scenario: &Scenario, report: &Report) -> Result<String> {
+pub fn row(lab: &Race, scenario: &Scenario, report: &Report) -> Result<String> {
     let mut ends = Vec::new();
     let mut worst: f64 = 0.0;
     for (node, took) in report.finished.iter().skip(1).enumerate() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
-use darter_lab::race;
+use darter_scenario::Scenario as Race;
 use darter_sim::options::FleetOptions;
 use darter_sim::{Fleet, Report, Scenario, lab, plot};
 use darter_swarm::Tuning;
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
 fn labs(options: &Options) -> Result<()> {
     println!("{}", lab::heads());
     for name in &options.lab {
-        let lab = race::Scenario::open(name)?;
+        let lab = Race::open(name)?;
         let mut scenario = lab::scenario(&lab)?;
         adjust(&mut scenario, options)?;
         let report = Fleet::new(&scenario).run();

@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use darter_lab::bench::{self, Bench};
 use darter_lab::engine::release;
 use darter_lab::plan::Plan;
+use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
 use darter_lab::race::relay::Relay;
 use darter_lab::race::{Row, Scenario, plot, race, row};
@@ -178,7 +179,7 @@ fn race_all(arguments: &Arguments, races: &[(Vec<Kind>, Scenario)]) -> Result<bo
         for &kind in kinds {
             warm_up(scenario, kind)?;
         }
-        let content = scenario.content()?;
+        let content = Content::of(scenario)?;
         let mut columns: Vec<Vec<Row>> = vec![Vec::new(); kinds.len()];
         for number in 1..=arguments.runs {
             let mut turn = Vec::new();
@@ -220,7 +221,7 @@ fn warm_up(scenario: &Scenario, kind: Kind) -> Result<()> {
     short.blobs = 1;
     short.kill.clear();
     short.arrive_every = 0.0;
-    let content = short.content()?;
+    let content = Content::of(&short)?;
     race(&short, &content, kind).with_context(|| format!("warm up {kind}")).map(drop)
 }
 

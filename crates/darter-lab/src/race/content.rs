@@ -12,6 +12,7 @@ use darter_core::Digest;
 use serde_json::json;
 
 use crate::oci::{LAYER, MANIFEST, digest_of};
+use crate::race::Scenario;
 use crate::race::layers::{self, Layers, Pool};
 
 /// Files with their digests, in a directory that vanishes with this value.
@@ -27,6 +28,12 @@ pub struct Content {
 }
 
 impl Content {
+    /// Generates what a scenario is about.
+    pub fn of(scenario: &Scenario) -> Result<Self> {
+        let generate = if scenario.layers { Self::generate_layers } else { Self::generate };
+        generate(scenario.blobs, scenario.blob_size())
+    }
+
     /// Generates `count` files of `size` bytes each, in memory.
     pub fn generate(count: u32, size: u64) -> Result<Self> {
         Self::generate_below(&memory_directory()?, count, size)

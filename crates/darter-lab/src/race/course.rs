@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::netns::{Host, Network, Rack};
 use crate::process::Process;
+use crate::race::Scenario;
 use crate::race::content::{Content, memory_directory};
-use crate::race::scenario::Scenario;
 
 /// How long anything may take to start.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,12 +9,12 @@ use std::str::FromStr;
 use anyhow::{Result, anyhow};
 
 use crate::needs;
+use crate::race::Scenario;
 use crate::race::chain::Chain;
 use crate::race::course::Course;
 use crate::race::darter::Darter;
 use crate::race::plain::Plain;
 use crate::race::pull::{Pull, Way};
-use crate::race::scenario::Scenario;
 use crate::race::torrent::{Client, Torrent};
 use crate::race::user::{Target, User};
 

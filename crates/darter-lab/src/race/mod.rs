@@ -1,9 +1,9 @@
 //! Races: several ways of bringing the same bytes to the same hosts over the same links, measured alike.
 //!
+//! What is raced is a [`Scenario`], which `darter-scenario` reads.
+//!
 //! | file | what lives there |
 //! |---|---|
-//! | [`scenario`] | [`Scenario`]: hosts, rates, content, arrivals and deaths, as a TOML file; and its bound T* |
-//! | [`goal`] | [`Goal`](goal::Goal): what a scenario aims at, in numbers |
 //! | [`content`] | the bytes, generated once and held in memory |
 //! | [`layers`] | content that engines can unpack, and its image |
 //! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
@@ -35,7 +35,6 @@ pub mod chain;
 pub mod content;
 pub mod course;
 pub mod darter;
-pub mod goal;
 pub mod layers;
 pub mod method;
 pub mod plain;
@@ -44,11 +43,10 @@ pub mod pull;
 pub mod relay;
 pub mod row;
 pub mod run;
-pub mod scenario;
 pub mod torrent;
 pub mod user;
 
 pub use course::Course;
+pub use darter_scenario::Scenario;
 pub use row::Row;
 pub use run::race;
-pub use scenario::Scenario;

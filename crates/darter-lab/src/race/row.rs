@@ -1,11 +1,11 @@
 //! What races came to: a row each, medians of several, and the table.
 
 use anyhow::Result;
+use darter_scenario::Goal;
 use serde_json::{Value, json};
 
-use crate::race::goal::Goal;
+use crate::race::Scenario;
 use crate::race::method::Kind;
-use crate::race::scenario::Scenario;
 use crate::table::{self, median};
 
 /// Above this busy share of the machine a ratio to T* says more about the machine than about the method.
@@ -113,7 +113,26 @@ impl Row {
 
     /// What was missed of the scenario's goal; `None` where there is none, or for others' methods.
     pub fn missed(&self) -> Option<Vec<String>> {
-        self.goal.missed(self).filter(|_| self.kind.is_darter())
+        self.goal.missed(&self.reached()).filter(|_| self.kind.is_darter())
+    }
+
+    /// What it came to, by the names of goals.
+    fn reached(&self) -> Goal {
+        let (last, bound) = (self.last(), Some(self.bound).filter(|bound| *bound > 0.0));
+        let over = |base: Option<f64>| Some(last? / base?);
+        Goal {
+            last_over_bound: over(bound),
+            last_after_bound: last.map(|last| last - self.bound),
+            last_over_median: over(self.median()),
+            own_over_bound: self.own_ratios.last().copied(),
+            others_over_bound: self.others_ratio,
+            last_over_direct: self.over_direct,
+            lag_over_bound: self.lag.zip(bound).map(|(lag, bound)| lag / bound),
+            origin_copies: Some(self.origin_copies),
+            seed_copies: Some(self.seed_copies),
+            link_copies: self.link_copies,
+            cpu_per_gb: Some(self.cpu_per_gb),
+        }
     }
 
     /// The median of each value on its own. Unsound races stay visible: the least count of nodes done and right.
@@ -239,6 +258,23 @@ pub fn text(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missed_is_said_and_what_is_not_asked_for_is_not() {
+        let scenario = Scenario::open("gate").unwrap();
+        let mut row = Row::new(&scenario, Kind::Darter).unwrap();
+        row.wanted = 1;
+        row.finished = vec![row.bound * 1.04];
+        row.seed_copies = 1.0301;
+        assert_eq!(row.missed(), Some(vec!["seed 1.03 > 1.03".to_owned()]));
+        row.seed_copies = 1.02;
+        row.cpu_per_gb = 1e9;
+        assert_eq!(row.missed(), Some(Vec::new()));
+        row.finished.clear();
+        assert_eq!(row.missed(), Some(vec!["last/T* unknown".to_owned()]));
+        assert_eq!(Goal::default().missed(&row.reached()), None);
+        assert_eq!(scenario.goal.text(), "last/T* <= 1.05, seed <= 1.03");
+    }
 
     #[test]
     fn medians_hide_no_failure() {

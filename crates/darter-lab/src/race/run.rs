@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use darter_core::{Clock, SystemClock};
 
 use crate::link::Traffic;
+use crate::race::Scenario;
 use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::Content;
 use crate::race::course::Course;
 use crate::race::method::{Kind, Method};
 use crate::race::row::Row;
-use crate::race::scenario::Scenario;
 use crate::reserve::Reserve;
 
 /// How often is looked whether somebody is done.

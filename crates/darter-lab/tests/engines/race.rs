@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use darter_lab::bench::{self, Bench};
+use darter_lab::race::content::Content;
 use darter_lab::race::method::Kind;
 use darter_lab::race::{Scenario, plot, race, row};
 
@@ -23,7 +24,7 @@ goal = { last_over_bound = 1000.0, seed_copies = 0.5 }
 
 pub(crate) fn a_small_race_gives_a_sane_row(_world: &World) -> Result<()> {
     let scenario = Scenario::parse("small", SCENARIO)?;
-    let content = scenario.content()?;
+    let content = Content::of(&scenario)?;
     let result = race(&scenario, &content, Kind::Darter)?;
     ensure!(result.wanted == 2 && result.is_sound(), "a node is missing, or has wrong bytes: {}", result.json());
     let last = result.last().context("the last node was done")?;
@@ -57,7 +58,7 @@ goal = { lag_over_bound = 1000.0, origin_copies = 1.1 }
 
 pub(crate) fn engines_unpack_what_they_pulled(_world: &World) -> Result<()> {
     let scenario = Scenario::parse("image", IMAGE)?;
-    let content = scenario.content()?;
+    let content = Content::of(&scenario)?;
     for (kind, copies) in [(Kind::DirectPull, 2.0), (Kind::DarterPull, 1.0)] {
         let result = race(&scenario, &content, kind)?;
         ensure!(result.wanted == 2 && result.is_sound(), "an engine lacks files: {}", result.json());

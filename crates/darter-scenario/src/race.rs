@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use darter_core::Rate;
 use serde::Deserialize;
 
-use crate::link::Link;
-use crate::plan::Plan;
-use crate::race::content::Content;
-use crate::race::goal::Goal;
+use crate::goal::Goal;
 
 /// Content bytes in a full segment (an MTU of 1500, timestamps on).
 const SEGMENT_CONTENT: f64 = 1448.0;
@@ -66,6 +63,22 @@ pub struct Scenario {
     pub kill: Vec<Kill>,
 }
 
+/// How fast a host's cable is; `None` is as fast as the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// From the host to the switch.
+    pub up: Option<Rate>,
+    /// From the switch to the host.
+    pub down: Option<Rate>,
+}
+
+impl Link {
+    /// The same rate both ways.
+    pub const fn symmetric(rate: Rate) -> Self {
+        Self { up: Some(rate), down: Some(rate) }
+    }
+}
+
 /// A node with a cable of its own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,15 +112,20 @@ const fn one() -> u32 {
 }
 
 impl Scenario {
-    /// Reads one of the tree's scenarios.
+    /// Reads a scenario: a file's path, or the name of one in the tree.
+    ///
+    /// # Errors
+    /// For a file that can't be read, or is no race.
     pub fn open(name: &str) -> Result<Self> {
-        match Plan::open(name)? {
-            Plan::Race(scenario) => Ok(*scenario),
-            Plan::Bench(_) => bail!("{name} is no race"),
-        }
+        let (name, text) = crate::read(name)?;
+        ensure!(!crate::is_bench(&text)?, "{name} is no race");
+        Self::parse(&name, &text)
     }
 
     /// Reads a scenario's text.
+    ///
+    /// # Errors
+    /// For a key that is unknown or lacking, and for a value that is impossible.
     pub fn parse(name: &str, text: &str) -> Result<Self> {
         let mut scenario: Self = toml::from_str(text)?;
         name.clone_into(&mut scenario.name);
@@ -138,12 +156,6 @@ impl Scenario {
         Ok(())
     }
 
-    /// What is raced, generated.
-    pub fn content(&self) -> Result<Content> {
-        let generate = if self.layers { Content::generate_layers } else { Content::generate };
-        generate(self.blobs, self.blob_size())
-    }
-
     /// Bytes of each blob.
     pub const fn blob_size(&self) -> u64 {
         self.size_kib * 1024
@@ -155,6 +167,9 @@ impl Scenario {
     }
 
     /// The cable of a node, numbered from 0.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
     pub fn node_link(&self, node: usize) -> Result<Link> {
         let own = self.slow.iter().find(|slow| slow.node as usize == node + 1);
         both_ways(own.map_or(&self.rate, |slow| &slow.rate))
@@ -166,11 +181,17 @@ impl Scenario {
     }
 
     /// The seed's cable.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
     pub fn seed_link(&self) -> Result<Link> {
         both_ways(&self.seed_rate)
     }
 
     /// The origin's cable.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
     pub fn origin_link(&self) -> Result<Link> {
         both_ways(&self.origin_rate)
     }
@@ -186,6 +207,9 @@ impl Scenario {
     }
 
     /// Seconds that a node, numbered from 0, needs at the least from its own start; 0 where no cable is shaped.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
     pub fn own_bound(&self, node: usize) -> Result<f64> {
         let size = self.size() as f64;
         let mut uploads = goodput(&self.seed_rate)?;
@@ -203,6 +227,9 @@ impl Scenario {
     }
 
     /// T*: seconds from the first start until the last node can have all.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
     pub fn bound(&self) -> Result<f64> {
         let mut bound = 0.0_f64;
         for node in 0..self.nodes as usize {
@@ -256,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_an_error() {
-        let text = std::fs::read_to_string(crate::plan::directory().join("gate.toml")).unwrap();
+        let text = std::fs::read_to_string(crate::directory().join("gate.toml")).unwrap();
         assert!(Scenario::parse("gate", &text).is_ok());
         for (right, wrong) in
             [("nodes", "noeds"), ("nodes = 8", "nodes = 0"), ("200mbit", "fast"), ("seed_copies", "copies")]
