@@ -1,17 +1,17 @@
 //! The engine: takes one event after the other from the queue and lets pickers and lead decide.
 //!
-//! A node dies silently and is missed after a while; a lead's death leads to an election. Messages take the network's
+//! A node dies silently and is missed after a while; those who followed it look for another lead. Messages take the network's
 //! latency and wait behind data where their delay matters to a decision (requests, cancels, announcements, failures); the
 //! tracker's notices arrive at once.
 //!
-//! Pickers are polled only when something may follow: news of neighbours' pieces waits unread (`Node::news`) while the picker is
-//! at its limit, and is not sent at all to who holds the piece.
+//! Pickers are polled only when something may follow: news of neighbours' pieces waits unread (`Node::unread`) while the picker is
+//! at its limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex, Place, Tier};
-use darter_swarm::{Action, Event, ReaderId, RequestId, Start, Teaching, Tuning};
+use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
+use darter_swarm::{Action, Event, Leader, News, ReaderId, RequestId, Start, Told, Tuning};
 
 use crate::node::{Node, Spot, id_of, index_of, scattered};
 use crate::queue::{Queue, What};
@@ -20,7 +20,7 @@ use crate::scenario::{Network, Operation, Scenario};
 use crate::uploads::{Limits, Upload, Uploads};
 
 /// How long it takes until a dead node is missed.
-const MISSED_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const MISSED_AFTER: Duration = Duration::from_millis(200);
 
 /// Pieces that a node sends at a time.
 const SLOTS: u32 = 4;
@@ -40,19 +40,10 @@ pub struct Fleet {
     /// When each node's cable will have received what is on its way.
     pub(crate) down_free: Vec<Moment>,
     pub(crate) shared: Vec<Shared>,
-    pub(crate) leader: Option<u32>,
-    /// Counts leads; a reading of the origin under a former one is void.
-    pub(crate) reading: u32,
-    pub(crate) is_reading: bool,
+    /// Counts the books of leads that were opened.
+    pub(crate) books: u32,
     /// How many hashes the origin has given.
     pub(crate) known: u32,
-    /// When the lead has to tell members of their neighbours next.
-    pub(crate) notices_at: Option<Moment>,
-    pub(crate) teaching: Teaching,
-    /// Members of the lead's swarm, its own node included.
-    pub(crate) members: usize,
-    /// When the lead looks whether to tell members of new hashes.
-    pub(crate) growth_at: Option<Moment>,
     pub(crate) pieces: u32,
     pub(crate) piece_bytes: u64,
     pub(crate) origin: f64,
@@ -61,15 +52,9 @@ pub struct Fleet {
     pub(crate) grain: f64,
     pub(crate) limits: Limits,
     sample_every: Option<Duration>,
-    tell_lead_pause: Option<Duration>,
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
     pub(crate) report: Report,
-    /// Former leads that sent wrong pieces: not elected again.
-    pub(crate) deposed: BTreeSet<u32>,
-    strikes: u32,
-    /// Whether somebody ever sent a wrong piece.
-    any_liar: bool,
     cuts: BTreeSet<(u32, u32)>,
     /// Pieces that came into each rack.
     crossings: BTreeMap<u32, u64>,
@@ -97,9 +82,13 @@ impl Fleet {
     /// When the scenario has no node, or an operation names a node that it doesn't have.
     pub fn new(scenario: &Scenario) -> Self {
         assert!(!scenario.nodes.is_empty(), "a scenario has a seed");
+        let mut tuning = scenario.tuning;
+        if let Some(pause) = scenario.tell_lead_pause {
+            (tuning.tell_lead_soon, tuning.tell_lead_late) = (pause, pause);
+        }
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
             let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
-            Node::new(index, spec, scenario.piece_bytes, scenario.tuning, seed)
+            Node::new(index, spec, scenario.piece_bytes, tuning, seed)
         });
         let network = scenario.network;
         let grain = network.grain.unwrap_or_else(|| (scenario.piece_bytes / 4).max(64 << 10));
@@ -122,14 +111,8 @@ impl Fleet {
             nodes: nodes.collect(),
             down_free: vec![Moment::ZERO; scenario.nodes.len()],
             shared: shared.collect(),
-            leader: None,
-            reading: 0,
-            is_reading: false,
+            books: 0,
             known: 0,
-            notices_at: None,
-            teaching: Teaching::new(0, scenario.tuning, Moment::ZERO),
-            members: 0,
-            growth_at: None,
             pieces: scenario.pieces,
             piece_bytes: scenario.piece_bytes,
             origin: scenario.origin.map_or(1e15, |rate| rate.bytes_per_second() as f64),
@@ -137,13 +120,9 @@ impl Fleet {
             grain,
             limits,
             sample_every: scenario.sample_every,
-            tell_lead_pause: scenario.tell_lead_pause,
-            tuning: scenario.tuning,
+            tuning,
             seed: scenario.seed,
             report: Report::default(),
-            deposed: BTreeSet::new(),
-            strikes: 0,
-            any_liar: scenario.operations.iter().any(|(_, what)| matches!(what, Operation::Corrupt(_))),
             cuts: BTreeSet::new(),
             crossings: BTreeMap::new(),
             operations: scenario.operations.clone(),
@@ -248,8 +227,7 @@ impl Fleet {
             What::Operation(at) => self.operate(at as usize),
             What::Poll(node) => self.poll(node),
             What::Wake(node) => self.wake(node),
-            What::Announce(node) => self.announce(node),
-            What::TellLead(node) => self.tell_lead(node),
+            What::Tell(node) => self.tell_news(node),
             What::Request { to, from, id, piece, urgent } => self.requested(to, from, id, PieceIndex(piece), urgent),
             What::Ask { to, from, id } => self.asked(to, from, id),
             What::Cancel { to, from, id } => self.nodes[to as usize].uploads.cancel(from, id),
@@ -271,11 +249,15 @@ impl Fleet {
                 self.tell(node, Event::Failed { request: RequestId(u64::from(id)) });
             }
             What::Lead(node) => self.lead_woken(node),
-            What::Read { piece, reading } => self.origin_piece(PieceIndex(piece), reading),
+            What::Read { by, life, piece } => self.origin_piece(by, life, PieceIndex(piece)),
             What::Noticed(node) => self.noticed(node),
-            What::Elect => self.elect(),
-            What::Notices => self.give_notices(),
-            What::Growth => self.tell_growth(None),
+            What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
+            What::NotLed { node, by, life } => self.not_led(node, by, life),
+            What::Unreached { node, peer, life } => self.unreached(node, peer, life),
+            What::Found { node, life } => self.found(node, life),
+            What::Rested { node, life } => self.rested(node, life),
+            What::Notices(lead) => self.give_notices(lead),
+            What::Growth(lead) => self.tell_growth(lead, None),
             What::AskHashes { to, from, known } => self.asked_for_hashes(to, from, known),
             What::Hashes(told) => self.hear_hashes(&told),
         }
@@ -303,7 +285,7 @@ impl Fleet {
             }
             Operation::Hang(node) => self.nodes[node].hung = true,
             Operation::KillLead => {
-                if let Some(leader) = self.leader {
+                if let Some(leader) = self.most_followed() {
                     self.kill(leader);
                 }
             }
@@ -316,24 +298,32 @@ impl Fleet {
     }
 
     fn join(&mut self, index: u32) {
-        let now = self.now;
-        let node = &mut self.nodes[index as usize];
-        if node.alive {
+        if !self.start_up(index) {
             return;
         }
-        node.alive = true;
-        node.life = node.life.wrapping_add(1);
-        node.joined = now;
+        self.nodes[index as usize].joined = self.now;
         if self.is_waited_for(index as usize) {
             self.waiting_for += 1;
         }
-        if let Some(leader) = self.leader.filter(|leader| self.any_liar && self.is_shunned(*leader)) {
-            self.depose(leader);
+        if self.nodes[0].alive {
+            self.join_lead(index, 0);
+        } else {
+            self.seek(index);
         }
-        if self.leader.is_none() {
-            self.queue.push(now + MISSED_AFTER, What::Elect);
+    }
+
+    /// A node's process starts; false if it runs. Those who missed it not yet do so now.
+    fn start_up(&mut self, index: u32) -> bool {
+        if self.nodes[index as usize].alive {
+            return false;
         }
-        self.join_lead(index);
+        if self.nodes[index as usize].life > 0 {
+            self.noticed(index);
+        }
+        let node = &mut self.nodes[index as usize];
+        node.alive = true;
+        node.life = node.life.wrapping_add(1);
+        true
     }
 
     /// Whether the run goes on until this node has finished. Nothing is owed to one that sends wrong pieces.
@@ -342,13 +332,34 @@ impl Fleet {
         node.alive && node.wants && node.honest && node.finished.is_none()
     }
 
+    /// The seed leads again: those who follow no seed come to it.
     fn restart_seed(&mut self) {
-        if self.nodes[0].alive {
+        if !self.start_up(0) {
             return;
         }
-        self.nodes[0].alive = true;
-        self.nodes[0].life = self.nodes[0].life.wrapping_add(1);
         self.lead_by(0, Start::TakeOver);
+        for index in 1..self.nodes.len() as u32 {
+            let node = &mut self.nodes[index as usize];
+            let is_complete = node.picker.is_complete();
+            if !node.alive || !node.leadership.seed_came(id_of(0), |lead| lead == id_of(0)) {
+                continue;
+            }
+            if is_complete {
+                self.count_in(index, 0);
+            } else {
+                self.join_lead(index, 0);
+            }
+        }
+    }
+
+    /// The node that most follow.
+    fn most_followed(&self) -> Option<u32> {
+        let leads = self.nodes.iter().filter(|node| node.alive && node.leadership.leader() == Leader::Me);
+        let followers =
+            |lead: NodeId| self.nodes.iter().filter(|node| node.leadership.following() == Some(lead)).count();
+        leads
+            .max_by_key(|node| (followers(node.id), std::cmp::Reverse(index_of(node.id))))
+            .map(|node| index_of(node.id))
     }
 
     fn kill(&mut self, index: u32) {
@@ -362,17 +373,17 @@ impl Fleet {
         }
         node.alive = false;
         node.life = node.life.wrapping_add(1);
-        node.lead = None;
+        node.leading = None;
+        node.leadership = Node::leadership(index);
+        node.found = None;
         node.uploads = Uploads::default();
-        node.news.clear();
+        node.news = News::new(self.tuning);
+        node.tells_at = None;
+        node.unread.clear();
         node.unproven.clear();
         self.down_free[index as usize] = now;
-        if self.leader == Some(index) {
-            self.leader = None;
-            self.reading += 1;
-        }
         // What it had under way is lost with it; what lies on its disk is not.
-        self.change_lead(index, None);
+        self.change_lead(index, Leader::Nobody);
         for other in std::mem::take(&mut self.nodes[index as usize].links) {
             self.part_from(index, other);
         }
@@ -387,43 +398,52 @@ impl Fleet {
         for other in 0..self.nodes.len() as u32 {
             self.unlink(other, index);
         }
-        if self.leader.is_none() {
-            self.elect();
-        } else {
-            let mut was_member = false;
-            self.with_lead(|lead| {
-                was_member = lead.held_by(id).is_some();
-                lead.leave(id);
-            });
-            self.members -= usize::from(was_member);
-            self.tell_growth(None);
+        for other in 0..self.nodes.len() as u32 {
+            self.member_left(other, id);
+        }
+        for other in 0..self.nodes.len() as u32 {
+            self.lose_lead(other, id);
         }
     }
 
     fn cut(&mut self, one: u32, other: u32) {
-        if one == other || self.leader == Some(one) || self.leader == Some(other) {
+        if one == other || self.is_led_by(one, other) {
             return;
         }
         self.cuts.insert((one.min(other), one.max(other)));
-        self.unlink(one, other);
-        self.unlink(other, one);
-        self.part_cut();
+        for (node, peer) in [(one, other), (other, one)] {
+            self.unlink(node, peer);
+            self.dial_fails(node, peer);
+        }
     }
 
-    /// The members say to the lead whom they can't reach.
-    pub(crate) fn part_cut(&mut self) {
-        let cuts = self.cuts.iter().filter(|(one, other)| self.is_cut(*one, *other));
-        let cuts: Vec<_> = cuts.map(|(one, other)| (id_of(*one), id_of(*other))).collect();
-        self.with_lead(|lead| {
-            for (one, other) in cuts {
-                lead.part(one, other);
-            }
-        });
+    /// A node tries in vain to reach another.
+    pub(crate) fn dial_fails(&mut self, node: u32, peer: u32) {
+        let life = self.nodes[node as usize].life;
+        self.queue.push(self.now + self.network.latency * 2, What::Unreached { node, peer, life });
+    }
+
+    /// Whether one of two nodes follows the other.
+    fn is_led_by(&self, one: u32, other: u32) -> bool {
+        let follows = |who: u32, lead: u32| self.nodes[who as usize].leadership.following() == Some(id_of(lead));
+        follows(one, other) || follows(other, one)
+    }
+
+    /// A node finds out that it can't reach a neighbour, and says so to its lead.
+    fn unreached(&mut self, index: u32, peer: u32, life: u8) {
+        let node = &self.nodes[index as usize];
+        if node.life != life {
+            return;
+        }
+        let id = node.id;
+        if let Some(lead) = node.leadership.following() {
+            self.count_message();
+            self.with_lead(index_of(lead), |lead| lead.part(id, id_of(peer)));
+        }
     }
 
     pub(crate) fn is_cut(&self, one: u32, other: u32) -> bool {
-        let to_lead = self.leader == Some(one) || self.leader == Some(other);
-        !to_lead && !self.cuts.is_empty() && self.cuts.contains(&(one.min(other), one.max(other)))
+        !self.cuts.is_empty() && self.cuts.contains(&(one.min(other), one.max(other))) && !self.is_led_by(one, other)
     }
 
     /// Tells a picker something, and has it polled soon.
@@ -451,7 +471,7 @@ impl Fleet {
         if !node.alive {
             return;
         }
-        node.take_news();
+        node.take_unread();
         let mut actions = std::mem::take(&mut self.actions);
         node.picker.poll(now, &mut actions);
         self.ask_for_hashes(index);
@@ -505,46 +525,38 @@ impl Fleet {
             }
             Action::Cancel { id, peer } => {
                 let (to, id) = (index_of(peer), short(id));
-                if self.leader == Some(to) {
+                if self.nodes[to as usize].leading.is_some() {
                     self.count_message();
                 }
                 self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
             }
             Action::Report { peer, .. } => {
-                let reporter = self.nodes[from as usize].id;
-                if self.leader == Some(index_of(peer)) {
-                    self.depose_after_strikes(index_of(peer));
-                    return;
-                }
+                let node = &mut self.nodes[from as usize];
+                let reporter = node.id;
+                // Whoever sends wrong pieces is not asked to lead.
+                node.leadership.refused(peer);
+                let lead = node.leadership.following();
                 self.unlink(from, index_of(peer));
-                self.count_message();
-                self.with_lead(|lead| {
+                self.with_lead(from, |lead| {
                     lead.report(reporter, peer);
                 });
+                if lead == Some(peer) {
+                    self.lose_lead(from, peer);
+                } else if let Some(lead) = lead {
+                    self.count_message();
+                    self.with_lead(index_of(lead), |lead| {
+                        lead.report(reporter, peer);
+                    });
+                }
             }
         }
     }
 
-    /// Members turn away from a lead that keeps sending wrong pieces, and elect another.
-    fn depose_after_strikes(&mut self, leader: u32) {
-        self.strikes += 1;
-        if self.strikes < self.tuning.lead_strikes {
-            return;
-        }
-        self.depose(leader);
-        self.elect();
-    }
-
-    fn depose(&mut self, leader: u32) {
-        self.strikes = 0;
-        self.deposed.insert(leader);
-        self.nodes[leader as usize].lead = None;
-        self.leader = None;
-    }
-
     fn asked(&mut self, to: u32, from: u32, request: u32) {
         self.count_message();
-        if self.leader != Some(to) || self.nodes[to as usize].hung {
+        let node = &mut self.nodes[to as usize];
+        let is_member = node.leading.as_ref().is_some_and(|leading| leading.lead.held_by(id_of(from)).is_some());
+        if !is_member || node.hung {
             return;
         }
         if self.nodes[from as usize].alive {
@@ -553,67 +565,68 @@ impl Fleet {
         }
     }
 
-    /// A node's new pieces become known to its neighbours, and that it knows hashes.
-    fn announce(&mut self, index: u32) {
+    /// A node tells its neighbours and its lead what there is to tell.
+    fn tell_news(&mut self, index: u32) {
+        let now = self.now;
         let node = &mut self.nodes[index as usize];
-        let pieces = std::mem::take(&mut node.untold);
-        let tells_of_hashes = std::mem::take(&mut node.tells_of_hashes);
+        if node.tells_at != Some(now) {
+            return;
+        }
+        node.tells_at = None;
         if !node.alive {
             return;
         }
-        node.told = self.now;
-        let links = std::mem::take(&mut node.links);
-        for other in &links {
-            if self.hear(*other, index, &pieces) || tells_of_hashes {
-                self.show_known(*other, index);
-            }
-        }
-        let leader = self.leader.filter(|leader| *leader != index);
-        if let Some(leader) = leader.filter(|leader| self.nodes[*leader as usize].links.contains(&index)) {
-            self.hear(leader, index, &pieces);
-        }
-        self.nodes[index as usize].links = links;
-    }
-
-    /// A node hears what a neighbour holds; whether it is told anything. Whoever holds a piece has no use for another holder.
-    pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) -> bool {
-        let node = &mut self.nodes[index as usize];
-        let held = node.picker.held();
-        let before = node.news.len();
-        node.news.extend(pieces.iter().filter(|piece| !held.contains(**piece)).map(|piece| (peer, *piece)));
-        if node.news.len() == before || !node.alive {
-            return false;
-        }
-        let reads = node.picker.heeds_news() || node.news.len() > MOST_NEWS;
-        if reads && node.take_news() {
+        let matters = node.take_unread();
+        let (id, lead) = (node.id, node.leadership.following());
+        let neighbours: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
+        let tellings = node.news.take(now, &node.picker, &neighbours, lead);
+        if matters {
             self.poll_soon(index);
         }
-        true
-    }
-
-    /// Has a node tell its neighbours as soon as it may, unless that stands in the queue. Follow it with what there is to tell.
-    pub(crate) fn announce_soon(&mut self, index: u32) {
-        let node = &self.nodes[index as usize];
-        if node.untold.is_empty() && !node.tells_of_hashes {
-            let may_tell = (node.told + self.tuning.tell_pause(node.links.len())).max(self.now);
-            self.queue.push(self.telling_at(index, may_tell), What::Announce(index));
+        for (nodes, told) in tellings {
+            // Nobody loses what it stored.
+            let Told::Have(pieces) = told else { continue };
+            for to in nodes {
+                let other = index_of(to);
+                if Some(to) == lead {
+                    self.count_message();
+                    self.with_lead(other, |lead| lead.have(id, &pieces, now));
+                    if self.nodes[other as usize].links.contains(&index) {
+                        self.hear(other, index, &pieces);
+                    }
+                } else {
+                    self.hear(other, index, &pieces);
+                    self.show_known(other, index);
+                }
+            }
         }
+        self.tell_soon(index);
     }
 
-    /// A node's new pieces become known to the lead.
-    fn tell_lead(&mut self, index: u32) {
+    /// Has a node tell what there is to tell as soon as it may.
+    pub(crate) fn tell_soon(&mut self, index: u32) {
+        let Some(due) = self.nodes[index as usize].news.due() else { return };
+        let at = self.telling_at(index, due.max(self.now));
         let node = &mut self.nodes[index as usize];
-        if node.tells_lead != Some(self.now) {
+        if node.tells_at.is_none_or(|before| at < before) {
+            node.tells_at = Some(at);
+            self.queue.push(at, What::Tell(index));
+        }
+    }
+
+    /// A node hears what a neighbour holds. Whoever holds a piece has no use for another holder.
+    pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) {
+        let node = &mut self.nodes[index as usize];
+        let held = node.picker.held();
+        let before = node.unread.len();
+        node.unread.extend(pieces.iter().filter(|piece| !held.contains(**piece)).map(|piece| (peer, *piece)));
+        if node.unread.len() == before || !node.alive {
             return;
         }
-        node.tells_lead = None;
-        let pieces = std::mem::take(&mut node.untold_to_lead);
-        if !node.alive || pieces.is_empty() || self.leader.is_none_or(|leader| leader == index) {
-            return;
+        let reads = node.picker.heeds_news() || node.unread.len() > MOST_NEWS;
+        if reads && node.take_unread() {
+            self.poll_soon(index);
         }
-        let (peer, now) = (node.id, self.now);
-        self.count_message();
-        self.with_lead(|lead| lead.have(peer, &pieces, now));
     }
 
     /// Counts a message to the tracker.
@@ -628,8 +641,8 @@ impl Fleet {
     }
 
     fn look_at_lead(&mut self) {
-        let lead = self.leader.and_then(|leader| self.nodes[leader as usize].lead.as_ref());
-        let bytes = lead.map_or(0, |lead| lead.memory() as u64);
+        let leads = self.nodes.iter().filter_map(|node| node.leading.as_ref());
+        let bytes = leads.map(|leading| leading.lead.memory() as u64).max().unwrap_or_default();
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
@@ -643,21 +656,12 @@ impl Fleet {
         }
         node.max_lag = node.max_lag.max(node.picker.lag());
         self.move_reader(index);
-        if self.leader == Some(index) {
-            self.with_lead(|lead| lead.own(piece));
-            return;
-        }
-        self.announce_soon(index);
+        self.with_lead(index, |lead| lead.own(piece));
         let node = &mut self.nodes[index as usize];
-        node.untold.push(piece);
-        node.untold_to_lead.push(piece);
-        let usual = self.tell_lead_pause.unwrap_or_else(|| self.tuning.tell_lead_pause(node.links.len()));
-        let pause = if chosen { self.tuning.tell_lead_soon } else { usual };
-        let tells_lead = self.telling_at(index, now + pause);
-        let node = &mut self.nodes[index as usize];
-        if node.tells_lead.is_none_or(|before| tells_lead < before) {
-            node.tells_lead = Some(tells_lead);
-            self.queue.push(tells_lead, What::TellLead(index));
+        // Who leads gives of its own accord.
+        if node.leadership.leader() != Leader::Me {
+            node.news.came(piece, chosen);
+            self.tell_soon(index);
         }
     }
 

@@ -3,8 +3,7 @@
 //! What is told takes room on its teller's cable, and comes behind what that has to send already; receivers' cables are left out. Nobody
 //! tells wrong hashes: an answer without proof is the only useless one. Whoever leads knows all hashes that the origin ever gave.
 
-use darter_core::NodeId;
-use darter_swarm::{Event, Teacher, Teaching, Telling};
+use darter_swarm::{Event, Leader, Teacher, Teaching, Telling};
 
 use crate::fleet::Fleet;
 use crate::node::{id_of, index_of};
@@ -18,9 +17,17 @@ const PROOF: u64 = 64;
 const MESSAGE: u64 = 60;
 
 impl Fleet {
-    /// Another lead for a node, or none.
-    pub(crate) fn change_lead(&mut self, index: u32, lead: Option<NodeId>) {
-        self.nodes[index as usize].knowledge.lead_changed();
+    /// Another lead for a node, or none. What it asked the former one to choose is void.
+    pub(crate) fn change_lead(&mut self, index: u32, leader: Leader) {
+        let node = &mut self.nodes[index as usize];
+        let former = node.leadership.last_followed();
+        node.leadership.set(leader);
+        let lead = node.leadership.following();
+        node.knowledge.lead_changed();
+        node.news.lead_knows(self.now);
+        if let Some(former) = former {
+            self.nodes[index_of(former) as usize].uploads.drop_asks(index);
+        }
         self.tell(index, Event::LeadChanged { lead });
     }
 
@@ -34,12 +41,13 @@ impl Fleet {
         let ready: Vec<_> = node.unproven.extract_if(.., |arrival| arrival.piece < known).collect();
         self.tell_known(index);
         if tells {
-            self.announce_soon(index);
-            self.nodes[index as usize].tells_of_hashes = true;
+            self.nodes[index as usize].news.first_hashes();
+            self.tell_soon(index);
         }
         for arrival in &ready {
             self.piece_arrived(arrival);
         }
+        self.tell_growth(index, None);
     }
 
     /// Tells a picker for how many pieces there are hashes, and how many there are in all.
@@ -48,18 +56,18 @@ impl Fleet {
         self.tell(index, Event::ManifestGrew { known, total: Some(self.pieces) });
     }
 
-    /// The lead tells members of new hashes, if it tells them at all and the time has come; but not one that is just coming in.
-    pub(crate) fn tell_growth(&mut self, entering: Option<u32>) {
-        let Some(leader) = self.leader else { return };
-        let known = self.nodes[leader as usize].knowledge.known();
-        let telling = self.teaching.tell(known, known == self.pieces, self.members, self.now);
-        if let Some(due) = self.teaching.due().filter(|due| self.growth_at != Some(*due)) {
-            self.growth_at = Some(due);
-            self.queue.push(due, What::Growth);
+    /// A lead tells members of new hashes, if it tells them at all and the time has come; but not one that is just coming in.
+    pub(crate) fn tell_growth(&mut self, leader: u32, entering: Option<u32>) {
+        let node = &mut self.nodes[leader as usize];
+        let known = node.knowledge.known();
+        let Some(leading) = &mut node.leading else { return };
+        let telling = leading.teaching.tell(known, known == self.pieces, leading.members, self.now);
+        if let Some(due) = leading.teaching.due().filter(|due| leading.growth_at != Some(*due)) {
+            leading.growth_at = Some(due);
+            self.queue.push(due, What::Growth(leader));
         }
         let Some(telling) = telling else { return };
-        let lead = self.nodes[leader as usize].lead.as_ref();
-        for member in lead.map(|lead| lead.members()).unwrap_or_default() {
+        for member in leading.lead.members() {
             let to = index_of(member);
             if to != leader && Some(to) != entering {
                 self.report.tracker_notices += 1;
@@ -68,23 +76,25 @@ impl Fleet {
         }
     }
 
-    /// The lead's answer to a newcomer, with or without the list.
+    /// A lead's answer to a newcomer, with or without the list.
     pub(crate) fn answer_newcomer(&mut self, leader: u32, to: u32) {
-        let telling = self.teaching.greet(self.members, self.now);
+        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
+        let telling = leading.teaching.greet(leading.members, self.now);
         self.send_hashes(leader, to, telling);
     }
 
     fn send_hashes(&mut self, from: u32, to: u32, telling: Telling) {
         let proof = if telling.signed { PROOF } else { 0 };
         let bytes = MESSAGE + proof + u64::from(telling.count) * HASH;
-        if self.leader == Some(from) {
+        let leading = self.nodes[from as usize].leading.as_ref();
+        let members_ask = leading.is_none_or(|leading| leading.teaching.members_ask());
+        if leading.is_some() {
             self.report.lead_hash_bytes += bytes;
         }
         let to_life = self.nodes[to as usize].life;
         let sender = &mut self.nodes[from as usize];
         let left = sender.take_up(bytes as f64 / sender.up * 1e6, self.now);
         let (first, end) = (telling.from, telling.from + telling.count);
-        let members_ask = self.teaching.members_ask();
         let told = Told { from, to, to_life, first, end, members_ask, with_proof: telling.signed };
         self.queue.push(self.delivered_at(from, to, left), What::Hashes(told));
     }
@@ -92,8 +102,8 @@ impl Fleet {
     /// Hashes reach a node: from its lead, or as an answer.
     pub(crate) fn hear_hashes(&mut self, told: &Told) {
         let Told { from, to, first, end, members_ask, with_proof, .. } = *told;
-        let is_from_lead = self.leader == Some(from);
         let node = &mut self.nodes[to as usize];
+        let is_from_lead = node.leadership.following() == Some(id_of(from));
         if !node.alive || node.life != told.to_life {
             return;
         }
@@ -133,13 +143,18 @@ impl Fleet {
 
     /// Whether a node has somebody to ask for hashes, and lacks some.
     pub(crate) fn may_ask_for_hashes(&self, index: u32) -> bool {
-        self.leader.is_some_and(|leader| leader != index) && self.nodes[index as usize].knowledge.known() < self.pieces
+        let node = &self.nodes[index as usize];
+        node.leadership.following().is_some() && node.knowledge.known() < self.pieces
     }
 
     /// A node asks for the hashes that it lacks, if the time has come.
     pub(crate) fn ask_for_hashes(&mut self, index: u32) {
-        let Some(leader) = self.leader.filter(|_| self.may_ask_for_hashes(index)) else { return };
-        let knowledge = &mut self.nodes[index as usize].knowledge;
+        if !self.may_ask_for_hashes(index) {
+            return;
+        }
+        let node = &mut self.nodes[index as usize];
+        let Some(leader) = node.leadership.following().map(index_of) else { return };
+        let knowledge = &mut node.knowledge;
         let known = knowledge.known();
         let to = match knowledge.ask(self.now, &self.tuning) {
             None => return,
@@ -151,7 +166,8 @@ impl Fleet {
 
     /// A question for the hashes behind the known ones reaches a node.
     pub(crate) fn asked_for_hashes(&mut self, to: u32, from: u32, known: u32) {
-        let leads = self.leader == Some(to);
+        let leading = self.nodes[to as usize].leading.as_ref();
+        let leads = leading.is_some_and(|leading| leading.lead.held_by(id_of(from)).is_some());
         if leads {
             self.count_message();
         }
@@ -171,7 +187,8 @@ impl Fleet {
         let asks = !with_proof && node.knowledge.needs_proof(known, self.now, &self.tuning);
         let own = node.knowledge.known();
         self.send_hashes(to, from, Telling { from: known, count: end - known, signed: with_proof });
-        if let Some(leader) = self.leader.filter(|_| asks) {
+        let lead = self.nodes[to as usize].leadership.following();
+        if let Some(leader) = lead.filter(|_| asks).map(index_of) {
             let question = What::AskHashes { to: leader, from: to, known: own };
             self.queue.push(self.message_at(to, leader), question);
         }

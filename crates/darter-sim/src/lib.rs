@@ -13,7 +13,8 @@
 //! | `hashes` | how hashes get about |
 //! | `knowledge` | what a node knows of them |
 //! | `uploads` | slots, sockets, and whose turn it is |
-//! | `leading` | what happens at the node that leads: tracker, origin, elections |
+//! | `leading` | what happens at a node that leads: tracker, origin |
+//! | `electing` | how nodes find another lead |
 //! | `node` | one simulated node |
 //! | `queue` | the queue of events |
 //! | [`options`] | the command line's words for a fleet |
@@ -21,6 +22,7 @@
 //! | [`plot`] | completion curves, and how time grows, as SVG |
 //! | [`report`] | [`Report`]: what a run showed |
 
+mod electing;
 pub mod fleet;
 mod hashes;
 mod knowledge;
@@ -36,5 +38,6 @@ pub mod scenario;
 mod uploads;
 
 pub use fleet::Fleet;
+pub use node::{BLOB, id_of};
 pub use report::Report;
 pub use scenario::{Network, NodeSpec, Operation, Scenario, SharedLink};

@@ -72,7 +72,8 @@ impl Fleet {
         while node.alive && !node.hung {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
-            let piece = match (upload.piece, &mut node.lead) {
+            let lead = node.leading.as_mut().map(|leading| &mut leading.lead);
+            let piece = match (upload.piece, lead) {
                 (Some(piece), lead) => {
                     if let Some(lead) = lead {
                         lead.sending(receiver, piece, now);
@@ -203,8 +204,8 @@ impl Fleet {
     }
 
     fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
-        if let Some(lead) = &mut self.nodes[from as usize].lead {
-            lead.unsent(id_of(to), piece);
+        if let Some(leading) = &mut self.nodes[from as usize].leading {
+            leading.lead.unsent(id_of(to), piece);
         }
     }
 
@@ -214,7 +215,7 @@ impl Fleet {
         let piece = PieceIndex(arrival.piece);
         let node = &mut self.nodes[to as usize];
         if arrival.piece >= node.knowledge.known() {
-            if self.leader == Some(from) {
+            if node.leadership.following() == Some(id_of(from)) {
                 node.knowledge.learner.lead_showed(arrival.piece + 1);
             }
             node.unproven.push(*arrival);

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
-use darter_swarm::{Lead, Picker, Tuning};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, Place, Tier};
+use darter_swarm::{Found, Leadership, News, Picker, Tuning};
 
 use crate::knowledge::Knowledge;
+use crate::leading::Leading;
 use crate::queue::Arrival;
 use crate::scenario::NodeSpec;
 use crate::uploads::Uploads;
+
+/// The blob of a run, and its source.
+pub const BLOB: BlobId = BlobId([0xb1; 32]);
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -26,27 +30,26 @@ pub(crate) struct Node {
     pub(crate) hung: bool,
     pub(crate) wants: bool,
     pub(crate) picker: Picker,
-    pub(crate) lead: Option<Box<Lead>>,
+    /// Whom it follows, and how it looks for another.
+    pub(crate) leadership: Leadership,
+    /// Its books, if it leads others or was asked to.
+    pub(crate) leading: Option<Box<Leading>>,
+    /// What it hears from those whom it asks around.
+    pub(crate) found: Option<Found>,
     pub(crate) links: Vec<u32>,
     /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
-    pub(crate) news: Vec<(u32, PieceIndex)>,
+    pub(crate) unread: Vec<(u32, PieceIndex)>,
     pub(crate) knowledge: Knowledge,
     /// Pieces that came before their hashes.
     pub(crate) unproven: Vec<Arrival>,
-    /// New pieces that its neighbours, and the lead, are still to be told of, and when it told the former last.
-    pub(crate) untold: Vec<PieceIndex>,
-    pub(crate) untold_to_lead: Vec<PieceIndex>,
-    pub(crate) told: Moment,
-    /// Whether its neighbours, all of them, are still to be told that it knows hashes.
-    pub(crate) tells_of_hashes: bool,
-    /// When the lead is told next, if there is something to tell.
-    pub(crate) tells_lead: Option<Moment>,
+    /// What neighbours and lead are still to be told of its own pieces, and when it tells next.
+    pub(crate) news: News,
+    pub(crate) tells_at: Option<Moment>,
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
     pub(crate) poll_at: Option<Moment>,
     /// The same for a look at whether there is something to poll for.
     pub(crate) wake_at: Option<Moment>,
-    pub(crate) lead_wake: Option<Moment>,
     pub(crate) joined: Moment,
     pub(crate) finished: Option<Moment>,
     /// The most pieces that it ever held behind the first one that it lacked.
@@ -96,20 +99,18 @@ impl Node {
             hung: false,
             wants: index != 0 && !spec.holds,
             picker: Picker::new(id, piece_bytes, tuning, seed),
-            lead: None,
+            leadership: Self::leadership(index),
+            leading: None,
+            found: None,
             links: Vec::new(),
-            news: Vec::new(),
+            unread: Vec::new(),
             knowledge: Knowledge::new(seed as usize),
             unproven: Vec::new(),
-            untold: Vec::new(),
-            untold_to_lead: Vec::new(),
-            told: Moment::ZERO,
-            tells_of_hashes: false,
-            tells_lead: None,
+            news: News::new(tuning),
+            tells_at: None,
             uploads: Uploads::default(),
             poll_at: None,
             wake_at: None,
-            lead_wake: None,
             joined: Moment::ZERO,
             finished: None,
             max_lag: 0,
@@ -117,6 +118,11 @@ impl Node {
             behind: Vec::new(),
             spot: Spot::default(),
         }
+    }
+
+    /// What a node that starts knows of who leads. The seed follows nobody.
+    pub(crate) fn leadership(index: u32) -> Leadership {
+        Leadership::new(id_of(index), BLOB, BLOB, index != 0)
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {
@@ -130,21 +136,21 @@ impl Node {
     }
 
     /// Tells the picker what it was not told yet; whether a poll is needed.
-    pub(crate) fn take_news(&mut self) -> bool {
+    pub(crate) fn take_unread(&mut self) -> bool {
         let mut matters = false;
         let mut pieces = Vec::new();
-        for of_one in self.news.chunk_by(|(one, _), (other, _)| one == other) {
+        for of_one in self.unread.chunk_by(|(one, _), (other, _)| one == other) {
             pieces.clear();
             pieces.extend(of_one.iter().map(|(_, piece)| *piece));
             matters |= self.picker.peer_has(id_of(of_one[0].0), &pieces);
         }
-        self.news.clear();
+        self.unread.clear();
         matters
     }
 }
 
 /// The id of the node with this index: the index, then scattered bits for rendezvous hashing.
-pub(crate) fn id_of(index: u32) -> NodeId {
+pub fn id_of(index: u32) -> NodeId {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&index.to_le_bytes());
     bytes[4..12].copy_from_slice(&scattered(index).to_le_bytes());

@@ -20,10 +20,8 @@ pub(crate) enum What {
     Poll(u32),
     /// A node's picker may have something to do though nothing happened.
     Wake(u32),
-    /// A node's new pieces become known to its neighbours.
-    Announce(u32),
-    /// A node's new pieces become known to the lead.
-    TellLead(u32),
+    /// A node's new pieces become known to its neighbours, or to its lead.
+    Tell(u32),
     /// A request for a named piece reaches a node.
     Request { to: u32, from: u32, id: u32, piece: u32, urgent: bool },
     /// An ask reaches the lead.
@@ -42,16 +40,24 @@ pub(crate) enum What {
     Failed { node: u32, id: u32, lost: Option<(u32, u32)> },
     /// The lead looks again.
     Lead(u32),
-    /// The lead has read a piece from the origin. The number tells one reading from another.
-    Read { piece: u32, reading: u32 },
+    /// A lead has read a piece from the origin.
+    Read { by: u32, life: u8, piece: u32 },
     /// The others find out that a node died.
     Noticed(u32),
-    /// Those who found no lead elect one.
-    Elect,
-    /// The lead has to tell members of neighbours that they gained and lost.
-    Notices,
-    /// The lead tells members of hashes that came since.
-    Growth,
+    /// A node asks another to lead.
+    AskToLead { to: u32, from: u32, life: u8 },
+    /// A node that was asked to lead does not, and the one that asked finds out.
+    NotLed { node: u32, by: u32, life: u8 },
+    /// A node has heard from those whom it asked who leads.
+    Found { node: u32, life: u8 },
+    /// A node has found out that it can't reach a neighbour.
+    Unreached { node: u32, peer: u32, life: u8 },
+    /// A node goes on to look for a lead.
+    Rested { node: u32, life: u8 },
+    /// A lead has to tell members of neighbours that they gained and lost.
+    Notices(u32),
+    /// A lead tells members of hashes that came since.
+    Growth(u32),
     /// A question for the hashes behind so many known ones reaches a node.
     AskHashes { to: u32, from: u32, known: u32 },
     /// Hashes reach a node.
@@ -209,7 +215,7 @@ mod tests {
         assert!(matches!(queue.pop(), Some((_, What::Poll(2)))));
         assert!(matches!(queue.pop(), Some((at, What::Poll(3))) if at.as_micros() == 70_000));
         assert!(queue.pop().is_none());
-        queue.push(Moment::from_micros(u64::MAX), What::Elect);
+        queue.push(Moment::from_micros(u64::MAX), What::Lead(0));
         assert_eq!(queue.pop().unwrap().0.as_micros(), u64::MAX);
     }
 
@@ -217,11 +223,11 @@ mod tests {
     fn what_is_put_in_meanwhile_takes_its_place() {
         let mut queue = Queue::default();
         for at in [10_u64, 2_000_000] {
-            queue.push(Moment::from_micros(at), What::Elect);
+            queue.push(Moment::from_micros(at), What::Lead(0));
         }
         assert_eq!(queue.pop().unwrap().0.as_micros(), 10);
         for at in [11_u64, 1_999_999, 600_000] {
-            queue.push(Moment::from_micros(at), What::Elect);
+            queue.push(Moment::from_micros(at), What::Lead(0));
         }
         let rest: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|(at, _)| at.as_micros()).collect();
         assert_eq!(rest, [11, 600_000, 1_999_999, 2_000_000]);

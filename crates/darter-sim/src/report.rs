@@ -15,7 +15,9 @@ pub struct Report {
     pub unfinished: Vec<usize>,
     /// Pieces asked of the origin, repetitions included.
     pub origin_pieces: u64,
-    /// Pieces asked of the origin though a live, honest node held them.
+    /// Nodes that began to lead after another had, and when.
+    pub elected: Vec<(Duration, usize)>,
+    /// Pieces asked of the origin though a live, honest node held them that followed the asking lead.
     pub origin_needless: u64,
     /// Pieces sent by the seed.
     pub seed_pieces: u64,

@@ -235,12 +235,23 @@ impl Uploads {
         self.stand_in_line(at);
     }
 
-    /// The lead may have something to give: the first `count` parked connections get into line.
-    pub(crate) fn unpark(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(at) = self.parked.pop_front() else { return };
+    /// Whether asks wait until the lead has something to give.
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// The lead may have something to give: parked connections get into line, in the order in which they were parked.
+    pub(crate) fn unpark_all(&mut self) {
+        for at in std::mem::take(&mut self.parked) {
             self.connections[at as usize].parked = false;
             self.stand_in_line(at);
+        }
+    }
+
+    /// A receiver follows another lead: it waits no more for what this one would choose.
+    pub(crate) fn drop_asks(&mut self, to: u32) {
+        if let Some((_, connection)) = self.connection(to) {
+            connection.waiting.retain(|upload| upload.piece.is_some());
         }
     }
 

@@ -8,7 +8,11 @@
 //! | [`event`] | what a [`Picker`] is told ([`Event`]) and what it wants done ([`Action`]) |
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
+//! | [`finish`] | [`Finish`]: when the whole is checked |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
+//! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
+//! | [`asking`] | whom to ask who leads, where nobody knows everybody |
+//! | [`news`] | [`News`]: who is told what of a node's pieces, and when |
 //! | [`teaching`] | what a lead tells members of hashes by itself |
 //! | [`learner`] | whom a member asks for the hashes that it lacks |
 //! | [`pace`] | how fast a peer answers, whatever it is asked for |
@@ -17,12 +21,16 @@
 //! | [`tuning`] | [`Tuning`]: every constant, with its reason |
 //! | `random` | the seeded generator behind all ties |
 
+pub mod asking;
 pub mod bound;
 pub mod budget;
 pub mod event;
+pub mod finish;
 pub mod lead;
+pub mod leadership;
 pub mod learner;
 pub mod locality;
+pub mod news;
 pub mod pace;
 pub mod picker;
 mod random;
@@ -31,8 +39,11 @@ pub mod tuning;
 
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
+pub use finish::Finish;
 pub use lead::{Lead, Neighbour, Notice, OriginRun, Start};
+pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
+pub use news::{News, Told};
 pub use pace::{Pace, Standing};
 pub use picker::{OpenRequest, Picker};
 pub use teaching::{MOST_HASHES, Teaching, Telling};

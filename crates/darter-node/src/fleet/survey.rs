@@ -11,9 +11,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use darter_core::{BlobId, NodeId, rendezvous};
+use darter_swarm::asking::{self, ANSWER_TIMEOUT, MAX_NAMED, MAX_ROUNDS};
 use darter_wire::{Message, PeerInfo, SwarmPart};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -26,15 +26,6 @@ const SINCE: u8 = 3;
 
 /// Nodes that are asked although they are not connected yet, in each round.
 const MAX_STRANGERS: usize = 8;
-
-/// Rounds of questions.
-const MAX_ROUNDS: usize = 3;
-
-/// Nodes named in an answer as those that rank first.
-const NAMED: usize = 3;
-
-/// How long a node may take to be connected, and to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a node answered.
 #[derive(Clone, Debug)]
@@ -87,8 +78,18 @@ impl Survey {
 impl Fleet {
     /// Asks the nodes about a source; `blob` is its blob where the source alone names it.
     pub(crate) async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Survey {
+        self.survey_without(key, blob, HashSet::new()).await
+    }
+
+    /// The same, without asking these.
+    pub(crate) async fn survey_without(
+        self: &Arc<Self>,
+        key: BlobId,
+        blob: Option<BlobId>,
+        mut asked: HashSet<NodeId>,
+    ) -> Survey {
         let seeds_before = self.seeds();
-        let mut asked = HashSet::from([self.me().node]);
+        asked.insert(self.me().node);
         let mut answers: Vec<(PeerInfo, Answer)> = Vec::new();
         let mut next = self.first_to_ask(key);
         for _ in 0..MAX_ROUNDS {
@@ -198,19 +199,17 @@ impl Fleet {
     /// What this agent answers about the seeds and nodes that it knows.
     pub(crate) fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
         let seeds = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_STRANGERS).collect();
-        (seeds, self.tellable(&key.0, NAMED))
+        (seeds, self.tellable(&key.0, MAX_NAMED))
     }
 }
 
 /// Of the nodes that were named, the leads, and those that rank first, as far as they were not asked yet.
 fn next_to_ask(key: BlobId, round: &[(PeerInfo, Answer)], asked: &HashSet<NodeId>) -> Vec<PeerInfo> {
-    let leads = round.iter().filter_map(|(_, answer)| answer.lead.clone());
-    let nearest: HashMap<_, _> =
-        round.iter().flat_map(|(_, answer)| &answer.nearest).map(|info| (info.node, info.clone())).collect();
-    let ranked = rendezvous::ranking(&key.0, nearest.keys());
-    // Only those that rank first matter: who ranks behind them is not chosen while one of them lives.
-    let first = ranked.iter().take(NAMED).filter_map(|node| nearest.get(node).cloned());
-    leads.chain(first).filter(|info| !asked.contains(&info.node)).collect()
+    let leads = round.iter().filter_map(|(_, answer)| answer.lead.as_ref());
+    let nearest = round.iter().flat_map(|(_, answer)| &answer.nearest);
+    let infos: HashMap<_, _> = nearest.clone().chain(leads.clone()).map(|info| (info.node, info)).collect();
+    let next = asking::next_to_ask(&key.0, leads.map(|info| info.node), nearest.map(|info| info.node), asked);
+    next.iter().filter_map(|node| infos.get(node).copied().cloned()).collect()
 }
 
 /// Forgets a question when nobody waits any more.

@@ -58,7 +58,9 @@ impl Transfer {
     /// nothing was read by this agent.
     pub(super) fn came_by(&self, node: NodeId) -> bool {
         let state = self.state.lock();
-        state.lead == Lead::Nobody && state.followed == Some(node) && state.journal.traffic().from_origin == 0
+        state.lead() == Lead::Nobody
+            && state.leadership.last_followed() == Some(node)
+            && state.journal.traffic().from_origin == 0
     }
 
     /// Waits for the end of a blob that is being thrown away; false if it is not.
@@ -94,10 +96,10 @@ impl Transfer {
     fn culprit(&self) -> (Culprit, bool) {
         let (lead, vouched_by) = {
             let state = self.state.lock();
-            let lead = match state.lead {
+            let lead = match state.lead() {
                 Lead::Node(lead) => Some(lead),
                 // One that is lost, or was followed until then, read it, unless this agent read a part.
-                Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => state.followed,
+                Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => state.leadership.last_followed(),
                 Lead::Me | Lead::Nobody => None,
             };
             (lead, state.vouched_by)

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId};
-use darter_swarm::{Action, Event, Teacher};
+use darter_swarm::news::Tellings;
+use darter_swarm::{Action, Event, Teacher, Told};
 use darter_wire::{Message, Wanted};
 
-use super::news::Tellings;
 use super::upkeep::Duty;
 use super::{Asked, Lead, Outcome, Transfer};
 use crate::fleet::data::Ask;
@@ -96,6 +96,7 @@ impl Transfer {
                 }
                 Action::Report { peer, piece } => {
                     state.met.remove(&peer);
+                    state.leadership.refused(peer);
                     state.hashes.left(peer);
                     state.journal.note(now, format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
                     if let Some(leading) = &mut state.leading {
@@ -107,7 +108,7 @@ impl Transfer {
         self.catch_up(state);
         work.known = state.hashes.count();
         work.shown = state.hashes.shown();
-        if fetching && let Lead::Node(lead) = state.lead {
+        if fetching && let Lead::Node(lead) = state.lead() {
             work.teacher = state.hashes.ask(now).map(|teacher| match teacher {
                 Teacher::Neighbour(node) => node,
                 Teacher::Lead => lead,
@@ -131,17 +132,14 @@ impl Transfer {
         if state.news.due().is_some_and(|due| due <= now) {
             // Those who are met now are told of all that is held. Who leads gives of its own accord; its neighbours are told
             // again what it holds when it leads no more.
-            let known = state.met.iter().filter(|node| state.lead != Lead::Me && !work.meet.contains(node));
+            let known = state.met.iter().filter(|node| state.lead() != Lead::Me && !work.meet.contains(node));
             let neighbours: Vec<NodeId> = known.copied().collect();
-            let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
-            work.news = state.news.take(now, self.blob, &state.picker, work.shown, &neighbours, lead);
+            let lead = state.leadership.following();
+            work.news = state.news.take(now, &state.picker, &neighbours, lead);
         }
-        let whole = matches!(state.outcome, Outcome::Open) && !state.finishing && state.picker.is_complete();
-        if whole && self.may_finish(state, now) {
-            state.finishing = true;
-            state.verdict_due = None;
-            work.finish = true;
-        }
+        let is_whole = fetching && state.picker.is_complete() && self.pieces() == Some(self.stored.known());
+        let (has_verdict, leader) = (state.verdict.is_some(), state.lead());
+        work.finish = state.finish.begins(is_whole, has_verdict, leader, now);
         work.duty = self.duty(state, now);
         work.wake = self.next_wakeup(state, now);
         work
@@ -156,14 +154,14 @@ impl Transfer {
         if let Some(moment) = state.news.due() {
             at_latest(moment);
         }
-        let may_ask = matches!((&state.outcome, state.lead), (Outcome::Open, Lead::Node(_)));
+        let may_ask = matches!((&state.outcome, state.lead()), (Outcome::Open, Lead::Node(_)));
         if let Some(moment) = state.hashes.next_wakeup().filter(|_| may_ask) {
             at_latest(moment);
         }
         if !state.asked.is_empty() {
             at_latest(now + PROGRESS_PAUSE);
         }
-        for moment in self.finish_due(state).into_iter().chain(self.duty_due(state)) {
+        for moment in state.finish.due().into_iter().chain(self.duty_due(state)) {
             at_latest(moment);
         }
         // A moment in the past would spin; what is overdue was handled just now.
@@ -179,8 +177,13 @@ impl Transfer {
             let meet = Message::Meet { blob: self.blob, held: self.stored.held(), known: work.shown, wants };
             self.fleet.tell(&work.meet, &meet);
         }
-        for (nodes, message) in &work.news {
-            self.fleet.tell(nodes, message);
+        let (blob, known) = (self.blob, work.shown);
+        for (nodes, told) in work.news {
+            let message = match told {
+                Told::Have(pieces) => Message::Have { blob, pieces, known },
+                Told::Lost(pieces) => Message::Lost { blob, pieces },
+            };
+            self.fleet.tell(&nodes, &message);
         }
         if let Some(teacher) = work.teacher {
             self.fleet.say(teacher, &Message::AskHashes { blob: self.blob, from: work.known });

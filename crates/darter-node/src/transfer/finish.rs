@@ -9,39 +9,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Digest, Moment};
+use darter_core::Digest;
 use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
-use super::{Lead, Outcome, State, Transfer};
+use super::{Outcome, Transfer};
 use crate::api::{Checked, CheckedBy};
 use crate::error::FetchError;
 use crate::options::Role;
-
-/// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
-const VERDICT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the end waits for pieces that are stored and not counted yet.
 const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Transfer {
-    /// Whether there is what it takes to finish: all pieces, and a verdict or the duty to give one.
-    pub(super) fn may_finish(&self, state: &mut State, now: Moment) -> bool {
-        if self.pieces() != Some(self.stored.known()) {
-            return false;
-        }
-        if state.verdict.is_some() || !matches!(state.lead, Lead::Node(_)) {
-            return true;
-        }
-        let due = *state.verdict_due.get_or_insert(now + VERDICT_PATIENCE);
-        now >= due
-    }
-
-    /// When [`Transfer::may_finish`] changes its mind by itself.
-    pub(super) const fn finish_due(&self, state: &State) -> Option<Moment> {
-        if matches!(state.outcome, Outcome::Open) && !state.finishing { state.verdict_due } else { None }
-    }
-
     /// Checks the whole and seals it, or throws it away.
     pub(super) async fn finish(self: Arc<Self>) {
         self.all_counted().await;
@@ -53,7 +33,7 @@ impl Transfer {
             },
             Err(error) => self.unchecked(&error),
         }
-        self.state.lock().finishing = false;
+        self.state.lock().finish.ended();
         self.kick.notify_one();
     }
 

@@ -1,4 +1,4 @@
-//! Being the lead of a swarm: what members are told, what they are given, and how the lead changes hands.
+//! Being the lead of a swarm: what members are told, and what they are given.
 //!
 //! A seed leads what it reads. When no seed lives, the members choose one of themselves (see [`Transfer::elect`]), and
 //! hand the swarm back when a seed returns. An agent that leads while it follows another lead — a node that led
@@ -8,29 +8,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{HashChain, Moment, NodeId, PieceIndex, PieceSet, Proof, Signer, rendezvous};
+use darter_core::{HashChain, Moment, NodeId, PieceIndex, PieceSet, Proof, Signer};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{
     Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginRun, Start, Teaching, Telling, Tuning,
 };
-use darter_wire::{Failure, FailureKind, Message, PeerInfo, Verdict};
+use darter_wire::{Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
 
 use super::dissolve::refuse;
 use super::{Lead, Outcome, Transfer, narrower, random_seed};
 use crate::error::FetchError;
-use crate::fleet::survey::Survey;
 use crate::in_place::in_place;
-use crate::options::Role;
-
-/// How long a lead may take to let a member in before the next one is tried, when the swarm is under way.
-const REJOIN_PATIENCE: Duration = Duration::from_secs(3);
-
-/// How often a lead may forget this agent's part in the swarm before another is asked.
-const MAX_FORGOTTEN: u32 = 5;
-
-/// Half the pause before a lead that forgot for a second time is asked again.
-const JOIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
@@ -351,8 +340,7 @@ impl Transfer {
             if let Outcome::Failed(error) = &state.outcome {
                 return Err(error.clone());
             }
-            if state.lead == Lead::Node(node) {
-                // Two that follow each other would wait for each other.
+            if !state.leadership.may_admit(node) {
                 let reason = "this agent follows the one that asks".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }
@@ -552,189 +540,5 @@ impl Transfer {
         let mut bytes = vec![0; usize::try_from(length).ok()?];
         in_place(|| self.stored.read_at(0, &mut bytes)).ok()?;
         Some(bytes)
-    }
-
-    /// The lead is gone, gave up, or does not answer: find another.
-    pub(crate) fn lead_failed(self: &Arc<Self>, lead: NodeId, why: &str) {
-        self.lose_lead(lead, why, false);
-    }
-
-    /// The lead can't go on.
-    pub(super) fn lead_gave_up(self: &Arc<Self>, lead: NodeId, failure: Failure) {
-        let text = failure.text.clone();
-        // Whoever led next would ask the origin that asked to be left alone.
-        if failure.kind == FailureKind::RateLimited
-            && let Some(error) = FetchError::from_failure(failure)
-        {
-            return self.give_up(&error);
-        }
-        self.lead_failed(lead, &text);
-    }
-
-    /// The lead is well but knows nothing of this agent's part in the swarm, after a removal over there, say. It is
-    /// asked again like any other.
-    pub(super) fn lead_forgot(self: &Arc<Self>, lead: NodeId) {
-        self.lose_lead(lead, "it no longer knows of this swarm or of its members", true);
-    }
-
-    fn lose_lead(self: &Arc<Self>, lead: NodeId, why: &str, may_lead_again: bool) {
-        let now = self.context.now();
-        {
-            let mut state = self.state.lock();
-            if state.lead != Lead::Node(lead) {
-                return;
-            }
-            state.change_lead(Lead::Nobody, None, now);
-            state.forgotten += u32::from(may_lead_again);
-            if !may_lead_again || state.forgotten >= MAX_FORGOTTEN {
-                state.failed_leads.insert(lead);
-            }
-            if !matches!(state.outcome, Outcome::Open) {
-                return;
-            }
-            let addr = self.fleet.address(lead);
-            state.journal.note(now, format!("lost the lead {addr} ({why})"));
-        }
-        self.elect();
-    }
-
-    /// Finds a lead: a living seed; else, of the members that know each other and this agent, the one that
-    /// rendezvous hashing names. Everybody who sees the same members chooses the same one, so the origin is read
-    /// by one of them; differing views cost a copy, never the blob.
-    pub(crate) fn elect(self: &Arc<Self>) {
-        if std::mem::replace(&mut self.state.lock().electing, true) {
-            return;
-        }
-        let electing = Arc::clone(self);
-        self.tasks.spawn(async move {
-            loop {
-                electing.find_lead().await;
-                let mut state = electing.state.lock();
-                // The lead just found may be gone already, and whoever noticed left it to this task.
-                if state.lead != Lead::Nobody || !matches!(state.outcome, Outcome::Open) {
-                    state.electing = false;
-                    return;
-                }
-            }
-        });
-    }
-
-    async fn find_lead(self: &Arc<Self>) {
-        if !self.rest_before_joining().await {
-            return;
-        }
-        let mut survey = None;
-        loop {
-            if self.is_dissolved().await {
-                return;
-            }
-            let mut candidate = self.next_candidate();
-            if !matches!(self.outcome(), Outcome::Open) {
-                return;
-            }
-            if candidate.is_none() && self.context.options.role == Role::Node {
-                // Members that this one never met may lead the swarm or hold all of it.
-                if survey.is_none() {
-                    survey = Some(self.fleet.survey(self.source.key(), Some(self.blob)).await);
-                }
-                candidate = survey.as_ref().and_then(|survey| self.next_found(survey));
-            }
-            let Some(node) = candidate else {
-                if let Some(error) = self.setback() {
-                    self.give_up(&error);
-                    return;
-                }
-                self.note("leading the swarm from here on");
-                self.context.metrics.back_to_source.inc();
-                self.lead_it(Start::TakeOver, None);
-                return;
-            };
-            let joined = tokio::time::timeout(REJOIN_PATIENCE, self.join_again(node)).await;
-            match joined {
-                Ok(Ok(())) => {
-                    self.meet_also(&survey.map(|found| found.holders).unwrap_or_default());
-                    return;
-                }
-                // What is here of it came by way of that agent.
-                Ok(Err(error @ FetchError::WrongDigest { .. })) if self.came_by(node) => {
-                    self.dissolve(error).await;
-                    return;
-                }
-                Ok(Err(error)) => self.note(format!("{} does not lead: {error}", self.fleet.address(node))),
-                Err(_) => self.note(format!("{} does not answer", self.fleet.address(node))),
-            }
-            self.state.lock().failed_leads.insert(node);
-        }
-    }
-
-    /// While the origin fails: nodes that hold all of the blob can give it. One may be back that was lost, or be new.
-    pub(super) async fn meet_holders(&self) {
-        if self.context.options.role == Role::Node {
-            let survey = self.fleet.survey(self.source.key(), Some(self.blob)).await;
-            self.meet_also(&survey.holders);
-        }
-    }
-
-    /// Of the nodes that were asked, one that leads this swarm or holds all of it.
-    fn next_found(&self, survey: &Survey) -> Option<NodeId> {
-        let state = self.state.lock();
-        let mut found = survey.leads.iter().copied().chain(survey.holders.iter().map(|info| info.node));
-        found.find(|node| !state.failed_leads.contains(node))
-    }
-
-    /// After a lead forgot this agent, waits before it is asked again, longer each time. False when nobody wants the blob
-    /// any more: then it ends.
-    async fn rest_before_joining(self: &Arc<Self>) -> bool {
-        let forgotten = self.state.lock().forgotten;
-        if forgotten < 2 {
-            return true;
-        }
-        let pause = JOIN_PAUSE * 2_u32.pow(forgotten.min(6));
-        let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
-        if self.is_wanted() {
-            return true;
-        }
-        let reason = "nobody waits for it, and no agent leads it".to_owned();
-        self.give_up(&FetchError::Withdrawn { blob: self.blob, reason });
-        false
-    }
-
-    /// Whom to ask to lead; `None` for this agent itself.
-    fn next_candidate(&self) -> Option<NodeId> {
-        if self.context.options.role != Role::Node {
-            return None;
-        }
-        let key = self.source.key();
-        let seeds = self.fleet.seeds();
-        let state = self.state.lock();
-        let able = |node: &&NodeId| !state.failed_leads.contains(*node);
-        if let Some(seed) = rendezvous::owner(&key.0, seeds.iter().filter(able)) {
-            return Some(seed);
-        }
-        let members: Vec<NodeId> =
-            state.met.iter().filter(able).filter(|node| self.fleet.peer(**node).is_some()).copied().collect();
-        let me = self.context.me;
-        rendezvous::owner(&self.blob.0, members.iter().chain([&me])).filter(|chosen| *chosen != me)
-    }
-
-    /// A seed is connected (again): it leads, unless a seed does.
-    pub(crate) fn seed_returned(self: &Arc<Self>, seed: NodeId) {
-        let led_by_seed = match self.lead() {
-            Lead::Node(node) => self.fleet.peer(node).is_some_and(|peer| peer.is_seed()),
-            Lead::Me => self.context.options.role != Role::Node,
-            Lead::Nobody => false,
-        };
-        self.state.lock().failed_leads.remove(&seed);
-        if led_by_seed || !matches!(self.outcome(), Outcome::Open) {
-            return;
-        }
-        let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
-            match tokio::time::timeout(REJOIN_PATIENCE, transfer.join_again(seed)).await {
-                Ok(Ok(())) => transfer.note(format!("the seed {} leads again", transfer.fleet.address(seed))),
-                Ok(Err(FetchError::Withdrawn { .. })) | Err(_) => {}
-                Ok(Err(error)) => transfer.note(format!("the seed came back but does not lead: {error}")),
-            }
-        });
     }
 }

@@ -43,7 +43,7 @@ impl Transfer {
         {
             let now = self.context.now();
             let mut state = self.state.lock();
-            if state.lead == Lead::Me {
+            if state.lead() == Lead::Me {
                 let neighbours: Vec<_> = state.met.drain().collect();
                 state.to_meet.extend(neighbours);
             }
@@ -74,12 +74,11 @@ impl Transfer {
         self.kick.notify_one();
     }
 
-    /// Whether this agent leads the one that would lead it, since each asked the other at the same time: the one with the
-    /// lower id leads.
+    /// Whether this agent goes on to lead the one that would lead it.
     fn stays_lead_of(&self, other: NodeId) -> bool {
         let state = self.state.lock();
         let leads = state.leading.as_ref().is_some_and(|leading| leading.has(other));
-        leads && state.lead == Lead::Me && self.context.me < other
+        leads && state.leadership.stays_lead_of(other)
     }
 
     /// Asks an agent to lead this transfer, and follows it.
@@ -208,7 +207,7 @@ impl Transfer {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let of = state.asked.get(&request).map(|asked| asked.of);
-            if of.is_some_and(|of| state.lead == Lead::Node(of)) {
+            if of.is_some_and(|of| state.lead() == Lead::Node(of)) {
                 state.hashes.lead_showed(piece.0 + 1);
             }
         }
@@ -301,7 +300,7 @@ impl Transfer {
         }
         {
             let mut state = self.state.lock();
-            if state.lead == Lead::Node(giver) {
+            if state.lead() == Lead::Node(giver) {
                 state.hashes.lead_showed(piece.0 + 1);
             }
         }
@@ -395,7 +394,7 @@ impl Transfer {
             let mut state = self.state.lock();
             let answer = state.hashes.answer(first);
             let asks = answer.is_none() && state.hashes.needs_proof(first, now);
-            let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
+            let lead = state.leadership.following();
             (answer, lead.filter(|_| asks).map(|lead| (lead, state.hashes.count())))
         };
         let (most, proof) = answer.map_or((0, None), |(most, proof)| (most, Some(proof)));
@@ -450,7 +449,7 @@ impl Transfer {
         {
             let now = self.context.now();
             let mut state = self.state.lock();
-            if state.lead != Lead::Node(peer) {
+            if state.lead() != Lead::Node(peer) {
                 state.picker.handle(Event::PeerJoined { peer, tier, wants, held }, now);
             }
             if !state.met.contains(&peer) {

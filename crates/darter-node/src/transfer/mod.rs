@@ -5,7 +5,8 @@
 //! | this one | [`Transfer`] and its state; what it tells about itself |
 //! | [`drive`] | the task that does what the picker and the lead decide |
 //! | [`member`] | what the lead and the neighbours say |
-//! | [`leading`] | being the lead: members, late-bound pieces, taking over, handing back |
+//! | [`leading`] | being the lead: members, late-bound pieces |
+//! | `electing` | finding another lead, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
@@ -14,7 +15,6 @@
 //! | `declared` | what a later answer of the origin declares of the whole |
 //! | `dissolve` | it is not: away with it, and whose fault is it? |
 //! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
-//! | `news` | what others are told of pieces come and gone |
 //! | [`passing`] | a blob that does not fit: what of it is still needed |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
 //! | [`stream`] | verified bytes in order, for whoever asked |
@@ -37,6 +37,7 @@ mod callers;
 mod declared;
 pub(crate) mod dissolve;
 pub(crate) mod drive;
+mod electing;
 pub(crate) mod finish;
 mod handing;
 mod hashes;
@@ -44,7 +45,6 @@ pub(crate) mod journal;
 pub(crate) mod leading;
 pub(crate) mod member;
 pub(crate) mod meter;
-mod news;
 mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
@@ -64,7 +64,7 @@ use darter_core::{
 };
 use darter_origin::Requester;
 use darter_store::StoredBlob;
-use darter_swarm::{Event, Picker, RequestId, Tuning};
+use darter_swarm::{Event, Finish, Leadership, News, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -76,7 +76,6 @@ use self::handing::Losses;
 use self::hashes::Hashes;
 use self::journal::Journal;
 use self::leading::Leading;
-use self::news::News;
 use self::passing::Positions;
 use self::rest::Rest;
 use self::upkeep::Upkeep;
@@ -87,20 +86,12 @@ use crate::error::FetchError;
 use crate::fleet::Fleet;
 use crate::in_place::in_place;
 use crate::joins::Joins;
+use crate::options::Role;
 
 /// Parts of the map that [`Transfer::progress`] tells.
 const MAP_PARTS: u32 = 64;
 
-/// Who leads this swarm, as this agent sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lead {
-    /// This agent.
-    Me,
-    /// Another agent.
-    Node(NodeId),
-    /// Nobody for the moment; someone is being found.
-    Nobody,
-}
+pub(crate) use darter_swarm::Leader as Lead;
 
 /// How a transfer ended, or that it has not.
 #[derive(Clone, Debug)]
@@ -141,11 +132,7 @@ pub(crate) struct State {
     picker: Picker,
     /// The lead's work, while this agent does it.
     leading: Option<Leading>,
-    lead: Lead,
-    /// The last other agent that led.
-    followed: Option<NodeId>,
-    /// Agents that failed as leads of this swarm.
-    failed_leads: HashSet<NodeId>,
+    leadership: Leadership,
     callers: Callers,
     /// For whom the origin is read: who may have the least read.
     requester: Requester,
@@ -162,20 +149,15 @@ pub(crate) struct State {
     verdict: Option<Verdict>,
     /// Who checked that the whole is what the verdict says; nobody yet while it is not complete.
     checked_by: CheckedBy,
-    /// When a member that holds everything stops waiting for the lead's verdict.
-    verdict_due: Option<Moment>,
     /// The whole's digest, where it could be computed while the origin was read.
     streamed_digest: Option<Digest>,
-    finishing: bool,
-    electing: bool,
+    finish: Finish,
     /// Whether a task reads the origin.
     reading: bool,
     /// Whether the blob is being thrown away.
     dissolving: bool,
     /// The holder whose list of hashes this agent took, if it took one.
     vouched_by: Option<NodeId>,
-    /// How often a lead forgot this agent's part in the swarm since a piece last came.
-    forgotten: u32,
     upkeep: Upkeep,
     /// Whether parts of several of the origin's answers were put together.
     joined_parts: bool,
@@ -212,13 +194,16 @@ impl State {
         self.checked_by = CheckedBy::Lead;
     }
 
+    /// Who leads.
+    const fn lead(&self) -> Lead {
+        self.leadership.leader()
+    }
+
     /// Another lead, or none: what was asked of the former one as the lead is void.
     fn change_lead(&mut self, lead: Lead, key: Option<LeadKey>, now: Moment) {
-        self.lead = lead;
+        self.leadership.set(lead);
         self.hashes.lead_changed(key);
-        let node = if let Lead::Node(node) = lead { Some(node) } else { None };
-        self.followed = node.or(self.followed);
-        self.picker.handle(Event::LeadChanged { lead: node }, now);
+        self.picker.handle(Event::LeadChanged { lead: self.leadership.following() }, now);
         self.news.lead_knows(now);
         self.void
             .extend(self.asked.extract_if(|_, asked| asked.wanted == Wanted::Any).map(|(id, asked)| (id, asked.of)));
@@ -292,27 +277,22 @@ impl Transfer {
         let state = State {
             picker,
             leading: None,
-            lead: Lead::Nobody,
-            followed: None,
-            failed_leads: HashSet::new(),
+            leadership: Leadership::new(context.me, source.key(), blob, context.options.role == Role::Node),
             callers: Callers::new(credentials),
             requester,
             met: HashSet::new(),
             to_meet: HashSet::new(),
-            news: News::default(),
+            news: News::new(Tuning::default()),
             hashes,
             asked: HashMap::new(),
             void: Vec::new(),
             verdict,
             checked_by: CheckedBy::Earlier,
-            verdict_due: None,
             streamed_digest: None,
-            finishing: false,
-            electing: false,
+            finish: Finish::default(),
             reading: false,
             dissolving: false,
             vouched_by: None,
-            forgotten: 0,
             upkeep: Upkeep::new(now),
             joined_parts: false,
             fetching: None,
@@ -383,14 +363,14 @@ impl Transfer {
 
     /// Who leads.
     pub(crate) fn lead(&self) -> Lead {
-        self.state.lock().lead
+        self.state.lock().lead()
     }
 
     /// Says good-bye to the swarm and ends the driver.
     pub(crate) fn leave(&self) {
         let (lead, met) = {
             let state = self.state.lock();
-            (state.lead, state.met.clone())
+            (state.lead(), state.met.clone())
         };
         if let Lead::Node(lead) = lead {
             self.fleet.say(lead, &Message::Leave { blob: self.blob });
@@ -488,9 +468,9 @@ impl Transfer {
                 state.asked.remove(&request);
             }
             self.note_passing(&mut state);
-            let from_lead = from.node().is_some_and(|node| state.lead == Lead::Node(node));
+            let from_lead = from.node().is_some_and(|node| state.lead() == Lead::Node(node));
             state.upkeep.moved(now);
-            state.forgotten = 0;
+            state.leadership.piece_came();
             state.flows.came(now, bytes, &from);
             state.journal.gave(piece, bytes, from, now);
             state.picker.handle(Event::Received { request, piece, bytes }, now);

@@ -89,7 +89,7 @@ impl Transfer {
                 let mut state = transfer.state.lock();
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
-                let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
+                let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
                 let lacks = transfer.pieces() != Some(transfer.stored.held().len());
                 if !leads || !lacks || transfer.closed.is_cancelled() {
                     state.reading = false;
@@ -211,7 +211,7 @@ impl Transfer {
             let now = self.context.now();
             let (plan, wake, plan_changed) = {
                 let state = self.state.lock();
-                let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
+                let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
                 let leading = state.leading.as_ref().filter(|_| leads)?;
                 (leading.plan(self.stored.known(), now), leading.plan_due(now), Arc::clone(&leading.plan_changed))
             };
@@ -234,7 +234,7 @@ impl Transfer {
     fn still_planned(&self, piece: PieceIndex) -> bool {
         let now = self.context.now();
         let state = self.state.lock();
-        let leads = state.lead == Lead::Me && matches!(state.outcome, Outcome::Open);
+        let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
         let plan = state.leading.as_ref().and_then(|leading| leading.plan(self.stored.known(), now));
         leads && plan.is_some_and(|run| run.first == piece)
     }

@@ -92,9 +92,9 @@ impl Transfer {
         if !limit.is_zero() && state.upkeep.waited(now) >= limit {
             return Duty::EndStalled;
         }
-        let attended = match state.lead {
-            Lead::Me => state.reading || state.finishing || self.pieces() == Some(self.stored.held().len()),
-            Lead::Nobody => state.electing,
+        let attended = match state.lead() {
+            Lead::Me => state.reading || state.finish.is_under_way() || self.pieces() == Some(self.stored.held().len()),
+            Lead::Nobody => state.leadership.is_searching(),
             Lead::Node(_) => true,
         };
         if attended {
@@ -263,14 +263,14 @@ impl Transfer {
         let mut asked: Vec<_> = state.asked.values().map(|asked| asked.of).collect();
         asked.sort_unstable();
         asked.dedup();
-        let lead = if let Lead::Node(lead) = state.lead { Some(lead) } else { None };
+        let lead = state.leadership.following();
         let others: Vec<_> = asked.into_iter().filter(|node| lead != Some(*node)).collect();
         let others = match others.len() {
             0 => String::new(),
             1 => format!(" or {}", self.fleet.address(others[0])),
             count => format!(" or {count} other agents"),
         };
-        match (state.lead, self.pieces() == Some(self.stored.held().len())) {
+        match (state.lead(), self.pieces() == Some(self.stored.held().len())) {
             (Lead::Node(lead), true) => format!("{} to say whether the whole is right", self.fleet.title(lead)),
             (_, true) => "the disk, to check the whole".to_owned(),
             (Lead::Me, false) if others.is_empty() => format!("{} to send {piece}", self.source),

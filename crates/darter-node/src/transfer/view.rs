@@ -124,13 +124,13 @@ impl Transfer {
         let missing = progress.length.map(|length| length.saturating_sub(progress.held_bytes));
         let left = missing.filter(|_| progress.rate > 0).map(|missing| missing as f64 / progress.rate as f64);
         let mut state = self.state.lock();
-        let lead = match state.lead {
+        let lead = match state.lead() {
             Lead::Node(node) => Some(self.name_of(node)),
             Lead::Me | Lead::Nobody => None,
         };
         SwarmRow {
             sent: state.flows.sent.rate(now),
-            leads: state.lead == Lead::Me,
+            leads: state.lead() == Lead::Me,
             lead,
             members: state.members(),
             left: left.filter(|_| !progress.complete),
@@ -178,7 +178,7 @@ impl Transfer {
             holds.extend(leading.holdings());
         }
         nodes.extend(holds.keys());
-        if let Lead::Node(lead) = state.lead {
+        if let Lead::Node(lead) = state.lead() {
             nodes.insert(lead);
         }
         nodes.remove(&self.context.me);
@@ -203,7 +203,7 @@ impl Transfer {
                 addr: self.fleet.address(node),
                 tier: connected.as_ref().map(|peer| peer.tier),
                 seed: connected.is_some_and(|peer| peer.is_seed()),
-                leads: state.lead == Lead::Node(node),
+                leads: state.lead() == Lead::Node(node),
                 held: holds.get(&node).copied(),
                 received,
                 sent,

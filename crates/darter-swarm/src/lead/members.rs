@@ -13,6 +13,9 @@ use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
 
+/// A member that says of more others at a time that it can't reach them is not heeded: each costs others a neighbour.
+const MAX_UNREACHED: usize = 64;
+
 /// One member.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -59,8 +62,10 @@ pub(super) struct Members {
     groups: Vec<Group>,
     /// Who reported whom; kept though the suspect leaves.
     reports: BTreeMap<NodeId, Vec<NodeId>>,
-    /// Pairs that can't use each other, both ways round: the network parts them, or one reported the other.
+    /// Pairs of which one reported the other, both ways round; kept though they leave.
     parted: BTreeSet<(NodeId, NodeId)>,
+    /// Pairs that can't reach each other, both ways round, while both are here.
+    unreached: BTreeSet<(NodeId, NodeId)>,
     notices: Notices,
 }
 
@@ -116,6 +121,7 @@ impl Members {
             groups: Vec::new(),
             reports: BTreeMap::new(),
             parted: BTreeSet::new(),
+            unreached: BTreeSet::new(),
             notices: Notices::default(),
         }
     }
@@ -147,7 +153,7 @@ impl Members {
         let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();
         let of_groups: usize = self.groups.iter().map(Group::memory).sum();
         let ids = self.by_id.len() * (size_of::<NodeId>() + size_of::<usize>());
-        let pairs = self.parted.len() * size_of::<(NodeId, NodeId)>();
+        let pairs = (self.parted.len() + self.unreached.len()) * size_of::<(NodeId, NodeId)>();
         // Nodes of these trees are about three quarters full.
         let trees = (ids + pairs) * 4 / 3;
         let tables = self.slots.capacity() * size_of::<Option<Member>>()
@@ -214,12 +220,16 @@ impl Members {
         let Some(member) = self.slots[slot].take() else { return };
         self.groups[member.group].members.retain(|other| *other != slot);
         self.by_id.remove(&member.id);
+        for (one, other) in self.unreached_by(member.id).copied().collect::<Vec<_>>() {
+            self.unreached.remove(&(one, other));
+            self.unreached.remove(&(other, one));
+        }
         self.free.push(slot);
         self.close_gap(&left_behind);
     }
 
-    /// Notes that two nodes can't use each other, and unlinks them.
-    pub(super) fn part(&mut self, one: NodeId, other: NodeId) {
+    /// Notes that two nodes must not use each other, and unlinks them.
+    fn keep_apart(&mut self, one: NodeId, other: NodeId) {
         self.parted.insert((one, other));
         self.parted.insert((other, one));
         if let (Some(one), Some(other)) = (self.slot(one), self.slot(other))
@@ -228,6 +238,30 @@ impl Members {
             self.unlink(one, other);
             self.relink(&[one, other]);
         }
+    }
+
+    /// Two neighbours can't reach each other. Where everybody knows everybody there is nobody else to know, and one may reach the other
+    /// yet; else each is given another neighbour in place of this one.
+    pub(super) fn part(&mut self, one: NodeId, other: NodeId) {
+        let (Some(one_slot), Some(other_slot)) = (self.slot(one), self.slot(other)) else { return };
+        let is_heeded = self.unreached_by(one).count() < MAX_UNREACHED;
+        if !is_heeded || !self.get(one_slot).neighbours.contains(&other_slot) {
+            return;
+        }
+        self.unreached.insert((one, other));
+        self.unreached.insert((other, one));
+        if self.by_id.len() > self.tuning.neighbours as usize + 1 {
+            self.swap_out(one_slot, other_slot);
+        }
+    }
+
+    fn unreached_by(&self, node: NodeId) -> impl Iterator<Item = &(NodeId, NodeId)> {
+        self.unreached.range((node, NodeId([0; 16]))..=(node, NodeId([255; 16])))
+    }
+
+    /// Whether two members must not, or can't, use each other.
+    fn are_parted(&self, one: NodeId, other: NodeId) -> bool {
+        self.parted.contains(&(one, other)) || self.unreached.contains(&(one, other))
     }
 
     fn is_convicted(&self, suspect: NodeId) -> bool {
@@ -241,7 +275,7 @@ impl Members {
         if !by.contains(&reporter) {
             by.push(reporter);
         }
-        self.part(reporter, suspect);
+        self.keep_apart(reporter, suspect);
         !before && self.is_convicted(suspect)
     }
 
@@ -269,14 +303,14 @@ impl Members {
     /// Whether somebody of the member's group holds a piece who is not parted from it.
     fn has_holder_in_reach(&self, member: &Member, piece: PieceIndex) -> bool {
         let parted = self.parted.range((member.id, NodeId([0; 16]))..=(member.id, NodeId([255; 16])));
-        if parted.count() == 0 {
+        if parted.count() == 0 && self.unreached_by(member.id).next().is_none() {
             return true;
         }
         self.groups[member.group]
             .members
             .iter()
             .map(|slot| self.get(*slot))
-            .any(|other| !other.aside && other.held.contains(piece) && !self.parted.contains(&(member.id, other.id)))
+            .any(|other| !other.aside && other.held.contains(piece) && !self.are_parted(member.id, other.id))
     }
 
     /// Whether the lead may send a piece into the member's group: always into its own, into another only while nobody

@@ -202,8 +202,8 @@ impl Lead {
         aside
     }
 
-    /// Two members cannot reach each other: they are no neighbours any more, and neither is expected to get anything
-    /// from the other.
+    /// Two members that are neighbours cannot reach each other: neither is expected to get anything from the other, and in a large
+    /// swarm each gets another neighbour in its place. Until one of them leaves.
     pub fn part(&mut self, one: NodeId, other: NodeId) {
         self.members.part(one, other);
     }
@@ -255,6 +255,29 @@ impl Lead {
         piece
     }
 
+    /// Whether an ask may be answered now; asks that stand need not be tried while it says no. When time alone may change that is
+    /// said by [`Lead::next_wakeup`] then.
+    pub fn may_give(&mut self, now: Moment) -> bool {
+        if now < self.settled {
+            return false;
+        }
+        self.forget_undelivered(now);
+        if self.pieces.first_fresh().is_some() || self.may_copy(now) {
+            return true;
+        }
+        self.look_again_later(now);
+        false
+    }
+
+    /// Whether a piece was last sent long enough ago to be sent again.
+    fn may_copy(&mut self, now: Moment) -> bool {
+        if self.copies_from <= now {
+            let pause = self.copy_pause();
+            self.copies_from = self.pieces.oldest_sent().map_or(now, |sent| sent + pause);
+        }
+        self.copies_from <= now
+    }
+
     /// Whether there is a piece that nobody has yet and that a member lacks, even if it is left to quicker ones: while there is, a
     /// copy of anything else would keep the lead from sending it.
     pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
@@ -277,14 +300,10 @@ impl Lead {
     }
 
     fn copy_for(&mut self, slot: usize, now: Moment) -> Option<PieceIndex> {
-        if now < self.copies_from || self.leaves_to_others(slot, now) {
+        if now < self.copies_from || self.leaves_to_others(slot, now) || !self.may_copy(now) {
             return None;
         }
         let pause = self.copy_pause();
-        self.copies_from = self.pieces.oldest_sent().map_or(now, |sent| sent + pause);
-        if now < self.copies_from {
-            return None;
-        }
         let salt = self.random.next();
         let member = self.members.get(slot);
         self.pieces.copy(&member.held, pause, now, salt, |piece| {

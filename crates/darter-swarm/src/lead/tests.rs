@@ -324,3 +324,83 @@ fn a_lead_that_turns_out_to_be_the_first_one_reads_the_origin_at_once() {
     lead.settle();
     assert!(lead.origin_plan(0, at(1000)).is_some());
 }
+
+/// Who is whose neighbour, as told so far.
+fn follow_notices(links: &mut BTreeMap<NodeId, BTreeSet<NodeId>>, notices: Vec<Notice>) {
+    for Notice { to, lost, gained } in notices {
+        let known = links.entry(to).or_default();
+        known.retain(|node| !lost.contains(node));
+        known.extend(gained.iter().map(|peer| peer.node));
+    }
+}
+
+#[test]
+fn members_that_cannot_reach_each_other_each_get_another_neighbour() {
+    let mut lead = lead(8, 8);
+    (1..=60).for_each(|n| join(&mut lead, n));
+    let mut links = BTreeMap::new();
+    follow_notices(&mut links, lead.take_notices(at(0)));
+    follow_notices(&mut links, lead.take_notices(at(10_000)));
+    let (one, wanted) = (node(30), links[&node(30)].len());
+    for _ in 0..5 {
+        let other = *links[&one].first().unwrap();
+        let others = links[&other].len();
+        lead.part(one, other);
+        follow_notices(&mut links, lead.take_notices(at(20_000)));
+        follow_notices(&mut links, lead.take_notices(at(30_000)));
+        assert!(!links[&one].contains(&other) && !links[&other].contains(&one));
+        assert_eq!((links[&one].len(), links[&other].len()), (wanted, others), "they know as many as before");
+    }
+}
+
+#[test]
+fn who_cannot_be_reached_is_a_neighbour_again_after_it_left_and_came() {
+    let mut lead = lead(8, 8);
+    (1..=30).for_each(|n| join(&mut lead, n));
+    (2..=30).for_each(|n| lead.part(node(1), node(n)));
+    lead.take_notices(at(0));
+    for n in 3..=30 {
+        lead.leave(node(n));
+    }
+    join(&mut lead, 2);
+    let told: Vec<_> = lead.take_notice(node(2)).unwrap().gained.into_iter().map(|peer| peer.node).collect();
+    assert_eq!(told, [node(1)]);
+}
+
+#[test]
+fn where_everybody_knows_everybody_nobody_is_taken_away_for_not_being_reached() {
+    let mut lead = lead(8, 8);
+    (1..=8).for_each(|n| join(&mut lead, n));
+    lead.take_notices(at(0));
+    lead.part(node(1), node(2));
+    assert_eq!(lead.take_notices(at(1)), []);
+}
+
+#[test]
+fn while_nothing_may_be_given_no_ask_is_answered_and_it_is_said_when_to_look_again() {
+    let mut lead = lead(4, 4);
+    (1..=3).for_each(|n| join(&mut lead, n));
+    assert!(lead.may_give(at(0)));
+    for piece in 0..4 {
+        assert!(lead.choose(node(1), at(piece)).is_some());
+    }
+    let (mut now, mut looks) = (at(4), 0);
+    while !lead.may_give(now) {
+        assert!((1..=3).all(|n| lead.choose(node(n), now).is_none()));
+        now = lead.next_wakeup(now).expect("time alone brings something");
+        looks += 1;
+    }
+    assert!((1..20).contains(&looks), "{looks} looks");
+    assert!(lead.choose(node(2), now).is_some());
+}
+
+#[test]
+fn a_lead_that_takes_over_gives_nothing_before_members_have_said_what_they_hold() {
+    let mut lead = Lead::new(node(0), Place::default(), Start::TakeOver, Tuning::default(), 1, at(0));
+    lead.set_total(1);
+    lead.own(PieceIndex(0));
+    join(&mut lead, 1);
+    assert!(!lead.may_give(at(1)) && lead.choose(node(1), at(1)).is_none());
+    let settled = lead.next_wakeup(at(1)).unwrap();
+    assert!(lead.may_give(settled) && lead.choose(node(1), settled).is_some());
+}

@@ -52,6 +52,30 @@ impl Members {
         }
     }
 
+    /// Unlinks two members. Of two others that are linked each takes one instead, as far away as the two are from each other if
+    /// there are such: everybody has as many neighbours as before.
+    pub(super) fn swap_out(&mut self, one: usize, other: usize) {
+        let reach = self.reach(one, other);
+        self.unlink(one, other);
+        let start = self.random.below(self.slots.len());
+        for is_alike in [true, false] {
+            let fits = |from: usize, to: usize| self.may_link(from, to) && (!is_alike || self.reach(from, to) == reach);
+            let swap = (start..start + self.slots.len()).map(|at| at % self.slots.len()).find_map(|third| {
+                let mut near = fits(one, third).then(|| self.get(third).neighbours.iter().copied())?;
+                let fourth =
+                    near.find(|fourth| fits(other, *fourth) && (!is_alike || self.reach(third, *fourth) == reach))?;
+                Some((third, fourth))
+            });
+            if let Some((third, fourth)) = swap {
+                self.unlink(third, fourth);
+                self.link(one, third);
+                self.link(other, fourth);
+                return;
+            }
+        }
+        self.relink(&[one, other]);
+    }
+
     fn degree(&self, slot: usize) -> usize {
         self.get(slot).neighbours.len()
     }
@@ -171,7 +195,7 @@ impl Members {
         let useful = one_member.wants || other_member.wants;
         let trusted = !one_member.aside && !other_member.aside;
         let is_new = one != other && !one_member.neighbours.contains(&other);
-        useful && trusted && is_new && !self.parted.contains(&(one_member.id, other_member.id))
+        useful && trusted && is_new && !self.are_parted(one_member.id, other_member.id)
     }
 
     fn link(&mut self, one: usize, other: usize) {

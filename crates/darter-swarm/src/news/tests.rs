@@ -1,9 +1,7 @@
 use darter_core::{PieceSet, Tier};
-use darter_swarm::{Event, Tuning};
 
 use super::*;
-
-const BLOB: BlobId = BlobId([1; 32]);
+use crate::Event;
 
 fn node(n: u8) -> NodeId {
     NodeId([n; 16])
@@ -31,27 +29,27 @@ fn later(millis: u64) -> Moment {
 #[test]
 fn a_neighbour_is_told_of_what_it_lacks_and_the_lead_of_everything() {
     let picker = picker(&[(1, &[]), (2, &[3]), (3, &[3, 4])]);
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     news.came(PieceIndex(3), false);
     news.came(PieceIndex(4), false);
-    let told = news.take(later(20), BLOB, &picker, 8, &[node(1), node(2), node(3)], Some(node(9)));
-    let have = |list: &[u32]| Message::Have { blob: BLOB, pieces: pieces(list), known: 8 };
+    let told = news.take(later(20), &picker, &[node(1), node(2), node(3)], Some(node(9)));
+    let have = |list: &[u32]| Told::Have(pieces(list));
     assert_eq!(told, [(vec![node(1), node(9)], have(&[3, 4])), (vec![node(2)], have(&[4]))]);
 }
 
 #[test]
 fn news_is_gathered_for_a_moment() {
     let picker = picker(&[(1, &[])]);
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     assert_eq!(news.due(), None);
     news.came(PieceIndex(0), false);
-    assert_eq!(news.take(later(20), BLOB, &picker, 8, &[node(1)], None).len(), 1);
+    assert_eq!(news.take(later(20), &picker, &[node(1)], None).len(), 1);
     news.came(PieceIndex(1), false);
-    assert!(news.take(later(21), BLOB, &picker, 8, &[node(1)], None).is_empty());
+    assert!(news.take(later(21), &picker, &[node(1)], None).is_empty());
     news.came(PieceIndex(2), false);
     assert!(news.due().is_some());
-    let told = news.take(later(30), BLOB, &picker, 8, &[node(1)], None);
-    assert_eq!(told, [(vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[1, 2]), known: 8 })]);
+    let told = news.take(later(30), &picker, &[node(1)], None);
+    assert_eq!(told, [(vec![node(1)], Told::Have(pieces(&[1, 2])))]);
     assert_eq!(news.due(), None);
 }
 
@@ -60,21 +58,17 @@ fn many_neighbours_are_told_of_several_pieces_at_once() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let picker = picker(&many);
     let neighbours: Vec<NodeId> = (1..=60).map(node).collect();
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     let mut told = Vec::new();
     for step in 0..4 {
         news.came(PieceIndex(step), false);
-        let tellings = news.take(later(1000 + u64::from(step) * 20), BLOB, &picker, 8, &neighbours, None);
+        let tellings = news.take(later(1000 + u64::from(step) * 20), &picker, &neighbours, None);
         told.extend(tellings.into_iter().map(|(_, message)| message));
     }
-    assert_eq!(
-        told,
-        [Message::Have { blob: BLOB, pieces: pieces(&[0]), known: 8 }],
-        "the first at once, the others later"
-    );
+    assert_eq!(told, [Told::Have(pieces(&[0]))], "the first at once, the others later");
     news.came(PieceIndex(4), false);
-    let tellings = news.take(later(1150), BLOB, &picker, 8, &neighbours, None);
-    assert_eq!(tellings[0].1, Message::Have { blob: BLOB, pieces: pieces(&[1, 2, 3, 4]), known: 8 });
+    let tellings = news.take(later(1150), &picker, &neighbours, None);
+    assert_eq!(tellings[0].1, Told::Have(pieces(&[1, 2, 3, 4])));
 }
 
 #[test]
@@ -82,15 +76,14 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let picker = picker(&many);
     let neighbours: Vec<NodeId> = (1..=60).map(node).collect();
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     let mut heard = Vec::new();
     for step in 0..80 {
         if step < 8 {
             news.came(PieceIndex(step), false);
         }
-        for (to, message) in news.take(later(20 + u64::from(step) * 50), BLOB, &picker, 8, &neighbours, Some(node(99)))
-        {
-            let Message::Have { pieces, .. } = message else { panic!("{message:?}") };
+        for (to, message) in news.take(later(20 + u64::from(step) * 50), &picker, &neighbours, Some(node(99))) {
+            let Told::Have(pieces) = message else { panic!("{message:?}") };
             if to.contains(&node(99)) {
                 heard.push(pieces);
             }
@@ -105,11 +98,11 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
 fn the_first_piece_after_a_join_waits_too_in_a_large_swarm() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     news.lead_knows(later(5000));
     news.came(PieceIndex(0), false);
     let mut hears = |at| {
-        let told = news.take(later(at), BLOB, &picker, 8, &neighbours, Some(node(99)));
+        let told = news.take(later(at), &picker, &neighbours, Some(node(99)));
         told.iter().any(|(to, _)| to.contains(&node(99)))
     };
     assert!(!hears(5300));
@@ -121,15 +114,15 @@ fn a_neighbour_that_becomes_the_lead_is_told_what_only_the_lead_before_was_told(
     let eight: Vec<(u8, &[u32])> = (1..=8).map(|peer| (peer, &[][..])).collect();
     let picker = picker(&eight);
     let neighbours: Vec<NodeId> = (1..=8).map(node).collect();
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     news.came(PieceIndex(0), true);
-    news.take(later(1000), BLOB, &picker, 8, &neighbours, Some(node(9)));
+    news.take(later(1000), &picker, &neighbours, Some(node(9)));
     news.came(PieceIndex(1), true);
-    let have = Message::Have { blob: BLOB, pieces: pieces(&[1]), known: 8 };
-    let told = news.take(later(1012), BLOB, &picker, 8, &neighbours, Some(node(9)));
+    let have = Told::Have(pieces(&[1]));
+    let told = news.take(later(1012), &picker, &neighbours, Some(node(9)));
     assert_eq!(told, [(vec![node(9)], have.clone())], "neighbours wait");
     news.lead_knows(later(1013));
-    let told = news.take(later(1100), BLOB, &picker, 8, &neighbours, Some(node(1)));
+    let told = news.take(later(1100), &picker, &neighbours, Some(node(1)));
     let knows = |node: &NodeId| told.iter().any(|(nodes, message)| nodes.contains(node) && *message == have);
     assert!(neighbours.iter().all(knows), "{told:?}");
 }
@@ -138,11 +131,11 @@ fn a_neighbour_that_becomes_the_lead_is_told_what_only_the_lead_before_was_told(
 fn what_the_lead_sent_is_confirmed_at_once() {
     let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
     let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     for (step, from_lead) in [(0, false), (1, false), (2, true)] {
         let now = later(2000 + u64::from(step) * 50);
         news.came(PieceIndex(step), from_lead);
-        let told = news.take(now, BLOB, &picker, 8, &neighbours, Some(node(99)));
+        let told = news.take(now, &picker, &neighbours, Some(node(99)));
         let hears = told.iter().any(|(to, _)| to.contains(&node(99)));
         assert_eq!(hears, step != 1, "the first of all, and what it waits for");
     }
@@ -151,21 +144,21 @@ fn what_the_lead_sent_is_confirmed_at_once() {
 #[test]
 fn a_neighbour_that_lost_a_piece_is_told_who_holds_it_and_losses_are_told_to_all() {
     let picker = picker(&[(1, &[5]), (2, &[5])]);
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     news.is_wanted_by(node(1), PieceIndex(5));
     news.went(PieceIndex(6));
-    let told = news.take(later(20), BLOB, &picker, 8, &[node(1), node(2)], Some(node(2)));
-    assert_eq!(told[0], (vec![node(1)], Message::Have { blob: BLOB, pieces: pieces(&[5]), known: 8 }));
-    assert_eq!(told[1], (vec![node(1), node(2)], Message::Lost { blob: BLOB, pieces: pieces(&[6]) }));
+    let told = news.take(later(20), &picker, &[node(1), node(2)], Some(node(2)));
+    assert_eq!(told[0], (vec![node(1)], Told::Have(pieces(&[5]))));
+    assert_eq!(told[1], (vec![node(1), node(2)], Told::Lost(pieces(&[6]))));
 }
 
 #[test]
 fn the_first_hashes_are_news_without_any_piece() {
     let picker = picker(&[]);
-    let mut news = News::default();
+    let mut news = News::new(Tuning::default());
     news.first_hashes();
-    let told = news.take(later(20), BLOB, &picker, 8, &[node(1), node(2)], Some(node(9)));
-    let expected = Message::Have { blob: BLOB, pieces: Vec::new(), known: 8 };
+    let told = news.take(later(20), &picker, &[node(1), node(2)], Some(node(9)));
+    let expected = Told::Have(Vec::new());
     assert_eq!(told, [(vec![node(1), node(2)], expected)], "the lead knows");
     assert_eq!(news.due(), None);
 }

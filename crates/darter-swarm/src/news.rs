@@ -1,4 +1,4 @@
-//! What others are told of pieces come and gone: decisions without I/O.
+//! What others are told of a node's pieces, come and gone.
 //!
 //! In a swarm of N nodes every piece is news N times, to each of a node's neighbours: it is the bulk of all that is said, and where
 //! links are slow it is a part of their load that counts. So news is gathered for a moment, and a neighbour is not told of a piece
@@ -11,16 +11,26 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceIndex};
-use darter_swarm::{Picker, Tuning};
-use darter_wire::Message;
+use darter_core::{Moment, NodeId, PieceIndex};
 
-/// Messages, each with all whom it is for.
-pub(super) type Tellings = Vec<(Vec<NodeId>, Message)>;
+use crate::{Picker, Tuning};
+
+/// What is told of this node's pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// They are held here now, too. Without any, that there are hashes here.
+    Have(Vec<PieceIndex>),
+    /// They are held here no more.
+    Lost(Vec<PieceIndex>),
+}
+
+/// What is to be told, each with all whom it is for.
+pub type Tellings = Vec<(Vec<NodeId>, Told)>;
 
 /// News that was not told yet.
-#[derive(Debug, Default)]
-pub(super) struct News {
+#[derive(Debug)]
+pub struct News {
+    tuning: Tuning,
     come: Vec<PieceIndex>,
     gone: Vec<PieceIndex>,
     /// Pieces held here that neighbours lost.
@@ -39,8 +49,25 @@ pub(super) struct News {
 }
 
 impl News {
+    /// Nothing to tell.
+    pub const fn new(tuning: Tuning) -> Self {
+        Self {
+            tuning,
+            come: Vec::new(),
+            gone: Vec::new(),
+            asked_for: Vec::new(),
+            first_hashes: false,
+            told: Moment::ZERO,
+            neighbours: 0,
+            for_lead: Vec::new(),
+            lead_told: Moment::ZERO,
+            lead_pause: Duration::ZERO,
+            lead_waits: false,
+        }
+    }
+
     /// A piece came to be held here, from the lead or from others.
-    pub(super) fn came(&mut self, piece: PieceIndex, from_lead: bool) {
+    pub fn came(&mut self, piece: PieceIndex, from_lead: bool) {
         self.come.push(piece);
         self.for_lead.push(piece);
         self.lead_waits |= from_lead;
@@ -48,7 +75,7 @@ impl News {
 
     /// A lead let this node in and so knows what it holds: in a large swarm the first piece after that waits as any other does. But it
     /// may have been a neighbour until now, and as the lead it is not told what neighbours are still to hear: the lead before was told.
-    pub(super) fn lead_knows(&mut self, now: Moment) {
+    pub fn lead_knows(&mut self, now: Moment) {
         self.lead_told = now;
         for &piece in &self.come {
             if !self.for_lead.contains(&piece) {
@@ -58,46 +85,38 @@ impl News {
     }
 
     /// A piece is held here no more.
-    pub(super) fn went(&mut self, piece: PieceIndex) {
+    pub fn went(&mut self, piece: PieceIndex) {
         self.gone.push(piece);
     }
 
     /// A neighbour lost a piece that is held here, and was perhaps never told that it is.
-    pub(super) fn is_wanted_by(&mut self, neighbour: NodeId, piece: PieceIndex) {
+    pub fn is_wanted_by(&mut self, neighbour: NodeId, piece: PieceIndex) {
         self.asked_for.push((neighbour, piece));
     }
 
     /// There are hashes here where there were none: neighbours may ask for them.
-    pub(super) const fn first_hashes(&mut self) {
+    pub const fn first_hashes(&mut self) {
         self.first_hashes = true;
     }
 
     /// When something is to be told, if anything is.
-    pub(super) fn due(&self) -> Option<Moment> {
+    pub fn due(&self) -> Option<Moment> {
         self.neighbours_due().into_iter().chain(self.lead_due()).min()
     }
 
     fn neighbours_due(&self) -> Option<Moment> {
         let waits = self.first_hashes || !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
-        waits.then(|| self.told + Tuning::default().tell_pause(self.neighbours))
+        waits.then(|| self.told + self.tuning.tell_pause(self.neighbours))
     }
 
     fn lead_due(&self) -> Option<Moment> {
-        let soon = Tuning::default().tell_lead_soon;
+        let soon = self.tuning.tell_lead_soon;
         let pause = if self.lead_waits { soon } else { self.lead_pause };
         (!self.for_lead.is_empty()).then(|| self.lead_told + pause)
     }
 
     /// Takes what is to be said now, to these neighbours and this lead.
-    pub(super) fn take(
-        &mut self,
-        now: Moment,
-        blob: BlobId,
-        picker: &Picker,
-        known: u32,
-        neighbours: &[NodeId],
-        lead: Option<NodeId>,
-    ) -> Tellings {
+    pub fn take(&mut self, now: Moment, picker: &Picker, neighbours: &[NodeId], lead: Option<NodeId>) -> Tellings {
         if lead.is_none() {
             self.for_lead.clear();
         }
@@ -109,7 +128,7 @@ impl News {
             self.told = now;
             tells_of_hashes = std::mem::take(&mut self.first_hashes);
             self.neighbours = neighbours.len();
-            self.lead_pause = Tuning::default().tell_lead_pause(neighbours.len());
+            self.lead_pause = self.tuning.tell_lead_pause(neighbours.len());
             let come = std::mem::take(&mut self.come);
             gone = std::mem::take(&mut self.gone);
             let mut wanted: BTreeMap<NodeId, Vec<PieceIndex>> = BTreeMap::new();
@@ -132,12 +151,11 @@ impl News {
         if !tells_of_hashes {
             groups.remove(&Vec::new());
         }
-        let mut tellings: Tellings =
-            groups.into_iter().map(|(pieces, nodes)| (nodes, Message::Have { blob, pieces, known })).collect();
+        let mut tellings: Tellings = groups.into_iter().map(|(pieces, nodes)| (nodes, Told::Have(pieces))).collect();
         if !gone.is_empty() {
             let mut everybody = neighbours.to_vec();
             everybody.extend(lead.filter(|lead| !neighbours.contains(lead)));
-            tellings.push((everybody, Message::Lost { blob, pieces: gone }));
+            tellings.push((everybody, Told::Lost(gone)));
         }
         tellings
     }

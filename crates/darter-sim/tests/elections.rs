@@ -1,0 +1,97 @@
+//! Leads die: each member looks for another by itself, with the decisions that agents make, and all come to one.
+
+use std::time::Duration;
+
+use darter_core::{NodeId, Rate, rendezvous};
+use darter_sim::{BLOB, Fleet, Operation, Report, Scenario, id_of};
+use darter_swarm::{Found, Leader, Leadership, Loss, Step};
+
+fn megabytes(rate: u64) -> Rate {
+    Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
+}
+
+/// Nodes and a seed that reads the origin over two seconds and a half.
+fn read(nodes: usize) -> Scenario {
+    Scenario { origin: Some(megabytes(100)), ..Scenario::equal(nodes, 256, 1 << 20, megabytes(125)) }
+}
+
+fn run(scenario: &Scenario) -> Report {
+    let report = Fleet::new(scenario).run();
+    println!("{:?} elected, {} pieces of the origin", report.elected, report.origin_pieces);
+    assert_eq!(report.unfinished, [0_usize; 0], "everybody finishes");
+    report
+}
+
+/// What an agent with these ids does when the lead of such a history is gone: whom it asks first, if anybody.
+fn agent_asks(me: NodeId, others: &[NodeId]) -> Option<NodeId> {
+    let seed = id_of(0);
+    let mut leadership = Leadership::new(me, BLOB, BLOB, true);
+    leadership.set(Leader::Node(seed));
+    assert!(leadership.lost(seed, Loss::Failed) && leadership.begin_search());
+    let mut step = leadership.next(&[], others);
+    if step == Step::Survey {
+        leadership.found(Found { members: others.to_vec(), ..Found::default() });
+        step = leadership.next(&[], others);
+    }
+    match step {
+        Step::Ask(node) => Some(node),
+        Step::Lead => None,
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn a_member_whose_lead_dies_is_served_by_the_one_that_agents_choose() {
+    for nodes in [3, 8, 14] {
+        let mut scenario = read(nodes);
+        scenario.operations = vec![(Duration::from_millis(1200), Operation::KillLead)];
+        let report = run(&scenario);
+        let ids: Vec<NodeId> = (1..=nodes as u32).map(id_of).collect();
+        let others = |me: NodeId| ids.iter().copied().filter(|id| *id != me).collect::<Vec<_>>();
+        let chosen: Vec<_> = ids.iter().filter_map(|me| agent_asks(*me, &others(*me))).collect();
+        assert_eq!(chosen.len(), nodes - 1, "all but the one that ranks first ask it");
+        let leads: Vec<NodeId> = report.elected.iter().map(|(_, node)| id_of(*node as u32)).collect();
+        assert_eq!(leads, [chosen[0]]);
+        assert_eq!(Some(chosen[0]), rendezvous::owner(&BLOB.0, &ids));
+    }
+}
+
+#[test]
+fn leads_that_die_one_after_the_other_are_followed_by_the_next_in_rank() {
+    let mut scenario = read(8);
+    scenario.operations = [800, 1400, 2000].map(|at| (Duration::from_millis(at), Operation::KillLead)).to_vec();
+    let report = run(&scenario);
+    let ids: Vec<NodeId> = (1..=8).map(id_of).collect();
+    let leads: Vec<NodeId> = report.elected.iter().map(|(_, node)| id_of(*node as u32)).collect();
+    assert_eq!(leads, rendezvous::ranking(&BLOB.0, &ids)[..3]);
+}
+
+#[test]
+fn in_a_swarm_whose_members_know_few_others_they_come_to_one_lead_which_reads_the_rest_once() {
+    for seed in 1..=4 {
+        let mut scenario = Scenario { seed, ..read(300) };
+        scenario.operations = vec![(Duration::from_millis(1200), Operation::KillLead)];
+        let report = run(&scenario);
+        assert!(report.elected.len() <= 2, "{:?}", report.elected);
+        assert!(report.origin_pieces <= u64::from(scenario.pieces) * 5 / 4, "{} pieces read", report.origin_pieces);
+    }
+}
+
+#[test]
+fn a_newcomer_without_a_seed_finds_who_leads() {
+    let mut scenario = read(6);
+    scenario.operations = vec![(Duration::from_millis(500), Operation::KillLead)];
+    scenario.nodes[6].joins = Some(Duration::from_millis(1500));
+    let report = run(&scenario);
+    assert_eq!(report.elected.len(), 1, "{:?}", report.elected);
+}
+
+#[test]
+fn what_a_node_that_is_done_holds_is_not_read_again_when_the_lead_dies() {
+    let mut scenario = read(3);
+    scenario.nodes[2].joins = Some(Duration::from_secs(30));
+    scenario.nodes[3].joins = Some(Duration::from_secs(30));
+    scenario.operations = vec![(Duration::from_millis(30_500), Operation::KillLead)];
+    let report = run(&scenario);
+    assert_eq!(report.origin_pieces, u64::from(scenario.pieces));
+}

@@ -1,0 +1,434 @@
+//! Who leads a swarm, as one of its agents sees it, and how that agent finds another lead when the one that it followed is gone.
+//!
+//! Every agent decides for itself, by what it knows. A living seed leads. Else, of the members that it met and itself, the one that
+//! rendezvous hashing ranks first: all that see the same members choose the same lead. In a large swarm a member knows few others: there
+//! everybody asks around first ([`asking`](crate::asking)), and in a small one whoever ranks first among those it knows does so before it
+//! leads. An agent follows who leads already, then who holds all of the blob, then the member found that ranks first. Views that differ all
+//! the same cost a copy read from the origin, never the blob.
+//!
+//! An agent may be asked to lead while it follows another, or looks for a lead itself. It lets the asker in and passes on what it
+//! hears, so that follows make a tree; at its root somebody leads and reads the origin.
+//!
+//! Invariants: one candidate is asked at a time; a candidate that failed is not asked again before it comes back; among members an agent
+//! follows only those that rank before it, so that without a survey's finds nobody follows itself by way of others; two never follow each
+//! other.
+//!
+//! Non-goals: what a lead does ([`Lead`](crate::Lead)); connections, messages and timeouts, which are the caller's.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use darter_core::{BlobId, NodeId, rendezvous};
+
+/// How long a candidate may take to answer before the next one is asked, when the swarm is under way.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often leads may forget this agent's part in the swarm before one that does so counts as failed.
+const MAX_FORGOTTEN: u32 = 5;
+
+/// Half the pause before a lead is asked again after two of them forgot this agent.
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// The pause is doubled for each time that a lead forgot, up to so often.
+const MAX_DOUBLINGS: u32 = 6;
+
+/// Of the members that a survey finds, so many are asked to lead before this agent does: each may take [`JOIN_TIMEOUT`].
+const MAX_MEMBERS_FOUND: usize = 3;
+
+/// A member that knows so many others may be one of a swarm in which nobody knows everybody.
+const MIN_MET_IN_LARGE: usize = 10;
+
+/// Who leads a swarm, as an agent sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leader {
+    /// This agent.
+    Me,
+    /// Another agent.
+    Node(NodeId),
+    /// Nobody for the moment; someone is being found.
+    Nobody,
+}
+
+/// How a lead was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It is gone, gave up, or does what no lead should.
+    Failed,
+    /// It is well, but knows nothing of this agent's part in the swarm: after a removal over there, say. It may be asked again.
+    Forgot,
+}
+
+/// What to do next to find a lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: somebody leads, or nobody is looked for.
+    End,
+    /// Wait so long, and look whether anybody still wants the blob. Then ask for the next step.
+    Rest(Duration),
+    /// Ask this agent to lead, and follow it; or say [`Leadership::refused`]. Then ask for the next step.
+    Ask(NodeId),
+    /// Ask around who leads, holds or has a part of the blob, but nobody of [`Leadership::failed`], and say [`Leadership::found`]. Then
+    /// ask for the next step.
+    Survey,
+    /// Nobody else can: lead.
+    Lead,
+}
+
+/// What asking around came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Agents that lead the swarm.
+    pub leads: Vec<NodeId>,
+    /// Agents that hold all of the blob.
+    pub holders: Vec<NodeId>,
+    /// Agents that hold a part of it, or follow a lead.
+    pub members: Vec<NodeId>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Leadership {
+    me: NodeId,
+    source: BlobId,
+    blob: BlobId,
+    may_follow: bool,
+    leader: Leader,
+    /// The last other agent that led.
+    followed: Option<NodeId>,
+    failed: BTreeSet<NodeId>,
+    /// How often a lead forgot this agent since a piece last came.
+    forgotten: u32,
+    search: Option<Search>,
+}
+
+/// A search for a lead.
+#[derive(Debug, Default)]
+struct Search {
+    has_rested: bool,
+    /// What a survey found; `None` before it.
+    found: Option<Candidates>,
+}
+
+/// Whom a survey found.
+#[derive(Debug)]
+struct Candidates {
+    /// Who leads, then who holds all.
+    sure: Vec<NodeId>,
+    /// Members that rank before this agent.
+    members: Vec<NodeId>,
+}
+
+impl Leadership {
+    /// An agent that follows nobody yet. Seeds are ranked for `source`, members for `blob`. An agent that may not follow others leads
+    /// whenever nobody does.
+    pub const fn new(me: NodeId, source: BlobId, blob: BlobId, may_follow: bool) -> Self {
+        let failed = BTreeSet::new();
+        let leader = Leader::Nobody;
+        Self { me, source, blob, may_follow, leader, followed: None, failed, forgotten: 0, search: None }
+    }
+
+    /// Who leads.
+    pub const fn leader(&self) -> Leader {
+        self.leader
+    }
+
+    /// The agent that is followed, if one is.
+    pub const fn following(&self) -> Option<NodeId> {
+        if let Leader::Node(lead) = self.leader { Some(lead) } else { None }
+    }
+
+    /// The last other agent that led.
+    pub const fn last_followed(&self) -> Option<NodeId> {
+        self.followed
+    }
+
+    /// From now on this one leads.
+    pub fn set(&mut self, leader: Leader) {
+        self.leader = leader;
+        self.followed = self.following().or(self.followed);
+    }
+
+    /// This lead is lost; false if it was not followed.
+    pub fn lost(&mut self, lead: NodeId, loss: Loss) -> bool {
+        if self.leader != Leader::Node(lead) {
+            return false;
+        }
+        self.leader = Leader::Nobody;
+        self.forgotten += u32::from(loss == Loss::Forgot);
+        if loss == Loss::Failed || self.forgotten >= MAX_FORGOTTEN {
+            self.failed.insert(lead);
+        }
+        // What a search under way was told is of the time before.
+        if let Some(search) = &mut self.search {
+            *search = Search::default();
+        }
+        true
+    }
+
+    /// A piece came: whoever leads knows this agent.
+    pub const fn piece_came(&mut self) {
+        self.forgotten = 0;
+    }
+
+    /// Whether an agent that asks to be let in may be: two that follow each other would wait for each other.
+    pub fn may_admit(&self, node: NodeId) -> bool {
+        self.leader != Leader::Node(node)
+    }
+
+    /// Whether this agent, which let in the agent that has just let it in, goes on to lead it: each asked the other at the same time,
+    /// and the one with the lower id leads.
+    pub fn stays_lead_of(&self, other: NodeId) -> bool {
+        !matches!(self.leader, Leader::Node(_)) && self.me < other
+    }
+
+    /// A seed is connected, perhaps again. Whether it is to be asked to lead; `is_seed` says of the present lead whether it is one.
+    pub fn seed_came(&mut self, seed: NodeId, is_seed: impl FnOnce(NodeId) -> bool) -> bool {
+        self.failed.remove(&seed);
+        match self.leader {
+            Leader::Node(lead) => !is_seed(lead),
+            Leader::Me => self.may_follow,
+            Leader::Nobody => true,
+        }
+    }
+
+    /// This agent is not asked to lead: it refused, did not answer, or sent wrong pieces.
+    pub fn refused(&mut self, node: NodeId) {
+        self.failed.insert(node);
+    }
+
+    /// Whom this agent does not ask to lead, and so need not ask who leads either.
+    pub fn failed(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.failed.iter().copied()
+    }
+
+    /// Begins to look for a lead; false if that is under way.
+    pub fn begin_search(&mut self) -> bool {
+        let begins = self.search.is_none();
+        self.search.get_or_insert_default();
+        begins
+    }
+
+    /// Nobody is looked for any more.
+    pub fn end_search(&mut self) {
+        self.search = None;
+    }
+
+    /// Whether a lead is looked for.
+    pub const fn is_searching(&self) -> bool {
+        self.search.is_some()
+    }
+
+    /// What to do next, with these seeds connected, and these members met and connected. Ends the search when somebody leads.
+    pub fn next(&mut self, seeds: &[NodeId], members: &[NodeId]) -> Step {
+        if self.leader != Leader::Nobody {
+            self.search = None;
+        }
+        let pause = self.pause();
+        let Some(search) = &mut self.search else { return Step::End };
+        if !std::mem::replace(&mut search.has_rested, true)
+            && let Some(pause) = pause
+        {
+            return Step::Rest(pause);
+        }
+        if !self.may_follow {
+            return Step::Lead;
+        }
+        let able = |node: &&NodeId| !self.failed.contains(*node);
+        if let Some(seed) = rendezvous::owner(&self.source.0, seeds.iter().filter(able)) {
+            return Step::Ask(seed);
+        }
+        let found = match &search.found {
+            None if members.len() >= MIN_MET_IN_LARGE => return Step::Survey,
+            found => found.as_ref(),
+        };
+        if let Some(sure) = found.and_then(|found| found.sure.iter().find(able)) {
+            return Step::Ask(*sure);
+        }
+        let others = members.iter().chain(found.into_iter().flat_map(|found| &found.members));
+        match rendezvous::owner(&self.blob.0, others.filter(able).chain([&self.me])) {
+            Some(first) if first != self.me => Step::Ask(first),
+            _ if found.is_none() => Step::Survey,
+            _ => Step::Lead,
+        }
+    }
+
+    /// The answer to [`Step::Survey`].
+    pub fn found(&mut self, found: Found) {
+        let rank = |node: &NodeId| (rendezvous::weight(&self.blob.0, node), *node);
+        let mine = rank(&self.me);
+        let by_rank = |mut nodes: Vec<NodeId>| {
+            nodes.sort_unstable_by_key(|node| std::cmp::Reverse(rank(node)));
+            nodes
+        };
+        let Found { leads, holders, mut members } = found;
+        members.retain(|node| rank(node) > mine && !self.failed.contains(node));
+        let mut members = by_rank(members);
+        members.truncate(MAX_MEMBERS_FOUND);
+        let mut sure = [by_rank(leads), by_rank(holders)].concat();
+        sure.retain(|node| *node != self.me);
+        if let Some(search) = &mut self.search {
+            search.found = Some(Candidates { sure, members });
+        }
+    }
+
+    /// How long to wait before the next search begins: longer each time that a lead forgot this agent.
+    fn pause(&self) -> Option<Duration> {
+        (self.forgotten >= 2).then(|| JOIN_PAUSE * 2_u32.pow(self.forgotten.min(MAX_DOUBLINGS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: BlobId = BlobId([1; 32]);
+    const BLOB: BlobId = BlobId([2; 32]);
+
+    fn nodes(count: u8) -> Vec<NodeId> {
+        (1..=count).map(|name| NodeId([name; 16])).collect()
+    }
+
+    /// An agent with this id that has just lost its lead, and looks for another.
+    fn searching(me: NodeId) -> Leadership {
+        let mut leadership = Leadership::new(me, SOURCE, BLOB, true);
+        leadership.set(Leader::Node(NodeId([99; 16])));
+        assert!(leadership.lost(NodeId([99; 16]), Loss::Failed) && leadership.begin_search());
+        leadership
+    }
+
+    #[test]
+    fn a_living_seed_is_asked_first_then_the_member_that_ranks_first_and_each_once() {
+        let all = nodes(6);
+        let ranked = rendezvous::ranking(&BLOB.0, &all[2..]);
+        let seeds = rendezvous::ranking(&SOURCE.0, &all[..2]);
+        let mut leadership = searching(ranked[2]);
+        let others: Vec<_> = ranked.iter().copied().filter(|node| *node != ranked[2]).collect();
+        for candidate in [seeds[0], seeds[1], ranked[0], ranked[1]] {
+            assert_eq!(leadership.next(&all[..2], &others), Step::Ask(candidate));
+            leadership.refused(candidate);
+        }
+        assert_eq!(leadership.next(&all[..2], &others), Step::Survey, "the one behind it is not asked");
+        leadership.found(Found::default());
+        assert_eq!(leadership.next(&all[..2], &others), Step::Lead);
+        leadership.set(Leader::Me);
+        assert_eq!(leadership.next(&all[..2], &others), Step::End);
+        assert!(!leadership.is_searching());
+    }
+
+    #[test]
+    fn all_that_see_the_same_members_choose_the_same_lead() {
+        let all = nodes(7);
+        let first = rendezvous::owner(&BLOB.0, &all).unwrap();
+        for me in &all {
+            let others: Vec<_> = all.iter().copied().filter(|node| node != me).collect();
+            let step = searching(*me).next(&[], &others);
+            assert_eq!(step, if *me == first { Step::Survey } else { Step::Ask(first) });
+        }
+    }
+
+    #[test]
+    fn who_leads_is_followed_before_who_holds_all_and_that_before_members_that_rank_first() {
+        let ranked = rendezvous::ranking(&BLOB.0, &nodes(9));
+        let me = ranked[6];
+        let mut leadership = searching(me);
+        leadership.refused(ranked[1]);
+        assert_eq!(leadership.next(&[], &[]), Step::Survey);
+        leadership.found(Found {
+            leads: vec![ranked[8], me],
+            holders: vec![ranked[7]],
+            members: vec![ranked[8], ranked[4], ranked[3], ranked[2], ranked[1], ranked[0]],
+        });
+        let mut asked = Vec::new();
+        while let Step::Ask(node) = leadership.next(&[], &[]) {
+            asked.push(node);
+            leadership.refused(node);
+        }
+        assert_eq!(asked, [ranked[8], ranked[7], ranked[0], ranked[2], ranked[3]], "one that failed is left out");
+        assert_eq!(leadership.next(&[], &[]), Step::Lead);
+    }
+
+    #[test]
+    fn a_member_that_may_not_know_everybody_asks_around_first() {
+        let ranked = rendezvous::ranking(&BLOB.0, &nodes(16));
+        let me = ranked[8];
+        let mut leadership = searching(me);
+        let met: Vec<_> = ranked[3..].iter().copied().filter(|node| *node != me).collect();
+        assert_eq!(leadership.next(&[], &met), Step::Survey);
+        leadership.found(Found { members: ranked[1..3].to_vec(), ..Found::default() });
+        for candidate in [1, 2, 3, 4] {
+            assert_eq!(leadership.next(&[], &met), Step::Ask(ranked[candidate]));
+            leadership.refused(ranked[candidate]);
+        }
+    }
+
+    #[test]
+    fn a_lead_that_is_lost_while_it_is_found_begins_the_search_anew() {
+        let mut leadership = searching(NodeId([1; 16]));
+        assert_eq!(leadership.next(&[], &[]), Step::Survey);
+        let other = NodeId([7; 16]);
+        leadership.found(Found { leads: vec![other], ..Found::default() });
+        assert_eq!(leadership.next(&[], &[]), Step::Ask(other));
+        leadership.set(Leader::Node(other));
+        assert!(leadership.lost(other, Loss::Failed), "before anybody asked for the next step");
+        assert!(!leadership.begin_search(), "it is under way");
+        assert_eq!(leadership.next(&[], &[]), Step::Survey, "what was found then is not gone by");
+        assert!(!leadership.lost(other, Loss::Failed), "it was not followed any more");
+    }
+
+    #[test]
+    fn a_lead_that_forgets_is_asked_again_after_ever_longer_pauses_and_not_for_ever() {
+        let (seed, me) = (NodeId([9; 16]), NodeId([1; 16]));
+        let mut leadership = Leadership::new(me, SOURCE, BLOB, true);
+        let mut pauses = Vec::new();
+        for _ in 0..4 {
+            leadership.set(Leader::Node(seed));
+            leadership.lost(seed, Loss::Forgot);
+            leadership.begin_search();
+            let mut step = leadership.next(&[seed], &[]);
+            if let Step::Rest(pause) = step {
+                pauses.push(pause.as_millis());
+                step = leadership.next(&[seed], &[]);
+            }
+            assert_eq!(step, Step::Ask(seed));
+            leadership.set(Leader::Node(seed));
+            leadership.next(&[seed], &[]);
+        }
+        assert_eq!(pauses, [200, 400, 800]);
+        leadership.lost(seed, Loss::Forgot);
+        leadership.begin_search();
+        assert!(matches!(leadership.next(&[seed], &[]), Step::Rest(_)));
+        assert_eq!(leadership.next(&[seed], &[]), Step::Survey, "the fifth time it counts as failed");
+        assert!(leadership.seed_came(seed, |_| false), "until it comes back");
+        leadership.piece_came();
+        assert_eq!(leadership.next(&[seed], &[]), Step::Ask(seed));
+    }
+
+    #[test]
+    fn two_never_follow_each_other_and_of_two_that_ask_each_other_the_lower_leads() {
+        let (low, high) = (NodeId([1; 16]), NodeId([2; 16]));
+        let mut leadership = Leadership::new(low, SOURCE, BLOB, true);
+        assert!(leadership.stays_lead_of(high), "though it looks for a lead itself");
+        leadership.set(Leader::Node(high));
+        assert!(!leadership.may_admit(high) && leadership.may_admit(NodeId([3; 16])));
+        leadership.set(Leader::Me);
+        assert!(leadership.may_admit(high) && leadership.stays_lead_of(high));
+        let mut other = Leadership::new(high, SOURCE, BLOB, true);
+        other.set(Leader::Me);
+        assert!(!other.stays_lead_of(low));
+        assert_eq!((leadership.last_followed(), other.last_followed()), (Some(high), None));
+    }
+
+    #[test]
+    fn a_seed_that_comes_back_leads_unless_a_seed_does() {
+        let [seed, other, node] = [9, 8, 1].map(|name| NodeId([name; 16]));
+        let mut member = Leadership::new(node, SOURCE, BLOB, true);
+        assert!(member.seed_came(seed, |_| true), "nobody leads");
+        member.set(Leader::Me);
+        assert!(member.seed_came(seed, |_| true), "a stand-in hands over");
+        member.set(Leader::Node(other));
+        assert!(member.seed_came(seed, |_| false) && !member.seed_came(seed, |lead| lead == other));
+        let mut leads = Leadership::new(other, SOURCE, BLOB, false);
+        leads.set(Leader::Me);
+        assert!(!leads.seed_came(seed, |_| true), "a seed does not hand over to another");
+    }
+}

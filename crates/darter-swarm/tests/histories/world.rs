@@ -1,0 +1,595 @@
+//! Agents that lead, follow, elect and greet by the decisions of `darter-swarm`, over a network that delays, loses, parts and kills.
+//!
+//! Between two agents there is one connection, which keeps messages in order until it breaks, as TCP does; between different pairs they
+//! overtake each other. A message that is lost breaks its connection. Everything random comes from one number.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use darter_core::{BlobId, Moment, NodeId, PieceSet, Place, rendezvous};
+use darter_swarm::asking::{self, ANSWER_TIMEOUT, MAX_NAMED, MAX_ROUNDS};
+use darter_swarm::leadership::JOIN_TIMEOUT;
+use darter_swarm::{Found, Lead, Leader, Leadership, Loss, Start, Step, Tuning};
+
+pub(crate) const BLOB: BlobId = BlobId([0xb1; 32]);
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let value = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    }
+
+    pub(crate) const fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(crate) const fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    pub(crate) const fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_micros(from * 1000 + self.below((to - from) * 1000))
+    }
+}
+
+/// What agents say to each other.
+#[derive(Clone, Debug)]
+enum Said {
+    Join { request: u32 },
+    Joined { request: u32, neighbours: Vec<NodeId> },
+    Rejected { request: u32 },
+    Neighbours { lost: Vec<NodeId>, gained: Vec<NodeId> },
+    Meet,
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Said {
+        to: usize,
+        from: usize,
+        connection: u32,
+        what: Said,
+    },
+    /// An agent finds out that a connection is gone.
+    Gone {
+        agent: usize,
+        life: u32,
+        peer: usize,
+    },
+    /// A question was not answered in time.
+    Late {
+        agent: usize,
+        life: u32,
+        request: u32,
+    },
+    Found {
+        agent: usize,
+        life: u32,
+        found: Found,
+    },
+    Rested {
+        agent: usize,
+        life: u32,
+    },
+    /// An agent connects to a seed that it is not connected to.
+    Redial {
+        agent: usize,
+        life: u32,
+        seed: usize,
+    },
+    Fault(Fault),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Kill(usize),
+    Start(usize),
+    /// Agents whose bit is set can't reach the others.
+    Part(u64),
+    Heal,
+    /// The connection of two breaks, and can be made again.
+    Break(usize, usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) id: NodeId,
+    pub(crate) alive: bool,
+    life: u32,
+    is_seed: bool,
+    pub(crate) leadership: Leadership,
+    lead: Option<Lead>,
+    pub(crate) inside: BTreeSet<NodeId>,
+    pub(crate) met: BTreeSet<NodeId>,
+    requests: u32,
+    asked: Option<(u32, NodeId)>,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Moment,
+    events: BTreeMap<(Moment, u64), Event>,
+    put: u64,
+    random: Random,
+    pub(crate) agents: Vec<Agent>,
+    /// Connected pairs, the lower first, each with the number of the connection and when what was said last arrives each way.
+    connected: BTreeMap<(usize, usize), (u32, [Moment; 2])>,
+    connections: u32,
+    /// How many of two have not noticed yet that their connection is gone: they make no other before.
+    breaking: BTreeMap<(usize, usize), u8>,
+    parted: u64,
+    /// One message in so many is lost; none if zero.
+    pub(crate) loses_one_in: u64,
+    tuning: Tuning,
+    /// What everybody did, a line each.
+    pub(crate) trace: String,
+}
+
+impl World {
+    /// Agents of which the first `seeds` are seeds. The first one leads, and the others join it.
+    pub(crate) fn new(number: u64, seeds: usize, nodes: usize, neighbours: u32) -> Self {
+        let mut random = Random(number);
+        let agents = (0..seeds + nodes).map(|at| {
+            let mut id = [0; 16];
+            id[0] = at as u8;
+            id[8..].copy_from_slice(&random.next().to_le_bytes());
+            let (id, is_seed) = (NodeId(id), at < seeds);
+            Agent {
+                id,
+                alive: false,
+                life: 0,
+                is_seed,
+                leadership: Leadership::new(id, BLOB, BLOB, !is_seed),
+                lead: None,
+                inside: BTreeSet::new(),
+                met: BTreeSet::new(),
+                requests: 0,
+                asked: None,
+            }
+        });
+        let agents: Vec<_> = agents.collect();
+        let tuning = Tuning { neighbours, neighbours_least: neighbours * 2 / 3, ..Tuning::default() };
+        let mut world = Self {
+            now: Moment::from_micros(1),
+            events: BTreeMap::new(),
+            put: 0,
+            random,
+            agents,
+            connected: BTreeMap::new(),
+            connections: 0,
+            breaking: BTreeMap::new(),
+            parted: 0,
+            loses_one_in: 0,
+            tuning,
+            trace: String::new(),
+        };
+        for at in 0..world.agents.len() {
+            world.start(at);
+        }
+        world
+    }
+
+    pub(crate) fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    pub(crate) fn fault(&mut self, after: Duration, fault: Fault) {
+        self.put(self.now + after, Event::Fault(fault));
+    }
+
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= until) {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = at;
+            self.happen(event);
+        }
+        self.now = until;
+    }
+
+    fn put(&mut self, at: Moment, event: Event) {
+        self.put += 1;
+        self.events.insert((at, self.put), event);
+    }
+
+    fn tell(&mut self, text: &str) {
+        let _ = writeln!(self.trace, "{:>10} {text}", self.now.as_micros());
+    }
+
+    pub(crate) fn at(&self, id: NodeId) -> usize {
+        self.agents.iter().position(|agent| agent.id == id).expect("agents know agents")
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Said { to, from, connection, what } => {
+                if self.connection(to, from) == Some(connection) {
+                    self.hear(to, from, what);
+                }
+            }
+            Event::Gone { agent, life, peer } => {
+                *self.breaking.get_mut(&(agent.min(peer), agent.max(peer))).expect("it is breaking") -= 1;
+                if self.agents[agent].alive && self.agents[agent].life == life {
+                    self.peer_gone(agent, peer);
+                }
+            }
+            Event::Late { agent, life, request } => {
+                let it = &mut self.agents[agent];
+                if it.life == life
+                    && let Some((_, asked)) = it.asked.take_if(|(asked, _)| *asked == request)
+                {
+                    it.leadership.refused(asked);
+                    self.seek_on(agent);
+                }
+            }
+            Event::Found { agent, life, found } => {
+                if self.agents[agent].life == life {
+                    self.agents[agent].leadership.found(found);
+                    self.seek_on(agent);
+                }
+            }
+            Event::Rested { agent, life } => {
+                if self.agents[agent].life == life {
+                    self.seek_on(agent);
+                }
+            }
+            Event::Redial { agent, life, seed } => {
+                if self.agents[agent].alive && self.agents[agent].life == life {
+                    self.keep_connected(agent, seed);
+                }
+            }
+            Event::Fault(fault) => self.trouble(fault),
+        }
+    }
+
+    fn trouble(&mut self, fault: Fault) {
+        self.tell(&format!("{fault:?}"));
+        match fault {
+            Fault::Kill(at) => self.kill(at),
+            Fault::Start(at) => self.start(at),
+            Fault::Part(group) => {
+                self.parted = group;
+                for (one, other) in self.connected.keys().copied().collect::<Vec<_>>() {
+                    if !self.may_reach(one, other) {
+                        self.disconnect(one, other, true);
+                    }
+                }
+            }
+            Fault::Heal => self.parted = 0,
+            Fault::Break(one, other) => self.disconnect(one, other, false),
+        }
+    }
+
+    fn start(&mut self, at: usize) {
+        let agent = &mut self.agents[at];
+        if agent.alive {
+            return;
+        }
+        agent.alive = true;
+        agent.life += 1;
+        agent.leadership = Leadership::new(agent.id, BLOB, BLOB, !agent.is_seed);
+        for seed in 0..self.agents.len() {
+            if self.agents[seed].is_seed && seed != at {
+                self.keep_connected(at, seed);
+            }
+        }
+        if self.agents[at].is_seed {
+            let start = if self.agents.iter().any(|agent| agent.life > 1) { Start::TakeOver } else { Start::Fresh };
+            self.lead(at, start);
+        } else {
+            self.seek(at);
+        }
+    }
+
+    fn kill(&mut self, at: usize) {
+        let agent = &mut self.agents[at];
+        agent.alive = false;
+        agent.life += 1;
+        agent.lead = None;
+        agent.asked = None;
+        agent.inside.clear();
+        agent.met.clear();
+        for other in 0..self.agents.len() {
+            self.disconnect(at, other, false);
+        }
+    }
+
+    // Connections.
+
+    fn may_reach(&self, one: usize, other: usize) -> bool {
+        let side = |at: usize| self.parted >> at & 1;
+        self.agents[one].alive && self.agents[other].alive && side(one) == side(other)
+    }
+
+    fn connection(&self, one: usize, other: usize) -> Option<u32> {
+        self.connected.get(&(one.min(other), one.max(other))).map(|(connection, _)| *connection)
+    }
+
+    /// Connects two, if they can reach each other; whether they are connected.
+    fn connect(&mut self, one: usize, other: usize) -> bool {
+        if one == other || !self.may_reach(one, other) {
+            return false;
+        }
+        if self.connection(one, other).is_some() {
+            return true;
+        }
+        if self.breaking.get(&(one.min(other), one.max(other))).is_some_and(|sides| *sides > 0) {
+            return false;
+        }
+        self.connections += 1;
+        self.connected.insert((one.min(other), one.max(other)), (self.connections, [self.now; 2]));
+        for (agent, seed) in [(one, other), (other, one)] {
+            self.seed_came(agent, seed);
+        }
+        true
+    }
+
+    /// Ends a connection. Where the network is silent that is noticed late.
+    fn disconnect(&mut self, one: usize, other: usize, silently: bool) {
+        if self.connected.remove(&(one.min(other), one.max(other))).is_none() {
+            return;
+        }
+        *self.breaking.entry((one.min(other), one.max(other))).or_default() += 2;
+        for (agent, peer) in [(one, other), (other, one)] {
+            let late = if silently { self.random.millis(1000, 5000) } else { self.random.millis(1, 20) };
+            let life = self.agents[agent].life;
+            self.put(self.now + late, Event::Gone { agent, life, peer });
+        }
+    }
+
+    /// Agents try again and again to reach a seed.
+    fn keep_connected(&mut self, agent: usize, seed: usize) {
+        if !self.connect(agent, seed) {
+            let (life, again) = (self.agents[agent].life, self.random.millis(500, 2000));
+            self.put(self.now + again, Event::Redial { agent, life, seed });
+        }
+    }
+
+    fn say(&mut self, from: usize, to: NodeId, what: Said) -> bool {
+        let to = self.at(to);
+        let delay = self.random.millis(0, 60);
+        let Some((connection, last)) = self.connected.get_mut(&(from.min(to), from.max(to))) else { return false };
+        let (connection, last) = (*connection, &mut last[usize::from(from < to)]);
+        let at = (self.now + delay).max(*last);
+        *last = at;
+        if self.loses_one_in > 0 && self.random.one_in(self.loses_one_in) {
+            self.disconnect(from, to, true);
+        } else {
+            self.put(at, Event::Said { to, from, connection, what });
+        }
+        true
+    }
+
+    fn is_known_gone(&self, agent: usize, peer: usize) -> bool {
+        self.connection(agent, peer).is_none()
+    }
+
+    // What agents do with what they hear.
+
+    fn peer_gone(&mut self, agent: usize, peer: usize) {
+        let id = self.agents[peer].id;
+        let it = &mut self.agents[agent];
+        it.met.remove(&id);
+        if it.inside.remove(&id)
+            && let Some(lead) = &mut it.lead
+        {
+            lead.leave(id);
+        }
+        if let Some((_, _)) = it.asked.take_if(|(_, asked)| *asked == id) {
+            it.leadership.refused(id);
+            self.seek_on(agent);
+        }
+        if self.agents[agent].leadership.lost(id, Loss::Failed) {
+            self.tell(&format!("{agent} lost the lead {peer}"));
+            self.seek(agent);
+        }
+        self.give_notices(agent);
+        if self.agents[peer].is_seed {
+            self.keep_connected(agent, peer);
+        }
+    }
+
+    fn seed_came(&mut self, agent: usize, seed: usize) {
+        if !self.agents[seed].is_seed || self.agents[agent].is_seed {
+            return;
+        }
+        let id = self.agents[seed].id;
+        let seeds: Vec<NodeId> = self.agents.iter().filter(|agent| agent.is_seed).map(|agent| agent.id).collect();
+        let it = &mut self.agents[agent];
+        if it.leadership.seed_came(id, |lead| seeds.contains(&lead)) && it.leadership.leader() != Leader::Nobody {
+            self.ask(agent, id);
+        }
+    }
+
+    fn hear(&mut self, to: usize, from: usize, what: Said) {
+        let sender = self.agents[from].id;
+        match what {
+            Said::Join { request } => {
+                if self.agents[to].leadership.may_admit(sender) {
+                    self.let_in(to, from, request);
+                } else {
+                    self.say(to, sender, Said::Rejected { request });
+                }
+            }
+            Said::Joined { request, neighbours } => {
+                let it = &mut self.agents[to];
+                if it.asked.take_if(|(asked, _)| *asked == request).is_none() {
+                    return;
+                }
+                let leads = it.inside.contains(&sender);
+                if !(leads && it.leadership.stays_lead_of(sender)) {
+                    it.leadership.set(Leader::Node(sender));
+                    self.tell(&format!("{to} follows {from}"));
+                    self.meet(to, &neighbours);
+                } else {
+                    it.leadership.refused(sender);
+                }
+                self.seek_on(to);
+            }
+            Said::Rejected { request } => {
+                let it = &mut self.agents[to];
+                if it.asked.take_if(|(asked, _)| *asked == request).is_some() {
+                    it.leadership.refused(sender);
+                    self.seek_on(to);
+                }
+            }
+            Said::Neighbours { lost, gained } => {
+                if self.agents[to].leadership.following() == Some(sender) {
+                    self.agents[to].met.retain(|node| !lost.contains(node));
+                    self.meet(to, &gained);
+                }
+            }
+            Said::Meet => {
+                if self.agents[to].met.insert(sender) {
+                    self.say(to, sender, Said::Meet);
+                }
+            }
+        }
+    }
+
+    fn meet(&mut self, agent: usize, nodes: &[NodeId]) {
+        for &node in nodes {
+            let other = self.at(node);
+            if self.connect(agent, other) {
+                self.agents[agent].met.insert(node);
+                self.say(agent, node, Said::Meet);
+            }
+        }
+    }
+
+    // Leading.
+
+    fn lead(&mut self, at: usize, start: Start) {
+        self.tell(&format!("{at} leads"));
+        self.open_books(at, start);
+        self.agents[at].leadership.set(Leader::Me);
+    }
+
+    fn open_books(&mut self, at: usize, start: Start) {
+        let (tuning, now, seed) = (self.tuning, self.now, self.random.next());
+        let agent = &mut self.agents[at];
+        if agent.lead.is_none() {
+            let mut lead = Lead::new(agent.id, Place::default(), start, tuning, seed, now);
+            lead.set_total(8);
+            lead.join(agent.id, Place::default(), &PieceSet::new(), true);
+            agent.lead = Some(lead);
+        }
+    }
+
+    fn let_in(&mut self, at: usize, member: usize, request: u32) {
+        self.open_books(at, Start::TakeOver);
+        let id = self.agents[member].id;
+        let agent = &mut self.agents[at];
+        agent.inside.insert(id);
+        let lead = agent.lead.as_mut().expect("they were opened");
+        lead.join(id, Place::default(), &PieceSet::new(), true);
+        let neighbours = lead.take_notice(id).map(|notice| notice.gained).unwrap_or_default();
+        let neighbours = neighbours.into_iter().map(|peer| peer.node).collect();
+        self.say(at, id, Said::Joined { request, neighbours });
+        self.give_notices(at);
+    }
+
+    fn give_notices(&mut self, at: usize) {
+        let now = self.now + self.tuning.tell_links_most;
+        let agent = &mut self.agents[at];
+        let Some(lead) = &mut agent.lead else { return };
+        // Their pauses are tried elsewhere.
+        let mut notices = lead.take_notices(self.now);
+        notices.extend(lead.take_notices(now));
+        for notice in notices {
+            let gained: Vec<_> = notice.gained.iter().map(|peer| peer.node).collect();
+            if notice.to == self.agents[at].id {
+                self.meet(at, &gained);
+            } else {
+                self.say(at, notice.to, Said::Neighbours { lost: notice.lost, gained });
+            }
+        }
+    }
+
+    // Looking for a lead.
+
+    fn seek(&mut self, agent: usize) {
+        if self.agents[agent].leadership.begin_search() {
+            self.seek_on(agent);
+        }
+    }
+
+    fn seek_on(&mut self, at: usize) {
+        if self.agents[at].asked.is_some() {
+            return;
+        }
+        let is_connected = |other: &usize| !self.is_known_gone(at, *other);
+        let others: Vec<usize> = (0..self.agents.len()).filter(is_connected).collect();
+        let ids = |is_seed: bool| others.iter().map(|at| &self.agents[*at]).filter(move |it| it.is_seed == is_seed);
+        let seeds: Vec<NodeId> = ids(true).map(|agent| agent.id).collect();
+        let members: Vec<NodeId> =
+            ids(false).map(|agent| agent.id).filter(|node| self.agents[at].met.contains(node)).collect();
+        let life = self.agents[at].life;
+        match self.agents[at].leadership.next(&seeds, &members) {
+            Step::End => {}
+            Step::Rest(pause) => self.put(self.now + pause, Event::Rested { agent: at, life }),
+            Step::Ask(candidate) => self.ask(at, candidate),
+            Step::Survey => {
+                let (found, took) = self.ask_around(at);
+                self.put(self.now + took, Event::Found { agent: at, life, found });
+            }
+            Step::Lead => {
+                self.lead(at, Start::TakeOver);
+                self.seek_on(at);
+            }
+        }
+    }
+
+    fn ask(&mut self, at: usize, candidate: NodeId) {
+        let to = self.at(candidate);
+        self.tell(&format!("{at} asks {to}"));
+        self.connect(at, to);
+        let it = &mut self.agents[at];
+        it.requests += 1;
+        let (request, life) = (it.requests, it.life);
+        if self.say(at, candidate, Said::Join { request }) {
+            self.agents[at].asked = Some((request, candidate));
+            self.put(self.now + JOIN_TIMEOUT, Event::Late { agent: at, life, request });
+        } else {
+            self.agents[at].leadership.refused(candidate);
+            self.put(self.now, Event::Rested { agent: at, life });
+        }
+    }
+
+    fn ask_around(&mut self, at: usize) -> (Found, Duration) {
+        let me = self.agents[at].id;
+        let mut asked: HashSet<NodeId> = self.agents[at].leadership.failed().chain([me]).collect();
+        let mut next: Vec<NodeId> = self.agents[at].met.iter().copied().collect();
+        let all = self.agents.iter().filter(|agent| !agent.is_seed).map(|agent| &agent.id);
+        next.extend(rendezvous::ranking(&BLOB.0, all).into_iter().take(MAX_NAMED));
+        let (mut found, mut took) = (Found::default(), Duration::ZERO);
+        for _ in 0..MAX_ROUNDS {
+            next.retain(|node| asked.insert(*node));
+            let (mut leads, mut named) = (Vec::new(), Vec::new());
+            let mut round = self.random.millis(1, 120);
+            for node in std::mem::take(&mut next) {
+                let other = self.at(node);
+                if !self.may_reach(at, other) {
+                    round = ANSWER_TIMEOUT;
+                    continue;
+                }
+                let it = &self.agents[other];
+                match it.leadership.leader() {
+                    Leader::Me => found.leads.push(node),
+                    Leader::Node(_) | Leader::Nobody => found.members.push(node),
+                }
+                leads.extend(it.leadership.following());
+                named.extend(rendezvous::ranking(&BLOB.0, &it.met).into_iter().take(MAX_NAMED));
+            }
+            took += round;
+            next = asking::next_to_ask(&BLOB.0, leads, named, &asked);
+        }
+        (found, took)
+    }
+}
