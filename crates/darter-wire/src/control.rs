@@ -1,10 +1,4 @@
-//! A control channel in use: frames of messages both ways, and signs of life in between.
-//!
-//! ```text
-//! offset  size  field
-//!      0     4  length of what follows, little-endian, at most 8 MiB; 0 is a sign of life and carries nothing
-//!      4     n  one message, in postcard's encoding
-//! ```
+//! A control channel in use: [frames](darter_protocol::frame) of messages both ways, and signs of life in between.
 //!
 //! Each side sends a sign of life when it has written nothing for a while, and gives the link up when it has read
 //! nothing for longer. Nobody answers one: silence is noticed on both sides by themselves, also where a link fails in
@@ -17,16 +11,14 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::BytesMut;
+use darter_protocol::frame::{self, SIGN_OF_LIFE};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Message, PeerReader, PeerStream, PeerWriter, Result, WireError};
-
-/// The longest message on the wire, in bytes: 8 MiB.
-pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;
+use crate::{Frame, Message, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
 /// Bytes of queued frames that are put into one write.
 const COALESCE: usize = 64 * 1024;
@@ -49,37 +41,6 @@ impl Default for ControlConfig {
     fn default() -> Self {
         Self { idle: Duration::from_millis(1500), silence: Duration::from_secs(5), queue: 4096 }
     }
-}
-
-/// An encoded message, and the version of the protocol that brought it: encode once, send to many.
-#[derive(Clone, Debug)]
-pub struct Frame(Bytes, u8);
-
-impl Frame {
-    /// Encodes a message.
-    ///
-    /// # Errors
-    /// [`WireError::TooLong`] when it takes more than [`MAX_MESSAGE`] bytes.
-    pub fn encode(message: &Message) -> Result<Self> {
-        let frame = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data");
-        let length = frame.len() - 4;
-        if length > MAX_MESSAGE {
-            return Err(too_long(length));
-        }
-        let mut frame = frame;
-        let prefix = u32::try_from(length).expect("at most 8 MiB").to_le_bytes();
-        frame[..4].copy_from_slice(&prefix);
-        Ok(Self(frame.into(), message.since()))
-    }
-
-    /// [`Message::since`] of the message.
-    pub const fn since(&self) -> u8 {
-        self.1
-    }
-}
-
-const fn too_long(length: usize) -> WireError {
-    WireError::TooLong { what: "message", length: length as u64, limit: MAX_MESSAGE as u64 }
 }
 
 /// Starts using a connection as a control channel, after its preface. Spawns the task that writes.
@@ -175,7 +136,7 @@ impl ControlReceiver {
     /// [`WireError::TooLong`], [`WireError::Violation`], [`WireError::Io`]. After an error, drop the channel.
     pub async fn recv(&mut self) -> Result<Option<Message>> {
         loop {
-            if let Some(message) = self.take_message()? {
+            if let Some(message) = frame::take_message(&mut self.buffer)? {
                 return Ok(Some(message));
             }
             if self.read().await? == 0 {
@@ -203,27 +164,6 @@ impl ControlReceiver {
                 Err(_) if Instant::now() > until + STOOD_STILL => self.heard = Instant::now(),
                 Err(_) => return Err(WireError::Silent { after: self.silence }),
             }
-        }
-    }
-
-    /// Takes the next whole message out of the buffer.
-    fn take_message(&mut self) -> Result<Option<Message>> {
-        loop {
-            let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
-            let length = u32::from_le_bytes(*prefix) as usize;
-            if length > MAX_MESSAGE {
-                return Err(too_long(length));
-            }
-            if rest.len() < length {
-                return Ok(None);
-            }
-            if length == 0 {
-                self.buffer.advance(4);
-                continue;
-            }
-            let message = decode(&rest[..length])?;
-            self.buffer.advance(4 + length);
-            return Ok(Some(message));
         }
     }
 }
@@ -254,16 +194,6 @@ async fn failure_of(ended: &mut Option<oneshot::Receiver<Result<()>>>) -> WireEr
     std::future::pending().await
 }
 
-fn decode(bytes: &[u8]) -> Result<Message> {
-    let malformed = |source| WireError::Malformed { what: "message", source };
-    let (message, rest) = postcard::take_from_bytes::<Message>(bytes).map_err(malformed)?;
-    if !rest.is_empty() {
-        return Err(WireError::Violation { what: "a message with something behind it" });
-    }
-    message.check()?;
-    Ok(message)
-}
-
 struct Writer {
     socket: Box<dyn PeerWriter>,
     queue: mpsc::Receiver<Frame>,
@@ -277,9 +207,9 @@ impl Writer {
         loop {
             tokio::select! {
                 frame = timeout(self.config.idle, self.queue.recv()) => match frame {
-                    Ok(Some(frame)) => batch.extend_from_slice(&frame.0),
+                    Ok(Some(frame)) => batch.extend_from_slice(frame.bytes()),
                     Ok(None) => break,
-                    Err(_) => batch.extend_from_slice(&[0; 4]),
+                    Err(_) => batch.extend_from_slice(&SIGN_OF_LIFE),
                 },
                 () = self.stop.cancelled(), if !self.queue.is_closed() => {
                     self.queue.close();
@@ -289,7 +219,7 @@ impl Writer {
             while batch.len() < COALESCE
                 && let Ok(frame) = self.queue.try_recv()
             {
-                batch.extend_from_slice(&frame.0);
+                batch.extend_from_slice(frame.bytes());
             }
             self.write(&batch).await?;
             batch.clear();
@@ -313,6 +243,3 @@ impl Writer {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,6 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use darter_core::NodeId;
+use darter_protocol::ProtocolError;
+use darter_protocol::error::EncodingError;
 
 /// A result whose error is a [`WireError`].
 pub type Result<T, E = WireError> = std::result::Result<T, E>;
@@ -113,7 +115,7 @@ pub enum WireError {
         what: &'static str,
         /// What the decoder said.
         #[source]
-        source: postcard::Error,
+        source: EncodingError,
     },
     /// Bytes that decode but break the protocol.
     #[error("the other side broke the protocol: {what}")]
@@ -167,6 +169,16 @@ impl WireError {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => Self::Closed,
             _ => Self::Io { doing, source },
+        }
+    }
+}
+
+impl From<ProtocolError> for WireError {
+    fn from(error: ProtocolError) -> Self {
+        match error {
+            ProtocolError::TooLong { what, length, limit } => Self::TooLong { what, length, limit },
+            ProtocolError::Malformed { what, source } => Self::Malformed { what, source },
+            ProtocolError::Violation { what } => Self::Violation { what },
         }
     }
 }

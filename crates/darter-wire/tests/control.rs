@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use darter_core::{BlobId, PieceIndex};
 use darter_wire::{
-    ControlConfig, ControlReceiver, ControlSender, Frame, MemNetwork, Message, PeerStream, TcpTransport, Transport,
-    WireError, control,
+    ControlConfig, ControlReceiver, ControlSender, Frame, MAX_MESSAGE, MemNetwork, Message, PeerStream, TcpTransport,
+    Transport, WireError, control,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep};
@@ -201,7 +201,7 @@ async fn receiving_can_be_given_up_at_any_moment_without_loss() {
 
 #[tokio::test]
 async fn garbage_and_lengths_over_the_limit_are_their_fault() {
-    let too_long = (control::MAX_MESSAGE as u32 + 1).to_le_bytes().to_vec();
+    let too_long = (MAX_MESSAGE as u32 + 1).to_le_bytes().to_vec();
     let unknown = [5u32.to_le_bytes().as_slice(), &[0xff; 5]].concat();
     for said in [too_long, unknown] {
         let (here, mut there) = in_memory().await;

@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use bytes::BufMut as _;
 use darter_core::PieceIndex;
+use darter_protocol::data::{Ask, HEADER_LENGTH, Header};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Ask, HEADER_LENGTH, Header, MAX_UNANSWERED, Request, Wanted};
+use super::Answer;
 use crate::{
-    Budget, BufferPool, MAX_PIECE_LENGTH, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError,
+    Budget, BufferPool, MAX_PIECE_LENGTH, MAX_UNANSWERED, PeerReader, PeerStream, PeerWriter, PooledBuffer, Request,
+    Result, Wanted, WireError,
 };
 
 /// What the requesting side needs; all connections of a process share one.

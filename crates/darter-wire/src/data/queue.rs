@@ -7,9 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use darter_core::BlobId;
+use darter_protocol::data::Ask;
 
-use super::{Ask, MAX_UNANSWERED, Request, Wanted};
-use crate::{Result, WireError};
+use crate::{MAX_UNANSWERED, Request, Result, Wanted, WireError};
 
 /// Blobs whose turns are remembered, at most; those without requests are forgotten beyond that.
 const MAX_TURNS: usize = 4 * MAX_UNANSWERED;

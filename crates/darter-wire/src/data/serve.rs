@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_protocol::data::{ASK_LENGTH, Ask, Header};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::queue::Queue;
-use super::{ASK_LENGTH, Ask, Header, Refusal, Request, Wanted};
-use crate::{Budget, MAX_PIECE_LENGTH, PeerReader, PeerStream, PeerWriter, Result, WireError};
+use crate::{
+    Budget, MAX_PIECE_LENGTH, PeerReader, PeerStream, PeerWriter, Refusal, Request, Result, Wanted, WireError,
+};
 
 /// What a holder decides when it has room to send.
 #[derive(Debug)]

@@ -261,7 +261,7 @@ proptest! {
 
 fn refused(message: &Message) -> bool {
     let frame = Frame::encode(message).unwrap();
-    matches!(decode(&frame.0[4..]), Err(WireError::Violation { .. }))
+    matches!(decode(&frame.0[4..]), Err(ProtocolError::Violation { .. }))
 }
 
 #[test]
@@ -340,13 +340,13 @@ fn a_message_has_nothing_behind_it() {
     let mut body = Frame::encode(&Message::Part { blob: BlobId([1; 32]) }).unwrap().0[4..].to_vec();
     decode(&body).unwrap();
     body.push(0);
-    assert!(matches!(decode(&body), Err(WireError::Violation { .. })));
+    assert!(matches!(decode(&body), Err(ProtocolError::Violation { .. })));
     body.truncate(5);
-    assert!(matches!(decode(&body), Err(WireError::Malformed { .. })));
+    assert!(matches!(decode(&body), Err(ProtocolError::Malformed { .. })));
 }
 
 #[test]
 fn a_message_over_the_limit_is_not_encoded() {
     let message = Message::Dissolved { blob: BlobId([1; 32]), reason: "x".repeat(MAX_MESSAGE) };
-    assert!(matches!(Frame::encode(&message), Err(WireError::TooLong { what: "message", .. })));
+    assert!(matches!(Frame::encode(&message), Err(ProtocolError::TooLong { what: "message", .. })));
 }

@@ -12,16 +12,9 @@ use darter_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{MAX_BLOB_LENGTH, MAX_PIECES, Result, WireError};
-
-/// Nodes that one message tells of, at most.
-pub const MAX_PEERS_TOLD: usize = 256;
-
-/// Bytes of a path and query that a registry is asked for.
-pub const MAX_REGISTRY_PATH: usize = 8 * 1024;
-
-/// Headers of a question to a registry, and of its answer.
-pub const MAX_REGISTRY_HEADERS: usize = 256;
+use crate::{
+    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, ProtocolError, Result,
+};
 
 /// One message of a control channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -475,7 +468,7 @@ impl Message {
             Self::LeadIs { seeds, nearest, .. } => seeds.len() + nearest.len() <= MAX_PEERS_TOLD,
             _ => true,
         };
-        if fits { Ok(()) } else { Err(WireError::Violation { what: "a number that is over its limit" }) }
+        if fits { Ok(()) } else { Err(ProtocolError::Violation { what: "a number that is over its limit" }) }
     }
 }
 

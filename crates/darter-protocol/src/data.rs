@@ -1,0 +1,208 @@
+//! The data channel: pieces from one holder to one requester, many requests in flight. Integers are little-endian.
+//!
+//! The requester (the side that connected) sends frames of 44 bytes:
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  id, chosen by the requester, not in use by another unanswered request
+//!      4     1  what: 0 request, 1 cancel
+//!      5     1  flags: bit 0 urgent; others zero
+//!      6     2  zero
+//!      8     4  piece; 0xFFFFFFFF for any
+//!     12    32  blob
+//! ```
+//!
+//! A cancel names the id of the request that it calls back; its other fields are zero. The holder answers every
+//! request exactly once, in the order it chooses: a header of 16 bytes, then the bytes of the piece.
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  id of the request
+//!      4     1  status: 0 data, 1 not held, 2 busy, 3 refused, 4 unknown blob, 5 cancelled
+//!      5     3  zero
+//!      8     4  piece; 0xFFFFFFFF when none
+//!     12     4  length of the bytes that follow, at most 16 MiB; zero unless data
+//! ```
+//!
+//! A cancel is answered through its request: with *cancelled*, or with whatever was under way already. A requester
+//! has at most [`MAX_UNANSWERED`](crate::MAX_UNANSWERED) requests unanswered; a holder closes the connection of one that has more. A request
+//! for any piece stays open until the holder has a piece to give, and keeps nobody waiting meanwhile.
+
+use darter_core::{BlobId, PieceIndex};
+
+use crate::{MAX_PIECES, ProtocolError, Result};
+
+/// Bytes of what a requester sends at a time.
+pub const ASK_LENGTH: usize = 44;
+const REQUEST: u8 = 0;
+const CANCEL: u8 = 1;
+const URGENT: u8 = 1;
+
+/// Bytes that precede those of an answer.
+pub const HEADER_LENGTH: usize = 16;
+const DATA: u8 = 0;
+
+/// Stands for any piece in a request, and for none in an answer.
+const NO_PIECE: u32 = u32::MAX;
+
+/// Which piece is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// This one.
+    Piece(PieceIndex),
+    /// Whichever the holder chooses, when it has room to send.
+    Any,
+}
+
+/// One request for one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Tells requests of one connection apart.
+    pub id: u32,
+    /// The blob.
+    pub blob: BlobId,
+    /// Which piece of it.
+    pub wanted: Wanted,
+    /// Goes before all that are not urgent.
+    pub urgent: bool,
+}
+
+/// Why a request was answered without a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The holder lacks that piece.
+    NotHeld = 1,
+    /// The holder has too much to do; ask again later, or somebody else.
+    Busy = 2,
+    /// The holder does not give this to the requester.
+    Refused = 3,
+    /// The holder knows nothing of the blob.
+    UnknownBlob = 4,
+    /// The requester called it back.
+    Cancelled = 5,
+}
+
+/// What a requester says in one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Give me a piece.
+    Request(Request),
+    /// I need no answer to a request any more.
+    Cancel {
+        /// The request's id.
+        id: u32,
+    },
+}
+
+/// What precedes the bytes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// A piece.
+    Data {
+        /// The request's id.
+        id: u32,
+        /// Which piece it is said to be.
+        piece: PieceIndex,
+        /// How many bytes of it follow.
+        length: u32,
+    },
+    /// No piece.
+    None {
+        /// The request's id.
+        id: u32,
+        /// Why there is none.
+        reason: Refusal,
+    },
+}
+
+impl Ask {
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; ASK_LENGTH] {
+        let mut frame = [0; ASK_LENGTH];
+        match self {
+            Self::Cancel { id } => {
+                frame[0..4].copy_from_slice(&id.to_le_bytes());
+                frame[4] = CANCEL;
+            }
+            Self::Request(request) => {
+                let piece = match request.wanted {
+                    Wanted::Piece(piece) => piece.0,
+                    Wanted::Any => NO_PIECE,
+                };
+                frame[0..4].copy_from_slice(&request.id.to_le_bytes());
+                frame[5] = if request.urgent { URGENT } else { 0 };
+                frame[8..12].copy_from_slice(&piece.to_le_bytes());
+                frame[12..44].copy_from_slice(&request.blob.0);
+            }
+        }
+        frame
+    }
+
+    /// What these bytes say.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Violation`].
+    pub fn decode(frame: &[u8; ASK_LENGTH]) -> Result<Self> {
+        let id = u32_at(frame, 0);
+        match frame[4] {
+            REQUEST => {}
+            CANCEL => return Ok(Self::Cancel { id }),
+            _ => return Err(ProtocolError::Violation { what: "an unknown frame on a data channel" }),
+        }
+        let wanted = match u32_at(frame, 8) {
+            NO_PIECE => Wanted::Any,
+            piece if piece < MAX_PIECES => Wanted::Piece(PieceIndex(piece)),
+            _ => return Err(ProtocolError::Violation { what: "a request for a piece that no blob has" }),
+        };
+        let mut blob = [0; 32];
+        blob.copy_from_slice(&frame[12..44]);
+        Ok(Self::Request(Request { id, blob: BlobId(blob), wanted, urgent: frame[5] & URGENT != 0 }))
+    }
+}
+
+impl Header {
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; HEADER_LENGTH] {
+        let (id, status, piece, length) = match *self {
+            Self::Data { id, piece, length } => (id, DATA, piece.0, length),
+            Self::None { id, reason } => (id, reason as u8, NO_PIECE, 0),
+        };
+        let mut header = [0; HEADER_LENGTH];
+        header[0..4].copy_from_slice(&id.to_le_bytes());
+        header[4] = status;
+        header[8..12].copy_from_slice(&piece.to_le_bytes());
+        header[12..16].copy_from_slice(&length.to_le_bytes());
+        header
+    }
+
+    /// What these bytes say.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Violation`].
+    pub fn decode(header: &[u8; HEADER_LENGTH]) -> Result<Self> {
+        let id = u32_at(header, 0);
+        let (piece, length) = (u32_at(header, 8), u32_at(header, 12));
+        let reason = match header[4] {
+            DATA if piece < MAX_PIECES => return Ok(Self::Data { id, piece: PieceIndex(piece), length }),
+            1 => Refusal::NotHeld,
+            2 => Refusal::Busy,
+            3 => Refusal::Refused,
+            4 => Refusal::UnknownBlob,
+            5 => Refusal::Cancelled,
+            _ => return Err(ProtocolError::Violation { what: "an unknown answer on a data channel" }),
+        };
+        if length != 0 {
+            return Err(ProtocolError::Violation { what: "a refusal with bytes" });
+        }
+        Ok(Self::None { id, reason })
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let (four, _) = bytes[at..].split_first_chunk().expect("fields lie within their frame");
+    u32::from_le_bytes(*four)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Messages as they stand one behind the other on a control channel.
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  length of what follows, little-endian, at most 8 MiB; 0 is a sign of life and carries nothing
+//!      4     n  one message, in postcard's encoding
+//! ```
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use crate::{MAX_MESSAGE, Message, ProtocolError, Result};
+
+/// A sign of life: a frame without a message.
+pub const SIGN_OF_LIFE: [u8; 4] = [0; 4];
+
+/// An encoded message, and the version of the protocol that brought it: encode once, send to many.
+#[derive(Clone, Debug)]
+pub struct Frame(Bytes, u8);
+
+impl Frame {
+    /// Encodes a message.
+    ///
+    /// # Errors
+    /// [`ProtocolError::TooLong`] when it takes more than [`MAX_MESSAGE`] bytes.
+    pub fn encode(message: &Message) -> Result<Self> {
+        let frame = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data");
+        let length = frame.len() - 4;
+        if length > MAX_MESSAGE {
+            return Err(too_long(length));
+        }
+        let mut frame = frame;
+        let prefix = u32::try_from(length).expect("at most 8 MiB").to_le_bytes();
+        frame[..4].copy_from_slice(&prefix);
+        Ok(Self(frame.into(), message.since()))
+    }
+
+    /// [`Message::since`] of the message.
+    pub const fn since(&self) -> u8 {
+        self.1
+    }
+
+    /// The frame's bytes, length included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+const fn too_long(length: usize) -> ProtocolError {
+    ProtocolError::TooLong { what: "message", length: length as u64, limit: MAX_MESSAGE as u64 }
+}
+
+/// Takes the next whole message out of what has come; `None` if it has not come to its end yet.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`], [`ProtocolError::Malformed`], [`ProtocolError::Violation`]. What follows in `buffer` makes
+/// no sense then.
+pub fn take_message(buffer: &mut BytesMut) -> Result<Option<Message>> {
+    loop {
+        let Some((prefix, rest)) = buffer.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*prefix) as usize;
+        if length > MAX_MESSAGE {
+            return Err(too_long(length));
+        }
+        if rest.len() < length {
+            return Ok(None);
+        }
+        if length == 0 {
+            buffer.advance(4);
+            continue;
+        }
+        let message = decode(&rest[..length])?;
+        buffer.advance(4 + length);
+        return Ok(Some(message));
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Message> {
+    let malformed = |source| ProtocolError::Malformed { what: "message", source };
+    let (message, rest) = postcard::take_from_bytes::<Message>(bytes).map_err(malformed)?;
+    if !rest.is_empty() {
+        return Err(ProtocolError::Violation { what: "a message with something behind it" });
+    }
+    message.check()?;
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The protocol's bytes, pinned: what agents of the last release write is read, and what they are told has the form that
+//! they know.
+//!
+//! `golden/version-3.txt` was recorded from agents of protocol version 3. Where a test fails, agents of that release can't
+//! read what this one says, or the other way round: add a message or a field at the end instead of changing one.
+
+#[path = "golden/messages.rs"]
+mod messages;
+
+use bytes::BytesMut;
+use darter_core::{BlobId, NodeId, PieceIndex, Place};
+use darter_protocol::data::{Ask, Header};
+use darter_protocol::frame::take_message;
+use darter_protocol::preface::{self, Head};
+use darter_protocol::{Frame, Hello, Kind, Refusal, Request, Role, Wanted};
+
+use self::messages::messages;
+
+/// What was recorded under names that begin like this, by the rest of the name.
+fn recorded(kind: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let lines = include_str!("golden/version-3.txt").lines().filter(|line| !line.starts_with('#'));
+    let rows = lines.filter_map(|line| line.split_once(' '));
+    rows.filter_map(|(name, bytes)| Some((name.strip_prefix(kind)?, hex::decode(bytes).unwrap()))).collect()
+}
+
+#[test]
+fn every_message_of_the_last_release_has_the_bytes_that_it_had() {
+    let recorded = recorded("message/");
+    let messages = messages();
+    for ((name, bytes), (known_as, message)) in recorded.iter().zip(&messages) {
+        assert_eq!(name, known_as);
+        assert_eq!(hex::encode(Frame::encode(message).unwrap().bytes()), hex::encode(bytes), "{name} is written");
+        let mut buffer = BytesMut::from(&bytes[..]);
+        assert_eq!(take_message(&mut buffer).unwrap().as_ref(), Some(message), "{name} is read");
+        assert!(buffer.is_empty() && message.since() <= 3, "{name}");
+    }
+    assert_eq!(recorded.len(), messages.len(), "one of each kind");
+}
+
+#[test]
+fn the_last_releases_preface_is_read() {
+    let place = Place { region: "eu".into(), zone: "a".into(), rack: "7".into(), host: "h1".into() };
+    for (name, bytes) in recorded("preface/") {
+        let kind = if name == "data" { Kind::Data } else { Kind::Control };
+        let (head, rest) = bytes.split_first_chunk().unwrap();
+        let head = Head::decode(head).unwrap();
+        assert_eq!((head.version, Kind::from_number(head.kind)), (3, Some(kind)));
+        let (length, hello) = rest.split_first_chunk().unwrap();
+        assert_eq!(preface::hello_length(*length).unwrap(), hello.len());
+        let hello = preface::decode_hello(head.version, hello).unwrap();
+        let expected = Hello {
+            node: NodeId([0x0e; 16]),
+            listen: "10.0.0.1:7400".into(),
+            place: place.clone(),
+            role: Role::Seed,
+            program: "0.1.0".into(),
+            run: 300,
+        };
+        assert_eq!(hello, expected);
+        assert_eq!(preface::encode(3, kind, &expected).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn requests_and_answers_have_the_bytes_that_they_had() {
+    let blob = BlobId([0xb0; 32]);
+    let by_name = |name: &str| recorded("data/").into_iter().find(|(it, _)| *it == name).unwrap().1;
+    let asks = [
+        ("request-piece", Ask::Request(Request { id: 7, blob, wanted: Wanted::Piece(PieceIndex(300)), urgent: true })),
+        ("request-any", Ask::Request(Request { id: 8, blob, wanted: Wanted::Any, urgent: false })),
+        ("cancel", Ask::Cancel { id: 8 }),
+    ];
+    for (name, ask) in asks {
+        assert_eq!(ask.encode().as_slice(), by_name(name), "{name}");
+        assert_eq!(Ask::decode(&by_name(name).try_into().unwrap()).unwrap(), ask);
+    }
+    let none = |reason| Header::None { id: 7, reason };
+    let headers = [
+        ("piece", Header::Data { id: 7, piece: PieceIndex(300), length: 5 }),
+        ("not-held", none(Refusal::NotHeld)),
+        ("busy", none(Refusal::Busy)),
+        ("refused", none(Refusal::Refused)),
+        ("unknown-blob", none(Refusal::UnknownBlob)),
+        ("cancelled", none(Refusal::Cancelled)),
+    ];
+    for (name, header) in headers {
+        let bytes = by_name(name);
+        assert_eq!(header.encode(), bytes[..16], "{name}");
+        assert_eq!(Header::decode(bytes[..16].try_into().unwrap()).unwrap(), header);
+    }
+}
