@@ -15,10 +15,12 @@
 //! | [`sharing`] | who may have bytes that another caller's credentials opened |
 //! | [`signature`](mod@signature) | query parameters that sign an address |
 //! | [`rendezvous`] | highest-random-weight choice among nodes |
+//! | [`fault`] | [`Fault`] and [`Retry`]: whose fault an error is, whether asking again helps |
 //! | [`clock`] | [`Moment`] and the [`Clock`] that is injected everywhere |
 
 pub mod clock;
 pub mod digest;
+pub mod fault;
 pub mod id;
 pub mod manifest;
 pub mod piece;
@@ -34,6 +36,7 @@ pub mod source;
 
 pub use clock::{Clock, Moment, SystemClock};
 pub use digest::{Digest, DigestHasher};
+pub use fault::{Blame, Blamed, Fault, Retry, in_full};
 pub use id::{BlobId, NodeId};
 pub use manifest::{Manifest, PieceHash};
 pub use piece::{PieceIndex, PieceLength};

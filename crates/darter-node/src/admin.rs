@@ -19,9 +19,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
-use darter_core::{BlobId, Source};
-use futures_util::StreamExt as _;
+use darter_core::fault::advice;
+use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use hyper::upgrade::OnUpgrade;
@@ -57,7 +58,14 @@ pub const ERROR_TRAILER: &str = "darter-error";
 /// The trailer that says that the content changed at its origin while it was read, and may be asked for again.
 pub const CHANGED_TRAILER: &str = "darter-changed";
 
-const TRAILERS: &str = "darter-error, darter-changed";
+/// The trailers that tell whose fault that is and whether asking again helps, as in [`Problem`].
+pub const FAULT_TRAILER: &str = "darter-fault";
+/// See [`FAULT_TRAILER`].
+pub const RETRY_TRAILER: &str = "darter-retry";
+/// After how many seconds, where that is known.
+pub const RETRY_AFTER_TRAILER: &str = "darter-retry-after";
+
+const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
 
 /// Where the socket of a data directory is.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
@@ -67,29 +75,36 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
 /// Binds a socket, for its owner and for `group`. A socket that nobody answers at belongs to a process that ended without
 /// removing it.
 pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, StartError> {
-    let failed = |reason: String| StartError::File {
+    let failed = |reason: &str, source: Option<io::Error>| StartError::File {
         path: path.display().to_string(),
         reason: format!("can't make the administration socket: {reason}"),
+        source,
     };
+    let refused = |error: io::Error| failed(advice(&error), Some(error));
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failed("another daemon answers there; stop it, or give another --socket".to_owned()));
+        return Err(failed("another daemon answers there; stop it, or give another --socket", None));
     }
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error.to_string())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
         _ => {}
     }
     // Nobody else may connect before the mode is set.
     let parent = path.parent().unwrap_or(Path::new("/"));
     if !parent.is_dir() {
-        std::fs::create_dir_all(parent).map_err(|error| failed(error.to_string()))?;
+        std::fs::create_dir_all(parent).map_err(refused)?;
     }
-    let too_long = |error: io::Error| failed(format!("{error} (the path may be too long: try another --data-dir)"));
-    let listener = UnixListener::bind(path).map_err(too_long)?;
+    let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            failed("its path is too long, give a shorter --data-dir or --socket", Some(error))
+        }
+        _ => refused(error),
+    })?;
     let mode = |mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
-    mode(0o600).map_err(|error| failed(error.to_string()))?;
+    mode(0o600).map_err(refused)?;
     if let Some(group) = group {
         std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| mode(0o660)).map_err(|error| {
-            failed(format!("can't give it to the group {group} (--socket-group): {error}; be a member of it, or root"))
+            let reason = format!("can't give it to the group {group} (--socket-group), be a member of it, or root");
+            failed(&reason, Some(error))
         })?;
     }
     Ok(listener)
@@ -119,7 +134,7 @@ async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next:
     if may(caller.user, agent, request.method(), request.uri().path()) {
         return next.run(request).await;
     }
-    problem(StatusCode::FORBIDDEN, "only root and the user that the daemon runs as may change what it keeps".to_owned())
+    problem(StatusCode::FORBIDDEN, "only root and the user that the daemon runs as may change what it keeps")
 }
 
 /// Serves a socket until `stop` turns true; answers under way are finished.
@@ -151,14 +166,14 @@ async fn status(State(agent): State<Agent>) -> Response {
 }
 
 async fn blobs(State(agent): State<Agent>) -> Response {
-    agent.list().await.map_or_else(|error| failed(&error), |rows| told(&rows))
+    agent.list().await.map_or_else(|error| failed(&agent, &error), |rows| told(&rows))
 }
 
 async fn remove(State(agent): State<Agent>, UrlPath(name): UrlPath<String>) -> Response {
     match agent.remove(&name).await {
         Ok(None) => unknown(&name),
         Ok(Some(_)) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => failed(&error),
+        Err(error) => failed(&agent, &error),
     }
 }
 
@@ -174,7 +189,7 @@ async fn set_pinned(agent: &Agent, name: &str, pinned: bool) -> Response {
     match agent.pin(name, pinned).await {
         Ok(pinned) if pinned.is_empty() => unknown(name),
         Ok(_) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => failed(&error),
+        Err(error) => failed(agent, &error),
     }
 }
 
@@ -187,7 +202,7 @@ async fn explain(State(agent): State<Agent>, Query(query): Query<ByName>) -> Res
     match agent.explain_named(&query.name).await {
         Ok(Some(explained)) => told(&explained),
         Ok(None) => unknown(&query.name),
-        Err(error) => failed(&error),
+        Err(error) => failed(&agent, &error),
     }
 }
 
@@ -209,7 +224,7 @@ struct MaybeNamed {
 }
 
 async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Response {
-    agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&error), |top| told(&top))
+    agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&agent, &error), |top| told(&top))
 }
 
 /// A caller's wish to be given the blob's file: see [`handover`].
@@ -234,7 +249,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         Ok(url) => url,
         Err(error) => {
             let text = format!("not a URL: {:?} ({error}); write for example https://host/path", request.url);
-            return problem(StatusCode::BAD_REQUEST, text);
+            return problem(StatusCode::BAD_REQUEST, &text);
         }
     };
     let (source, credentials) =
@@ -242,7 +257,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     let disposition = if request.disposition { agent.disposition(&source, &credentials).await } else { None };
     let download = match agent.open(source, credentials).await {
         Ok(download) => download,
-        Err(error) => return failed(&error),
+        Err(error) => return failed(&agent, &error),
     };
     let mut response = Response::builder().header(BLOB_HEADER, download.blob().to_string());
     if let Some(length) = download.length() {
@@ -256,7 +271,9 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     }
     if let Upgrade { to: Some(upgrade), order } = upgrade {
         // Reading begins here: a daemon that shuts down waits for it.
+        let failing = agent.clone();
         let parts = download.hand_on(order.unwrap_or(Order::InOrder));
+        let parts = parts.inspect_err(move |error| failing.failed(error)).boxed();
         agent.background(hand_over(upgrade, parts, order.is_some()));
         let mut switching = response.status(StatusCode::SWITCHING_PROTOCOLS);
         if let Some(order) = order {
@@ -266,10 +283,13 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         return headers.body(Body::empty()).expect("headers of digits and letters");
     }
     // An error half-way goes into a trailer, so that whoever reads learns the reason and not only that it broke.
-    let frames = download.stream(None).map(|bytes| {
+    let frames = download.stream(None).map(move |bytes| {
         Ok::<_, Infallible>(match bytes {
             Ok(bytes) => Frame::data(bytes),
-            Err(error) => Frame::trailers(error_trailer(&error)),
+            Err(error) => {
+                agent.failed(&error);
+                Frame::trailers(error_trailer(&error))
+            }
         })
     });
     let response = response.header(header::CONTENT_TYPE, "application/octet-stream").header(header::TRAILER, TRAILERS);
@@ -307,11 +327,19 @@ async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Handing,
 }
 
 fn error_trailer(error: &FetchError) -> HeaderMap {
-    let line = error.to_string().replace(['\r', '\n'], " ");
+    let line = in_full(error).to_string().replace(['\r', '\n'], " ");
     let value = HeaderValue::from_bytes(line.as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static("the download failed; the agent's log says why"));
-    let changed = error.is_changed().then(|| (HeaderName::from_static(CHANGED_TRAILER), HeaderValue::from_static("1")));
-    HeaderMap::from_iter(std::iter::once((HeaderName::from_static(ERROR_TRAILER), value)).chain(changed))
+    let Blame { fault, retry } = error.blame();
+    let named = HeaderName::from_static;
+    let mut trailers = HeaderMap::from_iter([
+        (named(ERROR_TRAILER), value),
+        (named(FAULT_TRAILER), HeaderValue::from_static(fault.name())),
+        (named(RETRY_TRAILER), HeaderValue::from_static(retry.name())),
+    ]);
+    trailers.extend(retry.after().map(|wait| (named(RETRY_AFTER_TRAILER), wait.as_secs().into())));
+    trailers.extend(error.is_changed().then(|| (named(CHANGED_TRAILER), HeaderValue::from_static("1"))));
+    trailers
 }
 
 fn told(value: &impl Serialize) -> Response {
@@ -325,15 +353,18 @@ fn unknown(name: &str) -> Response {
     } else {
         "`darter ls` lists those that are".to_owned()
     };
-    problem(StatusCode::NOT_FOUND, format!("no such blob on this host: {name}; {advice}"))
+    problem(StatusCode::NOT_FOUND, &format!("no such blob on this host: {name}; {advice}"))
 }
 
-fn failed(error: &FetchError) -> Response {
-    problem(StatusCode::from_u16(error.http_status()).expect("a status that exists"), error.to_string())
+fn failed(agent: &Agent, error: &FetchError) -> Response {
+    agent.failed(error);
+    let told = Problem::new(in_full(error).to_string(), error.blame());
+    (error.http_status(), Json(told)).into_response()
 }
 
-fn problem(status: StatusCode, error: String) -> Response {
-    (status, Json(Problem { error })).into_response()
+/// A request that makes no sense, or is not for who made it.
+fn problem(status: StatusCode, error: &str) -> Response {
+    (status, Json(Problem::new(error, Blame::new(Fault::User, Retry::Never)))).into_response()
 }
 
 #[cfg(test)]

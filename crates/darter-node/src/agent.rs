@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, ByteRange, PieceIndex, Source, Version};
+use darter_core::{Blamed as _, BlobId, ByteRange, PieceIndex, Source, Version, in_full};
 use darter_origin::Requester;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
@@ -35,6 +35,7 @@ use crate::error::{FetchError, StartError};
 use crate::fleet::Fleet;
 use crate::fleet::seeds::Seeds;
 use crate::local::LocalPort;
+use crate::metrics::Failed;
 use crate::metrics::process::Usage;
 use crate::mirror::Nearness;
 use crate::options::{Options, Role};
@@ -152,12 +153,17 @@ impl Agent {
         Some(api::Waiting::of(source, pause))
     }
 
+    /// What a program asked for failed.
+    pub(crate) fn failed(&self, error: &FetchError) {
+        self.inner.context.metrics.failed(Failed::Command, error.blame().fault);
+    }
+
     /// What the origin calls the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
     pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
         match self.inner.context.origins.patient(Requester::Here).disposition(source, credentials).await {
             Ok(disposition) => disposition,
             Err(error) => {
-                tracing::info!(%error, %source, "the origin was asked for a file name and gave none");
+                tracing::info!(error = %in_full(&error), %source, "the origin was asked for a file name and gave none");
                 None
             }
         }
@@ -334,13 +340,13 @@ impl Agent {
         let written = tokio::task::spawn_blocking(move || {
             for explanation in &told {
                 if let Err(error) = archive.keep(explanation) {
-                    tracing::warn!(%error, "an explanation could not be written down");
+                    tracing::warn!(error = %in_full(&error), "an explanation could not be written down");
                 }
             }
             store.flush()
         });
         if let Err(error) = written.await.expect("writing does not panic") {
-            tracing::error!(%error, "the store could not be written down whole");
+            tracing::error!(error = %in_full(&error), "the store could not be written down whole");
         }
         for socket in &inner.sockets {
             // Gone already is as good.

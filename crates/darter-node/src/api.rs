@@ -18,8 +18,9 @@ pub mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
-use darter_core::{BlobId, Digest, NodeId, Source, Tier};
+use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Source, Tier};
 use darter_origin::Pause;
 use serde::{Deserialize, Serialize};
 
@@ -469,8 +470,36 @@ pub struct GetRequest {
 }
 
 /// Why a request failed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// One line that says what to do.
     pub error: String,
+    /// Whose fault it is: `user`, `origin`, `network`, `peer`, `disk` or `ourselves`. An older daemon does not say.
+    #[serde(default)]
+    pub fault: Option<Fault>,
+    /// Whether asking again helps: `never`, `now`, `later`, or `elsewhere`, where another agent may succeed.
+    #[serde(default)]
+    pub retry: Option<String>,
+    /// After how many seconds, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
+}
+
+impl Problem {
+    /// A problem, and what is to be thought of it.
+    pub fn new(error: impl Into<String>, blame: Blame) -> Self {
+        Self {
+            error: error.into(),
+            fault: Some(blame.fault),
+            retry: Some(blame.retry.name().to_owned()),
+            retry_after_seconds: blame.retry.after().map(|wait| wait.as_secs()),
+        }
+    }
+
+    /// What is to be thought of it. Of what an older daemon says, or a newer one in new words, nothing is known but that it failed.
+    pub fn blame(&self) -> Blame {
+        let after = self.retry_after_seconds.map(Duration::from_secs);
+        let retry = self.retry.as_deref().and_then(|name| Retry::named(name, after));
+        Blame::new(self.fault.unwrap_or(Fault::Ourselves), retry.unwrap_or(Retry::Never))
+    }
 }

@@ -1,12 +1,16 @@
-//! What can go wrong, whose fault it is, and what to do about it.
+//! What can go wrong when bytes are asked for, and when an agent starts; and as what it is told to programs and other agents.
+//!
+//! What follows from an error is decided by its [`Blame`] alone: who else tries, which status a program gets, what is counted.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, Digest};
-use darter_origin::{ErrorKind, OriginError, OriginFailure};
+use darter_core::{Blame, Blamed, BlobId, Digest, Fault, Retry, in_full};
+use darter_origin::{ConfigError, ErrorKind, OriginError, OriginFailure};
 use darter_store::StoreError;
 use darter_wire::{Failure, FailureKind};
+use http::StatusCode;
 
 /// Why bytes could not be had. Cheap to clone: everybody who waits for the same bytes is told the same.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -15,7 +19,7 @@ pub enum FetchError {
     #[error("{}", .0.text)]
     Origin(OriginFailure),
     /// The store could not keep or give them.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(Arc<StoreError>),
     /// The whole content is not what its digest says.
     #[error("wrong content{}: expected {expected}, got {got}; nothing was kept", by(from))]
@@ -80,102 +84,123 @@ pub enum FetchError {
     Draining,
 }
 
+impl Blamed for FetchError {
+    fn blame(&self) -> Blame {
+        use Fault::{Network, Origin, Ourselves, User};
+        let (fault, retry) = match self {
+            Self::Origin(failure) => return failure.blame(),
+            Self::Store(error) => return error.blame(),
+            Self::WrongDigest { .. } => (Origin, Retry::Never),
+            Self::Range { .. } | Self::Ambiguous { .. } => (User, Retry::Never),
+            Self::Withdrawn { .. } => (Origin, Retry::Later(None)),
+            Self::Unproven { .. } => (Origin, Retry::Elsewhere),
+            Self::Silent | Self::Stalled { .. } => (Network, Retry::Later(None)),
+            Self::Stopped { .. } | Self::Draining => (Ourselves, Retry::Later(None)),
+        };
+        Blame::new(fault, retry)
+    }
+}
+
 impl FetchError {
     /// The HTTP status that tells this to a program.
-    pub fn http_status(&self) -> u16 {
+    pub fn http_status(&self) -> StatusCode {
         match self {
-            Self::Origin(failure) => match &failure.kind {
-                ErrorKind::Io => 404,
-                ErrorKind::Timeout => 504,
-                kind => kind.status().filter(|status| (400..500).contains(status)).unwrap_or(502),
+            Self::Origin(failure) => passed_on(failure),
+            Self::Store(error) => match (&**error, error.blame().fault) {
+                (StoreError::InUse(_) | StoreError::Pinned(_), _) => StatusCode::CONFLICT,
+                (StoreError::Full { .. }, _) => StatusCode::INSUFFICIENT_STORAGE,
+                (_, Fault::Peer) => StatusCode::BAD_GATEWAY,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            Self::Store(error) if matches!(**error, StoreError::InUse(_) | StoreError::Pinned(_)) => 409,
-            Self::Store(error) if matches!(**error, StoreError::Full { .. }) => 507,
-            Self::Store(_) => 500,
-            Self::WrongDigest { .. } | Self::Unproven { .. } => 502,
-            Self::Stalled { .. } => 504,
-            Self::Range { .. } => 416,
-            Self::Ambiguous { .. } => 409,
-            Self::Withdrawn { .. } | Self::Stopped { .. } | Self::Draining => 503,
-            Self::Silent => 504,
+            Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Ambiguous { .. } => StatusCode::CONFLICT,
+            Self::Withdrawn { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            other => match other.blame().fault {
+                Fault::User => StatusCode::BAD_REQUEST,
+                Fault::Origin | Fault::Peer => StatusCode::BAD_GATEWAY,
+                Fault::Network => StatusCode::GATEWAY_TIMEOUT,
+                Fault::Disk => StatusCode::INTERNAL_SERVER_ERROR,
+                Fault::Ourselves => StatusCode::SERVICE_UNAVAILABLE,
+            },
         }
     }
 
-    /// Whether the origin does not give this to who asked; where it is private, that can look as if it were not there.
-    pub(crate) const fn is_of_access(&self) -> bool {
+    /// Whether the origin refuses it to who asked: another login, header or certificate might open it. What is private can look
+    /// as if it were not there.
+    pub(crate) fn is_of_access(&self) -> bool {
         let Self::Origin(failure) = self else { return false };
-        matches!(failure.kind, ErrorKind::NotFound | ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
+        let is_refused = failure.kind.status().is_some() && self.blame().fault == Fault::User;
+        is_refused && !matches!(failure.kind, ErrorKind::RateLimited { .. } | ErrorKind::RangeNotSatisfiable)
     }
 
-    /// Whether nobody else — another seed, this node by itself — should try where this failed. An origin that asks to slow down
-    /// would be asked by every host.
-    pub(crate) const fn is_final(&self) -> bool {
-        match self {
-            Self::Origin(failure) => matches!(
-                failure.kind,
-                ErrorKind::NotFound
-                    | ErrorKind::Unauthorized { .. }
-                    | ErrorKind::Forbidden
-                    | ErrorKind::RateLimited { .. }
-                    | ErrorKind::RangeNotSatisfiable
-            ),
-            Self::WrongDigest { .. } | Self::Range { .. } | Self::Ambiguous { .. } => true,
-            Self::Store(_)
-            | Self::Stalled { .. }
-            | Self::Withdrawn { .. }
-            | Self::Unproven { .. }
-            | Self::Silent
-            | Self::Stopped { .. }
-            | Self::Draining => false,
-        }
+    /// Whether nobody else (another seed, this node by itself) should try where this failed.
+    pub(crate) fn is_final(&self) -> bool {
+        self.blame().is_final()
     }
 
-    /// Whether the origin's content changed while it was read: whoever asks again gets the new version.
-    pub const fn is_changed(&self) -> bool {
-        matches!(self, Self::Origin(OriginFailure { kind: ErrorKind::Changed, .. }))
+    /// Whether what is asked for is another by now, since its origin changed it or it was removed here: whoever asks again at once gets
+    /// it from its beginning.
+    pub fn is_changed(&self) -> bool {
+        self.blame().retry == Retry::Now
     }
 
-    /// As it travels to a member of the swarm.
+    /// As it travels to a member of the swarm. Where the origin asked to wait, `challenge` says for how many seconds.
     pub(crate) fn to_failure(&self) -> Failure {
-        let (kind, status, challenge) = match self {
-            Self::Origin(failure) => match &failure.kind {
-                ErrorKind::NotFound | ErrorKind::Io => (FailureKind::NotFound, failure.status, None),
-                ErrorKind::Unauthorized { challenge } => {
-                    (FailureKind::Unauthorized, failure.status, Some(challenge.join("\n")))
-                }
-                ErrorKind::Forbidden => (FailureKind::Forbidden, failure.status, None),
-                ErrorKind::RateLimited { retry_after } => {
-                    let wait = retry_after.map(|wait| wait.as_secs().to_string());
-                    (FailureKind::RateLimited, failure.status, wait)
-                }
-                ErrorKind::Changed => (FailureKind::Changed, failure.status, None),
-                _ => (FailureKind::Unreachable, failure.status, None),
-            },
-            Self::Store(error) if matches!(**error, StoreError::Full { .. }) => (FailureKind::NoSpace, None, None),
-            _ => (FailureKind::Other, None, None),
+        let text = in_full(self).to_string();
+        let Self::Origin(failure) = self else {
+            let is_full = matches!(self, Self::Store(error) if matches!(**error, StoreError::Full { .. }));
+            let kind = if is_full { FailureKind::NoSpace } else { FailureKind::Other };
+            return Failure { kind, status: None, text, challenge: None };
         };
-        Failure { kind, status, text: self.to_string(), challenge }
+        let kind = match &failure.kind {
+            ErrorKind::NotFound | ErrorKind::Io => FailureKind::NotFound,
+            ErrorKind::Unauthorized { .. } => FailureKind::Unauthorized,
+            ErrorKind::Forbidden => FailureKind::Forbidden,
+            ErrorKind::RateLimited { .. } => FailureKind::RateLimited,
+            ErrorKind::Changed => FailureKind::Changed,
+            _ => FailureKind::Unreachable,
+        };
+        let challenge = match &failure.kind {
+            ErrorKind::Unauthorized { challenge } => Some(challenge.join("\n")),
+            _ => failure.blame().retry.after().map(|wait| wait.as_secs().to_string()),
+        };
+        Failure { kind, status: failure.status, text, challenge }
     }
 
     /// As a lead told it. A failure of the lead's own (no room, say) is no word of the origin: `None`.
     pub(crate) fn from_failure(failure: Failure) -> Option<Self> {
-        let kind = match failure.kind {
+        let Failure { kind, status, text, challenge } = failure;
+        let is_challenge = kind == FailureKind::Unauthorized;
+        let wait = challenge.as_ref().filter(|_| !is_challenge).and_then(|wait| wait.parse().ok());
+        let retry_after = wait.map(Duration::from_secs);
+        let kind = match kind {
             FailureKind::NotFound => ErrorKind::NotFound,
             FailureKind::Unauthorized => ErrorKind::Unauthorized {
-                challenge: failure.challenge.unwrap_or_default().lines().map(str::to_owned).collect(),
+                challenge: challenge.unwrap_or_default().lines().map(str::to_owned).collect(),
             },
             FailureKind::Forbidden => ErrorKind::Forbidden,
-            FailureKind::RateLimited => {
-                let wait = failure.challenge.and_then(|wait| wait.parse().ok());
-                ErrorKind::RateLimited { retry_after: wait.map(Duration::from_secs) }
-            }
+            FailureKind::RateLimited => ErrorKind::RateLimited { retry_after },
             FailureKind::Changed => ErrorKind::Changed,
-            FailureKind::Unreachable => ErrorKind::Unreachable,
+            FailureKind::Unreachable => status.map_or(ErrorKind::Unreachable, ErrorKind::Status),
             FailureKind::NoSpace | FailureKind::Other => return None,
         };
-        Some(Self::Origin(OriginFailure { kind, status: failure.status, text: failure.text }))
+        Some(Self::Origin(OriginFailure { kind, status, text, retry_after }))
     }
 }
+
+/// The status by which an origin's failure is passed on: what the caller did wrong stays the caller's, everything else is a bad
+/// gateway, a proxy of ours that wants a login too.
+pub(crate) fn passed_on(failure: &OriginFailure) -> StatusCode {
+    let status = failure.kind.status().and_then(|status| StatusCode::from_u16(status).ok());
+    match (&failure.kind, status) {
+        (ErrorKind::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
+        (ErrorKind::Io, _) => StatusCode::NOT_FOUND,
+        (_, Some(status)) if failure.blame().fault == Fault::User && status != PROXY_WANTS_LOGIN => status,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
+const PROXY_WANTS_LOGIN: StatusCode = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
 
 impl FetchError {
     /// What a lead said of the content that its origin sent.
@@ -204,16 +229,17 @@ impl From<StoreError> for FetchError {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port that is taken or not ours to take.
-    #[error("can't listen on {addr} ({flag}): {reason}; {advice}")]
+    #[error("can't listen on {addr} ({flag}): {advice}")]
     Listen {
         /// The address.
         addr: String,
         /// The flag that chose it.
         flag: &'static str,
-        /// What the system says.
-        reason: String,
-        /// What to do.
+        /// What is wrong, and what to do.
         advice: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
     },
     /// The data directory can't be used.
     #[error("the data directory can't be used")]
@@ -225,6 +251,9 @@ pub enum StartError {
         path: String,
         /// What is wrong and what to do.
         reason: String,
+        /// What the system says, where it refused.
+        #[source]
+        source: Option<io::Error>,
     },
     /// An address given to join that is not a Darter agent.
     #[error("can't join {addr}: {reason}")]
@@ -237,4 +266,108 @@ pub enum StartError {
     /// Options that contradict each other.
     #[error("{0}")]
     Options(String),
+    /// Options that name what can't be used, such as a file of certificates.
+    #[error(transparent)]
+    Origins(#[from] ConfigError),
+}
+
+impl Blamed for StartError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Store(error) => error.blame(),
+            Self::Listen { source, .. } | Self::File { source: Some(source), .. } => source.blame(),
+            Self::File { source: None, .. } => Blame::new(Fault::Disk, Retry::Never),
+            Self::Join { .. } | Self::Options(_) | Self::Origins(_) => Blame::new(Fault::User, Retry::Never),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: ErrorKind) -> FetchError {
+        FetchError::Origin(OriginFailure::new(kind, "why"))
+    }
+
+    fn told_on(error: &FetchError) -> FetchError {
+        FetchError::from_failure(error.to_failure()).unwrap()
+    }
+
+    /// A lead's word is judged by its members as the lead judged it.
+    #[test]
+    fn what_an_origin_said_is_judged_alike_by_whoever_is_told() {
+        let wait = Some(Duration::from_secs(17));
+        let kinds = [
+            ErrorKind::NotFound,
+            ErrorKind::Unauthorized { challenge: vec!["Basic realm=\"x\"".into(), "Bearer realm=\"y\"".into()] },
+            ErrorKind::Forbidden,
+            ErrorKind::RateLimited { retry_after: wait },
+            ErrorKind::RateLimited { retry_after: None },
+            ErrorKind::Unreachable,
+            ErrorKind::Changed,
+            ErrorKind::Status(451),
+            ErrorKind::Status(501),
+            ErrorKind::Status(503),
+        ];
+        for kind in kinds {
+            let error = of(kind);
+            assert_eq!(told_on(&error).blame(), error.blame(), "{error:?}");
+            assert_eq!(told_on(&error).http_status(), error.http_status(), "{error:?}");
+        }
+        let mut waits = OriginFailure::new(ErrorKind::Status(503), "why");
+        waits.retry_after = wait;
+        let waits = FetchError::Origin(waits);
+        assert_eq!(waits.blame().retry, Retry::Later(wait));
+        assert_eq!(told_on(&waits).blame(), waits.blame(), "the time to wait travels, too");
+    }
+
+    #[test]
+    fn only_what_every_agent_would_be_told_ends_the_search() {
+        for status in [400, 405, 410, 418, 451] {
+            assert!(of(ErrorKind::Status(status)).is_final(), "{status}");
+        }
+        assert!(of(ErrorKind::RateLimited { retry_after: None }).is_final());
+        for kind in [ErrorKind::Status(407), ErrorKind::Status(502), ErrorKind::Tls, ErrorKind::OutOfReach] {
+            assert!(!of(kind.clone()).is_final(), "{kind:?}");
+        }
+        assert!(!FetchError::Draining.is_final());
+    }
+
+    #[test]
+    fn another_login_may_open_what_is_refused_and_nothing_else() {
+        for kind in [ErrorKind::NotFound, ErrorKind::Forbidden, ErrorKind::Status(400), ErrorKind::Status(451)] {
+            assert!(of(kind.clone()).is_of_access(), "{kind:?}");
+        }
+        let others =
+            [ErrorKind::RateLimited { retry_after: None }, ErrorKind::RangeNotSatisfiable, ErrorKind::Status(500)];
+        assert!(others.into_iter().all(|kind| !of(kind).is_of_access()));
+    }
+
+    #[test]
+    fn a_program_is_told_whose_fault_it_is_by_the_status() {
+        let io = StoreError::Io { action: "write", path: "/d".into(), source: io::Error::from_raw_os_error(30) };
+        let cases = [
+            (of(ErrorKind::Status(451)), 451),
+            (of(ErrorKind::Status(407)), 502),
+            (of(ErrorKind::Status(503)), 502),
+            (of(ErrorKind::Unreachable), 502),
+            (of(ErrorKind::Timeout), 504),
+            (io.into(), 500),
+            (FetchError::Silent, 504),
+            (FetchError::Draining, 503),
+        ];
+        for (error, status) in cases {
+            assert_eq!(error.http_status().as_u16(), status, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_disk_is_told_down_to_the_systems_words() {
+        let source = io::Error::from_raw_os_error(20);
+        let error = FetchError::from(StoreError::Io { action: "open", path: "/d/blobs".into(), source });
+        let told = in_full(&error).to_string();
+        assert!(told.contains("/d/blobs") && told.ends_with("Not a directory (os error 20)"), "{told}");
+        assert_eq!(error.to_failure().text, told, "members are told so as well");
+    }
 }

@@ -11,8 +11,9 @@
 //! | 2 range | first byte | one past the last | these bytes of the last file are verified, at the blob's own offsets |
 //! | 3 bytes | count | their place, see below | so many bytes |
 //! | 4 end | bytes in all | count, see below | so many bytes of JSON: an array of [`Checked`] |
-//! | 5 failed | count | 1 if the content changed and may be asked for again, else 0 | so many bytes of UTF-8 that say why |
+//! | 5 failed | count | 1 if the content changed and may be asked for again, else 0 | so many bytes of UTF-8 that say why, and frame 7 |
 //! | 6 anew | count | 0 | so many bytes of JSON, an [`Anew`]: what came is void, everything is handed over anew |
+//! | 7 problem | count | 0 | so many bytes of JSON, a [`Problem`]: the same as `failed`, and whose fault it is. An older daemon ends before it |
 //!
 //! `kind` is one byte; `a` and `b` are 64-bit little-endian numbers. A connection that
 //! ends without `end` or `failed` is a daemon that died.
@@ -39,7 +40,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_core::{BlobId, ByteRange};
+use darter_core::{Blamed as _, BlobId, ByteRange, in_full};
 use futures_util::{Stream, StreamExt as _};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -50,7 +51,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
-use crate::api::Checked;
+use crate::api::{Checked, Problem};
 use crate::error::FetchError;
 use crate::swarms::again::{Handing, Order};
 use crate::transfer::stream::Part;
@@ -75,6 +76,7 @@ const BYTES: u8 = 3;
 const END: u8 = 4;
 const FAILED: u8 = 5;
 const ANEW: u8 = 6;
+const PROBLEM: u8 = 7;
 
 /// What is handed over anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +106,7 @@ pub enum Handed {
         checked: Vec<Checked>,
     },
     /// The daemon could not go on, and why.
-    Failed(String),
+    Failed(Problem),
     /// The content changed at its origin while it was read, as this says: what came is of a former version.
     Changed(String),
 }
@@ -158,9 +160,13 @@ pub(crate) async fn send(
                 return stream.write_all(&checked).await;
             }
             Err(error) => {
-                let reason = error.to_string();
-                stream.write_all(&frame(FAILED, reason.len() as u64, u64::from(error.is_changed()))).await?;
-                return stream.write_all(reason.as_bytes()).await;
+                let problem = Problem::new(in_full(&error).to_string(), error.blame());
+                let (reason, told) = (problem.error.as_bytes(), serde_json::to_vec(&problem)?);
+                let mut last = frame(FAILED, reason.len() as u64, u64::from(error.is_changed())).to_vec();
+                last.extend_from_slice(reason);
+                last.extend_from_slice(&frame(PROBLEM, told.len() as u64, 0));
+                last.extend_from_slice(&told);
+                return stream.write_all(&last).await;
             }
         }
     }
@@ -243,11 +249,27 @@ impl Receiver {
                 FAILED if a <= MAX_INLINE => {
                     let reason = self.inline(a).await?;
                     let reason = String::from_utf8_lossy(&reason).into_owned();
-                    return Ok(if b == 0 { Handed::Failed(reason) } else { Handed::Changed(reason) });
+                    return Ok(if b == 0 {
+                        Handed::Failed(self.problem(reason).await)
+                    } else {
+                        Handed::Changed(reason)
+                    });
                 }
                 _ => return Err(invalid("an unknown frame")),
             }
         }
+    }
+
+    /// The problem that follows its text, if the daemon tells.
+    async fn problem(&mut self, error: String) -> Problem {
+        let mut head = [0; FRAME];
+        let told = match self.fill(&mut head).await {
+            Ok(_) if head[0] == PROBLEM && number(&head[1..9]) <= MAX_INLINE => {
+                self.json(number(&head[1..9])).await.ok()
+            }
+            _ => None,
+        };
+        told.unwrap_or(Problem { error, fault: None, retry: None, retry_after_seconds: None })
     }
 
     async fn inline(&mut self, bytes: u64) -> io::Result<Vec<u8>> {

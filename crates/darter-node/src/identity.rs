@@ -10,7 +10,8 @@
 use std::io;
 use std::path::Path;
 
-use darter_core::{Digest, NodeId};
+use darter_core::fault::advice;
+use darter_core::{Digest, NodeId, in_full};
 use darter_store::Dir;
 
 use crate::error::StartError;
@@ -38,17 +39,21 @@ pub(crate) fn of_this_machine(data_dir: &Path) -> Result<NodeId, StartError> {
 /// [`StartError::File`] when the file can't be read or written, or holds something else.
 fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartError> {
     let dir = Dir::open(data_dir)?;
-    let failed =
-        |file: &str, reason: String| StartError::File { path: dir.path_of(file).display().to_string(), reason };
+    let failed = |file: &str, reason: &str, source: Option<io::Error>| StartError::File {
+        path: dir.path_of(file).display().to_string(),
+        reason: reason.to_owned(),
+        source,
+    };
+    let refused = |file: &'static str| move |error: io::Error| failed(file, advice(&error), Some(error));
     let known = match dir.read(FILE) {
         Ok(text) => Some(String::from_utf8_lossy(&text).trim().parse::<NodeId>().map_err(|_| {
-            failed(FILE, "not a node id; remove the file and a new id is drawn at the next start".to_owned())
+            failed(FILE, "not a node id; remove the file and a new id is drawn at the next start", None)
         })?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             let advice =
                 "let the user that darter runs as read it, or remove it, and a new id is drawn at the next start";
-            return Err(failed(FILE, format!("{error}: {advice}")));
+            return Err(failed(FILE, advice, Some(error)));
         }
     };
     let machine = machine.map(digest_of);
@@ -57,7 +62,7 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
         Err(error) if error.kind() == io::ErrorKind::NotFound => (None, machine),
         Err(error) => {
             let path = dir.path_of(MACHINE_FILE);
-            tracing::warn!(path = %path.display(), %error, "where the node id was drawn can't be read: remove the file");
+            tracing::warn!(path = %path.display(), error = %in_full(&error), "where the node id was drawn can't be read: remove the file");
             (None, None)
         }
     };
@@ -65,10 +70,10 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
     let id = match known {
         Some(id) if !moved => id,
         before => {
-            let id = draw().map_err(|error| failed(FILE, error.to_string()))?;
+            let id = draw().map_err(refused(FILE))?;
             let line = format!("{id}\n");
             let written = dir.replace(FILE, NEW_FILE, &[line.as_bytes()], true);
-            written.map_err(|error| failed(FILE, error.to_string()))?;
+            written.map_err(refused(FILE))?;
             if let Some(before) = before {
                 tracing::warn!(%before, %id, "the data directory was copied from another machine: a new node id was drawn");
             }
@@ -79,7 +84,7 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
     if let Some(machine) = machine.filter(|_| moved || drawn_on.is_none()) {
         let line = format!("{machine}\n");
         let written = dir.replace(MACHINE_FILE, NEW_MACHINE_FILE, &[line.as_bytes()], true);
-        written.map_err(|error| failed(MACHINE_FILE, error.to_string()))?;
+        written.map_err(refused(MACHINE_FILE))?;
     }
     Ok(id)
 }
@@ -149,7 +154,8 @@ mod tests {
         let elsewhere = dir.path().join("elsewhere");
         std::os::unix::fs::symlink(&elsewhere, dir.path().join(FILE)).unwrap();
         let error = load_or_draw(dir.path(), None).unwrap_err();
-        assert!(error.to_string().contains("symbolic link"), "{error}");
+        let told = in_full(&error).to_string();
+        assert!(told.contains("symbolic link"), "{told}");
         assert!(!elsewhere.exists());
     }
 

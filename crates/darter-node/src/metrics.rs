@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use darter_core::Tier;
+use darter_core::{Fault, Tier};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -81,6 +81,17 @@ pub enum RegistryAnswered {
     Stale,
 }
 
+/// What failed, of what is counted by whose fault it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// A blob that the mirror was asked for, and that it then read from the upstream or broke off.
+    Mirror,
+    /// What a program asked for by way of the administration socket.
+    Command,
+    /// A connection with another agent.
+    Peer,
+}
+
 /// When a caller gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
@@ -132,6 +143,12 @@ struct ResultLabel {
 struct GoneLabels {
     kind: &'static str,
     when: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    what: &'static str,
+    fault: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -210,6 +227,7 @@ pub struct Metrics {
     from_seed: Counter,
     from_peers: Counter,
     local_refusals: Family<ReasonLabel, Counter>,
+    failures: Family<FailureLabels, Counter>,
     wrong_content: Family<SourceLabel, Counter>,
     wrong_sources: Registries,
     mirror_requests: Family<RequestLabels, Counter>,
@@ -267,6 +285,7 @@ impl Metrics {
             from_seed: Counter::default(),
             from_peers: Counter::default(),
             local_refusals: Family::default(),
+            failures: Family::default(),
             wrong_content: Family::default(),
             wrong_sources: Registries::default(),
             mirror_requests: Family::default(),
@@ -326,6 +345,8 @@ impl Metrics {
         let refusals =
             "Requests on the local port that were not for it: a wrong host name, or a page of another origin";
         r.register("local_refusals", refusals, self.local_refusals.clone());
+        let failures = "Failures by what failed and whose fault it was: user, origin, network, peer, disk, ourselves";
+        r.register("failures", failures, self.failures.clone());
         r.register("mirror_requests", "Requests to the registry mirror", self.mirror_requests.clone());
         let upstream = "Requests the mirror made to upstream registries, apart from blob reads of the agent";
         r.register("mirror_upstream_requests", upstream, self.mirror_upstream_requests.clone());
@@ -448,6 +469,16 @@ impl Metrics {
         self.registry_answers.get_or_create(&ResultLabel { result }).inc();
     }
 
+    /// Something failed.
+    pub fn failed(&self, what: Failed, fault: Fault) {
+        let what = match what {
+            Failed::Mirror => "mirror",
+            Failed::Command => "command",
+            Failed::Peer => "peer",
+        };
+        self.failures.get_or_create(&FailureLabels { what, fault: fault.name() }).inc();
+    }
+
     /// Notes how long a mirror answer's first byte took.
     pub fn mirror_first_byte(&self, kind: MirrorKind, registry: Option<&str>, took: Duration) {
         let labels = PullLabels { kind: kind.name(), registry: self.registries.label(registry) };
@@ -499,6 +530,7 @@ mod tests {
         metrics.mirror_duration(MirrorKind::Blob, Some("docker.io"), Duration::from_secs(2));
         metrics.store_used_bytes.set(11);
         metrics.wrong_content("reg.example");
+        metrics.failed(Failed::Command, Fault::Disk);
         metrics.peer_received(false, Tier::Far, 4);
         metrics.peer_received(false, Tier::Rack, 1);
         let traffic = Traffic { from_origin: 7, from_seed: 3, from_peers: 5, ..Traffic::default() };
@@ -512,6 +544,7 @@ mod tests {
             r#"darter_mirror_duration_seconds_bucket{le="2.5",kind="blob",registry="docker.io"} 1"#,
             "darter_store_used_bytes 11",
             r#"darter_wrong_content_total{source="reg.example"} 1"#,
+            r#"darter_failures_total{what="command",fault="disk"} 1"#,
             "darter_back_to_source_total 0",
             concat!("darter_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

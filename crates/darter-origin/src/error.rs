@@ -1,4 +1,4 @@
-//! What goes wrong at an origin, in one type: what it is, whose fault, whether to try again, what to do next.
+//! What goes wrong at an origin, in one type: what it is, what to do next, and its [`Blame`].
 //!
 //! An error crosses from the seed that met it to the node that waits for it as an [`OriginFailure`]; what it says and
 //! how it is judged survive the trip, the chain of sources becomes text.
@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use darter_core::{Blame, Blamed, Fault, Retry, in_full};
 use serde::{Deserialize, Serialize};
 
 /// What went wrong.
@@ -52,17 +53,6 @@ pub enum ErrorKind {
     Encoded,
 }
 
-/// Who can do something about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Who asked: a wrong address, missing or wrong credentials.
-    User,
-    /// Who runs the origin.
-    Origin,
-    /// Who runs what lies between.
-    Network,
-}
-
 /// An origin's failure. `Display` says what failed and what to do next; the cause is in `source()`.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
@@ -86,6 +76,22 @@ pub struct OriginFailure {
     pub status: Option<u16>,
     /// What happened and what to do next, with the causes.
     pub text: String,
+    /// How long the origin asked to wait before the next try, if it did.
+    #[serde(default)]
+    pub retry_after: Option<Duration>,
+}
+
+impl OriginFailure {
+    /// A failure of this kind; `text` says what failed, why, and what to do next.
+    pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
+        let (status, retry_after) = (kind.status(), kind.retry_after());
+        Self { kind, status, text: text.into(), retry_after }
+    }
+
+    /// Whose fault it is, and whether asking again helps.
+    pub const fn blame(&self) -> Blame {
+        self.kind.blame_if_asked_to_wait(self.retry_after)
+    }
 }
 
 impl OriginError {
@@ -118,19 +124,11 @@ impl OriginError {
         self.kind.status()
     }
 
-    /// Whether the same request may succeed later.
-    pub const fn retryable(&self) -> bool {
-        // Of what is not ready yet, and of too many requests that are called forbidden, a time to come back tells.
-        let asks_to_come_back =
-            self.retry_after.is_some() && matches!(self.kind, ErrorKind::Status(202) | ErrorKind::Forbidden);
-        self.kind.retryable() || asks_to_come_back
-    }
-
     /// How long the origin asked to wait before the next try.
     pub const fn retry_after(&self) -> Option<Duration> {
-        match self.kind {
-            ErrorKind::RateLimited { retry_after } => retry_after,
-            _ => self.retry_after,
+        match self.kind.retry_after() {
+            None => self.retry_after,
+            asked => asked,
         }
     }
 
@@ -164,10 +162,11 @@ impl OriginError {
     pub const fn is_unconnected(&self) -> bool {
         self.unconnected
     }
+}
 
-    /// Who can do something about it.
-    pub const fn whose_fault(&self) -> Fault {
-        self.kind.whose_fault()
+impl Blamed for OriginError {
+    fn blame(&self) -> Blame {
+        self.kind.blame_if_asked_to_wait(self.retry_after())
     }
 }
 
@@ -185,59 +184,81 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the same request may succeed later.
-    pub const fn retryable(&self) -> bool {
+    /// How long the origin asked to wait, where that is a part of what went wrong.
+    const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { .. } | Self::Unreachable | Self::Timeout | Self::Truncated => true,
-            Self::Status(408 | 425) => true,
-            // Gateways have numbers of their own above 511 for an origin that fails. What is left out stays as it is until
-            // somebody mends it.
-            Self::Status(status) => *status >= 500 && !matches!(status, 501 | 505 | 506 | 508 | 510 | 511),
-            _ => false,
+            Self::RateLimited { retry_after } => *retry_after,
+            _ => None,
         }
     }
 
-    /// Who can do something about it.
-    pub const fn whose_fault(&self) -> Fault {
-        match self {
-            Self::NotFound
-            | Self::Unauthorized { .. }
-            | Self::Forbidden
-            | Self::RangeNotSatisfiable
-            | Self::Io
-            | Self::OutOfReach => Fault::User,
-            Self::Unreachable | Self::Timeout | Self::Truncated => Fault::Network,
-            Self::RateLimited { .. }
-            | Self::Tls
-            | Self::Changed
-            | Self::Contradicted
-            | Self::Encoded
-            | Self::Status(_)
-            | Self::Protocol => Fault::Origin,
+    /// Whose fault it is, and whether asking again helps.
+    pub const fn blame(&self) -> Blame {
+        use Fault::{Network, Origin, User};
+        let (fault, retry) = match self {
+            Self::NotFound | Self::Unauthorized { .. } | Self::Forbidden | Self::RangeNotSatisfiable | Self::Io => {
+                (User, Retry::Never)
+            }
+            Self::OutOfReach => (User, Retry::Elsewhere),
+            Self::RateLimited { retry_after } => (User, Retry::Later(*retry_after)),
+            Self::Unreachable | Self::Timeout | Self::Truncated => (Network, Retry::Later(None)),
+            // Another agent may trust another authority, be configured with another proxy, or be given the right bytes.
+            Self::Tls | Self::Contradicted => (Origin, Retry::Elsewhere),
+            Self::Changed => (Origin, Retry::Now),
+            Self::Encoded | Self::Protocol => (Origin, Retry::Never),
+            Self::Status(status) => return blame_of_status(*status),
+        };
+        Blame::new(fault, retry)
+    }
+
+    /// The same, where the origin asked to wait: of what is not ready yet, and of too many requests that are called forbidden, that
+    /// alone says that a later request may succeed.
+    const fn blame_if_asked_to_wait(&self, retry_after: Option<Duration>) -> Blame {
+        let blame = self.blame();
+        let waits = matches!(self, Self::Status(202) | Self::Forbidden) || blame.retry.is_later();
+        match retry_after {
+            Some(_) if waits => Blame::new(blame.fault, Retry::Later(retry_after)),
+            _ => blame,
         }
+    }
+}
+
+/// What an HTTP status that has no kind of its own says.
+const fn blame_of_status(status: u16) -> Blame {
+    let (fault, retry) = match status {
+        // Another agent may have a proxy that knows it, or none.
+        407 => (Fault::User, Retry::Elsewhere),
+        408 | 425 => (Fault::Network, Retry::Later(None)),
+        400..500 => (Fault::User, Retry::Never),
+        // A network that wants a login.
+        511 => (Fault::Network, Retry::Elsewhere),
+        // These stay as they are until somebody mends them. Gateways have numbers of their own above 511 for an origin that fails.
+        501 | 505 | 506 | 508 | 510 => (Fault::Origin, Retry::Never),
+        500.. => (Fault::Origin, Retry::Later(None)),
+        _ => (Fault::Origin, Retry::Never),
+    };
+    Blame::new(fault, retry)
+}
+
+/// An HTTP status as people look for it: "404 Not Found", and the number alone where the number has no name.
+pub fn status_text(status: http::StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(_) => status.to_string(),
+        None => status.as_str().to_owned(),
     }
 }
 
 impl From<&OriginError> for OriginFailure {
     fn from(error: &OriginError) -> Self {
-        let mut text = error.text.clone();
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            let next_text = next.to_string();
-            // Wrappers of the HTTP stack often repeat what they wrap.
-            if !text.contains(&next_text) {
-                text.push_str(": ");
-                text.push_str(&next_text);
-            }
-            cause = next.source();
-        }
-        Self { kind: error.kind.clone(), status: error.status(), text }
+        let (status, retry_after) = (error.status(), error.retry_after());
+        Self { kind: error.kind.clone(), status, text: in_full(error).to_string(), retry_after }
     }
 }
 
 impl From<OriginFailure> for OriginError {
     fn from(failure: OriginFailure) -> Self {
-        Self::new(failure.kind, failure.text)
+        let retry_after = failure.retry_after;
+        Self::new(failure.kind, failure.text).asking_to_wait(retry_after)
     }
 }
 

@@ -9,7 +9,7 @@
 //! | [`file`](mod@file) | [`FileOrigin`]: `file` addresses |
 //! | [`registry`] | [`RegistryClient`] for the pull side of the OCI distribution API, [`RegistryOrigin`] on top of it |
 //! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
-//! | [`error`] | [`OriginError`]: what went wrong, whose fault it is, what to do next |
+//! | [`error`] | [`OriginError`]: what went wrong, what to do next, and whose fault it is |
 //! | [`retry`](mod@retry) | [`RetryPolicy`]: backoff within a patience, and `Retry-After` |
 //! | `declared`, `checksum` | hashes that an origin declares of what it sends |
 //! | `shown` | for whom an answer is meant, and where it was found |
@@ -37,7 +37,7 @@ pub mod web;
 
 pub use client::{HttpClient, HttpConfig, Requester, ServerConfig, is_own_header, is_this_host};
 pub use declared::Witness;
-pub use error::{ConfigError, ErrorKind, Fault, OriginError, OriginFailure};
+pub use error::{ConfigError, ErrorKind, OriginError, OriginFailure, status_text};
 pub use file::FileOrigin;
 
 pub use mem::MemOrigin;

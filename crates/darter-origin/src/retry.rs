@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use darter_core::{Blamed as _, in_full};
 use tokio::time::Instant;
 
 use crate::error::OriginError;
@@ -49,7 +50,7 @@ impl RetryPolicy {
     /// How long to wait after attempt number `made` (from 1) failed with `error`, `spent` after the first attempt (or the
     /// last progress) began; `None` to give up.
     pub fn pause(&self, made: u32, spent: Duration, error: &OriginError) -> Option<Duration> {
-        if !error.retryable() {
+        if !error.blame().retry.is_later() {
             return None;
         }
         let patience = if error.is_unknown_name() { self.patience.min(NAME_PATIENCE) } else { self.patience };
@@ -98,9 +99,10 @@ where
         let Some(pause) = policy.pause(made, spent, &error) else { return Err(error) };
         if spent + pause > QUIET && !std::mem::replace(&mut told, true) {
             let until = policy.patience.as_secs();
+            let error = in_full(&error);
             tracing::warn!(%error, "an origin fails; trying again for up to {until} s (--origin-patience)");
         }
-        tracing::debug!(%error, made, ?pause, "an origin fails; trying again");
+        tracing::debug!(error = %in_full(&error), made, ?pause, "an origin fails; trying again");
         let _noted = note(&error, pause);
         tokio::time::sleep(pause).await;
     }

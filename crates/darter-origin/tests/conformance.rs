@@ -5,7 +5,7 @@ mod support;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use darter_core::{Digest, Source, SystemClock};
+use darter_core::{Blamed, Digest, Source, SystemClock};
 use darter_origin::{
     ErrorKind, FileOrigin, HttpOrigin, MemOrigin, Origin, Origins, RegistryClient, RegistryConfig, RegistryOrigin,
     RetryPolicy,
@@ -94,7 +94,7 @@ async fn refuses_what_is_not_there(place: &dyn Place) {
     let error = origin.read(&place.missing(), &none(), None, None).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::NotFound);
     let error = origin.read(&place.foreign(), &none(), None, None).await.unwrap_err();
-    assert!(!error.retryable());
+    assert!(!error.blame().retry.is_later());
 }
 
 async fn survives_a_reader_that_leaves(place: &dyn Place) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use darter_core::source::Credentials;
-use darter_core::{Digest, Source};
+use darter_core::{Blamed, Digest, Source};
 use darter_origin::{Answer, ErrorKind, Login, Origin, RegistryClient, RegistryConfig, RegistryOrigin, Upstream};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method};
@@ -333,7 +333,7 @@ async fn a_token_service_that_is_down_is_not_a_refusal() {
     let (client, upstream) = lab.client(Some(alice()));
     lab.state.lock().status = Some(503);
     let error = client.send(&upstream, Method::GET, TAGS, HeaderMap::new(), &none()).await.unwrap_err();
-    assert_eq!((error.kind(), error.retryable()), (&ErrorKind::Status(503), true));
+    assert_eq!((error.kind(), error.blame().retry.is_later()), (&ErrorKind::Status(503), true));
     lab.state.lock().status = Some(200);
     let error = client.send(&upstream, Method::GET, TAGS, HeaderMap::new(), &none()).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Protocol);

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{Digest, Source, Version};
+use darter_core::{Blamed, Digest, Fault, Retry, Source, Version};
 use darter_origin::{
-    ConfigError, ErrorKind, Fault, HttpClient, HttpConfig, HttpOrigin, Origin, OriginError, OriginFailure, Origins,
+    ConfigError, ErrorKind, HttpClient, HttpConfig, HttpOrigin, Origin, OriginError, OriginFailure, Origins,
     RegistryClient, RegistryConfig, RetryPolicy, ServerConfig,
 };
 use futures_util::StreamExt;
+use http::StatusCode;
 use support::files::Resource;
 use support::{HandClock, Reply, Sent, Server, bringing, client, content, none, quick, range, take};
 
@@ -59,12 +60,12 @@ async fn statuses_say_whose_fault_it_is_and_whether_to_try_again() {
         ("/410", ErrorKind::NotFound, Fault::User, false),
         ("/401", challenged, Fault::User, false),
         ("/403", ErrorKind::Forbidden, Fault::User, false),
-        ("/429", limited(17), Fault::Origin, true),
-        ("/429-until", limited(90), Fault::Origin, true),
-        ("/429-for-ever", ErrorKind::RateLimited { retry_after: Some(Duration::MAX) }, Fault::Origin, true),
+        ("/429", limited(17), Fault::User, true),
+        ("/429-until", limited(90), Fault::User, true),
+        ("/429-for-ever", ErrorKind::RateLimited { retry_after: Some(Duration::MAX) }, Fault::User, true),
         ("/503", ErrorKind::Status(503), Fault::Origin, true),
         ("/501", ErrorKind::Status(501), Fault::Origin, false),
-        ("/511", ErrorKind::Status(511), Fault::Origin, false),
+        ("/511", ErrorKind::Status(511), Fault::Network, false),
         // Gateways' own.
         ("/509", ErrorKind::Status(509), Fault::Origin, true),
         ("/522", ErrorKind::Status(522), Fault::Origin, true),
@@ -76,13 +77,20 @@ async fn statuses_say_whose_fault_it_is_and_whether_to_try_again() {
         ("/403-later", ErrorKind::Forbidden, Fault::User, true),
         ("/204", ErrorKind::Status(204), Fault::Origin, false),
         ("/205", ErrorKind::Status(205), Fault::Origin, false),
-        ("/418", ErrorKind::Status(418), Fault::Origin, false),
+        ("/418", ErrorKind::Status(418), Fault::User, false),
+        ("/451", ErrorKind::Status(451), Fault::User, false),
+        ("/408", ErrorKind::Status(408), Fault::Network, true),
     ];
     for (path, kind, fault, retryable) in cases {
         let source = server.source(path);
         let error = reading_fails(&origin(), &source).await;
         assert_eq!(*error.kind(), kind, "{path}");
-        assert_eq!((error.whose_fault(), error.retryable()), (fault, retryable), "{path}");
+        assert_eq!((error.blame().fault, error.blame().retry.is_later()), (fault, retryable), "{path}");
+        let named = match path[1..4].parse().ok().and_then(|status| StatusCode::from_u16(status).ok()) {
+            Some(status) if status.canonical_reason().is_some() => format!("HTTP {status}"),
+            _ => format!("HTTP {}:", &path[1..4]),
+        };
+        assert!(error.to_string().contains(&named) && !error.to_string().contains("unknown"), "{error}");
         let stat_error = origin().stat(&source, &none(), None).await.unwrap_err();
         assert_eq!(*stat_error.kind(), kind, "{path}");
     }
@@ -111,7 +119,7 @@ async fn a_failure_travels_with_its_judgement_and_its_causes() {
     assert!(failure.text.contains("refused"), "{}", failure.text);
     let json = serde_json::to_string(&failure).unwrap();
     let back = OriginError::from(serde_json::from_str::<OriginFailure>(&json).unwrap());
-    assert_eq!((back.kind(), back.retryable(), back.to_string()), (error.kind(), true, failure.text));
+    assert_eq!((back.kind(), back.blame().retry.is_later(), back.to_string()), (error.kind(), true, failure.text));
 }
 
 #[tokio::test]
@@ -134,7 +142,7 @@ async fn a_body_cut_short_is_an_error_after_the_bytes_that_came() {
         }
     };
     assert!(came == content(100_000)[..60_000]);
-    assert_eq!((error.kind(), error.retryable()), (&ErrorKind::Truncated, true));
+    assert_eq!((error.kind(), error.blame().retry.is_later()), (&ErrorKind::Truncated, true));
     assert!(reading.body.next().await.is_none());
 }
 
@@ -203,7 +211,7 @@ async fn silence_ends_in_a_timeout_before_and_within_the_body() {
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", deaf.local_addr().unwrap()).parse().unwrap();
     let error = reading_fails(&impatient(), &Source::from_url(url, &[], None).0).await;
-    assert_eq!((error.kind(), error.retryable()), (&ErrorKind::Timeout, true));
+    assert_eq!((error.kind(), error.blame().retry.is_later()), (&ErrorKind::Timeout, true));
 }
 
 #[tokio::test]
@@ -342,7 +350,12 @@ async fn certificates_are_checked_unless_told_otherwise() {
     let server = Server::start_tls(|seen| Resource::new(content(100)).answer(seen)).await;
     let source = server.source("/");
     let error = reading_fails(&origin(), &source).await;
-    assert_eq!((error.kind(), error.retryable()), (&ErrorKind::Tls, false));
+    assert_eq!((error.kind(), error.blame().retry), (&ErrorKind::Tls, Retry::Elsewhere));
+    let told = OriginFailure::from(&error).text;
+    assert!(
+        told.contains("--origin-ca") && told.contains("UnknownIssuer"),
+        "what to do, and what the library says: {told}"
+    );
 
     let ca = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/ca.pem"));
     let authority = server.address.to_string();

@@ -164,7 +164,7 @@ impl Dir {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             // The kernel says either of a link.
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(refusal("is no directory: remove it".to_owned())),
+            Err(why @ (Errno::NOTDIR | Errno::LOOP)) => return Err(no_directory(why)),
             Err(refusal) => return Err(refusal.into()),
         };
         let found = rustix::fs::fstat(&fd)?;
@@ -382,6 +382,15 @@ fn check_owner(found: &Stat) -> io::Result<()> {
         return Ok(());
     }
     Err(refusal(format!("belongs to user {}, and darter runs as user {me}: remove it", found.st_uid)))
+}
+
+/// Something else than a directory is in a directory's place.
+#[derive(Debug, thiserror::Error)]
+#[error("is no directory: remove it")]
+struct NoDirectory(#[source] io::Error);
+
+fn no_directory(why: Errno) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, NoDirectory(why.into()))
 }
 
 /// A refusal of ours. Its kind is never one that means "there is none".

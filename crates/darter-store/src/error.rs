@@ -3,8 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use darter_core::fault::advice;
 use darter_core::manifest::ManifestError;
-use darter_core::{BlobId, PieceIndex, PieceLength};
+use darter_core::{Blame, Blamed, BlobId, Fault, PieceIndex, PieceLength, Retry};
 
 /// Result of this crate's operations.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -123,7 +124,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The operating system refused.
-    #[error("could not {action} {}: check the disk and the permissions of the data directory", path.display())]
+    #[error("could not {action} {}{}", path.display(), what_to_do(source))]
     Io {
         /// What was tried: an infinitive.
         action: &'static str,
@@ -134,7 +135,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The index could not be read or written; it holds nothing that can't be rebuilt.
-    #[error("could not use the index {}: stop darter and delete the file, it is rebuilt", path.display())]
+    #[error("could not use the index {}: {}", path.display(), index_advice(source))]
     Index {
         /// The index file.
         path: PathBuf,
@@ -153,6 +154,23 @@ pub enum Limit {
     Reserve(u64),
     /// The file system itself.
     Disk,
+}
+
+/// What to do about a refusal; one of ours says it itself.
+fn what_to_do(refusal: &io::Error) -> String {
+    if refusal.get_ref().is_some() { String::new() } else { format!(": {}", advice(refusal)) }
+}
+
+fn index_advice(error: &redb::Error) -> &'static str {
+    refusal_of(error).map_or("stop darter and delete the file, it is rebuilt", advice)
+}
+
+/// What the system said, if the index failed for that.
+const fn refusal_of(error: &redb::Error) -> Option<&io::Error> {
+    match error {
+        redb::Error::Io(refusal) => Some(refusal),
+        _ => None,
+    }
 }
 
 fn no_room(needed: u64, free: u64, limit: Limit) -> String {
@@ -191,14 +209,67 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {}", units[unit])
 }
 
-impl StoreError {
-    /// Whether the same call may succeed later without anybody repairing anything.
-    pub const fn retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::UnknownPiece { .. } | Self::NotHeld { .. } | Self::InUse(_))
+impl Blamed for StoreError {
+    fn blame(&self) -> Blame {
+        use Fault::{Disk, Ourselves, Peer, User};
+        let (fault, retry) = match self {
+            Self::Full { .. } => (Disk, Retry::Later(None)),
+            Self::WrongPiece { .. } | Self::WrongRoot(_) | Self::Manifest { .. } => (Peer, Retry::Elsewhere),
+            Self::UnknownPiece { .. } | Self::NotHeld { .. } | Self::Incomplete { .. } => {
+                (Ourselves, Retry::Later(None))
+            }
+            Self::OtherPieces { .. } => (Ourselves, Retry::Elsewhere),
+            Self::Discarded(_) => (Ourselves, Retry::Now),
+            Self::InUse(_) => (User, Retry::Later(None)),
+            Self::PastTheEnd { .. }
+            | Self::Pinned(_)
+            | Self::NoSuchBlob(_)
+            | Self::Locked { .. }
+            | Self::UnsafeDir { .. } => (User, Retry::Never),
+            // Another agent's disk may do. A full one has room again once something was removed.
+            Self::Io { source, .. } if source.blame().may_pass() => (Disk, Retry::Later(None)),
+            Self::Index { source, .. } if refusal_of(source).is_some_and(|it| it.blame().may_pass()) => {
+                (Disk, Retry::Later(None))
+            }
+            Self::Io { .. } | Self::Index { .. } => (Disk, Retry::Elsewhere),
+        };
+        Blame::new(fault, retry)
     }
+}
 
+impl StoreError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::in_full;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do_about_it_and_what_the_system_said() {
+        let refusal = |number| io::Error::from_raw_os_error(number);
+        let at = |number| StoreError::Io { action: "write", path: "/d/blobs".into(), source: refusal(number) };
+        let index = |source| StoreError::Index { path: "/d/index.redb".into(), source: Box::new(source) };
+        let cases = [
+            (at(20), "remove it: Not a directory (os error 20)", Retry::Elsewhere),
+            (at(30), "choose another place: Read-only file system (os error 30)", Retry::Elsewhere),
+            (at(28), "choose another place: No space left on device (os error 28)", Retry::Later(None)),
+            (index(redb::Error::Io(refusal(28))), "No space left on device (os error 28)", Retry::Later(None)),
+            (
+                index(redb::Error::Corrupted("x".into())),
+                "delete the file, it is rebuilt: DB corrupted: x",
+                Retry::Elsewhere,
+            ),
+        ];
+        for (error, ends, retry) in cases {
+            let told = in_full(&error).to_string();
+            assert!(told.contains("/d/") && told.ends_with(ends), "{told}");
+            assert_eq!(error.blame(), Blame::new(Fault::Disk, retry), "{told}");
+        }
     }
 }

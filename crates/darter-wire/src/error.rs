@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use darter_core::NodeId;
+use darter_core::{Blame, Blamed, Fault, NodeId, Retry};
 use darter_protocol::ProtocolError;
 use darter_protocol::error::EncodingError;
 
@@ -134,34 +134,28 @@ pub enum WireError {
     },
 }
 
+impl Blamed for WireError {
+    fn blame(&self) -> Blame {
+        use Fault::{Network, Ourselves, Peer, User};
+        let (fault, retry) = match self {
+            Self::Listen { .. } | Self::NotDarter { .. } | Self::Oneself { .. } => (User, Retry::Never),
+            Self::Connect { .. } | Self::Closed | Self::Silent { .. } | Self::Io { .. } => {
+                (Network, Retry::Later(None))
+            }
+            // Time or a restart over there can heal it: another release, another id, less to do.
+            Self::Version { .. } | Self::SameId { .. } | Self::NoAnswer { .. } | Self::HungUp { .. } => {
+                (Peer, Retry::Later(None))
+            }
+            // It broke the protocol: a reason to shun it, where all else is bad luck.
+            Self::Malformed { .. } | Self::Violation { .. } | Self::TooLong { .. } => (Peer, Retry::Elsewhere),
+            Self::Full => (Ourselves, Retry::Later(None)),
+            Self::InUse { .. } => (Ourselves, Retry::Never),
+        };
+        Blame::new(fault, retry)
+    }
+}
+
 impl WireError {
-    /// Whether the same thing may work later: true for anything that time or a restart over there can heal.
-    pub const fn retryable(&self) -> bool {
-        match self {
-            Self::Connect { .. }
-            | Self::NoAnswer { .. }
-            | Self::HungUp { .. }
-            | Self::Closed
-            | Self::Silent { .. }
-            | Self::Full
-            | Self::Io { .. } => true,
-            Self::Listen { .. }
-            | Self::NotDarter { .. }
-            | Self::Version { .. }
-            | Self::Oneself { .. }
-            | Self::SameId { .. }
-            | Self::InUse { .. }
-            | Self::TooLong { .. }
-            | Self::Malformed { .. }
-            | Self::Violation { .. } => false,
-        }
-    }
-
-    /// Whether the other side broke the protocol: a reason to shun it, where the other errors are only bad luck.
-    pub const fn is_their_fault(&self) -> bool {
-        matches!(self, Self::Malformed { .. } | Self::Violation { .. } | Self::TooLong { .. })
-    }
-
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::UnexpectedEof

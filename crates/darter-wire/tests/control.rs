@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use darter_core::{BlobId, PieceIndex};
+use darter_core::{Blame, Blamed, BlobId, Fault, PieceIndex, Retry};
 use darter_wire::{
     ControlConfig, ControlReceiver, ControlSender, Frame, MAX_MESSAGE, MemNetwork, Message, PeerStream, TcpTransport,
     Transport, WireError, control,
@@ -208,6 +208,6 @@ async fn garbage_and_lengths_over_the_limit_are_their_fault() {
         let (_keep, mut receiver) = start(here);
         there.writer.write_all(&said).await.unwrap();
         let error = receiver.recv().await.unwrap_err();
-        assert!(error.is_their_fault(), "{error}");
+        assert!(error.blame() == Blame::new(Fault::Peer, Retry::Elsewhere), "{error}");
     }
 }

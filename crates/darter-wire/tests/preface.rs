@@ -1,6 +1,6 @@
 //! Who is there: right introductions, and everything that is not one.
 
-use darter_core::{NodeId, Place};
+use darter_core::{Blamed, NodeId, Place, Retry};
 use darter_wire::preface::{greet, open};
 use darter_wire::{Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, WireError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -83,7 +83,7 @@ async fn a_web_server_is_not_darter() {
     });
     let error = open(&TcpTransport::default(), &addr, Kind::Control, &hello(1, "")).await.unwrap_err();
     assert!(matches!(&error, WireError::NotDarter { addr: named } if *named == addr), "{error}");
-    assert!(!error.retryable());
+    assert!(error.blame().retry == Retry::Never);
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,7 +91,7 @@ async fn silence_and_hanging_up_may_be_a_darter_in_trouble() {
     let too_little = preface(3, 1, 0, &[])[..3].to_vec();
     for said in [vec![], too_little] {
         let error = answered_with(said.clone()).await;
-        assert!(matches!(error, WireError::NoAnswer { .. }) && error.retryable(), "{error}");
+        assert!(matches!(error, WireError::NoAnswer { .. }) && error.blame().retry.is_later(), "{error}");
         assert!(matches!(approached_with(&said, false).await, WireError::NoAnswer { .. }));
         assert!(matches!(approached_with(&said, true).await, WireError::HungUp { .. }));
     }
@@ -107,7 +107,7 @@ async fn what_hangs_up_without_a_word_is_tried_again_later() {
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     let error = open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap_err();
-    assert!(matches!(error, WireError::HungUp { .. }) && error.retryable(), "{error}");
+    assert!(matches!(error, WireError::HungUp { .. }) && error.blame().retry.is_later(), "{error}");
 }
 
 /// An agent that speaks only version 2. With `loses_its_answer`, the answer to a version that it does not speak gets

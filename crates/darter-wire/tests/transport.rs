@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::Blamed;
 use darter_wire::{MemNetwork, PeerStream, TcpTransport, Transport, WireError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -114,7 +115,7 @@ async fn a_taken_address_and_a_silent_one_are_typed_errors(transport: impl Trans
     drop(listener);
     let refused = transport.connect(&target).await.unwrap_err();
     assert!(matches!(&refused, WireError::Connect { addr, .. } if *addr == target), "{refused}");
-    assert!(refused.retryable() && !taken.retryable());
+    assert!(refused.blame().may_pass() && !taken.blame().may_pass());
     let nonsense = transport.connect("no address").await.unwrap_err();
     assert!(matches!(nonsense, WireError::Connect { .. }), "{nonsense}");
     transport.listen(&target).await.unwrap();

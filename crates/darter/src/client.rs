@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use darter_core::BlobId;
+use darter_core::{Blame, Blamed, BlobId, Fault, Retry};
 use darter_node::handover::{ORDER_HEADER, PROTOCOL, Receiver};
 use darter_node::{Order, api};
 use http::{Method, Request, Response, StatusCode};
@@ -38,8 +38,20 @@ pub(crate) enum ClientError {
     #[error("the daemon at {} gave an answer that this version of darter does not understand", .0.display())]
     Answer(PathBuf, #[source] serde_json::Error),
     /// The daemon said no, and why.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{}", .0.error)]
+    Refused(api::Problem),
+}
+
+impl Blamed for ClientError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::NoDaemon(_) | Self::Forbidden(_) => Blame::new(Fault::User, Retry::Never),
+            Self::Connect(_, error) => error.blame(),
+            Self::Broken(..) => Blame::new(Fault::Ourselves, Retry::Later(None)),
+            Self::Answer(..) => Blame::new(Fault::Ourselves, Retry::Never),
+            Self::Refused(problem) => problem.blame(),
+        }
+    }
 }
 
 impl ClientError {
@@ -50,7 +62,7 @@ impl ClientError {
             Self::Forbidden(_) | Self::Connect(..) => "the daemon can't be reached".to_owned(),
             Self::Broken(..) => "the daemon stopped answering".to_owned(),
             Self::Answer(..) => "the daemon is of another version".to_owned(),
-            Self::Refused(why) => why.clone(),
+            Self::Refused(problem) => problem.error.clone(),
         }
     }
 }
@@ -252,9 +264,9 @@ fn encoded(text: &str) -> String {
     byte_serialize(text.as_bytes()).collect()
 }
 
-fn problem(status: StatusCode, body: &[u8]) -> String {
-    match serde_json::from_slice::<api::Problem>(body) {
-        Ok(problem) => problem.error,
-        Err(_) => format!("the daemon answered {status}"),
-    }
+fn problem(status: StatusCode, body: &[u8]) -> api::Problem {
+    serde_json::from_slice(body).unwrap_or_else(|_| {
+        let blame = Blame::new(Fault::Ourselves, Retry::Never);
+        api::Problem::new(format!("the daemon answered {status}"), blame)
+    })
 }

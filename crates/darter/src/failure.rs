@@ -1,4 +1,18 @@
-//! How a command fails, as far as the exit code depends on it. Everything else is an [`anyhow::Error`] and exits 1.
+//! How a command fails: the exit code, and whose fault it is. Most failures are an [`anyhow::Error`] around an error that knows its
+//! [`Blame`]: the code says whether the same command may succeed later.
+
+use std::io;
+
+use darter_core::{Blame, Blamed, Fault, Retry, in_full};
+use darter_node::api::Problem;
+use darter_node::{FetchError, StartError};
+use darter_store::StoreError;
+
+use crate::cli::hidden::without_logins;
+use crate::client::ClientError;
+
+/// The exit code of a command that failed for now, and may succeed when it is run again: `EX_TEMPFAIL` of sysexits.h.
+const FAILED_FOR_NOW: u8 = 75;
 
 /// A failure that decides the exit code.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +38,16 @@ pub(crate) enum Failure {
         all: usize,
         /// Nothing more is to be said: a program has all of it.
         told: bool,
+        /// Whether all that failed may succeed later.
+        may_pass: bool,
+    },
+    /// A failure that is judged where it is met.
+    #[error("{text}")]
+    Judged {
+        /// What is wrong, and what to do.
+        text: String,
+        /// Whose fault it is.
+        blame: Blame,
     },
     /// Told to stop by a signal, of which the process dies: whoever waits for it sees that.
     #[error("interrupted{kept}")]
@@ -41,7 +65,9 @@ impl Failure {
         match error.downcast_ref::<Self>() {
             Some(Self::Usage(_) | Self::Configuration(_)) => 2,
             Some(Self::OutputClosed) => 0,
-            Some(Self::Interrupted | Self::Some { .. } | Self::Signal { .. }) | None => 1,
+            Some(Self::Interrupted | Self::Signal { .. }) => 1,
+            _ if blame(error).may_pass() => FAILED_FOR_NOW,
+            _ => 1,
         }
     }
 
@@ -56,5 +82,80 @@ impl Failure {
             Some(Self::Signal { signal, .. }) => Some(*signal),
             _ => None,
         }
+    }
+}
+
+impl Blamed for Failure {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Usage(_) | Self::Configuration(_) | Self::OutputClosed => Blame::new(Fault::User, Retry::Never),
+            Self::Interrupted | Self::Signal { .. } => Blame::new(Fault::User, Retry::Now),
+            Self::Some { may_pass: true, .. } => Blame::new(Fault::Origin, Retry::Later(None)),
+            Self::Some { may_pass: false, .. } => Blame::new(Fault::Origin, Retry::Never),
+            Self::Judged { blame, .. } => *blame,
+        }
+    }
+}
+
+/// Whose fault an error is, and whether running the command again helps: as the outermost of its causes says that knows. What
+/// nobody judged is for whoever gave the command to mend.
+pub(crate) fn blame(error: &anyhow::Error) -> Blame {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.blame();
+    }
+    let known = error.chain().find_map(|cause| {
+        of::<ClientError>(cause)
+            .or_else(|| of::<FetchError>(cause))
+            .or_else(|| of::<StartError>(cause))
+            .or_else(|| of::<StoreError>(cause))
+            .or_else(|| of::<io::Error>(cause))
+    });
+    known.unwrap_or(Blame::new(Fault::User, Retry::Never))
+}
+
+fn of<E: Blamed + 'static>(cause: &(dyn std::error::Error + 'static)) -> Option<Blame> {
+    cause.downcast_ref::<E>().map(Blamed::blame)
+}
+
+/// An error in one line, down to its last cause, without the logins that addresses may have.
+pub(crate) fn line(error: &anyhow::Error) -> String {
+    without_logins(&in_full(error.as_ref()).to_string())
+}
+
+/// The same for programs.
+pub(crate) fn problem(error: &anyhow::Error) -> Problem {
+    Problem::new(line(error), blame(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    fn code(error: impl Into<anyhow::Error>) -> u8 {
+        Failure::exit_code(&error.into())
+    }
+
+    #[test]
+    fn the_exit_code_says_whether_running_it_again_may_help() {
+        assert_eq!(code(Failure::Usage("no".into())), 2);
+        assert_eq!(code(FetchError::Draining), FAILED_FOR_NOW);
+        assert_eq!(code(FetchError::Range { length: 1 }), 1);
+        let full = || io::Error::from_raw_os_error(28);
+        let written: anyhow::Error = Err::<(), _>(full()).context("can't write FILE").unwrap_err();
+        assert_eq!((code(written), code(io::Error::from_raw_os_error(13))), (FAILED_FOR_NOW, 1));
+        assert_eq!(code(anyhow::anyhow!("the list names no URL")), 1);
+        let some = |may_pass| Failure::Some { failed: 1, all: 2, told: true, may_pass };
+        assert_eq!((code(some(true)), code(some(false))), (FAILED_FOR_NOW, 1));
+    }
+
+    #[test]
+    fn a_program_is_told_the_causes_and_whose_fault_it_is() {
+        let source = io::Error::from_raw_os_error(20);
+        let error = StartError::Store(StoreError::Io { action: "open", path: "/d/blobs".into(), source });
+        let told = problem(&error.into());
+        assert!(told.error.ends_with("Not a directory (os error 20)"), "{told:?}");
+        assert_eq!((told.fault, told.retry.as_deref()), (Some(Fault::Disk), Some("elsewhere")));
     }
 }

@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use darter_core::{BlobId, Digest};
+use darter_core::{Blame, BlobId, Digest, Fault, Retry};
 use darter_node::Order;
 use darter_node::api::Traffic;
 use darter_node::handover::Anew;
@@ -65,7 +65,7 @@ use self::sink::{Placed, Sink, Wishes};
 use self::target::Target;
 use crate::cli::GetArgs;
 use crate::cli::values::HeaderArg;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::signals::Signals;
 use crate::{output, units};
 
@@ -209,7 +209,7 @@ impl Work<'_> {
             match &result {
                 Ok(report) => self.say_done(report),
                 Err(error) if jobs.len() > 1 && !self.args.json => {
-                    let (url, told) = (shown(job), format!("{error:#}"));
+                    let (url, told) = (shown(job), failure::line(error));
                     let told = if told.starts_with(&url) { told } else { format!("{url}: {told}") };
                     self.bar.say(&format!("error: {told}"));
                 }
@@ -508,7 +508,7 @@ async fn write_all(
                     let missing = sink.has_all_of(length).err().map(|bytes| (bytes, length));
                     let wrong = expected.filter(|expected| *expected != length).map(|expected| (length, expected));
                     if let Some((bytes, length)) = missing.or(wrong) {
-                        anyhow::bail!("the content ended after {bytes} of {length} bytes; ask again to get the rest");
+                        return Err(cut_off(&format!("the content ended after {bytes} of {length} bytes")));
                     }
                     let digest = check.conclude(length, &checked, sink.readable())?;
                     return Ok(Written { placed: sink.commit()?, blob, bytes: length, digest });
@@ -517,7 +517,7 @@ async fn write_all(
             }
         }
         // Whoever sent knows why.
-        anyhow::bail!("the content ended before its end; ask again to get the rest")
+        Err(cut_off("the content ended before its end"))
     });
     let mut failed = None;
     while let Some(given) = content.next().await {
@@ -543,6 +543,12 @@ async fn write_all(
     }
 }
 
+/// Content that ended too early; what came of it is kept.
+fn cut_off(text: &str) -> anyhow::Error {
+    let blame = Blame::new(Fault::Network, Retry::Later(None));
+    Failure::Judged { text: format!("{text}; ask again to get the rest"), blame }.into()
+}
+
 /// What the writing thread gets.
 enum Next {
     Given(Given),
@@ -563,7 +569,11 @@ fn tell(args: &GetArgs, jobs: &[Job], mut results: Vec<anyhow::Result<Report>>) 
             .zip(jobs)
             .map(|(result, job)| match result {
                 Ok(report) => serde_json::json!(report),
-                Err(error) => serde_json::json!({ "url": shown(job), "error": format!("{error:#}") }),
+                Err(error) => {
+                    let mut told = serde_json::json!(failure::problem(error));
+                    told["url"] = shown(job).into();
+                    told
+                }
             })
             .collect();
         output::json(&rows)?;
@@ -571,5 +581,7 @@ fn tell(args: &GetArgs, jobs: &[Job], mut results: Vec<anyhow::Result<Report>>) 
     if failed == 0 {
         return Ok(());
     }
-    Err(Failure::Some { failed, all: results.len(), told: args.json }.into())
+    let may_pass =
+        results.iter().filter_map(|result| result.as_ref().err()).all(|error| failure::blame(error).may_pass());
+    Err(Failure::Some { failed, all: results.len(), told: args.json, may_pass }.into())
 }

@@ -135,10 +135,9 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
 fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = Failure::exit_code(error);
     if code != 0 && !Failure::is_told(error) {
-        let line = cli::hidden::without_logins(&format!("{error:#}"));
-        let told = json && output::json(&serde_json::json!({ "error": line })).is_ok();
+        let told = json && output::json(&failure::problem(error)).is_ok();
         if !told {
-            output::complain(&format!("{STRONG}error:{STRONG:#} {line}"));
+            output::complain(&format!("{STRONG}error:{STRONG:#} {}", failure::line(error)));
         }
     }
     if let Some(signal) = Failure::signal(error) {

@@ -4,6 +4,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use darter_core::in_full;
 use darter_node::options::Role;
 use darter_node::{Agent, Options, StartError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +33,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     };
     let agent = started.map_err(|error| match error {
         StartError::Options(text) => anyhow::Error::from(Failure::Usage(text)),
+        StartError::Origins(error) => Failure::Usage(in_full(&error).to_string()).into(),
         other => other.into(),
     })?;
     if std::io::stderr().is_terminal() {
@@ -90,16 +92,16 @@ async fn reload(configured: &Configured, agent: &Agent) {
             return tracing::error!(reason = text.trim(), "the configuration is wrong and was not taken");
         }
         Err(NotConfigured::File(error)) => {
-            return tracing::error!(reason = %error, "the configuration is wrong and was not taken");
+            return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken");
         }
     };
     let options = match options_of(&fresh.cli.command) {
         Ok(options) => options,
-        Err(error) => return tracing::error!(reason = %error, "the configuration is wrong and was not taken"),
+        Err(error) => return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken"),
     };
     let mut reloaded = match agent.reload(options).await {
         Ok(reloaded) => reloaded,
-        Err(error) => return tracing::error!(reason = %error, "the configuration is wrong and was not taken"),
+        Err(error) => return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken"),
     };
     if logging::reload(&fresh.cli.command) {
         reloaded.taken.push("log");

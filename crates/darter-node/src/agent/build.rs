@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use darter_core::{NodeId, Place, SystemClock};
+use darter_core::fault::advice;
+use darter_core::{NodeId, Place, SystemClock, in_full};
 use darter_origin::{
-    FileOrigin, HttpClient, HttpConfig, Login, OriginError, OriginFailure, Origins, RegistryClient, RegistryConfig,
-    RetryPolicy, ServerConfig, Upstreams,
+    FileOrigin, HttpClient, HttpConfig, Login, Origins, RegistryClient, RegistryConfig, RetryPolicy, ServerConfig,
+    Upstreams,
 };
 use darter_store::{DiskStore, Store, StoreConfig};
 use darter_wire::{
@@ -224,7 +225,7 @@ async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, No
         let kept = store.list().into_iter().map(|row| row.id).collect();
         let archive = Archive::open(&data_dir)?;
         if let Err(error) = archive.keep_only(&kept) {
-            tracing::warn!(%error, "old explanations could not be tidied up");
+            tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up");
         }
         Ok::<_, StartError>((Arc::new(store) as Arc<dyn Store>, archive, me))
     });
@@ -260,39 +261,34 @@ fn serve_local(
 }
 
 fn file_error(path: String) -> impl FnOnce(io::Error) -> StartError {
-    move |error| StartError::File { path, reason: error.to_string() }
+    move |error| StartError::File { path, reason: advice(&error).to_owned(), source: Some(error) }
 }
 
 async fn bind_local(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|error| listen_error(addr, flag, &error))
+    TcpListener::bind(addr).await.map_err(|error| listen_error(addr, flag, error))
 }
 
 fn cannot_listen(addr: SocketAddr, error: WireError) -> StartError {
     match error {
-        WireError::Listen { source, .. } => listen_error(addr, "--listen", &source),
-        other => StartError::Listen {
-            addr: addr.to_string(),
-            flag: "--listen",
-            reason: other.to_string(),
-            advice: "try another address".to_owned(),
-        },
+        WireError::Listen { source, .. } => listen_error(addr, "--listen", source),
+        other => listen_error(addr, "--listen", io::Error::other(other)),
     }
 }
 
-fn listen_error(addr: SocketAddr, flag: &'static str, error: &io::Error) -> StartError {
-    let (reason, advice) = match error.kind() {
+fn listen_error(addr: SocketAddr, flag: &'static str, source: io::Error) -> StartError {
+    let advice = match source.kind() {
         io::ErrorKind::AddrInUse => {
-            ("the port is taken".to_owned(), format!("stop what uses it (`ss -ltnp` shows it), or give {flag} another"))
+            format!("the port is taken; stop what uses it (`ss -ltnp` shows it), or give {flag} another")
         }
         io::ErrorKind::PermissionDenied => {
-            ("not permitted".to_owned(), format!("ports below 1024 are for root; give {flag} a higher one"))
+            format!("not permitted; ports below 1024 are for root; give {flag} a higher one")
         }
         io::ErrorKind::AddrNotAvailable => {
-            ("no such address on this host".to_owned(), format!("give {flag} one that `ip addr` shows, or 0.0.0.0"))
+            format!("no such address on this host; give {flag} one that `ip addr` shows, or 0.0.0.0")
         }
-        _ => (error.to_string(), format!("give {flag} another address")),
+        _ => format!("give {flag} another address"),
     };
-    StartError::Listen { addr: addr.to_string(), flag, reason, advice }
+    StartError::Listen { addr: addr.to_string(), flag, advice, source }
 }
 
 fn place_of(options: &Options) -> Place {
@@ -396,10 +392,7 @@ pub(super) fn http_config(options: &Options) -> Result<HttpConfig, StartError> {
 }
 
 fn http_client(options: &Options) -> Result<HttpClient, StartError> {
-    HttpClient::new(&http_config(options)?).map_err(|error| {
-        let failure = OriginFailure::from(&OriginError::new(darter_origin::ErrorKind::Io, error.to_string()));
-        StartError::Options(failure.text)
-    })
+    Ok(HttpClient::new(&http_config(options)?)?)
 }
 
 #[cfg(test)]

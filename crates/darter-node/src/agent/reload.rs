@@ -53,7 +53,7 @@ impl Changeable {
         let mut reloaded = Reloaded { restart: needs_restart(&old, &fresh), ..Reloaded::default() };
         // What belongs to a restart stays as it is here, too: servers are told apart by upstreams.
         let http = Options { upstreams: old.upstreams.clone(), origin_timeout: old.origin_timeout, ..fresh.clone() };
-        self.http.reload(&build::http_config(&http)?).map_err(|error| StartError::Options(error.to_string()))?;
+        self.http.reload(&build::http_config(&http)?)?;
         reloaded.taken.extend(["origin-ca", "login", "password-file", "docker-config"]);
         self.registry.reload_logins(&build::registry_config(&fresh));
         for (name, budget, rate) in [

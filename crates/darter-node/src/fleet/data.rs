@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use darter_core::{BlobId, Moment, NodeId};
+use darter_core::{BlobId, Moment, NodeId, in_full};
 use darter_swarm::{RequestId, Standing, Tuning};
 use darter_wire::preface;
 use darter_wire::{Answer, Answers, DataClient, Kind, MAX_UNANSWERED, Request, Wanted};
@@ -298,7 +298,7 @@ impl Fleet {
             Ok(other) => {
                 tracing::debug!(peer = %holder.short(), found = %other.hello.node.short(), "another agent answers there");
             }
-            Err(error) => tracing::debug!(peer = %holder.short(), %error, "no data connection"),
+            Err(error) => tracing::debug!(peer = %holder.short(), error = %in_full(&error), "no data connection"),
         }
         let before = std::mem::replace(&mut *link.link.lock(), Link::Closed);
         let open = std::mem::take(&mut *link.open.lock());
@@ -323,7 +323,7 @@ impl Fleet {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(peer = %holder.hello.node.short(), %error, "a data connection failed");
+                    self.failed(holder.hello.node, &error);
                     return;
                 }
             };

@@ -20,7 +20,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, Place, rendezvous};
+use darter_core::{Moment, NodeId, Place, in_full, rendezvous};
 use darter_store::Dir;
 use darter_store::dir::Access;
 use darter_wire::PeerInfo;
@@ -216,7 +216,7 @@ pub(super) fn load(known: &Mutex<Known>, data_dir: &Path) {
         Ok(())
     });
     if let Err(error) = loaded {
-        tracing::warn!(%error, "the list of known nodes can't be used");
+        tracing::warn!(error = %in_full(&error), "the list of known nodes can't be used");
     }
 }
 
@@ -238,7 +238,7 @@ pub(super) fn save(known: &Mutex<Known>, data_dir: &Path) {
     let written = Dir::open(data_dir).map_err(io::Error::other);
     let written = written.and_then(|dir| dir.replace(FILE, NEW_FILE, &[&text], false));
     if let Err(error) = written {
-        tracing::warn!(%error, "the list of known nodes can't be written");
+        tracing::warn!(error = %in_full(&error), "the list of known nodes can't be written");
     }
 }
 

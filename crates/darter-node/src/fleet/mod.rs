@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
-use darter_core::{BlobId, NodeId, PieceIndex, Tier};
+use darter_core::{Blame, Blamed as _, BlobId, Fault, NodeId, PieceIndex, Retry, Tier, in_full};
 use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
@@ -44,6 +44,7 @@ use self::twins::Twins;
 use crate::api::Giver;
 use crate::context::{Context, unix_now};
 use crate::descriptors::AcceptFailures;
+use crate::metrics::Failed;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MOST_ACCEPTED: usize = 16_384;
@@ -259,7 +260,7 @@ impl Fleet {
                     fleet.known.lock().forget(info.node);
                 }
                 Err(error) => {
-                    tracing::debug!(peer = %info.addr, %error, "could not meet a node");
+                    tracing::debug!(peer = %info.addr, error = %in_full(&error), "could not meet a node");
                     fleet.known.lock().failed(info.node, fleet.context.now(), unix_now());
                 }
             }
@@ -301,7 +302,7 @@ impl Fleet {
                 let said = nodes.iter().filter(|node| self.pass_on(**node, frame.clone())).count();
                 self.context.metrics.hashes_sent.inc_by(said as u64 * hashes_in(message));
             }
-            Err(error) => tracing::error!(%error, "a message is too long to be said"),
+            Err(error) => tracing::error!(error = %in_full(&error), "a message is too long to be said"),
         }
     }
 
@@ -314,7 +315,7 @@ impl Fleet {
         };
         self.context.metrics.control_messages.inc();
         let Err(error) = sender.try_send_frame(frame) else { return true };
-        tracing::warn!(peer = %node.short(), %error, "disconnecting a peer");
+        tracing::warn!(peer = %node.short(), error = %in_full(&error), "disconnecting a peer");
         let controls = self.state.lock().peers.get(&node).map(|peer| peer.controls.clone()).unwrap_or_default();
         for (connection, _) in controls {
             self.drop_connection(node, connection);
@@ -421,7 +422,7 @@ impl Fleet {
                 };
                 self.serving.fetch_sub(1, Ordering::Relaxed);
                 if let Err(error) = served {
-                    tracing::debug!(peer = %node.short(), %error, "a data connection ended");
+                    self.failed(node, &error);
                 }
             }
         }
@@ -475,12 +476,25 @@ impl Fleet {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(peer = %node.short(), %error, "a control connection failed");
+                    self.failed(node, &error);
                     break;
                 }
             }
         }
         self.drop_connection(node, connection);
+    }
+
+    /// A connection with a peer failed. A peer that broke the protocol is not asked what it knows for a while, as one that could not
+    /// be reached.
+    fn failed(&self, node: NodeId, error: &WireError) {
+        let Blame { fault, retry } = error.blame();
+        self.context.metrics.failed(Failed::Peer, fault);
+        if fault == Fault::Peer && retry == Retry::Elsewhere {
+            tracing::warn!(peer = %node.short(), error = %in_full(error), "a peer broke the protocol; hanging up");
+            self.known.lock().failed(node, self.context.now(), unix_now());
+        } else {
+            tracing::debug!(peer = %node.short(), error = %in_full(error), "a connection failed");
+        }
     }
 
     /// Answers what is about the fleet itself; everything else is about swarms.

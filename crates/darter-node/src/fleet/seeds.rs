@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId};
+use darter_core::{Blame, Blamed as _, Fault, Moment, NodeId, Retry, in_full};
 use darter_wire::WireError;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -295,11 +295,12 @@ impl State {
 
 impl Attempt {
     fn of(error: &WireError) -> Self {
-        match error {
-            WireError::Oneself { .. } => Self::Oneself,
-            WireError::NotDarter { .. } => Self::Mistake(error.to_string()),
-            WireError::Connect { addr, source } => Self::Trouble(format!("cannot connect to {addr}: {source}")),
-            _ => Self::Trouble(error.to_string()),
+        let told = in_full(error).to_string();
+        match (error, error.blame()) {
+            (WireError::Oneself { .. }, _) => Self::Oneself,
+            (WireError::Connect { addr, source }, _) => Self::Trouble(format!("cannot connect to {addr}: {source}")),
+            (_, Blame { fault: Fault::User, retry: Retry::Never }) => Self::Mistake(told),
+            _ => Self::Trouble(told),
         }
     }
 }

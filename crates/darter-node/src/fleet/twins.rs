@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use darter_core::NodeId;
+use darter_core::{NodeId, in_full};
 use darter_wire::control::{self, ControlConfig};
 use darter_wire::{Greeted, Hello, Message, WireError};
 
@@ -120,9 +120,9 @@ impl Fleet {
             _ => "",
         };
         if !host.is_empty() && Twins::is_new(&mut self.twins.lock().other_versions, host.to_owned()) {
-            tracing::warn!(%error, "an agent of another release can't connect");
+            tracing::warn!(error = %in_full(error), "an agent of another release can't connect");
         } else {
-            tracing::debug!(%error, "turned a connection away");
+            tracing::debug!(error = %in_full(error), "turned a connection away");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 
-use darter_core::Digest;
+use darter_core::{Blamed, Digest};
 use darter_store::PieceFile;
 use futures_util::stream;
 use tokio::io::AsyncReadExt as _;
@@ -112,7 +112,8 @@ async fn another_file_comes_with_its_descriptor_once_what_came_is_void() {
 #[tokio::test]
 async fn bytes_without_a_file_and_a_failure_half_way() {
     let all = handed(vec![bytes(5, b"abc"), Err(FetchError::Draining)], true).await;
-    let [Handed::Bytes(5, bytes), Handed::Failed(reason)] = all.as_slice() else { panic!("{all:?}") };
+    let [Handed::Bytes(5, bytes), Handed::Failed(problem)] = all.as_slice() else { panic!("{all:?}") };
     assert_eq!(&bytes[..], b"abc");
-    assert_eq!(*reason, FetchError::Draining.to_string());
+    assert_eq!(problem.error, FetchError::Draining.to_string());
+    assert_eq!(problem.blame(), FetchError::Draining.blame(), "whose fault it is comes along");
 }

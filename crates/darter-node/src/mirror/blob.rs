@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Digest, Source};
+use darter_core::{Blamed as _, ByteRange, Digest, Source, in_full};
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::error::FetchError;
 use crate::local::{self, Body};
-use crate::metrics::{AccessCheck, Fallback};
+use crate::metrics::{AccessCheck, Failed, Fallback};
 use crate::mirror::ahead::Stretch;
 use crate::mirror::compared;
 use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
@@ -291,7 +291,7 @@ impl Mirror {
                     Ok(flow::Opened::Upstream(Slice { body, _permit: None }))
                 }
                 Err(error) => {
-                    tracing::info!(%digest, %error, "the upstream does not give a range that lies ahead; waiting for it");
+                    tracing::info!(%digest, error = %in_full(&error), "the upstream does not give a range that lies ahead; waiting for it");
                     Ok(flow::Opened::Before)
                 }
             }
@@ -322,18 +322,20 @@ impl Mirror {
         let digest = wanted.digest;
         let error = error.unwrap_or(FetchError::Silent);
         match &error {
-            FetchError::Origin(failure) if matches!(failure.kind, ErrorKind::RateLimited { .. }) => {
+            // Whoever asked too often would ask once more.
+            FetchError::Origin(failure) if failure.blame().is_final() && failure.blame().may_pass() => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }
             FetchError::WrongDigest { .. } => {
                 wanted.wrong.note(&ask.scope, digest);
-                return Err(Problem::bad_upstream(Code::DigestInvalid, error.to_string()));
+                return Err(Problem::bad_upstream(Code::DigestInvalid, in_full(&error).to_string()));
             }
             FetchError::Range { length } => return Err(unsatisfiable(*length)),
             _ => {}
         }
-        tracing::warn!(upstream = ask.upstream.name(), %digest, %error, "the agent failed a blob; reading the upstream");
+        tracing::warn!(upstream = ask.upstream.name(), %digest, error = %in_full(&error), "the agent failed a blob; reading the upstream");
         self.metrics.mirror_fallback(Fallback::Start);
+        self.metrics.failed(Failed::Mirror, error.blame().fault);
         let answer = self.read_upstream(ask, &wanted, &mut response).await?;
         *response.body_mut() = match sent_range(&answer) {
             Some(sent) => {

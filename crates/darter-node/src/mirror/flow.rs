@@ -26,8 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, DigestHasher, Source};
-use darter_origin::ErrorKind;
+use darter_core::{Blamed as _, ByteRange, DigestHasher, Fault, Source, in_full};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -37,7 +36,7 @@ use tokio::time::Instant;
 use crate::error::FetchError;
 use crate::local::Body;
 use crate::local::outlet::Outlet;
-use crate::metrics::Fallback;
+use crate::metrics::{Failed, Fallback};
 use crate::mirror::rescue::{Rescue, count, to_body};
 use crate::mirror::{Blob, Blobs, Nearness, Part};
 
@@ -296,7 +295,8 @@ impl Flow {
     fn stalled(&mut self, who: &str) -> io::Error {
         let what = format!("{who} to give {} from byte {} on", self.rescue.digest, self.at);
         let error = FetchError::Stalled { waited: self.moved.elapsed(), what };
-        tracing::warn!(path = self.rescue.path, %error, "a blob stands still; breaking off");
+        self.rescue.metrics.failed(Failed::Mirror, error.blame().fault);
+        tracing::warn!(path = self.rescue.path, error = %in_full(&error), "a blob stands still; breaking off");
         self.cut(io::Error::other(error))
     }
 
@@ -343,7 +343,7 @@ impl Flow {
                 self.giver = Giver::Upstream(Slice { body, _permit: permit });
             }
             Err(error) => {
-                tracing::info!(path, %error, "a blob stands still at the upstream, too");
+                tracing::info!(path, error = %in_full(&error), "a blob stands still at the upstream, too");
                 self.in_vain = Some(now);
             }
         }
@@ -380,16 +380,20 @@ impl Flow {
     /// Goes on after whoever gave failed (`None`: ended short).
     async fn go_on(&mut self, error: Option<FetchError>) -> io::Result<()> {
         let at = self.at;
+        let fault = error.as_ref().map_or(Fault::Ourselves, |error| error.blame().fault);
+        self.rescue.metrics.failed(Failed::Mirror, fault);
         match &error {
             Some(error @ (FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. })) => {
-                tracing::warn!(path = self.rescue.path, at, %error, "the agent took a blob back; breaking off");
+                tracing::warn!(path = self.rescue.path, at, error = %in_full(error), "the agent took a blob back; breaking off");
                 if matches!(error, FetchError::WrongDigest { .. }) {
                     self.rescue.wrong.note(&self.rescue.scope, self.rescue.digest);
                     self.read_by_another();
                 }
                 return Err(self.cut(io::Error::other(error.clone())));
             }
-            Some(error) => tracing::warn!(path = self.rescue.path, at, %error, "a blob failed half-way; going on"),
+            Some(error) => {
+                tracing::warn!(path = self.rescue.path, at, error = %in_full(error), "a blob failed half-way; going on");
+            }
             None => tracing::warn!(path = self.rescue.path, at, "a blob ended short; going on"),
         }
         let asked = self.in_vain.is_some_and(|asked| asked >= self.moved);
@@ -397,7 +401,8 @@ impl Flow {
             let error = error.unwrap_or(FetchError::Silent);
             return Err(self.cut(io::Error::other(error)));
         }
-        let limited = matches!(&error, Some(FetchError::Origin(failure)) if matches!(failure.kind, ErrorKind::RateLimited { .. }));
+        // Whoever asked too often would ask once more.
+        let limited = error.as_ref().is_some_and(|error| error.is_final() && error.blame().may_pass());
         loop {
             let refused = if limited {
                 io::Error::other("the upstream limits requests")

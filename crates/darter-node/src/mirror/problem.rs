@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure};
+use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, status_text};
 use futures_util::StreamExt;
 use http::header::{
     ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -15,6 +15,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
+use crate::error;
 use crate::local::{self, Body};
 use crate::mirror::told;
 use crate::registries::REFUSAL_BODY_TIMEOUT;
@@ -100,10 +101,7 @@ impl Problem {
 
     /// Why an origin gave no bytes, as an agent tells it. `unknown` is the code of a 404.
     pub(crate) fn of_failure(failure: &OriginFailure, unknown: Code) -> Self {
-        let status = match &failure.kind {
-            ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            kind => passed_on(kind.status().and_then(|status| StatusCode::from_u16(status).ok())),
-        };
+        let status = error::passed_on(failure);
         let mut problem = Self::new(status, code_of(status, unknown), &failure.text);
         match &failure.kind {
             ErrorKind::Unauthorized { challenge } => {
@@ -111,10 +109,10 @@ impl Problem {
                     problem.headers.push((WWW_AUTHENTICATE, value));
                 }
             }
-            ErrorKind::RateLimited { retry_after: Some(wait) } => {
-                problem.headers.push((RETRY_AFTER, wait.as_secs().max(1).into()));
+            _ => {
+                let wait = failure.blame().retry.after();
+                problem.headers.extend(wait.map(|wait| (RETRY_AFTER, wait.as_secs().max(1).into())));
             }
-            _ => {}
         }
         problem
     }
@@ -134,12 +132,12 @@ impl Problem {
     }
 
     fn of_parts(answered: StatusCode, headers: &HeaderMap, body: Bytes, upstream: &str, unknown: Code) -> Self {
-        let status = passed_on(Some(answered));
+        let status = passed_on(answered);
         let is_encoded = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
         let own_words = if is_encoded { None } else { own_words(&body) };
         let text = match &own_words {
-            Some(words) => format!("{upstream} answered {answered}: {words}"),
-            None => format!("{upstream} answered {answered}"),
+            Some(words) => format!("{upstream} answered {}: {words}", status_text(answered)),
+            None => format!("{upstream} answered {}", status_text(answered)),
         };
         let mut problem = Self::new(status, code_of(status, unknown), text);
         for name in [WWW_AUTHENTICATE, RETRY_AFTER, CONTENT_RANGE] {
@@ -226,10 +224,12 @@ impl Code {
 }
 
 /// What the caller did wrong stays the caller's; everything else is a bad gateway, a proxy of ours that wants a login too.
-fn passed_on(status: Option<StatusCode>) -> StatusCode {
-    let callers =
-        |status: &StatusCode| status.is_client_error() && *status != StatusCode::PROXY_AUTHENTICATION_REQUIRED;
-    status.filter(callers).unwrap_or(StatusCode::BAD_GATEWAY)
+fn passed_on(status: StatusCode) -> StatusCode {
+    match status {
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => StatusCode::BAD_GATEWAY,
+        status if status.is_client_error() => status,
+        _ => StatusCode::BAD_GATEWAY,
+    }
 }
 
 fn code_of(status: StatusCode, unknown: Code) -> Code {
@@ -300,6 +300,22 @@ mod tests {
         assert_eq!(told, "Gateway Timeout (a??X: y?)", "nothing gets out of the line");
         assert!(line(StatusCode::BAD_GATEWAY, &"long ".repeat(1000)).unwrap().len() < 300);
         assert_eq!(line(StatusCode::NOT_FOUND, "no such tag"), None, "the registry's own status is passed on as it is");
+    }
+
+    #[test]
+    fn a_failures_status_says_whose_fault_it_is_and_the_time_to_come_back_goes_along() {
+        let told = |kind, retry_after| {
+            let failure = OriginFailure { retry_after, ..OriginFailure::new(kind, "why") };
+            let response = Problem::of_failure(&failure, Code::BlobUnknown).into_response(true);
+            let wait = response.headers().get(RETRY_AFTER).map(|wait| wait.to_str().unwrap().to_owned());
+            (response.status().as_u16(), wait)
+        };
+        let wait = Some(Duration::from_secs(17));
+        assert_eq!(told(ErrorKind::Status(503), wait), (502, Some("17".into())));
+        assert_eq!(told(ErrorKind::Status(451), None), (451, None));
+        assert_eq!(told(ErrorKind::Status(407), None), (502, None), "a proxy of ours is not the caller's affair");
+        assert_eq!(told(ErrorKind::RateLimited { retry_after: wait }, wait), (429, Some("17".into())));
+        assert_eq!(told(ErrorKind::Timeout, None), (504, None));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source};
+use darter_core::{Blamed as _, ByteRange, Source};
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
@@ -76,7 +76,7 @@ impl Sampled {
         match sent {
             Ok(answer) if is_trouble(answer.status) => is_as_long,
             Ok(answer) => begins_with(answer, blob.length(), &known).await,
-            Err(error) if error.retryable() || *error.kind() == ErrorKind::OutOfReach => is_as_long,
+            Err(error) if error.blame().retry.is_later() || *error.kind() == ErrorKind::OutOfReach => is_as_long,
             Err(_) => false,
         }
     }

@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn failed(text: &str) -> Outcome {
-        Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text: text.into() })
+        Err(OriginFailure::new(ErrorKind::Timeout, text))
     }
 
     fn asks(way: Way) -> Pilot {

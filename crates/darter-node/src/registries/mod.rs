@@ -349,7 +349,7 @@ impl Registries {
                 if self.options.stale_tags == StaleTags::Never && matches!(question.about().1, About::Tag(_)) =>
             {
                 let text = format!("{} does not answer (--stale-tags never): {}", question.upstream, stale.reason);
-                Err(OriginFailure { kind: ErrorKind::Unreachable, status: None, text })
+                Err(OriginFailure::new(ErrorKind::Unreachable, text))
             }
             _ => Ok(reply),
         }
@@ -526,7 +526,7 @@ impl Registries {
                         "{title} was asked what {upstream} says, and has not answered for {waited:.1} s: check that it is \
                          well, and that the network reaches it"
                     );
-                    return Others::Say(Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text }));
+                    return Others::Say(Err(OriginFailure::new(ErrorKind::Timeout, text)));
                 }
             }
         }
@@ -677,8 +677,7 @@ enum Others {
 }
 
 fn interrupted() -> OriginFailure {
-    let text = "the question to the registry was broken off: ask again".to_owned();
-    OriginFailure { kind: ErrorKind::Unreachable, status: None, text }
+    OriginFailure::new(ErrorKind::Unreachable, "the question to the registry was broken off: ask again")
 }
 
 fn of_blob(digest: Digest, length: Option<u64>, stale: Stale) -> Reply {

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use darter_core::Moment;
-use darter_origin::{ErrorKind, OriginFailure};
+use darter_origin::{ErrorKind, OriginFailure, status_text};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use parking_lot::Mutex;
@@ -56,7 +56,7 @@ impl Trouble {
         if reply.stale.is_some() {
             return None;
         }
-        let reason = format!("HTTP {}", reply.status);
+        let reason = format!("HTTP {}", status_text(reply.status));
         let wait = reply.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let retry_after = wait.map(Duration::from_secs);
         match reply.status {
@@ -72,7 +72,7 @@ impl Trouble {
             ErrorKind::RateLimited { retry_after } => Self::Limited { reason, retry_after: *retry_after },
             ErrorKind::Timeout => Self::Silent(reason),
             ErrorKind::Unreachable | ErrorKind::Truncated => Self::Away(reason),
-            ErrorKind::Status(500..) => Self::Failing { reason, retry_after: None },
+            ErrorKind::Status(500..) => Self::Failing { reason, retry_after: failure.retry_after },
             _ => Self::Broken(reason),
         }
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn failed(kind: ErrorKind) -> Trouble {
-        Trouble::of(&Err(OriginFailure { kind, status: None, text: "why".into() })).unwrap()
+        Trouble::of(&Err(OriginFailure::new(kind, "why"))).unwrap()
     }
 
     #[test]

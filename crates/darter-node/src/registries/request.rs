@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use darter_core::{Clock, Moment};
-use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, RegistryClient};
+use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, RegistryClient, status_text};
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
@@ -73,7 +73,7 @@ impl Requests {
     }
 
     async fn ask_with(&self, client: &RegistryClient, question: &Question, until: Instant) -> Outcome {
-        let late = |text| Err(OriginFailure { kind: ErrorKind::Timeout, status: None, text });
+        let late = |text: String| Err(OriginFailure::new(ErrorKind::Timeout, text));
         let Ok(room) = tokio::time::timeout_at(until, self.room.acquire()).await else {
             let upstream = &question.upstream;
             return late(format!(
@@ -160,11 +160,12 @@ async fn read(question: &Question, answer: Answer, until: Instant) -> Result<Rep
             Ok(Some(Err(error))) => return Err(error),
             Err(_) => {
                 let text = format!(
-                    "{} began to answer {} {} (HTTP {status}), and the rest did not come in time: {} bytes did; check that it \
+                    "{} began to answer {} {} (HTTP {}), and the rest did not come in time: {} bytes did; check that it \
                      is well, and the network",
                     question.upstream,
                     question.method,
                     question.path,
+                    status_text(status),
                     bytes.len()
                 );
                 return Err(OriginError::new(ErrorKind::Timeout, text));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use darter_core::sharing::{self, Reach, may_share};
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Fetched, Shown, Source, Version};
+use darter_core::{BlobId, Fetched, Shown, Source, Version, in_full};
 use darter_origin::{Requester, Stat};
 use darter_store::SourceRecord;
 
@@ -115,7 +115,7 @@ impl Swarms {
         match origin.stat(source, credentials, own.map(|record| &record.version)).await {
             Ok(stat) => Some(stat),
             Err(error) => {
-                tracing::debug!(%source, %error, "the origin does not say what it has; reading it");
+                tracing::debug!(%source, error = %in_full(&error), "the origin does not say what it has; reading it");
                 None
             }
         }

@@ -88,7 +88,7 @@ impl Opening<'_> {
     pub(super) fn leave(mut self, found: Result<Arc<Transfer>, FetchError>) -> Result<Arc<Transfer>, FetchError> {
         let is_for_others = match &found {
             Ok(_) => true,
-            Err(FetchError::Origin(failure)) => failure.kind.retryable() && failure.status != Some(429),
+            Err(FetchError::Origin(failure)) => failure.blame().retry.is_later() && !failure.blame().is_final(),
             Err(_) => false,
         };
         *self.last = is_for_others.then(|| Found {

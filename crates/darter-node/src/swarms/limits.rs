@@ -62,7 +62,7 @@ mod tests {
 
     fn limited(retry_after: Option<Duration>) -> FetchError {
         let kind = ErrorKind::RateLimited { retry_after };
-        FetchError::Origin(OriginFailure { kind, status: Some(429), text: "slow down".into() })
+        FetchError::Origin(OriginFailure::new(kind, "slow down"))
     }
 
     #[test]

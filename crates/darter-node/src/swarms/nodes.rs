@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, NodeId, Source, rendezvous};
+use darter_core::{Blamed as _, BlobId, Fault, NodeId, Source, rendezvous};
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
@@ -144,7 +144,7 @@ impl Swarms {
                 Err(refusal(format!("what is configured there does not open it: {error}")))
             }
             // Those who have a part in it already can go on among themselves while the origin is away.
-            Err(error) if !error.is_final() => {
+            Err(error) if !error.is_final() || error.blame().fault == Fault::Origin => {
                 let under_way = held.and_then(|blob| self.get(blob)).filter(|transfer| transfer.source == *source);
                 let open = under_way.filter(|transfer| matches!(transfer.outcome(), Outcome::Open));
                 open.ok_or_else(|| failure_of(&error))

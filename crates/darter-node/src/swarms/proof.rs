@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, Source, Version};
+use darter_core::{BlobId, Source, Version, in_full};
 use darter_origin::Requester;
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
@@ -165,7 +165,9 @@ impl Swarms {
             let compared = swarms.read_and_compare(&source, caller).await;
             match &compared {
                 Ok(()) => swarms.proven(&source),
-                Err(error) => tracing::warn!(%source, %error, "a registry did not deliver what it says it has"),
+                Err(error) => {
+                    tracing::warn!(%source, error = %in_full(error), "a registry did not deliver what it says it has");
+                }
             }
             swarms.comparisons.0.lock().remove(&key);
             tell.send_replace(Some(compared));

@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, ByteRange, Source};
+use darter_core::{BlobId, ByteRange, Source, in_full};
 use darter_origin::{Body, OriginError};
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -54,7 +54,7 @@ impl Swarms {
         let same = match compared {
             Ok(Ok(same)) => same,
             Ok(Err(error)) => {
-                tracing::debug!(%source, %error, "the origin gives this caller no sample");
+                tracing::debug!(%source, error = %in_full(&error), "the origin gives this caller no sample");
                 false
             }
             Err(_) => false,

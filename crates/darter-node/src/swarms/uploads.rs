@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier};
+use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier, in_full};
 use darter_store::{PieceFile, StoredBlob};
 use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
@@ -132,7 +132,7 @@ impl Swarms {
     /// Opens a stored blob for peers to fetch.
     async fn shelve(&self, blob: BlobId) {
         let stored = self.stored(blob).await.unwrap_or_else(|error| {
-            tracing::warn!(blob = %blob.short(), %error, "a blob could not be opened for a peer");
+            tracing::warn!(blob = %blob.short(), error = %in_full(&error), "a blob could not be opened for a peer");
             None
         });
         let state = match stored {

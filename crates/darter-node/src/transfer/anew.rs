@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use darter_core::manifest::hash_piece;
-use darter_core::{PieceIndex, Source};
+use darter_core::{PieceIndex, Source, in_full};
 use darter_origin::{ErrorKind, OriginError, OriginFailure};
 use darter_swarm::OriginRun;
 use darter_wire::{Failure, Message};
@@ -104,14 +104,14 @@ impl Transfer {
         let stored = Arc::clone(&self.stored);
         let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
         if let Err(problem) = discarded.expect("discarding does not panic") {
-            tracing::error!(blob = %self.blob.short(), error = %problem, "a former version could not be removed");
+            tracing::error!(blob = %self.blob.short(), error = %in_full(&problem), "a former version could not be removed");
         }
         self.end_with(error);
     }
 
     /// The lead found that the origin has another version now.
     pub(super) fn superseded(self: &Arc<Self>, failure: Failure) {
-        let failure = OriginFailure { kind: ErrorKind::Changed, status: failure.status, text: failure.text };
+        let failure = OriginFailure::new(ErrorKind::Changed, failure.text);
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move { transfer.supersede(FetchError::Origin(failure)).await });
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use darter_core::{BlobId, Digest, NodeId, Source};
+use darter_core::{BlobId, Digest, NodeId, Source, in_full};
 use darter_wire::Message;
 
 use super::{Lead, Outcome, Transfer};
@@ -33,7 +33,7 @@ impl Transfer {
             return;
         }
         let mut error = error;
-        let mut told = FetchError::Withdrawn { blob, reason: error.to_string() };
+        let mut told = FetchError::Withdrawn { blob, reason: in_full(&error).to_string() };
         if let FetchError::WrongDigest { from, .. } = &mut error {
             let (culprit, is_origin) = self.culprit();
             from.clone_from(&culprit.from);
@@ -42,14 +42,14 @@ impl Transfer {
                 told = error.clone();
             }
         }
-        tracing::warn!(blob = %blob.short(), %error, "dissolving a swarm");
+        tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
         for node in self.member_nodes() {
             refuse(&self.fleet, node, None, blob, &told);
         }
         let stored = Arc::clone(&self.stored);
         let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
         if let Err(problem) = discarded.expect("discarding does not panic") {
-            tracing::error!(blob = %blob.short(), error = %problem, "a dissolved blob could not be removed");
+            tracing::error!(blob = %blob.short(), error = %in_full(&problem), "a dissolved blob could not be removed");
         }
         self.end_with(error);
     }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::Digest;
+use darter_core::{Digest, in_full};
 use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
@@ -53,7 +53,7 @@ impl Transfer {
     /// The whole could not be checked. What was found damaged on the way is fetched, then this comes again; where
     /// nothing is missing, trying again would find the same.
     fn unchecked(self: &Arc<Self>, error: &FetchError) {
-        self.note(format!("checking the whole: {error}"));
+        self.note(format!("checking the whole: {}", in_full(error)));
         self.note_losses();
         // What was missing then may have come by now; the check of the whole is done again in any case.
         let was_missing = matches!(error, FetchError::Store(error)
@@ -138,7 +138,7 @@ impl Transfer {
         let kept =
             tokio::task::spawn_blocking(move || archive.keep(&explanation)).await.expect("writing does not panic");
         if let Err(error) = kept {
-            tracing::warn!(blob = %self.blob.short(), %error, "the explanation could not be written down");
+            tracing::warn!(blob = %self.blob.short(), error = %in_full(&error), "the explanation could not be written down");
         }
         tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::manifest::ManifestError;
-use darter_core::{NodeId, PieceHash, PieceIndex, PieceSet, Proof, Source};
+use darter_core::{Blamed as _, Fault, NodeId, PieceHash, PieceIndex, PieceSet, Proof, Source, in_full};
 use darter_store::{Put, StoreError};
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
@@ -275,17 +275,19 @@ impl Transfer {
         match put.expect("storing a piece does not panic") {
             Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), peer.giver()),
             Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),
-            Err(StoreError::WrongPiece { .. }) => {
-                tracing::warn!(blob = %self.blob.short(), peer = %from.short(), %piece, "a peer sent a wrong piece");
-                self.context.metrics.pieces_corrupt.inc();
-                self.tell(Event::Corrupt { peer: from, request: Some(request), piece });
-            }
-            // Asking for it again would come to the same.
-            Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => self.give_up(&error.into()),
-            Err(error) => {
-                tracing::debug!(blob = %self.blob.short(), %error, "a piece was not stored");
-                self.unanswered(request);
-            }
+            Err(error) => match error.blame().fault {
+                Fault::Peer => {
+                    tracing::warn!(blob = %self.blob.short(), peer = %from.short(), %piece, "a peer sent a wrong piece");
+                    self.context.metrics.pieces_corrupt.inc();
+                    self.tell(Event::Corrupt { peer: from, request: Some(request), piece });
+                }
+                // Asking for it again would come to the same.
+                Fault::Disk => self.give_up(&error.into()),
+                _ => {
+                    tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "a piece was not stored");
+                    self.unanswered(request);
+                }
+            },
         }
     }
 
@@ -314,7 +316,7 @@ impl Transfer {
     fn learn_length(self: &Arc<Self>, from: NodeId, length: u64) {
         match self.stored.set_length(length) {
             Ok(()) => self.total_known(),
-            Err(error) => self.lead_failed(from, &error.to_string()),
+            Err(error) => self.lead_failed(from, &in_full(&error).to_string()),
         }
     }
 
@@ -334,7 +336,7 @@ impl Transfer {
         match told {
             Ok(_) => self.total_known(),
             Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.kick.notify_one(),
-            Err(error) => self.lead_failed(from, &error.to_string()),
+            Err(error) => self.lead_failed(from, &in_full(&error).to_string()),
         }
     }
 
@@ -345,7 +347,7 @@ impl Transfer {
             hashes::Answer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
                 Ok(_) => hashes::Answer::Proven(proven),
                 Err(error) => {
-                    tracing::debug!(blob = %self.blob.short(), %error, "hashes were not taken");
+                    tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "hashes were not taken");
                     hashes::Answer::Useless
                 }
             },
@@ -473,7 +475,9 @@ impl Transfer {
                 }
                 Ok(Put::AlreadyHeld) => {}
                 // What is not taken here is asked for like any other piece.
-                Err(error) => tracing::debug!(blob = %self.blob.short(), %error, "an inline piece was not stored"),
+                Err(error) => {
+                    tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "an inline piece was not stored");
+                }
             }
             bytes = rest;
             piece = PieceIndex(piece.0 + 1);

@@ -61,6 +61,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version,
+    in_full,
 };
 use darter_origin::Requester;
 use darter_store::StoredBlob;
@@ -453,7 +454,7 @@ impl Transfer {
     }
 
     fn end(&self, state: &mut State, error: FetchError) {
-        state.journal.note(self.context.now(), format!("failed: {error}"));
+        state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
         state.outcome = Outcome::Failed(error);
         self.kick.notify_one();
         self.changed.send_replace(());

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use darter_core::Blamed as _;
 use darter_origin::{ErrorKind, OriginError, Reading};
 use futures_util::future::{self, Either};
 
@@ -52,7 +53,7 @@ impl Parts {
             return Next::AsBefore;
         }
         match *self {
-            Self::Given if error.retryable() => {
+            Self::Given if error.blame().retry.is_later() => {
                 if !moved_on && !error.is_unconnected() {
                     *self = Self::Doubted;
                 }
@@ -64,7 +65,7 @@ impl Parts {
                 if is_other { Next::Compared } else { Next::Whole }
             }
             // The whole broke off: it would be read again and again up to there.
-            Self::Refused if error.retryable() => {
+            Self::Refused if error.blame().retry.is_later() => {
                 *self = Self::Doubted;
                 Next::AsBefore
             }

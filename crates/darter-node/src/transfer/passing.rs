@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{PieceIndex, PieceSet};
+use darter_core::{Blamed as _, Fault, PieceIndex, PieceSet, in_full};
 use darter_store::StoreError;
 use darter_swarm::{Event, ReaderId};
 
@@ -150,7 +150,7 @@ impl Transfer {
             return;
         }
         if let Err(error) = self.stored.drop_pieces(&again) {
-            tracing::debug!(blob = %self.blob.short(), %error, "forgotten pieces could not be dropped");
+            tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "forgotten pieces could not be dropped");
         }
         self.lack(&again, "were forgotten and are read again for a member that came late");
         self.resume();
@@ -181,6 +181,6 @@ impl Transfer {
 }
 
 /// Whether a store refused a blob for a reason that lets it pass through.
-pub(crate) const fn lets_pass(error: &StoreError) -> bool {
-    matches!(error, StoreError::Full { .. } | StoreError::Io { .. })
+pub(crate) fn lets_pass(error: &StoreError) -> bool {
+    error.blame().fault == Fault::Disk
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::manifest::hash_piece;
-use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version};
+use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
 use darter_store::StoreError;
 use darter_swarm::OriginRun;
@@ -139,13 +139,16 @@ impl Transfer {
                     return self.dissolve(error.into()).await;
                 }
                 RunEnd::Origin(error) if is_refusal(&error) && self.state.lock().callers.refused(&caller) => {
-                    self.note(format!("reading the origin: {error}; going on with another caller's credentials"));
+                    self.note(format!(
+                        "reading the origin: {}; going on with another caller's credentials",
+                        in_full(&error)
+                    ));
                 }
                 RunEnd::Origin(error) if self.is_another_version(&error) => {
                     if left.anew {
                         return self.supersede(error.into()).await;
                     }
-                    self.note(format!("reading the origin: {error}; comparing it from the first byte on"));
+                    self.note(format!("reading the origin: {}; comparing it from the first byte on", in_full(&error)));
                     (left.anew, left.assembly, left.again) = (true, None, 0);
                 }
                 RunEnd::Origin(error) => {
@@ -153,13 +156,15 @@ impl Transfer {
                     match left.parts.after(asked_part, moved_on, &error) {
                         Next::AsBefore => {}
                         Next::Whole => {
-                            self.note(format!("reading the origin by range: {error}; reading it from the first byte"));
+                            let told = in_full(&error);
+                            self.note(format!("reading the origin by range: {told}; reading it from the first byte"));
                             continue;
                         }
                         // Nothing that came of such a part can be relied on.
                         Next::Compared => {
                             self.note(format!(
-                                "reading the origin by range: {error}; comparing it from the first byte on"
+                                "reading the origin by range: {}; comparing it from the first byte on",
+                                in_full(&error)
                             ));
                             left.assembly = None;
                             left.anew = matches!(self.source, Source::Url { .. });
@@ -174,7 +179,7 @@ impl Transfer {
                     let in_vain = tries > 1 && !self.is_wanted();
                     let pause = policy.pause(tries, spent, &error).filter(|_| !in_vain);
                     let Some(pause) = pause else { return self.give_up(&error.into()) };
-                    self.note(format!("reading the origin: {error}; continuing"));
+                    self.note(format!("reading the origin: {}; continuing", in_full(&error)));
                     let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
                     // Whoever does not answer within the pause is asked in a later one.
                     let asking = tokio::time::timeout(pause, self.meet_holders());

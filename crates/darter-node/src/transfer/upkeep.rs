@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Moment, PieceSet};
+use darter_core::{Moment, PieceSet, in_full};
 use darter_swarm::Event;
 use darter_wire::Message;
 
@@ -123,7 +123,7 @@ impl Transfer {
             }
             Duty::EndStalled => {
                 let error = self.stalled();
-                tracing::warn!(blob = %self.blob.short(), name = %self.source, %error, "a transfer is stalled");
+                tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
                 self.give_up(&error);
             }
         }

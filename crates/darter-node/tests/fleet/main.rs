@@ -6,6 +6,7 @@ mod control_lost;
 mod damaged;
 mod declared;
 mod expired;
+mod faults;
 mod handed;
 mod images;
 mod large;

@@ -23,7 +23,7 @@ async fn with_blob() -> (World, Vec<u8>, String) {
 }
 
 fn unreachable() -> FetchError {
-    FetchError::Origin(OriginFailure { kind: ErrorKind::Unreachable, status: None, text: "nobody there".into() })
+    FetchError::Origin(OriginFailure::new(ErrorKind::Unreachable, "nobody there"))
 }
 
 /// Reads an answer that must break off, in its body or before; returns what came.
@@ -127,6 +127,9 @@ async fn an_agent_that_cannot_open_a_blob_is_not_noticed() {
         assert_eq!(part.header("content-range"), format!("bytes 5-9/{LENGTH}"));
     }
     assert!(world.counted(r#"darter_mirror_fallbacks_total{result="start"} 4"#));
+    for fault in ["ourselves", "network"] {
+        assert!(world.counted(&format!(r#"darter_failures_total{{what="mirror",fault="{fault}"}} 2"#)), "{fault}");
+    }
     let bytes = 2 * (LENGTH + 5);
     assert!(world.counted(&format!("darter_origin_bytes_total {bytes}")));
     assert!(world.counted(&format!("darter_local_served_bytes_total {bytes}")));
@@ -188,7 +191,7 @@ async fn a_blob_that_is_taken_back_half_way_is_broken_off_without_asking_anybody
 async fn too_many_requests_are_said_as_they_are() {
     let (world, _, path) = with_blob().await;
     let kind = ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(9)) };
-    let limited = OriginFailure { kind, status: Some(429), text: "slow down".into() };
+    let limited = OriginFailure::new(kind, "slow down");
     world.agent.0.lock().open_fault = Some(FetchError::Origin(limited));
     let got = world.get(&path).await;
     assert_eq!(got.error(), (429, "TOOMANYREQUESTS".into()));

@@ -107,8 +107,8 @@ impl Blobs for Twin {
             return Err(fault);
         }
         let Some(bytes) = state.held.get(&digest).cloned() else {
-            let text = "the twin has no such blob".into();
-            return Err(FetchError::Origin(OriginFailure { kind: ErrorKind::NotFound, status: Some(404), text }));
+            let text = "the twin has no such blob";
+            return Err(FetchError::Origin(OriginFailure::new(ErrorKind::NotFound, text)));
         };
         let file = state.as_files.then(|| {
             let mut file = tempfile::tempfile().unwrap();

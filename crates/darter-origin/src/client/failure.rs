@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::client::reach::{self, OutOfReach, Reach};
 use crate::client::{authority, shown};
-use crate::error::{ErrorKind, OriginError};
+use crate::error::{ErrorKind, OriginError, status_text};
 
 /// Who was waited for no longer than this is not to blame.
 const MIN_WAIT: Duration = Duration::from_millis(200);
@@ -38,12 +38,7 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
         );
         (ErrorKind::Tls, text)
     } else if tls_failed(&error) {
-        (
-            ErrorKind::Tls,
-            format!(
-                "{host} can't be trusted over TLS: check its certificate, or name its authority in the configuration"
-            ),
-        )
+        (ErrorKind::Tls, format!("{host} can't be trusted over TLS: {}", certificate_advice(&error)))
     } else if let Some(proxy) = proxy
         && error.is_connect()
     {
@@ -141,41 +136,41 @@ pub(crate) fn of_body(error: reqwest::Error, what: &str) -> OriginError {
 
 /// What a status that is not a success stands for.
 pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
+    let named = status_text(status);
     let (kind, text) = match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => {
-            (ErrorKind::NotFound, format!("{what}: HTTP {status}: check the address"))
+            (ErrorKind::NotFound, format!("{what}: HTTP {named}: check the address"))
         }
         StatusCode::UNAUTHORIZED => (
             ErrorKind::Unauthorized { challenge: challenges(headers) },
             format!(
-                "{what}: HTTP {status}: pass credentials (-H 'Authorization: …'), or check that yours are still valid"
+                "{what}: HTTP {named}: pass credentials (-H 'Authorization: …'), or check that yours are still valid"
             ),
         ),
         StatusCode::FORBIDDEN => {
-            (ErrorKind::Forbidden, format!("{what}: HTTP {status}: ask its owner for access with these credentials"))
+            (ErrorKind::Forbidden, format!("{what}: HTTP {named}: ask its owner for access with these credentials"))
         }
         StatusCode::TOO_MANY_REQUESTS => (
             ErrorKind::RateLimited { retry_after: retry_after(headers) },
-            format!("{what}: HTTP {status}: wait, or pass credentials that have a higher limit"),
+            format!("{what}: HTTP {named}: wait, or pass credentials that have a higher limit"),
         ),
         StatusCode::PRECONDITION_FAILED => {
-            (ErrorKind::Changed, format!("{what} changed while it was read (HTTP {status}): start over"))
+            (ErrorKind::Changed, format!("{what} changed while it was read (HTTP {named}): start over"))
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
-            (ErrorKind::RangeNotSatisfiable, format!("{what}: HTTP {status}: it is shorter than the requested range"))
+            (ErrorKind::RangeNotSatisfiable, format!("{what}: HTTP {named}: it is shorter than the requested range"))
         }
-        StatusCode::ACCEPTED => (
-            ErrorKind::Status(202),
-            format!("{what}: HTTP {status}: the server is still preparing it; try again later"),
-        ),
+        StatusCode::ACCEPTED => {
+            (ErrorKind::Status(202), format!("{what}: HTTP {named}: the server is still preparing it; try again later"))
+        }
         other if other.is_success() => {
-            (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {other}: it has no content; check the address"))
+            (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {named}: it has no content; check the address"))
         }
         other if other.is_server_error() => (
             ErrorKind::Status(other.as_u16()),
-            format!("{what}: HTTP {other}: the server failed; try later, or ask who runs it"),
+            format!("{what}: HTTP {named}: the server failed; try later, or ask who runs it"),
         ),
-        other => (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {other}: check the address")),
+        other => (ErrorKind::Status(other.as_u16()), format!("{what}: HTTP {named}: check the address")),
     };
     let text = match said_by_proxy(headers) {
         Some(said) => format!("{text} (a proxy on the way says: {said})"),
@@ -224,6 +219,36 @@ fn refused_handshake(error: &reqwest::Error) -> Option<String> {
         said.is_some()
     });
     said
+}
+
+/// What to do about a certificate that is not accepted.
+fn certificate_advice(error: &reqwest::Error) -> &'static str {
+    use rustls::CertificateError as Wrong;
+    let mut advice = "check its certificate, or name its authority with --origin-ca FILE";
+    found(error, |cause| {
+        let Some(rustls::Error::InvalidCertificate(wrong)) = cause.downcast_ref::<rustls::Error>() else {
+            return false;
+        };
+        advice = match wrong {
+            Wrong::Expired | Wrong::ExpiredContext { .. } => {
+                "its certificate has expired: renew it there, or set this host's clock right"
+            }
+            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+                "its certificate is not valid yet: set this host's clock right"
+            }
+            Wrong::Revoked => "its certificate was revoked: replace it there",
+            Wrong::UnknownIssuer => {
+                "its certificate is signed by an authority that this host does not know: name that with --origin-ca FILE, or \
+                 as `ca` of this upstream"
+            }
+            Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+                "its certificate is for another name: use one that it names"
+            }
+            _ => advice,
+        };
+        true
+    });
+    advice
 }
 
 /// Whether the peer answered a TLS greeting with something else, as a plain HTTP server does.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Clock, Digest, Moment};
+use darter_core::{Blamed as _, ByteRange, Clock, Digest, Moment, in_full};
 use futures_util::stream::{self, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -30,7 +30,7 @@ use url::Url;
 
 use crate::body;
 use crate::client::{HttpClient, Request, credential_headers, left_until, of_status, same_server, shown};
-use crate::error::{ErrorKind, OriginError};
+use crate::error::{ErrorKind, OriginError, status_text};
 use crate::origin::Body;
 use crate::registry::challenge::challenges_of;
 use crate::registry::encoding;
@@ -241,9 +241,9 @@ impl RegistryClient {
             let sent = client.send_to(&at, method.clone(), path_and_query, headers.clone(), caller).await;
             let trouble = match &sent {
                 Ok(answer) if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS => {
-                    answer.status.to_string()
+                    status_text(answer.status)
                 }
-                Err(error) if error.retryable() || *error.kind() == ErrorKind::Tls => error.to_string(),
+                Err(error) if !error.blame().is_final() => in_full(error).to_string(),
                 _ => return sent,
             };
             tracing::warn!(upstream = upstream.name(), address = %shown(at.base()), trouble, "trying another address");

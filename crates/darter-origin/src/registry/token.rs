@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use darter_core::{Clock, Moment};
+use darter_core::{Blamed as _, Clock, Moment, in_full};
 use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
@@ -21,7 +21,7 @@ use url::form_urlencoded::Serializer;
 
 use crate::body;
 use crate::client::{HttpClient, Reach, Request, left_until, no_answer_in, of_status, shown};
-use crate::error::{ErrorKind, OriginError};
+use crate::error::{ErrorKind, OriginError, status_text};
 use crate::registry::challenge::Challenge;
 use crate::registry::encoding;
 use crate::registry::granted::Granted;
@@ -192,8 +192,8 @@ impl Tokens {
         let status = response.status();
         if !status.is_success() {
             let error = of_status(status, response.headers(), &what);
-            if status.is_client_error() && !error.retryable() {
-                tracing::debug!(%error, "no token");
+            if status.is_client_error() && !error.blame().may_pass() {
+                tracing::debug!(error = %in_full(&error), "no token");
                 return Ok(None);
             }
             return Err(error);
@@ -217,7 +217,8 @@ impl Tokens {
         };
         match until {
             Some(until) => tokio::time::timeout_at(until, read).await.unwrap_or_else(|_| {
-                let text = format!("{what} began to answer (HTTP {status}) and did not send the rest: ask who runs it");
+                let named = status_text(status);
+                let text = format!("{what} began to answer (HTTP {named}) and did not send the rest: ask who runs it");
                 Err(OriginError::new(ErrorKind::Timeout, text))
             })?,
             None => read.await?,

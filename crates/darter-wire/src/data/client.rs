@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BufMut as _;
-use darter_core::PieceIndex;
+use darter_core::{PieceIndex, in_full};
 use darter_protocol::data::{Ask, HEADER_LENGTH, Header};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -147,7 +147,7 @@ async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Shared>) {
             }
             if let Err(error) = socket.write_all(&frames).await {
                 // Whoever reads the answers learns that the connection is broken, and says so.
-                tracing::debug!(%error, "cannot write requests");
+                tracing::debug!(error = %in_full(&error), "cannot write requests");
                 return;
             }
             frames.clear();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::{Blame, Blamed, Fault, Retry};
 use darter_wire::{Answers, BufferPool, DataClient, PeerStream, Receiving, Unlimited, WireError};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
@@ -58,7 +59,7 @@ async fn only_what_was_asked_for_is_taken() {
         let (client, mut answers, mut holder) = asked().await;
         holder.writer.write_all(&said).await.unwrap();
         let error = answers.recv().await.unwrap_err();
-        assert!(error.is_their_fault(), "{error}");
+        assert!(error.blame() == Blame::new(Fault::Peer, Retry::Elsewhere), "{error}");
         assert!(client.is_closed());
     }
 }

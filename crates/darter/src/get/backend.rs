@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Digest, Source};
-use darter_node::api::{Checked, GetRequest, Progress, Waiting};
+use darter_core::{Blame, BlobId, Digest, Fault, Retry, Source, in_full};
+use darter_node::api::{Checked, GetRequest, Problem, Progress, Waiting};
 use darter_node::handover::{Anew, Handed, ORDER_HEADER, Receiver};
 use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError, admin};
 use darter_store::StoreError;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use http::HeaderValue;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use super::rooms;
 use super::sink::{Chunk, Home};
 use crate::cli::GetArgs;
 use crate::client::{self, Client, ClientError};
+use crate::failure::Failure;
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
@@ -173,7 +175,7 @@ impl Backend {
         if let Some(blob) = spent
             && let Err(error) = embedded.agent.remove(&blob.to_string()).await
         {
-            tracing::warn!(%error, "the content stays in the store");
+            tracing::warn!(error = %in_full(&error), "the content stays in the store");
         }
     }
 
@@ -300,7 +302,11 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
     })
 }
 
-const WENT_AWAY: &str = "the daemon went away half-way; look into its log, then ask again for the rest";
+/// The daemon died, or was killed.
+fn went_away() -> Failure {
+    let text = "the daemon went away half-way; look into its log, then ask again for the rest".to_owned();
+    Failure::Judged { text, blame: Blame::new(Fault::Ourselves, Retry::Later(None)) }
+}
 
 /// What the agent in this process gives.
 fn given_here(handing: Result<Handing, FetchError>) -> anyhow::Result<Given> {
@@ -317,12 +323,12 @@ fn given_here(handing: Result<Handing, FetchError>) -> anyhow::Result<Given> {
 /// What a daemon hands over next.
 async fn next_handed(receiver: Option<Receiver>) -> anyhow::Result<Option<(Given, Option<Receiver>)>> {
     let Some(mut receiver) = receiver else { return Ok(None) };
-    let given = match receiver.next().await.context(WENT_AWAY)? {
+    let given = match receiver.next().await.with_context(went_away)? {
         Handed::Range(file, range) => Given::Chunk(Chunk::File(file, range)),
         Handed::Bytes(at, bytes) => Given::Chunk(Chunk::Bytes(at, bytes)),
         Handed::Anew(anew) => Given::Anew(anew),
         Handed::End { length, checked } => return Ok(Some((Given::Whole { length, checked }, None))),
-        Handed::Failed(reason) => return Err(anyhow!(reason)),
+        Handed::Failed(problem) => return Err(ClientError::Refused(problem).into()),
         Handed::Changed(reason) => return Err(Changed(reason).into()),
     };
     Ok(Some((given, Some(receiver))))
@@ -337,7 +343,7 @@ async fn next_bytes(body: Body) -> anyhow::Result<Option<(Given, Body)>> {
     let Some((mut body, at)) = body else { return Ok(None) };
     let end = || Ok(Some((Given::Whole { length: at, checked: Vec::new() }, None)));
     let Some(frame) = body.frame().await else { return end() };
-    let frame = frame.context(WENT_AWAY)?;
+    let frame = frame.with_context(went_away)?;
     match frame.into_data() {
         Ok(data) => {
             let next = at + data.len() as u64;
@@ -346,8 +352,19 @@ async fn next_bytes(body: Body) -> anyhow::Result<Option<(Given, Body)>> {
         Err(other) => {
             let trailer = |name| other.trailers_ref().and_then(|trailers| trailers.get(name));
             let Some(reason) = trailer(admin::ERROR_TRAILER) else { return end() };
-            let reason = String::from_utf8_lossy(reason.as_bytes()).into_owned();
-            Err(if trailer(admin::CHANGED_TRAILER).is_some() { Changed(reason).into() } else { anyhow!(reason) })
+            let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let reason = text(reason);
+            if trailer(admin::CHANGED_TRAILER).is_some() {
+                return Err(Changed(reason).into());
+            }
+            let told = |name| trailer(name).map(text);
+            let problem = Problem {
+                error: reason,
+                fault: Fault::ALL.into_iter().find(|fault| told(admin::FAULT_TRAILER).as_deref() == Some(fault.name())),
+                retry: told(admin::RETRY_TRAILER),
+                retry_after_seconds: told(admin::RETRY_AFTER_TRAILER).and_then(|wait| wait.parse().ok()),
+            };
+            Err(ClientError::Refused(problem).into())
         }
     }
 }

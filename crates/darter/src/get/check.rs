@@ -13,8 +13,10 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, bail};
-use darter_core::{Digest, DigestHasher};
+use darter_core::{Blame, Digest, DigestHasher, Fault, Retry};
 use darter_node::api::Checked;
+
+use crate::failure::Failure;
 
 /// Bytes that are read and hashed at a time.
 const BUFFER: usize = 1 << 20;
@@ -108,7 +110,8 @@ impl Check {
         let known: Vec<Digest> = found.iter().chain(&told).copied().collect();
         for expected in self.asked.into_iter().chain(told) {
             if let Some(got) = like(&known, expected).filter(|got| *got != expected) {
-                bail!("wrong content: expected {expected}, got {got}; nothing was kept");
+                let text = format!("wrong content: expected {expected}, got {got}; nothing was kept");
+                return Err(Failure::Judged { text, blame: Blame::new(Fault::Origin, Retry::Never) }.into());
             }
         }
         let sha256 = known.iter().copied().find(|digest| digest.algorithm() == "sha256");

@@ -30,7 +30,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use darter_core::{BlobId, ByteRange};
+use darter_core::{Blame, BlobId, ByteRange, Fault, Retry};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
 use serde::Serialize;
@@ -40,6 +40,7 @@ use super::copying::{Copier, Seen, Spout};
 use super::covered::Covered;
 use super::target::{FileTarget, Target};
 use super::temporary::{self, Temporary};
+use crate::failure::Failure;
 use crate::{output, units};
 
 /// Some content.
@@ -487,12 +488,15 @@ fn room_for_all_of(file: &File) -> Option<u64> {
 
 fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> anyhow::Result<()> {
     match free {
-        Some(free) if free < needed => bail!(
-            "no room for {} in {}: {} are free; free some, or choose another place with -o",
-            units::size(needed),
-            directory.display(),
-            units::size(free)
-        ),
+        Some(free) if free < needed => {
+            let text = format!(
+                "no room for {} in {}: {} are free; free some, or choose another place with -o",
+                units::size(needed),
+                directory.display(),
+                units::size(free)
+            );
+            Err(Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Later(None)) }.into())
+        }
         _ => Ok(()),
     }
 }

@@ -1,12 +1,12 @@
 //! The store's blobs: what is here, away with it, or keep it.
 
+use darter_core::Blamed as _;
 use darter_node::api::BlobRow;
 use serde_json::json;
 
-use crate::cli::hidden::without_logins;
 use crate::cli::{ListArgs, NamesArgs};
 use crate::client::{Client, ClientError};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::table::{Align, Table};
 use crate::{output, units};
 
@@ -39,11 +39,12 @@ async fn each(
             Ok(()) if args.json => {}
             Ok(()) => output::text(&format!("{done} {name}\n"))?,
             Err(error) if args.json && number > 0 => {
-                let error = without_logins(&error.to_string());
-                output::json(&json!({ done: args.names[..number], "error": error }))?;
-                return Err(
-                    Failure::Some { failed: args.names.len() - number, all: args.names.len(), told: true }.into()
-                );
+                let may_pass = error.blame().may_pass();
+                let mut told = json!(failure::problem(&error.into()));
+                told[done] = json!(args.names[..number]);
+                output::json(&told)?;
+                let (failed, all) = (args.names.len() - number, args.names.len());
+                return Err(Failure::Some { failed, all, told: true, may_pass }.into());
             }
             Err(error) => return Err(error.into()),
         }

@@ -127,7 +127,7 @@ fn a_get_whose_daemon_is_stopped_says_what_is_kept_and_how_to_go_on() {
     daemon.process.signal(Signal::TERM);
     let told =
         ["the daemon was stopped before the download finished (", " of 8.0 MB are kept", "run the same command again"];
-    get.end().failed_with(1, &told);
+    get.end().failed_with(75, &told);
     drop(daemon);
     web.let_go();
     room.run(&format!("get {}", web.url)).succeeded();
@@ -171,7 +171,8 @@ fn a_daemon_passes_on_what_the_origin_says() {
     command.args(["-H", "x-token: t"]);
     crate::support::Outcome::of(command.output().unwrap()).failed_with(1, &["wrong content"]);
     let nobody = free_address();
-    room.run(&format!("get http://{nobody}/x")).failed_with(1, &[&nobody, "check the host name"]);
+    room.run(&format!("get http://{nobody}/x"))
+        .failed_with(75, &[&nobody, "check the host name", "Connection refused"]);
     assert_eq!(room.files(), [""; 0]);
 }
 
@@ -255,7 +256,7 @@ fn a_daemon_that_is_killed_leaves_no_half_file_and_keeps_its_pieces() {
     wait_until("what came is saved", || saved(&room.data_dir()) > bytes.len() as u64 * 7 / 16);
     daemon.process.signal(Signal::KILL);
     daemon.process.ended();
-    get.end().failed_with(1, &["ask again"]);
+    get.end().failed_with(75, &["ask again"]);
     assert_eq!(room.files(), [""; 0]);
     web.let_go();
     let _daemon = Daemon::start(&room, "");

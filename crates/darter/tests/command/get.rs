@@ -88,8 +88,8 @@ fn what_is_not_there_and_who_does_not_answer() {
     let web = Web::serve(content(1000));
     room.run(&format!("get http://{}/other", web.address)).failed_with(1, &["HTTP 404 Not Found: check the address"]);
     let nobody = free_address();
-    room.run(&format!("get http://{nobody}/x")).failed_with(1, &[&nobody]);
-    room.run("get http://no-such-host.invalid/x").failed_with(1, &["no-such-host.invalid"]);
+    room.run(&format!("get http://{nobody}/x")).failed_with(75, &[&nobody, "Connection refused"]);
+    room.run("get http://no-such-host.invalid/x").failed_with(75, &["no-such-host.invalid", "DNS"]);
     assert_eq!(room.files(), [""; 0]);
 }
 
@@ -97,7 +97,7 @@ fn what_is_not_there_and_who_does_not_answer() {
 fn a_full_device_is_told() {
     let room = Room::new();
     let web = Web::serve(content(MEGABYTE));
-    room.run(&format!("get {} -q -o /dev/full", web.url)).failed_with(1, &["can't write /dev/full", "No space left"]);
+    room.run(&format!("get {} -q -o /dev/full", web.url)).failed_with(75, &["can't write /dev/full", "No space left"]);
 }
 
 #[test]

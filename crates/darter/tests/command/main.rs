@@ -8,6 +8,7 @@
 //! | `swarm.rs` | a seed and nodes: who reads the origin, who gives what, who dies |
 //! | `no_seed.rs` | nodes without a seed, and fleets in which something is amiss: versions, ids, names, agents that stand still |
 //! | `amiss.rs` | seeds that can't do what they are asked, strangers at addresses to join, nodes that find nobody |
+//! | `errors.rs` | what users and programs read of a failure: the status, the causes, whose fault it is, whether asking again helps |
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `json.rs` | that docs/api.md names every field of every `--json` |
@@ -19,6 +20,7 @@
 mod amiss;
 mod daemon;
 mod demo;
+mod errors;
 mod get;
 mod json;
 mod no_seed;
