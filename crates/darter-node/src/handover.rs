@@ -9,11 +9,11 @@
 //! |---|---|---|---|
 //! | 1 file | 0 | 0 | a descriptor, read-only, travels with the frame |
 //! | 2 range | first byte | one past the last | these bytes of the last file are verified, at the blob's own offsets |
-//! | 3 bytes | count | their place, see below | so many bytes |
-//! | 4 end | bytes in all | count, see below | so many bytes of JSON: an array of [`Checked`] |
-//! | 5 failed | count | 1 if the content changed and may be asked for again, else 0 | so many bytes of UTF-8 that say why, and frame 7 |
-//! | 6 anew | count | 0 | so many bytes of JSON, an [`Anew`]: what came is void, everything is handed over anew |
-//! | 7 problem | count | 0 | so many bytes of JSON, a [`Problem`]: the same as `failed`, and whose fault it is. An older daemon ends before it |
+//! | 3 bytes | count | their place, see below | `count` bytes |
+//! | 4 end | bytes in all | count, see below | `count` bytes of JSON: an array of [`Checked`] |
+//! | 5 failed | count | 1 if the content changed and may be asked for again, else 0 | `count` bytes of UTF-8 that say why, and frame 7 |
+//! | 6 anew | count | 0 | `count` bytes of JSON, an [`Anew`]: what came is void, everything is handed over anew |
+//! | 7 problem | count | 0 | `count` bytes of JSON, a [`Problem`]: the same as `failed`, and whose fault it is. An older daemon ends before it |
 //!
 //! `kind` is one byte; `a` and `b` are 64-bit little-endian numbers. A connection that
 //! ends without `end` or `failed` is a daemon that died.

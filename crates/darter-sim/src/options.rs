@@ -38,10 +38,10 @@ pub struct FleetOptions {
     /// A share of the nodes is slower from the start by this factor: 0.05:8. May be given several times.
     #[arg(long = "slow", value_name = "SHARE:FACTOR")]
     pub slow: Vec<Slow>,
-    /// Spreads the nodes over so many racks; the seeds stand in the first.
+    /// Spreads the nodes over this many racks; the seeds stand in the first.
     #[arg(long, default_value_t = 1)]
     pub racks: usize,
-    /// Spreads the racks over so many zones.
+    /// Spreads the racks over this many zones.
     #[arg(long, default_value_t = 1)]
     pub zones: usize,
     /// Rate of the link between a rack and the others.

@@ -148,9 +148,9 @@ pub enum StoreError {
 /// What limits how much is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// The quota, of so many bytes.
+    /// The quota, in bytes.
     Quota(u64),
-    /// What is to stay free on the file system: so many bytes.
+    /// The bytes that are to stay free on the file system.
     Reserve(u64),
     /// The file system itself.
     Disk,

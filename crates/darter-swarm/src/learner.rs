@@ -63,7 +63,7 @@ struct Neighbour {
 }
 
 impl Learner {
-    /// A member that knows so many hashes, and whose questions begin at some neighbour that differs from member to member.
+    /// A member that knows `known` hashes. `turn` chooses the neighbour that it asks first, and differs from member to member.
     pub const fn new(known: u32, turn: usize) -> Self {
         Self {
             known,
@@ -91,7 +91,7 @@ impl Learner {
         self.total = total;
     }
 
-    /// So many hashes are known now, from whomever. Nobody is waited for any more.
+    /// This member knows `known` hashes now. It waits for nobody any more.
     pub const fn learned(&mut self, known: u32) {
         if known > self.known {
             self.known = known;
@@ -99,7 +99,7 @@ impl Learner {
         }
     }
 
-    /// A neighbour said that it knows so many. Whether it knew no more than this member before, and does now.
+    /// `neighbour` knows `knows` hashes. True if it has just overtaken this member.
     pub fn showed(&mut self, neighbour: NodeId, knows: u32) -> bool {
         let entry = self.neighbours.entry(neighbour).or_default();
         let before = entry.knows;
@@ -107,7 +107,7 @@ impl Learner {
         before <= self.known && self.known < knows
     }
 
-    /// A neighbour that tells of no hashes holds pieces that need so many.
+    /// A neighbour that tells of no hashes holds pieces that need `knows` hashes.
     /// Whether this is reason enough, for the first time, to look for somebody who does.
     pub fn showed_pieces(&mut self, knows: u32) -> bool {
         let before = self.elsewhere;
@@ -115,7 +115,7 @@ impl Learner {
         before <= self.known && self.known < knows
     }
 
-    /// The lead gave a piece, and so knows at least so many: more than when it was asked last, perhaps.
+    /// The lead sent a piece, and so knows at least `knows` hashes: more than when it was asked last, perhaps.
     pub fn lead_showed(&mut self, knows: u32) {
         if knows > self.of_lead {
             self.of_lead = knows;

@@ -73,8 +73,8 @@ impl News {
         self.lead_waits |= from_lead;
     }
 
-    /// A lead let this node in and so knows what it holds: in a large swarm the first piece after that waits as any other does. But it
-    /// may have been a neighbour until now, and as the lead it is not told what neighbours are still to hear: the lead before was told.
+    /// Called when a lead has admitted this node (it knows what this node holds). If the lead was a neighbour until now, pieces not yet
+    /// announced to neighbours must go to it as the lead.
     pub fn lead_knows(&mut self, now: Moment) {
         self.lead_told = now;
         for &piece in &self.come {

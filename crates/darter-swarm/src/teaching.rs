@@ -1,12 +1,10 @@
 //! What a lead tells members of the hashes of pieces, and when.
 //!
-//! Where members are few it tells all of them each hash, several at a time. Where they are many it tells by itself only the first ones
-//! to come; the others ask each other ([`Learner`](crate::Learner)), and check what they hear by the lead's signature. Ten thousand
-//! times the list of a thousand hashes is a third of a copy of a blob in pieces of a mebibyte, and each piece that the origin gives
-//! would be ten thousand messages.
+//! In a small swarm the lead tells all members each hash, several at a time. In a large one it sends hashes only to the first members;
+//! the others ask each other ([`Learner`](crate::Learner)) and check the answers by the lead's signature. Otherwise each piece that the
+//! origin gives would be ten thousand messages (`docs/notes/hashes-between-members.md`).
 //!
-//! Invariants: where members are few each of them was told all hashes before `told`, or asks for those that it lacks; all are told so
-//! when they become many.
+//! Invariant: in a small swarm every member was sent hashes `..told` or asks for them; when the swarm grows large, everyone is told to ask.
 
 use darter_core::Moment;
 
@@ -43,7 +41,7 @@ pub struct Telling {
 }
 
 impl Teaching {
-    /// A lead that begins when it knows so many hashes.
+    /// A lead that knows `known` hashes when it begins.
     pub const fn new(known: u32, tuning: Tuning, now: Moment) -> Self {
         Self { tuning, told: known, told_at: Moment::ZERO, due: None, many: false, newcomers: (now, 0) }
     }
@@ -58,8 +56,8 @@ impl Teaching {
         self.due
     }
 
-    /// What all of so many members are to be told now that so many hashes are known, perhaps `all` there will be. `None` for nothing;
-    /// even no hashes may be something: that members have to ask each other from now on.
+    /// What all `members` members are to be told now that `known` hashes are known, which with `all` are those of the whole blob. `None` for
+    /// nothing; a telling without hashes may say that members have to ask each other from now on.
     pub fn tell(&mut self, known: u32, all: bool, members: usize, now: Moment) -> Option<Telling> {
         let many = members >= self.tuning.few_members as usize;
         let become_many = !std::mem::replace(&mut self.many, many) && many;
@@ -77,8 +75,8 @@ impl Teaching {
         Some(Telling { from, count, signed: become_many })
     }
 
-    /// What one of so many members is told as it is let in. It is given the list where members are few, and where few came lately. When
-    /// all come at once most get it from each other. To be asked after [`Teaching::tell`].
+    /// What a newcomer is told when it is admitted to a swarm of `members`. It is given the list of hashes in a small swarm, and in a large
+    /// one while few arrived lately; the others get it from each other. Call it after [`Teaching::tell`].
     pub fn greet(&mut self, members: usize, now: Moment) -> Telling {
         let few = self.tuning.few_members;
         if now.since(self.newcomers.0) >= self.tuning.list_pause {

@@ -1,6 +1,6 @@
 //! The agent as `darter top` shows it: rates from counters, sampled once a second.
 //!
-//! Two samples and what was counted between them are a rate that misses no byte and costs the way of a piece nothing.
+//! Rates are differences of counters between two samples, so nothing is added to the data path.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -131,7 +131,7 @@ impl Open {
         Some(sent)
     }
 
-    /// Takes out what was answered with so many bytes.
+    /// Takes out the request that was answered with `bytes`.
     fn answered(&mut self, number: u32, bytes: Option<u64>, now: Moment) -> Option<Ask> {
         let sent = self.remove(number)?;
         if let Some(bytes) = bytes {

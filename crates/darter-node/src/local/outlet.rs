@@ -85,7 +85,7 @@ struct Promise {
 
 impl Outlet {
     /// Promises the part's first bytes, at most [`MOST`], and takes them off it. What it returns belongs into a body of this
-    /// connection, whole and in order: it stands in for them, or is they if they are few.
+    /// connection, whole and in order: either a placeholder for the bytes or, if they are few, the bytes themselves.
     ///
     /// # Errors
     /// Those of reading the few.

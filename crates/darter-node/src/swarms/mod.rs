@@ -72,7 +72,7 @@ const IDLE_SHARE: usize = 4;
 /// Where there are more, this is idle enough.
 const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 
-/// How much is kept of what strangers say: of so many blobs, so many messages of each.
+/// How much is kept of what strangers say: blobs, and messages of each.
 const MOST_STRANGE: (usize, usize) = (256, 256);
 
 /// All transfers of an agent.

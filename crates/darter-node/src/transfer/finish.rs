@@ -37,8 +37,8 @@ impl Transfer {
         self.kick.notify_one();
     }
 
-    /// Waits until the journal has every piece. A piece that came twice is found to be held by the second to come, maybe a
-    /// moment before whoever stored the first has counted it; and what is told of a complete blob should be all.
+    /// Waits until the journal has every piece: a duplicate can report the piece as held before the first copy is in the journal, and
+    /// the journal of a complete blob should be complete.
     async fn all_counted(&self) {
         let mut changed = self.changed.subscribe();
         let counted = async { while self.counted_pieces() < self.stored.known() && changed.changed().await.is_ok() {} };

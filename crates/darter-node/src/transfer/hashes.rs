@@ -116,12 +116,12 @@ impl Hashes {
         self.learner.answered(from, !is_useless, now, &self.tuning);
     }
 
-    /// There are so many hashes in all.
+    /// The blob has `total` hashes.
     pub(super) const fn set_total(&mut self, total: u32) {
         self.learner.set_total(total);
     }
 
-    /// Another lead, or none: what the last one vouched for is nothing to who follows this one.
+    /// The lead changed: drops its key and proof, since followers of the new lead cannot check them.
     pub(super) fn lead_changed(&mut self, key: Option<LeadKey>) {
         self.key = key;
         self.proof = None;
@@ -140,12 +140,12 @@ impl Hashes {
         }
     }
 
-    /// A neighbour showed that it knows so many, and holds pieces that need so many. Whether it follows that somebody is to be asked.
+    /// `neighbour` knows `knows` hashes and holds pieces below `pieces`. True if somebody should now be asked for hashes.
     pub(super) fn showed(&mut self, neighbour: NodeId, knows: u32, pieces: u32) -> bool {
         if knows == 0 { self.learner.showed_pieces(pieces) } else { self.learner.showed(neighbour, knows) }
     }
 
-    /// The lead gave a piece that needs so many, or told others so many.
+    /// The lead knows at least `knows` hashes: it sent a piece that needs them, or told others of them.
     pub(super) fn lead_showed(&mut self, knows: u32) {
         self.learner.lead_showed(knows);
     }

@@ -127,7 +127,7 @@ impl Leading {
         self.swarm.next_wakeup(now)
     }
 
-    /// What to read of the origin, when the hashes of so many pieces are known.
+    /// What to read of the origin, when `known` hashes are known.
     pub(super) fn plan(&self, known: u32, now: Moment) -> Option<OriginRun> {
         self.swarm.origin_plan(known, now)
     }

@@ -128,8 +128,7 @@ pub(super) fn kept(transfer: &Transfer) -> String {
 }
 
 impl Transfer {
-    /// What follows for whoever reads when the store could not give a piece that it held: nothing if the piece is fetched again, else
-    /// the end.
+    /// The store could not read a piece that it held. The reader goes on if the piece is fetched again; else this is its error.
     pub(super) fn after_unread(self: &Arc<Self>, error: StoreError) -> Result<(), FetchError> {
         match error {
             StoreError::NotHeld { piece, .. } => {

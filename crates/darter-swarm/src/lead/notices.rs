@@ -1,8 +1,8 @@
-//! What members have to be told of the neighbours that they gained and lost, gathered for each of them.
+//! Which neighbours each member gained and lost, gathered until it is told.
 //!
-//! Who comes takes its place in the middle of links that are there, so that each newcomer is news to three dozen others. When thousands
-//! come within a second, one message for each piece of news would be half a million. In a large swarm they wait a moment instead
-//! ([`Tuning::tell_links_pause`](crate::Tuning::tell_links_pause)): the newcomer, which is told at once, meets its neighbours by itself.
+//! A newcomer is put into the middle of existing links, which is news to three dozen members. In a large swarm these notices wait a moment
+//! ([`Tuning::tell_links_pause`](crate::Tuning::tell_links_pause)), since thousands of newcomers in a second would be half a million
+//! messages. The newcomer itself is told at once, and meets its neighbours by itself.
 //!
 //! Invariants: a notice says what changed since its receiver was last told; a peer that was lost and gained again is in both lists, and
 //! was lost first.

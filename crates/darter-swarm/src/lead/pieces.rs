@@ -67,7 +67,7 @@ impl Pieces {
         self.fresh.iter().next()
     }
 
-    /// When the owned piece was last sent whose last sending is longest ago; `None` if one was never sent, or none is owned.
+    /// The oldest `last_sent` among owned pieces. `None` if an owned piece was never sent, or none is owned.
     pub(super) fn oldest_sent(&self) -> Option<Moment> {
         let mut oldest = None;
         for piece in self.own.iter() {

@@ -406,7 +406,7 @@ impl Picker {
     }
 }
 
-/// How long a node with so many neighbours waits before it first asks a lead: see [`Tuning::ask_late`].
+/// How long a node with `neighbours` neighbours waits before it first asks a lead: see [`Tuning::ask_late`].
 fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duration {
     if neighbours < tuning.neighbours as usize || random.below(2) == 0 {
         return Duration::ZERO;

@@ -51,7 +51,7 @@ use crate::tuning::Tuning;
 /// Later than anything.
 const NEVER: Moment = Moment::from_micros(u64::MAX);
 
-/// Rates are compared after so many answers, or when a holder seems slow by the last comparison.
+/// Rates are compared after this many answers, or when a holder seems slow by the last comparison.
 const JUDGE_EVERY: u32 = 16;
 
 /// The picker of one blob. Tell it what happens with [`Picker::handle`], then do what [`Picker::poll`] says.
@@ -244,14 +244,12 @@ impl Picker {
         !self.is_full || !self.readers.is_empty()
     }
 
-    /// Says how many blobs this node fetches at a time, this one included: they share the requests that may be open. Were each
-    /// to have them all, its requests would stand in long queues behind those of the others, and be given up as overdue.
+    /// This node fetches `among` blobs at a time, this one included: they share the requests that may be open. If each had them all,
+    /// its requests would stand in long queues behind those of the others, and be given up as overdue.
     ///
-    /// `standing` says what stands between this node and a peer for whatever blob, and is asked only while there are several blobs:
-    /// of those who have a piece the one with the shortest queue is asked, and an answer is awaited for as long as all before it take.
-    /// A blob of many has two requests open; chosen without a look at the others, most of them stand in the queue of whoever has the
-    /// most to give, and other links idle. A picker that has no room for a request, and none that is due, does not ask either:
-    /// most polls are such.
+    /// `standing` gives the requests of all blobs that stand at a peer: the piece is requested from the holder with the shortest queue, and
+    /// its answer awaited as long as that queue takes. Without it most requests stand at the holder with the most pieces, and other links
+    /// idle (`docs/notes/many-blobs.md`). It is called only while there are several blobs, room for a request, or one that is due.
     pub fn share(&mut self, among: u32, now: Moment, standing: impl Fn(&NodeId) -> Standing) {
         let alone = among <= 1;
         if alone && self.among == 1 {

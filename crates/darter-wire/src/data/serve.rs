@@ -84,7 +84,7 @@ pub trait Uploads: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<()>;
 }
 
-/// Room to send: so many pieces at a time, for all connections of a process, first come first served.
+/// Room to send a few pieces at a time, for all connections of a process, first come first served.
 #[derive(Clone, Debug)]
 pub struct Slots(Arc<Semaphore>);
 

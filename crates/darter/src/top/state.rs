@@ -184,7 +184,7 @@ impl State {
         rows.iter().position(|row| Some(row.progress.blob) == self.selected).unwrap_or_default()
     }
 
-    /// The first of [`State::peers`] to be shown where there is room for so many.
+    /// The first of [`State::peers`] to be shown in `room` rows.
     pub(super) fn first_peer(&self, room: usize) -> usize {
         let count = self.open.as_ref().map_or(0, |open| open.peers.len());
         self.scrolled.min(count.saturating_sub(room))

@@ -138,9 +138,8 @@ impl Members {
         }
     }
 
-    /// Links a member that wants so many neighbours no farther than `until` to another if that has room; else puts it between the
-    /// other and one of its neighbours, which is as far from that as the new one or, while the other has too few of those, of a
-    /// reach of which it has too many.
+    /// Links `slot` to `other`. If `other` is full, splices `slot` into one of its links: one of the same reach, or one of a reach that
+    /// `other` has too many of. Either only while `slot` has fewer than `wanted` neighbours no farther than `until`.
     fn link_in(&mut self, slot: usize, other: usize, until: usize, wanted: usize) {
         if !self.may_link(slot, other) {
             return;
