@@ -5,8 +5,10 @@
 //! exactly the hash that `b3sum` prints for the whole blob. A blob of one piece is the exception that the tree
 //! demands: its only piece *is* the root, so its value is the root hash.
 //!
-//! A manifest grows at its end while the seed reads the origin. Invariants: hashes are only appended, never changed;
-//! once the length is known it stays; [`Manifest::root`] exists exactly when length and all hashes are known.
+//! A manifest grows while the seed reads the origin: at its end while the length is not known, and in any order once it is,
+//! since then any range of the origin may be read. Invariants: a hash is never changed; once the length is known it stays, and
+//! without it the known hashes are those of the first pieces; [`Manifest::root`] exists exactly when length and all hashes are
+//! known.
 
 use std::fmt;
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::piece::{PieceIndex, PieceLength};
 use crate::range::ByteRange;
+use crate::set::PieceSet;
 
 /// A 32-byte BLAKE3 value: of a piece (its subtree's chaining value), or of a whole blob (its root).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,18 +83,47 @@ const fn left_length(count: usize) -> usize {
 }
 
 /// The pieces of one blob, as far as they are known. See the module's text for the invariants.
+///
+/// As bytes it is its piece length, its length and the hashes of the first pieces: hashes behind a gap are told in runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Beginning", into = "Beginning")]
 pub struct Manifest {
+    piece_length: PieceLength,
+    length: Option<u64>,
+    /// By piece, up to the last one whose hash is known; zeros where none is.
+    hashes: Vec<PieceHash>,
+    known: PieceSet,
+    /// How many of the first pieces have a known hash.
+    prefix: u32,
+}
+
+/// A manifest as it is written.
+#[derive(Serialize, Deserialize)]
+struct Beginning {
     piece_length: PieceLength,
     length: Option<u64>,
     hashes: Vec<PieceHash>,
 }
 
+impl From<Beginning> for Manifest {
+    fn from(Beginning { piece_length, length, hashes }: Beginning) -> Self {
+        let prefix = u32::try_from(hashes.len()).expect("a blob has fewer than 2^32 pieces");
+        Self { piece_length, length, hashes, known: PieceSet::full(prefix), prefix }
+    }
+}
+
+impl From<Manifest> for Beginning {
+    fn from(Manifest { piece_length, length, mut hashes, prefix, .. }: Manifest) -> Self {
+        hashes.truncate(prefix as usize);
+        Self { piece_length, length, hashes }
+    }
+}
+
 /// Why a manifest could not take what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Hashes that don't continue where the known ones end.
-    #[error("hashes from piece {from} do not continue {known} known ones")]
+    /// Hashes that don't continue where the known ones end, of a blob whose length is not known.
+    #[error("hashes from piece {from} do not continue {known} known ones, and the length is not known")]
     Gap {
         /// First piece of the new hashes.
         from: u32,
@@ -115,7 +147,7 @@ pub enum ManifestError {
 impl Manifest {
     /// A manifest that knows no piece yet.
     pub const fn new(piece_length: PieceLength, length: Option<u64>) -> Self {
-        Self { piece_length, length, hashes: Vec::new() }
+        Self { piece_length, length, hashes: Vec::new(), known: PieceSet::new(), prefix: 0 }
     }
 
     /// Length of a full piece.
@@ -133,19 +165,30 @@ impl Manifest {
         self.length.map(|length| self.piece_length.count(length))
     }
 
-    /// How many pieces have a known hash: always the first ones.
-    pub fn known(&self) -> u32 {
-        u32::try_from(self.hashes.len()).expect("a blob has fewer than 2^32 pieces")
+    /// How many of the first pieces have a known hash: the number of the first piece that has none.
+    pub const fn prefix(&self) -> u32 {
+        self.prefix
     }
 
-    /// The hashes of the first pieces, in order.
+    /// Which pieces have a known hash.
+    pub const fn known(&self) -> &PieceSet {
+        &self.known
+    }
+
+    /// The hashes of the first pieces, in order, up to the first one that is not known.
     pub fn hashes(&self) -> &[PieceHash] {
-        &self.hashes
+        &self.hashes[..self.prefix as usize]
+    }
+
+    /// The hashes of `from` and the pieces behind it, up to the first one that is not known.
+    pub fn run_from(&self, from: u32) -> &[PieceHash] {
+        let end = self.known.first_missing_from(PieceIndex(from)).as_usize();
+        self.hashes.get(from as usize..end).unwrap_or_default()
     }
 
     /// The hash of a piece, if known.
     pub fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
-        self.hashes.get(piece.as_usize()).copied()
+        self.hashes.get(piece.as_usize()).copied().filter(|_| self.known.contains(piece))
     }
 
     /// The bytes of a piece; `None` while the length is unknown and the piece could be the last one.
@@ -153,14 +196,14 @@ impl Manifest {
         match self.length {
             Some(length) => Some(self.piece_length.range(piece, length)),
             // A piece with a known successor is a full one.
-            None if piece.0 + 1 < self.known() => Some(self.piece_length.range(piece, u64::MAX)),
+            None if piece.0 + 1 < self.prefix => Some(self.piece_length.range(piece, u64::MAX)),
             None => None,
         }
     }
 
     /// Whether length and every hash are known.
     pub fn is_whole(&self) -> bool {
-        self.piece_count() == Some(self.known())
+        self.piece_count() == Some(self.prefix)
     }
 
     /// The root over all pieces, once all are known.
@@ -174,7 +217,7 @@ impl Manifest {
     /// [`ManifestError::Length`] when it contradicts what is known.
     pub fn set_length(&mut self, length: u64) -> Result<(), ManifestError> {
         let known = self.length.is_some_and(|before| before != length);
-        if known || self.piece_length.count(length) < self.known() {
+        if known || (self.piece_length.count(length) as usize) < self.hashes.len() {
             return Err(ManifestError::Length { got: length });
         }
         self.length = Some(length);
@@ -186,20 +229,30 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError::Gap`], [`ManifestError::Conflict`] or [`ManifestError::TooMany`]; nothing is taken then.
     pub fn extend(&mut self, from: u32, hashes: &[PieceHash]) -> Result<u32, ManifestError> {
-        let known = self.known();
-        let Some(skip) = known.checked_sub(from) else {
-            return Err(ManifestError::Gap { from, known });
-        };
-        let skip = (skip as usize).min(hashes.len());
-        let (old, fresh) = hashes.split_at(skip);
-        if let Some(at) = old.iter().zip(&self.hashes[from as usize..]).position(|(a, b)| a != b) {
-            return Err(ManifestError::Conflict(PieceIndex(from + at as u32)));
+        let end = u64::from(from) + hashes.len() as u64;
+        match self.piece_count() {
+            Some(count) if end > u64::from(count) => return Err(ManifestError::TooMany),
+            // Without the length nothing bounds what a gap may cost.
+            None if from > self.prefix => return Err(ManifestError::Gap { from, known: self.prefix }),
+            None if end > u64::from(u32::MAX) => return Err(ManifestError::TooMany),
+            _ => {}
         }
-        if self.piece_count().is_some_and(|count| (count - known) < fresh.len() as u32) {
-            return Err(ManifestError::TooMany);
+        let run = (from..).map(PieceIndex).zip(hashes);
+        if let Some((piece, _)) =
+            run.clone().find(|(piece, hash)| self.hash(*piece).is_some_and(|known| known != **hash))
+        {
+            return Err(ManifestError::Conflict(piece));
         }
-        self.hashes.extend_from_slice(fresh);
-        Ok(fresh.len() as u32)
+        if !hashes.is_empty() && self.hashes.len() < end as usize {
+            self.hashes.resize(end as usize, PieceHash([0; 32]));
+        }
+        let mut fresh = 0;
+        for (piece, hash) in run {
+            self.hashes[piece.as_usize()] = *hash;
+            fresh += u32::from(self.known.insert(piece));
+        }
+        self.prefix = self.known.first_missing_from(PieceIndex(self.prefix)).0;
+        Ok(fresh)
     }
 
     /// Whether `data` is the piece that the manifest vouches for; false for a piece of unknown hash.
@@ -253,12 +306,37 @@ mod tests {
         assert_eq!(manifest.extend(0, &[a, b]), Ok(2));
         assert_eq!(manifest.extend(1, &[b, a]), Ok(1));
         assert_eq!(manifest.extend(0, &[b]), Err(ManifestError::Conflict(PieceIndex(0))));
-        assert_eq!(manifest.extend(4, &[b]), Err(ManifestError::Gap { from: 4, known: 3 }));
+        assert_eq!(manifest.extend(4, &[b]), Err(ManifestError::Gap { from: 4, known: 3 }), "without the length");
         assert_eq!(manifest.piece_range(PieceIndex(1)), Some(ByteRange::new(16_384, 32_768)));
         assert_eq!(manifest.piece_range(PieceIndex(2)), None);
         assert_eq!(manifest.set_length(20_000), Err(ManifestError::Length { got: 20_000 }));
         assert_eq!(manifest.set_length(40_000), Ok(()));
         assert_eq!(manifest.extend(3, &[a]), Err(ManifestError::TooMany));
         assert!(manifest.is_whole());
+    }
+
+    #[test]
+    fn once_the_length_is_known_hashes_are_learned_in_any_order() {
+        let pieces = PieceLength::from_log2(14).unwrap();
+        let data: Vec<u8> = (0..150_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let whole = manifest_of(&data, pieces);
+        let hashes = whole.hashes();
+        let mut manifest = Manifest::new(pieces, Some(150_000));
+        assert_eq!(manifest.extend(9, &hashes[9..]), Ok(1));
+        assert_eq!(manifest.extend(4, &hashes[4..6]), Ok(2));
+        assert_eq!((manifest.prefix(), manifest.hashes()), (0, &[][..]));
+        let runs: Vec<_> = manifest.known().runs().collect();
+        assert_eq!(runs, [4..6, 9..10]);
+        assert_eq!(manifest.run_from(5), &hashes[5..6]);
+        assert_eq!((manifest.run_from(6), manifest.hash(PieceIndex(6))), (&[][..], None));
+        assert!(manifest.verifies(PieceIndex(5), &data[5 * 16_384..6 * 16_384]));
+        assert!(!manifest.verifies(PieceIndex(6), &data[6 * 16_384..7 * 16_384]), "nobody said what it is");
+        assert_eq!(manifest.extend(5, &[hashes[4]]), Err(ManifestError::Conflict(PieceIndex(5))));
+        assert_eq!(manifest.extend(9, &[hashes[9], hashes[9]]), Err(ManifestError::TooMany));
+        assert_eq!((manifest.extend(0, &hashes[..7]), manifest.prefix()), (Ok(5), 7));
+        assert_eq!(manifest.root(), None);
+        assert_eq!((manifest.extend(6, &hashes[6..]), manifest.prefix()), (Ok(2), 10));
+        assert_eq!(manifest.root(), Some(root_of(&data)));
+        assert_eq!(manifest, whole);
     }
 }

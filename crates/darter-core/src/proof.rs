@@ -5,22 +5,39 @@
 //! gives. So the lead signs the list, members pass it on, and nobody has to trust whom it hears it from.
 //!
 //! What is signed is the end of a [`HashChain`]: a value that begins with the blob and takes in one hash after the other. A member that
-//! knows the first hashes checks further ones without going through the first again. Signatures are Ed25519 (RFC 8032); the
+//! knows the first hashes checks further ones without going through the first again. Most chains begin with the first piece; one that
+//! begins behind a gap is for a run of pieces within a [`block_of`] them, so that it is short, and provable by itself. Signatures are Ed25519 (RFC 8032); the
 //! key is drawn anew by whoever begins to lead a swarm, and members learn it from the lead itself as they join.
+
+use std::collections::HashMap;
+use std::ops::Range;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobId, PieceHash, PieceLength};
+use crate::{BlobId, PieceHash, PieceIndex, PieceLength};
 
 /// Keeps chains apart from whatever else BLAKE3 is used for.
 const CHAIN: &str = "darter 2026-11 chain of piece hashes";
 /// Keeps what is signed here apart from whatever else an Ed25519 key may sign.
 const SIGNED: &[u8] = b"darter piece hashes\0";
 
-/// The first hashes of a blob's pieces, as one value.
+/// Pieces in a block: a run of hashes behind a gap is told, and proven, with those of its block.
+const BLOCK: u32 = 64;
+
+/// Signatures that a lead keeps: more than a blob has blocks that are asked for at a time.
+const MAX_KEPT: usize = 256;
+
+/// The block that a piece is in: its first piece, and one past its last.
+pub const fn block_of(piece: PieceIndex) -> Range<u32> {
+    let first = piece.0 / BLOCK * BLOCK;
+    first..first.saturating_add(BLOCK)
+}
+
+/// Hashes of consecutive pieces of a blob, as one value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HashChain {
+    first: u32,
     count: u32,
     value: [u8; 32],
 }
@@ -28,9 +45,17 @@ pub struct HashChain {
 impl HashChain {
     /// The chain of a blob in pieces of this length, before its first hash.
     pub fn new(blob: BlobId, pieces: PieceLength) -> Self {
+        Self::begin(blob, pieces, 0)
+    }
+
+    /// The chain of a run of pieces, before the hash of its first.
+    pub fn begin(blob: BlobId, pieces: PieceLength, first: u32) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(CHAIN);
         hasher.update(&blob.0).update(&[pieces.log2()]);
-        Self { count: 0, value: *hasher.finalize().as_bytes() }
+        if first > 0 {
+            hasher.update(&first.to_le_bytes());
+        }
+        Self { first, count: 0, value: *hasher.finalize().as_bytes() }
     }
 
     /// How many hashes it has taken in.
@@ -54,7 +79,7 @@ impl HashChain {
     }
 }
 
-/// A lead's word for the first `count` hashes of a blob.
+/// A lead's word for `count` hashes of a blob, from the first on or as a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// How many hashes it is for.
@@ -80,8 +105,8 @@ impl LeadKey {
 pub struct Signer {
     pair: Ed25519KeyPair,
     key: LeadKey,
-    /// What was signed last: it is asked for by many.
-    last: Option<(HashChain, Proof)>,
+    /// What was signed last, by the first piece: it is asked for by many.
+    last: HashMap<u32, (HashChain, Proof)>,
 }
 
 impl Signer {
@@ -92,7 +117,7 @@ impl Signer {
     pub fn draw() -> Self {
         let pair = Ed25519KeyPair::generate().expect("the system has random numbers");
         let key = pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes");
-        Self { pair, key: LeadKey(key), last: None }
+        Self { pair, key: LeadKey(key), last: HashMap::new() }
     }
 
     /// What others check its proofs with.
@@ -102,13 +127,16 @@ impl Signer {
 
     /// Vouches for all hashes of a chain.
     pub fn prove(&mut self, chain: &HashChain) -> Proof {
-        if let Some((_, proof)) = self.last.as_ref().filter(|(signed, _)| signed == chain) {
+        if let Some((_, proof)) = self.last.get(&chain.first).filter(|(signed, _)| signed == chain) {
             return *proof;
+        }
+        if self.last.len() >= MAX_KEPT {
+            self.last.clear();
         }
         let signature = self.pair.sign(&chain.signed());
         let (halves, _) = signature.as_ref().as_chunks::<32>();
         let proof = Proof { count: chain.count, signature: [halves[0], halves[1]] };
-        self.last = Some((chain.clone(), proof));
+        self.last.insert(chain.first, (chain.clone(), proof));
         proof
     }
 }

@@ -1,5 +1,7 @@
 //! Sets of pieces, as one bit per piece.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::piece::PieceIndex;
@@ -20,7 +22,11 @@ impl PieceSet {
 
     /// The set of the first `count` pieces.
     pub fn full(count: u32) -> Self {
-        (0..count).map(PieceIndex).collect()
+        let mut words = vec![u64::MAX; (count / 64) as usize];
+        if !count.is_multiple_of(64) {
+            words.push((1 << (count % 64)) - 1);
+        }
+        Self { words, count }
     }
 
     /// Adds a piece; false if it was there already.
@@ -67,6 +73,26 @@ impl PieceSet {
             .iter()
             .enumerate()
             .flat_map(|(at, &word)| Bits(word).map(move |bit| PieceIndex(at as u32 * 64 + bit)))
+    }
+
+    /// The pieces as runs of consecutive ones, in ascending order.
+    pub fn runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        let mut at = PieceIndex(0);
+        std::iter::from_fn(move || {
+            let first = self.first_from(at)?;
+            at = self.first_missing_from(first);
+            Some(first.0..at.0)
+        })
+    }
+
+    /// The first piece at or after `from` that is in the set.
+    pub fn first_from(&self, from: PieceIndex) -> Option<PieceIndex> {
+        let (begin, _) = position(from);
+        let behind = u64::MAX << (from.0 % 64);
+        let rest = self.words.get(begin..)?.iter().enumerate();
+        let mut found = rest.map(|(at, word)| (at, if at == 0 { word & behind } else { *word }));
+        let (at, word) = found.find(|(_, word)| *word != 0)?;
+        Some(PieceIndex((begin + at) as u32 * 64 + word.trailing_zeros()))
     }
 
     /// Adds every piece of `other`.
@@ -206,6 +232,21 @@ mod tests {
         assert_eq!(set.first_missing_from(PieceIndex(0)), PieceIndex(70));
         assert_eq!(set.first_missing_from(PieceIndex(71)), PieceIndex(130));
         assert_eq!(set.first_missing_from(PieceIndex(500)), PieceIndex(500));
+    }
+
+    #[test]
+    fn runs_are_the_pieces_without_their_gaps() {
+        let runs = |set: &PieceSet| set.runs().collect::<Vec<_>>();
+        assert_eq!(runs(&PieceSet::new()), []);
+        for count in [1, 63, 64, 65, 128] {
+            let full = PieceSet::full(count);
+            assert!(full.runs().eq(std::iter::once(0..count)), "{count}");
+            assert_eq!((full.len(), full.iter().count()), (count, count as usize));
+        }
+        let set: PieceSet = [3, 62, 63, 64, 65, 200].map(PieceIndex).into_iter().collect();
+        assert_eq!(runs(&set), [3..4, 62..66, 200..201]);
+        assert_eq!(set.first_from(PieceIndex(66)), Some(PieceIndex(200)));
+        assert_eq!((set.first_from(PieceIndex(201)), set.first_from(PieceIndex(9000))), (None, None));
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub const MODIFIED_HEADER: &str = "darter-last-modified";
 /// The header that carries the origin's `Content-Disposition`, where it was asked for.
 pub const DISPOSITION_HEADER: &str = "darter-disposition";
 
+/// The header that says which bytes an answer has, and how many there are in all: `FIRST-LAST/LENGTH`.
+pub const RANGE_HEADER: &str = "darter-range";
+
 /// The trailer that tells why a download ended before its end.
 pub const ERROR_TRAILER: &str = "darter-error";
 
@@ -255,13 +258,20 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     let (source, credentials) =
         Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters());
     let disposition = if request.disposition { agent.disposition(&source, &credentials).await } else { None };
-    let download = match agent.open(source, credentials).await {
-        Ok(download) => download,
+    let opened = match request.range {
+        Some(span) => agent.open_span(source, credentials, span).await.map(|(download, range)| (download, Some(range))),
+        None => agent.open(source, credentials).await.map(|download| (download, None)),
+    };
+    let (download, range) = match opened {
+        Ok(opened) => opened,
         Err(error) => return failed(&agent, &error),
     };
     let mut response = Response::builder().header(BLOB_HEADER, download.blob().to_string());
     if let Some(length) = download.length() {
         response = response.header(LENGTH_HEADER, length);
+        if let Some(range) = range {
+            response = response.header(RANGE_HEADER, format!("{}-{}/{length}", range.start(), range.end() - 1));
+        }
     }
     let texts = [(MODIFIED_HEADER, download.version().last_modified), (DISPOSITION_HEADER, disposition)];
     for (name, text) in texts {
@@ -269,7 +279,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
             response = response.header(name, value);
         }
     }
-    if let Upgrade { to: Some(upgrade), order } = upgrade {
+    if let (Upgrade { to: Some(upgrade), order }, None) = (upgrade, range) {
         // Reading begins here: a daemon that shuts down waits for it.
         let failing = agent.clone();
         let parts = download.hand_on(order.unwrap_or(Order::InOrder));
@@ -283,7 +293,8 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         return headers.body(Body::empty()).expect("headers of digits and letters");
     }
     // An error half-way goes into a trailer, so that whoever reads learns the reason and not only that it broke.
-    let frames = download.stream(None).map(move |bytes| {
+    let bytes = range.map_or_else(|| download.stream(None), |range| download.bytes_of(range));
+    let frames = bytes.map(move |bytes| {
         Ok::<_, Infallible>(match bytes {
             Ok(bytes) => Frame::data(bytes),
             Err(error) => {

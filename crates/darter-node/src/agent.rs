@@ -106,12 +106,42 @@ impl Agent {
     /// # Errors
     /// The origin's refusal, or a failure of the agent's own.
     pub async fn open(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
-        self.open_for(Requester::Here, source, credentials).await
+        self.open_for(Requester::Here, source, credentials, true).await
+    }
+
+    /// The same for who wants parts of the blob alone: nothing of it is fetched but what [`Download::ensure`] and
+    /// [`Download::parts_of`] are asked for.
+    ///
+    /// # Errors
+    /// As [`Agent::open`].
+    pub async fn open_parts(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
+        self.open_for(Requester::Here, source, credentials, false).await
+    }
+
+    /// The same for these bytes of the blob, as soon as its length is known.
+    ///
+    /// # Errors
+    /// As [`Agent::open`]; [`FetchError::Range`] where it has none of them.
+    pub async fn open_span(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        span: api::Span,
+    ) -> Result<(Download, ByteRange), FetchError> {
+        let download = self.open_parts(source, credentials).await?;
+        let length = download.transfer.length_when_known().await?;
+        let range = span.of(length).ok_or(FetchError::Range { length })?;
+        Ok((download, range))
     }
 
     /// The same for a program that named the registry: it is read at private addresses only where it is configured.
-    pub(crate) async fn open_named(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
-        self.open_for(Requester::Named, source, credentials).await
+    pub(crate) async fn open_named(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Download, FetchError> {
+        self.open_for(Requester::Named, source, credentials, everything).await
     }
 
     async fn open_for(
@@ -119,9 +149,10 @@ impl Agent {
         requester: Requester,
         source: Source,
         credentials: Credentials,
+        everything: bool,
     ) -> Result<Download, FetchError> {
         loop {
-            let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone());
+            let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone(), everything);
             let transfer = opened.await?;
             // Else it was evicted just now, and is not found again.
             if let Some(hold) = transfer.hold() {
@@ -412,14 +443,26 @@ impl Download {
         if stored.is_complete() || (stored.holds(piece) && self.transfer.pieces() != Some(piece.0 + 1)) {
             return Nearness::Held;
         }
-        let known = PieceIndex(stored.known());
-        if piece < known { Nearness::Within } else { Nearness::After(at.saturating_sub(pieces.offset(known))) }
+        if stored.hash(piece).is_some() || self.transfer.may_jump() {
+            return Nearness::Within;
+        }
+        Nearness::After(at.saturating_sub(pieces.offset(PieceIndex(stored.prefix()))))
     }
 
     /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an
     /// error rather than short.
     pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        let parts = self.read(range, Giving::default());
+        self.bytes(range, Giving::default())
+    }
+
+    /// The same of a range alone: the pieces that it touches are fetched and no others, and its bytes don't wait for the whole to be
+    /// checked.
+    pub fn bytes_of(&self, range: ByteRange) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        self.bytes(Some(range), Giving { files: false, lone: true })
+    }
+
+    fn bytes(&self, range: Option<ByteRange>, giving: Giving) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        let parts = self.read(range, giving);
         let bytes = parts.try_filter_map(|part| async move {
             Ok(match part {
                 Part::Bytes(bytes) => Some(bytes),
@@ -435,8 +478,9 @@ impl Download {
         self.read(range, Giving { files: true, lone: false }).boxed()
     }
 
-    /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked.
-    pub(crate) fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
+    /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked, and the pieces
+    /// that it touches are fetched and no others.
+    pub fn parts_of(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
         self.read(Some(range), Giving { files: true, lone: true }).boxed()
     }
 
@@ -444,6 +488,15 @@ impl Download {
     /// was all, and which digests of it were checked.
     pub fn hand_on(&self, order: Order) -> BoxStream<'static, Result<Handing, FetchError>> {
         self.swarms.hand_on(&self.transfer, (self.requester, self.credentials.clone()), order).boxed()
+    }
+
+    /// Sees to it that the bytes of `range`, as far as there are such, are here and verified within this time. The pieces that it touches
+    /// are fetched and no others; of those that are waited for, the ones with the least time left come first.
+    ///
+    /// # Errors
+    /// [`FetchError::Stalled`] when they are not here in time; else why the blob can't be had.
+    pub async fn ensure(&self, range: ByteRange, within: Duration) -> Result<(), FetchError> {
+        self.transfer.ensure(range, within).await
     }
 
     fn read(

@@ -7,12 +7,13 @@
 //! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id or a digest (or 8 of its first digits and more), an image, or a URL, percent-encoded |
 //! | `PUT /v1/blobs/{name}/pin`, `DELETE /v1/blobs/{name}/pin` | 204: kept whatever happens, or not any more |
 //! | `GET /v1/explain?name=…` | [`Explained`] |
-//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`](crate::handover) |
+//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`](crate::handover). With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
 //! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.
 
+pub mod span;
 pub mod top;
 pub mod units;
 
@@ -24,6 +25,7 @@ use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Source, Tier};
 use darter_origin::Pause;
 use serde::{Deserialize, Serialize};
 
+pub use self::span::{Span, SpanError};
 use crate::options::Role;
 use crate::transfer::dissolve::origin_of;
 
@@ -467,6 +469,9 @@ pub struct GetRequest {
     /// Whether the origin is to be asked what it calls the content (`Content-Disposition`).
     #[serde(default)]
     pub disposition: bool,
+    /// The bytes that are wanted; all of them if `None`. A release that does not know of it gives all, and says nothing of a range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<Span>,
 }
 
 /// Why a request failed.

@@ -88,7 +88,7 @@ impl Joined {
     /// Whether the lead has the content that is stored here under the same name, as far as their hashes tell: an address's
     /// content is named by what its origin says of it, and some say the same of what they show to different callers.
     pub(crate) fn is_same(&self, stored: &dyn StoredBlob) -> Option<bool> {
-        if stored.known() == 0 {
+        if stored.known().is_empty() {
             return Some(true);
         }
         if self.piece_length != stored.manifest().piece_length() {
@@ -134,7 +134,7 @@ impl Joins {
         Self { pauses, last: AtomicU32::new(0), waiting: Mutex::default() }
     }
 
-    /// Asks a lead to let this agent in.
+    /// Asks a lead to let this agent in, which wants `everything` or only what it will say.
     pub(crate) async fn ask(
         &self,
         fleet: &Fleet,
@@ -142,13 +142,14 @@ impl Joins {
         source: Source,
         credentials: Credentials,
         held: Option<Held>,
+        everything: bool,
     ) -> Answer {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, mut answer) = oneshot::channel();
         let patience = Arc::new(Notify::new());
         self.waiting.lock().insert(request, Waiting { lead, answer: sender, patience: Arc::clone(&patience) });
         let waits = Waits { joins: self, request };
-        let question = Message::Join { request, source: source.clone(), credentials, held, wants: true };
+        let question = Message::Join { request, source: source.clone(), credentials, held, wants: everything };
         if !fleet.say(lead, &question) {
             return Err(NotJoined::Gone);
         }

@@ -106,6 +106,7 @@ impl Origin for FileOrigin {
             version: settled,
             shown: Shown::default(),
             start: range.start(),
+            is_part: range.len() < length,
             length: Some(length),
             witness: None,
             body,

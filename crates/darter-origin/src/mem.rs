@@ -165,8 +165,9 @@ impl Origin for MemOrigin {
             Some((Ok(chunk), (ByteRange::new(range.end(), left.end()), account)))
         });
         let body = body::checked(chunks.boxed(), Some(sent.len()), source.to_string());
+        let is_part = sent.len() < whole.len();
         let length = (!state.hide_length).then_some(whole.end());
-        Ok(Reading { version, shown: Shown::default(), start: sent.start(), length, witness: None, body })
+        Ok(Reading { version, shown: Shown::default(), start: sent.start(), is_part, length, witness: None, body })
     }
 }
 

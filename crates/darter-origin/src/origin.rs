@@ -38,6 +38,8 @@ pub struct Reading {
     pub shown: Shown,
     /// Offset in the resource of the body's first byte: the start asked for, or 0 from an origin that can't do ranges.
     pub start: u64,
+    /// Whether the body is the range that was asked for, and not all of the resource.
+    pub is_part: bool,
     /// Length of the whole resource in bytes, if the origin told.
     pub length: Option<u64>,
     /// Checks the whole against what the origin declares of it in this answer, of whatever part of it. What it

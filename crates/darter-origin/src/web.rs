@@ -183,7 +183,8 @@ impl Origin for HttpOrigin {
         };
         declared.agrees(source.digest().filter(|_| expect.is_none()), &what)?;
         let (body, witness) = declared.check(body::of_response(response, part.bytes, what.clone()), what);
-        Ok(Reading { version, shown, start: part.start, length: part.length, witness, body })
+        let is_part = !is_whole;
+        Ok(Reading { version, shown, start: part.start, is_part, length: part.length, witness, body })
     }
 
     async fn shows_own_keys(&self, source: &Source, _credentials: &Credentials) -> bool {

@@ -26,3 +26,6 @@ pub const MAX_REGISTRY_PATH: usize = 8 * 1024;
 
 /// Headers of a question to a registry, and of its answer.
 pub const MAX_REGISTRY_HEADERS: usize = 256;
+
+/// Wishes that one message tells of, at most.
+pub const MAX_WISHES: usize = 64;

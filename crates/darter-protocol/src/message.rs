@@ -5,6 +5,7 @@
 //! *Member* is a node that holds or wants a blob; *lead* is the seed that owns the blob's swarm. A blob of many
 //! members has one lead at a time. Unknown blobs in messages are not errors: messages cross.
 
+use darter_core::proof::block_of;
 use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, LeadKey, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Source,
@@ -13,8 +14,12 @@ use darter_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, ProtocolError, Result,
+    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_WISHES, ProtocolError,
+    Result,
 };
+
+/// The version of the protocol in which members say what they want of a blob.
+pub const WANT_SINCE: u8 = 4;
 
 /// One message of a control channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,6 +290,38 @@ pub enum Message {
         /// As in [`Message::AskRegistryAlike`], if the asker has a login.
         proof: Option<Digest>,
     },
+    /// Lead → member: hashes behind a gap, of pieces that the sender has read before those in front of them. Member → member, before
+    /// the answer to [`Message::AskHashes`]: the same with the lead's proof. Only of a blob whose length was told.
+    Run {
+        /// The blob.
+        blob: BlobId,
+        /// The piece that the first of `hashes` belongs to.
+        from: u32,
+        /// Hashes of consecutive pieces, all in one [`block_of`] them.
+        hashes: Vec<PieceHash>,
+        /// The lead's word for just these.
+        proof: Option<Proof>,
+    },
+    /// Member → lead: what I want, in place of what I said before. Who joined without wanting the rest wants nothing until it says so.
+    Want {
+        /// The blob.
+        blob: BlobId,
+        /// Whether that is everything.
+        everything: bool,
+        /// What readers wait for, at most [`MAX_WISHES`].
+        wishes: Vec<Wish>,
+    },
+}
+
+/// Pieces that a reader waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// The first piece.
+    pub first: u32,
+    /// One past the last.
+    pub end: u32,
+    /// For how many milliseconds the reader can wait.
+    pub within_ms: u32,
 }
 
 /// A request to a registry, for a manifest, a list, or whether a blob may be read; never for a blob's bytes.
@@ -430,7 +467,8 @@ impl Message {
             | Self::AskManifest { .. }
             | Self::ManifestIs { .. }
             | Self::AskHashes { .. } => 2,
-            // All that are newer came with version 3.
+            Self::Run { .. } | Self::Want { .. } => WANT_SINCE,
+            // Version 3.
             _ => 3,
         }
     }
@@ -458,6 +496,15 @@ impl Message {
                 end <= u64::from(MAX_PIECES)
                     && length.is_none_or(|it| it <= MAX_BLOB_LENGTH)
                     && proof.is_none_or(|proof| u64::from(proof.count) == end)
+            }
+            Self::Run { from, hashes, proof, .. } => {
+                let end = u64::from(*from) + hashes.len() as u64;
+                let block = block_of(PieceIndex(*from));
+                end <= u64::from(MAX_PIECES.min(block.end))
+                    && proof.is_none_or(|proof| proof.count as usize == hashes.len())
+            }
+            Self::Want { wishes, .. } => {
+                wishes.len() <= MAX_WISHES && wishes.iter().all(|wish| wish.first <= wish.end && wish.end <= MAX_PIECES)
             }
             Self::ManifestIs { manifest: Some(manifest), .. } => {
                 let known = manifest.hashes().len() as u64;

@@ -5,7 +5,7 @@
 //! ```text
 //! offset  size  field
 //!      0     4  magic, "DRTR"
-//!      4     1  protocol version, 3
+//!      4     1  protocol version, 4
 //!      5     1  kind: 1 control channel, 2 data channel; the answer repeats it
 //!      6     2  length of the hello, little-endian, at most 4096
 //!      8     n  hello, in postcard's encoding: node (16 bytes), listen (text), place (four texts), role (varint),
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{MAX_HELLO, ProtocolError, Result};
 
 /// The version of the protocol spoken here.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The oldest version spoken with agents that don't speak [`VERSION`] yet.
 pub const OLDEST_VERSION: u8 = 2;

@@ -53,7 +53,7 @@ impl Fleet {
     /// Tells a picker for how many pieces there are hashes, and how many there are in all.
     pub(crate) fn tell_known(&mut self, index: u32) {
         let known = self.nodes[index as usize].knowledge.known();
-        self.tell(index, Event::ManifestGrew { known, total: Some(self.pieces) });
+        self.tell(index, Event::ManifestGrew { known: 0..known, total: Some(self.pieces) });
     }
 
     /// A lead tells members of new hashes, if it tells them at all and the time has come; but not one that is just coming in.

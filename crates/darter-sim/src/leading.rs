@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex};
-use darter_swarm::{Event, Lead, Leader, Start, Teaching};
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
+use darter_swarm::{Event, Lead, Leader, OriginReader, Start, Teaching};
 
 use crate::fleet::Fleet;
 use crate::node::{Node, id_of, index_of};
@@ -164,7 +164,8 @@ impl Fleet {
             return;
         }
         // Whoever leads here knows every hash.
-        let Some(run) = leading.lead.origin_plan(u32::MAX, self.now) else { return };
+        let known = PieceSet::full(self.pieces);
+        let Some(run) = leading.lead.origin_plan(OriginReader::Everything, &known, self.now) else { return };
         leading.is_reading = true;
         let (piece, life, id) = (run.first, node.life, node.id);
         self.report.origin_pieces += 1;

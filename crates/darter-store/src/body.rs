@@ -261,7 +261,7 @@ impl<M: Medium> Body<M> {
         let held = state.held.len();
         match state.manifest.root() {
             _ if state.discarded => return Err(StoreError::Discarded(self.id)),
-            Some(_) if held < state.manifest.known() => return Err(StoreError::Incomplete { blob: self.id, held }),
+            Some(_) if held < state.manifest.prefix() => return Err(StoreError::Incomplete { blob: self.id, held }),
             None => return Err(StoreError::Incomplete { blob: self.id, held }),
             Some(actual) if actual != root => return Err(StoreError::WrongRoot(self.id)),
             Some(_) => state.complete = true,

@@ -37,7 +37,11 @@ impl<B: Backend> Handle<B> {
         if let Some(length) = manifest.length() {
             self.set_length(length)?;
         }
+        // The beginning in any case: a manifest without hashes is no contradiction.
         self.extend(0, manifest.hashes())?;
+        for run in manifest.known().runs().filter(|run| run.start > 0) {
+            self.extend(run.start, manifest.run_from(run.start))?;
+        }
         Ok(())
     }
 
@@ -89,7 +93,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
 
     fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
         self.body.manifest(|manifest| {
-            let hashes = manifest.hashes().get(from as usize..).unwrap_or_default();
+            let hashes = manifest.run_from(from);
             hashes[..most.min(hashes.len())].to_vec()
         })
     }
@@ -98,8 +102,12 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.body.manifest(Manifest::length)
     }
 
-    fn known(&self) -> u32 {
-        self.body.manifest(Manifest::known)
+    fn prefix(&self) -> u32 {
+        self.body.manifest(Manifest::prefix)
+    }
+
+    fn known(&self) -> PieceSet {
+        self.body.manifest(|manifest| manifest.known().clone())
     }
 
     fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
@@ -150,7 +158,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let blob = self.body.id;
         let (pieces, length, known) =
-            self.body.manifest(|manifest| (manifest.piece_length(), manifest.length(), manifest.known()));
+            self.body.manifest(|manifest| (manifest.piece_length(), manifest.length(), manifest.prefix()));
         let range = ByteRange::new(offset, offset.saturating_add(buffer.len() as u64));
         if length.is_some_and(|length| range.end() > length) {
             return Err(StoreError::PastTheEnd { blob, offset, end: range.end() });

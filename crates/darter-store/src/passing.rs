@@ -150,7 +150,11 @@ impl StoredBlob for Passing {
         self.inner.length()
     }
 
-    fn known(&self) -> u32 {
+    fn prefix(&self) -> u32 {
+        self.inner.prefix()
+    }
+
+    fn known(&self) -> PieceSet {
         self.inner.known()
     }
 
@@ -291,8 +295,8 @@ impl StoredBlob for Passing {
         let manifest = self.inner.manifest();
         match manifest.root() {
             _ if self.inner.is_discarded() => return Err(StoreError::Discarded(blob)),
-            Some(actual) if held == manifest.known() && actual == root => {}
-            Some(_) if held == manifest.known() => return Err(StoreError::WrongRoot(blob)),
+            Some(actual) if held == manifest.prefix() && actual == root => {}
+            Some(_) if held == manifest.prefix() => return Err(StoreError::WrongRoot(blob)),
             _ => return Err(StoreError::Incomplete { blob, held }),
         }
         self.state.lock().complete = true;
@@ -360,7 +364,7 @@ impl StoredBlob for Passing {
         loop {
             let mut state = self.state.lock();
             let piece = PieceIndex(state.floor);
-            if piece >= before || piece.0 >= self.inner.known() {
+            if piece >= before || piece.0 >= self.inner.prefix() {
                 break;
             }
             let aside = state.aside.remove(&piece);

@@ -3,7 +3,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | `DARTPIEC` |
-//! | 8 | 1 | version of this layout: 1 |
+//! | 8 | 1 | version of this layout: 1, or 2 where known hashes have gaps |
 //! | 9 | 1 | flags: 1 complete (sealed), 2 pinned, 4 the length is known |
 //! | 10 | 1 | base-two logarithm of the piece length |
 //! | 11 | 1 | zero |
@@ -13,12 +13,15 @@
 //! | 56 | 4 | `I`, length of the info |
 //! | 60 | 4 | `W`, words of the bitmap |
 //! | 64 | `I` | the info: [`BlobInfo`] in postcard's encoding, fields in order |
-//! | … | 32 · `N` | the hashes of the first `N` pieces |
+//! | … | 32 · `N` | the hashes of these `N` pieces, in their order: in version 1 of the first `N` |
 //! | … | 8 · `W` | the held pieces, 64 to a word, lowest piece in the lowest bit |
+//! | … | 4 | in version 2: `K`, words of the next bitmap |
+//! | … | 8 · `K` | in version 2: the pieces with a known hash, in the same form |
 //! | … | 32 | BLAKE3 of everything before |
 //!
 //! Numbers are little-endian. A file that is longer, shorter, of another version or of another checksum is no sidecar.
-//! One of a greater version is a newer Darter's, and kept for it.
+//! One of a greater version is a newer Darter's, and kept for it. Version 2 is written only where it has to be, so that the release
+//! before it, which sets such a sidecar aside, reads all others.
 //! Held pieces have known hashes; a complete blob holds all its pieces: what says otherwise is no sidecar either.
 
 use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
@@ -27,7 +30,12 @@ use crate::body::Facts;
 use crate::store::BlobInfo;
 
 const MAGIC: &[u8; 8] = b"DARTPIEC";
-const VERSION: u8 = 1;
+/// The greatest version that is read.
+const VERSION: u8 = 2;
+/// Where the known hashes are those of the first pieces.
+const WITHOUT_GAPS: u8 = 1;
+/// Where they have gaps.
+const WITH_GAPS: u8 = 2;
 const HEADER: usize = 64;
 const CHECKSUM: usize = 32;
 
@@ -51,7 +59,7 @@ pub(crate) struct Sidecar {
 pub(crate) enum SidecarError {
     #[error("not a sidecar")]
     Magic,
-    #[error("a sidecar of version {0}, this darter knows version {VERSION}")]
+    #[error("a sidecar of version {0}, this darter knows versions 1 to {VERSION}")]
     Newer(u8),
     #[error("a sidecar of version {0}, which was never written")]
     Version(u8),
@@ -65,9 +73,12 @@ impl Sidecar {
     /// Writes the layout above.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let info = postcard::to_stdvec(&self.info).expect("strings and numbers always encode");
-        let hashes = self.manifest.hashes();
+        let known = self.manifest.known();
         let words = self.held.words();
-        let mut bytes = Vec::with_capacity(HEADER + info.len() + hashes.len() * 32 + words.len() * 8 + CHECKSUM);
+        let has_gaps = known.len() > self.manifest.prefix();
+        let (version, gaps) = if has_gaps { (WITH_GAPS, known.words()) } else { (WITHOUT_GAPS, &[][..]) };
+        let room = info.len() + known.len() as usize * 32 + words.len() * 8 + gaps.len() * 8 + 4;
+        let mut bytes = Vec::with_capacity(HEADER + room + CHECKSUM);
         let mut flags = 0;
         for (set, flag) in
             [(self.complete, COMPLETE), (self.pinned, PINNED), (self.manifest.length().is_some(), LENGTH_KNOWN)]
@@ -75,20 +86,25 @@ impl Sidecar {
             flags |= if set { flag } else { 0 };
         }
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[VERSION, flags, self.manifest.piece_length().log2(), 0]);
-        bytes.extend_from_slice(&self.manifest.known().to_le_bytes());
+        bytes.extend_from_slice(&[version, flags, self.manifest.piece_length().log2(), 0]);
+        bytes.extend_from_slice(&known.len().to_le_bytes());
         bytes.extend_from_slice(&self.manifest.length().unwrap_or(0).to_le_bytes());
         bytes.extend_from_slice(&self.id.0);
-        for count in [info.len(), words.len()] {
-            let count = u32::try_from(count).expect("info and bitmap are far below 4 GiB");
-            bytes.extend_from_slice(&count.to_le_bytes());
-        }
+        let count = |count: usize| u32::try_from(count).expect("info and bitmap are far below 4 GiB").to_le_bytes();
+        bytes.extend_from_slice(&count(info.len()));
+        bytes.extend_from_slice(&count(words.len()));
         bytes.extend_from_slice(&info);
-        for hash in hashes {
+        for hash in known.runs().flat_map(|run| self.manifest.run_from(run.start)) {
             bytes.extend_from_slice(&hash.0);
         }
         for word in words {
             bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        if has_gaps {
+            bytes.extend_from_slice(&count(gaps.len()));
+            for word in gaps {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
         }
         let checksum = darter_core::manifest::root_of(&bytes);
         bytes.extend_from_slice(&checksum.0);
@@ -112,7 +128,7 @@ impl Sidecar {
         if bytes[8] > VERSION {
             return Err(SidecarError::Newer(bytes[8]));
         }
-        if bytes[8] != VERSION {
+        if bytes[8] == 0 {
             return Err(SidecarError::Version(bytes[8]));
         }
         let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
@@ -124,6 +140,7 @@ impl Sidecar {
 
     fn decode_checked(content: &[u8]) -> Result<Self, SidecarError> {
         let mut fields = Fields(&content[9..]);
+        let has_gaps = content[8] == WITH_GAPS;
         let [flags, log2, _] = fields.array()?;
         let known = u32::from_le_bytes(fields.array()?) as usize;
         let length = u64::from_le_bytes(fields.array()?);
@@ -140,18 +157,28 @@ impl Sidecar {
         let hash_bytes = fields.take(known.checked_mul(32).ok_or(SidecarError::Content("number of hashes"))?)?;
         let (hashes, _) = hash_bytes.as_chunks::<32>();
         let hashes: Vec<PieceHash> = hashes.iter().map(|hash| PieceHash(*hash)).collect();
+        let held = fields.bitmap(words)?;
+        let known = match has_gaps {
+            true => {
+                let words = u32::from_le_bytes(fields.array()?) as usize;
+                Some(fields.bitmap(words)?).filter(|known| known.len() as usize == hashes.len())
+            }
+            false => Some(PieceSet::full(known as u32)),
+        };
+        let known = known.ok_or(SidecarError::Content("number of hashes"))?;
         let mut manifest = Manifest::new(pieces, length);
-        manifest.extend(0, &hashes).map_err(|_| SidecarError::Content("number of hashes"))?;
-
-        let word_bytes = fields.take(words.checked_mul(8).ok_or(SidecarError::Content("bitmap"))?)?;
-        let (words, _) = word_bytes.as_chunks::<8>();
-        let held = PieceSet::from(words.iter().map(|word| u64::from_le_bytes(*word)).collect::<Vec<_>>());
-        let unknown_held = held.iter().any(|piece| piece.0 >= manifest.known());
+        let mut rest = &hashes[..];
+        for run in known.runs() {
+            let (these, others) = rest.split_at(run.len());
+            manifest.extend(run.start, these).map_err(|_| SidecarError::Content("number of hashes"))?;
+            rest = others;
+        }
+        let unknown_held = known.lacks_some_of(&held);
         let complete = flags & COMPLETE != 0;
         if unknown_held || !fields.0.is_empty() {
             return Err(SidecarError::Content("bitmap"));
         }
-        if complete && !(manifest.is_whole() && held.len() == manifest.known()) {
+        if complete && !(manifest.is_whole() && held.len() == manifest.prefix()) {
             return Err(SidecarError::Content("flag of completeness"));
         }
         Ok(Self { id, info, manifest, held, complete, pinned: flags & PINNED != 0 })
@@ -166,6 +193,13 @@ impl<'a> Fields<'a> {
         let (field, rest) = self.0.split_at_checked(count).ok_or(SidecarError::Content("size of the file"))?;
         self.0 = rest;
         Ok(field)
+    }
+
+    fn bitmap(&mut self, words: usize) -> Result<PieceSet, SidecarError> {
+        let bytes = self.take(words.checked_mul(8).ok_or(SidecarError::Content("bitmap"))?)?;
+        let (words, _) = bytes.as_chunks::<8>();
+        let set = PieceSet::from(words.iter().map(|word| u64::from_le_bytes(*word)).collect::<Vec<_>>());
+        Ok(set)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], SidecarError> {

@@ -238,14 +238,17 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// A copy of the manifest as it is now: 32 bytes a piece.
     fn manifest(&self) -> Manifest;
 
-    /// The hashes of up to `most` pieces from `from` on, as far as known.
+    /// The hashes of up to `most` pieces from `from` on, up to the first one that is not known.
     fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash>;
 
     /// Length in bytes, once known.
     fn length(&self) -> Option<u64>;
 
-    /// How many pieces have a known hash: always the first ones.
-    fn known(&self) -> u32;
+    /// How many of the first pieces have a known hash: the number of the first piece that has none.
+    fn prefix(&self) -> u32;
+
+    /// A copy of the set of pieces with a known hash.
+    fn known(&self) -> PieceSet;
 
     /// The hash of a piece, if known.
     fn hash(&self, piece: PieceIndex) -> Option<PieceHash>;

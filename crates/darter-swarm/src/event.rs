@@ -1,5 +1,6 @@
 //! What a [`Picker`](crate::Picker) is told, and what it wants done.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use darter_core::{NodeId, PieceIndex, PieceSet, Tier};
@@ -15,11 +16,11 @@ pub struct ReaderId(pub u64);
 /// Something that happened. Events about unknown peers or requests (late answers, say) are harmless.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The hashes of the first `known` pieces are known; `total` pieces in all, once that is known.
+    /// The hashes of the pieces `known` are known, perhaps some of them for long; `total` pieces in all, once that is known.
     /// A piece without a known hash is never asked for by name.
     ManifestGrew {
-        /// How many pieces, from the first on, have a known hash.
-        known: u32,
+        /// Pieces that have a known hash.
+        known: Range<u32>,
         /// How many pieces the blob has.
         total: Option<u32>,
     },

@@ -2,8 +2,9 @@
 //!
 //! In a large swarm the lead tells nobody the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the
 //! answers by the lead's signature. Who asks knows best what it lacks, so nobody keeps books of what others were told, and whatever goes
-//! wrong (a neighbour that leaves, an answer that is refused, another lead) ends with one more question. Hashes become known in order,
-//! so a number says what somebody knows.
+//! wrong (a neighbour that leaves, an answer that is refused, another lead) ends with one more question. Most hashes become known in
+//! order, so a number says what somebody knows; and a neighbour that holds pieces behind a *gap*, whose hashes are not known here, can
+//! tell these. Whoever is asked tells both.
 //!
 //! Invariants: one question to a neighbour is open at a time, and one to the lead; no neighbour is asked that did not say that it knows
 //! more; the lead is asked when no neighbour can tell, or when they have told nothing for a while, and so whoever follows a lead that knows
@@ -55,8 +56,12 @@ pub struct Learner {
 #[derive(Debug, Default)]
 struct Neighbour {
     knows: u32,
+    /// Whether it holds pieces behind a gap whose hashes are not known here, and has not been asked since it said so.
+    gap: bool,
     /// How many were known when it was asked, if it has not answered yet, in time or not.
     asked: Option<u32>,
+    /// Whether it told hashes behind a gap since it was asked.
+    told_run: bool,
     /// How often in a row it was of no help, and until when it is left alone for that.
     failures: u32,
     again: Moment,
@@ -107,6 +112,19 @@ impl Learner {
         before <= self.known && self.known < knows
     }
 
+    /// A neighbour holds pieces that are wanted here, behind a gap, whose hashes are not known. Whether that is news.
+    pub fn showed_gap(&mut self, neighbour: NodeId) -> bool {
+        let entry = self.neighbours.entry(neighbour).or_default();
+        !std::mem::replace(&mut entry.gap, true)
+    }
+
+    /// A neighbour that was asked told hashes behind a gap.
+    pub fn told_run(&mut self, neighbour: NodeId) {
+        if let Some(entry) = self.neighbours.get_mut(&neighbour) {
+            entry.told_run = true;
+        }
+    }
+
     /// A neighbour that tells of no hashes holds pieces that need `knows` hashes.
     /// Whether this is reason enough, for the first time, to look for somebody who does.
     pub fn showed_pieces(&mut self, knows: u32) -> bool {
@@ -123,13 +141,20 @@ impl Learner {
         }
     }
 
+    /// The lead answered that it knows the first `end` hashes, and no more of them in order: what it showed before lies behind a gap.
+    pub fn lead_answered(&mut self, end: u32) {
+        if self.lead_asked.is_some() && end <= self.known {
+            (self.of_lead, self.elsewhere) = (0, 0);
+        }
+    }
+
     /// Another lead: what the last one knew, and answers that it signed, are nothing now.
     pub fn lead_changed(&mut self) {
         self.of_lead = 0;
         self.lead_tells = true;
         (self.open, self.lead_asked, self.proof_asked, self.lacks) = (None, None, None, None);
         for neighbour in self.neighbours.values_mut() {
-            *neighbour = Neighbour { knows: neighbour.knows, ..Neighbour::default() };
+            *neighbour = Neighbour { knows: neighbour.knows, gap: neighbour.gap, ..Neighbour::default() };
         }
     }
 
@@ -158,7 +183,9 @@ impl Learner {
     pub fn answered(&mut self, neighbour: NodeId, is_useful: bool, now: Moment, tuning: &Tuning) {
         let Some(entry) = self.neighbours.get_mut(&neighbour) else { return };
         let before = entry.asked.take();
-        if is_useful && before.is_some_and(|before| before < self.known) {
+        let told_run = std::mem::take(&mut entry.told_run);
+        entry.gap = false;
+        if is_useful && (told_run || before.is_some_and(|before| before < self.known)) {
             (entry.failures, entry.again) = (0, Moment::ZERO);
         } else {
             self.leave_alone(neighbour, now, tuning);
@@ -187,7 +214,7 @@ impl Learner {
         }
         let (known, total) = (self.known, self.total);
         let lacked = |knows: u32| knows.min(total) > known;
-        let is_told_of = self.neighbours.values().any(|neighbour| lacked(neighbour.knows));
+        let is_told_of = self.neighbours.values().any(|neighbour| lacked(neighbour.knows) || neighbour.gap);
         let is_urgent = is_told_of || lacked(self.of_lead);
         if !is_urgent && !lacked(self.elsewhere) {
             self.lacks = None;
@@ -225,7 +252,7 @@ impl Learner {
     /// The neighbour whose turn it is to be asked, of those that know more.
     fn able(&mut self, now: Moment) -> Option<NodeId> {
         let (known, total) = (self.known, self.total);
-        let able = |(_, it): &(&NodeId, &Neighbour)| it.knows.min(total) > known && it.again <= now;
+        let able = |(_, it): &(&NodeId, &Neighbour)| (it.knows.min(total) > known || it.gap) && it.again <= now;
         let count = self.neighbours.iter().filter(able).count();
         self.turn = self.turn.wrapping_add(1);
         let nth = self.turn.checked_rem(count)?;
@@ -282,6 +309,32 @@ mod tests {
         assert_eq!(learner.ask(at(2), &tuning), Some(Teacher::Neighbour(node(1))));
         learner.learned(6);
         assert_eq!(learner.ask(at(3), &tuning), None);
+    }
+
+    #[test]
+    fn a_neighbour_that_holds_pieces_behind_a_gap_is_asked_once_until_it_holds_more() {
+        let (mut learner, tuning) = learner();
+        assert!(learner.showed_gap(node(1)) && !learner.showed_gap(node(1)));
+        assert_eq!(learner.ask(at(0), &tuning), Some(Teacher::Neighbour(node(1))));
+        learner.told_run(node(1));
+        learner.answered(node(1), true, at(1), &tuning);
+        assert_eq!(learner.ask(at(1), &tuning), None, "it told all that it can");
+        assert!(learner.showed_gap(node(1)));
+        assert_eq!(learner.ask(at(2), &tuning), Some(Teacher::Neighbour(node(1))), "it was of use");
+        learner.answered(node(1), true, at(3), &tuning);
+        learner.showed_gap(node(1));
+        assert_eq!(learner.ask(at(4), &tuning), Some(Teacher::Lead), "it told nothing: the lead can");
+    }
+
+    #[test]
+    fn a_lead_that_reads_behind_a_gap_is_not_asked_again_for_what_lies_before_it() {
+        let (mut learner, tuning) = learner();
+        learner.lead_showed(900);
+        assert_eq!(learner.ask(at(0), &tuning), Some(Teacher::Lead));
+        learner.lead_answered(0);
+        assert_eq!(learner.ask(at(60_000), &tuning), None, "it has read nothing before piece 899");
+        learner.lead_showed(901);
+        assert_eq!(learner.ask(at(60_000), &tuning), Some(Teacher::Lead));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub mod tuning;
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
 pub use finish::Finish;
-pub use lead::{Lead, Neighbour, Notice, OriginRun, Start};
+pub use lead::{Lead, Neighbour, Notice, OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
 pub use news::{News, Told};

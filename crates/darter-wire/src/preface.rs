@@ -41,9 +41,10 @@ pub struct Greeted {
 pub async fn open(transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
     match open_in(VERSION, transport, addr, kind, me).await {
         // The answer of an older agent is lost where it hung up with bytes unread.
-        Err(WireError::HungUp { .. } | WireError::Version { theirs: OLDEST_VERSION, .. }) => {
-            open_in(OLDEST_VERSION, transport, addr, kind, me).await
+        Err(WireError::Version { theirs, .. }) if (OLDEST_VERSION..VERSION).contains(&theirs) => {
+            open_in(theirs, transport, addr, kind, me).await
         }
+        Err(WireError::HungUp { .. }) => open_in(OLDEST_VERSION, transport, addr, kind, me).await,
         other => other,
     }
 }

@@ -88,7 +88,7 @@ async fn a_web_server_is_not_darter() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_and_hanging_up_may_be_a_darter_in_trouble() {
-    let too_little = preface(3, 1, 0, &[])[..3].to_vec();
+    let too_little = preface(4, 1, 0, &[])[..3].to_vec();
     for said in [vec![], too_little] {
         let error = answered_with(said.clone()).await;
         assert!(matches!(error, WireError::NoAnswer { .. }) && error.blame().retry.is_later(), "{error}");
@@ -178,7 +178,7 @@ async fn two_agents_with_one_id_are_told_from_one_that_reaches_itself() {
 async fn another_version_is_named_on_both_ends_whatever_follows() {
     let future = preface(9, 77, 65_535, b"a form that nobody knows yet");
     for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
-        assert!(matches!(error, WireError::Version { ours: 3, theirs: 9, .. }), "{error}");
+        assert!(matches!(error, WireError::Version { ours: 4, theirs: 9, .. }), "{error}");
     }
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
@@ -187,18 +187,18 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
     greet(listener.accept().await.unwrap(), &hello(2, "")).await.unwrap_err();
     let mut answer = [0; 5];
     stream.reader.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"DRTR\x03", "the one that is refused can tell why");
+    assert_eq!(&answer, b"DRTR\x04", "the one that is refused can tell why");
 }
 
 #[tokio::test(start_paused = true)]
 async fn garbage_behind_a_right_beginning_is_refused() {
-    assert!(matches!(approached_with(&preface(3, 3, 0, &[]), false).await, WireError::Violation { .. }));
-    assert!(matches!(answered_with(preface(3, 2, 0, &[])).await, WireError::Violation { .. }));
-    let long = approached_with(&preface(3, 1, 4097, &[]), false).await;
+    assert!(matches!(approached_with(&preface(4, 3, 0, &[]), false).await, WireError::Violation { .. }));
+    assert!(matches!(answered_with(preface(4, 2, 0, &[])).await, WireError::Violation { .. }));
+    let long = approached_with(&preface(4, 1, 4097, &[]), false).await;
     assert!(matches!(long, WireError::TooLong { length: 4097, limit: 4096, .. }), "{long}");
-    assert!(matches!(approached_with(&preface(3, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
-    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), true).await, WireError::Closed));
-    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
+    assert!(matches!(approached_with(&preface(4, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
+    assert!(matches!(approached_with(&preface(4, 1, 64, &[0; 5]), true).await, WireError::Closed));
+    assert!(matches!(approached_with(&preface(4, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
 }
 
 #[tokio::test]

@@ -174,10 +174,10 @@ impl Client {
     }
 
     /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over, in this
-    /// order if it knows orders.
-    pub(crate) async fn get(&self, request: &api::GetRequest, order: Order) -> Result<Given, ClientError> {
+    /// order if it knows orders; without an order as bytes.
+    pub(crate) async fn get(&self, request: &api::GetRequest, order: Option<Order>) -> Result<Given, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
-        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), Some(order)).await?;
+        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), order).await?;
         let head = answer.headers().clone();
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Given { head, content: Content::Bytes(answer.into_body()) });

@@ -84,6 +84,9 @@ struct Report {
     /// How the content came there; `None` for what is no file.
     placed: Option<Placed>,
     bytes: u64,
+    /// Which bytes of the content these are, if they are not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<PartReport>,
     /// The digest of what was written, as it was checked by the agent, by its lead, or with `--verify-whole` here: SHA-256 if that
     /// is known, else what `--digest` asked for. `None` where nobody computed one.
     digest: Option<Digest>,
@@ -98,6 +101,14 @@ struct Report {
     daemon: Option<String>,
     /// Why this process did the work.
     why_no_daemon: Option<String>,
+}
+
+/// A part of some content: the first byte, the last one, and how many there are in all.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct PartReport {
+    first: u64,
+    last: u64,
+    of: Option<u64>,
 }
 
 /// Everything that the downloads of one command share.
@@ -150,6 +161,7 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
         signed,
         disposition: false,
         order: Order::InOrder,
+        range: None,
         says: &|_| (),
     };
     backend::source_of(&question).0.key()
@@ -245,7 +257,13 @@ impl Work<'_> {
             signed,
             disposition: by_name,
             // In a directory it becomes a file, whatever it will be called, or all but always.
-            order: if by_name || matches!(job.target(None)?, Target::File(_)) { Order::Any } else { Order::InOrder },
+            order: match job.target(None)? {
+                _ if args.range.is_some() => Order::InOrder,
+                Target::File(_) => Order::Any,
+                _ if by_name => Order::Any,
+                _ => Order::InOrder,
+            },
+            range: args.range,
             says: &|waiting| self.bar.waits(number, waiting),
         };
         let mut opened = self.backend.open(&question).await?;
@@ -260,6 +278,7 @@ impl Work<'_> {
         }
         let source = key(job, &self.senders, args);
         if let Target::File(file) = &target
+            && args.range.is_none()
             && let Some(old) = &file.old
             && opened.length.is_none_or(|length| length == old.len())
             && (is_right.is_some() || attributes::is_marked(&file.path, opened.blob))
@@ -323,21 +342,34 @@ impl Work<'_> {
         target: &Target,
         started: Instant,
     ) -> anyhow::Result<Fetched> {
-        let Opened { blob, length, modified, moves, vouched, content, watch, .. } = opened;
+        let Opened { blob, length: whole, part, modified, moves, spent: spends, vouched, content, watch, .. } = opened;
+        let length = part.map_or(whole, |part| Some(part.len()));
         let progress = watch.progress().await;
         let resumed = progress.as_ref().map_or(0, already_here);
-        self.bar.note(number, length, progress.as_ref().map_or(0, |progress| progress.held_bytes));
+        let held = progress.as_ref().filter(|_| part.is_none()).map_or(0, |progress| progress.held_bytes);
+        self.bar.note(number, length, held);
         if self.args.log.verbose > 0 && resumed > 0 {
             self.bar.say(&format!("resumed: {} already here", units::size(resumed)));
         }
         let args = self.args;
-        let spends = moves.is_some();
         let wishes = move |Anew { blob, length, modified }| {
             let modified = self.date_for(modified.as_deref());
-            Wishes { blob, length, moves: moves.clone(), link: args.link, modified, sync: args.sync }
+            let marks = part.is_none();
+            Wishes { blob, length, marks, moves: moves.clone(), link: args.link, modified, sync: args.sync }
         };
         let is_file = matches!(target, Target::File(_));
-        let check = Check::new(job.digest, args.verify_whole, vouched, is_file);
+        // Nothing is known of the digest of a part.
+        let check = match part {
+            Some(_) => Check::new(None, false, true, is_file),
+            None => Check::new(job.digest, args.verify_whole, vouched, is_file),
+        };
+        let follows = async {
+            if part.is_some() {
+                // How much of the whole is here says nothing of the part.
+                return std::future::pending().await;
+            }
+            self.bar.follow(number, length, &watch).await
+        };
         let first = wishes(Anew { blob, length, modified });
         let again = |anew: Anew| {
             // A second try at the same content is nobody's business.
@@ -348,7 +380,7 @@ impl Work<'_> {
         };
         let written = tokio::select! {
             written = write_all(content, target.clone(), first, again, check) => written,
-            never = self.bar.follow(number, length, &watch) => match never {},
+            never = follows => match never {},
         };
         let Written { placed, blob, bytes, digest } = written?;
         self.bar.note(number, Some(bytes), bytes);
@@ -357,6 +389,7 @@ impl Work<'_> {
             file: target.shown().map(|path| path.display().to_string()),
             placed: is_file.then_some(placed),
             bytes,
+            range: part.map(|part| PartReport { first: part.start(), last: part.end() - 1, of: whole }),
             digest,
             blob: Some(blob),
             seconds: started.elapsed().as_secs_f64(),
@@ -387,6 +420,7 @@ impl Work<'_> {
             file: target.shown().map(|path| path.display().to_string()),
             placed: Some(Placed::Kept),
             bytes,
+            range: None,
             digest,
             blob,
             seconds: 0.0,

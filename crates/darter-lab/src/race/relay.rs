@@ -57,7 +57,7 @@ impl Load {
     /// All pieces, in the order in which they travel.
     fn pieces(&self) -> impl Iterator<Item = (usize, &Manifest, PieceIndex)> {
         self.files.iter().enumerate().flat_map(|(file, (_, manifest))| {
-            (0..manifest.known()).map(move |number| (file, manifest, PieceIndex(number)))
+            (0..manifest.prefix()).map(move |number| (file, manifest, PieceIndex(number)))
         })
     }
 
@@ -137,7 +137,7 @@ fn receive(load: &Load, files: &[File], from: SocketAddr, held: &SyncSender<()>)
                 read => filled += read,
             }
         }
-        let right = manifest.hash(piece) == Some(hash_piece(pieces, piece, &buffer, manifest.known() == 1));
+        let right = manifest.hash(piece) == Some(hash_piece(pieces, piece, &buffer, manifest.prefix() == 1));
         ensure!(right, "piece {piece} of {} is wrong", load.files[file].0);
         files[file].write_all_at(&buffer, range.start()).context("write a piece")?;
         say(held);

@@ -545,7 +545,9 @@ impl Fleet {
 /// How many piece hashes a message tells.
 const fn hashes_in(message: &Message) -> u64 {
     match message {
-        Message::Joined { hashes, .. } | Message::Grew { hashes, .. } => hashes.len() as u64,
+        Message::Joined { hashes, .. } | Message::Grew { hashes, .. } | Message::Run { hashes, .. } => {
+            hashes.len() as u64
+        }
         _ => 0,
     }
 }

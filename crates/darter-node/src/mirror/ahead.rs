@@ -1,13 +1,14 @@
-//! Which ranges begin with the upstream rather than with the agent.
+//! Which ranges are lone: no part of a reading of everything, so that the pieces that they touch are fetched and no others. And which
+//! of them begin with the upstream rather than with the agent.
 //!
-//! Piece hashes are known from the first piece on, so the agent gives a byte far ahead only after everything before
-//! it. Two kinds of readers ask for such bytes:
+//! Whoever reads the origin jumps to what is waited for. An older agent does not, and some origins give no ranges; then the agent gives
+//! a byte far ahead only after everything before it. Two kinds of readers ask for such bytes:
 //!
 //! - engines that fetch a layer by several ranges at once (containerd's `concurrent_layer_fetch_buffer`). Together they
 //!   read the whole in order. They get their headers at once and wait for the agent: reading past it would cost the
 //!   registry a copy for each host;
 //! - lazy snapshotters, which read a footer, a table of contents, a file. These read little, and somebody waits for it.
-//!   They are given the upstream's bytes.
+//!   They are given the upstream's bytes where the agent can't jump.
 //!
 //! What tells them apart is what was asked for before: a sweep begins at 0, and each further range of it goes on where an
 //! earlier one ended, or lies a few steps of its length ahead. Only the last step may be shorter. Engines that name no

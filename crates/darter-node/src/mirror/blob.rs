@@ -120,18 +120,22 @@ impl Mirror {
             let (blobs, rescue) = (wanted.blobs, self.rescue(ask, digest, &wanted.wrong));
             wanted.blobs = Arc::new(Sampled { blobs, rescue, told: member.size });
         }
-        let mut opening = wanted.open(ask.credentials.clone());
+        let lone = match member.size {
+            Some(_) => Some(self.lone_part(ask, digest, member.size)?),
+            None => None,
+        };
+        let mut opening = wanted.open(ask.credentials.clone(), lone.flatten().is_none());
         ask.waits_for(format!("the fleet or {} to begin {digest}", ask.upstream.name()));
         let response = match self.opened(ask, digest, member.size, &mut opening, deadline).await? {
             Opened::Now(Ok(blob)) => {
                 if let Some(said) = said.as_ref().filter(|_| !is_shown) {
                     self.gave(ask, digest, said);
                 }
-                self.serve(ask, wanted, blob, deadline, response).await
+                self.serve(ask, wanted, (blob, lone), deadline, response).await
             }
             Opened::Now(Err(FetchError::Unproven { .. })) => self.compare(ask, wanted, response).await,
             Opened::Now(Err(error)) => self.go_upstream(ask, wanted, Some(error), response).await,
-            Opened::Later { length } => self.serve_later(ask, wanted, (length, opening), response),
+            Opened::Later { length } => self.serve_later(ask, wanted, (length, lone.flatten(), opening), response),
         }?;
         self.grants.lock().give(&ask.scope, ask.caller, digest, member, self.clock.now());
         Ok(response)
@@ -213,7 +217,7 @@ impl Mirror {
         &self,
         ask: &Ask<'_>,
         wanted: Wanted,
-        blob: Box<dyn Blob>,
+        (blob, lone): (Box<dyn Blob>, Option<Option<ByteRange>>),
         deadline: Instant,
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
@@ -221,7 +225,11 @@ impl Mirror {
         let part = part_of(ask, digest, length)?;
         let sent = part.or(length.map(|length| ByteRange::new(0, length)));
         let soon = deadline.min(Instant::now() + self.waits.headers());
-        let lone = part.filter(|part| self.is_lone(ask, digest, *part, length));
+        let lone = match lone {
+            Some(lone) => lone.filter(|lone| part == Some(*lone)),
+            // Its registry did not say how long it is.
+            None => self.lone_part(ask, digest, length)?,
+        };
         let (mut giver, mut first) = (None, None);
         if let Some(part) = lone.filter(|part| is_far(&*blob, part.start())) {
             let mut opening = self.ahead(ask, &wanted, part);
@@ -261,24 +269,30 @@ impl Mirror {
         &self,
         ask: &Ask<'_>,
         wanted: Wanted,
-        (length, opening): (u64, BlobOpening),
+        (length, lone, opening): (u64, Option<ByteRange>, BlobOpening),
         mut response: Response<Body>,
     ) -> Result<Response<Body>, Problem> {
         let digest = wanted.digest;
         let part = part_of(ask, digest, Some(length))?;
         put_part(&mut response, part, Some(length))?;
         let sent = part.unwrap_or(ByteRange::new(0, length));
-        let lone = part.is_some_and(|part| self.is_lone(ask, digest, part, Some(length)));
-        let start = Start { giver: flow::opening(opening), length: Some(length), lone, ..Start::of(Some(sent)) };
+        let start = Start {
+            giver: flow::opening(opening),
+            length: Some(length),
+            lone: lone.is_some(),
+            ..Start::of(Some(sent))
+        };
         *response.body_mut() = self.flow(ask, wanted, start);
         Ok(response)
     }
 
-    /// Whether a range is no part of a reading of everything.
-    fn is_lone(&self, ask: &Ask<'_>, digest: Digest, part: ByteRange, length: Option<u64>) -> bool {
-        let Some(length) = length else { return false };
+    /// The part that is asked for of a blob of this length, if it is no part of a reading of everything. To be asked once a request: it is
+    /// noted for those that follow.
+    fn lone_part(&self, ask: &Ask<'_>, digest: Digest, length: Option<u64>) -> Result<Option<ByteRange>, Problem> {
+        let Some(length) = length else { return Ok(None) };
+        let Some(part) = part_of(ask, digest, Some(length))? else { return Ok(None) };
         let asked = Stretch { range: part, open_ended: range::is_open_ended(wanted_range(ask, &digest)) };
-        self.sweeps.lock().is_lone((ask.scope.clone(), digest), asked, length)
+        Ok(Some(part).filter(|_| self.sweeps.lock().is_lone((ask.scope.clone(), digest), asked, length)))
     }
 
     /// The upstream's first bytes of a range, or else the agent's.
@@ -451,9 +465,9 @@ impl Mirror {
 }
 
 impl Wanted {
-    fn open(&self, credentials: Credentials) -> BlobOpening {
+    fn open(&self, credentials: Credentials, everything: bool) -> BlobOpening {
         let (blobs, source) = (Arc::clone(&self.blobs), self.source.clone());
-        Box::pin(async move { blobs.open(source, credentials).await })
+        Box::pin(async move { blobs.open(source, credentials, everything).await })
     }
 }
 

@@ -26,13 +26,18 @@ pub trait Blobs: Send + Sync + 'static {
     /// Whether all of this source's content is at hand, checked, and may be given for it.
     async fn is_whole(&self, source: &Source) -> bool;
 
-    /// Opens a blob. The caller has made sure that these credentials may read it: content at hand is given without
-    /// asking its origin again.
+    /// Opens a blob, of which `everything` is wanted or lone parts alone. The caller has made sure that these credentials may read it:
+    /// content at hand is given without asking its origin again.
     ///
     /// # Errors
     /// The origin's refusal, or a failure of the agent's own; [`FetchError::Unproven`] when the content is at hand, but
     /// nothing shows that this source has it.
-    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError>;
+    async fn open(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Box<dyn Blob>, FetchError>;
 }
 
 /// A blob being fetched, or at hand. Dropping it ends the interest in it.
@@ -70,8 +75,13 @@ impl Blobs for Agent {
         Self::is_whole(self, source).await
     }
 
-    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
-        let download = self.open_named(source, credentials).await?;
+    async fn open(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Box<dyn Blob>, FetchError> {
+        let download = self.open_named(source, credentials, everything).await?;
         Ok(Box::new(download))
     }
 }
@@ -98,6 +108,6 @@ impl Blob for Download {
     }
 
     fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
-        Self::lone_parts(self, range)
+        Self::parts_of(self, range)
     }
 }

@@ -9,7 +9,8 @@
 //! An engine that has got its headers waits for the body, so the agent is waited for as long as the blob moves. When
 //! nothing of the blob comes for [`STILL`], or the agent fails, bytes come from the upstream with the caller's own
 //! credentials, and the agent is gone back to as soon as it has what follows. A range that the agent could only give
-//! after all that lies before it begins with the upstream (see [`crate::mirror::ahead`]).
+//! after all that lies before it, since whoever reads the origin can't jump, begins with the upstream (see
+//! [`crate::mirror::ahead`]).
 //!
 //! A body that stands still ends with `stall_timeout`, whoever gives; the upstream was asked before that. Time in which an
 //! origin asked to be let alone does not count.
@@ -424,7 +425,8 @@ impl Flow {
             tokio::time::sleep(*pause).await;
             let Reopen { blobs, source, credentials } = self.reopen.clone();
             if self.end.is_some() {
-                self.giver = opening(async move { blobs.open(source, credentials).await });
+                let everything = !self.lone;
+                self.giver = opening(async move { blobs.open(source, credentials, everything).await });
                 return Ok(());
             }
         }
@@ -436,7 +438,7 @@ impl Flow {
         let Reopen { blobs, source, credentials } = self.reopen.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let Ok(blob) = blobs.open(source, credentials).await else { return };
+            let Ok(blob) = blobs.open(source, credentials, true).await else { return };
             let mut parts = blob.parts(None);
             while let Some(Ok(_)) = parts.next().await {}
         });

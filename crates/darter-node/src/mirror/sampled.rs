@@ -50,9 +50,14 @@ impl Blobs for Sampled {
         self.blobs.proven(source);
     }
 
-    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
+    async fn open(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Box<dyn Blob>, FetchError> {
         let name = source.to_string();
-        let blob = self.blobs.open(source, credentials).await?;
+        let blob = self.blobs.open(source, credentials, everything).await?;
         if self.is_given(&*blob).await {
             return Ok(blob);
         }

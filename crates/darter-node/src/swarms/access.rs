@@ -21,11 +21,12 @@ use super::Swarms;
 use crate::context::unix_now;
 use crate::error::FetchError;
 
-/// Who wants a source: whose credentials open it, and for whom this agent asks.
+/// Who wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     pub(super) credentials: &'a Credentials,
     pub(super) requester: Requester,
+    pub(super) everything: bool,
 }
 
 /// What a caller's own answer from the origin showed.
@@ -105,7 +106,7 @@ impl Swarms {
     pub(super) async fn ask_origin(
         &self,
         source: &Source,
-        Caller { credentials, requester }: Caller<'_>,
+        Caller { credentials, requester, .. }: Caller<'_>,
         records: &[SourceRecord],
     ) -> Option<Stat> {
         let by = credentials.fingerprint();

@@ -195,7 +195,9 @@ impl Attempt {
         }
         self.tries += 1;
         let (requester, credentials) = self.caller.clone();
-        let Ok(next) = self.swarms.open(requester, source, credentials).await else { return Err(error) };
+        let Ok(next) = self.swarms.open(requester, source, credentials, !self.giving.lone).await else {
+            return Err(error);
+        };
         let given = ByteRange::new(self.start, self.at);
         // The caller may have been told how long it is.
         let length = self.transfer.stored.length();
@@ -231,7 +233,7 @@ async fn is_same(before: &Transfer, next: &Transfer, given: ByteRange) -> bool {
     let first = next.piece_length.piece_at(given.start()).0;
     let end = next.piece_length.piece_at(given.end() - 1).0 + 1;
     let mut changed = next.changes();
-    while next.stored.known() < end {
+    while (first..end).any(|piece| next.stored.hash(PieceIndex(piece)).is_none()) {
         if next.is_closed() || !matches!(next.outcome(), Outcome::Open) || changed.changed().await.is_err() {
             return false;
         }

@@ -63,7 +63,7 @@ impl Door {
     pub(super) async fn enter<'a>(
         &'a self,
         source: &'a Source,
-        Caller { credentials, requester }: Caller<'_>,
+        Caller { credentials, requester, .. }: Caller<'_>,
     ) -> Result<Opening<'a>, Result<Arc<Transfer>, FetchError>> {
         let (caller, before) = (credentials.fingerprint(), self.left.load(Ordering::Relaxed));
         let last = self.opening.lock().await;

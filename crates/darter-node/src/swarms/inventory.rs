@@ -116,7 +116,7 @@ impl Swarms {
         self.house.tasks.spawn(async move {
             let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
             // One too long for a message is not told; the seed then reads the origin.
-            let fits = stored.filter(|stored| stored.known() <= MOST_HASHES);
+            let fits = stored.filter(|stored| stored.prefix() <= MOST_HASHES);
             let manifest = fits.map(|stored| stored.manifest());
             swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
         });

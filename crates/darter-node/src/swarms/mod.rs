@@ -230,7 +230,7 @@ impl Swarms {
         let is_idle = |entry: &Entry| {
             let transfer = &entry.transfer;
             let patience = if transfer.is_leading_others() { RETIRE_LEAD_AFTER } else { RETIRE_AFTER };
-            let over = !matches!(transfer.outcome(), Outcome::Open);
+            let over = !matches!(transfer.outcome(), Outcome::Open) || transfer.is_at_rest();
             over && !transfer.has_readers() && now.since(entry.used) > patience
         };
         let mut evicted = Vec::new();
@@ -238,7 +238,8 @@ impl Swarms {
             entry.transfer.may_rest();
             let idle = is_idle(entry);
             let in_vain = entry.transfer.passes_in_vain() && now.since(entry.used) > RETIRE_PASSING_AFTER;
-            if entry.transfer.is_evicted() || in_vain {
+            let at_rest = idle && matches!(entry.transfer.outcome(), Outcome::Open);
+            if entry.transfer.is_evicted() || in_vain || at_rest {
                 evicted.push(Arc::clone(&entry.transfer));
             } else if idle {
                 entry.transfer.close();
@@ -420,7 +421,7 @@ impl Listener for ListeningSwarms {
                 house_tasks.spawn(async move {
                     let (wanted, caller) = (source.clone(), credentials.clone());
                     let named = held.as_ref().map(|held| held.blob);
-                    match swarms.open_saying_so(from, request, source, credentials, named).await {
+                    match swarms.open_saying_so(from, request, source, credentials, named, wants).await {
                         Ok(transfer) => {
                             swarms.count_use(transfer.blob);
                             transfer.small_is_whole().await;
@@ -490,6 +491,8 @@ impl Listener for ListeningSwarms {
             | Message::Meet { blob, .. }
             | Message::Have { blob, .. }
             | Message::AskHashes { blob, .. }
+            | Message::Run { blob, .. }
+            | Message::Want { blob, .. }
             | Message::Lost { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),

@@ -45,11 +45,11 @@ impl Swarms {
     pub(super) async fn open_by_nodes(
         self: &Arc<Self>,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         patient: bool,
         troubles: &mut Vec<String>,
     ) -> Result<Settled, FetchError> {
-        if self.is_all_here(source, credentials).await? {
+        if self.is_all_here(source, caller.credentials).await? {
             return Ok(Settled::NotHere);
         }
         let has_asked = !troubles.is_empty();
@@ -64,7 +64,7 @@ impl Swarms {
         let candidates = seeds.into_iter().chain(nodes);
         let mut refusals = 0;
         for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
-            match self.try_lead(lead, source, credentials, troubles).await? {
+            match self.try_lead(lead, source, caller, troubles).await? {
                 Settled::Transfer(transfer) => {
                     let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
                     transfer.note(format!("{why}; {} leads", fleet.address(lead)));
@@ -90,11 +90,11 @@ impl Swarms {
         self: &Arc<Self>,
         lead: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
         troubles: &mut Vec<String>,
     ) -> Result<Settled, FetchError> {
         let asked = self.house.context.now();
-        let (text, settled) = match self.join(lead, source, credentials).await {
+        let (text, settled) = match self.join(lead, source, caller).await {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
             Err(Refused::Final(error)) => return Err(error),
             Err(Refused::Origin(text)) => {
@@ -130,7 +130,7 @@ impl Swarms {
             if seed == member || !self.may_ask(seed, source, caller) {
                 continue;
             }
-            let joined = self.try_lead(seed, source, caller.credentials, &mut troubles).await;
+            let joined = self.try_lead(seed, source, caller, &mut troubles).await;
             match joined.map_err(|error| failure_of(&error))? {
                 Settled::Transfer(transfer) => return Ok(transfer),
                 Settled::NotHere | Settled::Refused => {}

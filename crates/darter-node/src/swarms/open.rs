@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
+use darter_core::{BlobId, ByteRange, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
 use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
@@ -25,6 +25,7 @@ use darter_wire::{Failure, Held, Message};
 
 use super::access::{Caller, Own};
 use super::nodes::Settled;
+use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
 use crate::error::FetchError;
@@ -50,17 +51,18 @@ const DISK_PATIENCE: Duration = Duration::from_secs(4);
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Swarms {
-    /// Opens a source for a program of this host. Goes on to its end when the caller goes away: what was begun with a
-    /// lead is not left half done.
+    /// Opens a source for a program of this host, which wants `everything` or parts alone. Goes on to its end when the caller goes
+    /// away: what was begun with a lead is not left half done.
     pub(crate) async fn open(
         self: &Arc<Self>,
         requester: Requester,
         source: Source,
         credentials: Credentials,
+        everything: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
         let swarms = Arc::clone(self);
         let opening = self.house.tasks.spawn(async move {
-            let opened = swarms.open_to_the_end(requester, source, credentials).await;
+            let opened = swarms.open_to_the_end(requester, source, credentials, everything).await;
             opened.inspect(|transfer| {
                 transfer.is_asked_by(requester);
                 swarms.count_use(transfer.blob);
@@ -82,6 +84,7 @@ impl Swarms {
         requester: Requester,
         source: Source,
         credentials: Credentials,
+        everything: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
         if self.is_draining() {
             return Err(FetchError::Draining);
@@ -92,13 +95,14 @@ impl Swarms {
             return Ok(transfer);
         }
         let context = &self.house.context;
+        let caller = Caller { credentials: &credentials, requester, everything };
         let mut troubles = Vec::new();
         let mut patient = true;
         for seed in self.seeds_for(&source).await {
             let asked = tokio::time::Instant::now();
             let joined = match proven {
-                true => self.join(seed, &source, &credentials).await,
-                false => self.join_proven(seed, &source, &credentials).await,
+                true => self.join(seed, &source, caller).await,
+                false => self.join_proven(seed, &source, caller).await,
             };
             match joined {
                 Ok(transfer) => {
@@ -136,7 +140,7 @@ impl Swarms {
         }
         let alone = context.options.role == Role::Node;
         if alone {
-            let found = self.open_by_nodes(&source, &credentials, patient, &mut troubles).await?;
+            let found = self.open_by_nodes(&source, caller, patient, &mut troubles).await?;
             match found {
                 Settled::Transfer(transfer) => {
                     self.check_given(&transfer, &source).await?;
@@ -146,7 +150,6 @@ impl Swarms {
                 Settled::OriginAway => patient = false,
             }
         }
-        let caller = Caller { credentials: &credentials, requester };
         let transfer = match self.open_by_another_seed(&source, caller).await? {
             Some(transfer) => transfer,
             None => self.lead(&source, caller, patient).await?,
@@ -174,8 +177,9 @@ impl Swarms {
         source: Source,
         credentials: Credentials,
         held: Option<BlobId>,
+        everything: bool,
     ) -> Result<Arc<Transfer>, Failure> {
-        let mut opening = Box::pin(self.open_for_member(member, source, credentials, held));
+        let mut opening = Box::pin(self.open_for_member(member, source, credentials, held, everything));
         loop {
             if let Ok(opened) = tokio::time::timeout(WAITING_EVERY, &mut opening).await {
                 return opened;
@@ -206,6 +210,7 @@ impl Swarms {
         source: Source,
         credentials: Credentials,
         held: Option<BlobId>,
+        everything: bool,
     ) -> Result<Arc<Transfer>, Failure> {
         if self.is_draining() {
             return Err(refusal("the seed is shutting down"));
@@ -215,7 +220,7 @@ impl Swarms {
         }
         let is_here = self.house.fleet.is_here(member);
         let requester = if is_here { Requester::Here } else { Requester::Elsewhere };
-        let caller = Caller { credentials: &credentials, requester };
+        let caller = Caller { credentials: &credentials, requester, everything };
         self.prove(&source, caller).await.map_err(|error| failure_of(&error))?;
         if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
             return Ok(transfer);
@@ -239,7 +244,7 @@ impl Swarms {
             return Ok(Some(transfer));
         }
         let complete = self.stored(blob).await?.filter(|stored| stored.is_complete());
-        let nobody = Caller { credentials: &Credentials::none(), requester: Requester::Here };
+        let nobody = Caller { credentials: &Credentials::none(), requester: Requester::Here, everything: true };
         Ok(complete.map(|stored| self.begin(source, Version::default(), nobody, stored)))
     }
 
@@ -282,9 +287,9 @@ impl Swarms {
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
     ) -> Result<Arc<Transfer>, Refused> {
-        self.join_if(seed, source, credentials, |_| true).await
+        self.join_if(seed, source, caller, |_| true).await
     }
 
     /// The same for content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that
@@ -293,12 +298,12 @@ impl Swarms {
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        caller: Caller<'_>,
     ) -> Result<Arc<Transfer>, Refused> {
         self.join_if(
             seed,
             source,
-            credentials,
+            caller,
             |entered| matches!(entered, Entered::New(joined) if joined.verdict.is_some()),
         )
         .await
@@ -308,14 +313,15 @@ impl Swarms {
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        Caller { credentials, everything, .. }: Caller<'_>,
         is_enough: impl Fn(&Entered) -> bool,
     ) -> Result<Arc<Transfer>, Refused> {
         if let Some(error) = self.setback(source, credentials, seed) {
             return Err(Refused::Trouble(error.to_string()));
         }
         let held = self.held_of(source, credentials).await?;
-        let asked = self.house.joins.ask(&self.house.fleet, seed, source.clone(), credentials.clone(), held);
+        let (source_asked, credentials_shown) = (source.clone(), credentials.clone());
+        let asked = self.house.joins.ask(&self.house.fleet, seed, source_asked, credentials_shown, held, everything);
         let answer = match asked.await {
             Ok(answer) => answer,
             Err(refusal) => {
@@ -375,7 +381,7 @@ impl Swarms {
                 return Ok(transfer);
             }
         };
-        let entered = self.enter(seed, source, credentials, joined).await;
+        let entered = self.enter(seed, source, (credentials, everything), joined).await;
         if entered.is_err() {
             self.early.lock().remove(&blob);
         }
@@ -387,7 +393,7 @@ impl Swarms {
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
-        credentials: &Credentials,
+        (credentials, everything): (&Credentials, bool),
         joined: Joined,
     ) -> Result<Arc<Transfer>, FetchError> {
         let (blob, version) = (joined.blob, joined.version.clone());
@@ -398,8 +404,14 @@ impl Swarms {
         }
         // Whoever is let in is told apart once it is there.
         let requester = Requester::Here;
-        let beginning =
-            Beginning { source: source.clone(), version, credentials: credentials.clone(), requester, stored };
+        let beginning = Beginning {
+            source: source.clone(),
+            version,
+            credentials: credentials.clone(),
+            requester,
+            stored,
+            everything,
+        };
         Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
     }
 
@@ -411,7 +423,7 @@ impl Swarms {
         caller: Caller<'_>,
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
-        let Caller { credentials, requester } = caller;
+        let Caller { credentials, requester, everything } = caller;
         // Without the door: callers of what is known need not wait for each other's questions to the origin. What is stored
         // in part may have been created this moment by whoever is at the door with the origin's answer.
         let mut says = true;
@@ -457,7 +469,15 @@ impl Swarms {
         let asked = context.now();
         let origins = &context.origins;
         let origin = if patient { origins.patient(requester) } else { origins.once(requester) };
-        let led = match origin.read(source, credentials, None, None).await {
+        let sample = (!everything).then_some(ByteRange::new(0, SAMPLE));
+        let read = async || match origin.read(source, credentials, sample, None).await {
+            // Without the length no other part can be had.
+            Ok(reading) if reading.is_part && reading.length.is_none() => {
+                origin.read(source, credentials, None, None).await
+            }
+            read => read,
+        };
+        let led = match read().await {
             Ok(reading) => self.lead_reading(source, caller, reading).await,
             Err(error) => {
                 let error = FetchError::from(error);
@@ -568,7 +588,15 @@ impl Swarms {
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest).await?;
         let transfer = self.begin(source, version, caller, stored);
-        transfer.lead_it(Start::Fresh, Some(reading));
+        // A sample alone is of no use: what is wanted is asked for.
+        let whole = Some(reading).filter(|reading| !reading.is_part);
+        let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
+        transfer.lead_it(Start::Fresh, whole);
+        if let Some(length) = came_whole {
+            let gives_no_parts = length.is_none_or(|length| length > SAMPLE);
+            let why = "the origin gave all of it though a part was requested: it serves no ranges";
+            transfer.read_in_order(None, gives_no_parts.then_some(why));
+        }
         Ok(transfer)
     }
 
@@ -644,11 +672,11 @@ impl Swarms {
         &self,
         source: &Source,
         version: Version,
-        Caller { credentials, requester }: Caller<'_>,
+        Caller { credentials, requester, everything }: Caller<'_>,
         stored: Arc<dyn StoredBlob>,
     ) -> Arc<Transfer> {
         let (source, credentials) = (source.clone(), credentials.clone());
-        let beginning = Beginning { source, version, credentials, requester, stored };
+        let beginning = Beginning { source, version, credentials, requester, stored, everything };
         self.register(Transfer::begin(&self.house, beginning), None)
     }
 

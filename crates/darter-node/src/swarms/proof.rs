@@ -150,7 +150,7 @@ impl Swarms {
     }
 
     fn comparison(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Comparison {
-        let Caller { credentials, requester } = caller;
+        let Caller { credentials, requester, .. } = caller;
         let key =
             (source.record_key(&Credentials::none()), credentials.fingerprint(), requester == Requester::Elsewhere);
         let mut running = self.comparisons.0.lock();
@@ -161,7 +161,7 @@ impl Swarms {
         running.insert(key, result.clone());
         let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
         self.house.tasks.spawn(async move {
-            let caller = Caller { credentials: &credentials, requester };
+            let caller = Caller { credentials: &credentials, requester, everything: true };
             let compared = swarms.read_and_compare(&source, caller).await;
             match &compared {
                 Ok(()) => swarms.proven(&source),

@@ -23,7 +23,7 @@ use crate::error::FetchError;
 use crate::transfer::stream::{Giving, Part};
 
 /// Bytes that are compared.
-const SAMPLE: u64 = 1024;
+pub(super) const SAMPLE: u64 = 1024;
 /// How long the origin, or the bytes that are known, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -61,7 +61,7 @@ impl Swarms {
         let Some(seed) = fleet.seed_with(key, blob).await.filter(|seed| self.may_ask(*seed, source, caller)) else {
             return Ok(None);
         };
-        match self.join(seed, source, credentials).await {
+        match self.join(seed, source, caller).await {
             Ok(transfer) => {
                 transfer.note(format!("seed {} has it; the origin is not read from here", fleet.address(seed)));
                 Ok(Some(transfer))

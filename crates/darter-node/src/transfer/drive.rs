@@ -71,13 +71,15 @@ impl Transfer {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut work = Work::default();
-        let fetching = matches!(state.outcome, Outcome::Open);
+        let is_open = matches!(state.outcome, Outcome::Open);
+        let fetching = is_open && !state.is_at_rest();
         if fetching != state.fetching.is_some() {
             state.fetching = fetching.then(|| self.context.fetching.enter());
         }
         if fetching {
             state.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             state.picker.expect(state.met.len() + state.to_meet.len());
+            state.read_for_members(now);
             state.picker.poll(now, &mut work.actions);
         } else {
             state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));
@@ -123,6 +125,9 @@ impl Transfer {
             work.outgoing = speech.messages;
             state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
         }
+        if is_open && let Lead::Node(lead) = state.lead() {
+            work.outgoing.extend(state.tell_wants(self.blob).map(|message| (lead, message)));
+        }
         let connected = |node: &NodeId| self.fleet.peer(*node).is_some();
         work.meet = state.to_meet.iter().copied().filter(connected).collect();
         for node in &work.meet {
@@ -137,7 +142,7 @@ impl Transfer {
             let lead = state.leadership.following();
             work.news = state.news.take(now, &state.picker, &neighbours, lead);
         }
-        let is_whole = fetching && state.picker.is_complete() && self.pieces() == Some(self.stored.known());
+        let is_whole = is_open && state.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
         let (has_verdict, leader) = (state.verdict.is_some(), state.lead());
         work.finish = state.finish.begins(is_whole, has_verdict, leader, now);
         work.duty = self.duty(state, now);

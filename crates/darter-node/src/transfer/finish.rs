@@ -41,7 +41,8 @@ impl Transfer {
     /// the journal of a complete blob should be complete.
     async fn all_counted(&self) {
         let mut changed = self.changed.subscribe();
-        let counted = async { while self.counted_pieces() < self.stored.known() && changed.changed().await.is_ok() {} };
+        let counted =
+            async { while self.counted_pieces() < self.stored.prefix() && changed.changed().await.is_ok() {} };
         // What a former transfer of this blob stored at its very end is in no journal.
         let _ = tokio::time::timeout(COUNT_PATIENCE, counted).await;
     }

@@ -84,6 +84,7 @@ enum Step {
 impl Transfer {
     /// All bytes, each part with its place, in any order and some perhaps again. Counts as use until the stream is dropped.
     pub(crate) fn hand_on(self: &Arc<Self>) -> impl Stream<Item = Result<(u64, Part), FetchError>> + Send + use<> {
+        self.want_everything();
         self.readers.fetch_add(1, Ordering::Relaxed);
         let id = next_reader();
         self.state.lock().losses.0.insert(id, PieceSet::new());
@@ -113,7 +114,7 @@ impl Transfer {
     fn is_inner(&self, piece: PieceIndex) -> bool {
         match self.pieces() {
             Some(pieces) => piece.0 + 1 < pieces,
-            None => piece.0 + 1 < self.stored.known(),
+            None => piece.0 + 1 < self.stored.prefix(),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use darter_core::{HashChain, LeadKey, Moment, NodeId, PieceHash, Proof};
 use darter_swarm::{Learner, MOST_HASHES, Teacher, Tuning};
 
+use super::runs::RunProofs;
+
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Hashes {
@@ -16,6 +18,8 @@ pub(super) struct Hashes {
     key: Option<LeadKey>,
     proof: Option<Proof>,
     learner: Learner,
+    /// What proves hashes behind gaps.
+    pub(super) runs: RunProofs,
     /// From where on peers asked that were answered, when how many were known, and when.
     asked_by: HashMap<NodeId, (u32, u32, Moment)>,
     tuning: Tuning,
@@ -69,7 +73,7 @@ impl Hashes {
     /// With the chain of all hashes that are known, and a number that differs from agent to agent.
     pub(super) fn new(chain: HashChain, turn: usize, tuning: Tuning) -> Self {
         let learner = Learner::new(chain.count(), turn);
-        Self { chain, key: None, proof: None, learner, asked_by: HashMap::new(), tuning }
+        Self { chain, key: None, proof: None, learner, runs: RunProofs::default(), asked_by: HashMap::new(), tuning }
     }
 
     /// How many hashes are known.
@@ -125,6 +129,7 @@ impl Hashes {
     pub(super) fn lead_changed(&mut self, key: Option<LeadKey>) {
         self.key = key;
         self.proof = None;
+        self.runs.clear();
         self.learner.lead_changed();
     }
 
@@ -145,6 +150,31 @@ impl Hashes {
         if knows == 0 { self.learner.showed_pieces(pieces) } else { self.learner.showed(neighbour, knows) }
     }
 
+    /// A neighbour holds wanted pieces behind a gap whose hashes are not known. Whether it follows that somebody is to be asked.
+    pub(super) fn showed_gap(&mut self, neighbour: NodeId) -> bool {
+        self.learner.showed_gap(neighbour)
+    }
+
+    /// A neighbour that was asked told a run.
+    pub(super) fn told_run(&mut self, neighbour: NodeId) {
+        self.learner.told_run(neighbour);
+    }
+
+    /// The lead told the hashes before `end`, perhaps none.
+    pub(super) fn lead_answered(&mut self, end: u32) {
+        self.learner.lead_answered(end);
+    }
+
+    /// What the proofs of the lead that is followed are checked with.
+    pub(super) const fn key(&self) -> Option<LeadKey> {
+        self.key
+    }
+
+    /// Whether this neighbour was asked and has not answered.
+    pub(super) fn was_asked(&self, neighbour: NodeId) -> bool {
+        self.learner.was_asked(neighbour)
+    }
+
     /// The lead knows at least `knows` hashes: it sent a piece that needs them, or told others of them.
     pub(super) fn lead_showed(&mut self, knows: u32) {
         self.learner.lead_showed(knows);
@@ -156,9 +186,9 @@ impl Hashes {
         self.asked_by.remove(&neighbour);
     }
 
-    /// Whether a peer's question is to be answered: not the same again right after the same answer.
-    pub(super) fn may_answer(&mut self, peer: NodeId, from: u32, now: Moment) -> bool {
-        let known = self.count();
+    /// Whether a peer's question is to be answered, where `known` hashes are known in all: not the same again right after the same
+    /// answer.
+    pub(super) fn may_answer(&mut self, peer: NodeId, from: u32, known: u32, now: Moment) -> bool {
         let repeats = self.asked_by.get(&peer).is_some_and(|(last, knew, at)| {
             from <= *last && known <= *knew && now < *at + self.tuning.hash_patience / 2
         });

@@ -5,18 +5,21 @@
 //! until the seed came back, a seed under another seed — passes on what it hears and never reads the origin.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{HashChain, Moment, NodeId, PieceIndex, PieceSet, Proof, Signer};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{
-    Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginRun, Start, Teaching, Telling, Tuning,
+    Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginReader, OriginRun, Start, Teaching, Telling,
+    Tuning, Wish,
 };
 use darter_wire::{Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
 
 use super::dissolve::refuse;
+use super::runs::ToldRuns;
 use super::{Lead, Outcome, Transfer, narrower, random_seed};
 use crate::error::FetchError;
 use crate::in_place::in_place;
@@ -49,8 +52,10 @@ pub(crate) struct Leading {
     wakes: Option<Moment>,
     /// When to look again for something to send to members that there was nothing for.
     look_again: Option<Moment>,
-    /// Wakes the task that reads the origin.
-    pub(super) plan_changed: Arc<Notify>,
+    /// Which hashes behind gaps members were told.
+    pub(super) told_runs: ToldRuns,
+    /// Wakes the tasks that read the origin, each by its own.
+    pub(super) plan_changed: [Arc<Notify>; 2],
 }
 
 /// What a lead has to say.
@@ -96,12 +101,12 @@ impl Leading {
 
     pub(super) fn own(&mut self, piece: PieceIndex) {
         self.swarm.own(piece);
-        self.plan_changed.notify_one();
+        self.replan();
     }
 
     pub(super) fn disown(&mut self, piece: PieceIndex) {
         self.swarm.disown(piece);
-        self.plan_changed.notify_one();
+        self.replan();
     }
 
     pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
@@ -127,9 +132,86 @@ impl Leading {
         self.swarm.next_wakeup(now)
     }
 
-    /// What to read of the origin, when `known` hashes are known.
-    pub(super) fn plan(&self, known: u32, now: Moment) -> Option<OriginRun> {
-        self.swarm.origin_plan(known, now)
+    /// What a reader is to read of the origin, when the hashes of these pieces are known.
+    pub(super) fn plan(&self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
+        self.swarm.origin_plan(reader, known, now)
+    }
+
+    /// Whether a reader that comes to a piece goes on.
+    pub(super) fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
+        self.swarm.goes_on(reader, piece, known, now)
+    }
+
+    /// A reader begins with these pieces, or ends.
+    pub(super) fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) {
+        if self.swarm.reads(reader, pieces) {
+            self.replan();
+        }
+    }
+
+    /// Whether a reader is at some pieces.
+    pub(super) const fn is_reading(&self, reader: OriginReader) -> bool {
+        self.swarm.is_reading(reader)
+    }
+
+    /// What the others wait for.
+    pub(super) fn wishes_of_others(&self) -> Vec<(NodeId, Wish)> {
+        let me = self.swarm.node();
+        self.swarm.wishes_by_node().filter(|(node, _)| *node != me).collect()
+    }
+
+    /// The members besides this agent and those who are coming in.
+    pub(super) fn others(&self) -> Vec<NodeId> {
+        let me = self.swarm.node();
+        let entering = |node: &NodeId| self.replies.iter().any(|(entering, _)| entering == node);
+        self.swarm.members().into_iter().filter(|node| *node != me && !entering(node)).collect()
+    }
+
+    /// Whether members have to ask each other for hashes.
+    pub(super) const fn members_ask(&self) -> bool {
+        self.teaching.members_ask()
+    }
+
+    /// Vouches for hashes.
+    pub(super) fn prove(&mut self, chain: &HashChain) -> Proof {
+        self.signer.prove(chain)
+    }
+
+    /// The plan of what to read may have changed.
+    fn replan(&self) {
+        self.plan_changed.iter().for_each(|changed| changed.notify_one());
+    }
+
+    /// Somebody wants everything.
+    pub(super) fn read_everything(&mut self) {
+        self.swarm.read_everything();
+        self.replan();
+    }
+
+    /// Whether everything is read for somebody.
+    pub(super) const fn reads_everything(&self) -> bool {
+        self.swarm.reads_everything()
+    }
+
+    /// A node waits for these pieces, and for nothing else.
+    pub(super) fn wish(&mut self, node: NodeId, wishes: &[Wish], now: Moment) {
+        self.swarm.wish(node, wishes, now);
+        self.replan();
+    }
+
+    /// What is waited for, here and by members.
+    pub(super) fn wishes(&self) -> Vec<Wish> {
+        self.swarm.wishes().collect()
+    }
+
+    /// Whether anything is waited for.
+    pub(super) fn has_wishes(&self) -> bool {
+        self.swarm.wishes().next().is_some()
+    }
+
+    /// Whether nobody waits for anything.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.reads_everything() && !self.has_wishes()
     }
 
     /// Gathers what members must be told: news to those who are in, then the answers to those who come in.
@@ -143,10 +225,9 @@ impl Leading {
         let me = transfer.context.me;
         let mut messages = Vec::new();
         for message in self.news(transfer, chain, verdict, now) {
-            let entering = |node: &NodeId| self.replies.iter().any(|(entering, _)| entering == node);
-            let inside = self.swarm.members().into_iter().filter(|node| *node != me && !entering(node));
-            messages.extend(inside.map(|node| (node, message.clone())));
+            messages.extend(self.others().into_iter().map(|node| (node, message.clone())));
         }
+        messages.extend(self.tell_runs(transfer, chain.count()));
         let own = self.swarm.take_notice(me).map(|notice| notice.gained).unwrap_or_default();
         let own_neighbours = own.into_iter().map(|peer| peer.node).collect();
         let mut answers = Vec::new();
@@ -222,6 +303,9 @@ impl Leading {
         if rest.count > 0 {
             messages.extend(growth(transfer, rest, self.word(chain, rest)));
         }
+        if !self.teaching.members_ask() {
+            messages.extend(self.runs_from(transfer, chain.count()));
+        }
         messages
     }
 
@@ -261,6 +345,7 @@ impl Transfer {
             state.change_lead(Lead::Me, None, now);
         }
         self.open_lead(start);
+        self.run_errands();
         if start == Start::Fresh
             && let Some(leading) = &mut self.state.lock().leading
         {
@@ -291,6 +376,10 @@ impl Transfer {
         for piece in held.iter() {
             swarm.own(piece);
         }
+        if !state.wants.everything() {
+            swarm.read_on_errands_only();
+        }
+        swarm.wish(me, &state.wants.wishes(), now);
         swarm.join(me, place, &held, true);
         for suspect in state.picker.dropped() {
             swarm.report(me, suspect);
@@ -298,7 +387,7 @@ impl Transfer {
         state.leading = Some(Leading {
             swarm,
             signer: Signer::draw(),
-            teaching: Teaching::new(self.stored.known(), Tuning::default(), now),
+            teaching: Teaching::new(self.stored.prefix(), Tuning::default(), now),
             told_length: total.is_some(),
             told_verdict: state.verdict.is_some(),
             replies: Vec::new(),
@@ -306,14 +395,15 @@ impl Transfer {
             inside: HashSet::new(),
             wakes: None,
             look_again: None,
-            plan_changed: Arc::new(Notify::new()),
+            told_runs: ToldRuns::default(),
+            plan_changed: [(); 2].map(|()| Arc::new(Notify::new())),
         });
     }
 
     /// The blob's length is known now.
     pub(super) fn total_known(&self) {
         let total = self.pieces();
-        let known = self.stored.known();
+        let known = 0..self.stored.prefix();
         let now = self.context.now();
         {
             let mut state = self.state.lock();
@@ -359,7 +449,7 @@ impl Transfer {
             leading.inside.insert(node);
             leading.replies.push((node, request));
             leading.members = leading.swarm.members().len();
-            leading.plan_changed.notify_one();
+            leading.replan();
         }
         self.kick.notify_one();
         self.sendable.send_replace(());
@@ -395,17 +485,19 @@ impl Transfer {
     }
 
     /// What a member is told that asks for hashes; nobody else is told by the lead.
-    pub(super) fn answer_as_lead(&self, node: NodeId, from: u32) -> Option<Message> {
-        let (telling, word) = {
+    pub(super) fn answer_as_lead(&self, node: NodeId, from: u32) -> Option<Vec<Message>> {
+        let (telling, word, mut answer) = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             self.catch_up(state);
             let chain = state.hashes.chain();
             let leading = state.leading.as_mut().filter(|leading| leading.has(node))?;
             let telling = Teaching::answer(chain.count(), from);
-            (telling, leading.word(chain, telling))
+            (telling, leading.word(chain, telling), leading.runs_from(self, chain.count()))
         };
-        growth(self, telling, word).pop()
+        // The last word ends the question.
+        answer.extend(growth(self, telling, word).pop());
+        Some(answer)
     }
 
     /// A member is gone.
@@ -417,7 +509,7 @@ impl Transfer {
             leading.swarm.leave(node);
             leading.inside.remove(&node);
             leading.members = leading.swarm.members().len();
-            leading.plan_changed.notify_one();
+            leading.replan();
         }
         // Those it stood between have to be told.
         self.kick.notify_one();
@@ -429,7 +521,7 @@ impl Transfer {
         let mut state = self.state.lock();
         if let Some(leading) = &mut state.leading {
             leading.swarm.have(node, pieces, now);
-            leading.plan_changed.notify_one();
+            leading.replan();
         }
     }
 
@@ -440,7 +532,7 @@ impl Transfer {
             for &piece in pieces {
                 leading.swarm.lacks(node, piece);
             }
-            leading.plan_changed.notify_one();
+            leading.replan();
         }
     }
 

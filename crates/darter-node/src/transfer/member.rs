@@ -10,7 +10,7 @@ use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
 use super::hashes;
-use super::{Asked, Lead, Transfer};
+use super::{Asked, Lead, State, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
 use crate::in_place::in_place;
@@ -83,9 +83,12 @@ impl Transfer {
 
     /// Asks an agent to lead this transfer, and follows it.
     pub(super) async fn join_again(self: &Arc<Self>, lead: NodeId) -> Result<(), FetchError> {
-        let credentials = self.state.lock().callers.current().clone();
+        let (credentials, everything) = {
+            let state = self.state.lock();
+            (state.callers.current().clone(), state.wants_everything())
+        };
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
-        match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held).await {
+        match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held, everything).await {
             Ok(Entered::Followed { blob, .. }) if blob == self.blob && self.lead() == Lead::Node(lead) => {
                 self.note(format!("following {}", self.fleet.address(lead)));
                 Ok(())
@@ -115,7 +118,10 @@ impl Transfer {
                     self.learn_length(from, length);
                 }
                 self.learn_hashes(from, first, &hashes, proof);
+                self.state.lock().hashes.lead_answered(first + hashes.len() as u32);
             }
+            Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
+            Message::Want { everything, wishes, .. } => self.member_wants(from, everything, &wishes),
             Message::Grew { from: first, hashes, proof, .. } => self.told(from, first, &hashes, proof),
             Message::AskHashes { from: first, .. } => self.answer_hashes(from, first),
             Message::Neighbours { add, gone, .. } if from_lead => self.learn_neighbours(&add, &gone),
@@ -139,9 +145,8 @@ impl Transfer {
             Message::Have { pieces, known, .. } => {
                 let follows = {
                     let mut state = self.state.lock();
-                    let needed = pieces.iter().map(|piece| piece.0 + 1).max().unwrap_or(0);
                     let is_neighbour = state.met.contains(&from) || state.to_meet.contains(&from);
-                    let follows = is_neighbour && state.hashes.showed(from, known, needed);
+                    let follows = is_neighbour && self.showed(&mut state, from, known, pieces.iter().copied());
                     state.picker.peer_has(from, &pieces) || follows
                 };
                 self.member_has(from, &pieces);
@@ -325,8 +330,11 @@ impl Transfer {
         let told = self.stored.extend(first, hashes);
         {
             let mut state = self.state.lock();
-            self.catch_up(&mut state);
-            if let Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) = told {
+            match &told {
+                Ok(_) => self.learned_run(&mut state, first..first + hashes.len() as u32),
+                Err(_) => self.catch_up(&mut state),
+            }
+            if state.hashes.count() < first {
                 // Some that come before were told to others only, when members were many: they are asked for.
                 state.hashes.lead_showed(first + hashes.len() as u32);
             } else if let Some(proof) = proof {
@@ -384,13 +392,18 @@ impl Transfer {
             let mut state = self.state.lock();
             self.catch_up(&mut state);
             let is_member = state.met.contains(&to) || state.leading.as_ref().is_some_and(|it| it.has(to));
-            if !is_member || !state.hashes.may_answer(to, first, now) {
+            if !is_member || !state.hashes.may_answer(to, first, self.stored.known().len(), now) {
                 return;
             }
         }
         if let Some(answer) = self.answer_as_lead(to, first) {
-            self.fleet.say(to, &answer);
+            for message in &answer {
+                self.fleet.say(to, message);
+            }
             return;
+        }
+        for run in self.proven_runs(first) {
+            self.fleet.say(to, &run);
         }
         let (answer, lead) = {
             let mut state = self.state.lock();
@@ -440,6 +453,25 @@ impl Transfer {
         self.kick.notify_one();
     }
 
+    /// A neighbour showed that it knows the first `known` hashes, and holds pieces. Whether it follows that somebody is to be asked for
+    /// hashes.
+    fn showed(
+        &self,
+        state: &mut State,
+        neighbour: NodeId,
+        known: u32,
+        pieces: impl Iterator<Item = PieceIndex>,
+    ) -> bool {
+        let in_order = known.max(state.hashes.count());
+        let (mut needed, mut gap) = (0, false);
+        for piece in pieces.filter(|piece| state.wants.includes(*piece)) {
+            needed = needed.max(piece.0 + 1);
+            gap |= known > 0 && piece.0 >= in_order && self.stored.hash(piece).is_none();
+        }
+        let follows = state.hashes.showed(neighbour, known, needed);
+        (gap && state.hashes.showed_gap(neighbour)) || follows
+    }
+
     fn learn_verdict(&self, verdict: Verdict) {
         self.state.lock().told_verdict(verdict);
         self.kick.notify_one();
@@ -447,17 +479,16 @@ impl Transfer {
 
     fn met(&self, peer: NodeId, held: PieceSet, known: u32, wants: bool) {
         let tier = self.fleet.peer(peer).map_or(darter_core::Tier::Far, |it| it.tier);
-        let needed = held.iter().last().map_or(0, |piece| piece.0 + 1);
         {
             let now = self.context.now();
             let mut state = self.state.lock();
+            self.showed(&mut state, peer, known, held.iter());
             if state.lead() != Lead::Node(peer) {
                 state.picker.handle(Event::PeerJoined { peer, tier, wants, held }, now);
             }
             if !state.met.contains(&peer) {
                 state.to_meet.insert(peer);
             }
-            state.hashes.showed(peer, known, needed);
         }
         self.kick.notify_one();
     }

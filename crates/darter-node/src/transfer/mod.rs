@@ -22,6 +22,8 @@
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
+//! | `runs` | hashes behind gaps: told, proven, passed on |
+//! | [`wants`] | what of it is wanted: everything, or what a few readers wait for |
 //! | `view` | what moves between whom, for `darter top` |
 //!
 //! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
@@ -49,10 +51,12 @@ mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
 pub(crate) mod rest;
+mod runs;
 pub(crate) mod stream;
 pub(crate) mod turns;
 mod upkeep;
 mod view;
+mod wants;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -63,7 +67,7 @@ use darter_core::{
     BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version,
     in_full,
 };
-use darter_origin::Requester;
+use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::{Event, Finish, Leadership, News, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
@@ -81,6 +85,7 @@ use self::passing::Positions;
 use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
+use self::wants::Wants;
 use crate::api::{self, CheckedBy, Giver};
 use crate::context::{Context, Fetching, unix_now};
 use crate::error::FetchError;
@@ -153,8 +158,13 @@ pub(crate) struct State {
     /// The whole's digest, where it could be computed while the origin was read.
     streamed_digest: Option<Digest>,
     finish: Finish,
-    /// Whether a task reads the origin.
+    /// Whether a task reads the origin, and whether one reads what somebody waits for.
     reading: bool,
+    on_errands: bool,
+    /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
+    in_order_only: bool,
+    whole_answer: Option<Reading>,
+    wants: Wants,
     /// Whether the blob is being thrown away.
     dissolving: bool,
     /// The holder whose list of hashes this agent took, if it took one.
@@ -204,6 +214,7 @@ impl State {
     fn change_lead(&mut self, lead: Lead, key: Option<LeadKey>, now: Moment) {
         self.leadership.set(lead);
         self.hashes.lead_changed(key);
+        self.wants.lead_changed();
         self.picker.handle(Event::LeadChanged { lead: self.leadership.following() }, now);
         self.news.lead_knows(now);
         self.void
@@ -237,13 +248,15 @@ pub(crate) struct Beginning {
     pub(crate) credentials: Credentials,
     pub(crate) requester: Requester,
     pub(crate) stored: Arc<dyn StoredBlob>,
+    /// Whether all of it is wanted, or parts alone.
+    pub(crate) everything: bool,
 }
 
 impl Transfer {
     /// A transfer that nobody leads yet, with a driver of its own.
     pub(crate) fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
         let House { context, fleet, joins, tasks, sendable } = house;
-        let Beginning { source, version, credentials, requester, stored } = beginning;
+        let Beginning { source, version, credentials, requester, stored, everything } = beginning;
         let now = context.now();
         let held = stored.held();
         let manifest = stored.manifest();
@@ -256,7 +269,10 @@ impl Transfer {
             hashes.set_total(total);
         }
         let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), Tuning::default(), seed);
-        picker.handle(Event::ManifestGrew { known: manifest.known(), total: manifest.piece_count() }, now);
+        for known in manifest.known().runs().chain(std::iter::once(0..0)) {
+            picker.handle(Event::ManifestGrew { known, total: manifest.piece_count() }, now);
+        }
+        picker.handle(Event::Wants(everything), now);
         for piece in held.iter() {
             picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
         }
@@ -292,6 +308,10 @@ impl Transfer {
             streamed_digest: None,
             finish: Finish::default(),
             reading: false,
+            on_errands: false,
+            in_order_only: false,
+            whole_answer: None,
+            wants: Wants::new(everything),
             dissolving: false,
             vouched_by: None,
             upkeep: Upkeep::new(now),
@@ -511,7 +531,7 @@ impl Transfer {
             pieces,
             held: held.len(),
             held_bytes,
-            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.known()), MAP_PARTS),
+            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.prefix()), MAP_PARTS),
             rate: state.flows.rate(now),
             complete: matches!(state.outcome, Outcome::Complete),
             elapsed: state.journal.elapsed(now),
@@ -559,10 +579,10 @@ impl Transfer {
         self.stored.manifest()
     }
 
-    /// Takes note of hashes that the store has learned.
+    /// Takes note of hashes that the store has learned in order.
     fn catch_up(&self, state: &mut State) {
         let known = state.hashes.count();
-        if self.stored.known() > known {
+        if self.stored.prefix() > known {
             let tells = state.hashes.learned(&self.stored.hashes_from(known, usize::MAX));
             if tells {
                 state.news.first_hashes();

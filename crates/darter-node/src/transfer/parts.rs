@@ -154,7 +154,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let body = stream::empty().boxed();
             let (version, shown) = Default::default();
-            let reading = Reading { version, shown, start, length: None, witness: None, body };
+            let reading = Reading { version, shown, start, is_part: start > 0, length: None, witness: None, body };
             error.map_or(Ok(reading), |kind| Err(failed(kind)))
         };
         let opened = parts.open(|| answer('p', part.clone(), 7), || answer('w', whole.clone(), 0)).await;

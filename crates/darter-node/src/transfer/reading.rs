@@ -1,14 +1,16 @@
 //! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed
-//! and stored the moment it is whole.
+//! and stored the moment it is whole; and beside that, on *errands*, what somebody waits for wherever it is.
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
-//! with the next piece in hand ends the run, and the piece comes from it. A body that breaks is continued by range,
+//! with the next piece in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since
+//! it gives no ranges or nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by range,
 //! with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start
 //! again and what is known is skipped (see [`parts`](super::parts)). Where
 //! nothing tells whether it is the same version, it is read from its start, too, and compared (see [`anew`](super::anew)). What
 //! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
 //! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +19,14 @@ use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
 use darter_store::StoreError;
-use darter_swarm::OriginRun;
+use darter_swarm::{OriginReader, OriginRun};
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
+use super::leading::Leading;
 use super::parts::{Next, Parts};
 use super::turns::Turn;
-use super::{Lead, Outcome, Transfer};
+use super::{Lead, Outcome, State, Transfer};
 use crate::api::Giver;
 use crate::error::FetchError;
 use crate::options::Role;
@@ -36,6 +39,8 @@ pub(super) enum RunEnd {
     Origin(OriginError),
     /// Something here did.
     Here(FetchError),
+    /// The answer to a range begins with the first byte.
+    Whole(Reading),
 }
 
 /// Computes the whole's digest while pieces come in order from the first byte.
@@ -48,6 +53,7 @@ pub(super) struct WholeHasher {
 
 /// A piece being put together.
 pub(super) struct Assembly {
+    reader: OriginReader,
     pub(super) piece: PieceIndex,
     pub(super) bytes: Vec<u8>,
     /// Bytes of the body before the first byte wanted.
@@ -56,6 +62,7 @@ pub(super) struct Assembly {
 
 /// What a broken reading leaves to the next one.
 struct Leftover {
+    reader: OriginReader,
     /// The piece that was begun.
     assembly: Option<Assembly>,
     /// When a byte came that was not here before.
@@ -85,7 +92,7 @@ impl Transfer {
         self.tasks.spawn(async move {
             let mut opened = opened;
             loop {
-                transfer.read_origin(opened.take()).await;
+                transfer.read_origin(OriginReader::Everything, opened.take()).await;
                 let mut state = transfer.state.lock();
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
@@ -99,15 +106,79 @@ impl Transfer {
         });
     }
 
-    async fn read_origin(self: &Arc<Self>, mut opened: Option<Reading>) {
-        let fresh = self.stored.held().is_empty();
+    /// Starts the task that reads what somebody waits for, while this agent leads.
+    pub(super) fn run_errands(self: &Arc<Self>) {
+        if !self.has_errands() || std::mem::replace(&mut self.state.lock().on_errands, true) {
+            return;
+        }
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                transfer.read_origin(OriginReader::Errands, None).await;
+                // What came to be waited for since it decided to end was left to it.
+                let mut state = transfer.state.lock();
+                if !transfer.has_errands_now(&state) {
+                    state.on_errands = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    fn has_errands(&self) -> bool {
+        self.has_errands_now(&self.state.lock())
+    }
+
+    fn has_errands_now(&self, state: &State) -> bool {
+        let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open) && !self.closed.is_cancelled();
+        let lacks = self.pieces() != Some(self.stored.held().len());
+        leads && lacks && !state.in_order_only && state.leading.as_ref().is_some_and(Leading::has_wishes)
+    }
+
+    /// All of it is read from its first byte on, and who waits for a part waits for what comes before. `answer` is an answer of the
+    /// origin that begins there; `why` tells people.
+    pub(crate) fn read_in_order(self: &Arc<Self>, answer: Option<Reading>, why: Option<&str>) {
+        if let Some(why) = why {
+            self.note(format!("{why}; reading all of it from the first byte"));
+        }
+        {
+            let mut state = self.state.lock();
+            state.in_order_only |= why.is_some();
+            if let Some(leading) = &mut state.leading {
+                let is_idle = !leading.is_reading(OriginReader::Everything);
+                leading.read_everything();
+                state.whole_answer = answer.filter(|_| is_idle);
+            }
+        }
+        self.start_reading(None);
+    }
+
+    async fn read_origin(self: &Arc<Self>, reader: OriginReader, opened: Option<Reading>) {
+        self.read_as(reader, opened).await;
+        if let Some(leading) = &mut self.state.lock().leading {
+            leading.reads(reader, None);
+        }
+        self.kick.notify_one();
+    }
+
+    async fn read_as(self: &Arc<Self>, reader: OriginReader, mut opened: Option<Reading>) {
+        let on_errands = reader == OriginReader::Errands;
+        let fresh = self.stored.held().is_empty() && !on_errands;
         let mut whole = WholeHasher { hasher: self.hasher().filter(|_| fresh), witness: None, next: 0 };
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let progress = self.context.now();
-        let mut left = Leftover { assembly: None, progress, reached: 0, again: 0, anew: false, parts: Parts::Given };
+        let mut left =
+            Leftover { reader, assembly: None, progress, reached: 0, again: 0, anew: false, parts: Parts::Given };
         let mut tries = 0;
         loop {
-            let Some(run) = self.next_run().await else { break };
+            let Some(run) = self.next_run(reader).await else { break };
+            if on_errands && run.first.0 > 0 && !self.can_be_continued() {
+                let why = "nothing tells whether two answers of the origin are of the same version";
+                return self.read_in_order(None, Some(why));
+            }
+            if !on_errands {
+                opened = opened.or_else(|| self.state.lock().whole_answer.take());
+            }
             left.assembly = left.assembly.take().filter(|assembly| assembly.piece == run.first);
             if tries == 0 {
                 // It may have been long since there was anything to read.
@@ -121,7 +192,7 @@ impl Transfer {
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
                 Some(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                 // No origin is made to wait with a body that nobody reads.
-                None if self.begins(&mut turn, run.first).await => tokio::select! {
+                None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
                     opened = turn.wait_for(self.open_run(run, &mut left)) => match opened {
                         Ok(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
                         Err(error) => RunEnd::Origin(error),
@@ -131,9 +202,20 @@ impl Transfer {
                 None => RunEnd::Replan,
             };
             drop(turn);
+            let end = match end {
+                RunEnd::Whole(reading) => {
+                    let why = "the origin gave all of it though a part was requested: it serves no ranges";
+                    return self.read_in_order(Some(reading), Some(why));
+                }
+                RunEnd::Origin(error) if on_errands && self.is_another_version(&error) => {
+                    return self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
+                }
+                end => end,
+            };
             match end {
                 RunEnd::Replan => (tries, left.anew, left.reached, left.again) = (0, false, 0, 0),
                 RunEnd::Here(error) => return self.give_up(&error),
+                RunEnd::Whole(_) => {}
                 // Nothing of it can be told right from wrong.
                 RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
                     return self.dissolve(error.into()).await;
@@ -155,6 +237,9 @@ impl Transfer {
                     let moved_on = left.progress > progress_before;
                     match left.parts.after(asked_part, moved_on, &error) {
                         Next::AsBefore => {}
+                        Next::Whole | Next::Compared if on_errands => {
+                            return self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
+                        }
                         Next::Whole => {
                             let told = in_full(&error);
                             self.note(format!("reading the origin by range: {told}; reading it from the first byte"));
@@ -188,7 +273,6 @@ impl Transfer {
             }
         }
         self.note_streamed(&mut whole, self.stored.length());
-        self.kick.notify_one();
     }
 
     /// What hashes the whole while it is read: by the algorithm of its digest, else SHA-256, for whoever wants to know it. An
@@ -208,17 +292,23 @@ impl Transfer {
     }
 
     /// What to read next; waits until there is something, `None` once this agent need not read any more.
-    async fn next_run(&self) -> Option<OriginRun> {
+    async fn next_run(&self, reader: OriginReader) -> Option<OriginRun> {
         loop {
             if self.closed.is_cancelled() {
                 return None;
             }
             let now = self.context.now();
+            let known = self.stored.known();
             let (plan, wake, plan_changed) = {
-                let state = self.state.lock();
+                let mut state = self.state.lock();
                 let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
-                let leading = state.leading.as_ref().filter(|_| leads)?;
-                (leading.plan(self.stored.known(), now), leading.plan_due(now), Arc::clone(&leading.plan_changed))
+                let leading = state.leading.as_mut().filter(|_| leads)?;
+                if reader == OriginReader::Errands && !leading.has_wishes() {
+                    return None;
+                }
+                let plan = leading.plan(reader, &known, now);
+                leading.reads(reader, plan.map(|run| pieces_of(reader, run)));
+                (plan, leading.plan_due(now), Arc::clone(&leading.plan_changed[reader as usize]))
             };
             if let Some(plan) = plan {
                 return Some(plan);
@@ -236,18 +326,19 @@ impl Transfer {
     }
 
     /// Whether the plan still begins with this piece, and this agent still leads.
-    fn still_planned(&self, piece: PieceIndex) -> bool {
+    fn still_planned(&self, reader: OriginReader, piece: PieceIndex) -> bool {
         let now = self.context.now();
-        let state = self.state.lock();
+        let known = self.stored.known();
+        let mut state = self.state.lock();
         let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
-        let plan = state.leading.as_ref().and_then(|leading| leading.plan(self.stored.known(), now));
-        leads && plan.is_some_and(|run| run.first == piece)
+        let Some(leading) = state.leading.as_mut().filter(|_| leads) else { return false };
+        leading.goes_on(reader, piece, &known, now)
     }
 
     /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
-    async fn begins(&self, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
+    async fn begins(&self, reader: OriginReader, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
         tokio::select! {
-            () = turn.begin() => self.still_planned(piece),
+            () = turn.begin() => self.still_planned(reader, piece),
             () = self.closed.cancelled() => false,
         }
     }
@@ -302,7 +393,12 @@ impl Transfer {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
         }
-        if left.anew {
+        if left.reader == OriginReader::Errands && reading.start < start {
+            return RunEnd::Whole(reading);
+        }
+        if left.reader == OriginReader::Errands {
+            // What the origin declares of the whole is heeded by who reads all of it.
+        } else if left.anew {
             *whole = WholeHasher { hasher: self.hasher(), witness: reading.witness, next: 0 };
         } else if start == 0 && whole.next == 0 {
             whole.witness = reading.witness;
@@ -321,10 +417,10 @@ impl Transfer {
         }
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
         let bytes = left.assembly.take().map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
-        let mut assembly = Assembly { piece: first, bytes, skip: start - reading.start };
+        let mut assembly = Assembly { reader: left.reader, piece: first, bytes, skip: start - reading.start };
         let (mut body, mut at) = (reading.body, reading.start);
         loop {
-            if !turn.has_begun() && !self.begins(turn, assembly.piece.max(run.first)).await {
+            if !turn.has_begun() && !self.begins(left.reader, turn, assembly.piece.max(run.first)).await {
                 return RunEnd::Replan;
             }
             let chunk = tokio::select! {
@@ -490,6 +586,7 @@ impl Transfer {
                 bytes.clear();
                 assembly.bytes = bytes;
                 assembly.piece = PieceIndex(piece.0 + 1);
+                self.learned_run(&mut self.state.lock(), piece.0..piece.0 + 1);
                 self.total_known();
                 self.stored_piece(piece, length, None, Giver::Origin);
             }
@@ -503,7 +600,7 @@ impl Transfer {
         if let Err(error) = self.room_to_read().await {
             return Some(RunEnd::Here(error));
         }
-        (!self.still_planned(assembly.piece)).then_some(RunEnd::Replan)
+        (!self.still_planned(assembly.reader, assembly.piece)).then_some(RunEnd::Replan)
     }
 
     /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
@@ -514,6 +611,13 @@ impl Transfer {
         }
         self.fail(error.clone());
     }
+}
+
+/// Which pieces a reader of the origin is at as it begins a run: one that reads everything goes no farther than the plan lets it, piece by
+/// piece.
+fn pieces_of(reader: OriginReader, run: OriginRun) -> Range<u32> {
+    let end = run.end.filter(|_| reader == OriginReader::Errands).map_or(run.first.0 + 1, |end| end.0);
+    run.first.0..end
 }
 
 /// Whether the origin does not take these credentials, and may take others.

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::rest::Hold;
+use super::wants::Waiting;
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -38,7 +39,7 @@ const READ_AHEAD: u64 = 128 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Pieces of a lone range that are asked for at once.
-const MAX_AHEAD: u32 = 32;
+pub(super) const MAX_AHEAD: u32 = 32;
 
 /// A number that no other reader has.
 pub(super) fn next_reader() -> ReaderId {
@@ -78,6 +79,8 @@ struct Reader {
     /// Since when this has waited for the next piece.
     since: Option<Moment>,
     giving: Giving,
+    /// Tells others what this waits for, if it is no part of a reading of everything.
+    waiting: Option<Waiting>,
     /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
     ahead: Option<(u64, Reading)>,
 }
@@ -91,6 +94,9 @@ impl Transfer {
         range: Option<ByteRange>,
         giving: Giving,
     ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
+        if !giving.lone {
+            self.want_everything();
+        }
         self.readers.fetch_add(1, Ordering::Relaxed);
         let id = next_reader();
         self.reader_stands(id, self.piece_length.piece_at(range.map_or(0, ByteRange::start)));
@@ -104,6 +110,7 @@ impl Transfer {
             told: None,
             since: None,
             giving,
+            waiting: giving.lone.then(|| self.waiting_reader(id, None)),
             ahead: None,
         };
         futures_util::stream::unfold(Some(reader), |reader| async move {
@@ -181,7 +188,7 @@ impl Reader {
                 // Once an only piece is here, the whole is checked at once.
                 let waits = is_last && !(self.giving.lone && piece.0 > 0);
                 // While the length is unknown, whether a piece is the last is, too.
-                let free = complete || (length.is_some() && !waits) || piece.0 + 1 < transfer.stored.known();
+                let free = complete || (length.is_some() && !waits) || piece.0 + 1 < transfer.stored.prefix();
                 if complete && !transfer.stored.holds(piece) {
                     if transfer.stored.is_discarded() {
                         let reason = "it was removed".to_owned();
@@ -263,6 +270,13 @@ impl Reader {
         if self.told != Some(piece) {
             self.told = Some(piece);
             let passes = self.transfer.stored.passes();
+            let end = match (self.end, self.transfer.stored.length()) {
+                (Some(end), Some(length)) => self.transfer.piece_length.count(end.min(length)),
+                _ => piece.0 + 1,
+            };
+            if let Some(waiting) = &mut self.waiting {
+                waiting.at(piece, end);
+            }
             let patience = if passes || self.giving.lone { Duration::ZERO } else { PATIENCE };
             let count = match self.end.filter(|end| self.giving.lone && !passes && *end > self.at) {
                 Some(end) => (self.transfer.piece_length.piece_at(end - 1).0 + 1 - piece.0).min(MAX_AHEAD),

@@ -85,7 +85,7 @@ impl Transfer {
             return Duty::Nothing;
         }
         state.upkeep.looked = now;
-        if self.nobody_waits(state) {
+        if self.nobody_waits(state) || state.is_at_rest() {
             state.upkeep.moved(now);
         }
         let limit = self.context.options.stall_timeout;
@@ -132,7 +132,10 @@ impl Transfer {
     /// Something is to be fetched after all: makes sure that somebody sees to it.
     pub(crate) fn resume(self: &Arc<Self>) {
         match self.lead() {
-            Lead::Me => self.start_reading(None),
+            Lead::Me => {
+                self.start_reading(None);
+                self.run_errands();
+            }
             Lead::Nobody => self.elect(),
             Lead::Node(_) => {}
         }

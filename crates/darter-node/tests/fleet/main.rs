@@ -17,6 +17,7 @@ mod origin;
 mod other_blob;
 mod passed_on;
 mod patience;
+mod ranges;
 mod registries;
 #[path = "../mirror/registry.rs"]
 #[allow(dead_code, reason = "the mirror's tests use all of it")]

@@ -93,7 +93,7 @@ impl Blobs for Twin {
         source.digest().is_some_and(|digest| self.0.lock().whole.contains(&digest))
     }
 
-    async fn open(&self, source: Source, credentials: Credentials) -> Result<Box<dyn Blob>, FetchError> {
+    async fn open(&self, source: Source, credentials: Credentials, _: bool) -> Result<Box<dyn Blob>, FetchError> {
         while self.0.lock().shut {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -125,6 +125,7 @@ impl Origin for RegistryOrigin {
             version: expect.cloned().unwrap_or(current),
             shown: Shown::default(),
             start: part.start,
+            is_part: part.start > 0 || part.bytes != part.length,
             length: part.length,
             witness: None,
             body: crate::body::checked(answer.body, part.bytes, source.to_string()),

@@ -79,3 +79,27 @@ fn newer_messages_are_told_from_older_ones() {
     assert_eq!(Message::Seeds { seeds: vec![] }.since(), 3);
     assert!(newer.iter().all(|message| message.since() == 3));
 }
+
+#[test]
+fn runs_of_hashes_and_wishes_have_these_bytes_and_bounds() {
+    let blob = BlobId([0xb0; 32]);
+    let hashes = vec![PieceHash([0xc0; 32]), PieceHash([0xc1; 32])];
+    let proof = |count| Some(Proof { count, signature: [[1; 32], [2; 32]] });
+    let run = |from, proof| Message::Run { blob, from, hashes: hashes.clone(), proof };
+    let wish = Wish { first: 300, end: 364, within_ms: 10_000 };
+    let want = |wishes| Message::Want { blob, everything: false, wishes };
+    let written = |message: &Message| postcard::to_stdvec(message).unwrap();
+    let head = |kind: u8| [&[kind][..], &[0xb0; 32]].concat();
+    let hashes_and_proof = [vec![2], vec![0xc0; 32], vec![0xc1; 32], vec![1, 2], vec![1; 32], vec![2; 32]].concat();
+    assert_eq!(written(&run(300, proof(2))), [head(30), vec![0xac, 2], hashes_and_proof].concat());
+    assert_eq!(written(&want(vec![wish])), [head(31), vec![0, 1, 0xac, 2, 0xec, 2, 0x90, 0x4e]].concat());
+    for message in [run(300, None), want(vec![])] {
+        assert_eq!(message.since(), 4);
+    }
+    assert!(run(62, proof(2)).check().is_ok() && run(62, proof(3)).check().is_err(), "for what it comes with");
+    assert!(run(63, None).check().is_err(), "in two blocks");
+    assert!(run(MAX_PIECES, None).check().is_err() && run(u32::MAX, None).check().is_err());
+    assert!(want(vec![wish; MAX_WISHES]).check().is_ok() && want(vec![wish; MAX_WISHES + 1]).check().is_err());
+    let wrong = [Wish { end: 299, ..wish }, Wish { end: MAX_PIECES + 1, ..wish }];
+    assert!(wrong.into_iter().all(|wish| want(vec![wish]).check().is_err()));
+}

@@ -22,15 +22,24 @@ fn any_sidecar() -> impl Strategy<Value = Sidecar> {
         created,
     });
     let pieces = (14u8..=24, prop::collection::vec(any::<[u8; 32]>(), 0..200), any::<bool>(), any::<u16>());
-    (any::<[u8; 32]>(), info, pieces, prop::collection::vec(any::<bool>(), 200), any::<bool>()).prop_map(
-        |(id, info, (log2, hashes, whole, short), held, pinned)| {
+    // Of most blobs all hashes are known, or the first ones.
+    let gap = prop::option::weighted(0.3, (0usize..200, 0usize..200));
+    (any::<[u8; 32]>(), info, pieces, (prop::collection::vec(any::<bool>(), 200), gap), any::<bool>()).prop_map(
+        |(id, info, (log2, hashes, whole, short), (held, gap), pinned)| {
             let pieces = PieceLength::from_log2(log2).unwrap();
             let full = hashes.len() as u64 * pieces.bytes();
             let mut manifest = Manifest::new(pieces, whole.then(|| full.saturating_sub(u64::from(short % 16_384))));
             let hashes: Vec<PieceHash> = hashes.into_iter().map(PieceHash).collect();
-            manifest.extend(0, &hashes).unwrap();
-            let held: PieceSet = (0..manifest.known()).filter(|at| held[*at as usize]).map(PieceIndex).collect();
-            let complete = manifest.is_whole() && held.len() == manifest.known();
+            match gap.filter(|_| whole) {
+                Some((one, other)) => {
+                    let (from, to) = (one.min(other).min(hashes.len()), one.max(other).min(hashes.len()));
+                    manifest.extend(to as u32, &hashes[to..]).unwrap();
+                    manifest.extend(0, &hashes[..from]).unwrap();
+                }
+                None => assert_eq!(manifest.extend(0, &hashes).unwrap() as usize, hashes.len()),
+            }
+            let held: PieceSet = manifest.known().iter().filter(|piece| held[piece.as_usize()]).collect();
+            let complete = manifest.is_whole() && held.len() == manifest.prefix();
             Sidecar { id: BlobId(id), info, manifest, held, complete, pinned }
         },
     )
@@ -114,6 +123,33 @@ fn the_layout_does_not_change_unnoticed() {
     assert_eq!(bytes[..bytes.len() - CHECKSUM], expected);
 }
 
+/// The beginning, a gap, the last piece: what reading the end of a cold blob leaves.
+#[test]
+fn hashes_with_gaps_are_a_version_of_their_own_until_the_gaps_are_filled() {
+    let mut manifest = Manifest::new(PieceLength::from_log2(14).unwrap(), Some(70 * 16_384));
+    manifest.extend(0, &[PieceHash([7; 32])]).unwrap();
+    manifest.extend(69, &[PieceHash([8; 32])]).unwrap();
+    let info = BlobInfo::default();
+    let held = [PieceIndex(69)].into_iter().collect();
+    let mut sidecar = Sidecar { id: BlobId([9; 32]), info, manifest, held, complete: false, pinned: false };
+    let mut expected = b"DARTPIEC".to_vec();
+    expected.extend([2, 0b100, 14, 0, 2, 0, 0, 0]);
+    expected.extend((70 * 16_384u64).to_le_bytes());
+    expected.extend([9; 32]);
+    let info = postcard::to_stdvec(&sidecar.info).unwrap();
+    expected.extend([info.len() as u8, 0, 0, 0, 2, 0, 0, 0]);
+    expected.extend(&info);
+    expected.extend([[7; 32], [8; 32]].concat());
+    expected.extend([0u64, 1 << 5].map(u64::to_le_bytes).concat());
+    expected.extend([2, 0, 0, 0]);
+    expected.extend([1u64, 1 << 5].map(u64::to_le_bytes).concat());
+    let bytes = sidecar.encode();
+    assert_eq!(bytes[..bytes.len() - CHECKSUM], expected);
+    assert_eq!(Sidecar::decode(&bytes), Ok(sidecar.clone()));
+    sidecar.manifest.extend(1, &[PieceHash([5; 32]); 68]).unwrap();
+    assert_eq!(sidecar.encode()[8], 1, "the release before reads it");
+}
+
 #[test]
 fn another_version_is_named() {
     let sidecar = Sidecar {
@@ -125,8 +161,8 @@ fn another_version_is_named() {
         pinned: false,
     };
     let mut bytes = sidecar.encode();
-    bytes[8] = 2;
-    assert_eq!(Sidecar::decode(&reseal(bytes.clone())), Err(SidecarError::Newer(2)));
+    bytes[8] = 3;
+    assert_eq!(Sidecar::decode(&reseal(bytes.clone())), Err(SidecarError::Newer(3)));
     bytes[8] = 0;
     assert_eq!(Sidecar::decode(&reseal(bytes)), Err(SidecarError::Version(0)));
 }

@@ -33,6 +33,7 @@ scenarios! {
     an_empty_blob_is_whole_at_once
     sealing_needs_every_piece_and_the_right_root
     everybody_shares_one_open_blob
+    a_blob_is_stored_from_its_middle_and_its_gaps_are_filled
     a_contradicting_manifest_is_refused
     an_absurd_length_is_refused
     blobs_in_use_and_pinned_ones_are_not_removed
@@ -181,6 +182,35 @@ fn everybody_shares_one_open_blob(make: Make<'_>) {
     drop((first, second));
     assert!(!store.list()[0].in_use);
     assert!(store.open(content.id).unwrap().unwrap().holds(PieceIndex(0)));
+}
+
+fn a_blob_is_stored_from_its_middle_and_its_gaps_are_filled(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 5 * PIECE + 10);
+    let (pieces, hashes) = (content.manifest.piece_length(), content.manifest.hashes());
+    let blob = store.open_or_create(content.id, content.info(), Manifest::new(pieces, None)).unwrap();
+    assert!(matches!(blob.extend(3, &hashes[3..4]), Err(StoreError::Manifest { .. })), "its length is not known");
+    blob.set_length(content.data.len() as u64).unwrap();
+    assert_eq!(blob.extend(3, &hashes[3..5]).unwrap(), 2);
+    content.put(&*blob, 3);
+    assert!(matches!(blob.put(PieceIndex(1), content.piece(1)), Err(StoreError::UnknownPiece { .. })));
+    assert_eq!((blob.prefix(), blob.hashes_from(0, 9), blob.hashes_from(4, 9)), (0, vec![], hashes[4..5].to_vec()));
+    assert!(blob.known().runs().eq(std::iter::once(3..5)));
+    let mut middle = vec![0; 100];
+    blob.read_at(3 * PIECE + 7, &mut middle).unwrap();
+    assert_eq!(middle, content.data[3 * PIECE as usize + 7..][..100]);
+    assert!(matches!(blob.read_at(3 * PIECE - 1, &mut [0; 2]), Err(StoreError::NotHeld { .. })));
+    // Opened again by somebody who knows other pieces' hashes.
+    drop(blob);
+    let mut other = Manifest::new(pieces, Some(content.data.len() as u64));
+    other.extend(0, &hashes[..1]).unwrap();
+    other.extend(5, &hashes[5..]).unwrap();
+    let blob = store.open_or_create(content.id, content.info(), other).unwrap();
+    assert_eq!(blob.known().runs().collect::<Vec<_>>(), [0..1, 3..6]);
+    blob.extend(0, hashes).unwrap();
+    (0..6).filter(|piece| *piece != 3).for_each(|piece| content.put(&*blob, piece));
+    blob.seal(content.manifest.root().unwrap()).unwrap();
+    content.check_held(&*blob);
 }
 
 fn a_contradicting_manifest_is_refused(make: Make<'_>) {

@@ -33,7 +33,7 @@ impl Content {
     }
 
     pub(crate) fn pieces(&self) -> u32 {
-        self.manifest.known()
+        self.manifest.prefix()
     }
 
     pub(crate) fn piece(&self, piece: u32) -> &[u8] {

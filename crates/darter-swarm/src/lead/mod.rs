@@ -16,10 +16,12 @@
 //! |---|---|
 //! | `members` | who is here, and who is whose neighbour (`members/links.rs`) |
 //! | `notices` | what members have to be told of their neighbours |
+//! | `origin` | what is read of the origin next, by which connection |
 //! | `pieces` | holders, copies sent, gaps for the origin |
 
 mod members;
 mod notices;
+mod origin;
 mod pieces;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,8 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 use crate::MOST_PIECES;
 use crate::lead::members::Members;
 pub use crate::lead::notices::{Neighbour, Notice};
+use crate::lead::origin::Readings;
+pub use crate::lead::origin::{OriginReader, Wish};
 use crate::lead::pieces::Pieces;
 use crate::random::Random;
 use crate::tuning::Tuning;
@@ -77,6 +81,7 @@ pub struct Lead {
     copies_from: Moment,
     /// When an ask that found nothing is worth another try.
     look_again: Option<Moment>,
+    readings: Readings,
 }
 
 impl Lead {
@@ -100,6 +105,7 @@ impl Lead {
             share: 1.0,
             copies_from: now,
             look_again: None,
+            readings: Readings::default(),
         }
     }
 
@@ -116,6 +122,7 @@ impl Lead {
         self.remove(node);
         let most = if node == self.me { 0 } else { self.total.unwrap_or(MOST_PIECES) };
         let held = held.iter().filter(|piece| piece.0 < most).collect();
+        self.readings.everything |= wants && node != self.me;
         let slot = self.members.add(node, place, held, wants);
         self.count_held(slot, true);
         self.members.link_up(slot);
@@ -124,6 +131,7 @@ impl Lead {
     /// A node is gone, or its connection is.
     pub fn leave(&mut self, node: NodeId) {
         self.remove(node);
+        self.readings.leave(node);
         self.members.take_notice(node);
     }
 
@@ -394,24 +402,6 @@ impl Lead {
             self.members.count_in_group(slot, piece, present);
             self.pieces.change(piece, |state| if present { state.holders += 1 } else { state.holders -= 1 });
         }
-    }
-
-    /// The next pieces that must be read from the origin: not owned, and held by no live member (those are the lead's
-    /// own picker's business). Ask again after each piece, and stop reading when the answer no longer begins with the
-    /// piece that comes next: somebody who holds it has turned up.
-    ///
-    /// `known` is how many pieces, the first ones, have a hash that this agent knows. From there on it counts no holders: without
-    /// the hash nobody who comes could check what they give, and hashes have no gaps. A seed that was killed before it saved
-    /// anything comes back like that.
-    pub fn origin_plan(&self, known: u32, now: Moment) -> Option<OriginRun> {
-        if now < self.settled {
-            return None;
-        }
-        let gap = self.pieces.first_gap(self.total);
-        if self.total.is_some_and(|total| known < total) && gap.is_none() {
-            return Some(OriginRun { first: PieceIndex(known), end: self.total.map(PieceIndex) });
-        }
-        gap.map(|(first, end)| OriginRun { first: first.min(PieceIndex(known)), end })
     }
 
     /// Takes the notices that members have to be given now.

@@ -103,21 +103,26 @@ impl Pieces {
             })
     }
 
-    /// The first run of pieces, before `total`, that are neither owned nor held; open-ended while the total is unknown.
-    pub(super) fn first_gap(&self, total: Option<u32>) -> Option<(PieceIndex, Option<PieceIndex>)> {
-        let gap = |piece: PieceIndex| !self.own.contains(piece) && self.get(piece).holders == 0;
+    /// The first run of pieces, before `total`, for which `is_gap` is true; open-ended while the total is unknown. All owned pieces are
+    /// no gaps.
+    pub(super) fn first_gap(
+        &self,
+        total: Option<u32>,
+        is_gap: impl Fn(PieceIndex) -> bool,
+    ) -> Option<(PieceIndex, Option<PieceIndex>)> {
         // Beyond the table and the owned pieces everything is a gap.
         let seen = u32::try_from(self.table.len()).expect("a blob has fewer than 2^32 pieces");
+        let is_over = |piece: PieceIndex| total.is_some_and(|total| piece.0 >= total);
         let mut first = self.own.first_missing_from(PieceIndex(0));
-        while !gap(first) {
+        while !is_over(first) && !is_gap(first) {
             first = self.own.first_missing_from(PieceIndex(first.0 + 1));
         }
-        if total.is_some_and(|total| first.0 >= total) {
+        if is_over(first) {
             return None;
         }
         let mut end = first.0 + 1;
         let known_end = total.unwrap_or_else(|| seen.max(self.own.words().len() as u32 * 64));
-        while end < known_end && gap(PieceIndex(end)) {
+        while end < known_end && is_gap(PieceIndex(end)) {
             end += 1;
         }
         let open_ended = total.is_none() && end >= known_end;

@@ -14,7 +14,7 @@ fn pieces(list: &[u32]) -> Vec<PieceIndex> {
 /// A node with neighbours that hold these pieces.
 fn picker(neighbours: &[(u8, &[u32])]) -> Picker {
     let mut picker = Picker::new(node(0), 1 << 20, Tuning::default(), 1);
-    picker.handle(Event::ManifestGrew { known: 8, total: Some(8) }, Moment::ZERO);
+    picker.handle(Event::ManifestGrew { known: 0..8, total: Some(8) }, Moment::ZERO);
     for (peer, held) in neighbours {
         let held: PieceSet = pieces(held).into_iter().collect();
         picker.handle(Event::PeerJoined { peer: node(*peer), tier: Tier::Rack, wants: true, held }, Moment::ZERO);

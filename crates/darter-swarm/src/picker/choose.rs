@@ -241,7 +241,7 @@ impl Picker {
         let tier = self.neighbours[at].tier;
         self.count_turns(tier);
         let turn = self.turn(tier);
-        self.afar_since.resize(self.known as usize, NEVER);
+        self.afar_since.resize(self.known_end as usize, NEVER);
         let (neighbours, requests, peer) = (&self.neighbours, &self.requests, &self.neighbours[at]);
         let (turns, afar_since) = (&self.turns[tier as usize], &mut self.afar_since);
         let mut next = NEVER;
@@ -270,12 +270,12 @@ impl Picker {
 
     /// Brings the number of turns up to date that this node lets pass before it fetches each piece from a tier.
     fn count_turns(&mut self, tier: Tier) {
-        if self.turns[tier as usize].len() == self.known as usize {
+        if self.turns[tier as usize].len() == self.known_end as usize {
             return;
         }
         let rivals = || self.neighbours.iter().filter(|other| other.tier < tier && other.wants).map(|other| &other.id);
         let turn = |piece| fetcher_rank(&self.me, rivals(), piece).try_into().unwrap_or(u8::MAX);
-        self.turns[tier as usize] = (0..self.known).map(PieceIndex).map(turn).collect();
+        self.turns[tier as usize] = (0..self.known_end).map(PieceIndex).map(turn).collect();
     }
 
     /// How long a turn is: some of the times that a piece usually takes, so that whoever waits hears of a piece fetched
@@ -324,7 +324,7 @@ impl Picker {
     /// Asks a second holder for the last pieces when the first takes longer than expected. The last pieces of one blob of many are not
     /// the end: as long as others come, a piece that comes twice takes their time.
     fn request_twice(&mut self, now: Moment) {
-        let Some(total) = self.total.filter(|total| *total == self.known) else { return };
+        let Some(total) = self.total.filter(|total| *total == self.known.len()) else { return };
         // Half of a blob of sixteen pieces is no end of it.
         let last = self.tuning.endgame.min(total.div_ceil(64));
         if !self.wants || total - self.held.len() > last || self.is_complete() {

@@ -34,6 +34,7 @@ mod reading;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
@@ -62,7 +63,11 @@ pub struct Picker {
     tuning: Tuning,
     random: Random,
     wants: bool,
-    known: u32,
+    /// The pieces with a known hash.
+    known: PieceSet,
+    /// How many of the first pieces have one, and one past the last that has.
+    known_prefix: u32,
+    known_end: u32,
     total: Option<u32>,
     held: PieceSet,
     /// The first piece that is not held.
@@ -163,7 +168,9 @@ impl Picker {
             tuning,
             random: Random::new(seed),
             wants: true,
-            known: 0,
+            known: PieceSet::new(),
+            known_prefix: 0,
+            known_end: 0,
             total: None,
             held: PieceSet::new(),
             prefix: PieceIndex(0),
@@ -196,7 +203,7 @@ impl Picker {
     /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`].
     pub fn handle(&mut self, event: Event, now: Moment) {
         match event {
-            Event::ManifestGrew { known, total } => self.manifest_grew(known, total),
+            Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
             Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, &held),
             Event::PeerLost { peer, piece } => self.peer_lost(peer, piece),
             Event::PeerLeft { peer } => self.peer_left(peer),
@@ -327,14 +334,17 @@ impl Picker {
         self.dropped().any(|dropped| dropped == peer)
     }
 
-    fn manifest_grew(&mut self, known: u32, total: Option<u32>) {
+    fn manifest_grew(&mut self, known: &Range<u32>, total: Option<u32>) {
         self.total = total.or(self.total);
-        let before = self.known;
-        self.known = self.known.max(known);
-        for piece in before..self.known {
-            self.reopen(PieceIndex(piece));
+        let before = self.known.len();
+        for piece in (known.start.max(self.known_prefix)..known.end).map(PieceIndex) {
+            if self.known.insert(piece) {
+                self.reopen(piece);
+            }
         }
-        if before < self.known {
+        if before < self.known.len() {
+            self.known_prefix = self.known.first_missing_from(PieceIndex(self.known_prefix)).0;
+            self.known_end = self.known_end.max(known.end);
             self.turns = [const { Vec::new() }; 5];
         }
     }
@@ -589,7 +599,7 @@ impl Picker {
 
     /// Whether the piece is lacking and can be checked when it comes.
     fn is_due(&self, piece: PieceIndex) -> bool {
-        piece.0 < self.known && !self.held.contains(piece)
+        self.known.contains(piece) && !self.held.contains(piece)
     }
 
     /// Brings the open set up to date for one piece.
@@ -599,8 +609,8 @@ impl Picker {
     }
 
     fn reopen_all(&mut self) {
-        for piece in 0..self.known {
-            self.reopen(PieceIndex(piece));
+        for piece in self.known.iter().collect::<Vec<_>>() {
+            self.reopen(piece);
         }
     }
 

@@ -68,7 +68,7 @@ impl Picker {
                 continue;
             }
             let due = reader.since + reader.patience;
-            let missing = (piece.0..end.min(self.known)).map(PieceIndex).filter(|piece| !self.held.contains(*piece));
+            let missing = (piece.0..end.min(self.known_end)).map(PieceIndex).filter(|piece| self.is_due(*piece));
             urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due)));
         }
         for (piece, due) in urgent {

@@ -20,7 +20,7 @@ fn pieces(list: &[u32]) -> PieceSet {
 impl Scene {
     fn new(total: u32) -> Self {
         let mut scene = Self { picker: Picker::new(node(0), MIB, Tuning::default(), 7), now: Moment::ZERO };
-        scene.tell(Event::ManifestGrew { known: total, total: Some(total) });
+        scene.tell(Event::ManifestGrew { known: 0..total, total: Some(total) });
         scene
     }
 
@@ -362,7 +362,7 @@ fn of_a_group_one_node_fetches_a_piece_from_afar_and_the_others_only_after_a_whi
     let mut fetchers = vec![0; 200];
     for &me in &everybody {
         let mut picker = Picker::new(node(me), 1, Tuning { in_all: 1000, per_holder: 1000, ..Tuning::default() }, 7);
-        picker.handle(Event::ManifestGrew { known: 200, total: Some(200) }, Moment::ZERO);
+        picker.handle(Event::ManifestGrew { known: 0..200, total: Some(200) }, Moment::ZERO);
         for peer in everybody.iter().filter(|peer| **peer != me) {
             let event = Event::PeerJoined { peer: node(*peer), tier: Tier::Rack, wants: true, held: PieceSet::new() };
             picker.handle(event, Moment::ZERO);

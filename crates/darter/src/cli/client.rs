@@ -7,6 +7,7 @@ use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use clap_complete::Shell;
 use darter_core::{Digest, Rate};
+use darter_node::api::Span;
 use url::Url;
 
 use super::agent::{AgentArgs, JoinArgs, LogArgs, OriginArgs, PlaceArgs, StoreArgs, UpstreamArgs};
@@ -27,6 +28,9 @@ Examples:
     $ darter get https://example.org/model.bin --netrc
   Into a pipe:
     $ darter get https://example.org/root.tar -o -
+  The second megabyte, and the last kilobyte; no more is fetched than the pieces that they touch:
+    $ darter get https://example.org/model.bin --range 1000000-1999999 -o part
+    $ darter get https://example.org/model.zip --range -1000 -o -
 
 A list has a URL on each line, then if wanted its digest, then if wanted a file name; # begins a
 comment, before these or behind them.
@@ -57,6 +61,15 @@ pub(crate) struct GetArgs {
     /// Refuse content that has another digest (sha256:… or sha512:…)
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
+
+    /// Download these bytes only, as HTTP counts them: FIRST-LAST (both included, from 0), FIRST- (to the end) or -COUNT
+    /// (the last ones)
+    ///
+    /// FILE gets just these bytes. The pieces that they touch are fetched, verified and shared with other nodes, and no
+    /// others. From an origin that serves no ranges everything is read; `darter explain` says so. A digest is of the
+    /// whole content, and is not checked.
+    #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
+    pub(crate) range: Option<Span>,
 
     /// Hash the whole file here, too
     ///

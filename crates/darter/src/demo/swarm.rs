@@ -97,7 +97,9 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
 
 /// Asks a node for the file and waits until it holds all of it; the seconds that took, by the node's own clock.
 async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<f64> {
-    let answer = client.get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false }).await?;
+    let answer = client
+        .get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false, range: None })
+        .await?;
     let id = answer.headers().get(darter_node::admin::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
     let id = id.context("the node's answer names no blob")?;
     blob.get_or_init(|| id);
@@ -114,7 +116,9 @@ async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::
 
 /// Hashes what a node gives out.
 async fn read(client: &Client, url: String) -> anyhow::Result<Digest> {
-    let answer = client.get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false }).await?;
+    let answer = client
+        .get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false, range: None })
+        .await?;
     let mut body = answer.into_body();
     let mut hasher = DigestHasher::sha256();
     while let Some(frame) = body.frame().await {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use darter_core::source::Credentials;
-use darter_core::{Blame, BlobId, Digest, Fault, Retry, Source, in_full};
-use darter_node::api::{Checked, GetRequest, Problem, Progress, Waiting};
+use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source, in_full};
+use darter_node::api::{Checked, GetRequest, Problem, Progress, Span, Waiting};
 use darter_node::handover::{Anew, Handed, ORDER_HEADER, Receiver};
 use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError, admin};
 use darter_store::StoreError;
@@ -63,6 +63,8 @@ pub(super) struct Question<'a> {
     pub(super) disposition: bool,
     /// In which order the content is wanted.
     pub(super) order: Order,
+    /// Which bytes are wanted; all if `None`.
+    pub(super) range: Option<Span>,
     /// Tells people whom the daemon waits for.
     pub(super) says: &'a (dyn Fn(&Waiting) + Sync),
 }
@@ -72,12 +74,16 @@ pub(super) struct Opened {
     pub(super) blob: BlobId,
     /// Length in bytes, if the origin says.
     pub(super) length: Option<u64>,
+    /// The bytes that come, if they are not all: their places in what comes begin with zero.
+    pub(super) part: Option<ByteRange>,
     /// When it was last modified, as the origin writes it.
     pub(super) modified: Option<String>,
     /// What the origin calls it, where it was asked.
     pub(super) disposition: Option<String>,
     /// The store whose file may become the result, and need not be kept.
     pub(super) moves: Option<Arc<Home>>,
+    /// Whether the content need not be kept here.
+    pub(super) spent: bool,
     /// Whether the end tells which digests were checked.
     pub(super) vouched: bool,
     /// Verified content. Ends with [`Given::Whole`] or an error.
@@ -243,6 +249,9 @@ impl Embedded {
     async fn open(&self, question: &Question<'_>) -> anyhow::Result<Opened> {
         let (source, credentials) = source_of(question);
         let disposition = if question.disposition { self.agent.disposition(&source, &credentials).await } else { None };
+        if let Some(span) = question.range {
+            return self.open_span(source, credentials, span, disposition).await;
+        }
         let download = Arc::new(self.agent.open(source, credentials).await?);
         // What was kept here before stays here.
         let moves = (!self.keep && !download.progress().complete).then(|| Arc::clone(&self.home));
@@ -250,11 +259,43 @@ impl Embedded {
         Ok(Opened {
             blob: download.blob(),
             length: download.length(),
+            part: None,
             modified: download.version().last_modified,
             disposition,
+            spent: moves.is_some(),
             moves,
             vouched: true,
             content: parts.boxed(),
+            watch: Watch::Embedded(download),
+        })
+    }
+
+    async fn open_span(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        span: Span,
+        disposition: Option<String>,
+    ) -> anyhow::Result<Opened> {
+        let (download, range) = self.agent.open_span(source, credentials, span).await?;
+        let download = Arc::new(download);
+        let was_empty = download.progress().held == 0;
+        let bytes = download.bytes_of(range).scan(0, |at, bytes| {
+            let here = *at;
+            *at += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            std::future::ready(Some(bytes.map(|bytes| Handing::Part(here, Part::Bytes(bytes)))))
+        });
+        let end = Handing::Whole { length: range.len(), checked: Vec::new() };
+        Ok(Opened {
+            blob: download.blob(),
+            length: download.length(),
+            part: Some(range),
+            modified: download.version().last_modified,
+            disposition,
+            moves: None,
+            spent: was_empty && !self.keep,
+            vouched: true,
+            content: bytes.chain(stream::iter([Ok(end)])).map(given_here).boxed(),
             watch: Watch::Embedded(download),
         })
     }
@@ -271,8 +312,10 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         headers: question.headers.to_vec(),
         digest: question.digest,
         disposition: question.disposition,
+        range: question.range,
     };
-    let mut given = std::pin::pin!(client.get(&request, question.order));
+    let order = Some(question.order).filter(|_| question.range.is_none());
+    let mut given = std::pin::pin!(client.get(&request, order));
     let client::Given { head, content } = loop {
         if let Ok(given) = tokio::time::timeout(WAITING_POLL, &mut given).await {
             break given?;
@@ -285,6 +328,10 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
     let blob = header(admin::BLOB_HEADER)
         .and_then(|text| text.parse().ok())
         .context("the daemon's answer names no blob; is it of another version?")?;
+    let part = header(admin::RANGE_HEADER).and_then(|text| part_of(&text));
+    if question.range.is_some() && part.is_none() {
+        anyhow::bail!("the daemon is of an older version, which gives no ranges: restart it, or add --no-daemon");
+    }
     let vouched = head.contains_key(ORDER_HEADER);
     let content = match content {
         client::Content::File(receiver) => stream::try_unfold(Some(receiver), next_handed).boxed(),
@@ -293,13 +340,22 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
     Ok(Opened {
         blob,
         length: header(admin::LENGTH_HEADER).and_then(|text| text.parse().ok()),
+        part,
         modified: header(admin::MODIFIED_HEADER),
         disposition: header(admin::DISPOSITION_HEADER),
         moves: None,
+        spent: false,
         vouched,
         content,
         watch: Watch::Daemon(client.clone(), blob),
     })
+}
+
+/// `FIRST-LAST/LENGTH`.
+fn part_of(text: &str) -> Option<ByteRange> {
+    let (first, last) = text.split_once('/')?.0.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then(|| ByteRange::new(first, last.saturating_add(1)))
 }
 
 /// The daemon died, or was killed.

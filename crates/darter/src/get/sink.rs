@@ -59,6 +59,8 @@ pub(super) struct Wishes {
     pub(super) blob: BlobId,
     /// Its length, if known.
     pub(super) length: Option<u64>,
+    /// Whether the result is the content, and not a part of it: then it is marked as that.
+    pub(super) marks: bool,
     /// The store whose file may become the result.
     pub(super) moves: Option<Arc<Home>>,
     /// The result may be a hard link to the store's file.
@@ -438,7 +440,9 @@ impl Part {
         if let Some(modified) = self.wishes.modified {
             file.set_modified(modified)?;
         }
-        attributes::mark(file, self.wishes.blob);
+        if self.wishes.marks {
+            attributes::mark(file, self.wishes.blob);
+        }
         Ok(())
     }
 

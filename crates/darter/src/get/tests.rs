@@ -29,7 +29,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn wishes() -> Wishes {
-    Wishes { blob: BlobId([1; 32]), length: None, moves: None, link: false, modified: None, sync: false }
+    Wishes { blob: BlobId([1; 32]), length: None, marks: true, moves: None, link: false, modified: None, sync: false }
 }
 
 fn write_with(path: &Path, wishes: Wishes, chunks: &[Chunk]) -> anyhow::Result<Placed> {

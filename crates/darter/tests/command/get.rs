@@ -42,6 +42,39 @@ fn into_a_pipe() {
 }
 
 #[test]
+fn a_range_is_just_these_bytes_and_moves_the_pieces_that_it_touches() {
+    let (room, bytes) = (Room::new(), content(40 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let outcome = room.run(&format!("get {} --range 20000000-20999999 -o part --json", web.url)).succeeded();
+    assert!(room.read("part") == bytes[20_000_000..21_000_000]);
+    let report = outcome.json();
+    assert_eq!((&report["bytes"], &report["range"]["first"]), (&1_000_000.into(), &20_000_000.into()));
+    assert_eq!((&report["range"]["last"], &report["range"]["of"]), (&20_999_999.into(), &(40 * MEGABYTE).into()));
+    assert!(web.sent() < 2_000_000, "{} bytes were read", web.sent());
+    let end = room.run(&format!("get {} --range -51 -o -", web.url)).succeeded();
+    assert!(end.out == bytes[40 * MEGABYTE - 51..]);
+    let rest = room.run(&format!("get {} --range 39999000- -o -", web.url)).succeeded();
+    assert!(rest.out == bytes[39_999_000..]);
+    // What is at hand of a part is not taken for the whole.
+    room.run(&format!("get {} -o part", web.url)).succeeded();
+    assert!(room.read("part") == bytes);
+}
+
+#[test]
+fn a_range_that_the_content_has_not_is_an_error_and_one_that_is_none_is_wrong_usage() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes);
+    let past = room.run(&format!("get {} --range 1000000- -o part", web.url));
+    past.failed_with(1, &["range starts past the end of the blob (1000000 bytes)"]);
+    let backwards = room.run(&format!("get {} --range 9-5 -o part", web.url));
+    assert_eq!(backwards.code, Some(2));
+    assert!(backwards.err.contains("the last byte, 5, comes before the first, 9"), "{}", backwards.err);
+    let digest = room.run(&format!("get {} --range 0-5 --digest {} -o part", web.url, sha256(b"")));
+    assert_eq!(digest.code, Some(2), "a digest is of the whole");
+    assert_eq!(room.files(), [""; 0]);
+}
+
+#[test]
 fn into_a_pipe_that_closes_early() {
     let (room, bytes) = (Room::new(), content(4 * MEGABYTE));
     let web = Web::serve(bytes.clone());

@@ -29,6 +29,9 @@ fn wrong_usage_exits_with_two() {
         "node",
         "get http://a/",
         "get http://a/b -o /nowhere/b",
+        "get http://a/b --range 5-2",
+        "get http://a/b --range 1-2,4-5",
+        "get http://a/b --range -0",
         "top --interval 5ms",
         "top --once --json",
     ] {

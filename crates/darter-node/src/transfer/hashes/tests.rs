@@ -81,11 +81,10 @@ fn what_one_lead_vouched_for_is_not_passed_on_as_the_nexts() {
 fn the_same_question_is_answered_once_in_a_while() {
     let mut member = asking(&mut Signer::draw(), 2);
     let soon = Moment::from_micros(1000);
-    assert!(member.may_answer(node(2), 0, Moment::ZERO) && !member.may_answer(node(2), 0, soon));
-    assert!(member.may_answer(node(3), 0, soon), "another asks");
-    assert!(member.may_answer(node(2), 1, soon), "it learned something");
-    assert!(!member.may_answer(node(2), 1, soon));
-    member.learned(&list(2..3));
-    assert!(member.may_answer(node(2), 1, soon), "there is more to tell");
-    assert!(member.may_answer(node(2), 1, soon + Tuning::default().hash_patience), "who waited in vain asks again");
+    assert!(member.may_answer(node(2), 0, 2, Moment::ZERO) && !member.may_answer(node(2), 0, 2, soon));
+    assert!(member.may_answer(node(3), 0, 2, soon), "another asks");
+    assert!(member.may_answer(node(2), 1, 2, soon), "it learned something");
+    assert!(!member.may_answer(node(2), 1, 2, soon));
+    assert!(member.may_answer(node(2), 1, 3, soon), "there is more to tell");
+    assert!(member.may_answer(node(2), 1, 3, soon + Tuning::default().hash_patience), "who waited in vain asks again");
 }
