@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 /// How long a server may say nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SILENT_SERVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that are read of a body at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -25,7 +25,7 @@ impl Client {
     pub fn connect(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(SILENT_SERVER_TIMEOUT))?;
         let stream = BufReader::with_capacity(64 * 1024, stream);
         Ok(Self { stream, authority: address.to_string(), buffer: vec![0; CHUNK] })
     }

@@ -21,7 +21,7 @@ pub const LOCAL_PORT: u16 = 7401;
 /// The port where an agent listens for peers.
 pub const PEER_PORT: u16 = 7400;
 /// How long an agent may take to start, to end, or to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An agent on a host: a seed or a node, running or not.
 #[derive(Debug)]
@@ -106,8 +106,8 @@ impl<'host> Agent<'host> {
         };
         command.args(&self.arguments);
         let mut process = self.host.spawn("darter", &mut command)?;
-        process.wait_for_port(PEER_PORT, PATIENCE)?;
-        process.wait_for_port(LOCAL_PORT, PATIENCE)?;
+        process.wait_for_port(PEER_PORT, AGENT_TIMEOUT)?;
+        process.wait_for_port(LOCAL_PORT, AGENT_TIMEOUT)?;
         self.process = Some(process);
         Ok(())
     }
@@ -122,7 +122,7 @@ impl<'host> Agent<'host> {
     /// Asks it to drain and end; an error when it fails at that or takes too long.
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
-        let status = process.terminate(PATIENCE)?;
+        let status = process.terminate(AGENT_TIMEOUT)?;
         ensure!(status.success(), "darter on {} ended with {status}\n{}", self.host.name(), process.tail());
         Ok(())
     }
@@ -158,7 +158,7 @@ impl<'host> Agent<'host> {
     pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = self.darter();
         let text =
-            self.host.run(&format!("darter-{}", arguments[0]), command.args(arguments).arg("--json"), PATIENCE)?;
+            self.host.run(&format!("darter-{}", arguments[0]), command.args(arguments).arg("--json"), AGENT_TIMEOUT)?;
         serde_json::from_str(&text).with_context(|| format!("darter {arguments:?} printed other than JSON: {text}"))
     }
 
@@ -166,7 +166,7 @@ impl<'host> Agent<'host> {
     pub fn metrics(&self) -> Result<String> {
         let mut command = self.host.command("curl");
         command.args(["--silent", "--show-error", "--fail", &format!("http://{LOCAL}/metrics")]);
-        self.host.run("curl-metrics", &mut command, PATIENCE)
+        self.host.run("curl-metrics", &mut command, AGENT_TIMEOUT)
     }
 
     /// The program on this host, as one that goes by way of this agent, and sees the same mounts while that runs; its arguments are still

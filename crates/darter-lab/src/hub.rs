@@ -27,7 +27,7 @@ const PORT: u16 = 5001;
 const CONTENT_PORT: u16 = 5002;
 /// The token that everybody gets.
 const TOKEN: &str = "laboratory-token";
-const PATIENCE: Duration = Duration::from_secs(30);
+const HUB_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running hub. The registry behind it is the witness for what blobs were read.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ impl Hub {
         let mut command = host.command("nginx");
         command.arg("-p").arg(&directory).arg("-e").arg(directory.join("error.log")).arg("-c").arg(&configuration);
         let mut nginx = host.spawn("hub", &mut command)?;
-        nginx.wait_for_port(PORT, PATIENCE)?;
-        nginx.wait_for_port(CONTENT_PORT, PATIENCE)?;
+        nginx.wait_for_port(PORT, HUB_TIMEOUT)?;
+        nginx.wait_for_port(CONTENT_PORT, HUB_TIMEOUT)?;
         Ok(Self { registry, authority: format!("{}:{PORT}", host.address()), log, _nginx: nginx })
     }
 

@@ -27,7 +27,7 @@ const BUILD: u32 = 1;
 /// The other architecture in the index: enough to make a choice necessary.
 const OTHER_ARCHITECTURE: &str = "riscv64";
 /// How long pushing may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The built images, and the registry storage that holds them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -193,7 +193,7 @@ fn push(layout: &Path, shelf: &mut Shelf) -> Result<()> {
         copy.args(["copy", "--all", "--dest-tls-verify=false"]);
         copy.arg(format!("oci:{}:{name}", layout.display()));
         copy.arg(format!("docker://{}/{}", registry.authority(), image.name));
-        host.run("push", &mut copy, PATIENCE)?;
+        host.run("push", &mut copy, PUSH_TIMEOUT)?;
     }
     Ok(())
 }

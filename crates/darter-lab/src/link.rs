@@ -10,7 +10,7 @@ pub use darter_scenario::Link;
 /// How long a packet may wait in a shaped queue, in milliseconds.
 const QUEUE_MILLISECONDS: u64 = 50;
 /// The least bucket, in bytes: a packet as large as segmentation offload makes them passes whole.
-const LEAST_BURST: u64 = 128 * 1024;
+const MIN_BURST: u64 = 128 * 1024;
 
 /// Bytes that crossed a host's cable, with the headers of every layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,6 @@ impl Traffic {
 /// `tc`'s words for a queue of this rate.
 pub(crate) fn shaper(rate: Rate) -> Vec<String> {
     let bits = rate.bytes_per_second() * 8;
-    let burst = (rate.bytes_per_second() / 100).max(LEAST_BURST);
+    let burst = (rate.bytes_per_second() / 100).max(MIN_BURST);
     format!("tbf rate {bits}bit burst {burst} latency {QUEUE_MILLISECONDS}ms").split(' ').map(str::to_owned).collect()
 }

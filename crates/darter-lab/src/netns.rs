@@ -45,7 +45,7 @@ const BRIDGE: &str = "switch0";
 /// Where all hosts of a switch are.
 const SUBNET: &str = "10.77.0.0/24";
 /// Hosts on a switch, at most.
-const MOST_HOSTS: u32 = 254;
+const MAX_HOSTS: u32 = 254;
 /// A rack's end of its link to the first switch.
 const UPLINK: &str = "uplink0";
 
@@ -74,7 +74,7 @@ impl Network {
         let switch = Namespace::create(format!("{PREFIX}{name}-switch"))?;
         let network = Self { name, switch, hosts: AtomicU32::new(0), directory };
         network.switch.add_bridge()?;
-        let neighbours: String = (1..=MOST_HOSTS).map(neighbour).collect();
+        let neighbours: String = (1..=MAX_HOSTS).map(neighbour).collect();
         fs::write(network.neighbours(), neighbours).context("write the hosts' hardware addresses")?;
         Ok(network)
     }
@@ -105,7 +105,7 @@ impl Network {
 
     fn plug_in(&self, name: &str, switch: &Namespace) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
-        ensure!(number <= MOST_HOSTS, "a switch has room for {MOST_HOSTS} hosts");
+        ensure!(number <= MAX_HOSTS, "a switch has room for {MAX_HOSTS} hosts");
         let address = address_of(number);
         let namespace = Namespace::create(format!("{PREFIX}{}-{name}", self.name))?;
         let port = format!("port{number}");

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 
 /// The longest run directory in which the engines' unix sockets still fit: a socket's path has room for 107 bytes.
-const LONGEST_RUN_DIRECTORY: usize = 60;
+const MAX_RUN_DIRECTORY: usize = 60;
 
 /// Cargo's directory for this build's profile, such as `target/debug`.
 pub fn profile_directory() -> Result<PathBuf> {
@@ -37,7 +37,7 @@ pub fn cache_directory() -> Result<PathBuf> {
 /// long for the unix sockets below it.
 pub(crate) fn runs_directory() -> Result<PathBuf> {
     let preferred = cache_directory()?.join("runs");
-    let fits = preferred.as_os_str().len() <= LONGEST_RUN_DIRECTORY - "/1234567-99".len();
+    let fits = preferred.as_os_str().len() <= MAX_RUN_DIRECTORY - "/1234567-99".len();
     let directory = if fits { preferred } else { env::temp_dir().join("darter-lab") };
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     Ok(directory)

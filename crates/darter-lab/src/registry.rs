@@ -24,7 +24,7 @@ pub const USER: &str = "alice";
 pub const PASSWORD: &str = "open-sesame";
 /// `USER:PASSWORD` as `htpasswd -B` writes it.
 const HTPASSWD: &str = "alice:$2y$05$IQ2Q4oW6vqzKM5VpU9gg5.c2MGU44gGBNO/N7ZkkIq1C4XaLpgUAm";
-const PATIENCE: Duration = Duration::from_secs(60);
+const REGISTRY_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running registry.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Registry {
         let path = directory.join("config.yml");
         fs::write(&path, config.to_string()).with_context(|| format!("write {}", path.display()))?;
         let mut process = host.spawn("docker-registry", host.command("docker-registry").arg("serve").arg(&path))?;
-        process.wait_for_port(PORT, PATIENCE)?;
+        process.wait_for_port(PORT, REGISTRY_START_TIMEOUT)?;
         Ok(Self { authority, process })
     }
 
@@ -88,7 +88,7 @@ impl Registry {
     /// last byte left, which is waited for.
     pub fn ensure_read_once<'a>(&self, blobs: impl IntoIterator<Item = (&'a Digest, u64)>) -> Result<()> {
         let blobs: Vec<_> = blobs.into_iter().collect();
-        let logged = wait_until("the registry's log of the last reads", PATIENCE, || {
+        let logged = wait_until("the registry's log of the last reads", REGISTRY_START_TIMEOUT, || {
             let reads = self.access_log()?.blob_reads();
             Ok(blobs.iter().all(|(digest, _)| reads.contains_key(digest)))
         });

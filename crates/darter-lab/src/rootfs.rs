@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use crate::process::Process;
 
 /// How long installing may take before it counts as stuck: it fetches packages.
-const PATIENCE: Duration = Duration::from_secs(600);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Runs apt in an overlay over finished layers; $1: lower directories, $2: upper, $3: work, $4: mount point, rest: packages.
 const INSTALL: &str = r#"
@@ -49,7 +49,7 @@ impl Builder {
         let mut command = Command::new("mmdebstrap");
         command.args(["--variant=minbase", "--mode=root", "--format=directory"]);
         command.arg(release()?).arg(&base).arg(&sources);
-        Process::spawn(&mut command, "mmdebstrap", directory)?.finish(PATIENCE)?;
+        Process::spawn(&mut command, "mmdebstrap", directory)?.finish(INSTALL_TIMEOUT)?;
         Ok(Self { directory: directory.to_path_buf(), layers: vec![base] })
     }
 
@@ -64,7 +64,8 @@ impl Builder {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "--", "sh", "-euc", INSTALL, "sh"]);
         command.arg(lower.join(":")).arg(&upper).arg(&work).arg(&root).args(packages);
-        Process::spawn(&mut command, &format!("install{}", self.layers.len()), &self.directory)?.finish(PATIENCE)?;
+        Process::spawn(&mut command, &format!("install{}", self.layers.len()), &self.directory)?
+            .finish(INSTALL_TIMEOUT)?;
         self.layers.push(upper);
         Ok(())
     }

@@ -20,7 +20,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A port that fails and works by turns is spoken of once in this time.
-const SILENCE: Duration = Duration::from_secs(60);
+const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
 
 /// Raises the soft limit of open files to the hard one. Where that is not granted, things go on with the limit there is.
 pub(crate) fn raise_limit() {
@@ -62,7 +62,7 @@ impl AcceptFailures {
         if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionAborted) {
             return Duration::ZERO;
         }
-        if self.said.is_none_or(|said| said.elapsed() >= SILENCE) {
+        if self.said.is_none_or(|said| said.elapsed() >= TELL_FAILURE_EVERY) {
             self.said = Some(Instant::now());
             let advice = advice(cause.and_then(Errno::from_io_error));
             tracing::warn!(port = self.port, error, advice, "can't accept connections; trying again");

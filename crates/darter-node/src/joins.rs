@@ -109,7 +109,7 @@ type Answer = Result<Entered, NotJoined>;
 
 /// A lead that says nothing about a question for so long is given up. One whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a lead says that it waits for an origin.
 pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
@@ -162,7 +162,7 @@ impl Joins {
                     drop(told.take());
                     told = Some(self.pauses.begin(&source, reason, WAITING_EVERY));
                 }
-                () = tokio::time::sleep(PATIENCE) => break Err(NotJoined::Silent),
+                () = tokio::time::sleep(LEAD_ANSWER_TIMEOUT) => break Err(NotJoined::Silent),
             }
         };
         drop((waits, told));

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::error::OriginError;
 
 /// How long an unknown host name is asked for. A name server that fails says so, and is given the whole patience.
-const NAME_PATIENCE: Duration = Duration::from_secs(5);
+const UNKNOWN_NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// What fails for longer than this is told in the log, since somebody may be waiting and wonder.
 const QUIET: Duration = Duration::from_secs(2);
 /// Longest time added to what an origin asks for, so that a fleet that was told the same does not come back at once.
@@ -53,7 +53,7 @@ impl RetryPolicy {
         if !error.blame().retry.is_later() {
             return None;
         }
-        let patience = if error.is_unknown_name() { self.patience.min(NAME_PATIENCE) } else { self.patience };
+        let patience = if error.is_unknown_name() { self.patience.min(UNKNOWN_NAME_TIMEOUT) } else { self.patience };
         let left = patience.checked_sub(spent).filter(|left| !left.is_zero())?;
         let doubled = self.first_pause.saturating_mul(1 << made.saturating_sub(1).min(16));
         let max = doubled.min(self.max_pause);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use darter_core::{BlobId, NodeId, rendezvous};
-use darter_swarm::asking::{self, ANSWER_TIMEOUT, MAX_NAMED, MAX_ROUNDS};
+use darter_swarm::asking::{self, MAX_NAMED, MAX_ROUNDS, SURVEY_TIMEOUT};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{Found, Leader, Loss, Start, Step};
 
@@ -139,7 +139,7 @@ impl Fleet {
             for other in next.drain(..) {
                 let answering = &self.nodes[index_of(other) as usize];
                 if !answering.alive || answering.hung || self.is_cut(index, index_of(other)) {
-                    round = ANSWER_TIMEOUT;
+                    round = SURVEY_TIMEOUT;
                     continue;
                 }
                 match answering.leadership.leader() {

@@ -26,7 +26,7 @@ pub(crate) const MISSED_AFTER: Duration = Duration::from_millis(200);
 const SLOTS: u32 = 4;
 
 /// News that may wait unread at a node.
-const MOST_NEWS: usize = 512;
+const MAX_NEWS: usize = 512;
 
 /// Polls of one node are at least this far apart, as those of a daemon are that handles what came in together.
 const POLL_EVERY: Duration = Duration::from_micros(500);
@@ -623,7 +623,7 @@ impl Fleet {
         if node.unread.len() == before || !node.alive {
             return;
         }
-        let reads = node.picker.heeds_news() || node.unread.len() > MOST_NEWS;
+        let reads = node.picker.heeds_news() || node.unread.len() > MAX_NEWS;
         if reads && node.take_unread() {
             self.poll_soon(index);
         }

@@ -6,7 +6,7 @@ use darter_core::{Place, Rate};
 use darter_swarm::Tuning;
 
 /// How long a reader in order stands still before its piece becomes urgent.
-const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+const URGENT_AFTER: Duration = Duration::from_secs(1);
 
 /// One node of a scenario.
 #[derive(Clone, Debug)]
@@ -154,7 +154,7 @@ impl Scenario {
     /// Has every node that joins by itself read the blob in order from then on, with the patience that an agent has for a stream.
     pub fn read_in_order(&mut self) {
         let joins = self.nodes.iter().enumerate().skip(1).filter_map(|(node, spec)| Some((node, spec.joins?)));
-        let reads = joins.map(|(node, at)| (at, Operation::Read { node, from: 0, patience: STREAM_PATIENCE }));
+        let reads = joins.map(|(node, at)| (at, Operation::Read { node, from: 0, patience: URGENT_AFTER }));
         self.operations.extend(reads.collect::<Vec<_>>());
     }
 

@@ -15,7 +15,7 @@ pub const MAX_ROUNDS: usize = 5;
 pub const MAX_NAMED: usize = 3;
 
 /// How long an agent may take to be connected, and to answer.
-pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+pub const SURVEY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whom to ask after a round whose answers named these as leads, and those as ranking first; `asked` are left out.
 pub fn next_to_ask(

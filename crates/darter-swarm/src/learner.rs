@@ -17,7 +17,7 @@ use darter_core::{Moment, NodeId};
 use crate::Tuning;
 
 /// How many failures in a row make the pause longer, each twice as long as the last.
-const MOST_DOUBLINGS: u32 = 5;
+const MAX_DOUBLINGS: u32 = 5;
 
 /// Whom to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +195,7 @@ impl Learner {
 
     fn leave_alone(&mut self, neighbour: NodeId, now: Moment, tuning: &Tuning) {
         if let Some(entry) = self.neighbours.get_mut(&neighbour) {
-            entry.again = now + tuning.hash_patience_with_lead * (1 << entry.failures.min(MOST_DOUBLINGS));
+            entry.again = now + tuning.hash_patience_with_lead * (1 << entry.failures.min(MAX_DOUBLINGS));
             entry.failures += 1;
         }
     }

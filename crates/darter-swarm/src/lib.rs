@@ -46,8 +46,8 @@ pub use learner::{Learner, Teacher};
 pub use news::{News, Told};
 pub use pace::{Pace, Standing};
 pub use picker::{OpenRequest, Picker};
-pub use teaching::{MOST_HASHES, Teaching, Telling};
+pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
 
 /// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.
-pub const MOST_PIECES: u32 = 1 << 22;
+pub const MAX_PIECES: u32 = 1 << 22;

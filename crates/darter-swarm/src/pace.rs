@@ -12,7 +12,7 @@ use crate::tuning::Tuning;
 
 /// Answers of fewer bytes say nothing of a rate: they take as long as their way does. An image's configuration of two kilobytes would
 /// make a holder of gigabit seem one of some megabit, for all blobs.
-const LEAST_SAMPLE: u64 = 32 << 10;
+const MIN_SAMPLE: u64 = 32 << 10;
 
 /// The average rate of a peer's answers, and when the last one came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +45,7 @@ impl Pace {
     }
 
     fn sample(&mut self, bytes: u64, asked: Moment, now: Moment, tuning: &Tuning) {
-        if bytes < LEAST_SAMPLE {
+        if bytes < MIN_SAMPLE {
             return;
         }
         let since = asked.max(self.last_answer);

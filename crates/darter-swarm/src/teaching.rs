@@ -11,7 +11,7 @@ use darter_core::Moment;
 use crate::Tuning;
 
 /// Hashes that one message carries at most: 2 MiB of them.
-pub const MOST_HASHES: u32 = 65_536;
+pub const MAX_HASHES: u32 = 65_536;
 
 /// So many hashes are told at once: a member can take in no more pieces that come before their hashes.
 const AT_ONCE: u32 = 4;
@@ -93,8 +93,8 @@ impl Teaching {
     /// signature: that is for all. Nor is there one for a member that knows more than the lead.
     pub const fn answer(known: u32, from: u32) -> Telling {
         let lacked = known.saturating_sub(from);
-        let count = if lacked < MOST_HASHES { lacked } else { MOST_HASHES };
-        Telling { from, count, signed: from <= known && lacked <= MOST_HASHES }
+        let count = if lacked < MAX_HASHES { lacked } else { MAX_HASHES };
+        Telling { from, count, signed: from <= known && lacked <= MAX_HASHES }
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(Teaching::answer(5, 2), telling(2, 3, true));
         assert_eq!(Teaching::answer(5, 5), telling(5, 0, true));
         assert_eq!(Teaching::answer(5, 7), telling(7, 0, false), "it knows more than the lead");
-        assert_eq!(Teaching::answer(MOST_HASHES + 2, 1), telling(1, MOST_HASHES, false));
-        assert_eq!(Teaching::answer(MOST_HASHES + 2, 2), telling(2, MOST_HASHES, true));
+        assert_eq!(Teaching::answer(MAX_HASHES + 2, 1), telling(1, MAX_HASHES, false));
+        assert_eq!(Teaching::answer(MAX_HASHES + 2, 2), telling(2, MAX_HASHES, true));
     }
 }

@@ -43,7 +43,7 @@ use self::config::{Configured, NotConfigured};
 use self::failure::Failure;
 
 /// How long blocking work may hold up the exit of a command that is done or has failed.
-const EXIT_PATIENCE: Duration = Duration::from_secs(1);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments = cli::arguments(std::env::args_os());
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 fn start(configured: Configured) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let result = runtime.block_on(run(configured));
-    runtime.shutdown_timeout(EXIT_PATIENCE);
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
     result
 }
 

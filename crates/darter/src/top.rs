@@ -38,7 +38,7 @@ use crate::client::Client;
 use crate::output;
 
 /// How often the daemon is asked when nothing else is said.
-const INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `darter top`.
 pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
     if args.once || !std::io::stdout().is_terminal() {
         return output::text(&plain::describe(&first));
     }
-    let interval = args.interval.unwrap_or(INTERVAL);
+    let interval = args.interval.unwrap_or(DEFAULT_INTERVAL);
     let state = State::new(first, interval, Palette::of_environment());
     terminal::show(&client, state, interval).await
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use darter_core::Digest;
 
-use super::{PATIENCE, Route, release};
+use super::{ENGINE_TIMEOUT, Route, release};
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
 
@@ -147,7 +147,7 @@ impl<'host> Containerd<'host> {
     /// network, so that it ends with the host at the latest.
     pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
         let mut command = self.ctr(&["run", "--rm", "--net-host", reference, self.host.unique_name()]);
-        self.host.run("ctr-run", command.args(arguments), PATIENCE)
+        self.host.run("ctr-run", command.args(arguments), ENGINE_TIMEOUT)
     }
 
     /// Where containerd keeps a blob that it has.
@@ -156,7 +156,7 @@ impl<'host> Containerd<'host> {
     }
 
     fn wait_until_ready(&self) -> Result<()> {
-        wait_until("containerd to answer", PATIENCE, || {
+        wait_until("containerd to answer", ENGINE_TIMEOUT, || {
             Ok(self.socket.exists()
                 && self.host.run("ctr-version", &mut self.ctr(&["version"]), Duration::from_secs(10)).is_ok())
         })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::PATIENCE;
+use super::ENGINE_TIMEOUT;
 use crate::cluster::LOCAL;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
@@ -44,7 +44,7 @@ impl<'host> Docker<'host> {
         fs::write(&config, text.to_string()).with_context(|| format!("write {}", config.display()))?;
         let process = host.spawn("dockerd", host.command("dockerd").arg("--config-file").arg(&config))?;
         let engine = Self { host, socket, configuration, _process: process };
-        wait_until("dockerd to answer", PATIENCE, || {
+        wait_until("dockerd to answer", ENGINE_TIMEOUT, || {
             let asked = || host.run("docker-info", engine.docker().arg("info"), Duration::from_secs(10));
             Ok(engine.socket.exists() && asked().is_ok())
         })?;
@@ -58,7 +58,8 @@ impl<'host> Docker<'host> {
 
     /// What Docker knows of a pulled image.
     pub fn inspect(&self, reference: &str) -> Result<Value> {
-        let text = self.host.run("docker-inspect", self.docker().args(["image", "inspect", reference]), PATIENCE)?;
+        let text =
+            self.host.run("docker-inspect", self.docker().args(["image", "inspect", reference]), ENGINE_TIMEOUT)?;
         let images: Value = serde_json::from_str(&text).context("read what docker image inspect printed")?;
         images.get(0).cloned().context("docker image inspect printed no image")
     }
@@ -67,7 +68,7 @@ impl<'host> Docker<'host> {
     pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
         let mut command = self.docker();
         command.args(["run", "--rm", "--network", "host", reference]).args(arguments);
-        self.host.run("docker-run", &mut command, PATIENCE)
+        self.host.run("docker-run", &mut command, ENGINE_TIMEOUT)
     }
 
     fn docker(&self) -> Command {

@@ -26,9 +26,9 @@ use crate::netns::Host;
 use crate::registry;
 
 /// How long one pull may take before it counts as stuck. On two cores that others use as well, some take more than a minute.
-pub const PULL_PATIENCE: Duration = Duration::from_secs(300);
+pub const PULL_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long anything else that an engine does may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How an engine reaches the laboratory's registry.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ fn log_in(host: &Host, route: &Route) -> Result<Option<PathBuf>> {
         Some(mirror) => format!("{mirror}/{}", route.name),
         None => route.registry.clone(),
     });
-    host.run("skopeo-login", &mut command, PATIENCE)?;
+    host.run("skopeo-login", &mut command, ENGINE_TIMEOUT)?;
     Ok(Some(file))
 }
 

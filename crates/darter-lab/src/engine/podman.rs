@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{PATIENCE, Route, containers_command, log_in, write_registries_conf};
+use super::{ENGINE_TIMEOUT, Route, containers_command, log_in, write_registries_conf};
 use crate::netns::Host;
 use crate::process::Process;
 
@@ -43,7 +43,7 @@ impl<'host> Podman<'host> {
     /// What podman knows of a pulled image.
     pub fn inspect(&self, reference: &str) -> Result<Value> {
         let mut command = self.podman()?;
-        let text = self.host.run("podman-inspect", command.args(["image", "inspect", reference]), PATIENCE)?;
+        let text = self.host.run("podman-inspect", command.args(["image", "inspect", reference]), ENGINE_TIMEOUT)?;
         let images: Value = serde_json::from_str(&text).context("read what podman image inspect printed")?;
         images.get(0).cloned().context("podman image inspect printed no image")
     }
@@ -52,7 +52,7 @@ impl<'host> Podman<'host> {
     pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
         let mut command = self.podman()?;
         command.args(["run", "--rm", "--network", "host", "--ulimit", "host", reference]).args(arguments);
-        self.host.run("podman-run", &mut command, PATIENCE)
+        self.host.run("podman-run", &mut command, ENGINE_TIMEOUT)
     }
 
     fn podman(&self) -> Result<Command> {

@@ -22,7 +22,7 @@ const GO: (u32, u32) = (1, 26);
 const WITHOUT: &str = "no_cri,no_btrfs,no_devmapper,no_zfs,no_aufs,no_tracing";
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 /// How long fetching and building may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What this machine lacks to build it, in words for people.
 pub fn lacking() -> Option<String> {
@@ -69,7 +69,7 @@ fn build(directory: &Path) -> Result<()> {
     let go = |name: &str, arguments: &[&str]| {
         let mut command = Command::new("go");
         command.current_dir(&source).env("GOFLAGS", "-buildvcs=false").env("CGO_ENABLED", "0").args(arguments);
-        Process::spawn(&mut command, name, work.path())?.finish(PATIENCE)
+        Process::spawn(&mut command, name, work.path())?.finish(BUILD_TIMEOUT)
     };
     go("init", &["mod", "init", "tools"])?;
     go("get", &["get", &format!("{MODULE}@{VERSION}")])?;

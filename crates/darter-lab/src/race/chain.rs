@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::{Course, PATIENCE};
+use crate::race::course::{Course, START_TIMEOUT};
 use crate::race::method::{Look, Method, judge, written};
 use crate::race::relay::Load;
 
@@ -40,7 +40,7 @@ impl<'c> Chain<'c> {
         command.arg("relay").arg("--list").arg(&list).arg("--directory").arg(course.content.directory());
         command.arg("--listen").arg(format!("{}:{PORT}", course.seed.address()));
         let mut source = course.seed.spawn("relay", &mut command)?;
-        source.wait_for_port(PORT, PATIENCE)?;
+        source.wait_for_port(PORT, START_TIMEOUT)?;
         Ok(Self { course, source, relays: course.nodes.iter().map(|_| None).collect() })
     }
 }

@@ -12,11 +12,11 @@ use crate::race::Scenario;
 use crate::race::content::{Content, memory_directory};
 
 /// How long anything may take to start.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// nginx's port.
 pub(crate) const HTTP_PORT: u16 = 80;
 /// Segments that a host's TCP hands on together: 23 kB, 4 ms of the slowest cable in use.
-const LEAST_SEGMENTS: u32 = 16;
+const MIN_SEGMENTS: u32 = 16;
 
 /// Hosts with shaped cables. Fields are dropped in order: hosts before their network.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<'a> Course<'a> {
             nodes.push(host);
         }
         for host in nodes.iter().chain([&origin, &seed]) {
-            host.set_least_segments(LEAST_SEGMENTS)?;
+            host.set_least_segments(MIN_SEGMENTS)?;
         }
         Ok(Self { scenario, content, origin, seed, nodes, rack, network })
     }
@@ -101,7 +101,7 @@ impl Nginx {
         let mut command = host.command("nginx");
         command.arg("-p").arg(&directory).arg("-e").arg(directory.join("error.log")).arg("-c").arg(&configuration);
         let mut process = host.spawn("nginx", &mut command)?;
-        process.wait_for_port(HTTP_PORT, PATIENCE)?;
+        process.wait_for_port(HTTP_PORT, START_TIMEOUT)?;
         Ok(Self { process, url: format!("http://{}", host.address()), log })
     }
 

@@ -19,13 +19,13 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Agent, PEER_PORT};
 use crate::process::wait_until;
-use crate::race::course::{Course, Nginx, PATIENCE};
+use crate::race::course::{Course, Nginx, START_TIMEOUT};
 use crate::race::method::{Look, Method};
 
 /// How long an agent may take to answer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+const AGENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a seed may take to read a file from the origin.
-const WARM_PATIENCE: Duration = Duration::from_secs(600);
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(600);
 /// The header of an answer that names its blob.
 const BLOB_HEADER: &str = "darter-blob";
 
@@ -87,7 +87,7 @@ impl<'c> Darter<'c> {
         for (file, digest) in &self.course.content.files {
             let blob = get(&socket, &self.origin.url(file), *digest)?;
             let is_complete = || Ok(ask(&socket, &format!("/v1/progress?blob={blob}"))?["complete"] == true);
-            wait_until(&format!("the seed to hold {file}"), WARM_PATIENCE, is_complete)?;
+            wait_until(&format!("the seed to hold {file}"), WARM_UP_TIMEOUT, is_complete)?;
         }
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Wanted {
 /// Waits until an agent has met its seeds.
 pub(crate) fn meet_seed(agent: &Agent<'_>) -> Result<()> {
     let socket = agent.socket();
-    wait_until(&format!("{} to meet its seed", agent.host().name()), PATIENCE, || {
+    wait_until(&format!("{} to meet its seed", agent.host().name()), START_TIMEOUT, || {
         // Its socket comes a moment after its ports.
         let Ok(status) = ask(&socket, "/v1/status") else { return Ok(false) };
         Ok(status["seeds"].as_array().is_some_and(|seeds| seeds.iter().all(|seed| seed["up"] == true)))
@@ -233,7 +233,7 @@ pub(crate) fn ask(socket: &Path, path: &str) -> Result<Value> {
 /// One request on a connection of its own; gives the answer's body, or its head only.
 fn exchange(socket: &Path, method: &str, path: &str, body: &str, wants_body: bool) -> Result<String> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    stream.set_read_timeout(Some(AGENT_ANSWER_TIMEOUT))?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: darter\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",

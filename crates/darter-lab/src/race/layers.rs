@@ -29,7 +29,7 @@ const RECORD: usize = 512;
 /// Bytes of tar that a gzip member holds.
 const MEMBER: usize = 256 * 1024;
 /// Sizes of files: this, doubled up to so many times.
-const LEAST_FILE: usize = 512;
+const MIN_FILE: usize = 512;
 const DOUBLINGS: u64 = 9;
 /// Bytes of text and of noise, from which files are cut.
 const POOL: usize = 8 << 20;
@@ -80,7 +80,7 @@ impl Pool {
     fn file(&self, number: u64) -> &[u8] {
         let drawn = splitmix(number);
         let from = if drawn.is_multiple_of(8) { &self.noise } else { &self.text };
-        let length = LEAST_FILE << ((drawn >> 8) % DOUBLINGS);
+        let length = MIN_FILE << ((drawn >> 8) % DOUBLINGS);
         let start = (drawn >> 16) as usize % (POOL - length);
         &from[start..start + length]
     }
@@ -94,7 +94,7 @@ pub(super) fn write(path: &Path, pool: &Pool, number: u64, size: u64) -> Result<
     let end = [0; 2 * RECORD];
     let last = member(&end)?;
     loop {
-        let (mut tar, mut bytes) = (Vec::with_capacity(MEMBER + (LEAST_FILE << DOUBLINGS)), 0);
+        let (mut tar, mut bytes) = (Vec::with_capacity(MEMBER + (MIN_FILE << DOUBLINGS)), 0);
         while tar.len() < MEMBER {
             let content = pool.file(number << 40 | files);
             append(&mut tar, &format!("srv/layer-{number:02}/{:03}/{files:06}", files / 100), content)?;

@@ -19,7 +19,7 @@ use crate::netns::Host;
 use crate::oci::digest_of;
 use crate::process::{Process, wait_until};
 use crate::race::account::has_ended;
-use crate::race::course::{Course, PATIENCE};
+use crate::race::course::{Course, START_TIMEOUT};
 use crate::race::darter::meet_seed;
 use crate::race::layers::Layers;
 use crate::race::method::{Look, Method};
@@ -115,7 +115,7 @@ impl Method for Pull<'_> {
         // Not waited for before the end: what the kernel knows of its CPU time goes with it.
         let ended = node.pull.as_ref().is_some_and(|pull| has_ended(pull.id()));
         if let Some(pull) = node.pull.as_mut().filter(|_| ended && !holds(&node.engine, self.layers)) {
-            pull.finish(PATIENCE).context("pull an image")?;
+            pull.finish(START_TIMEOUT).context("pull an image")?;
         }
         Ok(Some(Look { held: held.min(self.layers.image.size()), done: ended, seconds: None }))
     }
@@ -188,16 +188,16 @@ fn start_spegel(host: &Host, engine: &Containerd<'_>, first: &Host) -> Result<Pr
     command.args(["--http-bootstrap-addr", &format!("0.0.0.0:{MEETING_PORT}")]);
     command.args(["--http-bootstrap-peer", &format!("http://{}:{MEETING_PORT}", first.address())]);
     let mut process = host.spawn("spegel", &mut command)?;
-    process.wait_for_port(SPEGEL_PORT, PATIENCE)?;
+    process.wait_for_port(SPEGEL_PORT, START_TIMEOUT)?;
     Ok(process)
 }
 
 /// Waits until the Spegel of a host knows others.
 fn meet_spegels(host: &Host) -> Result<()> {
-    wait_until(&format!("Spegel on {} to meet others", host.name()), PATIENCE, || {
+    wait_until(&format!("Spegel on {} to meet others", host.name()), START_TIMEOUT, || {
         let mut command = host.command("curl");
         command.args(["--silent", "--fail", "--output", "/dev/null", &format!("http://{SPEGEL}/readyz")]);
-        Ok(host.run("curl-readyz", &mut command, PATIENCE).is_ok())
+        Ok(host.run("curl-readyz", &mut command, START_TIMEOUT).is_ok())
     })
 }
 

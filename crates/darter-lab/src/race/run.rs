@@ -26,7 +26,7 @@ const GIVE_UP_FACTOR: f64 = 14.0;
 /// Nobody is given up sooner.
 const GIVE_UP_FLOOR: f64 = 120.0;
 /// Seconds within which memory is freed where no cable says how long it takes.
-const LEAST_FREEING: f64 = 3.0;
+const MIN_FREEING: f64 = 3.0;
 
 /// A node in a race.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +64,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let before = Meters::read(&course)?;
     let mut ledger = Ledger::open(&method.processes());
     let machine = MachineTime::now()?;
-    reserve.free_within(Duration::from_secs_f64(scenario.bound()?.max(LEAST_FREEING)));
+    reserve.free_within(Duration::from_secs_f64(scenario.bound()?.max(MIN_FREEING)));
     let runners = run(&course, method.as_mut(), &mut ledger)?;
     let busy = MachineTime::now()?.busy_since(machine);
     ledger.look(&method.processes());

@@ -13,13 +13,13 @@ use anyhow::{Context, Result};
 
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
-use crate::race::course::{Course, PATIENCE};
+use crate::race::course::{Course, START_TIMEOUT};
 use crate::race::method::{Look, Method, is_right, written};
 
 const SCRIPT: &str = include_str!("torrent.py");
 const TRACKER_PORT: u16 = 6969;
 /// How long a seed may take to check its files, which for many of them is several rounds of the script.
-const SEED_PATIENCE: Duration = Duration::from_secs(60);
+const SEED_CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Which client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,25 +53,25 @@ impl<'c> Torrent<'c> {
         let tracker_url = format!("http://{}:{TRACKER_PORT}/announce", course.origin.address());
         let mut make = python(&course.origin, &script);
         make.arg("make").arg(course.content.directory()).arg(&tracker_url).arg(&torrent);
-        course.origin.run("make-torrent", &mut make, PATIENCE)?;
+        course.origin.run("make-torrent", &mut make, START_TIMEOUT)?;
         let mut tracker = course
             .origin
             .spawn("tracker", python(&course.origin, &script).args(["track", &TRACKER_PORT.to_string()]))?;
-        tracker.wait_for_port(TRACKER_PORT, PATIENCE)?;
+        tracker.wait_for_port(TRACKER_PORT, START_TIMEOUT)?;
 
         let nodes = course.nodes.iter().map(|_| None).collect();
         let mut race = Self { course, client, script, torrent, _tracker: tracker, seed: None, nodes };
         let own = course.seed.directory().join("content");
         symlink(course.content.directory(), &own).with_context(|| format!("link {}", own.display()))?;
         race.seed = Some(race.spawn(&course.seed, true)?);
-        wait_for(&course.seed, "done", SEED_PATIENCE)?;
+        wait_for(&course.seed, "done", SEED_CHECK_TIMEOUT)?;
         if matches!(client, Client::Libtorrent { .. }) {
             // They wait for a file before they know their torrent, so that starting Python is not measured.
             for (number, host) in course.nodes.iter().enumerate() {
                 race.nodes[number] = Some(race.spawn(host, false)?);
             }
             for host in &course.nodes {
-                wait_for(host, "done.ready", PATIENCE)?;
+                wait_for(host, "done.ready", START_TIMEOUT)?;
             }
         }
         Ok(race)
@@ -114,7 +114,7 @@ impl<'c> Torrent<'c> {
                 }
                 let mut process = host.spawn("aria2", command.arg(&self.torrent))?;
                 if is_seed {
-                    process.wait_for_port(6881, PATIENCE)?;
+                    process.wait_for_port(6881, START_TIMEOUT)?;
                     std::thread::sleep(Duration::from_secs(2));
                 }
                 Ok(process)

@@ -4,7 +4,7 @@
 //! however long the machine pauses between looking and striking.
 
 use anyhow::{Context, Result, ensure};
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
+use darter_lab::engine::{Containerd, PULL_TIMEOUT, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Host, Link, Registry};
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub(crate) fn no_agent_at_all(world: &World) -> Result<()> {
     let reference = image.reference(NAME);
     let mut pulls = [containerd.pull(&reference)?, podman.pull(&reference)?, skopeo.copy(&reference, "copy")?];
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
@@ -57,7 +57,7 @@ pub(crate) fn no_seed_at_the_start(world: &World) -> Result<()> {
     let image = &world.shelf.tools;
     let mut pulls = [containerd.fetch(&image.reference(NAME))?, skopeo.copy(&image.reference(NAME), "copy")?];
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
@@ -86,7 +86,7 @@ pub(crate) fn seed_killed_in_mid_pull(world: &World) -> Result<()> {
     ensure!(pulls.iter_mut().all(|pull| pull.is_running()), "the pulls were over before the seed was killed");
     shape(&origin, RATE)?;
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
@@ -122,7 +122,7 @@ pub(crate) fn peer_killed_in_mid_pull(world: &World) -> Result<()> {
     ensure!(pulls.iter_mut().all(|pull| pull.is_running()), "the pulls were over before the peer was killed");
     shape(&origin, RATE)?;
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
@@ -151,14 +151,14 @@ pub(crate) fn agent_restarted_in_mid_pull(world: &World) -> Result<()> {
     ensure!(pull.is_running(), "the pull was over before the agent was killed");
     shape(&origin, RATE)?;
     restarted.start()?;
-    pull.finish(PULL_PATIENCE)?;
-    other.finish(PULL_PATIENCE)?;
+    pull.finish(PULL_TIMEOUT)?;
+    other.finish(PULL_TIMEOUT)?;
     ensure_held(&containerd, image)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
 
     // The agent serves on from what it held when it was killed, less what was not durable yet.
     let again = Skopeo::configure(&one, &route)?;
-    again.copy(&image.reference(NAME), "again")?.finish(PULL_PATIENCE)?;
+    again.copy(&image.reference(NAME), "again")?.finish(PULL_TIMEOUT)?;
     ensure_copied(&again.directory("again")?, &image.manifest, &image.blobs())?;
     let mut from_disk = 0;
     for (layer, size) in sizes(image) {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use darter_lab::cluster::PEER_PORT;
-use darter_lab::engine::{Containerd, Docker, PULL_PATIENCE, Route};
+use darter_lab::engine::{Containerd, Docker, PULL_TIMEOUT, Route};
 use darter_lab::hub::NAME;
 use darter_lab::{Agent, Hub};
 use serde_json::json;
@@ -27,7 +27,7 @@ pub(crate) fn docker_and_containerd_pull(world: &World) -> Result<()> {
     let short = image.name.strip_prefix("library/").context("an official image")?;
     let mut pulls = [docker.pull(short)?, containerd.fetch(&image.reference(NAME))?];
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
     hub.registry.ensure_read_once(sizes(image)).context("the registry's own log")?;
     ensure_held(&containerd, image)?;

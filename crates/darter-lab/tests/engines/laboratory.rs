@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use darter_core::{Clock, Rate, SystemClock};
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Route, Skopeo, ensure_copied};
+use darter_lab::engine::{Containerd, PULL_TIMEOUT, Route, Skopeo, ensure_copied};
 use darter_lab::registry::NAME;
 use darter_lab::{Link, Registry};
 
@@ -20,7 +20,7 @@ pub(crate) fn a_shaped_cable_is_no_faster_than_its_rate(world: &World) -> Result
     reader.run(
         "curl",
         reader.command("curl").args(["--silent", "--fail", "--output", "/dev/null", &url]),
-        PULL_PATIENCE,
+        PULL_TIMEOUT,
     )?;
     let seconds = clock.now().since(start).as_secs_f64();
     ensure!(reader.traffic()?.received >= layer.size, "the cable's counter saw less than was read");
@@ -36,10 +36,10 @@ pub(crate) fn pulls_without_darter_read_the_registry_each(world: &World) -> Resu
     let image = &world.shelf.tools;
     let containerd = Containerd::start(&first, &route)?;
     let skopeo = Skopeo::configure(&second, &route)?;
-    containerd.fetch(&image.reference(NAME))?.finish(PULL_PATIENCE)?;
+    containerd.fetch(&image.reference(NAME))?.finish(PULL_TIMEOUT)?;
     ensure_held(&containerd, image)?;
     registry.ensure_read_once(sizes(image))?;
-    skopeo.copy(&image.reference(NAME), "copy")?.finish(PULL_PATIENCE)?;
+    skopeo.copy(&image.reference(NAME), "copy")?.finish(PULL_TIMEOUT)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
     ensure!(registry.access_log()?.ensure_read_once(sizes(image)).is_err(), "two plain pulls passed for one");
     Ok(())

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use darter_lab::cluster::LOCAL;
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
+use darter_lab::engine::{Containerd, PULL_TIMEOUT, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::oci::digest_of;
 use darter_lab::process::Process;
 use darter_lab::registry::{NAME, PASSWORD, USER};
@@ -22,7 +22,7 @@ pub(crate) fn a_private_blob_needs_credentials(world: &World) -> Result<()> {
     let image = &world.shelf.tools;
     let route = Route::mirrored(registry.authority()).with_login(USER, PASSWORD);
     let containerd = Containerd::start(&one, &route)?;
-    containerd.fetch(&image.reference(NAME))?.finish(PULL_PATIENCE)?;
+    containerd.fetch(&image.reference(NAME))?.finish(PULL_TIMEOUT)?;
     ensure_held(&containerd, image)?;
 
     let layer = &image.layers[1];
@@ -58,10 +58,10 @@ pub(crate) fn logins_for_the_mirror_open_what_is_private(world: &World) -> Resul
 
     // Both are logged in to the mirror alone: what they get, they get through it.
     let skopeo = Skopeo::configure(&one, &user)?;
-    skopeo.copy(&reference, "copy")?.finish(PULL_PATIENCE)?;
+    skopeo.copy(&reference, "copy")?.finish(PULL_TIMEOUT)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
     let podman = Podman::configure(&two, &user)?;
-    podman.pull(&reference)?.finish(PULL_PATIENCE)?;
+    podman.pull(&reference)?.finish(PULL_TIMEOUT)?;
     let diffs: Vec<_> = image.layers.iter().map(|layer| layer.diff).collect();
     let inspected = podman.inspect(&reference)?;
     ensure!(inspected["RootFS"]["Layers"] == json!(diffs), "podman's layers are {}", inspected["RootFS"]);
@@ -77,7 +77,7 @@ pub(crate) fn logins_for_the_mirror_open_what_is_private(world: &World) -> Resul
 
 /// An error unless a pull fails because the mirror wants a login, whatever the registry says after that.
 fn ensure_refused(mut pull: Process) -> Result<()> {
-    let status = pull.wait(PULL_PATIENCE)?;
+    let status = pull.wait(PULL_TIMEOUT)?;
     let said = pull.tail();
     let by_mirror = said.split_once(LOCAL).and_then(|(_, rest)| rest.split(']').next()).unwrap_or_default();
     ensure!(!status.success() && by_mirror.contains("unauthorized"), "ended with {status}:\n{said}");
@@ -97,7 +97,7 @@ fn ask(host: &Host, url: &str, login: Option<&str>) -> Result<Answer> {
     if let Some(login) = login {
         curl.args(["--user", login]);
     }
-    let said = host.run("curl", curl.arg(url), PULL_PATIENCE)?;
+    let said = host.run("curl", curl.arg(url), PULL_TIMEOUT)?;
     let (status, bytes) = said.split_once(' ').context("curl tells status and size")?;
     Ok(Answer { status: status.parse()?, bytes: bytes.trim().parse()? })
 }

@@ -1,7 +1,7 @@
 //! The main job: many engines, one image, one read of the registry.
 
 use anyhow::{Context, Result, ensure};
-use darter_lab::engine::{Containerd, PULL_PATIENCE, Podman, Route, Skopeo, ensure_copied};
+use darter_lab::engine::{Containerd, PULL_TIMEOUT, Podman, Route, Skopeo, ensure_copied};
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Link, Registry};
 use serde_json::json;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::world::{Came, World, ensure_held, sizes};
 
 /// Most that an agent keeps resident at full speed, whatever the image's size, in bytes.
-const MOST_RESIDENT: u64 = 150_000_000;
+const MAX_RESIDENT: u64 = 150_000_000;
 /// Software of every layer speaks: the base, the interpreter's layer, the compiler's.
 const SPEAK: [&str; 3] =
     ["/bin/bash", "-ec", "cat /etc/debian_version; python3 -c 'print(6 * 7)'; gcc --version; java -version 2>&1"];
@@ -34,7 +34,7 @@ pub(crate) fn four_engines_pull_one_image(world: &World) -> Result<()> {
     let mut pulls =
         [first.pull(&reference)?, second.pull(&reference)?, skopeo.copy(&reference, "copy")?, podman.pull(&reference)?];
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
 
     registry.ensure_read_once(sizes(image)).context("the registry's own log")?;
@@ -66,7 +66,7 @@ pub(crate) fn four_engines_pull_one_image(world: &World) -> Result<()> {
     let mut resident = 0;
     for agent in nodes.iter().chain([&seed_agent]) {
         let memory = agent.memory()?;
-        ensure!(memory.peak < MOST_RESIDENT, "{} kept {memory:?}", agent.host().name());
+        ensure!(memory.peak < MAX_RESIDENT, "{} kept {memory:?}", agent.host().name());
         resident = resident.max(memory.peak);
     }
     let copies = |bytes: u64| bytes as f64 / image.size() as f64;
@@ -88,12 +88,12 @@ pub(crate) fn a_late_node_is_served_without_the_registry(world: &World) -> Resul
     let route = Route::mirrored(registry.authority());
     let image = &world.shelf.tools;
     let reference = image.reference(NAME);
-    Skopeo::configure(&early, &route)?.copy(&reference, "copy")?.finish(PULL_PATIENCE)?;
+    Skopeo::configure(&early, &route)?.copy(&reference, "copy")?.finish(PULL_TIMEOUT)?;
 
     // From here on the seed alone would need half a minute: whenever the early node is met within that, it gives.
     seed.shape(Link { up: Some("40mbit".parse()?), down: Some("500mbit".parse()?) })?;
     let skopeo = Skopeo::configure(&late, &route)?;
-    skopeo.copy(&reference, "copy")?.finish(PULL_PATIENCE)?;
+    skopeo.copy(&reference, "copy")?.finish(PULL_TIMEOUT)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
     registry.ensure_read_once(sizes(image))?;
     let came = Came::to(&late_agent)?;

@@ -2,7 +2,7 @@
 //! the headers of each, and gives the pull up when one of them fails.
 
 use anyhow::{Result, ensure};
-use darter_lab::engine::{Build, Containerd, PULL_PATIENCE, Route};
+use darter_lab::engine::{Build, Containerd, PULL_TIMEOUT, Route};
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Registry};
 
@@ -30,7 +30,7 @@ pub(crate) fn engines_that_fetch_by_ranges(world: &World) -> Result<()> {
     let reference = image.reference(NAME);
     let mut pulls = engines.iter().map(|engine| engine.pull(&reference)).collect::<Result<Vec<_>>>()?;
     for pull in &mut pulls {
-        pull.finish(PULL_PATIENCE)?;
+        pull.finish(PULL_TIMEOUT)?;
     }
     for engine in &engines {
         ensure_held(engine, image)?;

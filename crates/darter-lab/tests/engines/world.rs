@@ -53,16 +53,18 @@ impl World {
 }
 
 /// How long anything may take that a scenario waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const SCENARIO_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Waits until a host has received this many bytes over its cable: its pull is under way.
 pub(crate) fn wait_for_bytes(host: &Host, bytes: u64) -> Result<()> {
-    wait_until(&format!("{} to receive {bytes} bytes", host.name()), PATIENCE, || Ok(host.traffic()?.received >= bytes))
+    wait_until(&format!("{} to receive {bytes} bytes", host.name()), SCENARIO_TIMEOUT, || {
+        Ok(host.traffic()?.received >= bytes)
+    })
 }
 
 /// Waits until an agent counts bytes from where `from` says.
 pub(crate) fn wait_until_came(agent: &Agent<'_>, what: &str, from: impl Fn(&Came) -> u64) -> Result<()> {
-    wait_until(&format!("{} to have bytes from {what}", agent.host().name()), PATIENCE, || {
+    wait_until(&format!("{} to have bytes from {what}", agent.host().name()), SCENARIO_TIMEOUT, || {
         Ok(from(&Came::to(agent)?) > 0)
     })
 }
@@ -72,7 +74,7 @@ pub(crate) fn wait_until_came(agent: &Agent<'_>, what: &str, from: impl Fn(&Came
 pub(crate) fn wait_until_saved(agent: &Agent<'_>) -> Result<()> {
     /// More than a configuration has.
     const MANY: u32 = 16;
-    wait_until(&format!("{} to save pieces", agent.host().name()), PATIENCE, || {
+    wait_until(&format!("{} to save pieces", agent.host().name()), SCENARIO_TIMEOUT, || {
         for directory in fs::read_dir(agent.data().join("blobs"))?.flatten() {
             for file in fs::read_dir(directory.path())?
                 .flatten()

@@ -23,13 +23,13 @@ use crate::transfer::meter::TIERS;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// A rate is taken over no less: two looks in quick succession must not divide by next to nothing.
-const LEAST_SPAN: Duration = Duration::from_millis(700);
+const MIN_SPAN: Duration = Duration::from_millis(700);
 
 /// Samples kept: with one each second the newest that is old enough is among them.
 const KEPT: usize = 3;
 
 /// Swarms told of at a time.
-const MOST_SWARMS: usize = 256;
+const MAX_SWARMS: usize = 256;
 
 /// What was counted up to a moment.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,7 +58,7 @@ impl Sampler {
     /// The newest sample that is old enough to tell a rate from; the agent's start, when all was zero, if there is none.
     fn before(&self, now: Moment) -> Sample {
         let samples = self.0.lock();
-        samples.iter().rev().find(|sample| now.since(sample.at) >= LEAST_SPAN).copied().unwrap_or_default()
+        samples.iter().rev().find(|sample| now.since(sample.at) >= MIN_SPAN).copied().unwrap_or_default()
     }
 }
 
@@ -152,7 +152,7 @@ fn busiest(all: &[Arc<Transfer>]) -> Vec<SwarmRow> {
         let weight = |row: &SwarmRow| (row.progress.rate + row.sent, !row.progress.complete);
         weight(other).cmp(&weight(one)).then_with(|| one.progress.name.cmp(&other.progress.name))
     });
-    rows.truncate(MOST_SWARMS);
+    rows.truncate(MAX_SWARMS);
     rows
 }
 

@@ -47,7 +47,7 @@ use crate::descriptors::AcceptFailures;
 use crate::metrics::Failed;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
-const MOST_ACCEPTED: usize = 16_384;
+const MAX_ACCEPTED: usize = 16_384;
 
 /// Hears what other agents say and do.
 #[async_trait]
@@ -192,7 +192,7 @@ impl Fleet {
     /// Accepts connections until the fleet is closed.
     pub(crate) fn accept(self: &Arc<Self>, listener: Box<dyn darter_wire::Listener>) {
         let fleet = Arc::clone(self);
-        let room = Arc::new(Semaphore::new(MOST_ACCEPTED));
+        let room = Arc::new(Semaphore::new(MAX_ACCEPTED));
         let mut failures = AcceptFailures::new("the peer port");
         self.tasks.spawn(async move {
             loop {

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use darter_core::{BlobId, NodeId, rendezvous};
-use darter_swarm::asking::{self, ANSWER_TIMEOUT, MAX_NAMED, MAX_ROUNDS};
+use darter_swarm::asking::{self, MAX_NAMED, MAX_ROUNDS, SURVEY_TIMEOUT};
 use darter_wire::{Message, PeerInfo, SwarmPart};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -160,7 +160,7 @@ impl Fleet {
             }
             answer.await.ok()
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, asking).await.ok().flatten()
+        tokio::time::timeout(SURVEY_TIMEOUT, asking).await.ok().flatten()
     }
 
     /// A node answered. An answer that nobody waits for from this one is dropped.
@@ -179,7 +179,7 @@ impl Fleet {
         seeds.retain(|info| self.peer(info.node).is_none());
         let mut tried = HashSet::new();
         for info in seeds.into_iter().filter(|info| tried.insert(info.node)).take(MAX_STRANGERS) {
-            if tokio::time::timeout(ANSWER_TIMEOUT, self.reach(&info)).await.unwrap_or(false) {
+            if tokio::time::timeout(SURVEY_TIMEOUT, self.reach(&info)).await.unwrap_or(false) {
                 break;
             }
         }

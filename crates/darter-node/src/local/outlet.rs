@@ -40,10 +40,10 @@ use tokio::net::TcpStream;
 
 /// Most bytes of a file in one promise, and in one call of `sendfile`: more than hyper lets wait (400 KiB), and at most some
 /// 100 µs of a worker's time while the pages are cached.
-pub(crate) const MOST: u64 = 512 * 1024;
+pub(crate) const MAX_PROMISE: u64 = 512 * 1024;
 
 /// What is shorter is read instead of promised: a copy of so few bytes of the stand-in might not hold its mark.
-const FEWEST: usize = 2 * size_of::<Mark>();
+const MIN_PROMISE: usize = 2 * size_of::<Mark>();
 
 /// Promises begin at different places of the stand-in, this many bytes apart, so that one can't pass for another.
 const STEP: usize = 64;
@@ -61,7 +61,7 @@ static STAND_IN: LazyLock<Bytes> = LazyLock::new(|| {
     if rustix::rand::getrandom(&mut mark[..], GetRandomFlags::NONBLOCK) != Ok(mark.len()) {
         mark = [0xfe; 32];
     }
-    mark.repeat((PLACES * STEP + MOST as usize) / mark.len()).into()
+    mark.repeat((PLACES * STEP + MAX_PROMISE as usize) / mark.len()).into()
 });
 
 /// Where the bodies of one connection promise parts of files.
@@ -84,17 +84,17 @@ struct Promise {
 }
 
 impl Outlet {
-    /// Promises the part's first bytes, at most [`MOST`], and takes them off it. What it returns belongs into a body of this
+    /// Promises the part's first bytes, at most [`MAX_PROMISE`], and takes them off it. What it returns belongs into a body of this
     /// connection, whole and in order: either a placeholder for the bytes or, if they are few, the bytes themselves.
     ///
     /// # Errors
     /// Those of reading the few.
     pub(crate) fn promise(&self, part: &mut PieceFile) -> io::Result<Bytes> {
         let range = part.range;
-        let length = range.len().min(MOST);
+        let length = range.len().min(MAX_PROMISE);
         part.range = ByteRange::new(range.start() + length, range.end());
         let length = usize::try_from(length).expect("at most half a MiB");
-        if length < FEWEST {
+        if length < MIN_PROMISE {
             let mut bytes = vec![0; length];
             part.file.read_exact_at(&mut bytes, range.start())?;
             return Ok(bytes.into());

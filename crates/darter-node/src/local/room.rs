@@ -23,10 +23,10 @@ use crate::descriptors;
 const MAX_CONNECTIONS: usize = 1024;
 
 /// How long one that was told to leave may take before another is told, too.
-const PATIENCE: Duration = Duration::from_millis(50);
+const LEAVING_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How often it is said that all are being answered.
-const SILENCE: Duration = Duration::from_secs(60);
+const TELL_FULL_EVERY: Duration = Duration::from_secs(60);
 
 /// The connections of one port.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Room {
             }
             // One that was told to leave may have an answer to send to its end.
             let permit = Arc::clone(&self.permits).acquire_owned();
-            if let Ok(permit) = tokio::time::timeout(PATIENCE, permit).await {
+            if let Ok(permit) = tokio::time::timeout(LEAVING_TIMEOUT, permit).await {
                 break permit.expect("the semaphore is never closed");
             }
         };
@@ -95,7 +95,7 @@ impl Room {
 
     fn say(&self) {
         let mut said = self.said.lock();
-        if said.is_none_or(|said| said.elapsed() >= SILENCE) {
+        if said.is_none_or(|said| said.elapsed() >= TELL_FULL_EVERY) {
             *said = Some(Instant::now());
             tracing::warn!(
                 connections = self.seats,

@@ -35,7 +35,7 @@ const ON_DISK: u64 = 128 << 20;
 /// Counted for each manifest besides its bytes, so that tiny ones are bounded in number too.
 const OVERHEAD: u64 = 4096;
 /// Longest media type taken, which is what RFC 6838 allows (twice 127, and a slash).
-const LONGEST_MEDIA_TYPE: usize = 255;
+const MAX_MEDIA_TYPE: usize = 255;
 
 const MAGIC: &[u8] = b"darter-manifest-1 ";
 /// What every release begins a file with.
@@ -109,7 +109,7 @@ impl Manifests {
     /// Keeps a manifest. Its bytes must be what its digest says.
     pub(crate) async fn put(&self, manifest: Manifest) {
         self.0.remember(&manifest);
-        let fits = manifest.media_type.len() <= LONGEST_MEDIA_TYPE && !manifest.media_type.contains('\n');
+        let fits = manifest.media_type.len() <= MAX_MEDIA_TYPE && !manifest.media_type.contains('\n');
         if !fits || self.0.disk.lock().get(&manifest.digest).is_some() {
             return;
         }
@@ -165,7 +165,7 @@ impl Inner {
 
 fn parse(digest: Digest, file: &Bytes) -> Option<Manifest> {
     let rest = file.strip_prefix(MAGIC)?;
-    let end = rest.iter().take(LONGEST_MEDIA_TYPE + 1).position(|byte| *byte == b'\n')?;
+    let end = rest.iter().take(MAX_MEDIA_TYPE + 1).position(|byte| *byte == b'\n')?;
     let media_type = std::str::from_utf8(&rest[..end]).ok()?.to_owned();
     let bytes = file.slice(MAGIC.len() + end + 1..);
     let mut hasher = digest.hasher();

@@ -22,7 +22,7 @@ use crate::registries::REFUSAL_BODY_TIMEOUT;
 use crate::registries::question::Reply;
 
 /// Most of an upstream's error body that is passed on.
-const MOST_OF_A_REFUSAL: usize = 64 << 10;
+const MAX_OF_A_REFUSAL: usize = 64 << 10;
 /// Characters of an upstream's own words in a message.
 const MAX_WORDS: usize = 300;
 /// Characters of a message in a status line.
@@ -248,7 +248,7 @@ async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.body.next().await {
         body.extend_from_slice(&chunk.ok()?);
-        if body.len() > MOST_OF_A_REFUSAL {
+        if body.len() > MAX_OF_A_REFUSAL {
             return None;
         }
     }

@@ -25,9 +25,9 @@ use crate::metrics::MirrorKind;
 use crate::mirror::problem::{Code, Problem};
 
 /// Longest repository name, as registries in general have it.
-const LONGEST_NAME: usize = 255;
+const MAX_NAME: usize = 255;
 /// Longest tag, by the specification.
-const LONGEST_TAG: usize = 128;
+const MAX_TAG: usize = 128;
 
 /// What a path under `/v2/` asks for, not yet validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +215,7 @@ pub(crate) fn reference(text: &str) -> Result<Reference<'_>, Problem> {
         return digest(text).map(Reference::Digest);
     }
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let well_formed = text.len() <= LONGEST_TAG
+    let well_formed = text.len() <= MAX_TAG
         && text.bytes().next().is_some_and(word)
         && text.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-');
     if well_formed {
@@ -241,12 +241,12 @@ fn looks_like_host(component: &str) -> bool {
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`, joined by slashes.
 fn valid_name(name: &str) -> Result<String, Problem> {
-    if name.len() <= LONGEST_NAME && name.split('/').all(valid_component) {
+    if name.len() <= MAX_NAME && name.split('/').all(valid_component) {
         return Ok(name.to_owned());
     }
     let text = format!(
         "{name:?} is not the name of a repository: lower-case letters, digits and single separators, at most \
-         {LONGEST_NAME} characters"
+         {MAX_NAME} characters"
     );
     Err(Problem::new(StatusCode::BAD_REQUEST, Code::NameInvalid, text))
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{BlobId, Manifest, NodeId, PieceSet, Source, Version};
-use darter_swarm::{MOST_HASHES, Start};
+use darter_swarm::{MAX_HASHES, Start};
 use darter_wire::Message;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -22,13 +22,13 @@ use crate::options::Role;
 use crate::transfer::{Lead, Transfer};
 
 /// Blobs that one message tells of at most: the most recently used.
-const MOST_TOLD: usize = 10_000;
+const MAX_TOLD: usize = 10_000;
 
 /// Holders that are asked for a manifest before the origin is.
-const MOST_ASKED: usize = 3;
+const MAX_ASKED: usize = 3;
 
 /// How long a holder may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who holds what, and questions about it.
 #[derive(Default)]
@@ -47,7 +47,7 @@ impl Inventory {
     /// A node told what it holds.
     pub(super) fn told(&self, node: NodeId, blobs: &[BlobId]) {
         let mut holders = self.holders.lock();
-        for blob in blobs.iter().take(MOST_TOLD) {
+        for blob in blobs.iter().take(MAX_TOLD) {
             holders.entry(*blob).or_default().insert(node);
         }
     }
@@ -103,7 +103,7 @@ impl Swarms {
             let store = Arc::clone(&swarms.house.context.store);
             let rows = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
             let named = rows.into_iter().filter(|row| row.complete && row.info.digest.is_some());
-            let blobs: Vec<_> = named.take(MOST_TOLD).map(|row| row.id).collect();
+            let blobs: Vec<_> = named.take(MAX_TOLD).map(|row| row.id).collect();
             if !blobs.is_empty() {
                 swarms.house.fleet.say(seed, &Message::Inventory { blobs });
             }
@@ -116,7 +116,7 @@ impl Swarms {
         self.house.tasks.spawn(async move {
             let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
             // One too long for a message is not told; the seed then reads the origin.
-            let fits = stored.filter(|stored| stored.prefix() <= MOST_HASHES);
+            let fits = stored.filter(|stored| stored.prefix() <= MAX_HASHES);
             let manifest = fits.map(|stored| stored.manifest());
             swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
         });
@@ -132,7 +132,7 @@ impl Swarms {
         caller: Caller<'_>,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
         let holders = self.inventory.holders_of(blob);
-        for holder in holders.iter().copied().take(MOST_ASKED) {
+        for holder in holders.iter().copied().take(MAX_ASKED) {
             let Some(manifest) = self.ask_manifest(holder, blob).await.filter(Manifest::is_whole) else { continue };
             let pieces = manifest.piece_count().unwrap_or_default();
             let stored = self.create(blob, source, version, manifest).await?;
@@ -162,7 +162,7 @@ impl Swarms {
         if !self.house.fleet.say(holder, &Message::AskManifest { request, blob }) {
             return None;
         }
-        let manifest = tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).flatten();
+        let manifest = tokio::time::timeout(MANIFEST_TIMEOUT, answer).await.ok().and_then(Result::ok).flatten();
         self.inventory.asked.lock().waiting.remove(&request);
         manifest
     }

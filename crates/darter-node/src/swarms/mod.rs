@@ -73,7 +73,7 @@ const IDLE_SHARE: usize = 4;
 const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 
 /// How much is kept of what strangers say: blobs, and messages of each.
-const MOST_STRANGE: (usize, usize) = (256, 256);
+const MAX_STRANGE: (usize, usize) = (256, 256);
 
 /// All transfers of an agent.
 pub(crate) struct Swarms {
@@ -353,10 +353,10 @@ impl Swarms {
     /// Keeps what a stranger says of the pieces it holds, in case this agent is about to be let into that swarm.
     fn keep_for_newcomer(&self, blob: BlobId, from: NodeId, message: &Message) {
         let mut strangers = self.strangers.lock();
-        let has_room = strangers.len() < MOST_STRANGE.0;
+        let has_room = strangers.len() < MAX_STRANGE.0;
         match (message, strangers.get_mut(&blob)) {
             (Message::Meet { .. } | Message::Have { .. } | Message::Lost { .. }, Some(met))
-                if met.said.len() < MOST_STRANGE.1 =>
+                if met.said.len() < MAX_STRANGE.1 =>
             {
                 met.said.push((from, message.clone()));
             }

@@ -19,7 +19,7 @@ use darter_core::{Blamed as _, BlobId, Fault, NodeId, Source, rendezvous};
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
-use super::open::{PATIENT, Refused};
+use super::open::{PATIENT_SEED_AFTER, Refused};
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
@@ -98,7 +98,7 @@ impl Swarms {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
             Err(Refused::Final(error)) => return Err(error),
             Err(Refused::Origin(text)) => {
-                let was_patient = self.house.context.now().since(asked) > PATIENT;
+                let was_patient = self.house.context.now().since(asked) > PATIENT_SEED_AFTER;
                 (text, if was_patient { Settled::OriginAway } else { Settled::NotHere })
             }
             Err(Refused::ToIt(text)) => (text, Settled::Refused),

@@ -39,16 +39,16 @@ use crate::transfer::{Beginning, Lead, Transfer};
 
 /// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
 /// patient, and so would this agent be.
-pub(super) const PATIENT: Duration = Duration::from_secs(10);
+pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
 
 /// An answer that takes so long is told by `darter explain`.
-const LONG_WAIT: Duration = Duration::from_secs(1);
+const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
 
 /// How long the disk may take to begin a blob before the blob passes through without it.
-const DISK_PATIENCE: Duration = Duration::from_secs(4);
+const NEW_BLOB_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a request waits for the first seed right after the agent's start.
-const SEED_PATIENCE: Duration = Duration::from_secs(1);
+const FIRST_SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Swarms {
     /// Opens a source for a program of this host, which wants `everything` or parts alone. Goes on to its end when the caller goes
@@ -112,14 +112,14 @@ impl Swarms {
                     // A transfer that was here may be of another source, and be taken back when that one sent something else.
                     self.check_given(&transfer, &source).await?;
                     let waited = asked.elapsed();
-                    if waited >= LONG_WAIT {
+                    if waited >= TELL_WAIT_FROM {
                         let addr = self.house.fleet.address(seed);
                         transfer.note(format!("seed {addr} took {:.1} s to answer", waited.as_secs_f64()));
                     }
                     return Ok(transfer);
                 }
                 Err(Refused::Final(error)) => return Err(error),
-                Err(Refused::Origin(text)) if asked.elapsed() > PATIENT => {
+                Err(Refused::Origin(text)) if asked.elapsed() > PATIENT_SEED_AFTER => {
                     troubles.push(format!("seed {}: {text}", self.house.fleet.address(seed)));
                     patient = false;
                     break;
@@ -268,13 +268,13 @@ impl Swarms {
         }
         let key = source.key();
         let fleet = &self.house.fleet;
-        let until = tokio::time::Instant::now() + SEED_PATIENCE;
+        let until = tokio::time::Instant::now() + FIRST_SEED_TIMEOUT;
         loop {
             let seeds = fleet.seeds();
             // Where everything given to join was tried and is a node, there is no seed to wait for.
             let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
             let waited = tokio::time::Instant::now() >= until;
-            let starting = self.house.context.now().as_micros() < 2 * SEED_PATIENCE.as_micros() as u64;
+            let starting = self.house.context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;
             if !seeds.is_empty() || no_seed || waited || !starting {
                 let may_lead: Vec<_> = seeds.into_iter().filter(|seed| self.may_lead(*seed, source)).collect();
                 return rendezvous::ranking(&key.0, &may_lead);
@@ -486,7 +486,7 @@ impl Swarms {
             }
         };
         let waited = context.now().since(asked);
-        if let Some(transfer) = led.as_ref().ok().filter(|_| waited >= LONG_WAIT) {
+        if let Some(transfer) = led.as_ref().ok().filter(|_| waited >= TELL_WAIT_FROM) {
             transfer.note(format!("{} took {:.1} s to answer", origin_of(source), waited.as_secs_f64()));
         }
         opening.leave(led)
@@ -739,7 +739,7 @@ impl Swarms {
                 other => other,
             }
         });
-        let created = match tokio::time::timeout(DISK_PATIENCE, created).await {
+        let created = match tokio::time::timeout(NEW_BLOB_TIMEOUT, created).await {
             Ok(created) => created.expect("creating does not panic"),
             Err(_) => Err(StoreError::Io {
                 action: "use in time",

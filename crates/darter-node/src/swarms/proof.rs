@@ -33,7 +33,7 @@ use crate::transfer::Transfer;
 use crate::transfer::dissolve::origin_of;
 
 /// How long a member waits for a comparison. A longer one goes on, for those who come later.
-const COMPARISON_WAIT: Duration = Duration::from_secs(5);
+const COMPARISON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Comparisons under way.
 #[derive(Default)]
@@ -143,7 +143,7 @@ impl Swarms {
     async fn compare(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
         let mut result = self.comparison(source, caller);
         let told = async { result.wait_for(Option::is_some).await.ok().and_then(|result| result.clone()) };
-        match tokio::time::timeout(COMPARISON_WAIT, told).await {
+        match tokio::time::timeout(COMPARISON_TIMEOUT, told).await {
             Ok(Some(result)) => result,
             Ok(None) | Err(_) => Err(FetchError::Unproven { name: source.to_string() }),
         }

@@ -25,7 +25,7 @@ use crate::transfer::stream::{Giving, Part};
 /// Bytes that are compared.
 pub(super) const SAMPLE: u64 = 1024;
 /// How long the origin, or the bytes that are known, may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Swarms {
     /// Whether the caller's own GET brings bytes of a known blob, and `shows_same` says so of its headers.
@@ -36,7 +36,7 @@ impl Swarms {
         blob: BlobId,
         shows_same: impl Fn(&Own<'_>) -> bool,
     ) -> bool {
-        let compared: Result<Result<bool, FetchError>, _> = tokio::time::timeout(PATIENCE, async {
+        let compared: Result<Result<bool, FetchError>, _> = tokio::time::timeout(SAMPLE_TIMEOUT, async {
             let range = self.place_of_sample(blob).await?;
             let origin = self.house.context.origins.once(caller.requester);
             let credentials = caller.credentials;
@@ -77,7 +77,7 @@ impl Swarms {
         };
         let rest = std::mem::replace(body, stream::empty().boxed());
         *body = stream::iter([Ok(taken.clone().into())]).chain(rest).boxed();
-        let compared = tokio::time::timeout(PATIENCE, self.has_at(blob, 0, &taken, length));
+        let compared = tokio::time::timeout(SAMPLE_TIMEOUT, self.has_at(blob, 0, &taken, length));
         matches!(compared.await, Ok(Ok(true)))
     }
 }

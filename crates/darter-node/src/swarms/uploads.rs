@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{Shared, ShelfState, Shelved, Swarms};
 
 /// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
-const MOST_SHELVED: usize = 4096;
+const MAX_SHELVED: usize = 4096;
 
 /// [`Swarms`] as what the wire asks for pieces.
 pub(crate) struct GivingSwarms(pub(crate) Arc<Swarms>);
@@ -103,7 +103,7 @@ impl Swarms {
                 ShelfState::Absent => Bind::UnknownBlob,
             };
         }
-        if shelf.len() >= MOST_SHELVED {
+        if shelf.len() >= MAX_SHELVED {
             return Bind::Busy;
         }
         shelf.insert(blob, Shelved { state: ShelfState::Opening, used: now });

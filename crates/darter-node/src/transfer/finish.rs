@@ -19,7 +19,7 @@ use crate::error::FetchError;
 use crate::options::Role;
 
 /// How long the end waits for pieces that are stored and not counted yet.
-const COUNT_PATIENCE: Duration = Duration::from_secs(2);
+const COUNTING_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Transfer {
     /// Checks the whole and seals it, or throws it away.
@@ -44,7 +44,7 @@ impl Transfer {
         let counted =
             async { while self.counted_pieces() < self.stored.prefix() && changed.changed().await.is_ok() {} };
         // What a former transfer of this blob stored at its very end is in no journal.
-        let _ = tokio::time::timeout(COUNT_PATIENCE, counted).await;
+        let _ = tokio::time::timeout(COUNTING_TIMEOUT, counted).await;
     }
 
     fn counted_pieces(&self) -> u32 {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use darter_core::{HashChain, LeadKey, Moment, NodeId, PieceHash, Proof};
-use darter_swarm::{Learner, MOST_HASHES, Teacher, Tuning};
+use darter_swarm::{Learner, MAX_HASHES, Teacher, Tuning};
 
 use super::runs::RunProofs;
 
@@ -207,7 +207,7 @@ impl Hashes {
     /// How many hashes from `from` on can be told to who asks, and with what proof. A list that is too long for one message can't be
     /// proven in parts: the lead tells it.
     pub(super) fn answer(&self, from: u32) -> Option<(u32, Proof)> {
-        let proof = self.proof.filter(|proof| proof.count > from && proof.count - from <= MOST_HASHES)?;
+        let proof = self.proof.filter(|proof| proof.count > from && proof.count - from <= MAX_HASHES)?;
         Some((proof.count - from, proof))
     }
 

@@ -20,7 +20,7 @@ const MAX_EVENTS: usize = 200;
 const DIRECTORY: &str = "explain";
 
 /// Shorter waits are not told.
-const MIN_WAIT: Duration = Duration::from_millis(100);
+const MIN_TOLD_WAIT: Duration = Duration::from_millis(100);
 
 /// The record of one transfer.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Journal {
             });
             Wait { from, seconds: waited.as_secs_f64(), rate }
         };
-        let mut waits: Vec<_> = self.waits.iter().filter(|(_, waited)| **waited >= MIN_WAIT).map(told).collect();
+        let mut waits: Vec<_> = self.waits.iter().filter(|(_, waited)| **waited >= MIN_TOLD_WAIT).map(told).collect();
         waits.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
         waits
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use darter_core::{HashChain, Moment, NodeId, PieceIndex, PieceSet, Proof, Signer};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{
-    Event, Lead as SwarmLead, MOST_HASHES, Neighbour, Notice, OriginReader, OriginRun, Start, Teaching, Telling,
-    Tuning, Wish,
+    Event, Lead as SwarmLead, MAX_HASHES, Neighbour, Notice, OriginReader, OriginRun, Start, Teaching, Telling, Tuning,
+    Wish,
 };
 use darter_wire::{Message, PeerInfo, Verdict};
 use tokio::sync::Notify;
@@ -28,7 +28,7 @@ use crate::in_place::in_place;
 const INLINE: u64 = 64 * 1024;
 
 /// How long an answer waits for such a blob to be read from the origin.
-const SMALL_PATIENCE: Duration = Duration::from_millis(500);
+const SMALL_BLOB_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How soon a lead looks again for something to send to a member that there was nothing for: half the shortest pause
 /// between two copies of a piece.
@@ -274,7 +274,7 @@ impl Leading {
         now: Moment,
     ) -> Vec<Message> {
         let telling = self.teaching.greet(self.members, now);
-        let first = telling.count.min(MOST_HASHES);
+        let first = telling.count.min(MAX_HASHES);
         let (lost, gained) = self.swarm.take_notice(node).map_or_else(Default::default, |it| (it.lost, it.gained));
         // Who is one again is met anew, and forgotten by neither.
         let lost: Vec<_> = lost.into_iter().filter(|peer| gained.iter().all(|it| it.node != *peer)).collect();
@@ -319,11 +319,11 @@ impl Leading {
 fn growth(transfer: &Transfer, telling: Telling, (members_ask, proof): (bool, Option<Proof>)) -> Vec<Message> {
     let (blob, length) = (transfer.blob, transfer.stored.length());
     // One message even without hashes: the length alone may be the news.
-    let messages = telling.count.div_ceil(MOST_HASHES).max(1);
+    let messages = telling.count.div_ceil(MAX_HASHES).max(1);
     let message = |nth| {
-        let from = telling.from + nth * MOST_HASHES;
+        let from = telling.from + nth * MAX_HASHES;
         let rest = telling.from + telling.count - from;
-        let hashes = transfer.stored.hashes_from(from, rest.min(MOST_HASHES) as usize);
+        let hashes = transfer.stored.hashes_from(from, rest.min(MAX_HASHES) as usize);
         let proof = proof.filter(|_| nth + 1 == messages);
         Message::Grew { blob, from, hashes, length, members_ask, proof }
     };
@@ -619,7 +619,7 @@ impl Transfer {
         let mut changed = self.changed.subscribe();
         let whole = async { while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {} };
         // Whoever is let in before it is whole gets it piece by piece, as ever.
-        let _ = tokio::time::timeout(SMALL_PATIENCE, whole).await;
+        let _ = tokio::time::timeout(SMALL_BLOB_TIMEOUT, whole).await;
     }
 
     fn small_length(&self) -> Option<u64> {

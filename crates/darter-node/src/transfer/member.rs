@@ -17,7 +17,7 @@ use crate::in_place::in_place;
 use crate::joins::{Entered, Joined};
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
-const HASH_PATIENCE: Duration = Duration::from_secs(5);
+const HASH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Transfer {
     /// Follows a lead that let this agent in. A lead that cuts the blob into other pieces is not followed.
@@ -315,7 +315,7 @@ impl Transfer {
         let mut changed = self.changed.subscribe();
         let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
         // Without a hash in time the store refuses the piece, and it is asked for again.
-        let _ = tokio::time::timeout(HASH_PATIENCE, known).await;
+        let _ = tokio::time::timeout(HASH_TIMEOUT, known).await;
     }
 
     fn learn_length(self: &Arc<Self>, from: NodeId, length: u64) {

@@ -15,7 +15,7 @@ const BUCKETS: u64 = 8;
 const BUCKET: u64 = 250_000;
 
 /// A rate is taken over no less, so that one piece after a pause is no outburst.
-const LEAST_SPAN: Duration = Duration::from_secs(1);
+const MIN_SPAN: Duration = Duration::from_secs(1);
 
 /// Counts bytes in buckets of a quarter of a second and forgets those older than the window.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,7 +42,7 @@ impl Meter {
     pub(crate) fn rate(&mut self, now: Moment) -> u64 {
         self.turn(now);
         let window = Duration::from_micros((BUCKETS - 1) * BUCKET + now.as_micros() % BUCKET);
-        let span = now.since(self.began).min(window).max(LEAST_SPAN);
+        let span = now.since(self.began).min(window).max(MIN_SPAN);
         let sum: u64 = self.buckets.iter().sum();
         (sum as f64 / span.as_secs_f64()) as u64
     }

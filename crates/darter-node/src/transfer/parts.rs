@@ -18,9 +18,9 @@ use darter_origin::{ErrorKind, OriginError, Reading};
 use futures_util::future::{self, Either};
 
 /// How long an answer to a range is waited for before the whole is asked for beside it.
-const RANGE_PATIENCE: Duration = Duration::from_secs(10);
+const RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where the whole has been answered already.
-const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is known of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Parts {
             Self::Refused => whole().await,
             Self::Doubted => {
                 let whole = whole().await?;
-                match tokio::time::timeout(SHORT_PATIENCE, part()).await {
+                match tokio::time::timeout(SHORT_RANGE_ANSWER_TIMEOUT, part()).await {
                     Ok(Ok(part)) => {
                         *self = Self::Given;
                         Ok(part)
@@ -102,7 +102,7 @@ impl Parts {
                     }
                 }
             }
-            Self::Limited => match tokio::time::timeout(RANGE_PATIENCE, part()).await {
+            Self::Limited => match tokio::time::timeout(RANGE_ANSWER_TIMEOUT, part()).await {
                 Ok(Ok(part)) => {
                     *self = Self::Given;
                     Ok(part)
@@ -114,7 +114,7 @@ impl Parts {
             },
             Self::Given => {
                 let mut part = Box::pin(part());
-                if let Ok(answered) = tokio::time::timeout(RANGE_PATIENCE, &mut part).await {
+                if let Ok(answered) = tokio::time::timeout(RANGE_ANSWER_TIMEOUT, &mut part).await {
                     return answered;
                 }
                 match future::select(part, Box::pin(whole())).await {

@@ -4,7 +4,7 @@
 //! Who leads reads the origin no farther ahead than a window of pieces. It forgets a piece once every reader of this host is
 //! past it and a member holds it. Who follows asks only for what its readers need next, and forgets what they have passed.
 //! So the origin is read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that
-//! takes nothing is waited for [`MEMBERS_PATIENCE`], then what it lacks is read again when it asks.
+//! takes nothing is waited for [`IDLE_MEMBER_TIMEOUT`], then what it lacks is read again when it asks.
 //!
 //! Who comes when the beginning is forgotten: a member asks for pieces that nobody holds, which are read again. For a reader of
 //! this host another transfer is begun, unless this one has members; then the reader is told to go to the origin itself.
@@ -21,9 +21,9 @@ use super::{Lead, Outcome, State, Transfer};
 use crate::error::FetchError;
 
 /// How long members are waited for that take nothing.
-const MEMBERS_PATIENCE: Duration = Duration::from_secs(10);
+const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first reader is waited for, and how long a blob is read on that nobody reads.
-const READERS_PATIENCE: Duration = Duration::from_secs(10);
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look whether readers went on.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -105,10 +105,10 @@ impl Transfer {
         let state = self.state.lock();
         let readers = match state.positions.first() {
             Some(piece) => piece,
-            None if state.positions.any_came || waited >= READERS_PATIENCE => PieceIndex(u32::MAX),
+            None if state.positions.any_came || waited >= READER_TIMEOUT => PieceIndex(u32::MAX),
             None => PieceIndex(0),
         };
-        let members = state.leading.as_ref().filter(|leading| waited < MEMBERS_PATIENCE && leading.is_wanted());
+        let members = state.leading.as_ref().filter(|leading| waited < IDLE_MEMBER_TIMEOUT && leading.is_wanted());
         members.map_or(readers, |leading| readers.min(leading.first_unheld()))
     }
 
@@ -124,7 +124,7 @@ impl Transfer {
             if !self.stored.is_crowded() {
                 break;
             }
-            if waited >= READERS_PATIENCE && self.passes_in_vain() {
+            if waited >= READER_TIMEOUT && self.passes_in_vain() {
                 let reason = "nobody reads it, and there is no room to store it".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{Outcome, Transfer};
 
 /// Members that got nothing for so long are not waited for.
-const MEMBERS_PATIENCE: Duration = Duration::from_secs(10);
+const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many read, and whether the transfer rests.
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ impl Transfer {
     fn is_giving(&self) -> bool {
         let now = self.context.now();
         let state = self.state.lock();
-        let lately = state.last_sent.is_some_and(|sent| now.since(sent) < MEMBERS_PATIENCE);
+        let lately = state.last_sent.is_some_and(|sent| now.since(sent) < IDLE_MEMBER_TIMEOUT);
         lately && state.leading.as_ref().is_some_and(|leading| leading.is_wanted())
     }
 }

@@ -36,7 +36,7 @@ pub(super) const FILE_CHUNK: u64 = 8 << 20;
 const READ_AHEAD: u64 = 128 * 1024;
 
 /// A container engine can wait a little for one piece while others flow.
-const PATIENCE: Duration = Duration::from_secs(1);
+const URGENT_AFTER: Duration = Duration::from_secs(1);
 
 /// Pieces of a lone range that are asked for at once.
 pub(super) const MAX_AHEAD: u32 = 32;
@@ -277,7 +277,7 @@ impl Reader {
             if let Some(waiting) = &mut self.waiting {
                 waiting.at(piece, end);
             }
-            let patience = if passes || self.giving.lone { Duration::ZERO } else { PATIENCE };
+            let patience = if passes || self.giving.lone { Duration::ZERO } else { URGENT_AFTER };
             let count = match self.end.filter(|end| self.giving.lone && !passes && *end > self.at) {
                 Some(end) => (self.transfer.piece_length.piece_at(end - 1).0 + 1 - piece.0).min(MAX_AHEAD),
                 None => self.transfer.pieces_ahead(),

@@ -4,7 +4,7 @@
 //! is whole when all are: the seed's uplink idles for so long. So an agent begins few pieces at a time, each blob in its turn.
 //!
 //! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without:
-//! an origin holds up the others for [`LONGEST`] at most, and what has begun is never put off.
+//! an origin holds up the others for [`MAX_TURN`] at most, and what has begun is never put off.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tokio::time::{Instant, timeout_at};
 const AT_A_TIME: usize = 8;
 
 /// For how long a turn is kept though nothing comes.
-const PATIENCE: Duration = Duration::from_millis(50);
+const IDLE_TURN_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// For how long a turn is kept at all.
-const LONGEST: Duration = Duration::from_secs(1);
+const MAX_TURN: Duration = Duration::from_secs(1);
 
 /// The turns of one agent, given in the order in which they are asked for.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Turn<'_> {
     /// Waits for a turn to read a piece.
     pub(crate) async fn begin(&mut self) {
         let permit = self.turns.0.acquire().await.expect("never closed");
-        self.held = Some((permit, Instant::now() + LONGEST));
+        self.held = Some((permit, Instant::now() + MAX_TURN));
         self.begun = true;
     }
 
@@ -63,7 +63,7 @@ impl Turn<'_> {
     pub(crate) async fn wait_for<F: Future>(&mut self, what: F) -> F::Output {
         let mut what = pin!(what);
         if let Some((_, until)) = self.held {
-            if let Ok(here) = timeout_at(until.min(Instant::now() + PATIENCE), &mut what).await {
+            if let Ok(here) = timeout_at(until.min(Instant::now() + IDLE_TURN_TIMEOUT), &mut what).await {
                 return here;
             }
             self.held = None;
@@ -114,9 +114,9 @@ mod tests {
         let mut quick = turns.reader();
         let started = Instant::now();
         let stalled = async {
-            reading[0].wait_for(sleep(PATIENCE * 4)).await;
+            reading[0].wait_for(sleep(IDLE_TURN_TIMEOUT * 4)).await;
             // The turn is somebody else's by now.
-            reading[0].wait_for(sleep(PATIENCE * 4)).await;
+            reading[0].wait_for(sleep(IDLE_TURN_TIMEOUT * 4)).await;
             started.elapsed()
         };
         let begun = async {
@@ -124,8 +124,8 @@ mod tests {
             started.elapsed()
         };
         let (read, waited) = tokio::join!(stalled, begun);
-        assert!(read < PATIENCE * 9, "{read:?}");
-        assert!(waited < PATIENCE * 2, "{waited:?}");
+        assert!(read < IDLE_TURN_TIMEOUT * 9, "{read:?}");
+        assert!(waited < IDLE_TURN_TIMEOUT * 2, "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -135,13 +135,13 @@ mod tests {
         let started = Instant::now();
         let dripping = async {
             while started.elapsed() < HOUR {
-                reading[0].wait_for(sleep(PATIENCE / 2)).await;
+                reading[0].wait_for(sleep(IDLE_TURN_TIMEOUT / 2)).await;
             }
         };
         let mut quick = turns.reader();
         tokio::select! {
             () = dripping => panic!("the others waited for an hour"),
-            () = quick.begin() => assert!(started.elapsed() <= LONGEST + PATIENCE),
+            () = quick.begin() => assert!(started.elapsed() <= MAX_TURN + IDLE_TURN_TIMEOUT),
         }
     }
 }

@@ -15,13 +15,13 @@ use crate::api::Giver;
 use crate::api::top::{PeerName, PeerRow, Rates, StalledPiece, SwarmDetail, SwarmRow};
 
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
-const MOST_FLOWS: usize = 256;
+const MAX_FLOWS: usize = 256;
 
 /// A peer is forgotten when nothing came from it or went to it for so long.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// Peers told of at a time.
-const MOST_PEERS: usize = 256;
+const MAX_PEERS: usize = 256;
 
 /// Parts of the fine map.
 const FINE_PARTS: u32 = 256;
@@ -96,9 +96,9 @@ impl Flows {
 
     /// A peer's books; `None` while too many others are active.
     fn flow(&mut self, node: NodeId, now: Moment) -> Option<&mut Flow> {
-        if self.peers.len() >= MOST_FLOWS && !self.peers.contains_key(&node) {
+        if self.peers.len() >= MAX_FLOWS && !self.peers.contains_key(&node) {
             self.forget_quiet(now);
-            if self.peers.len() >= MOST_FLOWS {
+            if self.peers.len() >= MAX_FLOWS {
                 return None;
             }
         }
@@ -165,7 +165,7 @@ impl Transfer {
         drop(state);
         overdue.sort_by(|one, other| other.waited.total_cmp(&one.waited));
         let peers_in_all = u32::try_from(peers.len()).unwrap_or(u32::MAX);
-        peers.truncate(MOST_PEERS);
+        peers.truncate(MAX_PEERS);
         SwarmDetail { fine_map: self.fine_map(&held), row, rates, peers, peers_in_all, overdue }
     }
 
@@ -267,11 +267,11 @@ mod tests {
     fn the_table_is_bounded_and_forgets() {
         let mut flows = Flows::default();
         let now = Moment::ZERO + Duration::from_secs(100);
-        for number in 0..2 * MOST_FLOWS as u32 {
+        for number in 0..2 * MAX_FLOWS as u32 {
             flows.went(now, 1, peer(number));
         }
-        assert_eq!(flows.peers.len(), MOST_FLOWS);
-        assert_eq!(flows.sent.rate(now), 2 * MOST_FLOWS as u64, "the sum misses nobody");
+        assert_eq!(flows.peers.len(), MAX_FLOWS);
+        assert_eq!(flows.sent.rate(now), 2 * MAX_FLOWS as u64, "the sum misses nobody");
         let later = now + FORGET_AFTER;
         flows.went(later, 1, peer(9999));
         assert_eq!(flows.peers.len(), 1, "the quiet ones made room");

@@ -12,7 +12,7 @@ use crate::client::{authority, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
 
 /// Who was waited for no longer than this is not to blame.
-const MIN_WAIT: Duration = Duration::from_millis(200);
+const MIN_BLAMED_WAIT: Duration = Duration::from_millis(200);
 
 /// Why no answer came. `proxy` is the proxy that was to give it, if there is one.
 pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, reach: Reach) -> OriginError {
@@ -91,7 +91,7 @@ pub(super) fn no_first_byte(url: &Url, proxy: Option<&str>, limit: Duration) -> 
 /// Whoever asked can't wait any longer; `who` is asked.
 pub(crate) fn no_answer_in(waited: Duration, who: &str) -> OriginError {
     let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
-    let text = match waited < MIN_WAIT {
+    let text = match waited < MIN_BLAMED_WAIT {
         false => {
             format!("{who} has not answered for {seconds} s: check that it is well, and that the network reaches it")
         }

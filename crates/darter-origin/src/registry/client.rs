@@ -35,7 +35,7 @@ use crate::origin::Body;
 use crate::registry::challenge::challenges_of;
 use crate::registry::encoding;
 use crate::registry::login::{Login, Logins};
-use crate::registry::probe::{self, HEAD_PATIENCE};
+use crate::registry::probe::{self, HEAD_ALONE_TIMEOUT};
 use crate::registry::proof::LoginKeys;
 use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{RegistryConfig, Upstream, Upstreams};
@@ -164,7 +164,7 @@ impl RegistryClient {
     /// How long an answer to HEAD is waited for before GET is tried beside it.
     pub fn head_patience(&self) -> Duration {
         // Most of a short time is GET's, which has to answer after it.
-        self.until.map_or(HEAD_PATIENCE, |until| HEAD_PATIENCE.min(left_until(until).mul_f64(0.4)))
+        self.until.map_or(HEAD_ALONE_TIMEOUT, |until| HEAD_ALONE_TIMEOUT.min(left_until(until).mul_f64(0.4)))
     }
 
     /// Takes the logins of `config`, and nothing else of it. What was granted with the old ones lasts until it expires.

@@ -7,7 +7,7 @@ use futures_util::future::{self, Either};
 use crate::error::OriginError;
 
 /// How long an answer to HEAD is waited for before GET is tried beside it.
-pub(super) const HEAD_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const HEAD_ALONE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The answer to `head` if it is a yes, else that to `get`. `get` begins when `head` says no, fails, or has said nothing
 /// for `patience`.
@@ -44,7 +44,7 @@ mod tests {
 
     async fn asked(head: (u64, Result<u16, ErrorKind>), get: (u64, Result<u16, ErrorKind>)) -> Result<u16, ErrorKind> {
         let (head, get) = (Box::pin(after(head.0, head.1)), Box::pin(after(get.0, get.1)));
-        either(HEAD_PATIENCE, head, get, |status| *status == 200).await.map_err(|error| error.kind().clone())
+        either(HEAD_ALONE_TIMEOUT, head, get, |status| *status == 200).await.map_err(|error| error.kind().clone())
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 
 /// How often a disk that refuses to save is spoken of.
-const SILENCE: Duration = Duration::from_secs(60);
+const TELL_REFUSAL_EVERY: Duration = Duration::from_secs(60);
 
 /// Wakes the flusher.
 #[derive(Default)]
@@ -99,7 +99,7 @@ struct Trouble {
 impl Trouble {
     /// Saving failed; whether that is to be told.
     fn is_news(&mut self, now: Moment) -> bool {
-        let news = self.told.is_none_or(|told| now - told >= SILENCE);
+        let news = self.told.is_none_or(|told| now - told >= TELL_REFUSAL_EVERY);
         if news {
             self.told = Some(now);
         }

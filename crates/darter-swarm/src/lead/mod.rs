@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
-use crate::MOST_PIECES;
+use crate::MAX_PIECES;
 use crate::lead::members::Members;
 pub use crate::lead::notices::{Neighbour, Notice};
 use crate::lead::origin::Readings;
@@ -120,7 +120,7 @@ impl Lead {
     pub fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
         // What it was not told yet of the neighbours that it had it will be told with the rest.
         self.remove(node);
-        let most = if node == self.me { 0 } else { self.total.unwrap_or(MOST_PIECES) };
+        let most = if node == self.me { 0 } else { self.total.unwrap_or(MAX_PIECES) };
         let held = held.iter().filter(|piece| piece.0 < most).collect();
         self.readings.everything |= wants && node != self.me;
         let slot = self.members.add(node, place, held, wants);
@@ -147,7 +147,7 @@ impl Lead {
     /// A member holds these pieces, too.
     pub fn have(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
         let Some(slot) = self.members.slot(node).filter(|_| node != self.me) else { return };
-        let most = self.total.unwrap_or(MOST_PIECES);
+        let most = self.total.unwrap_or(MAX_PIECES);
         for piece in pieces.iter().filter(|piece| piece.0 < most) {
             self.has(slot, *piece, now);
         }

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 
-use crate::MOST_PIECES;
+use crate::MAX_PIECES;
 use crate::event::{Action, Event, ReaderId, RequestId};
 use crate::locality::is_across;
 use crate::pace::Standing;
@@ -364,7 +364,7 @@ impl Picker {
 
     /// Whether the blob may have this piece at all: a peer's word must not make tables grow without bound.
     fn can_be(&self, piece: PieceIndex) -> bool {
-        piece.0 < self.total.unwrap_or(MOST_PIECES)
+        piece.0 < self.total.unwrap_or(MAX_PIECES)
     }
 
     /// True if the piece may be asked for now.

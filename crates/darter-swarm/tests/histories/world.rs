@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceSet, Place, rendezvous};
-use darter_swarm::asking::{self, ANSWER_TIMEOUT, MAX_NAMED, MAX_ROUNDS};
+use darter_swarm::asking::{self, MAX_NAMED, MAX_ROUNDS, SURVEY_TIMEOUT};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{Found, Lead, Leader, Leadership, Loss, Start, Step, Tuning};
 
@@ -576,7 +576,7 @@ impl World {
             for node in std::mem::take(&mut next) {
                 let other = self.at(node);
                 if !self.may_reach(at, other) {
-                    round = ANSWER_TIMEOUT;
+                    round = SURVEY_TIMEOUT;
                     continue;
                 }
                 let it = &self.agents[other];

@@ -26,7 +26,7 @@ use crate::{Result, WireError};
 const UNSENT: u32 = 128 * 1024;
 
 /// A reader that expects more than this is woken before all of it has come, so that reading goes along with receiving.
-const MOST_EXPECTED: u32 = 256 * 1024;
+const MAX_EXPECTED: u32 = 256 * 1024;
 
 /// Numbers of the TCP transport.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ struct TcpReader {
 
 impl PeerReader for TcpReader {
     fn expect(&mut self, bytes: u32) {
-        let mark = bytes.clamp(1, MOST_EXPECTED);
+        let mark = bytes.clamp(1, MAX_EXPECTED);
         // Without the mark there are more wakeups, and nothing worse.
         if mark != self.mark && set_receive_low_water(self.half.as_ref(), mark).is_ok() {
             self.mark = mark;

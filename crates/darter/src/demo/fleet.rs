@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use crate::client::Client;
 
 /// How long a member may take to start and to meet its seed.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a member may take to end before it is killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One agent.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Fleet {
             }
         };
         // Who does not end in time is killed when `members` is dropped.
-        let _ = tokio::time::timeout(STOP_PATIENCE, all_ended).await;
+        let _ = tokio::time::timeout(STOP_TIMEOUT, all_ended).await;
     }
 }
 
@@ -121,7 +121,7 @@ impl Member {
             {
                 return status.listen.with_context(|| format!("{} listens nowhere", self.name));
             }
-            if started.elapsed() > START_PATIENCE {
+            if started.elapsed() > START_TIMEOUT {
                 bail!("{} does not get ready: {}", self.name, self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -26,7 +26,7 @@ use crate::glyphs;
 use crate::signals::Signals;
 
 /// A daemon that takes longer than this, or than three intervals, is said not to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const DAEMON_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Gives the terminal back when dropped.
 struct Restored;
@@ -60,7 +60,7 @@ async fn follow(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset();
-    let patience = PATIENCE.max(interval * 3);
+    let patience = DAEMON_ANSWER_TIMEOUT.max(interval * 3);
     let mut asking = pin!(None);
     loop {
         let drawn = terminal.draw(|frame| {

@@ -13,7 +13,7 @@ use super::{detail, list};
 use crate::units;
 
 /// The smallest terminal that shows something useful.
-const LEAST: (usize, usize) = (60, 12);
+const MIN_TERMINAL: (usize, usize) = (60, 12);
 
 const HELP: [&str; 19] = [
     "Up Down j k PgUp PgDn g G   choose a swarm; in a swarm, scroll its peers",
@@ -48,8 +48,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
 
 /// The screen, at most `height` lines of at most `width` columns.
 pub(super) fn lines(state: &State, width: usize, height: usize) -> Vec<Line<'static>> {
-    if width < LEAST.0 || height < LEAST.1 {
-        let (wide, high) = LEAST;
+    if width < MIN_TERMINAL.0 || height < MIN_TERMINAL.1 {
+        let (wide, high) = MIN_TERMINAL;
         return vec![
             Line::from(format!("{width}×{height} is too small:")),
             Line::from(format!("darter top needs {wide}×{high}.")),

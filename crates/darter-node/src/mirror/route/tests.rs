@@ -54,7 +54,7 @@ fn names_keep_to_the_grammar() {
     for good in ["a", "a/b/c", "a.b", "a_b", "a__b", "a---b", "0/1"] {
         assert!(valid_name(good).is_ok(), "{good}");
     }
-    let long = "a".repeat(LONGEST_NAME + 1);
+    let long = "a".repeat(MAX_NAME + 1);
     for bad in ["", "A", "a//b", "/a", "a/", "a..b", "a___b", "-a", "a-", "a._b", "a b", "a%2fb", "..", "a/../b", &long]
     {
         assert!(valid_name(bad).is_err(), "{bad}");
@@ -66,7 +66,7 @@ fn references_are_tags_or_digests() {
     assert_eq!(reference("v1.0-rc_1").unwrap(), Reference::Tag("v1.0-rc_1"));
     assert_eq!(reference(DIGEST).unwrap(), Reference::Digest(DIGEST.parse().unwrap()));
     assert_eq!(reference("sha256:12").unwrap_err().status, StatusCode::BAD_REQUEST);
-    for bad in [".x", "-x", "a b", "a%20b", &"x".repeat(LONGEST_TAG + 1)] {
+    for bad in [".x", "-x", "a b", "a%20b", &"x".repeat(MAX_TAG + 1)] {
         assert_eq!(reference(bad).unwrap_err().status, StatusCode::NOT_FOUND, "{bad}");
     }
 }

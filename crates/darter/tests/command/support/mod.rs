@@ -14,15 +14,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How often to look whether something has happened, and how often at most: a minute in all.
-const PATIENCE: (Duration, u32) = (Duration::from_millis(20), 3000);
+const PAUSE_AND_LOOKS: (Duration, u32) = (Duration::from_millis(20), 3000);
 
 /// Waits until `happened`; panics with `what` when it does not.
 pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    for _ in 0..PATIENCE.1 {
+    for _ in 0..PAUSE_AND_LOOKS.1 {
         if happened() {
             return;
         }
-        thread::sleep(PATIENCE.0);
+        thread::sleep(PAUSE_AND_LOOKS.0);
     }
     panic!("waited in vain: {what}");
 }
