@@ -5,6 +5,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`versions`] | [`Versions`] and [`Capabilities`]: which protocol an agent speaks |
 //! | [`preface`] | the first bytes of every connection: [`Hello`], [`Kind`], [`Role`] |
 //! | [`message`] | [`Message`]: everything that is said on a control channel |
 //! | [`frame`] | [`Frame`]: messages as they stand one behind the other on a control channel |
@@ -22,6 +23,7 @@ pub mod frame;
 pub mod limits;
 pub mod message;
 pub mod preface;
+pub mod versions;
 
 pub use data::{Refusal, Request, Wanted};
 pub use error::{ProtocolError, Result};
@@ -35,3 +37,4 @@ pub use message::{
     WANT_SINCE, Wish,
 };
 pub use preface::{Hello, Kind, Role};
+pub use versions::{Capabilities, Versions};

@@ -467,9 +467,19 @@ impl Message {
             | Self::AskManifest { .. }
             | Self::ManifestIs { .. }
             | Self::AskHashes { .. } => 2,
+            Self::AskPeers
+            | Self::Peers { .. }
+            | Self::AskLead { .. }
+            | Self::LeadIs { .. }
+            | Self::SameId { .. }
+            | Self::Waiting { .. }
+            | Self::AskRegistry { .. }
+            | Self::RegistryIs { .. }
+            | Self::Refuted { .. }
+            | Self::Seeds { .. }
+            | Self::AskRegistryAlike { .. }
+            | Self::AskRegistryKnown { .. } => 3,
             Self::Run { .. } | Self::Want { .. } => WANT_SINCE,
-            // Version 3.
-            _ => 3,
         }
     }
 

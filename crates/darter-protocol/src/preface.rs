@@ -1,41 +1,52 @@
-//! The first bytes of every connection: is this Darter, which version of it, what is the connection for, who is there.
-//!
-//! Both sides send the same form; the one that connected speaks first, so that whoever probes the port learns nothing:
+//! The first bytes of every connection: is this Darter, which protocol does it speak, what is the connection for, who is
+//! there. Both sides send the same form; the one that connected speaks first.
 //!
 //! ```text
 //! offset  size  field
 //!      0     4  magic, "DRTR"
-//!      4     1  protocol version, 4
+//!      4     1  form: the lowest version, from 3 on, that the sender speaks
 //!      5     1  kind: 1 control channel, 2 data channel; the answer repeats it
 //!      6     2  length of the hello, little-endian, at most 4096
-//!      8     n  hello, in postcard's encoding: node (16 bytes), listen (text), place (four texts), role (varint),
-//!               program (text); since version 3 also run (varint). A text is its length as a varint, then UTF-8.
-//!               What follows is for later versions, and is skipped
+//!      8     n  hello
 //! ```
 //!
-//! The first six bytes are the same in every version of the protocol.
+//! The hello is in postcard's encoding. A text is its length as a varint, then UTF-8:
 //!
-//! # Other versions
+//! | field | bytes | where it is missing |
+//! |---|---|---|
+//! | node | 16 | |
+//! | listen | text | |
+//! | place | four texts: region, zone, rack, host | |
+//! | role | varint: 0 seed, 1 node; another is taken for a node | |
+//! | program | text | |
+//! | run | varint | 0, not told |
+//! | lowest, highest version | one byte each | the form is all that the sender speaks |
+//! | capabilities | length as a varint, then as many bytes ([`Capabilities`]) | none |
 //!
-//! A fleet is upgraded agent by agent, so this version speaks the one before it, too: the side that accepted answers in
-//! the version it was spoken to in, and the side that connected tries again in the older version when the other side
-//! answers in that, or hangs up without a word. Messages that the older version does not know are not sent to such an
-//! agent ([`Message::since`](crate::Message::since)). An agent of a version that is not spoken here is told so by the
-//! answer, in the version of this one.
+//! These bytes are the same in every version of the protocol from 3 on: fields are only added at the end, and a reader skips
+//! those that it does not know. So each of two agents learns what the other speaks, however far apart their releases are.
+//!
+//! # Which version is spoken
+//!
+//! The highest that both ranges have ([`Versions::common`]); each side finds it by itself. Where there is none, both sides know
+//! both ranges and say so. Agents of version 3 tell no range and take the form for the one version that is spoken: so this
+//! release and those agents speak 3. They demand that an answer has the form of what they said, which it has as long as 3 is
+//! spoken here.
+//!
+//! Form 2 has no field behind the program. It is written only to agents that know no other: the side that accepted answers
+//! in it whoever used it, and the side that connected tries again in it where the other side answers in it, or hangs up
+//! without a word.
 
 use darter_core::{NodeId, Place};
 use serde::{Deserialize, Serialize};
 
-use crate::{MAX_HELLO, ProtocolError, Result};
+use crate::{Capabilities, MAX_HELLO, ProtocolError, Result, Versions};
 
-/// The version of the protocol spoken here.
-pub const VERSION: u8 = 4;
+/// The form that agents of the oldest version know.
+pub const OLDEST_FORM: u8 = 2;
 
-/// The oldest version spoken with agents that don't speak [`VERSION`] yet.
-pub const OLDEST_VERSION: u8 = 2;
-
-/// The first version whose hello tells the run.
-const TELLS_RUN: u8 = 3;
+/// The first form that has all fields.
+const FULL_FORM: u8 = 3;
 
 /// What every preface begins with.
 const MAGIC: [u8; 4] = *b"DRTR";
@@ -63,7 +74,7 @@ pub enum Role {
 }
 
 /// How a node introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Who it is.
     pub node: NodeId,
@@ -78,15 +89,18 @@ pub struct Hello {
     pub program: String,
     /// Drawn when the process starts, so that two processes with one id are told from one process with two
     /// connections; zero where the version of the protocol does not tell it.
-    #[serde(skip)]
     pub run: u64,
+    /// The versions of the protocol that it speaks.
+    pub versions: Versions,
+    /// What it can do besides.
+    pub capabilities: Capabilities,
 }
 
 /// What every version of a preface begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The version of the protocol that the sender speaks.
-    pub version: u8,
+    /// The form of what follows, which is a version that the sender speaks.
+    pub form: u8,
     /// What the connection is for, by [`Kind`]'s numbers.
     pub kind: u8,
 }
@@ -99,8 +113,8 @@ impl Head {
 
     /// Reads it; `None` if these are no bytes of Darter's.
     pub fn decode(bytes: &[u8; HEAD_LENGTH]) -> Option<Self> {
-        let [.., version, kind] = *bytes;
-        bytes.starts_with(&MAGIC).then_some(Self { version, kind })
+        let [.., form, kind] = *bytes;
+        bytes.starts_with(&MAGIC).then_some(Self { form, kind })
     }
 }
 
@@ -115,19 +129,30 @@ impl Kind {
     }
 }
 
+/// The form in which an agent that speaks these versions introduces itself.
+pub const fn form_of(versions: Versions) -> u8 {
+    if versions.lowest > FULL_FORM { versions.lowest } else { FULL_FORM }
+}
+
+/// The form in which it answers somebody who introduced itself in `asked`.
+pub const fn form_of_answer(versions: Versions, asked: u8) -> u8 {
+    if versions.contains(asked) { asked } else { form_of(versions) }
+}
+
 /// A preface's bytes.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] for an introduction that nobody would read.
-pub fn encode(version: u8, kind: Kind, me: &Hello) -> Result<Vec<u8>> {
-    let mut hello = postcard::to_stdvec(me).expect("a hello is plain data");
-    if version >= TELLS_RUN {
-        hello = postcard::to_extend(&me.run, hello).expect("a number is plain data");
+pub fn encode(form: u8, kind: Kind, me: &Hello) -> Result<Vec<u8>> {
+    let Hello { node, listen, place, role, program, run, versions, capabilities } = me;
+    let mut hello = postcard::to_stdvec(&(node, listen, place, role, program)).expect("a hello is plain data");
+    if form >= FULL_FORM {
+        hello = postcard::to_extend(&(run, versions, capabilities), hello).expect("a hello is plain data");
     }
     let length = check_length(hello.len())?;
     let mut preface = Vec::with_capacity(HEAD_LENGTH + 2 + hello.len());
     preface.extend_from_slice(&MAGIC);
-    preface.extend_from_slice(&[version, kind as u8]);
+    preface.extend_from_slice(&[form, kind as u8]);
     preface.extend_from_slice(&length.to_le_bytes());
     preface.extend_from_slice(&hello);
     Ok(preface)
@@ -143,17 +168,26 @@ pub fn hello_length(bytes: [u8; 2]) -> Result<usize> {
     Ok(length)
 }
 
-/// Reads an introduction in the form that `version` has.
+/// Reads an introduction.
 ///
 /// # Errors
 /// [`ProtocolError::Malformed`].
-pub fn decode_hello(version: u8, bytes: &[u8]) -> Result<Hello> {
+pub fn decode_hello(form: u8, bytes: &[u8]) -> Result<Hello> {
     let malformed = |source| ProtocolError::Malformed { what: "hello", source };
-    let (mut hello, rest) = postcard::take_from_bytes::<Hello>(bytes).map_err(malformed)?;
-    if version >= TELLS_RUN {
-        (hello.run, _) = postcard::take_from_bytes(rest).map_err(malformed)?;
+    let ((node, listen, place, role, program), rest) = postcard::take_from_bytes(bytes).map_err(malformed)?;
+    let (mut run, mut versions, mut capabilities) = (0, Versions::exactly(form), Capabilities::NONE);
+    if form >= FULL_FORM && !rest.is_empty() {
+        let (told, rest) = postcard::take_from_bytes(rest).map_err(malformed)?;
+        run = told;
+        if !rest.is_empty() {
+            let (told, rest) = postcard::take_from_bytes(rest).map_err(malformed)?;
+            versions = told;
+            if !rest.is_empty() {
+                (capabilities, _) = postcard::take_from_bytes(rest).map_err(malformed)?;
+            }
+        }
     }
-    Ok(hello)
+    Ok(Hello { node, listen, place, role, program, run, versions, capabilities })
 }
 
 fn check_length(length: usize) -> Result<u16> {
@@ -162,3 +196,6 @@ fn check_length(length: usize) -> Result<u16> {
         _ => Err(ProtocolError::TooLong { what: "hello", length: length as u64, limit: MAX_HELLO as u64 }),
     }
 }
+
+#[cfg(test)]
+mod tests;

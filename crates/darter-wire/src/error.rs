@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use darter_core::{Blame, Blamed, Fault, NodeId, Retry};
-use darter_protocol::ProtocolError;
 use darter_protocol::error::EncodingError;
+use darter_protocol::{ProtocolError, Versions};
 
 /// A result whose error is a [`WireError`].
 pub type Result<T, E = WireError> = std::result::Result<T, E>;
@@ -51,15 +51,15 @@ pub enum WireError {
         /// The address of the other side.
         addr: String,
     },
-    /// Another release of Darter with another version of the protocol.
-    #[error("{addr} speaks version {theirs} of the peer protocol, this program version {ours} (run the same release)")]
+    /// Another release of Darter, with which this one has no version of the protocol in common.
+    #[error("{addr} speaks {theirs} of the peer protocol, this program {ours} ({})", upgrade(.ours, .theirs))]
     Version {
         /// The address of the other side.
         addr: String,
-        /// The version spoken here.
-        ours: u8,
-        /// The version spoken there.
-        theirs: u8,
+        /// What is spoken here.
+        ours: Versions,
+        /// What is spoken there.
+        theirs: Versions,
     },
     /// The other side is this very node.
     #[error("{addr} is this node itself (name another node)")]
@@ -134,6 +134,11 @@ pub enum WireError {
     },
 }
 
+/// Which of two agents is to be upgraded.
+fn upgrade(ours: &Versions, theirs: &Versions) -> &'static str {
+    if theirs.highest < ours.lowest { "upgrade Darter there" } else { "upgrade Darter here" }
+}
+
 impl Blamed for WireError {
     fn blame(&self) -> Blame {
         use Fault::{Network, Ourselves, Peer, User};
@@ -156,6 +161,11 @@ impl Blamed for WireError {
 }
 
 impl WireError {
+    /// Whether nothing but an upgrade of one of the two agents helps, so that there is no hurry to try again.
+    pub const fn needs_upgrade(&self) -> bool {
+        matches!(self, Self::Version { .. })
+    }
+
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::UnexpectedEof

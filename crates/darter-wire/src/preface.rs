@@ -1,17 +1,19 @@
 //! Who is there: the exchange of [prefaces](darter_protocol::preface) that opens every connection.
 //!
-//! The side that connected speaks first, so that whoever probes the port learns nothing. An agent of a version that is not
-//! spoken here is told so by the answer, and its bytes are read away before the connection is closed: closed with bytes
-//! unread, TCP would take the answer back.
+//! The side that connected speaks first, so that whoever probes the port learns nothing. Where the two have no version of the
+//! protocol in common, both know both ranges by then, and each says which side is to be upgraded. The side that accepted reads
+//! away what still comes before it closes the connection: closed with bytes unread, TCP would take its answer back.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use darter_protocol::preface::{HEAD_LENGTH, Head, OLDEST_VERSION, VERSION, decode_hello, encode, hello_length};
+use darter_protocol::preface::{
+    HEAD_LENGTH, Head, OLDEST_FORM, decode_hello, encode, form_of, form_of_answer, hello_length,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::{Hello, Kind, PeerStream, Result, Transport, WireError};
+use crate::{Hello, Kind, PeerStream, Result, Transport, Versions, WireError};
 
 /// How long the other side may take for its preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +26,7 @@ const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 pub struct Greeted {
     /// What the connection is for.
     pub kind: Kind,
-    /// The version of the protocol that both sides speak.
+    /// The highest version of the protocol that both sides speak.
     pub version: u8,
     /// Who is there, with its listening address completed.
     pub hello: Hello,
@@ -39,29 +41,33 @@ pub struct Greeted {
 /// [`WireError::Version`], [`WireError::Oneself`], [`WireError::SameId`], and [`WireError::Malformed`] or
 /// [`WireError::TooLong`] for a hello that makes no sense.
 pub async fn open(transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
-    match open_in(VERSION, transport, addr, kind, me).await {
-        // The answer of an older agent is lost where it hung up with bytes unread.
-        Err(WireError::Version { theirs, .. }) if (OLDEST_VERSION..VERSION).contains(&theirs) => {
-            open_in(theirs, transport, addr, kind, me).await
+    const OLDEST: Versions = Versions::exactly(OLDEST_FORM);
+    match open_in(form_of(me.versions), transport, addr, kind, me).await {
+        // The answer of an agent that knows no other form is lost where it hung up with bytes unread.
+        Err(WireError::HungUp { .. } | WireError::Version { theirs: OLDEST, .. })
+            if me.versions.contains(OLDEST_FORM) =>
+        {
+            open_in(OLDEST_FORM, transport, addr, kind, me).await
         }
-        Err(WireError::HungUp { .. }) => open_in(OLDEST_VERSION, transport, addr, kind, me).await,
         other => other,
     }
 }
 
-async fn open_in(version: u8, transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
+async fn open_in(form: u8, transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
     let stream = transport.connect(addr).await?;
     let exchange = async {
         let mut stream = stream;
-        stream.writer.write_all(&encode(version, kind, me)?).await.map_err(|_| hung_up(addr))?;
-        let (theirs, their_kind) = read_head(&mut stream, addr).await?;
-        if theirs != version {
-            return Err(WireError::Version { addr: addr.to_owned(), ours: version, theirs });
+        stream.writer.write_all(&encode(form, kind, me)?).await.map_err(|_| hung_up(addr))?;
+        let theirs = read_head(&mut stream, addr).await?;
+        if theirs.form == OLDEST_FORM && form != OLDEST_FORM {
+            let theirs = Versions::exactly(OLDEST_FORM);
+            return Err(WireError::Version { addr: addr.to_owned(), ours: me.versions, theirs });
         }
-        if known(their_kind)? != kind {
+        if me.versions.contains(theirs.form) && known(theirs.kind)? != kind {
             return Err(WireError::Violation { what: "an answer for another kind of connection" });
         }
-        meet(stream, addr, me, version, kind).await
+        let (hello, version) = read_hello(&mut stream, addr, theirs, me).await?;
+        meet(stream, addr, me, kind, hello, version)
     };
     timeout(PREFACE_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(no_answer(addr)))
 }
@@ -74,18 +80,20 @@ pub async fn greet(stream: PeerStream, me: &Hello) -> Result<Greeted> {
     let addr = stream.peer_addr().to_string();
     let exchange = async {
         let mut stream = stream;
-        let (theirs, their_kind) = read_head(&mut stream, &addr).await?;
-        let is_spoken = (OLDEST_VERSION..=VERSION).contains(&theirs);
-        let version = if is_spoken { theirs } else { VERSION };
+        let theirs = read_head(&mut stream, &addr).await?;
         // Before judging: the other side should learn from this preface what is wrong between the two.
-        let answer = encode(version, Kind::from_number(their_kind).unwrap_or(Kind::Control), me)?;
+        let form = form_of_answer(me.versions, theirs.form);
+        let answer = encode(form, Kind::from_number(theirs.kind).unwrap_or(Kind::Control), me)?;
         stream.writer.write_all(&answer).await.map_err(WireError::io("answer a preface"))?;
-        if !is_spoken {
-            linger(stream).await;
-            return Err(WireError::Version { addr: addr.clone(), ours: VERSION, theirs });
-        }
-        let kind = known(their_kind)?;
-        meet(stream, &addr, me, version, kind).await
+        let (hello, version) = match read_hello(&mut stream, &addr, theirs, me).await {
+            Err(error @ WireError::Version { .. }) => {
+                linger(stream).await;
+                return Err(error);
+            }
+            read => read?,
+        };
+        let kind = known(theirs.kind)?;
+        meet(stream, &addr, me, kind, hello, version)
     };
     timeout(PREFACE_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(no_answer(&addr)))
 }
@@ -102,8 +110,8 @@ fn no_answer(addr: &str) -> WireError {
     WireError::NoAnswer { addr: addr.to_owned(), after: PREFACE_TIMEOUT }
 }
 
-/// Reads what every version begins with: the version and the kind of the connection.
-async fn read_head(stream: &mut PeerStream, addr: &str) -> Result<(u8, u8)> {
+/// Reads what every version begins with.
+async fn read_head(stream: &mut PeerStream, addr: &str) -> Result<Head> {
     let mut head = [0; HEAD_LENGTH];
     let mut filled = 0;
     while filled < head.len() {
@@ -115,12 +123,28 @@ async fn read_head(stream: &mut PeerStream, addr: &str) -> Result<(u8, u8)> {
             return Err(not_darter(addr));
         }
     }
-    Head::decode(&head).map(|head| (head.version, head.kind)).ok_or_else(|| not_darter(addr))
+    Head::decode(&head).ok_or_else(|| not_darter(addr))
 }
 
-/// Reads who is there, once the version is settled.
-async fn meet(mut stream: PeerStream, addr: &str, me: &Hello, version: u8, kind: Kind) -> Result<Greeted> {
-    let mut hello = read_hello(&mut stream, version).await?;
+/// Reads who is there, and finds the version that both speak.
+async fn read_hello(stream: &mut PeerStream, addr: &str, head: Head, me: &Hello) -> Result<(Hello, u8)> {
+    let differs = |theirs| WireError::Version { addr: addr.to_owned(), ours: me.versions, theirs };
+    if me.versions.contains(head.form) {
+        known(head.kind)?;
+    }
+    match read_introduction(stream, head.form).await {
+        Ok(hello) => match me.versions.common(hello.versions) {
+            Some(version) => Ok((hello, version)),
+            None => Err(differs(hello.versions)),
+        },
+        // Of a version that nobody knows yet, what follows the form may be anything.
+        Err(_) if !me.versions.contains(head.form) => Err(differs(Versions::exactly(head.form))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decides whether the agent that introduced itself is one to talk to.
+fn meet(stream: PeerStream, addr: &str, me: &Hello, kind: Kind, mut hello: Hello, version: u8) -> Result<Greeted> {
     hello.listen = reachable(&hello.listen, stream.peer_addr());
     if hello.node == me.node {
         let tell_apart = hello.run != 0 && me.run != 0 && hello.run != me.run;
@@ -149,13 +173,13 @@ async fn linger(mut stream: PeerStream) {
     let _ = timeout(patience, read_away).await;
 }
 
-async fn read_hello(stream: &mut PeerStream, version: u8) -> Result<Hello> {
+async fn read_introduction(stream: &mut PeerStream, form: u8) -> Result<Hello> {
     let failed = || WireError::io("read a preface");
     let mut length = [0; 2];
     stream.reader.read_exact(&mut length).await.map_err(failed())?;
     let mut hello = vec![0; hello_length(length)?];
     stream.reader.read_exact(&mut hello).await.map_err(failed())?;
-    Ok(decode_hello(version, &hello)?)
+    Ok(decode_hello(form, &hello)?)
 }
 
 fn known(kind: u8) -> Result<Kind> {

@@ -2,12 +2,29 @@
 
 use darter_core::{Blamed, NodeId, Place, Retry};
 use darter_wire::preface::{greet, open};
-use darter_wire::{Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, WireError};
+use darter_wire::{
+    Capabilities, Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, Versions, WireError,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn hello(node: u8, listen: &str) -> Hello {
     let place = Place { region: "eu".into(), zone: "a".into(), rack: "7".into(), host: format!("h{node}") };
-    Hello { node: NodeId([node; 16]), listen: listen.into(), place, role: Role::Node, program: "0.1.0".into(), run: 7 }
+    Hello {
+        node: NodeId([node; 16]),
+        listen: listen.into(),
+        place,
+        role: Role::Node,
+        program: "0.1.0".into(),
+        run: 7,
+        versions: Versions::SPOKEN,
+        capabilities: Capabilities::OWN,
+    }
+}
+
+/// An agent of another release: what it speaks, and a capability of its own.
+fn of_release(node: u8, lowest: u8, highest: u8) -> Hello {
+    let capabilities = Capabilities::from_bits(u64::MAX);
+    Hello { versions: Versions { lowest, highest }, capabilities, ..hello(node, "10.0.0.2:7400") }
 }
 
 /// Node 1 connects to node 2; what each sees.
@@ -88,7 +105,7 @@ async fn a_web_server_is_not_darter() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_and_hanging_up_may_be_a_darter_in_trouble() {
-    let too_little = preface(4, 1, 0, &[])[..3].to_vec();
+    let too_little = preface(3, 1, 0, &[])[..3].to_vec();
     for said in [vec![], too_little] {
         let error = answered_with(said.clone()).await;
         assert!(matches!(error, WireError::NoAnswer { .. }) && error.blame().retry.is_later(), "{error}");
@@ -141,7 +158,8 @@ async fn an_agent_of_the_version_before_is_spoken_to_in_its_own() {
         let (caller, addr) = (network.host([10, 0, 0, 1]), format!("10.0.0.{host}:7400"));
         let mut greeted = open(&caller, &addr, Kind::Control, &hello(1, "")).await.unwrap();
         assert_eq!(greeted.version, 2);
-        assert_eq!(greeted.hello, Hello { run: 0, ..hello(2, "10.0.0.2:7400") });
+        let (versions, capabilities) = (Versions::exactly(2), Capabilities::NONE);
+        assert_eq!(greeted.hello, Hello { run: 0, versions, capabilities, ..hello(2, "10.0.0.2:7400") });
         let mut next = [0; 4];
         greeted.stream.reader.read_exact(&mut next).await.unwrap();
         assert_eq!(&next, b"next", "what follows the preface is untouched");
@@ -175,10 +193,78 @@ async fn two_agents_with_one_id_are_told_from_one_that_reaches_itself() {
 }
 
 #[tokio::test]
+async fn agents_of_neighbouring_releases_speak_the_highest_version_that_both_know() {
+    for (lowest, highest, common) in [(3, 9, 4), (4, 5, 4), (3, 3, 3), (1, 3, 3)] {
+        let (ours, theirs) = (hello(1, ""), of_release(2, lowest, highest));
+        let (here, there) = meet(&ours, &theirs, Kind::Control).await;
+        let (here, there) = (here.unwrap(), there.unwrap());
+        assert_eq!((here.version, there.version), (common, common), "{lowest} to {highest}, connected to");
+        assert_eq!((here.hello.versions, here.hello.capabilities), (theirs.versions, theirs.capabilities));
+        let (there, here) = meet(&Hello { listen: String::new(), ..theirs }, &hello(1, ""), Kind::Data).await;
+        assert_eq!(
+            (here.unwrap().version, there.unwrap().version),
+            (common, common),
+            "{lowest} to {highest}, connects"
+        );
+    }
+}
+
+#[tokio::test]
+async fn where_no_version_is_common_both_ends_name_both_ranges_and_which_is_to_be_upgraded() {
+    for (lowest, highest, here_is_old) in [(5, 7, true), (9, 9, true), (1, 1, false)] {
+        let (ours, theirs) =
+            (Hello { versions: Versions { lowest: 3, highest: 4 }, ..hello(1, "") }, of_release(2, lowest, highest));
+        let (at_caller, at_listener) = meet(&ours, &theirs, Kind::Control).await;
+        let (from_there, to_here) = meet(&theirs, &ours, Kind::Data).await;
+        for (error, is_here) in [(at_caller, true), (at_listener, false), (from_there, false), (to_here, true)]
+            .map(|(it, is_here)| (it.unwrap_err(), is_here))
+        {
+            let told = error.to_string();
+            assert!(matches!(error, WireError::Version { .. }), "{told}");
+            assert!(told.contains(&theirs.versions.to_string()) && told.contains("versions 3 to 4"), "{told}");
+            let place = if is_here == here_is_old { "here" } else { "there" };
+            assert!(told.ends_with(&format!("(upgrade Darter {place})")), "{told}");
+        }
+    }
+}
+
+/// What agents of version 3 write, and what they make of an answer: they read no range, and demand the form that they used.
+#[tokio::test]
+async fn an_agent_of_the_last_release_is_understood_and_understands() {
+    let hello_3 = [HELLO_2, b"\x07"].concat();
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
+    let said = preface(3, 1, hello_3.len() as u16, &hello_3);
+    let answer = said.clone();
+    let it_accepts = tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap();
+        let mut head = [0; 8];
+        stream.reader.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head[..6], b"DRTR\x03\x01");
+        let mut theirs = vec![0; usize::from(u16::from_le_bytes([head[6], head[7]]))];
+        stream.reader.read_exact(&mut theirs).await.unwrap();
+        stream.writer.write_all(&answer).await.unwrap();
+        listener
+    });
+    let greeted = open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap();
+    let (versions, capabilities) = (Versions::exactly(3), Capabilities::NONE);
+    let of_the_last_release = Hello { versions, capabilities, ..hello(2, "10.0.0.2:7400") };
+    assert_eq!((greeted.version, greeted.hello), (3, of_the_last_release.clone()));
+    let listener = it_accepts.await.unwrap();
+    let mut stream = network.host([10, 0, 0, 1]).connect("10.0.0.2:7400").await.unwrap();
+    stream.writer.write_all(&said).await.unwrap();
+    let greeted = greet(listener.accept().await.unwrap(), &hello(1, "")).await.unwrap();
+    assert_eq!((greeted.version, greeted.hello), (3, of_the_last_release));
+    let mut head = [0; 6];
+    stream.reader.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"DRTR\x03\x01");
+}
+
+#[tokio::test]
 async fn another_version_is_named_on_both_ends_whatever_follows() {
     let future = preface(9, 77, 65_535, b"a form that nobody knows yet");
     for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
-        assert!(matches!(error, WireError::Version { ours: 4, theirs: 9, .. }), "{error}");
+        assert!(matches!(error, WireError::Version { theirs, .. } if theirs == Versions::exactly(9)), "{error}");
     }
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
@@ -187,18 +273,18 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
     greet(listener.accept().await.unwrap(), &hello(2, "")).await.unwrap_err();
     let mut answer = [0; 5];
     stream.reader.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"DRTR\x04", "the one that is refused can tell why");
+    assert_eq!(&answer, b"DRTR\x03", "the one that is refused can tell why");
 }
 
 #[tokio::test(start_paused = true)]
 async fn garbage_behind_a_right_beginning_is_refused() {
-    assert!(matches!(approached_with(&preface(4, 3, 0, &[]), false).await, WireError::Violation { .. }));
-    assert!(matches!(answered_with(preface(4, 2, 0, &[])).await, WireError::Violation { .. }));
-    let long = approached_with(&preface(4, 1, 4097, &[]), false).await;
+    assert!(matches!(approached_with(&preface(3, 3, 0, &[]), false).await, WireError::Violation { .. }));
+    assert!(matches!(answered_with(preface(3, 2, 0, &[])).await, WireError::Violation { .. }));
+    let long = approached_with(&preface(3, 1, 4097, &[]), false).await;
     assert!(matches!(long, WireError::TooLong { length: 4097, limit: 4096, .. }), "{long}");
-    assert!(matches!(approached_with(&preface(4, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
-    assert!(matches!(approached_with(&preface(4, 1, 64, &[0; 5]), true).await, WireError::Closed));
-    assert!(matches!(approached_with(&preface(4, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), true).await, WireError::Closed));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
 }
 
 #[tokio::test]

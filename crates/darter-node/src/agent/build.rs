@@ -14,7 +14,8 @@ use darter_origin::{
 };
 use darter_store::{DiskStore, Store, StoreConfig};
 use darter_wire::{
-    BufferPool, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads, WireError,
+    BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
+    Versions, WireError,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -139,6 +140,8 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         role: if options.role == Role::Seed { WireRole::Seed } else { WireRole::Node },
         program: env!("CARGO_PKG_VERSION").to_owned(),
         run: identity::draw_run(),
+        versions: Versions::SPOKEN,
+        capabilities: Capabilities::OWN,
     };
     let heard = Arc::downgrade(&ears) as Weak<dyn Listener>;
     let given = Arc::downgrade(&hands) as Weak<dyn Uploads>;

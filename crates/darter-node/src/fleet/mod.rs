@@ -23,9 +23,10 @@ mod twins;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_core::{Blame, Blamed as _, BlobId, Fault, NodeId, PieceIndex, Retry, Tier, in_full};
+use darter_core::{Blame, Blamed as _, BlobId, Fault, Moment, NodeId, PieceIndex, Retry, Tier, in_full};
 use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
@@ -49,6 +50,12 @@ use crate::metrics::Failed;
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MAX_ACCEPTED: usize = 16_384;
 
+/// How long a node is left alone that speaks no version of the protocol which this agent speaks, whoever tells of it.
+const STRANGER_PAUSE: Duration = Duration::from_secs(60);
+
+/// Such nodes that are remembered, at most.
+const MAX_STRANGERS: usize = 1024;
+
 /// Hears what other agents say and do.
 #[async_trait]
 pub(crate) trait Listener: Send + Sync {
@@ -71,7 +78,7 @@ pub(crate) trait Listener: Send + Sync {
 pub(crate) struct Peer {
     /// How it introduced itself.
     pub(crate) hello: Hello,
-    /// The version of the protocol that it speaks.
+    /// The version of the protocol that is spoken with it.
     pub(crate) version: u8,
     /// How near it is.
     pub(crate) tier: Tier,
@@ -122,7 +129,20 @@ struct State {
     links: HashMap<NodeId, Arc<DataLink>>,
     /// Peer addresses heard of, also of agents that are not connected now.
     addresses: HashMap<NodeId, String>,
+    /// Addresses of agents with which no version of the protocol is common, and until when they are left alone.
+    strangers: HashMap<String, Moment>,
     connections: u64,
+}
+
+impl State {
+    fn leave_alone(&mut self, addr: &str, now: Moment) {
+        if self.strangers.len() >= MAX_STRANGERS {
+            self.strangers.retain(|_, until| now < *until);
+        }
+        if self.strangers.len() < MAX_STRANGERS {
+            self.strangers.insert(addr.to_owned(), now + STRANGER_PAUSE);
+        }
+    }
 }
 
 /// All connections of an agent.
@@ -247,7 +267,8 @@ impl Fleet {
             let mut state = self.state.lock();
             state.addresses.insert(info.node, info.addr.clone());
             let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
-            if known || info.addr.is_empty() || !state.dialling.insert(info.node) {
+            let is_stranger = state.strangers.get(&info.addr).is_some_and(|until| self.context.now() < *until);
+            if known || is_stranger || info.addr.is_empty() || !state.dialling.insert(info.node) {
                 return;
             }
         }
@@ -261,6 +282,9 @@ impl Fleet {
                 }
                 Err(error) => {
                     tracing::debug!(peer = %info.addr, error = %in_full(&error), "could not meet a node");
+                    if error.needs_upgrade() {
+                        fleet.state.lock().leave_alone(&info.addr, fleet.context.now());
+                    }
                     fleet.known.lock().failed(info.node, fleet.context.now(), unix_now());
                 }
             }
@@ -308,7 +332,7 @@ impl Fleet {
 
     fn pass_on(&self, node: NodeId, frame: Frame) -> bool {
         let sender = match self.state.lock().peers.get(&node) {
-            // An agent of an older version can't read it, and would hang up.
+            // An agent of an older version does not know it, and up to version 3 would hang up.
             Some(connected) if connected.peer.version < frame.since() => return false,
             Some(Connected { controls, .. }) if let Some((_, sender)) = controls.first() => sender.clone(),
             _ => return false,

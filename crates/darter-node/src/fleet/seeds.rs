@@ -29,6 +29,9 @@ use crate::error::StartError;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
+/// The pause where only an upgrade helps grows up to this.
+const MAX_UPGRADE_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long an address that leads back to this agent is left alone. It may be somebody else's later.
 const ONESELF_PAUSE: Duration = Duration::from_secs(60);
 
@@ -192,9 +195,9 @@ impl Seeds {
                 outcome = self.fleet.dial(&address) => outcome,
                 () = self.fleet.stop.cancelled() => return,
             };
-            let (attempt, node) = match outcome {
-                Ok(node) => (Attempt::Connected, Some(node)),
-                Err(error) => (Attempt::of(&error), None),
+            let (attempt, node, max_pause) = match outcome {
+                Ok(node) => (Attempt::Connected, Some(node), MAX_PAUSE),
+                Err(error) => (Attempt::of(&error), None, max_pause(&error)),
             };
             if told.is_new(&attempt) {
                 tell(text, addr, &attempt);
@@ -209,7 +212,7 @@ impl Seeds {
                 self.while_connected(node).await;
                 pause = self.next_pause(pause, began);
             } else {
-                pause = (pause * 2).min(MAX_PAUSE);
+                pause = (pause * 2).min(max_pause);
             }
             let sleep = if attempt == Attempt::Oneself { ONESELF_PAUSE } else { pause };
             if state.lock().drop_outdated(addr) {
@@ -305,6 +308,11 @@ impl Attempt {
     }
 }
 
+/// The longest pause behind an attempt that failed like this.
+const fn max_pause(error: &WireError) -> Duration {
+    if error.needs_upgrade() { MAX_UPGRADE_PAUSE } else { MAX_PAUSE }
+}
+
 /// Reasons that one address is told for, at most.
 const MAX_TOLD: usize = 16;
 
@@ -342,6 +350,8 @@ fn tell(given: &str, addr: SocketAddr, attempt: &Attempt) {
 
 #[cfg(test)]
 mod tests {
+    use darter_wire::Versions;
+
     use super::*;
 
     fn addr(host: u8) -> SocketAddr {
@@ -388,7 +398,7 @@ mod tests {
         let addr = || "a:1".to_owned();
         let source = || std::io::ErrorKind::ConnectionRefused.into();
         let troubles = [
-            WireError::Version { addr: addr(), ours: 3, theirs: 9 },
+            WireError::Version { addr: addr(), ours: Versions::SPOKEN, theirs: Versions::exactly(9) },
             WireError::HungUp { addr: addr() },
             // Somebody else's mistake, perhaps: it must not keep this agent from its host.
             WireError::SameId { addr: addr(), node: NodeId([1; 16]), other: addr() },
@@ -396,6 +406,7 @@ mod tests {
             WireError::Connect { addr: addr(), source: source() },
         ];
         assert!(troubles.iter().all(|error| matches!(Attempt::of(error), Attempt::Trouble(_))));
+        assert_eq!(troubles.map(|error| max_pause(&error) > MAX_PAUSE), [true, false, false, false, false]);
         assert_eq!(Attempt::of(&WireError::Oneself { addr: addr() }), Attempt::Oneself);
         assert!(matches!(Attempt::of(&WireError::NotDarter { addr: addr() }), Attempt::Mistake(_)));
     }

@@ -10,8 +10,8 @@ use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Sig
 use darter_node::{Agent, Options};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
-    Greeted, Hello, Kind, Listener, Message, Role, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads,
-    Verdict, preface, serve_data,
+    Capabilities, Greeted, Hello, Kind, Listener, Message, Role, Sending, Slots, TcpTransport, Transport, Unlimited,
+    Uploads, Verdict, Versions, preface, serve_data,
 };
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -146,7 +146,8 @@ pub(crate) async fn start(node: NodeId, role: Role, part: Arc<dyn Part>, leave: 
 /// How such a peer introduces itself.
 pub(crate) fn hello(node: NodeId, role: Role, address: &str) -> Hello {
     let (listen, program) = (address.to_owned(), "a test's".to_owned());
-    Hello { node, listen, place: Place::default(), role, program, run: 1 }
+    let (versions, capabilities) = (Versions::SPOKEN, Capabilities::OWN);
+    Hello { node, listen, place: Place::default(), role, program, run: 1, versions, capabilities }
 }
 
 async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, leave: CancellationToken) {

@@ -1,0 +1,91 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+fn hello() -> Hello {
+    Hello {
+        node: NodeId([1; 16]),
+        listen: "10.0.0.1:7400".into(),
+        place: Place { region: "eu".into(), ..Place::default() },
+        role: Role::Seed,
+        program: "0.1.0".into(),
+        run: 300,
+        versions: Versions { lowest: 2, highest: 4 },
+        capabilities: Capabilities::from_bits(0b1_0000_0001),
+    }
+}
+
+/// The hello's own bytes, behind the eight that precede it.
+fn written(form: u8, hello: &Hello) -> Vec<u8> {
+    encode(form, Kind::Data, hello).unwrap().split_off(8)
+}
+
+#[test]
+fn the_layout_is_as_documented() {
+    let bytes = encode(3, Kind::Data, &hello()).unwrap();
+    let node = [1; 16];
+    let expected: [&[u8]; 10] = [
+        b"DRTR\x03\x02",
+        &[50, 0],
+        &node,
+        b"\x0d10.0.0.1:7400",
+        b"\x02eu\0\0\0",
+        b"\0",
+        b"\x050.1.0",
+        &[0xac, 2],
+        &[2, 4],
+        &[2, 1, 1],
+    ];
+    assert_eq!(hex::encode(bytes), hex::encode(expected.concat()));
+}
+
+#[test]
+fn what_is_not_told_has_the_value_of_its_time_and_what_is_new_is_skipped() {
+    let all = written(3, &hello());
+    let behind_run = all.len() - 5;
+    let read = |bytes: &[u8]| decode_hello(3, bytes).unwrap();
+    assert_eq!(read(&all), hello());
+    let mut longer = all.clone();
+    longer.extend_from_slice(b"a field of the future");
+    assert_eq!(read(&longer), hello());
+    let without_capabilities = Hello { capabilities: Capabilities::NONE, ..hello() };
+    assert_eq!(read(&all[..all.len() - 3]), without_capabilities);
+    let of_version_3 = Hello { versions: Versions::exactly(3), ..without_capabilities };
+    assert_eq!(read(&all[..behind_run]), of_version_3);
+    assert_eq!(read(&all[..behind_run - 2]), Hello { run: 0, ..of_version_3.clone() });
+    for cut in [behind_run + 1, all.len() - 1, behind_run - 1, 10] {
+        assert!(matches!(decode_hello(3, &all[..cut]), Err(ProtocolError::Malformed { .. })), "cut within a field");
+    }
+    let oldest = written(2, &hello());
+    assert_eq!(oldest, all[..behind_run - 2]);
+    let of_version_2 = Hello { run: 0, versions: Versions::exactly(2), ..of_version_3 };
+    assert_eq!(decode_hello(2, &oldest).unwrap(), of_version_2);
+    assert_eq!(decode_hello(2, &longer).unwrap(), of_version_2, "nothing behind the program counts in this form");
+}
+
+#[test]
+fn the_form_is_one_that_the_other_side_can_judge_by() {
+    let speaks = |lowest, highest| Versions { lowest, highest };
+    assert_eq!(form_of(Versions::SPOKEN), 3, "agents of version 3 take it for the one version that is spoken");
+    assert_eq!(form_of(speaks(5, 7)), 5, "they learn that 3 is not spoken any more");
+    assert_eq!([2, 3, 4].map(|asked| form_of_answer(Versions::SPOKEN, asked)), [2, 3, 4]);
+    assert_eq!(form_of_answer(Versions::SPOKEN, 9), 3);
+    assert_eq!(form_of_answer(speaks(5, 7), 3), 5);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(form: u8, bytes in vec(any::<u8>(), 0..200)) {
+        let _ = decode_hello(form, &bytes);
+    }
+
+    #[test]
+    fn a_damaged_hello_never_panics(at in any::<prop::sample::Index>(), byte: u8) {
+        let mut bytes = written(3, &hello());
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let _ = decode_hello(3, &bytes);
+        let _ = decode_hello(3, &bytes[..at]);
+    }
+}
