@@ -188,6 +188,8 @@ pub struct Metrics {
     pub round_trips: Counter,
     /// Control messages sent to other agents, and received.
     pub control_messages: Counter,
+    /// Control messages of newer agents that mean nothing to this one.
+    pub unknown_messages: Counter,
     /// Piece hashes told to other agents.
     pub hashes_sent: Counter,
     /// Piece hashes from agents that don't lead, and were refused because they had not the lead's word.
@@ -264,6 +266,7 @@ impl Metrics {
             local_sendfile_bytes: Counter::default(),
             round_trips: Counter::default(),
             control_messages: Counter::default(),
+            unknown_messages: Counter::default(),
             hashes_sent: Counter::default(),
             hashes_refused: Counter::default(),
             pieces_corrupt: Counter::default(),
@@ -318,6 +321,8 @@ impl Metrics {
         let trips = "Requests to peers that a transfer had to wait for";
         r.register("round_trips", trips, self.round_trips.clone());
         r.register("control_messages", "Control messages, both ways", self.control_messages.clone());
+        let unknown = "Control messages skipped because this version does not know them";
+        r.register("unknown_messages", unknown, self.unknown_messages.clone());
         r.register("hashes_sent", "Piece hashes sent to peers", self.hashes_sent.clone());
         let refused = "Piece hashes rejected: no valid signature";
         r.register("hashes_refused", refused, self.hashes_refused.clone());

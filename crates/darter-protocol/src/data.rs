@@ -18,24 +18,33 @@
 //! ```text
 //! offset  size  field
 //!      0     4  id of the request
-//!      4     1  status: 0 data, 1 not held, 2 busy, 3 refused, 4 unknown blob, 5 cancelled
+//!      4     1  status: 0 data, 1 not held, 2 busy, 3 refused, 4 unknown blob, 5 cancelled, 6 not understood
 //!      5     3  zero
 //!      8     4  piece; 0xFFFFFFFF when none
-//!     12     4  length of the bytes that follow, at most 16 MiB; zero unless data
+//!     12     4  length of the bytes that follow, at most 16 MiB
 //! ```
 //!
 //! A cancel is answered through its request: with *cancelled*, or with whatever was under way already. A requester
-//! has at most [`MAX_UNANSWERED`](crate::MAX_UNANSWERED) requests unanswered; a holder closes the connection of one that has more. A request
-//! for any piece stays open until the holder has a piece to give, and keeps nobody waiting meanwhile.
+//! has at most [`MAX_UNANSWERED`](crate::MAX_UNANSWERED) requests unanswered; a holder closes the connection of one that has more. A
+//! request for any piece stays open until the holder has a piece to give, and keeps nobody waiting meanwhile.
+//!
+//! # Other releases
+//!
+//! All frames of a requester have 44 bytes. What a holder does not know of them it answers with *not understood* if *what* is
+//! below 128, and skips from there on; flags that it does not know are skipped, and so are fields that are zero here. Every status but 0
+//! is a refusal: one that the requester does not know is a refusal for another reason, and the bytes behind it are skipped. Such an
+//! answer may also have an id that nobody waits for. A holder of version 3 closes the connection instead.
 
 use darter_core::{BlobId, PieceIndex};
 
-use crate::{MAX_PIECES, ProtocolError, Result};
+use crate::{MAX_PIECE_LENGTH, MAX_PIECES, ProtocolError, Result};
 
 /// Bytes of what a requester sends at a time.
 pub const ASK_LENGTH: usize = 44;
 const REQUEST: u8 = 0;
 const CANCEL: u8 = 1;
+/// From here on, what a requester sends wants no answer.
+const FIRST_WITHOUT_ANSWER: u8 = 128;
 const URGENT: u8 = 1;
 
 /// Bytes that precede those of an answer.
@@ -81,6 +90,10 @@ pub enum Refusal {
     UnknownBlob = 4,
     /// The requester called it back.
     Cancelled = 5,
+    /// The holder does not know requests of this sort.
+    NotUnderstood = 6,
+    /// A reason that is not known here.
+    Other = 255,
 }
 
 /// What a requester says in one frame.
@@ -93,6 +106,13 @@ pub enum Ask {
         /// The request's id.
         id: u32,
     },
+}
+
+/// A frame of a requester of another release, of a sort that is not known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownAsk {
+    /// The id of the request that is to be answered with [`Refusal::NotUnderstood`]; none if it wants no answer.
+    pub refuse: Option<u32>,
 }
 
 /// What precedes the bytes of an answer.
@@ -113,6 +133,8 @@ pub enum Header {
         id: u32,
         /// Why there is none.
         reason: Refusal,
+        /// How many bytes follow all the same, to be skipped.
+        skip: u32,
     },
 }
 
@@ -143,12 +165,12 @@ impl Ask {
     ///
     /// # Errors
     /// [`ProtocolError::Violation`].
-    pub fn decode(frame: &[u8; ASK_LENGTH]) -> Result<Self> {
+    pub fn decode(frame: &[u8; ASK_LENGTH]) -> Result<Result<Self, UnknownAsk>> {
         let id = u32_at(frame, 0);
         match frame[4] {
             REQUEST => {}
-            CANCEL => return Ok(Self::Cancel { id }),
-            _ => return Err(ProtocolError::Violation { what: "an unknown frame on a data channel" }),
+            CANCEL => return Ok(Ok(Self::Cancel { id })),
+            what => return Ok(Err(UnknownAsk { refuse: (what < FIRST_WITHOUT_ANSWER).then_some(id) })),
         }
         let wanted = match u32_at(frame, 8) {
             NO_PIECE => Wanted::Any,
@@ -157,7 +179,7 @@ impl Ask {
         };
         let mut blob = [0; 32];
         blob.copy_from_slice(&frame[12..44]);
-        Ok(Self::Request(Request { id, blob: BlobId(blob), wanted, urgent: frame[5] & URGENT != 0 }))
+        Ok(Ok(Self::Request(Request { id, blob: BlobId(blob), wanted, urgent: frame[5] & URGENT != 0 })))
     }
 }
 
@@ -166,7 +188,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let (id, status, piece, length) = match *self {
             Self::Data { id, piece, length } => (id, DATA, piece.0, length),
-            Self::None { id, reason } => (id, reason as u8, NO_PIECE, 0),
+            Self::None { id, reason, skip } => (id, reason as u8, NO_PIECE, skip),
         };
         let mut header = [0; HEADER_LENGTH];
         header[0..4].copy_from_slice(&id.to_le_bytes());
@@ -179,23 +201,26 @@ impl Header {
     /// What these bytes say.
     ///
     /// # Errors
-    /// [`ProtocolError::Violation`].
+    /// [`ProtocolError::Violation`], [`ProtocolError::TooLong`].
     pub fn decode(header: &[u8; HEADER_LENGTH]) -> Result<Self> {
         let id = u32_at(header, 0);
         let (piece, length) = (u32_at(header, 8), u32_at(header, 12));
         let reason = match header[4] {
             DATA if piece < MAX_PIECES => return Ok(Self::Data { id, piece: PieceIndex(piece), length }),
+            DATA => return Err(ProtocolError::Violation { what: "a piece that no blob has" }),
             1 => Refusal::NotHeld,
             2 => Refusal::Busy,
             3 => Refusal::Refused,
             4 => Refusal::UnknownBlob,
             5 => Refusal::Cancelled,
-            _ => return Err(ProtocolError::Violation { what: "an unknown answer on a data channel" }),
+            6 => Refusal::NotUnderstood,
+            _ => Refusal::Other,
         };
-        if length != 0 {
-            return Err(ProtocolError::Violation { what: "a refusal with bytes" });
+        if length > MAX_PIECE_LENGTH {
+            let limit = MAX_PIECE_LENGTH.into();
+            return Err(ProtocolError::TooLong { what: "refusal", length: length.into(), limit });
         }
-        Ok(Self::None { id, reason })
+        Ok(Self::None { id, reason, skip: length })
     }
 }
 

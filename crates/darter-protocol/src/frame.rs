@@ -3,11 +3,14 @@
 //! ```text
 //! offset  size  field
 //!      0     4  length of what follows, little-endian, at most 8 MiB; 0 is a sign of life and carries nothing
-//!      4     n  one message, in postcard's encoding
+//!      4     n  one message: the number of its kind as a varint, then its fields ([`message`](crate::message))
 //! ```
+//!
+//! The length says where the next message begins, whatever this one is: one that is not known here is [`Unknown`], and skipped.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use crate::decode::{self, Unread};
 use crate::{MAX_MESSAGE, Message, ProtocolError, Result};
 
 /// A sign of life: a frame without a message.
@@ -49,12 +52,19 @@ const fn too_long(length: usize) -> ProtocolError {
     ProtocolError::TooLong { what: "message", length: length as u64, limit: MAX_MESSAGE as u64 }
 }
 
+/// A message of another release: of a kind that is not known here, or with a value that has no meaning here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// The number of its kind.
+    pub kind: u32,
+}
+
 /// Takes the next whole message out of what has come; `None` if it has not come to its end yet.
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`], [`ProtocolError::Malformed`], [`ProtocolError::Violation`]. What follows in `buffer` makes
 /// no sense then.
-pub fn take_message(buffer: &mut BytesMut) -> Result<Option<Message>> {
+pub fn take(buffer: &mut BytesMut) -> Result<Option<Result<Message, Unknown>>> {
     loop {
         let Some((prefix, rest)) = buffer.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*prefix) as usize;
@@ -74,14 +84,16 @@ pub fn take_message(buffer: &mut BytesMut) -> Result<Option<Message>> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Message> {
+fn decode(bytes: &[u8]) -> Result<Result<Message, Unknown>> {
     let malformed = |source| ProtocolError::Malformed { what: "message", source };
-    let (message, rest) = postcard::take_from_bytes::<Message>(bytes).map_err(malformed)?;
-    if !rest.is_empty() {
-        return Err(ProtocolError::Violation { what: "a message with something behind it" });
+    match decode::message::<Message>(bytes) {
+        Ok(message) => message.check().map(|()| Ok(message)),
+        Err(fault) if fault.unread == Unread::Unknown => {
+            let (kind, _) = postcard::take_from_bytes(bytes).map_err(malformed)?;
+            Ok(Err(Unknown { kind }))
+        }
+        Err(fault) => Err(malformed(fault.source)),
     }
-    message.check()?;
-    Ok(message)
 }
 
 #[cfg(test)]

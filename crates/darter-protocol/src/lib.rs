@@ -15,19 +15,38 @@
 //!
 //! The bytes of each are written down where it is defined, and pinned by `tests/golden.rs`.
 //!
+//! # How it grows
+//!
+//! A release speaks with the one before it and the one after. So what is on the wire is only ever added to, and whoever reads
+//! it skips what it does not know:
+//!
+//! - a message gets a new kind, behind all others, or a new field at its end, with a default for those who do not say it;
+//! - a number that stands for one of several things (a role, a sort of failure) may get new values: where it is not known it
+//!   reads as the most harmless one;
+//! - a requester may send frames of a new sort on a data channel, and a holder may refuse for a new reason;
+//! - a hello gets a new field at its end, a connection a new [`Kind`], a set of capabilities a new bit.
+//!
+//! Whoever needs an *answer* to something new says it only to a peer of which [`Versions`] or [`Capabilities`] tell that it
+//! knows it ([`Message::since`]). Agents of version 3 hang up on kinds and fields that they do not know: as long as 3 is spoken, a new
+//! field is left out where it has its default (`skip_serializing_if`), and has nothing else in what is said to them.
+//!
+//! Bytes that make no sense in any release (a field cut off, a length over its limit, a text that is none) end the connection.
+//!
 //! Non-goals: connections, queues, timeouts (`darter-wire`), and what to say when (`darter-swarm`).
 
 pub mod data;
+mod decode;
 pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod message;
+mod open_enum;
 pub mod preface;
 pub mod versions;
 
 pub use data::{Refusal, Request, Wanted};
 pub use error::{ProtocolError, Result};
-pub use frame::Frame;
+pub use frame::{Frame, Unknown};
 pub use limits::{
     MAX_BLOB_LENGTH, MAX_HELLO, MAX_MESSAGE, MAX_PEERS_TOLD, MAX_PIECE_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS,
     MAX_REGISTRY_PATH, MAX_UNANSWERED, MAX_WISHES,

@@ -1,6 +1,69 @@
-//! Everything that is said on a control channel. Control's frames carry these in postcard's encoding: the variant's
-//! position as a varint, then its fields in order; so variants are only ever added at the end, and any other change
-//! is a new protocol version. [`Message::since`] says which version brought a variant.
+//! Everything that is said on a control channel.
+//!
+//! A message is the number of its kind as a varint, then its fields in order, in postcard's encoding:
+//!
+//! | written | is |
+//! |---|---|
+//! | varint | an unsigned number, seven bits a byte, the lowest first; the highest bit says that more follow |
+//! | byte | a number of one byte; a bool is 0 or 1; a piece length is its logarithm to base 2 |
+//! | text, bytes | the length as a varint, then UTF-8, or any bytes; addresses and digests are texts |
+//! | node | 16 bytes; blob, hash, key: 32; signature: 64 |
+//! | `X?` | 0, or 1 and then X |
+//! | `[X]` | how many as a varint, then each |
+//! | `{X, Y}` | X, then Y |
+//!
+//! Structures, wherever they stand:
+//!
+//! | name | written as |
+//! |---|---|
+//! | peer | `node, text: address, text: region, text: zone, text: rack, text: host` |
+//! | headers | `[{text, text}]` |
+//! | source | `0, text: URL, headers: variant, text?: digest`, or `1, text: registry, text: repository, text: digest` |
+//! | version | `text?: entity tag, text?: modification date, varint?: length, varint?: nonce` |
+//! | set | `[varint]`: 64 pieces to a number, the lowest in the lowest bit |
+//! | verdict | `hash: root, text?: digest` |
+//! | proof | `varint: count, signature` |
+//! | failure | `varint: sort, varint?: status, text, text?: challenge` |
+//! | question | `text: registry, bool: configured, bool: head, text: path, headers, headers: credentials` |
+//!
+//! | number | kind | fields |
+//! |---|---|---|
+//! | 0 | [`Join`](Message::Join) | `varint: request, source, headers: credentials, {blob, set}?: held, bool: wants` |
+//! | 1 | [`Leave`](Message::Leave) | `blob` |
+//! | 2 | [`Report`](Message::Report) | `blob, node, varint: piece` |
+//! | 3 | [`Inventory`](Message::Inventory) | `[blob]` |
+//! | 4 | [`Joined`](Message::Joined) | `varint: request, blob, version, byte: piece length, varint?: length, [hash], key, bool: members ask, proof?, [peer], verdict?, bytes?: the whole` |
+//! | 5 | [`Rejected`](Message::Rejected) | `varint: request, failure` |
+//! | 6 | [`Grew`](Message::Grew) | `blob, varint: from, [hash], varint?: length, bool: members ask, proof?` |
+//! | 7 | [`Neighbours`](Message::Neighbours) | `blob, [peer]: add, [node]: gone` |
+//! | 8 | [`Whole`](Message::Whole) | `blob, verdict` |
+//! | 9 | [`Dissolved`](Message::Dissolved) | `blob, text: reason` |
+//! | 10 | [`Failed`](Message::Failed) | `blob, failure` |
+//! | 11 | [`Meet`](Message::Meet) | `blob, set: held, varint: known, bool: wants` |
+//! | 12 | [`Have`](Message::Have) | `blob, [varint]: pieces, varint: known` |
+//! | 13 | [`Lost`](Message::Lost) | `blob, [varint]: pieces` |
+//! | 14 | [`Part`](Message::Part) | `blob` |
+//! | 15 | [`AskManifest`](Message::AskManifest) | `varint: request, blob` |
+//! | 16 | [`ManifestIs`](Message::ManifestIs) | `varint: request, blob, {byte: piece length, varint?: length, [hash]}?` |
+//! | 17 | [`AskHashes`](Message::AskHashes) | `blob, varint: from` |
+//! | 18 | [`AskPeers`](Message::AskPeers) | |
+//! | 19 | [`Peers`](Message::Peers) | `[peer]` |
+//! | 20 | [`AskLead`](Message::AskLead) | `varint: request, blob: key, blob?` |
+//! | 21 | [`LeadIs`](Message::LeadIs) | `varint: request, varint: part, peer?: lead, [peer]: seeds, [peer]: nearest` |
+//! | 22 | [`SameId`](Message::SameId) | `text: address` |
+//! | 23 | [`Waiting`](Message::Waiting) | `varint: request` |
+//! | 24 | [`AskRegistry`](Message::AskRegistry) | `varint: request, question` |
+//! | 25 | [`RegistryIs`](Message::RegistryIs) | `varint: request, then 0 and {varint: status, [{text, bytes}]: headers, bytes: body, varint: age, {varint: age, text: reason}?}, or 1 and a failure` |
+//! | 26 | [`Refuted`](Message::Refuted) | `varint?: request, blob, text: expected, text: got` |
+//! | 27 | [`Seeds`](Message::Seeds) | `[peer]` |
+//! | 28 | [`AskRegistryAlike`](Message::AskRegistryAlike) | `varint: request, question, text: proof` |
+//! | 29 | [`AskRegistryKnown`](Message::AskRegistryKnown) | `varint: request, question, text?: proof` |
+//! | 30 | [`Run`](Message::Run) | `blob, varint: from, [hash], proof?` |
+//! | 31 | [`Want`](Message::Want) | `blob, bool: everything, [{varint: first, varint: end, varint: milliseconds}]` |
+//!
+//! Kinds are added behind these, and fields at the end of a kind, with `#[serde(default)]`: a reader skips kinds and fields that it
+//! does not know, and gives fields that are missing their default. Nothing else about a message ever changes.
+//! [`Message::since`] says which version of the protocol brought a kind.
 //!
 //! *Member* is a node that holds or wants a blob; *lead* is the seed that owns the blob's swarm. A blob of many
 //! members has one lead at a time. Unknown blobs in messages are not errors: messages cross.
@@ -13,6 +76,7 @@ use darter_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::open_enum::open_enum;
 use crate::{
     MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_WISHES, ProtocolError,
     Result,
@@ -366,17 +430,18 @@ pub struct StaleAnswer {
     pub reason: String,
 }
 
-/// A node's part in the swarm of one blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum SwarmPart {
-    /// Holds nothing of it.
-    Nothing,
-    /// Follows a lead, or holds a part.
-    Member,
-    /// Holds all of it.
-    Holder,
-    /// Leads it.
-    Lead,
+open_enum! {
+    /// A node's part in the swarm of one blob.
+    pub enum SwarmPart else Nothing {
+        /// Holds nothing of it, or says something that is not known here.
+        Nothing = 0,
+        /// Follows a lead, or holds a part.
+        Member = 1,
+        /// Holds all of it.
+        Holder = 2,
+        /// Leads it.
+        Lead = 3,
+    }
 }
 
 /// What a member already holds of a blob.
@@ -423,30 +488,31 @@ pub struct Failure {
     pub challenge: Option<String>,
 }
 
-/// Sorts of [`Failure`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum FailureKind {
-    /// The origin has no such thing.
-    NotFound,
-    /// The origin wants credentials.
-    Unauthorized,
-    /// The origin refuses these credentials.
-    Forbidden,
-    /// The origin does not answer, or answers with an error of its own.
-    Unreachable,
-    /// The origin asks to slow down.
-    RateLimited,
-    /// The origin's content changed while it was read.
-    Changed,
-    /// The lead has no room for it.
-    NoSpace,
-    /// Anything else.
-    Other,
+open_enum! {
+    /// Sorts of [`Failure`].
+    pub enum FailureKind else Other {
+        /// The origin has no such thing.
+        NotFound = 0,
+        /// The origin wants credentials.
+        Unauthorized = 1,
+        /// The origin refuses these credentials.
+        Forbidden = 2,
+        /// The origin does not answer, or answers with an error of its own.
+        Unreachable = 3,
+        /// The origin asks to slow down.
+        RateLimited = 4,
+        /// The origin's content changed while it was read.
+        Changed = 5,
+        /// The lead has no room for it.
+        NoSpace = 6,
+        /// Anything else, or something that is not known here.
+        Other = 7,
+    }
 }
 
 impl Message {
-    /// The version of the protocol that brought this message. An agent that speaks an older one can't read it, and
-    /// would disconnect.
+    /// The version of the protocol that brought this message. It is not said to an agent with which an older one is spoken:
+    /// that would not answer it, and up to version 3 would disconnect.
     pub const fn since(&self) -> u8 {
         match self {
             Self::Join { .. }

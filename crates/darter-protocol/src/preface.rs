@@ -38,8 +38,8 @@
 //! without a word.
 
 use darter_core::{NodeId, Place};
-use serde::{Deserialize, Serialize};
 
+use crate::open_enum::open_enum;
 use crate::{Capabilities, MAX_HELLO, ProtocolError, Result, Versions};
 
 /// The form that agents of the oldest version know.
@@ -64,13 +64,14 @@ pub enum Kind {
     Data = 2,
 }
 
-/// What a node is to the fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Role {
-    /// Reads origins and leads swarms, besides what a node does.
-    Seed,
-    /// Holds and wants blobs.
-    Node,
+open_enum! {
+    /// What a node is to the fleet.
+    pub enum Role else Node {
+        /// Reads origins and leads swarms, besides what a node does.
+        Seed = 0,
+        /// Holds and wants blobs.
+        Node = 1,
+    }
 }
 
 /// How a node introduces itself.

@@ -10,37 +10,44 @@ mod messages;
 use bytes::BytesMut;
 use darter_core::{BlobId, NodeId, PieceIndex, Place};
 use darter_protocol::data::{Ask, Header};
-use darter_protocol::frame::take_message;
+use darter_protocol::frame::take;
 use darter_protocol::preface::{self, Head};
-use darter_protocol::{Capabilities, Frame, Hello, Kind, Refusal, Request, Role, Versions, Wanted};
+use darter_protocol::{Capabilities, Frame, Hello, Kind, Refusal, Request, Role, Unknown, Versions, Wanted};
 
 use self::messages::messages;
 
+const VERSION_3: &str = include_str!("golden/version-3.txt");
+const VERSION_4: &str = include_str!("golden/version-4.txt");
+
 /// What was recorded under names that begin like this, by the rest of the name.
-fn recorded(kind: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let lines = include_str!("golden/version-3.txt").lines().filter(|line| !line.starts_with('#'));
+fn recorded(file: &'static str, kind: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let lines = file.lines().filter(|line| !line.starts_with('#'));
     let rows = lines.filter_map(|line| line.split_once(' '));
     rows.filter_map(|(name, bytes)| Some((name.strip_prefix(kind)?, hex::decode(bytes).unwrap()))).collect()
 }
 
 #[test]
-fn every_message_of_the_last_release_has_the_bytes_that_it_had() {
-    let recorded = recorded("message/");
+fn every_message_has_the_bytes_that_were_written_down() {
+    let of_version_3 = recorded(VERSION_3, "message/");
+    let newer = of_version_3.len();
+    let recorded = [of_version_3, recorded(VERSION_4, "message/")].concat();
     let messages = messages();
     for ((name, bytes), (known_as, message)) in recorded.iter().zip(&messages) {
         assert_eq!(name, known_as);
         assert_eq!(hex::encode(Frame::encode(message).unwrap().bytes()), hex::encode(bytes), "{name} is written");
         let mut buffer = BytesMut::from(&bytes[..]);
-        assert_eq!(take_message(&mut buffer).unwrap().as_ref(), Some(message), "{name} is read");
-        assert!(buffer.is_empty() && message.since() <= 3, "{name}");
+        assert_eq!(take(&mut buffer).unwrap(), Some(Ok(message.clone())), "{name} is read");
+        assert!(buffer.is_empty(), "{name}");
     }
+    let since: Vec<_> = messages.iter().map(|(_, message)| message.since()).collect();
+    assert!(since[..newer].iter().all(|since| *since <= 3) && since[newer..].iter().all(|since| *since == 4));
     assert_eq!(recorded.len(), messages.len(), "one of each kind");
 }
 
 #[test]
 fn the_last_releases_preface_is_read() {
     let place = Place { region: "eu".into(), zone: "a".into(), rack: "7".into(), host: "h1".into() };
-    for (name, bytes) in recorded("preface/") {
+    for (name, bytes) in recorded(VERSION_3, "preface/") {
         let kind = if name == "data" { Kind::Data } else { Kind::Control };
         let (head, rest) = bytes.split_first_chunk().unwrap();
         let head = Head::decode(head).unwrap();
@@ -71,7 +78,7 @@ fn the_last_releases_preface_is_read() {
 #[test]
 fn requests_and_answers_have_the_bytes_that_they_had() {
     let blob = BlobId([0xb0; 32]);
-    let by_name = |name: &str| recorded("data/").into_iter().find(|(it, _)| *it == name).unwrap().1;
+    let by_name = |name: &str| recorded(VERSION_3, "data/").into_iter().find(|(it, _)| *it == name).unwrap().1;
     let asks = [
         ("request-piece", Ask::Request(Request { id: 7, blob, wanted: Wanted::Piece(PieceIndex(300)), urgent: true })),
         ("request-any", Ask::Request(Request { id: 8, blob, wanted: Wanted::Any, urgent: false })),
@@ -79,9 +86,9 @@ fn requests_and_answers_have_the_bytes_that_they_had() {
     ];
     for (name, ask) in asks {
         assert_eq!(ask.encode().as_slice(), by_name(name), "{name}");
-        assert_eq!(Ask::decode(&by_name(name).try_into().unwrap()).unwrap(), ask);
+        assert_eq!(Ask::decode(&by_name(name).try_into().unwrap()).unwrap(), Ok(ask));
     }
-    let none = |reason| Header::None { id: 7, reason };
+    let none = |reason| Header::None { id: 7, reason, skip: 0 };
     let headers = [
         ("piece", Header::Data { id: 7, piece: PieceIndex(300), length: 5 }),
         ("not-held", none(Refusal::NotHeld)),
@@ -95,4 +102,19 @@ fn requests_and_answers_have_the_bytes_that_they_had() {
         assert_eq!(header.encode(), bytes[..16], "{name}");
         assert_eq!(Header::decode(bytes[..16].try_into().unwrap()).unwrap(), header);
     }
+}
+
+/// A number that is not in the table has not been given out.
+#[test]
+fn the_documentation_has_every_kind_with_its_number() {
+    let documentation = include_str!("../src/message.rs");
+    let kinds = messages();
+    for (number, (name, message)) in kinds.iter().enumerate() {
+        assert_eq!(usize::from(Frame::encode(message).unwrap().bytes()[4]), number, "{name}");
+        let row = format!("//! | {number} | [`{name}`](Message::{name}) |");
+        assert!(documentation.contains(&row), "{row}");
+    }
+    let next = [1, 0, 0, 0, u8::try_from(kinds.len()).unwrap()];
+    let unknown = take(&mut BytesMut::from(&next[..])).unwrap();
+    assert_eq!(unknown, Some(Err(Unknown { kind: kinds.len() as u32 })), "a kind that has no row");
 }

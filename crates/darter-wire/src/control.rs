@@ -8,7 +8,9 @@
 //! Ends: when every [`ControlSender`] is dropped, what is queued still goes out and the other side reads the end.
 //! When the [`ControlReceiver`] is dropped, senders fail from then on, and what is queued gets a last chance.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -18,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Frame, Message, PeerReader, PeerStream, PeerWriter, Result, WireError};
+use crate::{Frame, Message, PeerReader, PeerStream, PeerWriter, Result, Unknown, WireError};
 
 /// Bytes of queued frames that are put into one write.
 const COALESCE: usize = 64 * 1024;
@@ -26,8 +28,8 @@ const COALESCE: usize = 64 * 1024;
 /// Who wakes so much later than meant stood still, and can't say who was silent meanwhile.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 
-/// Numbers of a control channel; both sides should use the same.
-#[derive(Clone, Debug)]
+/// Numbers of a control channel, of which both sides should use the same, and who hears of what was skipped.
+#[derive(Clone)]
 pub struct ControlConfig {
     /// A sign of life goes out after so long without a write.
     pub idle: Duration,
@@ -35,11 +37,21 @@ pub struct ControlConfig {
     pub silence: Duration,
     /// Messages that wait to be written, at most: each of hundreds of blobs that two agents begin at once takes several.
     pub queue: usize,
+    /// Called for each message of another release that was skipped.
+    pub skipped: Option<Arc<dyn Fn(Unknown) + Send + Sync>>,
+}
+
+impl fmt::Debug for ControlConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { idle, silence, queue, skipped: _ } = self;
+        let mut shown = f.debug_struct("ControlConfig");
+        shown.field("idle", idle).field("silence", silence).field("queue", queue).finish_non_exhaustive()
+    }
 }
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        Self { idle: Duration::from_millis(1500), silence: Duration::from_secs(5), queue: 4096 }
+        Self { idle: Duration::from_millis(1500), silence: Duration::from_secs(5), queue: 4096, skipped: None }
     }
 }
 
@@ -60,6 +72,8 @@ pub fn start(stream: PeerStream, config: &ControlConfig) -> (ControlSender, Cont
         heard: Instant::now(),
         ended: Some(ended),
         stop,
+        skipped: config.skipped.clone(),
+        has_skipped: false,
     };
     (ControlSender { queue: sender }, receiver)
 }
@@ -126,23 +140,41 @@ pub struct ControlReceiver {
     /// How the writing task ended; taken once it has.
     ended: Option<oneshot::Receiver<Result<()>>>,
     stop: CancellationToken,
+    skipped: Option<Arc<dyn Fn(Unknown) + Send + Sync>>,
+    has_skipped: bool,
 }
 
 impl ControlReceiver {
-    /// The next message; none when the other side is done. Cancel safe: a dropped future loses nothing.
+    /// The next message; none when the other side is done. Messages that this release does not know are skipped. Cancel
+    /// safe: a dropped future loses nothing.
     ///
     /// # Errors
     /// [`WireError::Silent`], [`WireError::Closed`] when the end comes within a message, [`WireError::Malformed`],
     /// [`WireError::TooLong`], [`WireError::Violation`], [`WireError::Io`]. After an error, drop the channel.
     pub async fn recv(&mut self) -> Result<Option<Message>> {
         loop {
-            if let Some(message) = frame::take_message(&mut self.buffer)? {
-                return Ok(Some(message));
+            while let Some(message) = frame::take(&mut self.buffer)? {
+                match message {
+                    Ok(message) => return Ok(Some(message)),
+                    Err(unknown) => self.skip(unknown),
+                }
             }
             if self.read().await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(WireError::Closed) };
             }
             self.heard = Instant::now();
+        }
+    }
+
+    fn skip(&mut self, unknown: Unknown) {
+        if !std::mem::replace(&mut self.has_skipped, true) {
+            tracing::debug!(
+                kind = unknown.kind,
+                "a newer agent says something that is not known here; skipped, as all of the kind"
+            );
+        }
+        if let Some(skipped) = &self.skipped {
+            skipped(unknown);
         }
     }
 
@@ -174,8 +206,8 @@ impl Drop for ControlReceiver {
     }
 }
 
-impl std::fmt::Debug for ControlReceiver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ControlReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ControlReceiver").field("buffered", &self.buffer.len()).finish_non_exhaustive()
     }
 }

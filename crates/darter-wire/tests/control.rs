@@ -1,11 +1,13 @@
 //! Control channels in use: order, ends, pressure, and signs of life.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use darter_core::{Blame, Blamed, BlobId, Fault, PieceIndex, Retry};
 use darter_wire::{
     ControlConfig, ControlReceiver, ControlSender, Frame, MAX_MESSAGE, MemNetwork, Message, PeerStream, TcpTransport,
-    Transport, WireError, control,
+    Transport, Unknown, WireError, control,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep};
@@ -210,4 +212,30 @@ async fn garbage_and_lengths_over_the_limit_are_their_fault() {
         let error = receiver.recv().await.unwrap_err();
         assert!(error.blame() == Blame::new(Fault::Peer, Retry::Elsewhere), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_a_newer_agent_says_between_known_messages_is_skipped_and_counted() {
+    let (here, mut there) = in_memory().await;
+    let skipped = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&skipped);
+    let count = move |unknown: Unknown| {
+        counted.fetch_add(unknown.kind, Ordering::Relaxed);
+    };
+    let config = ControlConfig { skipped: Some(Arc::new(count)), ..ControlConfig::default() };
+    let (_keep, mut receiver) = control::start(here, &config);
+    let unknown = [&100_001u32.to_le_bytes()[..], &[100], &[0xff; 100_000]].concat();
+    let say = async {
+        for piece in 0..3 {
+            there.writer.write_all(&unknown).await.unwrap();
+            there.writer.write_all(Frame::encode(&have(piece)).unwrap().bytes()).await.unwrap();
+        }
+    };
+    let hear = async {
+        for piece in 0..3 {
+            assert_eq!(receiver.recv().await.unwrap(), Some(have(piece)));
+        }
+    };
+    tokio::join!(say, hear);
+    assert_eq!(skipped.load(Ordering::Relaxed), 300);
 }

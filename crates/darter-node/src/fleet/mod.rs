@@ -456,7 +456,12 @@ impl Fleet {
     fn adopt(&self, greeted: Greeted, dialled: Option<&str>) -> Adopted {
         let peer = self.peer_of(&greeted);
         let hello = &peer.hello;
-        let (sender, receiver) = control::start(greeted.stream, &ControlConfig::default());
+        let unknown = self.context.metrics.unknown_messages.clone();
+        let count = move |_| {
+            unknown.inc();
+        };
+        let config = ControlConfig { skipped: Some(Arc::new(count)), ..ControlConfig::default() };
+        let (sender, receiver) = control::start(greeted.stream, &config);
         let (connection, is_first, heard) = {
             let mut state = self.state.lock();
             state.connections += 1;

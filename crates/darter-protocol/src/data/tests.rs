@@ -10,9 +10,9 @@ proptest! {
     #[test]
     fn requests_decode_to_what_was_encoded(id: u32, blob: [u8; 32], wanted in wanted(), urgent: bool) {
         let request = Ask::Request(Request { id, blob: BlobId(blob), wanted, urgent });
-        prop_assert_eq!(Ask::decode(&request.encode()).unwrap(), request);
+        prop_assert_eq!(Ask::decode(&request.encode()).unwrap(), Ok(request));
         let cancel = Ask::Cancel { id };
-        prop_assert_eq!(Ask::decode(&cancel.encode()).unwrap(), cancel);
+        prop_assert_eq!(Ask::decode(&cancel.encode()).unwrap(), Ok(cancel));
     }
 
     #[test]
@@ -20,9 +20,10 @@ proptest! {
         let data = Header::Data { id, piece: PieceIndex(piece), length };
         prop_assert_eq!(Header::decode(&data.encode()).unwrap(), data);
         let reasons =
-            [Refusal::NotHeld, Refusal::Busy, Refusal::Refused, Refusal::UnknownBlob, Refusal::Cancelled];
+            [Refusal::NotHeld, Refusal::Busy, Refusal::Refused, Refusal::UnknownBlob, Refusal::Cancelled,
+             Refusal::NotUnderstood, Refusal::Other];
         for reason in reasons {
-            let none = Header::None { id, reason };
+            let none = Header::None { id, reason, skip: length % (MAX_PIECE_LENGTH + 1) };
             prop_assert_eq!(Header::decode(&none.encode()).unwrap(), none);
         }
     }
@@ -46,4 +47,29 @@ fn the_layout_is_as_documented() {
     assert_eq!(Ask::Request(request).encode().as_slice(), expected);
     let header = Header::Data { id: 1, piece: PieceIndex(2), length: 0x0001_0000 };
     assert_eq!(header.encode(), [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0]);
+}
+
+#[test]
+fn what_is_not_known_is_refused_or_skipped_and_nonsense_is_neither() {
+    let ask = |what: u8| {
+        let mut frame =
+            Ask::Request(Request { id: 7, blob: BlobId([9; 32]), wanted: Wanted::Any, urgent: false }).encode();
+        frame[4] = what;
+        Ask::decode(&frame).unwrap()
+    };
+    assert_eq!(ask(1), Ok(Ask::Cancel { id: 7 }));
+    assert_eq!([2, 127].map(ask), [Err(UnknownAsk { refuse: Some(7) }); 2]);
+    assert_eq!([128, 255].map(ask), [Err(UnknownAsk { refuse: None }); 2]);
+    let header = |status: u8, piece: u32, length: u32| {
+        let mut header = Header::Data { id: 7, piece: PieceIndex(piece), length }.encode();
+        header[4] = status;
+        Header::decode(&header)
+    };
+    for (status, reason) in
+        [(6, Refusal::NotUnderstood), (7, Refusal::Other), (200, Refusal::Other), (2, Refusal::Busy)]
+    {
+        assert_eq!(header(status, u32::MAX, 10).unwrap(), Header::None { id: 7, reason, skip: 10 });
+    }
+    assert!(matches!(header(77, 0, MAX_PIECE_LENGTH + 1), Err(ProtocolError::TooLong { .. })));
+    assert!(matches!(header(0, MAX_PIECES, 1), Err(ProtocolError::Violation { .. })));
 }

@@ -241,7 +241,7 @@ proptest! {
         let frame = Frame::encode(&message).unwrap();
         let (prefix, body) = frame.0.split_at(4);
         prop_assert_eq!(prefix, (body.len() as u32).to_le_bytes());
-        prop_assert_eq!(decode(body).unwrap(), message);
+        prop_assert_eq!(decode(body).unwrap(), Ok(message));
     }
 
     #[test]
@@ -336,13 +336,52 @@ fn a_registrys_path_headers_and_status_have_bounds() {
 }
 
 #[test]
-fn a_message_has_nothing_behind_it() {
-    let mut body = Frame::encode(&Message::Part { blob: BlobId([1; 32]) }).unwrap().0[4..].to_vec();
-    decode(&body).unwrap();
-    body.push(0);
-    assert!(matches!(decode(&body), Err(ProtocolError::Violation { .. })));
+fn what_another_release_says_besides_is_skipped_and_what_is_cut_off_is_malformed() {
+    let part = Message::Part { blob: BlobId([1; 32]) };
+    let mut body = Frame::encode(&part).unwrap().bytes()[4..].to_vec();
+    body.extend_from_slice(b"a field of the future");
+    assert_eq!(decode(&body).unwrap(), Ok(part));
     body.truncate(5);
     assert!(matches!(decode(&body), Err(ProtocolError::Malformed { .. })));
+}
+
+#[test]
+fn a_message_of_a_kind_or_with_a_value_of_the_future_is_skipped_by_its_length() {
+    let known = Message::AskHashes { blob: BlobId([1; 32]), from: 7 };
+    let refuted = |digest: &str| {
+        let digests = (None::<u32>, BlobId([1; 32]), digest, "sha256:".to_owned() + &"0".repeat(64));
+        [&[26][..], &postcard::to_stdvec(&digests).unwrap()].concat()
+    };
+    let of_the_future = [vec![200, 1], [&[200, 1][..], &[0xff; 70_000]].concat(), refuted("blake4:1234")];
+    let mut said = BytesMut::new();
+    for body in &of_the_future {
+        said.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        said.extend_from_slice(body);
+        said.extend_from_slice(&SIGN_OF_LIFE);
+        said.extend_from_slice(Frame::encode(&known).unwrap().bytes());
+    }
+    for kind in [200, 200, 26] {
+        assert_eq!(take(&mut said).unwrap(), Some(Err(Unknown { kind })));
+        assert_eq!(take(&mut said).unwrap(), Some(Ok(known.clone())));
+    }
+    assert_eq!((take(&mut said).unwrap(), said.is_empty()), (None, true));
+}
+
+#[test]
+fn numbers_of_the_future_read_as_the_most_harmless_ones() {
+    let failure = Failure { kind: FailureKind::NotFound, status: None, text: String::new(), challenge: None };
+    let mut body = Frame::encode(&Message::Rejected { request: 7, failure }).unwrap().bytes()[4..].to_vec();
+    assert_eq!(body[..3], [5, 7, 0]);
+    body[2] = 99;
+    let Message::Rejected { failure, .. } = decode(&body).unwrap().unwrap() else { panic!("another message") };
+    assert_eq!(failure.kind, FailureKind::Other);
+    let lead_is =
+        Message::LeadIs { request: 7, part: SwarmPart::Lead, lead: None, seeds: Vec::new(), nearest: Vec::new() };
+    let mut body = Frame::encode(&lead_is).unwrap().bytes()[4..].to_vec();
+    assert_eq!(body[..3], [21, 7, 3]);
+    body[2] = 99;
+    let Message::LeadIs { part, .. } = decode(&body).unwrap().unwrap() else { panic!("another message") };
+    assert_eq!(part, SwarmPart::Nothing);
 }
 
 #[test]

@@ -6,8 +6,8 @@ use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceIndex, PieceLength, P
 use super::*;
 
 /// The digests are of what version 2 wrote. Where this test fails, agents of the release before can't read what this one
-/// says: bring a new variant instead of changing one, or give up speaking the version before
-/// ([`OLDEST_VERSION`](crate::preface::OLDEST_VERSION)).
+/// says: bring a new variant instead of changing one, or give up speaking that version
+/// ([`Versions::SPOKEN`](crate::Versions::SPOKEN)).
 #[test]
 fn messages_of_version_2_look_as_they_did() {
     let blob = BlobId([0xb0; 32]);

@@ -65,6 +65,14 @@ fn what_is_not_told_has_the_value_of_its_time_and_what_is_new_is_skipped() {
 }
 
 #[test]
+fn a_role_that_nobody_knows_yet_is_a_nodes() {
+    let mut bytes = written(3, &hello());
+    assert_eq!(bytes[36], 0, "a seed");
+    bytes[36] = 77;
+    assert_eq!(decode_hello(3, &bytes).unwrap(), Hello { role: Role::Node, ..hello() });
+}
+
+#[test]
 fn the_form_is_one_that_the_other_side_can_judge_by() {
     let speaks = |lowest, highest| Versions { lowest, highest };
     assert_eq!(form_of(Versions::SPOKEN), 3, "agents of version 3 take it for the one version that is spoken");

@@ -7,6 +7,7 @@ use darter_core::{
 };
 use darter_protocol::{
     Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, SwarmPart, Verdict,
+    Wish,
 };
 
 /// Every kind, in the order of their numbers, with its name.
@@ -28,6 +29,7 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
     let proof = Proof { count: 2, signature: [[0x51; 32], [0x52; 32]] };
     let verdict = Verdict { root: PieceHash([0xf0; 32]), digest: Some(digest) };
     let hashes = vec![PieceHash([0xc0; 32]), PieceHash([0xc1; 32])];
+    let run = hashes.clone();
     let piece_length = PieceLength::from_log2(18).unwrap();
     let mut manifest = Manifest::new(piece_length, Some(300_000));
     manifest.extend(0, &hashes).unwrap();
@@ -117,5 +119,10 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("Seeds", Message::Seeds { seeds: vec![peer] }),
         ("AskRegistryAlike", Message::AskRegistryAlike { request: 7, question: question.clone(), proof: digest }),
         ("AskRegistryKnown", Message::AskRegistryKnown { request: 7, question, proof: Some(digest) }),
+        ("Run", Message::Run { blob, from: 300, hashes: run, proof: Some(proof) }),
+        (
+            "Want",
+            Message::Want { blob, everything: false, wishes: vec![Wish { first: 300, end: 364, within_ms: 10_000 }] },
+        ),
     ]
 }

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Answer;
 use crate::{
-    Budget, BufferPool, MAX_PIECE_LENGTH, MAX_UNANSWERED, PeerReader, PeerStream, PeerWriter, PooledBuffer, Request,
-    Result, Wanted, WireError,
+    Budget, BufferPool, MAX_PIECE_LENGTH, MAX_UNANSWERED, PeerReader, PeerStream, PeerWriter, PooledBuffer, Refusal,
+    Request, Result, Wanted, WireError,
 };
 
 /// What the requesting side needs; all connections of a process share one.
@@ -69,6 +69,7 @@ impl DataClient {
             receiving,
             header: [0; HEADER_LENGTH],
             header_filled: 0,
+            skip: 0,
             coming: None,
             paid: 0,
         };
@@ -164,6 +165,8 @@ pub struct Answers {
     receiving: Receiving,
     header: [u8; HEADER_LENGTH],
     header_filled: usize,
+    /// Bytes to be skipped before the next header.
+    skip: u32,
     /// The piece that is being read.
     coming: Option<Coming>,
     /// Bytes that the budget granted and that were not read yet.
@@ -210,6 +213,10 @@ impl Answers {
                 self.read_piece().await?;
                 continue;
             }
+            if self.skip > 0 {
+                self.skip_some().await?;
+                continue;
+            }
             self.socket.expect((HEADER_LENGTH - self.header_filled) as u32);
             let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;
             if read == 0 {
@@ -231,7 +238,14 @@ impl Answers {
     fn begin(&mut self, header: Header) -> Result<Option<Answer>> {
         let mut state = self.shared.state.lock();
         let (Header::Data { id, .. } | Header::None { id, .. }) = header;
+        if let Header::None { skip, .. } = header {
+            self.skip = skip;
+        }
         let Some(Asked { request, longest, .. }) = state.unanswered.get(&id).copied() else {
+            if matches!(header, Header::None { reason: Refusal::Other | Refusal::NotUnderstood, .. }) {
+                tracing::debug!(id, "an answer that is not known here was skipped");
+                return Ok(None);
+            }
             return Err(WireError::Violation { what: "an answer to nothing that was asked" });
         };
         match header {
@@ -254,6 +268,18 @@ impl Answers {
                 Ok(chosen.then_some(Answer::Begun { id, blob: request.blob, piece }))
             }
         }
+    }
+
+    /// Reads away bytes that mean nothing here: what one read gives.
+    async fn skip_some(&mut self) -> Result<()> {
+        let mut away = [0; 4096];
+        let most = away.len().min(self.skip as usize);
+        let read = self.socket.read(&mut away[..most]).await.map_err(WireError::io("read from a data channel"))?;
+        if read == 0 {
+            return Err(WireError::Closed);
+        }
+        self.skip -= u32::try_from(read).expect("at most 4 KiB");
+        Ok(())
     }
 
     /// Reads more of the piece that is coming: what one read gives.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use darter_core::BlobId;
 use darter_protocol::data::Ask;
 
-use crate::{MAX_UNANSWERED, Request, Result, Wanted, WireError};
+use crate::{MAX_UNANSWERED, Refusal, Request, Result, Wanted, WireError};
 
 /// Blobs whose turns are remembered, at most; those without requests are forgotten beyond that.
 const MAX_TURNS: usize = 4 * MAX_UNANSWERED;
@@ -18,8 +18,8 @@ const MAX_TURNS: usize = 4 * MAX_UNANSWERED;
 pub(super) struct Queue {
     /// Requests to be answered, in the order in which they came.
     open: VecDeque<Request>,
-    /// Ids of requests that were called back and must be told so.
-    cancelled: VecDeque<u32>,
+    /// Ids of requests that must be told why they get no piece: they were called back, or are of a sort that is not known.
+    refused: VecDeque<(u32, Refusal)>,
     /// What there was nothing to give for, the last time the holder was asked.
     parked: Vec<(BlobId, Wanted)>,
     /// How many requests had been settled when one of this blob last was.
@@ -34,24 +34,41 @@ impl Queue {
     /// [`WireError::Violation`] for more requests than one may have unanswered.
     pub(super) fn take_in(&mut self, ask: Ask) -> Result<()> {
         match ask {
-            Ask::Request(_) if self.open.len() + self.cancelled.len() >= MAX_UNANSWERED => {
-                return Err(WireError::Violation { what: "too many unanswered requests" });
+            Ask::Request(request) => {
+                self.check_room()?;
+                self.open.push_back(request);
             }
-            Ask::Request(request) => self.open.push_back(request),
             Ask::Cancel { id } => {
                 // If it is not here its answer is on the way, and that settles it.
                 if let Some(at) = self.open.iter().position(|request| request.id == id) {
                     self.open.remove(at);
-                    self.cancelled.push_back(id);
+                    self.refused.push_back((id, Refusal::Cancelled));
                 }
             }
         }
         Ok(())
     }
 
-    /// The next request that was called back, to be told so.
-    pub(super) fn take_cancelled(&mut self) -> Option<u32> {
-        self.cancelled.pop_front()
+    /// Takes in a request of a sort that is not known here.
+    ///
+    /// # Errors
+    /// As [`take_in`](Self::take_in).
+    pub(super) fn take_in_unknown(&mut self, id: u32) -> Result<()> {
+        self.check_room()?;
+        self.refused.push_back((id, Refusal::NotUnderstood));
+        Ok(())
+    }
+
+    fn check_room(&self) -> Result<()> {
+        match self.open.len() + self.refused.len() {
+            ..MAX_UNANSWERED => Ok(()),
+            _ => Err(WireError::Violation { what: "too many unanswered requests" }),
+        }
+    }
+
+    /// The next request that gets no piece, to be told so.
+    pub(super) fn take_refused(&mut self) -> Option<(u32, Refusal)> {
+        self.refused.pop_front()
     }
 
     /// The request whose turn it is. It stays until it is [parked](Self::park) or [settled](Self::settle).

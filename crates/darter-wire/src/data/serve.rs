@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{BlobId, NodeId, PieceIndex};
-use darter_protocol::data::{ASK_LENGTH, Ask, Header};
+use darter_protocol::data::{ASK_LENGTH, Ask, Header, UnknownAsk};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
@@ -131,7 +131,13 @@ async fn read_requests(mut socket: Box<dyn PeerReader>, queue: &Mutex<Queue>, as
     let mut buffer = BytesMut::with_capacity(64 * ASK_LENGTH);
     loop {
         while let Some((frame, _)) = buffer.split_first_chunk::<ASK_LENGTH>() {
-            queue.lock().take_in(Ask::decode(frame)?)?;
+            match Ask::decode(frame)? {
+                Ok(ask) => queue.lock().take_in(ask)?,
+                Err(UnknownAsk { refuse }) => {
+                    tracing::debug!(request = refuse, "something that is not known here was asked on a data channel");
+                    refuse.map_or(Ok(()), |id| queue.lock().take_in_unknown(id))?;
+                }
+            }
             buffer.advance(ASK_LENGTH);
         }
         asked.notify_one();
@@ -156,7 +162,7 @@ struct Server<'a> {
 impl Server<'_> {
     async fn run(mut self) -> Result<()> {
         loop {
-            self.confirm_cancelled().await?;
+            self.refuse().await?;
             let (idle, parked) = {
                 let queue = self.queue.lock();
                 (queue.next().is_none(), queue.has_parked())
@@ -175,10 +181,10 @@ impl Server<'_> {
         }
     }
 
-    async fn confirm_cancelled(&mut self) -> Result<()> {
+    async fn refuse(&mut self) -> Result<()> {
         loop {
-            let Some(id) = self.queue.lock().take_cancelled() else { return Ok(()) };
-            self.write(&Header::None { id, reason: Refusal::Cancelled }.encode()).await?;
+            let Some((id, reason)) = self.queue.lock().take_refused() else { return Ok(()) };
+            self.write(&Header::None { id, reason, skip: 0 }.encode()).await?;
         }
     }
 
@@ -206,7 +212,7 @@ impl Server<'_> {
             Bind::UnknownBlob => Refusal::UnknownBlob,
         };
         self.queue.lock().settle(&request);
-        self.write(&Header::None { id: request.id, reason }.encode()).await
+        self.write(&Header::None { id: request.id, reason, skip: 0 }.encode()).await
     }
 
     async fn send(&mut self, request: &Request, piece: PieceIndex, payload: &Payload) -> Result<()> {

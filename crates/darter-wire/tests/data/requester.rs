@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Blame, Blamed, Fault, Retry};
-use darter_wire::{Answers, BufferPool, DataClient, PeerStream, Receiving, Unlimited, WireError};
+use darter_wire::{Answers, BufferPool, DataClient, PeerStream, Receiving, Refusal, Unlimited, WireError};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
 
@@ -53,9 +53,10 @@ async fn only_what_was_asked_for_is_taken() {
     let too_long = header(1, 0, 3, PIECE as u32 + 1);
     let another_piece = header(1, 0, 4, PIECE as u32);
     let nobody_asked = header(2, 0, 3, PIECE as u32);
-    let unknown_status = header(1, 9, 3, 0);
-    let refusal_with_bytes = header(1, 1, 3, 8);
-    for said in [too_long, another_piece, nobody_asked, unknown_status, refusal_with_bytes] {
+    let refuses_nothing = header(2, 1, u32::MAX, 0);
+    let no_piece = header(1, 0, u32::MAX, 0);
+    let endless_refusal = header(1, 9, 3, 0x0100_0001);
+    for said in [too_long, another_piece, nobody_asked, refuses_nothing, no_piece, endless_refusal] {
         let (client, mut answers, mut holder) = asked().await;
         holder.writer.write_all(&said).await.unwrap();
         let error = answers.recv().await.unwrap_err();
@@ -164,4 +165,30 @@ async fn room_for_pieces_is_used_again_and_only_so_much_is_kept() {
     assert_eq!(buffers.idle_bytes(), PIECE, "the second is over what the pool keeps");
     buffers.trim();
     assert_eq!(buffers.idle_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_of_another_release_is_one_and_what_comes_with_it_is_skipped() {
+    let (client, mut answers, mut holder) = asked().await;
+    client.request(the_piece(2, 4), PIECE as u32).unwrap();
+    client.request(the_piece(3, 5), PIECE as u32).unwrap();
+    let said = [
+        &header(900, 77, 0, 70_000),
+        &vec![0xff; 70_000],
+        &header(1, 77, u32::MAX, 10_000),
+        &vec![0xff; 10_000],
+        &header(2, 1, u32::MAX, 3),
+        &b"why".to_vec(),
+        &header(3, 0, 5, PIECE as u32),
+        &piece(5),
+    ];
+    let say = async {
+        for bytes in said {
+            holder.writer.write_all(bytes).await.unwrap();
+        }
+    };
+    let hear = async { [next(&mut answers).await, next(&mut answers).await, next(&mut answers).await] };
+    let ((), heard) = tokio::join!(say, hear);
+    assert_eq!(heard, [(1, Err(Refusal::Other)), (2, Err(Refusal::NotHeld)), (3, Ok(5))]);
+    assert!(client.unanswered().is_empty() && !client.is_closed());
 }
