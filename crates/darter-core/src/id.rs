@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One running agent's name in the fleet: 16 bytes, drawn at random when its data directory is made.
+/// One running agent's name in the fleet: 16 bytes of its public key's hash, see [`crate::identity`]. Of an agent whose
+/// data directory an older release made they were drawn at random.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 16]);
 

@@ -3,6 +3,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`id`] | [`NodeId`], [`BlobId`]: who and what |
+//! | [`identity`] | a node's key, of which its id is the hash: [`NodeKey`], [`PublicKey`] |
 //! | [`digest`] | OCI content digests and streaming hashers for them |
 //! | [`source`] | where bytes come from: [`Source`], its [`Version`], and how both name a blob |
 //! | [`range`] | [`ByteRange`]: half-open ranges of bytes |
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod digest;
 pub mod fault;
 pub mod id;
+pub mod identity;
 pub mod manifest;
 pub mod piece;
 pub mod place;
@@ -38,6 +40,7 @@ pub use clock::{Clock, Moment, SystemClock};
 pub use digest::{Digest, DigestHasher};
 pub use fault::{Blame, Blamed, Fault, Retry, in_full};
 pub use id::{BlobId, NodeId};
+pub use identity::{KeyError, NodeKey, PublicKey};
 pub use manifest::{Manifest, PieceHash};
 pub use piece::{PieceIndex, PieceLength};
 pub use place::{Place, Tier};

@@ -1,25 +1,42 @@
-//! The agent's name in the fleet: drawn once, kept in `DATA_DIR/node-id` as 32 hexadecimal digits and a newline.
+//! The agent's name in the fleet, and the key that can prove it.
+//!
+//! `DATA_DIR/node-key` has the key, drawn at the first start ([`NodeKey`] has the format), and `DATA_DIR/node-id` the name as 32
+//! hexadecimal digits and a newline: the [hash of the public key](darter_core::identity). The key is for a transport that proves
+//! who is at its ends. There is none yet: over plain TCP the name is just said.
+//!
+//! An id that an older release drew has no key. It stays, and a key is put beside it, until a transport proves keys: a new
+//! name costs, since rendezvous hashing then names others for half of what a seed keeps, and for a whole fleet at once if it is
+//! upgraded. As long as nothing checks it, that buys nothing. Once something does, `node-id` must be the key's.
+//!
+//! A key that is damaged is set aside as `node-key.unread`, and a new one is drawn: with it comes a new id, since the old one
+//! can't be proved any more. One that a newer release wrote is set aside as `node-key.newer`, and the id that it has a name for
+//! stays. Neither is ever deleted.
 //!
 //! A data directory that is copied to another machine, with a golden image say, brings its id along, and two agents would
 //! have one. So `DATA_DIR/node-machine` says on which machine the id was drawn: the SHA-256 of the machine's own id (never
 //! that id itself, which systemd asks to keep to oneself), as 64 hexadecimal digits and a newline. On another machine
-//! a new id is drawn. A directory that an older release made has no such file, and a machine may have no id (a container):
-//! then the id stays. Two agents that have one id all the same are told by whomever they connect to
+//! key and id are drawn anew. A directory that an older release made has no such file, and a machine may have no id (a container):
+//! then they stay. Two agents that have one id all the same are told by whomever they connect to
 //! ([`twins`](crate::fleet)).
 
 use std::io;
 use std::path::Path;
 
 use darter_core::fault::advice;
-use darter_core::{Digest, NodeId, in_full};
+use darter_core::{Digest, KeyError, NodeId, NodeKey, in_full};
 use darter_store::Dir;
 
 use crate::error::StartError;
 
 const FILE: &str = "node-id";
 const NEW_FILE: &str = "node-id.new";
+const KEY_FILE: &str = "node-key";
+const NEW_KEY_FILE: &str = "node-key.new";
 const MACHINE_FILE: &str = "node-machine";
 const NEW_MACHINE_FILE: &str = "node-machine.new";
+
+/// Files set aside for one reason, at most.
+const MAX_SET_ASIDE: usize = 100;
 
 /// Where a machine's id is, the first that there is.
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
@@ -33,29 +50,14 @@ pub(crate) fn of_this_machine(data_dir: &Path) -> Result<NodeId, StartError> {
     load_or_draw(data_dir, id.as_deref())
 }
 
-/// Reads the node id of this data directory, or draws one and writes it down. `machine` is the machine's own id.
+/// Reads the node id of this data directory, or draws a key and writes down both. `machine` is the machine's own id.
 ///
 /// # Errors
-/// [`StartError::File`] when the file can't be read or written, or holds something else.
+/// [`StartError::File`] when a file can't be read or written, or `node-id` holds something else.
 fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartError> {
     let dir = Dir::open(data_dir)?;
-    let failed = |file: &str, reason: &str, source: Option<io::Error>| StartError::File {
-        path: dir.path_of(file).display().to_string(),
-        reason: reason.to_owned(),
-        source,
-    };
-    let refused = |file: &'static str| move |error: io::Error| failed(file, advice(&error), Some(error));
-    let known = match dir.read(FILE) {
-        Ok(text) => Some(String::from_utf8_lossy(&text).trim().parse::<NodeId>().map_err(|_| {
-            failed(FILE, "not a node id; remove the file and a new id is drawn at the next start", None)
-        })?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            let advice =
-                "let the user that darter runs as read it, or remove it, and a new id is drawn at the next start";
-            return Err(failed(FILE, advice, Some(error)));
-        }
-    };
+    let known = read_id(&dir)?;
+    let key = read_key(&dir)?;
     let machine = machine.map(digest_of);
     let (drawn_on, machine) = match dir.read(MACHINE_FILE) {
         Ok(text) => (Some(String::from_utf8_lossy(&text).trim().to_owned()), machine),
@@ -67,26 +69,120 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
         }
     };
     let moved = machine.is_some() && drawn_on.is_some() && machine != drawn_on;
-    let id = match known {
-        Some(id) if !moved => id,
-        before => {
-            let id = draw().map_err(refused(FILE))?;
-            let line = format!("{id}\n");
-            let written = dir.replace(FILE, NEW_FILE, &[line.as_bytes()], true);
-            written.map_err(refused(FILE))?;
-            if let Some(before) = before {
-                tracing::warn!(%before, %id, "the data directory was copied from another machine: a new node id was drawn");
+    let id = match (known, key) {
+        (Some(id), Key::Kept(_)) if !moved => id,
+        // An older release drew the id, or a newer one has a key for it.
+        (Some(id), Key::None | Key::Newer) if !moved => {
+            draw_key(&dir)?;
+            id
+        }
+        (None, Key::Kept(key)) if !moved => write_id(&dir, key.public().node())?,
+        (before, _) => {
+            let id = draw_key(&dir)?;
+            write_id(&dir, id)?;
+            match before {
+                Some(before) if moved => {
+                    tracing::warn!(%before, %id, "the data directory was copied from another machine: a new node id was drawn");
+                }
+                Some(before) => tracing::warn!(%before, %id, "with the key, the node id is a new one"),
+                None => {}
             }
             id
         }
     };
     // After the id: if this is not written, the next start draws once more.
     if let Some(machine) = machine.filter(|_| moved || drawn_on.is_none()) {
-        let line = format!("{machine}\n");
-        let written = dir.replace(MACHINE_FILE, NEW_MACHINE_FILE, &[line.as_bytes()], true);
-        written.map_err(refused(MACHINE_FILE))?;
+        write(&dir, MACHINE_FILE, NEW_MACHINE_FILE, &machine)?;
     }
     Ok(id)
+}
+
+/// What there is of a key.
+enum Key {
+    None,
+    Kept(NodeKey),
+    /// A newer release's; it was set aside.
+    Newer,
+    /// It was set aside.
+    Damaged,
+}
+
+fn failed(dir: &Dir, file: &str, reason: &str, source: Option<io::Error>) -> StartError {
+    StartError::File { path: dir.path_of(file).display().to_string(), reason: reason.to_owned(), source }
+}
+
+fn refused(dir: &Dir, file: &str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| failed(dir, file, advice(&error), Some(error))
+}
+
+fn read_id(dir: &Dir) -> Result<Option<NodeId>, StartError> {
+    match dir.read(FILE) {
+        Ok(text) => {
+            String::from_utf8_lossy(&text).trim().parse().map(Some).map_err(|_| {
+                failed(dir, FILE, "not a node id; remove the file and the next start writes it anew", None)
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let advice = "let the user that darter runs as read it, or remove it, and the next start writes it anew";
+            Err(failed(dir, FILE, advice, Some(error)))
+        }
+    }
+}
+
+fn read_key(dir: &Dir) -> Result<Key, StartError> {
+    let fault = match dir.read(KEY_FILE) {
+        Ok(text) => match NodeKey::from_text(&String::from_utf8_lossy(&text)) {
+            Ok(key) => return Ok(Key::Kept(key)),
+            Err(fault) => fault,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Key::None),
+        // Something else than a file has its name.
+        Err(_) if matches!(dir.look(KEY_FILE), Ok(None)) => KeyError::Damaged,
+        Err(error) => {
+            let advice = "let the user that darter runs as, and nobody else, read it; or move it away, and a new key is \
+                          drawn at the next start";
+            return Err(failed(dir, KEY_FILE, advice, Some(error)));
+        }
+    };
+    let (key, suffix) = match fault {
+        KeyError::Newer(_) => (Key::Newer, "newer"),
+        KeyError::Damaged => (Key::Damaged, "unread"),
+    };
+    let kept = set_aside(dir, suffix).map_err(refused(dir, KEY_FILE))?;
+    let path = dir.path_of(KEY_FILE);
+    tracing::warn!(path = %path.display(), %fault, kept, "the node's key can't be used: it is set aside, and a new one is drawn");
+    Ok(key)
+}
+
+/// Moves the key's file to a name that nothing has, and returns that.
+fn set_aside(dir: &Dir, suffix: &str) -> io::Result<String> {
+    let taken = dir.names()?;
+    let names = (1..=MAX_SET_ASIDE).map(|number| match number {
+        1 => format!("{KEY_FILE}.{suffix}"),
+        _ => format!("{KEY_FILE}.{suffix}-{number}"),
+    });
+    let free = names.into_iter().find(|name| !taken.contains(name));
+    let free = free.ok_or_else(|| io::Error::other("too many damaged keys were set aside here: remove some"))?;
+    dir.rename(KEY_FILE, dir, &free)?;
+    Ok(free)
+}
+
+/// Draws a key, and returns the id that goes with it.
+fn draw_key(dir: &Dir) -> Result<NodeId, StartError> {
+    let key = NodeKey::draw();
+    write(dir, KEY_FILE, NEW_KEY_FILE, key.to_text().trim_end())?;
+    Ok(key.public().node())
+}
+
+fn write_id(dir: &Dir, id: NodeId) -> Result<NodeId, StartError> {
+    write(dir, FILE, NEW_FILE, &id.to_string())?;
+    Ok(id)
+}
+
+fn write(dir: &Dir, file: &str, temporary: &str, text: &str) -> Result<(), StartError> {
+    let written = dir.replace(file, temporary, &[text.as_bytes(), b"\n"], true);
+    written.map_err(refused(dir, file))
 }
 
 /// Names a machine to this program alone.
@@ -104,15 +200,6 @@ pub(crate) fn draw_run() -> u64 {
         _ => (u64::from(std::process::id()) << 32) ^ crate::context::unix_now(),
     };
     drawn.max(1)
-}
-
-fn draw() -> io::Result<NodeId> {
-    let mut id = [0; 16];
-    let filled = rustix::rand::getrandom(&mut id[..], rustix::rand::GetRandomFlags::empty())?;
-    if filled != id.len() {
-        return Err(io::Error::other("the system gave too few random bytes"));
-    }
-    Ok(NodeId(id))
 }
 
 #[cfg(test)]
@@ -146,6 +233,65 @@ mod tests {
         assert_eq!(load_or_draw(dir.path(), Some("a")).unwrap(), first, "an older release, or a machine without an id");
         assert_eq!(load_or_draw(dir.path(), None).unwrap(), first);
         assert_ne!(load_or_draw(dir.path(), Some("b")).unwrap(), first);
+    }
+
+    fn key_in(dir: &Path) -> NodeKey {
+        NodeKey::from_text(&std::fs::read_to_string(dir.join(KEY_FILE)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_the_hash_of_a_key_that_nobody_else_can_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let id = load_or_draw(dir.path(), None).unwrap();
+        assert_eq!(key_in(dir.path()).public().node(), id);
+        let mode = std::fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        assert_eq!(load_or_draw(dir.path(), None).unwrap(), id, "the key says it, too");
+        assert_eq!(std::fs::read_to_string(dir.path().join(FILE)).unwrap(), format!("{id}\n"));
+    }
+
+    #[test]
+    fn an_id_of_the_last_release_stays_and_a_key_is_put_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = "0123456789abcdef0123456789abcdef";
+        std::fs::write(dir.path().join(FILE), format!("{before}\n")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(load_or_draw(dir.path(), Some("a")).unwrap().to_string(), before);
+            assert_ne!(key_in(dir.path()).public().node().to_string(), before);
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_set_aside_and_never_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let first = load_or_draw(dir.path(), None).unwrap();
+        let newer = "darter node key 2\nof another kind\n";
+        std::fs::write(at(KEY_FILE), newer).unwrap();
+        assert_eq!(load_or_draw(dir.path(), None).unwrap(), first, "going back a release is no new node");
+        assert_eq!(std::fs::read_to_string(at("node-key.newer")).unwrap(), newer);
+        let mut before = first;
+        for (damage, kept) in [("", "node-key.unread"), ("garbage", "node-key.unread-2")] {
+            std::fs::write(at(KEY_FILE), damage).unwrap();
+            let id = load_or_draw(dir.path(), None).unwrap();
+            assert_ne!(id, before, "the old id can't be proved any more");
+            assert_eq!(id, key_in(dir.path()).public().node());
+            assert_eq!(std::fs::read_to_string(at(kept)).unwrap(), damage);
+            before = id;
+        }
+        assert_eq!(load_or_draw(dir.path(), None).unwrap(), before);
+    }
+
+    #[test]
+    fn a_copied_data_directory_gets_a_key_of_its_own_on_the_other_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        load_or_draw(dir.path(), Some("machine a")).unwrap();
+        let first = key_in(dir.path()).public();
+        let id = load_or_draw(dir.path(), Some("machine b")).unwrap();
+        assert_ne!(key_in(dir.path()).public(), first);
+        assert_eq!(key_in(dir.path()).public().node(), id);
     }
 
     #[test]

@@ -35,12 +35,13 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// What agents put into their data directory, apart from names of one moment (`.images`, `peers.new`), and what file systems put
 /// into their own root.
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
     "lock",
     "blobs",
     "trash",
     "index",
     "node-id",
+    "node-key",
     "node-machine",
     "peers",
     "darter",

@@ -61,6 +61,19 @@ pub enum WireError {
         /// What is spoken there.
         theirs: Versions,
     },
+    /// The other side calls itself a node whose key it does not have.
+    #[error(
+        "{addr} calls itself node {claimed}, but has proved to have the key of node {proven} (remove the files node-id and \
+         node-key there and restart that agent, if it is one of yours)"
+    )]
+    Identity {
+        /// The address of the other side.
+        addr: String,
+        /// What it calls itself.
+        claimed: NodeId,
+        /// The node that its key belongs to.
+        proven: NodeId,
+    },
     /// The other side is this very node.
     #[error("{addr} is this node itself (name another node)")]
     Oneself {
@@ -70,7 +83,7 @@ pub enum WireError {
     /// Two agents have one id.
     #[error(
         "{addr} and {other} are two agents with one id, {node} (one data directory is a copy of the other: \
-         remove the file node-id from one of them and restart its agent)"
+         remove the files node-id and node-key from one of them and restart its agent)"
     )]
     SameId {
         /// Where one of them is.
@@ -152,7 +165,9 @@ impl Blamed for WireError {
                 (Peer, Retry::Later(None))
             }
             // It broke the protocol: a reason to shun it, where all else is bad luck.
-            Self::Malformed { .. } | Self::Violation { .. } | Self::TooLong { .. } => (Peer, Retry::Elsewhere),
+            Self::Malformed { .. } | Self::Violation { .. } | Self::TooLong { .. } | Self::Identity { .. } => {
+                (Peer, Retry::Elsewhere)
+            }
             Self::Full => (Ourselves, Retry::Later(None)),
             Self::InUse { .. } => (Ourselves, Retry::Never),
         };

@@ -3,6 +3,8 @@
 //! The side that connected speaks first, so that whoever probes the port learns nothing. Where the two have no version of the
 //! protocol in common, both know both ranges by then, and each says which side is to be upgraded. The side that accepted reads
 //! away what still comes before it closes the connection: closed with bytes unread, TCP would take its answer back.
+//!
+//! A node that calls itself otherwise than its proven key says ([`PeerStream::proven`]) is refused.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -38,7 +40,7 @@ pub struct Greeted {
 ///
 /// # Errors
 /// Those of [`Transport::connect`], [`WireError::NotDarter`], [`WireError::NoAnswer`], [`WireError::HungUp`],
-/// [`WireError::Version`], [`WireError::Oneself`], [`WireError::SameId`], and [`WireError::Malformed`] or
+/// [`WireError::Version`], [`WireError::Identity`], [`WireError::Oneself`], [`WireError::SameId`], and [`WireError::Malformed`] or
 /// [`WireError::TooLong`] for a hello that makes no sense.
 pub async fn open(transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
     const OLDEST: Versions = Versions::exactly(OLDEST_FORM);
@@ -146,6 +148,11 @@ async fn read_hello(stream: &mut PeerStream, addr: &str, head: Head, me: &Hello)
 /// Decides whether the agent that introduced itself is one to talk to.
 fn meet(stream: PeerStream, addr: &str, me: &Hello, kind: Kind, mut hello: Hello, version: u8) -> Result<Greeted> {
     hello.listen = reachable(&hello.listen, stream.peer_addr());
+    if let Some(proven) = stream.proven().map(|key| key.node())
+        && proven != hello.node
+    {
+        return Err(WireError::Identity { addr: addr.to_owned(), claimed: hello.node, proven });
+    }
     if hello.node == me.node {
         let tell_apart = hello.run != 0 && me.run != 0 && hello.run != me.run;
         return Err(match tell_apart {

@@ -1,6 +1,6 @@
 //! Who is there: right introductions, and everything that is not one.
 
-use darter_core::{Blamed, NodeId, Place, Retry};
+use darter_core::{Blame, Blamed, Fault, NodeId, Place, PublicKey, Retry};
 use darter_wire::preface::{greet, open};
 use darter_wire::{
     Capabilities, Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, Versions, WireError,
@@ -292,4 +292,46 @@ async fn a_hello_that_no_one_would_accept_is_not_sent() {
     let endless = Hello { program: "x".repeat(5_000), ..hello(1, "") };
     let (caller, _) = meet(&endless, &hello(2, ""), Kind::Control).await;
     assert!(matches!(caller, Err(WireError::TooLong { .. })));
+}
+
+/// Node 1 connects to node 2 over a transport that makes both prove these keys; what each sees.
+async fn meet_proving(one: (&Hello, PublicKey), two: (&Hello, PublicKey)) -> (Result<Greeted>, Result<Greeted>) {
+    let network = MemNetwork::new();
+    let listener = network.host([10, 0, 0, 2]).proving(two.1).listen("0.0.0.0:7400").await.unwrap();
+    let caller = network.host([10, 0, 0, 1]).proving(one.1);
+    tokio::join!(open(&caller, "10.0.0.2:7400", Kind::Control, one.0), async {
+        greet(listener.accept().await.unwrap(), two.0).await
+    })
+}
+
+#[tokio::test]
+async fn a_node_is_called_what_the_key_says_that_its_transport_proved() {
+    let [key_one, key_two] = [1, 2].map(|seed| PublicKey([seed; 32]));
+    let [one, two] = [key_one, key_two].map(|key| Hello { node: key.node(), ..hello(1, "") });
+    let (at_one, at_two) = meet_proving((&one, key_one), (&two, key_two)).await;
+    let (at_one, at_two) = (at_one.unwrap(), at_two.unwrap());
+    assert_eq!((at_one.stream.proven(), at_one.hello.node), (Some(key_two), two.node));
+    assert_eq!((at_two.stream.proven(), at_two.hello.node), (Some(key_one), one.node));
+    let other = PublicKey([3; 32]);
+    for (liar_listens, (at_one, at_two)) in [
+        (true, meet_proving((&one, key_one), (&two, other)).await),
+        (false, meet_proving((&one, other), (&two, key_two)).await),
+    ] {
+        let (refused, claimed) = if liar_listens { (at_one, two.node) } else { (at_two, one.node) };
+        let error = refused.unwrap_err();
+        assert!(error.blame() == Blame::new(Fault::Peer, Retry::Elsewhere), "{error}");
+        let told = error.to_string();
+        assert!(told.contains(&claimed.to_string()) && told.contains(&other.node().to_string()), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn over_plain_tcp_nobody_proves_anything() {
+    let transport = TcpTransport::default();
+    let listener = transport.listen("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().to_string();
+    let (here, there) = (hello(1, ""), hello(2, ""));
+    let accept = async { greet(listener.accept().await.unwrap(), &there).await };
+    let (at_here, at_there) = tokio::join!(open(&transport, &addr, Kind::Control, &here), accept);
+    assert_eq!([at_here, at_there].map(|greeted| greeted.unwrap().stream.proven()), [None, None]);
 }

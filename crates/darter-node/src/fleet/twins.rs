@@ -36,8 +36,9 @@ pub(super) struct Twins {
     refused: HashSet<(NodeId, u64)>,
     /// Where this agent's own twins listen.
     own: HashSet<String>,
-    /// Hosts from which agents of another version of the protocol have connected.
-    other_versions: HashSet<String>,
+    /// Hosts from which agents have connected that speak another version of the protocol, or call themselves otherwise than their
+    /// key says.
+    turned_away: HashSet<String>,
 }
 
 impl Twins {
@@ -94,7 +95,7 @@ impl Fleet {
                 refused = hello.listen,
                 connected = twin.hello.listen,
                 "two agents have one id; the one that came later is refused. One data directory is a copy of the other: \
-                 remove the file node-id from one of them and restart its agent"
+                 remove the files node-id and node-key from one of them and restart its agent"
             );
         }
         self.say(node, &Message::SameId { addr: hello.listen.clone() });
@@ -108,19 +109,20 @@ impl Fleet {
         }
     }
 
-    /// A connection was turned away. One of another release is worth a warning, once; one of an agent with this agent's own id
-    /// is worth more.
+    /// A connection was turned away. One of another release, or under another's name, is worth a warning, once; one of an
+    /// agent with this agent's own id is worth more.
     pub(super) fn tell_of_stranger(&self, error: &WireError) {
         if let WireError::SameId { addr, .. } = error {
             self.has_twin(addr);
             return;
         }
-        let host = match error {
-            WireError::Version { addr, .. } => addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host),
+        let addr = match error {
+            WireError::Version { addr, .. } | WireError::Identity { addr, .. } => addr.as_str(),
             _ => "",
         };
-        if !host.is_empty() && Twins::is_new(&mut self.twins.lock().other_versions, host.to_owned()) {
-            tracing::warn!(error = %in_full(error), "an agent of another release can't connect");
+        let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+        if !host.is_empty() && Twins::is_new(&mut self.twins.lock().turned_away, host.to_owned()) {
+            tracing::warn!(error = %in_full(error), "an agent can't be let in");
         } else {
             tracing::debug!(error = %in_full(error), "turned a connection away");
         }
@@ -132,8 +134,8 @@ impl Fleet {
             tracing::error!(
                 node = %self.me().node,
                 other = addr,
-                "another agent has the id of this one. One data directory is a copy of the other: remove the file \
-                 node-id from one of them and restart its agent"
+                "another agent has the id of this one. One data directory is a copy of the other: remove the files \
+                 node-id and node-key from one of them and restart its agent"
             );
         }
     }

@@ -37,11 +37,12 @@ const INSTEAD: [(&str, Put); 5] = [
 ];
 
 /// Files and directories of the data directory, and whether an agent starts without.
-const PLACES: [(&str, bool); 17] = [
+const PLACES: [(&str, bool); 18] = [
     ("node-id", false),
     ("lock", false),
     ("blobs", false),
     ("trash", false),
+    ("node-key", true),
     ("node-machine", true),
     ("peers", true),
     ("peers.new", true),

@@ -1,5 +1,6 @@
 //! A network in memory, for tests: hosts with addresses of their own, and pipes between them. It keeps tokio's
-//! paused time honest: nothing waits on a real socket.
+//! paused time honest: nothing waits on a real socket. A host may [prove](MemTransport::proving) a key to whomever it is
+//! connected with, as a transport that authenticates its ends would.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
+use darter_core::PublicKey;
 use parking_lot::Mutex;
 use tokio::io::{AsyncWrite, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -30,8 +32,14 @@ pub struct MemNetwork {
 
 #[derive(Debug, Default)]
 struct Book {
-    listeners: HashMap<SocketAddr, mpsc::Sender<PeerStream>>,
+    listeners: HashMap<SocketAddr, Listening>,
     last_port: u16,
+}
+
+#[derive(Clone, Debug)]
+struct Listening {
+    backlog: mpsc::Sender<PeerStream>,
+    proves: Option<PublicKey>,
 }
 
 impl Book {
@@ -49,7 +57,7 @@ impl MemNetwork {
 
     /// The transport of the host with this address.
     pub fn host(&self, ip: impl Into<IpAddr>) -> MemTransport {
-        MemTransport { book: Arc::clone(&self.book), ip: ip.into() }
+        MemTransport { book: Arc::clone(&self.book), ip: ip.into(), proves: None }
     }
 }
 
@@ -58,6 +66,15 @@ impl MemNetwork {
 pub struct MemTransport {
     book: Arc<Mutex<Book>>,
     ip: IpAddr,
+    proves: Option<PublicKey>,
+}
+
+impl MemTransport {
+    /// The same host, which proves to have this key.
+    pub const fn proving(mut self, key: PublicKey) -> Self {
+        self.proves = Some(key);
+        self
+    }
 }
 
 #[async_trait]
@@ -65,18 +82,20 @@ impl Transport for MemTransport {
     async fn connect(&self, addr: &str) -> Result<PeerStream> {
         let failed = |source| WireError::Connect { addr: addr.to_owned(), source };
         let to: SocketAddr = addr.parse().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
-        let (backlog, from) = {
+        let (listening, from) = {
             let mut book = self.book.lock();
             let from = SocketAddr::new(self.ip, book.free_port());
             (book.listeners.get(&to).cloned(), from)
         };
-        let Some(backlog) = backlog else { return Err(failed(io::ErrorKind::ConnectionRefused.into())) };
+        let Some(Listening { backlog, proves }) = listening else {
+            return Err(failed(io::ErrorKind::ConnectionRefused.into()));
+        };
         let (here, there) = tokio::io::duplex(PIPE);
-        let refused = backlog.try_send(stream_of(there, from)).is_err();
+        let refused = backlog.try_send(stream_of(there, from, self.proves)).is_err();
         if refused {
             return Err(failed(io::ErrorKind::ConnectionRefused.into()));
         }
-        Ok(stream_of(here, to))
+        Ok(stream_of(here, to, proves))
     }
 
     async fn listen(&self, addr: &str) -> Result<Box<dyn Listener>> {
@@ -90,11 +109,11 @@ impl Transport for MemTransport {
             true => SocketAddr::new(self.ip, local_addr.port()),
             false => local_addr,
         };
-        if book.listeners.get(&reached_at).is_some_and(|listener| !listener.is_closed()) {
+        if book.listeners.get(&reached_at).is_some_and(|listening| !listening.backlog.is_closed()) {
             return Err(failed(io::ErrorKind::AddrInUse));
         }
-        let (sender, receiver) = mpsc::channel(BACKLOG);
-        book.listeners.insert(reached_at, sender);
+        let (backlog, receiver) = mpsc::channel(BACKLOG);
+        book.listeners.insert(reached_at, Listening { backlog, proves: self.proves });
         Ok(Box::new(Accepting { backlog: tokio::sync::Mutex::new(receiver), local_addr }))
     }
 }
@@ -115,9 +134,13 @@ impl Listener for Accepting {
     }
 }
 
-fn stream_of(pipe: DuplexStream, peer_addr: SocketAddr) -> PeerStream {
+fn stream_of(pipe: DuplexStream, peer_addr: SocketAddr, proven: Option<PublicKey>) -> PeerStream {
     let (reader, writer) = tokio::io::split(pipe);
-    PeerStream::new(Box::new(reader), Box::new(MemWriter(writer)), peer_addr)
+    let stream = PeerStream::new(Box::new(reader), Box::new(MemWriter(writer)), peer_addr);
+    match proven {
+        Some(key) => stream.proven_by(key),
+        None => stream,
+    }
 }
 
 /// Ends its direction when dropped, as a TCP connection's half does; the pipe's own half would leave it open.

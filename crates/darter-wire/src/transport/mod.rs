@@ -1,6 +1,10 @@
 //! Where connections are made: the only place in Darter that opens or accepts a peer connection, so that encryption
 //! is a matter of one more [`Transport`] and of nobody else.
 //!
+//! A transport that authenticates the other end says which key that end has proved to have ([`PeerStream::proven`]). Plain TCP
+//! proves none. What a peer says of itself is held against it where prefaces are exchanged ([`preface`](crate::preface)), on
+//! both sides: nobody can be called as another node is without that node's key.
+//!
 //! A connection is a [`PeerStream`]: two halves that live apart, because both kinds of channel read and write at
 //! the same time. The writing half can send a file's bytes without passing them through the process.
 
@@ -14,6 +18,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use darter_core::PublicKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 pub use mem::{MemNetwork, MemTransport};
@@ -58,12 +63,24 @@ pub struct PeerStream {
     pub writer: Box<dyn PeerWriter>,
     peer_addr: SocketAddr,
     local_addr: Option<SocketAddr>,
+    proven: Option<PublicKey>,
 }
 
 impl PeerStream {
     /// A connection of these halves.
     pub fn new(reader: Box<dyn PeerReader>, writer: Box<dyn PeerWriter>, peer_addr: SocketAddr) -> Self {
-        Self { reader, writer, peer_addr, local_addr: None }
+        Self { reader, writer, peer_addr, local_addr: None, proven: None }
+    }
+
+    /// The same, whose other end has proved to have this key.
+    pub const fn proven_by(mut self, key: PublicKey) -> Self {
+        self.proven = Some(key);
+        self
+    }
+
+    /// The key that the other end has proved to have, if the transport makes it prove one.
+    pub const fn proven(&self) -> Option<PublicKey> {
+        self.proven
     }
 
     /// The same with the address of this end.
