@@ -118,3 +118,20 @@ fn the_documentation_has_every_kind_with_its_number() {
     let unknown = take(&mut BytesMut::from(&next[..])).unwrap();
     assert_eq!(unknown, Some(Err(Unknown { kind: kinds.len() as u32 })), "a kind that has no row");
 }
+
+/// Room is made for what has come, not for what a length says: else such a message would take gigabytes, or end the process.
+#[test]
+fn a_length_that_promises_more_than_there_is_takes_no_memory() {
+    const ENDLESS: [&[u8]; 2] =
+        [&[0xff, 0xff, 0xff, 0xff, 0x0f], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]];
+    for (name, message) in messages() {
+        let body = &Frame::encode(&message).unwrap().bytes()[4..].to_vec();
+        for (at, endless) in (0..body.len()).flat_map(|at| ENDLESS.map(|endless| (at, endless))) {
+            let body = [&body[..at], endless, &body[at + 1..]].concat();
+            let frame = [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], &body].concat();
+            let taken = take(&mut BytesMut::from(&frame[..]));
+            // Where it was no length it may be a number, or part of a text or a hash.
+            assert!(taken.is_err() || taken.is_ok_and(|message| message.is_some()), "{name} at {at}");
+        }
+    }
+}

@@ -22,6 +22,7 @@ mod registries;
 #[path = "../mirror/registry.rs"]
 #[allow(dead_code, reason = "the mirror's tests use all of it")]
 mod registry;
+mod releases;
 mod reopened;
 mod seed;
 mod slow;
