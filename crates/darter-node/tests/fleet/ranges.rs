@@ -217,6 +217,23 @@ async fn nodes_that_read_different_parts_at_once_read_the_origin_once_in_all() {
     fleet.drain().await;
 }
 
+/// More nodes than a lead tells hashes by itself: whoever waits for a piece is told its hash all the same, with the lead's signature, and
+/// those who come to want everything learn the hashes behind gaps from who holds their pieces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_large_swarm_who_waits_for_a_range_is_told_its_hashes() {
+    const LENGTH: u64 = 12 * MIB;
+    let origin = Origin::start(LENGTH).await;
+    let fleet = Fleet::start(66).await;
+    let opened = join_all(fleet.nodes.iter().map(|node| open(node, &origin))).await;
+    let part = |nth: u64| ByteRange::new((6 + nth % 4) * MIB + 1000, (7 + nth % 4) * MIB);
+    join_all(opened.iter().zip(0..).map(async |(download, nth)| check(download, part(nth)).await)).await;
+    assert!(origin.given() <= 4 * MIB + 80 * CHUNK, "{} bytes were read for four megabytes", origin.given());
+    let everything = join_all(fleet.nodes[..8].iter().map(|node| check_whole(node, &origin)));
+    tokio::time::timeout(Duration::from_secs(120), everything).await.expect("an end");
+    assert!(origin.given() <= LENGTH + 120 * CHUNK, "{} bytes", origin.given());
+    fleet.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_origin_without_ranges_is_read_from_its_first_byte_and_explain_says_so() {
     let origin = Origin::start_with(9 * MIB, false, watch::channel(true).1).await;
