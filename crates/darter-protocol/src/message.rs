@@ -60,6 +60,7 @@
 //! | 29 | [`AskRegistryKnown`](Message::AskRegistryKnown) | `varint: request, question, text?: proof` |
 //! | 30 | [`Run`](Message::Run) | `blob, varint: from, [hash], proof?` |
 //! | 31 | [`Want`](Message::Want) | `blob, bool: everything, [{varint: first, varint: end, varint: milliseconds}]` |
+//! | 32 | [`Unreached`](Message::Unreached) | `blob, node` |
 //!
 //! Kinds are added behind these, and fields at the end of a kind, with `#[serde(default)]`: a reader skips kinds and fields that it
 //! does not know, and gives fields that are missing their default. Nothing else about a message ever changes.
@@ -375,6 +376,13 @@ pub enum Message {
         /// What readers wait for, at most [`MAX_WISHES`].
         wishes: Vec<Wish>,
     },
+    /// Member → lead: I can't reach this neighbour. The lead names another one, where there are others.
+    Unreached {
+        /// The blob.
+        blob: BlobId,
+        /// The neighbour.
+        peer: NodeId,
+    },
 }
 
 /// Pieces that a reader waits for.
@@ -546,6 +554,7 @@ impl Message {
             | Self::AskRegistryAlike { .. }
             | Self::AskRegistryKnown { .. } => 3,
             Self::Run { .. } | Self::Want { .. } => WANT_SINCE,
+            Self::Unreached { .. } => 4,
         }
     }
 

@@ -63,6 +63,8 @@ pub(crate) trait Listener: Send + Sync {
     fn peer_up(&self, peer: &Peer);
     /// A peer's last control connection is gone.
     fn peer_down(&self, node: NodeId);
+    /// A node could not be reached.
+    fn not_reached(&self, node: NodeId);
     /// A peer said something.
     fn said(&self, from: NodeId, message: Message);
     /// The lead chose a piece for an ask, and is sending it.
@@ -290,6 +292,12 @@ impl Fleet {
             }
             fleet.state.lock().dialling.remove(&info.node);
             fleet.changed.send_replace(());
+            // It may have reached this agent meanwhile.
+            if fleet.peer(info.node).is_none()
+                && let Some(listener) = fleet.listener()
+            {
+                listener.not_reached(info.node);
+            }
         });
     }
 

@@ -412,6 +412,12 @@ impl Listener for ListeningSwarms {
         }
     }
 
+    fn not_reached(&self, node: NodeId) {
+        for transfer in self.swarms.all() {
+            transfer.not_reached(node);
+        }
+    }
+
     fn said(&self, from: NodeId, message: Message) {
         let swarms = &self.swarms;
         match message {
@@ -494,6 +500,7 @@ impl Listener for ListeningSwarms {
             | Message::Run { blob, .. }
             | Message::Want { blob, .. }
             | Message::Lost { blob, .. }
+            | Message::Unreached { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),

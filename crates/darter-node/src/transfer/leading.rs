@@ -547,18 +547,28 @@ impl Transfer {
         self.kick.notify_one();
     }
 
+    /// A member can't reach another.
+    pub(super) fn member_misses(&self, member: NodeId, other: NodeId) {
+        if let Some(leading) = self.state.lock().leading.as_mut().filter(|leading| leading.has(member)) {
+            leading.swarm.part(member, other);
+        }
+        self.kick.notify_one();
+    }
+
     /// The piece that a member should get now; `Err` if it is no member here. A copy of what others have is only chosen
     /// after `may_copy` was asked, with nothing locked.
     pub(crate) fn choose_for(&self, node: NodeId, may_copy: impl FnOnce() -> bool) -> Result<Option<PieceIndex>, ()> {
         let now = self.context.now();
-        let fresh = self.lead_for(node, |swarm| swarm.choose_fresh(node, now))?;
-        if fresh.is_some() {
-            return Ok(fresh);
-        }
-        if may_copy() {
-            let copy = self.lead_for(node, |swarm| swarm.choose_copy(node, now))?;
-            if copy.is_some() {
-                return Ok(copy);
+        if self.lead_for(node, |swarm| swarm.may_give(now))? {
+            let fresh = self.lead_for(node, |swarm| swarm.choose_fresh(node, now))?;
+            if fresh.is_some() {
+                return Ok(fresh);
+            }
+            if may_copy() {
+                let copy = self.lead_for(node, |swarm| swarm.choose_copy(node, now))?;
+                if copy.is_some() {
+                    return Ok(copy);
+                }
             }
         }
         if let Some(leading) = &mut self.state.lock().leading

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::manifest::ManifestError;
-use darter_core::{Blamed as _, Fault, NodeId, PieceHash, PieceIndex, PieceSet, Proof, Source, in_full};
+use darter_core::{Blamed as _, Fault, NodeId, PieceHash, PieceIndex, PieceSet, Place, Proof, Source, in_full};
 use darter_store::{Put, StoreError};
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
 use super::hashes;
-use super::{Asked, Lead, State, Transfer};
+use super::{Asked, Lead, Outcome, State, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
 use crate::in_place::in_place;
@@ -179,6 +179,7 @@ impl Transfer {
             }
             Message::Leave { .. } => self.member_left(from),
             Message::Report { peer, .. } => self.member_reports(from, peer),
+            Message::Unreached { peer, .. } => self.member_misses(from, peer),
             // Said by a lead that is not ours any more, or of something that is over.
             _ => {}
         }
@@ -187,15 +188,38 @@ impl Transfer {
     /// A peer's connection is gone.
     pub(crate) fn peer_gone(self: &Arc<Self>, node: NodeId) {
         self.member_left(node);
+        let again;
         {
             let now = self.context.now();
             let mut state = self.state.lock();
-            state.met.remove(&node);
+            let was_met = state.met.remove(&node);
             state.hashes.left(node);
             state.picker.handle(Event::PeerLeft { peer: node }, now);
+            // It may be this connection alone that is gone.
+            let is_led = state.leadership.following().is_some_and(|lead| lead != node);
+            again = was_met && is_led && matches!(state.outcome, Outcome::Open);
+            if again {
+                state.to_meet.insert(node);
+            }
+        }
+        if again {
+            let addr = self.fleet.address(node);
+            self.fleet.ensure(&PeerInfo { node, addr, place: Place::default() });
         }
         self.lead_failed(node, "connection lost");
         self.kick.notify_one();
+    }
+
+    /// A node can't be reached. If it was to be met the lead is told, which names another one where there are any.
+    pub(crate) fn not_reached(&self, node: NodeId) {
+        let lead = {
+            let state = self.state.lock();
+            let is_missed = state.to_meet.contains(&node) && matches!(state.outcome, Outcome::Open);
+            state.leadership.following().filter(|lead| is_missed && *lead != node)
+        };
+        if let Some(lead) = lead {
+            self.fleet.say(lead, &Message::Unreached { blob: self.blob, peer: node });
+        }
     }
 
     /// A peer is connected that may be one to meet.

@@ -30,6 +30,7 @@ mod start_over;
 mod this_host;
 mod turns;
 mod two_seeds;
+mod unreached;
 mod unreadable;
 mod web;
 mod wrong;

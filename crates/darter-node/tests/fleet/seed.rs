@@ -80,6 +80,11 @@ pub(crate) trait Part: Uploads {
     fn says_then(&self) -> Option<Message> {
         None
     }
+
+    /// What it answers to anything else.
+    fn hears(&self, _message: &Message) -> Option<Message> {
+        None
+    }
 }
 
 /// An agent with these seeds.
@@ -177,6 +182,8 @@ async fn converse(greeted: Greeted, me: NodeId, part: &dyn Part) {
             if let Some(message) = part.says_then() {
                 sender.send(&message).await.unwrap();
             }
+        } else if let Some(answer) = part.hears(&message) {
+            sender.send(&answer).await.unwrap();
         }
     }
 }

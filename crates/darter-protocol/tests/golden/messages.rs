@@ -124,5 +124,6 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
             "Want",
             Message::Want { blob, everything: false, wishes: vec![Wish { first: 300, end: 364, within_ms: 10_000 }] },
         ),
+        ("Unreached", Message::Unreached { blob, peer: node }),
     ]
 }

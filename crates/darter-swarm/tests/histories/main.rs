@@ -151,6 +151,25 @@ fn in_a_large_swarm_whose_members_know_few_others_they_still_come_to_one_lead() 
 }
 
 #[test]
+fn who_cannot_reach_some_gets_other_neighbours_in_their_place() {
+    const NODES: usize = 40;
+    each(|number| {
+        if number % 10 > 0 {
+            return (World::new(number, 1, 1, 6), Ok(()));
+        }
+        // They come one after the other, so that there is somebody who may be out of reach.
+        let mut world = World::new(number, 1, 0, 6);
+        world.add(NODES, |random| random.one_in(10));
+        world.run_for(QUIET);
+        let least = world.agents[1..].iter().map(|agent| agent.met.len()).min().unwrap_or_default();
+        let outcome = led(&world).and_then(|_| {
+            if least < 5 { Err(format!("one has only {least} neighbours that it reaches")) } else { Ok(()) }
+        });
+        (world, outcome)
+    });
+}
+
+#[test]
 fn the_same_number_is_the_same_history() {
     let tell = |number| {
         let mut world = World::new(number, 1, 8, 16);

@@ -46,6 +46,7 @@ enum Said {
     Joined { request: u32, neighbours: Vec<NodeId> },
     Rejected { request: u32 },
     Neighbours { lost: Vec<NodeId>, gained: Vec<NodeId> },
+    Unreached { peer: NodeId },
     Meet,
 }
 
@@ -124,6 +125,8 @@ pub(crate) struct World {
     /// How many of two have not noticed yet that their connection is gone: they make no other before.
     breaking: BTreeMap<(usize, usize), u8>,
     parted: u64,
+    /// Pairs that never reach each other, the lower first.
+    pub(crate) walls: BTreeSet<(usize, usize)>,
     /// One message in so many is lost; none if zero.
     pub(crate) loses_one_in: u64,
     tuning: Tuning,
@@ -131,29 +134,32 @@ pub(crate) struct World {
     pub(crate) trace: String,
 }
 
+impl Agent {
+    fn new(at: usize, is_seed: bool, random: &mut Random) -> Self {
+        let mut id = [0; 16];
+        id[0] = at as u8;
+        id[8..].copy_from_slice(&random.next().to_le_bytes());
+        let id = NodeId(id);
+        Self {
+            id,
+            alive: false,
+            life: 0,
+            is_seed,
+            leadership: Leadership::new(id, BLOB, BLOB, !is_seed),
+            lead: None,
+            inside: BTreeSet::new(),
+            met: BTreeSet::new(),
+            requests: 0,
+            asked: None,
+        }
+    }
+}
+
 impl World {
     /// Agents of which the first `seeds` are seeds. The first one leads, and the others join it.
     pub(crate) fn new(number: u64, seeds: usize, nodes: usize, neighbours: u32) -> Self {
         let mut random = Random(number);
-        let agents = (0..seeds + nodes).map(|at| {
-            let mut id = [0; 16];
-            id[0] = at as u8;
-            id[8..].copy_from_slice(&random.next().to_le_bytes());
-            let (id, is_seed) = (NodeId(id), at < seeds);
-            Agent {
-                id,
-                alive: false,
-                life: 0,
-                is_seed,
-                leadership: Leadership::new(id, BLOB, BLOB, !is_seed),
-                lead: None,
-                inside: BTreeSet::new(),
-                met: BTreeSet::new(),
-                requests: 0,
-                asked: None,
-            }
-        });
-        let agents: Vec<_> = agents.collect();
+        let agents: Vec<_> = (0..seeds + nodes).map(|at| Agent::new(at, at < seeds, &mut random)).collect();
         let tuning = Tuning { neighbours, neighbours_least: neighbours * 2 / 3, ..Tuning::default() };
         let mut world = Self {
             now: Moment::from_micros(1),
@@ -165,6 +171,7 @@ impl World {
             connections: 0,
             breaking: BTreeMap::new(),
             parted: 0,
+            walls: BTreeSet::new(),
             loses_one_in: 0,
             tuning,
             trace: String::new(),
@@ -173,6 +180,22 @@ impl World {
             world.start(at);
         }
         world
+    }
+
+    /// Nodes come, one after the other; `is_walled` says of each pair of them whether it never meets.
+    pub(crate) fn add(&mut self, nodes: usize, mut is_walled: impl FnMut(&mut Random) -> bool) {
+        for _ in 0..nodes {
+            let at = self.agents.len();
+            for other in 1..at {
+                if is_walled(&mut self.random) {
+                    self.walls.insert((other, at));
+                }
+            }
+            let agent = Agent::new(at, false, &mut self.random);
+            self.agents.push(agent);
+            self.start(at);
+            self.run_for(Duration::from_millis(50));
+        }
     }
 
     pub(crate) fn random(&mut self) -> &mut Random {
@@ -304,7 +327,8 @@ impl World {
 
     fn may_reach(&self, one: usize, other: usize) -> bool {
         let side = |at: usize| self.parted >> at & 1;
-        self.agents[one].alive && self.agents[other].alive && side(one) == side(other)
+        let is_open = !self.walls.contains(&(one.min(other), one.max(other)));
+        is_open && self.agents[one].alive && self.agents[other].alive && side(one) == side(other)
     }
 
     fn connection(&self, one: usize, other: usize) -> Option<u32> {
@@ -445,6 +469,13 @@ impl World {
                     self.meet(to, &gained);
                 }
             }
+            Said::Unreached { peer } => {
+                let it = &mut self.agents[to];
+                if let Some(lead) = it.lead.as_mut().filter(|_| it.inside.contains(&sender)) {
+                    lead.part(sender, peer);
+                    self.give_notices(to);
+                }
+            }
             Said::Meet => {
                 if self.agents[to].met.insert(sender) {
                     self.say(to, sender, Said::Meet);
@@ -459,6 +490,8 @@ impl World {
             if self.connect(agent, other) {
                 self.agents[agent].met.insert(node);
                 self.say(agent, node, Said::Meet);
+            } else if let Some(lead) = self.agents[agent].leadership.following() {
+                self.say(agent, lead, Said::Unreached { peer: node });
             }
         }
     }
