@@ -27,7 +27,7 @@ use crate::error::FetchError;
 const WINDOW: u64 = 8 << 20;
 
 /// How long a reader that gives no deadline is taken to be able to wait: what comes first is served first.
-const WANT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -192,7 +192,7 @@ impl Transfer {
 
     /// What tells others what a reader waits for.
     pub(super) fn waiting_reader(self: &Arc<Self>, id: ReaderId, within: Option<Duration>) -> Waiting {
-        Waiting { transfer: Arc::clone(self), id, wish: None, within: within.unwrap_or(WANT_TIMEOUT) }
+        Waiting { transfer: Arc::clone(self), id, wish: None, within: within.unwrap_or(DEFAULT_DEADLINE) }
     }
 
     fn wish(self: &Arc<Self>, reader: ReaderId, wish: Option<Wish>) {

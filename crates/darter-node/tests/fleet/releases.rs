@@ -25,7 +25,7 @@ use crate::seed::{self, Content};
 use crate::web::{Reply, Web};
 
 /// Longer than any of this takes, also on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MEETING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes that were recorded from the last release.
 const RECORDED: &str = include_str!("../../../darter-protocol/tests/golden/version-3.txt");
@@ -284,7 +284,7 @@ async fn a_seed_of_a_neighbouring_release_gives_the_blob_whatever_else_it_says()
         let (seed, address) = Seed::new(release).start().await;
         let dir = tempfile::tempdir().unwrap();
         let agent = node(dir.path(), vec![address]).await;
-        tokio::time::timeout(PATIENCE, seed::fetch(&agent, &seed.content)).await.expect("the blob");
+        tokio::time::timeout(MEETING_TIMEOUT, seed::fetch(&agent, &seed.content)).await.expect("the blob");
         assert_eq!(seed.controls.load(Ordering::Relaxed), 1, "{release:?}: nobody hung up");
         assert_eq!(unknown_messages(&agent).await > 0, release == Newer, "{release:?}");
         let traffic = agent.explain(&seed.content.blob().to_string()).await.unwrap().traffic;
@@ -337,7 +337,7 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
         for id in 10..10 + pieces {
             data.writer.write_all(&ask(id)).await.unwrap();
             let reading = data.reader.read_exact(&mut header);
-            tokio::time::timeout(PATIENCE, reading).await.expect("a piece").unwrap();
+            tokio::time::timeout(MEETING_TIMEOUT, reading).await.expect("a piece").unwrap();
             let Header::Data { piece, length, .. } = Header::decode(&header).unwrap() else { panic!("{header:?}") };
             let mut bytes = vec![0; length as usize];
             data.reader.read_exact(&mut bytes).await.unwrap();
@@ -374,7 +374,7 @@ async fn a_node_without_a_common_version_is_gone_around_and_not_called_again_and
     let (seed, seed_address) = Seed { stranger: Some(info), ..Seed::new(Last) }.start().await;
     let dir = tempfile::tempdir().unwrap();
     let agent = node(dir.path(), vec![seed_address]).await;
-    tokio::time::timeout(PATIENCE, seed::fetch(&agent, &seed.content)).await.expect("the blob");
+    tokio::time::timeout(MEETING_TIMEOUT, seed::fetch(&agent, &seed.content)).await.expect("the blob");
     assert_eq!(calls.load(Ordering::Relaxed), 1, "it was named ten times");
     agent.drain().await;
     // As a seed it keeps nobody from starting, and may be upgraded.
