@@ -35,9 +35,10 @@ pub use darter_protocol::{
     PeerInfo, Refusal, RegistryAnswer, RegistryQuestion, Request, Role, StaleAnswer, SwarmPart, Unknown, Verdict,
     Versions, WANT_SINCE, Wanted, Wish,
 };
-pub use data::{Answer, Answers, Bind, DataClient, Payload, Receiving, Sending, Slots, Uploads, serve_data};
+pub use data::{Answer, Answers, Bind, DataClient, Later, Payload, Receiving, Sending, Slots, Uploads, serve_data};
 pub use error::{Result, WireError};
 pub use preface::Greeted;
 pub use transport::{
-    Listener, MemNetwork, MemTransport, PeerReader, PeerStream, PeerWriter, TcpConfig, TcpTransport, Transport,
+    CutTransport, Cuts, Listener, MemNetwork, MemTransport, PeerReader, PeerStream, PeerWriter, TcpConfig,
+    TcpTransport, Transport,
 };

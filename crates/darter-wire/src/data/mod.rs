@@ -8,7 +8,7 @@ mod serve;
 use darter_core::{BlobId, PieceIndex};
 
 pub use client::{Answers, DataClient, Receiving};
-pub use serve::{Bind, Payload, Sending, Slots, Uploads, serve_data};
+pub use serve::{Bind, Later, Payload, Sending, Slots, Uploads, serve_data};
 
 use crate::{PooledBuffer, Refusal, Wanted};
 

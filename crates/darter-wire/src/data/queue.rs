@@ -82,6 +82,11 @@ impl Queue {
         ready.min_by_key(turn).copied()
     }
 
+    /// Whether a request still waits for its answer.
+    pub(super) fn has(&self, request: &Request) -> bool {
+        self.open.contains(request)
+    }
+
     /// There is nothing to give to this request, nor to any that asks the same.
     pub(super) fn park(&mut self, request: &Request) {
         self.parked.push((request.blob, request.wanted));

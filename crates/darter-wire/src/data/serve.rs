@@ -2,13 +2,16 @@
 //!
 //! What to send is decided as late as possible: a request waits in its connection's [queue](super::queue), the
 //! connection waits for a slot, and only then [`Uploads::bind`] chooses. So a request for any piece gets the one that
-//! is best at that moment, and a request called back while it waits costs nothing.
+//! is best at that moment, and a request called back while it waits costs nothing. A piece that is not ready is awaited without
+//! a slot, so that a slow disk keeps from sending only those who ask for what lies there.
 //!
 //! Invariants: a connection holds at most one slot, and only while it decides and sends; every piece bound is
 //! reported to [`Uploads::sent`] exactly once, also when the connection breaks or the task is dropped.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +38,8 @@ pub enum Bind {
         /// Its bytes.
         payload: Payload,
     },
+    /// What to send is decided, and has to be made ready first: it is read from the disk, say.
+    Later(Later),
     /// Nothing to give yet: keep the request open and ask again after the next change.
     Wait,
     /// The piece is not here.
@@ -45,6 +50,23 @@ pub enum Bind {
     Refused,
     /// The blob is not known here.
     UnknownBlob,
+}
+
+/// What a request comes to, once the piece is ready; not another `Later`. Whoever drops it sends nothing: the holder takes its
+/// decision back.
+pub struct Later(Pin<Box<dyn Future<Output = Bind> + Send>>);
+
+impl Later {
+    /// What `ready` comes to.
+    pub fn new(ready: impl Future<Output = Bind> + Send + 'static) -> Self {
+        Self(Box::pin(ready))
+    }
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Later")
+    }
 }
 
 /// A piece's bytes.
@@ -176,8 +198,12 @@ impl Server<'_> {
                 continue;
             }
             let slot = self.sending.slots.take().await;
-            self.answer_next().await?;
+            let unready = self.answer_next().await?;
             drop(slot);
+            if let Some((request, Later(ready))) = unready {
+                let bound = ready.await;
+                self.answer_late(&request, bound).await?;
+            }
         }
     }
 
@@ -188,42 +214,65 @@ impl Server<'_> {
         }
     }
 
-    /// Answers the request whose turn it is, with a slot in hand.
-    async fn answer_next(&mut self) -> Result<()> {
+    /// Answers the request whose turn it is, with a slot in hand. Returns it if its piece is not ready.
+    async fn answer_next(&mut self) -> Result<Option<(Request, Later)>> {
         // Changes are marked as seen before the holder is asked: one that comes while it decides is not missed.
         if self.changes.has_changed().unwrap_or(false) {
             self.changes.mark_unchanged();
             self.queue.lock().unpark_all();
         }
         // It may have been called back while the slot was awaited.
-        let Some(request) = self.queue.lock().next() else { return Ok(()) };
-        let reason = match self.uploads.bind(self.peer, request.blob, request.wanted) {
-            Bind::Wait => {
-                self.queue.lock().park(&request);
+        let Some(request) = self.queue.lock().next() else { return Ok(None) };
+        let bound = match self.uploads.bind(self.peer, request.blob, request.wanted) {
+            Bind::Later(later) => return Ok(Some((request, later))),
+            bound => self.take_over(&request, bound),
+        };
+        self.answer(&request, bound).await.map(|()| None)
+    }
+
+    /// Answers a request whose piece had to be made ready.
+    async fn answer_late(&mut self, request: &Request, bound: Bind) -> Result<()> {
+        let bound = self.take_over(request, bound);
+        let _slot = self.sending.slots.take().await;
+        // Else it was called back meanwhile.
+        if self.queue.lock().has(request) { self.answer(request, bound).await } else { Ok(()) }
+    }
+
+    /// The piece that was bound, if one was: from here on it is reported, whatever becomes of it.
+    fn take_over(&self, request: &Request, bound: Bind) -> std::result::Result<Outcome, Bind> {
+        let Bind::Send { piece, payload } = bound else { return Err(bound) };
+        let (uploads, peer, blob) = (Arc::clone(&self.uploads), self.peer, request.blob);
+        Ok(Outcome { uploads, peer, blob, piece, payload, delivered: false })
+    }
+
+    /// Answers a request as the holder decided.
+    async fn answer(&mut self, request: &Request, bound: std::result::Result<Outcome, Bind>) -> Result<()> {
+        let reason = match bound {
+            Err(Bind::Wait) => {
+                self.queue.lock().park(request);
                 return Ok(());
             }
-            Bind::Send { piece, payload } => {
-                self.queue.lock().settle(&request);
-                return self.send(&request, piece, &payload).await;
+            Ok(outcome) => {
+                self.queue.lock().settle(request);
+                return self.send(request, outcome).await;
             }
-            Bind::NotHeld => Refusal::NotHeld,
-            Bind::Busy => Refusal::Busy,
-            Bind::Refused => Refusal::Refused,
-            Bind::UnknownBlob => Refusal::UnknownBlob,
+            Err(Bind::NotHeld) => Refusal::NotHeld,
+            Err(Bind::Refused) => Refusal::Refused,
+            Err(Bind::UnknownBlob) => Refusal::UnknownBlob,
+            // A piece is made ready once.
+            Err(Bind::Busy | Bind::Send { .. } | Bind::Later(_)) => Refusal::Busy,
         };
-        self.queue.lock().settle(&request);
+        self.queue.lock().settle(request);
         self.write(&Header::None { id: request.id, reason, skip: 0 }.encode()).await
     }
 
-    async fn send(&mut self, request: &Request, piece: PieceIndex, payload: &Payload) -> Result<()> {
-        let uploads = Arc::clone(&self.uploads);
-        let mut outcome = Outcome { uploads: &*uploads, peer: self.peer, blob: request.blob, piece, delivered: false };
-        let length = payload.length();
+    async fn send(&mut self, request: &Request, mut outcome: Outcome) -> Result<()> {
+        let length = outcome.payload.length();
         if length > u64::from(MAX_PIECE_LENGTH) {
             return Err(WireError::TooLong { what: "piece", length, limit: MAX_PIECE_LENGTH.into() });
         }
         let length = u32::try_from(length).expect("at most 16 MiB");
-        let header = Header::Data { id: request.id, piece, length }.encode();
+        let header = Header::Data { id: request.id, piece: outcome.piece, length }.encode();
         if length == 0 {
             self.write(&header).await?;
         }
@@ -234,7 +283,7 @@ impl Server<'_> {
             if sent == 0 {
                 unless_stalled(self.sending.stall, self.socket.write_head(&header)).await?;
             }
-            self.send_part(payload, sent, chunk).await?;
+            self.send_part(&outcome.payload, sent, chunk).await?;
             sent += chunk;
         }
         outcome.delivered = true;
@@ -268,16 +317,17 @@ async fn change(changes: &mut watch::Receiver<()>) {
     }
 }
 
-/// Reports how a piece fared, whichever way its sending ends.
-struct Outcome<'a> {
-    uploads: &'a dyn Uploads,
+/// A piece that is sent. Reports how it fared, whichever way that ends.
+struct Outcome {
+    uploads: Arc<dyn Uploads>,
     peer: NodeId,
     blob: BlobId,
     piece: PieceIndex,
+    payload: Payload,
     delivered: bool,
 }
 
-impl Drop for Outcome<'_> {
+impl Drop for Outcome {
     fn drop(&mut self) {
         self.uploads.sent(self.peer, self.blob, self.piece, self.delivered);
     }

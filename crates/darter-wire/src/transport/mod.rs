@@ -8,6 +8,7 @@
 //! A connection is a [`PeerStream`]: two halves that live apart, because both kinds of channel read and write at
 //! the same time. The writing half can send a file's bytes without passing them through the process.
 
+mod cuts;
 mod mem;
 mod tcp;
 
@@ -21,6 +22,7 @@ use async_trait::async_trait;
 use darter_core::PublicKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+pub use cuts::{CutTransport, Cuts};
 pub use mem::{MemNetwork, MemTransport};
 pub use tcp::{TcpConfig, TcpTransport};
 

@@ -92,6 +92,35 @@ async fn any_piece_waits_without_a_slot_and_in_nobodys_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_piece_that_is_not_ready_holds_up_its_own_requester_alone() {
+    let (holder, disk) = (Holder::of(0..9), Gate::shut());
+    holder.unready.lock().extend([(3, disk.clone()), (5, disk.clone()), (6, Gate::shut())]);
+    let sending = sending(1, Arc::new(Unlimited));
+    let (client, mut answers) = requester(&holder, &sending).await;
+    let (other, mut to_other) = requester(&holder, &sending).await;
+    ask_for(&client, [3, 5]);
+    settle().await;
+    ask_for(&other, [4]);
+    assert_eq!(next(&mut to_other).await, (4, Ok(4)), "there is one slot, and nobody has it");
+    disk.let_pass(1);
+    assert_eq!(next(&mut answers).await, (3, Ok(3)));
+    client.cancel(5);
+    settle().await;
+    disk.let_pass(1);
+    assert_eq!(next(&mut answers).await, (5, Err(Refusal::Cancelled)));
+    assert_eq!(
+        *holder.log.lock(),
+        [(4, true), (3, true), (5, false)],
+        "it was bound, and called back before it was ready"
+    );
+    ask_for(&client, [6]);
+    settle().await;
+    drop((client, answers));
+    settle().await;
+    assert_eq!(holder.log.lock().len(), 3, "what was never ready was never bound");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_receiver_that_takes_nothing_costs_its_slot_alone_and_that_not_for_ever() {
     let holder = Holder::of(0..64);
     let sending = sending(2, Arc::new(Unlimited));

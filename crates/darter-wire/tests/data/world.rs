@@ -1,6 +1,6 @@
 //! A scripted holder, a budget that a test opens and closes, and connections between requesters and the holder.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::pin::Pin;
@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::{BlobId, NodeId, PieceIndex};
 use darter_wire::{
-    Answer, Answers, Bind, Budget, BufferPool, DataClient, MemNetwork, Payload, PeerStream, PeerWriter, Receiving,
-    Refusal, Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted, serve_data,
+    Answer, Answers, Bind, Budget, BufferPool, DataClient, Later, MemNetwork, Payload, PeerStream, PeerWriter,
+    Receiving, Refusal, Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted,
+    serve_data,
 };
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
@@ -58,6 +59,8 @@ pub(crate) struct Holder {
     held: Mutex<Vec<u32>>,
     changes: watch::Sender<()>,
     pub(crate) log: Mutex<Vec<(u32, bool)>>,
+    /// Pieces that are ready once their gate lets a byte pass.
+    pub(crate) unready: Mutex<HashMap<u32, Arc<Gate>>>,
 }
 
 impl Holder {
@@ -67,7 +70,13 @@ impl Holder {
             file.write_all(&piece(index)).unwrap();
         }
         let held = Mutex::new(held.into_iter().collect());
-        Arc::new(Self { file: Arc::new(file), held, changes: watch::Sender::new(()), log: Mutex::default() })
+        Arc::new(Self {
+            file: Arc::new(file),
+            held,
+            changes: watch::Sender::new(()),
+            log: Mutex::default(),
+            unready: Mutex::default(),
+        })
     }
 
     pub(crate) fn gain(&self, index: u32) {
@@ -102,7 +111,14 @@ impl Uploads for Holder {
                 length: PIECE as u32,
             },
         };
-        Bind::Send { piece: PieceIndex(index), payload }
+        let bound = Bind::Send { piece: PieceIndex(index), payload };
+        match self.unready.lock().remove(&index) {
+            Some(gate) => Bind::Later(Later::new(async move {
+                gate.take(1).await;
+                bound
+            })),
+            None => bound,
+        }
     }
 
     fn sent(&self, _peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
