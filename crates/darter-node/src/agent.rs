@@ -209,7 +209,7 @@ impl Agent {
     pub fn status(&self) -> api::Status {
         let inner = &*self.inner;
         let options = &inner.context.options;
-        let usage = inner.context.store.usage();
+        let usage = inner.context.disk.usage();
         let process = Usage::now();
         api::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -225,7 +225,7 @@ impl Agent {
             resident: process.resident_bytes,
             cpu: process.cpu_seconds,
             cpu_seconds: process.cpu_seconds,
-            store: api::StoreStatus::new(inner.context.store.list().len() as u64, &usage),
+            store: api::StoreStatus::new(usage.blobs, &usage),
             traffic: inner.context.metrics.traffic(),
             seeds: inner.seeds.status(),
             peers: inner.fleet.peers().into_iter().map(peer_status).collect(),
@@ -244,8 +244,7 @@ impl Agent {
     /// # Errors
     /// None today; a store elsewhere may fail to answer.
     pub async fn list(&self) -> Result<Vec<api::BlobRow>, FetchError> {
-        let store = Arc::clone(&self.inner.context.store);
-        let rows = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+        let rows = self.inner.context.disk.list().await;
         let mut images = images::by_blob(&self.inner).await;
         let row = |summary: darter_store::BlobSummary| {
             let images = images.remove(&summary.id).unwrap_or_default();
@@ -284,11 +283,11 @@ impl Agent {
         // What was put away lets go of the blob a moment later.
         let mut tries = 0;
         loop {
-            let store = Arc::clone(&self.inner.context.store);
-            let removed = tokio::task::spawn_blocking(move || store.remove(blob)).await;
-            match removed.expect("removing does not panic") {
+            let context = &self.inner.context;
+            match context.disk.on_store(move |store| store.remove(blob)).await {
                 Ok(removed) => {
-                    self.inner.context.archive.forget(blob);
+                    let archive = context.archive.clone();
+                    context.disk.run(move || archive.forget(blob)).await;
                     return Ok(removed);
                 }
                 Err(darter_store::StoreError::InUse(_)) if tries < 50 => {
@@ -308,8 +307,7 @@ impl Agent {
     pub async fn pin(&self, name: &str, pinned: bool) -> Result<Vec<BlobId>, FetchError> {
         let mut found = Vec::new();
         for blob in images::blobs_of(&self.inner, name).await? {
-            let store = Arc::clone(&self.inner.context.store);
-            match tokio::task::spawn_blocking(move || store.pin(blob, pinned)).await.expect("pinning does not panic") {
+            match self.inner.context.disk.on_store(move |store| store.pin(blob, pinned)).await {
                 Ok(()) => found.push(blob),
                 Err(darter_store::StoreError::NoSuchBlob(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -366,22 +364,27 @@ impl Agent {
         if tokio::time::timeout(LAST_TASKS, inner.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = inner.tasks.len(), "not everything ended in time");
         }
-        let (store, archive) = (Arc::clone(&inner.context.store), inner.context.archive.clone());
+        let (disk, archive, sockets) = (&inner.context.disk, inner.context.archive.clone(), inner.sockets.clone());
         let told: Vec<_> = moving.iter().filter(|it| it.has_history()).map(|transfer| transfer.explain()).collect();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = disk.on_store(move |store| {
             for explanation in &told {
                 if let Err(error) = archive.keep(explanation) {
                     tracing::warn!(error = %in_full(&error), "an explanation could not be written down");
                 }
             }
-            store.flush()
+            let flushed = store.flush();
+            for socket in &sockets {
+                // Gone already is as good.
+                let _ = std::fs::remove_file(socket);
+            }
+            flushed
         });
-        if let Err(error) = written.await.expect("writing does not panic") {
+        if let Err(error) = written.await {
             tracing::error!(error = %in_full(&error), "the store could not be written down whole");
         }
-        for socket in &inner.sockets {
-            // Gone already is as good.
-            let _ = std::fs::remove_file(socket);
+        // Whoever starts an agent in this directory next finds it unlocked.
+        if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {
+            tracing::warn!(running = disk.running(), "the disk did not end all its work in time");
         }
     }
 
@@ -395,7 +398,7 @@ impl Agent {
             self.inner.swarms.retire();
             let metrics = &self.inner.context.metrics;
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            metrics.store(&self.inner.context.store.usage(), self.inner.context.store.list().len());
+            metrics.store(&self.inner.context.disk.usage());
             let open = self.inner.swarms.all();
             for transfer in &open {
                 transfer.forget_quiet_peers();

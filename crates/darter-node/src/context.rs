@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
-use darter_store::Store;
+use darter_store::Disk;
 
 use crate::budget::ByteBudget;
 use crate::metrics::Metrics;
@@ -25,8 +25,8 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     /// Monotonic time.
     pub(crate) clock: SystemClock,
-    /// Where pieces are kept.
-    pub(crate) store: Arc<dyn Store>,
+    /// The way to the store, where pieces are kept.
+    pub(crate) disk: Disk,
     /// Where blobs come from.
     pub(crate) origins: AllOrigins,
     /// Which of them are being waited for.

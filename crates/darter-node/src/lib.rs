@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain |
 //! | [`options`], `identity`, `context`, `budget` | what an agent is told, is, and shares |
-//! | `descriptors`, `in_place` | file descriptors; disk work within a task |
+//! | `descriptors` | file descriptors |
 //! | `fleet` | connections to other agents |
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
@@ -31,7 +31,6 @@ pub mod error;
 mod fleet;
 pub mod handover;
 mod identity;
-mod in_place;
 mod joins;
 pub mod local;
 pub mod metrics;

@@ -157,6 +157,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhatLabel {
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SourceLabel {
     source: Arc<str>,
 }
@@ -232,6 +237,7 @@ pub struct Metrics {
     failures: Family<FailureLabels, Counter>,
     wrong_content: Family<SourceLabel, Counter>,
     wrong_sources: Registries,
+    set_aside: Family<WhatLabel, Gauge>,
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
     mirror_access_checks: Family<ResultLabel, Counter>,
@@ -244,14 +250,19 @@ pub struct Metrics {
 
 impl Metrics {
     /// Takes down how full the store is.
-    pub(crate) fn store(&self, usage: &darter_store::Usage, blobs: usize) {
+    pub(crate) fn store(&self, usage: &darter_store::Usage) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.store_used_bytes.set(gauge(usage.used));
-        self.store_blobs.set(gauge(blobs as u64));
+        self.store_blobs.set(gauge(usage.blobs));
         self.store_capacity_bytes.set(gauge(usage.capacity));
         self.store_free_bytes.set(gauge(usage.disk_free.unwrap_or_default()));
         self.store_evicted.inc_by(usage.evicted_blobs.saturating_sub(self.store_evicted.get()));
         self.store_evicted_bytes.inc_by(usage.evicted_bytes.saturating_sub(self.store_evicted_bytes.get()));
+    }
+
+    /// So many things of this kind are in the data directory and are not used: a newer version wrote them, or nobody can read them.
+    pub(crate) fn set_aside(&self, what: &'static str, count: usize) {
+        self.set_aside.get_or_create(&WhatLabel { what }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// All at zero, and registered.
@@ -291,6 +302,7 @@ impl Metrics {
             failures: Family::default(),
             wrong_content: Family::default(),
             wrong_sources: Registries::default(),
+            set_aside: Family::default(),
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
             mirror_access_checks: Family::default(),
@@ -341,6 +353,8 @@ impl Metrics {
         r.register("blobs_passed", passed, self.blobs_passed.clone());
         let evicted = "Content evicted to make room";
         r.register_with_unit("store_evicted", evicted, bytes(), self.store_evicted_bytes.clone());
+        let aside = "What lies in the data directory that a newer version wrote, or nobody can read: left untouched";
+        r.register("set_aside", aside, self.set_aside.clone());
         r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());
         r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());
         r.register("seeds_connected", "Seeds with an open connection", self.seeds_connected.clone());

@@ -6,10 +6,12 @@
 //! Invariant: at most [`MAX_RUNNING`] threads of one owner wait for the disk, however many requests come and go.
 //! Non-goals: blobs, which pass through without being stored while the disk hangs (`transfer/passing.rs`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use darter_store::threads;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -42,25 +44,31 @@ impl SmallFiles {
         }
         let until = Instant::now() + DISK_TIMEOUT;
         let turn = tokio::time::timeout_at(until, Arc::clone(&self.turns).acquire_owned()).await.ok()?.ok()?;
-        let mut task = tokio::task::spawn_blocking(move || {
+        let mut task = threads::run(move || {
             let _turn = turn;
-            work()
+            // If it panics, what it was for is as good as not there.
+            catch_unwind(AssertUnwindSafe(work)).ok()
         });
         match tokio::time::timeout_at(until, &mut task).await {
-            // If it panicked, what it was for is as good as not there.
-            Ok(done) => done.ok(),
+            Ok(done) => done,
             Err(_) => {
                 tracing::warn!("the disk hangs: going on without what it keeps of manifests and tags");
                 let overdue = Arc::clone(&self.overdue);
                 overdue.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
-                    let _ = task.await;
+                    task.await;
                     overdue.fetch_sub(1, Ordering::Relaxed);
                 });
                 None
             }
         }
     }
+}
+
+/// Does a test's work on the disk, which no thread of its runtime may do.
+#[cfg(test)]
+pub(crate) fn elsewhere<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
 #[cfg(test)]

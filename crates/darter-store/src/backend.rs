@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::medium::Medium;
 use crate::sidecar::Sidecar;
-use crate::store::SourceRecord;
+use crate::store::{SetAside, SourceRecord};
 
 /// When a blob was last used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,6 +54,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// The file system that the blobs are on; `None` where only the quota counts.
     fn space(&self) -> Option<Space>;
+
+    /// What was not used at the start because a newer version wrote it.
+    fn set_aside(&self) -> SetAside {
+        SetAside::default()
+    }
 
     /// Wakes whoever evicts in the background; false if nobody does.
     fn wake(&self) -> bool;

@@ -368,6 +368,12 @@ impl<M: Medium> Body<M> {
         Ok(expected.range())
     }
 
+    /// Where a held piece lies that this process has verified.
+    pub(crate) fn verified(&self, piece: PieceIndex) -> Option<ByteRange> {
+        let (expected, verified) = self.admit(piece).ok()?;
+        verified.then_some(expected.range())
+    }
+
     /// Drops pieces and gives their room back.
     pub(crate) fn drop_pieces(&self, pieces: &PieceSet) -> Result<()> {
         let mut state = self.state.write();

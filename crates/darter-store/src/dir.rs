@@ -25,6 +25,7 @@ use rustix::io::Errno;
 
 use crate::backend::Space;
 use crate::error::{Result, StoreError};
+use crate::threads;
 
 const PRIVATE_DIR: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
@@ -84,6 +85,7 @@ impl Dir {
     /// # Errors
     /// [`StoreError::UnsafeDir`] when it belongs to another user or others may write to it; else when the system refuses.
     pub fn open(path: &Path) -> Result<Self> {
+        threads::enter("Dir::open");
         // Without a slash at the end, by which a link would be followed before it is looked at.
         let path: PathBuf = path.components().collect();
         make(&path)?;
@@ -135,6 +137,7 @@ impl Dir {
     /// # Errors
     /// When it is a link, another's, or the system refuses.
     pub fn sub(&self, name: &str) -> io::Result<Self> {
+        threads::enter("Dir::sub");
         match rustix::fs::mkdirat(&self.fd, name, PRIVATE_DIR) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(refusal) => return Err(refusal.into()),
@@ -160,6 +163,7 @@ impl Dir {
     /// # Errors
     /// When it is something else, another's, or the system refuses.
     pub fn find_sub(&self, name: &str) -> io::Result<Option<Self>> {
+        threads::enter("Dir::find_sub");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
@@ -193,6 +197,7 @@ impl Dir {
     /// # Errors
     /// When it is missing, a link, no regular file, another's, or the system refuses.
     pub fn open_linked(&self, name: &str, access: Access) -> io::Result<(File, u64)> {
+        threads::enter("Dir::open_file");
         let flags = match access {
             Access::Read => OFlags::RDONLY,
             Access::Write => OFlags::RDWR,
@@ -241,6 +246,7 @@ impl Dir {
 
     /// Makes an empty file where there is none.
     fn create_new(&self, name: &str) -> io::Result<File> {
+        threads::enter("Dir::create");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.fd, name, flags, PRIVATE_FILE)?.into())
     }
@@ -279,6 +285,7 @@ impl Dir {
     /// # Errors
     /// When there is none, or the system refuses.
     pub fn rename(&self, from: &str, to: &Self, name: &str) -> io::Result<()> {
+        threads::enter("Dir::rename");
         Ok(rustix::fs::renameat(&self.fd, from, &to.fd, name)?)
     }
 
@@ -287,6 +294,7 @@ impl Dir {
     /// # Errors
     /// When the system refuses.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
+        threads::enter("Dir::remove");
         match rustix::fs::unlinkat(&self.fd, name.as_ref(), AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
@@ -300,6 +308,7 @@ impl Dir {
     /// # Errors
     /// When the system refuses.
     pub fn look(&self, name: &str) -> io::Result<Option<Look>> {
+        threads::enter("Dir::look");
         let found = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => found,
             Err(Errno::NOENT) => return Ok(None),
@@ -321,6 +330,7 @@ impl Dir {
     /// # Errors
     /// When the system refuses.
     pub fn names(&self) -> io::Result<Vec<String>> {
+        threads::enter("Dir::names");
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;

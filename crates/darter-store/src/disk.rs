@@ -16,7 +16,8 @@
 //!
 //! At the start every sidecar is read (32 bytes a piece) and dropped again. What is damaged or
 //! left over is deleted with a warning; what has a foreign name, what a newer version of Darter wrote, and what can't be read
-//! (whoever wrote it) is left alone, and set aside when its name is needed. The other blobs go on.
+//! (whoever wrote it) is left alone, and set aside when its name is needed. The other blobs go on. What a newer version wrote is
+//! counted, and named in one warning.
 //!
 //! Every file is opened as `dir.rs` says: no link is followed, and what is another's is not opened.
 
@@ -41,13 +42,13 @@ use crate::error::Result;
 use crate::keeper::{Keeper, Kept};
 use crate::medium::FileMedium;
 use crate::sidecar::Sidecar;
-use crate::store::{SourceRecord, StoreConfig};
+use crate::store::{SetAside, SourceRecord, StoreConfig};
 
 /// Keeps blobs in a directory of its own. Dropping it saves everything; blobs still held open keep it locked.
 pub struct DiskStore {
     /// Dropped first: no flush runs any more when the keeper goes.
     _flusher: Flusher,
-    keeper: Arc<Keeper<Disk>>,
+    keeper: Arc<Keeper<Files>>,
 }
 
 impl DiskStore {
@@ -75,9 +76,10 @@ impl DiskStore {
     fn open_locked(dir: &Dir, config: &StoreConfig, lock: Lock) -> Result<Self> {
         let layout = Layout::new(dir)?;
         layout.empty_trash();
-        let sidecars = layout.scan()?;
-        let existing = sidecars.iter().map(|sidecar| sidecar.id).collect();
-        let index = Index::open(dir, &existing)?;
+        let (sidecars, newer) = layout.scan()?;
+        let existing = sidecars.iter().map(|sidecar| sidecar.id).chain(newer.iter().copied()).collect();
+        let (index, anew) = Index::open(dir, &existing)?;
+        let set_aside = SetAside { blobs: newer, index: anew };
         let last_uses = index.last_uses()?;
         let found = sidecars.into_iter().map(|sidecar| {
             let unknown = LastUse { order: 0, at: sidecar.info.created };
@@ -86,7 +88,7 @@ impl DiskStore {
         });
         let found = found.collect();
         let bell = Arc::new(Bell::default());
-        let disk = Disk { layout, index, bell: bell.clone(), _lock: lock };
+        let disk = Files { layout, index, set_aside, bell: bell.clone(), _lock: lock };
         let keeper = Arc::new(Keeper::new(disk, config, found));
         let flusher = Flusher::start(&keeper, bell, config.flush_every)?;
         Ok(Self { _flusher: flusher, keeper })
@@ -94,14 +96,15 @@ impl DiskStore {
 }
 
 /// The directory, as a keeper uses it.
-pub(crate) struct Disk {
+pub(crate) struct Files {
     layout: Layout,
     index: Index,
+    set_aside: SetAside,
     bell: Arc<Bell>,
     _lock: Lock,
 }
 
-impl Backend for Disk {
+impl Backend for Files {
     type Medium = FileMedium;
 
     fn create(&self, blob: BlobId) -> Result<FileMedium> {
@@ -132,6 +135,10 @@ impl Backend for Disk {
         self.layout.space()
     }
 
+    fn set_aside(&self) -> SetAside {
+        self.set_aside.clone()
+    }
+
     fn wake(&self) -> bool {
         self.bell.ring();
         true
@@ -159,9 +166,9 @@ impl Backend for Disk {
 }
 
 impl Kept for DiskStore {
-    type Backend = Disk;
+    type Backend = Files;
 
-    fn keeper(&self) -> &Arc<Keeper<Disk>> {
+    fn keeper(&self) -> &Arc<Keeper<Files>> {
         &self.keeper
     }
 }

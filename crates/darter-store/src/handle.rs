@@ -11,6 +11,7 @@ use crate::body::{Body, Expected, Written};
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 use crate::medium::Medium as _;
+use crate::pages::are_in_memory;
 use crate::store::{BlobInfo, PieceFile, Put, StoredBlob};
 
 pub(crate) struct Handle<B: Backend> {
@@ -43,6 +44,11 @@ impl<B: Backend> Handle<B> {
             self.extend(run.start, manifest.run_from(run.start))?;
         }
         Ok(())
+    }
+
+    /// `call` may wait for the disk.
+    fn enter(&self, call: &'static str) {
+        self.keeper.guard.enter(call);
     }
 
     /// Runs what may change the body, and remembers to save it if it did.
@@ -139,6 +145,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
     }
 
     fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put> {
+        self.enter("put");
         loop {
             let Some(expected) = self.body.expect(piece, data.len())? else { return Ok(Put::AlreadyHeld) };
             if !expected.matches(data) {
@@ -156,6 +163,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.enter("read_at");
         let blob = self.body.id;
         let (pieces, length, known) =
             self.body.manifest(|manifest| (manifest.piece_length(), manifest.length(), manifest.prefix()));
@@ -181,16 +189,25 @@ impl<B: Backend> StoredBlob for Handle<B> {
     }
 
     fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()> {
+        self.enter("read_piece");
         self.noted(|body| body.read_piece(piece, buffer))
     }
 
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
+        self.enter("piece_file");
         let Some(file) = self.body.medium.file() else { return Ok(None) };
         let range = self.noted(|body| body.verify(piece))?;
         Ok(Some(PieceFile { file, range }))
     }
 
+    fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
+        let file = self.body.medium.file()?;
+        let range = self.body.verified(piece)?;
+        are_in_memory(&file, range).then_some(PieceFile { file, range })
+    }
+
     fn hash_whole(&self, like: &Digest) -> Result<Digest> {
+        self.enter("hash_whole");
         let held = self.body.held(PieceSet::len);
         let count = self.body.manifest(Manifest::piece_count);
         let Some(count) = count.filter(|count| *count == held) else {
@@ -206,6 +223,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
     }
 
     fn seal(&self, root: PieceHash) -> Result<()> {
+        self.enter("seal");
         self.noted(|body| body.seal(root))
     }
 
@@ -214,10 +232,12 @@ impl<B: Backend> StoredBlob for Handle<B> {
     }
 
     fn drop_pieces(&self, pieces: &PieceSet) -> Result<()> {
+        self.enter("drop_pieces");
         self.noted(|body| body.drop_pieces(pieces))
     }
 
     fn discard(&self) -> Result<()> {
+        self.enter("discard");
         self.keeper.discard(&self.body)
     }
 

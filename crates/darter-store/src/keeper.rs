@@ -25,7 +25,10 @@ use crate::error::{Result, StoreError};
 use crate::handle::{Handle, no_room};
 use crate::room::Room;
 use crate::sidecar::Sidecar;
-use crate::store::{Amount, BlobInfo, BlobSummary, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock};
+use crate::store::{
+    Amount, BlobInfo, BlobSummary, SetAside, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
+};
+use crate::threads::{self, Guard};
 
 /// As many bodies may wait to be saved. More are saved at once.
 const MAX_UNSAVED: usize = 128;
@@ -33,6 +36,7 @@ const MAX_UNSAVED: usize = 128;
 pub(crate) struct Keeper<B: Backend> {
     pub(crate) backend: B,
     pub(crate) room: Arc<Room>,
+    pub(crate) guard: Guard,
     now: WallClock,
     shelf: Mutex<Shelf<B>>,
     /// A blob is not busy any more.
@@ -104,6 +108,7 @@ impl<B: Backend> Keeper<B> {
         Self {
             backend,
             room,
+            guard: Guard::default(),
             now: config.now.clone(),
             shelf: Mutex::new(shelf),
             done: Condvar::new(),
@@ -198,13 +203,12 @@ impl<B: Backend> Keeper<B> {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        let space = self.backend.space();
-        self.room.measure(space);
         Usage {
+            blobs: self.shelf.lock().entries.len() as u64,
             used: self.room.used(),
             capacity: self.room.capacity(),
             quota: self.room.quota(),
-            disk_free: space.map(|space| space.free),
+            disk_free: self.room.disk_free(),
             evicted_blobs: self.evicted_blobs.load(Ordering::Relaxed),
             evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
         }
@@ -548,7 +552,8 @@ fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &Entry<B>, busy: Bu
 
 impl<B: Backend> Drop for Keeper<B> {
     fn drop(&mut self) {
-        if let Err(error) = self.flush() {
+        // Whoever lets go of a store last waits for it, whatever thread that is.
+        if let Err(error) = threads::marked(|| self.flush()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not save everything at the end");
         }
     }
@@ -563,6 +568,7 @@ pub(crate) trait Kept: Send + Sync {
 
 impl<T: Kept> Store for T {
     fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>> {
+        self.keeper().guard.enter("open");
         Ok(self.keeper().open(blob)?.map(|handle| handle as Arc<dyn StoredBlob>))
     }
 
@@ -571,22 +577,27 @@ impl<T: Kept> Store for T {
     }
 
     fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>> {
+        self.keeper().guard.enter("open_or_create");
         Ok(self.keeper().open_or_create(blob, info, &manifest)?)
     }
 
     fn list(&self) -> Vec<BlobSummary> {
+        self.keeper().guard.enter("list");
         self.keeper().list()
     }
 
     fn remove(&self, blob: BlobId) -> Result<bool> {
+        self.keeper().guard.enter("remove");
         self.keeper().remove(blob)
     }
 
     fn pin(&self, blob: BlobId, pinned: bool) -> Result<()> {
+        self.keeper().guard.enter("pin");
         self.keeper().pin(blob, pinned)
     }
 
     fn touch(&self, blob: BlobId) {
+        self.keeper().guard.enter("touch");
         self.keeper().touch(blob);
     }
 
@@ -594,7 +605,12 @@ impl<T: Kept> Store for T {
         self.keeper().usage()
     }
 
+    fn set_aside(&self) -> SetAside {
+        self.keeper().backend.set_aside()
+    }
+
     fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
+        self.keeper().guard.enter("set_limits");
         self.keeper().set_limits(quota, reserve);
     }
 
@@ -603,10 +619,12 @@ impl<T: Kept> Store for T {
     }
 
     fn recall_source(&self, key: BlobId) -> Result<Option<SourceRecord>> {
+        self.keeper().guard.enter("recall_source");
         self.keeper().recall(key)
     }
 
     fn flush(&self) -> Result<()> {
+        self.keeper().guard.enter("flush");
         self.keeper().flush()
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`threads`] | [`Disk`], the way of asynchronous code to a store, and the guard that finds who goes past it |
 //! | [`store`] | the traits [`Store`] and [`StoredBlob`], and the words they use |
 //! | [`error`] | [`StoreError`] |
 //! | [`dir`] | a directory of the agent's own, in which no link is followed |
@@ -17,11 +18,13 @@
 //! | `body.rs` | one blob: what is held, what is verified, and the rules of reading and writing |
 //! | `sidecar.rs` | a blob's manifest and held pieces as bytes in a file |
 //! | `medium.rs` | a blob's bytes: in a file, or in memory |
+//! | `pages.rs` | what of a file is in memory |
 //! | `room.rs` | how much is held, and how much may be |
 //! | `backend.rs` | what the keeper needs of disk or memory |
 //!
-//! Everything here is synchronous: hashing and disk I/O block by nature, and an asynchronous face would only hide the
-//! thread that they block. Callers run it on blocking threads; then a slow disk is a full thread pool, not a stalled runtime.
+//! Everything but [`Disk`] is synchronous: hashing and disk I/O block by nature. Asynchronous code comes by way of that handle, on
+//! blocking threads; then a slow disk is a full thread pool, not a stalled runtime. A build with debug assertions panics
+//! where the store is entered on a thread of the runtime.
 //!
 //! The path of a piece: [`StoredBlob::put`] hashes it (BLAKE3, once), takes room for it, writes it at its offset, and calls it
 //! held. Within a second or so the flusher makes it durable and writes the sidecar. After a restart a piece is held as its
@@ -40,10 +43,12 @@ mod handle;
 mod keeper;
 mod medium;
 mod memory;
+pub mod pages;
 mod passing;
 mod room;
 mod sidecar;
 pub mod store;
+pub mod threads;
 
 pub use dir::Dir;
 pub use disk::DiskStore;
@@ -51,5 +56,7 @@ pub use error::{Limit, Result, StoreError, size};
 pub use memory::MemStore;
 pub use passing::Passing;
 pub use store::{
-    Amount, BlobInfo, BlobSummary, PieceFile, Put, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
+    Amount, BlobInfo, BlobSummary, PieceFile, Put, SetAside, SourceRecord, Store, StoreConfig, StoredBlob, Usage,
+    WallClock,
 };
+pub use threads::{Disk, DiskWork};

@@ -2,7 +2,7 @@
 //! takes no lock.
 //!
 //! `capacity` is the lesser of the quota and what the file system allows: what is held, plus what is free, minus what
-//! is to be left to others. It is computed when the file system is asked, which is once per tidying and per new blob.
+//! is to be left to others. It is computed when the file system is asked, which is once per tidying (about once a second) and per new blob.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +19,8 @@ pub(crate) struct Room {
     /// In bytes; all bits set while there is none.
     quota: AtomicU64,
     reserve: AtomicU64,
+    /// Free on the file system when it was last asked; all bits set before.
+    disk_free: AtomicU64,
     /// The quota and the reserve, as they are configured.
     wanted: Mutex<(Option<Amount>, Amount)>,
     high_water: f64,
@@ -37,6 +39,7 @@ impl Room {
             capacity: AtomicU64::new(quota),
             quota: AtomicU64::new(quota),
             reserve: AtomicU64::new(0),
+            disk_free: AtomicU64::new(u64::MAX),
             wanted: Mutex::new((config.quota, config.reserve_free)),
             high_water: config.high_water,
             low_water: config.low_water,
@@ -61,6 +64,11 @@ impl Room {
         Some(self.quota.load(Ordering::Relaxed)).filter(|quota| *quota != u64::MAX)
     }
 
+    /// Free on the file system when it was last asked.
+    pub(crate) fn disk_free(&self) -> Option<u64> {
+        Some(self.disk_free.load(Ordering::Relaxed)).filter(|free| *free != u64::MAX)
+    }
+
     /// Takes note of how large the file system is and what is free on it.
     pub(crate) fn measure(&self, space: Option<Space>) {
         let Some(space) = space else { return };
@@ -69,6 +77,7 @@ impl Room {
         let quota = quota.map_or(u64::MAX, |quota| quota.of(space.total));
         let by_disk = (self.used() + space.free).saturating_sub(reserve);
         self.reserve.store(reserve, Ordering::Relaxed);
+        self.disk_free.store(space.free, Ordering::Relaxed);
         self.quota.store(quota, Ordering::Relaxed);
         self.capacity.store(by_disk.min(quota), Ordering::Relaxed);
     }

@@ -20,8 +20,9 @@
 //! | … | 32 | BLAKE3 of everything before |
 //!
 //! Numbers are little-endian. A file that is longer, shorter, of another version or of another checksum is no sidecar.
-//! One of a greater version is a newer Darter's, and kept for it. Version 2 is written only where it has to be, so that the release
-//! before it, which sets such a sidecar aside, reads all others.
+//! One of a greater version is a newer Darter's, whatever follows the version, and kept for it: magic and version stay where they
+//! are for ever. Version 2 is written only where it has to be, so that the release before it, which sets such a sidecar aside, reads
+//! all others.
 //! Held pieces have known hashes; a complete blob holds all its pieces: what says otherwise is no sidecar either.
 
 use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
@@ -122,14 +123,16 @@ impl Sidecar {
 
     /// Reads the layout above, and nothing else.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SidecarError> {
-        if bytes.len() < HEADER + CHECKSUM || !bytes.starts_with(MAGIC) {
-            return Err(SidecarError::Magic);
+        // Nothing but these nine bytes is sure to be the same in all versions.
+        let version = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first()).copied().ok_or(SidecarError::Magic)?;
+        if version > VERSION {
+            return Err(SidecarError::Newer(version));
         }
-        if bytes[8] > VERSION {
-            return Err(SidecarError::Newer(bytes[8]));
+        if version == 0 {
+            return Err(SidecarError::Version(version));
         }
-        if bytes[8] == 0 {
-            return Err(SidecarError::Version(bytes[8]));
+        if bytes.len() < HEADER + CHECKSUM {
+            return Err(SidecarError::Content("size of the file"));
         }
         let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
         if darter_core::manifest::root_of(content).0 != checksum {

@@ -124,12 +124,24 @@ pub struct Usage {
     pub capacity: u64,
     /// The configured quota, in bytes.
     pub quota: Option<u64>,
-    /// Free on the file system for this user; `None` for a store that is not on one.
+    /// Free on the file system for this user, when it was last asked; `None` for a store that is not on one.
     pub disk_free: Option<u64>,
+    /// Blobs on the shelf.
+    pub blobs: u64,
     /// Blobs evicted since the store was opened.
     pub evicted_blobs: u64,
     /// Bytes of theirs.
     pub evicted_bytes: u64,
+}
+
+/// What a store found at its start that a newer version of Darter wrote, or that nobody can read: it was left untouched, or set
+/// aside where its name was needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetAside {
+    /// Blobs.
+    pub blobs: Vec<BlobId>,
+    /// The index of last uses and sources.
+    pub index: bool,
 }
 
 /// What a source was when it was last read: saves asking the origin for bytes that are here.
@@ -163,7 +175,8 @@ pub struct PieceFile {
     pub range: ByteRange,
 }
 
-/// Keeps blobs. Every method may block on the disk: call it on a blocking thread.
+/// Keeps blobs. A method may wait for the disk unless it says that it is answered from memory: asynchronous code calls it by way of
+/// [`Disk`](crate::Disk).
 pub trait Store: Send + Sync {
     /// Opens a blob that is stored, whole or in part; `None` if it is not. Counts as a use.
     ///
@@ -171,8 +184,8 @@ pub trait Store: Send + Sync {
     /// When the disk refuses.
     fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>>;
 
-    /// Whether nothing is stored of a blob, said from memory and without waiting for anybody; false when in doubt. The one
-    /// question that may be asked on any thread: it spares most openings of what is not here.
+    /// Whether nothing is stored of a blob, answered from memory; false when in doubt. It spares most openings of what is
+    /// not here.
     fn is_absent(&self, blob: BlobId) -> bool;
 
     /// Opens a blob, or makes room for it and starts to store it. A stored blob keeps its info and learns what
@@ -202,13 +215,18 @@ pub trait Store: Send + Sync {
     /// Counts a use of a blob, if it is stored: cheap, for readers that hold a blob open for long.
     fn touch(&self, blob: BlobId);
 
-    /// How full the store is.
+    /// How full the store is, answered from memory: the disk is measured about once a second.
     fn usage(&self) -> Usage;
+
+    /// What was not used at the start because a newer version wrote it, answered from memory.
+    fn set_aside(&self) -> SetAside {
+        SetAside::default()
+    }
 
     /// Takes another quota and another reserve. What is too much then is evicted in the background.
     fn set_limits(&self, quota: Option<Amount>, reserve: Amount);
 
-    /// Remembers what a source was; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
+    /// Remembers in memory what a source was, for the next flush; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
     fn remember_source(&self, key: BlobId, record: SourceRecord);
 
     /// What a source was when it was last read, unless its blob was stored and is not any more.
@@ -224,7 +242,8 @@ pub trait Store: Send + Sync {
     fn flush(&self) -> Result<()>;
 }
 
-/// One stored blob, whole or in part. Every method but the plain questions may block on the disk.
+/// One stored blob, whole or in part. What is asked of its manifest, of which pieces are held and of its state is answered from
+/// memory; everything else may wait for the disk.
 ///
 /// Invariant: a piece is held only if its bytes, verified against the manifest, were written; bytes leave the store
 /// only if they were verified by this process and the file was not touched by another since.
@@ -303,6 +322,11 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`NotHeld`](crate::StoreError::NotHeld).
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>>;
+
+    /// The same of a piece that can be sent at once: this process has verified it, and it is in the page cache. May be called
+    /// on any thread, since it asks an open file and reads nothing. `None` says nothing of the piece but that it has to be
+    /// asked for where the disk may be waited for.
+    fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile>;
 
     /// The digest of all bytes, by `like`'s algorithm.
     ///

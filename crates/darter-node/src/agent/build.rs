@@ -12,7 +12,7 @@ use darter_origin::{
     FileOrigin, HttpClient, HttpConfig, Login, Origins, RegistryClient, RegistryConfig, RetryPolicy, ServerConfig,
     Upstreams,
 };
-use darter_store::{DiskStore, Store, StoreConfig};
+use darter_store::{Disk, DiskStore, Store, StoreConfig, threads};
 use darter_wire::{
     BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
     Versions, WireError,
@@ -68,11 +68,14 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     }
     let (store, archive, me) = open_data_dir(&options).await?;
     let metrics = Metrics::new();
+    let set_aside = store.set_aside();
+    metrics.set_aside("blob", set_aside.blobs.len());
+    metrics.set_aside("index", usize::from(set_aside.index));
     let context = Arc::new(Context {
         me,
         place: place_of(&options),
         clock,
-        store,
+        disk: Disk::new(Arc::clone(&store)),
         origins: AllOrigins::new(&origins),
         pauses: origins.pauses(),
         registries: registry.upstreams().clone(),
@@ -92,7 +95,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
     let changeable = Changeable {
         http,
         registry: registry.clone(),
-        store: Arc::clone(&context.store),
+        store,
         origin: Arc::clone(&context.origin_budget),
         upload: Arc::clone(&upload),
         download: Arc::clone(&download),
@@ -219,20 +222,21 @@ pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Re
 
 async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
     let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = threads::run(move || {
         let mut config = StoreConfig::new(Arc::new(unix_now));
         config.quota = quota;
         config.reserve_free = reserve;
         let store = DiskStore::open(&data_dir, &config)?;
         let me = identity::of_this_machine(&data_dir)?;
-        let kept = store.list().into_iter().map(|row| row.id).collect();
+        let newer = store.set_aside().blobs;
+        let kept = store.list().into_iter().map(|row| row.id).chain(newer).collect();
         let archive = Archive::open(&data_dir)?;
         if let Err(error) = archive.keep_only(&kept) {
             tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up");
         }
         Ok::<_, StartError>((Arc::new(store) as Arc<dyn Store>, archive, me))
     });
-    opened.await.expect("opening a data directory does not panic")
+    opened.await
 }
 
 async fn open_registries(
@@ -244,8 +248,8 @@ async fn open_registries(
 ) -> Result<Arc<Registries>, StartError> {
     let options = RegistriesOptions::from(options);
     let path = options.data_dir.join("manifests").display().to_string();
-    let opened = tokio::task::spawn_blocking(move || Registries::open(options, client, metrics, Arc::new(clock)));
-    let opened = opened.await.expect("opening the manifests does not panic").map_err(file_error(path))?;
+    let opened = threads::run(move || Registries::open(options, client, metrics, Arc::new(clock)));
+    let opened = opened.await.map_err(file_error(path))?;
     Ok(Arc::new(opened.with_relay(relay)))
 }
 

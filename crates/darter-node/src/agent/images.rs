@@ -42,7 +42,7 @@ async fn explain_blob(inner: &Inner, blob: BlobId) -> Option<Explanation> {
         return Some(transfer.explain());
     }
     let archive = inner.context.archive.clone();
-    tokio::task::spawn_blocking(move || archive.recall(blob)).await.expect("reading does not panic")
+    inner.context.disk.run(move || archive.recall(blob)).await
 }
 
 /// The blob to watch of what is called `name`: of an image, the first part that is on its way, else the first that has a

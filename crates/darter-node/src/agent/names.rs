@@ -68,8 +68,7 @@ async fn by_digits_or_name(
     registries: Option<&Registries>,
     name: &str,
 ) -> BTreeMap<String, Named> {
-    let store = Arc::clone(&swarms.house.context.store);
-    let stored = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+    let stored = swarms.house.context.disk.list().await;
     let mut known: Vec<(BlobId, String, Option<Digest>)> =
         stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest)).collect();
     known.extend(swarms.all().iter().map(|transfer| (transfer.blob, transfer.source.to_string(), transfer.digest())));
@@ -139,8 +138,7 @@ async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<Blo
     if let Some(transfer) = moving.iter().find(|transfer| transfer.digest() == Some(*digest)) {
         return Ok(Some(transfer.blob));
     }
-    let store = Arc::clone(&swarms.house.context.store);
-    let mut stored = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+    let mut stored = swarms.house.context.disk.list().await;
     stored.retain(|row| row.info.digest == Some(*digest));
     stored.sort_by_key(|row| !row.complete);
     Ok(Some(stored.first().map_or(blob, |row| row.id)))

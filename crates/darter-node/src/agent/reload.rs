@@ -40,8 +40,7 @@ impl Agent {
     pub async fn reload(&self, fresh: Options) -> Result<Reloaded, StartError> {
         let agent = self.clone();
         // Reads files.
-        let reloaded = tokio::task::spawn_blocking(move || agent.inner.changeable.reload(fresh));
-        reloaded.await.expect("reading files does not panic")
+        self.inner.context.disk.run(move || agent.inner.changeable.reload(fresh)).await
     }
 }
 

@@ -114,8 +114,7 @@ impl Agent {
 
     fn view(&self, cpu: f64) -> AgentView {
         let inner = &*self.inner;
-        let usage = inner.context.store.usage();
-        let blobs = u64::try_from(inner.context.metrics.store_blobs.get()).unwrap_or_default();
+        let usage = inner.context.disk.usage();
         AgentView {
             node: inner.context.me,
             role: inner.context.options.role,
@@ -129,7 +128,7 @@ impl Agent {
             peers: inner.fleet.peers().len() as u32,
             connections: inner.fleet.connections(),
             seeds: inner.seeds.status(),
-            store: StoreStatus::new(blobs, &usage),
+            store: StoreStatus::new(usage.blobs, &usage),
         }
     }
 

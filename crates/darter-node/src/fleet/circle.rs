@@ -68,7 +68,8 @@ impl Fleet {
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
             let data_dir = fleet.context.options.data_dir.clone();
-            fleet.on_disk(data_dir.clone(), known::load).await;
+            let set_aside = fleet.on_disk(data_dir.clone(), known::load).await;
+            fleet.context.metrics.set_aside("nodes", usize::from(set_aside));
             let (mut asked, mut saved) = (fleet.context.now(), fleet.context.now());
             let mut alone = Alone::default();
             loop {
@@ -117,14 +118,13 @@ impl Fleet {
         }
     }
 
-    async fn on_disk(
+    async fn on_disk<T: Send + 'static>(
         self: &Arc<Self>,
         data_dir: std::path::PathBuf,
-        work: fn(&parking_lot::Mutex<known::Known>, &Path),
-    ) {
+        work: fn(&parking_lot::Mutex<known::Known>, &Path) -> T,
+    ) -> T {
         let fleet = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || work(&fleet.known, &data_dir)).await;
-        done.expect("reading and writing the list of nodes does not panic");
+        self.context.disk.run(move || work(&fleet.known, &data_dir)).await
     }
 
     /// Connects to known nodes until there are enough connections.

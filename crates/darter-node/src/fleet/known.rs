@@ -202,22 +202,24 @@ struct Row {
     met: u64,
 }
 
-/// Reads the file. What can't be read is set aside.
-pub(super) fn load(known: &Mutex<Known>, data_dir: &Path) {
+/// Reads the file. What can't be read is set aside; whether it was.
+pub(super) fn load(known: &Mutex<Known>, data_dir: &Path) -> bool {
     let loaded = Dir::open(data_dir).map_err(io::Error::other).and_then(|dir| {
         match read(&dir) {
             Ok(remembered) => known.lock().recall(remembered),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => {
                 tracing::warn!(%error, kept = SET_ASIDE, "the list of known nodes can't be read and is begun anew");
                 dir.rename(FILE, &dir, SET_ASIDE)?;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     });
-    if let Err(error) = loaded {
+    loaded.unwrap_or_else(|error| {
         tracing::warn!(error = %in_full(&error), "the list of known nodes can't be used");
-    }
+        true
+    })
 }
 
 fn read(dir: &Dir) -> io::Result<Remembered> {

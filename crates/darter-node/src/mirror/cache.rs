@@ -129,7 +129,7 @@ impl Inner {
         let (shard, name) = name_of(&digest);
         let file = self.dir.sub(&shard).and_then(|shard| shard.read(&name));
         // What can't be read, and what a newer release wrote, is not deleted.
-        let is_kept = file.as_ref().map_or(true, |file| file.starts_with(ANY_MAGIC) && !file.starts_with(MAGIC));
+        let is_kept = file.as_ref().map_or(true, |file| is_newer(file));
         let manifest = file.ok().and_then(|file| parse(digest, &file.into()));
         if manifest.is_none() {
             let path = path_of(&self.dir, &digest);
@@ -159,8 +159,17 @@ impl Inner {
         let (shard, name) = name_of(&manifest.digest);
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let parts = [MAGIC, manifest.media_type.as_bytes(), b"\n", &manifest.bytes];
-        self.dir.sub(&shard)?.replace(&name, &format!(".{number}"), &parts, false)
+        let shard = self.dir.sub(&shard)?;
+        if shard.read(&name).is_ok_and(|file| is_newer(&file)) {
+            return Err(io::Error::other("a newer version keeps it there: it is left alone"));
+        }
+        shard.replace(&name, &format!(".{number}"), &parts, false)
     }
+}
+
+/// Whether a newer release wrote a file.
+fn is_newer(file: &[u8]) -> bool {
+    file.starts_with(ANY_MAGIC) && !file.starts_with(MAGIC)
 }
 
 fn parse(digest: Digest, file: &Bytes) -> Option<Manifest> {
@@ -239,6 +248,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::small_files::elsewhere;
 
     fn manifest(text: &'static str) -> Manifest {
         let digest = Digest::sha256(text.as_bytes());
@@ -253,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn a_manifest_outlives_the_process_with_its_media_type() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Manifests::open(&dir.path().join("manifests")).unwrap();
+        let open = || elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap());
         open().put(manifest("{}")).await;
         assert_eq!(open().get(manifest("{}").digest).await, Some(manifest("{}")));
         assert_eq!(open().get(manifest("other").digest).await, None);
@@ -262,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_not_served_and_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Manifests::open(&dir.path().join("manifests")).unwrap();
+        let open = || elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap());
         open().put(manifest("{}")).await;
         let path = file_of(dir.path(), "{}");
         let mut file = fs::read(&path).unwrap();
@@ -278,18 +288,18 @@ mod tests {
     #[tokio::test]
     async fn leftovers_go_and_strangers_stay() {
         let dir = tempfile::tempdir().unwrap();
-        Manifests::open(&dir.path().join("manifests")).unwrap().put(manifest("{}")).await;
+        elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap()).put(manifest("{}")).await;
         let (leftover, stranger) = (dir.path().join("manifests/sha256/.7"), dir.path().join("manifests/sha256/notes"));
         fs::write(&leftover, "x").unwrap();
         fs::write(&stranger, "x").unwrap();
-        Manifests::open(&dir.path().join("manifests")).unwrap();
+        elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap());
         assert!(!leftover.exists() && stranger.exists());
     }
 
     #[tokio::test]
     async fn a_link_in_the_place_of_a_manifest_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Manifests::open(&dir.path().join("manifests")).unwrap();
+        let open = || elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap());
         open().put(manifest("{}")).await;
         let (precious, file) = (dir.path().join("precious"), file_of(dir.path(), "{}"));
         fs::rename(&file, &precious).unwrap();
@@ -311,7 +321,7 @@ mod tests {
     async fn manifests_are_for_their_owner_only_also_older_ones() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("manifests");
-        let open = || Manifests::open(&path).unwrap();
+        let open = || elsewhere(|| Manifests::open(&path).unwrap());
         let file = file_of(dir.path(), "{}");
         let shard = file.parent().unwrap();
         let modes = || [&path, shard, &file].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);

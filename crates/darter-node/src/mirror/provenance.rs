@@ -183,6 +183,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::small_files::elsewhere;
 
     const PLACE: &str = "https://a.lab/ app";
 
@@ -200,8 +201,10 @@ mod tests {
     }
 
     fn open(manifests: &Path) -> Provenance {
-        let data_dir = Dir::open(manifests.parent().unwrap()).unwrap();
-        Provenance::open(&data_dir.sub("manifests").unwrap())
+        elsewhere(|| {
+            let data_dir = Dir::open(manifests.parent().unwrap()).unwrap();
+            Provenance::open(&data_dir.sub("manifests").unwrap())
+        })
     }
 
     #[tokio::test]

@@ -124,11 +124,11 @@ async fn bytes_of(blob: &dyn Blob, range: ByteRange) -> Option<Vec<u8>> {
         match part.ok()? {
             Part::Bytes(part) => bytes.extend_from_slice(&part),
             Part::File(part) => {
-                let read = tokio::task::spawn_blocking(move || {
+                let read = darter_store::threads::run(move || {
                     let mut bytes = vec![0; part.range.len().min(SAMPLE) as usize];
                     part.file.read_exact_at(&mut bytes, part.range.start()).map(|()| bytes)
                 });
-                bytes.extend_from_slice(&read.await.expect("reading does not panic").ok()?);
+                bytes.extend_from_slice(&read.await.ok()?);
             }
         }
     }

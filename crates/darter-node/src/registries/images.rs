@@ -63,6 +63,8 @@ pub(crate) struct Images(Arc<Inner>);
 
 struct Inner {
     dir: Dir,
+    /// Whether the file was not used when it was opened.
+    set_aside: bool,
     /// What each stood for, and when it was last asked for.
     known: Mutex<BTreeMap<ImageName, (Digest, u64)>>,
     /// Held while the file is written: no older content replaces a newer one.
@@ -83,15 +85,26 @@ impl fmt::Debug for Images {
 }
 
 impl Images {
-    /// Opens the record of a data directory. Blocking. A file that can't be read counts as absent.
+    /// Opens the record of a data directory. Blocking. A file that can't be read, or is a newer release's, counts as absent.
     pub(crate) fn open(dir: Dir) -> Self {
+        let set_aside = may_be_newer(&dir);
+        if set_aside {
+            let path = dir.path_of(FILE);
+            tracing::warn!(path = %path.display(), "the names of images are a newer version's or can't be read: they are left alone, and none are kept");
+        }
         let text = dir.read(FILE).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         Self(Arc::new(Inner {
             dir,
+            set_aside,
             known: Mutex::new(parse(&text)),
             writing: Mutex::new(()),
             files: SmallFiles::default(),
         }))
+    }
+
+    /// Whether what lies there is not used: a newer release wrote it, or it can't be read.
+    pub(crate) fn is_set_aside(&self) -> bool {
+        self.0.set_aside
     }
 
     /// A program of this host was given what this tag stands for.
@@ -160,17 +173,20 @@ impl Inner {
         };
         lines.sort_unstable();
         let text: String = lines.into_iter().map(|(_, line)| line).collect();
-        // What can't be read may be a newer release's, too.
-        let may_be_newer = match self.dir.read(FILE) {
-            Ok(there) => !there.starts_with(format!("{MAGIC}\n").as_bytes()),
-            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-        };
-        if may_be_newer {
+        if may_be_newer(&self.dir) {
             return;
         }
         if let Err(error) = self.dir.replace(FILE, TEMPORARY, &[MAGIC.as_bytes(), b"\n", text.as_bytes()], false) {
             tracing::warn!(path = %self.dir.path_of(FILE).display(), %error, "could not note the name of an image");
         }
+    }
+}
+
+/// Whether the file is a newer release's; what can't be read may be one, too.
+fn may_be_newer(dir: &Dir) -> bool {
+    match dir.read(FILE) {
+        Ok(there) => !there.starts_with(format!("{MAGIC}\n").as_bytes()),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }
 
@@ -219,13 +235,14 @@ fn parse(text: &str) -> BTreeMap<ImageName, (Digest, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::small_files::elsewhere;
 
     fn digest(text: &str) -> Digest {
         Digest::sha256(text.as_bytes())
     }
 
     async fn images(dir: &std::path::Path) -> Images {
-        let images = Images::open(Dir::open(dir).unwrap());
+        let images = elsewhere(|| Images::open(Dir::open(dir).unwrap()));
         images.note("docker.io", "library/app", "v1", digest("hub")).await;
         images.note("ghcr.io", "shop/app", "v2", digest("shop")).await;
         images.note("10.0.0.1:5000", "tools", "latest", digest("tools")).await;
@@ -268,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         images(&path).await.note("docker.io", "library/app", "v1", digest("new")).await;
-        let again = Images::open(Dir::open(&path).unwrap());
+        let again = elsewhere(|| Images::open(Dir::open(&path).unwrap()));
         assert_eq!(again.all().len(), 3);
         assert!(matches!(again.find("app:v1"), Found::Image(_, found) if found == digest("new")));
     }
@@ -277,7 +294,10 @@ mod tests {
     async fn what_a_newer_release_wrote_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        Dir::open(&path).unwrap().replace(FILE, TEMPORARY, &[b"darter-images-2\nwhatever\n"], false).unwrap();
+        elsewhere(|| {
+            let text: &[u8] = b"darter-images-2\nwhatever\n";
+            Dir::open(&path).unwrap().replace(FILE, TEMPORARY, &[text], false).unwrap();
+        });
         let images = images(&path).await;
         assert!(matches!(images.find("app:v1"), Found::Image(..)), "known in this run");
         assert_eq!(std::fs::read(path.join(FILE)).unwrap(), b"darter-images-2\nwhatever\n");
@@ -286,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn the_table_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(Dir::open(&dir.path().join("data")).unwrap());
+        let images = elsewhere(|| Images::open(Dir::open(&dir.path().join("data")).unwrap()));
         for number in 0..MAX_IMAGES + 5 {
             let name = ImageName { registry: "r.io".into(), repository: "a".into(), tag: number.to_string() };
             images.0.is_news(name, digest("x"), number as u64);

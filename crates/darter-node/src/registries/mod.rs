@@ -169,12 +169,14 @@ impl Registries {
     ) -> io::Result<Self> {
         let data_dir = Dir::open(&options.data_dir).map_err(io::Error::other)?;
         let manifests = data_dir.sub_or_anew(MANIFESTS)?;
+        let images = Images::open(data_dir);
+        metrics.set_aside("images", usize::from(images.is_set_aside()));
         Ok(Self {
             manifests: Manifests::open(&options.data_dir.join(MANIFESTS))?,
             provenance: Provenance::open(&manifests),
             // The version is in the name, so that one file never has to be read by two releases.
             record: Record::open(manifests.sub_or_anew("open-1")?)?,
-            images: Images::open(data_dir),
+            images,
             requests: Requests::new(client, Arc::clone(&metrics), Arc::clone(&clock)),
             relay: None,
             options,

@@ -362,6 +362,7 @@ fn tidy(dir: &Dir) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::small_files::elsewhere;
 
     fn repository(name: &str) -> Repository {
         Repository::new(&"https://registry.lab/".parse().unwrap(), name)
@@ -379,7 +380,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_open_outlives_the_process() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap();
+        let open = || elsewhere(|| Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap());
         let (app, layer) = (repository("lab/app"), Digest::sha256(b"layer"));
         let learnt = vec![Learnt::Has(vec![(layer, Some(5)), (Digest::sha256(b"other"), None)]), tag("1", "a", "x", 9)];
         open().learn(app.clone(), learnt).await;
@@ -396,7 +397,8 @@ mod tests {
     #[tokio::test]
     async fn a_tag_is_what_it_was_to_this_kind_of_client_or_else_what_it_was_last() {
         let dir = tempfile::tempdir().unwrap();
-        let (record, app) = (Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap(), repository("app"));
+        let (record, app) =
+            (elsewhere(|| Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap()), repository("app"));
         let learnt = vec![tag("1", "a", "old", 1), tag("1", "b", "x", 2), tag("1", "c", "y", 3), tag("1", "a", "z", 4)];
         record.learn(app.clone(), learnt).await;
         let (x, y, z) = (Digest::sha256(b"x"), Digest::sha256(b"y"), Digest::sha256(b"z"));
@@ -408,7 +410,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_registry_takes_back_is_forgotten_on_disk_too() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap();
+        let open = || elsewhere(|| Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap());
         let (app, one, two) = (repository("app"), Digest::sha256(b"1"), Digest::sha256(b"2"));
         let record = open();
         record.learn(app.clone(), vec![Learnt::Has(vec![(one, None), (two, None)]), tag("1", "a", "1", 1)]).await;
@@ -426,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_registry_takes_back_while_the_disk_hangs_is_not_open_afterwards() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap();
+        let record = elsewhere(|| Record::open(Dir::open(&dir.path().join("data")).unwrap()).unwrap());
         let (app, other, one, two) =
             (repository("app"), repository("other"), Digest::sha256(b"1"), Digest::sha256(b"2"));
         for repository in [&app, &other] {

@@ -9,8 +9,6 @@
 //!
 //! Not decided here: who may have a registry's content (the mirror's grants do).
 
-use std::sync::Arc;
-
 use darter_core::sharing::{self, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version, in_full};
@@ -151,28 +149,28 @@ impl Swarms {
         let record = self.record(blob, own.version, Some(own.fetched()));
         if own.is_for_anyone() {
             let key = own.source.record_key(&Credentials::none());
-            self.house.context.store.remember_source(key, record.clone());
+            self.house.context.disk.remember_source(key, record.clone());
         }
-        self.house.context.store.remember_source(own.source.record_key(own.credentials), record);
+        self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
     }
 
     /// Remembers what a source is for this caller alone, though the origin says the same to everybody.
     pub(super) fn remember_apart(&self, own: &Own<'_>, blob: BlobId) {
         let record = self.record(blob, own.version, Some(own.fetched()));
-        self.house.context.store.remember_source(own.source.record_key(own.credentials), record);
+        self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
     }
 
     /// Remembers that a lead let these credentials in.
     pub(super) fn remember_joined(&self, source: &Source, credentials: &Credentials, blob: BlobId, version: &Version) {
         let fetched = Fetched { by: credentials.fingerprint(), shown: None };
         let record = self.record(blob, version, Some(fetched));
-        self.house.context.store.remember_source(source.record_key(credentials), record);
+        self.house.context.disk.remember_source(source.record_key(credentials), record);
     }
 
     /// Remembers that a source is this blob, whoever asked.
     pub(super) fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
         let record = self.record(blob, version, None);
-        self.house.context.store.remember_source(source.record_key(&Credentials::none()), record);
+        self.house.context.disk.remember_source(source.record_key(&Credentials::none()), record);
     }
 
     /// What is remembered of a source, whoever asked.
@@ -185,12 +183,10 @@ impl Swarms {
     }
 
     pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
-        let store = Arc::clone(&self.house.context.store);
-        let recalled = tokio::task::spawn_blocking(move || store.recall_source(key)).await;
-        let record = recalled.expect("recalling does not panic")?;
+        let record = self.house.context.disk.recall_source(key).await?;
         // One that passes through is on its way and not in the store.
         let is_here =
-            |record: &SourceRecord| !self.house.context.store.is_absent(record.blob) || self.get(record.blob).is_some();
+            |record: &SourceRecord| !self.house.context.disk.is_absent(record.blob) || self.get(record.blob).is_some();
         Ok(record.filter(is_here))
     }
 }

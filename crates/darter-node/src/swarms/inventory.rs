@@ -100,8 +100,7 @@ impl Swarms {
         }
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
-            let store = Arc::clone(&swarms.house.context.store);
-            let rows = tokio::task::spawn_blocking(move || store.list()).await.expect("listing does not panic");
+            let rows = swarms.house.context.disk.list().await;
             let named = rows.into_iter().filter(|row| row.complete && row.info.digest.is_some());
             let blobs: Vec<_> = named.take(MAX_TOLD).map(|row| row.id).collect();
             if !blobs.is_empty() {
@@ -136,7 +135,7 @@ impl Swarms {
             let Some(manifest) = self.ask_manifest(holder, blob).await.filter(Manifest::is_whole) else { continue };
             let pieces = manifest.piece_count().unwrap_or_default();
             let stored = self.create(blob, source, version, manifest).await?;
-            let transfer = self.begin(source, version.clone(), caller, stored);
+            let transfer = self.begin(source, version.clone(), caller, stored).await;
             if transfer.lead() == Lead::Nobody {
                 transfer.take_word_of(holder);
                 transfer.lead_it(Start::TakeOver, None);

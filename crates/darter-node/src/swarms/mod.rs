@@ -432,7 +432,7 @@ impl Listener for ListeningSwarms {
                             swarms.count_use(transfer.blob);
                             transfer.small_is_whole().await;
                             let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
-                            if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), wants) {
+                            if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), wants).await {
                                 refuse(&swarms.house.fleet, from, Some(request), transfer.blob, &error);
                             }
                         }

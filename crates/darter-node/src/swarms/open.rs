@@ -74,9 +74,8 @@ impl Swarms {
     /// Somebody wants a blob: it goes last when room is wanted. One whose transfer is at hand is not opened in the store, which
     /// would count it.
     pub(super) fn count_use(&self, blob: BlobId) {
-        let store = Arc::clone(&self.house.context.store);
         // The store may be busy with its disk; nobody waits for it.
-        drop(tokio::task::spawn_blocking(move || store.touch(blob)));
+        self.house.context.disk.on_store(move |store| store.touch(blob)).detach();
     }
 
     async fn open_to_the_end(
@@ -245,7 +244,10 @@ impl Swarms {
         }
         let complete = self.stored(blob).await?.filter(|stored| stored.is_complete());
         let nobody = Caller { credentials: &Credentials::none(), requester: Requester::Here, everything: true };
-        Ok(complete.map(|stored| self.begin(source, Version::default(), nobody, stored)))
+        Ok(match complete {
+            Some(stored) => Some(self.begin(source, Version::default(), nobody, stored).await),
+            None => None,
+        })
     }
 
     /// Whether one agent may read a source for another, which is connected to it.
@@ -412,7 +414,7 @@ impl Swarms {
             stored,
             everything,
         };
-        Ok(self.register(Transfer::begin(&self.house, beginning), Some((seed, joined))))
+        Ok(self.register(Transfer::begin(&self.house, beginning).await, Some((seed, joined))))
     }
 
     /// Leads the swarm of a source: from what is stored, from what nodes hold, and from the origin, which is asked once
@@ -587,7 +589,7 @@ impl Swarms {
         let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest).await?;
-        let transfer = self.begin(source, version, caller, stored);
+        let transfer = self.begin(source, version, caller, stored).await;
         // A sample alone is of no use: what is wanted is asked for.
         let whole = Some(reading).filter(|reading| !reading.is_part);
         let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
@@ -653,7 +655,7 @@ impl Swarms {
             // What is lacking here need not be read again.
             return Ok(Some(transfer));
         }
-        let transfer = self.begin(source, version, caller, stored);
+        let transfer = self.begin(source, version, caller, stored).await;
         if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
             // Members of the swarm that was may come back with what they hold.
             let alone = self.house.context.options.role == Role::Embedded;
@@ -668,7 +670,7 @@ impl Swarms {
         matches!(source, Source::Url { .. }) || self.is_vouched(source, caller).await.unwrap_or(false)
     }
 
-    pub(super) fn begin(
+    pub(super) async fn begin(
         &self,
         source: &Source,
         version: Version,
@@ -677,7 +679,7 @@ impl Swarms {
     ) -> Arc<Transfer> {
         let (source, credentials) = (source.clone(), credentials.clone());
         let beginning = Beginning { source, version, credentials, requester, stored, everything };
-        self.register(Transfer::begin(&self.house, beginning), None)
+        self.register(Transfer::begin(&self.house, beginning).await, None)
     }
 
     /// The blob that a source is, or was when callers with these credentials were last given it.
@@ -702,12 +704,7 @@ impl Swarms {
     }
 
     pub(super) async fn stored(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>, FetchError> {
-        let store = Arc::clone(&self.house.context.store);
-        if store.is_absent(blob) {
-            return Ok(None);
-        }
-        let opened = tokio::task::spawn_blocking(move || store.open(blob)).await;
-        Ok(opened.expect("opening does not panic")?)
+        Ok(self.house.context.disk.open(blob).await?)
     }
 
     pub(super) async fn create(
@@ -724,10 +721,10 @@ impl Swarms {
             created: unix_now(),
         };
         let (name, whole) = (info.clone(), manifest.clone());
-        let store = Arc::clone(&self.house.context.store);
         // Those that were needed when last looked at may be needed no more.
         self.all().iter().for_each(|transfer| transfer.may_rest());
-        let created = tokio::task::spawn_blocking(move || {
+        let disk = &self.house.context.disk;
+        let created = disk.on_store(move |store| {
             match store.open_or_create(blob, info.clone(), manifest.clone()) {
                 // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
                 Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
@@ -740,7 +737,7 @@ impl Swarms {
             }
         });
         let created = match tokio::time::timeout(NEW_BLOB_TIMEOUT, created).await {
-            Ok(created) => created.expect("creating does not panic"),
+            Ok(created) => created,
             Err(_) => Err(StoreError::Io {
                 action: "use in time",
                 path: self.house.context.options.data_dir.clone(),
@@ -750,9 +747,12 @@ impl Swarms {
         match created {
             Ok(stored) => Ok(Passing::over(stored)),
             Err(error) if lets_pass(&error) => {
-                let why: &dyn std::error::Error = &error;
-                tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
-                Ok(Passing::in_memory(blob, name, &whole, &StoreConfig::new(Arc::new(unix_now)))?)
+                {
+                    let why: &dyn std::error::Error = &error;
+                    tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
+                }
+                let config = StoreConfig::new(Arc::new(unix_now));
+                Ok(disk.run(move || Passing::in_memory(blob, name, &whole, &config)).await?)
             }
             Err(error) => Err(error.into()),
         }

@@ -130,11 +130,11 @@ impl Swarms {
             }
             _ => {
                 let (stored, wanted) = (Arc::clone(&stored), taken.len());
-                let read = tokio::task::spawn_blocking(move || {
+                let read = self.house.context.disk.run(move || {
                     let mut bytes = vec![0; wanted];
                     stored.read_at(start, &mut bytes).map(|()| bytes)
                 });
-                known = read.await.expect("reading does not panic")?;
+                known = read.await?;
             }
         }
         let whole = stored.length();

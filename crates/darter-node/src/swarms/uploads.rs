@@ -1,15 +1,20 @@
 //! What peers are given: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in
 //! the store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
+//!
+//! What was verified and is in the page cache goes at once; everything else is read and hashed by a disk thread first, as all is after
+//! a restart, and goes when it is ready.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier, in_full};
+use darter_store::pages::warm;
 use darter_store::{PieceFile, StoredBlob};
-use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
+use darter_wire::{Bind, Later, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
 
 use super::{Shared, ShelfState, Shelved, Swarms};
+use crate::transfer::Transfer;
 
 /// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
 const MAX_SHELVED: usize = 4096;
@@ -25,12 +30,8 @@ impl Uploads for GivingSwarms {
             (Wanted::Any, None) => Bind::UnknownBlob,
             (Wanted::Any, Some(transfer)) => match transfer.choose_for(peer, || !swarms.has_fresh_for(peer, blob)) {
                 Ok(Some(piece)) => {
-                    let bound = payload(&transfer.stored, piece);
-                    if !matches!(bound, Bind::Send { .. }) {
-                        transfer.not_sent(peer, piece);
-                        transfer.could_not_give(piece);
-                    }
-                    bound
+                    let stored = Arc::clone(&transfer.stored);
+                    swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: true })
                 }
                 Ok(None) => Bind::Wait,
                 Err(()) => Bind::Refused,
@@ -39,15 +40,10 @@ impl Uploads for GivingSwarms {
                 if !transfer.stored.holds(piece) {
                     return Bind::NotHeld;
                 }
-                let bound = payload(&transfer.stored, piece);
-                if matches!(bound, Bind::Send { .. }) {
-                    transfer.sending(peer, piece);
-                } else {
-                    transfer.could_not_give(piece);
-                }
-                bound
+                let stored = Arc::clone(&transfer.stored);
+                swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: false })
             }
-            (Wanted::Piece(piece), None) => swarms.from_shelf(blob, piece),
+            (Wanted::Piece(piece), None) => swarms.from_shelf(blob, peer, piece),
         }
     }
 
@@ -82,8 +78,18 @@ impl Swarms {
         transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
     }
 
+    /// Gives a held piece: at once if it is ready to be sent, else when the disk has given it and its hash is right.
+    fn give(&self, stored: &Arc<dyn StoredBlob>, gift: Gift) -> Bind {
+        if let Some(part) = stored.ready_file(gift.piece) {
+            return gift.end(Some(file(part)));
+        }
+        let (stored, piece) = (Arc::clone(stored), gift.piece);
+        let reading = self.house.context.disk.run(move || payload(&*stored, piece));
+        Bind::Later(Later::new(async move { gift.end(reading.await) }))
+    }
+
     /// A piece of a blob that has no transfer. Opening it takes the disk, so the first request waits for that.
-    fn from_shelf(self: &Arc<Self>, blob: BlobId, piece: PieceIndex) -> Bind {
+    fn from_shelf(self: &Arc<Self>, blob: BlobId, peer: NodeId, piece: PieceIndex) -> Bind {
         let now = self.house.context.now();
         let mut shelf = self.shelf.lock();
         let evicted =
@@ -97,7 +103,7 @@ impl Swarms {
                 ShelfState::Open(shared, _) => {
                     let stored = Arc::clone(&shared.0);
                     drop(shelf);
-                    payload(&stored, piece)
+                    self.give(&stored, Gift { of: None, peer, piece, chosen: false })
                 }
                 ShelfState::Opening => Bind::Wait,
                 ShelfState::Absent => Bind::UnknownBlob,
@@ -160,21 +166,64 @@ impl Swarms {
     }
 }
 
-/// A held piece as bytes to send.
-fn payload(stored: &Arc<dyn StoredBlob>, piece: PieceIndex) -> Bind {
-    let payload = match stored.piece_file(piece) {
-        Ok(Some(PieceFile { file, range })) => {
-            let length = u32::try_from(range.len()).expect("at most 16 MiB");
-            Payload::File { file, offset: range.start(), length }
-        }
-        Ok(None) => {
-            let mut bytes = Vec::new();
-            match stored.read_piece(piece, &mut bytes) {
-                Ok(()) => Payload::Bytes(Bytes::from(bytes)),
-                Err(_) => return Bind::NotHeld,
+/// A piece that is about to be given. Whoever drops it gives nothing.
+struct Gift {
+    /// The transfer that it is a piece of, if its blob has one.
+    of: Option<Arc<Transfer>>,
+    peer: NodeId,
+    piece: PieceIndex,
+    /// Whether the transfer chose it, and counts it as being sent.
+    chosen: bool,
+}
+
+impl Gift {
+    /// What the peer is given, once the store has said what there is.
+    fn end(mut self, payload: Option<Payload>) -> Bind {
+        let (peer, piece) = (self.peer, self.piece);
+        let chosen = std::mem::take(&mut self.chosen);
+        match (payload, &self.of) {
+            (Some(payload), of) => {
+                if let Some(transfer) = of.as_ref().filter(|_| !chosen) {
+                    transfer.sending(peer, piece);
+                }
+                Bind::Send { piece, payload }
             }
+            (None, Some(transfer)) => {
+                if chosen {
+                    transfer.not_sent(peer, piece);
+                }
+                transfer.could_not_give(piece);
+                Bind::NotHeld
+            }
+            (None, None) => Bind::NotHeld,
         }
-        Err(_) => return Bind::NotHeld,
-    };
-    Bind::Send { piece, payload }
+    }
+}
+
+impl Drop for Gift {
+    fn drop(&mut self) {
+        if let Some(transfer) = self.of.take().filter(|_| self.chosen) {
+            transfer.not_sent(self.peer, self.piece);
+        }
+    }
+}
+
+fn file(PieceFile { file, range }: PieceFile) -> Payload {
+    let length = u32::try_from(range.len()).expect("at most 16 MiB");
+    Payload::File { file, offset: range.start(), length }
+}
+
+/// A held piece as bytes to send, verified and in memory; `None` if it is not to be had. Waits for the disk.
+fn payload(stored: &dyn StoredBlob, piece: PieceIndex) -> Option<Payload> {
+    match stored.piece_file(piece).ok()? {
+        Some(part) => {
+            warm(stored, &part, part.range).ok()?;
+            Some(file(part))
+        }
+        None => {
+            let mut bytes = Vec::new();
+            stored.read_piece(piece, &mut bytes).ok()?;
+            Some(Payload::Bytes(Bytes::from(bytes)))
+        }
+    }
 }

@@ -102,8 +102,7 @@ impl Transfer {
             self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });
         }
         let stored = Arc::clone(&self.stored);
-        let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
-        if let Err(problem) = discarded.expect("discarding does not panic") {
+        if let Err(problem) = self.context.disk.run(move || stored.discard()).await {
             tracing::error!(blob = %self.blob.short(), error = %in_full(&problem), "a former version could not be removed");
         }
         self.end_with(error);

@@ -31,7 +31,7 @@ impl Transfer {
             return Ok(());
         }
         let stored = Arc::clone(&self.stored);
-        let caught_up = tokio::task::spawn_blocking(move || {
+        let caught_up = self.context.disk.run(move || {
             let (mut later, mut buffer) = (later, Vec::new());
             for piece in 0..first.0 {
                 stored.read_piece(PieceIndex(piece), &mut buffer)?;
@@ -39,7 +39,7 @@ impl Transfer {
             }
             Ok::<_, StoreError>(later)
         });
-        match caught_up.await.expect("hashing does not panic") {
+        match caught_up.await {
             Ok(later) => {
                 whole.next = at;
                 match &mut whole.witness {

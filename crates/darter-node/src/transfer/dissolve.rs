@@ -47,8 +47,7 @@ impl Transfer {
             refuse(&self.fleet, node, None, blob, &told);
         }
         let stored = Arc::clone(&self.stored);
-        let discarded = tokio::task::spawn_blocking(move || stored.discard()).await;
-        if let Err(problem) = discarded.expect("discarding does not panic") {
+        if let Err(problem) = self.context.disk.run(move || stored.discard()).await {
             tracing::error!(blob = %blob.short(), error = %in_full(&problem), "a dissolved blob could not be removed");
         }
         self.end_with(error);

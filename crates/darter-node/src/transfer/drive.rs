@@ -80,7 +80,9 @@ impl Transfer {
             state.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             state.picker.expect(state.met.len() + state.to_meet.len());
             state.read_for_members(now);
-            state.picker.poll(now, &mut work.actions);
+            if !state.arriving {
+                state.picker.poll(now, &mut work.actions);
+            }
         } else {
             state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));
         }

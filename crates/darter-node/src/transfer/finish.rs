@@ -107,15 +107,13 @@ impl Transfer {
 
     async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
         let stored = Arc::clone(&self.stored);
-        let hashed = tokio::task::spawn_blocking(move || stored.hash_whole(&like)).await;
-        Ok(hashed.expect("hashing does not panic")?)
+        Ok(self.context.disk.run(move || stored.hash_whole(&like)).await?)
     }
 
     async fn seal(self: &Arc<Self>, verdict: Verdict, by: CheckedBy) {
         let stored = Arc::clone(&self.stored);
         let root = verdict.root;
-        let sealed = tokio::task::spawn_blocking(move || stored.seal(root)).await.expect("sealing does not panic");
-        if let Err(error) = sealed {
+        if let Err(error) = self.context.disk.run(move || stored.seal(root)).await {
             return self.unchecked(&error.into());
         }
         let now = self.context.now();
@@ -136,9 +134,7 @@ impl Transfer {
             }
         }
         let (archive, explanation) = (self.context.archive.clone(), self.explain());
-        let kept =
-            tokio::task::spawn_blocking(move || archive.keep(&explanation)).await.expect("writing does not panic");
-        if let Err(error) = kept {
+        if let Err(error) = self.context.disk.run(move || archive.keep(&explanation)).await {
             tracing::warn!(blob = %self.blob.short(), error = %in_full(&error), "the explanation could not be written down");
         }
         tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");

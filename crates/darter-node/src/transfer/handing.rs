@@ -198,14 +198,14 @@ impl Taker {
         let start = pieces.offset(first);
         let stop = pieces.offset(end).min(transfer.stored.length().unwrap_or(u64::MAX));
         let stored = Arc::clone(&transfer.stored);
-        let verified = tokio::task::spawn_blocking(move || file_part(&*stored, pieces, ByteRange::new(start, stop)));
+        let verified = transfer.context.disk.run(move || file_part(&*stored, pieces, ByteRange::new(start, stop)));
         let limit = transfer.context.options.stall_timeout;
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         let Ok(verified) = tokio::time::timeout(limit, verified).await else {
             let what = format!("the disk to give piece {}", first.0 + 1);
             return Err(FetchError::Stalled { waited: limit, what });
         };
-        match verified.expect("reading does not panic") {
+        match verified {
             Ok(Some(part)) => Ok(Some(self.gave(first, part))),
             Ok(None) => {
                 self.go_on_in_order();

@@ -235,7 +235,7 @@ impl Archive {
 
     /// Writes an explanation down, replacing an earlier one whole.
     pub(crate) fn keep(&self, explanation: &Explanation) -> io::Result<()> {
-        let (name, fresh) = (name_of(explanation.blob), format!("{}.new", explanation.blob));
+        let (name, fresh) = (name_of(explanation.blob), fresh_name_of(explanation.blob));
         self.0.replace(&name, &fresh, &[&serde_json::to_vec(explanation)?], false)
     }
 
@@ -244,11 +244,15 @@ impl Archive {
         serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
     }
 
-    /// Forgets all but these blobs: what was evicted needs no explanation any more.
+    /// Forgets all but these blobs: what was evicted needs no explanation any more. What has another name than an explanation
+    /// may be a newer version's, and stays.
     pub(crate) fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
         for name in self.0.names()? {
-            let blob = name.split_once('.').and_then(|(stem, _)| stem.parse().ok());
-            let known = blob.is_some_and(|blob| blobs.contains(&blob) && name == name_of(blob));
+            let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };
+            let known = name == name_of(blob) && blobs.contains(&blob);
+            if !known && name != name_of(blob) && name != fresh_name_of(blob) {
+                continue;
+            }
             // Looked at, so that what an older release left open to others is closed to them.
             if (!known || !self.0.look(&name).is_ok_and(|look| look.is_some()))
                 && let Err(error) = self.0.remove(&name)
@@ -264,6 +268,11 @@ impl Archive {
         // Nothing to forget is as good as forgotten.
         let _ = self.0.remove(name_of(blob));
     }
+}
+
+/// What is written under this name is no explanation yet.
+fn fresh_name_of(blob: BlobId) -> String {
+    format!("{blob}.new")
 }
 
 fn name_of(blob: BlobId) -> String {

@@ -22,7 +22,6 @@ use super::dissolve::refuse;
 use super::runs::ToldRuns;
 use super::{Lead, Outcome, Transfer, narrower, random_seed};
 use crate::error::FetchError;
-use crate::in_place::in_place;
 
 /// Blobs this small are sent with the first answer, in bytes.
 const INLINE: u64 = 64 * 1024;
@@ -43,8 +42,8 @@ pub(crate) struct Leading {
     /// Whether every member has been told the length, and the verdict.
     told_length: bool,
     told_verdict: bool,
-    /// Members that wait to be let in.
-    replies: Vec<(NodeId, u32)>,
+    /// Members that wait to be let in, by the number of their question, with all bytes if they are few.
+    replies: Vec<(NodeId, u32, Option<Vec<u8>>)>,
     members: usize,
     /// Who was let in and has not left.
     inside: HashSet<NodeId>,
@@ -163,7 +162,7 @@ impl Leading {
     /// The members besides this agent and those who are coming in.
     pub(super) fn others(&self) -> Vec<NodeId> {
         let me = self.swarm.node();
-        let entering = |node: &NodeId| self.replies.iter().any(|(entering, _)| entering == node);
+        let entering = |node: &NodeId| self.replies.iter().any(|(entering, ..)| entering == node);
         self.swarm.members().into_iter().filter(|node| *node != me && !entering(node)).collect()
     }
 
@@ -231,8 +230,9 @@ impl Leading {
         let own = self.swarm.take_notice(me).map(|notice| notice.gained).unwrap_or_default();
         let own_neighbours = own.into_iter().map(|peer| peer.node).collect();
         let mut answers = Vec::new();
-        for (node, request) in std::mem::take(&mut self.replies) {
-            let answer = self.let_in(transfer, chain, verdict, (node, request), now);
+        for reply in std::mem::take(&mut self.replies) {
+            let node = reply.0;
+            let answer = self.let_in(transfer, chain, verdict, reply, now);
             answers.extend(answer.into_iter().map(|message| (node, message)));
         }
         // Who comes in was told of its neighbours with the answer.
@@ -270,7 +270,7 @@ impl Leading {
         transfer: &Transfer,
         chain: &HashChain,
         verdict: Option<&Verdict>,
-        (node, request): (NodeId, u32),
+        (node, request, whole): (NodeId, u32, Option<Vec<u8>>),
         now: Moment,
     ) -> Vec<Message> {
         let telling = self.teaching.greet(self.members, now);
@@ -291,7 +291,7 @@ impl Leading {
             proof: (telling.signed && telling.count == first).then(|| self.signer.prove(chain)),
             neighbours,
             verdict: verdict.cloned(),
-            whole: verdict.and_then(|_| transfer.small_whole()),
+            whole: verdict.and(whole),
         };
         let rest = Telling { from: first, count: telling.count - first, ..telling };
         let mut messages = Vec::new();
@@ -423,7 +423,14 @@ impl Transfer {
     ///
     /// # Errors
     /// Why the transfer failed, if it did meanwhile.
-    pub(crate) fn admit(&self, node: NodeId, request: u32, held: &PieceSet, wants: bool) -> Result<(), FetchError> {
+    pub(crate) async fn admit(
+        &self,
+        node: NodeId,
+        request: u32,
+        held: &PieceSet,
+        wants: bool,
+    ) -> Result<(), FetchError> {
+        let whole = self.small_whole().await;
         self.open_lead(Start::TakeOver);
         {
             let mut state = self.state.lock();
@@ -447,7 +454,7 @@ impl Transfer {
             let Some(leading) = &mut state.leading else { return Ok(()) };
             leading.swarm.join(node, peer.hello.place, held, wants);
             leading.inside.insert(node);
-            leading.replies.push((node, request));
+            leading.replies.push((node, request, whole));
             leading.members = leading.swarm.members().len();
             leading.replan();
         }
@@ -467,7 +474,7 @@ impl Transfer {
             let leading = state.leading.as_mut();
             (error, leading.map(|leading| std::mem::take(&mut leading.replies)).unwrap_or_default())
         };
-        for (node, request) in replies {
+        for (node, request, _) in replies {
             refuse(&self.fleet, node, Some(request), self.blob, &error);
         }
     }
@@ -636,11 +643,14 @@ impl Transfer {
         self.stored.length().filter(|length| *length <= INLINE)
     }
 
-    /// All bytes, when they are few and all here.
-    fn small_whole(&self) -> Option<Vec<u8>> {
-        let length = self.small_length()?;
-        let mut bytes = vec![0; usize::try_from(length).ok()?];
-        in_place(|| self.stored.read_at(0, &mut bytes)).ok()?;
-        Some(bytes)
+    /// All bytes, when they are few and all here and checked.
+    async fn small_whole(&self) -> Option<Vec<u8>> {
+        let length = self.small_length().filter(|_| self.is_complete())?;
+        let (stored, length) = (Arc::clone(&self.stored), usize::try_from(length).ok()?);
+        let read = self.context.disk.run(move || {
+            let mut bytes = vec![0; length];
+            stored.read_at(0, &mut bytes).map(|()| bytes)
+        });
+        read.await.ok()
     }
 }

@@ -13,7 +13,6 @@ use super::hashes;
 use super::{Asked, Lead, Outcome, State, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
-use crate::in_place::in_place;
 use crate::joins::{Entered, Joined};
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
@@ -21,7 +20,7 @@ const HASH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Transfer {
     /// Follows a lead that let this agent in. A lead that cuts the blob into other pieces is not followed.
-    pub(crate) fn follow(self: &Arc<Self>, lead: NodeId, joined: Joined) {
+    pub(crate) fn follow(self: &Arc<Self>, lead: NodeId, mut joined: Joined) {
         if joined.piece_length != self.piece_length || self.is_complete() {
             return;
         }
@@ -29,20 +28,12 @@ impl Transfer {
             return;
         }
         // A lead that has gone by now is left below; nothing is taken from it.
-        if let (Some(whole), Some(peer)) = (&joined.whole, self.fleet.peer(lead)) {
-            // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
-            if let Some(verdict) = &joined.verdict {
-                self.state.lock().told_verdict(verdict.clone());
-            }
-            if let Some(length) = joined.length {
-                self.learn_length(lead, length);
-            }
-            self.learn_hashes(lead, 0, &joined.hashes, None);
-            self.take_whole(&peer, whole);
-        }
+        let whole = joined.whole.take().zip(self.fleet.peer(lead));
         {
             let now = self.context.now();
             let mut state = self.state.lock();
+            // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
+            state.arriving |= whole.is_some();
             if state.lead() == Lead::Me {
                 let neighbours: Vec<_> = state.met.drain().collect();
                 state.to_meet.extend(neighbours);
@@ -67,6 +58,10 @@ impl Transfer {
             self.learn_length(lead, length);
         }
         self.learn_hashes(lead, 0, &joined.hashes, joined.proof);
+        if let Some((whole, peer)) = whole {
+            let transfer = Arc::clone(self);
+            self.tasks.spawn(async move { transfer.take_whole(&peer, whole).await });
+        }
         // It may have gone before this agent followed it, and then nobody will say so.
         if self.fleet.peer(lead).is_none() {
             self.lead_failed(lead, "connection lost");
@@ -294,14 +289,13 @@ impl Transfer {
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
         let needed = stored.is_crowded().then(|| self.needed_from(Duration::ZERO));
-        let put = tokio::task::spawn_blocking(move || {
+        let put = self.context.disk.run(move || {
             if let Some(needed) = needed {
                 stored.forget(needed)?;
             }
             stored.put(piece, &data)
         });
-        let put = put.await;
-        match put.expect("storing a piece does not panic") {
+        match put.await {
             Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), peer.giver()),
             Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),
             Err(error) => match error.blame().fault {
@@ -517,16 +511,19 @@ impl Transfer {
         self.kick.notify_one();
     }
 
-    fn take_whole(&self, lead: &Peer, whole: &[u8]) {
-        let mut bytes = whole;
-        let mut piece = PieceIndex(0);
-        while !bytes.is_empty() {
-            let length = bytes.len().min(usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB"));
-            let (data, rest) = bytes.split_at(length);
-            match in_place(|| self.stored.put(piece, data)) {
+    /// Stores what came with the lead's answer: all pieces, since they are few and small.
+    async fn take_whole(&self, lead: &Peer, whole: Vec<u8>) {
+        let (stored, length) = (Arc::clone(&self.stored), self.piece_length.bytes());
+        let length = usize::try_from(length).expect("a piece has at most 16 MiB");
+        let put = self.context.disk.run(move || {
+            let pieces = (0..).map(PieceIndex).zip(whole.chunks(length));
+            pieces.map(|(piece, data)| (piece, data.len() as u64, stored.put(piece, data))).collect::<Vec<_>>()
+        });
+        for (piece, bytes, put) in put.await {
+            match put {
                 Ok(Put::Stored) => {
-                    self.count_received(lead, data.len() as u64);
-                    self.stored_piece(piece, data.len() as u64, None, lead.giver());
+                    self.count_received(lead, bytes);
+                    self.stored_piece(piece, bytes, None, lead.giver());
                 }
                 Ok(Put::AlreadyHeld) => {}
                 // What is not taken here is asked for like any other piece.
@@ -534,8 +531,8 @@ impl Transfer {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "an inline piece was not stored");
                 }
             }
-            bytes = rest;
-            piece = PieceIndex(piece.0 + 1);
         }
+        self.state.lock().arriving = false;
+        self.kick.notify_one();
     }
 }

@@ -64,8 +64,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use darter_core::source::Credentials;
 use darter_core::{
-    BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Source, Version,
-    in_full,
+    BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source,
+    Version, in_full,
 };
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
@@ -90,7 +90,6 @@ use crate::api::{self, CheckedBy, Giver};
 use crate::context::{Context, Fetching, unix_now};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
-use crate::in_place::in_place;
 use crate::joins::Joins;
 use crate::options::Role;
 
@@ -136,6 +135,8 @@ pub(crate) struct Transfer {
 
 pub(crate) struct State {
     picker: Picker,
+    /// Whether pieces that came with the lead's answer are being stored: meanwhile nothing is asked for.
+    arriving: bool,
     /// The lead's work, while this agent does it.
     leading: Option<Leading>,
     leadership: Leadership,
@@ -254,9 +255,16 @@ pub(crate) struct Beginning {
 
 impl Transfer {
     /// A transfer that nobody leads yet, with a driver of its own.
-    pub(crate) fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
+    pub(crate) async fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
         let House { context, fleet, joins, tasks, sendable } = house;
         let Beginning { source, version, credentials, requester, stored, everything } = beginning;
+        let root = stored.manifest().root().filter(|_| stored.is_complete());
+        let digest = match (source.digest(), root) {
+            // Of content without a digest of its own, the one that was found when it came.
+            (None, Some(root)) => recalled(context, stored.id(), root).await,
+            (digest, _) => digest,
+        };
+        let verdict = root.map(|root| Verdict { root, digest });
         let now = context.now();
         let held = stored.held();
         let manifest = stored.manifest();
@@ -277,15 +285,7 @@ impl Transfer {
             picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
         }
         let mut journal = Journal::new(source.to_string(), source.digest(), now, unix_now(), &held);
-        let complete = stored.is_complete();
-        let root = manifest.root().filter(|_| complete);
-        let recalled =
-            |root| context.archive.recall(blob).filter(|told| told.root == Some(root)).and_then(|it| it.digest);
-        let verdict = root.map(|root| {
-            // Of content without a digest of its own, the one that was found when it came.
-            let digest = source.digest().or_else(|| in_place(|| recalled(root.to_string())));
-            Verdict { root, digest }
-        });
+        let complete = verdict.is_some();
         if complete {
             journal.completed(now, verdict.as_ref().and_then(|verdict| verdict.digest));
         } else if !held.is_empty() {
@@ -293,6 +293,7 @@ impl Transfer {
         }
         let state = State {
             picker,
+            arriving: false,
             leading: None,
             leadership: Leadership::new(context.me, source.key(), blob, context.options.role == Role::Node),
             callers: Callers::new(credentials),
@@ -589,6 +590,13 @@ impl Transfer {
             }
         }
     }
+}
+
+/// The digest that was found when a blob of this root came here.
+async fn recalled(context: &Context, blob: BlobId, root: PieceHash) -> Option<Digest> {
+    let archive = context.archive.clone();
+    let told = context.disk.run(move || archive.recall(blob)).await?;
+    told.digest.filter(|_| told.root == Some(root.to_string()))
 }
 
 /// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.

@@ -119,8 +119,7 @@ impl Transfer {
         while self.stored.is_crowded() && !self.closed.is_cancelled() {
             let waited = self.context.now().since(began);
             let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
-            let forgotten = tokio::task::spawn_blocking(move || stored.forget(needed)).await;
-            forgotten.expect("forgetting does not panic")?;
+            self.context.disk.run(move || stored.forget(needed)).await?;
             if !self.stored.is_crowded() {
                 break;
             }
@@ -149,11 +148,15 @@ impl Transfer {
         if !again.contains(piece) {
             return;
         }
-        if let Err(error) = self.stored.drop_pieces(&again) {
-            tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "forgotten pieces could not be dropped");
-        }
-        self.lack(&again, "were forgotten and are read again for a member that came late");
-        self.resume();
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let (stored, dropped) = (Arc::clone(&transfer.stored), again.clone());
+            if let Err(error) = transfer.context.disk.run(move || stored.drop_pieces(&dropped)).await {
+                tracing::debug!(blob = %transfer.blob.short(), error = %in_full(&error), "forgotten pieces could not be dropped");
+            }
+            transfer.lack(&again, "were forgotten and are read again for a member that came late");
+            transfer.resume();
+        });
     }
 
     /// Why a reader of this host can't have a piece that was forgotten.

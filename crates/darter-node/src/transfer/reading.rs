@@ -560,7 +560,7 @@ impl Transfer {
         let mut hasher = if follows { whole.hasher.take() } else { None };
         let mut witness = if follows { whole.witness.take() } else { None };
         let is_last = self.stored.length() == Some(piece_length.offset(piece) + length);
-        let put = tokio::task::spawn_blocking(move || {
+        let put = self.context.disk.run(move || {
             if let Some(witness) = &mut witness {
                 witness.update(&bytes);
             }
@@ -577,7 +577,7 @@ impl Transfer {
             }
             Ok::<_, StoreError>(Ok((bytes, hasher, witness)))
         });
-        match put.await.expect("storing a piece does not panic") {
+        match put.await {
             Ok(Err(error)) => return Some(RunEnd::Origin(error)),
             Ok(Ok((mut bytes, hasher, witness))) => {
                 (whole.hasher, whole.witness) = (hasher, witness);

@@ -7,19 +7,17 @@
 //! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
 //! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
-use darter_store::{PieceFile, StoreError, StoredBlob, size};
+use darter_store::pages::warm;
+use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob, size};
 use darter_swarm::{Event, ReaderId};
 use futures_util::Stream;
-use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::rest::Hold;
 use super::wants::Waiting;
@@ -31,9 +29,6 @@ const CHUNK: u64 = 256 * 1024;
 
 /// Bytes of a file that are given at a time, at most.
 pub(super) const FILE_CHUNK: u64 = 8 << 20;
-
-/// The kernel reads ahead this much at the least, so one byte in as many tells whether they are in memory.
-const READ_AHEAD: u64 = 128 * 1024;
 
 /// A container engine can wait a little for one piece while others flow.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
@@ -85,7 +80,7 @@ struct Reader {
     ahead: Option<(u64, Reading)>,
 }
 
-type Reading = JoinHandle<Result<Part, StoreError>>;
+type Reading = DiskWork<Result<Part, StoreError>>;
 
 impl Transfer {
     /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
@@ -232,7 +227,7 @@ impl Reader {
             let what = format!("the disk to give piece {}", piece.0 + 1);
             return Err(FetchError::Stalled { waited: limit, what });
         };
-        match read.expect("reading does not panic") {
+        match read {
             Ok(part) => {
                 let length = part.len();
                 self.at += length;
@@ -252,7 +247,7 @@ impl Reader {
     fn begin_to_read(&self, at: u64, end: u64) -> Reading {
         let (stored, pieces, files) =
             (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.giving.files);
-        tokio::task::spawn_blocking(move || {
+        self.transfer.context.disk.run(move || {
             let in_file = ByteRange::new(at, end.min(at + FILE_CHUNK));
             let part = if files { file_part(&*stored, pieces, in_file)? } else { None };
             part.map_or_else(|| memory(&*stored, at, end.min(at + CHUNK)), |part| Ok(Part::File(part)))
@@ -339,22 +334,4 @@ pub(super) fn file_part(
         found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
     }
     Ok(found)
-}
-
-/// Reads what of a part is not in memory. By way of the store, which drops what the disk can't give.
-fn warm(stored: &dyn StoredBlob, part: &PieceFile, range: ByteRange) -> Result<(), StoreError> {
-    let mut buffer = Vec::new();
-    let mut at = range.start();
-    while at < range.end() {
-        let next = (at + READ_AHEAD).min(range.end());
-        let mut byte = [0];
-        let mut byte = [io::IoSliceMut::new(&mut byte)];
-        // A file system that does not know the question is in memory itself, or is not worth asking.
-        if rustix::io::preadv2(&*part.file, &mut byte, next - 1, ReadWriteFlags::NOWAIT) == Err(Errno::AGAIN) {
-            buffer.resize(usize::try_from(next - at).expect("at most 128 KiB"), 0);
-            stored.read_at(at, &mut buffer)?;
-        }
-        at = next;
-    }
-    Ok(())
 }

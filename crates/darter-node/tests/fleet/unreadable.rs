@@ -4,9 +4,10 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use darter_core::Source;
-use darter_node::Agent;
+use darter_node::{Agent, Options};
 use futures_util::StreamExt as _;
 
 use crate::another_user::copied;
@@ -109,7 +110,17 @@ async fn what_a_newer_release_wrote_is_still_there() {
     let web = Web::start(|_| Reply::ok(&CONTENT)).await;
     let dir = tempfile::tempdir().unwrap();
     let manifest = format!("manifests/sha256/{}", "0".repeat(64));
+    let blobs = ["ab", "cd"].map(|digits| format!("blobs/{digits}/{}", digits.repeat(32)));
+    let [sidecar, bytes, other_sidecar, other_bytes] =
+        [(0, "piece"), (0, "data"), (1, "piece2"), (1, "data")].map(|(at, kind)| format!("{}.{kind}", blobs[at]));
+    let explanation = format!("explain/{}.json", "ab".repeat(32));
     let files = [
+        (sidecar.as_str(), "DARTPIEC\x4dshorter"),
+        (bytes.as_str(), "bytes"),
+        (other_sidecar.as_str(), "described in another file"),
+        (other_bytes.as_str(), "bytes"),
+        (explanation.as_str(), "{\"later\": true}"),
+        ("explain/later", "all in one"),
         ("peers", "{\"format\": 2, \"fleet\": []}"),
         ("images", "darter-images-2\nx\n"),
         (manifest.as_str(), "darter-manifest-2 x\n{}"),
@@ -120,8 +131,18 @@ async fn what_a_newer_release_wrote_is_still_there() {
         fs::create_dir_all(at.parent().unwrap()).unwrap();
         fs::write(&at, text).unwrap();
     }
-    let agent = Agent::start(seed::node(dir.path(), Vec::new())).await.unwrap();
+    let local = Some(([127, 0, 0, 1], 0).into());
+    let agent = Agent::start(Options { local, ..seed::node(dir.path(), Vec::new()) }).await.unwrap();
     assert!(read(&agent, &web).await == CONTENT);
+    let metrics = format!("http://{}/metrics", agent.status().local.unwrap());
+    let counted = async |what: &str, count: u32| {
+        let metrics = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+        metrics.contains(&format!("darter_set_aside{{what=\"{what}\"}} {count}\n"))
+    };
+    for (what, count) in [("blob", 2), ("index", 1), ("nodes", 1), ("images", 1)] {
+        let met = async { while !counted(what, count).await {} };
+        tokio::time::timeout(Duration::from_secs(60), met).await.expect(what);
+    }
     agent.drain().await;
     for (name, text) in files {
         let at = [name.to_owned(), format!("{name}.unread")].map(|name| dir.path().join(name));

@@ -105,7 +105,11 @@ async fn open_port(
     let http = HttpClient::new(&HttpConfig { proxy_from_environment: false, ..HttpConfig::default() }).unwrap();
     let client = RegistryClient::new(http, config, Arc::new(SystemClock::start()));
     let (agent, clock) = (Arc::new(agent.clone()), Arc::new(clock.clone()));
-    let registries = Registries::open(kept, client, Arc::clone(metrics), clock.clone()).unwrap();
+    let opened = {
+        let (metrics, clock) = (Arc::clone(metrics), clock.clone());
+        darter_store::threads::run(move || Registries::open(kept, client, metrics, clock))
+    };
+    let registries = opened.await.unwrap();
     let mirror = Mirror::new(options, Arc::new(registries), agent, Arc::clone(metrics), clock);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     LocalPort::serve(listener, Some(Arc::new(mirror)), Arc::clone(metrics), vec!["darter.corp".into()]).unwrap()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use darter_core::{Clock as _, Moment, SystemClock};
 use parking_lot::{Condvar, Mutex};
 
-use crate::disk::Disk;
+use crate::disk::Files;
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 
@@ -68,7 +68,7 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    pub(super) fn start(keeper: &Arc<Keeper<Disk>>, bell: Arc<Bell>, every: Duration) -> Result<Self> {
+    pub(super) fn start(keeper: &Arc<Keeper<Files>>, bell: Arc<Bell>, every: Duration) -> Result<Self> {
         let weak = Arc::downgrade(keeper);
         let heard = bell.clone();
         let thread = std::thread::Builder::new()
@@ -112,7 +112,7 @@ impl Trouble {
     }
 }
 
-fn run(keeper: &Weak<Keeper<Disk>>, bell: &Bell, every: Duration) {
+fn run(keeper: &Weak<Keeper<Files>>, bell: &Bell, every: Duration) {
     let clock = SystemClock::start();
     let mut pause = every;
     let mut trouble = Trouble::default();

@@ -69,11 +69,12 @@ impl Pending {
 }
 
 impl Index {
-    /// Opens the index, or begins an empty one if it is missing or damaged. Forgets all but the `existing` blobs.
-    pub(super) fn open(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Self> {
+    /// Opens the index, or begins an empty one if it is missing or can't be used; whether that one was set aside. Forgets all
+    /// but the `existing` blobs.
+    pub(super) fn open(dir: &Dir, existing: &HashSet<BlobId>) -> Result<(Self, bool)> {
         let path = dir.path_of(NAME);
-        let database = match open_checked(dir, existing) {
-            Ok(database) => database,
+        let (database, set_aside) = match open_checked(dir, existing) {
+            Ok(database) => (database, false),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(path = %path.display(), error, kept = SET_ASIDE, "the index can't be used and is begun anew");
@@ -83,10 +84,10 @@ impl Index {
                     if is_anothers { Err(io::ErrorKind::Other.into()) } else { dir.rename(NAME, dir, SET_ASIDE) };
                 let aside = aside.or_else(|_| dir.remove(NAME).map(drop));
                 aside.map_err(StoreError::io("set aside", &path))?;
-                open_checked(dir, existing).map_err(index_error(&path))?
+                (open_checked(dir, existing).map_err(index_error(&path))?, true)
             }
         };
-        Ok(Self { database, path, pending: Mutex::default(), writing: Mutex::default() })
+        Ok((Self { database, path, pending: Mutex::default(), writing: Mutex::default() }, set_aside))
     }
 
     pub(super) fn last_uses(&self) -> Result<HashMap<BlobId, LastUse>> {
@@ -155,7 +156,8 @@ impl Index {
                 uses.remove(blob.0)?;
             }
             if !pending.gone.is_empty() {
-                sources.retain(|_, value| decode(value).is_some_and(|record| !pending.gone.contains(&record.blob)))?;
+                // What a newer version remembers stays.
+                sources.retain(|_, value| decode(value).is_none_or(|record| !pending.gone.contains(&record.blob)))?;
             }
             for (blob, last_use) in &pending.uses {
                 uses.insert(blob.0, (last_use.order, last_use.at))?;
@@ -201,7 +203,8 @@ fn open_checked(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Database, redb:
     transaction.open_table(USES)?.retain(|blob, _| existing.contains(&BlobId(blob)))?;
     transaction
         .open_table(SOURCES)?
-        .retain(|_, value| decode(value).is_some_and(|record| existing.contains(&record.blob)))?;
+        // What a newer version remembers stays.
+        .retain(|_, value| decode(value).is_none_or(|record| existing.contains(&record.blob)))?;
     transaction.commit()?;
     Ok(database)
 }
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn what_was_remembered_is_recalled_while_it_is_being_written() {
         let directory = tempfile::tempdir().unwrap();
-        let index = Index::open(&Dir::open(directory.path()).unwrap(), &HashSet::new()).unwrap();
+        let (index, _) = Index::open(&Dir::open(directory.path()).unwrap(), &HashSet::new()).unwrap();
         let record = |number: u8| SourceRecord {
             blob: BlobId([number; 32]),
             version: Version::default(),

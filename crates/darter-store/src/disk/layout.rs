@@ -54,10 +54,38 @@ impl Trash {
 /// What became of reading a sidecar.
 enum Found {
     Sidecar(Box<Sidecar>),
-    /// A newer version of Darter wrote it, or nobody knows who: it can't be read. It is left alone.
+    /// A newer version of Darter wrote it. It is left alone.
+    Newer(u8),
+    /// Nobody knows who wrote it: it can't be read. It is left alone.
     Kept,
     /// It is missing or damaged.
     Unusable,
+}
+
+/// What a scan found that a newer version of Darter stored: all of it is named in one warning, since there may be thousands.
+#[derive(Default)]
+struct Newer {
+    blobs: Vec<BlobId>,
+    /// The first one's file, and the version of its layout if that is known.
+    example: Option<(PathBuf, Option<u8>)>,
+}
+
+impl Newer {
+    fn add(&mut self, blob: BlobId, shard: &Dir, file: &str, version: Option<u8>) {
+        self.blobs.push(blob);
+        self.example.get_or_insert_with(|| (shard.path_of(file), version));
+    }
+
+    fn tell(&self) {
+        let Some((example, version)) = &self.example else { return };
+        tracing::warn!(
+            blobs = self.blobs.len(),
+            example = %example.display(),
+            version,
+            "blobs that a newer version of Darter stored are left alone, and are there again once it runs: until then they are \
+             fetched anew where they are wanted"
+        );
+    }
 }
 
 impl Layout {
@@ -76,9 +104,9 @@ impl Layout {
     }
 
     /// Reads every sidecar; deletes what is damaged or left over. What can't be read or deleted is left alone, and the rest
-    /// is read all the same.
-    pub(super) fn scan(&self) -> Result<Vec<Sidecar>> {
-        let mut found = Vec::new();
+    /// is read all the same. Returns the blobs that a newer version of Darter stored, too.
+    pub(super) fn scan(&self) -> Result<(Vec<Sidecar>, Vec<BlobId>)> {
+        let (mut found, mut newer) = (Vec::new(), Newer::default());
         for name in list(&self.blobs)? {
             let shard = match self.blobs.find_sub(&name) {
                 Ok(Some(shard)) => shard,
@@ -92,8 +120,9 @@ impl Layout {
             for file in &files {
                 match name_of(&name, file) {
                     None => left_alone(&shard, file),
-                    Some((blob, SIDECAR)) => found.extend(self.found(blob, &shard)),
+                    Some((blob, SIDECAR)) => found.extend(self.found(blob, &shard, &mut newer)),
                     Some((_, NEW_SIDECAR)) => clear(&shard, file),
+                    Some((blob, DATA)) if is_described_otherwise(&files, blob) => newer.add(blob, &shard, file, None),
                     Some((blob, DATA)) if !files.contains(&file_name(blob, SIDECAR)) => {
                         tracing::warn!(path = %shard.path_of(file).display(), "bytes without a sidecar are deleted");
                         clear(&shard, file);
@@ -102,13 +131,14 @@ impl Layout {
                 }
             }
         }
-        Ok(found)
+        newer.tell();
+        Ok((found, newer.blobs))
     }
 
     /// Makes an empty data file.
     pub(super) fn create(&self, blob: BlobId) -> Result<FileMedium> {
         let (shard, name) = (self.shard(blob)?, file_name(blob, DATA));
-        if matches!(read_sidecar(blob, &shard), Found::Kept) {
+        if matches!(read_sidecar(blob, &shard), Found::Kept | Found::Newer(_)) {
             set_aside(&shard, blob, &[(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)])?;
         }
         let made = shard.create(&name).or_else(|_| {
@@ -125,7 +155,7 @@ impl Layout {
         let sidecar = match read_sidecar(blob, &shard) {
             Found::Sidecar(sidecar) => sidecar,
             Found::Unusable => return Ok(None),
-            Found::Kept => {
+            Found::Kept | Found::Newer(_) => {
                 // At once: what is of no use here is removed by its name.
                 set_aside(&shard, blob, &[(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)])?;
                 return Ok(None);
@@ -185,7 +215,7 @@ impl Layout {
     }
 
     /// The sidecar that a scan came upon. Its blob is deleted when it is of no use.
-    fn found(&self, blob: BlobId, shard: &Dir) -> Option<Sidecar> {
+    fn found(&self, blob: BlobId, shard: &Dir, newer: &mut Newer) -> Option<Sidecar> {
         let found = read_sidecar(blob, shard);
         let name = file_name(blob, DATA);
         let has_bytes = match shard.look(&name) {
@@ -197,6 +227,10 @@ impl Layout {
         };
         match found {
             Found::Sidecar(sidecar) if has_bytes => return Some(*sidecar),
+            Found::Newer(version) => {
+                newer.add(blob, shard, &file_name(blob, SIDECAR), Some(version));
+                return None;
+            }
             Found::Kept => return None,
             Found::Sidecar(_) | Found::Unusable => {}
         }
@@ -231,6 +265,15 @@ fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
     (shard_name(blob) == shard && file_name(blob, extension) == name).then_some((blob, extension))
 }
 
+/// Whether a blob has no sidecar but a file that is none of this version's: a newer version's sidecar, it seems.
+fn is_described_otherwise(files: &BTreeSet<String>, blob: BlobId) -> bool {
+    let known = [DATA, NEW_SIDECAR, NEWER_DATA, NEWER_SIDECAR];
+    let stem = file_name(blob, "");
+    let extensions = files.range(stem.clone()..).map_while(|file| file.strip_prefix(stem.as_str()));
+    !files.contains(&file_name(blob, SIDECAR))
+        && extensions.into_iter().any(|extension| known.iter().all(|known| !extension.starts_with(known)))
+}
+
 /// The sidecar of `blob`, if there is one that can be used.
 fn read_sidecar(blob: BlobId, shard: &Dir) -> Found {
     let name = file_name(blob, SIDECAR);
@@ -258,10 +301,7 @@ fn read_sidecar(blob: BlobId, shard: &Dir) -> Found {
             tracing::warn!(path = %path.display(), "a sidecar is another blob's");
             Found::Unusable
         }
-        Err(error @ SidecarError::Newer(_)) => {
-            tracing::warn!(path = %path.display(), %error, "a blob that a newer version stored is left alone");
-            Found::Kept
-        }
+        Err(SidecarError::Newer(version)) => Found::Newer(version),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "a sidecar can't be used");
             Found::Unusable

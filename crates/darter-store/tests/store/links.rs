@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use darter_core::PieceIndex;
-use darter_store::{DiskStore, Store as _, StoreError};
+use darter_store::{DiskStore, SetAside, Store as _, StoreError};
 
 use crate::content::{Content, PIECE, config, ids};
 
@@ -270,6 +270,7 @@ fn what_a_newer_version_stored_is_set_aside_and_not_deleted() {
     let bytes = fs::read(world.file("data")).unwrap();
     let store = world.open();
     assert!(store.list().is_empty());
+    assert_eq!(store.set_aside(), SetAside { blobs: vec![world.content.id], index: false });
     assert_eq!(fs::read(world.file("piece")).unwrap(), sidecar);
     assert_eq!(fs::read(world.file("data")).unwrap(), bytes);
     drop(world.content.fill(&store));

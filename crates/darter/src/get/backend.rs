@@ -12,7 +12,7 @@ use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source, in_ful
 use darter_node::api::{Checked, GetRequest, Problem, Progress, Span, Waiting};
 use darter_node::handover::{Anew, Handed, ORDER_HEADER, Receiver};
 use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError, admin};
-use darter_store::StoreError;
+use darter_store::{StoreError, threads};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use http::HeaderValue;
@@ -145,10 +145,11 @@ impl Backend {
                     .with_context(|| format!("can't keep anything in {}; give another --data-dir", room.display()))?;
                 match Agent::start(args.embedded_options(room.clone())?).await {
                     Ok(agent) => {
-                        rooms::note(&room, sources);
+                        let (mine, wanted) = (room.clone(), sources.to_vec());
+                        threads::run(move || rooms::note(&mine, &wanted)).await;
                         let (directory, mine) = (data_dir.clone(), room.clone());
                         // Nobody waits for it.
-                        tokio::task::spawn_blocking(move || rooms::clear_leftovers(&directory, &mine));
+                        threads::run(move || rooms::clear_leftovers(&directory, &mine)).detach();
                         let open = Mutex::new(sources.to_vec());
                         let home = Arc::new(Home::new(&room));
                         return Ok(Self::Embedded(Embedded { agent, room, home, why, keep: args.keep, open }));
@@ -188,7 +189,8 @@ impl Backend {
     /// Ends the agent in this process. A daemon is left as it is.
     pub(super) async fn close(&self) {
         let Self::Embedded(embedded) = self else { return };
-        rooms::note(&embedded.room, &embedded.open.lock());
+        let (room, open) = (embedded.room.clone(), embedded.open.lock().clone());
+        threads::run(move || rooms::note(&room, &open)).await;
         embedded.agent.drain().await;
     }
 

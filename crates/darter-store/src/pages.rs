@@ -1,0 +1,48 @@
+//! What of a file is in memory: so that what is about to be sent from it waits for no disk.
+//!
+//! The kernel reads ahead 128 KiB at the least, so one byte in as many tells whether they are in memory. They may be gone
+//! a moment later; then whoever sends them waits for the disk, as anybody may who uses memory that is short.
+
+use std::fs::File;
+use std::io;
+
+use darter_core::ByteRange;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::error::Result;
+use crate::store::{PieceFile, StoredBlob};
+
+const READ_AHEAD: u64 = 128 * 1024;
+
+/// The stretches of a range, [`READ_AHEAD`] each.
+fn stretches(range: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let starts = (range.start()..range.end()).step_by(READ_AHEAD as usize);
+    starts.map(move |start| ByteRange::new(start, (start + READ_AHEAD).min(range.end())))
+}
+
+/// Whether the last byte of a stretch is in memory. A file system that does not know the question is in memory itself, or is not
+/// worth asking.
+fn is_in_memory(file: &File, stretch: ByteRange) -> bool {
+    let mut byte = [0];
+    let mut byte = [io::IoSliceMut::new(&mut byte)];
+    let last = stretch.end() - 1;
+    rustix::io::preadv2(file, &mut byte, last, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
+}
+
+/// Whether all of a range is in memory. Reads nothing from the disk.
+pub(crate) fn are_in_memory(file: &File, range: ByteRange) -> bool {
+    stretches(range).all(|stretch| is_in_memory(file, stretch))
+}
+
+/// Reads what of a range of a part is not in memory: by way of the store, which drops what the disk can't give.
+///
+/// # Errors
+/// Those of [`StoredBlob::read_at`].
+pub fn warm(stored: &dyn StoredBlob, part: &PieceFile, range: ByteRange) -> Result<()> {
+    let mut buffer = Vec::new();
+    for stretch in stretches(range).filter(|stretch| !is_in_memory(&part.file, *stretch)) {
+        buffer.resize(usize::try_from(stretch.len()).expect("at most 128 KiB"), 0);
+        stored.read_at(stretch.start(), &mut buffer)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! Where work on the disk is done: [`Disk`], the asynchronous handle on a store, and the guard that finds whoever goes past it.
+//!
+//! The store is synchronous: it hashes, reads and writes where it is called. A thread of the runtime serves every
+//! connection of the process, so it must never wait for a disk. Asynchronous code comes to the store by way of [`Disk`], or of
+//! [`run`] where it works on small files beside the store; both do the work on tokio's blocking threads, and *mark* the thread
+//! while they do.
+//!
+//! The guard is compiled into builds with debug assertions, such as those of tests: whatever may wait for the disk looks for the mark,
+//! and panics with its name on a thread that belongs to a runtime and has none. A panic in a task is easily overlooked; so a
+//! store that was entered so refuses everything from then on, and the test that made it fails. Threads that belong to no runtime
+//! (the store's own, those of synchronous tests) need no mark.
+//!
+//! Two kinds of questions may be asked anywhere: those that are answered from memory, and [`StoredBlob::ready_file`],
+//! the one door for what is sent from the page cache.
+//!
+//! Non-goals: how many threads there are (tokio decides), order between pieces of work (whoever needs one awaits the first).
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use darter_core::BlobId;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::error::Result;
+use crate::store::{BlobSummary, SourceRecord, Store, StoredBlob, Usage};
+
+thread_local! {
+    /// Whether this thread does work that was brought here by a handle.
+    static MARKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work` on a thread that may wait for the disk. It is begun at once, and goes on if nobody waits for it.
+pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> DiskWork<T> {
+    DiskWork(tokio::task::spawn_blocking(move || marked(work)))
+}
+
+/// Does `work` with this thread marked.
+pub(crate) fn marked<T>(work: impl FnOnce() -> T) -> T {
+    struct Mark(bool);
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            MARKED.set(self.0);
+        }
+    }
+    let _mark = Mark(MARKED.replace(true));
+    work()
+}
+
+/// Work that a disk thread does. Dropping it does not end the work.
+#[derive(Debug)]
+#[must_use = "the work goes on, but what becomes of it is not heard of"]
+pub struct DiskWork<T>(JoinHandle<T>);
+
+impl<T> DiskWork<T> {
+    /// Lets the work go on by itself.
+    pub fn detach(self) {}
+}
+
+impl<T> Future for DiskWork<T> {
+    type Output = T;
+
+    /// # Panics
+    /// When the work did.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match Pin::new(&mut self.0).poll(cx) {
+            Poll::Ready(Ok(done)) => Poll::Ready(done),
+            Poll::Ready(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down, and this task with it.
+                Err(_) => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// The asynchronous handle on a store: the way of everybody who must not wait for a disk. Cheap to clone.
+#[derive(Clone)]
+pub struct Disk {
+    store: Arc<dyn Store>,
+    /// How many pieces of work are under way.
+    running: watch::Sender<usize>,
+}
+
+/// A piece of work under way, as long as this lives.
+struct Running(watch::Sender<usize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
+    }
+}
+
+impl Disk {
+    /// The handle on `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, running: watch::channel(0).0 }
+    }
+
+    /// Does `work`, which may wait for the disk: on a blob that is open, or on files beside the store.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> DiskWork<T> {
+        self.running.send_modify(|running| *running += 1);
+        let running = Running(self.running.clone());
+        run(move || {
+            // Ended only when what the work held of the store was let go.
+            let _running = running;
+            work()
+        })
+    }
+
+    /// Does `work` on the store.
+    pub fn on_store<T: Send + 'static>(&self, work: impl FnOnce(&dyn Store) -> T + Send + 'static) -> DiskWork<T> {
+        let store = Arc::clone(&self.store);
+        self.run(move || {
+            let done = work(&*store);
+            drop(store);
+            done
+        })
+    }
+
+    /// Waits until no work is under way.
+    pub async fn settled(&self) {
+        // Never closed: this handle has a sender.
+        let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
+    }
+
+    /// How many pieces of work are under way.
+    pub fn running(&self) -> usize {
+        *self.running.borrow()
+    }
+
+    /// See [`Store::open`].
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>> {
+        if self.store.is_absent(blob) {
+            return Ok(None);
+        }
+        self.on_store(move |store| store.open(blob)).await
+    }
+
+    /// See [`Store::is_absent`].
+    pub fn is_absent(&self, blob: BlobId) -> bool {
+        self.store.is_absent(blob)
+    }
+
+    /// See [`Store::list`].
+    pub async fn list(&self) -> Vec<BlobSummary> {
+        self.on_store(|store| store.list()).await
+    }
+
+    /// See [`Store::usage`].
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+
+    /// See [`Store::remember_source`].
+    pub fn remember_source(&self, key: BlobId, record: SourceRecord) {
+        self.store.remember_source(key, record);
+    }
+
+    /// See [`Store::recall_source`].
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn recall_source(&self, key: BlobId) -> Result<Option<SourceRecord>> {
+        self.on_store(move |store| store.recall_source(key)).await
+    }
+}
+
+/// Finds who comes to the disk on a thread of the runtime. Of no size and no effect without debug assertions.
+#[derive(Debug, Default)]
+pub(crate) struct Guard {
+    /// What was called first on a thread that it must not be called on.
+    #[cfg(debug_assertions)]
+    wrong: std::sync::OnceLock<&'static str>,
+}
+
+impl Guard {
+    /// `call` may wait for the disk.
+    ///
+    /// # Panics
+    /// In builds with debug assertions: on a thread of the runtime, and for ever after.
+    pub(crate) fn enter(&self, call: &'static str) {
+        #[cfg(debug_assertions)]
+        {
+            if is_of_runtime() {
+                let _ = self.wrong.set(call);
+            }
+            if let Some(call) = self.wrong.get() {
+                refuse(call);
+            }
+        }
+        #[cfg(not(debug_assertions))]
+        let _ = call;
+    }
+}
+
+/// `call` may wait for the disk, and belongs to no store.
+///
+/// # Panics
+/// In builds with debug assertions, on a thread of the runtime.
+pub(crate) fn enter(call: &'static str) {
+    if cfg!(debug_assertions) && is_of_runtime() {
+        refuse(call);
+    }
+}
+
+/// Whether this is a thread of a runtime that no handle has brought work to.
+fn is_of_runtime() -> bool {
+    !MARKED.get() && tokio::runtime::Handle::try_current().is_ok()
+}
+
+#[cold]
+fn refuse(call: &'static str) {
+    // A test that unwinds has its reason already.
+    assert!(
+        std::thread::panicking(),
+        "`{call}` may wait for the disk and was called on a thread of the runtime: go by way of `darter_store::Disk`"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn told(work: impl FnOnce()) -> Option<String> {
+        catch_unwind(AssertUnwindSafe(work)).err().map(|panic| *panic.downcast::<String>().unwrap())
+    }
+
+    #[tokio::test]
+    async fn on_a_thread_of_the_runtime_the_guard_says_what_was_called_and_lets_nothing_pass_from_then_on() {
+        let guard = Arc::new(Guard::default());
+        let enter = |guard: &Arc<Guard>| {
+            let guard = Arc::clone(guard);
+            move || guard.enter("put")
+        };
+        // Brought by the handle.
+        run(enter(&guard)).await;
+        assert_eq!(std::thread::spawn(enter(&guard)).join().ok(), Some(()), "of no runtime");
+        assert!(told(enter(&guard)).unwrap().contains("`put`"));
+        let again = Arc::clone(&guard);
+        let again = run(move || told(|| again.enter("usage"))).await;
+        assert!(again.unwrap().contains("`put`"), "what was called first");
+        assert!(told(|| super::enter("names")).unwrap().contains("`names`"));
+        let past = tokio::task::spawn_blocking(|| told(|| super::enter("names"))).await.unwrap();
+        assert!(past.is_some(), "a blocking thread that no handle brought the work to");
+    }
+
+    #[tokio::test]
+    async fn a_thread_is_marked_for_as_long_as_the_work_takes_and_not_longer() {
+        let panicked = tokio::spawn(run(|| -> () { panic!("as it may") })).await.unwrap_err().into_panic();
+        assert_eq!(panicked.downcast_ref::<&str>(), Some(&"as it may"));
+        for _ in 0..20 {
+            run(|| ()).await;
+            assert!(tokio::task::spawn_blocking(|| !MARKED.get()).await.unwrap());
+        }
+    }
+}
