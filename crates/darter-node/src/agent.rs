@@ -1,10 +1,11 @@
 //! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
 //!
-//! Building goes bottom up: the data directory's lock, the store, the origins, the fleet, the swarms; then the ports are
-//! bound, so that a port that is taken is an error before anything is promised; then what was bound is served, and the
-//! seeds are joined meanwhile: one that does not answer keeps nobody waiting.
+//! [`builder`] puts one together; [`build`] opens it to its host as its options say: what was bound is served, and the seeds are
+//! joined meanwhile: one that does not answer keeps nobody waiting. Ports attach to the handle.
 
+mod attach;
 mod build;
+pub(crate) mod builder;
 mod contents;
 mod images;
 mod names;
@@ -12,7 +13,8 @@ mod reload;
 mod view;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use self::builder::Builder;
 use self::contents::Contents;
 use self::images::Removable;
 pub(crate) use self::names::MIN_DIGITS;
@@ -73,12 +76,16 @@ struct Inner {
     /// Gives peers their pieces; held weakly, too.
     _hands: Arc<GivingSwarms>,
     listen: Option<String>,
-    local_address: Option<String>,
+    local_address: OnceLock<String>,
+    /// Whether the seeds were tried.
+    ready: AtomicBool,
     /// The local port and the metrics port, as far as they are served.
     ports: tokio::sync::Mutex<Vec<LocalPort>>,
-    sockets: Vec<PathBuf>,
+    /// Administration sockets.
+    sockets: parking_lot::Mutex<Vec<PathBuf>>,
     changeable: reload::Changeable,
-    stop_admin: watch::Sender<bool>,
+    /// Turns true when the agent drains.
+    stop: watch::Sender<bool>,
     tasks: TaskTracker,
 }
 
@@ -98,6 +105,11 @@ impl Agent {
     /// [`StartError`], each with what to do about it.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         build::start(options).await
+    }
+
+    /// An agent whose parts may be others than the operating system's. Its ports are opened by its handle.
+    pub fn builder(options: Options) -> Builder {
+        Builder::new(options)
     }
 
     /// Opens a blob: answers once the origin's (or the swarm's) first word on it is in, so that "no such file" and
@@ -218,7 +230,7 @@ impl Agent {
             pid: std::process::id(),
             uptime: Duration::from_micros(inner.context.now().as_micros()).as_secs_f64(),
             listen: inner.listen.clone(),
-            local: inner.local_address.clone(),
+            local: inner.local_address.get().cloned(),
             data_dir: options.data_dir.display().to_string(),
             labels: options.labels.clone(),
             draining: inner.swarms.is_draining(),
@@ -354,7 +366,7 @@ impl Agent {
         for port in ports {
             port.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
         }
-        inner.stop_admin.send_replace(true);
+        inner.stop.send_replace(true);
         let moving = inner.swarms.all();
         for transfer in &moving {
             transfer.close();
@@ -364,7 +376,8 @@ impl Agent {
         if tokio::time::timeout(LAST_TASKS, inner.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = inner.tasks.len(), "not everything ended in time");
         }
-        let (disk, archive, sockets) = (&inner.context.disk, inner.context.archive.clone(), inner.sockets.clone());
+        let (disk, archive, sockets) =
+            (&inner.context.disk, inner.context.archive.clone(), inner.sockets.lock().clone());
         let told: Vec<_> = moving.iter().filter(|it| it.has_history()).map(|transfer| transfer.explain()).collect();
         let written = disk.on_store(move |store| {
             for explanation in &told {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use darter_core::{Clock as _, Rate, SystemClock};
+use darter_core::{Clock, Rate};
 use darter_swarm::TokenBucket;
 use darter_wire::Budget;
 use parking_lot::Mutex;
@@ -13,15 +13,14 @@ use parking_lot::Mutex;
 const GRAIN: u32 = 64 * 1024;
 
 /// A budget of bytes per second, shared by all that move bytes one way.
-#[derive(Debug)]
 pub(crate) struct ByteBudget {
     bucket: Mutex<Option<TokenBucket>>,
-    clock: SystemClock,
+    clock: Arc<dyn Clock>,
 }
 
 impl ByteBudget {
     /// A budget of `rate`; without one, nobody ever waits.
-    pub(crate) fn new(rate: Option<Rate>, clock: SystemClock) -> Arc<Self> {
+    pub(crate) fn new(rate: Option<Rate>, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self { bucket: Mutex::new(bucket_of(rate)), clock })
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use darter_core::{Clock as _, Moment, NodeId, Place, SystemClock};
+use darter_core::{Clock, Moment, NodeId, Place};
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::Disk;
 
@@ -24,7 +24,7 @@ pub(crate) struct Context {
     /// What it was told.
     pub(crate) options: Options,
     /// Monotonic time.
-    pub(crate) clock: SystemClock,
+    pub(crate) clock: Arc<dyn Clock>,
     /// The way to the store, where pieces are kept.
     pub(crate) disk: Disk,
     /// Where blobs come from.
@@ -69,6 +69,12 @@ impl AllOrigins {
             Patience { once: Arc::new(origins.once()), patient: Arc::new(origins) }
         };
         Self { here: of(Requester::Here), named: of(Requester::Named), elsewhere: of(Requester::Elsewhere) }
+    }
+
+    /// One origin for everybody, which is as patient as it is.
+    pub(crate) fn only(origin: &Arc<dyn Origin>) -> Self {
+        let of = || Patience { once: Arc::clone(origin), patient: Arc::clone(origin) };
+        Self { here: of(), named: of(), elsewhere: of() }
     }
 
     fn of(&self, requester: Requester) -> &Patience {

@@ -2,7 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain |
+//! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain; [`Builder`], which puts one together |
 //! | [`options`], `identity`, `context`, `budget` | what an agent is told, is, and shares |
 //! | `descriptors` | file descriptors |
 //! | `fleet` | connections to other agents |
@@ -43,6 +43,7 @@ mod swarms;
 mod transfer;
 mod waits;
 
+pub use agent::builder::Builder;
 pub use agent::{Agent, Download, Reloaded};
 pub use darter_origin::is_own_header;
 pub use error::{FetchError, StartError};

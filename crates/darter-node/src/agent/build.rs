@@ -1,132 +1,25 @@
-//! How an agent is put together.
+//! An agent as its options say: its ports, and what its parts are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
 
+use darter_core::Place;
 use darter_core::fault::advice;
-use darter_core::{NodeId, Place, SystemClock, in_full};
-use darter_origin::{
-    FileOrigin, HttpClient, HttpConfig, Login, Origins, RegistryClient, RegistryConfig, RetryPolicy, ServerConfig,
-    Upstreams,
-};
-use darter_store::{Disk, DiskStore, Store, StoreConfig, threads};
-use darter_wire::{
-    BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
-    Versions, WireError,
-};
+use darter_origin::{HttpClient, HttpConfig, Login, RegistryConfig, ServerConfig, Upstreams};
+use darter_wire::WireError;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::contents::Contents;
-use super::reload::Changeable;
-use super::view::Sampler;
-use super::{Agent, Inner, is_daemon};
+use super::builder::Builder;
+use super::{Agent, is_daemon};
 use crate::admin;
-use crate::budget::ByteBudget;
-use crate::context::{AllOrigins, Context, Fetchers, unix_now};
-use crate::descriptors;
 use crate::error::StartError;
-use crate::fleet::seeds::Seeds;
-use crate::fleet::{Fleet, Listener};
-use crate::identity;
-use crate::joins::Joins;
-use crate::local::LocalPort;
-use crate::metrics::Metrics;
-use crate::mirror::{Mirror, MirrorOptions};
-use crate::options::{Options, Role, UpstreamOption};
-use crate::registries::{Registries, RegistriesOptions, Relay};
-use crate::setbacks::Setbacks;
-use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
-use crate::transfer::House;
-use crate::transfer::journal::Archive;
-use crate::transfer::meter::TierBytes;
-use crate::transfer::turns::Turns;
-
-/// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
-const UPLOAD_SLOTS: usize = 4;
-
-/// A peer that takes no byte for so long is disconnected.
-const STALL: Duration = Duration::from_secs(10);
+use crate::options::{Options, UpstreamOption};
 
 pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
-    descriptors::raise_limit();
-    refuse_strangers(options.listen, options.insecure)?;
-    let clock = SystemClock::start();
-    let registry_config = registry_config(&options);
-    let http = http_client(&options)?;
-    let registry = RegistryClient::new(http.clone(), &registry_config, Arc::new(clock));
-    let patience = RetryPolicy::patient(options.origin_patience);
-    let mut origins = Origins::new(http.clone(), registry.clone()).with_retries(patience);
-    if !is_daemon(options.role) {
-        // Works for its own user alone, who may read these files anyway.
-        origins = origins.with_files(FileOrigin::anywhere());
-    }
-    let (store, archive, me) = open_data_dir(&options).await?;
-    let metrics = Metrics::new();
-    let set_aside = store.set_aside();
-    metrics.set_aside("blob", set_aside.blobs.len());
-    metrics.set_aside("index", usize::from(set_aside.index));
-    let context = Arc::new(Context {
-        me,
-        place: place_of(&options),
-        clock,
-        disk: Disk::new(Arc::clone(&store)),
-        origins: AllOrigins::new(&origins),
-        pauses: origins.pauses(),
-        registries: registry.upstreams().clone(),
-        origin_budget: ByteBudget::new(options.origin_limit, clock),
-        origin_turns: Turns::default(),
-        metrics: Arc::clone(&metrics),
-        tiers: TierBytes::default(),
-        fetching: Fetchers::default(),
-        setbacks: Setbacks::default(),
-        archive,
-        options: options.clone(),
-    });
-    let tasks = TaskTracker::new();
-    let transport: Arc<dyn Transport> = Arc::new(TcpTransport::default());
-    let (download, upload) =
-        (ByteBudget::new(options.download_limit, clock), ByteBudget::new(options.upload_limit, clock));
-    let changeable = Changeable {
-        http,
-        registry: registry.clone(),
-        store,
-        origin: Arc::clone(&context.origin_budget),
-        upload: Arc::clone(&upload),
-        download: Arc::clone(&download),
-        options: parking_lot::Mutex::new(options.clone()),
-    };
-    let receiving = Receiving { budget: download, buffers: BufferPool::default() };
-    let slots = Slots::new(UPLOAD_SLOTS);
-    let sending = Sending { slots, budget: upload, stall: STALL };
-    let fleet = Fleet::new(Arc::clone(&context), Arc::clone(&transport), receiving, sending, tasks.clone());
-    let house = House {
-        context: Arc::clone(&context),
-        fleet: Arc::clone(&fleet),
-        joins: Arc::new(Joins::new(context.pauses.clone())),
-        tasks: tasks.clone(),
-        sendable: watch::channel(()).0,
-    };
-    let swarms = Swarms::new(house);
-    let registries = match options.role {
-        Role::Seed | Role::Node => {
-            let relay = Relay::new(Arc::clone(&fleet), options.role, tasks.clone());
-            Some(open_registries(&options, registry, relay, Arc::clone(&metrics), clock).await?)
-        }
-        Role::Embedded => None,
-    };
-    let ears = Arc::new(ListeningSwarms { swarms: Arc::clone(&swarms), registries: registries.clone() });
-    let hands = Arc::new(GivingSwarms(Arc::clone(&swarms)));
-
-    let peers = match options.listen {
-        Some(addr) => Some(transport.listen(&addr.to_string()).await.map_err(|error| cannot_listen(addr, error))?),
-        None => None,
-    };
+    let prepared = Builder::new(options.clone()).prepare().await?;
+    // Before anybody hears of the agent, too.
     let local = match options.local {
         Some(addr) => Some(bind_local(addr, "--local").await?),
         None => None,
@@ -135,77 +28,37 @@ pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
         Some(addr) => Some(bind_local(addr, "--metrics").await?),
         None => None,
     };
-    let listen = peers.as_ref().map(|listener| listener.local_addr().to_string());
-    let hello = Hello {
-        node: me,
-        listen: options.advertise.clone().or_else(|| listen.clone()).unwrap_or_default(),
-        place: context.place.clone(),
-        role: if options.role == Role::Seed { WireRole::Seed } else { WireRole::Node },
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-        run: identity::draw_run(),
-        versions: Versions::SPOKEN,
-        capabilities: Capabilities::OWN,
-    };
-    let heard = Arc::downgrade(&ears) as Weak<dyn Listener>;
-    let given = Arc::downgrade(&hands) as Weak<dyn Uploads>;
-    fleet.begin(hello, heard, given);
-    if let Some(listener) = peers {
-        fleet.accept(listener);
-    }
-    fleet.mingle();
-    let seeds = Seeds::join(&fleet, &options.join);
-
-    let local_address = local.as_ref().and_then(|listener| listener.local_addr().ok()).map(|addr| addr.to_string());
-    let (stop_admin, admin_stopped) = watch::channel(false);
-    let mut sockets = Vec::new();
-    if is_daemon(options.role) {
-        let own = admin::socket_path(&options.data_dir);
-        sockets.extend(options.sockets.iter().filter(|path| **path != own).cloned());
-        sockets.push(own);
-    }
-    let inner = Inner {
-        context: Arc::clone(&context),
-        fleet,
-        seeds,
-        swarms,
-        registries: registries.clone(),
-        contents: Contents::default(),
-        sampler: Sampler::default(),
-        _ears: ears,
-        _hands: hands,
-        listen,
-        local_address,
-        ports: tokio::sync::Mutex::default(),
-        sockets: sockets.clone(),
-        changeable,
-        stop_admin,
-        tasks: tasks.clone(),
-    };
-    let agent = Agent { inner: Arc::new(inner) };
-    if let (Some(listener), Some(registries)) = (local, registries) {
-        let port = serve_local(&agent, listener, registries, Arc::clone(&metrics), clock)?;
-        agent.inner.ports.lock().await.push(port);
-    }
-    if let Some(listener) = observed {
-        let port = LocalPort::serve(listener, None, metrics, agent.inner.context.options.local_names.clone());
-        agent.inner.ports.lock().await.push(port.map_err(file_error("metrics port".to_owned()))?);
-    }
-    if is_daemon(options.role) {
-        for path in &sockets {
-            let listener = admin::bind(path, options.socket_group)?;
-            tasks.spawn(admin::serve(agent.clone(), listener, admin_stopped.clone()));
-        }
-        tasks.spawn(agent.clone().sample(admin_stopped.clone()));
-        tasks.spawn(agent.clone().tidy(admin_stopped));
-    }
-    // What was served already is not kept waiting by a seed that does not answer.
-    if let Err(error) = agent.inner.seeds.first_attempts().await {
+    let agent = prepared.begin();
+    if let Err(error) = serve(&agent, &options, local, observed).await {
         agent.drain().await;
         return Err(error);
     }
-    agent.inner.ports.lock().await.iter().for_each(LocalPort::announce_ready);
-    tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");
+    let (me, data_dir) = (agent.inner.context.me, options.data_dir.display());
+    tracing::info!(node = %me.short(), role = ?options.role, %data_dir, "ready");
     Ok(agent)
+}
+
+/// Opens the agent to programs of its host.
+async fn serve(
+    agent: &Agent,
+    options: &Options,
+    local: Option<TcpListener>,
+    observed: Option<TcpListener>,
+) -> Result<(), StartError> {
+    if let Some(listener) = local {
+        agent.serve_local(listener).await?;
+    }
+    if let Some(listener) = observed {
+        agent.serve_metrics(listener).await?;
+    }
+    if is_daemon(options.role) {
+        let own = admin::socket_path(&options.data_dir);
+        for path in options.sockets.iter().filter(|path| **path != own).chain([&own]) {
+            agent.serve_admin(path, options.socket_group)?;
+        }
+    }
+    // What was served already is not kept waiting by a seed that does not answer.
+    agent.reach_seeds().await
 }
 
 /// Peers are not encrypted or authenticated yet: whoever reaches the peer port can read what is cached.
@@ -220,54 +73,7 @@ pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Re
     }
 }
 
-async fn open_data_dir(options: &Options) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
-    let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
-    let opened = threads::run(move || {
-        let mut config = StoreConfig::new(Arc::new(unix_now));
-        config.quota = quota;
-        config.reserve_free = reserve;
-        let store = DiskStore::open(&data_dir, &config)?;
-        let me = identity::of_this_machine(&data_dir)?;
-        let newer = store.set_aside().blobs;
-        let kept = store.list().into_iter().map(|row| row.id).chain(newer).collect();
-        let archive = Archive::open(&data_dir)?;
-        if let Err(error) = archive.keep_only(&kept) {
-            tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up");
-        }
-        Ok::<_, StartError>((Arc::new(store) as Arc<dyn Store>, archive, me))
-    });
-    opened.await
-}
-
-async fn open_registries(
-    options: &Options,
-    client: RegistryClient,
-    relay: Relay,
-    metrics: Arc<Metrics>,
-    clock: SystemClock,
-) -> Result<Arc<Registries>, StartError> {
-    let options = RegistriesOptions::from(options);
-    let path = options.data_dir.join("manifests").display().to_string();
-    let opened = threads::run(move || Registries::open(options, client, metrics, Arc::new(clock)));
-    let opened = opened.await.map_err(file_error(path))?;
-    Ok(Arc::new(opened.with_relay(relay)))
-}
-
-fn serve_local(
-    agent: &Agent,
-    listener: TcpListener,
-    registries: Arc<Registries>,
-    metrics: Arc<Metrics>,
-    clock: SystemClock,
-) -> Result<LocalPort, StartError> {
-    let options = &agent.inner.context.options;
-    let (names, options) = (options.local_names.clone(), MirrorOptions::from(options));
-    let blobs = Arc::new(agent.clone());
-    let mirror = Mirror::new(options, registries, blobs, Arc::clone(&metrics), Arc::new(clock));
-    LocalPort::serve(listener, Some(Arc::new(mirror)), metrics, names).map_err(file_error("local port".to_owned()))
-}
-
-fn file_error(path: String) -> impl FnOnce(io::Error) -> StartError {
+pub(super) fn file_error(path: String) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::File { path, reason: advice(&error).to_owned(), source: Some(error) }
 }
 
@@ -275,7 +81,7 @@ async fn bind_local(addr: SocketAddr, flag: &'static str) -> Result<TcpListener,
     TcpListener::bind(addr).await.map_err(|error| listen_error(addr, flag, error))
 }
 
-fn cannot_listen(addr: SocketAddr, error: WireError) -> StartError {
+pub(super) fn cannot_listen(addr: SocketAddr, error: WireError) -> StartError {
     match error {
         WireError::Listen { source, .. } => listen_error(addr, "--listen", source),
         other => listen_error(addr, "--listen", io::Error::other(other)),
@@ -298,7 +104,7 @@ fn listen_error(addr: SocketAddr, flag: &'static str, source: io::Error) -> Star
     StartError::Listen { addr: addr.to_string(), flag, advice, source }
 }
 
-fn place_of(options: &Options) -> Place {
+pub(super) fn place_of(options: &Options) -> Place {
     let mut place = Place::from_labels(&options.labels);
     if place.host.is_empty() {
         place.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -398,12 +204,14 @@ pub(super) fn http_config(options: &Options) -> Result<HttpConfig, StartError> {
     })
 }
 
-fn http_client(options: &Options) -> Result<HttpClient, StartError> {
+pub(super) fn http_client(options: &Options) -> Result<HttpClient, StartError> {
     Ok(HttpClient::new(&http_config(options)?)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
