@@ -1,6 +1,6 @@
 //! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
 //!
-//! [`builder`] puts one together; [`build`] opens it to its host as its options say: what was bound is served, and the seeds are
+//! `builder` puts one together; `build` opens it to its host as its options say: what was bound is served, and the seeds are
 //! joined meanwhile: one that does not answer keeps nobody waiting. Ports attach to the handle.
 
 mod attach;
