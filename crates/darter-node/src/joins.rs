@@ -109,7 +109,7 @@ type Answer = Result<Entered, NotJoined>;
 
 /// A lead that says nothing about a question for so long is given up. One whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.
-const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often a lead says that it waits for an origin.
 pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);

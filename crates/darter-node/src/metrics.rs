@@ -201,6 +201,8 @@ pub struct Metrics {
     pub hashes_refused: Counter,
     /// Pieces that came and were not what the manifest says.
     pub pieces_corrupt: Counter,
+    /// Failures of holders that failed before: they are silent, crawl, refuse or take back.
+    pub holders_failing: Counter,
     /// Times this agent read an origin itself because no seed or peer could give the bytes.
     pub back_to_source: Counter,
     /// Bytes the store keeps.
@@ -281,6 +283,7 @@ impl Metrics {
             hashes_sent: Counter::default(),
             hashes_refused: Counter::default(),
             pieces_corrupt: Counter::default(),
+            holders_failing: Counter::default(),
             back_to_source: Counter::default(),
             store_used_bytes: Gauge::default(),
             store_blobs: Gauge::default(),
@@ -339,6 +342,8 @@ impl Metrics {
         let refused = "Piece hashes rejected: no valid signature";
         r.register("hashes_refused", refused, self.hashes_refused.clone());
         r.register("pieces_corrupt", "Pieces that failed verification", self.pieces_corrupt.clone());
+        let failing = "Times that a holder failed again to give what it says it holds";
+        r.register("holders_failing", failing, self.holders_failing.clone());
         let wrong = "Blobs that were not what their digest says, by who sent them";
         r.register("wrong_content", wrong, self.wrong_content.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());

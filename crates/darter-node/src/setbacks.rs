@@ -80,7 +80,7 @@ struct Setback {
 impl Setbacks {
     /// `reader` read a blob and got something else. Told again within the pause, as by everybody who waited, it changes
     /// nothing. True if it was news.
-    fn note(&self, key: BlobId, reader: NodeId, error: &FetchError, now: Moment) -> bool {
+    pub(crate) fn note(&self, key: BlobId, reader: NodeId, error: &FetchError, now: Moment) -> bool {
         let mut setbacks = self.keys.lock();
         setbacks.retain(|_, setback| now < setback.until + REMEMBER_FOR);
         if setbacks.len() >= MAX_SETBACKS && !setbacks.contains_key(&key) {

@@ -60,7 +60,7 @@ pub struct Fleet {
     crossings: BTreeMap<u32, u64>,
     operations: Vec<(Duration, Operation)>,
     operations_left: usize,
-    waiting_for: usize,
+    pub(crate) waiting_for: usize,
     limit: Moment,
     actions: Vec<Action>,
 }
@@ -207,7 +207,7 @@ impl Fleet {
     }
 
     fn finish(mut self) -> Report {
-        let took = |node: &Node| node.finished.map(|finished| finished.since(node.joined));
+        let took = |node: &Node| node.finished.filter(|_| node.honest).map(|finished| finished.since(node.joined));
         self.report.finished = self.nodes.iter().map(took).collect();
         self.report.max_lags =
             self.nodes.iter().filter(|node| node.finished.is_some()).map(|node| node.max_lag).collect();
@@ -260,6 +260,7 @@ impl Fleet {
             What::Growth(lead) => self.tell_growth(lead, None),
             What::AskHashes { to, from, known } => self.asked_for_hashes(to, from, known),
             What::Hashes(told) => self.hear_hashes(&told),
+            What::Lied(lied) => self.lies_on(lied),
         }
     }
 
@@ -273,12 +274,7 @@ impl Fleet {
             }
             Operation::Kill(node) => self.kill(node as u32),
             Operation::Lose(one, other) => self.cut(one as u32, other as u32),
-            Operation::Corrupt(node) => {
-                if self.is_waited_for(node) {
-                    self.waiting_for -= 1;
-                }
-                self.nodes[node].honest = false;
-            }
+            Operation::Lie(node, lie) => self.lie(node, lie),
             Operation::SlowDown(node, by) => {
                 self.nodes[node].up /= f64::from(by.max(1));
                 self.nodes[node].down /= f64::from(by.max(1));
@@ -326,8 +322,8 @@ impl Fleet {
         true
     }
 
-    /// Whether the run goes on until this node has finished. Nothing is owed to one that sends wrong pieces.
-    fn is_waited_for(&self, index: usize) -> bool {
+    /// Whether the run goes on until this node has finished. Nothing is owed to one that lies.
+    pub(crate) fn is_waited_for(&self, index: usize) -> bool {
         let node = &self.nodes[index];
         node.alive && node.wants && node.honest && node.finished.is_none()
     }
@@ -530,6 +526,7 @@ impl Fleet {
                 }
                 self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
             }
+            Action::Doubt { peer } => self.doubted(from, peer),
             Action::Report { peer, .. } => {
                 let node = &mut self.nodes[from as usize];
                 let reporter = node.id;

@@ -82,7 +82,7 @@ impl Fleet {
         self.open_books(leader, Start::TakeOver);
         let leader_id = self.nodes[leader as usize].id;
         let node = &self.nodes[index as usize];
-        let (id, place, held) = (node.id, node.place.clone(), node.picker.held().clone());
+        let (id, place, held) = (node.id, node.place.clone(), self.shown(index));
         let wants = !node.picker.is_complete();
         self.count_message();
         self.report.tracker_notices += 1;
@@ -163,9 +163,14 @@ impl Fleet {
         if node.leadership.leader() != Leader::Me {
             return;
         }
-        // Whoever leads here knows every hash.
-        let known = PieceSet::full(self.pieces);
-        let Some(run) = leading.lead.origin_plan(OriginReader::Everything, &known, self.now) else { return };
+        let known = PieceSet::full(self.known);
+        let Some(run) = leading.lead.origin_plan(OriginReader::Everything, &known, self.now) else {
+            if !node.picker.is_complete() {
+                // Members may stand still.
+                self.wake_lead(leader);
+            }
+            return;
+        };
         leading.is_reading = true;
         let (piece, life, id) = (run.first, node.life, node.id);
         self.report.origin_pieces += 1;
@@ -222,13 +227,13 @@ impl Fleet {
             return self.dial_fails(to, other);
         }
         if node.links.contains(&other) {
-            let held: Vec<PieceIndex> = neighbour.picker.held().iter().collect();
+            let held: Vec<PieceIndex> = self.shown(other).iter().collect();
             self.hear(to, other, &held);
             self.show_known(to, other);
             return;
         }
         let tier = node.place.tier_to(&neighbour.place);
-        let held = neighbour.picker.held().clone();
+        let held = self.shown(other);
         self.nodes[to as usize].links.push(other);
         self.tell(to, Event::PeerJoined { peer, tier, wants, held });
         self.show_known(to, other);

@@ -13,6 +13,7 @@
 //! | `hashes` | how hashes get about |
 //! | `knowledge` | what a node knows of them |
 //! | `uploads` | slots, sockets, and whose turn it is |
+//! | [`liars`] | nodes that don't give what they say they hold |
 //! | `leading` | what happens at a node that leads: tracker, origin |
 //! | `electing` | how nodes find another lead |
 //! | `node` | one simulated node |
@@ -28,6 +29,7 @@ mod hashes;
 mod knowledge;
 pub mod lab;
 mod leading;
+pub mod liars;
 mod links;
 mod node;
 pub mod options;
@@ -38,6 +40,7 @@ pub mod scenario;
 mod uploads;
 
 pub use fleet::Fleet;
+pub use liars::Lie;
 pub use node::{BLOB, id_of};
 pub use report::Report;
 pub use scenario::{Network, NodeSpec, Operation, Scenario, SharedLink};

@@ -10,6 +10,7 @@ use darter_core::{Moment, PieceIndex};
 use darter_swarm::{Event, RequestId};
 
 use crate::fleet::Fleet;
+use crate::liars::Lie;
 use crate::node::{Node, id_of};
 use crate::queue::{Arrival, What};
 use crate::uploads::{Sent, Upload};
@@ -51,9 +52,10 @@ impl Fleet {
     /// A request for a named piece reached a node.
     pub(crate) fn requested(&mut self, to: u32, from: u32, request: u32, piece: PieceIndex, urgent: bool) {
         let node = &mut self.nodes[to as usize];
-        if !node.alive || node.hung {
+        if !node.alive || node.hung || self.is_lied_to(to, from, request, piece) {
             return;
         }
+        let node = &mut self.nodes[to as usize];
         if !node.holds(piece) {
             let lost = Some((to, piece.0));
             self.queue.push(self.message_at(to, from), What::Failed { node: from, id: request, lost });
@@ -174,7 +176,9 @@ impl Fleet {
             let begun = What::Started { node: to, id: piece.request, piece: piece.piece.0, life: to_life };
             self.queue.push(there, begun);
         } else if sent.is_noticed {
-            self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)) });
+            let bytes = f64::from(self.limits.of_piece - piece.left) * self.grain;
+            self.gave(to, from, false);
+            self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)), bytes: bytes as u64 });
         }
         if piece.left == 0 {
             let (id, chosen, piece) = (piece.request, piece.chosen, piece.piece.0);
@@ -224,13 +228,14 @@ impl Fleet {
         }
         self.note_arrival(from, to, piece);
         let request = Some(RequestId(u64::from(arrival.id)));
-        if !self.nodes[from as usize].honest {
+        if self.nodes[from as usize].lie == Some(Lie::Wrong) {
             let peer = self.nodes[from as usize].id;
             self.not_delivered(from, to, piece);
             self.tell(to, Event::Corrupt { peer, request, piece });
             return;
         }
         let fresh = !self.nodes[to as usize].holds(piece);
+        self.gave(to, from, true);
         self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
         if fresh {
             self.stored(to, piece, arrival.chosen);

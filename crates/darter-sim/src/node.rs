@@ -7,6 +7,7 @@ use darter_swarm::{Found, Leadership, News, Picker, Tuning};
 
 use crate::knowledge::Knowledge;
 use crate::leading::Leading;
+use crate::liars::Lie;
 use crate::queue::Arrival;
 use crate::scenario::NodeSpec;
 use crate::uploads::Uploads;
@@ -27,6 +28,8 @@ pub(crate) struct Node {
     /// Tells this life from earlier ones: transfers of an earlier life are void. Wraps; none lasts 256 lives.
     pub(crate) life: u8,
     pub(crate) honest: bool,
+    /// What it does instead of giving what it holds.
+    pub(crate) lie: Option<Lie>,
     pub(crate) hung: bool,
     pub(crate) wants: bool,
     pub(crate) picker: Picker,
@@ -96,6 +99,7 @@ impl Node {
             alive: false,
             life: 0,
             honest: true,
+            lie: None,
             hung: false,
             wants: index != 0 && !spec.holds,
             picker: Picker::new(id, piece_bytes, tuning, seed),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use darter_core::{Place, Rate};
 
+use crate::liars::Lie;
 use crate::scenario::{Operation, Scenario, SharedLink};
 
 /// A fleet of equal nodes, and what makes them differ.
@@ -38,6 +39,11 @@ pub struct FleetOptions {
     /// A share of the nodes is slower from the start by this factor: 0.05:8. May be given several times.
     #[arg(long = "slow", value_name = "SHARE:FACTOR")]
     pub slow: Vec<Slow>,
+    /// So many of the nodes lie, such as silent:1: silent, drip (answers a byte at a time), refuse, claim (says that it holds all),
+    /// withdraw (takes back what it is asked for), late (answers after ten seconds), wrong (sends wrong pieces), vanish (is gone when half
+    /// of T* has passed). T* stays that of all; times are those of the honest ones. May be given several times.
+    #[arg(long = "liars", value_name = "KIND:COUNT")]
+    pub liars: Vec<Liars>,
     /// Spreads the nodes over this many racks; the seeds stand in the first.
     #[arg(long, default_value_t = 1)]
     pub racks: usize,
@@ -91,6 +97,23 @@ pub struct Kill {
 pub struct Slow {
     share: f64,
     factor: u32,
+}
+
+/// Nodes that lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liars {
+    lie: Lie,
+    count: usize,
+}
+
+impl FromStr for Liars {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not KIND:COUNT, such as silent:1");
+        let (lie, count) = text.split_once(':').ok_or_else(wrong)?;
+        Ok(Self { lie: lie.parse()?, count: count.parse().map_err(|_| wrong())? })
+    }
 }
 
 impl FromStr for Arrivals {
@@ -166,6 +189,16 @@ impl FleetOptions {
         for slow in &self.slow {
             for node in chosen(slow.share, seeds, nodes, &mut random) {
                 scenario.operations.push((Duration::ZERO, Operation::SlowDown(node, slow.factor)));
+            }
+        }
+        let mut honest = seeds + nodes;
+        for Liars { lie, count } in &self.liars {
+            for _ in 0..*count {
+                honest = honest.saturating_sub(1).max(seeds);
+                scenario.operations.push((Duration::ZERO, Operation::Lie(honest, *lie)));
+                if *lie == Lie::Vanish {
+                    scenario.operations.push((Duration::from_secs_f64(least / 2.0), Operation::Kill(honest)));
+                }
             }
         }
         for kill in &self.kills {
@@ -253,6 +286,10 @@ mod tests {
         assert_eq!("seed@0.6".parse(), Ok(Kill { share: None, at: 0.6 }));
         assert!("1.5@0.6".parse::<Kill>().is_err());
         assert_eq!("0.05:8".parse(), Ok(Slow { share: 0.05, factor: 8 }));
+        assert_eq!("drip:2".parse(), Ok(Liars { lie: Lie::Drip, count: 2 }));
+        for wrong in ["drip", "loud:1", "drip:some"] {
+            assert!(wrong.parse::<Liars>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

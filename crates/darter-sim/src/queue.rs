@@ -11,6 +11,8 @@
 
 use darter_core::Moment;
 
+use crate::liars::Lied;
+
 /// Something that happens at a moment. Small and without pointers: there are millions of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
@@ -62,6 +64,8 @@ pub(crate) enum What {
     AskHashes { to: u32, from: u32, known: u32 },
     /// Hashes reach a node.
     Hashes(Told),
+    /// A liar goes on with a request.
+    Lied(Lied),
 }
 
 /// A piece at its receiver.

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// The outcome of a run. Nodes are in the scenario's order, the seed first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// How long each node took from its joining to the last piece; `None` for those that did not finish, and the seed.
+    /// How long each node took from its joining to the last piece; `None` for those that did not finish, those that
+    /// lie, and the seed.
     pub finished: Vec<Option<Duration>>,
     /// The most pieces that each node that finished ever held behind the first one that it lacked.
     pub max_lags: Vec<u32>,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use darter_core::{Place, Rate};
 use darter_swarm::Tuning;
 
+use crate::liars::Lie;
+
 /// How long a reader in order stands still before its piece becomes urgent.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
 
@@ -80,8 +82,8 @@ pub enum Operation {
     Kill(usize),
     /// Two nodes can't reach each other any more. The link of a node to the lead can't be cut.
     Lose(usize, usize),
-    /// Every piece that a node sends is wrong from now on.
-    Corrupt(usize),
+    /// A node lies from now on.
+    Lie(usize, Lie),
     /// A node's rates are divided by this.
     SlowDown(usize, u32),
     /// A node stops answering requests, though it stays connected.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_core::{Place, Rate};
-use darter_sim::{Fleet, Operation, Report, Scenario, SharedLink};
+use darter_sim::{Fleet, Lie, Operation, Report, Scenario, SharedLink};
 
 fn megabytes(rate: u64) -> Rate {
     Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
@@ -250,4 +250,33 @@ fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
     let (without, with) = without_and_with_readers(&scenario);
     assert!(over_bound(&with, &scenario) <= over_bound(&without, &scenario) + 0.02);
     assert!(with.lag_quantile(1.0, scenario.pieces) <= 0.45);
+}
+
+/// Eight nodes, of which so many lie in this way: the honest ones' last over T*.
+fn among_eight(lie: Lie, liars: usize, origin: Option<Rate>) -> f64 {
+    let mut scenario = Scenario { origin, ..eight() };
+    for node in 0..liars {
+        scenario.operations.push((Duration::ZERO, Operation::Lie(8 - node, lie)));
+        if lie == Lie::Vanish {
+            let half = Duration::from_secs_f64(scenario.least_time().as_secs_f64() / 2.0);
+            scenario.operations.push((half, Operation::Kill(8 - node)));
+        }
+    }
+    let report = Fleet::new(&scenario).run();
+    assert_eq!(report.unfinished, [0_usize; 0], "{lie:?}: the honest ones finish");
+    over_bound(&report, &scenario)
+}
+
+#[test]
+fn nobody_who_does_not_give_what_it_holds_stops_the_others() {
+    for (lie, word) in Lie::ALL {
+        for (liars, most) in [(1, 1.1), (2, 1.3)] {
+            // A seed that has it, and one that reads an origin as fast as itself.
+            for origin in [None, Some(megabytes(25))] {
+                let last = among_eight(lie, liars, origin);
+                println!("{liars} {word}, origin {}: {last:.3}", origin.is_some());
+                assert!(last <= most, "{liars} {word}, origin {}: {last:.3}", origin.is_some());
+            }
+        }
+    }
 }

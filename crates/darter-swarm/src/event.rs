@@ -61,10 +61,13 @@ pub enum Event {
         /// The piece.
         piece: PieceIndex,
     },
-    /// More bytes of an answer came. Tell it every now and then for large pieces, so that a slow but moving answer is not given up.
+    /// More bytes of an answer came. Tell it every now and then for large pieces, so that a slow but moving answer is not given up, and
+    /// one that crawls is.
     Progress {
         /// The request.
         request: RequestId,
+        /// How many bytes of the answer have come so far.
+        bytes: u64,
     },
     /// A piece was received, verified and stored.
     Received {
@@ -142,6 +145,12 @@ pub enum Action {
         /// What to withdraw.
         id: RequestId,
         /// Who was asked.
+        peer: NodeId,
+    },
+    /// A holder let this node down: it answers nothing, or at a crawl, or refuses. If this node leads, it must not leave to that holder
+    /// what only it is said to have; see [`Lead::doubt`](crate::Lead::doubt).
+    Doubt {
+        /// The holder.
         peer: NodeId,
     },
     /// Tell the lead that a peer sent a wrong piece, and don't use the peer for this blob any more.

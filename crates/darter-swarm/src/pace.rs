@@ -68,10 +68,13 @@ impl Pace {
 
     /// What one piece takes, as far as known.
     pub(crate) fn piece_time(&self, piece_bytes: u64, tuning: &Tuning) -> Duration {
-        if self.samples == 0 {
-            return tuning.first_guess;
-        }
-        Duration::from_secs_f64((piece_bytes as f64 / self.rate.max(1.0)).min(3600.0))
+        self.measured(piece_bytes).unwrap_or(tuning.first_guess)
+    }
+
+    /// What one piece takes; `None` while nothing was measured.
+    pub(crate) fn measured(&self, piece_bytes: u64) -> Option<Duration> {
+        let seconds = (piece_bytes as f64 / self.rate.max(1.0)).min(3600.0);
+        (self.samples > 0).then(|| Duration::from_secs_f64(seconds))
     }
 
     /// When the last answer was complete; the beginning of time before the first.

@@ -39,6 +39,10 @@ pub struct Tuning {
     pub slow_for: Duration,
     /// A request without progress for this many times its expected time is given to someone else.
     pub overdue_factor: u32,
+    /// A holder that was slow before has no more time than this many times what the other holders take: whoever answers late, or byte
+    /// by byte, does not decide how long it is waited for. More than [`Tuning::overdue_factor`], since an honest holder may be slower by
+    /// eight, and what is asked elsewhere comes twice.
+    pub overdue_factor_of_others: u32,
     /// No request is overdue sooner than this.
     pub overdue_floor: Duration,
     /// An overdue request that does not move for this much longer is withdrawn.
@@ -51,6 +55,10 @@ pub struct Tuning {
     pub retry_least: Duration,
     /// Longest pause after failures.
     pub retry_most: Duration,
+    /// A peer that failed so often in a row is asked for one piece at a time until it answers one.
+    pub failures_of_a_bad_one: u32,
+    /// A peer may take back so many pieces in a row that it was being asked for; each further one is a failure.
+    pub may_take_back: u32,
     /// How long each next node in a group waits for the designated fetcher of a piece from another rack, in usual piece times, when
     /// it is busy. Shorter turns cost copies, longer ones time (`docs/notes/locality.md`).
     pub fetcher_factor: u32,
@@ -101,6 +109,13 @@ pub struct Tuning {
     pub delivery_factor: u32,
     /// The same, at least: a member that is slow, or told to be brief, confirms late.
     pub delivery_floor: Duration,
+    /// A member that holds alone what the lead gave it, and passed on nothing of all that it was given for this many times what the
+    /// first copy usually takes, keeps it to itself: others are given it, and the member gets little that nobody has.
+    pub keeping_factor: u32,
+    /// The same, at least; in a swarm of many members, which tell the lead late, four times as long.
+    pub keeping_floor: Duration,
+    /// How long a lead that lacks pieces waits for the members that hold them while nothing comes, before it reads the origin.
+    pub holders_patience: Duration,
     /// How long a node gathers news of its pieces before it tells its neighbours, for each of them: see [`Tuning::tell_pause`].
     pub tell_each: Duration,
     /// With few neighbours it gathers for twice as long, up to this.
@@ -144,12 +159,15 @@ impl Default for Tuning {
             slow_most: 4,
             slow_for: Duration::from_secs(10),
             overdue_factor: 3,
+            overdue_factor_of_others: 12,
             overdue_floor: Duration::from_millis(500),
             abandon: Duration::from_secs(5),
             first_guess: Duration::from_secs(1),
             endgame: 8,
             retry_least: Duration::from_millis(100),
             retry_most: Duration::from_secs(5),
+            failures_of_a_bad_one: 2,
+            may_take_back: 3,
             fetcher_factor: 4,
             fetcher_factor_beyond: 8,
             fetcher_patience: 4,
@@ -172,6 +190,9 @@ impl Default for Tuning {
             slow_delivery: 3,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
+            keeping_factor: 8,
+            keeping_floor: Duration::from_secs(1),
+            holders_patience: Duration::from_secs(1),
             tell_each: Duration::from_micros(2500),
             tell_few: Duration::from_millis(40),
             tell_lead_soon: Duration::from_millis(10),

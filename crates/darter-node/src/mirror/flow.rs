@@ -6,11 +6,12 @@
 //!              (waits as long as the blob moves)    (a slice at a time)
 //! ```
 //!
-//! An engine that has got its headers waits for the body, so the agent is waited for as long as the blob moves. When
-//! nothing of the blob comes for [`STILL`], or the agent fails, bytes come from the upstream with the caller's own
-//! credentials, and the agent is gone back to as soon as it has what follows. A range that the agent could only give
-//! after all that lies before it, since whoever reads the origin can't jump, begins with the upstream (see
-//! [`crate::mirror::ahead`]).
+//! An engine that has got its headers waits for the body, so the agent is waited for as long as the blob moves and what follows
+//! is still to be read. When nothing of the blob comes for [`STILL`], or nothing for this engine although others may have what
+//! follows (a holder keeps it to itself, say), or the agent fails, bytes come from the upstream with the caller's own
+//! credentials, and the agent is gone back to as soon as it has what follows. The second time that is not waited for as long. A
+//! range that the agent could only give after all that lies before it, since whoever reads the origin can't jump, begins with the
+//! upstream (see [`crate::mirror::ahead`]).
 //!
 //! A body that stands still ends with `stall_timeout`, whoever gives; the upstream was asked before that. Time in which an
 //! origin asked to be let alone does not count.
@@ -43,6 +44,9 @@ use crate::mirror::{Blob, Blobs, Nearness, Part};
 
 /// How long nothing of a blob may come before the upstream is asked. Engines wait far longer for a body.
 const STILL: Duration = Duration::from_secs(15);
+
+/// A body that stood still before is waited for the less long, by this.
+const IMPATIENCE: u32 = 8;
 
 /// Pauses between tries to go on, when both the upstream and the agent have failed.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
@@ -142,8 +146,12 @@ struct Flow {
     length: Option<u64>,
     /// Bytes of the blob that were here when they were last looked at.
     held: u64,
+    /// Since when the next byte is waited for.
+    waits: Instant,
     /// When a byte was last given, or the blob last moved.
     moved: Instant,
+    /// How often the upstream stepped in for an agent that stood still.
+    stood_still: u32,
     /// When the upstream was last asked in vain.
     in_vain: Option<Instant>,
     /// Tries to go on since the last byte.
@@ -166,6 +174,7 @@ impl Flow {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         // How long the connection took for the last bytes is not the blob's affair.
         self.moved = Instant::now();
+        self.waits = self.moved;
         loop {
             // What the agent gives was checked.
             if matches!(self.giver, Giver::Agent(_))
@@ -302,7 +311,8 @@ impl Flow {
     }
 
     fn still(&self) -> Duration {
-        self.stall_timeout.map_or(STILL, |stall| STILL.min(stall / 2))
+        let still = self.stall_timeout.map_or(STILL, |stall| STILL.min(stall / 2));
+        if self.stood_still > 0 { still / IMPATIENCE } else { still }
     }
 
     /// How long a blob may stand still for the upstream still to have time to answer.
@@ -313,12 +323,16 @@ impl Flow {
     /// Nothing came for a while. A blob that moves is waited for; else the upstream gives a slice, if not too many do, or there
     /// is no time left for that.
     async fn stood_still(&mut self) -> io::Result<()> {
-        let held = self.held_now();
+        let (held, now) = (self.held_now(), Instant::now());
         if held != std::mem::replace(&mut self.held, held) {
-            self.moved = Instant::now();
-            return Ok(());
+            self.moved = now;
+            // Others may have what follows and it does not come, while other pieces do.
+            let could_come = self.nearness().is_some_and(|it| it == Nearness::Within);
+            if !could_come || now - self.waits < self.still() {
+                return Ok(());
+            }
         }
-        let (now, path) = (Instant::now(), &self.rescue.path);
+        let path = &self.rescue.path;
         let waited = now - self.moved;
         let excused = self.blob.as_ref().map_or(Duration::ZERO, |blob| blob.excused());
         if self.stall_timeout.is_some_and(|stall| waited.saturating_sub(excused) >= stall) {
@@ -341,6 +355,7 @@ impl Flow {
             Ok(body) => {
                 tracing::warn!(path, at = self.at, "a blob stands still; reading on from the upstream");
                 self.rescue.metrics.mirror_fallback(Fallback::Resumed);
+                self.stood_still += 1;
                 self.giver = Giver::Upstream(Slice { body, _permit: permit });
             }
             Err(error) => {
@@ -351,7 +366,8 @@ impl Flow {
         Ok(())
     }
 
-    /// The upstream gave what it was asked for: the agent goes on, or the upstream does if the agent is still far.
+    /// The upstream gave what it was asked for: the agent goes on, or the upstream does if the agent is still far, or stood still
+    /// again when it was gone back to and has not got what follows.
     async fn slice_done(&mut self) {
         self.held = self.held_now();
         let rest = self.end.filter(|end| self.at < *end);
@@ -359,7 +375,11 @@ impl Flow {
             self.giver = Giver::Nobody;
             return;
         };
-        let far = matches!(blob.nearness(self.at), Nearness::After(_));
+        let far = match blob.nearness(self.at) {
+            Nearness::After(_) => true,
+            Nearness::Within => self.stood_still > 1,
+            Nearness::Held => false,
+        };
         if far && let Ok(body) = self.rescue.slice(self.at, end).await {
             if let Giver::Upstream(slice) = &mut self.giver {
                 slice.body = body;
@@ -372,6 +392,10 @@ impl Flow {
     /// Until when another try to go on may begin.
     fn may_try(&self) -> bool {
         self.stall_timeout.is_none_or(|stall| self.moved.elapsed() < stall)
+    }
+
+    fn nearness(&self) -> Option<Nearness> {
+        self.blob.as_ref().map(|blob| blob.nearness(self.at))
     }
 
     fn held_now(&self) -> u64 {
@@ -473,7 +497,9 @@ pub(crate) fn body(start: Start, rest: Rest) -> Body {
         lone,
         length,
         held,
+        waits: Instant::now(),
         moved: Instant::now(),
+        stood_still: 0,
         in_vain: None,
         tries: 0,
         rescue,

@@ -5,7 +5,7 @@
 //! | [`again`] | one caller's bytes, over several tries if the content was wrong |
 //! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
 //! | `access` | who may have what is known of an address |
-//! | [`inventory`] | what nodes hold whole, for a seed that lost its own copy |
+//! | [`inventory`] | what nodes hold whole, of which a seed may have lost its own copy |
 //! | [`limits`] | origins that ask to slow down |
 //! | `doors` | one question for all who want a source at once |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
@@ -168,8 +168,6 @@ impl Swarms {
         drop(transfers);
         if failed {
             entry.transfer.close();
-            // It may have failed because of what a holder said of it.
-            self.inventory.forget(blob);
         } else {
             // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
             entry.transfer.leave();
@@ -504,8 +502,9 @@ impl Listener for ListeningSwarms {
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
+            // Seeds of an earlier release ask for it; none is believed here.
+            Message::ManifestIs { .. } => {}
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
-            Message::ManifestIs { request, manifest, .. } => swarms.inventory.answered(from, request, manifest),
             Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),
             // The fleet itself hears these.
             Message::AskPeers

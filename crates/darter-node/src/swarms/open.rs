@@ -449,16 +449,6 @@ impl Swarms {
         if let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
-        if let Source::Registry { digest, .. } = source
-            // Whether these credentials open it is the origin's to say, wherever the bytes come from. A registry that nobody
-            // trusts has to give the bytes themselves.
-            && self.inventory.holds(blob_of(digest))
-            && self.is_vouched(source, caller).await?
-            && let Some(transfer) =
-                self.lead_from_holders(source, blob_of(digest), &Version::default(), caller).await?
-        {
-            return Ok(transfer);
-        }
         // Those who waited at the door while somebody read it hear what came of that.
         if let Some(error) = self.setback(source, credentials, self.house.context.me) {
             return Err(error);
@@ -524,9 +514,7 @@ impl Swarms {
     ) -> Result<Option<BlobId>, FetchError> {
         let credentials = caller.credentials;
         let records = self.records_of(source, credentials).await?;
-        // A digest's content may be held by nodes though nothing is known here.
-        let may_be_held = source.digest().is_some() && self.inventory.knows_any();
-        if records.is_empty() && !may_be_held {
+        if records.is_empty() {
             return Ok(None);
         }
         let Some(stat) = self.ask_origin(source, caller, &records).await else {
@@ -541,16 +529,6 @@ impl Swarms {
                 self.adopt(&own, record);
             }
             return Ok(is_given.then_some(record.blob));
-        }
-        let version = own.own_version(fresh_nonce());
-        let named = source.blob(&version);
-        if may_be_held && self.lead_from_holders(source, named, &version, caller).await?.is_some() {
-            // Who fetched it for the nodes is not known.
-            let shows_same = |given: &Own<'_>| source.blob(&given.own_version(fresh_nonce())) == named;
-            if !own.is_for_anyone() || self.gives_sample(source, caller, named, shows_same).await {
-                self.remember_own(&own, named);
-                return Ok(Some(named));
-            }
         }
         Ok(None)
     }
@@ -594,6 +572,7 @@ impl Swarms {
         let whole = Some(reading).filter(|reading| !reading.is_part);
         let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
         transfer.lead_it(Start::Fresh, whole);
+        self.count_holders_in(&transfer);
         if let Some(length) = came_whole {
             let gives_no_parts = length.is_none_or(|length| length > SAMPLE);
             let why = "the origin gave all of it though a part was requested: it serves no ranges";
@@ -647,19 +626,17 @@ impl Swarms {
         }
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
         let version = stored.info().version;
-        if !stored.is_complete()
-            && self.inventory.holds(blob)
-            && self.may_take_from_holders(source, caller).await
-            && let Some(transfer) = self.lead_from_holders(source, blob, &version, caller).await?
-        {
-            // What is lacking here need not be read again.
-            return Ok(Some(transfer));
-        }
+        // Of what this agent knows the hash it need not read again what nodes give.
+        let is_held = !stored.is_complete() && self.inventory.holds(blob);
+        let may_be_given = is_held && self.may_take_from_holders(source, caller).await;
         let transfer = self.begin(source, version, caller, stored).await;
         if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
             // Members of the swarm that was may come back with what they hold.
             let alone = self.house.context.options.role == Role::Embedded;
             transfer.lead_it(if alone { Start::Fresh } else { Start::TakeOver }, None);
+            if may_be_given {
+                self.count_holders_in(&transfer);
+            }
         }
         Ok(Some(transfer))
     }

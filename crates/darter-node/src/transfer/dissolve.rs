@@ -1,7 +1,7 @@
 //! Content that is not what its digest says: it is thrown away at every member, and whoever sent it is named.
 //!
 //! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. Who sent it
-//! is the origin, by way of whoever read it; or a holder, whose list of piece hashes a seed without a copy took.
+//! is the origin, by way of whoever read it.
 
 use std::sync::Arc;
 
@@ -14,11 +14,6 @@ use crate::fleet::Fleet;
 use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
-    /// The hashes of this blob's pieces come from a holder, and nobody has checked them yet.
-    pub(crate) fn take_word_of(&self, holder: NodeId) {
-        self.state.lock().vouched_by = Some(holder);
-    }
-
     /// The lead says that the content is not what its digest says.
     pub(super) fn refuted(self: &Arc<Self>, expected: Digest, got: Digest) {
         let error = FetchError::refuted(expected, got);
@@ -35,12 +30,10 @@ impl Transfer {
         let mut error = error;
         let mut told = FetchError::Withdrawn { blob, reason: in_full(&error).to_string() };
         if let FetchError::WrongDigest { from, .. } = &mut error {
-            let (culprit, is_origin) = self.culprit();
+            let culprit = self.culprit();
             from.clone_from(&culprit.from);
             self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
-            if is_origin {
-                told = error.clone();
-            }
+            told = error.clone();
         }
         tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
         for node in self.member_nodes() {
@@ -91,28 +84,22 @@ impl Transfer {
         error
     }
 
-    /// Who sent the wrong content, and whether that is the origin.
-    fn culprit(&self) -> (Culprit, bool) {
-        let (lead, vouched_by) = {
+    /// Who sent the wrong content.
+    fn culprit(&self) -> Culprit {
+        let lead = {
             let state = self.state.lock();
-            let lead = match state.lead() {
+            match state.lead() {
                 Lead::Node(lead) => Some(lead),
                 // One that is lost, or was followed until then, read it, unless this agent read a part.
                 Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => state.leadership.last_followed(),
                 Lead::Me | Lead::Nobody => None,
-            };
-            (lead, state.vouched_by)
+            }
         };
-        if let Some(holder) = vouched_by {
-            let (source, from) =
-                (self.fleet.address(holder), format!("{} (its piece hashes)", self.fleet.title(holder)));
-            return (Culprit { reader: holder, source, from }, false);
-        }
         let (reader, title) = match lead {
             Some(lead) => (lead, self.fleet.title(lead)),
             None => (self.context.me, "this agent".to_owned()),
         };
-        (read_wrong(&self.source, reader, &title), true)
+        read_wrong(&self.source, reader, &title)
     }
 }
 

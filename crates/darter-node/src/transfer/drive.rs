@@ -98,6 +98,12 @@ impl Transfer {
                 Action::Cancel { id, .. } => {
                     state.asked.remove(&id);
                 }
+                Action::Doubt { peer } => {
+                    self.context.metrics.holders_failing.inc();
+                    if let Some(leading) = &mut state.leading {
+                        leading.doubt(peer);
+                    }
+                }
                 Action::Report { peer, piece } => {
                     state.met.remove(&peer);
                     state.leadership.refused(peer);
@@ -220,6 +226,8 @@ impl Transfer {
                 self.fleet.ask(lead, Ask { blob: self.blob, request: id, wanted, urgent: false, longest });
             }
             Action::Cancel { id, peer } => self.fleet.cancel(peer, self.blob, id),
+            // The lead's books have it.
+            Action::Doubt { .. } => {}
             Action::Report { peer, piece } => {
                 if self.lead() == Lead::Node(peer) {
                     self.lead_failed(peer, "it sent wrong pieces");
@@ -247,12 +255,16 @@ impl Transfer {
         for (id, node, before) in asked {
             let Some(arrived) = self.fleet.arrived(node, self.blob, id) else { continue };
             if arrived > before {
-                let mut state = self.state.lock();
+                let mut guard = self.state.lock();
+                let state = &mut *guard;
                 if let Some(asked) = state.asked.get_mut(&id) {
                     asked.arrived = arrived;
                 }
                 state.upkeep.moved(now);
-                state.picker.handle(Event::Progress { request: id }, now);
+                if let Some(leading) = &mut state.leading {
+                    leading.gave(node, false, now);
+                }
+                state.picker.handle(Event::Progress { request: id, bytes: arrived.into() }, now);
             }
         }
     }

@@ -112,6 +112,17 @@ impl Leading {
         self.swarm.report(reporter, suspect)
     }
 
+    /// A holder let this agent down: nothing is left to it alone.
+    pub(super) fn doubt(&mut self, holder: NodeId) {
+        self.swarm.doubt(holder);
+        self.replan();
+    }
+
+    /// A member gave this agent a piece, or some of one.
+    pub(super) fn gave(&mut self, member: NodeId, is_whole: bool, now: Moment) {
+        self.swarm.gave(member, is_whole, now);
+    }
+
     /// When time alone may have made more to send.
     pub(super) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
         let tells = self.swarm.notices_due().into_iter().chain(self.teaching.due());
@@ -132,7 +143,7 @@ impl Leading {
     }
 
     /// What a reader is to read of the origin, when the hashes of these pieces are known.
-    pub(super) fn plan(&self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
+    pub(super) fn plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         self.swarm.origin_plan(reader, known, now)
     }
 

@@ -168,8 +168,6 @@ pub(crate) struct State {
     wants: Wants,
     /// Whether the blob is being thrown away.
     dissolving: bool,
-    /// The holder whose list of hashes this agent took, if it took one.
-    vouched_by: Option<NodeId>,
     upkeep: Upkeep,
     /// Whether parts of several of the origin's answers were put together.
     joined_parts: bool,
@@ -314,7 +312,6 @@ impl Transfer {
             whole_answer: None,
             wants: Wants::new(everything),
             dissolving: false,
-            vouched_by: None,
             upkeep: Upkeep::new(now),
             joined_parts: false,
             fetching: None,
@@ -494,6 +491,9 @@ impl Transfer {
             state.upkeep.moved(now);
             state.leadership.piece_came();
             state.flows.came(now, bytes, &from);
+            if let (Some(leading), Some(node)) = (&mut state.leading, from.node()) {
+                leading.gave(node, true, now);
+            }
             state.journal.gave(piece, bytes, from, now);
             state.picker.handle(Event::Received { request, piece, bytes }, now);
             let lag = u64::from(state.picker.lag()) * self.piece_length.bytes();

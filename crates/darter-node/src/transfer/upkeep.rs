@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Moment, PieceSet, in_full};
+use darter_core::{Moment, NodeId, PieceSet, in_full};
 use darter_swarm::Event;
 use darter_wire::Message;
 
@@ -25,6 +25,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an open transfer may be without a lead, or a lead without its reader, before the driver sees to it: both
 /// come about by themselves right after an event.
 const MAX_UNATTENDED: Duration = Duration::from_secs(2);
+
+/// A node that leads, says that it knows every hash, and gives nothing for this long, while nothing comes from anybody else, is none that
+/// leads. One that still reads the origin has [`PATIENCE_WITH_READER`] times as long.
+const MAX_MUTE: Duration = Duration::from_secs(8);
+const PATIENCE_WITH_READER: u32 = 4;
 
 /// How often a lead that waits for its origin tells its members so.
 const SIGN_EVERY: Duration = Duration::from_secs(2);
@@ -70,6 +75,8 @@ pub(super) enum Duty {
     Nothing,
     /// Nobody leads, nobody reads: find somebody.
     Resume,
+    /// This node let the agent in and never gave anything: it is left, and what it said of the blob is thrown away.
+    LeaveMute(NodeId),
     /// Nothing came for too long.
     EndStalled,
 }
@@ -91,6 +98,11 @@ impl Transfer {
         let limit = self.context.options.stall_timeout;
         if !limit.is_zero() && state.upkeep.waited(now) >= limit {
             return Duty::EndStalled;
+        }
+        if let Lead::Node(lead) = state.lead()
+            && self.is_mute(state, lead, now)
+        {
+            return Duty::LeaveMute(lead);
         }
         let attended = match state.lead() {
             Lead::Me => state.reading || state.finish.is_under_way() || self.pieces() == Some(self.stored.held().len()),
@@ -121,12 +133,45 @@ impl Transfer {
                 self.note("nobody was seeing to what is missing; going on");
                 self.resume();
             }
+            Duty::LeaveMute(lead) => {
+                let (lead, leaving) = (*lead, Arc::clone(self));
+                self.tasks.spawn(async move { leaving.leave_mute(lead).await });
+            }
             Duty::EndStalled => {
                 let error = self.stalled();
                 tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
                 self.give_up(&error);
             }
         }
+    }
+
+    /// Whether nothing ever came of this blob since a node let the agent in. What it said of the blob is worth nothing then. A seed
+    /// is believed, and waited for.
+    fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
+        let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
+        if is_seed || state.dissolving || !self.stored.held().is_empty() {
+            return false;
+        }
+        let knows_all = self.pieces() == Some(self.stored.known().len());
+        let most = MAX_MUTE * if knows_all { 1 } else { PATIENCE_WITH_READER };
+        state.upkeep.waited(now) >= most
+    }
+
+    /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads.
+    async fn leave_mute(self: &Arc<Self>, lead: NodeId) {
+        let reason = format!("{} let this agent in and gave nothing", self.fleet.title(lead));
+        if self.digest().is_none() {
+            // By what the origin says of it nobody could tell the next try from this one.
+            return self.lead_failed(lead, &reason);
+        }
+        if std::mem::replace(&mut self.state.lock().dissolving, true) {
+            return;
+        }
+        tracing::warn!(blob = %self.blob.short(), reason, "leaving a lead");
+        let error = FetchError::Withdrawn { blob: self.blob, reason };
+        self.context.setbacks.note(self.setback_key(), lead, &error, self.context.now());
+        self.fleet.say(lead, &Message::Leave { blob: self.blob });
+        self.supersede(error).await;
     }
 
     /// Something is to be fetched after all: makes sure that somebody sees to it.

@@ -11,6 +11,7 @@ mod handed;
 mod images;
 mod large;
 mod lazy;
+mod liars;
 mod memory;
 mod met_early;
 mod no_seed;

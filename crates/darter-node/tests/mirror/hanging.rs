@@ -292,3 +292,21 @@ async fn a_blob_of_another_length_than_its_manifest_says_is_never_passed_on_as_i
     world.agent.0.lock().shut = false;
     assert!(headers.bytes().await.is_err());
 }
+
+/// A holder among others that keeps what it was asked for: the rest of the blob comes, and the engine's next byte does not.
+#[tokio::test]
+async fn a_body_that_stands_still_while_the_blob_moves_goes_on_from_the_upstream_and_is_not_given_up_for_long_at_each_part()
+ {
+    let (world, bytes, path) = slow_blob(24 << 20).await;
+    {
+        let mut agent = world.agent.0.lock();
+        agent.shut = false;
+        agent.known = Some(bytes.len() as u64);
+        agent.keeps_from = Some(1 << 20);
+    }
+    let pull = async { world.client.get(world.url(&path)).send().await.unwrap().bytes().await };
+    let body = tokio::time::timeout(STALL_TIMEOUT * 8, pull).await.expect("it never ends").unwrap();
+    assert!(body == bytes);
+    let asked = world.agent.0.lock().asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(asked <= 2, "it was gone back to {asked} times, and stood still each time");
+}

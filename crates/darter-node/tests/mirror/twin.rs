@@ -37,6 +37,8 @@ pub(crate) struct TwinState {
     pub(crate) hide_length: bool,
     /// Stops before this offset until told to go on.
     pub(crate) gate: Option<(u64, Arc<tokio::sync::Notify>)>,
+    /// From this offset on nothing comes for this reader, while it gets other parts of the blob.
+    pub(crate) keeps_from: Option<u64>,
     /// Gives parts of files.
     pub(crate) as_files: bool,
     /// Cuts its files off here.
@@ -53,6 +55,8 @@ pub(crate) struct TwinState {
     pub(crate) shut: bool,
     /// Bytes given.
     pub(crate) given: Arc<AtomicU64>,
+    /// How often it was asked for bytes.
+    pub(crate) asked: Arc<AtomicU64>,
 }
 
 struct Held {
@@ -64,6 +68,10 @@ struct Held {
     known: Option<u64>,
     stalls_after: Option<Duration>,
     given: Arc<AtomicU64>,
+    keeps_from: Option<u64>,
+    asked: Arc<AtomicU64>,
+    /// How often somebody looked how much it has.
+    looks: AtomicU64,
 }
 
 impl Twin {
@@ -127,6 +135,9 @@ impl Blobs for Twin {
             known: state.known,
             stalls_after: state.stalls_after,
             given: Arc::clone(&state.given),
+            keeps_from: state.keeps_from,
+            asked: Arc::clone(&state.asked),
+            looks: AtomicU64::new(0),
         }))
     }
 }
@@ -137,7 +148,8 @@ impl Blob for Held {
     }
 
     fn held(&self) -> u64 {
-        0
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+        self.keeps_from.map_or(0, |_| looks)
     }
 
     fn excused(&self) -> Duration {
@@ -157,6 +169,8 @@ impl Blob for Held {
         let range = range.unwrap_or(ByteRange::new(0, self.bytes.len() as u64));
         let (bytes, fault_at, gate, given) =
             (self.bytes.clone(), self.fault_at.clone(), self.gate.clone(), Arc::clone(&self.given));
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let keeps_from = self.keeps_from.unwrap_or(u64::MAX);
         let stalls_after = self.stalls_after.unwrap_or(Duration::MAX);
         let (file, chunk) = (self.file.clone(), if self.file.is_some() { FILE_CHUNK } else { CHUNK });
         futures_util::stream::unfold(Some(range.start()), move |at| {
@@ -164,6 +178,9 @@ impl Blob for Held {
             let file = file.clone();
             async move {
                 let at = at?;
+                if at >= keeps_from {
+                    std::future::pending::<()>().await;
+                }
                 let stop = fault_at.as_ref().map_or(range.end(), |(offset, _)| (*offset).min(range.end()));
                 let end = (at + chunk).min(stop);
                 if let Some((offset, gate)) = gate.filter(|(offset, _)| at <= *offset && *offset < end) {

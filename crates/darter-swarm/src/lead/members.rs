@@ -9,6 +9,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
 
 use crate::lead::members::links::REACHES;
 use crate::lead::notices::{Notice, Notices};
+use crate::lead::standing::Standing;
 use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
@@ -34,6 +35,10 @@ pub(super) struct Member {
     pub(super) wants: bool,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
+    /// What it has been found to be as a holder.
+    pub(super) standing: Standing,
+    /// When it last came to hold a piece, or first had to wait for one.
+    gained: Option<Moment>,
     /// Whether it should have a neighbour outside its zone.
     reaches_out: bool,
     neighbours: Vec<usize>,
@@ -73,9 +78,25 @@ impl Member {
     fn memory(&self) -> usize {
         let texts = [&self.place.region, &self.place.zone, &self.place.rack, &self.place.host];
         self.held.memory()
+            + self.standing.memory()
             + self.coming.capacity() * size_of::<(PieceIndex, Moment)>()
             + self.neighbours.capacity() * size_of::<usize>()
             + texts.iter().map(|text| text.capacity()).sum::<usize>()
+    }
+
+    /// It came to hold a piece.
+    pub(super) const fn gains(&mut self, now: Moment) {
+        self.gained = Some(now);
+    }
+
+    /// Whether it has waited in vain for so long, in which its neighbours could have given it something.
+    pub(super) fn is_starved(&mut self, patience: Duration, now: Moment) -> bool {
+        *self.gained.get_or_insert(now) + patience <= now
+    }
+
+    /// Whether it counts as a holder of a piece that it holds.
+    pub(super) fn counts(&self, piece: PieceIndex) -> bool {
+        !self.aside && self.standing.counts(piece)
     }
 
     pub(super) fn is_coming(&self, piece: PieceIndex) -> bool {
@@ -148,6 +169,20 @@ impl Members {
         others.into_iter().any(|member| member.wants && member.held.len() < total)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// The members that are in.
+    pub(super) fn slots(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.slots.len()).filter(|slot| self.slots[*slot].is_some())
+    }
+
+    /// Whether a member in a slot is still the one that was in it, and holds a piece.
+    pub(super) fn holds(&self, slot: usize, piece: PieceIndex) -> bool {
+        self.slots.get(slot).and_then(Option::as_ref).is_some_and(|member| member.held.contains(piece))
+    }
+
     /// Bytes of memory behind this, with spare room; what maps and texts take is estimated from their number.
     pub(super) fn memory(&self) -> usize {
         let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();
@@ -197,6 +232,8 @@ impl Members {
             slow_until: Moment::ZERO,
             wants,
             aside: self.is_convicted(id),
+            standing: Standing::default(),
+            gained: None,
             reaches_out,
             neighbours: Vec::new(),
             reaches: [0; REACHES],
@@ -310,19 +347,25 @@ impl Members {
             .members
             .iter()
             .map(|slot| self.get(*slot))
-            .any(|other| !other.aside && other.held.contains(piece) && !self.are_parted(member.id, other.id))
+            .any(|other| other.held.contains(piece) && other.counts(piece) && !self.are_parted(member.id, other.id))
     }
 
     /// Whether the lead may send a piece into the member's group: always into its own, into another only while nobody
-    /// in its reach there has it or is getting it.
-    pub(super) fn may_cross(&self, slot: usize, piece: PieceIndex, pause: Duration, now: Moment) -> bool {
+    /// in its reach there has it or is getting it, or for one that is starved: then they don't give what they are said to have.
+    pub(super) fn may_cross(
+        &self,
+        slot: usize,
+        piece: PieceIndex,
+        (pause, is_starved): (Duration, bool),
+        now: Moment,
+    ) -> bool {
         let member = self.get(slot);
         let group = &self.groups[member.group];
         if !is_across(member.tier) || group.members.len() < 2 {
             return true;
         }
         let (holders, sent) = group.pieces.get(piece.as_usize()).copied().unwrap_or((0, None));
-        let in_reach = holders > 0 && self.has_holder_in_reach(member, piece);
+        let in_reach = holders > 0 && !is_starved && self.has_holder_in_reach(member, piece);
         !in_reach && sent.is_none_or(|sent| sent + pause <= now)
     }
 }

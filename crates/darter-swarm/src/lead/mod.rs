@@ -7,7 +7,7 @@
 //! Why late-bound: the time of a swarm is near its bound only if the seed sends every piece once before it sends any
 //! twice, and sends it to whoever can take it now. The lead doesn't announce its own pieces; receivers announce theirs.
 //!
-//! Invariants: `Piece::holders` counts the members that hold a piece and are not put aside; `Piece::coming` counts the
+//! Invariants: `Piece::holders` counts the members that hold a piece and count as its holders (`Member::counts`); `Piece::coming` counts the
 //! members that have it in `coming`; links are mutual.
 //!
 //! Non-goals: the lead moves no bytes, and trusts no member's word on content (nodes verify).
@@ -18,11 +18,13 @@
 //! | `notices` | what members have to be told of their neighbours |
 //! | `origin` | what is read of the origin next, by which connection |
 //! | `pieces` | holders, copies sent, gaps for the origin |
+//! | `standing` | members that hold and do not give |
 
 mod members;
 mod notices;
 mod origin;
 mod pieces;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +38,8 @@ use crate::lead::members::Members;
 pub use crate::lead::notices::{Neighbour, Notice};
 use crate::lead::origin::Readings;
 pub use crate::lead::origin::{OriginReader, Wish};
-use crate::lead::pieces::Pieces;
+use crate::lead::pieces::{Piece, Pieces};
+use crate::lead::standing::Watch;
 use crate::random::Random;
 use crate::tuning::Tuning;
 
@@ -82,6 +85,8 @@ pub struct Lead {
     /// When an ask that found nothing is worth another try.
     look_again: Option<Moment>,
     readings: Readings,
+    /// What the lead's own members were found to be as holders.
+    watch: Watch,
 }
 
 impl Lead {
@@ -106,6 +111,7 @@ impl Lead {
             copies_from: now,
             look_again: None,
             readings: Readings::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -124,6 +130,7 @@ impl Lead {
         let held = held.iter().filter(|piece| piece.0 < most).collect();
         self.readings.everything |= wants && node != self.me;
         let slot = self.members.add(node, place, held, wants);
+        self.recall_standing(slot);
         self.count_held(slot, true);
         self.members.link_up(slot);
     }
@@ -157,7 +164,10 @@ impl Lead {
         let member = self.members.get_mut(slot);
         let sent_at = member.take_coming(piece);
         let fresh = member.held.insert(piece);
-        let counts = fresh && !member.aside;
+        if fresh {
+            member.gains(now);
+        }
+        let counts = fresh && member.counts(piece);
         if let Some(sent_at) = sent_at {
             self.delivered(slot, now.since(sent_at), now);
         }
@@ -171,6 +181,9 @@ impl Lead {
             state.coming -= u32::from(sent_at.is_some());
             state.holders += u32::from(counts);
         });
+        if counts {
+            self.note_spread(slot, piece, sent_at.is_some(), now);
+        }
     }
 
     /// Takes note of how long a piece was on its way to a member. It begins as an average one, so that a single late piece tells nothing
@@ -191,7 +204,8 @@ impl Lead {
     pub fn lacks(&mut self, node: NodeId, piece: PieceIndex) {
         let Some(slot) = self.members.slot(node) else { return };
         let member = self.members.get_mut(slot);
-        if member.held.remove(piece) && !member.aside {
+        let counts = member.counts(piece);
+        if member.held.remove(piece) && counts {
             self.members.count_in_group(slot, piece, false);
             self.pieces.change(piece, |state| state.holders -= 1);
         }
@@ -219,6 +233,11 @@ impl Lead {
     /// The lead's own store has a piece now.
     pub fn own(&mut self, piece: PieceIndex) {
         self.pieces.set_own(piece, true);
+        let Piece { holders, sent, .. } = self.pieces.get(piece);
+        if holders > 0 && sent == 0 {
+            // It does not count as one that nobody has, and is to be sent at once all the same.
+            self.copies_from = Moment::ZERO;
+        }
     }
 
     /// The lead's own store lost a piece.
@@ -241,6 +260,7 @@ impl Lead {
             return None;
         }
         self.forget_undelivered(now);
+        self.look_for_kept(now);
         let piece = self.fresh_for(slot).filter(|_| !self.leaves_to_others(slot, now))?;
         if !self.is_slow(slot, now) {
             self.quick_given = now;
@@ -270,6 +290,7 @@ impl Lead {
             return false;
         }
         self.forget_undelivered(now);
+        self.look_for_kept(now);
         if self.pieces.first_fresh().is_some() || self.may_copy(now) {
             return true;
         }
@@ -280,7 +301,7 @@ impl Lead {
     /// Whether a piece was last sent long enough ago to be sent again.
     fn may_copy(&mut self, now: Moment) -> bool {
         if self.copies_from <= now {
-            let pause = self.copy_pause();
+            let pause = self.lonely_pause();
             self.copies_from = self.pieces.oldest_sent().map_or(now, |sent| sent + pause);
         }
         self.copies_from <= now
@@ -293,12 +314,12 @@ impl Lead {
     }
 
     fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
-        // A member put aside may hold what counts as fresh.
-        self.pieces.first_fresh().filter(|piece| !self.members.get(slot).held.contains(*piece))
+        self.pieces.first_fresh_besides(&self.members.get(slot).held)
     }
 
     fn is_slow(&self, slot: usize, now: Moment) -> bool {
-        now < self.members.get(slot).slow_until
+        let member = self.members.get(slot);
+        now < member.slow_until || member.aside || member.standing.keeps
     }
 
     /// Whether a member has to do with what others hold: it is slow to receive, and so to pass on, and quicker ones take all that
@@ -311,11 +332,13 @@ impl Lead {
         if now < self.copies_from || self.leaves_to_others(slot, now) || !self.may_copy(now) {
             return None;
         }
-        let pause = self.copy_pause();
+        let (pause, lonely) = (self.copy_pause(), self.lonely_pause());
         let salt = self.random.next();
+        let is_starved = self.members.get_mut(slot).is_starved(self.tuning.keeping_floor * 2, now);
+        let cross_pause = if is_starved { pause.max(self.tuning.keeping_floor * 2) } else { pause };
         let member = self.members.get(slot);
-        self.pieces.copy(&member.held, pause, now, salt, |piece| {
-            !member.is_coming(piece) && self.members.may_cross(slot, piece, pause, now)
+        self.pieces.copy(&member.held, (pause, lonely), now, salt, |piece| {
+            !member.is_coming(piece) && self.members.may_cross(slot, piece, (cross_pause, is_starved), now)
         })
     }
 
@@ -346,6 +369,15 @@ impl Lead {
                 self.pieces.change(piece, |state| state.coming -= 1);
             }
         }
+    }
+
+    /// The same for a piece that one member holds at most, as members tell soon where they are few: that one may keep it to itself,
+    /// or answer late.
+    fn lonely_pause(&self) -> Duration {
+        let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
+        let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
+        let pause = self.copy_pause();
+        if is_told_soon { pause.min(usual * self.tuning.copy_factor_while_reading) } else { pause }
     }
 
     fn copy_pause(&self) -> Duration {
@@ -394,10 +426,8 @@ impl Lead {
     }
 
     fn count_held(&mut self, slot: usize, present: bool) {
-        if self.members.get(slot).aside {
-            return;
-        }
-        let pieces: Vec<PieceIndex> = self.members.get(slot).held.iter().collect();
+        let member = self.members.get(slot);
+        let pieces: Vec<PieceIndex> = member.held.iter().filter(|piece| member.counts(*piece)).collect();
         for piece in pieces {
             self.members.count_in_group(slot, piece, present);
             self.pieces.change(piece, |state| if present { state.holders += 1 } else { state.holders -= 1 });
@@ -424,7 +454,8 @@ impl Lead {
         if now < self.settled {
             return Some(self.settled);
         }
-        self.look_again.filter(|again| now < *again)
+        let gives_up_at = self.watch.gives_up_at(&self.tuning);
+        self.look_again.into_iter().chain(gives_up_at).filter(|again| now < *again).min()
     }
 
     /// Nobody led before after all: the origin may be asked at once.
@@ -470,6 +501,7 @@ impl Lead {
             + self.pieces.memory()
             + self.members.memory()
             + self.deliveries.capacity() * size_of::<(Moment, NodeId, PieceIndex)>()
+            + self.watch.memory()
     }
 
     /// The node that runs this lead.

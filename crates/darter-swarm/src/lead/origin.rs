@@ -89,6 +89,9 @@ impl Lead {
 
     /// A node, a member or the lead's own, waits for these pieces, and for nothing that it waited for before.
     pub fn wish(&mut self, node: NodeId, wishes: &[Wish], now: Moment) {
+        if self.readings.wishes.is_empty() {
+            self.watch.forget(OriginReader::Errands);
+        }
         let before = &self.readings.wishes;
         let since = |wish: &Wish| {
             let same = before.iter().find(|it| it.node == node && it.wish.first == wish.first);
@@ -127,10 +130,38 @@ impl Lead {
     /// `known` is which pieces have a hash that this agent knows. Of the others it counts no holders: without
     /// the hash nobody who comes could check what they give. A seed that was killed before it saved
     /// anything comes back like that.
-    pub fn origin_plan(&self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
+    ///
+    /// Members that hold what is lacked are waited for as long as something comes from them: after
+    /// [`Tuning::holders_patience`](crate::Tuning::holders_patience) without that, none of them counts until it gives again.
+    pub fn origin_plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         if now < self.settled {
             return None;
         }
+        let run = self.plan(reader, known);
+        if run.is_some() || !self.is_left_to_members(reader, known) {
+            self.watch.forget(reader);
+            return run;
+        }
+        if self.members_stand_still(reader, now) { self.plan(reader, known) } else { None }
+    }
+
+    /// Whether pieces that this reader would read are left to members that hold them.
+    fn is_left_to_members(&self, reader: OriginReader, known: &PieceSet) -> bool {
+        let Some(total) = self.total.filter(|total| self.pieces.own.len() < *total) else { return false };
+        let is_left =
+            |piece: u32| !self.pieces.own.contains(PieceIndex(piece)) && self.has_holder(PieceIndex(piece), known);
+        match reader {
+            OriginReader::Everything => self.readings.everything && (0..total).any(is_left),
+            OriginReader::Errands => self.wishes().any(|wish| (wish.first..wish.end.min(total)).any(is_left)),
+        }
+    }
+
+    /// Whether a member holds a piece that can be checked when it comes.
+    fn has_holder(&self, piece: PieceIndex, known: &PieceSet) -> bool {
+        self.pieces.get(piece).holders > 0 && known.contains(piece)
+    }
+
+    fn plan(&self, reader: OriginReader, known: &PieceSet) -> Option<OriginRun> {
         let is_gap = |piece: PieceIndex| self.is_gap(reader, piece, known);
         match reader {
             OriginReader::Everything if !self.readings.everything => None,
@@ -162,8 +193,7 @@ impl Lead {
 
     /// Whether a piece is lacking that this reader may read.
     fn is_gap(&self, reader: OriginReader, piece: PieceIndex, known: &PieceSet) -> bool {
-        let has_holder = self.pieces.get(piece).holders > 0 && known.contains(piece);
-        !self.pieces.own.contains(piece) && !has_holder && !self.readings.is_others(reader, piece)
+        !self.pieces.own.contains(piece) && !self.has_holder(piece, known) && !self.readings.is_others(reader, piece)
     }
 
     /// Whether everything is to be read.
@@ -213,7 +243,7 @@ mod tests {
         Wish { first, end, within: Duration::from_secs(1) }
     }
 
-    fn plan(lead: &Lead, reader: OriginReader) -> Option<(u32, Option<u32>)> {
+    fn plan(lead: &mut Lead, reader: OriginReader) -> Option<(u32, Option<u32>)> {
         let known = lead.pieces.own.clone();
         lead.origin_plan(reader, &known, at(9000)).map(|run| (run.first.0, run.end.map(|end| end.0)))
     }
@@ -221,18 +251,18 @@ mod tests {
     #[test]
     fn what_somebody_waits_for_is_read_and_nothing_else() {
         let mut lead = lead();
-        assert_eq!((plan(&lead, OriginReader::Errands), plan(&lead, OriginReader::Everything)), (None, None));
+        assert_eq!((plan(&mut lead, OriginReader::Errands), plan(&mut lead, OriginReader::Everything)), (None, None));
         lead.wish(node(1), &[wish(50, 53)], at(0));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((50, Some(53))));
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((50, Some(53))));
         lead.own(PieceIndex(50));
         lead.own(PieceIndex(52));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((51, Some(52))));
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((51, Some(52))));
         lead.own(PieceIndex(51));
-        assert_eq!((plan(&lead, OriginReader::Errands), plan(&lead, OriginReader::Everything)), (None, None));
+        assert_eq!((plan(&mut lead, OriginReader::Errands), plan(&mut lead, OriginReader::Everything)), (None, None));
         lead.wish(node(1), &[wish(98, 105)], at(0));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((98, Some(100))), "the blob ends there");
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((98, Some(100))), "the blob ends there");
         lead.leave(node(1));
-        assert_eq!(plan(&lead, OriginReader::Errands), None, "nobody waits any more");
+        assert_eq!(plan(&mut lead, OriginReader::Errands), None, "nobody waits any more");
     }
 
     #[test]
@@ -240,14 +270,14 @@ mod tests {
         let mut lead = lead();
         lead.wish(node(1), &[wish(50, 53)], at(0));
         lead.join(node(2), Place::default(), &PieceSet::new(), true);
-        assert_eq!(plan(&lead, OriginReader::Everything), Some((0, Some(100))));
+        assert_eq!(plan(&mut lead, OriginReader::Everything), Some((0, Some(100))));
         lead.reads(OriginReader::Errands, Some(50..53));
-        assert_eq!(plan(&lead, OriginReader::Everything), Some((0, Some(50))));
+        assert_eq!(plan(&mut lead, OriginReader::Everything), Some((0, Some(50))));
         lead.reads(OriginReader::Everything, Some(48..49));
         lead.reads(OriginReader::Errands, None);
-        assert_eq!(plan(&lead, OriginReader::Errands), None, "it comes next");
+        assert_eq!(plan(&mut lead, OriginReader::Errands), None, "it comes next");
         lead.reads(OriginReader::Everything, None);
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((50, Some(53))));
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((50, Some(53))));
     }
 
     #[test]
@@ -256,13 +286,13 @@ mod tests {
         lead.wish(node(1), &[wish(10, 18)], at(0));
         lead.wish(node(2), &[wish(60, 68)], at(1));
         lead.wish(node(3), &[Wish { within: Duration::ZERO, ..wish(90, 91) }], at(2));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((90, Some(91))), "it can't wait");
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((90, Some(91))), "it can't wait");
         lead.wish(node(3), &[], at(3));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((10, Some(18))));
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((10, Some(18))));
         lead.wish(node(1), &[wish(10, 18), wish(30, 31)], at(4));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((10, Some(18))), "it has waited since");
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((10, Some(18))), "it has waited since");
         lead.wish(node(1), &[wish(14, 22)], at(5));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((60, Some(68))));
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((60, Some(68))));
     }
 
     #[test]
@@ -286,7 +316,7 @@ mod tests {
         let held: PieceSet = [PieceIndex(20)].into_iter().collect();
         lead.join(node(1), Place::default(), &held, false);
         lead.wish(node(2), &[wish(20, 21)], at(0));
-        assert_eq!(plan(&lead, OriginReader::Errands), Some((20, Some(21))));
+        assert_eq!(plan(&mut lead, OriginReader::Errands), Some((20, Some(21))));
         assert_eq!(lead.origin_plan(OriginReader::Errands, &held, at(9000)), None);
     }
 }

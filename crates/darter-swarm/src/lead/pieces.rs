@@ -16,6 +16,8 @@ pub(super) struct Piece {
     /// How often the lead sent it.
     pub(super) sent: u32,
     pub(super) last_sent: Moment,
+    /// Who was first to confirm what the lead sent, as a slot, and when; until a second member holds it.
+    pub(super) first: Option<(u32, Moment)>,
 }
 
 /// All pieces. Invariant: `fresh` has exactly the owned pieces that no member holds or is being sent.
@@ -67,6 +69,11 @@ impl Pieces {
         self.fresh.iter().next()
     }
 
+    /// The same of those that a member lacks: one that keeps pieces to itself, or is doubted, may hold what counts as fresh.
+    pub(super) fn first_fresh_besides(&self, held: &PieceSet) -> Option<PieceIndex> {
+        self.fresh.difference(held).next()
+    }
+
     /// The oldest `last_sent` among owned pieces. `None` if an owned piece was never sent, or none is owned.
     pub(super) fn oldest_sent(&self) -> Option<Moment> {
         let mut oldest = None;
@@ -81,12 +88,12 @@ impl Pieces {
     }
 
     /// The owned piece sent least, then held by fewest, then by a chance that `salt` decides, among those that were not sent within
-    /// `pause` and that `accept` takes. By chance, because the first of those that a member lacks is most likely one that is on its way
+    /// `pause`, or `pause_if_lonely` if one member at most holds them, and that `accept` takes. By chance, because the first of those that a member lacks is most likely one that is on its way
     /// to it from another.
     pub(super) fn copy(
         &self,
         held: &PieceSet,
-        pause: Duration,
+        (pause, pause_if_lonely): (Duration, Duration),
         now: Moment,
         salt: u64,
         accept: impl Fn(PieceIndex) -> bool,
@@ -95,6 +102,7 @@ impl Pieces {
             .difference(held)
             .filter(|piece| {
                 let state = self.get(*piece);
+                let pause = if state.holders > 1 { pause } else { pause_if_lonely };
                 (state.sent == 0 || state.last_sent + pause <= now) && accept(*piece)
             })
             .min_by_key(|piece| {

@@ -67,25 +67,39 @@ impl Picker {
     /// anew, and notes when to look again.
     fn check_requests(&mut self, now: Moment) {
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
+        let usual = self.usual_piece_time();
+        let longest = (usual.unwrap_or(tuning.first_guess) * tuning.overdue_factor_of_others).max(tuning.overdue_floor);
         let mut next = NEVER;
         let mut stuck = Vec::new();
         for at in 0..self.requests.len() {
             let request = self.requests[at];
-            if request.piece.is_none() && !request.overdue {
+            if request.piece.is_none() && request.overdue.is_none() {
                 continue;
             }
+            // A lead may be slower than the members by far, and nobody has what it is about to give.
+            let others = usual.filter(|_| request.neighbour.is_some());
+            let crawls = request.neighbour.is_some() && request.crawls(piece_bytes, longest, &tuning, now);
             let Some(meter) = self.meter_mut(&request) else { continue };
-            let deadline = meter.deadline(request.moved, piece_bytes, &tuning);
-            if !request.overdue {
-                if deadline > now {
-                    next = next.min(deadline);
+            let since = request.overdue.unwrap_or_else(|| {
+                let deadline = meter.deadline(request.moved, others, piece_bytes, &tuning);
+                if crawls { deadline.min(now) } else { deadline }
+            });
+            if request.overdue.is_none() {
+                if since > now {
+                    let looks = request.began.map_or(NEVER, |_| now + tuning.overdue_floor);
+                    next = next.min(since).min(looks);
                     continue;
                 }
+                // Whoever answered something else meanwhile has much to do; whoever did not, or crawls, lets this node down.
+                let lets_down = crawls || meter.pace.last_answer() <= request.asked;
                 meter.pace.overdue(piece_bytes, request.asked, now, &tuning);
-                self.mark_overdue(at);
+                self.mark_overdue(at, now);
+                if lets_down && request.neighbour.is_some() {
+                    self.failed(request.neighbour, now);
+                }
                 self.judge_rates(now);
             }
-            let end = deadline + tuning.abandon;
+            let end = since.max(request.moved) + tuning.abandon;
             if end > now {
                 next = next.min(end);
             } else {
@@ -141,7 +155,7 @@ impl Picker {
         let neighbours = self.neighbours.len().max(self.expected);
         let asked_from =
             *lead.asked_from.get_or_insert_with(|| now + first_ask(neighbours, &self.tuning, &mut self.random));
-        let (lead, ready) = (lead.id, lead.meter.paused_until.max(asked_from));
+        let (lead, ready) = (lead.id, lead.meter.paused_until().max(asked_from));
         // The more neighbours, the smaller the lead's part in what this node gets.
         let asks = (self.tuning.asks as usize / (1 + neighbours / 8)).max(1);
         let useful = self.unassigned().min(asks).min(self.most_open()).min(most);
@@ -215,9 +229,10 @@ impl Picker {
     /// or those who refill their places at every answer would leave none for it.
     fn order_holders(&mut self, now: Moment) {
         self.ready.clear();
-        let limit = self.most_at_one();
+        let (limit, tuning) = (self.most_at_one(), &self.tuning);
         let most_queued = self.tuning.per_holder * if self.counts.open == 0 { 2 } else { 1 };
         for (at, peer) in self.neighbours.iter().enumerate().take(1 << 16) {
+            let limit = if peer.meter.is_bad(tuning) { 1 } else { limit };
             let has_room = peer.meter.open < limit && peer.meter.queued() < most_queued;
             if is_quick(peer, now) && has_room {
                 let tie = self.random.next() >> 40;
@@ -229,10 +244,20 @@ impl Picker {
     }
 
     fn rarest_near(&mut self, at: usize, range: &Range<u32>) -> Option<PieceIndex> {
-        let peer = &self.neighbours[at];
+        let (neighbours, tuning) = (&self.neighbours, &self.tuning);
+        let peer = &neighbours[at];
         let (requests, any_overdue) = (&self.requests, self.counts.overdue > 0);
-        self.rarity
-            .rarest(&peer.held, range, &mut self.random, |piece| !any_overdue || !is_asked(requests, piece, Some(at)))
+        // The last pieces are not what a bad holder is tried with.
+        let lacking = self.total.map_or(u32::MAX, |total| total.saturating_sub(self.held.len()));
+        let is_careful = lacking <= 2 * tuning.in_all && peer.meter.is_bad(tuning);
+        let is_held_by_good = |piece| {
+            let mut good = neighbours.iter().filter(|other| !other.meter.is_bad(tuning));
+            good.any(|other| other.held.contains(piece))
+        };
+        self.rarity.rarest(&peer.held, range, &mut self.random, |piece| {
+            let is_its_turn = !any_overdue || !is_asked(requests, piece, Some(at));
+            is_its_turn && !(is_careful && is_held_by_good(piece))
+        })
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and
@@ -334,7 +359,7 @@ impl Picker {
         if elsewhere > self.tuning.endgame {
             return;
         }
-        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
+        let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning, self.usual_piece_time());
         for at in 0..self.requests.len() {
             let request = self.requests[at];
             let Some(piece) = request.piece else { continue };
@@ -342,7 +367,7 @@ impl Picker {
                 continue;
             }
             let Some(meter) = self.meter_mut(&request) else { continue };
-            let expected = request.asked.max(request.moved) + meter.queue_time(piece_bytes, &tuning);
+            let expected = request.asked.max(request.moved) + meter.queue_time(usual, piece_bytes, &tuning);
             if expected > now {
                 self.wake_at(expected);
                 continue;
@@ -350,7 +375,7 @@ impl Picker {
             let second = (self.neighbours.iter().enumerate())
                 .filter(|(at, peer)| request.neighbour != Some(*at) && peer.held.contains(piece) && is_quick(peer, now))
                 .filter(|(_, peer)| !is_across(peer.tier) || !self.has_near_holder(piece))
-                .filter(|(_, peer)| peer.meter.open < tuning.per_holder)
+                .filter(|(_, peer)| peer.meter.open < tuning.per_holder && !peer.meter.is_bad(&tuning))
                 .min_by_key(|(_, peer)| (peer.tier, peer.meter.time_for_one_more(piece_bytes, &tuning)));
             if let Some((at, _)) = second {
                 self.request(Some(at), piece, false, now);
@@ -369,7 +394,7 @@ impl Picker {
         }
         for at in 0..self.neighbours.len() {
             let peer = &self.neighbours[at];
-            let (slow_until, ready) = (peer.slow_until, peer.meter.paused_until);
+            let (slow_until, ready) = (peer.slow_until, peer.meter.paused_until());
             if is_quick(peer, now) || !self.rarity.any_open_in(&peer.held) {
                 continue;
             }
@@ -401,7 +426,10 @@ impl Picker {
         self.next_id += 1;
         let lead = || self.lead.as_ref().expect("the lead is only asked while there is one").id;
         let peer = neighbour.map_or_else(lead, |at| self.neighbours[at].id);
-        self.add_request(Request { id, peer, neighbour, piece, urgent, asked: now, moved: now, overdue: false });
+        let (asked, moved) = (now, now);
+        let fresh =
+            Request { id, peer, neighbour, piece, urgent, asked, moved, began: None, arrived: 0, overdue: None };
+        self.add_request(fresh);
         id
     }
 }

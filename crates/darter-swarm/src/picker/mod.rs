@@ -43,7 +43,7 @@ use crate::MAX_PIECES;
 use crate::event::{Action, Event, ReaderId, RequestId};
 use crate::locality::is_across;
 use crate::pace::Standing;
-use crate::picker::neighbour::{Meter, Neighbour};
+use crate::picker::neighbour::{Failures, Meter, Neighbour};
 use crate::picker::rarity::Rarity;
 use crate::picker::reading::Reader;
 use crate::random::Random;
@@ -51,6 +51,9 @@ use crate::tuning::Tuning;
 
 /// Later than anything.
 const NEVER: Moment = Moment::from_micros(u64::MAX);
+
+/// Bad holders that left and are remembered.
+const MAX_BAD: usize = 64;
 
 /// Rates are compared after this many answers, or when a holder seems slow by the last comparison.
 const JUDGE_EVERY: u32 = 16;
@@ -81,6 +84,8 @@ pub struct Picker {
     readers: BTreeMap<ReaderId, Reader>,
     /// Who sent a wrong piece, and which.
     banned: Vec<(NodeId, PieceIndex)>,
+    /// Bad holders that left, or were told of anew: coming back makes none of them better.
+    bad: Vec<(NodeId, Failures)>,
     /// By the holder's tier and the piece: how many turns this node lets others fetch it first; empty when to be counted anew.
     turns: [Vec<u8>; 5],
     /// By piece: when it was first found to be had from afar only.
@@ -143,7 +148,21 @@ struct Request {
     urgent: bool,
     asked: Moment,
     moved: Moment,
-    overdue: bool,
+    /// When bytes of the answer were first seen, and how many they were; and how many have come so far.
+    began: Option<(Moment, u64)>,
+    arrived: u64,
+    /// Since when it has been overdue, if it is.
+    overdue: Option<Moment>,
+}
+
+impl Request {
+    /// Whether its answer comes so slowly that a piece takes longer than `most`.
+    fn crawls(&self, piece_bytes: u64, most: Duration, tuning: &Tuning, now: Moment) -> bool {
+        let Some((began, first)) = self.began else { return false };
+        let spent = now.since(began);
+        let came = self.arrived.saturating_sub(first).max(1);
+        spent >= tuning.overdue_floor && spent.as_secs_f64() * (piece_bytes as f64 / came as f64) > most.as_secs_f64()
+    }
 }
 
 /// A request under way, for whoever watches.
@@ -182,6 +201,7 @@ impl Picker {
             coming: PieceSet::new(),
             readers: BTreeMap::new(),
             banned: Vec::new(),
+            bad: Vec::new(),
             turns: [const { Vec::new() }; 5],
             afar_since: Vec::new(),
             from_afar: Duration::ZERO,
@@ -205,15 +225,11 @@ impl Picker {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
             Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, &held),
-            Event::PeerLost { peer, piece } => self.peer_lost(peer, piece),
+            Event::PeerLost { peer, piece } => self.peer_lost(peer, piece, now),
             Event::PeerLeft { peer } => self.peer_left(peer),
             Event::LeadChanged { lead } => self.lead_changed(lead),
             Event::Started { request, piece } => self.started(request, piece, now),
-            Event::Progress { request } => {
-                if let Some(request) = self.requests.iter_mut().find(|open| open.id == request) {
-                    request.moved = now;
-                }
-            }
+            Event::Progress { request, bytes } => self.progressed(request, bytes, now),
             Event::Received { request, piece, bytes } => self.received(request, piece, bytes, now),
             Event::Corrupt { peer, request, piece } => self.corrupt(peer, request, piece, now),
             Event::Failed { request } => self.fail(request, now),
@@ -308,7 +324,7 @@ impl Picker {
             peer: open.peer,
             piece: open.piece,
             moved: open.moved,
-            overdue: open.overdue,
+            overdue: open.overdue.is_some(),
         })
     }
 
@@ -358,7 +374,12 @@ impl Picker {
         for piece in held.iter() {
             self.rarity.add_holder(piece);
         }
-        self.neighbours.push(Neighbour::new(peer, tier, wants, held));
+        let mut neighbour = Neighbour::new(peer, tier, wants, held);
+        if let Some(at) = self.bad.iter().position(|(bad, _)| *bad == peer) {
+            neighbour.meter.failures = self.bad.swap_remove(at).1;
+            self.paused_until = self.paused_until.max(neighbour.meter.paused_until());
+        }
+        self.neighbours.push(neighbour);
         self.turns = [const { Vec::new() }; 5];
     }
 
@@ -384,19 +405,30 @@ impl Picker {
         !self.readers.is_empty() || (has_room && !self.is_full && self.rarity.open().contains(piece))
     }
 
-    /// The peer is asked for this piece no more, and without a pause for others: losing a piece is no failure.
-    fn peer_lost(&mut self, peer: NodeId, piece: PieceIndex) {
+    /// The peer is asked for this piece no more, and without a pause for others: losing a piece is no failure, but doing so whenever one
+    /// is asked for is.
+    fn peer_lost(&mut self, peer: NodeId, piece: PieceIndex, now: Moment) {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
         if self.neighbours[at].held.remove(piece) {
             self.rarity.remove_holder(piece);
         }
+        let open = self.requests.len();
         self.drop_requests(|request| request.neighbour == Some(at) && request.piece == Some(piece));
+        if self.requests.len() < open && self.neighbours[at].meter.takes_back(&self.tuning) {
+            self.failed(Some(at), now);
+        }
     }
 
     fn peer_left(&mut self, peer: NodeId) {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
         self.drop_requests(|request| request.neighbour == Some(at));
         let neighbour = self.neighbours.swap_remove(at);
+        if neighbour.meter.is_bad(&self.tuning) {
+            if self.bad.len() >= MAX_BAD {
+                self.bad.remove(0);
+            }
+            self.bad.push((peer, neighbour.meter.failures));
+        }
         let moved = self.neighbours.len();
         for request in self.requests.iter_mut().filter(|request| request.neighbour == Some(moved)) {
             request.neighbour = Some(at);
@@ -452,10 +484,10 @@ impl Picker {
         request
     }
 
-    fn mark_overdue(&mut self, at: usize) {
+    fn mark_overdue(&mut self, at: usize, now: Moment) {
         let before = self.requests[at];
         self.count(&before, false);
-        self.requests[at].overdue = true;
+        self.requests[at].overdue = Some(now);
         let after = self.requests[at];
         self.count(&after, true);
         if let Some(piece) = after.piece {
@@ -467,10 +499,10 @@ impl Picker {
         let counts = &mut self.counts;
         let named = request.piece.is_some();
         let kinds = [
-            (&mut counts.open, named && !request.overdue),
+            (&mut counts.open, named && request.overdue.is_none()),
             (&mut counts.standing, request.neighbour.is_none() && !named),
             (&mut counts.bound, request.neighbour.is_none() && named),
-            (&mut counts.overdue, request.overdue),
+            (&mut counts.overdue, request.overdue.is_some()),
         ];
         for (count, is_one) in kinds {
             let one = usize::from(is_one);
@@ -479,7 +511,7 @@ impl Picker {
     }
 
     fn recount_coming(&mut self, piece: PieceIndex) {
-        if self.requests.iter().any(|request| request.piece == Some(piece) && !request.overdue) {
+        if self.requests.iter().any(|request| request.piece == Some(piece) && request.overdue.is_none()) {
             self.coming.insert(piece);
         } else {
             self.coming.remove(piece);
@@ -518,6 +550,14 @@ impl Picker {
         self.cancel_where(|other| other.piece == Some(piece) && (useless || other.id != id));
     }
 
+    fn progressed(&mut self, id: RequestId, bytes: u64, now: Moment) {
+        let Some(at) = self.place_of(id) else { return };
+        let request = &mut self.requests[at];
+        (request.moved, request.arrived) = (now, bytes);
+        request.began.get_or_insert((now, bytes));
+        self.check_at = self.check_at.min(now + self.tuning.overdue_floor);
+    }
+
     fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
         if let Some(at) = id.and_then(|id| self.place_of(id)) {
             let request = self.requests[at];
@@ -526,7 +566,7 @@ impl Picker {
             let mut rate = None;
             let alone = self.among == 1;
             if let Some(meter) = self.meter_mut(&request) {
-                meter.succeeded();
+                meter.succeeded(request.overdue.is_none());
                 if alone {
                     meter.pace.answered(bytes, request.asked, now, &tuning);
                 }
@@ -590,11 +630,34 @@ impl Picker {
     fn fail(&mut self, id: RequestId, now: Moment) {
         let Some(at) = self.place_of(id) else { return };
         let request = self.remove_request(at);
+        self.failed(request.neighbour, now);
+    }
+
+    /// A neighbour, or the lead if `None`, failed to answer: it is left alone for a while, and if it fails again and again it counts for
+    /// little until it answers.
+    fn failed(&mut self, neighbour: Option<usize>, now: Moment) {
         let tuning = self.tuning;
-        let Some(meter) = self.meter_mut(&request) else { return };
+        let (peer, meter) = match (neighbour, &mut self.lead) {
+            (Some(at), _) => (self.neighbours[at].id, &mut self.neighbours[at].meter),
+            (None, Some(lead)) => (lead.id, &mut lead.meter),
+            (None, None) => return,
+        };
         meter.failed(now, &tuning);
-        let until = meter.paused_until;
+        let until = meter.paused_until();
+        if neighbour.is_some() && meter.is_bad(&tuning) {
+            self.waiting.push(Action::Doubt { peer });
+        }
         self.paused_until = self.paused_until.max(until);
+    }
+
+    /// What a piece takes at the others, as far as that is known: at the slower half of the quicker ones, the lead among them, so that
+    /// those who answer late or never don't say what is usual.
+    fn usual_piece_time(&self) -> Option<Duration> {
+        let meters =
+            self.neighbours.iter().map(|neighbour| &neighbour.meter).chain(self.lead.iter().map(|it| &it.meter));
+        let mut times: Vec<_> = meters.filter_map(|meter| meter.pace.measured(self.piece_bytes)).collect();
+        times.sort_unstable();
+        times.get(times.len().saturating_sub(1) / 2).copied()
     }
 
     /// Whether the piece is lacking and can be checked when it comes.

@@ -29,8 +29,16 @@ pub(super) struct Meter {
     pub(super) pace: Pace,
     /// What was measured before this is not to be gone by.
     forgotten: Moment,
-    failures: u32,
-    pub(super) paused_until: Moment,
+    pub(super) failures: Failures,
+}
+
+/// How a peer failed of late.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Failures {
+    in_a_row: u32,
+    /// How many pieces in a row it took back while it was being asked for them.
+    taken_back: u32,
+    paused_until: Moment,
 }
 
 impl Neighbour {
@@ -40,7 +48,7 @@ impl Neighbour {
 
     /// Whether it may be asked at all now, slow or not.
     pub(super) fn is_ready(&self, now: Moment) -> bool {
-        self.meter.paused_until <= now
+        self.meter.paused_until() <= now
     }
 }
 
@@ -65,20 +73,41 @@ impl Meter {
         self.pace.forget_rate();
     }
 
-    /// An answer came.
-    pub(super) const fn succeeded(&mut self) {
-        self.failures = 0;
+    /// An answer came. One that came too late is welcome, and clears nobody.
+    pub(super) const fn succeeded(&mut self, in_time: bool) {
+        if in_time {
+            (self.failures.in_a_row, self.failures.taken_back) = (0, 0);
+        }
+    }
+
+    /// Whether it failed so often in a row that it is asked for one piece at a time.
+    pub(super) const fn is_bad(&self, tuning: &Tuning) -> bool {
+        self.failures.in_a_row >= tuning.failures_of_a_bad_one
+    }
+
+    /// Until when it is asked for nothing.
+    pub(super) const fn paused_until(&self) -> Moment {
+        self.failures.paused_until
+    }
+
+    /// It took back a piece that it was being asked for; whether this is a failure.
+    pub(super) const fn takes_back(&mut self, tuning: &Tuning) -> bool {
+        self.failures.taken_back += 1;
+        self.failures.taken_back > tuning.may_take_back
     }
 
     pub(super) fn failed(&mut self, now: Moment, tuning: &Tuning) {
-        let pause = tuning.retry_least * 2_u32.pow(self.failures.min(10));
-        self.paused_until = now + pause.min(tuning.retry_most);
-        self.failures += 1;
+        let Failures { in_a_row, paused_until, .. } = &mut self.failures;
+        let pause = tuning.retry_least * 2_u32.pow((*in_a_row).min(10));
+        *paused_until = now + pause.min(tuning.retry_most);
+        *in_a_row += 1;
     }
 
-    /// What the peer takes to answer all that stands in its queue, and at least one request.
-    pub(super) fn queue_time(&self, piece_bytes: u64, tuning: &Tuning) -> Duration {
-        self.pace.piece_time(piece_bytes, tuning) * self.queued().max(1)
+    /// What the peer may take to answer all that stands in its queue, and at least one request: what it usually does, within what may
+    /// be expected beside the `others`.
+    pub(super) fn queue_time(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
+        let most = others.map_or(Duration::MAX, |others| others * tuning.overdue_factor_of_others);
+        self.pace.piece_time(piece_bytes, tuning).min(most) * self.queued().max(1)
     }
 
     /// What the peer would take to answer one request more.
@@ -86,10 +115,31 @@ impl Meter {
         self.pace.piece_time(piece_bytes, tuning) * (self.queued() + 1)
     }
 
+    /// How long the answer to an open request may take to begin, or to go on: some times what this peer takes, and no more than a
+    /// few times what the `others` take, where they are known. Nobody gains time by being slow, nor by never having answered.
+    fn patience(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
+        let queued = self.queued().max(1);
+        let patience = match (self.pace.measured(piece_bytes), others) {
+            (Some(own), None) => own * queued * tuning.overdue_factor,
+            (Some(own), Some(others)) => {
+                queued * (own * tuning.overdue_factor).min(others * tuning.overdue_factor_of_others)
+            }
+            (None, Some(others)) => (others * queued * tuning.overdue_factor * 2).max(tuning.overdue_floor * 2),
+            (None, None) => tuning.first_guess * queued.min(2) * tuning.overdue_factor,
+        };
+        patience.max(tuning.overdue_floor)
+    }
+
     /// By when an open request must have moved; later it is overdue. Answers to other requests show that the peer is alive, but a peer
     /// that answers those and this one never is not waited for without end.
-    pub(super) fn deadline(&self, moved: Moment, piece_bytes: u64, tuning: &Tuning) -> Moment {
-        let patience = (self.queue_time(piece_bytes, tuning) * tuning.overdue_factor).max(tuning.overdue_floor);
+    pub(super) fn deadline(
+        &self,
+        moved: Moment,
+        others: Option<Duration>,
+        piece_bytes: u64,
+        tuning: &Tuning,
+    ) -> Moment {
+        let patience = self.patience(others, piece_bytes, tuning);
         let alive = self.pace.last_answer().min(moved + patience * tuning.overdue_factor);
         moved.max(alive) + patience
     }

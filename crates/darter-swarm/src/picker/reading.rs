@@ -82,14 +82,14 @@ impl Picker {
 
     /// Asks whoever will be quickest for one piece, even if it is under way but late; the lead if nobody else has it.
     fn request_at_once(&mut self, piece: PieceIndex, now: Moment) {
-        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
+        let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning, self.usual_piece_time());
         for at in 0..self.requests.len() {
             let request = self.requests[at];
-            if request.piece != Some(piece) || request.overdue {
+            if request.piece != Some(piece) || request.overdue.is_some() {
                 continue;
             }
             let Some(meter) = self.meter_mut(&request) else { continue };
-            let expected = request.moved + meter.queue_time(piece_bytes, &tuning);
+            let expected = request.moved + meter.queue_time(usual, piece_bytes, &tuning);
             if request.urgent {
                 return;
             }
@@ -102,13 +102,13 @@ impl Picker {
         let quickest = (self.neighbours.iter().enumerate())
             .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
             .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
-            .min_by_key(|(_, peer)| peer.meter.time_for_one_more(piece_bytes, &tuning));
+            .min_by_key(|(_, peer)| (peer.meter.is_bad(&tuning), peer.meter.time_for_one_more(piece_bytes, &tuning)));
         if let Some((at, _)) = quickest {
             self.request(Some(at), piece, true, now);
             return;
         }
         let Some(lead) = &self.lead else { return };
-        let ready = lead.meter.paused_until;
+        let ready = lead.meter.paused_until();
         if ready > now {
             self.wake_at(ready);
         } else if !is_asked(&self.requests, piece, None) {

@@ -1,0 +1,165 @@
+//! Nodes that don't give what they say they hold: what a request to one of them comes to. Decisions of the honest ones are
+//! `darter-swarm`'s; a liar itself joins, asks and takes what it is given like any other node.
+//!
+//! Not here: wrong pieces, which are found where they arrive (`links`), and nodes that die (`fleet`).
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use darter_core::{PieceIndex, PieceSet};
+use darter_swarm::{Event, RequestId};
+
+use crate::fleet::Fleet;
+use crate::node::id_of;
+use crate::queue::What;
+use crate::uploads::Upload;
+
+/// How often a byte comes from who sends byte by byte, and who looks sees it.
+const DRIP: Duration = Duration::from_millis(200);
+
+/// How long such an answer goes on at most, in bytes.
+const MAX_DRIPS: u16 = 600;
+
+/// How long who answers late takes.
+const LATE: Duration = Duration::from_secs(10);
+
+/// How soon who takes a piece back says again that it holds it.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How a node lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Takes requests and never answers one.
+    Silent,
+    /// Answers a byte at a time.
+    Drip,
+    /// Refuses every request.
+    Refuse,
+    /// Says that it holds everything, and has nothing when asked.
+    Claim,
+    /// Says that it holds everything, takes back what it is asked for, and says again that it holds it.
+    Withdraw,
+    /// Answers each request only after ten seconds.
+    Late,
+    /// Sends wrong pieces.
+    Wrong,
+    /// Is gone when half of the least time has passed.
+    Vanish,
+}
+
+impl Lie {
+    /// Every kind, with its word on the command line.
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::Silent, "silent"),
+        (Self::Drip, "drip"),
+        (Self::Refuse, "refuse"),
+        (Self::Claim, "claim"),
+        (Self::Withdraw, "withdraw"),
+        (Self::Late, "late"),
+        (Self::Wrong, "wrong"),
+        (Self::Vanish, "vanish"),
+    ];
+
+    const fn claims_all(self) -> bool {
+        matches!(self, Self::Claim | Self::Withdraw)
+    }
+}
+
+impl FromStr for Lie {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(_, word)| *word == text);
+        let words = Self::ALL.map(|(_, word)| word).join(", ");
+        found.map(|(lie, _)| *lie).ok_or_else(|| format!("{text:?} is none of {words}"))
+    }
+}
+
+/// An answer that a liar gives later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lied {
+    pub(crate) liar: u32,
+    pub(crate) asker: u32,
+    pub(crate) id: u32,
+    pub(crate) piece: u32,
+    /// How often before.
+    pub(crate) times: u16,
+}
+
+impl Fleet {
+    /// A node lies from now on. Nothing is owed to it.
+    pub(crate) fn lie(&mut self, index: usize, lie: Lie) {
+        if self.is_waited_for(index) {
+            self.waiting_for -= 1;
+        }
+        let node = &mut self.nodes[index];
+        node.honest = false;
+        node.lie = Some(lie);
+    }
+
+    /// What a node says that it holds.
+    pub(crate) fn shown(&self, index: u32) -> PieceSet {
+        let node = &self.nodes[index as usize];
+        if node.lie.is_some_and(Lie::claims_all) { PieceSet::full(self.pieces) } else { node.picker.held().clone() }
+    }
+
+    /// Whether a node lies in its answer to a request, which is taken from it then.
+    pub(crate) fn is_lied_to(&mut self, liar: u32, asker: u32, id: u32, piece: PieceIndex) -> bool {
+        let Some(lie) = self.nodes[liar as usize].lie else { return false };
+        let soon = self.message_at(liar, asker);
+        let later = Lied { liar, asker, id, piece: piece.0, times: 0 };
+        let lost = Some((liar, piece.0));
+        match lie {
+            Lie::Wrong | Lie::Vanish => return false,
+            Lie::Silent => {}
+            Lie::Drip => self.queue.push(soon, What::Lied(later)),
+            Lie::Refuse => self.queue.push(soon, What::Failed { node: asker, id, lost: None }),
+            Lie::Claim => self.queue.push(soon, What::Failed { node: asker, id, lost }),
+            Lie::Withdraw => {
+                self.queue.push(soon, What::Failed { node: asker, id, lost });
+                self.queue.push(soon + AGAIN, What::Lied(later));
+            }
+            Lie::Late => self.queue.push(self.now + LATE, What::Lied(later)),
+        }
+        true
+    }
+
+    /// The time has come for what a liar does about a request.
+    pub(crate) fn lies_on(&mut self, lied: Lied) {
+        let Lied { liar, asker, id, piece, times } = lied;
+        let node = &mut self.nodes[liar as usize];
+        if !node.alive || !self.nodes[asker as usize].alive {
+            return;
+        }
+        match self.nodes[liar as usize].lie {
+            Some(Lie::Drip) if times < MAX_DRIPS => {
+                self.tell(asker, Event::Progress { request: RequestId(id.into()), bytes: u64::from(times) + 1 });
+                self.queue.push(self.now + DRIP, What::Lied(Lied { times: times + 1, ..lied }));
+            }
+            Some(Lie::Withdraw) if self.nodes[asker as usize].links.contains(&liar) => {
+                self.hear(asker, liar, &[PieceIndex(piece)]);
+            }
+            Some(Lie::Late) if self.nodes[liar as usize].holds(PieceIndex(piece)) => {
+                let upload = Upload { request: id, piece: Some(PieceIndex(piece)), urgent: false };
+                self.nodes[liar as usize].uploads.push(asker, upload);
+                self.fill_slots(liar);
+            }
+            _ => {}
+        }
+    }
+
+    /// If a node leads, it leaves nothing to a holder that let it down.
+    pub(crate) fn doubted(&mut self, by: u32, holder: darter_core::NodeId) {
+        if self.nodes[by as usize].leading.is_some() {
+            self.with_lead(by, |lead| lead.doubt(holder));
+        }
+    }
+
+    /// A member gave a node a piece, or some of one: if that node leads it knows whom it can leave something to.
+    pub(crate) fn gave(&mut self, to: u32, from: u32, is_whole: bool) {
+        let now = self.now;
+        if let Some(leading) = &mut self.nodes[to as usize].leading {
+            leading.lead.gave(id_of(from), is_whole, now);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Members that hold and do not give: what is left to them would reach nobody.
+//!
+//! A member may say that it holds what it will never send: it stands still, its cable is cut in one direction, or it lies. Two things tell.
+//! The lead's own picker finds that it lets this node down ([`Lead::doubt`]), or nothing comes from any member while pieces
+//! are lacked. And of what the lead gave it, nothing ever turns up at others. What such a member holds counts as held by nobody,
+//! so that it is read from the origin, or given to somebody else.
+//!
+//! Invariant: a change of what [`Standing::counts`] says of a held piece is a change of the piece's holders.
+//!
+//! Non-goals: wrong pieces (see [`Lead::report`]); whom members ask (see [`crate::picker`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
+
+use crate::lead::{Lead, OriginReader};
+use crate::tuning::Tuning;
+
+/// How often a doubt doubles what a member has to give before it counts again.
+const MAX_DOUBLINGS: u32 = 10;
+
+/// Pieces kept before a member gets none that nobody has.
+const KEPT_BY_CHANCE: u32 = 1;
+
+/// Members whose doubts are remembered, at most.
+const MAX_REMEMBERED: usize = 1024;
+
+/// How many pieces a member has to give that was doubted so often before.
+fn owed(doubts: u32) -> u32 {
+    1 << doubts.min(MAX_DOUBLINGS)
+}
+
+/// What one member was found to be as a holder.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Pieces that it has to give to the lead before it counts as a holder.
+    owes: u32,
+    /// What it was given and kept to itself.
+    kept: PieceSet,
+    /// Whether it gets nothing that nobody has, for that, while others are there to take it.
+    pub(super) keeps: bool,
+    /// When something that it was given first turned up elsewhere.
+    passed_on: Moment,
+}
+
+impl Standing {
+    /// Whether it counts as a holder of a piece.
+    pub(super) fn counts(&self, piece: PieceIndex) -> bool {
+        self.owes == 0 && !self.kept.contains(piece)
+    }
+
+    pub(super) const fn memory(&self) -> usize {
+        self.kept.memory()
+    }
+}
+
+/// What the lead watches for.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// By reader of the origin: since when pieces are lacked that members hold, and nothing has come from any.
+    waits: [Option<Moment>; 2],
+    /// What was confirmed by its first holder, oldest first.
+    confirmed: VecDeque<(Moment, u32, PieceIndex)>,
+    /// How long it usually takes from there to a second holder.
+    spread: Duration,
+    /// How often members were doubted: who leaves and comes back owes what it did.
+    doubts: BTreeMap<NodeId, u32>,
+}
+
+impl Watch {
+    /// When members that stand still are waited for no longer.
+    pub(super) fn gives_up_at(&self, tuning: &Tuning) -> Option<Moment> {
+        self.waits.iter().flatten().min().map(|since| *since + tuning.holders_patience)
+    }
+
+    /// This reader waits for no member.
+    pub(super) const fn forget(&mut self, reader: OriginReader) {
+        self.waits[reader as usize] = None;
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.confirmed.capacity() * size_of::<(Moment, u32, PieceIndex)>()
+    }
+}
+
+impl Lead {
+    /// A holder let the lead's own node down. Until it gives something it counts as no holder, and the more often this happens the more
+    /// it has to give.
+    pub fn doubt(&mut self, node: NodeId) {
+        let slot = self.members.slot(node).filter(|_| node != self.me);
+        if let Some(slot) = slot.filter(|slot| self.members.get(*slot).standing.owes == 0) {
+            self.doubt_slot(slot);
+        }
+    }
+
+    fn doubt_slot(&mut self, slot: usize) {
+        self.count_held(slot, false);
+        let member = self.members.get_mut(slot);
+        let doubts = self.watch.doubts.get(&member.id).copied().unwrap_or_default();
+        member.standing.owes = owed(doubts);
+        if doubts > 0 || self.watch.doubts.len() < MAX_REMEMBERED {
+            self.watch.doubts.insert(member.id, doubts + 1);
+        }
+        self.count_held(slot, true);
+    }
+
+    /// What a member that comes in was found to be before.
+    pub(super) fn recall_standing(&mut self, slot: usize) {
+        let member = self.members.get_mut(slot);
+        if let Some(doubts) = self.watch.doubts.get(&member.id) {
+            member.standing.owes = owed(doubts - 1);
+        }
+    }
+
+    /// A member gave the lead's own node a right piece, or a part of one that it sends at a fair pace.
+    pub fn gave(&mut self, node: NodeId, is_whole: bool, now: Moment) {
+        self.watch.waits.iter_mut().flatten().for_each(|waits| *waits = now);
+        let Some(slot) = self.members.slot(node).filter(|_| is_whole) else { return };
+        if self.members.get(slot).standing.owes > 0 {
+            self.count_held(slot, false);
+            self.members.get_mut(slot).standing.owes -= 1;
+            self.count_held(slot, true);
+        }
+    }
+
+    /// Whether nothing has come for too long from the members that a reader leaves pieces to. None of those members counts any more
+    /// then.
+    pub(super) fn members_stand_still(&mut self, reader: OriginReader, now: Moment) -> bool {
+        let since = *self.watch.waits[reader as usize].get_or_insert(now);
+        if now < since + self.tuning.holders_patience {
+            return false;
+        }
+        self.watch.forget(reader);
+        let slots: Vec<usize> = self.members.slots().collect();
+        for slot in slots {
+            let member = self.members.get(slot);
+            let is_waited_for = member.held.difference(&self.pieces.own).any(|piece| member.counts(piece));
+            if is_waited_for {
+                self.doubt_slot(slot);
+            }
+        }
+        true
+    }
+
+    /// A member came to hold a piece, and counts as its holder.
+    pub(super) fn note_spread(&mut self, slot: usize, piece: PieceIndex, was_given: bool, now: Moment) {
+        let state = self.pieces.get(piece);
+        if state.holders == 1 && was_given {
+            let slot = u32::try_from(slot).expect("fewer members than 2^32");
+            self.pieces.change(piece, |state| state.first = Some((slot, now)));
+            self.watch.confirmed.push_back((now, slot, piece));
+        } else if let Some((first, since)) = state.first.filter(|_| state.holders > 1) {
+            self.pieces.change(piece, |state| state.first = None);
+            let took = now.since(since);
+            if was_given {
+                // The lead gave this one, too: nothing was passed on.
+                let is_late = !self.watch.spread.is_zero() && took > self.watch.spread * self.tuning.keeping_factor / 2;
+                if is_late && self.members.holds(first as usize, piece) && self.has_kept(first as usize, since) {
+                    self.keeps(first as usize, piece);
+                }
+                return;
+            }
+            let usual = if self.watch.spread.is_zero() { took } else { self.watch.spread };
+            self.watch.spread = (usual * 7 + took) / 8;
+            if self.members.holds(first as usize, piece) {
+                let standing = &mut self.members.get_mut(first as usize).standing;
+                (standing.passed_on, standing.keeps) = (now, false);
+            }
+        }
+    }
+
+    /// Finds members that kept what they were given to themselves: what they keep is to be given to others.
+    pub(super) fn look_for_kept(&mut self, now: Moment) {
+        let many = self.members.count() >= self.tuning.few_members as usize;
+        let floor = self.tuning.keeping_floor * if many { 4 } else { 1 };
+        let patience = (self.watch.spread * self.tuning.keeping_factor).max(floor);
+        while let Some((since, slot, piece)) = self.watch.confirmed.front().copied() {
+            if now < since + patience {
+                return;
+            }
+            self.watch.confirmed.pop_front();
+            let at = slot as usize;
+            let is_alone = self.pieces.get(piece).first == Some((slot, since)) && self.members.holds(at, piece);
+            if is_alone && self.has_kept(at, since) && self.is_wanted_by_others(at, piece) {
+                self.keeps(at, piece);
+            }
+        }
+    }
+
+    /// Whether nothing that a member was given turned up elsewhere since then.
+    fn has_kept(&self, slot: usize, since: Moment) -> bool {
+        self.members.get(slot).standing.passed_on < since
+    }
+
+    fn is_wanted_by_others(&self, slot: usize, piece: PieceIndex) -> bool {
+        let others = self.members.slots().filter(|other| *other != slot).map(|other| self.members.get(other));
+        others.into_iter().any(|it| it.id != self.me && it.wants && !it.aside && !it.held.contains(piece))
+    }
+
+    fn keeps(&mut self, slot: usize, piece: PieceIndex) {
+        let counted = self.members.get(slot).counts(piece);
+        let member = self.members.get_mut(slot);
+        member.standing.kept.insert(piece);
+        member.standing.keeps = member.standing.kept.len() > KEPT_BY_CHANCE;
+        if counted {
+            self.members.count_in_group(slot, piece, false);
+            self.pieces.change(piece, |state| state.holders -= 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::Place;
+
+    use super::*;
+    use crate::lead::{OriginRun, Start};
+
+    fn node(name: u8) -> NodeId {
+        NodeId([name; 16])
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    fn lead(pieces: u32, owned: u32) -> Lead {
+        let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+        lead.set_total(pieces);
+        (0..owned).for_each(|piece| lead.own(PieceIndex(piece)));
+        lead
+    }
+
+    /// What is to be read of a blob of ten pieces whose hashes are known.
+    fn plan(lead: &mut Lead, now: Moment) -> Option<OriginRun> {
+        lead.origin_plan(OriginReader::Everything, &PieceSet::full(10), now)
+    }
+
+    fn join(lead: &mut Lead, name: u8, held: &PieceSet) {
+        lead.join(node(name), Place::default(), held, true);
+    }
+
+    #[test]
+    fn who_says_that_it_holds_all_and_gives_nothing_does_not_keep_the_lead_from_the_origin() {
+        let mut lead = lead(10, 0);
+        join(&mut lead, 1, &PieceSet::full(10));
+        assert_eq!(plan(&mut lead, at(0)), None, "it may give");
+        let gives_up = lead.next_wakeup(at(0)).expect("nothing else may happen");
+        assert!(gives_up <= at(1000));
+        let run = plan(&mut lead, gives_up).expect("it gave nothing");
+        assert_eq!((run.first, run.end), (PieceIndex(0), Some(PieceIndex(10))));
+        lead.own(PieceIndex(0));
+        assert_eq!(plan(&mut lead, at(1001)).map(|run| run.first), Some(PieceIndex(1)), "and goes on so");
+        lead.gave(node(1), true, at(1100));
+        assert_eq!(plan(&mut lead, at(1101)), None, "who gives counts again");
+        // The next time it has to give twice.
+        assert!(plan(&mut lead, at(2200)).is_some());
+        lead.gave(node(1), true, at(2300));
+        assert!(plan(&mut lead, at(2301)).is_some());
+        lead.gave(node(1), true, at(2400));
+        assert_eq!(plan(&mut lead, at(2401)), None);
+        assert!(plan(&mut lead, at(3500)).is_some());
+        join(&mut lead, 1, &PieceSet::full(10));
+        assert!(plan(&mut lead, at(3500)).is_some(), "coming in anew changes nothing");
+    }
+
+    #[test]
+    fn members_that_give_are_waited_for_and_those_that_let_the_lead_down_are_not() {
+        let mut lead = lead(10, 0);
+        join(&mut lead, 1, &[0, 1, 2, 3, 4].map(PieceIndex).into_iter().collect());
+        join(&mut lead, 2, &[5, 6, 7, 8, 9].map(PieceIndex).into_iter().collect());
+        for tenth in 0..40_u64 {
+            lead.gave(node(1), tenth % 10 == 9, at(tenth * 100));
+            assert_eq!(plan(&mut lead, at(tenth * 100)), None);
+        }
+        lead.doubt(node(2));
+        let run = plan(&mut lead, at(4000)).unwrap();
+        assert_eq!((run.first, run.end), (PieceIndex(5), Some(PieceIndex(10))), "what only that one holds");
+        lead.leave(node(2));
+        lead.leave(node(1));
+        assert_eq!(plan(&mut lead, at(4000)).unwrap().first, PieceIndex(0));
+    }
+
+    #[test]
+    fn what_a_member_keeps_to_itself_is_given_to_others_and_it_gets_little_that_nobody_has() {
+        let mut lead = lead(100, 100);
+        (1..=3).for_each(|name| join(&mut lead, name, &PieceSet::new()));
+        let mut given = [0_u32; 4];
+        let mut now = 0;
+        let mut held: Vec<PieceIndex> = Vec::new();
+        let mut kept: Vec<PieceIndex> = Vec::new();
+        while held.len() + kept.len() < 100 || !kept.is_empty() {
+            now += 100;
+            assert!(now < 60_000, "{} of 100 got about, {kept:?} did not", held.len());
+            for name in 1..=3 {
+                let Some(piece) = lead.choose_fresh(node(name), at(now)) else { continue };
+                given[usize::from(name)] += 1;
+                lead.have(node(name), &[piece], at(now + 20));
+                if name == 3 {
+                    kept.push(piece);
+                } else {
+                    lead.have(node(3 - name), &[piece], at(now + 40));
+                    kept.retain(|it| *it != piece);
+                    held.push(piece);
+                }
+            }
+        }
+        assert!(given[3] <= 14, "it was found out after a second: {given:?}");
+        assert_eq!(held.len(), 100, "each got about once");
+    }
+
+    #[test]
+    fn a_member_whose_rack_is_said_to_hold_all_and_gives_nothing_is_given_it_from_afar() {
+        let mut lead = lead(4, 4);
+        let far = Place { rack: "far".into(), ..Place::default() };
+        lead.join(node(1), far.clone(), &PieceSet::full(4), true);
+        lead.join(node(2), far, &PieceSet::new(), true);
+        assert_eq!(lead.choose(node(2), at(0)), None, "its neighbour has it");
+        let mut now = 0;
+        while lead.held_by(node(2)) < Some(4) {
+            now = lead.next_wakeup(at(now)).map_or(now + 100, |at| at.as_micros() / 1000).max(now + 10);
+            assert!(now < 60_000, "{:?} pieces came", lead.held_by(node(2)));
+            if let Some(piece) = lead.choose(node(2), at(now)) {
+                lead.have(node(2), &[piece], at(now + 5));
+            }
+        }
+        assert!(now >= 2000, "it was not sent across at once");
+    }
+
+    #[test]
+    fn who_passes_on_some_of_what_it_was_given_keeps_nothing() {
+        let mut lead = lead(100, 100);
+        (1..=2).for_each(|name| join(&mut lead, name, &PieceSet::new()));
+        // Ten pieces a second come, and one is passed on: the others have no room for more.
+        for second in 1..=8_u64 {
+            for tenth in 0..10 {
+                let piece = lead.choose_fresh(node(1), at(second * 1000 + tenth)).expect("it is given what nobody has");
+                lead.have(node(1), &[piece], at(second * 1000 + 10 + tenth));
+                if tenth == 0 {
+                    lead.have(node(2), &[piece], at(second * 1000 + 500));
+                }
+            }
+        }
+        assert_eq!(lead.holders(PieceIndex(5)), 1, "it counts as the holder");
+    }
+}

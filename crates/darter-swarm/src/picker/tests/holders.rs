@@ -1,0 +1,182 @@
+//! Holders that don't give what they hold: what they were asked for comes from others soon, and they are asked less and less.
+
+use super::*;
+
+/// The liar among the holders.
+const LIAR: u8 = 4;
+
+/// How the liar answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// As the others do.
+    Honestly,
+    Never,
+    /// A byte at each look.
+    ByBytes,
+    AfterTenSeconds,
+    Refusing,
+    /// Takes the piece back, and holds it again a moment later.
+    TakingBack,
+}
+
+/// A pull of so many pieces from three honest holders, each of which answers within a moment, and one other.
+struct Pull {
+    scene: Scene,
+    way: Way,
+    /// What the liar was asked for, and when.
+    at_liar: Vec<(RequestId, u32, Moment)>,
+    asked_liar: u32,
+    doubts: u32,
+    requests: u32,
+}
+
+impl Pull {
+    fn of(total: u32, way: Way) -> Self {
+        let mut scene = Scene::new(total);
+        (1..=LIAR).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(total)));
+        Self { scene, way, at_liar: Vec::new(), asked_liar: 0, doubts: 0, requests: 0 }
+    }
+
+    /// Ten milliseconds pass.
+    fn step(&mut self) {
+        for action in self.scene.after(10) {
+            match action {
+                Action::Request { id, peer, piece, .. } if peer == node(LIAR) && self.way != Way::Honestly => {
+                    self.requests += 1;
+                    self.asked_liar += 1;
+                    self.at_liar.push((id, piece.0, self.scene.now));
+                }
+                Action::Request { id, piece, .. } => {
+                    self.requests += 1;
+                    self.scene.receive(id, piece.0);
+                }
+                Action::Cancel { id, .. } => self.at_liar.retain(|(asked, ..)| *asked != id),
+                Action::Doubt { peer } => {
+                    assert_eq!(peer, node(LIAR));
+                    self.doubts += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let now = self.scene.now;
+        match self.way {
+            Way::Honestly | Way::Never => {}
+            Way::ByBytes => {
+                if let Some((id, _, since)) = self.at_liar.first().copied() {
+                    let bytes = now.since(since).as_millis() as u64 / 10;
+                    self.scene.tell(Event::Progress { request: id, bytes });
+                }
+            }
+            Way::AfterTenSeconds => {
+                let due: Vec<_> =
+                    self.at_liar.extract_if(.., |(_, _, since)| *since + Duration::from_secs(10) <= now).collect();
+                due.into_iter().for_each(|(id, piece, _)| self.scene.receive(id, piece));
+            }
+            Way::Refusing => {
+                for (id, ..) in std::mem::take(&mut self.at_liar) {
+                    self.scene.tell(Event::Failed { request: id });
+                }
+            }
+            Way::TakingBack => {
+                for (_, piece, _) in std::mem::take(&mut self.at_liar) {
+                    self.scene.tell(Event::PeerLost { peer: node(LIAR), piece: PieceIndex(piece) });
+                    self.scene.picker.peer_has(node(LIAR), &[PieceIndex(piece)]);
+                }
+            }
+        }
+    }
+
+    /// How long it takes until all is there.
+    fn run(&mut self) -> Duration {
+        while !self.scene.picker.is_complete() {
+            self.step();
+            assert!(self.scene.now < Moment::from_micros(60_000_000), "{:?}: it does not end", self.way);
+        }
+        self.scene.now.since(Moment::ZERO)
+    }
+}
+
+#[test]
+fn who_does_not_answer_in_whatever_way_holds_nobody_up_and_is_asked_for_little() {
+    let usual = Pull::of(3000, Way::Honestly).run();
+    for way in [Way::Never, Way::ByBytes, Way::AfterTenSeconds, Way::Refusing, Way::TakingBack] {
+        let mut pull = Pull::of(3000, way);
+        let took = pull.run();
+        // A quarter of the places were the liar's, and the others' are as few as before.
+        assert!(took <= usual.mul_f64(1.5), "{way:?}: {took:?} instead of {usual:?}");
+        assert!(pull.asked_liar <= 20, "{way:?}: asked {} times", pull.asked_liar);
+        assert!(pull.doubts > 0, "{way:?}: whoever leads has to know");
+    }
+}
+
+#[test]
+fn the_last_piece_does_not_stand_at_a_liar() {
+    for way in [Way::Never, Way::ByBytes, Way::AfterTenSeconds, Way::Refusing, Way::TakingBack] {
+        let took = Pull::of(12, way).run();
+        assert!(took <= Duration::from_millis(1500), "{way:?}: {took:?}");
+    }
+}
+
+#[test]
+fn a_piece_that_only_a_liar_says_it_holds_is_asked_of_it_again_and_again_without_end_for_nobody_else_has_it() {
+    let mut scene = Scene::new(1);
+    scene.join(LIAR, Tier::Rack, PieceSet::full(1));
+    let mut asked = 0;
+    for _ in 0..600 {
+        asked += scene.requests(100).len();
+    }
+    assert!((3..=12).contains(&asked), "asked {asked} times in a minute");
+    // And of who comes to hold it, at once.
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    let asked = (0..60).find_map(|_| scene.requests(100).pop());
+    assert_eq!(asked.map(|(_, peer, _)| peer), Some(node(1)));
+}
+
+#[test]
+fn a_holder_slower_than_the_others_by_nine_is_not_taken_for_one_that_does_not_answer() {
+    let mut scene = Scene::new(400);
+    (1..=LIAR).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(400)));
+    // The others take 100 ms for a piece, and this one 900.
+    let mut queues: [Vec<(RequestId, u32)>; LIAR as usize + 1] = Default::default();
+    let mut asked = Vec::new();
+    let mut spent = 0;
+    // The last pieces may be asked for twice of whomever.
+    while scene.picker.held().len() < 385 {
+        scene.now = scene.now + Duration::from_millis(100);
+        spent = if queues[usize::from(LIAR)].is_empty() { 0 } else { spent + 100 };
+        for (peer, queue) in (0..).zip(&mut queues) {
+            let Some((id, piece)) = queue.first().copied() else { continue };
+            if peer != LIAR || spent >= 900 {
+                spent = if peer == LIAR { 0 } else { spent };
+                queue.remove(0);
+                scene.receive(id, piece);
+            } else {
+                scene.tell(Event::Progress { request: id, bytes: MIB * spent / 900 });
+            }
+        }
+        for (id, peer, piece) in scene.requests(0) {
+            asked.push(piece);
+            queues[usize::from(peer.0[0])].push((id, piece));
+        }
+    }
+    asked.sort_unstable();
+    let before = asked.len();
+    asked.dedup();
+    assert_eq!(asked.len(), before, "no piece is asked for twice");
+}
+
+#[test]
+fn what_the_only_holder_sends_at_a_crawl_is_not_called_back() {
+    let mut scene = Scene::new(2);
+    scene.join(1, Tier::Rack, PieceSet::full(2));
+    let asked = scene.requests(0);
+    let mut called_back = 0;
+    for second in 1..=100_u64 {
+        scene.tell(Event::Progress { request: asked[0].0, bytes: second * MIB / 100 });
+        let calls = |action: &Action| matches!(action, Action::Cancel { id, .. } if *id == asked[0].0);
+        called_back += scene.after(1000).iter().filter(|action| calls(action)).count();
+    }
+    assert_eq!(called_back, 0);
+    scene.receive(asked[0].0, asked[0].2);
+    assert!(scene.picker.held().contains(PieceIndex(asked[0].2)));
+}
