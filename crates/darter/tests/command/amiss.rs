@@ -100,9 +100,9 @@ fn a_node_that_finds_nobody_says_so_and_shares_once_somebody_meets_it() {
     assert_eq!(lonely.log().matches("no other agent can be reached").count(), 1);
 }
 
-/// It died in the middle, and nodes went on without it.
+/// It died in the middle, and nodes went on without it. It takes nobody's word for what it lacks, and reads no more than that.
 #[test]
-fn a_seed_that_comes_back_with_a_part_takes_the_rest_from_nodes_that_hold_it_all() {
+fn a_seed_that_comes_back_with_a_part_reads_of_the_origin_only_what_it_lacks() {
     let bytes = content(12 * MEGABYTE);
     let web = Web::serve(bytes.clone());
     let line = format!("{} --digest {}", web.url, sha256(&bytes));
@@ -127,5 +127,6 @@ fn a_seed_that_comes_back_with_a_part_takes_the_rest_from_nodes_that_hold_it_all
     let late = Node::join(&listen, "");
     late.start_get(&line).end().succeeded();
     assert!(late.has(&bytes));
-    assert_eq!(web.sent(), sent, "{}", events(&late.explain(&web.url)));
+    let read_again = web.sent() - sent;
+    assert!(read_again <= bytes.len() as u64 * 5 / 8, "{read_again} {}", events(&late.explain(&web.url)));
 }
