@@ -192,7 +192,7 @@ impl Default for Tuning {
             delivery_floor: Duration::from_secs(3),
             keeping_factor: 8,
             keeping_floor: Duration::from_secs(1),
-            holders_patience: Duration::from_secs(1),
+            holders_patience: Duration::from_secs(2),
             tell_each: Duration::from_micros(2500),
             tell_few: Duration::from_millis(40),
             tell_lead_soon: Duration::from_millis(10),

@@ -247,22 +247,22 @@ mod tests {
         join(&mut lead, 1, &PieceSet::full(10));
         assert_eq!(plan(&mut lead, at(0)), None, "it may give");
         let gives_up = lead.next_wakeup(at(0)).expect("nothing else may happen");
-        assert!(gives_up <= at(1000));
+        assert!(gives_up <= at(2000));
         let run = plan(&mut lead, gives_up).expect("it gave nothing");
         assert_eq!((run.first, run.end), (PieceIndex(0), Some(PieceIndex(10))));
         lead.own(PieceIndex(0));
-        assert_eq!(plan(&mut lead, at(1001)).map(|run| run.first), Some(PieceIndex(1)), "and goes on so");
-        lead.gave(node(1), true, at(1100));
-        assert_eq!(plan(&mut lead, at(1101)), None, "who gives counts again");
+        assert_eq!(plan(&mut lead, at(2001)).map(|run| run.first), Some(PieceIndex(1)), "and goes on so");
+        lead.gave(node(1), true, at(2100));
+        assert_eq!(plan(&mut lead, at(2101)), None, "who gives counts again");
         // The next time it has to give twice.
-        assert!(plan(&mut lead, at(2200)).is_some());
-        lead.gave(node(1), true, at(2300));
-        assert!(plan(&mut lead, at(2301)).is_some());
-        lead.gave(node(1), true, at(2400));
-        assert_eq!(plan(&mut lead, at(2401)), None);
-        assert!(plan(&mut lead, at(3500)).is_some());
+        assert!(plan(&mut lead, at(4200)).is_some());
+        lead.gave(node(1), true, at(4300));
+        assert!(plan(&mut lead, at(4301)).is_some());
+        lead.gave(node(1), true, at(4400));
+        assert_eq!(plan(&mut lead, at(4401)), None);
+        assert!(plan(&mut lead, at(6500)).is_some());
         join(&mut lead, 1, &PieceSet::full(10));
-        assert!(plan(&mut lead, at(3500)).is_some(), "coming in anew changes nothing");
+        assert!(plan(&mut lead, at(6500)).is_some(), "coming in anew changes nothing");
     }
 
     #[test]
