@@ -82,6 +82,8 @@ async fn eight_nodes_that_pull_one_image_cost_the_registry_what_one_costs() {
     let nodes = start_nodes(directory.path(), &registry, &seed).await;
     join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
     let mut asked = registry.asked();
+    // Whoever comes more than three seconds after the first asks whether the tag still says the same.
+    asked.retain(|asked| asked.starts_with("GET "));
     asked.sort();
     let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
     once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
@@ -241,6 +243,8 @@ async fn eight_nodes_without_any_seed_cost_the_registry_what_one_costs() {
     let nodes = start_nodes_alone(many(directory.path(), &registry)).await;
     join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
     let mut asked = registry.asked();
+    // Whoever comes more than three seconds after the first asks whether the tag still says the same.
+    asked.retain(|asked| asked.starts_with("GET "));
     asked.sort();
     let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
     once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
