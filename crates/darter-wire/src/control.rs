@@ -88,7 +88,7 @@ impl ControlSender {
     /// Queues a message, waiting for room. That it was queued does not mean that it arrives.
     ///
     /// # Errors
-    /// [`WireError::Closed`] once the channel is, [`WireError::TooLong`].
+    /// [`WireError::Closed`] once the channel is, [`WireError::Protocol`].
     pub async fn send(&self, message: &Message) -> Result<()> {
         self.send_frame(Frame::encode(message)?).await
     }
@@ -149,8 +149,8 @@ impl ControlReceiver {
     /// safe: a dropped future loses nothing.
     ///
     /// # Errors
-    /// [`WireError::Silent`], [`WireError::Closed`] when the end comes within a message, [`WireError::Malformed`],
-    /// [`WireError::TooLong`], [`WireError::Violation`], [`WireError::Io`]. After an error, drop the channel.
+    /// [`WireError::Silent`], [`WireError::Closed`] when the end comes within a message,
+    /// [`WireError::Protocol`], [`WireError::Io`]. After an error, drop the channel.
     pub async fn recv(&mut self) -> Result<Option<Message>> {
         loop {
             while let Some(message) = frame::take(&mut self.buffer)? {

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use darter_core::{Blame, Blamed, Fault, NodeId, Retry};
-use darter_protocol::error::EncodingError;
 use darter_protocol::{ProtocolError, Versions};
 
 /// A result whose error is a [`WireError`].
@@ -111,31 +110,9 @@ pub enum WireError {
         /// The id.
         id: u32,
     },
-    /// A length over the protocol's limit, read or about to be written.
-    #[error("{what} of {length} bytes is over the limit of {limit}")]
-    TooLong {
-        /// What has that length.
-        what: &'static str,
-        /// Its length in bytes.
-        length: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// Bytes that do not decode.
-    #[error("the other side sent a malformed {what}")]
-    Malformed {
-        /// What it should have been.
-        what: &'static str,
-        /// What the decoder said.
-        #[source]
-        source: EncodingError,
-    },
-    /// Bytes that decode but break the protocol.
-    #[error("the other side broke the protocol: {what}")]
-    Violation {
-        /// The rule that was broken.
-        what: &'static str,
-    },
+    /// What the other side sent, or what is to be sent, is not what the protocol says.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
     /// Reading or writing failed.
     #[error("cannot {doing}")]
     Io {
@@ -165,9 +142,7 @@ impl Blamed for WireError {
                 (Peer, Retry::Later(None))
             }
             // It broke the protocol: a reason to shun it, where all else is bad luck.
-            Self::Malformed { .. } | Self::Violation { .. } | Self::TooLong { .. } | Self::Identity { .. } => {
-                (Peer, Retry::Elsewhere)
-            }
+            Self::Protocol(_) | Self::Identity { .. } => (Peer, Retry::Elsewhere),
             Self::Full => (Ourselves, Retry::Later(None)),
             Self::InUse { .. } => (Ourselves, Retry::Never),
         };
@@ -181,6 +156,10 @@ impl WireError {
         matches!(self, Self::Version { .. })
     }
 
+    pub(crate) const fn violation(what: &'static str) -> Self {
+        Self::Protocol(ProtocolError::Violation { what })
+    }
+
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::UnexpectedEof
@@ -188,16 +167,6 @@ impl WireError {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => Self::Closed,
             _ => Self::Io { doing, source },
-        }
-    }
-}
-
-impl From<ProtocolError> for WireError {
-    fn from(error: ProtocolError) -> Self {
-        match error {
-            ProtocolError::TooLong { what, length, limit } => Self::TooLong { what, length, limit },
-            ProtocolError::Malformed { what, source } => Self::Malformed { what, source },
-            ProtocolError::Violation { what } => Self::Violation { what },
         }
     }
 }

@@ -40,8 +40,8 @@ pub struct Greeted {
 ///
 /// # Errors
 /// Those of [`Transport::connect`], [`WireError::NotDarter`], [`WireError::NoAnswer`], [`WireError::HungUp`],
-/// [`WireError::Version`], [`WireError::Identity`], [`WireError::Oneself`], [`WireError::SameId`], and [`WireError::Malformed`] or
-/// [`WireError::TooLong`] for a hello that makes no sense.
+/// [`WireError::Version`], [`WireError::Identity`], [`WireError::Oneself`], [`WireError::SameId`], and
+/// [`WireError::Protocol`] for a hello that makes no sense.
 pub async fn open(transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
     const OLDEST: Versions = Versions::exactly(OLDEST_FORM);
     match open_in(form_of(me.versions), transport, addr, kind, me).await {
@@ -66,7 +66,7 @@ async fn open_in(form: u8, transport: &dyn Transport, addr: &str, kind: Kind, me
             return Err(WireError::Version { addr: addr.to_owned(), ours: me.versions, theirs });
         }
         if me.versions.contains(theirs.form) && known(theirs.kind)? != kind {
-            return Err(WireError::Violation { what: "an answer for another kind of connection" });
+            return Err(WireError::violation("an answer for another kind of connection"));
         }
         let (hello, version) = read_hello(&mut stream, addr, theirs, me).await?;
         meet(stream, addr, me, kind, hello, version)
@@ -190,7 +190,7 @@ async fn read_introduction(stream: &mut PeerStream, form: u8) -> Result<Hello> {
 }
 
 fn known(kind: u8) -> Result<Kind> {
-    Kind::from_number(kind).ok_or(WireError::Violation { what: "an unknown kind of connection" })
+    Kind::from_number(kind).ok_or(WireError::violation("an unknown kind of connection"))
 }
 
 /// Puts the address a connection comes from in place of an unspecified one.

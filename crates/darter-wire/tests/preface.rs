@@ -1,6 +1,7 @@
 //! Who is there: right introductions, and everything that is not one.
 
 use darter_core::{Blame, Blamed, Fault, NodeId, Place, PublicKey, Retry};
+use darter_protocol::ProtocolError;
 use darter_wire::preface::{greet, open};
 use darter_wire::{
     Capabilities, Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, Versions, WireError,
@@ -278,11 +279,17 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
 
 #[tokio::test(start_paused = true)]
 async fn garbage_behind_a_right_beginning_is_refused() {
-    assert!(matches!(approached_with(&preface(3, 3, 0, &[]), false).await, WireError::Violation { .. }));
-    assert!(matches!(answered_with(preface(3, 2, 0, &[])).await, WireError::Violation { .. }));
+    assert!(matches!(
+        approached_with(&preface(3, 3, 0, &[]), false).await,
+        WireError::Protocol(ProtocolError::Violation { .. })
+    ));
+    assert!(matches!(answered_with(preface(3, 2, 0, &[])).await, WireError::Protocol(ProtocolError::Violation { .. })));
     let long = approached_with(&preface(3, 1, 4097, &[]), false).await;
-    assert!(matches!(long, WireError::TooLong { length: 4097, limit: 4096, .. }), "{long}");
-    assert!(matches!(approached_with(&preface(3, 1, 64, &[0xff; 64]), false).await, WireError::Malformed { .. }));
+    assert!(matches!(long, WireError::Protocol(ProtocolError::TooLong { length: 4097, limit: 4096, .. })), "{long}");
+    assert!(matches!(
+        approached_with(&preface(3, 1, 64, &[0xff; 64]), false).await,
+        WireError::Protocol(ProtocolError::Malformed { .. })
+    ));
     assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), true).await, WireError::Closed));
     assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
 }
@@ -291,7 +298,7 @@ async fn garbage_behind_a_right_beginning_is_refused() {
 async fn a_hello_that_no_one_would_accept_is_not_sent() {
     let endless = Hello { program: "x".repeat(5_000), ..hello(1, "") };
     let (caller, _) = meet(&endless, &hello(2, ""), Kind::Control).await;
-    assert!(matches!(caller, Err(WireError::TooLong { .. })));
+    assert!(matches!(caller, Err(WireError::Protocol(ProtocolError::TooLong { .. }))));
 }
 
 /// Node 1 connects to node 2 over a transport that makes both prove these keys; what each sees.

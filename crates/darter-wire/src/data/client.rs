@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::BufMut as _;
 use darter_core::{PieceIndex, in_full};
+use darter_protocol::ProtocolError;
 use darter_protocol::data::{Ask, HEADER_LENGTH, Header};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -185,8 +186,8 @@ impl Answers {
     /// a dropped future loses nothing.
     ///
     /// # Errors
-    /// [`WireError::Closed`] when the holder went away owing answers, [`WireError::TooLong`],
-    /// [`WireError::Violation`], [`WireError::Io`]. The connection is closed then.
+    /// [`WireError::Closed`] when the holder went away owing answers,
+    /// [`WireError::Protocol`], [`WireError::Io`]. The connection is closed then.
     pub async fn recv(&mut self) -> Result<Option<Answer>> {
         let closed = self.shared.closed.clone();
         let answer = closed.run_until_cancelled(self.read_answer()).await.unwrap_or(Ok(None));
@@ -246,7 +247,7 @@ impl Answers {
                 tracing::debug!(id, "an answer that is not known here was skipped");
                 return Ok(None);
             }
-            return Err(WireError::Violation { what: "an answer to nothing that was asked" });
+            return Err(WireError::violation("an answer to nothing that was asked"));
         };
         match header {
             Header::None { reason, .. } => {
@@ -256,10 +257,10 @@ impl Answers {
             Header::Data { piece, .. }
                 if !matches!(request.wanted, Wanted::Any) && request.wanted != Wanted::Piece(piece) =>
             {
-                Err(WireError::Violation { what: "another piece than was asked for" })
+                Err(WireError::violation("another piece than was asked for"))
             }
             Header::Data { length, .. } if length > longest => {
-                Err(WireError::TooLong { what: "piece", length: length.into(), limit: longest.into() })
+                Err(ProtocolError::TooLong { what: "piece", length: length.into(), limit: longest.into() }.into())
             }
             Header::Data { piece, length, .. } => {
                 let data = self.receiving.buffers.take(length as usize);

@@ -31,7 +31,7 @@ impl Queue {
     /// Takes in what the requester said.
     ///
     /// # Errors
-    /// [`WireError::Violation`] for more requests than one may have unanswered.
+    /// [`WireError::Protocol`] for more requests than one may have unanswered.
     pub(super) fn take_in(&mut self, ask: Ask) -> Result<()> {
         match ask {
             Ask::Request(request) => {
@@ -62,7 +62,7 @@ impl Queue {
     fn check_room(&self) -> Result<()> {
         match self.open.len() + self.refused.len() {
             ..MAX_UNANSWERED => Ok(()),
-            _ => Err(WireError::Violation { what: "too many unanswered requests" }),
+            _ => Err(WireError::violation("too many unanswered requests")),
         }
     }
 

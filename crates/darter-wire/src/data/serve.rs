@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_protocol::ProtocolError;
 use darter_protocol::data::{ASK_LENGTH, Ask, Header, UnknownAsk};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -136,7 +137,7 @@ pub struct Sending {
 /// closes it too, and reports what was under way as not delivered.
 ///
 /// # Errors
-/// [`WireError::Silent`] for a peer that takes nothing, [`WireError::Violation`], [`WireError::Io`] (also when the
+/// [`WireError::Silent`] for a peer that takes nothing, [`WireError::Protocol`], [`WireError::Io`] (also when the
 /// piece can't be read), [`WireError::Closed`] when the connection breaks.
 pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploads>, sending: &Sending) -> Result<()> {
     let queue = Mutex::new(Queue::default());
@@ -269,7 +270,7 @@ impl Server<'_> {
     async fn send(&mut self, request: &Request, mut outcome: Outcome) -> Result<()> {
         let length = outcome.payload.length();
         if length > u64::from(MAX_PIECE_LENGTH) {
-            return Err(WireError::TooLong { what: "piece", length, limit: MAX_PIECE_LENGTH.into() });
+            return Err(ProtocolError::TooLong { what: "piece", length, limit: MAX_PIECE_LENGTH.into() }.into());
         }
         let length = u32::try_from(length).expect("at most 16 MiB");
         let header = Header::Data { id: request.id, piece: outcome.piece, length }.encode();

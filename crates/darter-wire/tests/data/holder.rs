@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::BlobId;
+use darter_protocol::ProtocolError;
 use darter_wire::{DataClient, Refusal, Request, Unlimited, WireError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -211,7 +212,7 @@ async fn a_requester_that_breaks_the_protocol_is_cut_off() {
         let serving = serve(there, &Holder::of([]), &sending(1, Arc::new(Unlimited)));
         here.writer.write_all(&said).await.unwrap();
         let end = serving.await.unwrap();
-        assert!(matches!(end, Err(WireError::Violation { .. })), "{end:?}");
+        assert!(matches!(end, Err(WireError::Protocol(ProtocolError::Violation { .. }))), "{end:?}");
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Blame, Blamed, Fault, Retry};
+use darter_protocol::ProtocolError;
 use darter_wire::{Answers, BufferPool, DataClient, PeerStream, Receiving, Refusal, Unlimited, WireError};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
@@ -72,7 +73,7 @@ async fn a_piece_over_the_protocols_limit_is_refused_whatever_was_allowed() {
     client.request(any_piece(1), u32::MAX).unwrap();
     holder.writer.write_all(&header(1, 0, 3, (1 << 24) + 1)).await.unwrap();
     let error = answers.recv().await.unwrap_err();
-    assert!(matches!(error, WireError::TooLong { limit: 16_777_216, .. }), "{error}");
+    assert!(matches!(error, WireError::Protocol(ProtocolError::TooLong { limit: 16_777_216, .. })), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

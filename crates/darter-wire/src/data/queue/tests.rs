@@ -1,4 +1,5 @@
 use darter_core::PieceIndex;
+use darter_protocol::ProtocolError;
 
 use super::*;
 
@@ -88,5 +89,5 @@ fn more_requests_than_allowed_break_the_protocol_also_when_cancelled() {
         queue.take_in(Ask::Cancel { id }).unwrap();
     }
     let one_more = queue.take_in(Ask::Request(any(1_000)));
-    assert!(matches!(one_more, Err(WireError::Violation { .. })));
+    assert!(matches!(one_more, Err(WireError::Protocol(ProtocolError::Violation { .. }))));
 }
