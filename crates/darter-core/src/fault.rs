@@ -5,7 +5,8 @@
 //! again, ask the next seed, drop a peer, choose an exit code or an HTTP status, count it) follows from its [`Blame`] alone, so
 //! that one failure is never judged twice in two ways.
 //!
-//! Not here: texts for people. Those are the errors' own, without the text of their causes: [`in_full`] adds these.
+//! Not here: texts for people, but for what to do about a refusal of the file system ([`advice`]), which several crates tell. All
+//! others are the errors' own, without the text of their causes: [`in_full`] adds these.
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};

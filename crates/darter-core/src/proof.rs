@@ -171,6 +171,21 @@ mod tests {
     }
 
     #[test]
+    fn a_proof_of_a_run_holds_for_no_other_run() {
+        let run = |first| {
+            let mut chain = HashChain::begin(BlobId([7; 32]), PieceLength::UNKNOWN_BLOB, first);
+            chain.extend(&[1, 2].map(|it| PieceHash([it; 32])));
+            chain
+        };
+        let mut signer = Signer::draw();
+        let proof = signer.prove(&run(64));
+        assert!(signer.key().proves(&run(64), &proof));
+        for other in [0, 65, 128] {
+            assert!(!signer.key().proves(&run(other), &proof), "{other}");
+        }
+    }
+
+    #[test]
     fn garbage_is_no_key_and_no_proof() {
         let mut signer = Signer::draw();
         let list = chain(&[1]);

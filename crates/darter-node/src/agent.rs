@@ -237,7 +237,7 @@ impl Agent {
             resident: process.resident_bytes,
             cpu: process.cpu_seconds,
             cpu_seconds: process.cpu_seconds,
-            store: api::StoreStatus::new(usage.blobs, &usage),
+            store: api::StoreStatus::new(&usage),
             traffic: inner.context.metrics.traffic(),
             seeds: inner.seeds.status(),
             peers: inner.fleet.peers().into_iter().map(peer_status).collect(),

@@ -113,9 +113,9 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
-    pub(crate) fn new(blobs: u64, usage: &darter_store::Usage) -> Self {
+    pub(crate) fn new(usage: &darter_store::Usage) -> Self {
         Self {
-            blobs,
+            blobs: usage.blobs,
             used: usage.used,
             quota: usage.quota,
             free: usage.disk_free.unwrap_or_default(),
@@ -480,7 +480,7 @@ pub struct Problem {
     /// One line that says what to do.
     pub error: String,
     /// Whose fault it is: `user`, `origin`, `network`, `peer`, `disk` or `ourselves`. An older daemon does not say.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_fault")]
     pub fault: Option<Fault>,
     /// Whether asking again helps: `never`, `now`, `later`, or `elsewhere`, where another agent may succeed.
     #[serde(default)]
@@ -488,6 +488,12 @@ pub struct Problem {
     /// After how many seconds, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
+}
+
+/// A word of a newer release is none that is known.
+fn known_fault<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Fault>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    Ok(name.and_then(|name| Fault::ALL.into_iter().find(|fault| fault.name() == name)))
 }
 
 impl Problem {

@@ -88,7 +88,7 @@ impl Joined {
     /// Whether the lead has the content that is stored here under the same name, as far as their hashes tell: an address's
     /// content is named by what its origin says of it, and some say the same of what they show to different callers.
     pub(crate) fn is_same(&self, stored: &dyn StoredBlob) -> Option<bool> {
-        if stored.known().is_empty() {
+        if stored.known_count() == 0 {
             return Some(true);
         }
         if self.piece_length != stored.manifest().piece_length() {

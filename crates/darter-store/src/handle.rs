@@ -116,6 +116,10 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.body.manifest(|manifest| manifest.known().clone())
     }
 
+    fn known_count(&self) -> u32 {
+        self.body.manifest(|manifest| manifest.known().len())
+    }
+
     fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
         self.body.manifest(|manifest| manifest.hash(piece))
     }

@@ -159,6 +159,10 @@ impl StoredBlob for Passing {
         self.inner.known()
     }
 
+    fn known_count(&self) -> u32 {
+        self.inner.known_count()
+    }
+
     fn hash(&self, piece: PieceIndex) -> Option<PieceHash> {
         self.inner.hash(piece)
     }

@@ -219,9 +219,7 @@ pub trait Store: Send + Sync {
     fn usage(&self) -> Usage;
 
     /// What was not used at the start because a newer version wrote it, answered from memory.
-    fn set_aside(&self) -> SetAside {
-        SetAside::default()
-    }
+    fn set_aside(&self) -> SetAside;
 
     /// Takes another quota and another reserve. What is too much then is evicted in the background.
     fn set_limits(&self, quota: Option<Amount>, reserve: Amount);
@@ -268,6 +266,9 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
 
     /// A copy of the set of pieces with a known hash.
     fn known(&self) -> PieceSet;
+
+    /// How many pieces have a known hash.
+    fn known_count(&self) -> u32;
 
     /// The hash of a piece, if known.
     fn hash(&self, piece: PieceIndex) -> Option<PieceHash>;

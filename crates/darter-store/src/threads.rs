@@ -114,11 +114,7 @@ impl Disk {
     /// Does `work` on the store.
     pub fn on_store<T: Send + 'static>(&self, work: impl FnOnce(&dyn Store) -> T + Send + 'static) -> DiskWork<T> {
         let store = Arc::clone(&self.store);
-        self.run(move || {
-            let done = work(&*store);
-            drop(store);
-            done
-        })
+        self.run(move || work(&*store))
     }
 
     /// Waits until no work is under way.

@@ -128,7 +128,7 @@ impl Agent {
             peers: inner.fleet.peers().len() as u32,
             connections: inner.fleet.connections(),
             seeds: inner.seeds.status(),
-            store: StoreStatus::new(usage.blobs, &usage),
+            store: StoreStatus::new(&usage),
         }
     }
 

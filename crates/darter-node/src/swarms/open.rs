@@ -417,7 +417,7 @@ impl Swarms {
         Ok(self.register(Transfer::begin(&self.house, beginning).await, Some((seed, joined))))
     }
 
-    /// Leads the swarm of a source: from what is stored, from what nodes hold, and from the origin, which is asked once
+    /// Leads the swarm of a source: from what is stored, else from the origin, which is asked once
     /// only unless this agent is to be `patient`.
     pub(super) async fn lead(
         self: &Arc<Self>,

@@ -249,10 +249,11 @@ impl Archive {
     pub(crate) fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
         for name in self.0.names()? {
             let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };
-            let known = name == name_of(blob) && blobs.contains(&blob);
-            if !known && name != name_of(blob) && name != fresh_name_of(blob) {
+            let is_whole = name == name_of(blob);
+            if !is_whole && name != fresh_name_of(blob) {
                 continue;
             }
+            let known = is_whole && blobs.contains(&blob);
             // Looked at, so that what an older release left open to others is closed to them.
             if (!known || !self.0.look(&name).is_ok_and(|look| look.is_some()))
                 && let Err(error) = self.0.remove(&name)

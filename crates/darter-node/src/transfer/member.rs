@@ -410,7 +410,7 @@ impl Transfer {
             let mut state = self.state.lock();
             self.catch_up(&mut state);
             let is_member = state.met.contains(&to) || state.leading.as_ref().is_some_and(|it| it.has(to));
-            if !is_member || !state.hashes.may_answer(to, first, self.stored.known().len(), now) {
+            if !is_member || !state.hashes.may_answer(to, first, self.stored.known_count(), now) {
                 return;
             }
         }

@@ -70,18 +70,18 @@ fn runs_behind(known: &PieceSet, prefix: u32) -> Vec<Range<u32>> {
 impl Leading {
     /// Tells members of hashes behind gaps: to all where they are few, else to who waits for them.
     pub(super) fn tell_runs(&mut self, transfer: &Transfer, prefix: u32) -> Vec<(NodeId, Message)> {
-        let known = transfer.stored.known();
-        if known.len() <= prefix {
+        if transfer.stored.known_count() <= prefix {
             self.told_runs = ToldRuns::default();
             return Vec::new();
         }
+        let known = transfer.stored.known();
         let mut messages = Vec::new();
         if !self.members_ask() {
             let fresh = known.difference(&self.told_runs.all).collect();
             self.told_runs.all.union_with(&fresh);
-            let runs = runs_behind(&fresh, prefix);
+            let told: Vec<_> = runs_behind(&fresh, prefix).into_iter().map(|run| self.run(transfer, run)).collect();
             for node in self.others() {
-                messages.extend(runs.iter().map(|run| (node, self.run(transfer, run.clone()))));
+                messages.extend(told.iter().map(|message| (node, message.clone())));
             }
             return messages;
         }
@@ -100,10 +100,10 @@ impl Leading {
 
     /// The runs behind the first `from` hashes, for who lacks them.
     pub(super) fn runs_from(&mut self, transfer: &Transfer, from: u32) -> Vec<Message> {
-        let known = transfer.stored.known();
-        if known.len() <= transfer.stored.prefix() {
+        if transfer.stored.known_count() <= transfer.stored.prefix() {
             return Vec::new();
         }
+        let known = transfer.stored.known();
         let runs = runs_behind(&known, from.max(transfer.stored.prefix()));
         runs.into_iter().take(MAX_TOLD).map(|run| self.run(transfer, run)).collect()
     }

@@ -152,7 +152,7 @@ impl Transfer {
         if is_seed || state.dissolving || !self.stored.held().is_empty() {
             return false;
         }
-        let knows_all = self.pieces() == Some(self.stored.known().len());
+        let knows_all = self.pieces() == Some(self.stored.known_count());
         let most = MAX_MUTE * if knows_all { 1 } else { PATIENCE_WITH_READER };
         state.upkeep.waited(now) >= most
     }

@@ -8,7 +8,6 @@
 //! Nothing here is the only record of anything that matters: a damaged index is replaced by an empty one.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,11 +79,11 @@ impl Index {
                 tracing::warn!(path = %path.display(), error, kept = SET_ASIDE, "the index can't be used and is begun anew");
                 // It may be a newer version's. A link's target is left alone.
                 let is_anothers = dir.open_linked(NAME, Access::Read).is_ok_and(|(_, links)| links > 1);
-                let aside =
-                    if is_anothers { Err(io::ErrorKind::Other.into()) } else { dir.rename(NAME, dir, SET_ASIDE) };
-                let aside = aside.or_else(|_| dir.remove(NAME).map(drop));
-                aside.map_err(StoreError::io("set aside", &path))?;
-                (open_checked(dir, existing).map_err(index_error(&path))?, true)
+                let is_aside = !is_anothers && dir.rename(NAME, dir, SET_ASIDE).is_ok();
+                if !is_aside {
+                    dir.remove(NAME).map_err(StoreError::io("set aside", &path))?;
+                }
+                (open_checked(dir, existing).map_err(index_error(&path))?, is_aside)
             }
         };
         Ok((Self { database, path, pending: Mutex::default(), writing: Mutex::default() }, set_aside))
