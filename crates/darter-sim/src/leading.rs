@@ -160,7 +160,7 @@ impl Fleet {
     fn read_on(&mut self, leader: u32) {
         let node = &mut self.nodes[leader as usize];
         let Some(leading) = node.leading.as_mut().filter(|leading| !leading.is_reading) else { return };
-        if node.leadership.leader() != Leader::Me {
+        if node.leadership.leader() != Leader::Me || node.picker.is_complete() {
             return;
         }
         let known = PieceSet::full(self.known);

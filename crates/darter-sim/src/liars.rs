@@ -43,7 +43,7 @@ pub enum Lie {
     Late,
     /// Sends wrong pieces.
     Wrong,
-    /// Is gone when half of the least time has passed.
+    /// Is gone when half of the least time has passed: see [`Scenario::lie`](crate::Scenario::lie).
     Vanish,
 }
 

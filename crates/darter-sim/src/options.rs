@@ -195,10 +195,7 @@ impl FleetOptions {
         for Liars { lie, count } in &self.liars {
             for _ in 0..*count {
                 honest = honest.saturating_sub(1).max(seeds);
-                scenario.operations.push((Duration::ZERO, Operation::Lie(honest, *lie)));
-                if *lie == Lie::Vanish {
-                    scenario.operations.push((Duration::from_secs_f64(least / 2.0), Operation::Kill(honest)));
-                }
+                scenario.lie(honest, *lie);
             }
         }
         for kill in &self.kills {

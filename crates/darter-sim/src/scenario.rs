@@ -160,6 +160,14 @@ impl Scenario {
         self.operations.extend(reads.collect::<Vec<_>>());
     }
 
+    /// Has a node lie from the start.
+    pub fn lie(&mut self, node: usize, lie: Lie) {
+        self.operations.push((Duration::ZERO, Operation::Lie(node, lie)));
+        if lie == Lie::Vanish {
+            self.operations.push((self.least_time() / 2, Operation::Kill(node)));
+        }
+    }
+
     /// Length of the blob in bytes.
     pub const fn bytes(&self) -> u64 {
         self.pieces as u64 * self.piece_bytes

@@ -256,11 +256,7 @@ fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
 fn among_eight(lie: Lie, liars: usize, origin: Option<Rate>) -> f64 {
     let mut scenario = Scenario { origin, ..eight() };
     for node in 0..liars {
-        scenario.operations.push((Duration::ZERO, Operation::Lie(8 - node, lie)));
-        if lie == Lie::Vanish {
-            let half = Duration::from_secs_f64(scenario.least_time().as_secs_f64() / 2.0);
-            scenario.operations.push((half, Operation::Kill(8 - node)));
-        }
+        scenario.lie(8 - node, lie);
     }
     let report = Fleet::new(&scenario).run();
     assert_eq!(report.unfinished, [0_usize; 0], "{lie:?}: the honest ones finish");

@@ -80,7 +80,8 @@ impl Watch {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.confirmed.capacity() * size_of::<(Moment, u32, PieceIndex)>()
+        let doubts = self.doubts.len() * size_of::<(NodeId, u32)>() * 4 / 3;
+        self.confirmed.capacity() * size_of::<(Moment, u32, PieceIndex)>() + doubts
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) struct GetArgs {
     ///
     /// FILE gets just these bytes. The pieces that they touch are fetched, verified and shared with other nodes, and no
     /// others. From an origin that serves no ranges everything is read; `darter explain` says so. A digest is of the
-    /// whole content, and is not checked.
+    /// whole content, and is not checked, with --verify-whole neither.
     #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
     pub(crate) range: Option<Span>,
 
