@@ -133,6 +133,12 @@ impl FetchError {
         is_refused && !matches!(failure.kind, ErrorKind::RateLimited { .. } | ErrorKind::RangeNotSatisfiable)
     }
 
+    /// Whether the origin could not be asked, or asks to be asked less: it says nothing of what is asked for, nor of who asks.
+    pub(crate) fn is_trouble_of_the_origin(&self) -> bool {
+        let blame = self.blame();
+        matches!(self, Self::Origin(_)) && (blame.fault != Fault::User || blame.retry.is_later())
+    }
+
     /// Whether nobody else (another seed, this node by itself) should try where this failed.
     pub(crate) fn is_final(&self) -> bool {
         self.blame().is_final()

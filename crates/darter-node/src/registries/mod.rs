@@ -324,7 +324,13 @@ impl Registries {
             {
                 return registries.settle(&asked, Ok(reply)).await;
             }
-            let outcome = match registries.ask_others(&asked, until).await {
+            let others = tokio::select! {
+                others = registries.ask_others(&asked, until) => others,
+                reply = registries.known_while_silent(&asked) => {
+                    return registries.settle(&asked, Ok(reply)).await;
+                }
+            };
+            let outcome = match others {
                 Others::Say(outcome) => registries.settle(&asked, registries.unless_stale(&asked, outcome)).await,
                 // The word of a seed is the better one: a node need not have a route to the registry.
                 Others::CanNot(failed) => {
@@ -341,6 +347,22 @@ impl Registries {
             }
         };
         self.fly(question.key(), None, &question, Box::pin(found_out)).await
+    }
+
+    /// What others know of content that is named by its digest, once nobody has had an answer of the registry for a while. Whoever reads
+    /// it has time left for that. Never ends where they know nothing.
+    async fn known_while_silent(&self, question: &Question) -> Reply {
+        let after = self.waits().headers();
+        tokio::time::sleep(after).await;
+        if matches!(question.about().1, About::Manifest(_) | About::Blob(_)) {
+            let reason = format!("{} has not answered for {} s", question.upstream, after.as_secs());
+            let trouble = Trouble::Silent(reason);
+            if let Some(reply) = self.known_to_others(question, &trouble).await {
+                self.watch.note(question.base(), &trouble, self.clock.now());
+                return reply;
+            }
+        }
+        std::future::pending().await
     }
 
     /// What another agent said; an error where that is how a tag was last seen, and this agent is to give no such answer.

@@ -8,9 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use darter_core::{BlobId, NodeId, PieceSet};
+use darter_core::{BlobId, NodeId, PieceSet, rendezvous};
 use darter_swarm::MAX_HASHES;
-use darter_wire::Message;
+use darter_wire::{Message, PeerInfo};
 use parking_lot::Mutex;
 
 use super::Swarms;
@@ -80,6 +80,12 @@ impl Swarms {
             let manifest = fits.map(|stored| stored.manifest());
             swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
         });
+    }
+
+    /// A connected node that said that it holds a blob whole: the same for everybody who asks.
+    pub(super) fn known_holder(&self, key: BlobId, blob: BlobId) -> Option<PeerInfo> {
+        let holder = rendezvous::owner(&key.0, &self.inventory.holders_of(blob))?;
+        self.house.fleet.peer(holder).map(|peer| peer.info())
     }
 
     /// Counts the nodes that are said to hold a blob as members of the swarm that this agent leads: they can give to others what

@@ -7,6 +7,7 @@
 //! | `access` | who may have what is known of an address |
 //! | [`inventory`] | what nodes hold whole, of which a seed may have lost its own copy |
 //! | [`limits`] | origins that ask to slow down |
+//! | `by_seeds` | a node asks the seeds, and who holds all while they wait for the origin |
 //! | `doors` | one question for all who want a source at once |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
@@ -24,6 +25,7 @@
 
 mod access;
 pub(crate) mod again;
+mod by_seeds;
 mod doors;
 mod inventory;
 mod limits;

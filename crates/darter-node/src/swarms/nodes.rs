@@ -19,9 +19,11 @@ use darter_core::{Blamed as _, BlobId, Fault, NodeId, Source, rendezvous};
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
-use super::open::{PATIENT_SEED_AFTER, Refused};
+use super::by_seeds::PATIENT_SEED_AFTER;
+use super::open::Refused;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
+use crate::fleet::survey::Survey;
 use crate::transfer::{Lead, Outcome, Transfer};
 
 /// So many may be refused by an origin before a node that is configured for it reads by itself: each asks the origin.
@@ -67,9 +69,7 @@ impl Swarms {
             match self.try_lead(lead, source, caller, troubles).await? {
                 Settled::Transfer(transfer) => {
                     let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
-                    transfer.note(format!("{why}; {} leads", fleet.address(lead)));
-                    let others: Vec<_> = survey.holders.iter().filter(|info| info.node != lead).cloned().collect();
-                    transfer.meet_also(&others);
+                    self.follow_also(&transfer, lead, &survey, why);
                     return Ok(Settled::Transfer(transfer));
                 }
                 Settled::OriginAway => return Ok(Settled::OriginAway),
@@ -85,8 +85,15 @@ impl Swarms {
         Ok(Settled::NotHere)
     }
 
+    /// Notes why this node follows one that a survey found, and meets the others that hold all of it.
+    pub(super) fn follow_also(&self, transfer: &Arc<Transfer>, lead: NodeId, survey: &Survey, why: &str) {
+        transfer.note(format!("{why}; {} leads", self.house.fleet.address(lead)));
+        let others: Vec<_> = survey.holders.iter().filter(|info| info.node != lead).cloned().collect();
+        transfer.meet_also(&others);
+    }
+
     /// Asks one agent to lead.
-    async fn try_lead(
+    pub(super) async fn try_lead(
         self: &Arc<Self>,
         lead: NodeId,
         source: &Source,
@@ -158,6 +165,7 @@ impl Swarms {
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
             let (part, lead) = swarms.part_in(key, blob).await;
+            let lead = lead.or_else(|| swarms.known_holder(key, blob?).filter(|_| part != SwarmPart::Holder));
             let (seeds, nearest) = swarms.house.fleet.who_else(key);
             swarms.house.fleet.say(to, &Message::LeadIs { request, part, lead, seeds, nearest });
         });

@@ -1,7 +1,7 @@
 //! From a source to a transfer.
 //!
-//! A node asks the seed that rendezvous hashing names among those it is connected to, then the next; when none is
-//! there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
+//! A node asks the seed that rendezvous hashing names among those it is connected to, then the next ([`by_seeds`](super::by_seeds)); when
+//! none is there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
 //! another seed that leads already or holds all of it.
 //!
 //! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, ByteRange, Manifest, NodeId, PieceLength, Source, Version, rendezvous};
+use darter_core::{BlobId, ByteRange, Manifest, NodeId, PieceLength, Source, Version};
 use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
 
 use super::access::{Caller, Own};
+use super::by_seeds::BySeeds;
 use super::nodes::Settled;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
@@ -37,18 +38,11 @@ use crate::transfer::passing::lets_pass;
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
-/// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
-/// patient, and so would this agent be.
-pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
-
 /// An answer that takes so long is told by `darter explain`.
-const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
+pub(super) const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
 
 /// How long the disk may take to begin a blob before the blob passes through without it.
 const NEW_BLOB_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// How long a request waits for the first seed right after the agent's start.
-const FIRST_SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Swarms {
     /// Opens a source for a program of this host, which wants `everything` or parts alone. Goes on to its end when the caller goes
@@ -95,45 +89,10 @@ impl Swarms {
         }
         let context = &self.house.context;
         let caller = Caller { credentials: &credentials, requester, everything };
-        let mut troubles = Vec::new();
-        let mut patient = true;
-        for seed in self.seeds_for(&source).await {
-            let asked = tokio::time::Instant::now();
-            let joined = match proven {
-                true => self.join(seed, &source, caller).await,
-                false => self.join_proven(seed, &source, caller).await,
-            };
-            match joined {
-                Ok(transfer) => {
-                    if !proven {
-                        self.proven(&source);
-                    }
-                    // A transfer that was here may be of another source, and be taken back when that one sent something else.
-                    self.check_given(&transfer, &source).await?;
-                    let waited = asked.elapsed();
-                    if waited >= TELL_WAIT_FROM {
-                        let addr = self.house.fleet.address(seed);
-                        transfer.note(format!("seed {addr} took {:.1} s to answer", waited.as_secs_f64()));
-                    }
-                    return Ok(transfer);
-                }
-                Err(Refused::Final(error)) => return Err(error),
-                Err(Refused::Origin(text)) if asked.elapsed() > PATIENT_SEED_AFTER => {
-                    troubles.push(format!("seed {}: {text}", self.house.fleet.address(seed)));
-                    patient = false;
-                    break;
-                }
-                Err(Refused::Trouble(text) | Refused::Origin(text) | Refused::ToIt(text)) => {
-                    let addr = self.house.fleet.address(seed);
-                    tracing::warn!(
-                        seed = addr,
-                        reason = text,
-                        "a seed could not take on this download; trying the next one"
-                    );
-                    troubles.push(format!("seed {addr}: {text}"));
-                }
-            }
-        }
+        let (mut patient, mut troubles) = match self.open_by_seeds(&source, caller, proven).await? {
+            BySeeds::Opened(transfer) => return Ok(transfer),
+            BySeeds::NotOpened { patient, troubles } => (patient, troubles),
+        };
         if !proven {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
@@ -262,29 +221,6 @@ impl Swarms {
         !is_passed_on && self.may_lead(other, source)
     }
 
-    /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.
-    async fn seeds_for(&self, source: &Source) -> Vec<NodeId> {
-        let options = &self.house.context.options;
-        if options.role != Role::Node || options.join.is_empty() {
-            return Vec::new();
-        }
-        let key = source.key();
-        let fleet = &self.house.fleet;
-        let until = tokio::time::Instant::now() + FIRST_SEED_TIMEOUT;
-        loop {
-            let seeds = fleet.seeds();
-            // Where everything given to join was tried and is a node, there is no seed to wait for.
-            let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
-            let waited = tokio::time::Instant::now() >= until;
-            let starting = self.house.context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;
-            if !seeds.is_empty() || no_seed || waited || !starting {
-                let may_lead: Vec<_> = seeds.into_iter().filter(|seed| self.may_lead(*seed, source)).collect();
-                return rendezvous::ranking(&key.0, &may_lead);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
     pub(super) async fn join(
         self: &Arc<Self>,
         seed: NodeId,
@@ -296,7 +232,7 @@ impl Swarms {
 
     /// The same for content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that
     /// has nothing lets in whoever names a registry that has begun to answer.
-    async fn join_proven(
+    pub(super) async fn join_proven(
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,

@@ -148,6 +148,85 @@ async fn a_node_that_never_pulled_gets_what_the_fleet_holds_while_the_registry_i
     pull(&nodes[2], image, &blobs).await;
 }
 
+/// How a registry is away.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    Gone,
+    Hangs,
+    Answers(u16),
+}
+
+/// How a seed comes to have nothing of what it read.
+#[derive(Clone, Copy, Debug)]
+enum Lost {
+    /// It comes back with an empty disk.
+    Disk,
+    /// Its blobs made room for others.
+    Blobs,
+}
+
+/// harbor#13566, where the seed has nothing of it any more: the nodes that hold the blobs give them, and nobody waits until the seed
+/// has given the registry up.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
+    let ways = [Away::Gone, Away::Hangs, Away::Answers(429), Away::Answers(503), Away::Answers(500)];
+    let cases = ways.into_iter().flat_map(|away| [(away, Lost::Disk), (away, Lost::Blobs)]);
+    join_all(cases.map(|(away, lost)| async move {
+        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+        let (image, blobs) = put_image(&registry);
+        let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+        let listen = seed.status().listen.unwrap();
+        let node = async |name: &str| {
+            let options = Options { join: vec![listen.clone()], ..options(directory.path(), name, &registry) };
+            Agent::start(options).await.unwrap()
+        };
+        let (holder, newcomer) = (node("holder").await, node("newcomer").await);
+        pull(&holder, image, &blobs).await;
+        let seed = match lost {
+            Lost::Blobs => {
+                for blob in &blobs {
+                    assert_eq!(seed.remove(&blob.to_string()).await.unwrap().map(|gone| gone.len()), Some(1));
+                }
+                seed
+            }
+            Lost::Disk => {
+                seed.drain().await;
+                drop(seed);
+                let another = options(directory.path(), "another disk", &registry);
+                let options = Options { role: Role::Seed, listen: Some(listen.parse().unwrap()), ..another };
+                let seed = Agent::start(options).await.unwrap();
+                while [&holder, &newcomer].iter().any(|node| !node.status().seeds.iter().any(|seed| seed.up)) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                seed
+            }
+        };
+        let address = registry.address;
+        let registry = match away {
+            Away::Gone => {
+                registry.stop().await;
+                None
+            }
+            Away::Hangs => {
+                registry.state.lock().hangs = true;
+                Some(registry)
+            }
+            Away::Answers(status) => {
+                registry.state.lock().broken = Some(StatusCode::from_u16(status).unwrap());
+                Some(registry)
+            }
+        };
+        // A blob first, as who has the manifest asks.
+        for path in [format!("blobs/{}", blobs[0]), format!("manifests/{image}"), format!("blobs/{}", blobs[1])] {
+            let got = get(&newcomer, &format!("/v2/lab/app/{path}?ns={address}")).await;
+            let text = String::from_utf8_lossy(&got.body[..got.body.len().min(300)]).into_owned();
+            assert_eq!(got.status, 200, "{away:?} {lost:?} {path}: {text}");
+        }
+        drop((seed, registry));
+    }))
+    .await;
+}
+
 /// Whatever the seed is told, which answers a tag as it was last seen by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_to_serve_no_stale_tags_takes_none_from_its_seed() {

@@ -1,0 +1,175 @@
+//! A node asks the seeds for a source, and looks for another way while they wait for its origin.
+//!
+//! The seed that rendezvous hashing names is asked, then the next. A seed that has nothing of a blob, because it was evicted
+//! there or its disk was lost, waits for the origin for as long as `--origin-patience` allows, while a node may hold all of
+//! it. So whoever has no answer after a moment, or hears that the origin is in trouble, asks around among the nodes, and follows one that
+//! holds it: a registry that is away, or asks to slow down, keeps nobody from what the fleet has.
+//!
+//! Invariants: only content that is named by its digest is taken in this way, so that the whole shows whether it is right;
+//! and only for a source that is proven ([`proof`](super::proof)). The seeds are asked to the end all the same: what was begun with a
+//! lead is not left half done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{NodeId, Source, rendezvous};
+use tokio::time::Instant;
+
+use super::Swarms;
+use super::access::Caller;
+use super::nodes::Settled;
+use super::open::{Refused, TELL_WAIT_FROM};
+use crate::error::FetchError;
+use crate::options::Role;
+use crate::transfer::Transfer;
+
+/// How long a request waits for the first seed right after the agent's start.
+const FIRST_SEED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
+/// patient, and so would this agent be.
+pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
+
+/// Seeds that have not answered for so long wait for the origin: who holds all of it is looked for. Then again after twice as
+/// long each time, since a holder may come.
+const LOOK_FOR_HOLDERS_AFTER: Duration = Duration::from_secs(2);
+
+/// What came of asking the seeds.
+pub(super) enum BySeeds {
+    /// This node follows one, or a node that holds all of it.
+    Opened(Arc<Transfer>),
+    /// None is there, or none could.
+    NotOpened {
+        /// Whether the origin is to be tried for long: no seed has done so.
+        patient: bool,
+        /// Why which seed could not.
+        troubles: Vec<String>,
+    },
+}
+
+impl Swarms {
+    /// Opens a source by way of the seeds, for which this agent is `proven` or only a seed's checked whole will do.
+    pub(super) async fn open_by_seeds(
+        self: &Arc<Self>,
+        source: &Source,
+        caller: Caller<'_>,
+        proven: bool,
+    ) -> Result<BySeeds, FetchError> {
+        let seeds = self.seeds_for(source).await;
+        if seeds.is_empty() {
+            return Ok(BySeeds::NotOpened { patient: true, troubles: Vec::new() });
+        }
+        let mut asking = {
+            let (swarms, source, credentials) = (Arc::clone(self), source.clone(), caller.credentials.clone());
+            let Caller { requester, everything, .. } = caller;
+            self.house.tasks.spawn(async move {
+                let caller = Caller { credentials: &credentials, requester, everything };
+                swarms.ask_seeds(seeds, &source, caller, proven).await
+            })
+        };
+        let mut pause = LOOK_FOR_HOLDERS_AFTER;
+        loop {
+            let asked = tokio::time::timeout(pause, &mut asking).await;
+            let answer = asked.ok().map(|asked| asked.expect("asking seeds does not panic"));
+            let is_in_trouble = match &answer {
+                None => true,
+                Some(Err(error)) => error.is_trouble_of_the_origin(),
+                Some(Ok(_)) => false,
+            };
+            if proven
+                && is_in_trouble
+                && let Some(transfer) = self.open_by_holder(source, caller).await
+            {
+                return Ok(BySeeds::Opened(transfer));
+            }
+            if let Some(answer) = answer {
+                return answer;
+            }
+            pause *= 2;
+        }
+    }
+
+    async fn ask_seeds(
+        self: &Arc<Self>,
+        seeds: Vec<NodeId>,
+        source: &Source,
+        caller: Caller<'_>,
+        proven: bool,
+    ) -> Result<BySeeds, FetchError> {
+        let mut troubles = Vec::new();
+        for seed in seeds {
+            let asked = Instant::now();
+            let joined = match proven {
+                true => self.join(seed, source, caller).await,
+                false => self.join_proven(seed, source, caller).await,
+            };
+            let addr = || self.house.fleet.address(seed);
+            match joined {
+                Ok(transfer) => {
+                    if !proven {
+                        self.proven(source);
+                    }
+                    // A transfer that was here may be of another source, and be taken back when that one sent something else.
+                    self.check_given(&transfer, source).await?;
+                    let waited = asked.elapsed();
+                    if waited >= TELL_WAIT_FROM {
+                        transfer.note(format!("seed {} took {:.1} s to answer", addr(), waited.as_secs_f64()));
+                    }
+                    return Ok(BySeeds::Opened(transfer));
+                }
+                Err(Refused::Final(error)) => return Err(error),
+                Err(Refused::Origin(text)) if asked.elapsed() > PATIENT_SEED_AFTER => {
+                    troubles.push(format!("seed {}: {text}", addr()));
+                    return Ok(BySeeds::NotOpened { patient: false, troubles });
+                }
+                Err(Refused::Trouble(reason) | Refused::Origin(reason) | Refused::ToIt(reason)) => {
+                    let seed = addr();
+                    tracing::warn!(seed, reason, "a seed could not take on this download; trying the next one");
+                    troubles.push(format!("seed {seed}: {reason}"));
+                }
+            }
+        }
+        Ok(BySeeds::NotOpened { patient: true, troubles })
+    }
+
+    /// Follows a node that holds all of a registry's blob, if there is one.
+    async fn open_by_holder(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Option<Arc<Transfer>> {
+        let Source::Registry { digest, .. } = source else { return None };
+        let key = source.record_key(&Credentials::none());
+        let survey = self.house.fleet.survey(key, Some(blob_of(digest))).await;
+        let holders = survey.holders.iter().map(|info| info.node);
+        for holder in holders.filter(|holder| self.may_lead(*holder, source)) {
+            if let Ok(Settled::Transfer(transfer)) = self.try_lead(holder, source, caller, &mut Vec::new()).await
+                && self.check_given(&transfer, source).await.is_ok()
+            {
+                self.follow_also(&transfer, holder, &survey, "no seed has begun it yet");
+                return Some(transfer);
+            }
+        }
+        None
+    }
+
+    /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.
+    async fn seeds_for(&self, source: &Source) -> Vec<NodeId> {
+        let options = &self.house.context.options;
+        if options.role != Role::Node || options.join.is_empty() {
+            return Vec::new();
+        }
+        let key = source.key();
+        let fleet = &self.house.fleet;
+        let until = tokio::time::Instant::now() + FIRST_SEED_TIMEOUT;
+        loop {
+            let seeds = fleet.seeds();
+            // Where everything given to join was tried and is a node, there is no seed to wait for.
+            let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
+            let waited = tokio::time::Instant::now() >= until;
+            let starting = self.house.context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;
+            if !seeds.is_empty() || no_seed || waited || !starting {
+                let may_lead: Vec<_> = seeds.into_iter().filter(|seed| self.may_lead(*seed, source)).collect();
+                return rendezvous::ranking(&key.0, &may_lead);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
