@@ -451,15 +451,15 @@ impl Download {
         self.transfer.excused()
     }
 
-    /// Where the byte at this offset is.
-    pub(crate) fn nearness(&self, at: u64) -> Nearness {
+    /// Where the byte at this offset is, for a reader of a `lone` range, of which the lead is told, or for one of everything in order.
+    pub(crate) fn nearness(&self, at: u64, lone: bool) -> Nearness {
         let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);
         let piece = pieces.piece_at(at);
         // The last piece is given only once the whole was checked.
         if stored.is_complete() || (stored.holds(piece) && self.transfer.pieces() != Some(piece.0 + 1)) {
             return Nearness::Held;
         }
-        if stored.hash(piece).is_some() || self.transfer.may_jump() {
+        if stored.hash(piece).is_some() || (lone && self.transfer.may_jump()) {
             return Nearness::Within;
         }
         Nearness::After(at.saturating_sub(pieces.offset(PieceIndex(stored.prefix()))))

@@ -504,7 +504,7 @@ fn put_part(response: &mut Response<Body>, part: Option<ByteRange>, length: Opti
 
 /// Whether the agent could give a byte only after much that lies before it.
 fn is_far(blob: &dyn Blob, at: u64) -> bool {
-    matches!(blob.nearness(at), Nearness::After(before) if before > NEAR)
+    matches!(blob.nearness(at, true), Nearness::After(before) if before > NEAR)
 }
 
 /// The `Range` header, unless an `If-Range` says that it is meant for other content.

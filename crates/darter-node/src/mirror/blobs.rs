@@ -51,8 +51,8 @@ pub trait Blob: Send + Sync + 'static {
     /// How much of the time since something last came its origin asked to be let alone.
     fn excused(&self) -> Duration;
 
-    /// Where the byte at this offset is.
-    fn nearness(&self, at: u64) -> Nearness;
+    /// Where the byte at this offset is, for a reader of a `lone` range or of everything in order.
+    fn nearness(&self, at: u64, lone: bool) -> Nearness;
 
     /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>>;
@@ -99,8 +99,8 @@ impl Blob for Download {
         Self::excused(self)
     }
 
-    fn nearness(&self, at: u64) -> Nearness {
-        Self::nearness(self, at)
+    fn nearness(&self, at: u64, lone: bool) -> Nearness {
+        Self::nearness(self, at, lone)
     }
 
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {

@@ -48,7 +48,8 @@ const STILL: Duration = Duration::from_secs(15);
 /// A body that stood still before is waited for the less long, by this.
 const IMPATIENCE: u32 = 8;
 
-/// Pauses between tries to go on, when both the upstream and the agent have failed.
+/// Pauses between tries to go on, when both the upstream and the agent have failed; the last one again and again, for as long as a
+/// blob may stand still before the upstream is asked.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// Blobs that stand still and are read past the agent, at most at a time: more would keep a slow upstream from giving
@@ -311,8 +312,12 @@ impl Flow {
     }
 
     fn still(&self) -> Duration {
-        let still = self.stall_timeout.map_or(STILL, |stall| STILL.min(stall / 2));
+        let still = self.full_still();
         if self.stood_still > 0 { still / IMPATIENCE } else { still }
+    }
+
+    fn full_still(&self) -> Duration {
+        self.stall_timeout.map_or(STILL, |stall| STILL.min(stall / 2))
     }
 
     /// How long a blob may stand still for the upstream still to have time to answer.
@@ -375,7 +380,7 @@ impl Flow {
             self.giver = Giver::Nobody;
             return;
         };
-        let far = match blob.nearness(self.at) {
+        let far = match blob.nearness(self.at, self.lone) {
             Nearness::After(_) => true,
             Nearness::Within => self.stood_still > 1,
             Nearness::Held => false,
@@ -395,7 +400,7 @@ impl Flow {
     }
 
     fn nearness(&self) -> Option<Nearness> {
-        self.blob.as_ref().map(|blob| blob.nearness(self.at))
+        self.blob.as_ref().map(|blob| blob.nearness(self.at, self.lone))
     }
 
     fn held_now(&self) -> u64 {
@@ -441,12 +446,13 @@ impl Flow {
                     Err(error) => error,
                 }
             };
-            let Some(pause) = PAUSES.get(self.tries).filter(|_| self.may_try()) else {
+            let pause = PAUSES[self.tries.min(PAUSES.len() - 1)];
+            if self.moved.elapsed() + pause > self.full_still() {
                 tracing::warn!(path = self.rescue.path, at, error = %refused, "nobody can go on; breaking off");
                 return Err(self.cut(refused));
-            };
+            }
             self.tries += 1;
-            tokio::time::sleep(*pause).await;
+            tokio::time::sleep(pause).await;
             let Reopen { blobs, source, credentials } = self.reopen.clone();
             if self.end.is_some() {
                 let everything = !self.lone;

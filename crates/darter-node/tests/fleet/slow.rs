@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use darter_core::Rate;
 use darter_node::options::Role;
 use darter_node::{Agent, Options};
 use futures_util::future::join_all;
@@ -72,4 +73,39 @@ async fn a_blob_that_never_begins_is_cut_off_with_the_stall_timeout_and_a_regist
     for (status, text) in join_all(answers).await {
         assert!(matches!(status, 502 | 504) && text.contains(&registry.name()), "{status} {text}");
     }
+}
+
+/// containerd from 2.1 on asks for a layer by several ranges at once, far ahead of what is being read. They wait for it, longer than a
+/// blob may stand still, as long as it comes: bytes past the agent would cost the registry a copy for each host.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engines_ranges_far_ahead_wait_for_a_blob_that_moves_and_cost_the_registry_nothing() {
+    const STEP: usize = 3_000_000;
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let content: Vec<u8> = (0..STEP as u32).flat_map(u32::to_le_bytes).collect();
+    let path = format!("/v2/app/blobs/{}", registry.put_blob("app", &content));
+    // The last range waits for more than four times as long as a blob may stand still.
+    let origin_limit = Some(Rate::from_bytes_per_second(2_000_000).unwrap());
+    let of = |name| Options { stall_timeout: Duration::from_secs(2), ..options(directory.path(), name, &registry) };
+    let seed = Agent::start(Options { role: Role::Seed, origin_limit, ..of("seed") }).await.unwrap();
+    let join = vec![seed.status().listen.unwrap()];
+    let nodes = [
+        Agent::start(Options { join: join.clone(), ..of("0") }).await.unwrap(),
+        Agent::start(Options { join, ..of("1") }).await.unwrap(),
+    ];
+    let steps = nodes.iter().flat_map(|node| (0..4).map(move |step| (node, step)));
+    join_all(steps.map(async |(node, step)| {
+        // An engine begins with the first one, and names no last byte.
+        tokio::time::sleep(Duration::from_millis(50) * step).await;
+        let start = step as usize * STEP;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}{path}", node.status().local.unwrap());
+        let mut got = client.get(url).header("range", format!("bytes={start}-")).send().await.unwrap();
+        let mut bytes = Vec::new();
+        while bytes.len() < STEP {
+            bytes.extend_from_slice(&got.chunk().await.unwrap().expect("it ends before its step does"));
+        }
+        assert!(bytes[..STEP] == content[start..start + STEP], "from {start} on");
+    }))
+    .await;
+    assert_eq!(registry.asked().iter().filter(|line| line.starts_with("GET")).count(), 1, "the seed's own read");
 }

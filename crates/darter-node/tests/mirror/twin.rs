@@ -156,7 +156,7 @@ impl Blob for Held {
         Duration::ZERO
     }
 
-    fn nearness(&self, at: u64) -> Nearness {
+    fn nearness(&self, at: u64, _lone: bool) -> Nearness {
         self.known
             .map_or(Nearness::Held, |known| if at < known { Nearness::Within } else { Nearness::After(at - known) })
     }
