@@ -53,4 +53,33 @@ mod tests {
         }
         assert!(fetched.iter().all(|count| (60..140).contains(count)), "{fetched:?}");
     }
+
+    #[test]
+    fn nodes_whose_names_differ_in_one_byte_share_the_load_as_well() {
+        for byte in [0, 7, 8, 15] {
+            let nodes = [1, 2, 3, 4].map(|last| {
+                let mut id = [7; 16];
+                id[byte] = last;
+                NodeId(id)
+            });
+            let mut fetched = [0; 4];
+            for piece in (0..800).map(PieceIndex) {
+                let others = |me: &NodeId| nodes.iter().filter(move |other| *other != me).collect::<Vec<_>>();
+                let first = nodes.iter().position(|me| fetcher_rank(me, others(me), piece) == 0).unwrap();
+                fetched[first] += 1;
+            }
+            assert!(fetched.iter().all(|count| (140..260).contains(count)), "{fetched:?}");
+        }
+    }
+
+    #[test]
+    fn who_shares_a_rack_is_near_whatever_the_host() {
+        let place = |zone: &str, rack: &str, host: &str| {
+            let (zone, rack, host) = (zone.into(), rack.into(), host.into());
+            Place { zone, rack, host, ..Place::default() }
+        };
+        let here = place("a", "1", "h");
+        assert!(same_group(&here, &here) && same_group(&here, &place("a", "1", "i")));
+        assert!(!same_group(&here, &place("a", "2", "h")) && !same_group(&here, &place("b", "1", "h")));
+    }
 }

@@ -82,3 +82,65 @@ impl Pace {
         self.last_answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECE: u64 = 1 << 20;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    /// A peer that was asked for a piece at these moments, and had answered at those.
+    fn after(answers: &[(u64, u64)]) -> Pace {
+        let mut pace = Pace::default();
+        answers.iter().for_each(|(asked, now)| pace.answered(PIECE, at(*asked), at(*now), &Tuning::default()));
+        pace
+    }
+
+    fn millis(pace: &Pace) -> u128 {
+        pace.piece_time(PIECE, &Tuning::default()).as_millis()
+    }
+
+    #[test]
+    fn of_answers_that_come_one_after_the_other_each_took_the_time_since_the_last() {
+        assert_eq!(millis(&after(&[(0, 100)])), 100);
+        assert_eq!(millis(&after(&[(0, 100), (0, 200), (0, 300)])), 100);
+        assert_eq!(
+            millis(&after(&[(0, 100), (1000, 1100), (2000, 2100)])),
+            100,
+            "and since it was asked where it had rested"
+        );
+        assert_eq!(after(&[(0, 100)]).measured(2 * PIECE), Some(Duration::from_millis(200)));
+        assert_eq!(after(&[(0, 100), (50, 220)]).last_answer(), at(220));
+    }
+
+    #[test]
+    fn a_rate_counts_after_some_answers_and_a_single_one_changes_it_little() {
+        let tuning = Tuning::default();
+        let steady: Vec<_> = (0..8).map(|nth| (nth * 100, nth * 100 + 100)).collect();
+        assert_eq!(after(&steady[..2]).rate(&tuning), None);
+        let rate = after(&steady[..3]).rate(&tuning).unwrap();
+        assert!((rate - PIECE as f64 * 10.0).abs() < 1000.0, "{rate}");
+        let late = [&steady[..], &[(800, 1600)]].concat();
+        assert!((110..200).contains(&millis(&after(&late))), "{}", millis(&after(&late)));
+        let early = [&steady[..], &[(800, 820)]].concat();
+        assert!((40..90).contains(&millis(&after(&early))), "{}", millis(&after(&early)));
+    }
+
+    #[test]
+    fn a_rate_that_is_forgotten_is_measured_anew() {
+        let tuning = Tuning::default();
+        let mut pace = after(&[(0, 100), (100, 200), (200, 300)]);
+        pace.forget_rate();
+        assert_eq!((pace.rate(&tuning), pace.measured(PIECE)), (None, None));
+        assert_eq!(pace.piece_time(PIECE, &tuning), tuning.first_guess);
+        pace.answered(PIECE, at(300), at(700), &tuning);
+        assert_eq!(millis(&pace), 400, "what was before does not count");
+        let before = pace.last_answer();
+        pace.overdue(PIECE, at(700), at(1700), &tuning);
+        assert!(millis(&pace) > 400 && pace.last_answer() == before);
+    }
+}

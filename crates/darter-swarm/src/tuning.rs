@@ -253,4 +253,25 @@ mod tests {
             [0, 1, 2, 8, 12, 16, 20, 40].map(|neighbours| Tuning::default().tell_pause(neighbours).as_millis());
         assert_eq!(pauses, [0, 5, 10, 40, 40, 40, 50, 100]);
     }
+
+    #[test]
+    fn the_lead_is_told_seldom_where_a_member_has_as_many_neighbours_as_in_a_large_swarm() {
+        let tuning = Tuning::default();
+        let least = tuning.neighbours_least as usize;
+        assert_eq!(tuning.tell_lead_pause(0), tuning.tell_lead_pause(least - 1));
+        assert_eq!(tuning.tell_lead_pause(least), tuning.tell_lead_pause(16));
+        assert!(tuning.tell_lead_pause(least) > tuning.tell_lead_pause(least - 1));
+    }
+
+    #[test]
+    fn few_members_are_told_of_neighbours_at_once_and_of_many_so_many_a_second() {
+        let tuning = Tuning::default();
+        let few = tuning.few_members as usize;
+        assert!(tuning.tell_links_pause(few - 1).is_zero() && !tuning.tell_links_pause(few).is_zero());
+        for members in [few, 1000, 10_000] {
+            let a_second = members as f64 / tuning.tell_links_pause(members).as_secs_f64();
+            assert!((40_000.0..=50_001.0).contains(&a_second), "{members} members: {a_second}");
+        }
+        assert_eq!(tuning.tell_links_pause(usize::MAX), tuning.tell_links_most, "nobody waits for ever");
+    }
 }

@@ -1,6 +1,8 @@
 //! Who is in the swarm, in which group, and who must not use whom. Who is whose neighbour is decided in `links`.
 
 mod links;
+#[cfg(test)]
+pub(in crate::lead) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

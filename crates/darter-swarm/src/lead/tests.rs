@@ -1,3 +1,9 @@
+mod copies;
+mod histories;
+mod holding;
+mod keeping;
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;

@@ -162,3 +162,45 @@ fn the_first_hashes_are_news_without_any_piece() {
     assert_eq!(told, [(vec![node(1), node(2)], expected)], "the lead knows");
     assert_eq!(news.due(), None);
 }
+
+#[test]
+fn two_pieces_of_the_lead_that_come_at_once_are_confirmed_at_once() {
+    let many: Vec<(u8, &[u32])> = (1..=60).map(|peer| (peer, &[][..])).collect();
+    let (picker, neighbours): (_, Vec<NodeId>) = (picker(&many), (1..=60).map(node).collect());
+    let mut news = News::new(Tuning::default());
+    news.came(PieceIndex(0), false);
+    news.take(later(2000), &picker, &neighbours, Some(node(99)));
+    for piece in [1, 2] {
+        news.came(PieceIndex(piece), true);
+    }
+    news.came(PieceIndex(3), false);
+    let told = news.take(later(2050), &picker, &neighbours, Some(node(99)));
+    assert_eq!(told, [(vec![node(99)], Told::Have(pieces(&[1, 2, 3])))], "neighbours wait");
+}
+
+#[test]
+fn without_a_lead_only_neighbours_are_told_and_without_neighbours_only_the_lead() {
+    let (alone, with_one) = (picker(&[]), picker(&[(1, &[])]));
+    let mut news = News::new(Tuning::default());
+    news.came(PieceIndex(0), true);
+    let have = |list: &[u32]| Told::Have(pieces(list));
+    assert_eq!(news.take(later(1000), &with_one, &[node(1)], None), [(vec![node(1)], have(&[0]))]);
+    assert_eq!(news.due(), None, "nobody else is to hear of it");
+    news.came(PieceIndex(1), false);
+    assert_eq!(news.take(later(2000), &alone, &[], Some(node(9))), [(vec![node(9)], have(&[1]))]);
+    news.went(PieceIndex(1));
+    assert!(news.due().is_some());
+    assert_eq!(news.take(later(3000), &alone, &[], Some(node(9))), [(vec![node(9)], Told::Lost(pieces(&[1])))]);
+    assert_eq!(news.due(), None);
+}
+
+#[test]
+fn what_a_lead_was_told_when_it_let_this_node_in_is_not_told_it_twice() {
+    let picker = picker(&[(1, &[])]);
+    let mut news = News::new(Tuning::default());
+    news.came(PieceIndex(0), false);
+    news.lead_knows(later(1000));
+    news.came(PieceIndex(1), false);
+    let told = news.take(later(2000), &picker, &[node(1)], Some(node(9)));
+    assert_eq!(told, [(vec![node(1), node(9)], Told::Have(pieces(&[0, 1])))]);
+}

@@ -1,4 +1,7 @@
+mod histories;
 mod holders;
+mod urgent;
+mod watched;
 
 use super::*;
 use crate::pace::Pace;

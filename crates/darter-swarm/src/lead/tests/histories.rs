@@ -1,0 +1,101 @@
+//! Random histories of a lead. Whatever happens: its tables say what its members and its own store hold, and members were told whom they
+//! know.
+
+use super::*;
+use crate::lead::members::tests::{check_members, known_to_each};
+
+const HISTORIES: u64 = 60;
+const STEPS: u32 = 300;
+const NODES: usize = 40;
+const PIECES: u32 = 70;
+
+/// What the tables must say, counted anew.
+fn check(lead: &Lead) {
+    let members: Vec<_> = lead.members.slots().map(|slot| lead.members.get(slot)).collect();
+    let mut fresh = None;
+    for piece in (0..PIECES).map(PieceIndex) {
+        let holders = members.iter().filter(|member| member.held.contains(piece) && member.counts(piece)).count();
+        let coming = members.iter().filter(|member| member.is_coming(piece)).count();
+        let Piece { holders: counted, coming: sent, .. } = lead.pieces.get(piece);
+        assert_eq!((counted as usize, sent as usize), (holders, coming), "{piece}");
+        let is_fresh = holders + coming == 0 && lead.owned().contains(piece);
+        fresh = fresh.or(is_fresh.then_some(piece));
+    }
+    assert_eq!(lead.pieces.first_fresh(), fresh);
+    check_members(&lead.members);
+}
+
+fn place(name: u16) -> Place {
+    let zone = if name % 4 == 3 { "far" } else { "" };
+    Place { zone: zone.into(), ..rack(["a", "b", "c", "d"][usize::from(name) % 4]) }
+}
+
+fn step(lead: &mut Lead, links: &mut Links, random: &mut Random, now: Moment) {
+    let (name, piece) = (random.below(NODES + 1) as u16, PieceIndex(random.below(PIECES as usize) as u32));
+    let (who, other) = (node(name), node(random.below(NODES + 1) as u16));
+    match random.below(18) {
+        0..4 => {
+            let held = (0..random.below(5)).map(|_| PieceIndex(random.below(PIECES as usize) as u32)).collect();
+            lead.join(who, place(name), &held, random.below(8) > 0);
+        }
+        4 => {
+            lead.leave(who);
+            links.remove(&who);
+        }
+        5..7 => lead.have(who, &[piece], now),
+        7 => lead.lacks(who, piece),
+        // Of whom nobody thinks well there is nothing more to tell.
+        8 if random.below(8) == 0 => {
+            lead.report(who, other);
+        }
+        8 | 9 => lead.part(who, other),
+        10 | 11 => lead.own(piece),
+        12 => lead.disown(piece),
+        13 => {
+            if let Some(piece) = lead.choose(who, now)
+                && random.below(3) == 0
+            {
+                lead.unsent(who, piece);
+            }
+        }
+        14 => lead.sending(who, piece, now),
+        15 => lead.doubt(who),
+        16 => lead.gave(who, random.below(2) == 0, now),
+        _ => {
+            lead.origin_plan(OriginReader::Everything, &PieceSet::full(PIECES), now);
+        }
+    }
+}
+
+/// Brings what members know up to date with what they are told.
+fn tell(lead: &mut Lead, links: &mut Links, now: Moment) {
+    for Notice { to, lost, gained } in lead.take_notices(now) {
+        let known = links.entry(to).or_default();
+        known.retain(|peer| !lost.contains(peer));
+        for neighbour in gained {
+            assert!(known.insert(neighbour.node), "told twice");
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_the_tables_are_right_and_members_were_told_whom_they_know() {
+    for number in 0..HISTORIES {
+        let mut random = Random::new(number);
+        let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), number, at(0));
+        lead.set_total(PIECES);
+        let (mut links, mut now) = (Links::new(), at(0));
+        for _ in 0..STEPS {
+            now = now + Duration::from_millis(random.below(400) as u64);
+            step(&mut lead, &mut links, &mut random, now);
+            check(&lead);
+            if random.below(50) == 0 {
+                tell(&mut lead, &mut links, now);
+            }
+        }
+        tell(&mut lead, &mut links, now);
+        assert_eq!(lead.notices_due(), None, "where members are few nobody waits");
+        links.retain(|_, known| !known.is_empty());
+        assert_eq!(links, known_to_each(&lead.members), "history {number}");
+    }
+}

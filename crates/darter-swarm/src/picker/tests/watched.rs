@@ -1,0 +1,129 @@
+//! What others see of a picker, and when they need not ask it.
+
+use super::*;
+
+#[test]
+fn news_of_pieces_needs_a_poll_only_where_a_request_may_follow() {
+    let mut scene = Scene::new(100);
+    scene.join(1, Tier::Rack, PieceSet::new());
+    assert!(scene.picker.heeds_news());
+    assert!(scene.picker.peer_has(node(1), &[PieceIndex(5)]), "it may be asked for");
+    assert!(!scene.picker.peer_has(node(2), &[PieceIndex(5)]), "of a stranger");
+    scene.tell(Event::Received { request: None, piece: PieceIndex(6), bytes: MIB });
+    assert!(!scene.picker.peer_has(node(1), &[PieceIndex(6)]), "it is here");
+    assert!(scene.picker.peer_has(node(1), &[PieceIndex(6), PieceIndex(7)]), "the other is not");
+    for peer in 2..=5 {
+        scene.join(peer, Tier::Rack, PieceSet::full(90));
+    }
+    assert_eq!(scene.requests(0).len(), 12, "all that may be open");
+    assert!(!scene.picker.heeds_news() && !scene.picker.peer_has(node(1), &[PieceIndex(95)]));
+    let patience = Duration::from_secs(1);
+    scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(95), count: 1, patience });
+    assert!(scene.picker.heeds_news() && scene.picker.peer_has(node(1), &[PieceIndex(96)]), "a reader may wait for it");
+}
+
+#[test]
+fn a_holder_that_is_asked_for_enough_is_not_asked_for_what_it_tells_of() {
+    let mut scene = Scene::new(100);
+    (1..=4)
+        .for_each(|peer| scene.join(peer, Tier::Rack, if peer == 1 { pieces(&[1, 2, 3, 4]) } else { PieceSet::new() }));
+    assert_eq!(scene.requests(0).len(), 3);
+    assert!(scene.picker.heeds_news(), "others may be asked");
+    assert!(!scene.picker.peer_has(node(1), &[PieceIndex(50)]));
+    assert!(scene.picker.peer_has(node(2), &[PieceIndex(50)]));
+}
+
+#[test]
+fn those_who_sent_wrong_pieces_are_known_by_name() {
+    let mut scene = Scene::new(2);
+    (1..=2).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(2)));
+    scene.tell(Event::Corrupt { peer: node(2), request: None, piece: PieceIndex(0) });
+    assert_eq!(scene.picker.dropped().collect::<Vec<_>>(), [node(2)]);
+    assert_eq!(scene.picker.holdings().collect::<Vec<_>>(), [(node(1), 2)]);
+}
+
+#[test]
+fn a_lead_that_sends_wrong_pieces_is_asked_no_more_after_some() {
+    let mut scene = Scene::new(20);
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    let mut wrong = 0;
+    for _ in 0..100 {
+        let ask = scene.after(500).into_iter().find_map(|action| match action {
+            Action::Ask { id, .. } => Some(id),
+            _ => None,
+        });
+        if let Some(request) = ask {
+            scene.tell(Event::Started { request, piece: PieceIndex(wrong) });
+            scene.tell(Event::Corrupt { peer: node(9), request: Some(request), piece: PieceIndex(wrong) });
+            wrong += 1;
+        }
+    }
+    assert!((2..=8).contains(&wrong), "asked {wrong} times");
+    assert_eq!(scene.picker.dropped().collect::<Vec<_>>(), [node(9)]);
+}
+
+#[test]
+fn what_is_held_counts_as_lacked_by_nobody_and_what_a_stranger_holds_is_not_known() {
+    let mut scene = Scene::new(4);
+    scene.join(1, Tier::Rack, pieces(&[0, 2]));
+    let all = [0, 1, 2, 3].map(PieceIndex);
+    assert_eq!(scene.picker.lacked_by(node(1), &all), [1, 3].map(PieceIndex));
+    assert_eq!(scene.picker.lacked_by(node(2), &all), all);
+}
+
+#[test]
+fn a_node_that_joins_itself_is_no_neighbour() {
+    let mut scene = Scene::new(4);
+    scene.join(0, Tier::Host, PieceSet::full(4));
+    assert_eq!(scene.picker.holdings().count(), 0);
+    assert_eq!(scene.requests(0), []);
+}
+
+#[test]
+fn who_only_serves_asks_for_nothing_until_it_wants_the_whole() {
+    let mut scene = Scene::new(4);
+    scene.join(1, Tier::Rack, PieceSet::full(4));
+    scene.tell(Event::Wants(false));
+    assert_eq!(scene.requests(0), []);
+    scene.tell(Event::Wants(true));
+    assert_eq!(scene.requests(0).len(), 4);
+}
+
+#[test]
+fn large_pieces_are_asked_for_a_few_at_a_time() {
+    let requests = |piece_bytes| {
+        let mut picker = Picker::new(node(0), piece_bytes, Tuning::default(), 7);
+        picker.handle(Event::ManifestGrew { known: 0..40, total: Some(40) }, Moment::ZERO);
+        for peer in 1..=4 {
+            let (tier, held) = (Tier::Rack, PieceSet::full(40));
+            picker.handle(Event::PeerJoined { peer: node(peer), tier, wants: true, held }, Moment::ZERO);
+        }
+        let mut actions = Vec::new();
+        picker.poll(Moment::ZERO, &mut actions);
+        actions.len()
+    };
+    let (small, large, huge) = (requests(MIB), requests(4 * MIB), requests(16 * MIB));
+    assert!(small > large && large > huge && huge >= 2, "{small}, {large}, {huge}");
+    assert!(large as u64 * 4 * MIB <= Tuning::default().bytes_in_flight);
+}
+
+#[test]
+fn a_piece_that_is_late_from_afar_is_asked_twice_of_afar_only_where_nobody_near_has_it() {
+    let asked_again = |near: bool| {
+        let mut scene = Scene::new(64);
+        scene.join(1, Tier::Far, PieceSet::full(64));
+        for piece in 0..63 {
+            scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+        }
+        let first = scene.requests(0);
+        assert_eq!(first.len(), 1);
+        scene.join(2, Tier::Far, PieceSet::full(64));
+        if near {
+            scene.join(3, Tier::Rack, PieceSet::full(64));
+        }
+        let again = scene.requests(1100);
+        again.iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>()
+    };
+    assert_eq!(asked_again(false), [node(2)]);
+    assert_eq!(asked_again(true), [node(3)]);
+}
