@@ -517,3 +517,6 @@ fn is_damage(refusal: &io::Error) -> bool {
     let damage = |code| DAMAGE.iter().any(|errno| errno.raw_os_error() == code);
     refusal.kind() == io::ErrorKind::UnexpectedEof || refusal.raw_os_error().is_some_and(damage)
 }
+
+#[cfg(test)]
+mod tests;

@@ -272,4 +272,23 @@ mod tests {
             assert_eq!(error.blame(), Blame::new(Fault::Disk, retry), "{told}");
         }
     }
+
+    #[test]
+    fn sizes_are_written_as_disks_are_sold() {
+        let texts = [0, 999, 1000, 1049, 999_949, 999_950, 1_500_000_000, 40_000_000_000_000, u64::MAX].map(size);
+        let expected = ["0 B", "999 B", "1.0 kB", "1.0 kB", "999.9 kB", "1.0 MB", "1.5 GB", "40.0 TB", "18.4 EB"];
+        assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_room_names_what_has_to_give_way() {
+        let said = |needed, free, limit| StoreError::Full { needed, free, limit }.to_string();
+        assert!(said(11, 10, Limit::Quota(10)).ends_with("into 10 B (--quota): raise --quota"));
+        let in_use = said(10, 4, Limit::Quota(10));
+        assert!(in_use.starts_with("10 B do not fit: 6 B of 10 B (--quota) are pinned"), "{in_use}");
+        let reserve = said(10, 4, Limit::Reserve(100));
+        assert!(reserve.contains("4 B can be stored while 100 B") && reserve.contains("--reserve"), "{reserve}");
+        let disk = said(10, 4, Limit::Disk);
+        assert!(disk.contains("which has 4 B free") && disk.contains("free some disk"), "{disk}");
+    }
 }

@@ -198,3 +198,50 @@ impl Medium for MemoryMedium {
         Path::new("memory")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_memory_are_read_from_within_what_was_written_and_given_back_piece_by_piece() {
+        let medium = MemoryMedium::default();
+        medium.write_at(100, b"abcdef").unwrap();
+        medium.write_at(106, b"ghi").unwrap();
+        let read = |offset, length| {
+            let mut bytes = vec![0; length];
+            medium.read_at(offset, &mut bytes).map(|()| String::from_utf8(bytes).unwrap()).map_err(|error| error.kind())
+        };
+        let nothing = Err(io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            (read(102, 3), read(100, 6), read(106, 3)),
+            (Ok("cde".into()), Ok("abcdef".into()), Ok("ghi".into()))
+        );
+        assert_eq!((read(99, 1), read(104, 3), read(109, 1)), (nothing.clone(), nothing.clone(), nothing.clone()));
+        medium.release(ByteRange::new(100, 106)).unwrap();
+        assert_eq!((read(100, 1), read(106, 3)), (nothing.clone(), Ok("ghi".into())));
+        medium.let_go();
+        assert_eq!(read(106, 3), nothing);
+    }
+
+    #[test]
+    fn a_file_that_somebody_changed_has_another_stamp_and_the_rest_of_one_with_a_hole_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = Dir::open(directory.path()).unwrap();
+        let medium = FileMedium::new(dir.create("x").unwrap(), &dir, "x");
+        medium.write_at(0, &[7; 3 << 14]).unwrap();
+        let stamp = medium.stamp().unwrap();
+        assert_eq!(medium.stamp().unwrap(), stamp);
+        medium.file().unwrap().set_len(1 << 20).unwrap();
+        assert_ne!(medium.stamp().unwrap(), stamp);
+        medium.release(ByteRange::new(1 << 14, 1 << 14)).unwrap();
+        medium.release(ByteRange::new(1 << 14, 2 << 14)).unwrap();
+        let mut bytes = [0; 3 << 14];
+        medium.read_at(0, &mut bytes).unwrap();
+        assert!(bytes[..1 << 14].iter().chain(&bytes[2 << 14..]).all(|byte| *byte == 7));
+        assert!(bytes[1 << 14..2 << 14].iter().all(|byte| *byte == 0), "a hole");
+        medium.let_go();
+        assert_eq!(medium.read_at(0, &mut bytes).unwrap_err().kind(), io::ErrorKind::NotFound);
+        medium.sync().unwrap();
+    }
+}

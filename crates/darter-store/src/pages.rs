@@ -46,3 +46,27 @@ pub fn warm(stored: &dyn StoredBlob, part: &PieceFile, range: ByteRange) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_looked_at_in_stretches_that_have_all_of_it() {
+        let range = ByteRange::new(5, 5 + 2 * READ_AHEAD + 7);
+        let bounds: Vec<_> = stretches(range).map(|stretch| (stretch.start(), stretch.end())).collect();
+        assert_eq!(
+            bounds,
+            [(5, 5 + READ_AHEAD), (5 + READ_AHEAD, 5 + 2 * READ_AHEAD), (5 + 2 * READ_AHEAD, range.end())]
+        );
+        assert_eq!(stretches(ByteRange::new(9, 9)).count(), 0);
+    }
+
+    #[test]
+    fn what_was_just_written_is_in_memory() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 * READ_AHEAD).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 3 * READ_AHEAD as usize], 0).unwrap();
+        assert!(are_in_memory(&file, ByteRange::new(1, 3 * READ_AHEAD)));
+    }
+}

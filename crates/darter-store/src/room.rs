@@ -131,3 +131,67 @@ impl Room {
 fn share(bytes: u64, share: f64) -> u64 {
     (bytes as f64 * share.clamp(0.0, 1.0)) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn room(quota: Option<Amount>, reserve_free: Amount) -> Room {
+        Room::new(&StoreConfig { quota, reserve_free, ..StoreConfig::new(Arc::new(|| 0)) })
+    }
+
+    #[test]
+    fn what_may_be_held_is_the_lesser_of_the_quota_and_what_the_disk_leaves() {
+        let room = room(Some(Amount::Percent(50.0)), Amount::Bytes(100));
+        room.found(200);
+        assert_eq!((room.disk_free(), room.quota()), (None, None), "nobody asked the disk yet");
+        room.measure(None);
+        assert_eq!(room.disk_free(), None);
+        let measured = |free| {
+            room.measure(Some(Space { total: 1000, free }));
+            (room.capacity(), room.quota(), room.disk_free())
+        };
+        let limit = || match room.full(1, 0) {
+            StoreError::Full { limit, .. } => limit,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(measured(700), (500, Some(500), Some(700)));
+        assert_eq!(limit(), Limit::Quota(500));
+        assert_eq!(measured(250), (350, Some(500), Some(250)));
+        assert_eq!(limit(), Limit::Reserve(100));
+        assert_eq!(measured(0).0, 100, "less than is held");
+        room.set_limits(Some(Amount::Bytes(300)), Amount::Percent(1.0));
+        assert_eq!(measured(700), (300, Some(300), Some(700)));
+        room.set_limits(None, Amount::Percent(1.0));
+        assert_eq!(measured(700), (890, None, Some(700)));
+        assert_eq!(limit(), Limit::Reserve(10));
+    }
+
+    #[test]
+    fn room_is_taken_up_to_the_last_byte_and_given_back() {
+        let room = room(Some(Amount::Bytes(1000)), Amount::Bytes(0));
+        let refused = |bytes| match room.take(bytes) {
+            Err(StoreError::Full { needed, free, .. }) => (needed, free),
+            other => panic!("{other:?}"),
+        };
+        room.take(1000).unwrap();
+        assert_eq!(refused(1), (1, 0));
+        room.take(0).unwrap();
+        room.give_back(400);
+        assert_eq!((refused(401), refused(u64::MAX)), ((401, 400), (u64::MAX, 400)));
+        room.take(400).unwrap();
+        assert_eq!((room.used(), room.capacity()), (1000, 1000));
+    }
+
+    #[test]
+    fn eviction_begins_above_one_mark_and_ends_at_a_lower_one() {
+        let room = room(Some(Amount::Bytes(1000)), Amount::Bytes(0));
+        room.take(949).unwrap();
+        assert!(!room.above_high_water());
+        room.take(3).unwrap();
+        assert!(room.above_high_water());
+        assert_eq!(room.low_mark(), 850);
+    }
+}

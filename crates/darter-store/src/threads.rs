@@ -258,4 +258,22 @@ mod tests {
             assert!(tokio::task::spawn_blocking(|| !MARKED.get()).await.unwrap());
         }
     }
+
+    #[tokio::test]
+    async fn work_under_way_is_counted_and_can_be_waited_for() {
+        let store = crate::MemStore::new(&crate::StoreConfig::new(Arc::new(|| 0)));
+        let disk = Disk::new(Arc::new(store));
+        disk.settled().await;
+        let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+        let work = disk.run(move || waits.recv().unwrap());
+        assert_eq!(disk.running(), 1);
+        let waiting = disk.clone();
+        let settled = tokio::spawn(async move { waiting.settled().await });
+        tokio::task::yield_now().await;
+        assert!(!settled.is_finished());
+        goes_on.send(()).unwrap();
+        work.await;
+        assert_eq!(disk.running(), 0);
+        settled.await.unwrap();
+    }
 }

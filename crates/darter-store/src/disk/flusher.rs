@@ -147,4 +147,15 @@ mod tests {
         assert!(trouble.ends() && !trouble.ends());
         assert!(trouble.is_news(began));
     }
+
+    #[test]
+    fn a_ring_is_heard_once_and_the_end_for_ever() {
+        let (bell, soon, late) = (Bell::default(), Duration::from_millis(1), Duration::from_secs(5));
+        assert!(bell.wait(soon) == Call::None);
+        (0..2).for_each(|_| bell.ring());
+        assert!(bell.wait(late) == Call::Evict && bell.wait(soon) == Call::None);
+        bell.stop();
+        bell.ring();
+        assert!(bell.wait(late) == Call::Stop && bell.wait(late) == Call::Stop);
+    }
 }

@@ -275,4 +275,21 @@ mod tests {
         let read: (BlobId, Version, u64) = postcard::from_bytes(&newer).unwrap();
         assert_eq!(read, (record.blob, record.version, record.checked));
     }
+
+    #[test]
+    fn what_could_not_be_written_is_kept_unless_something_newer_was_noted() {
+        let blob = |number| BlobId([number; 32]);
+        let last_use = |order| LastUse { order, at: 0 };
+        let record =
+            |number| SourceRecord { blob: blob(number), version: Version::default(), checked: 1, fetched: None };
+        let pending = |gone: &[u8], uses: &[(u8, u64)], sources: &[(u8, u8)]| Pending {
+            gone: gone.iter().copied().map(blob).collect(),
+            uses: uses.iter().map(|(number, order)| (blob(*number), last_use(*order))).collect(),
+            sources: sources.iter().map(|(key, number)| (blob(*key), record(*number))).collect(),
+        };
+        let mut next = pending(&[2], &[(1, 5)], &[(9, 3)]);
+        next.put_back(pending(&[4], &[(1, 3), (2, 1), (3, 2)], &[(8, 2), (9, 1), (10, 1)]));
+        let expected = pending(&[2, 4], &[(1, 5), (3, 2)], &[(9, 3), (10, 1)]);
+        assert_eq!((next.gone, next.uses, next.sources), (expected.gone, expected.uses, expected.sources));
+    }
 }

@@ -366,3 +366,6 @@ fn unreadable(dir: &Dir, name: &str, error: &io::Error) {
 fn delete(dir: &Dir, name: &str) -> Result<()> {
     dir.remove(name).map(drop).map_err(StoreError::io("delete", &dir.path_of(name)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,3 +84,100 @@ fn a_blob_whose_length_turns_out_too_long_passes_on_from_where_the_room_ends() {
     blob.seal(content.manifest.root().unwrap()).unwrap();
     assert!(blob.is_complete());
 }
+
+#[test]
+fn what_is_known_of_a_passing_blob_is_what_is_known_of_the_stored_one() {
+    let store = MemStore::new(&config(Some(2 * PIECE)));
+    let content = Content::new(1, 5 * PIECE + 9);
+    let growing = Manifest::new(content.manifest.piece_length(), None);
+    let stored = store.open_or_create(content.id, info(&content), growing).unwrap();
+    let blob = Passing::over(Arc::clone(&stored));
+    assert_eq!((blob.id(), blob.info()), (content.id, info(&content)));
+    assert_eq!(blob.extend(0, &content.manifest.hashes()[..4]).unwrap(), 4);
+    assert_eq!((blob.prefix(), blob.known_count(), blob.length()), (4, 4, None));
+    assert_eq!(blob.hash(PieceIndex(1)), content.manifest.hash(PieceIndex(1)));
+    assert_eq!((blob.hash(PieceIndex(4)), blob.hashes_from(1, 2)), (None, content.manifest.hashes()[1..3].to_vec()));
+    assert_eq!((blob.known(), blob.manifest()), (stored.known(), stored.manifest()));
+    assert!(!blob.holds(PieceIndex(0)) && !blob.passes());
+    blob.forget(PieceIndex(3)).unwrap();
+    assert!(blob.forgotten().is_empty(), "it does not pass yet");
+    // Two are stored, two are aside.
+    (0..4).for_each(|piece| content.put(&*blob, piece));
+    assert!((0..4).map(PieceIndex).all(|piece| blob.holds(piece)) && !blob.holds(PieceIndex(4)));
+    assert_eq!((blob.held().len(), blob.held_bytes(), stored.held_bytes()), (4, 4 * PIECE, 2 * PIECE));
+    for piece in [1, 3] {
+        assert_eq!(blob.put(PieceIndex(piece), content.piece(piece)).unwrap(), Put::AlreadyHeld);
+    }
+    assert!(matches!(blob.put(PieceIndex(4), content.piece(4)), Err(StoreError::UnknownPiece { .. })));
+    blob.extend(4, &content.manifest.hashes()[4..]).unwrap();
+    assert!(
+        matches!(blob.put(PieceIndex(5), content.piece(5)), Err(StoreError::UnknownPiece { .. })),
+        "is it the last?"
+    );
+    let mut read = Vec::new();
+    (0..4).for_each(|piece| {
+        blob.read_piece(PieceIndex(piece), &mut read).unwrap();
+        assert_eq!(read, content.piece(piece));
+    });
+    blob.set_length(content.data.len() as u64).unwrap();
+    assert!(matches!(blob.read_at(content.data.len() as u64 - 1, &mut [0; 2]), Err(StoreError::NotHeld { .. })));
+    (4..6).for_each(|piece| content.put(&*blob, piece));
+    assert!(matches!(blob.read_at(content.data.len() as u64 - 1, &mut [0; 2]), Err(StoreError::PastTheEnd { .. })));
+    assert_eq!(blob.held_bytes(), content.data.len() as u64);
+    blob.drop_pieces(&[PieceIndex(3)].into_iter().collect()).unwrap();
+    assert_eq!(blob.held_bytes(), content.data.len() as u64 - PIECE);
+    assert!(matches!(blob.seal(content.manifest.root().unwrap()), Err(StoreError::Incomplete { held: 5, .. })));
+    content.put(&*blob, 3);
+    assert!(matches!(blob.seal(darter_core::PieceHash([0; 32])), Err(StoreError::WrongRoot(_))));
+    assert!(!blob.is_complete());
+    blob.seal(content.manifest.root().unwrap()).unwrap();
+    assert!(blob.is_complete());
+    assert!(blob.piece_file(PieceIndex(3)).unwrap().is_none() && blob.ready_file(PieceIndex(3)).is_none());
+    blob.discard().unwrap();
+    assert!(blob.is_discarded() && stored.is_discarded() && blob.held().is_empty() && !blob.is_complete());
+    assert!(matches!(blob.put(PieceIndex(3), content.piece(3)), Err(StoreError::Discarded(_))));
+    assert!(matches!(blob.seal(content.manifest.root().unwrap()), Err(StoreError::Discarded(_))));
+}
+
+#[test]
+fn a_last_piece_that_passed_for_a_full_one_is_dropped_when_the_length_is_known() {
+    for (length, kept) in [(4 * PIECE, 4), (3 * PIECE + 5, 3)] {
+        let store = MemStore::new(&config(Some(2 * PIECE)));
+        let content = Content::new(1, 4 * PIECE);
+        let growing = Manifest::new(content.manifest.piece_length(), None);
+        let blob = Passing::over(store.open_or_create(content.id, info(&content), growing).unwrap());
+        blob.extend(0, content.manifest.hashes()).unwrap();
+        (0..4).for_each(|piece| content.put(&*blob, piece));
+        blob.set_length(length).unwrap();
+        assert_eq!((blob.held().len(), blob.held_bytes()), (kept, u64::from(kept) * PIECE), "{length}");
+    }
+}
+
+#[test]
+fn a_blob_that_rests_while_it_passes_may_be_evicted_of_what_is_stored() {
+    let store = MemStore::new(&config(Some(4 * PIECE)));
+    let content = Content::new(1, 3 * PIECE);
+    let blob = Passing::over(content.fill(&store));
+    blob.rest();
+    drop(Content::new(2, 3 * PIECE).fill(&store));
+    assert!(!blob.wake() && blob.is_discarded());
+    let blob = Passing::over(Content::new(3, PIECE).fill(&store));
+    blob.rest();
+    assert!(blob.wake() && !blob.is_discarded());
+}
+
+#[test]
+fn a_digest_of_another_kind_cannot_be_told_of_what_has_passed() {
+    let content = Content::new(1, 3 * PIECE);
+    let blob = in_memory(&content);
+    (0..3).for_each(|piece| content.put(&*blob, piece));
+    assert!(matches!(blob.hash_whole(&Digest::Sha512([0; 64])), Err(StoreError::Incomplete { held: 3, .. })));
+    let digest = Digest::sha256(&content.data);
+    assert_eq!(blob.hash_whole(&digest).unwrap(), digest, "of what is aside");
+    // What was forgotten out of order was not hashed.
+    let blob = in_memory(&content);
+    content.put(&*blob, 1);
+    blob.forget(PieceIndex(2)).unwrap();
+    (0..3).filter(|piece| *piece != 1).for_each(|piece| content.put(&*blob, piece));
+    assert!(blob.hash_whole(&digest).is_err());
+}
