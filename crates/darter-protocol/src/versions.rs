@@ -156,4 +156,9 @@ mod tests {
         assert!(few.contains(Capabilities::from_bits(0b100)) && !few.contains(Capabilities::from_bits(0b110)));
         assert_eq!(few.common(Capabilities::from_bits(0b110)), Capabilities::from_bits(0b100));
     }
+
+    #[test]
+    fn a_range_of_one_is_one_version() {
+        assert_eq!((range(3, 3).to_string(), range(2, 4).to_string()), ("version 3".into(), "versions 2 to 4".into()));
+    }
 }

@@ -73,3 +73,21 @@ fn what_is_not_known_is_refused_or_skipped_and_nonsense_is_neither() {
     assert!(matches!(header(77, 0, MAX_PIECE_LENGTH + 1), Err(ProtocolError::TooLong { .. })));
     assert!(matches!(header(0, MAX_PIECES, 1), Err(ProtocolError::Violation { .. })));
 }
+
+#[test]
+fn pieces_that_no_blob_has_are_not_asked_for_and_flags_of_the_future_are_skipped() {
+    let mut frame = Ask::Request(Request { id: 7, blob: BlobId([9; 32]), wanted: Wanted::Any, urgent: false }).encode();
+    let mut with = |flags: u8, piece: u32| {
+        frame[5] = flags;
+        frame[8..12].copy_from_slice(&piece.to_le_bytes());
+        Ask::decode(&frame)
+    };
+    for (flags, urgent) in [(0, false), (1, true), (2, false), (3, true), (254, false)] {
+        let Ok(Ok(Ask::Request(request))) = with(flags, MAX_PIECES - 1) else { panic!("{flags}") };
+        assert_eq!((request.urgent, request.wanted), (urgent, Wanted::Piece(PieceIndex(MAX_PIECES - 1))));
+    }
+    assert!(matches!(with(0, MAX_PIECES), Err(ProtocolError::Violation { .. })));
+    assert!(matches!(with(0, u32::MAX - 1), Err(ProtocolError::Violation { .. })));
+    let longest = Header::None { id: 7, reason: Refusal::Busy, skip: MAX_PIECE_LENGTH };
+    assert_eq!(Header::decode(&longest.encode()).unwrap(), longest);
+}

@@ -1,3 +1,5 @@
+mod bounds;
+
 use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, HashChain, LeadKey, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof,

@@ -97,3 +97,29 @@ proptest! {
         let _ = decode_hello(3, &bytes[..at]);
     }
 }
+
+#[test]
+fn what_is_not_darters_is_told_by_its_first_bytes() {
+    for begins in [&b""[..], b"D", b"DRT", b"DRTR", b"DRTR\x03"] {
+        assert!(Head::may_begin_with(begins), "{begins:?}");
+    }
+    for begins in [&b"G"[..], b"DRTX", b"GET / HTTP/1.1", b"DX"] {
+        assert!(!Head::may_begin_with(begins), "{begins:?}");
+    }
+    assert_eq!(Head::decode(b"DRTR\x03\x02"), Some(Head { form: 3, kind: 2 }));
+    assert_eq!(Head::decode(b"HTTP\x03\x02"), None);
+    assert_eq!([0, 1, 2, 3].map(Kind::from_number), [None, Some(Kind::Control), Some(Kind::Data), None]);
+}
+
+#[test]
+fn an_introduction_has_a_bound_that_is_told_before_it_is_read() {
+    let longest = MAX_HELLO as u16;
+    assert_eq!(hello_length(longest.to_le_bytes()).unwrap(), MAX_HELLO);
+    assert!(matches!(hello_length((longest + 1).to_le_bytes()), Err(ProtocolError::TooLong { length: 4097, .. })));
+    let with = |program: usize| encode(3, Kind::Control, &Hello { program: "x".repeat(program), ..hello() });
+    // Of that the program of five letters takes six bytes, and one of thousands two bytes more than its letters.
+    let room = MAX_HELLO - (written(3, &hello()).len() - 6) - 2;
+    assert_eq!(with(room).unwrap().len(), 8 + MAX_HELLO);
+    assert!(matches!(with(room + 1), Err(ProtocolError::TooLong { length: 4097, .. })));
+    assert!(with(1 << 17).is_err());
+}
