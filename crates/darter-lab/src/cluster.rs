@@ -144,7 +144,7 @@ impl<'host> Agent<'host> {
 
     /// Its administration socket.
     pub fn socket(&self) -> PathBuf {
-        self.data.join("darter.sock")
+        darter_api::socket_path(&self.data)
     }
 
     /// What its process keeps resident; an error when it does not run.

@@ -16,6 +16,7 @@
 //! | [`hub`] | a registry that behaves as Docker Hub does: tokens, redirects to another host |
 //! | [`engine`] | containerd (the distribution's, and one built from source), Docker, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
+//! | `socket` | their administration sockets, asked by the one client that there is |
 //! | [`client`] | an HTTP client on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
 //! | [`bench`](mod@bench) | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
@@ -43,6 +44,7 @@ pub mod race;
 pub mod registry;
 mod reserve;
 pub mod rootfs;
+mod socket;
 mod table;
 
 pub use cluster::Agent;

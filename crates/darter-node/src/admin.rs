@@ -1,13 +1,15 @@
 //! The administration socket: HTTP with JSON over unix sockets, `DATA_DIR/darter.sock` and those of `--socket`, for the
-//! `darter` command. Routes and types are in [`crate::api`].
+//! `darter` command. Routes and types are in [`darter_api`]; `handover` gives a blob's file away.
 //!
 //! A socket's mode says who may open it: its owner (0600), or also a group (0660, `--socket-group`). Root and the agent's own
 //! user may do everything; members of the group may download and look, and change nothing.
 
+mod handover;
+
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -19,6 +21,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use darter_api::handover::{ORDER_HEADER, Order, PROTOCOL, READY, Sender};
+use darter_api::headers::{
+    BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
+    RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
+};
+use darter_api::{GetRequest, Problem, Waiting};
 use darter_core::fault::advice;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
 use futures_util::stream::BoxStream;
@@ -34,46 +42,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::agent::{Agent, MIN_DIGITS};
-use crate::api::{GetRequest, Problem, Waiting};
 use crate::descriptors::PatientListener;
 use crate::error::{FetchError, StartError};
-use crate::handover;
-use crate::swarms::again::{Handing, Order};
-
-/// The header of a download's answer that names its blob.
-pub const BLOB_HEADER: &str = "darter-blob";
-
-/// The header that tells a download's length in bytes, if it is known.
-pub const LENGTH_HEADER: &str = "darter-length";
-
-/// The header that tells when the content was last modified, as its origin wrote it.
-pub const MODIFIED_HEADER: &str = "darter-last-modified";
-
-/// The header that carries the origin's `Content-Disposition`, where it was asked for.
-pub const DISPOSITION_HEADER: &str = "darter-disposition";
-
-/// The header that says which bytes an answer has, and how many there are in all: `FIRST-LAST/LENGTH`.
-pub const RANGE_HEADER: &str = "darter-range";
-
-/// The trailer that tells why a download ended before its end.
-pub const ERROR_TRAILER: &str = "darter-error";
-
-/// The trailer that says that the content changed at its origin while it was read, and may be asked for again.
-pub const CHANGED_TRAILER: &str = "darter-changed";
-
-/// The trailers that tell whose fault that is and whether asking again helps, as in [`Problem`].
-pub const FAULT_TRAILER: &str = "darter-fault";
-/// See [`FAULT_TRAILER`].
-pub const RETRY_TRAILER: &str = "darter-retry";
-/// After how many seconds, where that is known.
-pub const RETRY_AFTER_TRAILER: &str = "darter-retry-after";
+use crate::swarms::again::Handing;
 
 const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
-
-/// Where the socket of a data directory is.
-pub fn socket_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("darter.sock")
-}
 
 /// Binds a socket, for its owner and for `group`. A socket that nobody answers at belongs to a process that ended without
 /// removing it.
@@ -230,7 +203,7 @@ async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Res
     agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&agent, &error), |top| told(&top))
 }
 
-/// A caller's wish to be given the blob's file: see [`handover`].
+/// A caller's wish to be given the blob's file: see [`handover`](darter_api::handover).
 struct Upgrade {
     to: Option<OnUpgrade>,
     /// The order in which it wants the parts, if it says so.
@@ -241,8 +214,8 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
-        let wanted = head.headers.get(header::UPGRADE).is_some_and(|value| value == handover::PROTOCOL);
-        let order = head.headers.get(handover::ORDER_HEADER).and_then(|value| Order::named(value.as_bytes()));
+        let wanted = head.headers.get(header::UPGRADE).is_some_and(|value| value == PROTOCOL);
+        let order = head.headers.get(ORDER_HEADER).and_then(|value| Order::named(value.as_bytes()));
         Ok(Self { to: head.extensions.remove::<OnUpgrade>().filter(|_| wanted), order })
     }
 }
@@ -287,9 +260,9 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         agent.background(hand_over(upgrade, parts, order.is_some()));
         let mut switching = response.status(StatusCode::SWITCHING_PROTOCOLS);
         if let Some(order) = order {
-            switching = switching.header(handover::ORDER_HEADER, order.name());
+            switching = switching.header(ORDER_HEADER, order.name());
         }
-        let headers = switching.header(header::CONNECTION, "upgrade").header(header::UPGRADE, handover::PROTOCOL);
+        let headers = switching.header(header::CONNECTION, "upgrade").header(header::UPGRADE, PROTOCOL);
         return headers.body(Body::empty()).expect("headers of digits and letters");
     }
     // An error half-way goes into a trailer, so that whoever reads learns the reason and not only that it broke.
@@ -329,10 +302,10 @@ async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Handing,
             Err(_) => return,
         },
     };
-    if ready != handover::READY {
+    if ready != READY {
         return;
     }
-    if let Err(error) = handover::send(stream, parts, tells).await {
+    if let Err(error) = handover::send(Sender::new(stream, tells), parts).await {
         tracing::debug!(%error, "a program that was given a file went away");
     }
 }

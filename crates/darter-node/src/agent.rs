@@ -18,6 +18,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_api as api;
+use darter_api::handover::Order;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, BlobId, ByteRange, PieceIndex, Source, Version, in_full};
 use darter_origin::Requester;
@@ -31,8 +33,7 @@ use self::contents::Contents;
 use self::images::Removable;
 pub(crate) use self::names::MIN_DIGITS;
 pub use self::reload::Reloaded;
-use self::view::Sampler;
-use crate::api;
+use self::view::{Sampler, store_status};
 use crate::context::Context;
 use crate::error::{FetchError, StartError};
 use crate::fleet::Fleet;
@@ -43,10 +44,11 @@ use crate::metrics::process::Usage;
 use crate::mirror::Nearness;
 use crate::options::{Options, Role};
 use crate::registries::Registries;
-use crate::swarms::again::{Handing, Order};
+use crate::swarms::again::Handing;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::rest::Hold;
 use crate::transfer::stream::{Giving, Part};
+use crate::transfer::view::waiting_for;
 use crate::transfer::{Outcome, Transfer};
 
 /// How often idle transfers are looked for and gauges are set.
@@ -193,7 +195,7 @@ impl Agent {
     /// The origin of a source, if it is being waited for.
     pub fn waiting(&self, source: &Source) -> Option<api::Waiting> {
         let pause = self.inner.context.pauses.of(source)?;
-        Some(api::Waiting::of(source, pause))
+        Some(waiting_for(source, pause))
     }
 
     /// What a program asked for failed.
@@ -237,7 +239,7 @@ impl Agent {
             resident: process.resident_bytes,
             cpu: process.cpu_seconds,
             cpu_seconds: process.cpu_seconds,
-            store: api::StoreStatus::new(&usage),
+            store: store_status(&usage),
             traffic: inner.context.metrics.traffic(),
             seeds: inner.seeds.status(),
             peers: inner.fleet.peers().into_iter().map(peer_status).collect(),

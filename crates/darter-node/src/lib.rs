@@ -13,8 +13,6 @@
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
 //! | `small_files` | work on small files beside the blobs, for which nobody waits while the disk hangs |
 //! | [`admin`] | the administration socket |
-//! | [`api`] | the JSON of the administration socket |
-//! | [`handover`] | how a blob's file goes to `darter get` without a copy |
 //! | [`local`] | the port for programs of this host: mirror, metrics, health |
 //! | [`mirror`] | the registry mirror |
 //! | [`registries`] | what registries say, asked once for the fleet |
@@ -23,13 +21,11 @@
 
 pub mod admin;
 pub mod agent;
-pub mod api;
 mod budget;
 mod context;
 mod descriptors;
 pub mod error;
 mod fleet;
-pub mod handover;
 mod identity;
 mod joins;
 pub mod local;
@@ -45,9 +41,10 @@ mod waits;
 
 pub use agent::builder::Builder;
 pub use agent::{Agent, Download, Reloaded};
+pub use darter_api::handover::Order;
 pub use darter_origin::is_own_header;
 pub use error::{FetchError, StartError};
 pub use options::Options;
-pub use swarms::again::{Handing, Order};
+pub use swarms::again::Handing;
 pub use transfer::stream::Part;
 pub use waits::ANSWER_TIMEOUT;

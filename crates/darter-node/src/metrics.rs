@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use darter_api::Traffic;
 use darter_core::{Fault, Tier};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -26,7 +27,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use self::process::ProcessCollector;
 use self::registries::Registries;
-use crate::api::Traffic;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

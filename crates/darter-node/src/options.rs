@@ -5,21 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use darter_api::Role;
 use darter_core::Rate;
 pub use darter_store::Amount;
 use url::Url;
-
-/// What an agent is to its fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Reads origins for everybody and tracks swarms.
-    Seed,
-    /// Asks seeds first, and reads an origin only when none answers.
-    Node,
-    /// One download without a daemon: nobody is served, nothing listens.
-    Embedded,
-}
 
 /// When a tag is answered as it was last seen, because its registry gives no answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

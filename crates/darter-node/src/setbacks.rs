@@ -8,11 +8,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use darter_api::WrongSource;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Moment, NodeId, Source};
 use parking_lot::Mutex;
 
-use crate::api::WrongSource;
 use crate::context::{Context, unix_now};
 use crate::error::FetchError;
 

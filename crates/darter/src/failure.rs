@@ -3,13 +3,13 @@
 
 use std::io;
 
+use darter_api::ClientError;
+use darter_api::Problem;
 use darter_core::{Blame, Blamed, Fault, Retry, in_full};
-use darter_node::api::Problem;
 use darter_node::{FetchError, StartError};
 use darter_store::StoreError;
 
 use crate::cli::hidden::without_logins;
-use crate::client::ClientError;
 
 /// The exit code of a command that failed for now, and may succeed when it is run again: `EX_TEMPFAIL` of sysexits.h.
 const FAILED_FOR_NOW: u8 = 75;

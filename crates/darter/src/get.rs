@@ -44,10 +44,10 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use darter_api::Traffic;
+use darter_api::handover::Anew;
 use darter_core::{Blame, BlobId, Digest, Fault, Retry};
 use darter_node::Order;
-use darter_node::api::Traffic;
-use darter_node::handover::Anew;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
@@ -91,11 +91,11 @@ struct Report {
     /// is known, else what `--digest` asked for. `None` where nobody computed one.
     digest: Option<Digest>,
     blob: Option<BlobId>,
-    #[serde(flatten, with = "darter_node::api::units::took_seconds")]
+    #[serde(flatten, with = "darter_api::units::took_seconds")]
     seconds: f64,
     traffic: Traffic,
     /// Bytes that were here from an earlier attempt.
-    #[serde(flatten, with = "darter_node::api::units::resumed_bytes")]
+    #[serde(flatten, with = "darter_api::units::resumed_bytes")]
     resumed: u64,
     /// The daemon's socket; `None` when this process did the work.
     daemon: Option<String>,
@@ -467,7 +467,7 @@ fn shown(job: &Job) -> String {
 }
 
 /// Bytes held that nobody gave in this transfer.
-fn already_here(progress: &darter_node::api::Progress) -> u64 {
+fn already_here(progress: &darter_api::Progress) -> u64 {
     let Traffic { from_origin, from_seed, from_peers, .. } = progress.traffic;
     progress.held_bytes.saturating_sub(from_origin + from_seed + from_peers)
 }

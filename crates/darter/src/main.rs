@@ -11,11 +11,9 @@
 //! | `top` | `top` |
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
-//! | `client` | the daemon's unix socket |
 //! | `failure`, `output`, `logging`, `signals`, `table`, `units`, `glyphs` | exit codes, streams, signals, and words for people |
 
 mod cli;
-mod client;
 mod config;
 mod demo;
 mod failure;

@@ -121,7 +121,7 @@ fn at_a_glance(agent: &Agent) -> String {
 }
 
 /// What somebody who has just started an agent by hand wants to know.
-fn summary(role: Role, status: &darter_node::api::Status) -> String {
+fn summary(role: Role, status: &darter_api::Status) -> String {
     let local = status.local.as_deref().unwrap_or("127.0.0.1:7401");
     let listen = status.listen.as_deref().unwrap_or("0.0.0.0:7400");
     let port = listen.rsplit_once(':').map_or("7400", |(_, port)| port);

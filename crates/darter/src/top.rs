@@ -29,12 +29,12 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::bail;
-use darter_node::api::top::Top;
+use darter_api::Client;
+use darter_api::top::Top;
 
 use self::state::State;
 use self::words::Palette;
 use crate::cli::TopArgs;
-use crate::client::Client;
 use crate::output;
 
 /// How often the daemon is asked when nothing else is said.

@@ -17,8 +17,9 @@ use crate::oci::digest_of;
 use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::{Content, memory_directory};
 use crate::race::course::Nginx;
-use crate::race::darter::{ask, get, meet_seed};
+use crate::race::darter::meet_seed;
 use crate::reserve::Reserve;
+use crate::socket;
 
 const SEED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -76,14 +77,14 @@ fn measure(bench: &Bench, content: &Content, method: &str, flags: &[&str]) -> Re
 }
 
 /// Lets an agent fetch all files, and waits until it has.
-fn fetch(socket: &Path, origin: &Nginx, content: &Content) -> Result<()> {
+fn fetch(at: &Path, origin: &Nginx, content: &Content) -> Result<()> {
     let clock = SystemClock::start();
     let mut blobs = Vec::new();
     for (name, digest) in &content.files {
-        blobs.push(get(socket, &origin.url(name), *digest)?);
+        blobs.push(socket::get(at, &origin.url(name), *digest)?);
     }
     for blob in blobs {
-        while ask(socket, &format!("/v1/progress?blob={blob}"))?["complete"] != true {
+        while !socket::progress(at, blob)?.complete {
             ensure!(clock.now().since(darter_core::Moment::ZERO) < GIVE_UP, "{blob} did not arrive");
             thread::sleep(GLANCE);
         }

@@ -6,28 +6,22 @@
 //! by a clock that began with its transfer; when that was is told by the lab's own clock.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use darter_core::{Clock, Digest, Moment, SystemClock};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, bail};
+use darter_core::{BlobId, Clock, Moment, SystemClock};
 
 use crate::cluster::{Agent, PEER_PORT};
 use crate::process::wait_until;
 use crate::race::course::{Course, Nginx, START_TIMEOUT};
 use crate::race::method::{Look, Method};
+use crate::socket;
 
-/// How long an agent may take to answer.
-const AGENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a seed may take to read a file from the origin.
 const WARM_UP_TIMEOUT: Duration = Duration::from_secs(600);
-/// The header of an answer that names its blob.
-const BLOB_HEADER: &str = "darter-blob";
 
 /// The fleet, and the origin that its seed reads.
 pub(crate) struct Darter<'c> {
@@ -47,9 +41,9 @@ struct Node<'c> {
 /// A blob that a node was asked for.
 enum Wanted {
     /// Asked for; the agent has not answered yet.
-    Asked(JoinHandle<Result<String>>),
+    Asked(JoinHandle<Result<BlobId>>),
     /// On its way. The agent's clock for it began this many seconds after the node, as far as answers have told.
-    Coming { blob: String, zero: Option<f64>, held: u64 },
+    Coming { blob: BlobId, zero: Option<f64>, held: u64 },
     /// Held and checked, this long after the node began.
     Held { seconds: f64 },
 }
@@ -85,8 +79,8 @@ impl<'c> Darter<'c> {
     fn warm_seed(&self) -> Result<()> {
         let socket = self.seed.socket();
         for (file, digest) in &self.course.content.files {
-            let blob = get(&socket, &self.origin.url(file), *digest)?;
-            let is_complete = || Ok(ask(&socket, &format!("/v1/progress?blob={blob}"))?["complete"] == true);
+            let blob = socket::get(&socket, &self.origin.url(file), *digest)?;
+            let is_complete = || Ok(socket::progress(&socket, blob)?.complete);
             wait_until(&format!("the seed to hold {file}"), WARM_UP_TIMEOUT, is_complete)?;
         }
         Ok(())
@@ -111,7 +105,7 @@ impl Method for Darter<'_> {
         for (file, digest) in &self.course.content.files {
             let (socket, url, digest) = (node.agent.socket(), self.origin.url(file), *digest);
             // The answer comes when the origin's does, and the others are not to wait for that.
-            let asking = thread::spawn(move || get(&socket, &url, digest));
+            let asking = thread::spawn(move || socket::get(&socket, &url, digest));
             node.wanted.push(Wanted::Asked(asking));
         }
         Ok(())
@@ -190,11 +184,11 @@ impl Wanted {
             *self = Self::Coming { blob: answer?, zero: None, held: 0 };
         }
         if let Self::Coming { blob, zero, held } = self {
-            let progress = ask(socket, &format!("/v1/progress?blob={blob}"))?;
-            *held = progress["held_bytes"].as_u64().unwrap_or(*held);
-            let elapsed = progress["elapsed"].as_f64().context("progress tells the time it took")?;
+            let progress = socket::progress(socket, *blob)?;
+            *held = progress.held_bytes;
+            let elapsed = progress.elapsed;
             let seen = now();
-            if progress["complete"] == true {
+            if progress.complete {
                 *self = Self::Held { seconds: zero.map_or(seen, |zero| (zero + elapsed).min(seen)) };
             } else {
                 // The quickest answer says best when the agent's clock began.
@@ -211,47 +205,7 @@ pub(crate) fn meet_seed(agent: &Agent<'_>) -> Result<()> {
     let socket = agent.socket();
     wait_until(&format!("{} to meet its seed", agent.host().name()), START_TIMEOUT, || {
         // Its socket comes a moment after its ports.
-        let Ok(status) = ask(&socket, "/v1/status") else { return Ok(false) };
-        Ok(status["seeds"].as_array().is_some_and(|seeds| seeds.iter().all(|seed| seed["up"] == true)))
+        let Ok(status) = socket::status(&socket) else { return Ok(false) };
+        Ok(status.seeds.iter().all(|seed| seed.up))
     })
-}
-
-/// Lets an agent fetch a URL's content, which must have this digest; gives the blob's id.
-pub(crate) fn get(socket: &Path, url: &str, digest: Digest) -> Result<String> {
-    let request = json!({ "url": url, "digest": digest.to_string() }).to_string();
-    let head = exchange(socket, "POST", "/v1/get", &request, false)?;
-    let blob = head.lines().find_map(|line| line.strip_prefix(BLOB_HEADER)?.strip_prefix(':'));
-    Ok(blob.with_context(|| format!("the agent answered {head}"))?.trim().to_owned())
-}
-
-/// What an agent answers to a GET on its socket.
-pub(crate) fn ask(socket: &Path, path: &str) -> Result<Value> {
-    let answer = exchange(socket, "GET", path, "", true)?;
-    serde_json::from_str(&answer).with_context(|| format!("the agent answered {path} with {answer}"))
-}
-
-/// One request on a connection of its own; gives the answer's body, or its head only.
-fn exchange(socket: &Path, method: &str, path: &str, body: &str, wants_body: bool) -> Result<String> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(AGENT_ANSWER_TIMEOUT))?;
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: darter\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice())?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    let split = |answer: &[u8]| answer.windows(4).position(|window| window == b"\r\n\r\n");
-    while wants_body || split(&answer).is_none() {
-        match stream.read(&mut buffer)? {
-            0 => break,
-            count => answer.extend_from_slice(&buffer[..count]),
-        }
-    }
-    let end = split(&answer).with_context(|| format!("the agent broke off its answer to {path}"))?;
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    let rest = String::from_utf8_lossy(&answer[end + 4..]).into_owned();
-    ensure!(head.starts_with("HTTP/1.1 200"), "the agent answered {path} with {head}\n{rest}");
-    Ok(if wants_body { rest } else { head })
 }

@@ -13,7 +13,6 @@ use url::Url;
 
 use super::builder::Builder;
 use super::{Agent, is_daemon};
-use crate::admin;
 use crate::error::StartError;
 use crate::options::{Options, UpstreamOption};
 
@@ -52,7 +51,7 @@ async fn serve(
         agent.serve_metrics(listener).await?;
     }
     if is_daemon(options.role) {
-        let own = admin::socket_path(&options.data_dir);
+        let own = darter_api::socket_path(&options.data_dir);
         for path in options.sockets.iter().filter(|path| **path != own).chain([&own]) {
             agent.serve_admin(path, options.socket_group)?;
         }

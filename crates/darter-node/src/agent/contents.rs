@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use darter_api::ImageRole;
 use darter_core::Digest;
 use parking_lot::Mutex;
 
-use crate::api::ImageRole;
 use crate::mirror::named::Named as Manifest;
 use crate::registries::Registries;
 

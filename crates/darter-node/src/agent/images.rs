@@ -4,12 +4,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use darter_api::{Explained, Explanation, ImageExplanation, ImagePart, ImageRole};
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Digest};
 
 use super::Inner;
 use super::names::{self, Named};
-use crate::api::{Explained, Explanation, ImageExplanation, ImagePart, ImageRole};
 use crate::error::FetchError;
 use crate::transfer::Outcome;
 

@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_api::top::{AgentView, Rates, SwarmRow, Top};
+use darter_api::{StoreStatus, Traffic};
 use darter_core::Moment;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Agent, images};
-use crate::api::top::{AgentView, Rates, SwarmRow, Top};
-use crate::api::{StoreStatus, Traffic};
 use crate::context::{Context, unix_now};
 use crate::error::FetchError;
 use crate::metrics::process::Usage;
@@ -128,7 +128,7 @@ impl Agent {
             peers: inner.fleet.peers().len() as u32,
             connections: inner.fleet.connections(),
             seeds: inner.seeds.status(),
-            store: StoreStatus::new(&usage),
+            store: store_status(&usage),
         }
     }
 
@@ -141,6 +141,18 @@ impl Agent {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
+    }
+}
+
+/// How it stands with the store's room.
+pub(super) fn store_status(usage: &darter_store::Usage) -> StoreStatus {
+    StoreStatus {
+        blobs: usage.blobs,
+        used: usage.used,
+        quota: usage.quota,
+        free: usage.disk_free.unwrap_or_default(),
+        capacity: usage.capacity,
+        evicted: usage.evicted_blobs,
     }
 }
 

@@ -26,6 +26,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use darter_api::Giver;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Moment, NodeId, PieceIndex, Retry, Tier, in_full};
 use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
@@ -42,7 +43,6 @@ use self::data::DataLink;
 use self::known::Known;
 use self::survey::Surveys;
 use self::twins::Twins;
-use crate::api::Giver;
 use crate::context::{Context, unix_now};
 use crate::descriptors::AcceptFailures;
 use crate::metrics::Failed;

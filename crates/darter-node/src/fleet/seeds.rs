@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use darter_api::SeedStatus;
 use darter_core::{Blame, Blamed as _, Fault, Moment, NodeId, Retry, in_full};
 use darter_wire::WireError;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Fleet;
-use crate::api::SeedStatus;
 use crate::error::StartError;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

@@ -10,12 +10,12 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use darter_api::ImageRole;
 use darter_core::Digest;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use serde::Deserialize;
 
-use crate::api::ImageRole;
 use crate::mirror::DOCKER_CONTENT_DIGEST;
 use crate::mirror::cache::Manifest;
 use crate::registries::question::MAX_MANIFEST;

@@ -12,6 +12,8 @@
 
 use std::sync::Arc;
 
+use darter_api::Checked;
+use darter_api::handover::Order;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, PieceIndex};
 use darter_origin::Requester;
@@ -19,22 +21,12 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
 use super::Swarms;
-use crate::api::Checked;
 use crate::error::FetchError;
 use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
 
 /// Tries after the first one.
 const MAX_TRIES: u32 = 3;
-
-/// The order in which a blob's parts are handed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// From the first byte to the last.
-    InOrder,
-    /// As pieces become true; some may come again.
-    Any,
-}
 
 /// What a program that is handed a blob is told.
 #[derive(Debug)]

@@ -9,12 +9,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_api::{Checked, CheckedBy};
 use darter_core::{Digest, in_full};
 use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
 use super::{Outcome, Transfer};
-use crate::api::{Checked, CheckedBy};
 use crate::error::FetchError;
 use crate::options::Role;
 

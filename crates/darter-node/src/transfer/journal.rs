@@ -9,10 +9,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use darter_api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic, Wait};
 use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
 use darter_store::{Dir, StoreError};
-
-use crate::api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic, Wait};
 
 /// Most events kept of one transfer; later ones are counted only.
 const MAX_EVENTS: usize = 200;

@@ -55,13 +55,14 @@ mod runs;
 pub(crate) mod stream;
 pub(crate) mod turns;
 mod upkeep;
-mod view;
+pub(crate) mod view;
 mod wants;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use darter_api::{self as api, CheckedBy, Giver};
 use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source,
@@ -86,7 +87,6 @@ use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
 use self::wants::Wants;
-use crate::api::{self, CheckedBy, Giver};
 use crate::context::{Context, Fetching, unix_now};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
@@ -537,7 +537,7 @@ impl Transfer {
             complete: matches!(state.outcome, Outcome::Complete),
             elapsed: state.journal.elapsed(now),
             traffic: state.journal.traffic(),
-            waiting: self.context.pauses.of(&self.source).map(|pause| api::Waiting::of(&self.source, pause)),
+            waiting: self.context.pauses.of(&self.source).map(|pause| view::waiting_for(&self.source, pause)),
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_api::Giver;
 use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
@@ -27,7 +28,6 @@ use super::leading::Leading;
 use super::parts::{Next, Parts};
 use super::turns::Turn;
 use super::{Lead, Outcome, State, Transfer};
-use crate::api::Giver;
 use crate::error::FetchError;
 use crate::options::Role;
 

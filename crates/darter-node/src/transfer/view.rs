@@ -6,13 +6,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceSet};
+use darter_api::top::{PeerName, PeerRow, Rates, StalledPiece, SwarmDetail, SwarmRow};
+use darter_api::{Giver, Waiting};
+use darter_core::{Moment, NodeId, PieceSet, Source};
+use darter_origin::Pause;
 use darter_swarm::OpenRequest;
 
+use super::dissolve::origin_of;
 use super::meter::Meter;
 use super::{Lead, Outcome, State, Transfer, map_of};
-use crate::api::Giver;
-use crate::api::top::{PeerName, PeerRow, Rates, StalledPiece, SwarmDetail, SwarmRow};
 
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;
@@ -25,6 +27,12 @@ const MAX_PEERS: usize = 256;
 
 /// Parts of the fine map.
 const FINE_PARTS: u32 = 256;
+
+/// The origin of a source, which is being waited for.
+pub(crate) fn waiting_for(source: &Source, pause: Pause) -> Waiting {
+    let retry_in_seconds = pause.left.as_secs_f64().ceil() as u64;
+    Waiting { origin: origin_of(source), reason: pause.reason, retry_in_seconds }
+}
 
 /// How fast bytes come and go.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_api::CheckedBy;
 use darter_core::{BlobId, Digest, NodeId, PieceIndex, Source};
-use darter_node::api::CheckedBy;
 use darter_node::options::{Amount, Role as AgentRole};
 use darter_node::{Agent, Download, FetchError, Handing, Options, Order, Part};
 use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};

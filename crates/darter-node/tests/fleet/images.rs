@@ -1,8 +1,8 @@
 //! What people call things: images, digests and the first digits of digests, on a node that pulled.
 
+use darter_api::{Explained, ImageExplanation, ImageRole};
 use darter_core::Digest;
 use darter_node::Agent;
-use darter_node::api::{Explained, ImageExplanation, ImageRole};
 use darter_node::error::FetchError;
 use darter_node::options::Role;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use clap_complete::Shell;
+use darter_api::Span;
 use darter_core::{Digest, Rate};
-use darter_node::api::Span;
 use url::Url;
 
 use super::agent::{AgentArgs, JoinArgs, LogArgs, OriginArgs, PlaceArgs, StoreArgs, UpstreamArgs};

@@ -3,15 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
+use darter_api::Client;
+use darter_api::socket_path;
 use darter_node::Options;
-use darter_node::admin::socket_path;
 use darter_node::options::{LoginOption, Role, UpstreamOption};
 
 use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, UpstreamArgs};
 use super::upstream::{self, Login, Upstream};
 use super::values;
 use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
-use crate::client::Client;
 use crate::config;
 use crate::failure::Failure;
 

@@ -6,13 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use darter_api::Client;
 use darter_core::Rate;
 use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
-
-use crate::client::Client;
 
 /// How long a member may take to start and to meet its seed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -106,7 +105,7 @@ impl Member {
             .stderr(File::create(&log)?)
             .spawn()
             .with_context(|| format!("can't start {name}"))?;
-        Ok(Self { name: name.to_owned(), client: Client::at(darter_node::admin::socket_path(&dir)), log, child })
+        Ok(Self { name: name.to_owned(), client: Client::at(darter_api::socket_path(&dir)), log, child })
     }
 
     /// Waits until it answers, and its seeds answer it; gives its peer address.

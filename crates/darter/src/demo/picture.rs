@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use darter_node::api::Progress;
+use darter_api::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 

@@ -37,7 +37,7 @@ pub(super) struct Outcome {
     pub(super) bytes: u64,
     pub(super) nodes: u16,
     /// Bytes per second.
-    #[serde(flatten, with = "darter_node::api::units::rate_bytes_per_second")]
+    #[serde(flatten, with = "darter_api::units::rate_bytes_per_second")]
     pub(super) rate: u64,
     pub(super) digest: Digest,
     /// T*, in seconds.

@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use darter_api::Client;
+use darter_api::GetRequest;
 use darter_core::{BlobId, Digest, DigestHasher};
-use darter_node::api::GetRequest;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
@@ -17,7 +18,6 @@ use super::fleet::{Fleet, Member};
 use super::origin::Origin;
 use super::picture::{Picture, Row, TICK};
 use super::result::Finish;
-use crate::client::Client;
 
 /// How often a node is asked whether it is done.
 const POLL: Duration = Duration::from_millis(100);
@@ -100,7 +100,7 @@ async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::
     let answer = client
         .get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false, range: None })
         .await?;
-    let id = answer.headers().get(darter_node::admin::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
+    let id = answer.headers().get(darter_api::headers::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
     let id = id.context("the node's answer names no blob")?;
     blob.get_or_init(|| id);
     // Nobody reads the answer: the node goes on by itself.

@@ -7,11 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use darter_api::client::{self, Client, ClientError};
+use darter_api::handover::{Anew, Handed, ORDER_HEADER, Receiver};
+use darter_api::headers::{
+    BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
+    RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
+};
+use darter_api::{Checked, GetRequest, Problem, Progress, Span, Waiting, socket_path};
 use darter_core::source::Credentials;
 use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source, in_full};
-use darter_node::api::{Checked, GetRequest, Problem, Progress, Span, Waiting};
-use darter_node::handover::{Anew, Handed, ORDER_HEADER, Receiver};
-use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError, admin};
+use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError};
 use darter_store::{StoreError, threads};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -24,7 +29,6 @@ use url::Url;
 use super::rooms;
 use super::sink::{Chunk, Home};
 use crate::cli::GetArgs;
-use crate::client::{self, Client, ClientError};
 use crate::failure::Failure;
 
 /// How often to see whether another process has let go of the data directory.
@@ -120,7 +124,7 @@ impl Backend {
         // A daemon reads local files for nobody: they may not be this user's.
         let files = args.input.is_none() && args.urls.iter().all(|url| url.scheme() == "file");
         let why = if args.no_daemon {
-            let own = Client::at(admin::socket_path(&args.place.data_dir()?));
+            let own = Client::at(socket_path(&args.place.data_dir()?));
             if args.keep && own.runs().await.unwrap_or(false) {
                 anyhow::bail!("--keep: a daemon has the store; leave out --no-daemon, or give another --data-dir");
             }
@@ -327,10 +331,10 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         }
     };
     let header = |name: &str| head.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let blob = header(admin::BLOB_HEADER)
+    let blob = header(BLOB_HEADER)
         .and_then(|text| text.parse().ok())
         .context("the daemon's answer names no blob; is it of another version?")?;
-    let part = header(admin::RANGE_HEADER).and_then(|text| part_of(&text));
+    let part = header(RANGE_HEADER).and_then(|text| part_of(&text));
     if question.range.is_some() && part.is_none() {
         anyhow::bail!("the daemon is of an older version, which gives no ranges: restart it, or add --no-daemon");
     }
@@ -341,10 +345,10 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
     };
     Ok(Opened {
         blob,
-        length: header(admin::LENGTH_HEADER).and_then(|text| text.parse().ok()),
+        length: header(LENGTH_HEADER).and_then(|text| text.parse().ok()),
         part,
-        modified: header(admin::MODIFIED_HEADER),
-        disposition: header(admin::DISPOSITION_HEADER),
+        modified: header(MODIFIED_HEADER),
+        disposition: header(DISPOSITION_HEADER),
         moves: None,
         spent: false,
         vouched,
@@ -409,18 +413,18 @@ async fn next_bytes(body: Body) -> anyhow::Result<Option<(Given, Body)>> {
         }
         Err(other) => {
             let trailer = |name| other.trailers_ref().and_then(|trailers| trailers.get(name));
-            let Some(reason) = trailer(admin::ERROR_TRAILER) else { return end() };
+            let Some(reason) = trailer(ERROR_TRAILER) else { return end() };
             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
             let reason = text(reason);
-            if trailer(admin::CHANGED_TRAILER).is_some() {
+            if trailer(CHANGED_TRAILER).is_some() {
                 return Err(Changed(reason).into());
             }
             let told = |name| trailer(name).map(text);
             let problem = Problem {
                 error: reason,
-                fault: Fault::ALL.into_iter().find(|fault| told(admin::FAULT_TRAILER).as_deref() == Some(fault.name())),
-                retry: told(admin::RETRY_TRAILER),
-                retry_after_seconds: told(admin::RETRY_AFTER_TRAILER).and_then(|wait| wait.parse().ok()),
+                fault: Fault::ALL.into_iter().find(|fault| told(FAULT_TRAILER).as_deref() == Some(fault.name())),
+                retry: told(RETRY_TRAILER),
+                retry_after_seconds: told(RETRY_AFTER_TRAILER).and_then(|wait| wait.parse().ok()),
             };
             Err(ClientError::Refused(problem).into())
         }

@@ -13,8 +13,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, bail};
+use darter_api::Checked;
 use darter_core::{Blame, Digest, DigestHasher, Fault, Retry};
-use darter_node::api::Checked;
 
 use crate::failure::Failure;
 
@@ -121,7 +121,7 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
-    use darter_node::api::CheckedBy;
+    use darter_api::CheckedBy;
 
     use super::*;
 

@@ -480,7 +480,7 @@ fn daemon_answering(room: &Path, answer: &'static str, then: Vec<u8>) -> tokio::
                 assert!(stream.read(&mut request).await.unwrap() > 0);
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 if !then.is_empty() {
-                    assert_eq!(stream.read_u8().await.unwrap(), darter_node::handover::READY);
+                    assert_eq!(stream.read_u8().await.unwrap(), darter_api::handover::READY);
                     stream.write_all(&then).await.unwrap();
                 }
             }
@@ -572,7 +572,7 @@ async fn what_turns_out_to_be_a_pipe_is_asked_for_in_order() {
             let head = SWITCHING_ANY.replace("any-order", &order);
             let head = head.replace("darter-length", "darter-disposition: attachment; filename=pipe\r\ndarter-length");
             stream.write_all(head.as_bytes()).await.unwrap();
-            assert_eq!(stream.read_u8().await.unwrap(), darter_node::handover::READY);
+            assert_eq!(stream.read_u8().await.unwrap(), darter_api::handover::READY);
             let parts = [frame(3, 2, 0, b"he"), frame(3, 3, 2, b"llo")];
             let parts = if order == "in-order" { parts.concat() } else { [&*parts[1], &*parts[0]].concat() };
             // Who hangs up before the end has its reasons.

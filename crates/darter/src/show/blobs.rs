@@ -1,11 +1,11 @@
 //! The store's blobs: what is here, away with it, or keep it.
 
+use darter_api::BlobRow;
+use darter_api::{Client, ClientError};
 use darter_core::Blamed as _;
-use darter_node::api::BlobRow;
 use serde_json::json;
 
 use crate::cli::{ListArgs, NamesArgs};
-use crate::client::{Client, ClientError};
 use crate::failure::{self, Failure};
 use crate::table::{Align, Table};
 use crate::{output, units};

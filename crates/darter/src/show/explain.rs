@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use darter_node::api::{Explained, ExplainedRange, Explanation, Giver, Wait};
+use darter_api::Client;
+use darter_api::{Explained, ExplainedRange, Explanation, Giver, Wait};
 
 use super::image;
 use super::status::received;
 use crate::cli::ExplainArgs;
-use crate::client::Client;
 use crate::table::{Align, Table};
 use crate::{output, units};
 

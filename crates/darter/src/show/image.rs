@@ -1,6 +1,6 @@
 //! An image: its manifests and layers, and who gave what of them.
 
-use darter_node::api::{Explanation, ImageExplanation, ImagePart, ImageRole};
+use darter_api::{Explanation, ImageExplanation, ImagePart, ImageRole};
 
 use super::status::received;
 use crate::table::{Align, Table};

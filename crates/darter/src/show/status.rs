@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use darter_node::api::{Status, Traffic};
+use darter_api::Client;
+use darter_api::{Status, Traffic};
 use darter_node::options::Role;
 
 use crate::cli::StatusArgs;
-use crate::client::Client;
 use crate::table::{Align, Table};
 use crate::{output, units};
 

@@ -1,7 +1,7 @@
 //! What people read.
 
+use darter_api::*;
 use darter_core::{BlobId, Digest, NodeId, Tier};
-use darter_node::api::*;
 use darter_node::options::Role;
 
 use super::{blobs, explain, status};

@@ -1,6 +1,6 @@
 //! The screen of one swarm: its pieces over the whole width, rates by tier, what is late, and who serves whom.
 
-use darter_node::api::top::{PeerRow, SwarmDetail};
+use darter_api::top::{PeerRow, SwarmDetail};
 use ratatui::text::Line;
 
 use super::list;

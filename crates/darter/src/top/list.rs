@@ -1,6 +1,6 @@
 //! The screen of all swarms: one row each, the chosen one in reverse.
 
-use darter_node::api::top::SwarmRow;
+use darter_api::top::SwarmRow;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use darter_node::api::top::{Rates, SwarmDetail, SwarmRow, TierRates, Top};
+use darter_api::top::{Rates, SwarmDetail, SwarmRow, TierRates, Top};
 use darter_node::options::Role;
 
 use super::{list, words};

@@ -4,8 +4,8 @@ use std::cmp::{Ordering, Reverse};
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use darter_api::top::{PeerRow, SwarmDetail, SwarmRow, Top};
 use darter_core::BlobId;
-use darter_node::api::top::{PeerRow, SwarmDetail, SwarmRow, Top};
 
 use super::words::{History, Palette};
 

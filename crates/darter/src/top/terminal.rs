@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use crossterm::event::{Event, EventStream, KeyEventKind};
 use crossterm::execute;
 use crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use darter_api::Client;
+use darter_api::top::Top;
 use darter_core::BlobId;
-use darter_node::api::top::Top;
 use futures_util::StreamExt as _;
 use ratatui::DefaultTerminal;
 use ratatui::buffer::Buffer;
@@ -21,7 +22,6 @@ use tokio::time::MissedTickBehavior;
 
 use super::state::{State, Step};
 use super::view;
-use crate::client::Client;
 use crate::glyphs;
 use crate::signals::Signals;
 

@@ -1,7 +1,7 @@
 //! State to screen: what frames both screens, the help, and terminals that are too small. Pure: the same state and size
 //! give the same lines.
 
-use darter_node::api::top::Rates;
+use darter_api::top::Rates;
 use darter_node::options::Role;
 use ratatui::Frame;
 use ratatui::style::{Modifier, Style};
@@ -153,7 +153,7 @@ pub(super) fn rates(
         line
     };
     let (received, sent) = (&rates.received, &rates.sent);
-    let cells = |tiers: &darter_node::api::top::TierRates, first: Option<u64>, last: Option<u64>| {
+    let cells = |tiers: &darter_api::top::TierRates, first: Option<u64>, last: Option<u64>| {
         [first, Some(tiers.host), Some(tiers.rack), Some(tiers.zone), Some(tiers.region), Some(tiers.far), last]
     };
     let came = cells(received, Some(rates.origin), None);

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::env;
 
+use darter_api::Traffic;
 use darter_core::Tier;
-use darter_node::api::Traffic;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 

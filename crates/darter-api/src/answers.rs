@@ -1,33 +1,27 @@
-//! The JSON of the administration socket, and of every `--json`. Fields are added, never renamed.
-//!
-//! | request | answer |
-//! |---|---|
-//! | `GET /v1/status` | [`Status`] |
-//! | `GET /v1/blobs` | array of [`BlobRow`] |
-//! | `DELETE /v1/blobs/{name}` | 204; `name` is a blob id or a digest (or 8 of its first digits and more), an image, or a URL, percent-encoded |
-//! | `PUT /v1/blobs/{name}/pin`, `DELETE /v1/blobs/{name}/pin` | 204: kept whatever happens, or not any more |
-//! | `GET /v1/explain?name=…` | [`Explained`] |
-//! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`](crate::handover). With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
-//! | `GET /v1/progress?blob=ID` | [`Progress`] |
-//! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
-//!
-//! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.
-
-pub mod span;
-pub mod top;
-pub mod units;
+//! What is asked on the administration socket, and what is answered. Fields are added, never renamed: scripts and other releases
+//! read them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Source, Tier};
-use darter_origin::Pause;
+use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Tier};
 use serde::{Deserialize, Serialize};
 
-pub use self::span::{Span, SpanError};
-use crate::options::Role;
-use crate::transfer::dissolve::origin_of;
+use crate::span::Span;
+use crate::units;
+
+/// What an agent is to its fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads origins for everybody and tracks swarms.
+    Seed,
+    /// Asks seeds first, and reads an origin only when none answers.
+    Node,
+    /// One download without a daemon: nobody is served, nothing listens.
+    Embedded,
+}
 
 /// One agent at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -110,19 +104,6 @@ pub struct StoreStatus {
     /// Blobs evicted since the agent's start.
     #[serde(default)]
     pub evicted: u64,
-}
-
-impl StoreStatus {
-    pub(crate) fn new(usage: &darter_store::Usage) -> Self {
-        Self {
-            blobs: usage.blobs,
-            used: usage.used,
-            quota: usage.quota,
-            free: usage.disk_free.unwrap_or_default(),
-            capacity: usage.capacity,
-            evicted: usage.evicted_blobs,
-        }
-    }
 }
 
 /// Bytes by where they came from and went.
@@ -255,13 +236,6 @@ pub struct Waiting {
     pub reason: String,
     /// Seconds until it is asked again.
     pub retry_in_seconds: u64,
-}
-
-impl Waiting {
-    pub(crate) fn of(source: &Source, pause: Pause) -> Self {
-        let retry_in_seconds = pause.left.as_secs_f64().ceil() as u64;
-        Self { origin: origin_of(source), reason: pause.reason, retry_in_seconds }
-    }
 }
 
 impl fmt::Display for Waiting {

@@ -1,6 +1,6 @@
 //! How a daemon hands a blob to `darter get` without moving its bytes: over the administration socket goes a descriptor of
 //! the blob's file, then word of which parts of it are verified. The receiver shares, links or copies them as its file
-//! system allows.
+//! system allows. [`Sender`] and [`Receiver`] are the two ends.
 //!
 //! `POST /v1/get` with `Connection: upgrade` and `Upgrade: darter-file` is answered by 101. The client then sends one byte,
 //! [`READY`], which says that from now on it reads with room for descriptors. What follows are frames of 17 bytes:
@@ -40,8 +40,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_core::{Blamed as _, BlobId, ByteRange, in_full};
-use futures_util::{Stream, StreamExt as _};
+use darter_core::{BlobId, ByteRange};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -51,10 +50,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
-use crate::api::{Checked, Problem};
-use crate::error::FetchError;
-use crate::swarms::again::{Handing, Order};
-use crate::transfer::stream::Part;
+use crate::answers::{Checked, Problem};
 
 /// The value of the `Upgrade` header.
 pub const PROTOCOL: &str = "darter-file";
@@ -77,6 +73,15 @@ const END: u8 = 4;
 const FAILED: u8 = 5;
 const ANEW: u8 = 6;
 const PROBLEM: u8 = 7;
+
+/// The order in which a blob's parts are handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From the first byte to the last.
+    InOrder,
+    /// As pieces become true; some may come again.
+    Any,
+}
 
 /// What is handed over anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,51 +131,78 @@ impl Order {
     }
 }
 
-/// Sends parts until their end. The caller has seen [`READY`]. `tells` is false for a client that did not say which order it
-/// wants: then they have to be in order.
-pub(crate) async fn send(
-    mut stream: UnixStream,
-    mut parts: impl Stream<Item = Result<Handing, FetchError>> + Unpin,
+/// The sending side, on a connection whose other end has said [`READY`].
+#[derive(Debug)]
+pub struct Sender {
+    stream: UnixStream,
+    /// False for a client that did not say which order it wants: it knows nothing of places and digests, and its parts have to come in
+    /// order.
     tells: bool,
-) -> io::Result<()> {
-    let mut sent: Option<Arc<File>> = None;
-    while let Some(handing) = parts.next().await {
-        match handing {
-            Ok(Handing::Part(_, Part::File(part))) => {
-                if !sent.as_ref().is_some_and(|file| Arc::ptr_eq(file, &part.file)) {
-                    send_file(&stream, &read_only(&part.file)?).await?;
-                    sent = Some(Arc::clone(&part.file));
-                }
-                stream.write_all(&frame(RANGE, part.range.start(), part.range.end())).await?;
-            }
-            Ok(Handing::Part(at, Part::Bytes(bytes))) => {
-                let place = if tells { at } else { 0 };
-                stream.write_all(&frame(BYTES, bytes.len() as u64, place)).await?;
-                stream.write_all(&bytes).await?;
-            }
-            Ok(Handing::Anew { blob, length, modified }) => {
-                sent = None;
-                let anew = serde_json::to_vec(&Anew { blob, length, modified })?;
-                stream.write_all(&frame(ANEW, anew.len() as u64, 0)).await?;
-                stream.write_all(&anew).await?;
-            }
-            Ok(Handing::Whole { length, checked }) => {
-                let checked = if tells { serde_json::to_vec(&checked)? } else { Vec::new() };
-                stream.write_all(&frame(END, length, checked.len() as u64)).await?;
-                return stream.write_all(&checked).await;
-            }
-            Err(error) => {
-                let problem = Problem::new(in_full(&error).to_string(), error.blame());
-                let (reason, told) = (problem.error.as_bytes(), serde_json::to_vec(&problem)?);
-                let mut last = frame(FAILED, reason.len() as u64, u64::from(error.is_changed())).to_vec();
-                last.extend_from_slice(reason);
-                last.extend_from_slice(&frame(PROBLEM, told.len() as u64, 0));
-                last.extend_from_slice(&told);
-                return stream.write_all(&last).await;
-            }
-        }
+    /// The file whose descriptor went last.
+    sent: Option<Arc<File>>,
+}
+
+impl Sender {
+    /// Takes a connection. `tells` says whether the request had [`ORDER_HEADER`].
+    pub const fn new(stream: UnixStream, tells: bool) -> Self {
+        Self { stream, tells, sent: None }
     }
-    Ok(())
+
+    /// These bytes of the file are verified; the file's descriptor goes first, if it did not go already.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn range(&mut self, file: &Arc<File>, range: ByteRange) -> io::Result<()> {
+        if !self.sent.as_ref().is_some_and(|sent| Arc::ptr_eq(sent, file)) {
+            send_file(&self.stream, &read_only(file)?).await?;
+            self.sent = Some(Arc::clone(file));
+        }
+        self.stream.write_all(&frame(RANGE, range.start(), range.end())).await
+    }
+
+    /// These bytes are verified, and their place in the blob is `at`.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn bytes(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let place = if self.tells { at } else { 0 };
+        self.stream.write_all(&frame(BYTES, bytes.len() as u64, place)).await?;
+        self.stream.write_all(bytes).await
+    }
+
+    /// What went before is void.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn anew(&mut self, anew: &Anew) -> io::Result<()> {
+        self.sent = None;
+        let anew = serde_json::to_vec(anew)?;
+        self.stream.write_all(&frame(ANEW, anew.len() as u64, 0)).await?;
+        self.stream.write_all(&anew).await
+    }
+
+    /// That was all: the blob has this length, and these of its digests were checked.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn end(mut self, length: u64, checked: &[Checked]) -> io::Result<()> {
+        let checked = if self.tells { serde_json::to_vec(checked)? } else { Vec::new() };
+        self.stream.write_all(&frame(END, length, checked.len() as u64)).await?;
+        self.stream.write_all(&checked).await
+    }
+
+    /// The blob can't be handed over; `changed` if it is another by now and may be asked for again.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn failed(mut self, problem: &Problem, changed: bool) -> io::Result<()> {
+        let (reason, told) = (problem.error.as_bytes(), serde_json::to_vec(problem)?);
+        let mut last = frame(FAILED, reason.len() as u64, u64::from(changed)).to_vec();
+        last.extend_from_slice(reason);
+        last.extend_from_slice(&frame(PROBLEM, told.len() as u64, 0));
+        last.extend_from_slice(&told);
+        self.stream.write_all(&last).await
+    }
 }
 
 /// The same file, open for reading only and with a position of its own.
@@ -326,6 +358,3 @@ fn number(bytes: &[u8]) -> u64 {
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,15 +1,20 @@
 //! What is sent is what comes, also between releases.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
-use darter_core::{Blamed, Digest};
+use bytes::Bytes;
+use darter_api::handover::{Handed, Receiver};
+use darter_api::{Checked, CheckedBy};
+use darter_core::{Blamed, BlobId, ByteRange, Digest};
 use darter_store::PieceFile;
 use futures_util::stream;
 use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
 
 use super::*;
-use crate::api::CheckedBy;
 
 /// What comes of what is sent: to a client that says which order it wants, or to one that knows nothing of orders.
 async fn handed(parts: Vec<Result<Handing, FetchError>>, tells: bool) -> Vec<Handed> {
@@ -17,7 +22,7 @@ async fn handed(parts: Vec<Result<Handing, FetchError>>, tells: bool) -> Vec<Han
     let sending = tokio::spawn(async move {
         theirs.readable().await.unwrap();
         assert_eq!(theirs.try_read(&mut [0]).unwrap(), 1);
-        send(theirs, stream::iter(parts), tells).await.unwrap();
+        send(Sender::new(theirs, tells), stream::iter(parts)).await.unwrap();
     });
     let mut receiver = Receiver::begin(ours, tells).await.unwrap();
     let mut all = Vec::new();
@@ -75,7 +80,7 @@ async fn a_client_of_the_release_before_gets_the_frames_that_it_knows() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (end, _) = whole();
     let parts = vec![bytes(0, b"0123"), bytes(4, b"456789"), end];
-    send(theirs, stream::iter(parts), false).await.unwrap();
+    send(Sender::new(theirs, false), stream::iter(parts)).await.unwrap();
     let mut ours = ours;
     let mut came = Vec::new();
     ours.read_to_end(&mut came).await.unwrap();

@@ -4,8 +4,8 @@
 use darter_core::{NodeId, Tier};
 use serde::{Deserialize, Serialize};
 
-use super::{Progress, SeedStatus, StoreStatus, Traffic, units};
-use crate::options::Role;
+use crate::answers::{Progress, Role, SeedStatus, StoreStatus, Traffic};
+use crate::units;
 
 /// One agent and its swarms at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,12 +1,13 @@
 //! Speaks to a running daemon over its unix socket. The socket's permissions say who may; one connection carries one request.
+//!
+//! Needs a tokio runtime with I/O. No answer is waited for longer or shorter than the caller does: whoever has a deadline drops the
+//! question.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use darter_core::{Blame, Blamed, BlobId, Fault, Retry};
-use darter_node::handover::{ORDER_HEADER, PROTOCOL, Receiver};
-use darter_node::{Order, api};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -15,9 +16,13 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use url::form_urlencoded::byte_serialize;
 
+use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
+use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
+use crate::top::Top;
+
 /// Why a daemon could not be asked, or what it refused.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
     /// Nobody listens.
     #[error("no daemon at {}; start one with `darter up`, or say where its data is with --data-dir", .0.display())]
     NoDaemon(PathBuf),
@@ -39,7 +44,7 @@ pub(crate) enum ClientError {
     Answer(PathBuf, #[source] serde_json::Error),
     /// The daemon said no, and why.
     #[error("{}", .0.error)]
-    Refused(api::Problem),
+    Refused(Problem),
 }
 
 impl Blamed for ClientError {
@@ -56,7 +61,7 @@ impl Blamed for ClientError {
 
 impl ClientError {
     /// What is wrong, in a few words and without advice.
-    pub(crate) fn brief(&self) -> String {
+    pub fn brief(&self) -> String {
         match self {
             Self::NoDaemon(_) => "the daemon is gone".to_owned(),
             Self::Forbidden(_) | Self::Connect(..) => "the daemon can't be reached".to_owned(),
@@ -69,34 +74,36 @@ impl ClientError {
 
 /// A daemon's answer to a get.
 #[derive(Debug)]
-pub(crate) struct Given {
-    pub(crate) head: http::HeaderMap,
-    pub(crate) content: Content,
+pub struct Given {
+    /// The answer's headers.
+    pub head: http::HeaderMap,
+    /// What is still to be read.
+    pub content: Content,
 }
 
 /// How a daemon gives content.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub enum Content {
     /// As parts of its file.
     File(Receiver),
     /// As bytes.
     Bytes(Incoming),
 }
 
-/// A daemon's administration socket.
+/// A daemon's administration socket. What is asked fails where no daemon answers, and where it refuses.
 #[derive(Clone, Debug)]
-pub(crate) struct Client {
+pub struct Client {
     socket: PathBuf,
 }
 
 impl Client {
     /// The daemon at this socket.
-    pub(crate) const fn at(socket: PathBuf) -> Self {
+    pub const fn at(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// The first of these at whose socket a daemon answers; the first of all if none does, for its error names where to look.
-    pub(crate) async fn choose(clients: Vec<Self>) -> Self {
+    pub async fn choose(clients: Vec<Self>) -> Self {
         for client in &clients {
             if matches!(client.runs().await, Ok(true)) {
                 return client.clone();
@@ -114,12 +121,12 @@ impl Client {
     }
 
     /// Where the socket is.
-    pub(crate) fn socket(&self) -> &Path {
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 
     /// Whether a daemon runs: yes, no, or an error that tells why that can't be known.
-    pub(crate) async fn runs(&self) -> Result<bool, ClientError> {
+    pub async fn runs(&self) -> Result<bool, ClientError> {
         match self.connect().await {
             Ok(_) => Ok(true),
             Err(ClientError::NoDaemon(_)) => Ok(false),
@@ -128,46 +135,46 @@ impl Client {
     }
 
     /// `GET /v1/status`.
-    pub(crate) async fn status(&self) -> Result<api::Status, ClientError> {
+    pub async fn status(&self) -> Result<Status, ClientError> {
         self.read(Method::GET, "/v1/status").await
     }
 
     /// `GET /v1/top`: what moves now, and a closer look at the swarm of this name.
-    pub(crate) async fn top(&self, name: Option<&str>) -> Result<api::top::Top, ClientError> {
+    pub async fn top(&self, name: Option<&str>) -> Result<Top, ClientError> {
         let query = name.map_or_else(String::new, |name| format!("?name={}", encoded(name)));
         self.read(Method::GET, &format!("/v1/top{query}")).await
     }
 
     /// `GET /v1/blobs`.
-    pub(crate) async fn blobs(&self) -> Result<Vec<api::BlobRow>, ClientError> {
+    pub async fn blobs(&self) -> Result<Vec<BlobRow>, ClientError> {
         self.read(Method::GET, "/v1/blobs").await
     }
 
     /// `DELETE /v1/blobs/{name}`.
-    pub(crate) async fn remove(&self, name: &str) -> Result<(), ClientError> {
+    pub async fn remove(&self, name: &str) -> Result<(), ClientError> {
         self.send(Method::DELETE, &format!("/v1/blobs/{}", in_path(name)), Bytes::new()).await?;
         Ok(())
     }
 
     /// `PUT /v1/blobs/{name}/pin`, or `DELETE` of it.
-    pub(crate) async fn pin(&self, name: &str, pinned: bool) -> Result<(), ClientError> {
+    pub async fn pin(&self, name: &str, pinned: bool) -> Result<(), ClientError> {
         let method = if pinned { Method::PUT } else { Method::DELETE };
         self.send(method, &format!("/v1/blobs/{}/pin", in_path(name)), Bytes::new()).await?;
         Ok(())
     }
 
     /// `GET /v1/explain`.
-    pub(crate) async fn explain(&self, name: &str) -> Result<api::Explained, ClientError> {
+    pub async fn explain(&self, name: &str) -> Result<Explained, ClientError> {
         self.read(Method::GET, &format!("/v1/explain?name={}", encoded(name))).await
     }
 
     /// `GET /v1/progress`.
-    pub(crate) async fn progress(&self, blob: BlobId) -> Result<api::Progress, ClientError> {
+    pub async fn progress(&self, blob: BlobId) -> Result<Progress, ClientError> {
         self.read(Method::GET, &format!("/v1/progress?blob={blob}")).await
     }
 
     /// `POST /v1/waiting`: which origin that download waits for, which has not begun. An older daemon does not know.
-    pub(crate) async fn waiting(&self, request: &api::GetRequest) -> Option<api::Waiting> {
+    pub async fn waiting(&self, request: &GetRequest) -> Option<Waiting> {
         let body = serde_json::to_vec(request).ok()?;
         let answer = self.send(Method::POST, "/v1/waiting", body.into()).await.ok()?;
         serde_json::from_slice(&self.body(answer).await.ok()?).ok()?
@@ -175,7 +182,7 @@ impl Client {
 
     /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over, in this
     /// order if it knows orders; without an order as bytes.
-    pub(crate) async fn get(&self, request: &api::GetRequest, order: Option<Order>) -> Result<Given, ClientError> {
+    pub async fn get(&self, request: &GetRequest, order: Option<Order>) -> Result<Given, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
         let mut answer = self.ask(Method::POST, "/v1/get", body.into(), order).await?;
         let head = answer.headers().clone();
@@ -191,7 +198,7 @@ impl Client {
     }
 
     /// The same, always as bytes.
-    pub(crate) async fn get_bytes(&self, request: &api::GetRequest) -> Result<Response<Incoming>, ClientError> {
+    pub async fn get_bytes(&self, request: &GetRequest) -> Result<Response<Incoming>, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
         self.send(Method::POST, "/v1/get", body.into()).await
     }
@@ -264,9 +271,9 @@ fn encoded(text: &str) -> String {
     byte_serialize(text.as_bytes()).collect()
 }
 
-fn problem(status: StatusCode, body: &[u8]) -> api::Problem {
+fn problem(status: StatusCode, body: &[u8]) -> Problem {
     serde_json::from_slice(body).unwrap_or_else(|_| {
         let blame = Blame::new(Fault::Ourselves, Retry::Never);
-        api::Problem::new(format!("the daemon answered {status}"), blame)
+        Problem::new(format!("the daemon answered {status}"), blame)
     })
 }
