@@ -8,18 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use darter_core::{Digest, DigestHasher};
+use darter_oci::media_type::{CONFIG, INDEX, LAYER, MANIFEST};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The media type of a manifest in the OCI's own words.
-pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The media type of an index of manifests by platform.
-pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// The media type of a compressed layer.
-pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// How the layout's index says an image's name.
 const NAME: &str = "org.opencontainers.image.ref.name";
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use darter_api::Traffic;
 use darter_core::{Fault, Tier};
+use darter_oci::route::Route;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -517,6 +518,17 @@ impl Metrics {
 }
 
 impl MirrorKind {
+    /// The kind of a request for this.
+    pub const fn of(route: Route<'_>) -> Self {
+        match route {
+            Route::Ping => Self::Ping,
+            Route::Manifest { .. } => Self::Manifest,
+            Route::Blob { .. } => Self::Blob,
+            Route::Tags { .. } => Self::Tags,
+            Route::Referrers { .. } => Self::Referrers,
+        }
+    }
+
     /// As it stands in labels and logs.
     pub const fn name(self) -> &'static str {
         match self {

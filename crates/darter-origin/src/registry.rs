@@ -1,13 +1,11 @@
-//! OCI registries: the pull side of the distribution specification.
+//! OCI registries: the pull side of the distribution specification, whose words `darter-oci` knows.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `upstreams` | [`Upstreams`]: from a registry's name to its base address |
 //! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
-//! | `challenge` | what a registry asks for in `WWW-Authenticate` |
 //! | `token` | tokens: getting them, keeping them until they expire |
 //! | `encoding` | answers with a `Content-Encoding` that nobody asked for |
-//! | `granted` | what a token service answers |
 //! | `login` | [`Login`]: configured credentials, Docker's `config.json` and its helpers |
 //! | `probe` | HEAD where it works, GET where it does not |
 //! | `proof` | showing another agent that one has the same login |
@@ -18,10 +16,8 @@
 //! request without any may use the configured login, or an anonymous token. Tokens of one login never serve another,
 //! and a token that a caller brings never enters the cache.
 
-mod challenge;
 mod client;
 mod encoding;
-mod granted;
 mod login;
 mod origin;
 mod probe;

@@ -9,9 +9,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use darter_core::Digest;
+use darter_oci::media_type::{LAYER, MANIFEST};
 use serde_json::json;
 
-use crate::oci::{LAYER, MANIFEST, digest_of};
+use crate::oci::digest_of;
 use crate::race::Scenario;
 use crate::race::layers::{self, Layers, Pool};
 

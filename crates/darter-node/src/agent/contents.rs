@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use darter_api::ImageRole;
 use darter_core::Digest;
+use darter_oci::manifest::{Named as Manifest, PartRole};
 use parking_lot::Mutex;
 
-use crate::mirror::named::Named as Manifest;
 use crate::registries::Registries;
 
 /// As many as a busy host's images have: each is a few kilobytes.
@@ -42,7 +42,7 @@ impl Contents {
         let cached = registries.manifests().get(digest).await?;
         let manifest = Manifest::parse(&cached.bytes);
         let is_index = manifest.is_index();
-        let parts = manifest.parts().map(|(role, named)| (role, named.digest, named.size)).collect();
+        let parts = manifest.parts().map(|(role, named)| (role_of(role), named.digest, named.size)).collect();
         let content = Arc::new(Content { length: cached.bytes.len() as u64, is_index, parts });
         let mut known = self.0.lock();
         if known.len() >= MAX_REMEMBERED {
@@ -50,5 +50,13 @@ impl Contents {
         }
         known.insert(digest, Arc::clone(&content));
         Some(content)
+    }
+}
+
+const fn role_of(part: PartRole) -> ImageRole {
+    match part {
+        PartRole::Manifest => ImageRole::Manifest,
+        PartRole::Config => ImageRole::Config,
+        PartRole::Layer => ImageRole::Layer,
     }
 }

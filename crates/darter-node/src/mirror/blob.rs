@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Digest, Source, in_full};
+use darter_oci::error::Code;
+use darter_oci::manifest::DOCKER_CONTENT_DIGEST;
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -26,12 +28,12 @@ use crate::mirror::ahead::Stretch;
 use crate::mirror::compared;
 use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
 use crate::mirror::grants::Member;
-use crate::mirror::problem::{Code, Problem};
+use crate::mirror::problem::Problem;
 use crate::mirror::range::{self, Asked};
 use crate::mirror::rescue::{self, Rescue};
 use crate::mirror::sampled::Sampled;
 use crate::mirror::wrong::WrongDigests;
-use crate::mirror::{Ask, Blob, Blobs, DOCKER_CONTENT_DIGEST, Mirror, Nearness, entity_tag, header};
+use crate::mirror::{Ask, Blob, Blobs, Mirror, Nearness, entity_tag, header};
 use crate::registries::question::Reply;
 
 /// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.

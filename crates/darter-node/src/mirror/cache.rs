@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use darter_core::Digest;
+use darter_oci::manifest::Manifest;
 use darter_store::Dir;
 use parking_lot::Mutex;
 
@@ -40,14 +41,6 @@ const MAX_MEDIA_TYPE: usize = 255;
 const MAGIC: &[u8] = b"darter-manifest-1 ";
 /// What every release begins a file with.
 const ANY_MAGIC: &[u8] = b"darter-manifest-";
-
-/// A manifest (or index) as the upstream gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Manifest {
-    pub(crate) digest: Digest,
-    pub(crate) media_type: String,
-    pub(crate) bytes: Bytes,
-}
 
 /// The cache. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -7,13 +7,14 @@
 //!
 //! Pure.
 
+use darter_oci::route::{self, Route};
 use http::header::LINK;
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 use url::{Url, form_urlencoded};
 
 use crate::mirror::page::{Page, Pages};
-use crate::mirror::route::{self, Naming, Route};
+use crate::mirror::route::{Naming, split_query};
 use crate::mirror::walk::{WALK, Walk};
 
 /// The query parameter that names a page by the registry's own path and query.
@@ -88,7 +89,7 @@ impl List<'_> {
             }
         };
         let repository = if repository == self.repository { self.asked_name } else { repository };
-        let (_, query) = route::split_query(target.query());
+        let (_, query) = split_query(target.query());
         self.path(repository, &rest, form_urlencoded::Serializer::new(query), walk)
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Only the link to the next page is rewritten (`link`).
 
+use darter_oci::error::Code;
+use darter_oci::manifest;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LINK};
 use http::{HeaderName, Method, Response, StatusCode};
 use url::form_urlencoded;
@@ -9,9 +11,8 @@ use url::form_urlencoded;
 use crate::local::{self, Body};
 use crate::metrics::MirrorKind;
 use crate::mirror::link::{self, List};
-use crate::mirror::named;
 use crate::mirror::page::Page;
-use crate::mirror::problem::{Code, Problem};
+use crate::mirror::problem::Problem;
 use crate::mirror::walk::WALK;
 use crate::mirror::{Ask, Mirror, route};
 
@@ -36,7 +37,7 @@ impl Mirror {
         }
         // A page that the registry has under a path of its own may be of another repository; and what is no list may be a
         // login page.
-        if page.is_none() && named::is_list(&reply.body) {
+        if page.is_none() && manifest::is_list(&reply.body) {
             self.accepted(ask, &reply);
         }
         let mut response = Response::new(local::empty());

@@ -10,19 +10,19 @@
 //! Whatever manifest is served, what it names from then on belongs to the repository (`grants`).
 
 use darter_core::Digest;
+use darter_oci::error::Code;
+use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, MAX_MANIFEST, Manifest, Named, Wrong};
+use darter_oci::name::Reference;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{Method, Response, StatusCode};
 
 use crate::local::{self, Body};
 use crate::metrics::AccessCheck;
-use crate::mirror::cache::Manifest;
 use crate::mirror::grants::Member;
-use crate::mirror::named::{self, Named, Wrong};
-use crate::mirror::problem::{Code, Problem};
+use crate::mirror::problem::Problem;
 use crate::mirror::provenance::place_of;
-use crate::mirror::route::Reference;
-use crate::mirror::{Ask, DOCKER_CONTENT_DIGEST, Mirror, entity_tag, header};
-use crate::registries::question::{MAX_MANIFEST, Reply};
+use crate::mirror::{Ask, Mirror, entity_tag, header};
+use crate::registries::question::Reply;
 
 impl Mirror {
     pub(super) async fn manifest(&self, ask: &Ask<'_>, reference: Reference<'_>) -> Result<Response<Body>, Problem> {
@@ -66,7 +66,7 @@ impl Mirror {
     async fn immutable(&self, ask: &Ask<'_>, digest: Digest) -> Result<Manifest, Problem> {
         let reference = digest.to_string();
         let cached = self.registries.manifests().get(digest).await;
-        let cached = cached.filter(|manifest| named::accepts(ask.headers, &manifest.media_type));
+        let cached = cached.filter(|manifest| manifest::accepts(ask.headers, &manifest.media_type));
         let Some(manifest) = cached else { return self.read_manifest(ask, &reference, Some(digest)).await };
         let delivered = self.registries.provenance().knows(digest, &place_of(&ask.upstream, &ask.repository)).await;
         if delivered && self.believed(ask, digest).is_some() {
@@ -122,7 +122,7 @@ impl Mirror {
             return Err(self.refusal(ask, reply, expected));
         }
         let upstream = ask.upstream.name();
-        let checked = named::check(&reply.headers, reply.body.clone(), expected).map_err(|wrong| {
+        let checked = manifest::check(&reply.headers, reply.body.clone(), expected).map_err(|wrong| {
             let text = match wrong {
                 Wrong::TooLong => {
                     format!("{upstream} sent a manifest of more than {MAX_MANIFEST} bytes: ask who made the image")

@@ -3,7 +3,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `mod` | [`Mirror`]: from a request to an answer; what all kinds of requests share |
-//! | `route` | what a path asks for, and of which upstream |
+//! | `route` | of which upstream something is asked for |
 //! | `rewrite` | what a repository is called there |
 //! | `manifest` | manifests by tag and by digest |
 //! | `blob` | blobs, by way of the agent |
@@ -17,7 +17,6 @@
 //! | `provenance` | which registry and repository delivered a cached manifest |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `sampled` | the same for a caller to whom the registry did not show what it has |
-//! | `named` | what a manifest is and what it names |
 //! | `problem` | errors in the specification's form |
 //! | `wrong` | blobs whose content came wrong a short time ago |
 //! | `conditions`, `told` | `If-Match` and its kin; what a registry tells people besides |
@@ -64,7 +63,6 @@ mod grants;
 mod link;
 mod listing;
 mod manifest;
-pub(crate) mod named;
 mod page;
 pub(crate) mod problem;
 pub(crate) mod provenance;
@@ -84,6 +82,9 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{Clock, Digest, Moment, Source};
+use darter_oci::error::Code;
+use darter_oci::name::{DOCKER_HUB, NameError, Reference};
+use darter_oci::route::{self as path, Route};
 use darter_origin::Upstream;
 use http::header::{ACCEPT, AUTHORIZATION, RANGE, WARNING};
 use http::request::Parts;
@@ -103,9 +104,9 @@ use crate::waits::Waits;
 use self::account::Account;
 use self::grants::{Fingerprint, Grants, Member, Scope};
 use self::page::Pages;
-use self::problem::{Code, Problem};
+use self::problem::Problem;
 use self::recent::Recent;
-use self::route::{Known, Naming, Route};
+use self::route::{Known, Naming};
 use self::wrong::WrongDigests;
 
 pub use self::ahead::Nearness;
@@ -113,11 +114,9 @@ pub use self::blobs::{Blob, Blobs};
 pub use self::rewrite::Rewrites;
 pub use crate::transfer::stream::Part;
 
-const DOCKER_HUB: &str = "docker.io";
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
 
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// Says how many seconds ago the registry last confirmed what a tag stands for.
 const DARTER_STALE: HeaderName = HeaderName::from_static("darter-stale");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -253,9 +252,9 @@ impl Mirror {
     /// Answers one request; never fails, since errors are answers too. The response's headers are complete; its body
     /// streams. Every request is logged and counted when its body ends or is dropped.
     pub async fn handle(&self, request: &Parts) -> Response<Body> {
-        let path = route::decoded(request.uri.path());
-        let route = route::parse(&path);
-        let kind = route.map_or(MirrorKind::Other, Route::kind);
+        let path = path::decoded(request.uri.path());
+        let route = path::parse(&path);
+        let kind = route.map_or(MirrorKind::Other, MirrorKind::of);
         let mut account = Account::open(kind, request, Arc::clone(&self.metrics), Arc::clone(&self.clock));
         let head = request.method == Method::HEAD;
         let (until, awaited) = (self.waits.answer(), Awaited::default());
@@ -288,11 +287,11 @@ impl Mirror {
             Route::Ping => self.ping(request),
             Route::Manifest { name, reference } => {
                 let ask = self.ask(request, name, account, waits)?;
-                self.manifest(&ask, route::reference(reference)?).await
+                self.manifest(&ask, Reference::parse(reference)?).await
             }
             Route::Blob { name, digest } => {
                 let ask = self.ask(request, name, account, waits)?;
-                self.blob(&ask, route::digest(digest)?).await
+                self.blob(&ask, digest_of(digest)?).await
             }
             Route::Tags { name } => {
                 let ask = self.ask(request, name, account, waits)?;
@@ -300,7 +299,7 @@ impl Mirror {
             }
             Route::Referrers { name, digest } => {
                 let ask = self.ask(request, name, account, waits)?;
-                let digest = route::digest(digest)?;
+                let digest = digest_of(digest)?;
                 self.listing(&ask, MirrorKind::Referrers, &format!("referrers/{digest}")).await
             }
         }
@@ -524,6 +523,11 @@ fn is_empty_login(authorization: &str) -> bool {
     const ENCODED_COLON: &str = "Og==";
     let parts = authorization.trim().split_once(' ');
     parts.is_some_and(|(scheme, login)| scheme.eq_ignore_ascii_case("basic") && login.trim() == ENCODED_COLON)
+}
+
+/// A digest in a path.
+fn digest_of(text: &str) -> Result<Digest, Problem> {
+    Ok(text.parse().map_err(NameError::Digest)?)
 }
 
 fn entity_tag(digest: &Digest) -> String {

@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_oci::error::{Code, is_in_form, own_words};
+use darter_oci::name::NameError;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, status_text};
 use futures_util::StreamExt;
 use http::header::{
@@ -23,26 +25,8 @@ use crate::registries::question::Reply;
 
 /// Most of an upstream's error body that is passed on.
 const MAX_OF_A_REFUSAL: usize = 64 << 10;
-/// Characters of an upstream's own words in a message.
-const MAX_WORDS: usize = 300;
 /// Characters of a message in a status line.
 const MAX_REASON: usize = 200;
-
-/// The specification's error codes that the pull side uses, and `UNAVAILABLE`, which Docker's registry added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Code {
-    BlobUnknown,
-    ManifestUnknown,
-    ManifestInvalid,
-    NameInvalid,
-    NameUnknown,
-    DigestInvalid,
-    Unauthorized,
-    Denied,
-    TooManyRequests,
-    Unsupported,
-    Unavailable,
-}
 
 /// An answer that is an error.
 #[derive(Clone, Debug)]
@@ -102,7 +86,7 @@ impl Problem {
     /// Why an origin gave no bytes, as an agent tells it. `unknown` is the code of a 404.
     pub(crate) fn of_failure(failure: &OriginFailure, unknown: Code) -> Self {
         let status = error::passed_on(failure);
-        let mut problem = Self::new(status, code_of(status, unknown), &failure.text);
+        let mut problem = Self::new(status, Code::of(status, unknown), &failure.text);
         match &failure.kind {
             ErrorKind::Unauthorized { challenge } => {
                 for value in challenge.iter().filter_map(|text| HeaderValue::from_str(text).ok()) {
@@ -139,7 +123,7 @@ impl Problem {
             Some(words) => format!("{upstream} answered {}: {words}", status_text(answered)),
             None => format!("{upstream} answered {}", status_text(answered)),
         };
-        let mut problem = Self::new(status, code_of(status, unknown), text);
+        let mut problem = Self::new(status, Code::of(status, unknown), text);
         for name in [WWW_AUTHENTICATE, RETRY_AFTER, CONTENT_RANGE] {
             for value in headers.get_all(&name) {
                 problem.headers.push((name.clone(), value.clone()));
@@ -196,6 +180,18 @@ impl Problem {
     }
 }
 
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Self {
+        let (status, code) = match error {
+            NameError::Repository(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
+            NameError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
+            // What can't be a tag can't have been pushed: 404, as the specification's own tests expect.
+            NameError::Reference(_) => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
 /// The status line's text for a failure to get an answer: engines begin with a HEAD, which has no body, and what they show (a
 /// pod's event, too) is this line.
 fn reason(status: StatusCode, message: &str) -> Option<ReasonPhrase> {
@@ -205,41 +201,12 @@ fn reason(status: StatusCode, message: &str) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(format!("{name} ({plain})").into_bytes()).ok()
 }
 
-impl Code {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::BlobUnknown => "BLOB_UNKNOWN",
-            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
-            Self::ManifestInvalid => "MANIFEST_INVALID",
-            Self::NameInvalid => "NAME_INVALID",
-            Self::NameUnknown => "NAME_UNKNOWN",
-            Self::DigestInvalid => "DIGEST_INVALID",
-            Self::Unauthorized => "UNAUTHORIZED",
-            Self::Denied => "DENIED",
-            Self::TooManyRequests => "TOOMANYREQUESTS",
-            Self::Unsupported => "UNSUPPORTED",
-            Self::Unavailable => "UNAVAILABLE",
-        }
-    }
-}
-
 /// What the caller did wrong stays the caller's; everything else is a bad gateway, a proxy of ours that wants a login too.
 fn passed_on(status: StatusCode) -> StatusCode {
     match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => StatusCode::BAD_GATEWAY,
         status if status.is_client_error() => status,
         _ => StatusCode::BAD_GATEWAY,
-    }
-}
-
-fn code_of(status: StatusCode, unknown: Code) -> Code {
-    match status {
-        StatusCode::UNAUTHORIZED => Code::Unauthorized,
-        StatusCode::FORBIDDEN => Code::Denied,
-        StatusCode::NOT_FOUND | StatusCode::GONE => unknown,
-        StatusCode::TOO_MANY_REQUESTS => Code::TooManyRequests,
-        status if status.is_client_error() => Code::Unsupported,
-        _ => Code::Unavailable,
     }
 }
 
@@ -253,32 +220,6 @@ async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
         }
     }
     Some(body.into())
-}
-
-fn is_in_form(body: &[u8]) -> bool {
-    let parsed: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    parsed["errors"][0]["code"].is_string()
-}
-
-/// What an upstream says in an error's body, in one short line.
-fn own_words(body: &[u8]) -> Option<String> {
-    let words = match serde_json::from_slice::<serde_json::Value>(body) {
-        Ok(parsed) => {
-            let first = &parsed["errors"][0];
-            let texts = [&first["code"], &first["message"], &parsed["message"], &parsed["error"], &parsed["details"]];
-            let texts: Vec<_> =
-                texts.into_iter().filter_map(|text| text.as_str()).filter(|it| !it.is_empty()).collect();
-            texts.join(": ")
-        }
-        Err(_) => {
-            let text = std::str::from_utf8(body).ok()?;
-            // A page for browsers says nothing in its first line.
-            let is_page = text.trim_start().starts_with('<');
-            text.lines().map(str::trim).find(|line| !line.is_empty()).filter(|_| !is_page)?.to_owned()
-        }
-    };
-    let short: String = words.chars().filter(|it| !it.is_control()).take(MAX_WORDS).collect();
-    (!short.is_empty()).then_some(short)
 }
 
 #[cfg(test)]
@@ -316,21 +257,5 @@ mod tests {
         assert_eq!(told(ErrorKind::Status(407), None), (502, None), "a proxy of ours is not the caller's affair");
         assert_eq!(told(ErrorKind::RateLimited { retry_after: wait }, wait), (429, Some("17".into())));
         assert_eq!(told(ErrorKind::Timeout, None), (504, None));
-    }
-
-    #[test]
-    fn an_upstreams_own_words_are_found_in_all_the_usual_forms() {
-        for (body, words) in [
-            (r#"{"errors":[{"code":"DENIED","message":"not today"}]}"#, Some("DENIED: not today")),
-            (r#"{"errors":[{"code":"UNKNOWN"}]}"#, Some("UNKNOWN")),
-            (r#"{"message":"Bad credentials"}"#, Some("Bad credentials")),
-            (r#"{"details":"incorrect username or password"}"#, Some("incorrect username or password")),
-            ("\nupstream connect error\nmore", Some("upstream connect error")),
-            ("<html><body>502</body></html>", None),
-            ("{}", None),
-            ("", None),
-        ] {
-            assert_eq!(own_words(body.as_bytes()).as_deref(), words, "{body}");
-        }
     }
 }

@@ -22,6 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use darter_core::Digest;
+use darter_oci::name::ImageName;
 use darter_store::Dir;
 use parking_lot::Mutex;
 
@@ -35,16 +36,6 @@ const MAGIC: &str = "darter-images-1";
 const MAX_IMAGES: usize = 2000;
 /// A tag that stands for the same is written down again after this many seconds, for its age.
 const REFRESH_SECONDS: u64 = 3600;
-const DOCKER_HUB: &str = "docker.io";
-const DEFAULT_TAG: &str = "latest";
-
-/// A tagged image, under the registry's name as engines use it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ImageName {
-    registry: String,
-    repository: String,
-    tag: String,
-}
 
 /// The images of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,12 +61,6 @@ struct Inner {
     /// Held while the file is written: no older content replaces a newer one.
     writing: Mutex<()>,
     files: SmallFiles,
-}
-
-impl fmt::Display for ImageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.registry, self.repository, self.tag)
-    }
 }
 
 impl fmt::Debug for Images {
@@ -110,7 +95,7 @@ impl Images {
     /// A program of this host was given what this tag stands for.
     pub(crate) async fn note(&self, registry: &str, repository: &str, tag: &str, digest: Digest) {
         let name = ImageName { registry: registry.to_owned(), repository: repository.to_owned(), tag: tag.to_owned() };
-        if !name.fits_a_line() || !self.0.is_news(name, digest, unix_now()) {
+        if !fits_a_line(&name) || !self.0.is_news(name, digest, unix_now()) {
             return;
         }
         let inner = Arc::clone(&self.0);
@@ -190,32 +175,11 @@ fn may_be_newer(dir: &Dir) -> bool {
     }
 }
 
-impl ImageName {
-    /// Names with white space are no image's, and would break a line.
-    fn fits_a_line(&self) -> bool {
-        [&self.registry, &self.repository, &self.tag]
-            .iter()
-            .all(|part| !part.is_empty() && !part.contains(char::is_whitespace))
-    }
-
-    /// Whether people may mean this image by `text`.
-    fn is_called(&self, text: &str) -> bool {
-        let (path, tag) = match text.rsplit_once(':') {
-            // A colon before the last slash is a port's.
-            Some((path, tag)) if !tag.contains('/') => (path, tag),
-            _ => (text, DEFAULT_TAG),
-        };
-        if tag != self.tag {
-            return false;
-        }
-        let full = format!("{}/{}", self.registry, self.repository);
-        let ends_with = full.strip_suffix(path).is_some_and(|front| front.is_empty() || front.ends_with('/'));
-        let names_registry = path.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']));
-        if names_registry {
-            return full == path || (self.registry == DOCKER_HUB && full == path.replacen('/', "/library/", 1));
-        }
-        ends_with
-    }
+/// Names with white space are no image's, and would break a line.
+fn fits_a_line(name: &ImageName) -> bool {
+    [&name.registry, &name.repository, &name.tag]
+        .iter()
+        .all(|part| !part.is_empty() && !part.contains(char::is_whitespace))
 }
 
 fn parse(text: &str) -> BTreeMap<ImageName, (Digest, u64)> {

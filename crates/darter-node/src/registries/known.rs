@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Digest, NodeId};
+use darter_oci::manifest::MAX_MANIFEST;
 use darter_origin::is_this_host;
 use darter_wire::{Failure, FailureKind, Message, RegistryAnswer, RegistryQuestion};
 use futures_util::StreamExt as _;
@@ -17,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::Registries;
 use super::outage::Trouble;
-use super::question::{About, MAX_MANIFEST, Question, Reply};
+use super::question::{About, Question, Reply};
 use super::record::Repository;
 use crate::metrics::RegistryAnswered;
 

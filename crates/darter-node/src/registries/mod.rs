@@ -59,6 +59,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{Clock, Digest, Moment, NodeId};
+use darter_oci::manifest::{self, MAX_MANIFEST, Manifest, Named};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
 use darter_store::Dir;
 use darter_wire::{Failure, FailureKind, Message, RegistryAnswer, RegistryQuestion};
@@ -72,7 +73,7 @@ use tokio::time::Instant;
 use self::flights::{Asker, Flights, Outcome, Way};
 use self::images::Images;
 use self::outage::{Trouble, Watch};
-use self::question::{About, MAX_MANIFEST, Question, Reply, Stale};
+use self::question::{About, Question, Reply, Stale};
 use self::record::{Learnt, Record, Repository, Tagged, accept_key};
 use self::relay::NoReply;
 pub(crate) use self::relay::Relay;
@@ -81,8 +82,7 @@ use self::request::Requests;
 use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::metrics::{Metrics, RegistryAnswered};
-use crate::mirror::cache::{Manifest, Manifests};
-use crate::mirror::named::{self, Named};
+use crate::mirror::cache::Manifests;
 use crate::mirror::provenance::{Provenance, place_at};
 use crate::mirror::recent::Recent;
 use crate::options::{Options, StaleTags};
@@ -611,8 +611,8 @@ impl Registries {
             _ => None,
         };
         // One that is wrong is the caller's affair, who sees the same reply.
-        let checked = named::check(&reply.headers, reply.body.clone(), expected).ok()?;
-        let named::Checked { manifest, keeps: true } = checked else { return None };
+        let checked = manifest::check(&reply.headers, reply.body.clone(), expected).ok()?;
+        let manifest::Checked { manifest, keeps: true } = checked else { return None };
         let size = Some(manifest.bytes.len() as u64);
         let parts = Named::parse(&manifest.bytes).all().map(|part| (part.digest, part.size));
         learnt.push(Learnt::Has([(manifest.digest, size)].into_iter().chain(parts).collect()));
@@ -635,7 +635,7 @@ impl Registries {
             About::Manifest(digest) => {
                 self.record.has(repository, digest).await?;
                 let manifest = self.delivered(question, digest).await?;
-                let fits = named::accepts(&question.headers, &manifest.media_type);
+                let fits = manifest::accepts(&question.headers, &manifest.media_type);
                 fits.then(|| of_manifest(question, &manifest, stale(Duration::ZERO)))?
             }
             About::Tag(tag) if trouble.opens_tags(self.options.stale_tags) => {
@@ -659,7 +659,7 @@ impl Registries {
         let open = self.record.tag(repository, tag, &accept).await;
         for tagged in private.map(|(tagged, _)| tagged).into_iter().chain(open) {
             if let Some(manifest) = self.delivered(question, tagged.digest).await
-                && named::accepts(&question.headers, &manifest.media_type)
+                && manifest::accepts(&question.headers, &manifest.media_type)
             {
                 return Some((manifest, tagged.at));
             }

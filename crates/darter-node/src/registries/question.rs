@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{Digest, DigestHasher};
+use darter_oci::manifest::DOCKER_CONTENT_DIGEST;
+use darter_oci::name::Reference;
+use darter_oci::route::{self, Route};
 use darter_origin::{Upstream, Upstreams};
 use darter_wire::{MAX_REGISTRY_HEADERS, RegistryAnswer, RegistryQuestion, StaleAnswer};
 use http::header::{ACCEPT, ACCEPT_ENCODING, IF_NONE_MATCH, RANGE};
@@ -15,10 +18,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use crate::metrics::MirrorKind;
-use crate::mirror::route::{self, Reference, Route};
-
-/// Largest manifest that is passed on. Registries take up to 4 MiB; somewhat more, for those that let more pass.
-pub(crate) const MAX_MANIFEST: usize = 6 << 20;
 
 /// Headers of a request that choose or shorten its answer; others are not passed on.
 const OF_A_QUESTION: [HeaderName; 4] = [ACCEPT, ACCEPT_ENCODING, IF_NONE_MATCH, RANGE];
@@ -98,7 +97,7 @@ impl Question {
     pub(crate) fn about(&self) -> (&str, About<'_>) {
         let path = self.path.split('?').next().unwrap_or_default();
         match route::parse(path) {
-            Some(Route::Manifest { name, reference }) => match route::reference(reference) {
+            Some(Route::Manifest { name, reference }) => match Reference::parse(reference) {
                 Ok(Reference::Tag(tag)) => (name, About::Tag(tag)),
                 Ok(Reference::Digest(digest)) => (name, About::Manifest(digest)),
                 Err(_) => (name, About::Other),
@@ -111,7 +110,7 @@ impl Question {
 
     /// The kind, for metrics.
     pub(crate) fn kind(&self) -> MirrorKind {
-        route::parse(self.path.split('?').next().unwrap_or_default()).map_or(MirrorKind::Other, Route::kind)
+        route::parse(self.path.split('?').next().unwrap_or_default()).map_or(MirrorKind::Other, MirrorKind::of)
     }
 
     /// Whether it brings nothing that authorises: what answers it is open to whoever brings nothing either.
@@ -194,13 +193,7 @@ impl Question {
 /// The repository that a path and query of the API is about.
 fn repository_of(path_and_query: &str) -> Option<&str> {
     let path = path_and_query.split_once('?').map_or(path_and_query, |(path, _)| path);
-    match route::parse(path)? {
-        Route::Ping => None,
-        Route::Manifest { name, .. }
-        | Route::Blob { name, .. }
-        | Route::Tags { name }
-        | Route::Referrers { name, .. } => Some(name),
-    }
+    route::parse(path)?.repository()
 }
 
 /// Whether a path and query is one that a client may ask for.
@@ -222,7 +215,7 @@ fn is_of_the_api(path_and_query: &str) -> bool {
 impl Reply {
     /// The digest that the registry names.
     pub(crate) fn digest(&self) -> Option<Digest> {
-        self.headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+        self.headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
     }
 
     /// As it goes to a node.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use darter_core::{Clock, Moment};
+use darter_oci::manifest::{self, MAX_MANIFEST};
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, RegistryClient, status_text};
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
@@ -21,9 +22,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::flights::Outcome;
-use super::question::{About, MAX_MANIFEST, Question, Reply, without_the_connections};
+use super::question::{About, Question, Reply, without_the_connections};
 use crate::metrics::Metrics;
-use crate::mirror::named;
 use crate::mirror::recent::Recent;
 
 /// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
@@ -201,7 +201,7 @@ fn as_of_head(question: &Question, mut reply: Reply) -> Reply {
     };
     if reply.status == StatusCode::OK
         && reply.digest().is_none()
-        && let Ok(checked) = named::check(&reply.headers, reply.body.clone(), expected)
+        && let Ok(checked) = manifest::check(&reply.headers, reply.body.clone(), expected)
         && let Ok(digest) = checked.manifest.digest.to_string().parse()
     {
         reply.headers.insert("docker-content-digest", digest);

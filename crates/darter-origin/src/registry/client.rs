@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Clock, Digest, Moment, in_full};
+use darter_oci::challenge::challenges_of;
 use futures_util::stream::{self, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -32,7 +33,6 @@ use crate::body;
 use crate::client::{HttpClient, Request, credential_headers, left_until, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
 use crate::origin::Body;
-use crate::registry::challenge::challenges_of;
 use crate::registry::encoding;
 use crate::registry::login::{Login, Logins};
 use crate::registry::probe::{self, HEAD_ALONE_TIMEOUT};

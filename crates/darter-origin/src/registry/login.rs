@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Clock, Moment};
+use darter_oci::name::canonical;
 use parking_lot::{Mutex, RwLock};
 
-use crate::registry::upstreams::{RegistryConfig, canonical};
+use crate::registry::upstreams::RegistryConfig;
 
 mod docker;
 

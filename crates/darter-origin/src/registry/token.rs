@@ -11,6 +11,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use darter_core::{Blamed as _, Clock, Moment, in_full};
+use darter_oci::challenge::Challenge;
+use darter_oci::token::Granted;
 use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
@@ -22,9 +24,7 @@ use url::form_urlencoded::Serializer;
 use crate::body;
 use crate::client::{HttpClient, Reach, Request, left_until, no_answer_in, of_status, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
-use crate::registry::challenge::Challenge;
 use crate::registry::encoding;
-use crate::registry::granted::Granted;
 use crate::registry::login::Login;
 use crate::registry::upstreams::Upstream;
 

@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use darter_oci::name::{DOCKER_HUB, DOCKER_HUB_ADDRESS, canonical};
 use url::{Host, Url};
 
 use crate::client::{Reach, Requester, authority, is_this_host, shown};
 use crate::error::{ErrorKind, OriginError};
 use crate::registry::login::Login;
-
-/// Docker Hub: its name in references, its other names, and the host that serves its API.
-pub(crate) const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-const DOCKER_HUB_ADDRESS: &str = "https://registry-1.docker.io/";
 
 /// Options of registries.
 #[derive(Clone, Debug, Default)]
@@ -238,12 +234,6 @@ impl Upstreams {
     }
 }
 
-/// One spelling for each registry: lower case, and `docker.io` for all of Docker Hub's names.
-pub(crate) fn canonical(name: &str) -> String {
-    let lower = name.to_ascii_lowercase();
-    if DOCKER_HUB_ALIASES.contains(&lower.as_str()) { DOCKER_HUB.to_owned() } else { lower }
-}
-
 fn with_slash(mut url: Url) -> Url {
     if !url.path().ends_with('/') {
         let path = format!("{}/", url.path());
@@ -263,6 +253,8 @@ fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use darter_oci::name::DOCKER_HUB_ALIASES;
+
     use super::*;
 
     fn upstreams() -> Upstreams {

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use darter_oci::name::{DOCKER_HUB, canonical};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::registry::login::Login;
-use crate::registry::upstreams::{DOCKER_HUB, canonical};
 
 /// What Docker calls its hub in `config.json` and to helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";

@@ -10,18 +10,18 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use darter_api::ImageRole;
 use darter_core::Digest;
-use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 
-use crate::mirror::DOCKER_CONTENT_DIGEST;
-use crate::mirror::cache::Manifest;
-use crate::registries::question::MAX_MANIFEST;
+use crate::media_type;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The header by which a registry names a digest.
+pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Largest manifest that is passed on. Registries take up to 4 MiB; somewhat more, for those that let more pass.
+pub const MAX_MANIFEST: usize = 6 << 20;
 
 /// Fields of which each format of manifests has one.
 const MANIFEST_FIELDS: [&str; 7] = ["schemaVersion", "mediaType", "config", "layers", "manifests", "blobs", "fsLayers"];
@@ -29,17 +29,29 @@ const MANIFEST_FIELDS: [&str; 7] = ["schemaVersion", "mediaType", "config", "lay
 /// What a manifest of which nobody says the media type is passed on as.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
+/// A manifest (or index) as a registry gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// What its bytes are called.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
 /// A manifest that is the one its digest says.
 #[derive(Clone, Debug)]
-pub(crate) struct Checked {
-    pub(crate) manifest: Manifest,
+pub struct Checked {
+    /// The manifest.
+    pub manifest: Manifest,
     /// Whether its bytes alone have that digest, so that it can be kept.
-    pub(crate) keeps: bool,
+    pub keeps: bool,
 }
 
 /// Why an answer is no manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wrong {
+pub enum Wrong {
     /// More than [`MAX_MANIFEST`] bytes.
     TooLong,
     /// No JSON object, or another one than manifests are.
@@ -50,13 +62,18 @@ pub(crate) enum Wrong {
 
 /// A digest that is not the one it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mismatch {
-    pub(crate) claimed: Digest,
-    pub(crate) got: Digest,
+pub struct Mismatch {
+    /// What it should be.
+    pub claimed: Digest,
+    /// What it is.
+    pub got: Digest,
 }
 
 /// Checks an answer's body against the digest that was asked for, or that the answer names.
-pub(crate) fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>) -> Result<Checked, Wrong> {
+///
+/// # Errors
+/// What is not that manifest, or none at all.
+pub fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>) -> Result<Checked, Wrong> {
     if bytes.len() > MAX_MANIFEST {
         return Err(Wrong::TooLong);
     }
@@ -95,7 +112,7 @@ fn json_object(bytes: &[u8]) -> Option<serde_json::Map<String, serde_json::Value
 }
 
 /// Whether an answer in a list's place is a list: of tags, or an index of referrers.
-pub(crate) fn is_list(bytes: &[u8]) -> bool {
+pub fn is_list(bytes: &[u8]) -> bool {
     json_object(bytes).is_some_and(|object| object.contains_key("tags") || object.contains_key("manifests"))
 }
 
@@ -123,7 +140,7 @@ fn signed_payload(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Whether a caller takes this media type: any, if it does not say.
-pub(crate) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+pub fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let media_type = essence(media_type);
     let mut said = false;
@@ -145,7 +162,7 @@ pub(crate) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
 /// What a manifest or an index names, in any of the formats in use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Named {
+pub struct Named {
     media_type: Option<String>,
     config: Option<Descriptor>,
     layers: Vec<Descriptor>,
@@ -155,10 +172,24 @@ pub(crate) struct Named {
     fs_layers: Vec<FsLayer>,
 }
 
+/// Something that a manifest names.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Descriptor {
-    pub(crate) digest: Digest,
-    pub(crate) size: Option<u64>,
+pub struct Descriptor {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes, if it is told.
+    pub size: Option<u64>,
+}
+
+/// What a part is to its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartRole {
+    /// A manifest.
+    Manifest,
+    /// The image's configuration.
+    Config,
+    /// A layer.
+    Layer,
 }
 
 #[derive(Debug, Deserialize)]
@@ -169,7 +200,7 @@ struct FsLayer {
 
 impl Named {
     /// Nothing, if it can't be read: what it names is then asked for.
-    pub(crate) fn parse(manifest: &[u8]) -> Self {
+    pub fn parse(manifest: &[u8]) -> Self {
         serde_json::from_slice(manifest).unwrap_or_default()
     }
 
@@ -180,26 +211,27 @@ impl Named {
             return Some(media_type.clone());
         }
         if self.config.is_some() {
-            return Some(OCI_MANIFEST.to_owned());
+            return Some(media_type::MANIFEST.to_owned());
         }
-        (!self.manifests.is_empty()).then(|| OCI_INDEX.to_owned())
+        (!self.manifests.is_empty()).then(|| media_type::INDEX.to_owned())
     }
 
     /// What an image is made of, in the order of the manifest.
-    pub(crate) fn parts(self) -> impl Iterator<Item = (ImageRole, Descriptor)> {
+    pub fn parts(self) -> impl Iterator<Item = (PartRole, Descriptor)> {
         let bare = self.fs_layers.into_iter().map(|layer| Descriptor { digest: layer.blob_sum, size: None });
         let as_a = |role| move |descriptor| (role, descriptor);
-        let layers = self.layers.into_iter().chain(self.blobs).chain(bare).map(as_a(ImageRole::Layer));
-        let manifests = self.manifests.into_iter().map(as_a(ImageRole::Manifest));
-        manifests.chain(self.config.into_iter().map(as_a(ImageRole::Config))).chain(layers)
+        let layers = self.layers.into_iter().chain(self.blobs).chain(bare).map(as_a(PartRole::Layer));
+        let manifests = self.manifests.into_iter().map(as_a(PartRole::Manifest));
+        manifests.chain(self.config.into_iter().map(as_a(PartRole::Config))).chain(layers)
     }
 
     /// Whether this is a list of manifests.
-    pub(crate) const fn is_index(&self) -> bool {
+    pub const fn is_index(&self) -> bool {
         !self.manifests.is_empty()
     }
 
-    pub(crate) fn all(self) -> impl Iterator<Item = Descriptor> {
+    /// Everything that it names.
+    pub fn all(self) -> impl Iterator<Item = Descriptor> {
         let bare = self.fs_layers.into_iter().map(|layer| Descriptor { digest: layer.blob_sum, size: None });
         self.config.into_iter().chain(self.layers).chain(self.manifests).chain(self.blobs).chain(bare)
     }
@@ -218,7 +250,7 @@ mod tests {
             }
             accepts(&headers, media_type)
         };
-        let oci = "application/vnd.oci.image.index.v1+json";
+        let oci = media_type::INDEX;
         assert!(accept(&[], oci));
         assert!(accept(&["text/plain, */*;q=0.1"], oci));
         assert!(accept(&["application/*"], oci));

@@ -15,11 +15,11 @@ const MAX_LIFETIME: f64 = 1e9;
 
 /// An access token and how long it is good for.
 #[derive(Default, PartialEq)]
-pub(super) struct Granted {
+pub struct Granted {
     /// The token; never empty.
-    pub(super) token: Option<String>,
+    pub token: Option<String>,
     /// Its lifetime, if the service told one that makes sense.
-    pub(super) lifetime: Option<Duration>,
+    pub lifetime: Option<Duration>,
 }
 
 impl Granted {
@@ -27,7 +27,7 @@ impl Granted {
     ///
     /// # Errors
     /// When the body does not begin with a JSON object (or `null`).
-    pub(super) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+    pub fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
         let text = String::from_utf8_lossy(body);
         let read = |reads_lifetime| {
             // Without asking for the end of the input: what follows the first value is ignored.

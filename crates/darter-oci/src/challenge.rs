@@ -9,22 +9,22 @@ use http::header::WWW_AUTHENTICATE;
 
 /// One challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Challenge {
+pub struct Challenge {
     /// The scheme in lower case, such as `bearer`.
-    pub(crate) scheme: String,
+    pub scheme: String,
     /// Parameters, names in lower case.
     parameters: Vec<(String, String)>,
 }
 
 impl Challenge {
     /// The value of a parameter.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// All challenges in these headers, in their order.
-pub(crate) fn challenges_of(headers: &HeaderMap) -> Vec<Challenge> {
+pub fn challenges_of(headers: &HeaderMap) -> Vec<Challenge> {
     let values = headers.get_all(WWW_AUTHENTICATE).iter();
     values.flat_map(|value| parse(&String::from_utf8_lossy(value.as_bytes()))).collect()
 }

@@ -1,0 +1,24 @@
+//! The words of the OCI distribution specification, and what registries make of them.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`route`] | what a path under `/v2/` asks for |
+//! | [`name`] | names of registries, repositories and tags, and of images as people write them |
+//! | [`manifest`] | what a manifest is, whether it is the one that was asked for, and what it names |
+//! | [`media_type`] | what documents and layers are called |
+//! | [`challenge`] | what a server asks for in `WWW-Authenticate` |
+//! | [`token`] | what a token service answers |
+//! | [`error`] | errors as registries write them |
+//!
+//! Pure: text and bytes in, words out. Whoever sends or serves them is elsewhere: `darter-origin` asks registries, the mirror answers
+//! engines. Digests are `darter-core`'s, since content of any origin has them.
+//!
+//! Invariant: no text makes anything here panic. What can't be read is refused, or skipped where registries in use write so.
+
+pub mod challenge;
+pub mod error;
+pub mod manifest;
+pub mod media_type;
+pub mod name;
+pub mod route;
+pub mod token;
