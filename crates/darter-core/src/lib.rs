@@ -15,6 +15,7 @@
 //! | [`rate`] | [`Rate`]: bytes per second as people write them |
 //! | [`sharing`] | who may have bytes that another caller's credentials opened |
 //! | [`signature`](mod@signature) | query parameters that sign an address |
+//! | [`recent`] | [`Recent`](recent::Recent): a map of limited weight that keeps what was used last |
 //! | [`rendezvous`] | highest-random-weight choice among nodes |
 //! | [`fault`] | [`Fault`] and [`Retry`]: whose fault an error is, whether asking again helps |
 //! | [`clock`] | [`Moment`] and the [`Clock`] that is injected everywhere |
@@ -30,6 +31,7 @@ pub mod place;
 pub mod proof;
 pub mod range;
 pub mod rate;
+pub mod recent;
 pub mod rendezvous;
 pub mod set;
 pub mod sharing;

@@ -41,7 +41,6 @@ use crate::fleet::seeds::Seeds;
 use crate::local::LocalPort;
 use crate::metrics::Failed;
 use crate::metrics::process::Usage;
-use crate::mirror::Nearness;
 use crate::options::{Options, Role};
 use crate::registries::Registries;
 use crate::swarms::again::Handing;
@@ -98,6 +97,17 @@ pub struct Download {
     _hold: Hold,
     credentials: Credentials,
     requester: Requester,
+}
+
+/// Where a byte is, as the agent knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearness {
+    /// Here.
+    Held,
+    /// Not here, but others may have it: it can be asked for before the bytes before it.
+    Within,
+    /// It comes only after this many bytes before it.
+    After(u64),
 }
 
 impl Agent {

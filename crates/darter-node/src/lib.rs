@@ -40,7 +40,7 @@ mod transfer;
 mod waits;
 
 pub use agent::builder::Builder;
-pub use agent::{Agent, Download, Reloaded};
+pub use agent::{Agent, Download, Nearness, Reloaded};
 pub use darter_api::handover::Order;
 pub use darter_origin::is_own_header;
 pub use error::{FetchError, StartError};

@@ -19,8 +19,7 @@
 use std::hash::Hash;
 
 use darter_core::ByteRange;
-
-use crate::mirror::recent::Recent;
+use darter_core::recent::Recent;
 
 /// Blobs whose ranges are remembered.
 const MAX_BLOBS: u64 = 1000;
@@ -34,17 +33,6 @@ const MIN_STEP: u64 = 64 << 10;
 const MAX_BEGINNING: u64 = 4 << 20;
 /// A longer range is no jump: whoever reads so much wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
-
-/// Where a byte is, as the agent knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nearness {
-    /// Here.
-    Held,
-    /// Not here, but others may have it: it can be asked for before the bytes before it.
-    Within,
-    /// It comes only after this many bytes before it.
-    After(u64),
-}
 
 /// A range of a blob as a reader asks for it.
 #[derive(Clone, Copy, Debug)]

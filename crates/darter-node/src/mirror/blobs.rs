@@ -8,9 +8,8 @@ use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source};
 use futures_util::stream::BoxStream;
 
-use crate::agent::{Agent, Download};
+use crate::agent::{Agent, Download, Nearness};
 use crate::error::FetchError;
-use crate::mirror::ahead::Nearness;
 use crate::transfer::stream::Part;
 
 /// Gives blobs.

@@ -25,9 +25,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::recent::Recent;
 use darter_core::{Digest, Moment};
-
-use crate::mirror::recent::Recent;
 
 /// Entries of each table. An entry is a few hundred bytes at most.
 const CAPACITY: u64 = 10_000;

@@ -20,8 +20,8 @@ use crate::local::{self, Body};
 use crate::metrics::AccessCheck;
 use crate::mirror::grants::Member;
 use crate::mirror::problem::Problem;
-use crate::mirror::provenance::place_of;
 use crate::mirror::{Ask, Mirror, entity_tag, header};
+use crate::registries::provenance::place_of;
 use crate::registries::question::Reply;
 
 impl Mirror {

@@ -13,14 +13,12 @@
 //! | `ahead` | which ranges begin with the upstream |
 //! | `listing`, `link`, `page`, `walk` | tags and referrers, passed through; links to their further pages; which of those are gone to; circles |
 //! | `grants` | who may read what is cached |
-//! | `cache` | manifests in memory and on disk |
-//! | `provenance` | which registry and repository delivered a cached manifest |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `sampled` | the same for a caller to whom the registry did not show what it has |
 //! | `problem` | errors in the specification's form |
 //! | `wrong` | blobs whose content came wrong a short time ago |
 //! | `conditions`, `told` | `If-Match` and its kin; what a registry tells people besides |
-//! | `range`, `recent`, `account` | the `Range` header; a bounded map; the log and count of each request |
+//! | `range`, `account` | the `Range` header; the log and count of each request |
 //!
 //! # One request
 //!
@@ -52,10 +50,9 @@
 //! Non-goals: pushing, catalogues, rewriting manifests.
 
 mod account;
-pub mod ahead;
+mod ahead;
 mod blob;
 mod blobs;
-pub(crate) mod cache;
 mod compared;
 mod conditions;
 mod flow;
@@ -65,9 +62,7 @@ mod listing;
 mod manifest;
 mod page;
 pub(crate) mod problem;
-pub(crate) mod provenance;
 mod range;
-pub(crate) mod recent;
 mod rescue;
 mod rewrite;
 pub(crate) mod route;
@@ -80,6 +75,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Clock, Digest, Moment, Source};
 use darter_oci::error::Code;
@@ -105,13 +101,12 @@ use self::account::Account;
 use self::grants::{Fingerprint, Grants, Member, Scope};
 use self::page::Pages;
 use self::problem::Problem;
-use self::recent::Recent;
 use self::route::{Known, Naming};
 use self::wrong::WrongDigests;
 
-pub use self::ahead::Nearness;
 pub use self::blobs::{Blob, Blobs};
 pub use self::rewrite::Rewrites;
+pub use crate::agent::Nearness;
 pub use crate::transfer::stream::Part;
 
 /// Tags remembered as seen.

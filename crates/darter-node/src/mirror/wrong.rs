@@ -13,13 +13,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::recent::Recent;
 use darter_core::{Clock, Digest, Moment};
 use darter_oci::error::Code;
 use parking_lot::Mutex;
 
 use crate::mirror::grants::{Fingerprint, Scope};
 use crate::mirror::problem::Problem;
-use crate::mirror::recent::Recent;
 
 /// How long a digest is refused.
 const REFUSED_FOR: Duration = Duration::from_secs(300);

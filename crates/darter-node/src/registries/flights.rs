@@ -11,13 +11,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::recent::Recent;
 use darter_core::{Digest, Moment, NodeId};
 use darter_origin::OriginFailure;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::question::Reply;
-use crate::mirror::recent::Recent;
 
 /// Bytes of answers remembered.
 const MAX_REMEMBERED: u64 = 16 << 20;

@@ -9,6 +9,8 @@
 //! | `request` | one question to a registry itself |
 //! | `record` | what is open to everybody, on disk |
 //! | `known` | what other nodes know while a registry is away |
+//! | `manifests` | manifests in memory and on disk |
+//! | `provenance` | which registry and repository delivered a cached manifest |
 //! | `images` | the images that this host was asked for, by name |
 //! | `outage` | when a registry counts as away, and what is said then |
 //!
@@ -45,7 +47,9 @@
 mod flights;
 pub(crate) mod images;
 mod known;
+pub(crate) mod manifests;
 mod outage;
+pub(crate) mod provenance;
 pub(crate) mod question;
 mod record;
 mod relay;
@@ -58,6 +62,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_core::recent::Recent;
 use darter_core::{Clock, Digest, Moment, NodeId};
 use darter_oci::manifest::{self, MAX_MANIFEST, Manifest, Named};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
@@ -72,7 +77,9 @@ use tokio::time::Instant;
 
 use self::flights::{Asker, Flights, Outcome, Way};
 use self::images::Images;
+use self::manifests::Manifests;
 use self::outage::{Trouble, Watch};
+use self::provenance::{Provenance, place_at};
 use self::question::{About, Question, Reply, Stale};
 use self::record::{Learnt, Record, Repository, Tagged, accept_key};
 use self::relay::NoReply;
@@ -82,9 +89,6 @@ use self::request::Requests;
 use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::metrics::{Metrics, RegistryAnswered};
-use crate::mirror::cache::Manifests;
-use crate::mirror::provenance::{Provenance, place_at};
-use crate::mirror::recent::Recent;
 use crate::options::{Options, StaleTags};
 use crate::waits::Waits;
 

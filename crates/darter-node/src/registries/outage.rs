@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use darter_core::Moment;
+use darter_core::recent::Recent;
 use darter_origin::{ErrorKind, OriginFailure, status_text};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
@@ -16,7 +17,6 @@ use parking_lot::Mutex;
 use url::Url;
 
 use super::flights::Outcome;
-use crate::mirror::recent::Recent;
 use crate::options::StaleTags;
 
 /// A registry that did not answer in time is not asked for so long, by whoever has something else to go by.

@@ -26,11 +26,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::Digest;
+use darter_core::recent::Recent;
 use darter_store::Dir;
 use parking_lot::Mutex;
 use url::Url;
 
-use crate::mirror::recent::Recent;
 use crate::small_files::SmallFiles;
 
 const MAGIC: &str = "darter-open-1";

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use darter_core::recent::Recent;
 use darter_core::source::blob_of;
 use darter_core::{Digest, Moment, NodeId, rendezvous};
 use darter_origin::{OriginFailure, is_this_host};
@@ -22,7 +23,6 @@ use url::Url;
 use super::question::Reply;
 use crate::error::FetchError;
 use crate::fleet::Fleet;
-use crate::mirror::recent::Recent;
 use crate::options::Role;
 
 /// How long the nodes that were found for a repository are asked without looking for them again.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use darter_core::recent::Recent;
 use darter_core::{Clock, Moment};
 use darter_oci::manifest::{self, MAX_MANIFEST};
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, RegistryClient, status_text};
@@ -24,7 +25,6 @@ use url::Url;
 use super::flights::Outcome;
 use super::question::{About, Question, Reply, without_the_connections};
 use crate::metrics::Metrics;
-use crate::mirror::recent::Recent;
 
 /// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
 const SLACK: Duration = Duration::from_millis(200);

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
+use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Moment, Source};
 use darter_origin::ErrorKind;
 use parking_lot::Mutex;
 
 use crate::error::FetchError;
-use crate::mirror::recent::Recent;
 
 /// How long, where the origin does not say.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(2);

@@ -20,12 +20,12 @@ use std::io;
 use std::sync::Arc;
 
 use darter_core::Digest;
+use darter_core::recent::Recent;
 use darter_origin::Upstream;
 use darter_store::Dir;
 use parking_lot::Mutex;
 use url::Url;
 
-use crate::mirror::recent::Recent;
 use crate::small_files::SmallFiles;
 
 /// The directory, within that of the manifests.

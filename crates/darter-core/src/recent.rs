@@ -1,4 +1,4 @@
-//! A map that holds so much and no more: past its limit, what was used longest ago goes.
+//! A map of limited weight: past its limit, what was used longest ago goes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -6,7 +6,7 @@ use std::hash::Hash;
 /// Values by key, each with a weight. Invariants: the weights' sum is at most `limit`; `by_use` has exactly one entry
 /// for each entry of `slots`.
 #[derive(Debug)]
-pub(crate) struct Recent<K, V> {
+pub struct Recent<K, V> {
     slots: HashMap<K, Slot<V>>,
     by_use: BTreeMap<u64, K>,
     next_use: u64,
@@ -23,12 +23,12 @@ struct Slot<V> {
 
 impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     /// An empty map for weights up to `limit` in all.
-    pub(crate) fn new(limit: u64) -> Self {
+    pub fn new(limit: u64) -> Self {
         Self { slots: HashMap::new(), by_use: BTreeMap::new(), next_use: 0, weight: 0, limit }
     }
 
     /// Sets a value and returns the keys that had to go for it; what weighs more than the limit goes at once.
-    pub(crate) fn insert(&mut self, key: K, value: V, weight: u64) -> Vec<K> {
+    pub fn insert(&mut self, key: K, value: V, weight: u64) -> Vec<K> {
         self.remove(&key);
         self.next_use += 1;
         self.weight += weight;
@@ -45,7 +45,7 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     }
 
     /// A value, which counts as a use.
-    pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
+    pub fn get(&mut self, key: &K) -> Option<&V> {
         let slot = self.slots.get_mut(key)?;
         self.by_use.remove(&slot.used);
         self.next_use += 1;
@@ -55,13 +55,13 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     }
 
     /// A value that may be changed, which counts as a use; its weight stays.
-    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.get(key)?;
         self.slots.get_mut(key).map(|slot| &mut slot.value)
     }
 
     /// Removes a value.
-    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+    pub fn remove(&mut self, key: &K) -> Option<V> {
         let slot = self.slots.remove(key)?;
         self.by_use.remove(&slot.used);
         self.weight -= slot.weight;

@@ -22,11 +22,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use darter_core::Digest;
+use darter_core::recent::Recent;
 use darter_oci::manifest::Manifest;
 use darter_store::Dir;
 use parking_lot::Mutex;
 
-use crate::mirror::recent::Recent;
 use crate::small_files::SmallFiles;
 
 /// Bytes kept in memory: a few hundred manifests of ordinary images.
