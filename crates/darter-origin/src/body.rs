@@ -9,7 +9,9 @@ use futures_util::{Stream, StreamExt};
 
 use crate::client::{StallTimeout, of_body};
 use crate::error::{ErrorKind, OriginError};
-use crate::origin::Body;
+
+/// Bytes on their way. Ends after an error.
+pub type Body = BoxStream<'static, Result<Bytes, OriginError>>;
 
 /// The body of `response`, which must have `expected` bytes if that is known. `what` names it in messages.
 pub(crate) fn of_response(response: reqwest::Response, expected: Option<u64>, what: String) -> Body {

@@ -5,11 +5,9 @@
 //! There is no limit on the whole of a request, only on waiting: a large blob may take hours as long as it flows.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::signature;
 use darter_core::source::{Credentials, SIGNED_QUERY};
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -19,16 +17,19 @@ use url::Url;
 
 use crate::error::{ConfigError, ErrorKind, OriginError};
 
+mod address;
+mod config;
 mod failure;
 mod location;
 mod reach;
 mod server;
 
+pub(crate) use address::{authority, shown};
+pub use config::{HttpConfig, ServerConfig};
 pub(crate) use failure::{no_answer_in, of_body, of_status};
 pub(crate) use location::{keeps_credentials, same_server};
 pub(crate) use reach::Reach;
 pub use reach::{Requester, is_this_host};
-pub use server::ServerConfig;
 
 use server::Server;
 
@@ -38,50 +39,6 @@ const MAX_REDIRECTS: usize = 20;
 /// How often a request is made whose connection breaks before an answer. A kept connection may have been closed by the
 /// server at the moment at which the request went out.
 const MAX_SENDINGS: u32 = 3;
-
-/// Options of an [`HttpClient`].
-#[derive(Clone, Debug)]
-pub struct HttpConfig {
-    /// How long a connection may take to be made.
-    pub connect_timeout: Duration,
-    /// How long the first byte of an answer may take.
-    pub first_byte_timeout: Duration,
-    /// How long nothing may arrive within a body.
-    pub stall_timeout: Duration,
-    /// After this long without a frame an HTTP/2 connection is asked whether it lives, and has as long to answer. All
-    /// requests to a server share it: one that a firewall forgot would be waited for by each of them.
-    pub ping_timeout: Duration,
-    /// PEM file of certificate authorities to trust besides the system's.
-    pub extra_ca: Option<PathBuf>,
-    /// Settings of servers by their hosts (`registry.lab`) or authorities (`10.0.0.1:5000`).
-    pub servers: BTreeMap<String, ServerConfig>,
-    /// Addresses of servers that are configured, with settings or without: these may be anywhere.
-    pub configured: Vec<Url>,
-    /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured.
-    pub proxy_from_environment: bool,
-    /// Idle connections kept for each host.
-    pub idle_per_host: usize,
-    /// Query parameters that sign addresses, besides those of the usual object stores; in lower case.
-    pub signed_parameters: Vec<String>,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(3),
-            first_byte_timeout: Duration::from_secs(120),
-            // Less than readers wait (`--stall-timeout`): a body that stalls is to be asked for again before they leave.
-            stall_timeout: Duration::from_secs(20),
-            ping_timeout: Duration::from_secs(5),
-            extra_ca: None,
-            servers: BTreeMap::new(),
-            configured: Vec::new(),
-            proxy_from_environment: true,
-            idle_per_host: 8,
-            signed_parameters: Vec::new(),
-        }
-    }
-}
 
 /// Makes HTTP requests; cheap to clone, all clones share their connections.
 #[derive(Clone, Debug)]
@@ -331,20 +288,4 @@ pub fn is_own_header(name: &str) -> bool {
         "upgrade",
     ];
     OURS.iter().any(|own| own.eq_ignore_ascii_case(name))
-}
-
-/// An address without its password and what signs it, for messages.
-pub(crate) fn shown(url: &Url) -> String {
-    let mut bare = url.clone();
-    signature::take(&mut bare, &[]);
-    // Only addresses without a host refuse, and those have no user either.
-    let _ = bare.set_username("");
-    let _ = bare.set_password(None);
-    bare.to_string()
-}
-
-/// `host` or `host:port`, as registries are named; the port of the scheme is left out.
-pub(crate) fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -25,9 +25,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use darter_core::{Digest, DigestHasher};
 use http::HeaderMap;
 
+use crate::body::Body;
 use crate::checksum::{Crc, Md5};
 use crate::error::{ErrorKind, OriginError};
-use crate::origin::Body;
 
 mod part;
 

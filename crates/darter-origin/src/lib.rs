@@ -18,7 +18,7 @@
 //!
 //! Everything streams; nothing here holds more of a blob than the chunk in hand.
 
-mod body;
+pub mod body;
 mod checksum;
 pub mod client;
 mod declared;
@@ -40,8 +40,9 @@ pub use declared::Witness;
 pub use error::{ConfigError, ErrorKind, OriginError, OriginFailure, status_text};
 pub use file::FileOrigin;
 
+pub use body::Body;
 pub use mem::MemOrigin;
-pub use origin::{Body, Origin, Reading, Stat};
+pub use origin::{Origin, Reading, Stat};
 pub use origins::Origins;
 pub use pauses::{Pause, Pauses, Pausing};
 pub use registry::{Answer, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};

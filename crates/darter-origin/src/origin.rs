@@ -6,16 +6,12 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Shown, Source, Version};
-use futures_util::stream::BoxStream;
 
+use crate::body::Body;
 use crate::declared::Witness;
 use crate::error::OriginError;
-
-/// Bytes on their way. Ends after an error.
-pub type Body = BoxStream<'static, Result<Bytes, OriginError>>;
 
 /// What an origin says about a resource without sending it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 //! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
 //! | `token` | tokens: getting them, keeping them until they expire |
 //! | `encoding` | answers with a `Content-Encoding` that nobody asked for |
-//! | `login` | [`Login`]: configured credentials, Docker's `config.json` and its helpers |
+//! | `config` | what is told of registries: [`RegistryConfig`], [`Login`] |
+//! | `login` | which login a registry is asked with: configured, or of Docker's `config.json` and its helpers |
 //! | `probe` | HEAD where it works, GET where it does not |
 //! | `proof` | showing another agent that one has the same login |
 //! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
@@ -17,6 +18,7 @@
 //! and a token that a caller brings never enters the cache.
 
 mod client;
+mod config;
 mod encoding;
 mod login;
 mod origin;
@@ -26,6 +28,6 @@ mod token;
 mod upstreams;
 
 pub use client::{Answer, RegistryClient};
-pub use login::Login;
+pub use config::{Login, RegistryConfig};
 pub use origin::RegistryOrigin;
-pub use upstreams::{RegistryConfig, Upstream, Upstreams};
+pub use upstreams::{Upstream, Upstreams};

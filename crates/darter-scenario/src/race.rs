@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use darter_core::Rate;
 use serde::Deserialize;
 
+use crate::files;
 use crate::goal::Goal;
 
 /// Content bytes in a full segment (an MTU of 1500, timestamps on).
@@ -117,8 +118,8 @@ impl Scenario {
     /// # Errors
     /// For a file that can't be read, or is no race.
     pub fn open(name: &str) -> Result<Self> {
-        let (name, text) = crate::read(name)?;
-        ensure!(!crate::is_bench(&text)?, "{name} is no race");
+        let (name, text) = files::read(name)?;
+        ensure!(!files::is_bench(&text)?, "{name} is no race");
         Self::parse(&name, &text)
     }
 
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_an_error() {
-        let text = std::fs::read_to_string(crate::directory().join("gate.toml")).unwrap();
+        let text = std::fs::read_to_string(files::directory().join("gate.toml")).unwrap();
         assert!(Scenario::parse("gate", &text).is_ok());
         for (right, wrong) in
             [("nodes", "noeds"), ("nodes = 8", "nodes = 0"), ("200mbit", "fast"), ("seed_copies", "copies")]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::medium::Medium;
 use crate::sidecar::Sidecar;
+use crate::space::Space;
 use crate::store::{SetAside, SourceRecord};
 
 /// When a blob was last used.
@@ -15,14 +16,6 @@ pub(crate) struct LastUse {
     pub(crate) order: u64,
     /// Seconds since 1970, for people.
     pub(crate) at: u64,
-}
-
-/// A file system, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Space {
-    pub(crate) total: u64,
-    /// Free for this user.
-    pub(crate) free: u64,
 }
 
 /// A place for blobs. Methods that take a blob's id are never called for the same blob at the same time, except the ones

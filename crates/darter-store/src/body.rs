@@ -23,6 +23,7 @@ use darter_core::{BlobId, ByteRange, Manifest, PieceHash, PieceIndex, PieceLengt
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::error::{Result, StoreError};
+use crate::facts::Facts;
 use crate::medium::{Medium, Stamp};
 use crate::room::Room;
 use crate::sidecar::Sidecar;
@@ -57,22 +58,6 @@ struct State {
     complete: bool,
     pinned: bool,
     discarded: bool,
-}
-
-/// What a listing needs of a blob.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) length: Option<u64>,
-    pub(crate) held_bytes: u64,
-    pub(crate) complete: bool,
-    pub(crate) pinned: bool,
-}
-
-impl Facts {
-    /// Bytes that are still to come, as far as is known.
-    pub(crate) fn rest(&self) -> u64 {
-        self.length.map_or(0, |length| length.saturating_sub(self.held_bytes))
-    }
 }
 
 /// What a piece must be, as of an epoch.

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::backend::Space;
 use crate::error::{Result, StoreError};
+use crate::space::Space;
 use crate::threads;
 
 const PRIVATE_DIR: Mode = Mode::RWXU;

@@ -25,23 +25,24 @@ mod flusher;
 mod index;
 mod layout;
 mod lock;
+pub(crate) mod trash;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use darter_core::BlobId;
 
-use crate::backend::{Backend, LastUse, SaveError, Space};
+use crate::backend::{Backend, LastUse, SaveError};
 use crate::dir::Dir;
 use crate::disk::flusher::{Bell, Flusher};
 use crate::disk::index::Index;
 use crate::disk::layout::Layout;
-pub(crate) use crate::disk::layout::Trash;
 use crate::disk::lock::Lock;
 use crate::error::Result;
 use crate::keeper::{Keeper, Kept};
 use crate::medium::FileMedium;
 use crate::sidecar::Sidecar;
+use crate::space::Space;
 use crate::store::{SetAside, SourceRecord, StoreConfig};
 
 /// Keeps blobs in a directory of its own. Dropping it saves everything; blobs still held open keep it locked.

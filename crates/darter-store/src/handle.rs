@@ -1,4 +1,7 @@
 //! What callers hold of a blob. All who open the same blob share one handle; while it lives, the blob is in use.
+//!
+//! In a circle with `keeper`, on purpose: the keeper finds the handle that it gave out, and a handle tells the keeper what was written
+//! and when it is let go.
 
 use std::fmt;
 use std::io;

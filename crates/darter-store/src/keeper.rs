@@ -20,8 +20,9 @@ use darter_core::{BlobId, Manifest, PieceSet};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::backend::{Backend, LastUse, SaveError};
-use crate::body::{Body, Facts};
+use crate::body::Body;
 use crate::error::{Result, StoreError};
+use crate::facts::Facts;
 use crate::handle::{Handle, no_room};
 use crate::room::Room;
 use crate::sidecar::Sidecar;

@@ -8,6 +8,7 @@
 //! | [`dir`] | a directory of the agent's own, in which no link is followed |
 //! | `disk.rs` | [`DiskStore`], and the layout of its directory |
 //! | `disk/layout.rs` | its files: names, order of writing, what is left over after a crash |
+//! | `disk/trash.rs` | files that are not in their place yet, or not any more |
 //! | `disk/lock.rs` | one process a directory |
 //! | `disk/index.rs` | last uses and sources, in redb |
 //! | `disk/flusher.rs` | the thread that saves and evicts |
@@ -20,6 +21,7 @@
 //! | `medium.rs` | a blob's bytes: in a file, or in memory |
 //! | `pages.rs` | what of a file is in memory |
 //! | `room.rs` | how much is held, and how much may be |
+//! | `space.rs`, `facts.rs` | of a file system, how much there is; of a blob, what a listing needs |
 //! | `backend.rs` | what the keeper needs of disk or memory |
 //!
 //! Everything but [`Disk`] is synchronous: hashing and disk I/O block by nature. Asynchronous code comes by way of that handle, on
@@ -39,6 +41,7 @@ mod body;
 pub mod dir;
 mod disk;
 pub mod error;
+mod facts;
 mod handle;
 mod keeper;
 mod medium;
@@ -47,6 +50,7 @@ pub mod pages;
 mod passing;
 mod room;
 mod sidecar;
+mod space;
 pub mod store;
 pub mod threads;
 

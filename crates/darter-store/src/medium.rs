@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::FallocateFlags;
 
 use crate::dir::Dir;
-use crate::disk::Trash;
+use crate::disk::trash::Trash;
 
 /// The bytes of one blob. Callers see to it that writes and reads stay within one piece.
 pub(crate) trait Medium: Send + Sync + 'static {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use darter_core::BlobId;
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, LastUse, SaveError, Space};
+use crate::backend::{Backend, LastUse, SaveError};
 use crate::error::Result;
 use crate::keeper::{Keeper, Kept};
 use crate::medium::MemoryMedium;
 use crate::sidecar::Sidecar;
+use crate::space::Space;
 use crate::store::{SourceRecord, StoreConfig};
 
 /// Keeps blobs in memory, up to its quota.

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backend::Space;
 use crate::error::{Limit, Result, StoreError};
+use crate::space::Space;
 use crate::store::{Amount, StoreConfig};
 
 #[derive(Debug)]

@@ -27,7 +27,7 @@
 
 use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
 
-use crate::body::Facts;
+use crate::facts::Facts;
 use crate::store::BlobInfo;
 
 const MAGIC: &[u8; 8] = b"DARTPIEC";

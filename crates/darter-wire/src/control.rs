@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use darter_protocol::frame::{self, SIGN_OF_LIFE};
+use darter_protocol::{Frame, Message, Unknown};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Frame, Message, PeerReader, PeerStream, PeerWriter, Result, Unknown, WireError};
+use crate::{PeerReader, PeerStream, PeerWriter, Result, WireError};
 
 /// Bytes of queued frames that are put into one write.
 const COALESCE: usize = 64 * 1024;

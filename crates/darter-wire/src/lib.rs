@@ -38,7 +38,7 @@ pub use darter_protocol::{
 pub use data::{Answer, Answers, Bind, DataClient, Later, Payload, Receiving, Sending, Slots, Uploads, serve_data};
 pub use error::{Result, WireError};
 pub use preface::Greeted;
-pub use transport::{
-    CutTransport, Cuts, Listener, MemNetwork, MemTransport, PeerReader, PeerStream, PeerWriter, TcpConfig,
-    TcpTransport, Transport,
-};
+pub use transport::cuts::{CutTransport, Cuts};
+pub use transport::mem::{MemNetwork, MemTransport};
+pub use transport::tcp::{TcpConfig, TcpTransport};
+pub use transport::{Listener, PeerReader, PeerStream, PeerWriter, Transport};

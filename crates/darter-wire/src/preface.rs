@@ -12,10 +12,11 @@ use std::time::Duration;
 use darter_protocol::preface::{
     HEAD_LENGTH, Head, OLDEST_FORM, decode_hello, encode, form_of, form_of_answer, hello_length,
 };
+use darter_protocol::{Hello, Kind, Versions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::{Hello, Kind, PeerStream, Result, Transport, Versions, WireError};
+use crate::{PeerStream, Result, Transport, WireError};
 
 /// How long the other side may take for its preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);

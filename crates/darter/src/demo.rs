@@ -8,12 +8,14 @@
 //! | `demo/swarm.rs` | all nodes fetch at once, through their sockets |
 //! | `demo/plain.rs` | as many plain downloads from the same origin |
 //! | `demo/picture.rs` | who holds what, live |
+//! | `demo/finish.rs` | how one download ended |
 //! | `demo/result.rs` | what it came to, in numbers and in a sentence |
 //!
 //! Nothing here is a special path: the nodes are this program, told by flags what anybody could tell them, and the
 //! clock stops when the last byte has left a node's socket. The demo itself hashes every download.
 
 mod content;
+mod finish;
 mod fleet;
 mod origin;
 mod picture;

@@ -7,6 +7,7 @@
 //! | `top/view.rs` | state to screen: the frame around, the help, terminals that are too small |
 //! | `top/list.rs` | the screen of all swarms |
 //! | `top/detail.rs` | the screen of one swarm |
+//! | `top/rates.rs` | rates by tier, above either of them |
 //! | `top/words.rs` | numbers and names in few columns, sparklines, piece maps, colours |
 //! | `top/plain.rs` | a snapshot as plain text |
 //! | `top/terminal.rs` | the terminal, its keys, signals, and when to ask the daemon again |
@@ -17,6 +18,7 @@
 mod detail;
 mod list;
 mod plain;
+mod rates;
 mod state;
 mod terminal;
 mod view;

@@ -7,8 +7,8 @@ use http::header::{DATE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use url::Url;
 
+use crate::client::address::{authority, shown};
 use crate::client::reach::{self, OutOfReach, Reach};
-use crate::client::{authority, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
 
 /// Who was waited for no longer than this is not to blame.

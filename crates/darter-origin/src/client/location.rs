@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use url::Url;
 
-use crate::client::shown;
+use crate::client::address::shown;
 use crate::error::{ErrorKind, OriginError};
 
 /// Bytes that stay as they are: all of ASCII that is visible. What is left is what [`Url`] can't be given.

@@ -25,7 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use crate::client::authority;
+use crate::client::address::authority;
 use crate::error::{ErrorKind, OriginError};
 
 /// For whom an origin is asked. It decides how far that reaches.

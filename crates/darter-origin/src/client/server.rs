@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
 use url::Url;
 
-use crate::client::reach::{self, Resolver};
-use crate::client::{HttpConfig, Reach, authority, same_server};
+use crate::client::address::authority;
+use crate::client::config::{HttpConfig, ServerConfig};
+use crate::client::location::same_server;
+use crate::client::reach::{self, Reach, Resolver};
 use crate::error::{ConfigError, ErrorKind, OriginError};
 
 /// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
@@ -29,90 +31,6 @@ const CONNECTION_WINDOW: u32 = 256 << 20;
 const MAX_HEADER_BYTES: u32 = 256 << 10;
 /// Authorities remembered at most that don't take HTTP/2.
 const MAX_ONLY_HTTP1: usize = 1024;
-
-/// Settings for one server, where they differ from those for all.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct ServerConfig {
-    /// Addresses with whose scheme, host and port the headers and the certificate are shown: no other port of the host
-    /// gets them, and nobody in the clear who was meant to by TLS.
-    pub urls: Vec<Url>,
-    /// PEM file of certificate authorities to trust besides the system's and those for all.
-    pub ca: Option<PathBuf>,
-    /// PEM file of the certificate to show at the `urls`, with its chain.
-    pub client_cert: Option<PathBuf>,
-    /// PEM file of its private key; without, the key is in the certificate's file.
-    pub client_key: Option<PathBuf>,
-    /// Whether the server's certificate is not checked.
-    pub skip_verify: bool,
-    /// How long a connection may take to be made.
-    pub connect_timeout: Option<Duration>,
-    /// How long the first byte of an answer may take.
-    pub first_byte_timeout: Option<Duration>,
-    /// Headers for each request to one of the `urls`, unless a request has its own.
-    pub headers: Vec<(String, String)>,
-    /// The proxy to this server, instead of the environment's.
-    pub proxy: Option<Url>,
-}
-
-impl ServerConfig {
-    /// Takes in settings for the same server.
-    ///
-    /// # Errors
-    /// The name of one that both have, with other values.
-    pub fn merge(&mut self, other: &Self) -> Result<(), String> {
-        fn one<T: Clone + PartialEq>(name: &str, own: &mut Option<T>, other: &Option<T>) -> Result<(), String> {
-            match (&own, other) {
-                (Some(a), Some(b)) if a != b => Err(name.to_owned()),
-                (None, Some(_)) => {
-                    own.clone_from(other);
-                    Ok(())
-                }
-                _ => Ok(()),
-            }
-        }
-        // Neither is shown in the clear what is meant for the other by TLS.
-        let has_keys = |it: &Self| it.client_cert.is_some() || !it.headers.is_empty();
-        let is_at_same = other.urls.iter().all(|url| self.urls.iter().any(|known| same_server(known, url)));
-        if !is_at_same && (has_keys(self) || has_keys(other)) {
-            return Err("http and https".to_owned());
-        }
-        one("ca", &mut self.ca, &other.ca)?;
-        one("client-cert", &mut self.client_cert, &other.client_cert)?;
-        one("client-key", &mut self.client_key, &other.client_key)?;
-        one("connect-timeout", &mut self.connect_timeout, &other.connect_timeout)?;
-        one("first-byte-timeout", &mut self.first_byte_timeout, &other.first_byte_timeout)?;
-        one("proxy", &mut self.proxy, &other.proxy)?;
-        self.skip_verify |= other.skip_verify;
-        for (name, value) in &other.headers {
-            match self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-                Some((known, its)) if its != value => return Err(format!("the header {known}")),
-                Some(_) => {}
-                None => self.headers.push((name.clone(), value.clone())),
-            }
-        }
-        for url in &other.urls {
-            if !self.urls.contains(url) {
-                self.urls.push(url.clone());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Prints the headers' names alone: values may be secret.
-impl fmt::Debug for ServerConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerConfig")
-            .field("urls", &self.urls)
-            .field("ca", &self.ca)
-            .field("client_cert", &self.client_cert)
-            .field("skip_verify", &self.skip_verify)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("first_byte_timeout", &self.first_byte_timeout)
-            .field("headers", &self.headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
-            .finish_non_exhaustive()
-    }
-}
 
 /// One server's settings, ready for use.
 pub(super) struct Server {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 
 use super::Promise;
+use crate::body::Body;
 use crate::error::OriginError;
-use crate::origin::Body;
 
 /// `body`, which ends in an error instead of its last bytes if they don't bear the `promises` out.
 pub(super) fn checked(body: Body, promises: Vec<Promise>, what: String) -> Body {

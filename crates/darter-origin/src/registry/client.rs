@@ -30,15 +30,16 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::body;
+use crate::body::Body;
 use crate::client::{HttpClient, Request, credential_headers, left_until, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
-use crate::origin::Body;
+use crate::registry::config::{Login, RegistryConfig};
 use crate::registry::encoding;
-use crate::registry::login::{Login, Logins};
+use crate::registry::login::Logins;
 use crate::registry::probe::{self, HEAD_ALONE_TIMEOUT};
 use crate::registry::proof::LoginKeys;
 use crate::registry::token::{self, Demand, Tokens};
-use crate::registry::upstreams::{RegistryConfig, Upstream, Upstreams};
+use crate::registry::upstreams::{Upstream, Upstreams};
 use crate::web::{self, Part, content_length};
 
 /// What a registry answered, whatever the status.

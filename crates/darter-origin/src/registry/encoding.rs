@@ -13,8 +13,8 @@ use futures_util::stream::{self, StreamExt};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 
+use crate::body::Body;
 use crate::error::{ErrorKind, OriginError};
-use crate::origin::Body;
 
 /// Encoded bytes that are decoded in one step: what they expand to is held at a time.
 const STEP: usize = 4096;

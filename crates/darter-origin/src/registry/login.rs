@@ -4,7 +4,6 @@
 //! a helper that fails is a warning and no login: public images can still be pulled.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,38 +12,12 @@ use darter_core::{Clock, Moment};
 use darter_oci::name::canonical;
 use parking_lot::{Mutex, RwLock};
 
-use crate::registry::upstreams::RegistryConfig;
+use crate::registry::config::{Login, RegistryConfig};
 
 mod docker;
 
 /// How long an answer of `config.json` or of a helper is kept.
 const KEPT: Duration = Duration::from_secs(60);
-
-/// What proves to a registry who is asking. Printed without the secret.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Login {
-    /// A user and a password (or an access token that stands for one).
-    Password {
-        /// User name.
-        user: String,
-        /// The secret.
-        password: String,
-    },
-    /// A refresh token that the registry's token service trades for access tokens.
-    IdentityToken(String),
-    /// An access token, sent as it is.
-    RegistryToken(String),
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Password { .. } => "Password(…)",
-            Self::IdentityToken(_) => "IdentityToken(…)",
-            Self::RegistryToken(_) => "RegistryToken(…)",
-        })
-    }
-}
 
 /// Where logins come from.
 struct Sources {

@@ -11,7 +11,7 @@ use darter_core::{Digest, DigestHasher};
 use parking_lot::Mutex;
 use url::Url;
 
-use super::login::Login;
+use super::config::Login;
 
 /// What stands in every hash, so that it means nothing else.
 const CONTEXT: &[u8] = b"darter 2026-11 proof of a login";

@@ -24,8 +24,8 @@ use url::form_urlencoded::Serializer;
 use crate::body;
 use crate::client::{HttpClient, Reach, Request, left_until, no_answer_in, of_status, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
+use crate::registry::config::Login;
 use crate::registry::encoding;
-use crate::registry::login::Login;
 use crate::registry::upstreams::Upstream;
 
 /// Lifetime of a token whose answer does not tell, by the token specification.

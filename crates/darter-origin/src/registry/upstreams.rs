@@ -2,37 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
 
 use darter_oci::name::{DOCKER_HUB, DOCKER_HUB_ADDRESS, canonical};
 use url::{Host, Url};
 
 use crate::client::{Reach, Requester, authority, is_this_host, shown};
 use crate::error::{ErrorKind, OriginError};
-use crate::registry::login::Login;
-
-/// Options of registries.
-#[derive(Clone, Debug, Default)]
-pub struct RegistryConfig {
-    /// Base addresses (`http://` or `https://`) of registries by their names. Of several, the first that answers is used.
-    pub addresses: BTreeMap<String, Vec<Url>>,
-    /// What their repositories' names begin with there, by names of registries: several may be at one address (projects of
-    /// one Harbor), and are told apart by that.
-    pub prefixes: BTreeMap<String, String>,
-    /// Names of registries that are spoken to over plain HTTP.
-    pub plain_http: BTreeSet<String>,
-    /// Credentials of registries by their names, used for requests that bring none.
-    pub logins: BTreeMap<String, Login>,
-    /// Docker's `config.json`, where it is to be used for registries without a login above.
-    pub docker_config: Option<PathBuf>,
-    /// Where the credential helpers that `config.json` names are looked for, before `PATH`.
-    pub helper_directories: Vec<PathBuf>,
-    /// Names of registries, besides those with an address above, whose word counts: when such a registry says that a
-    /// repository of its has some content, the caller may have a copy that another registry delivered.
-    pub trusted: BTreeSet<String>,
-    /// Speaks to registries that nothing above names at public addresses only.
-    pub guarded: bool,
-}
+use crate::registry::config::RegistryConfig;
 
 /// A registry: its name, and where its API is.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -256,6 +232,7 @@ mod tests {
     use darter_oci::name::DOCKER_HUB_ALIASES;
 
     use super::*;
+    use crate::registry::config::Login;
 
     fn upstreams() -> Upstreams {
         let config = RegistryConfig {

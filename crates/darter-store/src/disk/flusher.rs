@@ -2,6 +2,8 @@
 //!
 //! Writing down takes disk time from those who store pieces, so it rests four times as long as it worked: on a slow disk
 //! a crash costs a few seconds of fetching more, and a download is not slowed by its own bookkeeping.
+//!
+//! In a circle with `disk`, on purpose: a store owns its flusher, which flushes a keeper of that store's files.
 
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;

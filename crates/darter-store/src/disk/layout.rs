@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use darter_core::BlobId;
 
-use crate::backend::{SaveError, Space};
+use crate::backend::SaveError;
 use crate::dir::{Access, Dir};
+use crate::disk::trash::Trash;
 use crate::error::{Result, StoreError};
 use crate::medium::{FileMedium, Medium as _};
 use crate::sidecar::{Sidecar, SidecarError};
+use crate::space::Space;
 
 const DATA: &str = "data";
 const SIDECAR: &str = "piece";
@@ -25,30 +26,6 @@ const NEWER_SIDECAR: &str = "newer-piece";
 pub(super) struct Layout {
     blobs: Dir,
     trash: Arc<Trash>,
-}
-
-/// Files that are about to be deleted, or are not in their place yet. Emptied at each start.
-pub(crate) struct Trash {
-    dir: Dir,
-    /// Names the next file.
-    next: AtomicU64,
-}
-
-impl Trash {
-    fn name(&self) -> String {
-        self.next.fetch_add(1, Ordering::Relaxed).to_string()
-    }
-
-    /// Makes an empty file that can be put into its place later; returns its name, too.
-    pub(crate) fn create(&self) -> io::Result<(std::fs::File, String)> {
-        let name = self.name();
-        Ok((self.dir.create(&name)?, name))
-    }
-
-    /// Puts a file into its place.
-    pub(crate) fn place(&self, name: &str, dir: &Dir, new: &str) -> io::Result<()> {
-        self.dir.rename(name, dir, new)
-    }
 }
 
 /// What became of reading a sidecar.
@@ -92,7 +69,7 @@ impl Layout {
     /// Makes the directories in `dir`.
     pub(super) fn new(dir: &Dir) -> Result<Self> {
         let sub = |name| dir.sub(name).map_err(StoreError::io("open", &dir.path_of(name)));
-        let trash = Arc::new(Trash { dir: sub("trash")?, next: AtomicU64::new(0) });
+        let trash = Arc::new(Trash::in_dir(sub("trash")?));
         Ok(Self { blobs: sub("blobs")?, trash })
     }
 

@@ -11,16 +11,14 @@ use bytes::BufMut as _;
 use darter_core::{PieceIndex, in_full};
 use darter_protocol::ProtocolError;
 use darter_protocol::data::{Ask, HEADER_LENGTH, Header};
+use darter_protocol::{MAX_PIECE_LENGTH, MAX_UNANSWERED, Refusal, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Answer;
-use crate::{
-    Budget, BufferPool, MAX_PIECE_LENGTH, MAX_UNANSWERED, PeerReader, PeerStream, PeerWriter, PooledBuffer, Refusal,
-    Request, Result, Wanted, WireError,
-};
+use super::answer::Answer;
+use crate::{Budget, BufferPool, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
 
 /// What the requesting side needs; all connections of a process share one.
 #[derive(Clone)]

@@ -8,8 +8,9 @@ use std::collections::{HashMap, VecDeque};
 
 use darter_core::BlobId;
 use darter_protocol::data::Ask;
+use darter_protocol::{MAX_UNANSWERED, Refusal, Request, Wanted};
 
-use crate::{MAX_UNANSWERED, Refusal, Request, Result, Wanted, WireError};
+use crate::{Result, WireError};
 
 /// Blobs whose turns are remembered, at most; those without requests are forgotten beyond that.
 const MAX_TURNS: usize = 4 * MAX_UNANSWERED;

@@ -19,15 +19,14 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{BlobId, NodeId, PieceIndex};
 use darter_protocol::ProtocolError;
 use darter_protocol::data::{ASK_LENGTH, Ask, Header, UnknownAsk};
+use darter_protocol::{MAX_PIECE_LENGTH, Refusal, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::queue::Queue;
-use crate::{
-    Budget, MAX_PIECE_LENGTH, PeerReader, PeerStream, PeerWriter, Refusal, Request, Result, Wanted, WireError,
-};
+use crate::{Budget, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
 /// What a holder decides when it has room to send.
 #[derive(Debug)]

@@ -8,9 +8,9 @@
 //! A connection is a [`PeerStream`]: two halves that live apart, because both kinds of channel read and write at
 //! the same time. The writing half can send a file's bytes without passing them through the process.
 
-mod cuts;
-mod mem;
-mod tcp;
+pub mod cuts;
+pub mod mem;
+pub mod tcp;
 
 use std::fs::File;
 use std::io;
@@ -21,10 +21,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use darter_core::PublicKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-
-pub use cuts::{CutTransport, Cuts};
-pub use mem::{MemNetwork, MemTransport};
-pub use tcp::{TcpConfig, TcpTransport};
 
 use crate::Result;
 

@@ -13,18 +13,16 @@
 //! be part of the registry's name on disk, on the wire and in messages.
 
 mod secrets;
+mod table;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_node::options::UpstreamOption;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub(crate) use self::secrets::{Login, Secret, secret_file, without_secrets};
+use self::table::{Table, Value, ValueFile, address, items, table};
 use super::hidden::without_logins;
 use super::values;
 
@@ -45,53 +43,6 @@ pub(crate) struct Upstream {
     pub(crate) login_file: Option<PathBuf>,
     /// The file whose first line is the user and password for the proxy.
     pub(crate) proxy_login_file: Option<PathBuf>,
-}
-
-/// The settings of one registry as they are written.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct Table {
-    #[serde(deserialize_with = "one_or_more", skip_serializing_if = "Vec::is_empty")]
-    url: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ca: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_cert: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_key: Option<PathBuf>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    skip_verify: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_timeout: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_byte_timeout: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    login_file: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proxy: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proxy_login_file: Option<PathBuf>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    headers: BTreeMap<String, Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prefix: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    rewrite: BTreeMap<String, String>,
-}
-
-/// A header's value as it is written.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(untagged, expecting = "a header's value is a string, or { file = \"FILE\" }")]
-enum Value {
-    Text(String),
-    File(ValueFile),
-}
-
-/// The file whose first line is a header's value.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct ValueFile {
-    file: PathBuf,
 }
 
 /// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, several of them parted by commas.
@@ -129,15 +80,6 @@ fn upstream(text: &str) -> Result<Upstream, String> {
     }
     let table = Table { url: vec![rest.to_owned()], ..Table::default() };
     table.upstream(name).map_err(|reason| format!("{name}: {reason}"))
-}
-
-fn table(text: &str) -> Result<Table, String> {
-    #[derive(Deserialize)]
-    struct Document {
-        table: Table,
-    }
-    let document: Result<Document, toml::de::Error> = toml::from_str(&format!("table = {text}"));
-    document.map(|document| document.table).map_err(|error| error.message().lines().collect::<Vec<_>>().join("; "))
 }
 
 impl Table {
@@ -209,59 +151,6 @@ fn addresses(texts: &[String]) -> Result<(Vec<Url>, Option<Login>), String> {
         urls.push(url);
     }
     Ok((urls, login))
-}
-
-fn address(text: &str) -> Option<Url> {
-    text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
-}
-
-/// Parts a list at its commas, except those within braces, brackets and quotes.
-fn items(text: &str) -> Vec<&str> {
-    let (mut items, mut start, mut depth) = (Vec::new(), 0, 0_usize);
-    let (mut quote, mut escaped) = (None, false);
-    for (at, character) in text.char_indices() {
-        match (quote, character) {
-            (Some(_), _) if escaped => escaped = false,
-            (Some('"'), '\\') => escaped = true,
-            (Some(open), _) if open == character => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') if depth > 0 => quote = Some(character),
-            (None, '{' | '[') => depth += 1,
-            (None, '}' | ']') => depth = depth.saturating_sub(1),
-            (None, ',') if depth == 0 => {
-                items.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    items.push(&text[start..]);
-    items
-}
-
-/// A string, or an array of strings.
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct OneOrMore;
-    impl<'de> Visitor<'de> for OneOrMore {
-        type Value = Vec<String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an address, or an array of addresses")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(vec![text.to_owned()])
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-            let mut all = Vec::new();
-            while let Some(item) = items.next_element()? {
-                all.push(item);
-            }
-            Ok(all)
-        }
-    }
-    deserializer.deserialize_any(OneOrMore)
 }
 
 #[cfg(test)]

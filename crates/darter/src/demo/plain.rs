@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::content::Content;
+use super::finish::Finish;
 use super::origin::Origin;
 use super::picture::{Picture, Row, TICK};
-use super::result::Finish;
 use crate::cli::DemoArgs;
 
 /// What the plain downloads came to.

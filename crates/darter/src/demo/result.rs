@@ -4,19 +4,11 @@ use darter_core::{Digest, Rate};
 use darter_swarm::bound::least_time;
 use serde::Serialize;
 
+use super::finish::Finish;
 use super::plain::PlainRun;
 use super::swarm::SwarmRun;
 use crate::table::{Align, Table};
 use crate::units;
-
-/// One download's end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Finish {
-    /// Since all were asked for.
-    pub(super) seconds: f64,
-    /// Whether the digest was right.
-    pub(super) right: bool,
-}
 
 /// Last and median finisher of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

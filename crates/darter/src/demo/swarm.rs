@@ -14,10 +14,10 @@ use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
 
 use super::content::Content;
+use super::finish::Finish;
 use super::fleet::{Fleet, Member};
 use super::origin::Origin;
 use super::picture::{Picture, Row, TICK};
-use super::result::Finish;
 
 /// How often a node is asked whether it is done.
 const POLL: Duration = Duration::from_millis(100);

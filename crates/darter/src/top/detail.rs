@@ -4,8 +4,8 @@ use darter_api::top::{PeerRow, SwarmDetail};
 use ratatui::text::Line;
 
 use super::list;
+use super::rates::rates;
 use super::state::State;
-use super::view::rates;
 use super::words::{self, Palette, Tone};
 use crate::units;
 

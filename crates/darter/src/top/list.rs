@@ -4,8 +4,8 @@ use darter_api::top::SwarmRow;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use super::rates::rates;
 use super::state::State;
-use super::view::rates;
 use super::words::{self, Palette, Tone};
 use crate::units;
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::registry::login::Login;
+use crate::registry::config::Login;
 
 /// What Docker calls its hub in `config.json` and to helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";

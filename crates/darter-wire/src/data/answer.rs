@@ -1,0 +1,42 @@
+//! What a request for a piece is answered with.
+
+use darter_core::{BlobId, PieceIndex};
+use darter_protocol::{Refusal, Wanted};
+
+use crate::PooledBuffer;
+
+/// The answer to one request.
+#[derive(Debug)]
+pub enum Answer {
+    /// A request for any piece begins to be answered: which piece the holder chose. [`Answer::Data`] follows.
+    Begun {
+        /// The request's id.
+        id: u32,
+        /// The request's blob.
+        blob: BlobId,
+        /// Which piece it is said to be.
+        piece: PieceIndex,
+    },
+    /// A piece, unverified.
+    Data {
+        /// The request's id.
+        id: u32,
+        /// The request's blob.
+        blob: BlobId,
+        /// Which piece it is said to be.
+        piece: PieceIndex,
+        /// Its bytes.
+        data: PooledBuffer,
+    },
+    /// No piece.
+    None {
+        /// The request's id.
+        id: u32,
+        /// The request's blob.
+        blob: BlobId,
+        /// What was asked for.
+        wanted: Wanted,
+        /// Why there is none.
+        reason: Refusal,
+    },
+}

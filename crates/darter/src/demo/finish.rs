@@ -1,0 +1,10 @@
+//! How one download of the demo ended.
+
+/// One download's end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finish {
+    /// Since all were asked for.
+    pub(super) seconds: f64,
+    /// Whether the digest was right.
+    pub(super) right: bool,
+}
