@@ -16,8 +16,8 @@
 //! | [`hub`] | a registry that behaves as Docker Hub does: tokens, redirects to another host |
 //! | [`engine`] | containerd (the distribution's, and one built from source), Docker, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
-//! | `socket` | their administration sockets, asked by the one client that there is |
-//! | [`client`] | an HTTP client on a host: keep-alive, nothing but GET |
+//! | `socket` | their administration sockets, asked by `darter-api`'s client |
+//! | [`getter`] | what gets over HTTP on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
 //! | [`bench`](mod@bench) | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
 //! | [`race`] | `cargo lab`: Darter and others bring the same bytes over the same links, measured alike |
@@ -28,9 +28,9 @@
 //! Non-goals: other systems than Linux; engines that need a running systemd.
 
 pub mod bench;
-pub mod client;
 pub mod cluster;
 pub mod engine;
+pub mod getter;
 pub mod hub;
 pub mod image;
 pub mod link;

@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use darter_scenario::Scenario;
 
 use crate::bench::Bench;
-use crate::race::Scenario;
 
 /// One of the laboratory's files.
 #[derive(Clone, Debug)]

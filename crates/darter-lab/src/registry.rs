@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use darter_core::Digest;
 use serde_json::json;
 
-use crate::image::Image;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
 
@@ -106,34 +104,6 @@ impl Registry {
     pub fn access_log(&self) -> Result<AccessLog> {
         Ok(AccessLog::parse(&self.process.output()?))
     }
-}
-
-/// Lets an image lie in a registry's storage as if it had been pushed, with links to its blobs, the manifest among them.
-pub(crate) fn shelve(storage: &Path, image: &Image, blob: impl Fn(&Digest) -> PathBuf) -> Result<()> {
-    let root = storage.join("docker/registry/v2");
-    let below = |parent: &Path, digest: &Digest| parent.join(digest.to_string().replace(':', "/"));
-    let (repository, tag) = image.name.split_once(':').context("an image has a tag")?;
-    let repository = root.join("repositories").join(repository);
-    let manifest = [image.manifest];
-    for digest in manifest.iter().chain(&image.blobs()) {
-        let name = digest.to_string();
-        let (algorithm, hex) = name.split_once(':').context("a digest names its algorithm")?;
-        let place = root.join("blobs").join(algorithm).join(&hex[..2]).join(hex);
-        fs::create_dir_all(&place).with_context(|| format!("create {}", place.display()))?;
-        let data = place.join("data");
-        symlink(blob(digest), &data).with_context(|| format!("create {}", data.display()))?;
-    }
-    let link = |place: PathBuf, digest: &Digest| -> Result<()> {
-        fs::create_dir_all(&place).with_context(|| format!("create {}", place.display()))?;
-        fs::write(place.join("link"), digest.to_string()).with_context(|| format!("write below {}", place.display()))
-    };
-    for digest in &image.blobs() {
-        link(below(&repository.join("_layers"), digest), digest)?;
-    }
-    let manifests = repository.join("_manifests");
-    link(below(&manifests.join("revisions"), &image.manifest), &image.manifest)?;
-    link(manifests.join("tags").join(tag).join("current"), &image.manifest)?;
-    link(below(&manifests.join("tags").join(tag).join("index"), &image.manifest), &image.manifest)
 }
 
 /// Requests as the registry logged them.

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context, Result};
 use darter_core::{Clock, Digest, SystemClock};
 
-use crate::client::Client;
 use crate::cluster::{Agent, LOCAL_PORT};
+use crate::getter::Getter;
 use crate::netns::Host;
 use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::Content;
@@ -32,8 +32,8 @@ pub(crate) fn mirrored(rest: &str) -> String {
 
 /// Lets the client of an agent know the manifest, as every pull begins: after that the mirror need not ask the registry who
 /// may read the blobs.
-pub(crate) fn open_repository(client: &mut Client, manifest: &Digest) -> Result<()> {
-    client.get(&mirrored(&format!("manifests/{manifest}")), |_| {}).context("read the manifest").map(drop)
+pub(crate) fn open_repository(getter: &mut Getter, manifest: &Digest) -> Result<()> {
+    getter.get(&mirrored(&format!("manifests/{manifest}")), |_| {}).context("read the manifest").map(drop)
 }
 
 /// What a read of all files came to.
@@ -53,14 +53,14 @@ pub(crate) fn read_all(
     processes: &[u32],
 ) -> Result<Taken> {
     host.enter(|| {
-        let mut client = Client::connect(address)?;
+        let mut getter = Getter::connect(address)?;
         let clock = SystemClock::start();
         let machine = MachineTime::now()?;
         let mut ledger = Ledger::open(processes);
         let start = clock.now();
         for _ in 0..rounds {
             for path in paths {
-                client.get(path, |_| {})?;
+                getter.get(path, |_| {})?;
             }
         }
         let seconds = clock.now().since(start).as_secs_f64();
@@ -72,11 +72,11 @@ pub(crate) fn read_all(
 /// How many files have the right digest.
 pub(crate) fn count_right(host: &Host, address: SocketAddr, paths: &[String], content: &Content) -> Result<u64> {
     host.enter(|| {
-        let mut client = Client::connect(address)?;
+        let mut getter = Getter::connect(address)?;
         let mut right = 0;
         for (path, (_, digest)) in paths.iter().zip(&content.files) {
             let mut hasher = digest.hasher();
-            client.get(path, |part| hasher.update(part))?;
+            getter.get(path, |part| hasher.update(part))?;
             right += u64::from(hasher.finish() == *digest);
         }
         Ok(right)
@@ -84,8 +84,8 @@ pub(crate) fn count_right(host: &Host, address: SocketAddr, paths: &[String], co
 }
 
 /// An agent's counter, as it stands in its metrics.
-pub(crate) fn counter(client: &mut Client, name: &str) -> Result<f64> {
-    let text = client.text("/metrics")?;
+pub(crate) fn counter(getter: &mut Getter, name: &str) -> Result<f64> {
+    let text = getter.text("/metrics")?;
     let values = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' ')).map(|(_, value)| value);
     let mut sum = None;
     for value in values {

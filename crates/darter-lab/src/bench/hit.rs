@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 
 use crate::bench::fleet::{self, mirror, mirrored, process_of};
 use crate::bench::{Bench, Row};
-use crate::client::Client;
 use crate::cluster::Agent;
+use crate::getter::Getter;
 use crate::netns::Network;
 use crate::race::content::{Content, memory_directory};
 use crate::race::course::{HTTP_PORT, Nginx};
@@ -31,7 +31,7 @@ pub(crate) fn run(bench: &Bench, content: &Content) -> Result<Vec<Row>> {
     let agent = Agent::with_arguments(&host, [vec!["seed".to_owned()], fleet::upstream(&url).to_vec()].concat())?;
     let paths: Vec<String> = content.files.iter().map(|(_, digest)| mirrored(&format!("blobs/{digest}"))).collect();
     // The first reading is the miss that fills the store.
-    host.enter(|| fleet::open_repository(&mut Client::connect(mirror())?, &manifest))?;
+    host.enter(|| fleet::open_repository(&mut Getter::connect(mirror())?, &manifest))?;
     let right = fleet::count_right(&host, mirror(), &paths, content)?;
     let taken = fleet::read_all(&host, mirror(), &paths, bench.rounds, &[process_of(&agent)?])?;
     let mut darter = Row::new(bench, "darter");
@@ -39,7 +39,7 @@ pub(crate) fn run(bench: &Bench, content: &Content) -> Result<Vec<Row>> {
     darter.right = right.min(fleet::count_right(&host, mirror(), &paths, content)?);
     darter.cpu_over_plain = Some(darter.cpu_per_gb() / plain.cpu_per_gb());
     darter.goal = Some(bench.goal.clone());
-    let sent = host.enter(|| fleet::counter(&mut Client::connect(mirror())?, "darter_local_sendfile_bytes_total"))?;
+    let sent = host.enter(|| fleet::counter(&mut Getter::connect(mirror())?, "darter_local_sendfile_bytes_total"))?;
     ensure!(sent >= darter.bytes as f64, "only {sent} bytes went out by sendfile: something of it is broken");
     Ok(vec![plain, darter])
 }

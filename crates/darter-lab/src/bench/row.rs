@@ -1,4 +1,6 @@
 //! What measurements came to: a row for each method, medians of several, and the table.
+//!
+//! In a circle with `bench`, on purpose: a row knows what is aimed at, and a goal what a row misses.
 
 use serde_json::{Value, json};
 

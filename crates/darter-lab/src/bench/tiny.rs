@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use crate::bench::fleet::{self, counter, mirror, mirrored, process_of};
 use crate::bench::{Bench, Row};
-use crate::client::Client;
 use crate::cluster::{Agent, PEER_PORT};
+use crate::getter::Getter;
 use crate::netns::{Host, Network};
 use crate::race::content::{Content, memory_directory};
 use crate::race::course::{HTTP_PORT, Nginx};
@@ -41,7 +41,7 @@ pub(crate) fn run(bench: &Bench, content: &Content) -> Result<Vec<Row>> {
         let join = ["node".to_owned(), "--join".to_owned(), format!("{}:{PEER_PORT}", seed_host.address())];
         let node = Agent::with_arguments(host, [&join[..], &flags[..]].concat())?;
         meet_seed(&node)?;
-        host.enter(|| fleet::open_repository(&mut Client::connect(mirror())?, &manifest))?;
+        host.enter(|| fleet::open_repository(&mut Getter::connect(mirror())?, &manifest))?;
         let row = measure(bench, content, (host, &node, &seed), method, rows[0].ms_per_file())?;
         rows.push(row);
     }
@@ -58,10 +58,10 @@ fn measure(
     let paths: Vec<String> = content.files.iter().map(|(_, digest)| mirrored(&format!("blobs/{digest}"))).collect();
     let counters = || {
         host.enter(|| {
-            let mut client = Client::connect(mirror())?;
+            let mut getter = Getter::connect(mirror())?;
             Ok([
-                counter(&mut client, "darter_round_trips_total")?,
-                counter(&mut client, "darter_control_messages_total")?,
+                counter(&mut getter, "darter_round_trips_total")?,
+                counter(&mut getter, "darter_control_messages_total")?,
             ])
         })
     };

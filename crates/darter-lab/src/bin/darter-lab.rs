@@ -11,7 +11,7 @@ use darter_lab::bench::{self, Bench};
 use darter_lab::engine::release;
 use darter_lab::plan::Plan;
 use darter_lab::race::content::Content;
-use darter_lab::race::method::Kind;
+use darter_lab::race::kind::Kind;
 use darter_lab::race::relay::Relay;
 use darter_lab::race::{Row, Scenario, plot, race, row};
 

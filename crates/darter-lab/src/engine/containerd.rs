@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use darter_core::Digest;
 
-use super::{ENGINE_TIMEOUT, Route, release};
+use super::release;
+use super::route::{ENGINE_TIMEOUT, Route};
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
 

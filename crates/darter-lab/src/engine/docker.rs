@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::ENGINE_TIMEOUT;
+use super::route::ENGINE_TIMEOUT;
 use crate::cluster::LOCAL;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};

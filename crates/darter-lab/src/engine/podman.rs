@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{ENGINE_TIMEOUT, Route, containers_command, log_in, write_registries_conf};
+use super::route::{ENGINE_TIMEOUT, Route, containers_command, log_in, write_registries_conf};
 use crate::netns::Host;
 use crate::process::Process;
 

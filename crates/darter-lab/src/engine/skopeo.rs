@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use darter_core::Digest;
 
-use super::{Route, containers_command, log_in, write_registries_conf};
+use super::route::{Route, containers_command, log_in, write_registries_conf};
 use crate::netns::Host;
 use crate::oci::digest_of;
 use crate::process::Process;

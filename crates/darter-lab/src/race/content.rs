@@ -10,11 +10,12 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use darter_core::Digest;
 use darter_oci::media_type::{LAYER, MANIFEST};
+use darter_scenario::Scenario;
 use serde_json::json;
 
 use crate::oci::digest_of;
-use crate::race::Scenario;
 use crate::race::layers::{self, Layers, Pool};
+use crate::race::noise::splitmix;
 
 /// Files with their digests, in a directory that vanishes with this value.
 #[derive(Debug)]
@@ -134,11 +135,4 @@ fn write(path: &Path, number: u64, size: u64) -> std::io::Result<()> {
     }
     file.write_all(&[0; 8][..(size % 8) as usize])?;
     file.flush()
-}
-
-pub(super) const fn splitmix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

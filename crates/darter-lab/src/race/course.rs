@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use darter_scenario::Scenario;
 
 use crate::netns::{Host, Network, Rack};
 use crate::process::Process;
-use crate::race::Scenario;
 use crate::race::content::{Content, memory_directory};
 
 /// How long anything may take to start.

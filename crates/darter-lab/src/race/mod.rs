@@ -7,7 +7,9 @@
 //! | [`content`] | the bytes, generated once and held in memory |
 //! | [`layers`] | content that engines can unpack, and its image |
 //! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
-//! | [`method`] | what a [`Method`](method::Method) has to do, and the list of them |
+//! | [`method`] | what a [`Method`](method::Method) has to do |
+//! | [`kind`] | the list of them |
+//! | `noise` | numbers without a pattern |
 //! | [`darter`] | Darter's agents, driven through their sockets |
 //! | [`user`] | `darter get` by way of such agents |
 //! | [`pull`] | real containerds, by way of agents, Spegel, or nothing |
@@ -35,8 +37,10 @@ pub mod chain;
 pub mod content;
 pub mod course;
 pub mod darter;
+pub mod kind;
 pub mod layers;
 pub mod method;
+mod noise;
 pub mod plain;
 pub mod plot;
 pub mod pull;

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use darter_scenario::Goal;
+use darter_scenario::Scenario;
 use serde_json::{Value, json};
 
-use crate::race::Scenario;
-use crate::race::method::Kind;
+use crate::race::kind::Kind;
 use crate::table::{self, median};
 
 /// Above this busy share of the machine a ratio to T* says more about the machine than about the method.

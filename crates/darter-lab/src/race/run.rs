@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use darter_core::{Clock, SystemClock};
+use darter_scenario::Scenario;
 
 use crate::link::Traffic;
-use crate::race::Scenario;
 use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::Content;
 use crate::race::course::Course;
-use crate::race::method::{Kind, Method};
+use crate::race::kind::Kind;
+use crate::race::method::Method;
 use crate::race::row::Row;
 use crate::reserve::Reserve;
 

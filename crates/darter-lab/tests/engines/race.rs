@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use darter_lab::bench::{self, Bench};
 use darter_lab::race::content::Content;
-use darter_lab::race::method::Kind;
+use darter_lab::race::kind::Kind;
 use darter_lab::race::{Scenario, plot, race, row};
 
 use crate::world::World;

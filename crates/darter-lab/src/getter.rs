@@ -1,5 +1,5 @@
-//! An HTTP/1.1 client that costs next to nothing: one connection, GET, bodies with a length. It plays the same part beside
-//! whatever server is measured.
+//! Gets over HTTP/1.1 at next to no cost: one connection, GET, bodies with a length. It plays the same part beside whatever server is
+//! measured. (Agents' administration is asked by `darter-api`'s client.)
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,13 +14,13 @@ const CHUNK: usize = 1 << 20;
 
 /// A connection that stays open from one request to the next.
 #[derive(Debug)]
-pub struct Client {
+pub struct Getter {
     stream: BufReader<TcpStream>,
     authority: String,
     buffer: Vec<u8>,
 }
 
-impl Client {
+impl Getter {
     /// Connects, from the network namespace that this thread is in.
     pub fn connect(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
