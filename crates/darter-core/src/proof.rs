@@ -58,6 +58,11 @@ impl HashChain {
         Self { first, count: 0, value: *hasher.finalize().as_bytes() }
     }
 
+    /// The piece that its first hash belongs to.
+    pub const fn first(&self) -> u32 {
+        self.first
+    }
+
     /// How many hashes it has taken in.
     pub const fn count(&self) -> u32 {
         self.count

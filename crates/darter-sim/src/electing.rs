@@ -29,7 +29,7 @@ impl Fleet {
             return;
         }
         let seeks = node.alive && !node.picker.is_complete();
-        self.change_lead(index, Leader::Nobody);
+        self.change_lead(index, Leader::Nobody, None);
         if seeks {
             self.seek(index);
         }

@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
+use darter_core::{Moment, NodeId, PieceHash, PieceIndex, Place, Tier};
 use darter_swarm::{Action, Event, Leader, News, ReaderId, RequestId, Start, Told, Tuning};
 
+use crate::hashes::{Mail, list_of};
 use crate::node::{Node, Spot, id_of, index_of, scattered};
 use crate::queue::{Queue, What};
 use crate::report::Report;
@@ -42,6 +43,9 @@ pub struct Fleet {
     pub(crate) shared: Vec<Shared>,
     /// Counts the books of leads that were opened.
     pub(crate) books: u32,
+    /// The blob's hashes, and messages about them on their way.
+    pub(crate) list: Vec<PieceHash>,
+    pub(crate) mail: Mail,
     /// How many hashes the origin has given.
     pub(crate) known: u32,
     pub(crate) pieces: u32,
@@ -88,7 +92,9 @@ impl Fleet {
         }
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
             let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
-            Node::new(index, spec, scenario.piece_bytes, tuning, seed)
+            let mut node = Node::new(index, spec, scenario.piece_bytes, tuning, seed);
+            node.hashes.set_total(scenario.pieces);
+            node
         });
         let network = scenario.network;
         let grain = network.grain.unwrap_or_else(|| (scenario.piece_bytes / 4).max(64 << 10));
@@ -112,6 +118,8 @@ impl Fleet {
             down_free: vec![Moment::ZERO; scenario.nodes.len()],
             shared: shared.collect(),
             books: 0,
+            list: list_of(scenario.pieces),
+            mail: Mail::default(),
             known: 0,
             pieces: scenario.pieces,
             piece_bytes: scenario.piece_bytes,
@@ -237,7 +245,7 @@ impl Fleet {
             What::Started { node, id, piece, life } => {
                 let starts = &mut self.nodes[node as usize];
                 if starts.life == life {
-                    starts.knowledge.learner.lead_showed(piece + 1);
+                    starts.hashes.lead_showed(piece + 1);
                     let request = RequestId(u64::from(id));
                     self.tell(node, Event::Started { request, piece: PieceIndex(piece) });
                 }
@@ -256,10 +264,8 @@ impl Fleet {
             What::Unreached { node, peer, life } => self.unreached(node, peer, life),
             What::Found { node, life } => self.found(node, life),
             What::Rested { node, life } => self.rested(node, life),
-            What::Notices(lead) => self.give_notices(lead),
-            What::Growth(lead) => self.tell_growth(lead, None),
-            What::AskHashes { to, from, known } => self.asked_for_hashes(to, from, known),
-            What::Hashes(told) => self.hear_hashes(&told),
+            What::Speak(lead) => self.speak(lead),
+            What::Letter(at) => self.letter_came(at),
             What::Lied(lied) => self.lies_on(lied),
         }
     }
@@ -379,7 +385,7 @@ impl Fleet {
         node.unproven.clear();
         self.down_free[index as usize] = now;
         // What it had under way is lost with it; what lies on its disk is not.
-        self.change_lead(index, Leader::Nobody);
+        self.change_lead(index, Leader::Nobody, None);
         for other in std::mem::take(&mut self.nodes[index as usize].links) {
             self.part_from(index, other);
         }
@@ -489,7 +495,7 @@ impl Fleet {
     /// When a node has something to do though nothing happens.
     fn next_wakeup(&self, index: u32) -> Option<Moment> {
         let node = &self.nodes[index as usize];
-        let of_hashes = node.knowledge.learner.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
+        let of_hashes = node.hashes.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
         node.picker.next_wakeup().into_iter().chain(of_hashes).min()
     }
 
@@ -552,7 +558,7 @@ impl Fleet {
     fn asked(&mut self, to: u32, from: u32, request: u32) {
         self.count_message();
         let node = &mut self.nodes[to as usize];
-        let is_member = node.leading.as_ref().is_some_and(|leading| leading.lead.held_by(id_of(from)).is_some());
+        let is_member = node.leading.as_ref().is_some_and(|leading| leading.books.has(id_of(from)));
         if !is_member || node.hung {
             return;
         }
@@ -593,7 +599,7 @@ impl Fleet {
                     }
                 } else {
                     self.hear(other, index, &pieces);
-                    self.show_known(other, index);
+                    self.show_known(other, index, &pieces);
                 }
             }
         }
@@ -639,7 +645,7 @@ impl Fleet {
 
     fn look_at_lead(&mut self) {
         let leads = self.nodes.iter().filter_map(|node| node.leading.as_ref());
-        let bytes = leads.map(|leading| leading.lead.memory() as u64).max().unwrap_or_default();
+        let bytes = leads.map(|leading| leading.books.lead().memory() as u64).max().unwrap_or_default();
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 

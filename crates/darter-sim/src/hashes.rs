@@ -1,29 +1,132 @@
-//! How hashes get about: where members are few the lead tells them all, where they are many they ask each other.
+//! How hashes get about: where members are few the lead tells them all, where they are many they ask each other. Who tells whom what, and
+//! what is taken, is decided by [`Books`](darter_swarm::Books) and [`Hashes`](darter_swarm::Hashes), as in the agent, with real messages
+//! and signatures.
 //!
-//! What is told takes room on its teller's cable, and comes behind what that has to send already; receivers' cables are left out. Nobody
-//! tells wrong hashes: an answer without proof is the only useless one. Whoever leads knows all hashes that the origin ever gave.
+//! Hashes take room on their teller's cable, and come behind what that has to send already; receivers' cables are left out. The origin is
+//! read in order, and so nobody knows hashes behind a gap. Nobody tells wrong hashes. A node that begins to lead knows all hashes that the
+//! origin ever gave.
 
-use darter_swarm::{Event, Leader, Teacher, Teaching, Telling};
+use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Proof, Version};
+use darter_protocol::{Frame, Message};
+use darter_swarm::hashes::{Answer, Reply};
+use darter_swarm::{Event, Facts, Leader, Teacher};
 
 use crate::fleet::Fleet;
-use crate::node::{id_of, index_of};
-use crate::queue::{Told, What};
+use crate::node::{BLOB, Node, id_of, index_of};
+use crate::queue::What;
 
-/// Bytes of a hash.
-const HASH: u64 = 32;
-/// Bytes of the lead's signature.
-const PROOF: u64 = 64;
-/// Bytes of a message besides.
-const MESSAGE: u64 = 60;
+/// What one node knows of the blob: the first hashes of a list that all share.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) list: &'a [PieceHash],
+    pub(crate) known: u32,
+    pub(crate) piece_bytes: u64,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    from: u32,
+    to: u32,
+    to_life: u8,
+    message: Message,
+}
+
+/// Messages on their way, each in its place: events name places.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    places: Vec<Option<Letter>>,
+    free: Vec<u32>,
+}
+
+impl Mail {
+    fn put(&mut self, letter: Letter) -> u32 {
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() as u32 - 1
+        });
+        self.places[at as usize] = Some(letter);
+        at
+    }
+
+    fn take(&mut self, at: u32) -> Option<Letter> {
+        self.free.push(at);
+        self.places[at as usize].take()
+    }
+}
+
+/// The hashes of a blob of so many pieces.
+pub(crate) fn list_of(pieces: u32) -> Vec<PieceHash> {
+    let hash = |piece: u32| {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&piece.to_le_bytes());
+        PieceHash(hash)
+    };
+    (0..pieces).map(hash).collect()
+}
+
+impl<'a> View<'a> {
+    pub(crate) const fn of(node: &Node, list: &'a [PieceHash], piece_bytes: u64) -> Self {
+        Self { list, known: node.known, piece_bytes }
+    }
+}
+
+impl Facts for View<'_> {
+    fn blob(&self) -> BlobId {
+        BLOB
+    }
+
+    fn version(&self) -> Version {
+        Version::default()
+    }
+
+    fn piece_length(&self) -> PieceLength {
+        PieceLength::UNKNOWN_BLOB
+    }
+
+    fn length(&self) -> Option<u64> {
+        Some(self.list.len() as u64 * self.piece_bytes)
+    }
+
+    fn pieces(&self) -> Option<u32> {
+        Some(self.list.len() as u32)
+    }
+
+    fn prefix(&self) -> u32 {
+        self.known
+    }
+
+    fn known_count(&self) -> u32 {
+        self.known
+    }
+
+    fn known(&self) -> PieceSet {
+        PieceSet::full(self.known)
+    }
+
+    fn knows(&self, piece: PieceIndex) -> bool {
+        piece.0 < self.known
+    }
+
+    fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
+        let known = self.list[..self.known as usize].get(from as usize..).unwrap_or_default();
+        known[..known.len().min(most)].to_vec()
+    }
+
+    fn address(&self, node: NodeId) -> String {
+        let [a, b, c, d] = index_of(node).to_be_bytes();
+        format!("{}.{b}.{c}.{d}:7400", a | 10)
+    }
+}
 
 impl Fleet {
     /// Another lead for a node, or none. What it asked the former one to choose is void.
-    pub(crate) fn change_lead(&mut self, index: u32, leader: Leader) {
+    pub(crate) fn change_lead(&mut self, index: u32, leader: Leader, key: Option<LeadKey>) {
         let node = &mut self.nodes[index as usize];
         let former = node.leadership.last_followed();
         node.leadership.set(leader);
         let lead = node.leadership.following();
-        node.knowledge.lead_changed();
+        node.hashes.lead_changed(key);
         node.news.lead_knows(self.now);
         if let Some(former) = former {
             self.nodes[index_of(former) as usize].uploads.drop_asks(index);
@@ -31,13 +134,28 @@ impl Fleet {
         self.tell(index, Event::LeadChanged { lead });
     }
 
-    /// A node knows so many hashes now. What waited for them is taken in.
+    /// A node knows the first `known` hashes now.
     pub(crate) fn learn(&mut self, index: u32, known: u32) {
-        let node = &mut self.nodes[index as usize];
-        if known <= node.knowledge.known() {
-            return;
+        if self.store_hashes(index, known) {
+            let node = &mut self.nodes[index as usize];
+            let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+            let tells = node.hashes.catch_up(&view);
+            self.knows_more(index, tells);
         }
-        let tells = node.knowledge.learned(known);
+    }
+
+    /// Whether these are more than a node knew.
+    fn store_hashes(&mut self, index: u32, known: u32) -> bool {
+        let node = &mut self.nodes[index as usize];
+        let is_more = known > node.known;
+        node.known = node.known.max(known);
+        is_more
+    }
+
+    /// What follows from a node's having learned hashes: what waited for them is taken in, and told on.
+    fn knows_more(&mut self, index: u32, tells: bool) {
+        let node = &mut self.nodes[index as usize];
+        let known = node.known;
         let ready: Vec<_> = node.unproven.extract_if(.., |arrival| arrival.piece < known).collect();
         self.tell_known(index);
         if tells {
@@ -47,96 +165,91 @@ impl Fleet {
         for arrival in &ready {
             self.piece_arrived(arrival);
         }
-        self.tell_growth(index, None);
+        self.speak(index);
     }
 
     /// Tells a picker for how many pieces there are hashes, and how many there are in all.
     pub(crate) fn tell_known(&mut self, index: u32) {
-        let known = self.nodes[index as usize].knowledge.known();
+        let known = self.nodes[index as usize].known;
         self.tell(index, Event::ManifestGrew { known: 0..known, total: Some(self.pieces) });
     }
 
-    /// A lead tells members of new hashes, if it tells them at all and the time has come; but not one that is just coming in.
-    pub(crate) fn tell_growth(&mut self, leader: u32, entering: Option<u32>) {
-        let node = &mut self.nodes[leader as usize];
-        let known = node.knowledge.known();
-        let Some(leading) = &mut node.leading else { return };
-        let telling = leading.teaching.tell(known, known == self.pieces, leading.members, self.now);
-        if let Some(due) = leading.teaching.due().filter(|due| leading.growth_at != Some(*due)) {
-            leading.growth_at = Some(due);
-            self.queue.push(due, What::Growth(leader));
-        }
-        let Some(telling) = telling else { return };
-        for member in leading.lead.members() {
-            let to = index_of(member);
-            if to != leader && Some(to) != entering {
-                self.report.tracker_notices += 1;
-                self.send_hashes(leader, to, telling);
+    /// A message about hashes goes its way.
+    pub(crate) fn post(&mut self, from: u32, to: u32, message: Message) {
+        let there = if matches!(message, Message::Grew { .. }) {
+            let bytes = Frame::encode(&message).expect("agents tell no more at once").bytes().len();
+            let sender = &mut self.nodes[from as usize];
+            if sender.leading.is_some() {
+                self.report.lead_hash_bytes += bytes as u64;
             }
-        }
-    }
-
-    /// A lead's answer to a newcomer, with or without the list.
-    pub(crate) fn answer_newcomer(&mut self, leader: u32, to: u32) {
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        let telling = leading.teaching.greet(leading.members, self.now);
-        self.send_hashes(leader, to, telling);
-    }
-
-    fn send_hashes(&mut self, from: u32, to: u32, telling: Telling) {
-        let proof = if telling.signed { PROOF } else { 0 };
-        let bytes = MESSAGE + proof + u64::from(telling.count) * HASH;
-        let leading = self.nodes[from as usize].leading.as_ref();
-        let members_ask = leading.is_none_or(|leading| leading.teaching.members_ask());
-        if leading.is_some() {
-            self.report.lead_hash_bytes += bytes;
-        }
+            let left = sender.take_up(bytes as f64 / sender.up * 1e6, self.now);
+            self.delivered_at(from, to, left)
+        } else {
+            self.message_at(from, to)
+        };
         let to_life = self.nodes[to as usize].life;
-        let sender = &mut self.nodes[from as usize];
-        let left = sender.take_up(bytes as f64 / sender.up * 1e6, self.now);
-        let (first, end) = (telling.from, telling.from + telling.count);
-        let told = Told { from, to, to_life, first, end, members_ask, with_proof: telling.signed };
-        self.queue.push(self.delivered_at(from, to, left), What::Hashes(told));
+        let at = self.mail.put(Letter { from, to, to_life, message });
+        self.queue.push(there, What::Letter(at));
+    }
+
+    /// A message is there.
+    pub(crate) fn letter_came(&mut self, at: u32) {
+        let Some(Letter { from, to, to_life, message }) = self.mail.take(at) else { return };
+        let node = &self.nodes[to as usize];
+        if !node.alive || node.life != to_life {
+            return;
+        }
+        match message {
+            Message::AskHashes { from: first, .. } => self.asked_for_hashes(to, from, first),
+            Message::Grew { from: first, hashes, members_ask, proof, .. } => {
+                self.hear_hashes(to, from, first, &hashes, (members_ask, proof));
+            }
+            other => unreachable!("{other:?} is not sent as a letter"),
+        }
     }
 
     /// Hashes reach a node: from its lead, or as an answer.
-    pub(crate) fn hear_hashes(&mut self, told: &Told) {
-        let Told { from, to, first, end, members_ask, with_proof, .. } = *told;
+    fn hear_hashes(
+        &mut self,
+        to: u32,
+        from: u32,
+        first: u32,
+        hashes: &[PieceHash],
+        (members_ask, proof): (bool, Option<Proof>),
+    ) {
+        let (teller, count) = (id_of(from), hashes.len() as u32);
         let node = &mut self.nodes[to as usize];
-        let is_from_lead = node.leadership.following() == Some(id_of(from));
-        if !node.alive || node.life != told.to_life {
-            return;
-        }
-        let known = node.knowledge.known();
-        if is_from_lead {
-            node.knowledge.learner.members_ask(members_ask);
-            if first <= known {
-                self.learn(to, end);
-            } else if first < end {
-                // Those before came when members were many.
-                node.knowledge.learner.lead_showed(end);
-            }
-        } else if node.knowledge.learner.was_asked(id_of(from)) {
-            if with_proof && first <= known && known < end {
-                self.learn(to, end);
-            }
-            let learner = &mut self.nodes[to as usize].knowledge.learner;
-            learner.answered(id_of(from), with_proof, self.now, &self.tuning);
+        let (is_new, tells);
+        if node.leadership.following() == Some(teller) {
+            node.hashes.members_ask(members_ask);
+            is_new = first <= node.known && self.store_hashes(to, first + count);
+            let node = &mut self.nodes[to as usize];
+            let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+            tells = node.hashes.lead_told(first, count, proof, &view);
         } else {
-            return;
+            let Some(check) = node.hashes.check_for(teller) else { return };
+            let answer = check.prove(first, hashes, proof);
+            is_new = matches!(&answer, Answer::Proven(_)) && self.store_hashes(to, first + count);
+            tells = self.nodes[to as usize].hashes.answered(teller, answer, self.now);
         }
-        if with_proof {
-            self.nodes[to as usize].knowledge.vouched(end);
+        if is_new {
+            self.knows_more(to, tells);
         }
         self.poll_soon(to);
     }
 
-    /// A neighbour shows a node how many hashes it knows.
-    pub(crate) fn show_known(&mut self, to: u32, neighbour: u32) {
-        let knows = self.nodes[neighbour as usize].knowledge.known();
+    /// A neighbour shows a node how many hashes it can tell, and pieces that it holds.
+    pub(crate) fn show_known(&mut self, to: u32, neighbour: u32, pieces: &[PieceIndex]) {
+        let shown = self.nodes[neighbour as usize].hashes.shown();
         let node = &mut self.nodes[to as usize];
-        if node.alive && knows > node.knowledge.known() {
-            node.knowledge.learner.showed(id_of(neighbour), knows);
+        let known = node.hashes.count();
+        // Most announcements change nothing.
+        let is_news = shown > known || pieces.iter().any(|piece| piece.0 >= known);
+        if !node.alive || !is_news {
+            return;
+        }
+        let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+        if node.hashes.showed(id_of(neighbour), shown, pieces.iter().copied(), &view) {
             self.poll_soon(to);
         }
     }
@@ -144,7 +257,7 @@ impl Fleet {
     /// Whether a node has somebody to ask for hashes, and lacks some.
     pub(crate) fn may_ask_for_hashes(&self, index: u32) -> bool {
         let node = &self.nodes[index as usize];
-        node.leadership.following().is_some() && node.knowledge.known() < self.pieces
+        node.leadership.following().is_some() && node.known < self.pieces
     }
 
     /// A node asks for the hashes that it lacks, if the time has come.
@@ -153,44 +266,38 @@ impl Fleet {
             return;
         }
         let node = &mut self.nodes[index as usize];
-        let Some(leader) = node.leadership.following().map(index_of) else { return };
-        let knowledge = &mut node.knowledge;
-        let known = knowledge.known();
-        let to = match knowledge.ask(self.now, &self.tuning) {
+        let Some(leader) = node.leadership.following() else { return };
+        let to = match node.hashes.ask(self.now) {
             None => return,
             Some(Teacher::Lead) => leader,
-            Some(Teacher::Neighbour(neighbour)) => index_of(neighbour),
+            Some(Teacher::Neighbour(neighbour)) => neighbour,
         };
-        self.queue.push(self.message_at(index, to), What::AskHashes { to, from: index, known });
+        let question = Message::AskHashes { blob: BLOB, from: node.hashes.count() };
+        self.post(index, index_of(to), question);
     }
 
-    /// A question for the hashes behind the known ones reaches a node.
-    pub(crate) fn asked_for_hashes(&mut self, to: u32, from: u32, known: u32) {
-        let leading = self.nodes[to as usize].leading.as_ref();
-        let leads = leading.is_some_and(|leading| leading.lead.held_by(id_of(from)).is_some());
+    /// A question for the hashes behind the first ones reaches a node.
+    fn asked_for_hashes(&mut self, to: u32, from: u32, first: u32) {
+        let asker = id_of(from);
+        let is_member = |node: &Node| node.leading.as_ref().is_some_and(|leading| leading.books.has(asker));
+        let leads = is_member(&self.nodes[to as usize]);
         if leads {
             self.count_message();
         }
-        let is_cut = self.is_cut(to, from);
+        if self.nodes[to as usize].hung || self.is_cut(to, from) {
+            return;
+        }
         let node = &mut self.nodes[to as usize];
-        if !node.alive || node.hung || is_cut {
-            return;
+        let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+        let books = node.leading.as_mut().map(|leading| &mut leading.books);
+        let Reply { messages, question } = node.hashes.answer(asker, first, books, &view, self.now);
+        let lead = node.leadership.following();
+        for message in messages {
+            self.report.tracker_notices += u64::from(leads);
+            self.post(to, from, message);
         }
-        if leads {
-            self.report.tracker_notices += 1;
-            let telling = Teaching::answer(node.knowledge.known(), known);
-            self.send_hashes(to, from, telling);
-            return;
-        }
-        let end = node.knowledge.answer(known);
-        let with_proof = end > known;
-        let asks = !with_proof && node.knowledge.needs_proof(known, self.now, &self.tuning);
-        let own = node.knowledge.known();
-        self.send_hashes(to, from, Telling { from: known, count: end - known, signed: with_proof });
-        let lead = self.nodes[to as usize].leadership.following();
-        if let Some(leader) = lead.filter(|_| asks).map(index_of) {
-            let question = What::AskHashes { to: leader, from: to, known: own };
-            self.queue.push(self.message_at(to, leader), question);
+        if let (Some(lead), Some(question)) = (lead, question) {
+            self.post(to, index_of(lead), question);
         }
     }
 }

@@ -1,29 +1,29 @@
 //! What happens at a node that leads: it tracks, it sends (see `links`), it reads the origin.
 //!
+//! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent. What a lead says of neighbours
+//! arrives at once, and hashes when its cable has taken them up (see `hashes`).
+//!
 //! Several may lead at a time, each for those who follow it. A node that follows another and was asked to lead passes on what it gets,
 //! and does not read the origin. Whoever begins to lead knows all hashes that the origin ever gave: what agents ask each other for
 //! after an election is left out.
 
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
-use darter_swarm::{Event, Lead, Leader, OriginReader, Start, Teaching};
+use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceSet};
+use darter_protocol::{Message, PeerInfo};
+use darter_swarm::{Books, Entering, Event, Lead, Leader, Opening, OriginReader, Start};
 
 use crate::fleet::Fleet;
-use crate::node::{Node, id_of, index_of};
+use crate::hashes::View;
+use crate::node::{BLOB, Node, id_of, index_of};
 use crate::queue::What;
 
-/// A lead's books on one swarm.
+/// A lead's work on one swarm.
 #[derive(Debug)]
 pub(crate) struct Leading {
-    pub(crate) lead: Lead,
-    pub(crate) teaching: Teaching,
-    /// Members, its own node included.
-    pub(crate) members: usize,
-    /// When it has to tell members of their neighbours next.
-    notices_at: Option<Moment>,
-    /// When it looks whether to tell members of new hashes.
-    pub(crate) growth_at: Option<Moment>,
+    pub(crate) books: Books,
+    /// When it has something to say next though nothing happens.
+    speaks_at: Option<Moment>,
     /// When it looks whether there is something to send or to read though nothing happened.
     wakes_at: Option<Moment>,
     /// Whether it reads the origin.
@@ -35,7 +35,7 @@ impl Fleet {
     pub(crate) fn lead_by(&mut self, leader: u32, start: Start) {
         self.learn(leader, self.known);
         self.open_books(leader, start);
-        self.change_lead(leader, Leader::Me);
+        self.change_lead(leader, Leader::Me, None);
         self.tell_known(leader);
         if start == Start::TakeOver {
             self.report.elected.push((self.now.since(Moment::ZERO), leader as usize));
@@ -50,20 +50,20 @@ impl Fleet {
             return;
         }
         self.books += 1;
-        let seed = self.seed ^ u64::from(self.books);
-        let mut lead = Lead::new(node.id, node.place.clone(), start, self.tuning, seed, self.now);
-        lead.set_total(self.pieces);
-        let held = node.picker.held();
-        held.iter().for_each(|piece| lead.own(piece));
-        if start == Start::TakeOver {
-            lead.join(node.id, node.place.clone(), held, !node.picker.is_complete());
-        }
-        for liar in node.picker.dropped() {
-            lead.report(node.id, liar);
-        }
-        let teaching = Teaching::new(node.knowledge.known(), self.tuning, self.now);
-        let (notices_at, growth_at, wakes_at, is_reading) = (None, None, None, false);
-        let leading = Leading { lead, teaching, members: 1, notices_at, growth_at, wakes_at, is_reading };
+        let opening = Opening {
+            me: node.id,
+            place: node.place.clone(),
+            start,
+            held: node.picker.held(),
+            everything: true,
+            wishes: &[],
+            dropped: node.picker.dropped().collect(),
+            has_verdict: false,
+            seed: self.seed ^ u64::from(self.books),
+            tuning: self.tuning,
+        };
+        let books = Books::open(opening, &View::of(node, &self.list, self.piece_bytes), self.now);
+        let leading = Leading { books, speaks_at: None, wakes_at: None, is_reading: false };
         self.nodes[leader as usize].leading = Some(Box::new(leading));
     }
 
@@ -72,55 +72,95 @@ impl Fleet {
         let node = &self.nodes[holder as usize];
         let (id, place, held) = (node.id, node.place.clone(), node.picker.held().clone());
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        leading.members += usize::from(leading.lead.held_by(id).is_none());
-        leading.lead.join(id, place, &held, false);
-        self.give_notices(leader);
+        leading.books.count_in(id, place, &held);
+        self.speak(leader);
     }
 
     /// A lead lets a node in, which follows it.
     pub(crate) fn join_lead(&mut self, index: u32, leader: u32) {
         self.open_books(leader, Start::TakeOver);
-        let leader_id = self.nodes[leader as usize].id;
         let node = &self.nodes[index as usize];
         let (id, place, held) = (node.id, node.place.clone(), self.shown(index));
         let wants = !node.picker.is_complete();
         self.count_message();
-        self.report.tracker_notices += 1;
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        let is_new = leading.lead.held_by(id).is_none();
-        leading.lead.join(id, place, &held, wants);
-        let notice = leading.lead.take_notice(id);
-        leading.members += usize::from(is_new);
-        self.change_lead(index, Leader::Node(leader_id));
+        leading.books.admit(Entering { node: id, request: 0, whole: None }, place, &held, wants);
+        self.speak(leader);
+        self.look_after(leader);
+    }
+
+    /// A lead tells members what there is to tell.
+    pub(crate) fn speak(&mut self, leader: u32) {
+        let now = self.now;
+        let node = &mut self.nodes[leader as usize];
+        let Some(leading) = &mut node.leading else { return };
+        let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+        let speech = leading.books.speak(&view, node.hashes.chain(), None, now);
+        let due = leading.books.due();
+        if let Some(due) = due.filter(|due| leading.speaks_at.is_none_or(|at| at <= now || *due < at)) {
+            leading.speaks_at = Some(due);
+            self.queue.push(due, What::Speak(leader));
+        }
+        if let Some(own) = speech.own {
+            own.lost.iter().for_each(|peer| self.unlink(leader, index_of(*peer)));
+            own.gained.iter().for_each(|peer| self.link(leader, index_of(peer.node)));
+        }
+        for (to, message) in speech.messages {
+            self.report.tracker_notices += 1;
+            self.said_by_lead(leader, index_of(to), message);
+        }
+    }
+
+    fn said_by_lead(&mut self, leader: u32, to: u32, message: Message) {
+        match message {
+            Message::Joined { hashes, key, members_ask, proof, neighbours, .. } => {
+                self.enter(to, leader, key, &neighbours);
+                let told = Message::Grew { blob: BLOB, from: 0, hashes, length: None, members_ask, proof };
+                self.post(leader, to, told);
+            }
+            // Whoever follows another does not hear it, nor does one that was only counted in.
+            Message::Neighbours { add, gone, .. } => {
+                if self.nodes[to as usize].leadership.following() == Some(id_of(leader)) {
+                    gone.iter().for_each(|peer| self.unlink(to, index_of(*peer)));
+                    add.iter().for_each(|peer| self.link(to, index_of(peer.node)));
+                }
+            }
+            message => self.post(leader, to, message),
+        }
+    }
+
+    /// A node is let in by a lead, which it follows from now on.
+    fn enter(&mut self, index: u32, leader: u32, key: LeadKey, neighbours: &[PeerInfo]) {
+        let lead = id_of(leader);
+        let node = &mut self.nodes[index as usize];
+        let leads = node.leading.as_ref().is_some_and(|leading| leading.books.has(lead));
+        if leads && node.leadership.stays_lead_of(lead) {
+            return node.leadership.refused(lead);
+        }
+        self.change_lead(index, Leader::Node(lead), Some(key));
         self.tell_known(index);
         // It meets them, and so they know each other before the lead tells them.
-        let (lost, gained) = notice.map_or_else(Default::default, |notice| (notice.lost, notice.gained));
-        lost.iter().for_each(|peer| self.unlink(index, index_of(*peer)));
-        for neighbour in gained {
-            self.link(id, neighbour.node, neighbour.wants);
-            self.link(neighbour.node, id, wants);
+        for neighbour in neighbours.iter().map(|it| index_of(it.node)) {
+            self.link(index, neighbour);
+            self.link(neighbour, index);
         }
-        self.tell_growth(leader, Some(index));
-        self.answer_newcomer(leader, index);
-        self.give_notices(leader);
-        self.look_after(leader);
     }
 
     /// Runs something on a lead, then whatever follows from it.
     pub(crate) fn with_lead(&mut self, leader: u32, change: impl FnOnce(&mut Lead)) {
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        change(&mut leading.lead);
-        self.give_notices(leader);
+        change(leading.books.lead_mut());
+        self.speak(leader);
         self.look_after(leader);
     }
 
     /// Takes a member out of a lead's books.
     pub(crate) fn member_left(&mut self, leader: u32, member: NodeId) {
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        if leading.lead.held_by(member).is_some() {
-            leading.members -= 1;
-            self.with_lead(leader, |lead| lead.leave(member));
-            self.tell_growth(leader, None);
+        if leading.books.lead().held_by(member).is_some() {
+            leading.books.left(member);
+            self.speak(leader);
+            self.look_after(leader);
         }
     }
 
@@ -130,7 +170,7 @@ impl Fleet {
         let node = &mut self.nodes[leader as usize];
         if let Some(leading) = &mut node.leading
             && node.uploads.has_parked()
-            && leading.lead.may_give(now)
+            && leading.books.lead_mut().may_give(now)
         {
             node.uploads.unpark_all();
         }
@@ -143,7 +183,7 @@ impl Fleet {
     pub(crate) fn wake_lead(&mut self, leader: u32) {
         let now = self.now;
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        let Some(at) = leading.lead.next_wakeup(now) else { return };
+        let Some(at) = leading.books.lead().next_wakeup(now) else { return };
         if leading.wakes_at.is_none_or(|before| before <= now || at < before) {
             leading.wakes_at = Some(at);
             self.queue.push(at, What::Lead(leader));
@@ -164,7 +204,7 @@ impl Fleet {
             return;
         }
         let known = PieceSet::full(self.known);
-        let Some(run) = leading.lead.origin_plan(OriginReader::Everything, &known, self.now) else {
+        let Some(run) = leading.books.lead_mut().origin_plan(OriginReader::Everything, &known, self.now) else {
             if !node.picker.is_complete() {
                 // Members may stand still.
                 self.wake_lead(leader);
@@ -197,28 +237,8 @@ impl Fleet {
         self.look_after(leader);
     }
 
-    pub(crate) fn give_notices(&mut self, leader: u32) {
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        let notices = leading.lead.take_notices(self.now);
-        let due = leading.lead.notices_due();
-        if let Some(due) = due.filter(|due| leading.notices_at.is_none_or(|at| at <= self.now || *due < at)) {
-            leading.notices_at = Some(due);
-            self.queue.push(due, What::Notices(leader));
-        }
-        let leader = id_of(leader);
-        for notice in notices {
-            self.report.tracker_notices += 1;
-            let to = index_of(notice.to);
-            // Whoever follows another does not hear it, nor does one that was only counted in.
-            if notice.to == leader || self.nodes[to as usize].leadership.following() == Some(leader) {
-                notice.lost.iter().for_each(|peer| self.unlink(to, index_of(*peer)));
-                notice.gained.iter().for_each(|peer| self.link(notice.to, peer.node, peer.wants));
-            }
-        }
-    }
-
-    fn link(&mut self, to: NodeId, peer: NodeId, wants: bool) {
-        let (to, other) = (index_of(to), index_of(peer));
+    /// A node meets another.
+    fn link(&mut self, to: u32, other: u32) {
         let (node, neighbour) = (&self.nodes[to as usize], &self.nodes[other as usize]);
         if !node.alive || !neighbour.alive {
             return;
@@ -226,17 +246,17 @@ impl Fleet {
         if self.is_cut(to, other) {
             return self.dial_fails(to, other);
         }
-        if node.links.contains(&other) {
-            let held: Vec<PieceIndex> = self.shown(other).iter().collect();
-            self.hear(to, other, &held);
-            self.show_known(to, other);
-            return;
-        }
-        let tier = node.place.tier_to(&neighbour.place);
         let held = self.shown(other);
-        self.nodes[to as usize].links.push(other);
-        self.tell(to, Event::PeerJoined { peer, tier, wants, held });
-        self.show_known(to, other);
+        let pieces: Vec<PieceIndex> = held.iter().collect();
+        if node.links.contains(&other) {
+            self.hear(to, other, &pieces);
+        } else {
+            let (peer, wants) = (neighbour.id, !neighbour.picker.is_complete());
+            let tier = node.place.tier_to(&neighbour.place);
+            self.nodes[to as usize].links.push(other);
+            self.tell(to, Event::PeerJoined { peer, tier, wants, held });
+        }
+        self.show_known(to, other, &pieces);
     }
 
     /// `to` finds out that it can't ask `peer` any more.
@@ -252,7 +272,7 @@ impl Fleet {
     /// A node has a neighbour no more.
     pub(crate) fn part_from(&mut self, index: u32, neighbour: u32) {
         let peer = id_of(neighbour);
-        self.nodes[index as usize].knowledge.learner.left(peer);
+        self.nodes[index as usize].hashes.left(peer);
         self.tell(index, Event::PeerLeft { peer });
     }
 }

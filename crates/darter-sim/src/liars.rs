@@ -159,7 +159,7 @@ impl Fleet {
     pub(crate) fn gave(&mut self, to: u32, from: u32, is_whole: bool) {
         let now = self.now;
         if let Some(leading) = &mut self.nodes[to as usize].leading {
-            leading.lead.gave(id_of(from), is_whole, now);
+            leading.books.lead_mut().gave(id_of(from), is_whole, now);
         }
     }
 }

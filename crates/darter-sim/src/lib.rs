@@ -11,7 +11,6 @@
 //! | [`fleet`] | [`Fleet`]: the engine, one event after the other |
 //! | `links` | pieces on their way: what a cable is busy with, what arrives |
 //! | `hashes` | how hashes get about |
-//! | `knowledge` | what a node knows of them |
 //! | `uploads` | slots, sockets, and whose turn it is |
 //! | [`liars`] | nodes that don't give what they say they hold |
 //! | `leading` | what happens at a node that leads: tracker, origin |
@@ -26,7 +25,6 @@
 mod electing;
 pub mod fleet;
 mod hashes;
-mod knowledge;
 pub mod lab;
 mod leading;
 pub mod liars;

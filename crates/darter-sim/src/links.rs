@@ -74,7 +74,7 @@ impl Fleet {
         while node.alive && !node.hung {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
-            let lead = node.leading.as_mut().map(|leading| &mut leading.lead);
+            let lead = node.leading.as_mut().map(|leading| leading.books.lead_mut());
             let piece = match (upload.piece, lead) {
                 (Some(piece), lead) => {
                     if let Some(lead) = lead {
@@ -209,7 +209,7 @@ impl Fleet {
 
     fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
         if let Some(leading) = &mut self.nodes[from as usize].leading {
-            leading.lead.unsent(id_of(to), piece);
+            leading.books.lead_mut().unsent(id_of(to), piece);
         }
     }
 
@@ -218,9 +218,9 @@ impl Fleet {
         let Arrival { from, to, .. } = *arrival;
         let piece = PieceIndex(arrival.piece);
         let node = &mut self.nodes[to as usize];
-        if arrival.piece >= node.knowledge.known() {
+        if arrival.piece >= node.known {
             if node.leadership.following() == Some(id_of(from)) {
-                node.knowledge.learner.lead_showed(arrival.piece + 1);
+                node.hashes.lead_showed(arrival.piece + 1);
             }
             node.unproven.push(*arrival);
             self.poll_soon(to);

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceIndex, Place, Tier};
-use darter_swarm::{Found, Leadership, News, Picker, Tuning};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, Place, Tier};
+use darter_swarm::{Found, Hashes, Leadership, News, Picker, Tuning};
 
-use crate::knowledge::Knowledge;
 use crate::leading::Leading;
 use crate::liars::Lie;
 use crate::queue::Arrival;
@@ -42,7 +41,9 @@ pub(crate) struct Node {
     pub(crate) links: Vec<u32>,
     /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
     pub(crate) unread: Vec<(u32, PieceIndex)>,
-    pub(crate) knowledge: Knowledge,
+    /// How many hashes its store has, from the first on, and what can be told of them.
+    pub(crate) known: u32,
+    pub(crate) hashes: Hashes,
     /// Pieces that came before their hashes.
     pub(crate) unproven: Vec<Arrival>,
     /// What neighbours and lead are still to be told of its own pieces, and when it tells next.
@@ -108,7 +109,8 @@ impl Node {
             found: None,
             links: Vec::new(),
             unread: Vec::new(),
-            knowledge: Knowledge::new(seed as usize),
+            known: 0,
+            hashes: Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning),
             unproven: Vec::new(),
             news: News::new(tuning),
             tells_at: None,

@@ -56,14 +56,10 @@ pub(crate) enum What {
     Unreached { node: u32, peer: u32, life: u8 },
     /// A node goes on to look for a lead.
     Rested { node: u32, life: u8 },
-    /// A lead has to tell members of neighbours that they gained and lost.
-    Notices(u32),
-    /// A lead tells members of hashes that came since.
-    Growth(u32),
-    /// A question for the hashes behind so many known ones reaches a node.
-    AskHashes { to: u32, from: u32, known: u32 },
-    /// Hashes reach a node.
-    Hashes(Told),
+    /// A lead has something to tell members, of neighbours or of hashes.
+    Speak(u32),
+    /// A message about hashes reaches a node, from this place of the mail.
+    Letter(u32),
     /// A liar goes on with a request.
     Lied(Lied),
 }
@@ -79,21 +75,6 @@ pub(crate) struct Arrival {
     pub(crate) piece: u32,
     /// Whether the lead chose it.
     pub(crate) chosen: bool,
-}
-
-/// Hashes at their receiver, perhaps none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Told {
-    pub(crate) from: u32,
-    pub(crate) to: u32,
-    pub(crate) to_life: u8,
-    pub(crate) first: u32,
-    /// The one behind the last.
-    pub(crate) end: u32,
-    /// Whether members ask each other; the lead's word counts.
-    pub(crate) members_ask: bool,
-    /// Whether there is the lead's word for all hashes up to there.
-    pub(crate) with_proof: bool,
 }
 
 /// Bits of a digit.

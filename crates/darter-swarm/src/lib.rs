@@ -8,6 +8,10 @@
 //! | [`event`] | what a [`Picker`] is told ([`Event`]) and what it wants done ([`Action`]) |
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
+//! | [`books`] | [`Books`]: who is let in by whoever leads, and what members are told |
+//! | [`facts`] | [`Facts`]: what decisions ask of the store |
+//! | [`hashes`] | [`Hashes`]: how far an agent's list of hashes goes, what proves it, what is told of it |
+//! | `runs` | the same for hashes behind gaps |
 //! | [`finish`] | [`Finish`]: when the whole is checked |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
 //! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
@@ -22,10 +26,13 @@
 //! | `random` | the seeded generator behind all ties |
 
 pub mod asking;
+pub mod books;
 pub mod bound;
 pub mod budget;
 pub mod event;
+pub mod facts;
 pub mod finish;
+pub mod hashes;
 pub mod lead;
 pub mod leadership;
 pub mod learner;
@@ -34,12 +41,16 @@ pub mod news;
 pub mod pace;
 pub mod picker;
 mod random;
+mod runs;
 pub mod teaching;
 pub mod tuning;
 
+pub use books::{Books, Entering, Opening, Speech};
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
+pub use facts::Facts;
 pub use finish::Finish;
+pub use hashes::Hashes;
 pub use lead::{Lead, Neighbour, Notice, OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};

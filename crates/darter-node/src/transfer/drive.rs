@@ -129,9 +129,10 @@ impl Transfer {
             work.may_send = leading.falls_due(now);
         }
         if let Some(leading) = state.leading.as_mut().filter(|_| !work.failed) {
-            let speech = leading.speak(self, state.hashes.chain(), state.verdict.as_ref(), now);
+            let speech = leading.books().speak(self, state.hashes.chain(), state.verdict.as_ref(), now);
             work.outgoing = speech.messages;
-            state.to_meet.extend(speech.own_neighbours.iter().filter(|node| !state.met.contains(*node)));
+            let own = speech.own.into_iter().flat_map(|notice| notice.gained).map(|peer| peer.node);
+            state.to_meet.extend(own.filter(|node| !state.met.contains(node)));
         }
         if is_open && let Lead::Node(lead) = state.lead() {
             work.outgoing.extend(state.tell_wants(self.blob).map(|message| (lead, message)));

@@ -1,231 +1,146 @@
-//! The list of a blob's hashes at one agent: how far it goes, what proves it to others, whom to ask for the rest. Decisions without I/O.
+//! Hashes are told, proven and passed on: what [`Hashes`](darter_swarm::Hashes) and [`Books`](darter_swarm::Books) decide is done here.
 //!
-//! Invariants: the chain stands for hashes that are in the store; the proof is for its first ones, and by the lead that is followed now.
-//! Hashes from anybody but that lead are taken only from who was asked for them, and only with its proof.
+//! Signatures are checked, and the store learns hashes, with nothing locked.
 
-use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
-use darter_core::{HashChain, LeadKey, Moment, NodeId, PieceHash, Proof};
-use darter_swarm::{Learner, MAX_HASHES, Teacher, Tuning};
+use darter_core::manifest::ManifestError;
+use darter_core::{NodeId, PieceHash, PieceIndex, Proof, in_full};
+use darter_store::StoreError;
+use darter_swarm::Event;
+use darter_swarm::hashes::{Answer, Reply};
 
-use super::runs::RunProofs;
+use super::{Lead, State, Transfer};
 
-/// See the module's text.
-#[derive(Debug)]
-pub(super) struct Hashes {
-    chain: HashChain,
-    /// What the proofs of the lead that is followed are checked with.
-    key: Option<LeadKey>,
-    proof: Option<Proof>,
-    learner: Learner,
-    /// What proves hashes behind gaps.
-    pub(super) runs: RunProofs,
-    /// From where on peers asked that were answered, when how many were known, and when.
-    asked_by: HashMap<NodeId, (u32, u32, Moment)>,
-    tuning: Tuning,
-}
-
-/// What hashes from a neighbour are checked with, apart from the state that they may change.
-pub(super) struct Check {
-    chain: HashChain,
-    key: LeadKey,
-}
-
-/// What an answer of a neighbour is.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// New hashes, for which there is the lead's word.
-    Proven(Proven),
-    /// Nothing that was not known, perhaps meanwhile.
-    Stale,
-    /// No hashes, or none with the lead's word.
-    Useless,
-}
-
-/// Hashes for which there is the lead's word.
-#[derive(Debug)]
-pub(super) struct Proven {
-    /// Which of the hashes is the first new one.
-    pub(super) at: usize,
-    /// How many were known.
-    pub(super) known: u32,
-    /// The chain with the new ones.
-    chain: HashChain,
-    key: LeadKey,
-    proof: Proof,
-}
-
-impl Check {
-    /// Looks at hashes from the one of piece `from` on.
-    pub(super) fn prove(mut self, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> Answer {
-        let known = self.chain.count();
-        let (Some(proof), Some(at)) = (proof, known.checked_sub(from)) else { return Answer::Useless };
-        let Some(fresh) = hashes.get(at as usize..).filter(|fresh| !fresh.is_empty()) else { return Answer::Stale };
-        self.chain.extend(fresh);
-        if !self.key.proves(&self.chain, &proof) {
-            return Answer::Useless;
-        }
-        Answer::Proven(Proven { at: at as usize, known, chain: self.chain, key: self.key, proof })
-    }
-}
-
-impl Hashes {
-    /// With the chain of all hashes that are known, and a number that differs from agent to agent.
-    pub(super) fn new(chain: HashChain, turn: usize, tuning: Tuning) -> Self {
-        let learner = Learner::new(chain.count(), turn);
-        Self { chain, key: None, proof: None, learner, runs: RunProofs::default(), asked_by: HashMap::new(), tuning }
-    }
-
-    /// How many hashes are known.
-    pub(super) const fn count(&self) -> u32 {
-        self.chain.count()
-    }
-
-    /// How many neighbours are to hear of: none that can't be proven to them.
-    pub(super) const fn shown(&self) -> u32 {
-        if self.key.is_some() { self.chain.count() } else { 0 }
-    }
-
-    /// The chain over all of them.
-    pub(super) const fn chain(&self) -> &HashChain {
-        &self.chain
-    }
-
-    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it, since these are the first and members
-    /// ask each other.
-    pub(super) fn learned(&mut self, next: &[PieceHash]) -> bool {
-        let are_first = self.chain.count() == 0 && !next.is_empty();
-        self.chain.extend(next);
-        self.learner.learned(self.chain.count());
-        are_first && self.learner.do_members_ask()
-    }
-
-    /// Takes in what was proven and is in the store now. Another lead may have come meanwhile. Whether as in [`Self::learned`].
-    pub(super) fn took(&mut self, from: NodeId, proven: Proven, now: Moment) -> bool {
-        let are_first = self.chain.count() == 0;
-        if self.chain.count() < proven.chain.count() {
-            self.chain = proven.chain;
-            self.learner.learned(self.chain.count());
-        }
-        self.learner.answered(from, true, now, &self.tuning);
-        let is_newer = self.proof.is_none_or(|proof| proof.count < proven.proof.count);
-        if self.key == Some(proven.key) && is_newer {
-            self.proof = Some(proven.proof);
-        }
-        are_first && self.learner.do_members_ask()
-    }
-
-    /// This neighbour's answer brought nothing.
-    pub(super) fn brought_nothing(&mut self, from: NodeId, is_useless: bool, now: Moment) {
-        self.learner.answered(from, !is_useless, now, &self.tuning);
-    }
-
-    /// The blob has `total` hashes.
-    pub(super) const fn set_total(&mut self, total: u32) {
-        self.learner.set_total(total);
-    }
-
-    /// The lead changed: drops its key and proof, since followers of the new lead cannot check them.
-    pub(super) fn lead_changed(&mut self, key: Option<LeadKey>) {
-        self.key = key;
-        self.proof = None;
-        self.runs.clear();
-        self.learner.lead_changed();
-    }
-
-    /// The lead says whether members have to ask each other.
-    pub(super) const fn members_ask(&mut self, ask: bool) {
-        self.learner.members_ask(ask);
-    }
-
-    /// The lead gave its word for hashes. It is of use if they are the ones that are known.
-    pub(super) fn vouched(&mut self, proof: Proof) {
-        if self.key.is_some_and(|key| key.proves(&self.chain, &proof)) {
-            self.proof = Some(proof);
+impl Transfer {
+    /// Takes note of hashes that the store has learned in order.
+    pub(super) fn catch_up(&self, state: &mut State) {
+        if state.hashes.catch_up(self) {
+            state.news.first_hashes();
         }
     }
 
-    /// `neighbour` knows `knows` hashes and holds pieces below `pieces`. True if somebody should now be asked for hashes.
-    pub(super) fn showed(&mut self, neighbour: NodeId, knows: u32, pieces: u32) -> bool {
-        if knows == 0 { self.learner.showed_pieces(pieces) } else { self.learner.showed(neighbour, knows) }
+    /// Takes note of hashes that the store has learned, behind a gap perhaps.
+    pub(super) fn learned_run(&self, state: &mut State, run: Range<u32>) {
+        self.catch_up(state);
+        let total = self.pieces();
+        state.picker.handle(Event::ManifestGrew { known: run, total }, self.context.now());
     }
 
-    /// A neighbour holds wanted pieces behind a gap whose hashes are not known. Whether it follows that somebody is to be asked.
-    pub(super) fn showed_gap(&mut self, neighbour: NodeId) -> bool {
-        self.learner.showed_gap(neighbour)
-    }
-
-    /// A neighbour that was asked told a run.
-    pub(super) fn told_run(&mut self, neighbour: NodeId) {
-        self.learner.told_run(neighbour);
-    }
-
-    /// The lead told the hashes before `end`, perhaps none.
-    pub(super) fn lead_answered(&mut self, end: u32) {
-        self.learner.lead_answered(end);
-    }
-
-    /// What the proofs of the lead that is followed are checked with.
-    pub(super) const fn key(&self) -> Option<LeadKey> {
-        self.key
-    }
-
-    /// Whether this neighbour was asked and has not answered.
-    pub(super) fn was_asked(&self, neighbour: NodeId) -> bool {
-        self.learner.was_asked(neighbour)
-    }
-
-    /// The lead knows at least `knows` hashes: it sent a piece that needs them, or told others of them.
-    pub(super) fn lead_showed(&mut self, knows: u32) {
-        self.learner.lead_showed(knows);
-    }
-
-    /// A neighbour left.
-    pub(super) fn left(&mut self, neighbour: NodeId) {
-        self.learner.left(neighbour);
-        self.asked_by.remove(&neighbour);
-    }
-
-    /// Whether a peer's question is to be answered, where `known` hashes are known in all: not the same again right after the same
-    /// answer.
-    pub(super) fn may_answer(&mut self, peer: NodeId, from: u32, known: u32, now: Moment) -> bool {
-        let repeats = self.asked_by.get(&peer).is_some_and(|(last, knew, at)| {
-            from <= *last && known <= *knew && now < *at + self.tuning.hash_patience / 2
-        });
-        if !repeats {
-            self.asked_by.insert(peer, (from, known, now));
+    /// The lead tells hashes, perhaps with its word for them and all before.
+    pub(super) fn learn_hashes(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
+        let told = self.stored.extend(first, hashes);
+        {
+            let mut state = self.state.lock();
+            let count = hashes.len() as u32;
+            if told.is_ok() {
+                self.learned_run(&mut state, first..first + count);
+            }
+            if state.hashes.lead_told(first, count, proof, &**self) {
+                state.news.first_hashes();
+            }
         }
-        !repeats
+        match told {
+            Ok(_) => self.total_known(),
+            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.kick.notify_one(),
+            Err(error) => self.lead_failed(from, &in_full(&error).to_string()),
+        }
     }
 
-    /// What an answer of this neighbour is checked with; `None` if it was not asked.
-    pub(super) fn check_for(&self, neighbour: NodeId) -> Option<Check> {
-        let key = self.key.filter(|_| self.learner.was_asked(neighbour))?;
-        Some(Check { chain: self.chain.clone(), key })
+    /// Somebody else than the lead tells hashes: an answer, if this one was asked.
+    pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
+        let Some(check) = self.state.lock().hashes.check_for(from) else { return };
+        let answer = match check.prove(first, hashes, proof) {
+            Answer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
+                Ok(_) => Answer::Proven(proven),
+                Err(error) => {
+                    tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "hashes were not taken");
+                    Answer::Useless
+                }
+            },
+            other => other,
+        };
+        if matches!(answer, Answer::Useless) {
+            tracing::debug!(blob = %self.blob.short(), peer = %from.short(), "no hashes with the lead's word");
+            self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
+        }
+        let is_new = matches!(answer, Answer::Proven(_));
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            if state.hashes.answered(from, answer, now) {
+                state.news.first_hashes();
+            }
+        }
+        if is_new {
+            self.total_known();
+        } else {
+            self.kick.notify_one();
+        }
     }
 
-    /// How many hashes from `from` on can be told to who asks, and with what proof. A list that is too long for one message can't be
-    /// proven in parts: the lead tells it.
-    pub(super) fn answer(&self, from: u32) -> Option<(u32, Proof)> {
-        let proof = self.proof.filter(|proof| proof.count > from && proof.count - from <= MAX_HASHES)?;
-        Some((proof.count - from, proof))
+    /// Somebody tells a run of hashes: the lead, or who was asked for hashes.
+    pub(super) fn hear_run(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
+        let (is_lead, check) = {
+            let state = self.state.lock();
+            let is_lead = state.lead() == Lead::Node(from);
+            (is_lead, state.hashes.check_run(from, is_lead, first))
+        };
+        let Some(run) = check.prove(hashes, proof) else {
+            self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
+            return;
+        };
+        match self.stored.extend(first, hashes) {
+            Ok(_) => {}
+            // Its length is on its way, or the lead has been left.
+            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => return,
+            Err(error) if is_lead => return self.lead_failed(from, &error.to_string()),
+            Err(error) => return tracing::debug!(blob = %self.blob.short(), %error, "a run of hashes was not taken"),
+        }
+        {
+            let mut state = self.state.lock();
+            if state.hashes.took_run(from, run, &**self) {
+                state.news.first_hashes();
+            }
+            self.learned_run(&mut state, first..first + hashes.len() as u32);
+        }
+        self.kick.notify_one();
+        self.changed.send_replace(());
     }
 
-    /// Whether the lead is to be asked for a proof, since others ask for what this agent can't prove.
-    pub(super) fn needs_proof(&mut self, from: u32, now: Moment) -> bool {
-        self.proof.is_none_or(|proof| proof.count <= from) && self.learner.needs_proof(from, now, &self.tuning)
+    /// A member asks for hashes: it is told all that can be proven to it.
+    pub(super) fn answer_hashes(&self, to: NodeId, first: u32) {
+        let now = self.context.now();
+        let (Reply { messages, question }, lead) = {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            self.catch_up(state);
+            let leads = state.leading.as_ref().is_some_and(|leading| leading.has(to));
+            if !leads && !state.met.contains(&to) {
+                return;
+            }
+            let books = state.leading.as_mut().map(super::Leading::books);
+            (state.hashes.answer(to, first, books, self, now), state.leadership.following())
+        };
+        for message in &messages {
+            self.fleet.say(to, message);
+        }
+        if let Some((lead, question)) = lead.zip(question) {
+            self.fleet.say(lead, &question);
+        }
     }
 
-    /// Whom to ask now for the hashes from [`Self::count`] on.
-    pub(super) fn ask(&mut self, now: Moment) -> Option<Teacher> {
-        self.learner.ask(now, &self.tuning)
-    }
-
-    /// When to look again.
-    pub(super) const fn next_wakeup(&self) -> Option<Moment> {
-        self.learner.next_wakeup()
+    /// A neighbour showed that it knows the first `known` hashes, and holds pieces. Whether it follows that somebody is to be asked for
+    /// hashes.
+    pub(super) fn showed(
+        &self,
+        state: &mut State,
+        neighbour: NodeId,
+        known: u32,
+        pieces: impl Iterator<Item = PieceIndex>,
+    ) -> bool {
+        let State { hashes, wants, .. } = state;
+        hashes.showed(neighbour, known, pieces.filter(|piece| wants.includes(*piece)), self)
     }
 }
-
-#[cfg(test)]
-mod tests;

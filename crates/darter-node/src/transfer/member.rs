@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::manifest::ManifestError;
-use darter_core::{Blamed as _, Fault, NodeId, PieceHash, PieceIndex, PieceSet, Place, Proof, Source, in_full};
-use darter_store::{Put, StoreError};
+use darter_core::{Blamed as _, Fault, NodeId, PieceIndex, PieceSet, Place, Source, in_full};
+use darter_store::Put;
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
-use super::hashes;
-use super::{Asked, Lead, Outcome, State, Transfer};
+use super::{Asked, Lead, Outcome, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
 use crate::joins::{Entered, Joined};
@@ -113,7 +111,6 @@ impl Transfer {
                     self.learn_length(from, length);
                 }
                 self.learn_hashes(from, first, &hashes, proof);
-                self.state.lock().hashes.lead_answered(first + hashes.len() as u32);
             }
             Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
             Message::Want { everything, wishes, .. } => self.member_wants(from, everything, &wishes),
@@ -343,101 +340,6 @@ impl Transfer {
         }
     }
 
-    /// The lead tells hashes, perhaps with its word for them and all before.
-    fn learn_hashes(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
-        let told = self.stored.extend(first, hashes);
-        {
-            let mut state = self.state.lock();
-            match &told {
-                Ok(_) => self.learned_run(&mut state, first..first + hashes.len() as u32),
-                Err(_) => self.catch_up(&mut state),
-            }
-            if state.hashes.count() < first {
-                // Some that come before were told to others only, when members were many: they are asked for.
-                state.hashes.lead_showed(first + hashes.len() as u32);
-            } else if let Some(proof) = proof {
-                state.hashes.vouched(proof);
-            }
-        }
-        match told {
-            Ok(_) => self.total_known(),
-            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.kick.notify_one(),
-            Err(error) => self.lead_failed(from, &in_full(&error).to_string()),
-        }
-    }
-
-    /// Somebody else than the lead tells hashes: an answer, if this one was asked.
-    fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
-        let Some(check) = self.state.lock().hashes.check_for(from) else { return };
-        let answer = match check.prove(first, hashes, proof) {
-            hashes::Answer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
-                Ok(_) => hashes::Answer::Proven(proven),
-                Err(error) => {
-                    tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "hashes were not taken");
-                    hashes::Answer::Useless
-                }
-            },
-            other => other,
-        };
-        let now = self.context.now();
-        let mut state = self.state.lock();
-        let is_new = matches!(answer, hashes::Answer::Proven(_));
-        match answer {
-            hashes::Answer::Proven(proven) => {
-                if state.hashes.took(from, proven, now) {
-                    state.news.first_hashes();
-                }
-            }
-            hashes::Answer::Stale => state.hashes.brought_nothing(from, false, now),
-            hashes::Answer::Useless => {
-                tracing::debug!(blob = %self.blob.short(), peer = %from.short(), "no hashes with the lead's word");
-                self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
-                state.hashes.brought_nothing(from, true, now);
-            }
-        }
-        drop(state);
-        if is_new {
-            self.total_known();
-        } else {
-            self.kick.notify_one();
-        }
-    }
-
-    /// A member asks for hashes: it is told all that can be proven to it.
-    fn answer_hashes(&self, to: NodeId, first: u32) {
-        let (blob, now) = (self.blob, self.context.now());
-        {
-            let mut state = self.state.lock();
-            self.catch_up(&mut state);
-            let is_member = state.met.contains(&to) || state.leading.as_ref().is_some_and(|it| it.has(to));
-            if !is_member || !state.hashes.may_answer(to, first, self.stored.known_count(), now) {
-                return;
-            }
-        }
-        if let Some(answer) = self.answer_as_lead(to, first) {
-            for message in &answer {
-                self.fleet.say(to, message);
-            }
-            return;
-        }
-        for run in self.proven_runs(first) {
-            self.fleet.say(to, &run);
-        }
-        let (answer, lead) = {
-            let mut state = self.state.lock();
-            let answer = state.hashes.answer(first);
-            let asks = answer.is_none() && state.hashes.needs_proof(first, now);
-            let lead = state.leadership.following();
-            (answer, lead.filter(|_| asks).map(|lead| (lead, state.hashes.count())))
-        };
-        let (most, proof) = answer.map_or((0, None), |(most, proof)| (most, Some(proof)));
-        let hashes = self.stored.hashes_from(first, most as usize);
-        self.fleet.say(to, &Message::Grew { blob, from: first, hashes, length: None, members_ask: true, proof });
-        if let Some((lead, from)) = lead {
-            self.fleet.say(lead, &Message::AskHashes { blob, from });
-        }
-    }
-
     /// Meets these, too: they hold pieces of it though the lead may not know.
     pub(crate) fn meet_also(&self, holders: &[PeerInfo]) {
         if !holders.is_empty() {
@@ -469,25 +371,6 @@ impl Transfer {
             self.fleet.ensure(info);
         }
         self.kick.notify_one();
-    }
-
-    /// A neighbour showed that it knows the first `known` hashes, and holds pieces. Whether it follows that somebody is to be asked for
-    /// hashes.
-    fn showed(
-        &self,
-        state: &mut State,
-        neighbour: NodeId,
-        known: u32,
-        pieces: impl Iterator<Item = PieceIndex>,
-    ) -> bool {
-        let in_order = known.max(state.hashes.count());
-        let (mut needed, mut gap) = (0, false);
-        for piece in pieces.filter(|piece| state.wants.includes(*piece)) {
-            needed = needed.max(piece.0 + 1);
-            gap |= known > 0 && piece.0 >= in_order && self.stored.hash(piece).is_none();
-        }
-        let follows = state.hashes.showed(neighbour, known, needed);
-        (gap && state.hashes.showed_gap(neighbour)) || follows
     }
 
     fn learn_verdict(&self, verdict: Verdict) {

@@ -14,7 +14,6 @@
 //! | [`finish`] | the last piece is here: is the whole what it should be? |
 //! | `declared` | what a later answer of the origin declares of the whole |
 //! | `dissolve` | it is not: away with it, and whose fault is it? |
-//! | `hashes` | how far the list of hashes goes, what proves it, whom to ask for more |
 //! | [`passing`] | a blob that does not fit: what of it is still needed |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
 //! | [`stream`] | verified bytes in order, for whoever asked |
@@ -22,7 +21,7 @@
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
-//! | `runs` | hashes behind gaps: told, proven, passed on |
+//! | `hashes` | hashes are told, proven, passed on |
 //! | [`wants`] | what of it is wanted: everything, or what a few readers wait for |
 //! | `view` | what moves between whom, for `darter top` |
 //!
@@ -51,7 +50,6 @@ mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
 pub(crate) mod rest;
-mod runs;
 pub(crate) mod stream;
 pub(crate) mod turns;
 mod upkeep;
@@ -65,12 +63,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use darter_api::{self as api, CheckedBy, Giver};
 use darter_core::source::Credentials;
 use darter_core::{
-    BlobId, Digest, HashChain, LeadKey, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source,
-    Version, in_full,
+    BlobId, Digest, LeadKey, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version,
+    in_full,
 };
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
-use darter_swarm::{Event, Finish, Leadership, News, Picker, RequestId, Tuning};
+use darter_swarm::{Event, Finish, Hashes, Leadership, News, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -79,7 +77,6 @@ use tokio_util::task::TaskTracker;
 
 use self::callers::Callers;
 use self::handing::Losses;
-use self::hashes::Hashes;
 use self::journal::Journal;
 use self::leading::Leading;
 use self::passing::Positions;
@@ -268,9 +265,8 @@ impl Transfer {
         let manifest = stored.manifest();
         let blob = stored.id();
         let seed = random_seed(&context.me, blob);
-        let mut chain = HashChain::new(blob, manifest.piece_length());
-        chain.extend(manifest.hashes());
-        let mut hashes = Hashes::new(chain, seed as usize, Tuning::default());
+        let mut hashes =
+            Hashes::new(blob, manifest.piece_length(), manifest.hashes(), seed as usize, Tuning::default());
         if let Some(total) = manifest.piece_count() {
             hashes.set_total(total);
         }
@@ -578,17 +574,6 @@ impl Transfer {
 
     fn manifest(&self) -> Manifest {
         self.stored.manifest()
-    }
-
-    /// Takes note of hashes that the store has learned in order.
-    fn catch_up(&self, state: &mut State) {
-        let known = state.hashes.count();
-        if self.stored.prefix() > known {
-            let tells = state.hashes.learned(&self.stored.hashes_from(known, usize::MAX));
-            if tells {
-                state.news.first_hashes();
-            }
-        }
     }
 }
 

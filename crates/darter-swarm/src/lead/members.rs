@@ -165,6 +165,16 @@ impl Members {
         self.by_id.iter().filter(|(_, slot)| !self.get(**slot).aside).map(|(id, _)| *id).collect()
     }
 
+    /// How many [`Members::ids`] there are.
+    pub(super) fn ids_count(&self) -> usize {
+        // Without a report nobody is put aside: counting ten thousand at each join would be felt.
+        if self.reports.is_empty() {
+            self.by_id.len()
+        } else {
+            self.slots.iter().flatten().filter(|it| !it.aside).count()
+        }
+    }
+
     /// Whether a member other than the lead's own node wants pieces of a blob of `total`.
     pub(super) fn others_want(&self, total: u32) -> bool {
         let others = self.slots.iter().flatten().filter(|member| member.id != self.me && !member.aside);

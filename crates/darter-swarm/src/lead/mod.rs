@@ -478,6 +478,11 @@ impl Lead {
         self.members.ids()
     }
 
+    /// How many these are.
+    pub fn member_count(&self) -> usize {
+        self.members.ids_count()
+    }
+
     /// Whether some other member still wants pieces.
     pub fn is_wanted(&self) -> bool {
         let total = self.total.unwrap_or(u32::MAX);

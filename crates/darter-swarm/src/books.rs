@@ -1,0 +1,319 @@
+//! A lead's books on one swarm: who is in it, who comes in, and what each of them is told, in which order.
+//!
+//! Members are told of new hashes, of the length and of the verdict in the order in which these came to be known. A newcomer is let in
+//! with one message that says all that the others were told before it, and whom to meet. Whoever leads asks [`Books::speak`] what there is
+//! to say after every change, and when [`Books::due`] says so.
+//!
+//! Invariants: a newcomer is told nothing before the answer that lets it in, and everything that comes to be known after it; what all
+//! members are told is said before what one of them is.
+//!
+//! Non-goals: which piece goes to whom ([`Lead`]); whether a node may come in at all ([`Leadership::may_admit`](crate::Leadership)).
+
+use std::collections::BTreeSet;
+
+use darter_core::{HashChain, Moment, NodeId, PieceSet, Place, Proof, Signer};
+use darter_protocol::{Message, PeerInfo, Verdict};
+
+use crate::runs::{Teller, ToldRuns};
+use crate::{Facts, Lead, MAX_HASHES, Neighbour, Notice, Start, Teaching, Telling, Tuning, Wish};
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Books {
+    lead: Lead,
+    /// Vouches for hashes.
+    signer: Signer,
+    teaching: Teaching,
+    /// Whether every member has been told the length, and the verdict.
+    told_length: bool,
+    told_verdict: bool,
+    /// Which hashes behind gaps members were told.
+    told_runs: ToldRuns,
+    entering: Vec<Entering>,
+    /// Who was let in and has not left.
+    inside: BTreeSet<NodeId>,
+    members: usize,
+}
+
+/// A node that waits to be let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entering {
+    /// The node.
+    pub node: NodeId,
+    /// The number of its question, which the answer repeats.
+    pub request: u32,
+    /// All bytes of the blob, if they are few and here. They are told together with the verdict.
+    pub whole: Option<Vec<u8>>,
+}
+
+/// What books begin with.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    /// The agent that leads.
+    pub me: NodeId,
+    /// Where it stands.
+    pub place: Place,
+    /// How it came to lead.
+    pub start: Start,
+    /// What its store has.
+    pub held: &'a PieceSet,
+    /// Whether everything is to be read, or only what somebody waits for.
+    pub everything: bool,
+    /// What its own readers wait for.
+    pub wishes: &'a [Wish],
+    /// Agents that sent it wrong pieces.
+    pub dropped: Vec<NodeId>,
+    /// Whether it knows what the whole must be.
+    pub has_verdict: bool,
+    /// Chooses among what is equal.
+    pub seed: u64,
+    /// Constants.
+    pub tuning: Tuning,
+}
+
+/// What a lead has to say.
+#[derive(Debug, Default)]
+pub struct Speech {
+    /// To whom, in this order.
+    pub messages: Vec<(NodeId, Message)>,
+    /// What this agent itself is to know of its neighbours.
+    pub own: Option<Notice>,
+}
+
+impl Books {
+    /// Opens them.
+    pub fn open(opening: Opening<'_>, facts: &dyn Facts, now: Moment) -> Self {
+        let Opening { me, place, start, held, everything, wishes, dropped, has_verdict, seed, tuning } = opening;
+        let mut lead = Lead::new(me, place.clone(), start, tuning, seed, now);
+        let total = facts.pieces();
+        if let Some(total) = total {
+            lead.set_total(total);
+        }
+        held.iter().for_each(|piece| lead.own(piece));
+        if !everything {
+            lead.read_on_errands_only();
+        }
+        lead.wish(me, wishes, now);
+        lead.join(me, place, held, true);
+        for suspect in dropped {
+            lead.report(me, suspect);
+        }
+        Self {
+            lead,
+            signer: Signer::draw(),
+            teaching: Teaching::new(facts.prefix(), tuning, now),
+            told_length: total.is_some(),
+            told_verdict: has_verdict,
+            told_runs: ToldRuns::default(),
+            entering: Vec::new(),
+            inside: BTreeSet::new(),
+            members: 0,
+        }
+    }
+
+    /// The lead that decides what is sent and read.
+    pub const fn lead(&self) -> &Lead {
+        &self.lead
+    }
+
+    /// The same, to be told something.
+    pub const fn lead_mut(&mut self) -> &mut Lead {
+        &mut self.lead
+    }
+
+    /// How many are in the swarm, this agent included; none before the first one came.
+    pub const fn member_count(&self) -> usize {
+        self.members
+    }
+
+    /// Whether a node was let in, or is about to be, and has not left.
+    pub fn has(&self, node: NodeId) -> bool {
+        self.inside.contains(&node)
+    }
+
+    /// Whether members have to ask each other for hashes.
+    pub const fn members_ask(&self) -> bool {
+        self.teaching.members_ask()
+    }
+
+    /// The members besides this agent and those who are coming in.
+    pub fn others(&self) -> Vec<NodeId> {
+        others(&self.lead, &self.entering)
+    }
+
+    /// A node comes in that stands there, holds these pieces, and wants the rest or not. [`Books::speak`] has the answer.
+    pub fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
+        self.inside.insert(entering.node);
+        self.lead.join(entering.node, place, held, wants);
+        self.entering.push(entering);
+        self.members = self.lead.member_count();
+    }
+
+    /// Counts a node as a member that holds these pieces and asks for none; it need not know.
+    pub fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
+        self.lead.join(node, place, held, false);
+        self.members = self.lead.member_count();
+    }
+
+    /// A node is gone.
+    pub fn left(&mut self, node: NodeId) {
+        self.lead.leave(node);
+        self.inside.remove(&node);
+        self.members = self.lead.member_count();
+    }
+
+    /// Takes the nodes that wait to be let in: nobody is, any more.
+    pub fn take_entering(&mut self) -> Vec<Entering> {
+        std::mem::take(&mut self.entering)
+    }
+
+    /// When there is something to say though nothing happens.
+    pub fn due(&self) -> Option<Moment> {
+        self.lead.notices_due().into_iter().chain(self.teaching.due()).min()
+    }
+
+    /// What members must be told now: news to those who are in, then the answers to those who come in. `chain` is that of the first hashes
+    /// that are known.
+    pub fn speak(&mut self, facts: &dyn Facts, chain: &HashChain, verdict: Option<&Verdict>, now: Moment) -> Speech {
+        let mut messages = Vec::new();
+        for message in self.news(facts, chain, verdict, now) {
+            messages.extend(self.others().into_iter().map(|node| (node, message.clone())));
+        }
+        messages.extend(self.tell_runs(facts, chain.count()));
+        let own = self.lead.take_notice(self.lead.node());
+        let mut answers = Vec::new();
+        for entering in self.take_entering() {
+            let node = entering.node;
+            let answer = self.let_in(facts, chain, verdict, entering, now);
+            answers.extend(answer.into_iter().map(|message| (node, message)));
+        }
+        // Those who come in were told of their neighbours with the answer.
+        for Notice { to, lost, gained } in self.lead.take_notices(now) {
+            let add = gained.into_iter().map(|peer| info(facts, peer)).collect();
+            messages.push((to, Message::Neighbours { blob: facts.blob(), add, gone: lost }));
+        }
+        messages.extend(answers);
+        Speech { messages, own }
+    }
+
+    /// What all members are to be told.
+    fn news(&mut self, facts: &dyn Facts, chain: &HashChain, verdict: Option<&Verdict>, now: Moment) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let length = facts.length();
+        let learns_length = length.is_some() && !self.told_length;
+        let nothing = Telling { from: 0, count: 0, signed: false };
+        let are_all = facts.pieces() == Some(chain.count());
+        let telling = self.teaching.tell(chain.count(), are_all, self.members, now);
+        let telling = telling.or(learns_length.then_some(nothing));
+        if let Some(telling) = telling {
+            self.told_length = length.is_some();
+            messages.extend(growth(facts, telling, self.word(chain, telling)));
+        }
+        if let Some(verdict) = verdict.filter(|_| !self.told_verdict) {
+            messages.push(Message::Whole { blob: facts.blob(), verdict: verdict.clone() });
+            self.told_verdict = true;
+        }
+        messages
+    }
+
+    /// The answer to a node that comes in, and the hashes that don't fit into it.
+    fn let_in(
+        &mut self,
+        facts: &dyn Facts,
+        chain: &HashChain,
+        verdict: Option<&Verdict>,
+        Entering { node, request, whole }: Entering,
+        now: Moment,
+    ) -> Vec<Message> {
+        let telling = self.teaching.greet(self.members, now);
+        let first = telling.count.min(MAX_HASHES);
+        let (lost, gained) = self.lead.take_notice(node).map_or_else(Default::default, |it| (it.lost, it.gained));
+        // A peer in both lists is met anew: the node does not forget it.
+        let lost: Vec<_> = lost.into_iter().filter(|peer| gained.iter().all(|it| it.node != *peer)).collect();
+        let neighbours = gained.into_iter().map(|peer| info(facts, peer)).collect();
+        let joined = Message::Joined {
+            request,
+            blob: facts.blob(),
+            version: facts.version(),
+            piece_length: facts.piece_length(),
+            length: facts.length(),
+            hashes: facts.hashes_from(0, first as usize),
+            key: self.signer.key(),
+            members_ask: self.teaching.members_ask(),
+            proof: (telling.signed && telling.count == first).then(|| self.signer.prove(chain)),
+            neighbours,
+            verdict: verdict.cloned(),
+            whole: verdict.and(whole),
+        };
+        let rest = Telling { from: first, count: telling.count - first, ..telling };
+        let mut messages = Vec::new();
+        if !lost.is_empty() {
+            // It was in before, and forgets first whom it knew then.
+            messages.push(Message::Neighbours { blob: facts.blob(), add: Vec::new(), gone: lost });
+        }
+        messages.push(joined);
+        if rest.count > 0 {
+            messages.extend(growth(facts, rest, self.word(chain, rest)));
+        }
+        if !self.teaching.members_ask() {
+            messages.extend(self.teller(facts).runs_from(chain.count()));
+        }
+        messages
+    }
+
+    /// What a member is told that asks for the hashes from one on. The last message ends the question.
+    pub(crate) fn answer(&mut self, from: u32, facts: &dyn Facts, chain: &HashChain) -> Vec<Message> {
+        let telling = Teaching::answer(chain.count(), from);
+        let word = self.word(chain, telling);
+        let mut answer = self.teller(facts).runs_from(chain.count());
+        answer.extend(growth(facts, telling, word).pop());
+        answer
+    }
+
+    fn tell_runs(&mut self, facts: &dyn Facts, prefix: u32) -> Vec<(NodeId, Message)> {
+        let signs = self.teaching.members_ask();
+        let (lead, entering) = (&self.lead, &self.entering);
+        let others = || others(lead, entering);
+        let wishes = || lead.wishes_by_node().filter(|(node, _)| *node != lead.node()).collect();
+        let teller = Teller { facts, signer: signs.then_some(&mut self.signer) };
+        self.told_runs.tell(teller, prefix, others, wishes)
+    }
+
+    fn teller<'a>(&'a mut self, facts: &'a dyn Facts) -> Teller<'a> {
+        let signs = self.teaching.members_ask();
+        Teller { facts, signer: signs.then_some(&mut self.signer) }
+    }
+
+    /// What goes with hashes that are told: whether members ask each other, and the word for them.
+    fn word(&mut self, chain: &HashChain, telling: Telling) -> (bool, Option<Proof>) {
+        (self.teaching.members_ask(), telling.signed.then(|| self.signer.prove(chain)))
+    }
+}
+
+fn others(lead: &Lead, entering: &[Entering]) -> Vec<NodeId> {
+    let is_entering = |node: &NodeId| entering.iter().any(|entering| entering.node == *node);
+    lead.members().into_iter().filter(|node| *node != lead.node() && !is_entering(node)).collect()
+}
+
+/// News of hashes and length, in messages that stay below the protocol's limit.
+fn growth(facts: &dyn Facts, telling: Telling, (members_ask, proof): (bool, Option<Proof>)) -> Vec<Message> {
+    let (blob, length) = (facts.blob(), facts.length());
+    // One message even without hashes: the length alone may be the news.
+    let messages = telling.count.div_ceil(MAX_HASHES).max(1);
+    let message = |nth| {
+        let from = telling.from + nth * MAX_HASHES;
+        let rest = telling.from + telling.count - from;
+        let hashes = facts.hashes_from(from, rest.min(MAX_HASHES) as usize);
+        let proof = proof.filter(|_| nth + 1 == messages);
+        Message::Grew { blob, from, hashes, length, members_ask, proof }
+    };
+    (0..messages).map(message).collect()
+}
+
+/// What a member is told of a neighbour.
+fn info(facts: &dyn Facts, peer: Neighbour) -> PeerInfo {
+    PeerInfo { node: peer.node, addr: facts.address(peer.node), place: peer.place }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! What an agent knows of a blob, as far as decisions need it. The store and the connections have it; the decisions ask.
+
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Version};
+
+/// See the module's text. No method waits, and none touches a disk: they are called with whatever the caller has locked.
+pub trait Facts {
+    /// The blob.
+    fn blob(&self) -> BlobId;
+
+    /// The version of its source.
+    fn version(&self) -> Version;
+
+    /// Length of its pieces.
+    fn piece_length(&self) -> PieceLength;
+
+    /// Its length in bytes, once known.
+    fn length(&self) -> Option<u64>;
+
+    /// How many pieces it has, once known.
+    fn pieces(&self) -> Option<u32> {
+        self.length().map(|length| self.piece_length().count(length))
+    }
+
+    /// How many of the first pieces have a known hash: the number of the first piece that has none.
+    fn prefix(&self) -> u32;
+
+    /// How many pieces have a known hash.
+    fn known_count(&self) -> u32;
+
+    /// Which pieces have a known hash.
+    fn known(&self) -> PieceSet;
+
+    /// Whether the hash of a piece is known.
+    fn knows(&self, piece: PieceIndex) -> bool;
+
+    /// Up to `most` hashes of `from` and the pieces behind it, up to the first one that is not known.
+    fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash>;
+
+    /// Where another agent can be reached, as other agents are told it.
+    fn address(&self, node: NodeId) -> String;
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    /// An agent that knows these hashes, each of which is its piece's number.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Known {
+        pub(crate) pieces: Option<u32>,
+        pub(crate) known: PieceSet,
+    }
+
+    pub(crate) const BLOB: BlobId = BlobId([5; 32]);
+
+    pub(crate) fn hash(piece: u32) -> PieceHash {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&piece.to_le_bytes());
+        PieceHash(hash)
+    }
+
+    impl Known {
+        /// The first `count` of an unknown number of hashes.
+        pub(crate) fn first(count: u32) -> Self {
+            Self { pieces: None, known: PieceSet::full(count) }
+        }
+    }
+
+    impl Facts for Known {
+        fn blob(&self) -> BlobId {
+            BLOB
+        }
+
+        fn version(&self) -> Version {
+            Version::default()
+        }
+
+        fn piece_length(&self) -> PieceLength {
+            PieceLength::UNKNOWN_BLOB
+        }
+
+        fn length(&self) -> Option<u64> {
+            self.pieces.map(|pieces| u64::from(pieces) * self.piece_length().bytes())
+        }
+
+        fn prefix(&self) -> u32 {
+            self.known.first_missing_from(PieceIndex(0)).0
+        }
+
+        fn known_count(&self) -> u32 {
+            self.known.len()
+        }
+
+        fn known(&self) -> PieceSet {
+            self.known.clone()
+        }
+
+        fn knows(&self, piece: PieceIndex) -> bool {
+            self.known.contains(piece)
+        }
+
+        fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
+            (from..).take(most).take_while(|piece| self.known.contains(PieceIndex(*piece))).map(hash).collect()
+        }
+
+        fn address(&self, node: NodeId) -> String {
+            format!("host-{}:7400", node.0[0])
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The list of a blob's hashes at one agent: how far it goes, what proves it to others, whom to ask for the rest, and what is told to
+//! an agent that asks.
+//!
+//! Invariants: the chain stands for hashes that are in the store; the proof is for its first ones, and by the lead that is followed now.
+//! Hashes from anybody but that lead are taken only from an agent that was asked for them, and only with the lead's proof.
+//!
+//! Non-goals: the hashes themselves, which the store has ([`Facts`]). Signatures are checked by [`Check`] and [`RunCheck`], apart from the
+//! state that they may change, so that nothing need be locked meanwhile.
+
+use std::collections::HashMap;
+
+use darter_core::{BlobId, HashChain, LeadKey, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Proof};
+use darter_protocol::Message;
+
+use crate::runs::RunProofs;
+use crate::{Books, Facts, Learner, MAX_HASHES, Teacher, Tuning};
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Hashes {
+    blob: BlobId,
+    pieces: PieceLength,
+    chain: HashChain,
+    /// What the proofs of the lead that is followed are checked with.
+    key: Option<LeadKey>,
+    proof: Option<Proof>,
+    learner: Learner,
+    /// What proves hashes behind gaps.
+    runs: RunProofs,
+    /// From where on peers asked that were answered, when how many were known, and when.
+    asked_by: HashMap<NodeId, (u32, u32, Moment)>,
+    tuning: Tuning,
+}
+
+/// What hashes from a neighbour are checked with.
+#[derive(Debug)]
+pub struct Check {
+    chain: HashChain,
+    key: LeadKey,
+}
+
+/// What an answer of a neighbour is.
+#[derive(Debug)]
+pub enum Answer {
+    /// New hashes, for which there is the lead's word.
+    Proven(Proven),
+    /// Nothing that was not known, perhaps meanwhile.
+    Stale,
+    /// No hashes, or none with the lead's word.
+    Useless,
+}
+
+/// Hashes for which there is the lead's word.
+#[derive(Debug)]
+pub struct Proven {
+    /// Which of the hashes is the first new one.
+    pub at: usize,
+    /// How many were known.
+    pub known: u32,
+    /// The chain with the new ones.
+    chain: HashChain,
+    key: LeadKey,
+    proof: Proof,
+}
+
+/// What a run of hashes behind a gap is checked with.
+#[derive(Debug)]
+pub struct RunCheck {
+    chain: HashChain,
+    key: Option<LeadKey>,
+    is_from_lead: bool,
+    was_asked: bool,
+}
+
+/// A run of hashes that may be taken, and the lead's word for it if that came with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    first: u32,
+    word: Option<Proof>,
+}
+
+/// What is said because a peer asked for hashes.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// To the peer, in this order.
+    pub messages: Vec<Message>,
+    /// To the lead that is followed, if there is one: a question for its word.
+    pub question: Option<Message>,
+}
+
+impl Check {
+    /// Looks at hashes from the one of piece `from` on.
+    pub fn prove(mut self, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> Answer {
+        let known = self.chain.count();
+        let (Some(proof), Some(at)) = (proof, known.checked_sub(from)) else { return Answer::Useless };
+        let Some(fresh) = hashes.get(at as usize..).filter(|fresh| !fresh.is_empty()) else { return Answer::Stale };
+        self.chain.extend(fresh);
+        if !self.key.proves(&self.chain, &proof) {
+            return Answer::Useless;
+        }
+        Answer::Proven(Proven { at: at as usize, known, chain: self.chain, key: self.key, proof })
+    }
+}
+
+impl RunCheck {
+    /// Looks at the run's hashes; `None` if they are not to be taken.
+    pub fn prove(mut self, hashes: &[PieceHash], proof: Option<Proof>) -> Option<Run> {
+        let first = self.chain.first();
+        self.chain.extend(hashes);
+        let word = proof.filter(|proof| self.key.is_some_and(|key| key.proves(&self.chain, proof)));
+        let is_proven = self.was_asked && word.is_some();
+        (self.is_from_lead || is_proven).then_some(Run { first, word })
+    }
+}
+
+impl Hashes {
+    /// The list of a blob in pieces of this length, of which the first `hashes` are known. `turn` differs from agent to agent.
+    pub fn new(blob: BlobId, pieces: PieceLength, hashes: &[PieceHash], turn: usize, tuning: Tuning) -> Self {
+        let mut chain = HashChain::new(blob, pieces);
+        chain.extend(hashes);
+        let learner = Learner::new(chain.count(), turn);
+        let (runs, asked_by) = (RunProofs::default(), HashMap::new());
+        Self { blob, pieces, chain, key: None, proof: None, learner, runs, asked_by, tuning }
+    }
+
+    /// How many hashes are known.
+    pub const fn count(&self) -> u32 {
+        self.chain.count()
+    }
+
+    /// How many neighbours are to hear of: none that can't be proven to them.
+    pub const fn shown(&self) -> u32 {
+        if self.key.is_some() { self.chain.count() } else { 0 }
+    }
+
+    /// The chain over all of them.
+    pub const fn chain(&self) -> &HashChain {
+        &self.chain
+    }
+
+    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it, since these are the first and members
+    /// ask each other.
+    pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
+        let known = self.chain.count();
+        if facts.prefix() <= known {
+            return false;
+        }
+        self.learned(&facts.hashes_from(known, usize::MAX))
+    }
+
+    fn learned(&mut self, next: &[PieceHash]) -> bool {
+        let are_first = self.chain.count() == 0 && !next.is_empty();
+        self.chain.extend(next);
+        self.learner.learned(self.chain.count());
+        are_first && self.learner.do_members_ask()
+    }
+
+    /// The blob has `total` hashes.
+    pub const fn set_total(&mut self, total: u32) {
+        self.learner.set_total(total);
+    }
+
+    /// The lead changed: drops its key and proof, since followers of the new lead cannot check them.
+    pub fn lead_changed(&mut self, key: Option<LeadKey>) {
+        self.key = key;
+        self.proof = None;
+        self.runs.clear();
+        self.learner.lead_changed();
+    }
+
+    /// The lead says whether members have to ask each other.
+    pub const fn members_ask(&mut self, ask: bool) {
+        self.learner.members_ask(ask);
+    }
+
+    /// The lead told `count` hashes from the one of piece `first` on, perhaps none, and perhaps its word for these and all before. The
+    /// store has taken in what it could. Whether as in [`Self::catch_up`].
+    pub fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
+        let tells = self.catch_up(facts);
+        if self.chain.count() < first {
+            // Some that come before were told to others only, when members were many: they are asked for.
+            self.learner.lead_showed(first + count);
+        } else if let Some(word) = word {
+            self.vouched(word);
+        }
+        self.learner.lead_answered(first + count);
+        tells
+    }
+
+    /// The lead gave its word for hashes. It is of use if they are the ones that are known.
+    fn vouched(&mut self, proof: Proof) {
+        if self.key.is_some_and(|key| key.proves(&self.chain, &proof)) {
+            self.proof = Some(proof);
+        }
+    }
+
+    /// The lead knows at least `knows` hashes: it sent a piece that needs them.
+    pub fn lead_showed(&mut self, knows: u32) {
+        self.learner.lead_showed(knows);
+    }
+
+    /// `neighbour` knows the first `knows` hashes and holds these pieces, which are `wanted` here. True if somebody should now be asked
+    /// for hashes.
+    pub fn showed(
+        &mut self,
+        neighbour: NodeId,
+        knows: u32,
+        wanted: impl Iterator<Item = PieceIndex>,
+        facts: &dyn Facts,
+    ) -> bool {
+        let in_order = knows.max(self.chain.count());
+        let (mut needed, mut gap) = (0, false);
+        for piece in wanted {
+            needed = needed.max(piece.0 + 1);
+            gap |= knows > 0 && piece.0 >= in_order && !facts.knows(piece);
+        }
+        let follows =
+            if knows == 0 { self.learner.showed_pieces(needed) } else { self.learner.showed(neighbour, knows) };
+        (gap && self.learner.showed_gap(neighbour)) || follows
+    }
+
+    /// A neighbour left.
+    pub fn left(&mut self, neighbour: NodeId) {
+        self.learner.left(neighbour);
+        self.asked_by.remove(&neighbour);
+    }
+
+    /// What an answer of this neighbour is checked with; `None` if it was not asked.
+    pub fn check_for(&self, neighbour: NodeId) -> Option<Check> {
+        let key = self.key.filter(|_| self.learner.was_asked(neighbour))?;
+        Some(Check { chain: self.chain.clone(), key })
+    }
+
+    /// A neighbour answered. What it proved is in the store now; another lead may have come meanwhile. Whether as in [`Self::catch_up`].
+    pub fn answered(&mut self, from: NodeId, answer: Answer, now: Moment) -> bool {
+        let are_first = self.chain.count() == 0;
+        let is_useful = match answer {
+            Answer::Proven(proven) => {
+                self.took(proven);
+                true
+            }
+            Answer::Stale => true,
+            Answer::Useless => false,
+        };
+        self.learner.answered(from, is_useful, now, &self.tuning);
+        are_first && self.chain.count() > 0 && self.learner.do_members_ask()
+    }
+
+    fn took(&mut self, proven: Proven) {
+        if self.chain.count() < proven.chain.count() {
+            self.chain = proven.chain;
+            self.learner.learned(self.chain.count());
+        }
+        let is_newer = self.proof.is_none_or(|proof| proof.count < proven.proof.count);
+        if self.key == Some(proven.key) && is_newer {
+            self.proof = Some(proven.proof);
+        }
+    }
+
+    /// What a run of hashes from the one of piece `first` on is checked with, which `from` tells: the lead, or a neighbour.
+    pub fn check_run(&self, from: NodeId, is_from_lead: bool, first: u32) -> RunCheck {
+        let chain = HashChain::begin(self.blob, self.pieces, first);
+        RunCheck { chain, key: self.key, is_from_lead, was_asked: self.learner.was_asked(from) }
+    }
+
+    /// A run that `from` told is in the store now. Whether as in [`Self::catch_up`].
+    pub fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
+        if let Some(word) = run.word {
+            self.runs.keep(run.first, word);
+        }
+        self.learner.told_run(from);
+        self.catch_up(facts)
+    }
+
+    /// What is said because a member asks for the hashes from the one of piece `from` on: as the lead, if it is inside `books`, and else
+    /// all that can be proven to it. Not the same again right after the same answer.
+    pub fn answer(
+        &mut self,
+        peer: NodeId,
+        from: u32,
+        books: Option<&mut Books>,
+        facts: &dyn Facts,
+        now: Moment,
+    ) -> Reply {
+        if !self.may_answer(peer, from, facts.known_count(), now) {
+            return Reply::default();
+        }
+        if let Some(books) = books.filter(|books| books.has(peer)) {
+            return Reply { messages: books.answer(from, facts, &self.chain), question: None };
+        }
+        let mut messages = self.runs.behind(from, facts);
+        let proof = self.proof_behind(from);
+        let hashes = facts.hashes_from(from, proof.map_or(0, |proof| proof.count - from) as usize);
+        messages.push(Message::Grew { blob: self.blob, from, hashes, length: None, members_ask: true, proof });
+        let asks = proof.is_none() && self.needs_proof(from, now);
+        let question = asks.then(|| Message::AskHashes { blob: self.blob, from: self.chain.count() });
+        Reply { messages, question }
+    }
+
+    /// Whether a peer's question is to be answered, where `known` hashes are known in all.
+    fn may_answer(&mut self, peer: NodeId, from: u32, known: u32, now: Moment) -> bool {
+        let repeats = self.asked_by.get(&peer).is_some_and(|(last, knew, at)| {
+            from <= *last && known <= *knew && now < *at + self.tuning.hash_patience / 2
+        });
+        if !repeats {
+            self.asked_by.insert(peer, (from, known, now));
+        }
+        !repeats
+    }
+
+    /// What proves hashes from `from` on. A list that is too long for one message can't be proven in parts: the lead tells it.
+    fn proof_behind(&self, from: u32) -> Option<Proof> {
+        self.proof.filter(|proof| proof.count > from && proof.count - from <= MAX_HASHES)
+    }
+
+    /// Whether the lead is to be asked for a proof, since others ask for what this agent can't prove.
+    fn needs_proof(&mut self, from: u32, now: Moment) -> bool {
+        self.proof.is_none_or(|proof| proof.count <= from) && self.learner.needs_proof(from, now, &self.tuning)
+    }
+
+    /// Whom to ask now for the hashes from [`Self::count`] on.
+    pub fn ask(&mut self, now: Moment) -> Option<Teacher> {
+        self.learner.ask(now, &self.tuning)
+    }
+
+    /// When to look again.
+    pub const fn next_wakeup(&self) -> Option<Moment> {
+        self.learner.next_wakeup()
+    }
+}
+
+#[cfg(test)]
+mod tests;
