@@ -78,8 +78,7 @@ impl Sidecar {
         let words = self.held.words();
         let has_gaps = known.len() > self.manifest.prefix();
         let (version, gaps) = if has_gaps { (WITH_GAPS, known.words()) } else { (WITHOUT_GAPS, &[][..]) };
-        let room = info.len() + known.len() as usize * 32 + words.len() * 8 + gaps.len() * 8 + 4;
-        let mut bytes = Vec::with_capacity(HEADER + room + CHECKSUM);
+        let mut bytes = Vec::new();
         let mut flags = 0;
         for (set, flag) in
             [(self.complete, COMPLETE), (self.pinned, PINNED), (self.manifest.length().is_some(), LENGTH_KNOWN)]

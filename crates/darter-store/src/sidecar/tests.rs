@@ -172,3 +172,22 @@ fn another_version_is_named() {
     bytes[8] = 0;
     assert_eq!(Sidecar::decode(&reseal(bytes)), Err(SidecarError::Version(0)));
 }
+
+#[test]
+fn a_length_whose_pieces_cannot_be_counted_is_no_length() {
+    let most = u64::from(u32::MAX) * 16_384;
+    let sidecar = Sidecar {
+        id: BlobId([0; 32]),
+        info: BlobInfo::default(),
+        manifest: Manifest::new(PieceLength::from_log2(14).unwrap(), Some(most)),
+        held: PieceSet::new(),
+        complete: false,
+        pinned: false,
+    };
+    let mut bytes = sidecar.encode();
+    assert_eq!(Sidecar::decode(&bytes), Ok(sidecar));
+    for length in [most + 1, u64::MAX] {
+        bytes[16..24].copy_from_slice(&length.to_le_bytes());
+        assert_eq!(Sidecar::decode(&reseal(bytes.clone())), Err(SidecarError::Content("length")));
+    }
+}

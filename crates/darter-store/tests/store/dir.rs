@@ -38,6 +38,7 @@ fn a_data_directory_is_made_with_those_above_it_and_is_its_owners() {
     assert_eq!(own.names().unwrap(), [] as [&str; 0]);
     drop(Dir::open(own.path()).unwrap());
     fs::write(outer.path().join("file"), "x").unwrap();
+    fs::set_permissions(outer.path().join("file"), Permissions::from_mode(0o600)).unwrap();
     assert!(Dir::open(&outer.path().join("file")).is_err() && Dir::open(&outer.path().join("file/x")).is_err());
 }
 

@@ -60,3 +60,20 @@ fn a_piece_can_be_sent_at_once_when_it_was_verified_and_is_in_memory() {
     assert!(blob.ready_file(PieceIndex(1)).is_some());
     assert!(blob.take_lost().is_empty());
 }
+
+#[test]
+fn what_this_process_writes_and_drops_casts_no_doubt_on_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = Content::new(1, 3 * PIECE);
+    let store = DiskStore::open(dir.path(), &config(None)).unwrap();
+    let blob = content.open(&store);
+    for piece in [1, 0, 2] {
+        // The kernel's clock for files ticks every few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        content.put(&*blob, piece);
+        assert!(blob.ready_file(PieceIndex(1)).is_some(), "after piece {piece} came");
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    blob.drop_pieces(&[PieceIndex(0)].into_iter().collect()).unwrap();
+    assert!(blob.ready_file(PieceIndex(1)).is_some() && blob.ready_file(PieceIndex(0)).is_none());
+}

@@ -280,3 +280,34 @@ fn what_a_newer_version_stored_is_set_aside_and_not_deleted() {
     world.use_it();
     assert_eq!(fs::read(world.file("newer-piece")).unwrap(), sidecar);
 }
+
+#[test]
+fn a_newer_versions_sidecar_without_bytes_is_set_aside_all_the_same() {
+    for while_open in [false, true] {
+        let world = World::new();
+        let mut sidecar = fs::read(world.file("piece")).unwrap();
+        sidecar[8] = 77;
+        let store = while_open.then(|| world.open());
+        fs::write(world.file("piece"), &sidecar).unwrap();
+        fs::remove_file(world.file("data")).unwrap();
+        let store = store.unwrap_or_else(|| world.open());
+        assert!(store.open(world.content.id).unwrap().is_none());
+        drop(world.content.fill(&store));
+        assert_eq!(fs::read(world.file("newer-piece")).unwrap(), sidecar);
+        assert!(!world.file("newer-data").exists());
+    }
+}
+
+#[test]
+fn bytes_that_cannot_be_taken_away_are_said_and_gone_after_the_next_start() {
+    let world = World::new();
+    let store = world.open();
+    // What a foreign hand put where they were to go.
+    (0..9).for_each(|name| fs::create_dir_all(world.data_dir().join(format!("trash/{name}/x"))).unwrap());
+    assert!(store.remove(world.content.id).is_err());
+    assert!(store.list().is_empty(), "it is not there for anybody");
+    assert!(world.file("data").exists());
+    drop(store);
+    drop(world.open());
+    assert!(!world.file("data").exists());
+}
