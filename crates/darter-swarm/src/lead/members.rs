@@ -195,18 +195,11 @@ impl Members {
         self.slots.get(slot).and_then(Option::as_ref).is_some_and(|member| member.held.contains(piece))
     }
 
-    /// Bytes of memory behind this, with spare room; what maps and texts take is estimated from their number.
+    /// Bytes of memory behind this, about: what maps of ids and pairs take beside the members is little.
     pub(super) fn memory(&self) -> usize {
         let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();
         let of_groups: usize = self.groups.iter().map(Group::memory).sum();
-        let ids = self.by_id.len() * (size_of::<NodeId>() + size_of::<usize>());
-        let pairs = (self.parted.len() + self.unreached.len()) * size_of::<(NodeId, NodeId)>();
-        // Nodes of these trees are about three quarters full.
-        let trees = (ids + pairs) * 4 / 3;
-        let tables = self.slots.capacity() * size_of::<Option<Member>>()
-            + self.free.capacity() * size_of::<usize>()
-            + self.groups.capacity() * size_of::<Group>();
-        tables + of_members + of_groups + trees + self.notices.memory()
+        self.slots.capacity() * size_of::<Option<Member>>() + of_members + of_groups + self.notices.memory()
     }
 
     pub(super) fn take_notices(&mut self, now: Moment) -> Vec<Notice> {

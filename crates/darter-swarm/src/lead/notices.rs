@@ -91,10 +91,7 @@ impl Notices {
             notice.lost.capacity() * size_of::<NodeId>() + notice.gained.capacity() * size_of::<Neighbour>()
         };
         let of_members: usize = self.by_member.values().map(lists).sum();
-        of_members
-            + self.by_member.len() * size_of::<(NodeId, Notice)>() * 4 / 3
-            + self.begun.capacity() * size_of::<NodeId>()
-            + self.due.capacity() * size_of::<(Moment, NodeId)>()
+        of_members + self.by_member.len() * size_of::<(NodeId, Notice)>()
     }
 }
 

@@ -152,3 +152,38 @@ fn what_only_a_slow_holder_has_is_asked_of_it_piece_by_piece_until_it_is_tried_a
     assert!(asked.len() >= 5 && asked.iter().all(|piece| *piece >= 10), "{asked:?}");
     assert!(scene.requests(10_000).len() > 1, "it is a holder like others again");
 }
+
+#[test]
+fn one_holder_is_asked_for_twice_as_many_urgent_pieces_as_for_others_and_for_more_when_it_gave_some() {
+    let mut scene = Scene::new(100);
+    scene.tell(Event::Wants(false));
+    scene.join(1, Tier::Rack, PieceSet::full(100));
+    for reader in 0..3 {
+        let (reader, piece) = (ReaderId(reader), PieceIndex(reader as u32 * 20));
+        scene.tell(Event::ReaderAt { reader, piece, count: 4, patience: Duration::ZERO });
+    }
+    let asked = urgent(&mut scene, 0);
+    assert_eq!(names(&asked), [0, 1, 2, 3, 20, 21, 22, 23]);
+    scene.receive(asked[5].0, asked[5].2);
+    assert_eq!(names(&urgent(&mut scene, 0)), [40]);
+}
+
+#[test]
+fn of_eight_holders_two_at_most_are_left_alone_for_being_slow() {
+    for (slow, left_alone) in [(1, 1), (2, 2), (3, 2), (4, 2)] {
+        let mut scene = Scene::new(100);
+        for peer in 0..8 {
+            scene.join(peer + 1, Tier::Rack, PieceSet::full(100));
+            let took = if peer < slow { 2000 + u64::from(peer) * 100 } else { 100 };
+            let meter = &mut scene.picker.neighbours[usize::from(peer)].meter;
+            for answer in 0..4 {
+                let (asked, now) =
+                    [answer * took, (answer + 1) * took].map(|millis| Moment::from_micros(millis * 1000)).into();
+                meter.pace.answered(MIB, asked, now, &Tuning::default());
+            }
+        }
+        scene.picker.judge_rates(scene.now);
+        let alone = scene.picker.neighbours.iter().filter(|neighbour| neighbour.slow_until.is_some()).count();
+        assert_eq!(alone, left_alone, "{slow} are slow");
+    }
+}
