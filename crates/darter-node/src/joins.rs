@@ -47,6 +47,9 @@ pub(crate) enum NotJoined {
     /// It leads other content of the same name.
     #[error("it has other content under the name of what is here")]
     Otherwise,
+    /// What is under way here comes from elsewhere.
+    #[error("another registry's copy is under way here")]
+    Apart,
     /// It is gone.
     #[error("the connection was lost")]
     Gone,
@@ -61,7 +64,7 @@ impl NotJoined {
         match self {
             Self::Rejected(failure) => FetchError::from_failure(failure).filter(FetchError::is_final),
             Self::Refuted(error) => Some(error),
-            Self::Otherwise | Self::Gone | Self::Silent => None,
+            Self::Otherwise | Self::Apart | Self::Gone | Self::Silent => None,
         }
     }
 
@@ -124,6 +127,7 @@ pub(crate) struct Joins {
 /// One question.
 struct Waiting {
     lead: NodeId,
+    source: Source,
     answer: oneshot::Sender<Answer>,
     /// The lead said that it waits, too.
     patience: Arc<Notify>,
@@ -147,7 +151,8 @@ impl Joins {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, mut answer) = oneshot::channel();
         let patience = Arc::new(Notify::new());
-        self.waiting.lock().insert(request, Waiting { lead, answer: sender, patience: Arc::clone(&patience) });
+        let waiting = Waiting { lead, source: source.clone(), answer: sender, patience: Arc::clone(&patience) };
+        self.waiting.lock().insert(request, waiting);
         let waits = Waits { joins: self, request };
         let question = Message::Join { request, source: source.clone(), credentials, held, wants: everything };
         if !fleet.say(lead, &question) {
@@ -176,9 +181,10 @@ impl Joins {
         }
     }
 
-    /// Whether an answer to this request is expected from this sender.
-    pub(crate) fn is_waiting(&self, from: NodeId, request: u32) -> bool {
-        self.waiting.lock().get(&request).is_some_and(|waiting| waiting.lead == from)
+    /// What an answer to this request is for, if it is expected from this sender.
+    pub(crate) fn awaited(&self, from: NodeId, request: u32) -> Option<Source> {
+        let waiting = self.waiting.lock();
+        waiting.get(&request).filter(|waiting| waiting.lead == from).map(|waiting| waiting.source.clone())
     }
 
     /// An answer came. One that nobody waits for from this sender is dropped.

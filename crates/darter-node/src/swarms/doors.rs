@@ -14,6 +14,22 @@ use super::access::Caller;
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 
+/// Whose turn it is to begin a transfer of a blob: from its place in the store to its place in the table. Else a place that one has just
+/// made, and that nobody is at yet, would be taken by another one for what an earlier time left.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    pub(super) async fn turn(&self, blob: BlobId) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock();
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(blob).or_default())
+        };
+        turn.lock_owned().await
+    }
+}
+
 /// One door for each source, or for each digest: who wants to open it waits for who is opening it. Callers of one source
 /// with the same credentials share what came of that, and all its callers share that the origin could not be reached: a
 /// slow or dead origin is asked once.

@@ -89,6 +89,7 @@ pub(crate) struct Swarms {
     opening: doors::Doors,
     /// The doors of a seed that looks for another one that has a source.
     following: doors::Doors,
+    beginnings: doors::Turns,
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     limits: limits::Limits,
@@ -148,6 +149,7 @@ impl Swarms {
             strangers: Mutex::default(),
             opening: doors::Doors::default(),
             following: doors::Doors::default(),
+            beginnings: doors::Turns::default(),
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
@@ -263,6 +265,7 @@ impl Swarms {
     /// If there is one of its blob already, that one is used and the new one closed.
     fn register(&self, transfer: Arc<Transfer>, follow: Option<(NodeId, Joined)>) -> Arc<Transfer> {
         let mut early = self.early.lock();
+        let source = transfer.source.clone();
         let registered = {
             let mut transfers = self.transfers.lock();
             let used = self.house.context.now();
@@ -281,7 +284,7 @@ impl Swarms {
                 }
             }
         };
-        if let Some((lead, joined)) = follow {
+        if let Some((lead, joined)) = follow.filter(|_| self.may_go_together(&registered.source, &source)) {
             registered.follow(lead, joined);
         }
         let strangers = self.strangers.lock().remove(&registered.blob).unwrap_or_default();
@@ -323,13 +326,12 @@ impl Swarms {
     /// A lead lets this agent in. A transfer that is there follows at once; else what the lead says from here on is
     /// kept until there is one.
     fn joined(&self, lead: NodeId, request: u32, joined: Joined) {
-        if !self.house.joins.is_waiting(lead, request) {
-            return;
-        }
+        let Some(source) = self.house.joins.awaited(lead, request) else { return };
         let mut early = self.early.lock();
         let transfer = self.transfers.lock().get(&joined.blob).map(|entry| Arc::clone(&entry.transfer));
         let open = transfer.filter(|transfer| !transfer.is_over());
         let answer = match open {
+            Some(transfer) if !self.may_go_together(&transfer.source, &source) => Err(NotJoined::Apart),
             Some(transfer) => {
                 let follows = transfer.lead() == Lead::Node(lead);
                 let is_same = if follows { Some(true) } else { joined.is_same(&*transfer.stored) };

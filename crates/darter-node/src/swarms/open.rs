@@ -26,6 +26,7 @@ use darter_wire::{Failure, Held, Message};
 use super::access::{Caller, Own};
 use super::by_seeds::BySeeds;
 use super::nodes::Settled;
+use super::proof::may_go_on_with;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
 use crate::context::unix_now;
@@ -336,6 +337,7 @@ impl Swarms {
     ) -> Result<Arc<Transfer>, FetchError> {
         let (blob, version) = (joined.blob, joined.version.clone());
         let manifest = Manifest::new(joined.piece_length, joined.length);
+        let _turn = self.beginnings.turn(blob).await;
         let stored = self.create(blob, source, &version, manifest).await?;
         if matches!(source, Source::Url { .. }) {
             self.remember_joined(source, credentials, blob, &version);
@@ -500,10 +502,15 @@ impl Swarms {
             transfer.renew_credentials(source, caller.credentials.clone());
             return Ok(transfer);
         }
+        let _turn = self.beginnings.turn(blob).await;
         let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest).await?;
         let transfer = self.begin(source, version, caller, stored).await;
+        // Another source's, begun since: this answer is none of its. The caller sees to it whether it may be given.
+        if !self.may_go_together(&transfer.source, source) {
+            return Ok(transfer);
+        }
         // A sample alone is of no use: what is wanted is asked for.
         let whole = Some(reading).filter(|reading| !reading.is_part);
         let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
@@ -560,13 +567,18 @@ impl Swarms {
         if let Some(transfer) = self.get_to_read(blob) {
             return Ok(Some(transfer));
         }
+        let _turn = self.beginnings.turn(blob).await;
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
+        if !stored.is_complete() && !may_go_on_with(&stored.info().name, source) {
+            return Ok(None);
+        }
         let version = stored.info().version;
         // Of what this agent knows the hash it need not read again what nodes give.
         let is_held = !stored.is_complete() && self.inventory.holds(blob);
         let may_be_given = is_held && self.may_take_from_holders(source, caller).await;
         let transfer = self.begin(source, version, caller, stored).await;
-        if transfer.lead() == Lead::Nobody && !transfer.is_complete() {
+        let is_own = self.may_go_together(&transfer.source, source);
+        if is_own && transfer.lead() == Lead::Nobody && !transfer.is_complete() {
             // Members of the swarm that was may come back with what they hold.
             let alone = self.house.context.options.role == Role::Embedded;
             transfer.lead_it(if alone { Start::Fresh } else { Start::TakeOver }, None);
@@ -637,8 +649,18 @@ impl Swarms {
         // Those that were needed when last looked at may be needed no more.
         self.all().iter().for_each(|transfer| transfer.may_rest());
         let disk = &self.house.context.disk;
+        // What somebody else has begun goes on under his name.
+        let (is_free, asked) = (self.get(blob).is_none(), source.clone());
         let created = disk.on_store(move |store| {
-            match store.open_or_create(blob, info.clone(), manifest.clone()) {
+            let created = store.open_or_create(blob, info.clone(), manifest.clone());
+            let is_of_another = |stored: &Arc<dyn StoredBlob>| {
+                is_free && !stored.is_complete() && !may_go_on_with(&stored.info().name, &asked)
+            };
+            match created {
+                Ok(stored) if is_of_another(&stored) => {
+                    stored.discard()?;
+                    store.open_or_create(blob, info, manifest)
+                }
                 // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
                 Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
                     if let Some(stored) = store.open(blob)? {

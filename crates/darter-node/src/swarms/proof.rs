@@ -86,6 +86,13 @@ impl Swarms {
         transfer.is_complete() || self.is_trusted(&transfer.source)
     }
 
+    /// Whether what one source is led, read or asked for may go to a transfer of the other. All transfers of one digest have one name;
+    /// but a stranger's caller must not be given what another registry sends, nor the other way round.
+    pub(super) fn may_go_together(&self, one: &Source, other: &Source) -> bool {
+        let are_addresses = matches!((one, other), (Source::Url { .. }, Source::Url { .. }));
+        one == other || are_addresses || (self.is_trusted(one) && self.is_trusted(other))
+    }
+
     /// Whether the operator trusts the registry of a source.
     pub(super) fn is_trusted(&self, source: &Source) -> bool {
         match source {
@@ -196,5 +203,41 @@ impl Swarms {
             return Ok(());
         }
         Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got), from: origin_of(source) })
+    }
+}
+
+/// Whether a source may go on with a part of a blob that was stored under `name`, another source's. What a registry's name stands on
+/// counts as delivered by it once it is whole ([`Swarms::is_proven`]); so one that began and never ended proves nothing by what
+/// another one fills in.
+pub(super) fn may_go_on_with(name: &str, source: &Source) -> bool {
+    let is_address = name.contains("://");
+    name == source.to_string()
+        || is_address
+        || matches!(source, Source::Registry { .. }) && name.starts_with(&format!("{}/", origin_of(source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::Digest;
+
+    use super::*;
+
+    #[test]
+    fn what_one_registry_began_is_no_part_of_what_another_one_or_an_address_has() {
+        let digest = Digest::sha256(b"layer");
+        let of = |registry: &str, repository: &str| Source::Registry {
+            registry: registry.parse().unwrap(),
+            repository: repository.into(),
+            digest,
+        };
+        let (lab, evil) = (of("https://lab.example/", "app"), of("https://evil.example/", "app"));
+        let (address, _) = Source::from_url("https://lab.example/layer".parse().unwrap(), &[], Some(digest));
+        assert!(may_go_on_with(&lab.to_string(), &lab));
+        assert!(may_go_on_with(&of("https://lab.example/", "base").to_string(), &lab), "a layer of two images");
+        assert!(may_go_on_with(&address.to_string(), &lab), "an address's name proves nothing");
+        for other in [&evil, &of("https://lab.example:444/", "app"), &of("https://lab.example.evil/", "app")] {
+            assert!(!may_go_on_with(&other.to_string(), &lab), "{other}");
+        }
+        assert!(!may_go_on_with(&evil.to_string(), &address));
     }
 }

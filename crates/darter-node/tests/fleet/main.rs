@@ -2,6 +2,7 @@
 //! too large for the lead to tell everybody everything. Two agents and a web server, for who may have whose bytes.
 
 mod another_user;
+mod apart;
 mod control_lost;
 mod damaged;
 mod declared;

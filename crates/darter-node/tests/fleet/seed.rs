@@ -76,6 +76,11 @@ pub(crate) trait Part: Uploads {
     /// Somebody asks this seed to be let into a swarm.
     fn asked_to_lead(&self, seed: NodeId, request: u32) -> Message;
 
+    /// The same, where it matters for what.
+    fn asked_to_lead_for(&self, seed: NodeId, request: u32, _source: &Source) -> Message {
+        self.asked_to_lead(seed, request)
+    }
+
     /// What a seed says behind that answer.
     fn says_then(&self) -> Option<Message> {
         None
@@ -177,8 +182,8 @@ async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, lea
 async fn converse(greeted: Greeted, me: NodeId, part: &dyn Part) {
     let (sender, mut receiver): (ControlSender, _) = control::start(greeted.stream, &ControlConfig::default());
     while let Ok(Some(message)) = receiver.recv().await {
-        if let Message::Join { request, .. } = message {
-            sender.send(&part.asked_to_lead(me, request)).await.unwrap();
+        if let Message::Join { request, source, .. } = message {
+            sender.send(&part.asked_to_lead_for(me, request, &source)).await.unwrap();
             if let Some(message) = part.says_then() {
                 sender.send(&message).await.unwrap();
             }

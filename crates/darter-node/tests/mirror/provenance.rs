@@ -125,6 +125,39 @@ async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_resta
     agent.drain().await;
 }
 
+/// The place in the store had the name of whoever began, and counted as delivered by him once another one had filled it.
+#[tokio::test]
+async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one_delivers() {
+    let world = world().await;
+    let wrong = vec![7; world.layer.len()];
+    {
+        let mut state = world.stranger.state.lock();
+        (state.says_yes, state.blobs_stop_after) = (false, Some(290_000));
+    }
+    world.stranger.put_blob("private/app", b"");
+    world.stranger.state.lock().repositories.get_mut("private/app").unwrap().blobs.insert(world.digest, wrong.into());
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let [_, blob] = world.paths(&world.stranger.name());
+    let began = tokio::time::timeout(Duration::from_secs(2), get(&agent, None, &blob)).await;
+    assert!(began.is_err(), "it stands still: {began:?}");
+    assert!(agent.list().await.unwrap().iter().any(|row| row.held > 0), "a part of it is kept");
+    agent.drain().await;
+
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir.path(), copied.path());
+    let agent = options(Role::Seed, copied.path(), Vec::new(), &world.lab, &world.stranger);
+    let agent = Agent::start(agent).await.unwrap();
+    world.pull(&agent).await;
+    {
+        let mut state = world.stranger.state.lock();
+        state.repositories.clear();
+        state.says_yes = true;
+    }
+    world.assert_closed(&agent).await;
+    agent.drain().await;
+}
+
 #[tokio::test]
 async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
     let mut world = world().await;
