@@ -21,7 +21,7 @@ pub const ERROR_TRAILER: &str = "darter-error";
 /// The trailer that says that the content changed at its origin while it was read, and may be asked for again.
 pub const CHANGED_TRAILER: &str = "darter-changed";
 
-/// The trailers that tell whose fault that is and whether asking again helps, as in [`Problem`].
+/// The trailers that tell whose fault that is and whether asking again helps, as in [`Problem`](crate::Problem).
 pub const FAULT_TRAILER: &str = "darter-fault";
 /// See [`FAULT_TRAILER`].
 pub const RETRY_TRAILER: &str = "darter-retry";
