@@ -121,6 +121,9 @@ fn a_growing_blob_takes_pieces_before_its_length_is_known(make: Make<'_>) {
     assert_eq!(blob.extend(0, &content.manifest.hashes()[..2]).unwrap(), 2);
     content.put(&*blob, 1);
     content.put(&*blob, 0);
+    let mut across = [0; 6];
+    blob.read_at(PIECE - 3, &mut across).unwrap();
+    assert_eq!(across, content.data[PIECE as usize - 3..PIECE as usize + 3]);
     assert_eq!(blob.extend(1, &content.manifest.hashes()[1..]).unwrap(), 1);
     assert!(matches!(blob.put(PieceIndex(2), content.piece(2)), Err(StoreError::UnknownPiece { .. })));
     assert!(matches!(blob.seal(PieceHash([0; 32])), Err(StoreError::Incomplete { held: 2, .. })));

@@ -109,4 +109,7 @@ fn a_blob_of_unknown_length_is_read_up_to_what_a_member_holds_and_then_to_its_en
     assert_eq!(plan(&mut lead, ALL, at(0)), run(7, None));
     (7..200).for_each(|piece| lead.own(PieceIndex(piece)));
     assert_eq!(plan(&mut lead, 250, at(0)), run(200, None));
+    let mut ends_known = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+    [0, 100].map(PieceIndex).into_iter().for_each(|piece| ends_known.own(piece));
+    assert_eq!(plan(&mut ends_known, ALL, at(0)), run(1, Some(100)), "what is here is not read again");
 }

@@ -187,3 +187,38 @@ fn of_eight_holders_two_at_most_are_left_alone_for_being_slow() {
         assert_eq!(alone, left_alone, "{slow} are slow");
     }
 }
+
+#[test]
+fn a_holder_that_becomes_slow_is_found_out_by_its_next_answer() {
+    let mut scene = Scene::new(100);
+    for peer in 1..=4 {
+        scene.join(peer, Tier::Rack, PieceSet::full(100));
+        let took = if peer == 1 { 180 } else { 100 };
+        let meter = &mut scene.picker.neighbours[usize::from(peer) - 1].meter;
+        for answer in 0..4 {
+            let (asked, now) =
+                [answer * took, (answer + 1) * took].map(|millis| Moment::from_micros(millis * 1000)).into();
+            meter.pace.answered(MIB, asked, now, &Tuning::default());
+        }
+    }
+    scene.now = Moment::from_micros(1_000_000);
+    scene.picker.judge_rates(scene.now);
+    assert!(scene.picker.neighbours.iter().all(|neighbour| neighbour.slow_until.is_none()));
+    let (id, _, piece) = scene.requests(0).into_iter().find(|(_, peer, _)| *peer == node(1)).unwrap();
+    scene.now = scene.now + Duration::from_secs(2);
+    scene.receive(id, piece);
+    let slow: Vec<_> = scene.picker.neighbours.iter().filter(|neighbour| neighbour.slow_until.is_some()).collect();
+    assert_eq!(slow.iter().map(|neighbour| neighbour.id).collect::<Vec<_>>(), [node(1)]);
+}
+
+#[test]
+fn a_neighbour_is_far_ahead_that_has_what_readers_need_and_as_much_again() {
+    let window = Tuning::default().reader_window;
+    for (held, is_asked) in [(window, false), (window + 18, false), (window * 2, false), (window * 2 + 1, true)] {
+        let mut scene = behind();
+        lead_gives(&mut scene);
+        scene.join(1, Tier::Rack, PieceSet::full(held));
+        (2..=3).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(30)));
+        assert_eq!(asks(&scene.after(0)) > 0, is_asked, "{held}");
+    }
+}
