@@ -307,6 +307,9 @@ mod tests {
             assert_eq!(leadership.next(&all[..2], &others), Step::Ask(candidate));
             leadership.refused(candidate);
         }
+        let mut failed = vec![NodeId([99; 16]), seeds[0], seeds[1], ranked[0], ranked[1]];
+        failed.sort_unstable();
+        assert!(leadership.failed().eq(failed), "nor need these be asked who leads");
         assert_eq!(leadership.next(&all[..2], &others), Step::Survey, "the one behind it is not asked");
         leadership.found(Found::default());
         assert_eq!(leadership.next(&all[..2], &others), Step::Lead);
