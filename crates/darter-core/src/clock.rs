@@ -2,7 +2,7 @@
 //! the simulator run the same decisions in a time of their own.
 
 use std::ops::{Add, Sub};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,9 +51,13 @@ impl Sub for Moment {
 pub trait Clock: Send + Sync + 'static {
     /// The present moment; never before one it told earlier.
     fn now(&self) -> Moment;
+
+    /// The date, in seconds since 1970, for what people and later runs read. People set it: it jumps forwards and backwards, and no pause
+    /// is measured by it.
+    fn unix(&self) -> u64;
 }
 
-/// The process's monotonic clock; its origin is its creation.
+/// The operating system's clocks. The origin of the monotonic one is this value's creation.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock(Instant);
 
@@ -68,5 +72,10 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Moment {
         Moment::ZERO + self.0.elapsed()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the date")]
+    fn unix(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 }

@@ -367,16 +367,17 @@ impl Agent {
         inner.swarms.drain();
         let patience = inner.context.options.drain_timeout;
         let ports = std::mem::take(&mut *inner.ports.lock().await);
-        let until = tokio::time::Instant::now() + patience;
+        let context = &inner.context;
+        let until = context.now() + patience;
         for port in &ports {
             port.announce_drain();
         }
         let busy = || inner.swarms.all().iter().any(|transfer| transfer.has_readers());
-        while busy() && tokio::time::Instant::now() < until {
+        while busy() && context.now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for port in ports {
-            port.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
+            port.drain(until.since(context.now())).await;
         }
         inner.stop.send_replace(true);
         let moving = inner.swarms.all();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{Clock, Moment, NodeId, Place};
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
-use darter_store::Disk;
+use darter_store::{Disk, WallClock};
 
 use crate::budget::ByteBudget;
 use crate::metrics::Metrics;
@@ -23,7 +23,7 @@ pub(crate) struct Context {
     pub(crate) place: Place,
     /// What it was told.
     pub(crate) options: Options,
-    /// Monotonic time.
+    /// Monotonic time, and the date.
     pub(crate) clock: Arc<dyn Clock>,
     /// The way to the store, where pieces are kept.
     pub(crate) disk: Disk,
@@ -126,11 +126,15 @@ impl Context {
     pub(crate) fn now(&self) -> Moment {
         self.clock.now()
     }
+
+    /// The date, in seconds since 1970: for what people and later runs read.
+    pub(crate) fn unix(&self) -> u64 {
+        self.clock.unix()
+    }
 }
 
-/// Seconds since 1970, for what people and later runs read.
-pub(crate) fn unix_now() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "wall-clock time at the edge")]
-    let now = std::time::SystemTime::now();
-    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// What a store dates uses by.
+pub(crate) fn dates(clock: &Arc<dyn Clock>) -> WallClock {
+    let clock = Arc::clone(clock);
+    Arc::new(move || clock.unix())
 }

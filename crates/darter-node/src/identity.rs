@@ -23,7 +23,7 @@ use std::io;
 use std::path::Path;
 
 use darter_core::fault::advice;
-use darter_core::{Digest, KeyError, NodeId, NodeKey, in_full};
+use darter_core::{Clock, Digest, KeyError, NodeId, NodeKey, in_full};
 use darter_store::Dir;
 
 use crate::error::StartError;
@@ -192,12 +192,12 @@ fn digest_of(machine: &str) -> String {
 }
 
 /// A number that tells this process from every other one with the same id; never zero.
-pub(crate) fn draw_run() -> u64 {
+pub(crate) fn draw_run(clock: &dyn Clock) -> u64 {
     let mut bytes = [0; 8];
     // Early in a host's life the pool may not answer; process id and time then tell processes apart.
     let drawn = match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_le_bytes(bytes),
-        _ => (u64::from(std::process::id()) << 32) ^ crate::context::unix_now(),
+        _ => (u64::from(std::process::id()) << 32) ^ clock.unix(),
     };
     drawn.max(1)
 }
@@ -307,6 +307,7 @@ mod tests {
 
     #[test]
     fn no_two_runs_are_alike() {
-        assert_ne!(draw_run(), draw_run());
+        let clock = darter_core::SystemClock::start();
+        assert_ne!(draw_run(&clock), draw_run(&clock));
     }
 }

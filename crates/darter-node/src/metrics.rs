@@ -268,8 +268,8 @@ impl Metrics {
         self.set_aside.get_or_create(&WhatLabel { what }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// All at zero, and registered.
-    pub fn new() -> Arc<Self> {
+    /// All at zero, and registered, of a process that started at this date, in seconds since 1970.
+    pub fn new(started: u64) -> Arc<Self> {
         let mut metrics = Self {
             registry: Registry::with_prefix("darter"),
             process: Registry::default(),
@@ -316,13 +316,13 @@ impl Metrics {
             mirror_first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_SECONDS)),
             mirror_duration: Family::new_with_constructor(|| Histogram::new(DURATION_SECONDS)),
         };
-        metrics.register();
+        metrics.register(started);
         Arc::new(metrics)
     }
 
     /// The library appends the unit, and `_total` to counters.
-    fn register(&mut self) {
-        self.process.register_collector(Box::new(ProcessCollector::new()));
+    fn register(&mut self, started: u64) {
+        self.process.register_collector(Box::new(ProcessCollector::new(started)));
         let bytes = || Unit::Bytes;
         let r = &mut self.registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -558,7 +558,7 @@ mod tests {
 
     #[test]
     fn names_carry_units_and_labels() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(7);
         metrics.origin_bytes.inc_by(7);
         metrics.peer_received(true, Tier::Rack, 3);
         metrics.mirror_request(MirrorKind::Blob, Some("docker.io"), 206);

@@ -13,7 +13,7 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, Moment, NodeId, Source};
 use parking_lot::Mutex;
 
-use crate::context::{Context, unix_now};
+use crate::context::Context;
 use crate::error::FetchError;
 
 /// How long nobody who failed a blob is asked for it again, the first time; doubles with each failure.
@@ -45,7 +45,7 @@ impl Context {
         let Culprit { reader, source: sender, from } = culprit;
         if self.setbacks.note(key, *reader, error, self.now()) {
             tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
-            self.setbacks.blame(from, blob, unix_now());
+            self.setbacks.blame(from, blob, self.unix());
             self.metrics.wrong_content(sender);
         }
     }

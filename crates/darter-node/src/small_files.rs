@@ -7,13 +7,14 @@
 //! Non-goals: blobs, which pass through without being stored while the disk hangs (`transfer/passing.rs`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use darter_store::threads;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::sleep;
 
 /// How long a request waits for one step of such work. There are up to four in one request.
 const DISK_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -42,16 +43,20 @@ impl SmallFiles {
         if self.overdue.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        let until = Instant::now() + DISK_TIMEOUT;
-        let turn = tokio::time::timeout_at(until, Arc::clone(&self.turns).acquire_owned()).await.ok()?.ok()?;
+        let mut too_long = pin!(sleep(DISK_TIMEOUT));
+        let turn = tokio::select! {
+            turn = Arc::clone(&self.turns).acquire_owned() => turn.ok()?,
+            () = &mut too_long => return None,
+        };
         let mut task = threads::run(move || {
             let _turn = turn;
             // If it panics, what it was for is as good as not there.
             catch_unwind(AssertUnwindSafe(work)).ok()
         });
-        match tokio::time::timeout_at(until, &mut task).await {
-            Ok(done) => done,
-            Err(_) => {
+        tokio::select! {
+            biased;
+            done = &mut task => done,
+            () = too_long => {
                 tracing::warn!("the disk hangs: going on without what it keeps of manifests and tags");
                 let overdue = Arc::clone(&self.overdue);
                 overdue.fetch_add(1, Ordering::Relaxed);

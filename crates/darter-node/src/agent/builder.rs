@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use darter_core::{Clock, NodeId, SystemClock, in_full};
 use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
-use darter_store::{Disk, DiskStore, Store, StoreConfig, threads};
+use darter_store::{Disk, DiskStore, Store, StoreConfig, WallClock, threads};
 use darter_wire::{
     BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
     Versions,
@@ -29,7 +29,7 @@ use super::reload::Changeable;
 use super::view::Sampler;
 use super::{Agent, Inner, is_daemon};
 use crate::budget::ByteBudget;
-use crate::context::{AllOrigins, Context, Fetchers, unix_now};
+use crate::context::{AllOrigins, Context, Fetchers, dates};
 use crate::descriptors;
 use crate::error::StartError;
 use crate::fleet::seeds::Seeds;
@@ -84,7 +84,7 @@ impl Builder {
         Self { store: Some(Arc::new(store)), ..self }
     }
 
-    /// Monotonic time is this clock's. Pauses are tokio's: the two have to agree.
+    /// Monotonic time and dates are this clock's. Pauses are tokio's: the two have to agree.
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }
@@ -117,8 +117,8 @@ impl Builder {
             Some(origin) => (AllOrigins::only(&origin), Pauses::default()),
             None => origins(&options, &http, &registry),
         };
-        let (store, archive, me) = open_data_dir(&options, store).await?;
-        let metrics = Metrics::new();
+        let (store, archive, me) = open_data_dir(&options, store, dates(&clock)).await?;
+        let metrics = Metrics::new(clock.unix());
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
         metrics.set_aside("index", usize::from(set_aside.index));
@@ -204,7 +204,7 @@ impl Prepared {
             place: context.place.clone(),
             role: if options.role == Role::Seed { WireRole::Seed } else { WireRole::Node },
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            run: identity::draw_run(),
+            run: identity::draw_run(&*context.clock),
             versions: Versions::SPOKEN,
             capabilities: Capabilities::OWN,
         };
@@ -260,13 +260,14 @@ fn origins(options: &Options, http: &HttpClient, registry: &RegistryClient) -> (
 async fn open_data_dir(
     options: &Options,
     given: Option<Arc<dyn Store>>,
+    dates: WallClock,
 ) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
     let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
     let opened = threads::run(move || {
         let store = match given {
             Some(store) => store,
             None => {
-                let mut config = StoreConfig::new(Arc::new(unix_now));
+                let mut config = StoreConfig::new(dates);
                 config.quota = quota;
                 config.reserve_free = reserve;
                 Arc::new(DiskStore::open(&data_dir, &config)?)

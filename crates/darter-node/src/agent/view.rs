@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Agent, images};
-use crate::context::{Context, unix_now};
+use crate::context::Context;
 use crate::error::FetchError;
 use crate::metrics::process::Usage;
 use crate::transfer::Transfer;
@@ -102,7 +102,7 @@ impl Agent {
         let sample = Sample::take(&inner.context);
         let (cpu, rates) = sample.since(&inner.sampler.before(sample.at));
         Ok(Top {
-            at: unix_now(),
+            at: inner.context.unix(),
             agent: self.view(cpu),
             rates,
             traffic: sample.traffic,

@@ -21,7 +21,6 @@ use darter_core::{Moment, NodeId, rendezvous};
 use darter_wire::{MAX_PEERS_TOLD, Message, PeerInfo};
 
 use super::{Fleet, Peer, known};
-use crate::context::unix_now;
 use crate::options::Role;
 
 /// Nodes that a node keeps connections with while no seed is connected, at most.
@@ -155,7 +154,7 @@ impl Fleet {
     pub(super) fn welcome(&self, peer: &Peer) {
         let is_node = self.context.options.role == Role::Node;
         if !peer.is_seed() {
-            self.known.lock().met(peer.info(), unix_now());
+            self.known.lock().met(peer.info(), self.context.unix());
         }
         self.count_peers();
         if is_node && peer.is_seed() && self.was_lonely.swap(false, Ordering::Relaxed) {
@@ -209,7 +208,7 @@ impl Fleet {
     pub(super) fn miss(&self, peer: &Peer) {
         if !peer.is_seed() {
             // It was there until now.
-            self.known.lock().met(peer.info(), unix_now());
+            self.known.lock().met(peer.info(), self.context.unix());
         }
         self.count_peers();
         let is_closing = self.stop.is_cancelled();
@@ -247,7 +246,7 @@ impl Fleet {
     /// Known nodes that others should know, those first that rendezvous hashing ranks first for `key`.
     pub(super) fn tellable(&self, key: &[u8], most: usize) -> Vec<PeerInfo> {
         let is_connected = |node| self.state.lock().peers.contains_key(&node);
-        self.known.lock().tellable(key, most, is_connected, unix_now())
+        self.known.lock().tellable(key, most, is_connected, self.context.unix())
     }
 
     /// An agent told of nodes.

@@ -43,7 +43,7 @@ use self::data::DataLink;
 use self::known::Known;
 use self::survey::Surveys;
 use self::twins::Twins;
-use crate::context::{Context, unix_now};
+use crate::context::Context;
 use crate::descriptors::AcceptFailures;
 use crate::metrics::Failed;
 
@@ -287,7 +287,7 @@ impl Fleet {
                     if error.needs_upgrade() {
                         fleet.state.lock().leave_alone(&info.addr, fleet.context.now());
                     }
-                    fleet.known.lock().failed(info.node, fleet.context.now(), unix_now());
+                    fleet.known.lock().failed(info.node, fleet.context.now(), fleet.context.unix());
                 }
             }
             fleet.state.lock().dialling.remove(&info.node);
@@ -528,7 +528,7 @@ impl Fleet {
         self.context.metrics.failed(Failed::Peer, fault);
         if fault == Fault::Peer && retry == Retry::Elsewhere {
             tracing::warn!(peer = %node.short(), error = %in_full(error), "a peer broke the protocol; hanging up");
-            self.known.lock().failed(node, self.context.now(), unix_now());
+            self.known.lock().failed(node, self.context.now(), self.context.unix());
         } else {
             tracing::debug!(peer = %node.short(), error = %in_full(error), "a connection failed");
         }

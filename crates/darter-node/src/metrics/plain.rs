@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn every_sample_has_the_name_of_its_type_and_every_line_is_known_to_the_older_format() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(7);
         metrics.wrong_content("reg.example");
         let plain = of_openmetrics(&metrics.encode());
         let mut typed = "";

@@ -10,8 +10,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, getrlimit};
 
-use crate::context::unix_now;
-
 /// What the process uses at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
@@ -43,9 +41,9 @@ pub(super) struct ProcessCollector {
 }
 
 impl ProcessCollector {
-    /// Of a process that starts now.
-    pub(super) fn new() -> Self {
-        Self { started: unix_now() }
+    /// Of a process that started at this date, in seconds since 1970.
+    pub(super) const fn new(started: u64) -> Self {
+        Self { started }
     }
 }
 

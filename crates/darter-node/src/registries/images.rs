@@ -21,12 +21,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use darter_core::Digest;
+use darter_core::{Clock, Digest};
 use darter_oci::name::ImageName;
 use darter_store::Dir;
 use parking_lot::Mutex;
 
-use crate::context::unix_now;
 use crate::small_files::SmallFiles;
 
 const FILE: &str = "images";
@@ -54,6 +53,7 @@ pub(crate) struct Images(Arc<Inner>);
 
 struct Inner {
     dir: Dir,
+    clock: Arc<dyn Clock>,
     /// Whether the file was not used when it was opened.
     set_aside: bool,
     /// What each stood for, and when it was last asked for.
@@ -71,7 +71,7 @@ impl fmt::Debug for Images {
 
 impl Images {
     /// Opens the record of a data directory. Blocking. A file that can't be read, or is a newer release's, counts as absent.
-    pub(crate) fn open(dir: Dir) -> Self {
+    pub(crate) fn open(dir: Dir, clock: Arc<dyn Clock>) -> Self {
         let set_aside = may_be_newer(&dir);
         if set_aside {
             let path = dir.path_of(FILE);
@@ -80,6 +80,7 @@ impl Images {
         let text = dir.read(FILE).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         Self(Arc::new(Inner {
             dir,
+            clock,
             set_aside,
             known: Mutex::new(parse(&text)),
             writing: Mutex::new(()),
@@ -95,7 +96,7 @@ impl Images {
     /// A program of this host was given what this tag stands for.
     pub(crate) async fn note(&self, registry: &str, repository: &str, tag: &str, digest: Digest) {
         let name = ImageName { registry: registry.to_owned(), repository: repository.to_owned(), tag: tag.to_owned() };
-        if !fits_a_line(&name) || !self.0.is_news(name, digest, unix_now()) {
+        if !fits_a_line(&name) || !self.0.is_news(name, digest, self.0.clock.unix()) {
             return;
         }
         let inner = Arc::clone(&self.0);
@@ -201,12 +202,16 @@ mod tests {
     use super::*;
     use crate::small_files::elsewhere;
 
+    fn clock() -> Arc<dyn Clock> {
+        Arc::new(darter_core::SystemClock::start())
+    }
+
     fn digest(text: &str) -> Digest {
         Digest::sha256(text.as_bytes())
     }
 
     async fn images(dir: &std::path::Path) -> Images {
-        let images = elsewhere(|| Images::open(Dir::open(dir).unwrap()));
+        let images = elsewhere(|| Images::open(Dir::open(dir).unwrap(), clock()));
         images.note("docker.io", "library/app", "v1", digest("hub")).await;
         images.note("ghcr.io", "shop/app", "v2", digest("shop")).await;
         images.note("10.0.0.1:5000", "tools", "latest", digest("tools")).await;
@@ -249,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         images(&path).await.note("docker.io", "library/app", "v1", digest("new")).await;
-        let again = elsewhere(|| Images::open(Dir::open(&path).unwrap()));
+        let again = elsewhere(|| Images::open(Dir::open(&path).unwrap(), clock()));
         assert_eq!(again.all().len(), 3);
         assert!(matches!(again.find("app:v1"), Found::Image(_, found) if found == digest("new")));
     }
@@ -270,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn the_table_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
-        let images = elsewhere(|| Images::open(Dir::open(&dir.path().join("data")).unwrap()));
+        let images = elsewhere(|| Images::open(Dir::open(&dir.path().join("data")).unwrap(), clock()));
         for number in 0..MAX_IMAGES + 5 {
             let name = ImageName { registry: "r.io".into(), repository: "a".into(), tag: number.to_string() };
             images.0.is_news(name, digest("x"), number as u64);

@@ -86,7 +86,6 @@ use self::relay::NoReply;
 pub(crate) use self::relay::Relay;
 pub(crate) use self::request::REFUSAL_BODY_TIMEOUT;
 use self::request::Requests;
-use crate::context::unix_now;
 use crate::error::FetchError;
 use crate::metrics::{Metrics, RegistryAnswered};
 use crate::options::{Options, StaleTags};
@@ -173,7 +172,7 @@ impl Registries {
     ) -> io::Result<Self> {
         let data_dir = Dir::open(&options.data_dir).map_err(io::Error::other)?;
         let manifests = data_dir.sub_or_anew(MANIFESTS)?;
-        let images = Images::open(data_dir);
+        let images = Images::open(data_dir, Arc::clone(&clock));
         metrics.set_aside("images", usize::from(images.is_set_aside()));
         Ok(Self {
             manifests: Manifests::open(&options.data_dir.join(MANIFESTS))?,
@@ -583,7 +582,7 @@ impl Registries {
                 let Some(digest) = self.keep(question, reply, &mut learnt).await else { return };
                 if let About::Tag(tag) = about {
                     let age = reply.age + reply.stale.as_ref().map_or(Duration::ZERO, |stale| stale.age);
-                    let tagged = Tagged { digest, at: unix_now().saturating_sub(age.as_secs()) };
+                    let tagged = Tagged { digest, at: self.clock.unix().saturating_sub(age.as_secs()) };
                     let (tag, accept) = (tag.to_owned(), accept_key(&question.headers));
                     if !question.is_open() && reply.stale.is_none() {
                         let key = self.private_tag(question, &tag, &accept);
@@ -644,7 +643,7 @@ impl Registries {
             }
             About::Tag(tag) if trouble.opens_tags(self.options.stale_tags) => {
                 let (manifest, at) = self.last_tagged(question, repository, tag).await?;
-                let age = Duration::from_secs(unix_now().saturating_sub(at));
+                let age = Duration::from_secs(self.clock.unix().saturating_sub(at));
                 tracing::debug!(base = %question.base(), repository = name, tag, "answering a tag as it was last seen");
                 of_manifest(question, &manifest, stale(age))
             }

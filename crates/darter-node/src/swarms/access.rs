@@ -16,7 +16,6 @@ use darter_origin::{Requester, Stat};
 use darter_store::SourceRecord;
 
 use super::Swarms;
-use crate::context::unix_now;
 use crate::error::FetchError;
 
 /// Who wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
@@ -179,7 +178,7 @@ impl Swarms {
     }
 
     fn record(&self, blob: BlobId, version: &Version, fetched: Option<Fetched>) -> SourceRecord {
-        SourceRecord { blob, version: version.clone(), checked: unix_now(), fetched }
+        SourceRecord { blob, version: version.clone(), checked: self.house.context.unix(), fetched }
     }
 
     pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{NodeId, Source, rendezvous};
-use tokio::time::Instant;
 
 use super::Swarms;
 use super::access::Caller;
@@ -97,9 +96,9 @@ impl Swarms {
         caller: Caller<'_>,
         proven: bool,
     ) -> Result<BySeeds, FetchError> {
-        let mut troubles = Vec::new();
+        let (context, mut troubles) = (&self.house.context, Vec::new());
         for seed in seeds {
-            let asked = Instant::now();
+            let asked = context.now();
             let joined = match proven {
                 true => self.join(seed, source, caller).await,
                 false => self.join_proven(seed, source, caller).await,
@@ -112,14 +111,14 @@ impl Swarms {
                     }
                     // A transfer that was here may be of another source, and be taken back when that one sent something else.
                     self.check_given(&transfer, source).await?;
-                    let waited = asked.elapsed();
+                    let waited = context.now().since(asked);
                     if waited >= TELL_WAIT_FROM {
                         transfer.note(format!("seed {} took {:.1} s to answer", addr(), waited.as_secs_f64()));
                     }
                     return Ok(BySeeds::Opened(transfer));
                 }
                 Err(Refused::Final(error)) => return Err(error),
-                Err(Refused::Origin(text)) if asked.elapsed() > PATIENT_SEED_AFTER => {
+                Err(Refused::Origin(text)) if context.now().since(asked) > PATIENT_SEED_AFTER => {
                     troubles.push(format!("seed {}: {text}", addr()));
                     return Ok(BySeeds::NotOpened { patient: false, troubles });
                 }
@@ -158,13 +157,14 @@ impl Swarms {
         }
         let key = source.key();
         let fleet = &self.house.fleet;
-        let until = tokio::time::Instant::now() + FIRST_SEED_TIMEOUT;
+        let context = &self.house.context;
+        let until = context.now() + FIRST_SEED_TIMEOUT;
         loop {
             let seeds = fleet.seeds();
             // Where everything given to join was tried and is a node, there is no seed to wait for.
             let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
-            let waited = tokio::time::Instant::now() >= until;
-            let starting = self.house.context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;
+            let waited = context.now() >= until;
+            let starting = context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;
             if !seeds.is_empty() || no_seed || waited || !starting {
                 let may_lead: Vec<_> = seeds.into_iter().filter(|seed| self.may_lead(*seed, source)).collect();
                 return rendezvous::ranking(&key.0, &may_lead);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, ByteRange, Manifest, NodeId, PieceLength, Source, Version};
+use darter_core::{BlobId, ByteRange, Clock, Manifest, NodeId, PieceLength, Source, Version};
 use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
 use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
 use darter_swarm::Start;
@@ -29,7 +29,7 @@ use super::nodes::Settled;
 use super::proof::may_go_on_with;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
-use crate::context::unix_now;
+use crate::context::dates;
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, NotJoined, WAITING_EVERY};
 use crate::options::Role;
@@ -538,7 +538,7 @@ impl Swarms {
             self.adopt(&own, record);
             return Ok((own.version.clone(), record.blob));
         }
-        let mut version = own.own_version(fresh_nonce());
+        let mut version = own.own_version(fresh_nonce(&*self.house.context.clock));
         let mut blob = own.source.blob(&version);
         if !self.is_known(blob).await? {
             self.remember_own(&own, blob);
@@ -550,7 +550,7 @@ impl Swarms {
             self.remember_own(&own, blob);
             return Ok((version, blob));
         }
-        version.nonce = Some(fresh_nonce());
+        version.nonce = Some(fresh_nonce(&*self.house.context.clock));
         blob = own.source.blob(&version);
         self.remember_apart(&own, blob);
         Ok((version, blob))
@@ -643,7 +643,7 @@ impl Swarms {
             name: source.to_string(),
             digest: source.digest(),
             version: version.clone(),
-            created: unix_now(),
+            created: self.house.context.unix(),
         };
         let (name, whole) = (info.clone(), manifest.clone());
         // Those that were needed when last looked at may be needed no more.
@@ -686,7 +686,7 @@ impl Swarms {
                     let why: &dyn std::error::Error = &error;
                     tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
                 }
-                let config = StoreConfig::new(Arc::new(unix_now));
+                let config = StoreConfig::new(dates(&self.house.context.clock));
                 Ok(disk.run(move || Passing::in_memory(blob, name, &whole, &config)).await?)
             }
             Err(error) => Err(error.into()),
@@ -724,11 +724,11 @@ fn is_of_host(source: &Source) -> bool {
 }
 
 /// A number that no other reading of an origin without validators has.
-pub(super) fn fresh_nonce() -> u64 {
+pub(super) fn fresh_nonce(clock: &dyn Clock) -> u64 {
     let mut bytes = [0; 8];
     // Early in a host's life the pool may not answer; the time then tells readings apart.
     match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_le_bytes(bytes),
-        _ => unix_now(),
+        _ => clock.unix(),
     }
 }

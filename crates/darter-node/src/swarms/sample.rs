@@ -96,14 +96,14 @@ impl Swarms {
             return Ok(None);
         }
         let held: Vec<_> = stored.held().iter().collect();
-        let drawn = fresh_nonce() as usize;
+        let drawn = fresh_nonce(&*self.house.context.clock) as usize;
         // What is on its way comes from its beginning.
         let Some(piece) = held.get(drawn % held.len().max(1)) else {
             return Ok(Some(ByteRange::new(0, SAMPLE.min(end))));
         };
         let piece = stored.manifest().piece_length().range(*piece, end);
         let places = piece.len().saturating_sub(SAMPLE) + 1;
-        let start = piece.start() + fresh_nonce() % places;
+        let start = piece.start() + fresh_nonce(&*self.house.context.clock) % places;
         Ok(Some(ByteRange::new(start, piece.end().min(start + SAMPLE))))
     }
 

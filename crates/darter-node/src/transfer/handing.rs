@@ -25,7 +25,6 @@ use darter_swarm::ReaderId;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::rest::Hold;
 use super::stream::{FILE_CHUNK, Giving, Part, file_part, kept, next_reader};
@@ -63,7 +62,7 @@ struct Taker {
     /// Since when it has waited for a piece that it lacks.
     since: Option<Moment>,
     /// Until when what is here waits for more.
-    pause_until: Option<Instant>,
+    pause_until: Option<Moment>,
     /// The rest, once it has to come in order, and its next byte.
     rest: Option<(BoxStream<'static, Result<Part, FetchError>>, u64)>,
 }
@@ -74,7 +73,7 @@ enum Step {
     /// Hands these pieces on: neighbours, all held.
     Give { first: PieceIndex, end: PieceIndex },
     /// Waits for a change, and no longer than this.
-    Wait(Option<Instant>),
+    Wait(Option<Moment>),
     /// Goes on in order.
     InOrder,
     /// Everything was given.
@@ -146,7 +145,10 @@ impl Taker {
                     self.since.get_or_insert_with(|| transfer.context.now());
                     let changed = self.changed.changed();
                     let changed = match until {
-                        Some(until) => tokio::time::timeout_at(until, changed).await.unwrap_or(Ok(())),
+                        Some(until) => {
+                            let pause = until.since(transfer.context.now());
+                            tokio::time::timeout(pause, changed).await.unwrap_or(Ok(()))
+                        }
                         None => changed.await,
                     };
                     if changed.is_err() {
@@ -183,10 +185,10 @@ impl Taker {
             }
             // Found damaged by somebody else; then it is not complete any more.
             transfer.note_losses();
-            return Ok(Step::Wait(Some(Instant::now() + MAX_PAUSE)));
+            return Ok(Step::Wait(Some(transfer.context.now() + MAX_PAUSE)));
         }
         let fresh = held.difference(&self.given).filter(|piece| complete || transfer.is_inner(*piece));
-        let (length, now) = (transfer.piece_length.bytes(), Instant::now());
+        let (length, now) = (transfer.piece_length.bytes(), transfer.context.now());
         Ok(choose(fresh, length, complete, &mut self.pause_until, now))
     }
 
@@ -262,8 +264,8 @@ fn choose(
     mut fresh: impl Iterator<Item = PieceIndex>,
     length: u64,
     all_here: bool,
-    pause_until: &mut Option<Instant>,
-    now: Instant,
+    pause_until: &mut Option<Moment>,
+    now: Moment,
 ) -> Step {
     let most = (FILE_CHUNK / length).max(1);
     let Some(first) = fresh.next() else {
@@ -305,7 +307,7 @@ mod tests {
 
     const PIECE: u64 = 1 << 20;
 
-    fn chosen(fresh: &[u32], all_here: bool, pause_until: &mut Option<Instant>, now: Instant) -> Step {
+    fn chosen(fresh: &[u32], all_here: bool, pause_until: &mut Option<Moment>, now: Moment) -> Step {
         choose(fresh.iter().copied().map(PieceIndex), PIECE, all_here, pause_until, now)
     }
 
@@ -315,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_few_pieces_wait_a_moment_for_others_and_no_longer() {
-        let (mut pause, now) = (None, Instant::now());
+        let (mut pause, now) = (None, Moment::from_micros(7));
         assert_eq!(chosen(&[], false, &mut pause, now), Step::Wait(None));
         assert_eq!(chosen(&[7], false, &mut pause, now), Step::Wait(Some(now + MAX_PAUSE)));
         // More that come do not make it wait longer.
@@ -328,7 +330,7 @@ mod tests {
 
     #[test]
     fn neighbours_go_together_and_enough_pieces_go_at_once() {
-        let (mut pause, now) = (None, Instant::now());
+        let (mut pause, now) = (None, Moment::from_micros(7));
         assert_eq!(chosen(&[1, 2, 4, 9], false, &mut pause, now), give(1, 3));
         let many: Vec<u32> = (5..50).collect();
         assert_eq!(chosen(&many, false, &mut pause, now), give(5, 5 + (FILE_CHUNK / PIECE) as u32));

@@ -84,7 +84,7 @@ use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
 use self::wants::Wants;
-use crate::context::{Context, Fetching, unix_now};
+use crate::context::{Context, Fetching};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
 use crate::joins::Joins;
@@ -278,7 +278,7 @@ impl Transfer {
         for piece in held.iter() {
             picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
         }
-        let mut journal = Journal::new(source.to_string(), source.digest(), now, unix_now(), &held);
+        let mut journal = Journal::new(source.to_string(), source.digest(), now, context.unix(), &held);
         let complete = verdict.is_some();
         if complete {
             journal.completed(now, verdict.as_ref().and_then(|verdict| verdict.digest));

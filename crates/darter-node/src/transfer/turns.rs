@@ -6,11 +6,11 @@
 //! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without:
 //! an origin holds up the others for [`MAX_TURN`] at most, and what has begun is never put off.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Sleep, sleep};
 
 /// Pieces that are put together at a time: several connections, should the origin limit each.
 const AT_A_TIME: usize = 8;
@@ -29,7 +29,8 @@ pub(crate) struct Turns(Semaphore);
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
-    held: Option<(SemaphorePermit<'a>, Instant)>,
+    /// With how long it may be kept.
+    held: Option<(SemaphorePermit<'a>, Pin<Box<Sleep>>)>,
     begun: bool,
 }
 
@@ -55,16 +56,19 @@ impl Turn<'_> {
     /// Waits for a turn to read a piece.
     pub(crate) async fn begin(&mut self) {
         let permit = self.turns.0.acquire().await.expect("never closed");
-        self.held = Some((permit, Instant::now() + MAX_TURN));
+        self.held = Some((permit, Box::pin(sleep(MAX_TURN))));
         self.begun = true;
     }
 
     /// Waits for something from the origin, an answer or more of its body; gives the turn up while that takes long.
     pub(crate) async fn wait_for<F: Future>(&mut self, what: F) -> F::Output {
         let mut what = pin!(what);
-        if let Some((_, until)) = self.held {
-            if let Ok(here) = timeout_at(until.min(Instant::now() + IDLE_TURN_TIMEOUT), &mut what).await {
-                return here;
+        if let Some((_, kept)) = &mut self.held {
+            tokio::select! {
+                biased;
+                here = &mut what => return here,
+                () = kept => {}
+                () = sleep(IDLE_TURN_TIMEOUT) => {}
             }
             self.held = None;
         }
@@ -79,7 +83,7 @@ impl Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{sleep, timeout};
+    use tokio::time::{Instant, timeout};
 
     use super::*;
 

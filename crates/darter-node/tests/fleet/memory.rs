@@ -30,6 +30,10 @@ impl Clock for Virtual {
     fn now(&self) -> Moment {
         Moment::ZERO + self.0.elapsed()
     }
+
+    fn unix(&self) -> u64 {
+        1
+    }
 }
 
 /// Agents by the last number of their hosts' addresses.

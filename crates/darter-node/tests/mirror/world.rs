@@ -33,6 +33,10 @@ impl Clock for HandClock {
     fn now(&self) -> Moment {
         Moment::from_micros(self.0.load(Ordering::Relaxed))
     }
+
+    fn unix(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) / 1_000_000
+    }
 }
 
 pub(crate) const GRANT_TTL: Duration = Duration::from_secs(300);
@@ -85,7 +89,7 @@ pub(crate) async fn world_of(
     };
     let mut config = RegistryConfig::default();
     change(&mut options, &mut config);
-    let (agent, metrics, clock) = (Twin::default(), Metrics::new(), HandClock::default());
+    let (agent, metrics, clock) = (Twin::default(), Metrics::new(7), HandClock::default());
     let answer_timeout = options.answer_timeout;
     let data_dir = dir.path().join("data");
     let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };

@@ -317,6 +317,10 @@ impl Clock for HandClock {
     fn now(&self) -> Moment {
         Moment::from_micros(self.0.load(Ordering::Relaxed))
     }
+
+    fn unix(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) / 1_000_000
+    }
 }
 
 pub fn none() -> Credentials {
