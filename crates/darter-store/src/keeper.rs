@@ -147,6 +147,11 @@ impl<B: Backend> Keeper<B> {
         Ok(handle)
     }
 
+    /// Every body that is loaded.
+    pub(crate) fn bodies(&self) -> Vec<Arc<Body<B::Medium>>> {
+        self.shelf.lock().entries.values().filter_map(|entry| entry.body.clone()).collect()
+    }
+
     pub(crate) fn list(&self) -> Vec<BlobSummary> {
         let mut lines: Vec<(LastUse, BlobSummary)> = self.on_shelf(|shelf| {
             let lines = shelf.entries.iter().map(|(id, entry)| {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use darter_core::ByteRange;
 use parking_lot::{Mutex, RwLock};
@@ -158,18 +159,52 @@ impl Medium for FileMedium {
     }
 }
 
+/// Whether a store in memory takes nothing more, as a full disk. All its media share it.
+#[derive(Clone, Default)]
+pub(crate) struct Full(Arc<AtomicBool>);
+
+impl Full {
+    pub(crate) fn fill(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Bytes in memory, one allocation a piece.
 #[derive(Default)]
-pub(crate) struct MemoryMedium(RwLock<BTreeMap<u64, Arc<[u8]>>>);
+pub(crate) struct MemoryMedium {
+    pieces: RwLock<BTreeMap<u64, Arc<[u8]>>>,
+    full: Full,
+}
+
+impl MemoryMedium {
+    pub(crate) fn new(full: Full) -> Self {
+        Self { pieces: RwLock::default(), full }
+    }
+
+    /// Has a bit flip in the middle of each piece.
+    pub(crate) fn flip_bits(&self) {
+        for piece in self.pieces.write().values_mut() {
+            let mut bytes = piece.to_vec();
+            let middle = bytes.len() / 2;
+            if let Some(byte) = bytes.get_mut(middle) {
+                *byte ^= 1;
+            }
+            *piece = bytes.into();
+        }
+    }
+}
 
 impl Medium for MemoryMedium {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write().insert(offset, data.into());
+        if self.full.0.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.pieces.write().insert(offset, data.into());
         Ok(())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let found = self.0.read().range(..=offset).next_back().map(|(start, piece)| (*start, piece.clone()));
+        let found = self.pieces.read().range(..=offset).next_back().map(|(start, piece)| (*start, piece.clone()));
         let (start, piece) = found.ok_or(io::ErrorKind::UnexpectedEof)?;
         let from = usize::try_from(offset - start).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let bytes = piece.get(from..from + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -178,7 +213,7 @@ impl Medium for MemoryMedium {
     }
 
     fn release(&self, range: ByteRange) -> io::Result<()> {
-        self.0.write().retain(|start, _| !(range.start()..range.end()).contains(start));
+        self.pieces.write().retain(|start, _| !(range.start()..range.end()).contains(start));
         Ok(())
     }
 
@@ -187,7 +222,7 @@ impl Medium for MemoryMedium {
     }
 
     fn let_go(&self) {
-        self.0.write().clear();
+        self.pieces.write().clear();
     }
 
     fn file(&self) -> Option<Arc<File>> {

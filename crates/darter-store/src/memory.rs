@@ -1,4 +1,6 @@
-//! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it.
+//! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it. What befalls disks can
+//! be brought about: [bits flip](MemStore::flip_bits), [room runs out](MemStore::fill), and a process starts again with
+//! [what it had](MemStore::reopened).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,12 +11,13 @@ use parking_lot::Mutex;
 use crate::backend::{Backend, LastUse, SaveError};
 use crate::error::Result;
 use crate::keeper::{Keeper, Kept};
-use crate::medium::MemoryMedium;
+use crate::medium::{Full, MemoryMedium};
 use crate::sidecar::Sidecar;
 use crate::space::Space;
 use crate::store::{SourceRecord, StoreConfig};
 
-/// Keeps blobs in memory, up to its quota.
+/// Keeps blobs in memory, up to its quota. Clones share them.
+#[derive(Clone)]
 pub struct MemStore {
     keeper: Arc<Keeper<Memory>>,
 }
@@ -24,19 +27,37 @@ impl MemStore {
     pub fn new(config: &StoreConfig) -> Self {
         Self { keeper: Arc::new(Keeper::new(Memory::default(), config, Vec::new())) }
     }
+
+    /// Has a bit flip in every piece that is held, as on a medium that decays: nobody notices before a piece is hashed.
+    pub fn flip_bits(&self) {
+        self.keeper.bodies().iter().for_each(|body| body.medium.flip_bits());
+    }
+
+    /// Has the room run out: nothing more is written. What the store may hold by its quota is another matter.
+    pub fn fill(&self) {
+        self.keeper.backend.full.fill();
+    }
+
+    /// The same blobs for a process that starts again: it trusts no piece before it has hashed it.
+    #[must_use]
+    pub fn reopened(&self) -> Self {
+        self.keeper.bodies().iter().for_each(|body| body.doubt());
+        Self { keeper: Arc::clone(&self.keeper) }
+    }
 }
 
 /// What a keeper keeps beside the bodies, which hold the bytes.
 #[derive(Default)]
 pub(crate) struct Memory {
     sources: Mutex<HashMap<BlobId, SourceRecord>>,
+    full: Full,
 }
 
 impl Backend for Memory {
     type Medium = MemoryMedium;
 
     fn create(&self, _: BlobId) -> Result<MemoryMedium> {
-        Ok(MemoryMedium::default())
+        Ok(MemoryMedium::new(self.full.clone()))
     }
 
     fn load(&self, _: BlobId) -> Result<Option<(Sidecar, MemoryMedium)>> {
