@@ -5,9 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Where the tree's scenarios are.
+/// Where the laboratory's scenarios are.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../darter-lab/scenarios")
+}
+
+/// Where the scenarios are that only virtual time can play.
+pub fn fleets() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fleets")
 }
 
 /// Name and text of a scenario or measurement: a file's path, or the name of one in the tree.
@@ -15,9 +20,15 @@ pub fn directory() -> PathBuf {
 /// # Errors
 /// For a file that can't be read.
 pub fn read(name: &str) -> Result<(String, String)> {
-    let path = if name.ends_with(".toml") { PathBuf::from(name) } else { directory().join(format!("{name}.toml")) };
-    let text = fs::read_to_string(&path)
-        .with_context(|| format!("can't read {}; `cargo lab` without arguments lists the scenarios", path.display()))?;
+    let file = format!("{name}.toml");
+    let path = match name.ends_with(".toml") {
+        true => PathBuf::from(name),
+        false => Some(fleets().join(&file)).filter(|path| path.exists()).unwrap_or_else(|| directory().join(&file)),
+    };
+    let text = fs::read_to_string(&path).with_context(|| {
+        let path = path.display();
+        format!("can't read {path}; `cargo lab` without arguments lists scenarios, more are in crates/darter-scenario/fleets")
+    })?;
     Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text))
 }
 

@@ -1,9 +1,9 @@
 //! What a race is to reach, in numbers, and whether it did.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Upper limits; what is not given is not asked for. Also the same figures as a run reached them: what is not given is unknown then.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Goal {
     /// When the last node is done, over T*.
@@ -39,6 +39,24 @@ impl Goal {
         let limits: Vec<String> =
             self.checks(&Self::default()).iter().map(|(what, limit, _)| format!("{what} <= {limit}")).collect();
         limits.join(", ")
+    }
+
+    /// The same without what is not known of a run that reached these figures.
+    #[must_use]
+    pub fn known_to(&self, reached: &Self) -> Self {
+        Self {
+            last_over_bound: reached.last_over_bound.and(self.last_over_bound),
+            last_after_bound: reached.last_after_bound.and(self.last_after_bound),
+            last_over_median: reached.last_over_median.and(self.last_over_median),
+            own_over_bound: reached.own_over_bound.and(self.own_over_bound),
+            others_over_bound: reached.others_over_bound.and(self.others_over_bound),
+            last_over_direct: reached.last_over_direct.and(self.last_over_direct),
+            lag_over_bound: reached.lag_over_bound.and(self.lag_over_bound),
+            origin_copies: reached.origin_copies.and(self.origin_copies),
+            seed_copies: reached.seed_copies.and(self.seed_copies),
+            link_copies: reached.link_copies.and(self.link_copies),
+            cpu_per_gb: reached.cpu_per_gb.and(self.cpu_per_gb),
+        }
     }
 
     /// What a run misses that reached these figures, such as `last/T* 1.07 > 1.05`; `None` where nothing was aimed at.

@@ -1,11 +1,16 @@
 //! What a race is about: a TOML file, and the bound that follows from it.
+//!
+//! Shares of T* in [`events`](Scenario::events) are of T* without regard to nodes that join by an event, since when they join may be
+//! such a share.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use darter_core::Rate;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::events::{At, Event, Lie, SEED, When, percent};
 use crate::files;
 use crate::goal::Goal;
 
@@ -18,7 +23,7 @@ const SEGMENT_FRAME: f64 = 1514.0;
 const UNSHAPED: &str = "unshaped";
 
 /// Hosts, links, content and events of a race. Every field without a default must be given.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// The file's name without `.toml`.
@@ -59,9 +64,9 @@ pub struct Scenario {
     /// Seconds between the starts of one node and the next.
     #[serde(default)]
     pub arrive_every: f64,
-    /// Who is killed, and when.
+    /// What happens, and when.
     #[serde(default)]
-    pub kill: Vec<Kill>,
+    pub events: Vec<At>,
 }
 
 /// How fast a host's cable is; `None` is as fast as the machine.
@@ -81,7 +86,7 @@ impl Link {
 }
 
 /// A node with a cable of its own.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slow {
     /// Number of the node, from 1.
@@ -91,21 +96,11 @@ pub struct Slow {
 }
 
 /// The link between the racks.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RackLink {
     /// Its rate, each way.
     pub rate: String,
-}
-
-/// A process that ends without a warning.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kill {
-    /// Number of the node, from 1; 0 is the seed.
-    pub node: u32,
-    /// When, as a share of T* after the start.
-    pub at: f64,
 }
 
 const fn one() -> u32 {
@@ -113,6 +108,42 @@ const fn one() -> u32 {
 }
 
 impl Scenario {
+    /// `nodes` equal nodes and a seed that reads one blob of an origin, all at the same rate, to which nothing happens.
+    pub fn equal(nodes: u32, size_kib: u64, rate: &str) -> Self {
+        Self {
+            name: format!("{nodes} nodes"),
+            about: String::new(),
+            goal: Goal::default(),
+            size_kib,
+            blobs: 1,
+            nodes,
+            rate: rate.to_owned(),
+            seed_rate: rate.to_owned(),
+            origin_rate: rate.to_owned(),
+            layers: false,
+            built_engine: false,
+            warm: false,
+            slow: Vec::new(),
+            rack: None,
+            arrive_every: 0.0,
+            events: Vec::new(),
+        }
+    }
+
+    /// The same, and this happens then.
+    #[must_use]
+    pub fn at(mut self, when: impl Into<When>, event: Event) -> Self {
+        self.events.push(At { when: when.into(), event });
+        self
+    }
+
+    /// The same, and a node lies from the start.
+    #[must_use]
+    pub fn lie(self, node: u32, how: Lie) -> Self {
+        let lying = self.at(Duration::ZERO, Event::Lie { node, how });
+        if how == Lie::Vanish { lying.at(percent(50), Event::Kill(node)) } else { lying }
+    }
+
     /// Reads a scenario: a file's path, or the name of one in the tree.
     ///
     /// # Errors
@@ -141,9 +172,8 @@ impl Scenario {
         for node in self.slow.iter().map(|slow| slow.node) {
             ensure!((1..=self.nodes).contains(&node), "slow names node {node}, which is not there");
         }
-        for kill in &self.kill {
-            ensure!(kill.node <= self.nodes, "kill names node {}, which is not there", kill.node);
-            ensure!(kill.at.is_finite() && kill.at >= 0.0, "kill.at is not a share of T*");
+        if let Some(mistake) = self.events.iter().find_map(|at| at.event.mistake(self.nodes)) {
+            bail!("{mistake}");
         }
         let rates = [&self.rate, &self.seed_rate, &self.origin_rate];
         for rate in rates.into_iter().chain(self.slow.iter().map(|slow| &slow.rate)) {
@@ -152,8 +182,8 @@ impl Scenario {
         if let Some(rack) = &self.rack {
             rack.rate.parse::<Rate>()?;
         }
-        let plain = !self.warm && self.rack.is_none() && self.kill.is_empty();
-        ensure!(plain || !self.layers, "layers go with neither warm, nor rack, nor kill");
+        let plain = !self.warm && self.rack.is_none() && self.events.is_empty();
+        ensure!(plain || !self.layers, "layers go with neither warm, nor rack, nor events");
         Ok(())
     }
 
@@ -202,9 +232,44 @@ impl Scenario {
         self.rack.is_some() && node >= (self.nodes as usize).div_ceil(2)
     }
 
-    /// When a node, numbered from 0, starts.
-    pub fn arrival(&self, node: usize) -> Duration {
+    /// When a node, numbered from 0, starts: with the event that has it join, if it neither leaves nor dies before.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
+    pub fn arrival(&self, node: usize) -> Result<Duration> {
+        let bound = self.bound_of(|node| self.usual_arrival(node))?;
+        let number = node as u32 + 1;
+        let is_its = |event: Event| [Event::Join(number), Event::Leave(number), Event::Kill(number)].contains(&event);
+        let own = self.events.iter().filter(|at| is_its(at.event));
+        let first = own.map(|at| (at.when.after(bound), at.event)).min_by_key(|(after, _)| *after);
+        let joins = first.filter(|(_, event)| *event == Event::Join(number));
+        Ok(joins.map_or_else(|| self.usual_arrival(node), |(after, _)| after))
+    }
+
+    /// When a node, numbered from 0, starts if no event says so.
+    fn usual_arrival(&self, node: usize) -> Duration {
         Duration::from_secs_f64(self.arrive_every * node as f64)
+    }
+
+    /// What happens in the order of time, each with how long after the start; without the joins that are
+    /// [`arrival`](Self::arrival)s.
+    ///
+    /// # Errors
+    /// For a rate that can't be read.
+    pub fn timeline(&self) -> Result<Vec<(Duration, Event)>> {
+        let bound = self.bound_of(|node| self.usual_arrival(node))?;
+        let mut line: Vec<_> = self.events.iter().map(|at| (at.when.after(bound), at.event)).collect();
+        line.sort_by_key(|(after, _)| *after);
+        let mut seen = BTreeSet::from([SEED]);
+        line.retain(|(_, event)| match event {
+            Event::Join(node) => !seen.insert(*node),
+            Event::Leave(node) | Event::Kill(node) => {
+                seen.insert(*node);
+                true
+            }
+            _ => true,
+        });
+        Ok(line)
     }
 
     /// Seconds that a node, numbered from 0, needs at the least from its own start; 0 where no cable is shaped.
@@ -232,9 +297,14 @@ impl Scenario {
     /// # Errors
     /// For a rate that can't be read.
     pub fn bound(&self) -> Result<f64> {
+        let arrivals: Vec<Duration> = (0..self.nodes as usize).map(|node| self.arrival(node)).collect::<Result<_>>()?;
+        self.bound_of(|node| arrivals[node])
+    }
+
+    fn bound_of(&self, arrival: impl Fn(usize) -> Duration) -> Result<f64> {
         let mut bound = 0.0_f64;
         for node in 0..self.nodes as usize {
-            bound = bound.max(self.own_bound(node)? + self.arrival(node).as_secs_f64());
+            bound = bound.max(self.own_bound(node)? + arrival(node).as_secs_f64());
         }
         Ok(bound)
     }
@@ -263,9 +333,12 @@ fn goodput(rate: &str) -> Result<f64> {
 mod tests {
     use super::*;
 
+    fn open(name: &str) -> Scenario {
+        Scenario::open(name).unwrap()
+    }
+
     #[test]
     fn the_trees_scenarios_have_bounds() {
-        let open = |name: &str| Scenario::open(name).unwrap();
         let bound = open("gate").bound().unwrap();
         assert!((bound - 11.23).abs() < 0.01, "{bound}");
         // The slow node alone decides when the last can be done; the last to arrive does so where they are staggered.
@@ -280,6 +353,28 @@ mod tests {
         let unshaped = Scenario::open("pull-unshaped").unwrap();
         assert_eq!((unshaped.bound().unwrap(), unshaped.node_link(0).unwrap()), (0.0, Link::default()));
         assert!(Scenario::open("pull").unwrap().bound().unwrap() > 1.0);
+    }
+
+    #[test]
+    fn a_node_that_joins_by_an_event_arrives_with_it_and_shares_are_of_the_bound_of_the_others() {
+        let scenario =
+            Scenario::equal(4, 8 << 10, "8mbit").at(percent(50), Event::Join(2)).at(percent(25), Event::Kill(3));
+        let all_at_once = Scenario::equal(4, 8 << 10, "8mbit").bound().unwrap();
+        let half = scenario.arrival(1).unwrap().as_secs_f64();
+        assert!((half - all_at_once / 2.0).abs() < 1e-6, "{half}");
+        assert!((scenario.bound().unwrap() - all_at_once * 1.5).abs() < 1e-6);
+        let again = scenario.at(percent(80), Event::Join(2)).at(percent(75), Event::Join(3));
+        let told: Vec<Event> = again.timeline().unwrap().into_iter().map(|(_, event)| event).collect();
+        assert_eq!(told, [Event::Kill(3), Event::Join(3), Event::Join(2)], "the first join of 2 is its arrival");
+        assert_eq!(again.arrival(2).unwrap(), Duration::ZERO, "3 was there before it died");
+    }
+
+    #[test]
+    fn a_scenario_is_written_as_it_is_read() {
+        let mut scenario = open("killed");
+        scenario.name.clear();
+        let text = toml::to_string(&scenario).unwrap();
+        assert_eq!(Scenario::parse("", &text).unwrap(), scenario, "{text}");
     }
 
     #[test]

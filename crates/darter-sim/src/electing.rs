@@ -50,7 +50,8 @@ impl Fleet {
     }
 
     fn seek_on(&mut self, index: u32) {
-        let seeds: Vec<NodeId> = self.nodes[0].alive.then(|| id_of(0)).into_iter().filter(|_| index != 0).collect();
+        let has_seed = index != 0 && self.nodes[0].alive && !self.is_cut(index, 0);
+        let seeds: Vec<NodeId> = has_seed.then(|| id_of(0)).into_iter().collect();
         let node = &mut self.nodes[index as usize];
         let members: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
         let life = node.life;
@@ -87,7 +88,7 @@ impl Fleet {
         let asked = &self.nodes[to as usize];
         let refusal = if !asked.alive {
             self.now + MISSED_AFTER
-        } else if asked.hung {
+        } else if self.is_cut(from, to) {
             self.now + JOIN_TIMEOUT
         } else if !asked.leadership.may_admit(id_of(from)) {
             self.message_at(to, from)
@@ -138,7 +139,7 @@ impl Fleet {
             let mut round = self.network.latency * 2;
             for other in next.drain(..) {
                 let answering = &self.nodes[index_of(other) as usize];
-                if !answering.alive || answering.hung || self.is_cut(index, index_of(other)) {
+                if !answering.alive || self.is_cut(index, index_of(other)) {
                     round = SURVEY_TIMEOUT;
                     continue;
                 }

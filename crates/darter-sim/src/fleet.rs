@@ -7,17 +7,19 @@
 //! Pickers are polled only when something may follow: news of neighbours' pieces waits unread (`Node::unread`) while the picker is
 //! at its limit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceHash, PieceIndex, Place, Tier};
+use darter_scenario::Event as Happening;
 use darter_swarm::{Action, Event, Leader, News, ReaderId, RequestId, Start, Told, Tuning};
 
+use crate::events::Troubles;
 use crate::hashes::{Mail, list_of};
 use crate::node::{Node, Spot, id_of, index_of, scattered};
 use crate::queue::{Queue, What};
 use crate::report::Report;
-use crate::scenario::{Network, Operation, Scenario};
+use crate::scenario::{Network, Scenario};
 use crate::uploads::{Limits, Upload, Uploads};
 
 /// How long it takes until a dead node is missed.
@@ -59,11 +61,14 @@ pub struct Fleet {
     pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
     pub(crate) report: Report,
-    cuts: BTreeSet<(u32, u32)>,
+    /// Where nothing passes, or not what was sent.
+    pub(crate) troubles: Troubles,
     /// Pieces that came into each rack.
     crossings: BTreeMap<u32, u64>,
-    operations: Vec<(Duration, Operation)>,
-    operations_left: usize,
+    pub(crate) events: Vec<(Duration, Happening)>,
+    pub(crate) events_left: usize,
+    /// How long a reader in order stands still before its piece becomes urgent.
+    patience: Duration,
     pub(crate) waiting_for: usize,
     limit: Moment,
     actions: Vec<Action>,
@@ -131,10 +136,11 @@ impl Fleet {
             tuning,
             seed: scenario.seed,
             report: Report::default(),
-            cuts: BTreeSet::new(),
+            troubles: Troubles::default(),
             crossings: BTreeMap::new(),
-            operations: scenario.operations.clone(),
-            operations_left: scenario.operations.len(),
+            events: scenario.events.clone(),
+            events_left: scenario.events.len(),
+            patience: scenario.patience,
             waiting_for: 0,
             limit: Moment::ZERO + scenario.limit,
             actions: Vec::new(),
@@ -167,17 +173,17 @@ impl Fleet {
     }
 
     fn start(&mut self, scenario: &Scenario) {
-        let joins = scenario.nodes.iter().enumerate().skip(1);
-        self.operations.extend(joins.filter_map(|(index, spec)| Some((spec.joins?, Operation::Join(index)))));
-        self.operations_left = self.operations.len();
-        for (at, (when, _)) in self.operations.iter().enumerate() {
-            self.queue.push(Moment::ZERO + *when, What::Operation(at as u32));
+        let joins = (0..).zip(&scenario.nodes).skip(1);
+        self.events.extend(joins.filter_map(|(index, spec)| Some((spec.joins?, Happening::Join(index)))));
+        self.events_left = self.events.len();
+        for (at, (when, _)) in self.events.iter().enumerate() {
+            self.queue.push(Moment::ZERO + *when, What::Event(at as u32));
         }
         self.nodes[0].alive = true;
-        if scenario.origin.is_none() {
+        let holds = |index: usize| scenario.nodes[index].holds || (index == 0 && scenario.origin.is_none());
+        if (0..scenario.nodes.len()).any(holds) {
             self.known = self.pieces;
-            let holders = scenario.nodes.iter().enumerate().filter(|(index, spec)| *index == 0 || spec.holds);
-            for (index, _) in holders {
+            for index in (0..scenario.nodes.len()).filter(|index| holds(*index)) {
                 self.learn(index as u32, self.pieces);
                 for piece in (0..self.pieces).map(PieceIndex) {
                     self.tell(index as u32, Event::Received { request: None, piece, bytes: self.piece_bytes });
@@ -190,7 +196,7 @@ impl Fleet {
     /// Runs until everybody who stays has finished, or the limit is reached.
     pub fn run(mut self) -> Report {
         while let Some((at, what)) = self.queue.pop() {
-            if at > self.limit || (self.waiting_for == 0 && self.operations_left == 0) {
+            if at > self.limit || (self.waiting_for == 0 && self.events_left == 0) {
                 break;
             }
             self.sample_until(at);
@@ -217,6 +223,8 @@ impl Fleet {
     fn finish(mut self) -> Report {
         let took = |node: &Node| node.finished.filter(|_| node.honest).map(|finished| finished.since(node.joined));
         self.report.finished = self.nodes.iter().map(took).collect();
+        let ends = self.nodes.iter().filter(|node| node.honest).filter_map(|node| node.finished);
+        self.report.last = ends.max().map_or(Duration::ZERO, |last| last.since(Moment::ZERO));
         self.report.max_lags =
             self.nodes.iter().filter(|node| node.finished.is_some()).map(|node| node.max_lag).collect();
         self.report.unfinished = (0..self.nodes.len()).filter(|index| self.is_waited_for(*index)).collect();
@@ -231,8 +239,10 @@ impl Fleet {
     }
 
     fn happen(&mut self, what: What) {
+        let Some(what) = self.passes(what) else { return };
         match what {
-            What::Operation(at) => self.operate(at as usize),
+            What::Event(at) => self.event(at as usize),
+            What::Silent { one, other, since } => self.fell_silent(one, other, since),
             What::Poll(node) => self.poll(node),
             What::Wake(node) => self.wake(node),
             What::Tell(node) => self.tell_news(node),
@@ -270,36 +280,7 @@ impl Fleet {
         }
     }
 
-    fn operate(&mut self, at: usize) {
-        self.operations_left -= 1;
-        match self.operations[at].1.clone() {
-            Operation::Join(node) => self.join(node as u32),
-            Operation::Leave(node) => {
-                self.kill(node as u32);
-                self.noticed(node as u32);
-            }
-            Operation::Kill(node) => self.kill(node as u32),
-            Operation::Lose(one, other) => self.cut(one as u32, other as u32),
-            Operation::Lie(node, lie) => self.lie(node, lie),
-            Operation::SlowDown(node, by) => {
-                self.nodes[node].up /= f64::from(by.max(1));
-                self.nodes[node].down /= f64::from(by.max(1));
-            }
-            Operation::Hang(node) => self.nodes[node].hung = true,
-            Operation::KillLead => {
-                if let Some(leader) = self.most_followed() {
-                    self.kill(leader);
-                }
-            }
-            Operation::RestartSeed => self.restart_seed(),
-            Operation::Read { node, from, patience } => {
-                self.nodes[node].reader = Some((PieceIndex(from), patience));
-                self.move_reader(node as u32);
-            }
-        }
-    }
-
-    fn join(&mut self, index: u32) {
+    pub(crate) fn join(&mut self, index: u32) {
         if !self.start_up(index) {
             return;
         }
@@ -307,7 +288,7 @@ impl Fleet {
         if self.is_waited_for(index as usize) {
             self.waiting_for += 1;
         }
-        if self.nodes[0].alive {
+        if self.nodes[0].alive && !self.is_cut(index, 0) {
             self.join_lead(index, 0);
         } else {
             self.seek(index);
@@ -315,7 +296,7 @@ impl Fleet {
     }
 
     /// A node's process starts; false if it runs. Those who missed it not yet do so now.
-    fn start_up(&mut self, index: u32) -> bool {
+    pub(crate) fn start_up(&mut self, index: u32) -> bool {
         if self.nodes[index as usize].alive {
             return false;
         }
@@ -325,6 +306,7 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         node.alive = true;
         node.life = node.life.wrapping_add(1);
+        self.check_disk(index);
         true
     }
 
@@ -334,37 +316,7 @@ impl Fleet {
         node.alive && node.wants && node.honest && node.finished.is_none()
     }
 
-    /// The seed leads again: those who follow no seed come to it.
-    fn restart_seed(&mut self) {
-        if !self.start_up(0) {
-            return;
-        }
-        self.lead_by(0, Start::TakeOver);
-        for index in 1..self.nodes.len() as u32 {
-            let node = &mut self.nodes[index as usize];
-            let is_complete = node.picker.is_complete();
-            if !node.alive || !node.leadership.seed_came(id_of(0), |lead| lead == id_of(0)) {
-                continue;
-            }
-            if is_complete {
-                self.count_in(index, 0);
-            } else {
-                self.join_lead(index, 0);
-            }
-        }
-    }
-
-    /// The node that most follow.
-    fn most_followed(&self) -> Option<u32> {
-        let leads = self.nodes.iter().filter(|node| node.alive && node.leadership.leader() == Leader::Me);
-        let followers =
-            |lead: NodeId| self.nodes.iter().filter(|node| node.leadership.following() == Some(lead)).count();
-        leads
-            .max_by_key(|node| (followers(node.id), std::cmp::Reverse(index_of(node.id))))
-            .map(|node| index_of(node.id))
-    }
-
-    fn kill(&mut self, index: u32) {
+    pub(crate) fn kill(&mut self, index: u32) {
         let now = self.now;
         if self.is_waited_for(index as usize) {
             self.waiting_for -= 1;
@@ -392,7 +344,7 @@ impl Fleet {
         self.queue.push(now + MISSED_AFTER, What::Noticed(index));
     }
 
-    fn noticed(&mut self, index: u32) {
+    pub(crate) fn noticed(&mut self, index: u32) {
         if self.nodes[index as usize].alive {
             return;
         }
@@ -408,27 +360,10 @@ impl Fleet {
         }
     }
 
-    fn cut(&mut self, one: u32, other: u32) {
-        if one == other || self.is_led_by(one, other) {
-            return;
-        }
-        self.cuts.insert((one.min(other), one.max(other)));
-        for (node, peer) in [(one, other), (other, one)] {
-            self.unlink(node, peer);
-            self.dial_fails(node, peer);
-        }
-    }
-
     /// A node tries in vain to reach another.
     pub(crate) fn dial_fails(&mut self, node: u32, peer: u32) {
         let life = self.nodes[node as usize].life;
         self.queue.push(self.now + self.network.latency * 2, What::Unreached { node, peer, life });
-    }
-
-    /// Whether one of two nodes follows the other.
-    fn is_led_by(&self, one: u32, other: u32) -> bool {
-        let follows = |who: u32, lead: u32| self.nodes[who as usize].leadership.following() == Some(id_of(lead));
-        follows(one, other) || follows(other, one)
     }
 
     /// A node finds out that it can't reach a neighbour, and says so to its lead.
@@ -444,14 +379,10 @@ impl Fleet {
         }
     }
 
-    pub(crate) fn is_cut(&self, one: u32, other: u32) -> bool {
-        !self.cuts.is_empty() && self.cuts.contains(&(one.min(other), one.max(other))) && !self.is_led_by(one, other)
-    }
-
     /// Tells a picker something, and has it polled soon.
     pub(crate) fn tell(&mut self, index: u32, event: Event) {
         let node = &mut self.nodes[index as usize];
-        node.picker.handle(event, self.now);
+        node.picker.handle(event, node.clock(self.now));
         if node.alive {
             self.poll_soon(index);
         }
@@ -475,7 +406,7 @@ impl Fleet {
         }
         node.take_unread();
         let mut actions = std::mem::take(&mut self.actions);
-        node.picker.poll(now, &mut actions);
+        node.picker.poll(node.clock(now), &mut actions);
         self.ask_for_hashes(index);
         let next = self.next_wakeup(index);
         let node = &mut self.nodes[index as usize];
@@ -492,11 +423,11 @@ impl Fleet {
         self.actions = actions;
     }
 
-    /// When a node has something to do though nothing happens.
+    /// When a node has something to do though nothing happens, in the fleet's time.
     fn next_wakeup(&self, index: u32) -> Option<Moment> {
         let node = &self.nodes[index as usize];
         let of_hashes = node.hashes.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
-        node.picker.next_wakeup().into_iter().chain(of_hashes).min()
+        node.picker.next_wakeup().into_iter().chain(of_hashes).min().map(|at| node.when(at))
     }
 
     /// Polls a picker if its time has come by now; else waits on.
@@ -559,7 +490,7 @@ impl Fleet {
         self.count_message();
         let node = &mut self.nodes[to as usize];
         let is_member = node.leading.as_ref().is_some_and(|leading| leading.books.has(id_of(from)));
-        if !is_member || node.hung {
+        if !is_member {
             return;
         }
         if self.nodes[from as usize].alive {
@@ -582,7 +513,7 @@ impl Fleet {
         let matters = node.take_unread();
         let (id, lead) = (node.id, node.leadership.following());
         let neighbours: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
-        let tellings = node.news.take(now, &node.picker, &neighbours, lead);
+        let tellings = node.news.take(node.clock(now), &node.picker, &neighbours, lead);
         if matters {
             self.poll_soon(index);
         }
@@ -591,6 +522,9 @@ impl Fleet {
             let Told::Have(pieces) = told else { continue };
             for to in nodes {
                 let other = index_of(to);
+                if self.is_cut(index, other) {
+                    continue;
+                }
                 if Some(to) == lead {
                     self.count_message();
                     self.with_lead(other, |lead| lead.have(id, &pieces, now));
@@ -608,7 +542,8 @@ impl Fleet {
 
     /// Has a node tell what there is to tell as soon as it may.
     pub(crate) fn tell_soon(&mut self, index: u32) {
-        let Some(due) = self.nodes[index as usize].news.due() else { return };
+        let node = &self.nodes[index as usize];
+        let Some(due) = node.news.due().map(|due| node.when(due)) else { return };
         let at = self.telling_at(index, due.max(self.now));
         let node = &mut self.nodes[index as usize];
         if node.tells_at.is_none_or(|before| at < before) {
@@ -659,6 +594,7 @@ impl Fleet {
         }
         node.max_lag = node.max_lag.max(node.picker.lag());
         self.move_reader(index);
+        self.pass_through(index, piece);
         self.with_lead(index, |lead| lead.own(piece));
         let node = &mut self.nodes[index as usize];
         // Who leads gives of its own accord.
@@ -668,15 +604,17 @@ impl Fleet {
         }
     }
 
-    fn move_reader(&mut self, index: u32) {
+    pub(crate) fn move_reader(&mut self, index: u32) {
+        let ahead = self.pieces_ahead(index);
         let node = &mut self.nodes[index as usize];
-        let Some((at, patience)) = node.reader else { return };
+        let Some(at) = node.reader else { return };
         let next = node.picker.held().first_missing_from(at);
-        node.reader = (next.0 < self.pieces).then_some((next, patience));
-        let reader = ReaderId(0);
+        node.reader = (next.0 < self.pieces).then_some(next);
+        let (reader, passes) = (ReaderId(0), node.passing.is_some());
+        let patience = if passes { Duration::ZERO } else { self.patience };
         let event = match node.reader {
             None => Event::ReaderGone { reader },
-            Some((piece, patience)) => Event::ReaderAt { reader, piece, count: 1, patience },
+            Some(piece) => Event::ReaderAt { reader, piece, count: ahead, patience },
         };
         self.tell(index, event);
     }

@@ -49,6 +49,16 @@ impl Mail {
         at
     }
 
+    /// From whom a message comes, and to whom it goes.
+    pub(crate) fn ends(&self, at: u32) -> Option<(u32, u32)> {
+        self.places[at as usize].as_ref().map(|letter| (letter.from, letter.to))
+    }
+
+    /// A message is lost.
+    pub(crate) fn lose(&mut self, at: u32) {
+        self.take(at);
+    }
+
     fn take(&mut self, at: u32) -> Option<Letter> {
         self.free.push(at);
         self.places[at as usize].take()
@@ -283,9 +293,6 @@ impl Fleet {
         let leads = is_member(&self.nodes[to as usize]);
         if leads {
             self.count_message();
-        }
-        if self.nodes[to as usize].hung || self.is_cut(to, from) {
-            return;
         }
         let node = &mut self.nodes[to as usize];
         let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };

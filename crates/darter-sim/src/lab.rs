@@ -1,4 +1,4 @@
-//! The laboratory's scenarios (`crates/darter-lab/scenarios/*.toml`) as scenarios of the simulator, so that both can run the same.
+//! Scenarios of `darter-scenario`, those of the laboratory among them, as scenarios of the simulator: what others play, too.
 //!
 //! Cables carry 1448 bytes of content in a frame of 1514, as the lab counts T*. The seed reads the origin over its own cable. Control
 //! messages wait behind data in the shapers' queues; how long, and what sockets hold, was measured in the gate (`ss -tinm` and
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use darter_core::{PieceLength, Place, Rate};
-use darter_scenario::Scenario as Race;
+use darter_scenario::{Goal, Scenario as Race};
 
 use crate::report::Report;
-use crate::scenario::{Network, NodeSpec, Operation, Scenario, SharedLink};
+use crate::scenario::{Network, NodeSpec, Scenario, SharedLink};
 
 /// The shaped cables of the lab. A node's queue held 350–400 KB at 200 Mbit/s, about 15 ms.
 const NETWORK: Network = Network {
@@ -41,7 +41,7 @@ pub fn scenario(lab: &Race) -> Result<Scenario> {
         up: rate(seed.up)?,
         down: rate(seed.down)?,
         joins: Some(Duration::ZERO),
-        holds: false,
+        holds: lab.warm,
     }];
     for node in 0..lab.nodes as usize {
         let cable = lab.node_link(node)?;
@@ -49,13 +49,10 @@ pub fn scenario(lab: &Race) -> Result<Scenario> {
             place: place(lab.is_in_second_rack(node)),
             up: rate(cable.up)?,
             down: rate(cable.down)?,
-            joins: Some(lab.arrival(node)),
+            joins: Some(lab.arrival(node)?),
             holds: false,
         });
     }
-    let bound = lab.bound()?;
-    let kills =
-        lab.kill.iter().map(|kill| (Duration::from_secs_f64(kill.at * bound), Operation::Kill(kill.node as usize)));
     let links = lab.rack.iter().map(|link| {
         let rate = carried(link.rate.parse()?)?;
         Ok(SharedLink { place: place(true), rate })
@@ -63,7 +60,7 @@ pub fn scenario(lab: &Race) -> Result<Scenario> {
     let origin = rate(lab.origin_link()?.up)?.min(rate(seed.down)?);
     Ok(Scenario {
         nodes,
-        operations: kills.collect(),
+        events: lab.timeline()?,
         links: links.collect::<Result<_>>()?,
         origin: Some(origin),
         network: NETWORK,
@@ -79,8 +76,7 @@ fn carried(rate: Rate) -> Result<Rate> {
 
 /// The head of the table of [`row`], in Markdown: the lab's columns, as far as they exist here.
 pub fn heads() -> String {
-    let heads =
-        "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node |";
+    let heads = "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node | done | goal |";
     let columns = heads.matches('|').count() - 1;
     format!("{heads}\n|{}", " --- |".repeat(columns))
 }
@@ -94,26 +90,49 @@ pub fn row(lab: &Race, scenario: &Scenario, report: &Report) -> Result<String> {
     let mut worst: f64 = 0.0;
     for (node, took) in report.finished.iter().skip(1).enumerate() {
         let Some(took) = took.map(|took| took.as_secs_f64()) else { continue };
-        ends.push(lab.arrival(node).as_secs_f64() + took);
+        ends.push(lab.arrival(node)?.as_secs_f64() + took);
         worst = worst.max(took / lab.own_bound(node)?);
     }
     ends.sort_by(f64::total_cmp);
-    let bound = lab.bound()?;
+    let (bound, last) = (lab.bound()?, report.last.as_secs_f64());
     let rank =
         |part: f64| ends.get(((ends.len() as f64 * part).ceil() as usize).saturating_sub(1)).copied().unwrap_or(0.0);
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces);
     let link = report.crossings.iter().find(|(rack, _)| rack == "b").map(|(_, pieces)| copies(*pieces));
     let received = copies(report.sent_pieces) / f64::from(lab.nodes);
+    let reached = reached(lab, scenario, report)?;
+    let goal = lab.goal.known_to(&reached);
+    let goal = goal.missed(&reached).map(|missed| if missed.is_empty() { "met".to_owned() } else { missed.join(", ") });
+    let (done, missing) = (ends.len(), report.unfinished.len());
     Ok(format!(
-        "| {} | {bound:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} | {worst:.3} | {:.2} | {:.3} | {} | {received:.3} |",
+        "| {} | {bound:.2} | {:.2} | {:.2} | {:.2} | {last:.2} | {:.3} | {worst:.3} | {:.2} | {:.3} | {} | {received:.3} | {done}/{} | {} |",
         lab.name,
         rank(0.0),
         rank(0.5),
         rank(0.99),
-        rank(1.0),
-        rank(1.0) / bound,
+        last / bound,
         copies(report.origin_pieces),
         copies(report.seed_pieces),
         lab.rack.as_ref().and(link).map_or_else(|| "-".to_owned(), |copies| format!("{copies:.3}")),
+        done + missing,
+        goal.unwrap_or_else(|| "-".to_owned()),
     ))
+}
+
+/// What a run reached of what scenarios aim at, as far as the simulator knows.
+///
+/// # Errors
+/// For what can't be read.
+pub fn reached(lab: &Race, scenario: &Scenario, report: &Report) -> Result<Goal> {
+    let copies = |pieces: u64| Some(pieces as f64 / f64::from(scenario.pieces));
+    let (bound, last) = (lab.bound()?, report.last.as_secs_f64());
+    let median = report.quantile(0.5).as_secs_f64();
+    Ok(Goal {
+        last_over_bound: Some(last / bound),
+        last_after_bound: Some(last - bound),
+        last_over_median: Some(last / median),
+        origin_copies: copies(report.origin_pieces),
+        seed_copies: copies(report.seed_pieces),
+        ..Goal::default()
+    })
 }

@@ -238,7 +238,7 @@ impl Fleet {
     }
 
     /// A node meets another.
-    fn link(&mut self, to: u32, other: u32) {
+    pub(crate) fn link(&mut self, to: u32, other: u32) {
         let (node, neighbour) = (&self.nodes[to as usize], &self.nodes[other as usize]);
         if !node.alive || !neighbour.alive {
             return;

@@ -3,10 +3,10 @@
 //!
 //! Not here: wrong pieces, which are found where they arrive (`links`), and nodes that die (`fleet`).
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use darter_core::{PieceIndex, PieceSet};
+use darter_scenario::Lie;
 use darter_swarm::{Event, RequestId};
 
 use crate::fleet::Fleet;
@@ -25,55 +25,6 @@ const LATE: Duration = Duration::from_secs(10);
 
 /// How soon who takes a piece back says again that it holds it.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// How a node lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
-    /// Takes requests and never answers one.
-    Silent,
-    /// Answers a byte at a time.
-    Drip,
-    /// Refuses every request.
-    Refuse,
-    /// Says that it holds everything, and has nothing when asked.
-    Claim,
-    /// Says that it holds everything, takes back what it is asked for, and says again that it holds it.
-    Withdraw,
-    /// Answers each request only after ten seconds.
-    Late,
-    /// Sends wrong pieces.
-    Wrong,
-    /// Is gone when half of the least time has passed: see [`Scenario::lie`](crate::Scenario::lie).
-    Vanish,
-}
-
-impl Lie {
-    /// Every kind, with its word on the command line.
-    pub const ALL: [(Self, &'static str); 8] = [
-        (Self::Silent, "silent"),
-        (Self::Drip, "drip"),
-        (Self::Refuse, "refuse"),
-        (Self::Claim, "claim"),
-        (Self::Withdraw, "withdraw"),
-        (Self::Late, "late"),
-        (Self::Wrong, "wrong"),
-        (Self::Vanish, "vanish"),
-    ];
-
-    const fn claims_all(self) -> bool {
-        matches!(self, Self::Claim | Self::Withdraw)
-    }
-}
-
-impl FromStr for Lie {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().find(|(_, word)| *word == text);
-        let words = Self::ALL.map(|(_, word)| word).join(", ");
-        found.map(|(lie, _)| *lie).ok_or_else(|| format!("{text:?} is none of {words}"))
-    }
-}
 
 /// An answer that a liar gives later.
 #[derive(Clone, Copy, Debug)]

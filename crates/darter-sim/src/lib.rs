@@ -7,12 +7,13 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`scenario`] | [`Scenario`]: nodes, rates, and the operations that happen to them |
+//! | [`scenario`] | [`Scenario`]: nodes, rates, constants |
+//! | `events` | what the events of a scenario do to a fleet: cuts, kills, flipped bits, clocks |
 //! | [`fleet`] | [`Fleet`]: the engine, one event after the other |
 //! | `links` | pieces on their way: what a cable is busy with, what arrives |
 //! | `hashes` | how hashes get about |
 //! | `uploads` | slots, sockets, and whose turn it is |
-//! | [`liars`] | nodes that don't give what they say they hold |
+//! | `liars` | nodes that don't give what they say they hold |
 //! | `leading` | what happens at a node that leads: tracker, origin |
 //! | `electing` | how nodes find another lead |
 //! | `node` | one simulated node |
@@ -23,11 +24,12 @@
 //! | [`report`] | [`Report`]: what a run showed |
 
 mod electing;
+mod events;
 pub mod fleet;
 mod hashes;
 pub mod lab;
 mod leading;
-pub mod liars;
+mod liars;
 mod links;
 mod node;
 pub mod options;
@@ -37,8 +39,8 @@ pub mod report;
 pub mod scenario;
 mod uploads;
 
+pub use darter_scenario::{Clock, Event, Lie, SEED};
 pub use fleet::Fleet;
-pub use liars::Lie;
 pub use node::{BLOB, id_of};
 pub use report::Report;
-pub use scenario::{Network, NodeSpec, Operation, Scenario, SharedLink};
+pub use scenario::{Network, NodeSpec, Scenario, SharedLink};

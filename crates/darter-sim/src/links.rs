@@ -10,7 +10,6 @@ use darter_core::{Moment, PieceIndex};
 use darter_swarm::{Event, RequestId};
 
 use crate::fleet::Fleet;
-use crate::liars::Lie;
 use crate::node::{Node, id_of};
 use crate::queue::{Arrival, What};
 use crate::uploads::{Sent, Upload};
@@ -52,7 +51,7 @@ impl Fleet {
     /// A request for a named piece reached a node.
     pub(crate) fn requested(&mut self, to: u32, from: u32, request: u32, piece: PieceIndex, urgent: bool) {
         let node = &mut self.nodes[to as usize];
-        if !node.alive || node.hung || self.is_lied_to(to, from, request, piece) {
+        if !node.alive || self.is_lied_to(to, from, request, piece) {
             return;
         }
         let node = &mut self.nodes[to as usize];
@@ -71,7 +70,7 @@ impl Fleet {
         let limits = self.limits;
         let node = &mut self.nodes[from as usize];
         let mut nothing_to_give = false;
-        while node.alive && !node.hung {
+        while node.alive {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
             let lead = node.leading.as_mut().map(|leading| leading.books.lead_mut());
@@ -204,10 +203,10 @@ impl Fleet {
 
     fn is_void(&self, arrival: &Arrival) -> bool {
         let (from, to) = (&self.nodes[arrival.from as usize], &self.nodes[arrival.to as usize]);
-        to.life != arrival.to_life || !from.alive || !to.alive || self.is_cut(arrival.from, arrival.to)
+        to.life != arrival.to_life || !from.alive || !to.alive
     }
 
-    fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
+    pub(crate) fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
         if let Some(leading) = &mut self.nodes[from as usize].leading {
             leading.books.lead_mut().unsent(id_of(to), piece);
         }
@@ -228,7 +227,7 @@ impl Fleet {
         }
         self.note_arrival(from, to, piece);
         let request = Some(RequestId(u64::from(arrival.id)));
-        if self.nodes[from as usize].lie == Some(Lie::Wrong) {
+        if self.is_wrong(from, to, piece) {
             let peer = self.nodes[from as usize].id;
             self.not_delivered(from, to, piece);
             self.tell(to, Event::Corrupt { peer, request, piece });

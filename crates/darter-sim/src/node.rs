@@ -1,12 +1,13 @@
 //! One simulated node: its picker, and the state of its cable.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, Place, Tier};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Place, Tier};
+use darter_scenario::Lie;
 use darter_swarm::{Found, Hashes, Leadership, News, Picker, Tuning};
 
 use crate::leading::Leading;
-use crate::liars::Lie;
 use crate::queue::Arrival;
 use crate::scenario::NodeSpec;
 use crate::uploads::Uploads;
@@ -29,7 +30,12 @@ pub(crate) struct Node {
     pub(crate) honest: bool,
     /// What it does instead of giving what it holds.
     pub(crate) lie: Option<Lie>,
-    pub(crate) hung: bool,
+    /// Pieces on its disk that are not what they were.
+    pub(crate) rotten: PieceSet,
+    /// What became of pieces since its disk is full.
+    pub(crate) passing: Option<Passing>,
+    /// How far its clock has jumped ahead of the others'.
+    pub(crate) ahead: Duration,
     pub(crate) wants: bool,
     pub(crate) picker: Picker,
     /// Whom it follows, and how it looks for another.
@@ -59,10 +65,19 @@ pub(crate) struct Node {
     /// The most pieces that it ever held behind the first one that it lacked.
     pub(crate) max_lag: u32,
     /// Where its reader stands.
-    pub(crate) reader: Option<(PieceIndex, Duration)>,
+    pub(crate) reader: Option<PieceIndex>,
     /// Which shared links lie between it and everybody outside.
     pub(crate) behind: Vec<u16>,
     pub(crate) spot: Spot,
+}
+
+/// Pieces that a node has no room for, as `Passing` of `darter-store` has them: in memory as long as there is a window's room, then
+/// forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Passing {
+    /// Oldest first.
+    pub(crate) aside: VecDeque<PieceIndex>,
+    pub(crate) forgotten: PieceSet,
 }
 
 /// A place as numbers: comparing texts for each transfer would be slow.
@@ -101,7 +116,9 @@ impl Node {
             life: 0,
             honest: true,
             lie: None,
-            hung: false,
+            rotten: PieceSet::new(),
+            passing: None,
+            ahead: Duration::ZERO,
             wants: index != 0 && !spec.holds,
             picker: Picker::new(id, piece_bytes, tuning, seed),
             leadership: Self::leadership(index),
@@ -132,7 +149,18 @@ impl Node {
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {
-        self.picker.held().contains(piece)
+        let is_forgotten = |passing: &Passing| passing.forgotten.contains(piece);
+        self.picker.held().contains(piece) && !self.passing.as_ref().is_some_and(is_forgotten)
+    }
+
+    /// The present by its own clock, at a moment of the fleet's.
+    pub(crate) fn clock(&self, now: Moment) -> Moment {
+        now + self.ahead
+    }
+
+    /// When its own clock will show a moment, in the fleet's time.
+    pub(crate) fn when(&self, shows: Moment) -> Moment {
+        Moment::ZERO + shows.since(Moment::ZERO + self.ahead)
     }
 
     /// Its cable takes up something that lasts so many microseconds, behind what it is taking up; when it is through.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use darter_core::{Place, Rate};
+use darter_scenario::{Event, Lie, SEED};
 
-use crate::liars::Lie;
-use crate::scenario::{Operation, Scenario, SharedLink};
+use crate::scenario::{Scenario, SharedLink};
 
 /// A fleet of equal nodes, and what makes them differ.
 #[derive(Clone, Debug, Args)]
@@ -188,23 +188,23 @@ impl FleetOptions {
         }
         for slow in &self.slow {
             for node in chosen(slow.share, seeds, nodes, &mut random) {
-                scenario.operations.push((Duration::ZERO, Operation::SlowDown(node, slow.factor)));
+                scenario.events.push((Duration::ZERO, Event::Slow { node, by: slow.factor }));
             }
         }
-        let mut honest = seeds + nodes;
+        let mut honest = (seeds + nodes) as u32;
         for Liars { lie, count } in &self.liars {
             for _ in 0..*count {
-                honest = honest.saturating_sub(1).max(seeds);
+                honest = honest.saturating_sub(1).max(seeds as u32);
                 scenario.lie(honest, *lie);
             }
         }
         for kill in &self.kills {
             let at = Duration::from_secs_f64(kill.at * least);
             match kill.share {
-                None => scenario.operations.push((at, Operation::Kill(0))),
+                None => scenario.events.push((at, Event::Kill(SEED))),
                 Some(share) => {
                     let victims = chosen(share, seeds, nodes, &mut random);
-                    scenario.operations.extend(victims.into_iter().map(|node| (at, Operation::Kill(node))));
+                    scenario.events.extend(victims.into_iter().map(|node| (at, Event::Kill(node))));
                 }
             }
         }
@@ -243,8 +243,8 @@ impl FleetOptions {
 }
 
 /// So many of the nodes, each at most once.
-fn chosen(share: f64, seeds: usize, nodes: usize, random: &mut Random) -> Vec<usize> {
-    let mut all: Vec<usize> = (seeds..seeds + nodes).collect();
+fn chosen(share: f64, seeds: usize, nodes: usize, random: &mut Random) -> Vec<u32> {
+    let mut all: Vec<u32> = (seeds as u32..(seeds + nodes) as u32).collect();
     let count = (share * nodes as f64).round() as usize;
     for at in 0..count {
         let other = at + (random.part() * (nodes - at) as f64) as usize;

@@ -16,8 +16,10 @@ use crate::liars::Lied;
 /// Something that happens at a moment. Small and without pointers: there are millions of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    /// The scenario's operation of this index.
-    Operation(u32),
+    /// The scenario's event of this index.
+    Event(u32),
+    /// Two hosts have heard nothing of each other since they were cut off.
+    Silent { one: u32, other: u32, since: Moment },
     /// A node's picker is polled.
     Poll(u32),
     /// A node's picker may have something to do though nothing happened.

@@ -8,6 +8,8 @@ pub struct Report {
     /// How long each node took from its joining to the last piece; `None` for those that did not finish, those that
     /// lie, and the seed.
     pub finished: Vec<Option<Duration>>,
+    /// When the last of those nodes had the last piece, since the start.
+    pub last: Duration,
     /// The most pieces that each node that finished ever held behind the first one that it lacked.
     pub max_lags: Vec<u32>,
     /// What every node held at a time: the time since the start, then pieces held, and how many of them before the first one that lacked.

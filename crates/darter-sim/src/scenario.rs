@@ -1,13 +1,13 @@
-//! The language of scenarios: who is there, how they are connected, and what happens when.
+//! A fleet as the simulator has it: who is there, how they are connected, and with which constants they decide. What happens, and when,
+//! is told in the words of `darter-scenario`.
 
 use std::time::Duration;
 
 use darter_core::{Place, Rate};
+use darter_scenario::{Event, Lie};
 use darter_swarm::Tuning;
 
-use crate::liars::Lie;
-
-/// How long a reader in order stands still before its piece becomes urgent.
+/// How long a reader in order stands still before its piece becomes urgent: what an agent's stream says.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
 
 /// One node of a scenario.
@@ -19,7 +19,7 @@ pub struct NodeSpec {
     pub up: Rate,
     /// Its rate down.
     pub down: Rate,
-    /// When it joins; never by itself if `None` (an [`Operation::Join`] may still make it).
+    /// When it joins; never by itself if `None` (an [`Event::Join`] may still make it).
     pub joins: Option<Duration>,
     /// Whether it holds the blob from the start and only serves it: a further seed.
     pub holds: bool,
@@ -71,38 +71,6 @@ impl Default for Network {
     }
 }
 
-/// Something that happens to a fleet. Nodes are named by their index: zero is the seed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// A node starts, with what it held before if it was there already, and wants the blob.
-    Join(usize),
-    /// A node goes in good order: others know at once.
-    Leave(usize),
-    /// A node dies: others find out after a while.
-    Kill(usize),
-    /// Two nodes can't reach each other any more. The link of a node to the lead can't be cut.
-    Lose(usize, usize),
-    /// A node lies from now on.
-    Lie(usize, Lie),
-    /// A node's rates are divided by this.
-    SlowDown(usize, u32),
-    /// A node stops answering requests, though it stays connected.
-    Hang(usize),
-    /// Whoever leads dies.
-    KillLead,
-    /// The seed starts again with what it had on disk, and leads.
-    RestartSeed,
-    /// A reader in order starts at a node, at the given piece.
-    Read {
-        /// The node.
-        node: usize,
-        /// The first piece it reads.
-        from: u32,
-        /// How long it may stand still.
-        patience: Duration,
-    },
-}
-
 /// A fleet and what happens to it.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -112,7 +80,7 @@ pub struct Scenario {
     pub pieces: u32,
     /// Bytes in each piece.
     pub piece_bytes: u64,
-    /// How fast the origin sends; `None` means that the seed holds the blob from the start.
+    /// How fast the origin sends; `None` means that the seed holds the blob from the start, and that whoever leads reads it at once.
     pub origin: Option<Rate>,
     /// Cables and sockets.
     pub network: Network,
@@ -122,8 +90,10 @@ pub struct Scenario {
     pub sample_every: Option<Duration>,
     /// How long a node gathers new pieces before it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
     pub tell_lead_pause: Option<Duration>,
-    /// What happens, and when.
-    pub operations: Vec<(Duration, Operation)>,
+    /// What happens, and how long after the start.
+    pub events: Vec<(Duration, Event)>,
+    /// How long a reader in order stands still before its piece becomes urgent.
+    pub patience: Duration,
     /// The constants of picker and lead.
     pub tuning: Tuning,
     /// Whence all randomness comes.
@@ -146,25 +116,26 @@ impl Scenario {
             links: Vec::new(),
             sample_every: None,
             tell_lead_pause: None,
-            operations: Vec::new(),
+            events: Vec::new(),
+            patience: URGENT_AFTER,
             tuning: Tuning::default(),
             seed: 1,
             limit: Duration::from_secs(3600),
         }
     }
 
-    /// Has every node that joins by itself read the blob in order from then on, with the patience that an agent has for a stream.
+    /// Has every node that joins by itself read the blob in order from then on.
     pub fn read_in_order(&mut self) {
-        let joins = self.nodes.iter().enumerate().skip(1).filter_map(|(node, spec)| Some((node, spec.joins?)));
-        let reads = joins.map(|(node, at)| (at, Operation::Read { node, from: 0, patience: URGENT_AFTER }));
-        self.operations.extend(reads.collect::<Vec<_>>());
+        let joins = (0..).zip(&self.nodes).skip(1).filter_map(|(node, spec)| Some((node, spec.joins?)));
+        let reads = joins.map(|(node, at)| (at, Event::Read { node, from: 0 }));
+        self.events.extend(reads.collect::<Vec<_>>());
     }
 
     /// Has a node lie from the start.
-    pub fn lie(&mut self, node: usize, lie: Lie) {
-        self.operations.push((Duration::ZERO, Operation::Lie(node, lie)));
-        if lie == Lie::Vanish {
-            self.operations.push((self.least_time() / 2, Operation::Kill(node)));
+    pub fn lie(&mut self, node: u32, how: Lie) {
+        self.events.push((Duration::ZERO, Event::Lie { node, how }));
+        if how == Lie::Vanish {
+            self.events.push((self.least_time() / 2, Event::Kill(node)));
         }
     }
 

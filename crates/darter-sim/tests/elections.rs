@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_core::{NodeId, Rate, rendezvous};
-use darter_sim::{BLOB, Fleet, Operation, Report, Scenario, id_of};
+use darter_sim::{BLOB, Event, Fleet, Report, Scenario, id_of};
 use darter_swarm::{Found, Leader, Leadership, Loss, Step};
 
 fn megabytes(rate: u64) -> Rate {
@@ -44,7 +44,7 @@ fn agent_asks(me: NodeId, others: &[NodeId]) -> Option<NodeId> {
 fn a_member_whose_lead_dies_is_served_by_the_one_that_agents_choose() {
     for nodes in [3, 8, 14] {
         let mut scenario = read(nodes);
-        scenario.operations = vec![(Duration::from_millis(1200), Operation::KillLead)];
+        scenario.events = vec![(Duration::from_millis(1200), Event::KillLead {})];
         let report = run(&scenario);
         let ids: Vec<NodeId> = (1..=nodes as u32).map(id_of).collect();
         let others = |me: NodeId| ids.iter().copied().filter(|id| *id != me).collect::<Vec<_>>();
@@ -59,7 +59,7 @@ fn a_member_whose_lead_dies_is_served_by_the_one_that_agents_choose() {
 #[test]
 fn leads_that_die_one_after_the_other_are_followed_by_the_next_in_rank() {
     let mut scenario = read(8);
-    scenario.operations = [800, 1400, 2000].map(|at| (Duration::from_millis(at), Operation::KillLead)).to_vec();
+    scenario.events = [800, 1400, 2000].map(|at| (Duration::from_millis(at), Event::KillLead {})).to_vec();
     let report = run(&scenario);
     let ids: Vec<NodeId> = (1..=8).map(id_of).collect();
     let leads: Vec<NodeId> = report.elected.iter().map(|(_, node)| id_of(*node as u32)).collect();
@@ -70,7 +70,7 @@ fn leads_that_die_one_after_the_other_are_followed_by_the_next_in_rank() {
 fn in_a_swarm_whose_members_know_few_others_most_come_to_one_lead_which_reads_the_rest_once() {
     let with_one_lead = (1..=5).filter(|seed| {
         let mut scenario = Scenario { seed: *seed, ..read(300) };
-        scenario.operations = vec![(Duration::from_millis(1200), Operation::KillLead)];
+        scenario.events = vec![(Duration::from_millis(1200), Event::KillLead {})];
         let report = run(&scenario);
         let pieces = u64::from(scenario.pieces);
         // Views that differ cost a copy of what is lacking.
@@ -83,7 +83,7 @@ fn in_a_swarm_whose_members_know_few_others_most_come_to_one_lead_which_reads_th
 #[test]
 fn a_newcomer_without_a_seed_finds_who_leads() {
     let mut scenario = read(6);
-    scenario.operations = vec![(Duration::from_millis(500), Operation::KillLead)];
+    scenario.events = vec![(Duration::from_millis(500), Event::KillLead {})];
     scenario.nodes[6].joins = Some(Duration::from_millis(1500));
     let report = run(&scenario);
     assert_eq!(report.elected.len(), 1, "{:?}", report.elected);
@@ -94,7 +94,7 @@ fn what_a_node_that_is_done_holds_is_not_read_again_when_the_lead_dies() {
     let mut scenario = read(3);
     scenario.nodes[2].joins = Some(Duration::from_secs(30));
     scenario.nodes[3].joins = Some(Duration::from_secs(30));
-    scenario.operations = vec![(Duration::from_millis(30_500), Operation::KillLead)];
+    scenario.events = vec![(Duration::from_millis(30_500), Event::KillLead {})];
     let report = run(&scenario);
     assert_eq!(report.origin_pieces, u64::from(scenario.pieces));
 }

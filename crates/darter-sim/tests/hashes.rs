@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_core::Rate;
-use darter_sim::{Fleet, Operation, Report, Scenario};
+use darter_sim::{Event, Fleet, Report, Scenario};
 
 /// Pieces of each blob here: more than a list that every newcomer is given.
 const PIECES: u32 = 128;
@@ -49,7 +49,7 @@ fn in_a_large_swarm_hashes_cost_the_seed_little_whether_it_holds_the_blob_or_rea
 #[test]
 fn when_the_lead_of_a_large_swarm_dies_while_it_reads_everybody_finishes() {
     let mut scenario = read(150);
-    scenario.operations = vec![(Duration::from_millis(700), Operation::KillLead)];
+    scenario.events = vec![(Duration::from_millis(700), Event::KillLead {})];
     let report = run(&scenario, Duration::ZERO);
     assert!(report.origin_pieces < u64::from(PIECES) * 5 / 4, "{} pieces read", report.origin_pieces);
     assert!(lists(&report) <= 100.0, "{} lists", lists(&report));
@@ -64,7 +64,7 @@ fn a_swarm_that_becomes_large_or_small_while_the_origin_is_read_finishes() {
     }
     run(&grows, half);
     let mut shrinks = read(80);
-    shrinks.operations = (21..=80).map(|node| (half, Operation::Leave(node))).collect();
+    shrinks.events = (21..=80).map(|node| (half, Event::Leave(node))).collect();
     run(&shrinks, Duration::ZERO);
 }
 

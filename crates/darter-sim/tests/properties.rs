@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use darter_core::{Place, Rate};
-use darter_sim::{Fleet, Lie, NodeSpec, Operation, Scenario};
+use darter_sim::{Clock, Event, Fleet, Lie, NodeSpec, SEED, Scenario};
 use proptest::prelude::*;
 
 fn node() -> impl Strategy<Value = NodeSpec> {
@@ -18,49 +18,57 @@ fn node() -> impl Strategy<Value = NodeSpec> {
     })
 }
 
-fn operation(nodes: usize) -> impl Strategy<Value = Operation> {
-    let any = 1..=nodes;
+fn event(nodes: usize) -> impl Strategy<Value = Event> {
+    let any = 1..=nodes as u32;
     prop_oneof![
-        3 => any.clone().prop_map(Operation::Join),
-        2 => any.clone().prop_map(Operation::Leave),
-        2 => any.clone().prop_map(Operation::Kill),
-        2 => (any.clone(), any.clone()).prop_map(|(one, other)| Operation::Lose(one, other)),
+        3 => any.clone().prop_map(Event::Join),
+        2 => any.clone().prop_map(Event::Leave),
+        2 => any.clone().prop_map(Event::Kill),
+        2 => (0..=nodes as u32, any.clone()).prop_map(|(one, other)| Event::Cut(one, other)),
         3 => (any.clone(), prop::sample::select(Lie::ALL.as_slice()))
-            .prop_map(|(node, (lie, _))| Operation::Lie(node, lie)),
-        2 => (any.clone(), 2_u32..5).prop_map(|(node, by)| Operation::SlowDown(node, by)),
-        1 => Just(Operation::KillLead),
-        1 => Just(Operation::RestartSeed),
-        2 => (any, 0_u32..40, 0_u64..1500).prop_map(|(node, from, patience)| Operation::Read {
-            node,
-            from,
-            patience: Duration::from_millis(patience),
-        }),
+            .prop_map(|(node, (how, _))| Event::Lie { node, how }),
+        2 => (any.clone(), 2_u32..5).prop_map(|(node, by)| Event::Slow { node, by }),
+        2 => (0..=nodes as u32, any.clone()).prop_map(|(one, other)| Event::Heal(one, other)),
+        1 => any.clone().prop_map(Event::Corrupt),
+        1 => (any.clone(), any.clone()).prop_map(|(from, to)| Event::Flip(from, to)),
+        1 => any.clone().prop_map(Event::FullDisk),
+        1 => (any.clone(), 1_u32..100)
+            .prop_map(|(node, by)| Event::Jump { node, clock: Clock::Monotonic, by: by.into() }),
+        1 => Just(Event::KillLead {}),
+        1 => Just(Event::Join(SEED)),
+        2 => (any, 0_u32..40).prop_map(|(node, from)| Event::Read { node, from }),
     ]
 }
 
-/// Nobody who may come to lead lies: leads that do are not simulated.
-fn lie_only_while_the_seed_leads(operations: &mut Vec<(Duration, Operation)>) {
-    if operations.iter().any(|(_, what)| *what == Operation::KillLead) {
-        operations.retain(|(_, what)| !matches!(what, Operation::Lie(..)));
+/// Nobody who may come to lead lies, or has a disk that is full or rotten: leads that do are not simulated.
+fn lie_only_while_the_seed_leads(events: &mut Vec<(Duration, Event)>) {
+    let needs_another = |what: &Event| matches!(what, Event::KillLead {} | Event::Cut(SEED, _));
+    if events.iter().any(|(_, what)| needs_another(what)) {
+        events.retain(|(_, what)| !matches!(what, Event::Lie { .. } | Event::Corrupt(_) | Event::FullDisk(_)));
+    }
+    // One with a full disk asks by name alone; what it wishes of a lead that has put it aside for wrong pieces is not simulated.
+    if events.iter().any(|(_, what)| matches!(what, Event::FullDisk(_))) {
+        events.retain(|(_, what)| !matches!(what, Event::Corrupt(_) | Event::Flip(..)));
     }
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
     (2_usize..9).prop_flat_map(|nodes| {
-        let operations =
-            prop::collection::vec(((0_u64..6000).prop_map(Duration::from_millis), operation(nodes)), 0..12);
+        let events = prop::collection::vec(((0_u64..6000).prop_map(Duration::from_millis), event(nodes)), 0..12);
         let origin =
             prop::option::of((1_u64..30).prop_map(|rate| Rate::from_bytes_per_second(rate * 1_000_000).unwrap()));
         let specs = prop::collection::vec(node(), nodes + 1);
-        (specs, operations, origin, 1_u32..150, any::<u64>()).prop_map(
-            |(nodes, mut operations, origin, pieces, seed)| {
-                lie_only_while_the_seed_leads(&mut operations);
+        let patience = (0_u64..1500).prop_map(Duration::from_millis);
+        (specs, events, origin, 1_u32..150, any::<u64>(), patience).prop_map(
+            |(nodes, mut events, origin, pieces, seed, patience)| {
+                lie_only_while_the_seed_leads(&mut events);
                 let rate = Rate::from_bytes_per_second(1_000_000).unwrap();
                 Scenario {
                     nodes,
-                    operations,
+                    events,
                     origin,
                     seed,
+                    patience,
                     // Slowed down several times over, a node gets little.
                     limit: Duration::from_secs(1800),
                     ..Scenario::equal(0, pieces, 256 << 10, rate)
@@ -77,10 +85,10 @@ proptest! {
     fn whatever_happens_everybody_who_stays_ends_with_right_bytes_read_once(scenario in scenario()) {
         let report = Fleet::new(&scenario).run();
         prop_assert_eq!(&report.unfinished, &Vec::<usize>::new(), "everybody who stays finishes");
-        // Who is slow or lies is waited for a little, and so is who stands still for a lead that takes over.
-        let is_waited_for =
-            |what: &Operation| matches!(what, Operation::SlowDown(..) | Operation::Lie(..) | Operation::KillLead);
-        if !scenario.operations.iter().any(|(_, what)| is_waited_for(what)) {
+        // Who is slow or lies is waited for a little, and so is who stands still for a lead that takes over. Whoever is cut off, or gave
+        // something wrong, is as good as away to others.
+        let is_waited_for = |what: &Event| !matches!(what, Event::Join(_) | Event::Leave(_) | Event::Kill(_) | Event::Read { .. });
+        if !scenario.events.iter().any(|(_, what)| is_waited_for(what)) {
             prop_assert_eq!(report.origin_needless, 0, "the origin is asked for nothing that somebody holds");
         }
         prop_assert_eq!(&report, &Fleet::new(&scenario).run(), "the same seed gives the same run");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_core::{Place, Rate};
-use darter_sim::{Fleet, Lie, Operation, Report, Scenario, SharedLink};
+use darter_sim::{Event, Fleet, Lie, Report, Scenario, SharedLink};
 
 fn megabytes(rate: u64) -> Rate {
     Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
@@ -98,7 +98,7 @@ fn a_node_that_comes_when_everybody_holds_everything_gets_little_twice() {
 #[test]
 fn one_slow_node_does_not_slow_the_others() {
     let mut scenario = eight();
-    scenario.operations = vec![(Duration::ZERO, Operation::SlowDown(8, 8))];
+    scenario.events = vec![(Duration::ZERO, Event::Slow { node: 8, by: 8 })];
     let report = run(&scenario);
     let bound = eight().least_time().as_secs_f64();
     for node in 1..8 {
@@ -109,10 +109,10 @@ fn one_slow_node_does_not_slow_the_others() {
 
 #[test]
 fn a_holder_that_turns_slow_or_hangs_never_decides() {
-    for trouble in [Operation::SlowDown(3, 50), Operation::Hang(3)] {
+    for trouble in [Event::Slow { node: 3, by: 50 }, Event::Lie { node: 3, how: Lie::Silent }] {
         let mut scenario = eight();
         scenario.nodes[3].down = megabytes(25);
-        scenario.operations = vec![(Duration::from_secs(6), trouble)];
+        scenario.events = vec![(Duration::from_secs(6), trouble)];
         let report = Fleet::new(&scenario).run();
         let bound = scenario.least_time().as_secs_f64();
         for node in [1, 2, 4, 5, 6, 7, 8] {
@@ -151,8 +151,7 @@ fn a_seed_of_its_own_rack_sends_each_piece_once_into_each_other_rack() {
 fn when_the_lead_dies_one_member_reads_the_tail_once() {
     let mut scenario = eight();
     scenario.origin = Some(megabytes(25));
-    scenario.operations =
-        vec![(Duration::from_secs_f64(0.6 * scenario.least_time().as_secs_f64()), Operation::KillLead)];
+    scenario.events = vec![(Duration::from_secs_f64(0.6 * scenario.least_time().as_secs_f64()), Event::KillLead {})];
     let report = run(&scenario);
     // What only the dead seed had has to be read again, and little more than that.
     assert!(copies(report.origin_pieces, &scenario) <= 1.05);
@@ -253,7 +252,7 @@ fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
 }
 
 /// Eight nodes, of which so many lie in this way: the honest ones' last over T*.
-fn among_eight(lie: Lie, liars: usize, origin: Option<Rate>) -> f64 {
+fn among_eight(lie: Lie, liars: u32, origin: Option<Rate>) -> f64 {
     let mut scenario = Scenario { origin, ..eight() };
     for node in 0..liars {
         scenario.lie(8 - node, lie);

@@ -219,7 +219,7 @@ fn warm_up(scenario: &Scenario, kind: Kind) -> Result<()> {
     let mut short = scenario.clone();
     short.size_kib = WARM_UP_KIB.min(scenario.size_kib);
     short.blobs = 1;
-    short.kill.clear();
+    short.events.clear();
     short.arrive_every = 0.0;
     let content = Content::of(&short)?;
     race(&short, &content, kind).with_context(|| format!("warm up {kind}")).map(drop)

@@ -103,7 +103,7 @@ impl Kind {
     /// Why it does not get to the end of this scenario, if it does not.
     pub fn unfit(self, scenario: &Scenario) -> Option<&'static str> {
         match self {
-            Self::Chain if !scenario.kill.is_empty() => Some("it kills somebody, and a chain breaks there"),
+            Self::Chain if !scenario.events.is_empty() => Some("it kills somebody, and a chain breaks there"),
             kind if kind.is_pull() && !scenario.layers => {
                 Some("its content is no image, and engines pull nothing else")
             }

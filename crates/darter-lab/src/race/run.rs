@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use darter_core::{Clock, SystemClock};
-use darter_scenario::Scenario;
+use darter_scenario::{Event, Scenario};
 
 use crate::link::Traffic;
 use crate::race::account::{Ledger, MachineTime};
@@ -57,6 +57,7 @@ impl Meters {
 
 /// Runs one method over one scenario, on hosts of their own.
 pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
+    let kills = kills(scenario)?;
     let course = Course::build(scenario, content)?;
     let mut method = kind.start(&course).with_context(|| format!("start {kind}"))?;
     // Each node stores the content, once or twice, and so does the seed.
@@ -66,7 +67,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let mut ledger = Ledger::open(&method.processes());
     let machine = MachineTime::now()?;
     reserve.free_within(Duration::from_secs_f64(scenario.bound()?.max(MIN_FREEING)));
-    let runners = run(&course, method.as_mut(), &mut ledger)?;
+    let runners = run(&course, kills, method.as_mut(), &mut ledger)?;
     let busy = MachineTime::now()?.busy_since(machine);
     ledger.look(&method.processes());
     let after = Meters::read(&course)?;
@@ -111,13 +112,18 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     Ok(row)
 }
 
-fn run(course: &Course<'_>, method: &mut dyn Method, ledger: &mut Ledger) -> Result<Vec<Runner>> {
+fn run(
+    course: &Course<'_>,
+    mut kills: Vec<(Duration, u32)>,
+    method: &mut dyn Method,
+    ledger: &mut Ledger,
+) -> Result<Vec<Runner>> {
     let scenario = course.scenario;
     let bound = scenario.bound()?;
     let give_up = (bound * GIVE_UP_FACTOR).max(GIVE_UP_FLOOR);
     let sample = SAMPLE * scenario.blobs.div_ceil(BLOBS_A_SAMPLE);
     let mut runners = vec![Runner::default(); course.nodes.len()];
-    let mut kills = scenario.kill.clone();
+    let arrivals = (0..runners.len()).map(|node| scenario.arrival(node)).collect::<Result<Vec<_>>>()?;
     let clock = SystemClock::start();
     let start = clock.now();
     let mut sampled = None;
@@ -125,18 +131,19 @@ fn run(course: &Course<'_>, method: &mut dyn Method, ledger: &mut Ledger) -> Res
         let now = clock.now().since(start);
         let seconds = now.as_secs_f64();
         for (node, runner) in runners.iter_mut().enumerate() {
-            if runner.begun.is_none() && scenario.arrival(node) <= now {
+            if runner.begun.is_none() && arrivals[node] <= now {
                 runner.begun = Some(clock.now().since(start).as_secs_f64());
                 method.begin(node)?;
             }
         }
-        kills.retain(|kill| {
-            let due = seconds >= kill.at * bound;
+        kills.retain(|(at, node)| {
+            let due = now >= *at;
             if due {
                 // A victim's costs end here, and are not forgotten.
                 ledger.look(&method.processes());
-                method.kill((kill.node as usize).checked_sub(1));
-                if let Some(node) = (kill.node as usize).checked_sub(1) {
+                let victim = (*node as usize).checked_sub(1);
+                method.kill(victim);
+                if let Some(node) = victim {
                     runners[node].killed = runners[node].finished.is_none();
                 }
             }
@@ -155,6 +162,20 @@ fn run(course: &Course<'_>, method: &mut dyn Method, ledger: &mut Ledger) -> Res
         }
         thread::sleep(GLANCE);
     }
+}
+
+/// When whom dies.
+///
+/// # Errors
+/// For events that only virtual time can play.
+fn kills(scenario: &Scenario) -> Result<Vec<(Duration, u32)>> {
+    let kill = |(at, event)| match event {
+        Event::Kill(node) => Ok((at, node)),
+        other => {
+            bail!("the laboratory kills and has nodes come late; `{}` is for cargo sim {}", other.word(), scenario.name)
+        }
+    };
+    scenario.timeline()?.into_iter().map(kill).collect()
 }
 
 /// Looks at who runs; notes how far each is when `samples`.

@@ -18,7 +18,7 @@ rate = "25mbit"
 seed_rate = "25mbit"
 origin_rate = "50mbit"
 rack = { rate = "25mbit" }
-kill = [{ node = 1, at = 0.1 }]
+events = [{ at = "10%", kill = 1 }]
 goal = { last_over_bound = 1000.0, seed_copies = 0.5 }
 "#;
 

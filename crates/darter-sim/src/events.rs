@@ -1,0 +1,262 @@
+//! What the events of a scenario do to a fleet: processes that start and die, ways that are cut, bits that flip, disks that fill,
+//! clocks that jump. Nodes that lie are in `liars`.
+//!
+//! Hosts that are cut off from each other are told by nobody: what they say to each other lies on the way, and is there at once when
+//! the cut is healed. After [`SILENCE`] each gives the other up, as an agent does with a silent connection, and what lay on the way is
+//! lost. The tracker's notices, which take no time here, pass in the meantime.
+//!
+//! Dates decide nothing here, so that a wall clock that jumps does nothing. A monotonic clock that jumps is that of one node: every pause
+//! by which it chooses pieces and tells news ends. A lead's books go by the fleet's time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceIndex};
+use darter_scenario::{Clock, Event as Happening, Lie, SEED};
+use darter_swarm::{Event, Leader, Start};
+
+use crate::fleet::Fleet;
+use crate::hashes::Mail;
+use crate::node::{Passing, id_of, index_of};
+use crate::queue::What;
+
+/// How long nothing is heard before a host is given up, as on an agent's control channels.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that a node whose disk is full keeps in memory, as an agent does.
+const WINDOW: u64 = 32 << 20;
+
+/// Where nothing passes, or not what was sent.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    /// Pairs of nodes, the lesser first.
+    cuts: BTreeMap<(u32, u32), Cut>,
+    /// Senders and receivers between which the next piece is not what was sent.
+    flips: BTreeSet<(u32, u32)>,
+}
+
+#[derive(Debug)]
+struct Cut {
+    since: Moment,
+    /// Whether they were neighbours.
+    linked: bool,
+    /// What lies on the way.
+    under_way: Vec<What>,
+}
+
+fn pair(one: u32, other: u32) -> (u32, u32) {
+    (one.min(other), one.max(other))
+}
+
+/// Between whom something is on its way, if it is.
+fn ends(what: &What, mail: &Mail) -> Option<(u32, u32)> {
+    match *what {
+        What::Request { to, from, .. } | What::Ask { to, from, .. } | What::Cancel { to, from, .. } => Some((from, to)),
+        What::Letter(at) => mail.ends(at),
+        What::Arrived(arrival) => Some((arrival.from, arrival.to)),
+        _ => None,
+    }
+}
+
+impl Fleet {
+    /// The scenario's event of this index happens.
+    pub(crate) fn event(&mut self, at: usize) {
+        self.events_left -= 1;
+        match self.events[at].1 {
+            Happening::Join(SEED) => self.restart_seed(),
+            Happening::Join(node) => self.join(node),
+            Happening::Leave(node) => {
+                self.kill(node);
+                self.noticed(node);
+            }
+            Happening::Kill(node) => self.kill(node),
+            Happening::KillLead {} => {
+                if let Some(leader) = self.most_followed() {
+                    self.kill(leader);
+                }
+            }
+            Happening::Cut(one, other) => self.cut(one, other),
+            Happening::Heal(one, other) => self.heal(one, other),
+            Happening::Slow { node, by } => {
+                let node = &mut self.nodes[node as usize];
+                node.up /= f64::from(by.max(1));
+                node.down /= f64::from(by.max(1));
+            }
+            Happening::Lie { node, how } => self.lie(node as usize, how),
+            Happening::Corrupt(node) => {
+                let node = &mut self.nodes[node as usize];
+                node.rotten = node.picker.held().clone();
+            }
+            Happening::Flip(from, to) => {
+                self.troubles.flips.insert((from, to));
+            }
+            Happening::FullDisk(node) => self.fill_disk(node),
+            Happening::Jump { clock: Clock::Wall, .. } => {}
+            Happening::Jump { node, clock: Clock::Monotonic, by } => {
+                self.nodes[node as usize].ahead += Duration::from_secs_f64(by.max(0.0));
+                self.poll_soon(node);
+                self.tell_soon(node);
+            }
+            // Of a node whose disk is full everything is read by another already.
+            Happening::Read { node, .. } if self.nodes[node as usize].passing.is_some() => {}
+            Happening::Read { node, from } => {
+                self.nodes[node as usize].reader = Some(PieceIndex(from));
+                self.move_reader(node);
+            }
+        }
+    }
+
+    /// The node that most follow.
+    fn most_followed(&self) -> Option<u32> {
+        let leads = self.nodes.iter().filter(|node| node.alive && node.leadership.leader() == Leader::Me);
+        let followers =
+            |lead: NodeId| self.nodes.iter().filter(|node| node.leadership.following() == Some(lead)).count();
+        leads
+            .max_by_key(|node| (followers(node.id), std::cmp::Reverse(index_of(node.id))))
+            .map(|node| index_of(node.id))
+    }
+
+    /// The seed leads again: those who follow no seed come to it.
+    fn restart_seed(&mut self) {
+        if !self.start_up(SEED) {
+            return;
+        }
+        self.lead_by(SEED, Start::TakeOver);
+        for index in 1..self.nodes.len() as u32 {
+            self.seed_came(index);
+        }
+    }
+
+    /// A node reaches the seed, which leads.
+    fn seed_came(&mut self, index: u32) {
+        let is_cut = self.is_cut(index, SEED);
+        let node = &mut self.nodes[index as usize];
+        let is_complete = node.picker.is_complete();
+        if !node.alive || is_cut || !node.leadership.seed_came(id_of(SEED), |lead| lead == id_of(SEED)) {
+            return;
+        }
+        if is_complete {
+            self.count_in(index, SEED);
+        } else {
+            self.join_lead(index, SEED);
+        }
+    }
+
+    pub(crate) fn is_cut(&self, one: u32, other: u32) -> bool {
+        !self.troubles.cuts.is_empty() && self.troubles.cuts.contains_key(&pair(one, other))
+    }
+
+    /// What happens of this now: nothing if it is on its way between hosts that are cut off from each other.
+    pub(crate) fn passes(&mut self, what: What) -> Option<What> {
+        if self.troubles.cuts.is_empty() {
+            return Some(what);
+        }
+        let cut = ends(&what, &self.mail).and_then(|(from, to)| self.troubles.cuts.get_mut(&pair(from, to)));
+        let Some(cut) = cut else { return Some(what) };
+        cut.under_way.push(what);
+        None
+    }
+
+    fn cut(&mut self, one: u32, other: u32) {
+        if one == other || self.is_cut(one, other) {
+            return;
+        }
+        let linked = self.nodes[one as usize].links.contains(&other);
+        let cut = Cut { since: self.now, linked, under_way: Vec::new() };
+        self.troubles.cuts.insert(pair(one, other), cut);
+        self.queue.push(self.now + SILENCE, What::Silent { one, other, since: self.now });
+    }
+
+    /// Two hosts have heard nothing of each other for as long as that means something.
+    pub(crate) fn fell_silent(&mut self, one: u32, other: u32, since: Moment) {
+        let cut = self.troubles.cuts.get_mut(&pair(one, other)).filter(|cut| cut.since == since);
+        let Some(cut) = cut else { return };
+        for lost in std::mem::take(&mut cut.under_way) {
+            match lost {
+                What::Arrived(arrival) => self.not_delivered(arrival.from, arrival.to, PieceIndex(arrival.piece)),
+                What::Letter(at) => self.mail.lose(at),
+                _ => {}
+            }
+        }
+        for (node, peer) in [(one, other), (other, one)] {
+            self.unlink(node, peer);
+            self.dial_fails(node, peer);
+        }
+        for (node, peer) in [(one, other), (other, one)] {
+            self.member_left(node, id_of(peer));
+            self.lose_lead(node, id_of(peer));
+        }
+    }
+
+    fn heal(&mut self, one: u32, other: u32) {
+        let Some(cut) = self.troubles.cuts.remove(&pair(one, other)) else { return };
+        for what in cut.under_way {
+            self.queue.push(self.now, what);
+        }
+        for (node, peer) in [(one, other), (other, one)] {
+            if cut.linked {
+                self.link(node, peer);
+            }
+            let held = self.nodes[peer as usize].picker.held();
+            if self.nodes[peer as usize].leadership.following() == Some(id_of(node)) {
+                let (held, now) = (held.iter().collect::<Vec<_>>(), self.now);
+                self.with_lead(node, |lead| lead.have(id_of(peer), &held, now));
+            }
+        }
+        if self.nodes[SEED as usize].alive && one.min(other) == SEED {
+            self.seed_came(one.max(other));
+        }
+    }
+
+    /// Whether what arrived is not what its hash says.
+    pub(crate) fn is_wrong(&mut self, from: u32, to: u32, piece: PieceIndex) -> bool {
+        let sender = &self.nodes[from as usize];
+        let is_wrong = sender.lie == Some(Lie::Wrong) || sender.rotten.contains(piece);
+        self.troubles.flips.remove(&(from, to)) || is_wrong
+    }
+
+    /// A process that starts hashes what lies on its disk before it uses it.
+    pub(crate) fn check_disk(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        let (rotten, passing) = (std::mem::take(&mut node.rotten), node.passing.take());
+        let is_full = passing.is_some();
+        let Passing { aside, forgotten } = passing.unwrap_or_default();
+        for piece in rotten.iter().chain(aside).chain(forgotten.iter()) {
+            self.tell(index, Event::Lost { piece });
+        }
+        if is_full {
+            self.fill_disk(index);
+        }
+    }
+
+    /// A node's disk takes nothing more: what comes passes through its memory, and it fetches no more than its reader needs.
+    fn fill_disk(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        node.passing = Some(Passing::default());
+        node.reader = Some(PieceIndex(0));
+        self.tell(index, Event::Wants(false));
+        self.move_reader(index);
+    }
+
+    /// How many pieces a node's reader needs at once.
+    pub(crate) fn pieces_ahead(&self, index: u32) -> u32 {
+        let passes = self.nodes[index as usize].passing.is_some();
+        if passes { ((WINDOW / self.piece_bytes / 2) as u32).max(2) } else { 1 }
+    }
+
+    /// A node whose disk is full has got a piece, and forgets what its reader is past when there is too much. Who leads forgets nothing:
+    /// agents wait for their members there.
+    pub(crate) fn pass_through(&mut self, index: u32, piece: PieceIndex) {
+        let most = (WINDOW / self.piece_bytes).max(4) as usize;
+        let node = &mut self.nodes[index as usize];
+        let Some(passing) = node.passing.as_mut().filter(|_| node.leading.is_none()) else { return };
+        passing.aside.push_back(piece);
+        let stands = node.reader.unwrap_or(PieceIndex(u32::MAX));
+        while passing.aside.len() > most
+            && let Some(at) = passing.aside.iter().position(|aside| *aside < stands)
+            && let Some(past) = passing.aside.remove(at)
+        {
+            passing.forgotten.insert(past);
+        }
+    }
+}
