@@ -1,5 +1,6 @@
 //! An agent among peers that the test plays over real connections, for moments that no real fleet brings about at will; and a fleet
-//! too large for the lead to tell everybody everything. Two agents and a web server, for who may have whose bytes.
+//! too large for the lead to tell everybody everything. Two agents and a web server, for who may have whose bytes. Fleets in
+//! memory and virtual time, and whatever can happen to them (`stories`).
 
 mod another_user;
 mod apart;
@@ -30,6 +31,7 @@ mod reopened;
 mod seed;
 mod slow;
 mod start_over;
+mod stories;
 mod this_host;
 mod turns;
 mod two_seeds;

@@ -1,195 +1,147 @@
-//! Fleets in memory: agents as they are, over a network, an origin and stores that touch no socket, in virtual time. A minute's
-//! silence takes no longer than it takes to tell.
+//! Fleets in memory, whose story goes on as what they say of themselves goes on: agents as they are, over a network, an origin and stores
+//! that touch no socket, in virtual time. A minute's silence takes no longer than it takes to tell. Stories that are told beforehand are
+//! in `stories`.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Clock, Moment, Source};
-use darter_node::options::Role;
-use darter_node::{Agent, Options};
-use darter_origin::MemOrigin;
-use darter_store::{MemStore, StoreConfig};
-use darter_wire::{Cuts, MemNetwork};
-use futures_util::StreamExt as _;
+use darter_store::{Store as _, threads};
+use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::seed;
+use crate::stories::world::{Content, SEED, World, fetches, ip};
 
 /// Long in virtual time.
 const AT_LAST: Duration = Duration::from_secs(120);
 
-const SEED: u8 = 1;
-
-/// The runtime's time, which a test may have paused.
-#[derive(Clone, Copy)]
-struct Virtual(Instant);
-
-impl Clock for Virtual {
-    fn now(&self) -> Moment {
-        Moment::ZERO + self.0.elapsed()
+/// A seed and nodes that join it.
+async fn fleet(nodes: impl IntoIterator<Item = u8>) -> World {
+    let mut world = World::new();
+    world.starts(SEED, |_| {}).await;
+    for host in nodes {
+        world.starts(host, |_| {}).await;
     }
-
-    fn unix(&self) -> u64 {
-        1
-    }
+    world
 }
 
-/// Agents by the last number of their hosts' addresses.
-struct Fleet {
-    network: MemNetwork,
-    cuts: Cuts,
-    origin: MemOrigin,
-    clock: Virtual,
-    agents: HashMap<u8, Agent>,
-    dirs: Vec<TempDir>,
+async fn fetch(world: &World, host: u8, content: &Content) {
+    let fetched = timeout(AT_LAST, fetches(world.agent(host).clone(), content.clone(), 0)).await.expect("it comes");
+    fetched.unwrap_or_else(|error| panic!("host {host}: {error}"));
 }
 
-impl Fleet {
-    /// A seed and nodes that join it.
-    async fn of(nodes: impl IntoIterator<Item = u8>) -> Self {
-        let mut fleet = Self {
-            network: MemNetwork::new(),
-            cuts: Cuts::new(),
-            origin: MemOrigin::new(),
-            clock: Virtual(Instant::now()),
-            agents: HashMap::new(),
-            dirs: Vec::new(),
-        };
-        fleet.start(SEED, |options| options.role = Role::Seed).await;
-        for host in nodes {
-            fleet.joins(host).await;
+async fn until(world: &World, what: &str, mut is: impl FnMut(&World) -> bool) {
+    let met = async {
+        while !is(world) {
+            sleep(Duration::from_millis(100)).await;
         }
-        fleet
-    }
+    };
+    timeout(AT_LAST, met).await.expect(what);
+}
 
-    async fn joins(&mut self, host: u8) {
-        self.start(host, |options| options.join = vec![format!("10.0.0.{SEED}:7400")]).await;
-    }
+fn peers(world: &World, host: u8) -> usize {
+    world.agent(host).status().peers.len()
+}
 
-    async fn start(&mut self, host: u8, configure: impl FnOnce(&mut Options)) {
-        let (ip, dir) = ([10, 0, 0, host], TempDir::new().unwrap());
-        let mut options = Options { listen: Some((ip, 7400).into()), ..seed::node(dir.path(), Vec::new()) };
-        options.labels.insert("host".to_owned(), format!("host-{host}"));
-        configure(&mut options);
-        let agent = Agent::builder(options)
-            .transport(self.cuts.on(ip, self.network.host(ip)))
-            .origin(self.origin.clone())
-            .store(MemStore::new(&StoreConfig::new(Arc::new(|| 1))))
-            .clock(self.clock);
-        self.agents.insert(host, agent.start().await.unwrap());
-        self.dirs.push(dir);
-    }
+fn has_seed(world: &World, host: u8) -> bool {
+    world.agent(host).status().seeds.iter().any(|seed| seed.up)
+}
 
-    async fn leaves(&mut self, host: u8) {
-        self.agents.remove(&host).unwrap().drain().await;
-    }
-
-    /// Content that the origin has from now on.
-    fn publish(&self, name: &str, length: usize) -> (Source, Vec<u8>) {
-        let bytes: Vec<u8> = (0..length).map(|at| (at * 31 + at / 251 + name.len()) as u8).collect();
-        let (source, _) = Source::from_url(format!("http://origin.lab/{name}").parse().unwrap(), &[], None);
-        self.origin.put(&source, bytes.clone());
-        (source, bytes)
-    }
-
-    async fn fetches(&self, host: u8, (source, content): &(Source, Vec<u8>)) {
-        let read = async {
-            let download = self.agents[&host].open(source.clone(), Default::default()).await.unwrap();
-            let (mut stream, mut read) = (download.stream(None), Vec::new());
-            while let Some(bytes) = stream.next().await {
-                read.extend_from_slice(&bytes.unwrap());
-            }
-            read
-        };
-        let read = timeout(AT_LAST, read).await.expect("it comes");
-        assert!(read == *content, "host {host}");
-    }
-
-    async fn until(&self, what: &str, mut is: impl FnMut(&Self) -> bool) {
-        let met = async {
-            while !is(self) {
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
-        timeout(AT_LAST, met).await.expect(what);
-    }
-
-    fn peers(&self, host: u8) -> usize {
-        self.agents[&host].status().peers.len()
-    }
-
-    fn has_seed(&self, host: u8) -> bool {
-        self.agents[&host].status().seeds.iter().any(|seed| seed.up)
-    }
-
-    fn read_from_origin(&self, host: u8) -> u64 {
-        self.agents[&host].status().traffic.from_origin
-    }
+fn read_from_origin(world: &World, host: u8) -> u64 {
+    world.agent(host).status().traffic.from_origin
 }
 
 #[tokio::test(start_paused = true)]
 async fn nodes_join_fetch_by_way_of_each_other_and_leave() {
-    let mut fleet = Fleet::of(2..=5).await;
-    let content = fleet.publish("model", 3_000_000);
-    futures_util::future::join_all((2..=5).map(|host| fleet.fetches(host, &content))).await;
-    assert_eq!(fleet.origin.bytes_read(&content.0), 3_000_000, "read once for all");
-    let seed = fleet.agents[&SEED].status().traffic;
+    let mut world = fleet(2..=5).await;
+    let content = world.publish("model", 3_000_000);
+    join_all((2..=5).map(|host| fetch(&world, host, &content))).await;
+    assert_eq!(world.origin.bytes_read(&content.source), 3_000_000, "read once for all");
+    let seed = world.agent(SEED).status().traffic;
     assert!(seed.to_peers < 4 * 3_000_000, "nodes gave pieces to each other, too");
-    fleet.leaves(3).await;
-    fleet.until("the seed sees that it left", |fleet| fleet.peers(SEED) == 3).await;
-    fleet.joins(6).await;
-    fleet.fetches(6, &content).await;
-    fleet.leaves(SEED).await;
-    fleet.until("all see that the seed left", |fleet| [2, 4, 5, 6].iter().all(|host| !fleet.has_seed(*host))).await;
-    let (small, other) = (fleet.publish("small", 1000), fleet.publish("other", 2_000_000));
+    world.leaves(3).await;
+    until(&world, "the seed sees that it left", |world| peers(world, SEED) == 3).await;
+    world.starts(6, |_| {}).await;
+    fetch(&world, 6, &content).await;
+    world.leaves(SEED).await;
+    until(&world, "all see that the seed left", |world| [2, 4, 5, 6].iter().all(|host| !has_seed(world, *host))).await;
+    let (small, other) = (world.publish("small", 1000), world.publish("other", 2_000_000));
     for host in [2, 4, 5, 6] {
-        fleet.fetches(host, &small).await;
-        fleet.fetches(host, &other).await;
+        fetch(&world, host, &small).await;
+        fetch(&world, host, &other).await;
     }
-    assert_eq!((fleet.origin.bytes_read(&small.0), fleet.origin.bytes_read(&other.0)), (1000, 2_000_000));
+    assert_eq!((world.origin.bytes_read(&small.source), world.origin.bytes_read(&other.source)), (1000, 2_000_000));
     for host in [2, 4, 5, 6] {
-        fleet.leaves(host).await;
+        world.leaves(host).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_cut_off_from_the_seed_fetches_all_the_same_and_follows_it_again_once_healed() {
-    let fleet = Fleet::of(2..=4).await;
-    let contents = ["before", "cut off", "healed"].map(|name| fleet.publish(&name.replace(' ', "-"), 2_000_000));
-    fleet.fetches(2, &contents[0]).await;
-    assert_eq!(fleet.read_from_origin(2), 0);
-    fleet.cuts.cut([10, 0, 0, 2], [10, 0, 0, SEED]);
+    let world = fleet(2..=4).await;
+    let contents = ["before", "cut-off", "healed"].map(|name| world.publish(name, 2_000_000));
+    fetch(&world, 2, &contents[0]).await;
+    assert_eq!(read_from_origin(&world, 2), 0);
+    world.cuts.cut(ip(2), ip(SEED));
     // It does not know yet.
     let before = Instant::now();
-    tokio::join!(fleet.fetches(2, &contents[1]), fleet.fetches(3, &contents[1]));
+    tokio::join!(fetch(&world, 2, &contents[1]), fetch(&world, 3, &contents[1]));
     assert!(before.elapsed() > Duration::from_secs(1), "silence was waited for, in virtual time");
-    fleet.until("both ends give each other up", |fleet| !fleet.has_seed(2) && fleet.peers(SEED) == 2).await;
-    fleet.cuts.heal([10, 0, 0, 2], [10, 0, 0, SEED]);
-    fleet.until("they find each other again", |fleet| fleet.has_seed(2) && fleet.peers(SEED) == 3).await;
-    let read = fleet.read_from_origin(2);
-    futures_util::future::join_all((2..=4).map(|host| fleet.fetches(host, &contents[2]))).await;
-    assert_eq!(fleet.read_from_origin(2), read, "it follows the seed");
-    assert_eq!(fleet.origin.bytes_read(&contents[2].0), 2_000_000);
+    until(&world, "both ends give each other up", |world| !has_seed(world, 2) && peers(world, SEED) == 2).await;
+    world.cuts.heal(ip(2), ip(SEED));
+    until(&world, "they find each other again", |world| has_seed(world, 2) && peers(world, SEED) == 3).await;
+    let read = read_from_origin(&world, 2);
+    join_all((2..=4).map(|host| fetch(&world, host, &contents[2]))).await;
+    assert_eq!(read_from_origin(&world, 2), read, "it follows the seed");
+    assert_eq!(world.origin.bytes_read(&contents[2].source), 2_000_000);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_uplink_is_as_slow_as_it_was_told_in_virtual_time() {
-    let mut fleet = Fleet::of([]).await;
-    fleet.leaves(SEED).await;
-    fleet.start(SEED, |options| (options.role, options.upload_limit) = (Role::Seed, "1MB/s".parse().ok())).await;
-    fleet.joins(2).await;
-    let (content, began) = (fleet.publish("slow", 10_000_000), Instant::now());
-    fleet.fetches(2, &content).await;
+async fn an_upload_limit_holds_in_virtual_time() {
+    let mut world = World::new();
+    world.starts(SEED, |options| options.upload_limit = "1MB/s".parse().ok()).await;
+    world.starts(2, |_| {}).await;
+    let (content, began) = (world.publish("slow", 10_000_000), Instant::now());
+    fetch(&world, 2, &content).await;
     let took = began.elapsed().as_secs_f64();
     assert!((9.0..12.0).contains(&took), "{took} s of virtual time");
 }
 
+/// What runs and what is open outlives neither the agents nor the world that they live in.
+#[tokio::test(start_paused = true)]
+async fn after_a_drain_and_a_drop_no_task_and_no_lock_is_left() {
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let mut world = fleet(1..=3).await;
+    let content = world.publish("model", 2_000_000);
+    join_all((1..=3).map(|host| fetch(&world, host, &content))).await;
+    // One leaves while it fetches, one is cut off from it, one just drains.
+    let other = world.publish("other", 50_000_000);
+    world.cables.rate(ip(SEED), [1e6; 2]);
+    let fetching = tokio::spawn(fetches(world.agent(1).clone(), other.clone(), 0));
+    sleep(Duration::from_secs(5)).await;
+    world.cuts.cut(ip(1), ip(2));
+    let stores: Vec<_> = world.hosts.values().map(|host| host.store.clone()).collect();
+    for host in 0..=3 {
+        world.leaves(host).await;
+    }
+    assert!(fetching.await.unwrap().is_err(), "it was told");
+    for store in stores {
+        let in_use = threads::run(move || store.list().into_iter().filter(|blob| blob.in_use).count());
+        assert_eq!(in_use.await, 0, "blobs that somebody holds open");
+    }
+    let left = || tokio::runtime::Handle::current().metrics().num_alive_tasks() - before;
+    until(&world, "no task is left", |_| left() == 0).await;
+    // Whoever comes next has the directories and the addresses.
+    for host in 0..=3 {
+        world.starts(host, |_| {}).await;
+    }
+    drop(world);
+}
+
 #[tokio::test]
 async fn ports_attach_to_the_handle_of_a_running_agent() {
-    let fleet = Fleet::of([]).await;
-    let (agent, dir) = (&fleet.agents[&SEED], TempDir::new().unwrap());
+    let mut world = World::new();
+    world.starts(SEED, |_| {}).await;
+    let (agent, dir) = (world.agent(SEED), TempDir::new().unwrap());
     assert_eq!(agent.status().local, None);
     let listen = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let observed = listen().await;
