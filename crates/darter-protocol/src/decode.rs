@@ -12,6 +12,10 @@
 //!
 //! Only the fields of the message itself can be fewer or more. A structure within a message never changes: what is to be
 //! said besides gets a field at the end of the message.
+//!
+//! What a message takes in memory is bounded by its length ([`allowance`]).
+
+mod allowance;
 
 use std::fmt;
 
@@ -20,6 +24,7 @@ use serde::de::value::U32Deserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, SeqAccess, VariantAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
+use self::allowance::{Allowance, Charged};
 use crate::error::EncodingError;
 
 /// Why a message was not read.
@@ -29,6 +34,8 @@ pub(crate) enum Unread {
     Unknown,
     /// Its bytes make no sense.
     Malformed,
+    /// Its lists would take far more memory than it has bytes.
+    Swollen,
 }
 
 /// Reads a message, an enum.
@@ -36,7 +43,11 @@ pub(crate) enum Unread {
 /// # Errors
 /// [`Fault`], which says whether to skip the message or to give up the connection.
 pub(crate) fn message<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Fault> {
-    T::deserialize(Message { bytes })
+    let allowance = Allowance::of(bytes.len());
+    T::deserialize(Message { bytes, allowance: &allowance }).map_err(|fault| match allowance.is_spent() {
+        true => Fault { unread: Unread::Swollen, ..fault },
+        false => fault,
+    })
 }
 
 /// Why a message was not read, and what the decoder said.
@@ -73,11 +84,12 @@ impl de::Error for Fault {
     }
 }
 
-struct Message<'de> {
+struct Message<'a, 'de> {
     bytes: &'de [u8],
+    allowance: &'a Allowance,
 }
 
-impl<'de> Deserializer<'de> for Message<'de> {
+impl<'de> Deserializer<'de> for Message<'_, 'de> {
     type Error = Fault;
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -90,7 +102,7 @@ impl<'de> Deserializer<'de> for Message<'de> {
         if kind as usize >= kinds.len() {
             return Err(EncodingError::SerdeDeCustom.into());
         }
-        visitor.visit_enum(Body { kind, rest })
+        visitor.visit_enum(Body { kind, rest, allowance: self.allowance })
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
@@ -108,12 +120,13 @@ impl<'de> Deserializer<'de> for Message<'de> {
 }
 
 /// A message behind the number of its kind.
-struct Body<'de> {
+struct Body<'a, 'de> {
     kind: u32,
     rest: &'de [u8],
+    allowance: &'a Allowance,
 }
 
-impl<'de> EnumAccess<'de> for Body<'de> {
+impl<'de> EnumAccess<'de> for Body<'_, 'de> {
     type Error = Fault;
     type Variant = Self;
 
@@ -123,7 +136,7 @@ impl<'de> EnumAccess<'de> for Body<'de> {
     }
 }
 
-impl<'de> VariantAccess<'de> for Body<'de> {
+impl<'de> VariantAccess<'de> for Body<'_, 'de> {
     type Error = Fault;
 
     fn unit_variant(self) -> Result<(), Fault> {
@@ -131,24 +144,25 @@ impl<'de> VariantAccess<'de> for Body<'de> {
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
-        Ok(seed.deserialize(&mut Postcard::from_bytes(self.rest))?)
+        Ok(seed.deserialize(Charged::new(&mut Postcard::from_bytes(self.rest), self.allowance))?)
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_seq(Fields { rest: self.rest })
+        visitor.visit_seq(Fields { rest: self.rest, allowance: self.allowance })
     }
 
     fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_seq(Fields { rest: self.rest })
+        visitor.visit_seq(Fields { rest: self.rest, allowance: self.allowance })
     }
 }
 
 /// The fields of a message that were not read yet.
-struct Fields<'de> {
+struct Fields<'a, 'de> {
     rest: &'de [u8],
+    allowance: &'a Allowance,
 }
 
-impl<'de> SeqAccess<'de> for Fields<'de> {
+impl<'de> SeqAccess<'de> for Fields<'_, 'de> {
     type Error = Fault;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Fault> {
@@ -156,7 +170,7 @@ impl<'de> SeqAccess<'de> for Fields<'de> {
             return Ok(None);
         }
         let mut field = Postcard::from_bytes(self.rest);
-        let value = seed.deserialize(&mut field)?;
+        let value = seed.deserialize(Charged::new(&mut field, self.allowance))?;
         self.rest = field.finalize()?;
         Ok(Some(value))
     }
@@ -219,6 +233,26 @@ mod tests {
         for wrong in [&b"\x01\x01\xff"[..], b"\x01\x02hi\x01\x02", b"\xff\xff\xff\xff\xff\xff"] {
             assert_eq!(read::<New>(wrong), Err(Unread::Malformed), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_list_takes_no_more_memory_than_its_bytes_allow() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        enum Lists {
+            Texts(Vec<String>),
+            Nested { first: u8, rest: Option<Vec<(Vec<u64>, [u8; 2])>> },
+        }
+        let of_zeros = |head: &[u8], bytes: usize| [head, &vec![0; bytes]].concat();
+        // Its length in three bytes, then texts without letters: twenty-four times as much in memory.
+        let few = of_zeros(b"\0\xa0\x9c\x01", 20_000);
+        assert!(matches!(read(&few), Ok(Lists::Texts(texts)) if texts.len() == 20_000));
+        let many = of_zeros(b"\0\xa0\x8d\x06", 100_000);
+        assert_eq!(read::<Lists>(&many), Err(Unread::Swollen));
+        let nested = of_zeros(b"\x01\x07\x01\xa0\x8d\x06", 300_000);
+        assert_eq!(read::<Lists>(&nested), Err(Unread::Swollen));
+        let inner = of_zeros(b"\x01\x07\x01\x01\xa0\x8d\x06", 100_002);
+        assert_eq!(read::<Lists>(&inner), Err(Unread::Swollen), "a list within a list is charged, too");
+        assert_eq!(read(b"\x01\x07\0"), Ok(Lists::Nested { first: 7, rest: None }));
     }
 
     #[test]

@@ -11,7 +11,8 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::decode::{self, Unread};
-use crate::{MAX_MESSAGE, Message, ProtocolError, Result};
+use crate::error::EncodingError;
+use crate::{Failure, FailureKind, MAX_MESSAGE, Message, ProtocolError, Result};
 
 /// A sign of life: a frame without a message.
 pub const SIGN_OF_LIFE: [u8; 4] = [0; 4];
@@ -57,6 +58,70 @@ const fn too_long(length: usize) -> ProtocolError {
 pub struct Unknown {
     /// The number of its kind.
     pub kind: u32,
+    /// What its first field says, where the kind is known and begins with the number of a question.
+    pub request: Option<u32>,
+}
+
+/// Kinds by number, as [`message`](crate::message) lists them, that can hold a value without meaning and whose sender waits for an answer,
+/// or is waited for.
+mod kinds {
+    pub(super) const JOIN: u32 = 0;
+    pub(super) const JOINED: u32 = 4;
+    pub(super) const ASK_REGISTRY: u32 = 24;
+    pub(super) const REGISTRY_IS: u32 = 25;
+    pub(super) const REFUTED: u32 = 26;
+    pub(super) const ASK_REGISTRY_ALIKE: u32 = 28;
+    pub(super) const ASK_REGISTRY_KNOWN: u32 = 29;
+}
+
+impl Unknown {
+    /// Takes note of a message that was not read.
+    fn of(bytes: &[u8]) -> Result<Self, EncodingError> {
+        let (kind, rest) = postcard::take_from_bytes(bytes)?;
+        let request = match kind {
+            kinds::JOIN | kinds::JOINED => Some(postcard::take_from_bytes::<u32>(rest)?.0),
+            kinds::ASK_REGISTRY..=kinds::REGISTRY_IS => Some(postcard::take_from_bytes::<u32>(rest)?.0),
+            kinds::ASK_REGISTRY_ALIKE..=kinds::ASK_REGISTRY_KNOWN => Some(postcard::take_from_bytes::<u32>(rest)?.0),
+            kinds::REFUTED => postcard::take_from_bytes::<Option<u32>>(rest)?.0,
+            _ => None,
+        };
+        Ok(Self { kind, request })
+    }
+
+    /// What its sender is answered, if it is a question that can be answered without being understood: who asks for something new need not
+    /// wait in vain, and asks another agent.
+    pub fn refusal(&self) -> Option<Message> {
+        let request = self.request?;
+        match self.kind {
+            kinds::JOIN => Some(Message::Rejected { request, failure: self.failure() }),
+            kinds::ASK_REGISTRY | kinds::ASK_REGISTRY_ALIKE | kinds::ASK_REGISTRY_KNOWN => {
+                Some(Message::RegistryIs { request, answer: Err(self.failure()) })
+            }
+            _ => None,
+        }
+    }
+
+    /// The message as it would be if its sender could not do what it was asked, if it is an answer: what it says is of no use here, and
+    /// nobody need wait for another one.
+    pub fn as_failure(&self) -> Option<Message> {
+        let request = self.request?;
+        match self.kind {
+            kinds::JOINED | kinds::REFUTED => Some(Message::Rejected { request, failure: self.failure() }),
+            kinds::REGISTRY_IS => Some(Message::RegistryIs { request, answer: Err(self.failure()) }),
+            _ => None,
+        }
+    }
+
+    fn failure(&self) -> Failure {
+        let text = match self.kind {
+            kinds::JOINED | kinds::REFUTED | kinds::REGISTRY_IS => {
+                "an answer with something that is new to this release"
+            }
+            kinds::JOIN => "a sort of source, or of digest, that is new to the release that runs there",
+            _ => "a question with something that is new to the release that runs there",
+        };
+        Failure { kind: FailureKind::Other, status: None, text: text.to_owned(), challenge: None }
+    }
 }
 
 /// Takes the next whole message out of what has come; `None` if it has not come to its end yet.
@@ -88,11 +153,11 @@ fn decode(bytes: &[u8]) -> Result<Result<Message, Unknown>> {
     let malformed = |source| ProtocolError::Malformed { what: "message", source };
     match decode::message::<Message>(bytes) {
         Ok(message) => message.check().map(|()| Ok(message)),
-        Err(fault) if fault.unread == Unread::Unknown => {
-            let (kind, _) = postcard::take_from_bytes(bytes).map_err(malformed)?;
-            Ok(Err(Unknown { kind }))
-        }
-        Err(fault) => Err(malformed(fault.source)),
+        Err(fault) => match fault.unread {
+            Unread::Unknown => Unknown::of(bytes).map(Err).map_err(malformed),
+            Unread::Malformed => Err(malformed(fault.source)),
+            Unread::Swollen => Err(ProtocolError::Violation { what: "lists that take far more memory than bytes" }),
+        },
     }
 }
 

@@ -29,3 +29,13 @@ pub const MAX_REGISTRY_HEADERS: usize = 256;
 
 /// Wishes that one message tells of, at most.
 pub const MAX_WISHES: usize = 64;
+
+/// What the lists of the smallest message may take in memory, in bytes: as much as the largest set of pieces, whose words may take a
+/// byte each on the wire.
+const MIN_MEMORY: usize = (MAX_PIECES / 8) as usize;
+
+/// What the lists of a message of so many bytes may take in memory once it was read, in bytes. A list of pieces takes a third more than on
+/// the wire, or twice as much while their numbers are small.
+pub const fn memory_for(message: usize) -> usize {
+    message * 2 + MIN_MEMORY
+}

@@ -116,7 +116,7 @@ fn the_documentation_has_every_kind_with_its_number() {
     }
     let next = [1, 0, 0, 0, u8::try_from(kinds.len()).unwrap()];
     let unknown = take(&mut BytesMut::from(&next[..])).unwrap();
-    assert_eq!(unknown, Some(Err(Unknown { kind: kinds.len() as u32 })), "a kind that has no row");
+    assert_eq!(unknown, Some(Err(Unknown { kind: kinds.len() as u32, request: None })), "a kind that has no row");
 }
 
 /// Room is made for what has come, not for what a length says: else such a message would take gigabytes, or end the process.

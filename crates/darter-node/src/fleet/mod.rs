@@ -32,7 +32,8 @@ use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
 use darter_wire::{
-    Answer, Frame, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Uploads, WireError, serve_data,
+    Answer, Frame, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Unknown, Uploads, WireError,
+    serve_data,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -461,14 +462,16 @@ impl Fleet {
     }
 
     /// Takes a control connection into use; `dialled` is the address that this agent connected to, if it did.
-    fn adopt(&self, greeted: Greeted, dialled: Option<&str>) -> Adopted {
+    fn adopt(self: &Arc<Self>, greeted: Greeted, dialled: Option<&str>) -> Adopted {
         let peer = self.peer_of(&greeted);
         let hello = &peer.hello;
-        let unknown = self.context.metrics.unknown_messages.clone();
-        let count = move |_| {
-            unknown.inc();
+        let (fleet, node) = (Arc::downgrade(self), hello.node);
+        let skipped = move |unknown| {
+            if let Some(fleet) = fleet.upgrade() {
+                fleet.skipped(node, unknown);
+            }
         };
-        let config = ControlConfig { skipped: Some(Arc::new(count)), ..ControlConfig::default() };
+        let config = ControlConfig { skipped: Some(Arc::new(skipped)), ..ControlConfig::default() };
         let (sender, receiver) = control::start(greeted.stream, &config);
         let (connection, is_first, heard) = {
             let mut state = self.state.lock();
@@ -549,6 +552,18 @@ impl Fleet {
                     listener.said(from, message);
                 }
             }
+        }
+    }
+
+    /// A peer of another release said what is not known here. Whoever waits because of it need not: an asker is told that it is not
+    /// understood, and an answer that is not understood is none.
+    fn skipped(self: &Arc<Self>, from: NodeId, unknown: Unknown) {
+        self.context.metrics.unknown_messages.inc();
+        if let Some(refusal) = unknown.refusal() {
+            self.say(from, &refusal);
+        }
+        if let Some(failure) = unknown.as_failure() {
+            self.hear(from, failure);
         }
     }
 

@@ -15,8 +15,8 @@ use darter_node::options::Role as AgentRole;
 use darter_protocol::data::{ASK_LENGTH, Ask, HEADER_LENGTH, Header};
 use darter_protocol::{frame, preface};
 use darter_wire::{
-    Capabilities, Frame, Hello, Kind, Message, PeerInfo, PeerReader, PeerStream, PeerWriter, Refusal, Request, Role,
-    TcpTransport, Transport, Versions, Wanted, WireError,
+    Capabilities, FailureKind, Frame, Hello, Kind, Message, PeerInfo, PeerReader, PeerStream, PeerWriter, Refusal,
+    Request, Role, TcpTransport, Transport, Versions, Wanted, WireError,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
@@ -346,6 +346,43 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
         assert!(!conversing.is_finished(), "{release:?}: the agent hung up");
         agent.drain().await;
         conversing.await.unwrap();
+    }
+}
+
+/// Connects to an agent as a peer of this release does.
+async fn call(release: Release, address: &str) -> Control {
+    let mut stream = TcpTransport::default().connect(address).await.unwrap();
+    stream.writer.write_all(&release.preface(Kind::Control, NodeId([9; 16]), Role::Node)).await.unwrap();
+    release.read_preface(&mut *stream.reader).await;
+    Control::new(release, stream)
+}
+
+#[tokio::test]
+async fn who_asks_for_a_sort_of_source_that_is_not_known_here_is_told_so_and_need_not_wait() {
+    for role in [AgentRole::Seed, AgentRole::Node] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = darter_node::Options { role, ..seed::node(dir.path(), Vec::new()) };
+        let agent = Agent::start(options).await.unwrap();
+        let mut control = call(Newer, &agent.status().listen.unwrap()).await;
+        // A swarm of content of a sort of source that comes later, and of an address with a digest that does.
+        let torrent = framed(&[&[0, 7, 2][..], b"\x06magnet", &[0; 3]].concat());
+        let digest = framed(&[&[0, 8, 0][..], b"\x09http://a/", &[0, 1], b"\x08blake4:1", &[0; 3]].concat());
+        for (request, join) in [(7, torrent), (8, digest)] {
+            control.writer.write_all(&join).await.unwrap();
+            let refused = async {
+                loop {
+                    match control.hear().await.expect("the agent hung up") {
+                        Message::Rejected { request, failure } => break (request, failure),
+                        Message::Joined { .. } => panic!("it was let in"),
+                        _ => {}
+                    }
+                }
+            };
+            let (answered, failure) = tokio::time::timeout(MEETING_TIMEOUT, refused).await.expect("an answer");
+            assert_eq!((answered, failure.kind), (request, FailureKind::Other), "{}", failure.text);
+            assert!(failure.text.contains("new to the release"), "{}", failure.text);
+        }
+        agent.drain().await;
     }
 }
 

@@ -363,10 +363,126 @@ fn a_message_of_a_kind_or_with_a_value_of_the_future_is_skipped_by_its_length() 
         said.extend_from_slice(Frame::encode(&known).unwrap().bytes());
     }
     for kind in [200, 200, 26] {
-        assert_eq!(take(&mut said).unwrap(), Some(Err(Unknown { kind })));
+        assert_eq!(take(&mut said).unwrap(), Some(Err(Unknown { kind, request: None })));
         assert_eq!(take(&mut said).unwrap(), Some(Ok(known.clone())));
     }
     assert_eq!((take(&mut said).unwrap(), said.is_empty()), (None, true));
+}
+
+/// A message of a known kind, behind whose first field something stands that has no meaning here.
+fn unread(kind: u8, body: &[u8]) -> Unknown {
+    decode(&[&[kind][..], body].concat()).unwrap().unwrap_err()
+}
+
+#[test]
+fn a_question_with_a_value_of_the_future_is_refused_to_its_asker_in_words_that_all_know() {
+    let digest = |text: &str| postcard::to_stdvec(&text).unwrap();
+    let is_refusal = |failure: &Failure| failure.kind == FailureKind::Other && !failure.text.is_empty();
+    // A sort of source, and an algorithm of digests.
+    let url = [&[0][..], &postcard::to_stdvec("http://a.example/").unwrap(), &[0, 1], &digest("blake4:12")].concat();
+    let registry = [&[1][..], &postcard::to_stdvec("http://r/").unwrap(), &digest("app"), &digest("x:1")].concat();
+    for source in [vec![9], b"\x02magnet".to_vec(), url, registry] {
+        // The number of the question takes two bytes.
+        let join = unread(0, &[&[0xac, 2][..], &source, &[0; 4]].concat());
+        assert_eq!(join, Unknown { kind: 0, request: Some(300) });
+        let Some(Message::Rejected { request: 300, failure }) = join.refusal() else { panic!("{join:?}") };
+        assert!(is_refusal(&failure) && join.as_failure().is_none());
+    }
+    let question = RegistryQuestion {
+        registry: "https://registry.example/".to_owned(),
+        configured: true,
+        head: true,
+        path: "/v2/".to_owned(),
+        headers: Vec::new(),
+        credentials: Credentials::none(),
+    };
+    let question = postcard::to_stdvec(&question).unwrap();
+    for (kind, proof) in [(28, digest("blake4:12")), (29, [&[1][..], &digest("blake4:12")].concat())] {
+        let ask = unread(kind, &[&[7][..], &question, &proof].concat());
+        let Some(Message::RegistryIs { request: 7, answer: Err(failure) }) = ask.refusal() else { panic!("{ask:?}") };
+        assert!(is_refusal(&failure) && ask.as_failure().is_none());
+    }
+}
+
+#[test]
+fn an_answer_with_a_value_of_the_future_is_a_failure_to_whoever_waits_for_it() {
+    let digests = |request| postcard::to_stdvec(&(request, BlobId([1; 32]), "blake4:1", "blake4:2")).unwrap();
+    let refuted = unread(26, &digests(Some(300_u32)));
+    assert!(
+        matches!(refuted.as_failure(), Some(Message::Rejected { request: 300, .. })) && refuted.refusal().is_none()
+    );
+    let untold = unread(26, &digests(None));
+    assert_eq!((untold.as_failure(), untold.refusal()), (None, None), "nobody asked for it");
+    let joined = (300_u32, BlobId([1; 32]), Version::default(), 18_u8, None::<u64>, Vec::<u8>::new(), LeadKey([0; 32]));
+    let verdict = (false, None::<Proof>, Vec::<PeerInfo>::new(), Some((PieceHash([0; 32]), Some("blake4:1"))), 0_u8);
+    let body = [postcard::to_stdvec(&joined).unwrap(), postcard::to_stdvec(&verdict).unwrap()].concat();
+    assert!(matches!(unread(4, &body).as_failure(), Some(Message::Rejected { request: 300, .. })));
+    let whole = [&[1; 64][..], &[1], &postcard::to_stdvec("blake4:1").unwrap()].concat();
+    assert_eq!(unread(8, &whole), Unknown { kind: 8, request: None });
+}
+
+/// The body of a message of eight megabytes that is a list behind these bytes: zeros, which are elements of so many bytes each.
+fn long_list(head: &[u8], element: usize) -> Vec<u8> {
+    let room = MAX_MESSAGE - head.len() - 5;
+    let count = u32::try_from(room / element).unwrap();
+    let mut body = [head, &postcard::to_stdvec(&count).unwrap()].concat();
+    body.resize(body.len() + count as usize * element, 0);
+    body
+}
+
+#[test]
+fn a_message_whose_lists_would_take_far_more_memory_than_bytes_is_refused() {
+    let url = [&[0, 1, 0][..], &postcard::to_stdvec("http://a/").unwrap()].concat();
+    let blob = |kind: u8| [&[kind][..], &[0; 32]].concat();
+    let (header, peer) = (2, 21);
+    let lists = [
+        ("headers that choose a variant", url.clone(), header),
+        ("credentials", [&url[..], &[0, 0]].concat(), header),
+        ("a question's headers", vec![24, 1, 0, 0, 0, 0], header),
+        ("a question's credentials", vec![24, 1, 0, 0, 0, 0, 0], header),
+        ("an answer's headers", vec![25, 1, 0, 0xc8, 1], header),
+        ("nodes", vec![19], peer),
+        ("seeds", vec![27], peer),
+        ("nodes that rank first", vec![21, 1, 0, 0, 0], peer),
+        ("neighbours", blob(7), peer),
+        ("pieces", blob(12), 1),
+        ("lost pieces", blob(13), 1),
+        ("a set", blob(11), 1),
+        ("what a member holds", [&url[..], &[0, 0, 0, 1], &[0; 32]].concat(), 1),
+        ("wishes", [&blob(31)[..], &[0]].concat(), 3),
+    ];
+    for (list, head, element) in lists {
+        let read = decode(&long_list(&head, element));
+        let is_swollen = matches!(&read, Err(ProtocolError::Violation { what }) if what.contains("memory"));
+        assert!(is_swollen, "{list}: {:?}", read.map(|_| "read"));
+    }
+}
+
+#[test]
+fn the_largest_messages_that_honest_agents_send_are_read() {
+    let blob = BlobId([1; 32]);
+    let pieces = (0..2_000_000).map(PieceIndex).collect();
+    let hashes = vec![PieceHash([1; 32]); 250_000];
+    let sparse = [PieceIndex(crate::MAX_PIECES - 1)].into_iter().collect();
+    let answer = RegistryAnswer {
+        status: 200,
+        headers: vec![(String::new(), Vec::new()); crate::MAX_REGISTRY_HEADERS],
+        body: vec![1; 8_000_000],
+        age_ms: 0,
+        stale: None,
+    };
+    let messages = [
+        Message::Have { blob, pieces, known: 0 },
+        Message::Grew { blob, from: 0, hashes, length: None, members_ask: false, proof: None },
+        Message::Meet { blob, held: sparse, known: 0, wants: true },
+        Message::Meet { blob, held: PieceSet::full(crate::MAX_PIECES), known: 0, wants: true },
+        Message::RegistryIs { request: 1, answer: Ok(answer) },
+        Message::Inventory { blobs: vec![blob; 250_000] },
+    ];
+    for message in messages {
+        let frame = Frame::encode(&message).unwrap();
+        assert!(decode(&frame.bytes()[4..]).unwrap() == Ok(message));
+    }
 }
 
 #[test]
