@@ -58,7 +58,9 @@ async fn part_of_a_file_is_sent_between_other_bytes(transport: impl Transport, a
     let file = file_of(&data);
     let send = async {
         here.writer.write_head(b"before").await.unwrap();
-        here.writer.send_file(&file, 1_001, 1_400_000).await.unwrap();
+        let mut offset = 1_001;
+        here.writer.send_file(&file, &mut offset, 1_401_001).await.unwrap();
+        assert_eq!(offset, 1_401_001);
         here.writer.write_all(b"after").await.unwrap();
         drop(here.writer);
     };
@@ -72,12 +74,32 @@ async fn part_of_a_file_is_sent_between_other_bytes(transport: impl Transport, a
 async fn a_file_that_is_too_short_is_an_error_of_the_file(transport: impl Transport, addr: &str) {
     let (mut here, mut there) = pair(&transport, addr).await;
     let file = file_of(&pattern(1_000));
-    let sent = here.writer.send_file(&file, 500, 501).await;
+    let sent = here.writer.send_file(&file, &mut 500, 1_001).await;
     assert_eq!(sent.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
     drop(here);
     let mut got = Vec::new();
     there.reader.read_to_end(&mut got).await.unwrap();
     assert!(got.len() <= 500);
+}
+
+async fn where_a_file_is_that_nobody_takes_is_known_and_it_goes_on_from_there(transport: impl Transport, addr: &str) {
+    let (mut here, mut there) = pair(&transport, addr).await;
+    // More than any socket holds.
+    let data = pattern(40_000_000);
+    let file = file_of(&data);
+    let (mut offset, mut before) = (0, u64::MAX);
+    while std::mem::replace(&mut before, offset) != offset {
+        let send = here.writer.send_file(&file, &mut offset, data.len() as u64);
+        assert!(tokio::time::timeout(Duration::from_millis(50), send).await.is_err(), "nobody reads");
+    }
+    let rest = async {
+        here.writer.send_file(&file, &mut offset, data.len() as u64).await.unwrap();
+        drop(here.writer);
+    };
+    let mut got = Vec::new();
+    let ((), read) = tokio::join!(rest, there.reader.read_to_end(&mut got));
+    read.unwrap();
+    assert!(got == data);
 }
 
 async fn the_end_is_seen_and_writing_past_it_fails(transport: impl Transport, addr: &str) {
@@ -88,7 +110,7 @@ async fn the_end_is_seen_and_writing_past_it_fails(transport: impl Transport, ad
     let file = file_of(&data);
     let sent = async {
         for _ in 0..20 {
-            there.writer.send_file(&file, 0, 1_000_000).await?;
+            there.writer.send_file(&file, &mut 0, 1_000_000).await?;
         }
         Ok::<_, std::io::Error>(())
     };
@@ -141,6 +163,7 @@ conformance!(
     bytes_cross_both_ways_at_once,
     part_of_a_file_is_sent_between_other_bytes,
     a_file_that_is_too_short_is_an_error_of_the_file,
+    where_a_file_is_that_nobody_takes_is_known_and_it_goes_on_from_there,
     the_end_is_seen_and_writing_past_it_fails,
     both_sides_know_where_the_other_is,
     a_taken_address_and_a_silent_one_are_typed_errors,

@@ -16,6 +16,7 @@ mod lazy;
 mod liars;
 mod memory;
 mod met_early;
+mod never_read;
 mod no_seed;
 mod origin;
 mod other_blob;

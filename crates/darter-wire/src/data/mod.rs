@@ -5,7 +5,9 @@ mod answer;
 mod client;
 mod queue;
 mod serve;
+mod slots;
 
 pub use answer::Answer;
 pub use client::{Answers, DataClient, Receiving};
-pub use serve::{Bind, Later, Payload, Sending, Slots, Uploads, serve_data};
+pub use serve::{Bind, Later, Payload, Sending, Uploads, serve_data};
+pub use slots::Slots;

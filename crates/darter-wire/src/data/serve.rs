@@ -3,7 +3,8 @@
 //! What to send is decided as late as possible: a request waits in its connection's [queue](super::queue), the
 //! connection waits for a slot, and only then [`Uploads::bind`] chooses. So a request for any piece gets the one that
 //! is best at that moment, and a request called back while it waits costs nothing. A piece that is not ready is awaited without
-//! a slot, so that a slow disk keeps from sending only those who ask for what lies there.
+//! a slot, so that a slow disk keeps from sending only those who ask for what lies there. So does a peer that takes nothing of
+//! what is sent to it: its slot is given back ([`slots`](super::slots)), and the rest of the piece goes without one.
 //!
 //! Invariants: a connection holds at most one slot, and only while it decides and sends; every piece bound is
 //! reported to [`Uploads::sent`] exactly once, also when the connection breaks or the task is dropped.
@@ -11,7 +12,8 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::pin::Pin;
+use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +24,12 @@ use darter_protocol::data::{ASK_LENGTH, Ask, Header, UnknownAsk};
 use darter_protocol::{MAX_PIECE_LENGTH, Refusal, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::queue::Queue;
+use super::slots::{Slot, Slots};
 use crate::{Budget, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
 /// What a holder decides when it has room to send.
@@ -106,21 +110,6 @@ pub trait Uploads: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<()>;
 }
 
-/// Room to send a few pieces at a time, for all connections of a process, first come first served.
-#[derive(Clone, Debug)]
-pub struct Slots(Arc<Semaphore>);
-
-impl Slots {
-    /// Room for `count` pieces at a time.
-    pub fn new(count: usize) -> Self {
-        Self(Arc::new(Semaphore::new(count)))
-    }
-
-    async fn take(&self) -> SemaphorePermit<'_> {
-        self.0.acquire().await.expect("nobody closes the semaphore")
-    }
-}
-
 /// What the sending side needs; all connections of a process share one.
 #[derive(Clone)]
 pub struct Sending {
@@ -142,7 +131,8 @@ pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploa
     let queue = Mutex::new(Queue::default());
     let asked = Notify::new();
     let changes = uploads.changes();
-    let server = Server { socket: stream.writer, peer, uploads, sending, queue: &queue, asked: &asked, changes };
+    let (slot, socket) = (None, stream.writer);
+    let server = Server { socket, slot, peer, uploads, sending, queue: &queue, asked: &asked, changes };
     tokio::select! {
         end = read_requests(stream.reader, &queue, &asked) => end,
         end = server.run() => end,
@@ -173,6 +163,8 @@ async fn read_requests(mut socket: Box<dyn PeerReader>, queue: &Mutex<Queue>, as
 
 struct Server<'a> {
     socket: Box<dyn PeerWriter>,
+    /// The slot in hand, if there is one.
+    slot: Option<Slot<'a>>,
     peer: NodeId,
     uploads: Arc<dyn Uploads>,
     sending: &'a Sending,
@@ -197,9 +189,9 @@ impl Server<'_> {
                 }
                 continue;
             }
-            let slot = self.sending.slots.take().await;
+            self.slot = Some(self.sending.slots.take(self.peer).await);
             let unready = self.answer_next().await?;
-            drop(slot);
+            self.slot = None;
             if let Some((request, Later(ready))) = unready {
                 let bound = ready.await;
                 self.answer_late(&request, bound).await?;
@@ -233,9 +225,14 @@ impl Server<'_> {
     /// Answers a request whose piece had to be made ready.
     async fn answer_late(&mut self, request: &Request, bound: Bind) -> Result<()> {
         let bound = self.take_over(request, bound);
-        let _slot = self.sending.slots.take().await;
+        self.slot = Some(self.sending.slots.take(self.peer).await);
         // Else it was called back meanwhile.
-        if self.queue.lock().has(request) { self.answer(request, bound).await } else { Ok(()) }
+        let is_open = self.queue.lock().has(request);
+        if is_open {
+            self.answer(request, bound).await?;
+        }
+        self.slot = None;
+        Ok(())
     }
 
     /// The piece that was bound, if one was: from here on it is reported, whatever becomes of it.
@@ -281,12 +278,15 @@ impl Server<'_> {
             let chunk = (length - sent).min(self.sending.budget.grain());
             self.sending.budget.take(chunk).await;
             if sent == 0 {
-                unless_stalled(self.sending.stall, self.socket.write_head(&header)).await?;
+                unless_stalled(self.sending.stall, &mut self.slot, self.socket.write_head(&header)).await?;
             }
             self.send_part(&outcome.payload, sent, chunk).await?;
             sent += chunk;
         }
         outcome.delivered = true;
+        if let Some(slot) = &self.slot {
+            slot.was_used_well();
+        }
         Ok(())
     }
 
@@ -294,20 +294,69 @@ impl Server<'_> {
         match payload {
             Payload::Bytes(bytes) => self.write(&bytes[from as usize..(from + length) as usize]).await,
             Payload::File { file, offset, .. } => {
-                let send = self.socket.send_file(file, offset + u64::from(from), length.into());
-                unless_stalled(self.sending.stall, send).await
+                let from = offset + u64::from(from);
+                let Self { socket, slot, .. } = self;
+                let send = send_file(&mut **socket, slot, file, from..from + u64::from(length));
+                let sent = timeout(self.sending.stall, send).await;
+                done(sent, self.sending.stall)
             }
         }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        unless_stalled(self.sending.stall, self.socket.write_all(bytes)).await
+        unless_stalled(self.sending.stall, &mut self.slot, self.socket.write_all(bytes)).await
     }
 }
 
-async fn unless_stalled(stall: Duration, write: impl Future<Output = io::Result<()>>) -> Result<()> {
-    let written = timeout(stall, write).await.map_err(|_| WireError::Silent { after: stall })?;
-    written.map_err(WireError::io("send a piece"))
+/// Sends a part of a file. The slot is given back as soon as none of it is taken for longer than a slot may be held so.
+async fn send_file(
+    socket: &mut dyn PeerWriter,
+    slot: &mut Option<Slot<'_>>,
+    file: &Arc<File>,
+    part: Range<u64>,
+) -> io::Result<()> {
+    let mut at = part.start;
+    while at < part.end {
+        let Some(patience) = slot.as_ref().map(Slot::patience) else {
+            return socket.send_file(file, &mut at, part.end).await;
+        };
+        let before = at;
+        match timeout(patience, socket.send_file(file, &mut at, part.end)).await {
+            Ok(sent) => return sent,
+            Err(_) if at == before => give_back(slot),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Awaits a write, which the other side may take some time for. The slot is given back if it takes longer than a slot may be held so.
+async fn unless_stalled(
+    stall: Duration,
+    slot: &mut Option<Slot<'_>>,
+    write: impl Future<Output = io::Result<()>>,
+) -> Result<()> {
+    let write = async {
+        let mut write = pin!(write);
+        if let Some(patience) = slot.as_ref().map(Slot::patience) {
+            if let Ok(written) = timeout(patience, &mut write).await {
+                return written;
+            }
+            give_back(slot);
+        }
+        write.await
+    };
+    done(timeout(stall, write).await, stall)
+}
+
+fn give_back(slot: &mut Option<Slot<'_>>) {
+    if let Some(slot) = slot.take() {
+        slot.give_back();
+    }
+}
+
+fn done(written: std::result::Result<io::Result<()>, Elapsed>, stall: Duration) -> Result<()> {
+    written.map_err(|_| WireError::Silent { after: stall })?.map_err(WireError::io("send a piece"))
 }
 
 /// Waits for a change; for ever when whoever makes changes is gone.

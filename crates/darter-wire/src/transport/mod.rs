@@ -128,23 +128,30 @@ pub trait PeerWriter: AsyncWrite + Send + Unpin {
         self.write_all(head).await
     }
 
-    /// Sends `length` bytes of `file` from `offset` on, by the cheapest way this connection has. This default
-    /// reads them on a blocking thread and writes them.
+    /// Sends the bytes of `file` from `offset` to `end`, by the cheapest way this connection has. `offset` moves on with what the
+    /// connection has taken, and is right also when the future is dropped. This default reads the bytes on a blocking thread and
+    /// writes them.
     ///
     /// # Errors
     /// Those of reading and writing; `InvalidData` when the file ends too soon, some bytes may have gone out then.
-    async fn send_file(&mut self, file: &Arc<File>, mut offset: u64, length: u64) -> io::Result<()> {
-        let end = offset + length;
-        while offset < end {
-            let chunk = usize::try_from((end - offset).min(FILE_CHUNK)).expect("at most 256 KiB");
-            let file = Arc::clone(file);
+    async fn send_file(&mut self, file: &Arc<File>, offset: &mut u64, end: u64) -> io::Result<()> {
+        while *offset < end {
+            let chunk = usize::try_from((end - *offset).min(FILE_CHUNK)).expect("at most 256 KiB");
+            let (file, from) = (Arc::clone(file), *offset);
             let read = tokio::task::spawn_blocking(move || {
                 let mut buffer = vec![0; chunk];
-                file.read_exact_at(&mut buffer, offset).map(|()| buffer)
+                file.read_exact_at(&mut buffer, from).map(|()| buffer)
             });
             let buffer = read.await.map_err(io::Error::other)?.map_err(too_short)?;
-            self.write_all(&buffer).await?;
-            offset += chunk as u64;
+            let mut left = &buffer[..];
+            while !left.is_empty() {
+                let written = self.write(left).await?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                *offset += written as u64;
+                left = &left[written..];
+            }
         }
         Ok(())
     }

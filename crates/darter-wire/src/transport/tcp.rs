@@ -141,12 +141,11 @@ impl PeerWriter for TcpWriter {
         Ok(())
     }
 
-    async fn send_file(&mut self, file: &Arc<File>, mut offset: u64, length: u64) -> io::Result<()> {
-        let end = offset + length;
+    async fn send_file(&mut self, file: &Arc<File>, offset: &mut u64, end: u64) -> io::Result<()> {
         let stream: &TcpStream = self.0.as_ref();
-        while offset < end {
-            let chunk = usize::try_from((end - offset).min(FILE_CHUNK)).expect("at most 256 KiB");
-            let send = || Ok(retry_on_intr(|| sendfile(stream, file, Some(&mut offset), chunk))?);
+        while *offset < end {
+            let chunk = usize::try_from((end - *offset).min(FILE_CHUNK)).expect("at most 256 KiB");
+            let send = || Ok(retry_on_intr(|| sendfile(stream, file, Some(&mut *offset), chunk))?);
             if stream.async_io(Interest::WRITABLE, send).await? == 0 {
                 return Err(super::too_short(io::ErrorKind::UnexpectedEof.into()));
             }

@@ -138,6 +138,53 @@ async fn a_receiver_that_takes_nothing_costs_its_slot_alone_and_that_not_for_eve
     assert_eq!(broken, [(2, false)], "two pieces fit the pipe");
 }
 
+/// There is one slot. Pieces with odd numbers are sent from a file.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_keeps_the_slot_for_a_moment_that_becomes_shorter_whatever_connections_it_makes() {
+    let holder = Holder::of(0..64);
+    let sending = sending(1, Arc::new(Unlimited));
+    let (client, mut answers) = requester(&holder, &sending).await;
+    let (mut stuck, mut waited) = (Vec::new(), Vec::new());
+    for first in [0, 1, 0, 1] {
+        let (here, there) = pair().await;
+        serve_to(OTHER, there, &holder, &sending);
+        let (greedy, never_read) = DataClient::start(here, receiving());
+        // They wait for the third one, as two fit the pipe.
+        ask_for(&greedy, (first..20).step_by(2));
+        stuck.push((greedy, never_read));
+        settle().await;
+        let before = tokio::time::Instant::now();
+        let own = 20 + 4 * waited.len() as u32;
+        ask_for(&client, own..own + 4);
+        next_pieces(&mut answers, 4).await;
+        waited.push(before.elapsed());
+    }
+    assert!(waited.iter().all(|waited| *waited < sending.stall / 2), "{waited:?}");
+    assert!(waited[2] < waited[0] / 2 && waited[3] < waited[1] / 2, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_its_pieces_slowly_gets_them_all() {
+    let holder = Holder::of(0..64);
+    let sending = sending(1, Arc::new(Unlimited));
+    let (here, there) = pair().await;
+    serve_to(OTHER, there, &holder, &sending);
+    let (mut reader, mut writer) = (here.reader, here.writer);
+    for id in 0..8_u32 {
+        let request = [&id.to_le_bytes()[..], &[0; 4], &id.to_le_bytes(), &BLOB.0].concat();
+        writer.write_all(&request).await.unwrap();
+    }
+    for _ in 0..8 {
+        tokio::time::sleep(sending.stall / 2).await;
+        let mut header = [0; 16];
+        reader.read_exact(&mut header).await.unwrap();
+        let index = u32::from_le_bytes(header[8..12].try_into().unwrap());
+        let mut got = vec![0; PIECE];
+        reader.read_exact(&mut got).await.unwrap();
+        assert!(header[4] == 0 && got == piece(index));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_piece_is_reported_once_when_the_requester_leaves_or_the_task_is_dropped() {
     let holder = Holder::of([3]);

@@ -24,6 +24,10 @@ use tokio::task::JoinHandle;
 pub(crate) const BLOB: BlobId = BlobId([5; 32]);
 pub(crate) const PIECE: usize = 100_000;
 
+/// Whom a holder serves, and another one.
+pub(crate) const PEER: NodeId = NodeId([1; 16]);
+pub(crate) const OTHER: NodeId = NodeId([2; 16]);
+
 /// The bytes of a piece: every piece's differ.
 pub(crate) fn piece(index: u32) -> Vec<u8> {
     (0..PIECE as u32 / 4).flat_map(|at| (at * 64 + index).to_le_bytes()).collect()
@@ -93,7 +97,7 @@ impl Uploads for Holder {
             2 => return Bind::Busy,
             _ => {}
         }
-        assert_eq!(peer, NodeId([1; 16]));
+        assert!([PEER, OTHER].contains(&peer));
         let held = self.held.lock();
         let index = match wanted {
             Wanted::Piece(index) if held.contains(&index.0) => index.0,
@@ -165,8 +169,8 @@ impl PeerWriter for Noting {
         self.0.write_head(head).await
     }
 
-    async fn send_file(&mut self, file: &Arc<File>, offset: u64, length: u64) -> io::Result<()> {
-        self.0.send_file(file, offset, length).await
+    async fn send_file(&mut self, file: &Arc<File>, offset: &mut u64, end: u64) -> io::Result<()> {
+        self.0.send_file(file, offset, end).await
     }
 }
 
@@ -193,8 +197,18 @@ pub(crate) fn noting_heads(stream: PeerStream) -> (PeerStream, Arc<Mutex<Vec<usi
 
 /// Has the holder serve this connection.
 pub(crate) fn serve(stream: PeerStream, holder: &Arc<Holder>, sending: &Sending) -> JoinHandle<Result<()>> {
+    serve_to(PEER, stream, holder, sending)
+}
+
+/// Has the holder serve this peer's connection.
+pub(crate) fn serve_to(
+    peer: NodeId,
+    stream: PeerStream,
+    holder: &Arc<Holder>,
+    sending: &Sending,
+) -> JoinHandle<Result<()>> {
     let (holder, sending) = (Arc::clone(holder), sending.clone());
-    tokio::spawn(async move { serve_data(stream, NodeId([1; 16]), holder, &sending).await })
+    tokio::spawn(async move { serve_data(stream, peer, holder, &sending).await })
 }
 
 /// A requester connected to the holder.
