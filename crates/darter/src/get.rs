@@ -41,6 +41,8 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
@@ -48,8 +50,8 @@ use darter_api::Traffic;
 use darter_api::handover::Anew;
 use darter_core::{Blame, BlobId, Digest, Fault, Retry};
 use darter_node::Order;
-use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
@@ -363,13 +365,13 @@ impl Work<'_> {
             Some(_) => Check::new(None, false, true, is_file),
             None => Check::new(job.digest, args.verify_whole, vouched, is_file),
         };
-        let follows = async {
-            if part.is_some() {
-                // How much of the whole is here says nothing of the part.
-                return std::future::pending().await;
-            }
-            self.bar.follow(number, length, &watch).await
+        // How much of the whole is here says nothing of a part.
+        let came = part.map(|_| Arc::<AtomicU64>::default());
+        let content = match came.clone() {
+            Some(came) => content.inspect_ok(move |given| count(given, &came)).boxed(),
+            None => content,
         };
+        let follows = self.bar.follow(number, length, &watch, came.as_deref());
         let first = wishes(Anew { blob, length, modified });
         let again = |anew: Anew| {
             // A second try at the same content is nobody's business.
@@ -464,6 +466,13 @@ fn shown(job: &Job) -> String {
     let _ = url.set_password(None);
     darter_core::signature::take(&mut url, &[]);
     url.to_string()
+}
+
+/// Counts what came of a part.
+fn count(given: &Given, came: &AtomicU64) {
+    if let Given::Chunk(chunk) = given {
+        came.fetch_add(chunk.range().len(), Ordering::Relaxed);
+    }
 }
 
 /// Bytes held that nobody gave in this transfer.

@@ -72,12 +72,18 @@ impl Bar {
         }
     }
 
-    /// Follows one download, until dropped.
-    pub(super) async fn follow(&self, job: usize, length: Option<u64>, watch: &Watch) -> Infallible {
+    /// Follows one download, until dropped. Of a part of the content this many bytes `came`, out of `length`.
+    pub(super) async fn follow(
+        &self,
+        job: usize,
+        length: Option<u64>,
+        watch: &Watch,
+        came: Option<&AtomicU64>,
+    ) -> Infallible {
         let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;
-            let (length, held) = match watch.progress().await {
+            let (of_whole, held) = match watch.progress().await {
                 Some(progress) => {
                     // An agent in this process says so in its log.
                     if let (Some(waiting), Watch::Daemon(..)) = (&progress.waiting, watch) {
@@ -87,7 +93,10 @@ impl Bar {
                 }
                 None => (length, 0),
             };
-            self.note(job, length, held);
+            match came {
+                Some(came) => self.note(job, length, came.load(Ordering::Relaxed)),
+                None => self.note(job, of_whole, held),
+            }
             self.draw();
         }
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `words.rs` | help, exit codes, configuration, completions, manual pages |
 //! | `get.rs` | one download without a daemon: right bytes or none, resuming, interruptions |
+//! | `ranges.rs` | a part of some content: progress, no seed, no daemon, a lead that dies |
 //! | `daemon.rs` | a daemon's life, and the commands that talk to it |
 //! | `swarm.rs` | a seed and nodes: who reads the origin, who gives what, who dies |
 //! | `no_seed.rs` | nodes without a seed, and fleets in which something is amiss: versions, ids, names, agents that stand still |
@@ -25,6 +26,7 @@ mod get;
 mod json;
 mod no_seed;
 mod quota;
+mod ranges;
 mod service;
 mod support;
 mod swarm;

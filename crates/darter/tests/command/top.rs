@@ -127,7 +127,7 @@ fn json_comes_in_lines_and_a_reader_that_goes_away_ends_it() {
 }
 
 /// A terminal of 80×24: the end that a person sits at, and the program's.
-fn terminal() -> (File, File) {
+pub(crate) fn terminal() -> (File, File) {
     let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&person).unwrap();
     unlockpt(&person).unwrap();
@@ -139,7 +139,7 @@ fn terminal() -> (File, File) {
 }
 
 /// Reads what a program writes until this is in it.
-fn read_until(screen: &mut File, what: &str) {
+pub(crate) fn read_until(screen: &mut File, what: &str) {
     let (mut shown, mut bytes) = (Vec::new(), [0; 4096]);
     wait_until(what, || {
         while let Ok(count) = screen.read(&mut bytes) {
