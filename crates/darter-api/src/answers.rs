@@ -160,6 +160,9 @@ pub struct SwarmStatus {
     pub blob: BlobId,
     /// Whether this agent leads the swarm.
     pub leads: bool,
+    /// Connections that read the origin now.
+    #[serde(default)]
+    pub origin_connections: u32,
     /// Members known.
     pub members: u32,
     /// How far it is; its `rate` is what comes in.

@@ -184,6 +184,8 @@ pub struct Metrics {
     registries: Registries,
     /// Bytes of content read from origins.
     pub origin_bytes: Counter,
+    /// Connections that read blobs of origins now.
+    pub origin_connections: Gauge,
     /// Bytes of pieces sent to other agents.
     pub peer_sent_bytes: Counter,
     /// Bytes of content served to programs of this host.
@@ -251,7 +253,23 @@ pub struct Metrics {
     mirror_duration: Histograms,
 }
 
+/// A connection that reads a blob of an origin, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct OriginConnection(Gauge);
+
+impl Drop for OriginConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Metrics {
+    /// A connection begins to read a blob of an origin.
+    pub(crate) fn origin_connection(&self) -> OriginConnection {
+        self.origin_connections.inc();
+        OriginConnection(self.origin_connections.clone())
+    }
+
     /// Takes down how full the store is.
     pub(crate) fn store(&self, usage: &darter_store::Usage) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
@@ -275,6 +293,7 @@ impl Metrics {
             process: Registry::default(),
             registries: Registries::default(),
             origin_bytes: Counter::default(),
+            origin_connections: Gauge::default(),
             peer_sent_bytes: Counter::default(),
             local_served_bytes: Counter::default(),
             local_sendfile_bytes: Counter::default(),
@@ -328,6 +347,8 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "The program's version", build);
         r.register_with_unit("origin", "Content read from origins", bytes(), self.origin_bytes.clone());
+        let connections = "Connections that read blobs of origins now: several for one blob where they get more (--origin-connections)";
+        r.register("origin_connections", connections, self.origin_connections.clone());
         r.register_with_unit("peer_received", "Pieces received from agents", bytes(), self.peer_received_bytes.clone());
         r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
         let served = "Content served to programs of this host";

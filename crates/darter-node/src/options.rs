@@ -126,6 +126,8 @@ pub struct Options {
     pub download_limit: Option<Rate>,
     /// Limit on bytes read from origins.
     pub origin_limit: Option<Rate>,
+    /// Connections by which the origin of one blob is read at a time, at most.
+    pub origin_connections: u8,
     /// Peer connections without TLS.
     pub insecure: bool,
     /// The most that the store keeps.

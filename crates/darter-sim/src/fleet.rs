@@ -53,6 +53,9 @@ pub struct Fleet {
     pub(crate) pieces: u32,
     pub(crate) piece_bytes: u64,
     pub(crate) origin: f64,
+    /// What the origin gives one connection, and how many a lead may have.
+    pub(crate) origin_each: f64,
+    pub(crate) origin_connections: u8,
     pub(crate) network: Network,
     /// Bytes of a grain.
     pub(crate) grain: f64,
@@ -129,6 +132,8 @@ impl Fleet {
             pieces: scenario.pieces,
             piece_bytes: scenario.piece_bytes,
             origin: scenario.origin.map_or(1e15, |rate| rate.bytes_per_second() as f64),
+            origin_each: scenario.origin_each.map_or(f64::INFINITY, |rate| rate.bytes_per_second() as f64),
+            origin_connections: scenario.origin_connections,
             network,
             grain,
             limits,
@@ -267,7 +272,7 @@ impl Fleet {
                 self.tell(node, Event::Failed { request: RequestId(u64::from(id)) });
             }
             What::Lead(node) => self.lead_woken(node),
-            What::Read { by, life, piece } => self.origin_piece(by, life, PieceIndex(piece)),
+            What::Read { by, life, reader, run } => self.origin_piece(by, life, reader, run),
             What::Noticed(node) => self.noticed(node),
             What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
             What::NotLed { node, by, life } => self.not_led(node, by, life),

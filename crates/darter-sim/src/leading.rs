@@ -9,9 +9,9 @@
 
 use std::time::Duration;
 
-use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceSet};
+use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 use darter_protocol::{Message, PeerInfo};
-use darter_swarm::{Books, Entering, Event, Lead, Leader, Opening, OriginReader, Start};
+use darter_swarm::{Books, Entering, Event, Lead, Leader, Opening, OriginReader, OriginRun, Start};
 
 use crate::fleet::Fleet;
 use crate::hashes::View;
@@ -26,8 +26,8 @@ pub(crate) struct Leading {
     speaks_at: Option<Moment>,
     /// When it looks whether there is something to send or to read though nothing happened.
     wakes_at: Option<Moment>,
-    /// Whether it reads the origin.
-    is_reading: bool,
+    /// Its connections to the origin.
+    reading: Vec<OriginReader>,
 }
 
 impl Fleet {
@@ -62,8 +62,14 @@ impl Fleet {
             seed: self.seed ^ u64::from(self.books),
             tuning: self.tuning,
         };
-        let books = Books::open(opening, &View::of(node, &self.list, self.piece_bytes), self.now);
-        let leading = Leading { books, speaks_at: None, wakes_at: None, is_reading: false };
+        let mut books = Books::open(opening, &View::of(node, &self.list, self.piece_bytes), self.now);
+        let log2 = u8::try_from(self.piece_bytes.max(1).ilog2()).unwrap_or(u8::MAX);
+        let piece_length = PieceLength::from_log2(log2).ok().filter(|length| length.bytes() == self.piece_bytes);
+        if let Some(piece_length) = piece_length.filter(|_| self.origin_connections > 1) {
+            let length = u64::from(self.pieces) * self.piece_bytes;
+            books.lead_mut().read_by(self.origin_connections, piece_length, length);
+        }
+        let leading = Leading { books, speaks_at: None, wakes_at: None, reading: Vec::new() };
         self.nodes[leader as usize].leading = Some(Box::new(leading));
     }
 
@@ -196,37 +202,64 @@ impl Fleet {
         self.look_after(leader);
     }
 
-    /// Asks the origin for the next piece that nobody has, if none is being read.
+    /// Asks the origin for what is to be read next, on each connection that reads nothing.
     fn read_on(&mut self, leader: u32) {
+        self.read_by(leader, OriginReader::Everything);
+        let connections =
+            self.nodes[leader as usize].leading.as_ref().map_or(1, |leading| leading.books.lead().connections());
+        for number in 0..connections - 1 {
+            self.read_by(leader, OriginReader::Beside(number));
+        }
+    }
+
+    fn read_by(&mut self, leader: u32, reader: OriginReader) {
         let node = &mut self.nodes[leader as usize];
-        let Some(leading) = node.leading.as_mut().filter(|leading| !leading.is_reading) else { return };
+        let leading = node.leading.as_mut().filter(|leading| !leading.reading.contains(&reader));
+        let Some(leading) = leading else { return };
         if node.leadership.leader() != Leader::Me || node.picker.is_complete() {
             return;
         }
         let known = PieceSet::full(self.known);
-        let Some(run) = leading.books.lead_mut().origin_plan(OriginReader::Everything, &known, self.now) else {
+        let Some(run) = leading.books.lead_mut().origin_plan(reader, &known, self.now) else {
             if !node.picker.is_complete() {
                 // Members may stand still.
                 self.wake_lead(leader);
             }
             return;
         };
-        leading.is_reading = true;
+        if self.origin_connections > 1 {
+            leading.books.lead_mut().begins(reader, run);
+        }
+        leading.reading.push(reader);
+        self.read_piece(leader, reader, run);
+    }
+
+    /// Reads the first piece of a run.
+    fn read_piece(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
+        let node = &self.nodes[leader as usize];
         let (piece, life, id) = (run.first, node.life, node.id);
+        let connections = node.leading.as_ref().map_or(1, |leading| leading.reading.len());
         self.report.origin_pieces += 1;
+        self.report.origin_connections = self.report.origin_connections.max(connections);
         let holds =
             |node: &&Node| node.alive && node.honest && node.holds(piece) && node.leadership.following() == Some(id);
         if self.nodes[leader as usize].honest && self.nodes.iter().find(holds).is_some() {
             self.report.origin_needless += 1;
         }
-        let took = Duration::from_secs_f64(self.piece_bytes as f64 / self.origin);
-        self.queue.push(self.now + took, What::Read { by: leader, life, piece: piece.0 });
+        let rate = self.origin_each.min(self.origin / connections as f64);
+        let took = Duration::from_secs_f64(self.piece_bytes as f64 / rate);
+        self.queue.push(self.now + took, What::Read { by: leader, life, reader, run });
     }
 
-    pub(crate) fn origin_piece(&mut self, leader: u32, life: u8, piece: PieceIndex) {
+    pub(crate) fn origin_piece(&mut self, leader: u32, life: u8, reader: OriginReader, run: OriginRun) {
+        let piece = run.first;
         let node = &mut self.nodes[leader as usize];
         let Some(leading) = node.leading.as_mut().filter(|_| node.life == life) else { return };
-        leading.is_reading = false;
+        if self.origin_connections > 1 {
+            leading.books.lead_mut().origin_came(reader, self.piece_bytes, self.now);
+        } else {
+            leading.reading.clear();
+        }
         self.known = self.known.max(piece.0 + 1);
         self.learn(leader, self.known);
         let fresh = !self.nodes[leader as usize].holds(piece);
@@ -234,7 +267,22 @@ impl Fleet {
         if fresh {
             self.stored(leader, piece, false);
         }
+        self.read_next(leader, reader, OriginRun { first: PieceIndex(piece.0 + 1), ..run });
         self.look_after(leader);
+    }
+
+    /// A connection goes on with its run, or ends it.
+    fn read_next(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
+        let known = PieceSet::full(self.known);
+        let node = &mut self.nodes[leader as usize];
+        let leads = node.leadership.leader() == Leader::Me;
+        let Some(leading) = node.leading.as_mut().filter(|_| self.origin_connections > 1) else { return };
+        let may_go_on = leads && run.end != Some(run.first);
+        if may_go_on && leading.books.lead_mut().goes_on(reader, run.first, &known, self.now) {
+            return self.read_piece(leader, reader, run);
+        }
+        leading.reading.retain(|other| *other != reader);
+        leading.books.lead_mut().reads(reader, None);
     }
 
     /// A node meets another.

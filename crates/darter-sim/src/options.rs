@@ -30,6 +30,12 @@ pub struct FleetOptions {
     /// Rate of the origin; without it the seeds hold the blob from the start.
     #[arg(long)]
     pub origin_rate: Option<Rate>,
+    /// What the origin gives one connection; the lead reads it by several then.
+    #[arg(long, requires = "origin_rate")]
+    pub origin_each: Option<Rate>,
+    /// The most connections by which the lead reads such an origin.
+    #[arg(long, default_value_t = 8)]
+    pub origin_connections: u8,
     /// When nodes come: all, poisson:NODES_PER_SECOND, rolling:NODES/SECONDS (so many every so many seconds).
     #[arg(long, default_value = "all")]
     pub arrivals: Arrivals,
@@ -171,6 +177,8 @@ impl FleetOptions {
         let seeds = self.seeds.max(1);
         let mut scenario = Scenario::equal(nodes + seeds - 1, self.pieces, self.piece_bytes, self.rate);
         scenario.origin = self.origin_rate;
+        scenario.origin_each = self.origin_each;
+        scenario.origin_connections = if self.origin_each.is_some() { self.origin_connections } else { 1 };
         scenario.seed = self.seed;
         scenario.network.latency = Duration::from_micros(self.latency);
         scenario.network.rack_latency = Duration::from_micros(self.rack_latency);

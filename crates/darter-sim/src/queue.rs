@@ -10,6 +10,7 @@
 //! has `next` events that were taken out; nothing is put in before the present (it is moved there).
 
 use darter_core::Moment;
+use darter_swarm::{OriginReader, OriginRun};
 
 use crate::liars::Lied;
 
@@ -44,8 +45,8 @@ pub(crate) enum What {
     Failed { node: u32, id: u32, lost: Option<(u32, u32)> },
     /// The lead looks again.
     Lead(u32),
-    /// A lead has read a piece from the origin.
-    Read { by: u32, life: u8, piece: u32 },
+    /// A lead has read the first piece of a run from the origin.
+    Read { by: u32, life: u8, reader: OriginReader, run: OriginRun },
     /// The others find out that a node died.
     Noticed(u32),
     /// A node asks another to lead.

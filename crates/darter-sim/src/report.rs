@@ -18,6 +18,8 @@ pub struct Report {
     pub unfinished: Vec<usize>,
     /// Pieces asked of the origin, repetitions included.
     pub origin_pieces: u64,
+    /// Connections by which a lead read it at a time, at most.
+    pub origin_connections: usize,
     /// Nodes that began to lead after another had, and when.
     pub elected: Vec<(Duration, usize)>,
     /// Pieces asked of the origin though a live, honest node held them that followed the asking lead.

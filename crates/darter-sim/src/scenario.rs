@@ -82,6 +82,10 @@ pub struct Scenario {
     pub piece_bytes: u64,
     /// How fast the origin sends; `None` means that the seed holds the blob from the start, and that whoever leads reads it at once.
     pub origin: Option<Rate>,
+    /// What the origin gives one connection, if it limits each.
+    pub origin_each: Option<Rate>,
+    /// Connections by which a lead may read the origin at a time.
+    pub origin_connections: u8,
     /// Cables and sockets.
     pub network: Network,
     /// Links that racks and zones share.
@@ -112,6 +116,8 @@ impl Scenario {
             pieces,
             piece_bytes,
             origin: None,
+            origin_each: None,
+            origin_connections: 1,
             network: Network::default(),
             links: Vec::new(),
             sample_every: None,
@@ -153,7 +159,9 @@ impl Scenario {
         let up = seeds.iter().map(|(_, node)| node.up.bytes_per_second()).sum();
         let Some(up) = Rate::from_bytes_per_second(up) else { return Duration::ZERO };
         let swarm = darter_swarm::bound::least_time(self.bytes(), up, &rates);
-        let origin = self.origin.map_or(0.0, |rate| self.bytes() as f64 / rate.bytes_per_second() as f64);
+        let each = self.origin_each.map_or(f64::INFINITY, |rate| rate.bytes_per_second() as f64);
+        let most = each * f64::from(self.origin_connections.max(1));
+        let origin = self.origin.map_or(0.0, |rate| self.bytes() as f64 / most.min(rate.bytes_per_second() as f64));
         swarm.max(Duration::from_secs_f64(origin))
     }
 }

@@ -62,6 +62,32 @@ fn a_seed_that_reads_the_origin_as_it_goes_reads_it_once() {
     assert!(copies(report.seed_pieces, &scenario) <= 1.05);
 }
 
+/// 256 MiB of which one connection would take 34 s.
+#[test]
+fn a_store_that_limits_each_connection_is_read_by_several_as_soon_as_its_bound_and_once() {
+    let mut scenario = Scenario::equal(8, 1024, 256 << 10, megabytes(100));
+    (scenario.origin, scenario.origin_each) = (Some(megabytes(1000)), Some(megabytes(8)));
+    let alone = run(&scenario);
+    scenario.origin_connections = 8;
+    let report = run(&scenario);
+    assert_eq!(report.origin_connections, 8);
+    assert_eq!(report.origin_pieces, u64::from(scenario.pieces));
+    assert!(over_bound(&report, &scenario) <= 1.15);
+    assert!(report.quantile(1.0) * 5 < alone.quantile(1.0));
+}
+
+#[test]
+fn an_origin_that_gives_several_connections_no_more_than_one_is_read_by_one_and_costs_nothing() {
+    let mut scenario = eight();
+    scenario.origin = Some(megabytes(20));
+    let alone = run(&scenario);
+    scenario.origin_connections = 8;
+    let report = run(&scenario);
+    assert_eq!(report.origin_pieces, u64::from(scenario.pieces));
+    assert!(report.origin_connections <= 2);
+    assert!(report.quantile(1.0).as_secs_f64() <= alone.quantile(1.0).as_secs_f64() * 1.02);
+}
+
 #[test]
 fn a_faster_seed_uses_what_it_has() {
     let mut scenario = eight();

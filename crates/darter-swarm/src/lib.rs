@@ -13,6 +13,7 @@
 //! | [`hashes`] | [`Hashes`]: how far an agent's list of hashes goes, what proves it, what is told of it |
 //! | `runs` | the same for hashes behind gaps |
 //! | [`finish`] | [`Finish`]: when the whole is checked |
+//! | `breadth` | how many connections read a blob's origin at a time |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
 //! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
 //! | [`asking`] | whom to ask who leads, where nobody knows everybody |
@@ -28,6 +29,7 @@
 pub mod asking;
 pub mod books;
 pub mod bound;
+mod breadth;
 pub mod budget;
 pub mod event;
 pub mod facts;
@@ -46,6 +48,7 @@ pub mod teaching;
 pub mod tuning;
 
 pub use books::{Books, Entering, Opening, Speech};
+pub use breadth::{MAX_ORIGIN_CONNECTIONS, Widening};
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
 pub use facts::Facts;

@@ -131,7 +131,7 @@ impl Builder {
             pauses,
             registries: registry.upstreams().clone(),
             origin_budget: ByteBudget::new(options.origin_limit, Arc::clone(&clock)),
-            origin_turns: Turns::default(),
+            origin_turns: Turns::for_connections(options.origin_connections),
             metrics: Arc::clone(&metrics),
             tiers: TierBytes::default(),
             fetching: Fetchers::default(),

@@ -90,6 +90,7 @@ fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
         ("ask-login", old.ask_login != fresh.ask_login),
         ("plain-http", old.plain_http != fresh.plain_http),
         ("origin-patience", old.origin_patience != fresh.origin_patience),
+        ("origin-connections", old.origin_connections != fresh.origin_connections),
         ("stale-tags", old.stale_tags != fresh.stale_tags),
         ("stall-timeout", old.stall_timeout != fresh.stall_timeout),
         ("signed-parameter", old.signed_parameters != fresh.signed_parameters),

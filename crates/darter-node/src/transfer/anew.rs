@@ -18,7 +18,7 @@ use darter_origin::{ErrorKind, OriginError, OriginFailure};
 use darter_swarm::OriginRun;
 use darter_wire::{Failure, Message};
 
-use super::reading::{Assembly, RunEnd, WholeHasher};
+use super::reading::{Assembly, RunEnd};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -63,28 +63,32 @@ impl Transfer {
     }
 
     /// Compares the piece in hand with the hash that is known of it, and goes on to the next.
-    pub(super) async fn compare_piece(&self, assembly: &mut Assembly, whole: &mut WholeHasher) -> Option<RunEnd> {
+    pub(super) async fn compare_piece(&self, assembly: &mut Assembly) -> Option<RunEnd> {
         let (piece, piece_length) = (assembly.piece, self.piece_length);
         let known = self.stored.hash(piece)?;
         let only = self.stored.length().is_some_and(|length| piece_length.count(length) == 1);
         let bytes = std::mem::take(&mut assembly.bytes);
-        let length = bytes.len() as u64;
-        let (mut hasher, mut witness) = (whole.hasher.take(), whole.witness.take());
+        let mut hashing = self.whole.take_at(piece_length.offset(piece));
         let compared = tokio::task::spawn_blocking(move || {
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&bytes);
+            if let Some(hashing) = &mut hashing {
+                if let Some(witness) = &mut hashing.witness {
+                    witness.update(&bytes);
+                }
+                hashing.update(&bytes);
             }
-            if let Some(witness) = &mut witness {
-                witness.update(&bytes);
-            }
-            (hash_piece(piece_length, piece, &bytes, only) == known, bytes, hasher, witness)
+            (hash_piece(piece_length, piece, &bytes, only) == known, bytes, hashing)
         });
-        let (is_same, mut bytes, hasher, witness) = compared.await.expect("hashing does not panic");
+        let (is_same, mut bytes, hashing) = compared.await.expect("hashing does not panic");
         if !is_same {
+            if hashing.is_some() {
+                self.whole.lose();
+            }
             return Some(self.changed_end());
         }
-        (whole.hasher, whole.witness) = (hasher, witness);
-        whole.next += length;
+        if let Some(hashing) = hashing {
+            // Those that follow are compared as well, with these bytes in hand.
+            self.whole.give_back(hashing);
+        }
         bytes.clear();
         (assembly.bytes, assembly.piece) = (bytes, PieceIndex(piece.0 + 1));
         None

@@ -13,20 +13,21 @@ use darter_origin::{OriginError, Witness};
 use darter_store::StoreError;
 
 use super::Transfer;
-use super::reading::WholeHasher;
+use super::whole::Hashing;
 
 impl Transfer {
     /// Takes in what an answer declares that goes on at the piece `first`.
-    pub(super) async fn heed(
-        &self,
-        later: Witness,
-        whole: &mut WholeHasher,
-        first: PieceIndex,
-    ) -> Result<(), OriginError> {
+    pub(super) async fn heed(&self, later: Witness, first: PieceIndex) -> Result<(), OriginError> {
+        let mut whole = self.whole.take().await;
+        let heeded = self.heed_beside(later, &mut whole, first).await;
+        self.whole.give_back(whole);
+        heeded
+    }
+
+    async fn heed_beside(&self, later: Witness, whole: &mut Hashing, first: PieceIndex) -> Result<(), OriginError> {
         let Some(later) = later.beside(whole.witness.as_ref())? else { return Ok(()) };
         let at = self.piece_length.offset(first);
-        let begins_here = whole.hasher.is_none() && whole.witness.is_none();
-        let is_in_step = whole.next == at || begins_here;
+        let is_in_step = whole.next == at || whole.is_idle();
         if !is_in_step || !(0..first.0).all(|piece| self.stored.holds(PieceIndex(piece))) {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use darter_api::{Checked, CheckedBy};
 use darter_core::{Digest, in_full};
+use darter_origin::ErrorKind;
 use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
@@ -31,6 +32,9 @@ impl Transfer {
                 Some(changed) => self.supersede(changed).await,
                 None => self.dissolve(error).await,
             },
+            Err(FetchError::Origin(failure)) if failure.kind == ErrorKind::Contradicted => {
+                self.dissolve(FetchError::Origin(failure)).await;
+            }
             Err(error) => self.unchecked(&error),
         }
         self.state.lock().finish.ended();
@@ -71,9 +75,9 @@ impl Transfer {
             .manifest()
             .root()
             .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
-        let (verdict, by, streamed) = {
-            let mut state = self.state.lock();
-            (state.verdict.clone(), state.checked_by, state.streamed_digest.take())
+        let (verdict, by) = {
+            let state = self.state.lock();
+            (state.verdict.clone(), state.checked_by)
         };
         let expected = self.digest();
         let has_verdict = verdict.is_some();
@@ -85,6 +89,8 @@ impl Transfer {
         if let Some(verdict) = vouched.filter(|_| !self.context.options.verify_whole) {
             return Ok((verdict, by));
         }
+        let rest = self.hash_rest().await?;
+        let streamed = rest.or_else(|| self.state.lock().streamed_digest.take());
         let Some(expected) = expected else { return Ok((Verdict { root, digest: streamed }, CheckedBy::Here)) };
         let got = match streamed {
             Some(digest) => digest,

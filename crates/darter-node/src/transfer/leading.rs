@@ -36,8 +36,8 @@ pub(crate) struct Leading {
     wakes: Option<Moment>,
     /// When to look again for something to send to members that there was nothing for.
     look_again: Option<Moment>,
-    /// Wakes the tasks that read the origin, each by its own.
-    pub(super) plan_changed: [Arc<Notify>; 2],
+    /// Wake the tasks that read everything, and what somebody waits for.
+    plan_changed: [Arc<Notify>; 2],
 }
 
 impl Leading {
@@ -134,7 +134,17 @@ impl Leading {
         self.books.lead_mut().goes_on(reader, piece, known, now)
     }
 
-    /// A reader begins with these pieces, or ends.
+    /// A reader begins a run.
+    pub(super) fn begins(&mut self, reader: OriginReader, run: OriginRun) {
+        self.books.lead_mut().begins(reader, run);
+    }
+
+    /// Wakes a reader that had nothing to read.
+    pub(super) fn plan_changed(&self, reader: OriginReader) -> Arc<Notify> {
+        Arc::clone(&self.plan_changed[usize::from(reader == OriginReader::Errands)])
+    }
+
+    /// A reader is at these pieces, or ends.
     pub(super) fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) {
         if self.books.lead_mut().reads(reader, pieces) {
             self.replan();
@@ -142,7 +152,7 @@ impl Leading {
     }
 
     /// Whether a reader is at some pieces.
-    pub(super) const fn is_reading(&self, reader: OriginReader) -> bool {
+    pub(super) fn is_reading(&self, reader: OriginReader) -> bool {
         self.books.lead().is_reading(reader)
     }
 
@@ -275,20 +285,26 @@ impl Transfer {
             seed: random_seed(&self.context.me, self.blob),
             tuning: Tuning::default(),
         };
-        let books = Books::open(opening, self, now);
+        let mut books = Books::open(opening, self, now);
+        if let Some(length) = self.stored.length() {
+            books.lead_mut().read_by(self.max_connections(), self.piece_length, length);
+        }
         let plan_changed = [(); 2].map(|()| Arc::new(Notify::new()));
         state.leading = Some(Leading { books, wakes: None, look_again: None, plan_changed });
     }
 
     /// The blob's length is known now.
     pub(super) fn total_known(&self) {
-        let total = self.pieces();
+        let (total, length) = (self.pieces(), self.stored.length());
         let known = 0..self.stored.prefix();
         let now = self.context.now();
         {
             let mut state = self.state.lock();
             if let (Some(leading), Some(total)) = (&mut state.leading, total) {
                 leading.books.lead_mut().set_total(total);
+            }
+            if let (Some(leading), Some(length)) = (&mut state.leading, length) {
+                leading.books.lead_mut().read_by(self.max_connections(), self.piece_length, length);
             }
             if let Some(total) = total {
                 state.hashes.set_total(total);

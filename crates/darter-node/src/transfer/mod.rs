@@ -8,6 +8,8 @@
 //! | [`leading`] | being the lead: members, late-bound pieces |
 //! | `electing` | finding another lead, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
+//! | `beside` | further connections to an origin that gives several more than one |
+//! | `whole` | the digest of the whole, while pieces come in any order |
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
 //! | [`turns`] | which blobs' pieces are read now |
@@ -34,6 +36,7 @@
 //! questions that don't touch the disk.
 
 mod anew;
+mod beside;
 mod callers;
 mod declared;
 pub(crate) mod dissolve;
@@ -55,8 +58,9 @@ pub(crate) mod turns;
 mod upkeep;
 pub(crate) mod view;
 mod wants;
+mod whole;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -84,6 +88,7 @@ use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
 use self::wants::Wants;
+use self::whole::Whole;
 use crate::context::{Context, Fetching};
 use crate::error::FetchError;
 use crate::fleet::Fleet;
@@ -118,6 +123,8 @@ pub(crate) struct Transfer {
     pub(crate) stored: Arc<dyn StoredBlob>,
     pub(crate) piece_length: PieceLength,
     state: Mutex<State>,
+    /// How far the whole was hashed.
+    whole: Whole,
     /// Wakes the driver.
     kick: Notify,
     /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
@@ -159,6 +166,8 @@ pub(crate) struct State {
     /// Whether a task reads the origin, and whether one reads what somebody waits for.
     reading: bool,
     on_errands: bool,
+    /// Which connections read it besides, by their number.
+    beside: BTreeSet<u8>,
     /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
@@ -304,6 +313,7 @@ impl Transfer {
             finish: Finish::default(),
             reading: false,
             on_errands: false,
+            beside: BTreeSet::new(),
             in_order_only: false,
             whole_answer: None,
             wants: Wants::new(everything),
@@ -329,6 +339,7 @@ impl Transfer {
             stored,
             piece_length: manifest.piece_length(),
             state: Mutex::new(state),
+            whole: Whole::default(),
             kick: Notify::new(),
             changed: watch::channel(()).0,
             sendable: sendable.clone(),
@@ -546,6 +557,7 @@ impl Transfer {
         api::SwarmStatus {
             blob: self.blob,
             leads: state.leading.is_some(),
+            origin_connections: state.leading.as_mut().map_or(0, Leading::origin_connections),
             members: state.members(),
             progress,
             sent_rate,

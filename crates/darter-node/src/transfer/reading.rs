@@ -1,5 +1,6 @@
 //! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed
-//! and stored the moment it is whole; and beside that, on *errands*, what somebody waits for wherever it is.
+//! and stored the moment it is whole; and beside that, on *errands*, what somebody waits for wherever it is. Where several
+//! connections get more than one, others read further stretches meanwhile (see [`beside`](super::beside)).
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
 //! with the next piece in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since
@@ -10,26 +11,25 @@
 //! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
 //! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_api::Giver;
 use darter_core::manifest::hash_piece;
-use darter_core::{ByteRange, DigestHasher, Moment, PieceIndex, PieceLength, Source, Version, in_full};
+use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
 use darter_store::StoreError;
 use darter_swarm::{OriginReader, OriginRun};
 use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
+use super::beside::MAX_SILENCE;
 use super::leading::Leading;
 use super::parts::{Next, Parts};
 use super::turns::Turn;
 use super::{Lead, Outcome, State, Transfer};
 use crate::error::FetchError;
-use crate::options::Role;
 
 /// Why a run ended.
 pub(super) enum RunEnd {
@@ -43,14 +43,6 @@ pub(super) enum RunEnd {
     Whole(Reading),
 }
 
-/// Computes the whole's digest while pieces come in order from the first byte.
-pub(super) struct WholeHasher {
-    pub(super) hasher: Option<DigestHasher>,
-    /// Checks what the origin declared.
-    pub(super) witness: Option<Witness>,
-    pub(super) next: u64,
-}
-
 /// A piece being put together.
 pub(super) struct Assembly {
     reader: OriginReader,
@@ -61,7 +53,7 @@ pub(super) struct Assembly {
 }
 
 /// What a broken reading leaves to the next one.
-struct Leftover {
+pub(super) struct Leftover {
     reader: OriginReader,
     /// The piece that was begun.
     assembly: Option<Assembly>,
@@ -77,6 +69,10 @@ struct Leftover {
 }
 
 impl Leftover {
+    pub(super) const fn new(reader: OriginReader, now: Moment) -> Self {
+        Self { reader, assembly: None, progress: now, reached: 0, again: 0, anew: false, parts: Parts::Given }
+    }
+
     fn bytes(&self) -> u64 {
         self.assembly.as_ref().map_or(0, |assembly| assembly.bytes.len() as u64)
     }
@@ -164,11 +160,11 @@ impl Transfer {
     async fn read_as(self: &Arc<Self>, reader: OriginReader, mut opened: Option<Reading>) {
         let on_errands = reader == OriginReader::Errands;
         let fresh = self.stored.held().is_empty() && !on_errands;
-        let mut whole = WholeHasher { hasher: self.hasher().filter(|_| fresh), witness: None, next: 0 };
+        if fresh {
+            self.whole.begin(self.hasher(), None);
+        }
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
-        let progress = self.context.now();
-        let mut left =
-            Leftover { reader, assembly: None, progress, reached: 0, again: 0, anew: false, parts: Parts::Given };
+        let mut left = Leftover::new(reader, self.context.now());
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run(reader).await else { break };
@@ -190,11 +186,11 @@ impl Transfer {
             let caller = self.state.lock().callers.current().clone();
             let mut turn = self.context.origin_turns.reader();
             let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
-                Some(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
+                Some(reading) => self.consume(run, reading, &mut turn, &mut left).await,
                 // No origin is made to wait with a body that nobody reads.
                 None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
                     opened = turn.wait_for(self.open_run(run, &mut left)) => match opened {
-                        Ok(reading) => self.consume(run, reading, &mut turn, &mut whole, &mut left).await,
+                        Ok(reading) => self.consume(run, reading, &mut turn, &mut left).await,
                         Err(error) => RunEnd::Origin(error),
                     },
                     () = self.closed.cancelled() => RunEnd::Replan,
@@ -272,23 +268,6 @@ impl Transfer {
                 }
             }
         }
-        self.note_streamed(&mut whole, self.stored.length());
-    }
-
-    /// What hashes the whole while it is read: by the algorithm of its digest, else SHA-256, for whoever wants to know it. An
-    /// agent that lives for one command hashes only what it has to check.
-    fn hasher(&self) -> Option<DigestHasher> {
-        let options = &self.context.options;
-        let may_be_asked = options.role != Role::Embedded || options.verify_whole;
-        self.digest().map(|digest| digest.hasher()).or_else(|| may_be_asked.then(DigestHasher::sha256))
-    }
-
-    /// The whole's digest is known once `length` bytes are hashed. Noted before anybody learns that all pieces are here: the
-    /// check of the whole would read them again.
-    fn note_streamed(&self, whole: &mut WholeHasher, length: Option<u64>) {
-        if let Some(hasher) = whole.hasher.take_if(|_| length == Some(whole.next)) {
-            self.state.lock().streamed_digest = Some(hasher.finish());
-        }
     }
 
     /// What to read next; waits until there is something, `None` once this agent need not read any more.
@@ -307,8 +286,11 @@ impl Transfer {
                     return None;
                 }
                 let plan = leading.plan(reader, &known, now);
-                leading.reads(reader, plan.map(|run| pieces_of(reader, run)));
-                (plan, leading.plan_due(now), Arc::clone(&leading.plan_changed[reader as usize]))
+                match plan {
+                    Some(run) => leading.begins(reader, run),
+                    None => leading.reads(reader, None),
+                }
+                (plan, leading.plan_due(now), leading.plan_changed(reader))
             };
             if let Some(plan) = plan {
                 return Some(plan);
@@ -326,7 +308,7 @@ impl Transfer {
     }
 
     /// Whether the plan still begins with this piece, and this agent still leads.
-    fn still_planned(&self, reader: OriginReader, piece: PieceIndex) -> bool {
+    pub(super) fn still_planned(&self, reader: OriginReader, piece: PieceIndex) -> bool {
         let now = self.context.now();
         let known = self.stored.known();
         let mut state = self.state.lock();
@@ -336,7 +318,7 @@ impl Transfer {
     }
 
     /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
-    async fn begins(&self, reader: OriginReader, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
+    pub(super) async fn begins(&self, reader: OriginReader, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
         tokio::select! {
             () = turn.begin() => self.still_planned(reader, piece),
             () = self.closed.cancelled() => false,
@@ -344,13 +326,18 @@ impl Transfer {
     }
 
     /// The part of the origin to ask for; `None` for all of it.
-    fn range_of(&self, run: OriginRun, left: &Leftover) -> Option<ByteRange> {
+    pub(super) fn range_of(&self, run: OriginRun, left: &Leftover) -> Option<ByteRange> {
         let start = self.piece_length.offset(run.first) + left.bytes();
         let length = self.stored.length();
         let end = run.end.map_or(u64::MAX, |end| self.piece_length.offset(end));
         let end = length.map_or(end, |length| end.min(length));
         let whole = start == 0 && (run.end.is_none() || length == Some(end));
         (!whole).then(|| ByteRange::new(start, end))
+    }
+
+    /// The version that an answer has to be of.
+    pub(super) fn expected(&self) -> Option<&Version> {
+        (self.version != Version::default() || self.digest().is_some()).then_some(&self.version)
     }
 
     /// Opens the origin's answer for a run.
@@ -369,7 +356,7 @@ impl Transfer {
             self.note(format!("reading the origin from byte {start} on"));
             self.joined_parts();
         }
-        let expect = (self.version != Version::default() || self.digest().is_some()).then_some(&self.version);
+        let expect = self.expected();
         // Once: the pauses of one that fails are made by who asked, who can tell those that wait.
         let origin = origins.once(requester);
         let read = |range| origin.read(&self.source, &credentials, range, expect);
@@ -379,37 +366,39 @@ impl Transfer {
         }
     }
 
-    async fn consume(
+    /// Takes in what the origin answers to a question for a run.
+    pub(super) async fn consume(
         self: &Arc<Self>,
         run: OriginRun,
         reading: Reading,
         turn: &mut Turn<'_>,
-        whole: &mut WholeHasher,
         left: &mut Leftover,
     ) -> RunEnd {
+        let _connection = self.context.metrics.origin_connection();
         let first = if left.anew { PieceIndex(0) } else { run.first };
         let start = self.piece_length.offset(first) + left.bytes();
         if reading.start > start {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
         }
-        if left.reader == OriginReader::Errands && reading.start < start {
+        let reads_everything = left.reader == OriginReader::Everything;
+        if !reads_everything && reading.start < start {
             return RunEnd::Whole(reading);
         }
-        if left.reader == OriginReader::Errands {
+        if !reads_everything {
             // What the origin declares of the whole is heeded by who reads all of it.
         } else if left.anew {
-            *whole = WholeHasher { hasher: self.hasher(), witness: reading.witness, next: 0 };
-        } else if start == 0 && whole.next == 0 {
-            whole.witness = reading.witness;
+            self.whole.begin(self.hasher(), reading.witness);
+        } else if start == 0 {
+            self.whole.is_declared(reading.witness);
         } else if let Some(later) = reading.witness
-            && let Err(error) = self.heed(later, whole, first).await
+            && let Err(error) = self.heed(later, first).await
         {
             return RunEnd::Origin(error);
         }
         if let Some(length) = reading.length {
             if length == 0 {
-                self.note_streamed(whole, Some(0));
+                self.note_streamed(Some(0));
             }
             if let Err(error) = self.accept_length(length) {
                 return self.wrong_length(error);
@@ -424,7 +413,7 @@ impl Transfer {
                 return RunEnd::Replan;
             }
             let chunk = tokio::select! {
-                chunk = turn.wait_for(body.next()) => chunk,
+                chunk = turn.wait_for(next_chunk(&mut body, left.reader, &self.source)) => chunk,
                 () = self.closed.cancelled() => return RunEnd::Replan,
             };
             let mut chunk = match chunk {
@@ -447,11 +436,14 @@ impl Transfer {
                 self.moved();
             }
             self.meter_origin(length).await;
+            if !left.anew {
+                self.origin_came(left.reader, length);
+            }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
                 if assembly.bytes.len() == room {
                     turn.end();
-                    if let Some(end) = self.piece_came(run, &mut assembly, whole).await {
+                    if let Some(end) = self.piece_came(run, &mut assembly).await {
                         return end;
                     }
                 }
@@ -459,14 +451,14 @@ impl Transfer {
                 assembly.bytes.extend_from_slice(&chunk.split_to(take));
                 if self.is_whole_piece(&assembly) {
                     turn.end();
-                    if let Some(end) = self.piece_came(run, &mut assembly, whole).await {
+                    if let Some(end) = self.piece_came(run, &mut assembly).await {
                         return end;
                     }
                 }
             }
         }
         turn.end();
-        self.end_of_body(run, assembly, whole, left).await
+        self.end_of_body(run, assembly, left).await
     }
 
     /// Whether the rest of a piece can be asked for, and be known to be of the same version.
@@ -476,13 +468,7 @@ impl Transfer {
     }
 
     /// The body ended: of a blob of unknown length, that was its end.
-    async fn end_of_body(
-        self: &Arc<Self>,
-        run: OriginRun,
-        mut assembly: Assembly,
-        whole: &mut WholeHasher,
-        left: &mut Leftover,
-    ) -> RunEnd {
+    async fn end_of_body(self: &Arc<Self>, run: OriginRun, mut assembly: Assembly, left: &mut Leftover) -> RunEnd {
         if assembly.piece < run.first {
             return self.ended_before(run, &assembly);
         }
@@ -492,17 +478,20 @@ impl Transfer {
         }
         if self.stored.length().is_none() {
             let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
-            if length == 0
-                && let Some(Err(error)) = whole.witness.take().map(Witness::verdict)
-            {
-                return RunEnd::Origin(error);
+            if length == 0 {
+                let mut hashing = self.whole.take().await;
+                let verdict = hashing.witness.take().map(Witness::verdict);
+                self.whole.give_back(hashing);
+                if let Some(Err(error)) = verdict {
+                    return RunEnd::Origin(error);
+                }
             }
-            self.note_streamed(whole, Some(length));
+            self.note_streamed(Some(length));
             if let Err(error) = self.accept_length(length) {
                 return RunEnd::Here(error);
             }
             if !assembly.bytes.is_empty()
-                && let Some(end) = self.store_piece(&mut assembly, whole).await
+                && let Some(end) = self.store_piece(&mut assembly).await
             {
                 return end;
             }
@@ -531,16 +520,11 @@ impl Transfer {
     }
 
     /// What to do with the piece in hand: one that comes before the run is known, and compared.
-    async fn piece_came(
-        self: &Arc<Self>,
-        run: OriginRun,
-        assembly: &mut Assembly,
-        whole: &mut WholeHasher,
-    ) -> Option<RunEnd> {
+    async fn piece_came(self: &Arc<Self>, run: OriginRun, assembly: &mut Assembly) -> Option<RunEnd> {
         if assembly.piece < run.first && self.stored.hash(assembly.piece).is_some() {
-            return self.compare_piece(assembly, whole).await;
+            return self.compare_piece(assembly).await;
         }
-        self.store_piece(assembly, whole).await
+        self.store_piece(assembly).await
     }
 
     fn is_whole_piece(&self, assembly: &Assembly) -> bool {
@@ -549,46 +533,52 @@ impl Transfer {
     }
 
     /// Hashes and stores the piece in hand, and goes on to the next; says how the run ends if it does.
-    async fn store_piece(self: &Arc<Self>, assembly: &mut Assembly, whole: &mut WholeHasher) -> Option<RunEnd> {
+    async fn store_piece(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
         let piece = assembly.piece;
         let bytes = std::mem::take(&mut assembly.bytes);
         let length = bytes.len() as u64;
         let only = self.stored.length().is_some_and(|length| self.piece_length.count(length) == 1);
         let stored = Arc::clone(&self.stored);
         let piece_length = self.piece_length;
-        let follows = whole.next == piece_length.offset(piece);
-        let mut hasher = if follows { whole.hasher.take() } else { None };
-        let mut witness = if follows { whole.witness.take() } else { None };
+        let mut hashing = self.whole.take_at(piece_length.offset(piece));
+        let hashes = hashing.is_some();
         let is_last = self.stored.length() == Some(piece_length.offset(piece) + length);
         let put = self.context.disk.run(move || {
-            if let Some(witness) = &mut witness {
-                witness.update(&bytes);
-            }
-            // The last piece is held back until the whole is known to be what was declared.
-            if is_last && let Some(Err(error)) = witness.take().map(Witness::verdict) {
-                return Ok(Err(error));
+            if let Some(hashing) = &mut hashing {
+                if let Some(witness) = &mut hashing.witness {
+                    witness.update(&bytes);
+                }
+                // The last piece is held back until the whole is known to be what was declared.
+                if is_last && let Some(Err(error)) = hashing.witness.take().map(Witness::verdict) {
+                    return Ok(Err(error));
+                }
             }
             if stored.hash(piece).is_none() {
                 stored.extend(piece.0, &[hash_piece(piece_length, piece, &bytes, only)])?;
             }
             stored.put(piece, &bytes)?;
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&bytes);
+            if let Some(hashing) = &mut hashing {
+                hashing.update(&bytes);
             }
-            Ok::<_, StoreError>(Ok((bytes, hasher, witness)))
+            Ok::<_, StoreError>(Ok((bytes, hashing)))
         });
-        match put.await {
+        let put = put.await;
+        if hashes && !matches!(put, Ok(Ok(_))) {
+            self.whole.lose();
+        }
+        match put {
             Ok(Err(error)) => return Some(RunEnd::Origin(error)),
-            Ok(Ok((mut bytes, hasher, witness))) => {
-                (whole.hasher, whole.witness) = (hasher, witness);
-                whole.next += if follows { length } else { 0 };
-                self.note_streamed(whole, self.stored.length());
+            Ok(Ok((mut bytes, hashing))) => {
+                if let Some(hashing) = hashing {
+                    self.hashed(hashing);
+                }
                 bytes.clear();
                 assembly.bytes = bytes;
                 assembly.piece = PieceIndex(piece.0 + 1);
                 self.learned_run(&mut self.state.lock(), piece.0..piece.0 + 1);
                 self.total_known();
                 self.stored_piece(piece, length, None, Giver::Origin);
+                self.read_beside();
             }
             // The hash is from an earlier reading: the origin has other bytes now, under the same version.
             Err(StoreError::WrongPiece { .. }) => {
@@ -613,11 +603,19 @@ impl Transfer {
     }
 }
 
-/// Which pieces a reader of the origin is at as it begins a run: one that reads everything goes no farther than the plan lets it, piece by
-/// piece.
-fn pieces_of(reader: OriginReader, run: OriginRun) -> Range<u32> {
-    let end = run.end.filter(|_| reader == OriginReader::Errands).map_or(run.first.0 + 1, |end| end.0);
-    run.first.0..end
+/// What comes next of a body. A connection besides others is not waited for as long: what it was to read can be read by them.
+async fn next_chunk(
+    body: &mut darter_origin::Body,
+    reader: OriginReader,
+    source: &Source,
+) -> Option<Result<Bytes, OriginError>> {
+    if !matches!(reader, OriginReader::Beside(_)) {
+        return body.next().await;
+    }
+    tokio::time::timeout(MAX_SILENCE, body.next()).await.unwrap_or_else(|_| {
+        let text = format!("{source} sent nothing for {} s on one of several connections", MAX_SILENCE.as_secs());
+        Some(Err(OriginError::new(ErrorKind::Timeout, text)))
+    })
 }
 
 /// Whether the origin does not take these credentials, and may take others.

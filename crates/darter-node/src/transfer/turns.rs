@@ -3,16 +3,19 @@
 //! A part of a piece can't be passed on. Sixty-four blobs read side by side share what the origin gives, and the first piece of each
 //! is whole when all are: the seed's uplink idles for so long. So an agent begins few pieces at a time, each blob in its turn.
 //!
+//! Connections besides the first one of a blob are few in all, and shared among the blobs that are fetched.
+//!
 //! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without:
 //! an origin holds up the others for [`MAX_TURN`] at most, and what has begun is never put off.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Sleep, sleep};
 
-/// Pieces that are put together at a time: several connections, should the origin limit each.
+/// Pieces that are put together at a time, unless one blob may be read by more connections.
 const AT_A_TIME: usize = 8;
 
 /// For how long a turn is kept though nothing comes.
@@ -23,7 +26,13 @@ const MAX_TURN: Duration = Duration::from_secs(1);
 
 /// The turns of one agent, given in the order in which they are asked for.
 #[derive(Debug)]
-pub(crate) struct Turns(Semaphore);
+pub(crate) struct Turns {
+    turns: Semaphore,
+    /// Connections besides the first one of a blob, of all blobs.
+    beside: Arc<Semaphore>,
+    /// How many there may be.
+    most_beside: usize,
+}
 
 /// One reader, and its turn while it has one.
 #[derive(Debug)]
@@ -34,13 +43,30 @@ pub(crate) struct Turn<'a> {
     begun: bool,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self(Semaphore::new(AT_A_TIME))
-    }
-}
-
 impl Turns {
+    /// Turns that let one blob be read by as many connections.
+    pub(crate) fn for_connections(connections: u8) -> Self {
+        let most = AT_A_TIME.max(connections.into());
+        let most_beside = most - 1;
+        Self { turns: Semaphore::new(most), beside: Arc::new(Semaphore::new(most_beside)), most_beside }
+    }
+
+    /// Whether there is a turn that nobody waits for.
+    pub(crate) fn has_room(&self) -> bool {
+        self.turns.available_permits() > 0
+    }
+
+    /// Whether a connection of a blob besides its first one, by its number, is within the blob's share of these. So many `blobs` are fetched.
+    pub(crate) fn shares_beside(&self, number: u8, blobs: u32) -> bool {
+        let blobs = usize::try_from(blobs).unwrap_or(usize::MAX).max(1);
+        usize::from(number) < self.most_beside.div_ceil(blobs)
+    }
+
+    /// Lets such a connection be made, as long as what is given lives.
+    pub(crate) fn beside(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.beside).try_acquire_owned().ok()
+    }
+
     /// A reader that has no turn yet.
     pub(crate) const fn reader(&self) -> Turn<'_> {
         Turn { turns: self, held: None, begun: false }
@@ -55,7 +81,7 @@ impl Turn<'_> {
 
     /// Waits for a turn to read a piece.
     pub(crate) async fn begin(&mut self) {
-        let permit = self.turns.0.acquire().await.expect("never closed");
+        let permit = self.turns.turns.acquire().await.expect("never closed");
         self.held = Some((permit, Box::pin(sleep(MAX_TURN))));
         self.begun = true;
     }
@@ -101,7 +127,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_begins_a_piece_in_its_turn() {
-        let turns = Turns::default();
+        let turns = Turns::for_connections(1);
         let mut reading = all_taken(&turns).await;
         assert!(reading[3].has_begun(), "its piece is not whole yet");
         let mut late = turns.reader();
@@ -112,8 +138,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn there_is_room_as_long_as_nobody_has_to_wait() {
+        let turns = Turns::for_connections(1);
+        assert!(turns.has_room());
+        let mut reading = all_taken(&turns).await;
+        assert!(!turns.has_room());
+        let mut late = turns.reader();
+        tokio::join!(late.begin(), async { reading[0].end() });
+        assert!(!turns.has_room(), "another blob has it");
+        reading[1].end();
+        assert!(turns.has_room());
+        let many = Turns::for_connections(12);
+        let mut reading = all_taken(&many).await;
+        assert!(many.has_room() && reading.len() == AT_A_TIME);
+        reading.clear();
+    }
+
+    #[test]
+    fn blobs_share_the_connections_besides_their_first_ones() {
+        let turns = Turns::for_connections(8);
+        assert!(turns.shares_beside(6, 1) && !turns.shares_beside(7, 1));
+        assert!(turns.shares_beside(2, 3) && !turns.shares_beside(3, 3));
+        assert!(turns.shares_beside(0, 100) && !turns.shares_beside(1, 100));
+        let mut made: Vec<_> = std::iter::from_fn(|| turns.beside()).collect();
+        assert_eq!(made.len(), AT_A_TIME - 1, "however many blobs there are");
+        made.pop();
+        assert!(turns.beside().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_origin_that_stalls_holds_up_no_other_and_its_reader_reads_on_without_a_turn() {
-        let turns = Turns::default();
+        let turns = Turns::for_connections(1);
         let mut reading = all_taken(&turns).await;
         let mut quick = turns.reader();
         let started = Instant::now();
@@ -134,7 +189,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_origin_that_is_slow_without_a_pause_keeps_its_turn_for_a_while_only() {
-        let turns = Turns::default();
+        let turns = Turns::for_connections(1);
         let mut reading = all_taken(&turns).await;
         let started = Instant::now();
         let dripping = async {

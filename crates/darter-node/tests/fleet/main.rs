@@ -4,6 +4,7 @@
 
 mod another_user;
 mod apart;
+mod connections;
 mod control_lost;
 mod damaged;
 mod declared;

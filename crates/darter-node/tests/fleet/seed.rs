@@ -107,6 +107,8 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         upload_limit: None,
         download_limit: None,
         origin_limit: None,
+        // Tests count what is read to the byte: another connection's trial may be read twice. See `connections.rs`.
+        origin_connections: 1,
         insecure: true,
         quota: None,
         reserve: darter_node::options::Amount::Bytes(0),

@@ -14,12 +14,14 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `beside` | what further connections to the origin read |
 //! | `members` | who is here, and who is whose neighbour (`members/links.rs`) |
 //! | `notices` | what members have to be told of their neighbours |
 //! | `origin` | what is read of the origin next, by which connection |
 //! | `pieces` | holders, copies sent, gaps for the origin |
 //! | `standing` | members that hold and do not give |
 
+mod beside;
 mod members;
 mod notices;
 mod origin;

@@ -2,7 +2,8 @@
 //!
 //! One reader reads everything, from the first piece that nobody has. Another runs errands: it reads what somebody waits for, wherever
 //! that is in the blob, so that a range of a cold blob need not wait for all that stands before it. Where nobody wants everything
-//! there are only errands.
+//! there are only errands. Where several connections bring more than one, further readers help the one that reads everything
+//! (see [`beside`](super::beside)).
 //!
 //! Who waits longest is served first, as far as all wait with the same patience. A wish is for a few pieces at a time; who goes on
 //! wishes anew, and stands behind the others then. So readers of different parts share the origin.
@@ -12,8 +13,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
+use darter_core::{Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 
+use crate::breadth::Breadth;
 use crate::lead::{Lead, OriginRun};
 
 /// An errand that lies so few pieces before the reader of everything is left to it.
@@ -26,6 +28,8 @@ pub enum OriginReader {
     Everything,
     /// Reads what somebody waits for.
     Errands,
+    /// Reads beside the reader of everything: another connection, by its number from 0.
+    Beside(u8),
 }
 
 /// Pieces that a reader waits for.
@@ -53,21 +57,33 @@ pub(super) struct Readings {
     /// Whether everything is to be read.
     pub(super) everything: bool,
     wishes: Vec<Wished>,
-    /// By reader: the pieces that it is at, or on its way to.
-    at: [Option<Range<u32>>; 2],
+    /// The pieces that each reader is at, or on its way to, of those who read.
+    at: Vec<(OriginReader, Range<u32>)>,
+    /// How many connections read everything.
+    pub(super) breadth: Breadth,
+    /// The length of a piece and of the blob, once several connections may read it.
+    pub(super) lengths: Option<(PieceLength, u64)>,
 }
 
 impl Default for Readings {
     fn default() -> Self {
-        Self { everything: true, wishes: Vec::new(), at: [None, None] }
+        Self { everything: true, wishes: Vec::new(), at: Vec::new(), breadth: Breadth::new(1), lengths: None }
     }
 }
 
 impl Readings {
     /// Whether another reader than `reader` is at a piece, or will come to it.
     fn is_others(&self, reader: OriginReader, piece: PieceIndex) -> bool {
-        let others = self.at.iter().enumerate().filter(|(other, _)| *other != reader as usize);
-        others.filter_map(|(_, at)| at.as_ref()).any(|at| at.contains(&piece.0))
+        self.at.iter().filter(|(other, _)| *other != reader).any(|(_, at)| {
+            // Who waits for a piece at the end of another's stretch does not wait for all that comes before it there.
+            let end = if reader == OriginReader::Errands { at.end.min(at.start + NEAR) } else { at.end };
+            (at.start..end).contains(&piece.0)
+        })
+    }
+
+    /// The pieces that a reader is at.
+    pub(super) fn of(&self, reader: OriginReader) -> Option<&Range<u32>> {
+        self.at.iter().find(|(other, _)| *other == reader).map(|(_, at)| at)
     }
 
     /// Forgets the wishes of a node.
@@ -107,15 +123,35 @@ impl Lead {
         self.readings.wishes.iter().map(|wished| wished.wish)
     }
 
-    /// A reader begins with these pieces, or ends. Whether it has ended with this.
+    /// A reader is at these pieces, or ends. Whether it has ended with this.
     pub fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) -> bool {
+        let before = self.readings.at.len();
+        self.readings.at.retain(|(other, _)| *other != reader);
+        let was_reading = self.readings.at.len() < before;
         let ends = pieces.is_none();
-        std::mem::replace(&mut self.readings.at[reader as usize], pieces).is_some() && ends
+        self.readings.at.extend(pieces.map(|pieces| (reader, pieces)));
+        was_reading && ends
+    }
+
+    /// A reader begins a run: nobody else reads these pieces meanwhile. The one that reads everything goes on as far as the plan lets it, piece by
+    /// piece, or by stretches beside other connections.
+    pub fn begins(&mut self, reader: OriginReader, run: OriginRun) {
+        let first = run.first.0;
+        let end = match (reader, run.end) {
+            (OriginReader::Everything, end) => self.end_of_stretch(first, end.map(|end| end.0)),
+            (_, end) => end.map_or(first + 1, |end| end.0),
+        };
+        self.reads(reader, Some(first..end));
     }
 
     /// Whether a reader is at some pieces.
-    pub const fn is_reading(&self, reader: OriginReader) -> bool {
-        self.readings.at[reader as usize].is_some()
+    pub fn is_reading(&self, reader: OriginReader) -> bool {
+        self.readings.of(reader).is_some()
+    }
+
+    /// How many readers are at some pieces.
+    pub const fn readers(&self) -> usize {
+        self.readings.at.len()
     }
 
     /// What each node waits for.
@@ -138,6 +174,9 @@ impl Lead {
             return None;
         }
         let run = self.plan(reader, known);
+        if matches!(reader, OriginReader::Beside(_)) {
+            return run;
+        }
         if run.is_some() || !self.is_left_to_members(reader, known) {
             self.watch.forget(reader);
             return run;
@@ -153,23 +192,32 @@ impl Lead {
         match reader {
             OriginReader::Everything => self.readings.everything && (0..total).any(is_left),
             OriginReader::Errands => self.wishes().any(|wish| (wish.first..wish.end.min(total)).any(is_left)),
+            OriginReader::Beside(_) => false,
         }
     }
 
     /// Whether a member holds a piece that can be checked when it comes.
-    fn has_holder(&self, piece: PieceIndex, known: &PieceSet) -> bool {
+    pub(super) fn has_holder(&self, piece: PieceIndex, known: &PieceSet) -> bool {
         self.pieces.get(piece).holders > 0 && known.contains(piece)
     }
 
-    fn plan(&self, reader: OriginReader, known: &PieceSet) -> Option<OriginRun> {
+    fn plan(&mut self, reader: OriginReader, known: &PieceSet) -> Option<OriginRun> {
+        if let OriginReader::Beside(number) = reader {
+            return self.plan_beside(number, known);
+        }
         let is_gap = |piece: PieceIndex| self.is_gap(reader, piece, known);
         match reader {
             OriginReader::Everything if !self.readings.everything => None,
             OriginReader::Everything => {
-                let gap = self.pieces.first_gap(self.total, is_gap);
-                gap.map(|(first, end)| OriginRun { first, end })
+                let (first, end) = self.pieces.first_gap(self.total, is_gap)?;
+                let end = match (end, self.stretch()) {
+                    (Some(end), Some(stretch)) => Some(end.min(PieceIndex(first.0.saturating_add(stretch)))),
+                    (end, _) => end,
+                };
+                Some(OriginRun { first, end })
             }
             OriginReader::Errands => self.errand(is_gap),
+            OriginReader::Beside(_) => None,
         }
     }
 
@@ -178,21 +226,28 @@ impl Lead {
     pub fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
         match reader {
             OriginReader::Everything => {
-                let is_next = self.origin_plan(reader, known, now).is_some_and(|run| run.first == piece);
-                if is_next {
-                    self.reads(reader, Some(piece.0..piece.0 + 1));
-                }
-                is_next
+                let run = self.origin_plan(reader, known, now).filter(|run| run.first == piece);
+                let Some(run) = run else { return false };
+                let stretch = self.readings.of(reader).filter(|at| at.contains(&piece.0)).map(|at| at.end);
+                let end = stretch.unwrap_or_else(|| self.end_of_stretch(piece.0, run.end.map(|end| end.0)));
+                self.reads(reader, Some(piece.0..end));
+                true
             }
             OriginReader::Errands => {
                 let is_waited_for = self.wishes().any(|wish| (wish.first..wish.end).contains(&piece.0));
                 is_waited_for && self.is_gap(reader, piece, known)
             }
+            OriginReader::Beside(_) => {
+                let end = self.readings.of(reader).filter(|at| at.contains(&piece.0)).map(|at| at.end);
+                let Some(end) = end.filter(|_| self.is_gap(reader, piece, known)) else { return false };
+                self.reads(reader, Some(piece.0..end));
+                self.readings.everything
+            }
         }
     }
 
     /// Whether a piece is lacking that this reader may read.
-    fn is_gap(&self, reader: OriginReader, piece: PieceIndex, known: &PieceSet) -> bool {
+    pub(super) fn is_gap(&self, reader: OriginReader, piece: PieceIndex, known: &PieceSet) -> bool {
         !self.pieces.own.contains(piece) && !self.has_holder(piece, known) && !self.readings.is_others(reader, piece)
     }
 
@@ -203,8 +258,8 @@ impl Lead {
 
     /// What is lacking of the wish that is to be granted first.
     fn errand(&self, is_gap: impl Fn(PieceIndex) -> bool) -> Option<OriginRun> {
-        let everything = self.readings.at[OriginReader::Everything as usize].as_ref();
-        let comes_soon = |piece: u32| everything.is_some_and(|at| (at.start..at.end + NEAR).contains(&piece));
+        let everything = self.readings.of(OriginReader::Everything);
+        let comes_soon = |piece: u32| everything.is_some_and(|at| (at.start..=at.start + NEAR).contains(&piece));
         let lacking = |wished: &Wished| {
             let end = wished.wish.end.min(self.total?);
             let first = (wished.wish.first..end).find(|piece| is_gap(PieceIndex(*piece)) && !comes_soon(*piece))?;

@@ -68,6 +68,14 @@ pub(super) struct Watch {
     doubts: BTreeMap<NodeId, u32>,
 }
 
+/// Where a reader's wait is noted. Readers beside the one of everything wait for no member by themselves.
+const fn waits_of(reader: OriginReader) -> usize {
+    match reader {
+        OriginReader::Everything | OriginReader::Beside(_) => 0,
+        OriginReader::Errands => 1,
+    }
+}
+
 impl Watch {
     /// When members that stand still are waited for no longer.
     pub(super) fn gives_up_at(&self, tuning: &Tuning) -> Option<Moment> {
@@ -76,7 +84,7 @@ impl Watch {
 
     /// This reader waits for no member.
     pub(super) const fn forget(&mut self, reader: OriginReader) {
-        self.waits[reader as usize] = None;
+        self.waits[waits_of(reader)] = None;
     }
 
     pub(super) fn memory(&self) -> usize {
@@ -128,7 +136,7 @@ impl Lead {
     /// Whether nothing has come for too long from the members that a reader leaves pieces to. None of those members counts any more
     /// then.
     pub(super) fn members_stand_still(&mut self, reader: OriginReader, now: Moment) -> bool {
-        let since = *self.watch.waits[reader as usize].get_or_insert(now);
+        let since = *self.watch.waits[waits_of(reader)].get_or_insert(now);
         if now < since + self.tuning.holders_patience {
             return false;
         }

@@ -96,6 +96,8 @@ fn the_spellings_that_scripts_rely_on() {
         "200mbit",
         "--origin-limit",
         "1gbit",
+        "--origin-connections",
+        "4",
         "--insecure",
     ]);
     let Command::Node(args) = cli.command else { panic!("{cli:?}") };
@@ -107,6 +109,7 @@ fn the_spellings_that_scripts_rely_on() {
     assert_eq!(options.upload_limit, "25MB/s".parse().ok());
     assert_eq!(options.download_limit, "25MB/s".parse().ok());
     assert_eq!(options.origin_limit, "125MB/s".parse().ok());
+    assert_eq!(options.origin_connections, 4);
     assert_eq!(options.data_dir.to_str(), Some("/d"));
     assert!(options.insecure);
 }

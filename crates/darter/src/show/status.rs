@@ -106,6 +106,7 @@ fn swarms(status: &Status) -> String {
         ("OF", Align::Right),
         ("IN", Align::Right),
         ("OUT", Align::Right),
+        ("ORIGIN", Align::Left),
         ("MEMBERS", Align::Right),
         ("NAME", Align::Left),
     ]);
@@ -119,6 +120,10 @@ fn swarms(status: &Status) -> String {
             progress.length.map_or_else(|| "-".to_owned(), units::size),
             units::rate(progress.rate),
             units::rate(swarm.sent_rate),
+            match swarm.origin_connections {
+                0 => "-".to_owned(),
+                connections => format!("by {connections}"),
+            },
             swarm.members.to_string(),
             progress.name.clone(),
         ]);

@@ -54,7 +54,14 @@ fn status_tells_of_seeds_peers_and_transfers() {
         traffic: traffic(),
         seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None, at: None }],
         peers: vec![PeerStatus { node: NodeId([3; 16]), addr: "10.0.0.3:7400".into(), tier: Tier::Rack, seed: true }],
-        swarms: vec![SwarmStatus { blob: BlobId([1; 32]), leads: false, members: 9, progress, sent_rate: 3_000_000 }],
+        swarms: vec![SwarmStatus {
+            blob: BlobId([1; 32]),
+            leads: true,
+            origin_connections: 4,
+            members: 9,
+            progress,
+            sent_rate: 3_000_000,
+        }],
         wrong: vec![WrongSource {
             from: "reg.example, read by seed 10.0.0.2:7400".into(),
             times: 2,
@@ -75,6 +82,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         "25 %",
         "25.0 MB/s",
         "3.0 MB/s",
+        "by 4",
         "content from reg.example, read by seed 10.0.0.2:7400, 2 times",
         NAME,
     ] {

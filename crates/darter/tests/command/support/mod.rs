@@ -56,6 +56,8 @@ impl Room {
         command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir()).env("DARTER_CONFIG", "");
         // However full the disk is that tests run on.
         command.env("DARTER_RESERVE", "0");
+        // What their origins send is counted to the byte: another connection's trial may be read twice.
+        command.env("DARTER_ORIGIN_CONNECTIONS", "1");
         // What is away in these tests stays away.
         command.env("DARTER_ORIGIN_PATIENCE", "1s");
         command.current_dir(self.path("out")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

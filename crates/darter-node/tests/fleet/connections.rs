@@ -1,0 +1,456 @@
+//! Origins that limit what one connection gets, and those that don't: how many read a large blob, and how often each byte is read.
+//!
+//! The origin here gives bytes out by ticks, so that what is compared is counted in ticks and does not depend on the machine: a busy one
+//! has slower ticks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use darter_api::Span;
+use darter_core::source::Credentials;
+use darter_core::{Digest, Rate, Source};
+use darter_node::options::Role;
+use darter_node::{Agent, Options};
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use http::header::RANGE;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::seed;
+
+const MIB: u64 = 1 << 20;
+const TICK: Duration = Duration::from_millis(10);
+
+/// More than any test here has, in one tick.
+const UNLIMITED: u64 = 1 << 40;
+
+/// What the origin does with a request for a range, and with the n-th one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Serves,
+    /// It answers with everything.
+    Ignores,
+    /// It asks for a pause while two answers are being read.
+    Limits,
+    /// It sends nothing after some bytes, to the second one.
+    Stalls,
+    /// It breaks off after some bytes, the second one.
+    Breaks,
+    /// It has another version from the second one on.
+    Changes,
+}
+
+struct Store {
+    url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    content: Bytes,
+    /// Bytes that one answer, and all of them together, get in a tick.
+    each: u64,
+    all: u64,
+    does: Does,
+    /// Sent with each answer that begins with the first byte.
+    declared: Option<String>,
+    ticks: watch::Receiver<u64>,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
+    given: AtomicU64,
+    refused: AtomicUsize,
+    ranges: Mutex<Vec<(u64, u64)>>,
+    credentials: Mutex<Vec<Option<String>>>,
+}
+
+impl Store {
+    async fn start(length: u64, each: u64, all: u64, does: Does) -> Self {
+        Self::start_declaring(length, each, all, does, |_| None).await
+    }
+
+    async fn start_declaring(
+        length: u64,
+        each: u64,
+        all: u64,
+        does: Does,
+        declared: impl FnOnce(&[u8]) -> Option<String>,
+    ) -> Self {
+        let words = (0..length / 4).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes());
+        let content: Bytes = words.flatten().collect::<Vec<u8>>().into();
+        let (tick, ticks) = watch::channel(0);
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(TICK);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while !tick.is_closed() {
+                every.tick().await;
+                tick.send_modify(|tick| *tick += 1);
+            }
+        });
+        let declared = declared(&content);
+        let (open, most_open, given, refused) = Default::default();
+        let (ranges, credentials) = Default::default();
+        let shared = Shared {
+            content,
+            each: (each / 100).max(1),
+            all: (all / 100).max(1),
+            does,
+            declared,
+            ticks,
+            open,
+            most_open,
+            given,
+            refused,
+            ranges,
+            credentials,
+        };
+        let shared = Arc::new(shared);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/file", listener.local_addr().unwrap());
+        let routes = axum::Router::new().route("/file", get(answer)).with_state(Arc::clone(&shared));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { url, shared }
+    }
+
+    fn source(&self) -> Source {
+        Source::from_url(self.url.parse().unwrap(), &[], None).0
+    }
+
+    fn ticks(&self) -> u64 {
+        *self.shared.ticks.borrow()
+    }
+
+    fn given(&self) -> u64 {
+        self.shared.given.load(Ordering::Relaxed)
+    }
+
+    fn most_open(&self) -> usize {
+        self.shared.most_open.load(Ordering::Relaxed)
+    }
+
+    /// Reads it as containerd does, by so many ranges of `step` bytes at a time; how many ticks that takes.
+    async fn read_directly(&self, step: u64, connections: usize) -> u64 {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let (before, length) = (self.ticks(), self.shared.content.len() as u64);
+        let parts = (0..length.div_ceil(step)).map(|nth| {
+            let range = format!("bytes={}-{}", nth * step, ((nth + 1) * step).min(length) - 1);
+            let request = client.get(&self.url).header(RANGE, range);
+            async move { request.send().await.unwrap().bytes().await.unwrap().len() as u64 }
+        });
+        let read: Vec<u64> = stream::iter(parts).buffer_unordered(connections).collect().await;
+        assert_eq!(read.iter().sum::<u64>(), length);
+        self.ticks() - before
+    }
+}
+
+/// One answer that is being read.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: HeaderMap) -> Response {
+    let length = shared.content.len() as u64;
+    let span = headers.get(RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=")?.parse::<Span>().ok());
+    let mut part = span.map(|span| span.of(length).unwrap());
+    let is_sample = part.is_some_and(|part| part.len() <= 1024);
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok().map(str::to_owned));
+    let mut etag = "\"1\"";
+    let mut nth = 0;
+    if method == Method::GET && !is_sample {
+        shared.credentials.lock().push(text("authorization"));
+        if let Some(part) = part {
+            let mut ranges = shared.ranges.lock();
+            ranges.push((part.start(), part.end()));
+            nth = ranges.len();
+        }
+    }
+    match shared.does {
+        Does::Ignores => part = None,
+        Does::Changes if nth > 1 => {
+            etag = "\"2\"";
+            if text("if-range").is_some_and(|known| known != etag) {
+                part = None;
+            }
+        }
+        Does::Limits if nth > 0 && shared.open.load(Ordering::Relaxed) >= 2 => {
+            shared.refused.fetch_add(1, Ordering::Relaxed);
+            let refusal = Response::builder().status(StatusCode::TOO_MANY_REQUESTS).header("retry-after", "1");
+            return refusal.body(Body::empty()).unwrap();
+        }
+        _ => {}
+    }
+    let (start, end) = part.map_or((0, length), |part| (part.start(), part.end()));
+    let mut response = Response::builder().header(header::ETAG, etag).header(header::CONTENT_LENGTH, end - start);
+    if let Some(declared) = shared.declared.as_ref().filter(|_| start == 0) {
+        response = response.header("repr-digest", declared);
+    }
+    if part.is_some() {
+        let told = format!("bytes {start}-{}/{length}", end - 1);
+        response = response.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, told);
+    }
+    if method != Method::GET {
+        return response.body(Body::empty()).unwrap();
+    }
+    let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
+    shared.most_open.fetch_max(if is_sample { 0 } else { open }, Ordering::Relaxed);
+    let stops = (nth == 2).then_some(start + 300_000);
+    let ticks = shared.ticks.clone();
+    let chunks = stream::unfold((start, Open(shared), ticks), move |(at, open, mut ticks)| async move {
+        let shared = Arc::clone(&open.0);
+        if at >= end {
+            return None;
+        }
+        if stops.is_some_and(|stops| at >= stops) {
+            match shared.does {
+                Does::Stalls => std::future::pending().await,
+                Does::Breaks => return Some((Err(std::io::Error::other("broken off")), (end, open, ticks))),
+                _ => {}
+            }
+        }
+        ticks.changed().await.ok()?;
+        let share = shared.all / shared.open.load(Ordering::Relaxed).max(1) as u64;
+        let to = end.min(at + shared.each.min(share).max(1));
+        shared.given.fetch_add(to - at, Ordering::Relaxed);
+        let chunk = shared.content.slice(at as usize..to as usize);
+        Some((Ok(chunk), (to, open, ticks)))
+    });
+    response.body(Body::from_stream(chunks)).unwrap()
+}
+
+fn options(directory: &Path) -> Options {
+    Options { role: Role::Seed, origin_connections: 8, ..seed::node(directory, Vec::new()) }
+}
+
+async fn read(agent: &Agent, source: Source, credentials: Credentials, content: &[u8]) {
+    let reading = async {
+        let download = agent.open(source, credentials).await.unwrap();
+        let (mut bytes, mut at) = (download.stream(None), 0);
+        while let Some(bytes) = bytes.next().await {
+            let bytes = bytes.unwrap();
+            assert!(content[at..at + bytes.len()] == bytes[..], "from {at} on");
+            at += bytes.len();
+        }
+        assert_eq!(at, content.len());
+    };
+    tokio::time::timeout(Duration::from_secs(120), reading).await.expect("an end");
+}
+
+async fn read_all(agent: &Agent, store: &Store) {
+    read(agent, store.source(), Credentials::none(), &store.shared.content).await;
+}
+
+/// Whether `darter explain` says this of what happened.
+async fn says(agent: &Agent, store: &Store, text: &str) -> bool {
+    let explained = agent.explain(&store.url).await.unwrap();
+    let says = explained.events.iter().any(|event| event.what.contains(text));
+    if !says {
+        eprintln!("not {text:?}: {:#?}", explained.events);
+    }
+    says
+}
+
+/// containerd 2.4 read 80 MB at 8 MB/s for each connection in 2.5 s by itself, and in 11 s through an agent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_ranges_and_once() {
+    const LENGTH: u64 = 80 * MIB;
+    let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Serves).await;
+    let direct = store.read_directly(16 * MIB, 8).await;
+    let given = store.given();
+    let directory = TempDir::new().unwrap();
+    let seed = Agent::start(options(&directory.path().join("seed"))).await.unwrap();
+    let join = vec![seed.status().listen.unwrap()];
+    let node = Agent::start(seed::node(&directory.path().join("node"), join)).await.unwrap();
+    let before = store.ticks();
+    let watching = async {
+        let mut most = 0;
+        loop {
+            let by = seed.status().swarms.iter().map(|swarm| swarm.origin_connections).max().unwrap_or_default();
+            most = most.max(by);
+            if most >= 8 {
+                return;
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    let both = async { tokio::join!(read_all(&seed, &store), read_all(&node, &store)) };
+    let (_, watched) = tokio::join!(both, tokio::time::timeout(Duration::from_secs(60), watching));
+    let took = store.ticks() - before;
+    assert!(watched.is_ok(), "status says how many connections read");
+    let ratio = took as f64 / direct as f64;
+    assert!(ratio <= 1.1, "{took} ticks, {direct} directly: {ratio:.2}");
+    let copies = (store.given() - given) as f64 / LENGTH as f64;
+    assert!((1.0..1.01).contains(&copies), "{copies:.3} copies");
+    assert_eq!(store.most_open(), 8);
+    assert!(says(&seed, &store, "going on with 8").await);
+    node.drain().await;
+    seed.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_more_connections_get_nothing_one_reads_and_what_was_tried_is_not_read_again() {
+    const LENGTH: u64 = 48 * MIB;
+    let store = Store::start(LENGTH, UNLIMITED, 32 * MIB, Does::Serves).await;
+    let direct = store.read_directly(LENGTH, 1).await;
+    for (name, origin_limit) in [("link", None), ("limit", Rate::from_bytes_per_second(24 * MIB))] {
+        let directory = TempDir::new().unwrap();
+        let seed = Agent::start(Options { origin_limit, ..options(directory.path()) }).await.unwrap();
+        let (given, before, ranges) = (store.given(), store.ticks(), store.shared.ranges.lock().len());
+        read_all(&seed, &store).await;
+        let (took, copies) = (store.ticks() - before, (store.given() - given) as f64 / LENGTH as f64);
+        assert!((1.0..1.05).contains(&copies), "{name}: {copies:.3} copies");
+        let ranges = store.shared.ranges.lock().len() - ranges;
+        assert!(ranges <= 2, "{name}: {ranges} ranges were asked for");
+        assert!(says(&seed, &store, "1 got").await);
+        if origin_limit.is_none() {
+            let ratio = took as f64 / direct as f64;
+            assert!(ratio <= 1.15, "{took} ticks, {direct} directly: {ratio:.2}");
+        }
+        seed.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_serves_no_second_connection_is_read_by_one() {
+    for (does, why) in [
+        (Does::Ignores, "gave all of it though a part was requested"),
+        (Does::Limits, "Too Many Requests"),
+        (Does::Changes, "going on with 1"),
+    ] {
+        // Long enough for another try, should the first one have said that more get no more.
+        const LENGTH: u64 = 48 * MIB;
+        let store = Store::start(LENGTH, 12 * MIB, UNLIMITED, does).await;
+        let directory = TempDir::new().unwrap();
+        let seed = Agent::start(options(directory.path())).await.unwrap();
+        read_all(&seed, &store).await;
+        let copies = store.given() as f64 / LENGTH as f64;
+        assert!(copies < 1.05, "{does:?}: {copies:.3} copies");
+        assert!(says(&seed, &store, why).await, "{does:?}");
+        assert!(store.most_open() <= 4, "{does:?}: {} at a time", store.most_open());
+        assert!(store.shared.refused.load(Ordering::Relaxed) <= 3, "{does:?}");
+        seed.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_stalls_or_breaks_holds_up_nothing() {
+    for does in [Does::Stalls, Does::Breaks] {
+        const LENGTH: u64 = 64 * MIB;
+        let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, does).await;
+        let directory = TempDir::new().unwrap();
+        let seed = Agent::start(options(directory.path())).await.unwrap();
+        let before = store.ticks();
+        read_all(&seed, &store).await;
+        let took = store.ticks() - before;
+        // By one connection: 800.
+        assert!(took < 700, "{does:?}: {took} ticks");
+        let copies = store.given() as f64 / LENGTH as f64;
+        assert!((1.0..1.02).contains(&copies), "{does:?}: {copies:.3} copies");
+        assert!(says(&seed, &store, "going on with").await);
+        seed.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn private_content_is_read_with_the_callers_credentials_on_each_connection() {
+    let store = Store::start(32 * MIB, 8 * MIB, UNLIMITED, Does::Serves).await;
+    let directory = TempDir::new().unwrap();
+    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let headers = [("authorization".to_owned(), "Bearer secret".to_owned())];
+    let (source, credentials) = Source::from_url(store.url.parse().unwrap(), &headers, None);
+    read(&seed, source, credentials, &store.shared.content).await;
+    let seen = store.shared.credentials.lock().clone();
+    assert!(seen.len() > 4 && seen.iter().all(|seen| seen.as_deref() == Some("Bearer secret")), "{seen:?}");
+    seed.drain().await;
+}
+
+/// The whole's digest, and what the origin declares, are known though pieces came in any order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_declared_of_the_whole_is_checked_though_several_connections_read_it() {
+    use base64::Engine as _;
+    let declare = |content: &[u8]| {
+        let value = base64::engine::general_purpose::STANDARD.encode(Digest::sha256(content).value());
+        Some(format!("sha-256=:{value}:"))
+    };
+    for is_right in [true, false] {
+        let declare = |content: &[u8]| declare(if is_right { content } else { &b"something else"[..] });
+        let store = Store::start_declaring(48 * MIB, 8 * MIB, UNLIMITED, Does::Serves, declare).await;
+        let directory = TempDir::new().unwrap();
+        let seed = Agent::start(options(directory.path())).await.unwrap();
+        if is_right {
+            read_all(&seed, &store).await;
+            let explained = seed.explain(&store.url).await.unwrap();
+            assert_eq!(explained.digest, Some(Digest::sha256(&store.shared.content)));
+        } else {
+            let download = seed.open(store.source(), Credentials::none()).await.unwrap();
+            let parts: Vec<_> = download.stream(None).collect().await;
+            let refused = parts.into_iter().collect::<Result<Vec<_>, _>>().unwrap_err().to_string();
+            assert!(refused.contains("contradict the sha256"), "{refused}");
+        }
+        assert!(store.most_open() > 2);
+        seed.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_that_stops_midway_reads_the_rest_when_it_comes_back() {
+    const LENGTH: u64 = 64 * MIB;
+    let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Serves).await;
+    let directory = TempDir::new().unwrap();
+    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let download = seed.open(store.source(), Credentials::none()).await.unwrap();
+    let mut bytes = download.stream(None);
+    while store.given() < LENGTH / 2 {
+        bytes.next().await.unwrap().unwrap();
+    }
+    drop((bytes, download));
+    seed.drain().await;
+    drop(seed);
+    let given = store.given();
+    let seed = Agent::start(options(directory.path())).await.unwrap();
+    read_all(&seed, &store).await;
+    let again = store.given() as f64 / LENGTH as f64;
+    // Pieces that were being put together, and what was not saved yet.
+    assert!((1.0..1.2).contains(&again), "{again:.3} copies, {given} bytes before");
+    seed.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blobs_that_are_read_at_the_same_time_share_the_connections() {
+    const LENGTH: u64 = 40 * MIB;
+    let directory = TempDir::new().unwrap();
+    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let stores = join_all((0..3).map(|nth| Store::start(LENGTH + nth * 4, 8 * MIB, UNLIMITED, Does::Serves))).await;
+    let watching = async {
+        let mut most = 0;
+        loop {
+            let open: usize = stores.iter().map(|store| store.shared.open.load(Ordering::Relaxed)).sum();
+            most = most.max(open);
+            if stores.iter().all(|store| store.given() >= LENGTH) {
+                return most;
+            }
+            tokio::time::sleep(TICK / 2).await;
+        }
+    };
+    let reading = join_all(stores.iter().map(|store| read_all(&seed, store)));
+    let (_, most) = tokio::join!(reading, tokio::time::timeout(Duration::from_secs(100), watching));
+    // Eight turns, and a connection of each blob that waits for one.
+    assert!(matches!(most, Ok(most) if most <= 8 + 3), "{most:?}");
+    for store in &stores {
+        let copies = store.given() as f64 / LENGTH as f64;
+        assert!((1.0..1.02).contains(&copies), "{copies:.3} copies");
+    }
+    seed.drain().await;
+}
