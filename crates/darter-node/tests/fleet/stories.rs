@@ -12,7 +12,7 @@ use self::play::{Outcome, play};
 
 /// How much longer agents may take than the simulator, and it than they. Most differ by a tenth; where somebody never answers, luck decides
 /// of so few pieces: agents draw their ids anew each time.
-const RATIO: f64 = 1.5;
+const RATIO: f64 = 1.6;
 
 /// Plays a scenario both ways, and holds the ends against each other and against the scenario's goal.
 async fn both(scenario: &Scenario) -> Outcome {
