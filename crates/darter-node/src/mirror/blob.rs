@@ -37,7 +37,7 @@ use crate::mirror::{Ask, Blob, Blobs, Mirror, Nearness, entity_tag, header};
 use crate::registries::question::Reply;
 
 /// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
-const NEAR: u64 = 256 << 10;
+pub(super) const NEAR: u64 = 256 << 10;
 
 /// What is asked for, and who gives it.
 struct Wanted {

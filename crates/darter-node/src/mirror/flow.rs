@@ -39,6 +39,7 @@ use crate::error::FetchError;
 use crate::local::Body;
 use crate::local::outlet::Outlet;
 use crate::metrics::{Failed, Fallback};
+use crate::mirror::blob::NEAR;
 use crate::mirror::rescue::{Rescue, count, to_body};
 use crate::mirror::{Blob, Blobs, Nearness, Part};
 
@@ -381,8 +382,8 @@ impl Flow {
             return;
         };
         let far = match blob.nearness(self.at, self.lone) {
-            Nearness::After(_) => true,
-            Nearness::Within => self.stood_still > 1,
+            Nearness::After(before) if before > NEAR => true,
+            Nearness::After(_) | Nearness::Within => self.stood_still > 1,
             Nearness::Held => false,
         };
         if far && let Ok(body) = self.rescue.slice(self.at, end).await {
@@ -447,7 +448,8 @@ impl Flow {
                 }
             };
             let pause = PAUSES[self.tries.min(PAUSES.len() - 1)];
-            if self.moved.elapsed() + pause > self.full_still() {
+            let has_tries = self.tries < PAUSES.len() && self.may_try();
+            if !has_tries && self.moved.elapsed() + pause > self.full_still() {
                 tracing::warn!(path = self.rescue.path, at, error = %refused, "nobody can go on; breaking off");
                 return Err(self.cut(refused));
             }

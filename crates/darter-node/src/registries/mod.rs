@@ -361,7 +361,9 @@ impl Registries {
             let reason = format!("{} has not answered for {} s", question.upstream, after.as_secs());
             let trouble = Trouble::Silent(reason);
             if let Some(reply) = self.known_to_others(question, &trouble).await {
-                self.watch.note(question.base(), &trouble, self.clock.now());
+                // Slow is not away: what a digest names stays the same, what a tag stands for need not.
+                let slow = Trouble::Failing { reason: trouble.reason().to_owned(), retry_after: Some(after) };
+                self.watch.note(question.base(), &slow, self.clock.now());
                 return reply;
             }
         }

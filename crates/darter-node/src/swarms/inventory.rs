@@ -5,7 +5,7 @@
 //! seed reads the origin. What the pieces must be the seed hears from the origin, or knows from an earlier reading, and never from a
 //! node: one that made a list up would keep the blob from everybody.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use darter_core::{BlobId, NodeId, PieceSet, rendezvous};
@@ -20,10 +20,13 @@ use crate::transfer::{Lead, Transfer};
 /// Blobs that one message tells of at most: the most recently used.
 const MAX_TOLD: usize = 10_000;
 
+/// Holders of a blob among which the one is chosen that is named: there may be thousands, and thousands who ask.
+const MAX_NAMED: usize = 64;
+
 /// Who holds what.
 #[derive(Default)]
 pub(super) struct Inventory {
-    holders: Mutex<HashMap<BlobId, HashSet<NodeId>>>,
+    holders: Mutex<HashMap<BlobId, BTreeSet<NodeId>>>,
 }
 
 impl Inventory {
@@ -46,6 +49,11 @@ impl Inventory {
     /// Whether nodes hold this blob whole.
     pub(super) fn holds(&self, blob: BlobId) -> bool {
         self.holders.lock().get(&blob).is_some_and(|nodes| !nodes.is_empty())
+    }
+
+    /// Some of them, the same ones each time.
+    fn some_of(&self, blob: BlobId) -> Vec<NodeId> {
+        self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().take(MAX_NAMED).collect()).unwrap_or_default()
     }
 
     fn holders_of(&self, blob: BlobId) -> Vec<NodeId> {
@@ -84,7 +92,7 @@ impl Swarms {
 
     /// A connected node that said that it holds a blob whole: the same for everybody who asks.
     pub(super) fn known_holder(&self, key: BlobId, blob: BlobId) -> Option<PeerInfo> {
-        let holder = rendezvous::owner(&key.0, &self.inventory.holders_of(blob))?;
+        let holder = rendezvous::owner(&key.0, &self.inventory.some_of(blob))?;
         self.house.fleet.peer(holder).map(|peer| peer.info())
     }
 

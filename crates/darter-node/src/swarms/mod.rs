@@ -330,8 +330,12 @@ impl Swarms {
         let mut early = self.early.lock();
         let transfer = self.transfers.lock().get(&joined.blob).map(|entry| Arc::clone(&entry.transfer));
         let open = transfer.filter(|transfer| !transfer.is_over());
+        let (blob, mut left) = (joined.blob, false);
         let answer = match open {
-            Some(transfer) if !self.may_go_together(&transfer.source, &source) => Err(NotJoined::Apart),
+            Some(transfer) if !self.may_go_together(&transfer.source, &source) => {
+                left = transfer.lead() != Lead::Node(lead);
+                Err(NotJoined::Apart)
+            }
             Some(transfer) => {
                 let follows = transfer.lead() == Lead::Node(lead);
                 let is_same = if follows { Some(true) } else { joined.is_same(&*transfer.stored) };
@@ -349,6 +353,9 @@ impl Swarms {
             }
         };
         drop(early);
+        if left {
+            self.house.fleet.say(lead, &Message::Leave { blob });
+        }
         self.house.joins.answer(lead, request, answer);
     }
 

@@ -23,7 +23,6 @@ use super::by_seeds::PATIENT_SEED_AFTER;
 use super::open::Refused;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
-use crate::fleet::survey::Survey;
 use crate::transfer::{Lead, Outcome, Transfer};
 
 /// So many may be refused by an origin before a node that is configured for it reads by itself: each asks the origin.
@@ -69,7 +68,7 @@ impl Swarms {
             match self.try_lead(lead, source, caller, troubles).await? {
                 Settled::Transfer(transfer) => {
                     let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
-                    self.follow_also(&transfer, lead, &survey, why);
+                    self.follow_also(&transfer, lead, &survey.holders, why);
                     return Ok(Settled::Transfer(transfer));
                 }
                 Settled::OriginAway => return Ok(Settled::OriginAway),
@@ -85,10 +84,10 @@ impl Swarms {
         Ok(Settled::NotHere)
     }
 
-    /// Notes why this node follows one that a survey found, and meets the others that hold all of it.
-    pub(super) fn follow_also(&self, transfer: &Arc<Transfer>, lead: NodeId, survey: &Survey, why: &str) {
+    /// Notes why this node follows one that was found, and meets the others that hold all of it.
+    pub(super) fn follow_also(&self, transfer: &Arc<Transfer>, lead: NodeId, holders: &[PeerInfo], why: &str) {
         transfer.note(format!("{why}; {} leads", self.house.fleet.address(lead)));
-        let others: Vec<_> = survey.holders.iter().filter(|info| info.node != lead).cloned().collect();
+        let others: Vec<_> = holders.iter().filter(|info| info.node != lead).cloned().collect();
         transfer.meet_also(&others);
     }
 
@@ -165,7 +164,10 @@ impl Swarms {
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
             let (part, lead) = swarms.part_in(key, blob).await;
-            let lead = lead.or_else(|| swarms.known_holder(key, blob?).filter(|_| part != SwarmPart::Holder));
+            let lead = match (lead, blob, part) {
+                (None, Some(blob), SwarmPart::Nothing | SwarmPart::Member) => swarms.known_holder(key, blob),
+                (lead, ..) => lead,
+            };
             let (seeds, nearest) = swarms.house.fleet.who_else(key);
             swarms.house.fleet.say(to, &Message::LeadIs { request, part, lead, seeds, nearest });
         });

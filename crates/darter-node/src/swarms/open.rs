@@ -567,15 +567,18 @@ impl Swarms {
         if let Some(transfer) = self.get_to_read(blob) {
             return Ok(Some(transfer));
         }
+        // Without the turn: a registry may take as long as this agent's patience. Of what this agent knows the hash it need not read again
+        // what nodes give.
+        let is_part = |it: &Arc<dyn StoredBlob>| it.length().is_some() && !it.is_complete();
+        let is_own_part = |it: &Arc<dyn StoredBlob>| is_part(it) && may_go_on_with(&it.info().name, source);
+        let is_held = self.stored(blob).await?.as_ref().is_some_and(is_own_part) && self.inventory.holds(blob);
+        let may_be_given = is_held && self.may_take_from_holders(source, caller).await;
         let _turn = self.beginnings.turn(blob).await;
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
         if !stored.is_complete() && !may_go_on_with(&stored.info().name, source) {
             return Ok(None);
         }
         let version = stored.info().version;
-        // Of what this agent knows the hash it need not read again what nodes give.
-        let is_held = !stored.is_complete() && self.inventory.holds(blob);
-        let may_be_given = is_held && self.may_take_from_holders(source, caller).await;
         let transfer = self.begin(source, version, caller, stored).await;
         let is_own = self.may_go_together(&transfer.source, source);
         if is_own && transfer.lead() == Lead::Nobody && !transfer.is_complete() {
@@ -625,7 +628,10 @@ impl Swarms {
     async fn held_of(&self, source: &Source, credentials: &Credentials) -> Result<Option<Held>, FetchError> {
         let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(None) };
         let stored = self.stored(blob).await?;
-        Ok(stored.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
+        // What another registry left unfinished is thrown away when this one's transfer begins.
+        let is_begun = self.get(blob).is_some();
+        let kept = stored.filter(|it| is_begun || it.is_complete() || may_go_on_with(&it.info().name, source));
+        Ok(kept.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
     }
 
     pub(super) async fn stored(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>, FetchError> {
