@@ -1,4 +1,5 @@
 //! Doors: who wants to open a source waits for who is opening it, and hears what came of that as far as it is for others.
+//! And turns: of one blob, whichever source it is asked of, one transfer is begun at a time.
 //!
 //! Not here: what is done behind a door ([`open`](super::open), [`seeds`](super::seeds)).
 
