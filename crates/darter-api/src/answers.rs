@@ -23,6 +23,13 @@ pub enum Role {
     Embedded,
 }
 
+impl Role {
+    /// Whether an agent of this role serves others.
+    pub const fn is_daemon(self) -> bool {
+        !matches!(self, Self::Embedded)
+    }
+}
+
 /// One agent at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {

@@ -21,7 +21,7 @@ const MAY: [(&str, &str); 16] = [
     ("mirror/blob.rs", "how long an engine waits"),
     ("mirror/sampled.rs", "how long an engine waits"),
     ("mirror/flow.rs", "how long an engine waits"),
-    ("local/room.rs", "how often a refusal is logged"),
+    ("server/room.rs", "how often a refusal is logged"),
     ("src/descriptors.rs", "how often a failure to accept is logged"),
 ];
 

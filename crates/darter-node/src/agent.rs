@@ -1,7 +1,6 @@
 //! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
 //!
-//! `builder` puts one together; `build` opens it to its host as its options say: what was bound is served, and the seeds are
-//! joined meanwhile: one that does not answer keeps nobody waiting. Ports attach to the handle.
+//! `builder` puts one together, of what `build` makes of its options. Ports for the programs of its host attach to the handle.
 
 mod attach;
 mod build;
@@ -12,8 +11,6 @@ mod names;
 mod reload;
 mod view;
 
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,20 +25,20 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+pub use self::attach::Phase;
 use self::builder::Builder;
 use self::contents::Contents;
 use self::images::Removable;
-pub(crate) use self::names::MIN_DIGITS;
+pub use self::names::MIN_DIGITS;
 pub use self::reload::Reloaded;
 use self::view::{Sampler, store_status};
 use crate::context::Context;
 use crate::error::{FetchError, StartError};
 use crate::fleet::Fleet;
 use crate::fleet::seeds::Seeds;
-use crate::local::LocalPort;
 use crate::metrics::Failed;
 use crate::metrics::process::Usage;
-use crate::options::{Options, Role};
+use crate::options::Options;
 use crate::registries::Registries;
 use crate::swarms::again::Handing;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
@@ -78,15 +75,10 @@ struct Inner {
     _hands: Arc<GivingSwarms>,
     listen: Option<String>,
     local_address: OnceLock<String>,
-    /// Whether the seeds were tried.
-    ready: AtomicBool,
-    /// The local port and the metrics port, as far as they are served.
-    ports: tokio::sync::Mutex<Vec<LocalPort>>,
-    /// Administration sockets.
-    sockets: parking_lot::Mutex<Vec<PathBuf>>,
+    phase: watch::Sender<Phase>,
+    /// Ports for programs of this host.
+    ports: TaskTracker,
     changeable: reload::Changeable,
-    /// Turns true when the agent drains.
-    stop: watch::Sender<bool>,
     tasks: TaskTracker,
 }
 
@@ -111,15 +103,16 @@ pub enum Nearness {
 }
 
 impl Agent {
-    /// Starts an agent: opens the store, listens, joins. Ready when it returns.
+    /// Starts an agent: opens the store, listens to its peers, joins. Ready when it returns, for whoever has the handle and for its
+    /// peers; what its options say of ports and sockets for programs of this host is for what attaches to it.
     ///
     /// # Errors
     /// [`StartError`], each with what to do about it.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        build::start(options).await
+        Self::builder(options).start().await
     }
 
-    /// An agent whose parts may be others than the operating system's. Its ports are opened by its handle.
+    /// An agent whose parts may be others than the operating system's.
     pub fn builder(options: Options) -> Builder {
         Builder::new(options)
     }
@@ -159,7 +152,10 @@ impl Agent {
     }
 
     /// The same for a program that named the registry: it is read at private addresses only where it is configured.
-    pub(crate) async fn open_named(
+    ///
+    /// # Errors
+    /// As [`Agent::open`].
+    pub async fn open_named(
         &self,
         source: Source,
         credentials: Credentials,
@@ -187,18 +183,18 @@ impl Agent {
     }
 
     /// Whether content at hand may be given for this source.
-    pub(crate) async fn is_proven(&self, source: &Source) -> bool {
+    pub async fn is_proven(&self, source: &Source) -> bool {
         // A store that can't tell gives nothing either.
         self.inner.swarms.is_proven(source).await.unwrap_or(false)
     }
 
     /// Whether all of a source's content is here, and may be given for it.
-    pub(crate) async fn is_whole(&self, source: &Source) -> bool {
+    pub async fn is_whole(&self, source: &Source) -> bool {
         self.inner.swarms.is_whole(source).await.unwrap_or(false)
     }
 
     /// Notes that the source has shown to have the content it names.
-    pub(crate) fn proven(&self, source: &Source) {
+    pub fn proven(&self, source: &Source) {
         self.inner.swarms.proven(source);
     }
 
@@ -209,7 +205,7 @@ impl Agent {
     }
 
     /// What a program asked for failed.
-    pub(crate) fn failed(&self, error: &FetchError) {
+    pub fn failed(&self, error: &FetchError) {
         self.inner.context.metrics.failed(Failed::Command, error.blame().fault);
     }
 
@@ -222,11 +218,6 @@ impl Agent {
                 None
             }
         }
-    }
-
-    /// Runs a task of the agent's own, which a drain waits for a little.
-    pub(crate) fn background(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.inner.tasks.spawn(task);
     }
 
     /// The agent at a glance.
@@ -366,20 +357,17 @@ impl Agent {
         let inner = &*self.inner;
         inner.swarms.drain();
         let patience = inner.context.options.drain_timeout;
-        let ports = std::mem::take(&mut *inner.ports.lock().await);
         let context = &inner.context;
         let until = context.now() + patience;
-        for port in &ports {
-            port.announce_drain();
-        }
+        self.enter(Phase::Draining);
         let busy = || inner.swarms.all().iter().any(|transfer| transfer.has_readers());
         while busy() && context.now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        for port in ports {
-            port.drain(until.since(context.now())).await;
-        }
-        inner.stop.send_replace(true);
+        self.enter(Phase::Closing(until.since(context.now())));
+        inner.ports.close();
+        inner.ports.wait().await;
+        self.enter(Phase::Stopped);
         let moving = inner.swarms.all();
         for transfer in &moving {
             transfer.close();
@@ -389,8 +377,7 @@ impl Agent {
         if tokio::time::timeout(LAST_TASKS, inner.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = inner.tasks.len(), "not everything ended in time");
         }
-        let (disk, archive, sockets) =
-            (&inner.context.disk, inner.context.archive.clone(), inner.sockets.lock().clone());
+        let (disk, archive) = (&inner.context.disk, inner.context.archive.clone());
         let told: Vec<_> = moving.iter().filter(|it| it.has_history()).map(|transfer| transfer.explain()).collect();
         let written = disk.on_store(move |store| {
             for explanation in &told {
@@ -398,12 +385,7 @@ impl Agent {
                     tracing::warn!(error = %in_full(&error), "an explanation could not be written down");
                 }
             }
-            let flushed = store.flush();
-            for socket in &sockets {
-                // Gone already is as good.
-                let _ = std::fs::remove_file(socket);
-            }
-            flushed
+            store.flush()
         });
         if let Err(error) = written.await {
             tracing::error!(error = %in_full(&error), "the store could not be written down whole");
@@ -415,11 +397,11 @@ impl Agent {
     }
 
     /// Puts idle transfers away and keeps the gauges, until the agent drains.
-    async fn tidy(self, mut stop: watch::Receiver<bool>) {
+    async fn tidy(self, mut phases: watch::Receiver<Phase>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TIDY_EVERY) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = phases.wait_for(|phase| *phase == Phase::Stopped) => return,
             }
             self.inner.swarms.retire();
             let metrics = &self.inner.context.metrics;
@@ -455,17 +437,17 @@ impl Download {
     }
 
     /// How many pieces of it are here.
-    pub(crate) fn held(&self) -> u64 {
+    pub fn held(&self) -> u64 {
         u64::from(self.transfer.stored.held().len())
     }
 
     /// How much of the time since something last came its origin asked to be let alone.
-    pub(crate) fn excused(&self) -> Duration {
+    pub fn excused(&self) -> Duration {
         self.transfer.excused()
     }
 
     /// Where the byte at this offset is, for a reader of a `lone` range, of which the lead is told, or for one of everything in order.
-    pub(crate) fn nearness(&self, at: u64, lone: bool) -> Nearness {
+    pub fn nearness(&self, at: u64, lone: bool) -> Nearness {
         let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);
         let piece = pieces.piece_at(at);
         // The last piece is given only once the whole was checked.
@@ -560,9 +542,4 @@ fn blob_row(summary: darter_store::BlobSummary, images: Vec<String>) -> api::Blo
         last_used: summary.last_used,
         images,
     }
-}
-
-/// Whether an agent of this role serves others.
-const fn is_daemon(role: Role) -> bool {
-    !matches!(role, Role::Embedded)
 }

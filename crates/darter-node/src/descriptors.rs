@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Instant;
 
 /// The first pause after an accept that failed.
@@ -23,7 +22,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
 
 /// Raises the soft limit of open files to the hard one. Where that is not granted, things go on with the limit there is.
-pub(crate) fn raise_limit() {
+pub fn raise_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
@@ -37,13 +36,13 @@ pub(crate) fn raise_limit() {
 }
 
 /// How many files this process may have open.
-pub(crate) fn limit() -> Option<usize> {
+pub fn limit() -> Option<usize> {
     getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
 }
 
 /// One port's failures to accept connections.
 #[derive(Debug)]
-pub(crate) struct AcceptFailures {
+pub struct AcceptFailures {
     port: &'static str,
     pause: Duration,
     said: Option<Instant>,
@@ -51,12 +50,12 @@ pub(crate) struct AcceptFailures {
 
 impl AcceptFailures {
     /// Of a port that people know by this name.
-    pub(crate) const fn new(port: &'static str) -> Self {
+    pub const fn new(port: &'static str) -> Self {
         Self { port, pause: MIN_PAUSE, said: None }
     }
 
     /// An accept failed: says why, unless it did of late, and returns how long to wait before the next try.
-    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Duration {
+    pub fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Duration {
         let cause = io_error_in(error);
         // The client went away before it was its turn: that is no trouble of ours.
         if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionAborted) {
@@ -73,7 +72,7 @@ impl AcceptFailures {
     }
 
     /// An accept succeeded.
-    pub(crate) const fn succeeded(&mut self) {
+    pub const fn succeeded(&mut self) {
         self.pause = MIN_PAUSE;
     }
 }
@@ -104,39 +103,6 @@ fn io_error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a i
         at = error.source();
     }
     None
-}
-
-/// A unix socket that says once why it can't accept.
-pub(crate) struct PatientListener {
-    listener: UnixListener,
-    failures: AcceptFailures,
-}
-
-impl PatientListener {
-    pub(crate) const fn new(listener: UnixListener) -> Self {
-        Self { listener, failures: AcceptFailures::new("the administration socket") }
-    }
-}
-
-impl axum::serve::Listener for PatientListener {
-    type Io = UnixStream;
-    type Addr = tokio::net::unix::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match self.listener.accept().await {
-                Ok(accepted) => {
-                    self.failures.succeeded();
-                    return accepted;
-                }
-                Err(error) => tokio::time::sleep(self.failures.failed(&error)).await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 //! What follows from an error is decided by its [`Blame`] alone: who else tries, which status a program gets, what is counted.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_core::fault::advice;
 use darter_core::{Blame, Blamed, BlobId, Digest, Fault, Retry, in_full};
 use darter_origin::{ConfigError, ErrorKind, OriginError, OriginFailure};
 use darter_store::StoreError;
@@ -140,7 +142,7 @@ impl FetchError {
     }
 
     /// Whether nobody else (another seed, this node by itself) should try where this failed.
-    pub(crate) fn is_final(&self) -> bool {
+    pub fn is_final(&self) -> bool {
         self.blame().is_final()
     }
 
@@ -196,7 +198,7 @@ impl FetchError {
 
 /// The status by which an origin's failure is passed on: what the caller did wrong stays the caller's, everything else is a bad
 /// gateway, a proxy of ours that wants a login too.
-pub(crate) fn passed_on(failure: &OriginFailure) -> StatusCode {
+pub fn passed_on(failure: &OriginFailure) -> StatusCode {
     let status = failure.kind.status().and_then(|status| StatusCode::from_u16(status).ok());
     match (&failure.kind, status) {
         (ErrorKind::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
@@ -275,6 +277,30 @@ pub enum StartError {
     /// Options that name what can't be used, such as a file of certificates.
     #[error(transparent)]
     Origins(#[from] ConfigError),
+}
+
+impl StartError {
+    /// A port that the system refuses.
+    pub fn cannot_listen(addr: SocketAddr, flag: &'static str, source: io::Error) -> Self {
+        let advice = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("the port is taken; stop what uses it (`ss -ltnp` shows it), or give {flag} another")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("not permitted; ports below 1024 are for root; give {flag} a higher one")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!("no such address on this host; give {flag} one that `ip addr` shows, or 0.0.0.0")
+            }
+            _ => format!("give {flag} another address"),
+        };
+        Self::Listen { addr: addr.to_string(), flag, advice, source }
+    }
+
+    /// A file, or another thing of the agent's own, that the system refuses.
+    pub fn cannot_use(path: String, source: io::Error) -> Self {
+        Self::File { path, reason: advice(&source).to_owned(), source: Some(source) }
+    }
 }
 
 impl Blamed for StartError {

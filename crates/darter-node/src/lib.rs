@@ -1,46 +1,41 @@
-//! The agent: one process that joins the rooms — store, origin, wire and swarm — and serves its host.
+//! The agent: one process that joins the rooms — store, origin, wire and swarm. What programs of its host speak to attaches to its
+//! handle (`darter-gateway`).
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain; [`Builder`], which puts one together |
 //! | [`options`], `identity`, `context`, `budget` | what an agent is told, is, and shares |
-//! | `descriptors` | file descriptors |
+//! | [`descriptors`] | file descriptors |
 //! | `fleet` | connections to other agents |
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
 //! | `joins` | questions to leads |
-//! | `waits` | how long a program waits for an answer of the mirror |
+//! | [`waits`] | how long a program waits for an answer of the mirror |
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
 //! | `small_files` | work on small files beside the blobs, for which nobody waits while the disk hangs |
-//! | [`admin`] | the administration socket |
-//! | [`local`] | the port for programs of this host: mirror, metrics, health |
-//! | [`mirror`] | the registry mirror |
 //! | [`registries`] | what registries say, asked once for the fleet |
 //! | [`metrics`] | what the agent counts |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 
-pub mod admin;
 pub mod agent;
 mod budget;
 mod context;
-mod descriptors;
+pub mod descriptors;
 pub mod error;
 mod fleet;
 mod identity;
 mod joins;
-pub mod local;
 pub mod metrics;
-pub mod mirror;
 pub mod options;
 pub mod registries;
 mod setbacks;
 mod small_files;
 mod swarms;
 mod transfer;
-mod waits;
+pub mod waits;
 
-pub use agent::builder::Builder;
-pub use agent::{Agent, Download, Nearness, Reloaded};
+pub use agent::builder::{Builder, Prepared};
+pub use agent::{Agent, Download, MIN_DIGITS, Nearness, Phase, Reloaded};
 pub use darter_api::handover::Order;
 pub use darter_origin::is_own_header;
 pub use error::{FetchError, StartError};

@@ -7,7 +7,6 @@
 //! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded; of the
 //! registries that callers name, and of the sources of wrong content, the first few dozen have a label of their own.
 
-pub mod plain;
 pub(crate) mod process;
 mod registries;
 

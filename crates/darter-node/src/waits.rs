@@ -22,57 +22,58 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The parts of one wait.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waits {
+pub struct Waits {
     whole: Duration,
 }
 
 impl Waits {
-    pub(crate) const fn new(answer_timeout: Duration) -> Self {
+    /// Of one that takes so long in all.
+    pub const fn new(answer_timeout: Duration) -> Self {
         Self { whole: answer_timeout }
     }
 
     /// The last moment at which a request that came now is answered.
-    pub(crate) fn answer(self) -> Instant {
+    pub fn answer(self) -> Instant {
         self.part(0.95)
     }
 
     /// How long is waited in all.
-    pub(crate) const fn whole(self) -> Duration {
+    pub const fn whole(self) -> Duration {
         self.whole
     }
 
     /// Until when a registry may answer a question that is asked now.
-    pub(crate) fn registry(self) -> Instant {
+    pub fn registry(self) -> Instant {
         self.part(0.8)
     }
 
     /// The same when another agent asks, which may ask a third.
-    pub(crate) fn relayed(self) -> Instant {
+    pub fn relayed(self) -> Instant {
         self.part(0.85)
     }
 
     /// The same by way of other agents.
-    pub(crate) fn others(self) -> Instant {
+    pub fn others(self) -> Instant {
         self.part(0.9)
     }
 
     /// Until when the agent may open a blob, or begin one of unknown length.
-    pub(crate) fn opening(self) -> Instant {
+    pub fn opening(self) -> Instant {
         self.part(0.9)
     }
 
     /// The last moment at which an upstream may answer a request that is to be answered until then.
-    pub(crate) fn last(self, answer: Instant) -> Instant {
+    pub fn last(self, answer: Instant) -> Instant {
         answer.min(Instant::now() + self.resuming()) - self.whole.mul_f64(0.02)
     }
 
     /// How long headers wait for a first byte, where length and access are known.
-    pub(crate) fn headers(self) -> Duration {
+    pub fn headers(self) -> Duration {
         self.whole.mul_f64(0.3)
     }
 
     /// How long a registry is waited for in the middle of a body.
-    pub(crate) fn resuming(self) -> Duration {
+    pub fn resuming(self) -> Duration {
         self.whole.mul_f64(0.8)
     }
 

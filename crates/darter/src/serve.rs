@@ -28,7 +28,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     let mut reloads = signal(SignalKind::hangup())?;
     let (role, drain_timeout) = (options.role, options.drain_timeout);
     let started = tokio::select! {
-        started = Agent::start(options) => started,
+        started = darter_gateway::start(options) => started,
         () = signals.next() => return Err(Failure::Interrupted.into()),
     };
     let agent = started.map_err(|error| match error {

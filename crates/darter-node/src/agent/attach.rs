@@ -1,76 +1,107 @@
-//! What attaches to a running agent: ports and sockets for the programs of its host.
+//! What is attached to a running agent: ports and sockets for the programs of its host, which the agent knows nothing of. They are
+//! told what it is about ([`Phase`]), and its drain waits for them.
 
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use darter_core::Clock;
+use tokio::sync::watch;
 
 use super::Agent;
-use super::build::file_error;
-use crate::admin;
 use crate::error::StartError;
-use crate::local::LocalPort;
-use crate::mirror::{Mirror, MirrorOptions};
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::registries::Registries;
+
+/// What an agent is about. It goes through these in their order, and never back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Its seeds are being reached; whoever asks already is answered.
+    Starting,
+    /// It takes requests.
+    Ready,
+    /// It is about to stop: what is under way goes on, and so that probes can look away first, ports are still open.
+    Draining,
+    /// Ports take nothing new, and what they are answering has so long to end.
+    Closing(Duration),
+    /// Nothing is answered any more.
+    Stopped,
+}
+
+impl Phase {
+    /// The time in which a port has to be closed; `None` while it is open.
+    pub const fn closes_within(self) -> Option<Duration> {
+        match self {
+            Self::Starting | Self::Ready | Self::Draining => None,
+            Self::Closing(within) => Some(within),
+            Self::Stopped => Some(Duration::ZERO),
+        }
+    }
+}
 
 impl Agent {
-    /// Serves the local port (registry mirror, metrics, health) until the agent drains. An agent that lives for one download
-    /// has no mirror, and serves nothing.
-    ///
-    /// # Errors
-    /// When the listener has no address.
-    pub async fn serve_local(&self, listener: TcpListener) -> Result<(), StartError> {
-        let inner = &self.inner;
-        let Some(registries) = &inner.registries else { return Ok(()) };
-        let (context, blobs) = (&inner.context, Arc::new(self.clone()));
-        let options = MirrorOptions::from(&context.options);
-        let (metrics, clock) = (Arc::clone(&context.metrics), Arc::clone(&context.clock));
-        let mirror = Mirror::new(options, Arc::clone(registries), blobs, metrics, clock);
-        let port = self.attach(listener, Some(mirror), "local port").await?;
-        // The first one is the one that is told of.
-        let _ = inner.local_address.set(port);
-        Ok(())
+    /// Follows the agent's phases. A sender that is gone means an agent that is gone.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.inner.phase.subscribe()
     }
 
-    /// Serves metrics and health, for Prometheus elsewhere, until the agent drains.
-    ///
-    /// # Errors
-    /// When the listener has no address.
-    pub async fn serve_metrics(&self, listener: TcpListener) -> Result<(), StartError> {
-        self.attach(listener, None, "metrics port").await.map(drop)
+    /// Runs a port. It has to end by itself when the agent says [`Phase::Closing`], within the time that is told then: a drain waits
+    /// for that before it stops everything else.
+    pub fn attach(&self, port: impl Future<Output = ()> + Send + 'static) {
+        self.inner.ports.spawn(port);
     }
 
-    /// Makes an administration socket and serves it until the agent drains. `group` may use it, too.
-    ///
-    /// # Errors
-    /// When another agent answers there, or the system refuses.
-    pub fn serve_admin(&self, path: &Path, group: Option<u32>) -> Result<(), StartError> {
-        let listener = admin::bind(path, group)?;
-        self.inner.sockets.lock().push(path.to_owned());
-        self.inner.tasks.spawn(admin::serve(self.clone(), listener, self.inner.stop.subscribe()));
-        Ok(())
+    /// Runs a task of the agent's own, which has to end at [`Phase::Stopped`]: a drain waits for it a little.
+    pub fn background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(task);
     }
 
-    /// Waits until every seed was tried, though not for long; from then on the ports say that the agent is ready.
-    pub(super) async fn reach_seeds(&self) -> Result<(), StartError> {
+    /// Lets [`Agent::status`] tell where programs of this host reach it; the first address counts.
+    pub fn tell_local_address(&self, address: SocketAddr) {
+        let _ = self.inner.local_address.set(address.to_string());
+    }
+
+    /// What the agent was told.
+    pub fn options(&self) -> &Options {
+        &self.inner.context.options
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.inner.context.metrics)
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.inner.context.clock)
+    }
+
+    /// What asks registries for it. `None` in an agent that lives for one download.
+    pub fn registries(&self) -> Option<Arc<Registries>> {
+        self.inner.registries.clone()
+    }
+
+    /// Waits until every seed was tried, though not for long; from then on the agent is ready.
+    ///
+    /// # Errors
+    /// An address that is no agent's.
+    pub async fn reach_seeds(&self) -> Result<(), StartError> {
         self.inner.seeds.first_attempts().await?;
-        let ports = self.inner.ports.lock().await;
-        self.inner.ready.store(true, Ordering::Relaxed);
-        ports.iter().for_each(LocalPort::announce_ready);
+        self.enter(Phase::Ready);
+        let inner = &self.inner;
+        let (me, options) = (inner.context.me, &inner.context.options);
+        tracing::info!(node = %me.short(), role = ?options.role, data_dir = %options.data_dir.display(), "ready");
         Ok(())
     }
 
-    async fn attach(&self, listener: TcpListener, mirror: Option<Mirror>, name: &str) -> Result<String, StartError> {
-        let (metrics, names) =
-            (Arc::clone(&self.inner.context.metrics), self.inner.context.options.local_names.clone());
-        let port = LocalPort::serve(listener, mirror.map(Arc::new), metrics, names);
-        let port = port.map_err(file_error(name.to_owned()))?;
-        let address = port.address().to_string();
-        let mut ports = self.inner.ports.lock().await;
-        if self.inner.ready.load(Ordering::Relaxed) {
-            port.announce_ready();
-        }
-        ports.push(port);
-        Ok(address)
+    pub(super) fn enter(&self, next: Phase) {
+        self.inner.phase.send_if_modified(|phase| {
+            let goes_on = *phase < next;
+            if goes_on {
+                *phase = next;
+            }
+            goes_on
+        });
     }
 }

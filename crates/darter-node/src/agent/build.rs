@@ -1,64 +1,16 @@
-//! An agent as its options say: its ports, and what its parts are told.
+//! What the parts of an agent are told, as its options say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 
 use darter_core::Place;
-use darter_core::fault::advice;
 use darter_origin::{HttpClient, HttpConfig, Login, RegistryConfig, ServerConfig, Upstreams};
 use darter_wire::WireError;
-use tokio::net::TcpListener;
 use url::Url;
 
-use super::builder::Builder;
-use super::{Agent, is_daemon};
 use crate::error::StartError;
 use crate::options::{Options, UpstreamOption};
-
-pub(super) async fn start(options: Options) -> Result<Agent, StartError> {
-    let prepared = Builder::new(options.clone()).prepare().await?;
-    // Before anybody hears of the agent, too.
-    let local = match options.local {
-        Some(addr) => Some(bind_local(addr, "--local").await?),
-        None => None,
-    };
-    let observed = match options.metrics {
-        Some(addr) => Some(bind_local(addr, "--metrics").await?),
-        None => None,
-    };
-    let agent = prepared.begin();
-    if let Err(error) = serve(&agent, &options, local, observed).await {
-        agent.drain().await;
-        return Err(error);
-    }
-    let (me, data_dir) = (agent.inner.context.me, options.data_dir.display());
-    tracing::info!(node = %me.short(), role = ?options.role, %data_dir, "ready");
-    Ok(agent)
-}
-
-/// Opens the agent to programs of its host.
-async fn serve(
-    agent: &Agent,
-    options: &Options,
-    local: Option<TcpListener>,
-    observed: Option<TcpListener>,
-) -> Result<(), StartError> {
-    if let Some(listener) = local {
-        agent.serve_local(listener).await?;
-    }
-    if let Some(listener) = observed {
-        agent.serve_metrics(listener).await?;
-    }
-    if is_daemon(options.role) {
-        let own = darter_api::socket_path(&options.data_dir);
-        for path in options.sockets.iter().filter(|path| **path != own).chain([&own]) {
-            agent.serve_admin(path, options.socket_group)?;
-        }
-    }
-    // What was served already is not kept waiting by a seed that does not answer.
-    agent.reach_seeds().await
-}
 
 /// Peers are not encrypted or authenticated yet: whoever reaches the peer port can read what is cached.
 pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Result<(), StartError> {
@@ -72,35 +24,12 @@ pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Re
     }
 }
 
-pub(super) fn file_error(path: String) -> impl FnOnce(io::Error) -> StartError {
-    move |error| StartError::File { path, reason: advice(&error).to_owned(), source: Some(error) }
-}
-
-async fn bind_local(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|error| listen_error(addr, flag, error))
-}
-
 pub(super) fn cannot_listen(addr: SocketAddr, error: WireError) -> StartError {
-    match error {
-        WireError::Listen { source, .. } => listen_error(addr, "--listen", source),
-        other => listen_error(addr, "--listen", io::Error::other(other)),
-    }
-}
-
-fn listen_error(addr: SocketAddr, flag: &'static str, source: io::Error) -> StartError {
-    let advice = match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("the port is taken; stop what uses it (`ss -ltnp` shows it), or give {flag} another")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!("not permitted; ports below 1024 are for root; give {flag} a higher one")
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            format!("no such address on this host; give {flag} one that `ip addr` shows, or 0.0.0.0")
-        }
-        _ => format!("give {flag} another address"),
+    let source = match error {
+        WireError::Listen { source, .. } => source,
+        other => io::Error::other(other),
     };
-    StartError::Listen { addr: addr.to_string(), flag, advice, source }
+    StartError::cannot_listen(addr, "--listen", source)
 }
 
 pub(super) fn place_of(options: &Options) -> Place {
@@ -138,7 +67,7 @@ pub(super) fn registry_config(options: &Options) -> RegistryConfig {
         docker_config: options.docker_config.clone(),
         helper_directories: Vec::new(),
         trusted: trusted_registries(options),
-        guarded: is_daemon(options.role),
+        guarded: options.role.is_daemon(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Builder`]: how an agent is put together, out of the operating system's parts or out of a caller's own.
 //!
 //! What it makes is the core: an agent that listens to its peers, joins, fetches and gives. Ports for the programs of its host attach to the
-//! agent's handle afterwards ([`Agent::serve_local`], [`Agent::serve_metrics`], [`Agent::serve_admin`]); [`Agent::start`] does both.
+//! agent's handle afterwards, by [`Agent::attach`]; whoever opens them before others hear of the agent does so between
+//! [`Builder::prepare`] and [`Prepared::begin`].
 //!
 //! With a network, an origin and a store in memory, and a clock that follows a paused runtime's, a fleet lives in one process and in
 //! virtual time. Small files (the node id, nodes met, explanations, manifests) are in the data directory whatever the store is.
@@ -9,7 +10,6 @@
 //! Order: the data directory's lock, the store, the origins, the fleet, the swarms; then the peer port is bound, so that a port that is
 //! taken is an error before anything is promised; then the agent introduces itself.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ use darter_wire::{
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::build::{cannot_listen, file_error, http_client, place_of, refuse_strangers, registry_config};
+use super::build::{cannot_listen, http_client, place_of, refuse_strangers, registry_config};
 use super::contents::Contents;
 use super::reload::Changeable;
 use super::view::Sampler;
-use super::{Agent, Inner, is_daemon};
+use super::{Agent, Inner, Phase};
 use crate::budget::ByteBudget;
 use crate::context::{AllOrigins, Context, Fetchers, dates};
 use crate::descriptors;
@@ -103,7 +103,10 @@ impl Builder {
     }
 
     /// Everything up to the moment at which others may hear of the agent.
-    pub(super) async fn prepare(self) -> Result<Prepared, StartError> {
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub async fn prepare(self) -> Result<Prepared, StartError> {
         let Self { options, transport, origin, store, clock } = self;
         descriptors::raise_limit();
         refuse_strangers(options.listen, options.insecure)?;
@@ -180,7 +183,8 @@ impl Builder {
 }
 
 /// An agent of which nobody knows yet.
-pub(super) struct Prepared {
+#[must_use = "nobody knows of it"]
+pub struct Prepared {
     context: Arc<Context>,
     fleet: Arc<Fleet>,
     swarms: Arc<Swarms>,
@@ -191,8 +195,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Introduces the agent to its peers.
-    pub(super) fn begin(self) -> Agent {
+    /// Introduces the agent to its peers. It is ready after [`Agent::reach_seeds`].
+    pub fn begin(self) -> Agent {
         let Self { context, fleet, swarms, registries, changeable, peers, tasks } = self;
         let options = &context.options;
         let ears = Arc::new(ListeningSwarms { swarms: Arc::clone(&swarms), registries: registries.clone() });
@@ -227,19 +231,16 @@ impl Prepared {
             _hands: hands,
             listen,
             local_address: OnceLock::new(),
-            ready: AtomicBool::new(false),
-            ports: tokio::sync::Mutex::default(),
-            sockets: parking_lot::Mutex::default(),
+            phase: watch::channel(Phase::Starting).0,
+            ports: TaskTracker::new(),
             changeable,
-            stop: watch::channel(false).0,
             tasks: tasks.clone(),
             context,
         };
         let agent = Agent { inner: Arc::new(inner) };
-        if is_daemon(agent.inner.context.options.role) {
-            let stopped = agent.inner.stop.subscribe();
-            tasks.spawn(agent.clone().sample(stopped.clone()));
-            tasks.spawn(agent.clone().tidy(stopped));
+        if agent.options().role.is_daemon() {
+            tasks.spawn(agent.clone().sample(agent.phases()));
+            tasks.spawn(agent.clone().tidy(agent.phases()));
         }
         agent
     }
@@ -249,7 +250,7 @@ impl Prepared {
 fn origins(options: &Options, http: &HttpClient, registry: &RegistryClient) -> (AllOrigins, Pauses) {
     let patience = RetryPolicy::patient(options.origin_patience);
     let mut origins = Origins::new(http.clone(), registry.clone()).with_retries(patience);
-    if !is_daemon(options.role) {
+    if !options.role.is_daemon() {
         // Works for its own user alone, who may read these files anyway.
         origins = origins.with_files(FileOrigin::anywhere());
     }
@@ -295,5 +296,5 @@ async fn open_registries(
     let options = RegistriesOptions::from(options);
     let path = options.data_dir.join("manifests").display().to_string();
     let opened = threads::run(move || Registries::open(options, client, metrics, clock));
-    Ok(Arc::new(opened.await.map_err(file_error(path))?.with_relay(relay)))
+    Ok(Arc::new(opened.await.map_err(|error| StartError::cannot_use(path, error))?.with_relay(relay)))
 }

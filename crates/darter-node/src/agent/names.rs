@@ -13,7 +13,7 @@ use crate::registries::images::Found;
 use crate::swarms::Swarms;
 
 /// The fewest digits of an id or a digest that name something.
-pub(crate) const MIN_DIGITS: usize = 8;
+pub const MIN_DIGITS: usize = 8;
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use darter_core::Moment;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Agent, images};
+use super::{Agent, Phase, images};
 use crate::context::Context;
 use crate::error::FetchError;
 use crate::metrics::process::Usage;
@@ -133,12 +133,12 @@ impl Agent {
     }
 
     /// Takes a sample every second, until the agent drains.
-    pub(super) async fn sample(self, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn sample(self, mut phases: watch::Receiver<Phase>) {
         loop {
             self.inner.sampler.add(Sample::take(&self.inner.context));
             tokio::select! {
                 () = tokio::time::sleep(SAMPLE_EVERY) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = phases.wait_for(|phase| *phase == Phase::Stopped) => return,
             }
         }
     }

@@ -49,7 +49,7 @@ pub(crate) enum Found {
 
 /// The images known. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Images(Arc<Inner>);
+pub struct Images(Arc<Inner>);
 
 struct Inner {
     dir: Dir,
@@ -94,7 +94,7 @@ impl Images {
     }
 
     /// A program of this host was given what this tag stands for.
-    pub(crate) async fn note(&self, registry: &str, repository: &str, tag: &str, digest: Digest) {
+    pub async fn note(&self, registry: &str, repository: &str, tag: &str, digest: Digest) {
         let name = ImageName { registry: registry.to_owned(), repository: repository.to_owned(), tag: tag.to_owned() };
         if !fits_a_line(&name) || !self.0.is_news(name, digest, self.0.clock.unix()) {
             return;

@@ -44,7 +44,7 @@ const ANY_MAGIC: &[u8] = b"darter-manifest-";
 
 /// The cache. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Manifests(Arc<Inner>);
+pub struct Manifests(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -83,7 +83,7 @@ impl Manifests {
     }
 
     /// A manifest, if it is here and right.
-    pub(crate) async fn get(&self, digest: Digest) -> Option<Manifest> {
+    pub async fn get(&self, digest: Digest) -> Option<Manifest> {
         if let Some(manifest) = self.0.memory.lock().get(&digest) {
             return Some(manifest.clone());
         }

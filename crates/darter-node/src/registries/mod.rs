@@ -45,12 +45,12 @@
 //! Non-goals: the bytes of blobs, which the swarm carries.
 
 mod flights;
-pub(crate) mod images;
+pub mod images;
 mod known;
-pub(crate) mod manifests;
+pub mod manifests;
 mod outage;
-pub(crate) mod provenance;
-pub(crate) mod question;
+pub mod provenance;
+pub mod question;
 mod record;
 mod relay;
 mod request;
@@ -84,7 +84,7 @@ use self::question::{About, Question, Reply, Stale};
 use self::record::{Learnt, Record, Repository, Tagged, accept_key};
 use self::relay::NoReply;
 pub(crate) use self::relay::Relay;
-pub(crate) use self::request::REFUSAL_BODY_TIMEOUT;
+pub use self::request::REFUSAL_BODY_TIMEOUT;
 use self::request::Requests;
 use crate::error::FetchError;
 use crate::metrics::{Metrics, RegistryAnswered};
@@ -198,22 +198,22 @@ impl Registries {
     }
 
     /// The client, for what is not asked here: the bytes of blobs.
-    pub(crate) const fn client(&self) -> &RegistryClient {
+    pub const fn client(&self) -> &RegistryClient {
         self.requests.client()
     }
 
     /// Manifests seen.
-    pub(crate) const fn manifests(&self) -> &Manifests {
+    pub const fn manifests(&self) -> &Manifests {
         &self.manifests
     }
 
     /// Images that this host was asked for by tag.
-    pub(crate) const fn images(&self) -> &Images {
+    pub const fn images(&self) -> &Images {
         &self.images
     }
 
     /// Where they came from.
-    pub(crate) const fn provenance(&self) -> &Provenance {
+    pub const fn provenance(&self) -> &Provenance {
         &self.provenance
     }
 
@@ -221,7 +221,7 @@ impl Registries {
     ///
     /// # Errors
     /// Why there is no answer, neither of the registry nor of what is known.
-    pub(crate) async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
+    pub async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
         match self.is_node() {
             true => self.ask_by_others(question).await,
             false => self.ask_here(None, question, Logins::Own, self.waits().registry()).await,

@@ -39,7 +39,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// Who delivered what. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Provenance(Arc<Inner>);
+pub struct Provenance(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -52,7 +52,7 @@ struct Inner {
 }
 
 /// A repository of a registry, as a line says it.
-pub(crate) fn place_of(upstream: &Upstream, repository: &str) -> String {
+pub fn place_of(upstream: &Upstream, repository: &str) -> String {
     place_at(upstream.base(), repository)
 }
 
@@ -82,12 +82,12 @@ impl Provenance {
     }
 
     /// Whether the place delivered this manifest.
-    pub(crate) async fn knows(&self, digest: Digest, place: &str) -> bool {
+    pub async fn knows(&self, digest: Digest, place: &str) -> bool {
         self.places(digest).await.iter().any(|known| known == place)
     }
 
     /// Notes that the place delivered this manifest.
-    pub(crate) async fn note(&self, digest: Digest, place: String) {
+    pub async fn note(&self, digest: Digest, place: String) {
         if self.knows(digest, &place).await {
             return;
         }

@@ -37,22 +37,22 @@ const OF_A_CONNECTION: [&str; 9] = [
 
 /// A GET or HEAD for a registry.
 #[derive(Clone, Debug)]
-pub(crate) struct Question {
+pub struct Question {
     /// The registry.
-    pub(crate) upstream: Upstream,
+    pub upstream: Upstream,
     /// GET or HEAD.
-    pub(crate) method: Method,
+    pub method: Method,
     /// Path and query, from `/v2/` on.
-    pub(crate) path: String,
+    pub path: String,
     /// `Accept` and the like.
-    pub(crate) headers: HeaderMap,
+    pub headers: HeaderMap,
     /// What the caller brought.
-    pub(crate) credentials: Credentials,
+    pub credentials: Credentials,
 }
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum About<'a> {
+pub enum About<'a> {
     /// A manifest by tag.
     Tag(&'a str),
     /// A manifest by digest.
@@ -65,36 +65,36 @@ pub(crate) enum About<'a> {
 
 /// A registry's answer, whatever its status.
 #[derive(Clone, Debug)]
-pub(crate) struct Reply {
+pub struct Reply {
     /// The status.
-    pub(crate) status: StatusCode,
+    pub status: StatusCode,
     /// The headers, without those of one connection.
-    pub(crate) headers: HeaderMap,
+    pub headers: HeaderMap,
     /// The body; empty for HEAD and for blobs.
-    pub(crate) body: Bytes,
+    pub body: Bytes,
     /// How long ago the registry said so.
-    pub(crate) age: Duration,
+    pub age: Duration,
     /// Set when the registry did not say so now.
-    pub(crate) stale: Option<Stale>,
+    pub stale: Option<Stale>,
 }
 
 /// What is known of an answer that the registry could not give.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stale {
+pub struct Stale {
     /// Since when the registry has not confirmed it.
-    pub(crate) age: Duration,
+    pub age: Duration,
     /// Why the registry did not answer.
-    pub(crate) reason: String,
+    pub reason: String,
 }
 
 impl Question {
     /// The registry's base address.
-    pub(crate) const fn base(&self) -> &Url {
+    pub const fn base(&self) -> &Url {
         self.upstream.base()
     }
 
     /// The repository that the question is about, and what of it.
-    pub(crate) fn about(&self) -> (&str, About<'_>) {
+    pub fn about(&self) -> (&str, About<'_>) {
         let path = self.path.split('?').next().unwrap_or_default();
         match route::parse(path) {
             Some(Route::Manifest { name, reference }) => match Reference::parse(reference) {
@@ -109,12 +109,12 @@ impl Question {
     }
 
     /// The kind, for metrics.
-    pub(crate) fn kind(&self) -> MirrorKind {
+    pub fn kind(&self) -> MirrorKind {
         route::parse(self.path.split('?').next().unwrap_or_default()).map_or(MirrorKind::Other, MirrorKind::of)
     }
 
     /// Whether it brings nothing that authorises: what answers it is open to whoever brings nothing either.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.credentials.headers.is_empty()
     }
 
@@ -214,7 +214,7 @@ fn is_of_the_api(path_and_query: &str) -> bool {
 
 impl Reply {
     /// The digest that the registry names.
-    pub(crate) fn digest(&self) -> Option<Digest> {
+    pub fn digest(&self) -> Option<Digest> {
         self.headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
     }
 

@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 /// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
 const SLACK: Duration = Duration::from_millis(200);
 /// The text of a refusal is waited for so long. Its status and headers say what the engine is to do next.
-pub(crate) const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+pub const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a registry that does no HEAD is asked by GET at once.
 const WITHOUT_HEAD_FOR: Duration = Duration::from_secs(600);
 /// Registries remembered for that.

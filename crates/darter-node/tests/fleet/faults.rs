@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_core::NodeId;
-use darter_node::{Agent, Options};
+use darter_node::Options;
 use darter_wire::{Kind, Role, TcpTransport, preface};
 use tokio::io::AsyncWriteExt as _;
 
@@ -14,7 +14,7 @@ use crate::seed;
 async fn a_peer_that_breaks_the_protocol_is_counted_as_at_fault_and_one_that_goes_away_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { local: Some(([127, 0, 0, 1], 0).into()), ..seed::node(dir.path(), Vec::new()) };
-    let agent = Agent::start(options).await.unwrap();
+    let agent = darter_gateway::start(options).await.unwrap();
     let (listen, local) = (agent.status().listen.unwrap(), agent.status().local.unwrap());
     let counted = async || reqwest::get(format!("http://{local}/metrics")).await.unwrap().text().await.unwrap();
     let at_fault = r#"darter_failures_total{what="peer",fault="peer"} 1"#;

@@ -23,7 +23,7 @@ async fn world() -> (World, Digest, [Digest; 2], [Digest; 2]) {
     registry.put_index("lab/app", "1", &[image]);
     let (_, tools) = registry.put_image("lab/tools", Some("1"), &[8; 200_000]);
     let seed = darter_node::Options { role: Role::Seed, ..options(directory.path(), "seed", &registry) };
-    let agent = Agent::start(seed).await.unwrap();
+    let agent = darter_gateway::start(seed).await.unwrap();
     let mut paths =
         vec!["lab/app/manifests/1".to_owned(), format!("lab/app/manifests/{image}"), "lab/tools/manifests/1".into()];
     paths.extend(app.map(|blob| format!("lab/app/blobs/{blob}")));

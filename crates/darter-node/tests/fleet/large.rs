@@ -56,7 +56,7 @@ async fn agent(directory: &Path, name: usize, join: &[String]) -> Agent {
     let role = if join.is_empty() { Role::Seed } else { Role::Node };
     let local = Some(([127, 0, 0, 1], 0).into());
     let options = Options { role, local, ..seed::node(&directory.join(name.to_string()), join.to_vec()) };
-    Agent::start(options).await.unwrap()
+    darter_gateway::start(options).await.unwrap()
 }
 
 /// How many hashes an agent told others.

@@ -30,13 +30,13 @@ async fn the_end_and_a_file_of_a_layer_that_the_seed_holds_come_long_before_the_
     let content: Vec<u8> = (0..LENGTH as u32 / 4).flat_map(u32::to_le_bytes).collect();
     let path = format!("/v2/lab/app/blobs/{}", registry.put_blob("lab/app", &content));
     let seed = Options { role: Role::Seed, ..options(directory.path(), "seed", &registry) };
-    let seed = Agent::start(seed).await.unwrap();
+    let seed = darter_gateway::start(seed).await.unwrap();
     assert_eq!(Digest::sha256(&get(&seed, &path).await.body), Digest::sha256(&content));
 
     let join = vec![seed.status().listen.unwrap()];
     let download_limit = Some(Rate::from_bytes_per_second(LIMIT).unwrap());
     let node = Options { join, download_limit, ..options(directory.path(), "node", &registry) };
-    let node = Agent::start(node).await.unwrap();
+    let node = darter_gateway::start(node).await.unwrap();
     let footer = async {
         assert_eq!(range(&node, &path, "bytes=0-1").await, (206, content[..2].to_vec()));
         range(&node, &path, "bytes=-51").await

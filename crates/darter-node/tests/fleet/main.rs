@@ -25,7 +25,6 @@ mod passed_on;
 mod patience;
 mod ranges;
 mod registries;
-#[path = "../mirror/registry.rs"]
 #[allow(dead_code, reason = "the mirror's tests use all of it")]
 mod registry;
 mod releases;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use darter_gateway::{serve_admin, serve_local, serve_metrics};
 use darter_store::{Store as _, threads};
 use futures_util::future::join_all;
 use tempfile::TempDir;
@@ -146,9 +147,9 @@ async fn ports_attach_to_the_handle_of_a_running_agent() {
     let listen = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let observed = listen().await;
     let metrics = observed.local_addr().unwrap();
-    agent.serve_local(listen().await).await.unwrap();
-    agent.serve_metrics(observed).await.unwrap();
-    agent.serve_admin(&dir.path().join("darter.sock"), None).unwrap();
+    serve_local(agent, listen().await).unwrap();
+    serve_metrics(agent, observed).unwrap();
+    serve_admin(agent, &dir.path().join("darter.sock"), None).unwrap();
     let get = async |url: String| reqwest::get(url).await.unwrap().status();
     let local = agent.status().local.unwrap();
     for path in ["readyz", "v2/"] {

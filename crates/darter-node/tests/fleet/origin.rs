@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::source::Credentials;
 use darter_core::{Digest, Source};
-use darter_node::mirror::Part;
-use darter_node::{Agent, FetchError};
+use darter_node::{Agent, FetchError, Part};
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};

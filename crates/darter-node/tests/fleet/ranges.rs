@@ -121,7 +121,7 @@ impl Fleet {
     async fn start(nodes: usize) -> Self {
         let directory = TempDir::new().unwrap();
         let seed = Options { role: Role::Seed, ..seed::node(&directory.path().join("seed"), Vec::new()) };
-        let seed = Agent::start(seed).await.unwrap();
+        let seed = darter_gateway::start(seed).await.unwrap();
         let mut fleet = Self { seed, nodes: Vec::new(), _directory: directory };
         for _ in 0..nodes {
             fleet.grow().await;
@@ -132,7 +132,7 @@ impl Fleet {
     async fn grow(&mut self) -> Agent {
         let directory = self._directory.path().join(self.nodes.len().to_string());
         let join = vec![self.seed.status().listen.unwrap()];
-        let node = Agent::start(seed::node(Path::new(&directory), join)).await.unwrap();
+        let node = darter_gateway::start(seed::node(Path::new(&directory), join)).await.unwrap();
         self.nodes.push(node.clone());
         node
     }
@@ -280,12 +280,12 @@ async fn a_lone_range_of_a_cold_layer_moves_the_pieces_that_it_touches() {
         (0..LENGTH as u32 / 4).flat_map(|at| (at.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
     let path = format!("/v2/lab/app/blobs/{}", registry.put_blob("lab/app", &content));
     let seed = Options { role: Role::Seed, ..registries::options(directory.path(), "seed", &registry) };
-    let seed = Agent::start(seed).await.unwrap();
+    let seed = darter_gateway::start(seed).await.unwrap();
     let join = vec![seed.status().listen.unwrap()];
     let mut nodes = Vec::new();
     for name in ["one", "other"] {
         let options = Options { join: join.clone(), ..registries::options(directory.path(), name, &registry) };
-        nodes.push(Agent::start(options).await.unwrap());
+        nodes.push(darter_gateway::start(options).await.unwrap());
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for node in &nodes {

@@ -30,13 +30,13 @@ pub(crate) fn options(directory: &Path, name: &str, registry: &Registry) -> Opti
 
 async fn start_seed(directory: &Path, registry: &Registry, logins: Vec<LoginOption>) -> Agent {
     let options = Options { role: Role::Seed, logins, ..options(directory, "seed", registry) };
-    Agent::start(options).await.unwrap()
+    darter_gateway::start(options).await.unwrap()
 }
 
 async fn start_nodes(directory: &Path, registry: &Registry, seed: &Agent) -> Vec<Agent> {
     let join = vec![seed.status().listen.unwrap()];
     let options = (0..NODES).map(|n| Options { join: join.clone(), ..options(directory, &n.to_string(), registry) });
-    join_all(options.map(|options| async { Agent::start(options).await.unwrap() })).await
+    join_all(options.map(|options| async { darter_gateway::start(options).await.unwrap() })).await
 }
 
 pub(crate) struct Got {
@@ -178,7 +178,7 @@ async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
         let listen = seed.status().listen.unwrap();
         let node = async |name: &str| {
             let options = Options { join: vec![listen.clone()], ..options(directory.path(), name, &registry) };
-            Agent::start(options).await.unwrap()
+            darter_gateway::start(options).await.unwrap()
         };
         let (holder, newcomer) = (node("holder").await, node("newcomer").await);
         pull(&holder, image, &blobs).await;
@@ -194,7 +194,7 @@ async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
                 drop(seed);
                 let another = options(directory.path(), "another disk", &registry);
                 let options = Options { role: Role::Seed, listen: Some(listen.parse().unwrap()), ..another };
-                let seed = Agent::start(options).await.unwrap();
+                let seed = darter_gateway::start(options).await.unwrap();
                 while [&holder, &newcomer].iter().any(|node| !node.status().seeds.iter().any(|seed| seed.up)) {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -236,8 +236,9 @@ async fn a_node_that_is_to_serve_no_stale_tags_takes_none_from_its_seed() {
     let join = vec![seed.status().listen.unwrap()];
     let strict =
         Options { join: join.clone(), stale_tags: StaleTags::Never, ..options(directory.path(), "strict", &registry) };
-    let strict = Agent::start(strict).await.unwrap();
-    let lenient = Agent::start(Options { join, ..options(directory.path(), "lenient", &registry) }).await.unwrap();
+    let strict = darter_gateway::start(strict).await.unwrap();
+    let lenient =
+        darter_gateway::start(Options { join, ..options(directory.path(), "lenient", &registry) }).await.unwrap();
     pull(&strict, image, &blobs).await;
     registry.stop().await;
     // Another `Accept`, so that nobody gives the answer that was just given.
@@ -290,7 +291,7 @@ async fn start_nodes_alone(options: Vec<Options>) -> Vec<Agent> {
     let mut nodes: Vec<Agent> = Vec::new();
     for options in options {
         let join = nodes.first().map(|first| first.status().listen.unwrap()).into_iter().collect();
-        nodes.push(Agent::start(Options { join, ..options }).await.unwrap());
+        nodes.push(darter_gateway::start(Options { join, ..options }).await.unwrap());
     }
     know_each_other(&nodes).await;
     nodes
@@ -395,7 +396,7 @@ async fn without_a_seed_a_node_that_never_pulled_gets_what_another_one_holds_whi
         let join = vec![first.status().listen.unwrap()];
         let mut nodes = vec![first];
         for options in options {
-            nodes.push(Agent::start(Options { join: join.clone(), ..options }).await.unwrap());
+            nodes.push(darter_gateway::start(Options { join: join.clone(), ..options }).await.unwrap());
         }
         know_each_other(&nodes).await;
         registry.stop().await;

@@ -275,7 +275,7 @@ async fn unknown_messages(agent: &Agent) -> u32 {
 /// An agent on the host that the recorded seed is on.
 async fn node(dir: &Path, join: Vec<String>) -> Agent {
     let (local, labels) = (Some(([127, 0, 0, 1], 0).into()), [("host".to_owned(), "h1".to_owned())].into());
-    Agent::start(darter_node::Options { local, labels, ..seed::node(dir, join) }).await.unwrap()
+    darter_gateway::start(darter_node::Options { local, labels, ..seed::node(dir, join) }).await.unwrap()
 }
 
 #[tokio::test]
@@ -300,7 +300,7 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
     for release in [Newer, Last] {
         let dir = tempfile::tempdir().unwrap();
         let options = darter_node::Options { role: AgentRole::Seed, ..seed::node(dir.path(), Vec::new()) };
-        let agent = Agent::start(options).await.unwrap();
+        let agent = darter_gateway::start(options).await.unwrap();
         let address = agent.status().listen.unwrap();
         let connect = async |kind| {
             let mut stream = TcpTransport::default().connect(&address).await.unwrap();

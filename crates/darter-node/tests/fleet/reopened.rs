@@ -21,7 +21,7 @@ fn content(time: u32) -> Vec<u8> {
 
 async fn start(role: Role, dir: &TempDir, join: Vec<String>) -> Agent {
     let local = Some(([127, 0, 0, 1], 0).into());
-    Agent::start(Options { role, local, ..seed::node(dir.path(), join) }).await.unwrap()
+    darter_gateway::start(Options { role, local, ..seed::node(dir.path(), join) }).await.unwrap()
 }
 
 // The fleet and the swarms held each other, and the directory of an agent that was long gone was locked.

@@ -20,9 +20,9 @@ static LAYER: [u8; 300_000] = [7; 300_000];
 async fn agents(directory: &Path, registry: &Registry) -> [Agent; 2] {
     let (answer_timeout, stall_timeout) = (ANSWER_TIMEOUT, STALL_TIMEOUT);
     let of = |name| Options { answer_timeout, stall_timeout, ..options(directory, name, registry) };
-    let seed = Agent::start(Options { role: Role::Seed, ..of("seed") }).await.unwrap();
+    let seed = darter_gateway::start(Options { role: Role::Seed, ..of("seed") }).await.unwrap();
     let join = vec![seed.status().listen.unwrap()];
-    let node = Agent::start(Options { join, ..of("node") }).await.unwrap();
+    let node = darter_gateway::start(Options { join, ..of("node") }).await.unwrap();
     [seed, node]
 }
 
@@ -86,11 +86,11 @@ async fn an_engines_ranges_far_ahead_wait_for_a_blob_that_moves_and_cost_the_reg
     // The last range waits for more than four times as long as a blob may stand still.
     let origin_limit = Some(Rate::from_bytes_per_second(2_000_000).unwrap());
     let of = |name| Options { stall_timeout: Duration::from_secs(2), ..options(directory.path(), name, &registry) };
-    let seed = Agent::start(Options { role: Role::Seed, origin_limit, ..of("seed") }).await.unwrap();
+    let seed = darter_gateway::start(Options { role: Role::Seed, origin_limit, ..of("seed") }).await.unwrap();
     let join = vec![seed.status().listen.unwrap()];
     let nodes = [
-        Agent::start(Options { join: join.clone(), ..of("0") }).await.unwrap(),
-        Agent::start(Options { join, ..of("1") }).await.unwrap(),
+        darter_gateway::start(Options { join: join.clone(), ..of("0") }).await.unwrap(),
+        darter_gateway::start(Options { join, ..of("1") }).await.unwrap(),
     ];
     let steps = nodes.iter().flat_map(|node| (0..4).map(move |step| (node, step)));
     join_all(steps.map(async |(node, step)| {

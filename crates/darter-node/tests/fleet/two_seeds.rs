@@ -40,7 +40,7 @@ async fn counting_origin() -> (Vec<Source>, Arc<AtomicUsize>) {
 
 async fn start(directory: &Path, name: &str, role: Role, join: &[&Agent]) -> Agent {
     let join = join.iter().map(|agent| agent.status().listen.unwrap()).collect();
-    Agent::start(Options { role, ..seed::node(&directory.join(name), join) }).await.unwrap()
+    darter_gateway::start(Options { role, ..seed::node(&directory.join(name), join) }).await.unwrap()
 }
 
 async fn fetch(agent: &Agent, source: &Source) {
@@ -100,7 +100,7 @@ async fn what_another_seed_holds_is_given_to_whoever_may_have_it() {
         registry.allow("Bearer right", &format!("lab/{n}"));
         blobs.push(format!("/v2/lab/{n}/blobs/{layer}"));
     }
-    let first = Agent::start(seed("first")).await.unwrap();
+    let first = darter_gateway::start(seed("first")).await.unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let get = async |agent: &Agent, path: &str, token: &str| {
         let url = format!("http://{}{path}", agent.status().local.unwrap());
@@ -110,10 +110,10 @@ async fn what_another_seed_holds_is_given_to_whoever_may_have_it() {
     for blob in &blobs {
         assert_eq!(get(&first, blob, "right").await, (200, LENGTH));
     }
-    let second = Agent::start(seed("second")).await.unwrap();
+    let second = darter_gateway::start(seed("second")).await.unwrap();
     let join = [&first, &second].map(|agent| agent.status().listen.unwrap()).to_vec();
     let node = Options { join, ..registries::options(directory.path(), "node", &registry) };
-    let node = Agent::start(node).await.unwrap();
+    let node = darter_gateway::start(node).await.unwrap();
     connected(&[&first, &second], 2).await;
     for blob in &blobs {
         assert_eq!(get(&node, blob, "wrong").await.0, 401, "{blob}");

@@ -73,7 +73,7 @@ async fn read(agent: &Agent, web: &Web) -> Vec<u8> {
 async fn an_agent_starts_with_what_it_can_read_or_says_what_to_do() {
     let web = Web::start(|_| Reply::ok(&CONTENT).with("etag", "\"1\"")).await;
     let first = tempfile::tempdir().unwrap();
-    let agent = Agent::start(seed::node(first.path(), Vec::new())).await.unwrap();
+    let agent = darter_gateway::start(seed::node(first.path(), Vec::new())).await.unwrap();
     assert!(read(&agent, &web).await == CONTENT);
     agent.drain().await;
     for (place, starts) in PLACES {
@@ -82,7 +82,7 @@ async fn an_agent_starts_with_what_it_can_read_or_says_what_to_do() {
             let at = dir.path().join(place);
             remove(&at);
             put(&at);
-            match Agent::start(seed::node(dir.path(), Vec::new())).await {
+            match darter_gateway::start(seed::node(dir.path(), Vec::new())).await {
                 Ok(agent) => {
                     assert_eq!(agent.status().store.blobs, u64::from(place != "blobs"), "{what} as {place}");
                     assert!(read(&agent, &web).await == CONTENT, "{what} as {place}");
@@ -132,7 +132,7 @@ async fn what_a_newer_release_wrote_is_still_there() {
         fs::write(&at, text).unwrap();
     }
     let local = Some(([127, 0, 0, 1], 0).into());
-    let agent = Agent::start(Options { local, ..seed::node(dir.path(), Vec::new()) }).await.unwrap();
+    let agent = darter_gateway::start(Options { local, ..seed::node(dir.path(), Vec::new()) }).await.unwrap();
     assert!(read(&agent, &web).await == CONTENT);
     let metrics = format!("http://{}/metrics", agent.status().local.unwrap());
     let counted = async |what: &str, count: u32| {

@@ -21,9 +21,9 @@ async fn seed_and_node(directory: &Path, world: &World) -> [Agent; 2] {
         drain_timeout: Duration::ZERO,
         ..options(role, &directory.join(name), join, &world.lab, &world.stranger)
     };
-    let seed = Agent::start(of(Role::Seed, "seed", Vec::new())).await.unwrap();
+    let seed = darter_gateway::start(of(Role::Seed, "seed", Vec::new())).await.unwrap();
     let join = vec![seed.status().listen.unwrap()];
-    [seed, Agent::start(of(Role::Node, "node", join)).await.unwrap()]
+    [seed, darter_gateway::start(of(Role::Node, "node", join)).await.unwrap()]
 }
 
 fn blob_gets(registry: &Registry) -> usize {
@@ -108,13 +108,13 @@ async fn another_base_path_of_a_host_is_another_registry() {
     let mut of_seed = options(Role::Seed, &directory.path().join("seed"), Vec::new(), &world.lab, &world.stranger);
     let lab = of_seed.upstreams.remove(0);
     of_seed.upstreams.push(at_path(lab.clone(), "lab", "/a/"));
-    let seed = Agent::start(of_seed).await.unwrap();
+    let seed = darter_gateway::start(of_seed).await.unwrap();
     let alices = format!("/v2/private/app/blobs/{digest}?ns=lab");
     assert_eq!(get(&seed, Some(ALICE), &alices).await, (StatusCode::OK, Some(world.layer.clone())));
     let join = vec![seed.status().listen.unwrap()];
     let mut of_node = options(Role::Node, &directory.path().join("node"), join, &world.lab, &world.stranger);
     of_node.upstreams = vec![at_path(lab.clone(), "lab", "/a/"), at_path(lab, "other", "/b/")];
-    let node = Agent::start(of_node).await.unwrap();
+    let node = darter_gateway::start(of_node).await.unwrap();
     let (status, body) = get(&node, None, &format!("/v2/private/app/blobs/{digest}?ns=other")).await;
     assert!(!status.is_success() && body.is_none_or(|body| body.len() < 1000), "{status}");
     node.drain().await;

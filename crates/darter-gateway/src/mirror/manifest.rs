@@ -10,19 +10,19 @@
 //! Whatever manifest is served, what it names from then on belongs to the repository (`grants`).
 
 use darter_core::Digest;
+use darter_node::metrics::AccessCheck;
+use darter_node::registries::provenance::place_of;
+use darter_node::registries::question::Reply;
 use darter_oci::error::Code;
 use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, MAX_MANIFEST, Manifest, Named, Wrong};
 use darter_oci::name::Reference;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{Method, Response, StatusCode};
 
-use crate::local::{self, Body};
-use crate::metrics::AccessCheck;
+use crate::body::{self, Body};
 use crate::mirror::grants::Member;
 use crate::mirror::problem::Problem;
 use crate::mirror::{Ask, Mirror, entity_tag, header};
-use crate::registries::provenance::place_of;
-use crate::registries::question::Reply;
 
 impl Mirror {
     pub(super) async fn manifest(&self, ask: &Ask<'_>, reference: Reference<'_>) -> Result<Response<Body>, Problem> {
@@ -160,7 +160,7 @@ impl Mirror {
 }
 
 fn respond(ask: &Ask<'_>, manifest: Manifest) -> Result<Response<Body>, Problem> {
-    let mut response = Response::new(local::empty());
+    let mut response = Response::new(body::empty());
     let headers = response.headers_mut();
     headers.insert(DOCKER_CONTENT_DIGEST, header(&manifest.digest.to_string())?);
     headers.insert(ETAG, header(&entity_tag(&manifest.digest))?);
@@ -171,7 +171,7 @@ fn respond(ask: &Ask<'_>, manifest: Manifest) -> Result<Response<Body>, Problem>
     }
     headers.insert(CONTENT_LENGTH, manifest.bytes.len().into());
     if !ask.head {
-        *response.body_mut() = local::full(manifest.bytes);
+        *response.body_mut() = body::full(manifest.bytes);
     }
     Ok(response)
 }

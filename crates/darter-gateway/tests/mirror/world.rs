@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{Clock, Moment, SystemClock};
-use darter_node::ANSWER_TIMEOUT;
-use darter_node::local::LocalPort;
+use darter_gateway::mirror::{Mirror, MirrorOptions, Rewrites};
+use darter_gateway::server::LocalPort;
 use darter_node::metrics::Metrics;
-use darter_node::mirror::{Mirror, MirrorOptions, Rewrites};
 use darter_node::options::StaleTags;
 use darter_node::registries::{Registries, RegistriesOptions};
+use darter_node::{ANSWER_TIMEOUT, Phase};
 use darter_origin::{HttpClient, HttpConfig, RegistryClient, RegistryConfig};
 use http::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::registry::Registry;
 use crate::twin::Twin;
@@ -47,6 +48,8 @@ pub(crate) struct World {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: HandClock,
     pub(crate) port: LocalPort,
+    /// What the agent says that it is about.
+    pub(crate) phase: watch::Sender<Phase>,
     pub(crate) client: reqwest::Client,
     pub(crate) dir: tempfile::TempDir,
     stale_tags: StaleTags,
@@ -93,9 +96,10 @@ pub(crate) async fn world_of(
     let answer_timeout = options.answer_timeout;
     let data_dir = dir.path().join("data");
     let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };
-    let port = open_port(options, kept, &config, &agent, &metrics, &clock).await;
+    let phase = watch::channel(Phase::Starting).0;
+    let port = open_port(options, kept, &config, &agent, &metrics, &clock, &phase).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    World { registry, agent, metrics, clock, port, client, dir, stale_tags, answer_timeout }
+    World { registry, agent, metrics, clock, port, phase, client, dir, stale_tags, answer_timeout }
 }
 
 async fn open_port(
@@ -105,6 +109,7 @@ async fn open_port(
     agent: &Twin,
     metrics: &Arc<Metrics>,
     clock: &HandClock,
+    phase: &watch::Sender<Phase>,
 ) -> LocalPort {
     let http = HttpClient::new(&HttpConfig { proxy_from_environment: false, ..HttpConfig::default() }).unwrap();
     let client = RegistryClient::new(http, config, Arc::new(SystemClock::start()));
@@ -116,7 +121,8 @@ async fn open_port(
     let registries = opened.await.unwrap();
     let mirror = Mirror::new(options, Arc::new(registries), agent, Arc::clone(metrics), clock);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    LocalPort::serve(listener, Some(Arc::new(mirror)), Arc::clone(metrics), vec!["darter.corp".into()]).unwrap()
+    let (mirror, names) = (Some(Arc::new(mirror)), vec!["darter.corp".into()]);
+    LocalPort::serve(listener, mirror, Arc::clone(metrics), names, phase.subscribe()).unwrap()
 }
 
 impl World {
@@ -168,7 +174,8 @@ impl World {
         let (data_dir, stale_tags) = (self.dir.path().join("data"), self.stale_tags);
         let answer_timeout = self.answer_timeout;
         let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };
-        self.port = open_port(options, kept, &RegistryConfig::default(), &self.agent, &self.metrics, &self.clock).await;
+        let (config, phase) = (RegistryConfig::default(), &self.phase);
+        self.port = open_port(options, kept, &config, &self.agent, &self.metrics, &self.clock, phase).await;
     }
 
     /// Whether `/metrics` has this line.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::Digest;
 use darter_core::source::Credentials;
+use darter_node::metrics::{Metrics, MirrorKind};
 use darter_origin::{Answer, OriginError, RegistryClient, Upstream};
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
@@ -15,8 +16,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::Instant;
 
-use crate::local::Body;
-use crate::metrics::{Metrics, MirrorKind};
+use crate::body::Body;
 use crate::mirror::grants::Scope;
 use crate::mirror::wrong::WrongDigests;
 

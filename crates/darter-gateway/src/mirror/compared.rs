@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use darter_core::{Digest, DigestHasher};
+use darter_node::metrics::Metrics;
 use darter_origin::Answer;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 
-use crate::local::Body;
-use crate::metrics::Metrics;
+use crate::body::Body;
 use crate::mirror::rescue::{self, count};
 
 /// What is not longer than this is read before it is answered, so that a wrong one is an error and no broken answer.

@@ -6,11 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source};
+use darter_node::{Agent, Download, FetchError, Nearness, Part};
 use futures_util::stream::BoxStream;
-
-use crate::agent::{Agent, Download, Nearness};
-use crate::error::FetchError;
-use crate::transfer::stream::Part;
 
 /// Gives blobs.
 #[async_trait]

@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// The media type of what [`of_openmetrics`] makes.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Whether an `Accept` header asks for OpenMetrics.
-pub fn wants_openmetrics(accept: &str) -> bool {
+pub(super) fn wants_openmetrics(accept: &str) -> bool {
     accept.split(',').any(|kind| kind.trim_start().starts_with("application/openmetrics-text"))
 }
 
 /// The older format of an OpenMetrics text.
-pub fn of_openmetrics(text: &str) -> String {
+pub(super) fn of_openmetrics(text: &str) -> String {
     let mut kinds = HashMap::new();
     for line in text.lines() {
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
@@ -48,8 +48,9 @@ pub fn of_openmetrics(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use darter_node::metrics::Metrics;
+
     use super::*;
-    use crate::metrics::Metrics;
 
     #[test]
     fn every_sample_has_the_name_of_its_type_and_every_line_is_known_to_the_older_format() {

@@ -7,6 +7,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_node::error;
+use darter_node::registries::REFUSAL_BODY_TIMEOUT;
+use darter_node::registries::question::Reply;
 use darter_oci::error::{Code, is_in_form, own_words};
 use darter_oci::name::NameError;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, status_text};
@@ -17,11 +20,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use crate::error;
-use crate::local::{self, Body};
+use crate::body::{self, Body};
 use crate::mirror::told;
-use crate::registries::REFUSAL_BODY_TIMEOUT;
-use crate::registries::question::Reply;
 
 /// Most of an upstream's error body that is passed on.
 const MAX_OF_A_REFUSAL: usize = 64 << 10;
@@ -165,7 +165,7 @@ impl Problem {
             Bytes::from(errors.to_string())
         });
         let length = body.len();
-        let mut response = Response::new(if head { local::empty() } else { local::full(body) });
+        let mut response = Response::new(if head { body::empty() } else { body::full(body) });
         *response.status_mut() = status;
         for (name, value) in headers {
             response.headers_mut().append(name, value);

@@ -5,11 +5,8 @@ use std::io;
 use darter_api::Problem;
 use darter_api::handover::{Anew, Sender};
 use darter_core::{Blamed as _, in_full};
+use darter_node::{FetchError, Handing, Part};
 use futures_util::{Stream, StreamExt as _};
-
-use crate::error::FetchError;
-use crate::swarms::again::Handing;
-use crate::transfer::stream::Part;
 
 /// Sends parts until their end.
 pub(crate) async fn send(

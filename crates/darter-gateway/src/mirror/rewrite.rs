@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::options::UpstreamOption;
+use darter_node::options::UpstreamOption;
 
 /// Changes names of repositories on their way to upstreams.
 #[derive(Clone, Debug, Default)]

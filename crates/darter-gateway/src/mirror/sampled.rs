@@ -15,13 +15,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Source};
+use darter_node::FetchError;
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use crate::error::FetchError;
 use crate::mirror::rescue::Rescue;
 use crate::mirror::{Blob, Blobs, Part};
 

@@ -107,7 +107,8 @@ impl World {
 async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_restart() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     world.pull(&agent).await;
     world.assert_closed(&agent).await;
     agent.drain().await;
@@ -116,7 +117,7 @@ async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_resta
     let copied = tempfile::tempdir().unwrap();
     copy(dir.path(), copied.path());
     let agent = options(Role::Seed, copied.path(), Vec::new(), &world.lab, &world.stranger);
-    let agent = Agent::start(agent).await.unwrap();
+    let agent = darter_gateway::start(agent).await.unwrap();
     world.assert_closed(&agent).await;
     world.lab.asked();
     world.pull(&agent).await;
@@ -137,7 +138,8 @@ async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one
     world.stranger.put_blob("private/app", b"");
     world.stranger.state.lock().repositories.get_mut("private/app").unwrap().blobs.insert(world.digest, wrong.into());
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     let [_, blob] = world.paths(&world.stranger.name());
     let began = tokio::time::timeout(Duration::from_secs(2), get(&agent, None, &blob)).await;
     assert!(began.is_err(), "it stands still: {began:?}");
@@ -147,7 +149,7 @@ async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one
     let copied = tempfile::tempdir().unwrap();
     copy(dir.path(), copied.path());
     let agent = options(Role::Seed, copied.path(), Vec::new(), &world.lab, &world.stranger);
-    let agent = Agent::start(agent).await.unwrap();
+    let agent = darter_gateway::start(agent).await.unwrap();
     world.pull(&agent).await;
     {
         let mut state = world.stranger.state.lock();
@@ -162,7 +164,8 @@ async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one
 async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
     let mut world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     world.pull(&agent).await;
     world.assert_closed(&agent).await;
     let paths = world.paths(&world.stranger.name());
@@ -177,7 +180,8 @@ async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
 async fn a_manifest_of_a_stranger_that_names_the_layer_opens_nothing() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     world.pull(&agent).await;
     world.stranger.put_index("private/app", "mine", &[world.manifest, world.digest]);
     world.stranger.state.lock().says_yes = false;
@@ -200,10 +204,11 @@ async fn a_seed_opens_nothing_to_a_node_on_a_strangers_word() {
     let world = world().await;
     let (for_seed, for_node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let seed = options(Role::Seed, for_seed.path(), Vec::new(), &world.lab, &world.stranger);
-    let seed = Agent::start(seed).await.unwrap();
+    let seed = darter_gateway::start(seed).await.unwrap();
     world.pull(&seed).await;
     let join = vec![seed.status().listen.unwrap()];
-    let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
+    let node =
+        darter_gateway::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
     world.assert_closed(&node).await;
     world.pull(&node).await;
     world.assert_closed(&node).await;
@@ -217,7 +222,8 @@ async fn a_registry_that_delivers_its_own_copy_counts_as_one_that_has_it() {
     world.stranger.state.lock().says_yes = false;
     world.stranger.put_image("private/app", Some("1"), &world.layer);
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     world.pull(&agent).await;
     let whole = (StatusCode::OK, Some(world.layer.clone()));
     let [_, blob] = world.paths(&world.stranger.name());
@@ -233,7 +239,8 @@ async fn a_registry_that_delivers_its_own_copy_counts_as_one_that_has_it() {
 async fn a_strangers_wrong_copy_breaks_off_and_proves_nothing() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     world.pull(&agent).await;
     let mut wrong = world.layer.clone();
     wrong[299_999] ^= 1;
@@ -254,10 +261,11 @@ async fn nodes_that_ask_for_what_their_seed_has_from_elsewhere_cost_the_registry
     world.stranger.put_image("private/app", Some("1"), &world.layer);
     let (for_seed, for_node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let seed = options(Role::Seed, for_seed.path(), Vec::new(), &world.lab, &world.stranger);
-    let seed = Agent::start(seed).await.unwrap();
+    let seed = darter_gateway::start(seed).await.unwrap();
     world.pull(&seed).await;
     let join = vec![seed.status().listen.unwrap()];
-    let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
+    let node =
+        darter_gateway::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
     let [_, blob] = world.paths(&world.stranger.name());
     assert_eq!(get(&node, None, &blob).await, (StatusCode::OK, Some(world.layer.clone())));
     let reads = world.stranger.asked().iter().filter(|line| line.starts_with("GET")).count();
@@ -272,7 +280,8 @@ async fn a_registry_at_a_private_address_is_asked_only_if_it_is_configured() {
     let unknown = Registry::start().await;
     unknown.put_image("app", Some("1"), b"layer");
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent =
+        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
     let port = unknown.address.port();
     for name in [unknown.name(), format!("localhost:{port}"), format!("[::ffff:127.0.0.1]:{port}"), format!("0:{port}")]
     {
@@ -294,9 +303,10 @@ async fn a_seed_that_lost_the_blob_opens_nothing_of_its_nodes_to_a_stranger() {
     let world = world().await;
     let (for_seed, for_node) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let seed = options(Role::Seed, for_seed.path(), Vec::new(), &world.lab, &world.stranger);
-    let seed = Agent::start(seed).await.unwrap();
+    let seed = darter_gateway::start(seed).await.unwrap();
     let join = vec![seed.status().listen.unwrap()];
-    let node = Agent::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
+    let node =
+        darter_gateway::start(options(Role::Node, for_node.path(), join, &world.lab, &world.stranger)).await.unwrap();
     world.pull(&node).await;
     assert_eq!(seed.remove(&world.digest.to_string()).await.unwrap().unwrap().len(), 1);
     // It claims the blob, and its answer begins: with other bytes, since it never had these.

@@ -15,8 +15,9 @@ mod manifests;
 mod port;
 mod provenance;
 mod ranges;
+#[path = "../../../darter-node/tests/fleet/registry.rs"]
 mod registry;
-#[path = "../fleet/seed.rs"]
+#[path = "../../../darter-node/tests/fleet/seed.rs"]
 #[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]
 mod seed;
 mod strangers;

@@ -14,43 +14,41 @@
 //! lies in a file goes out past this process, by way of each connection's `outlet`.
 //! Connections are limited in number; those that wait for no answer make room for others (`room`).
 //!
-//! Draining has two steps, so that load balancers and probes can look away first: [`LocalPort::announce_drain`] turns
-//! `/healthz`, [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
+//! Draining has two steps, so that load balancers and probes can look away first: `/healthz` turns as soon as the agent says
+//! that it drains; [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
 
 mod guard;
-pub(crate) mod outlet;
+mod plain;
 mod room;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::in_full;
+use darter_node::Phase;
+use darter_node::descriptors::AcceptFailures;
+use darter_node::metrics::{self, Metrics};
 use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::guard::Guard;
-use self::outlet::{Outlet, OutletStream};
 use self::room::{Room, Seat};
-use crate::descriptors::AcceptFailures;
-use crate::metrics::{self, Metrics, plain};
+use crate::body::{Body, empty, full};
 use crate::mirror::Mirror;
-
-/// Body of every answer. An error in it breaks the connection off, so that the reader sees an incomplete body.
-pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+use crate::outlet::{Outlet, OutletStream};
 
 const ABOUT: &str = "This is Darter's port for programs on this host.\n\n\
     /v2/       registry mirror (OCI distribution, pull only)\n\
@@ -74,14 +72,13 @@ struct Services {
     mirror: Option<Arc<Mirror>>,
     metrics: Arc<Metrics>,
     guard: Guard,
-    /// Whether the agent has tried to reach its seeds.
-    ready: AtomicBool,
-    draining: AtomicBool,
+    /// What the agent is about.
+    phases: watch::Receiver<Phase>,
 }
 
 impl LocalPort {
-    /// Serves connections of `listener` in the background, until drained; without a `mirror`, as the metrics port. `names` are names that programs use for the port,
-    /// besides those of loopback.
+    /// Serves connections of `listener` in the background, until drained; without a `mirror`, as the metrics port. `names` are names that
+    /// programs use for the port, besides those of loopback; `phases` are the agent's.
     ///
     /// # Errors
     /// When the listener has no address.
@@ -90,17 +87,12 @@ impl LocalPort {
         mirror: Option<Arc<Mirror>>,
         metrics: Arc<Metrics>,
         names: Vec<String>,
+        phases: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
         let guard = Guard::new(names);
         let port = Self {
             address: listener.local_addr()?,
-            services: Arc::new(Services {
-                mirror,
-                metrics,
-                guard,
-                ready: AtomicBool::new(false),
-                draining: AtomicBool::new(false),
-            }),
+            services: Arc::new(Services { mirror, metrics, guard, phases }),
             stop: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -115,19 +107,17 @@ impl LocalPort {
         self.address
     }
 
-    /// Lets `/readyz` say that this agent takes requests.
-    pub fn announce_ready(&self) {
-        self.services.ready.store(true, Ordering::Relaxed);
-    }
-
-    /// Lets `/healthz` and `/readyz` say that this agent is about to stop; everything else goes on.
-    pub fn announce_drain(&self) {
-        self.services.draining.store(true, Ordering::Relaxed);
+    /// Serves until the agent says that its ports close, and drains within the time that it gives them.
+    pub async fn until_closed(self) {
+        let mut phases = self.services.phases.clone();
+        // Without an agent there is nothing to serve either.
+        let closing = phases.wait_for(|phase| phase.closes_within().is_some()).await;
+        let within = closing.ok().and_then(|phase| phase.closes_within());
+        self.drain(within.unwrap_or_default()).await;
     }
 
     /// Stops accepting, and returns when every answer under way is sent, or after `timeout` with the rest cut off.
     pub async fn drain(&self, timeout: Duration) {
-        self.announce_drain();
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(timeout, self.tasks.wait()).await.is_err() {
@@ -253,19 +243,23 @@ impl Services {
         match path {
             "/" => text(StatusCode::OK, ABOUT, head),
             "/healthz" => {
-                let (status, word) = match self.draining.load(Ordering::Relaxed) {
-                    true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-                    false => (StatusCode::OK, "ok\n"),
+                let (status, word) = match *self.phases.borrow() {
+                    Phase::Starting | Phase::Ready => (StatusCode::OK, "ok\n"),
+                    Phase::Draining | Phase::Closing(_) | Phase::Stopped => {
+                        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+                    }
                 };
                 let verbose = parts.uri.query().is_some_and(|query| query.split('&').any(|it| it == "verbose"));
                 let details = if verbose { self.metrics.health() } else { String::new() };
                 text(status, format!("{word}{details}"), head)
             }
             "/readyz" => {
-                let (status, word) = match (self.draining.load(Ordering::Relaxed), self.ready.load(Ordering::Relaxed)) {
-                    (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-                    (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting: seeds are being reached\n"),
-                    (false, true) => (StatusCode::OK, "ready\n"),
+                let (status, word) = match *self.phases.borrow() {
+                    Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: seeds are being reached\n"),
+                    Phase::Ready => (StatusCode::OK, "ready\n"),
+                    Phase::Draining | Phase::Closing(_) | Phase::Stopped => {
+                        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+                    }
                 };
                 text(status, word, head)
             }
@@ -293,14 +287,4 @@ fn text(status: StatusCode, text: impl Into<Bytes>, head: bool) -> Response<Body
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
     response
-}
-
-/// A body of bytes at hand.
-pub(crate) fn full(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
-}
-
-/// No body.
-pub(crate) fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }

@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 
 use crate::registry::Registry;
 use crate::world::{world, world_with};
-use darter_node::mirror::Rewrites;
+use darter_gateway::mirror::Rewrites;
 use darter_node::options::UpstreamOption;
 
 const NO_DIGEST: &str = "sha256:0000";

@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Digest, Source, in_full};
+use darter_node::FetchError;
+use darter_node::metrics::{AccessCheck, Failed, Fallback};
+use darter_node::registries::question::Reply;
 use darter_oci::error::Code;
 use darter_oci::manifest::DOCKER_CONTENT_DIGEST;
 use darter_origin::{Answer, ErrorKind};
@@ -21,9 +24,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, E
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::error::FetchError;
-use crate::local::{self, Body};
-use crate::metrics::{AccessCheck, Failed, Fallback};
+use crate::body::{self, Body};
 use crate::mirror::ahead::Stretch;
 use crate::mirror::compared;
 use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
@@ -34,7 +35,6 @@ use crate::mirror::rescue::{self, Rescue};
 use crate::mirror::sampled::Sampled;
 use crate::mirror::wrong::WrongDigests;
 use crate::mirror::{Ask, Blob, Blobs, Mirror, Nearness, entity_tag, header};
-use crate::registries::question::Reply;
 
 /// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
 pub(super) const NEAR: u64 = 256 << 10;
@@ -103,7 +103,7 @@ impl Mirror {
             }
             self.blobs.proven(&source);
         }
-        let mut response = Response::new(local::empty());
+        let mut response = Response::new(body::empty());
         put_headers(response.headers_mut(), &digest)?;
         ask.pass_on(response.headers_mut());
         if let Some(status) = ask.condition(&digest) {

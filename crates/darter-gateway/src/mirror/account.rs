@@ -9,14 +9,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use darter_core::{Clock, Moment};
+use darter_node::metrics::{Gone, Metrics, MirrorKind};
 use http::header::{CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{Method, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-use crate::local::Body;
-use crate::metrics::{Gone, Metrics, MirrorKind};
+use crate::body::Body;
 use crate::mirror::range;
 
 /// What is known of one request so far.

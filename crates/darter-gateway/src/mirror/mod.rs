@@ -39,7 +39,7 @@
 //!
 //! # Invariants
 //!
-//! - A tag is never answered without the upstream's word on it, unless the upstream is away ([`crate::registries`]): then the
+//! - A tag is never answered without the upstream's word on it, unless the upstream is away ([`darter_node::registries`]): then the
 //!   answer says so.
 //! - A manifest that is not what its digest says is never passed on.
 //! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository, nor on the word
@@ -78,6 +78,11 @@ use std::time::Duration;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Clock, Digest, Moment, Source};
+use darter_node::metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
+use darter_node::options::Options;
+use darter_node::registries::Registries;
+use darter_node::registries::question::{Question, Reply, Stale};
+use darter_node::waits::Waits;
 use darter_oci::error::Code;
 use darter_oci::name::{DOCKER_HUB, NameError, Reference};
 use darter_oci::route::{self as path, Route};
@@ -89,13 +94,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::local::outlet::Outlet;
-use crate::local::{self, Body};
-use crate::metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
-use crate::options::Options;
-use crate::registries::Registries;
-use crate::registries::question::{Question, Reply, Stale};
-use crate::waits::Waits;
+use crate::body::{self, Body};
+use crate::outlet::Outlet;
 
 use self::account::Account;
 use self::grants::{Fingerprint, Grants, Member, Scope};
@@ -106,8 +106,7 @@ use self::wrong::WrongDigests;
 
 pub use self::blobs::{Blob, Blobs};
 pub use self::rewrite::Rewrites;
-pub use crate::agent::Nearness;
-pub use crate::transfer::stream::Part;
+pub use darter_node::{Nearness, Part};
 
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
@@ -311,7 +310,7 @@ impl Mirror {
         if self.ask_login && !named && credentials(&request.headers).headers.is_empty() {
             return Err(Problem::log_in());
         }
-        let mut response = Response::new(local::full("{}".into()));
+        let mut response = Response::new(body::full("{}".into()));
         response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
     }

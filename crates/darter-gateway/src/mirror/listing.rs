@@ -2,14 +2,14 @@
 //!
 //! Only the link to the next page is rewritten (`link`).
 
+use darter_node::metrics::MirrorKind;
 use darter_oci::error::Code;
 use darter_oci::manifest;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LINK};
 use http::{HeaderName, Method, Response, StatusCode};
 use url::form_urlencoded;
 
-use crate::local::{self, Body};
-use crate::metrics::MirrorKind;
+use crate::body::{self, Body};
 use crate::mirror::link::{self, List};
 use crate::mirror::page::Page;
 use crate::mirror::problem::Problem;
@@ -40,7 +40,7 @@ impl Mirror {
         if page.is_none() && manifest::is_list(&reply.body) {
             self.accepted(ask, &reply);
         }
-        let mut response = Response::new(local::empty());
+        let mut response = Response::new(body::empty());
         let headers = response.headers_mut();
         for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, OCI_FILTERS_APPLIED] {
             if let Some(value) = reply.headers.get(&name) {
@@ -64,7 +64,7 @@ impl Mirror {
         ask.pass_on(headers);
         if !ask.head {
             headers.insert(CONTENT_LENGTH, reply.body.len().into());
-            *response.body_mut() = local::full(reply.body);
+            *response.body_mut() = body::full(reply.body);
         }
         Ok(response)
     }

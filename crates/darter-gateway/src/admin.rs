@@ -9,7 +9,7 @@ mod handover;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -29,6 +29,9 @@ use darter_api::headers::{
 use darter_api::{GetRequest, Problem, Waiting};
 use darter_core::fault::advice;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
+use darter_node::descriptors::AcceptFailures;
+use darter_node::{Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
+use darter_store::threads;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body::Frame;
@@ -39,12 +42,6 @@ use hyper_util::server::conn::auto::upgrade;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
-
-use crate::agent::{Agent, MIN_DIGITS};
-use crate::descriptors::PatientListener;
-use crate::error::{FetchError, StartError};
-use crate::swarms::again::Handing;
 
 const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
 
@@ -86,6 +83,39 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, Star
     Ok(listener)
 }
 
+/// A unix socket that says once why it can't accept.
+struct PatientListener {
+    listener: UnixListener,
+    failures: AcceptFailures,
+}
+
+impl PatientListener {
+    const fn new(listener: UnixListener) -> Self {
+        Self { listener, failures: AcceptFailures::new("the administration socket") }
+    }
+}
+
+impl axum::serve::Listener for PatientListener {
+    type Io = UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.failures.succeeded();
+                    return accepted;
+                }
+                Err(error) => tokio::time::sleep(self.failures.failed(&error)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
 /// Who opened a connection.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
@@ -113,8 +143,9 @@ async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next:
     problem(StatusCode::FORBIDDEN, "only root and the user that the daemon runs as may change what it keeps")
 }
 
-/// Serves a socket until `stop` turns true; answers under way are finished.
-pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch::Receiver<bool>) {
+/// Serves a socket until the agent stops; answers under way are finished.
+pub(crate) async fn serve(agent: Agent, listener: UnixListener, path: PathBuf) {
+    let mut phases = agent.phases();
     let routes = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/blobs", get(blobs))
@@ -130,7 +161,9 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, mut stop: watch:
         .into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
         // The sender going away means the agent is gone: stop, too.
-        let _ = stop.wait_for(|stop| *stop).await;
+        let _ = phases.wait_for(|phase| *phase == Phase::Stopped).await;
+        // Gone already is as good.
+        let _ = threads::run(move || std::fs::remove_file(&path)).await;
     };
     if let Err(error) = axum::serve(PatientListener::new(listener), routes).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "the administration socket failed");

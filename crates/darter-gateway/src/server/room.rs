@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use darter_node::descriptors;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::descriptors;
 
 /// Engines open a handful each; the rest is room for many of them.
 const MAX_CONNECTIONS: usize = 1024;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_gateway::server::LocalPort;
+use darter_node::Phase;
 use http::Method;
 use tokio::sync::Notify;
 
@@ -38,9 +40,9 @@ async fn readiness_follows_the_start_and_the_drain() {
     };
     assert_eq!(ready().await, (503, "starting: seeds are being reached\n".to_owned()));
     assert_eq!(world.get("/healthz").await.status, 200, "it lives meanwhile");
-    world.port.announce_ready();
+    world.phase.send_replace(Phase::Ready);
     assert_eq!(ready().await, (200, "ready\n".to_owned()));
-    world.port.announce_drain();
+    world.phase.send_replace(Phase::Draining);
     assert_eq!(ready().await, (503, "draining\n".to_owned()));
 }
 
@@ -49,7 +51,8 @@ async fn the_metrics_port_serves_no_images() {
     let world = world().await;
     world.registry.put_image("app", Some("1"), b"layer");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = darter_node::local::LocalPort::serve(listener, None, Arc::clone(&world.metrics), Vec::new()).unwrap();
+    let port =
+        LocalPort::serve(listener, None, Arc::clone(&world.metrics), Vec::new(), world.phase.subscribe()).unwrap();
     let ask = async |path: &str| world.client.get(format!("http://{}{path}", port.address())).send().await.unwrap();
     assert!(ask("/metrics").await.text().await.unwrap().contains("darter_build_info"));
     assert_eq!(ask("/healthz").await.status(), 200);
@@ -89,7 +92,7 @@ async fn no_web_page_is_answered_whatever_the_path() {
 #[tokio::test]
 async fn an_announced_drain_shows_in_the_health_while_everything_goes_on() {
     let world = world().await;
-    world.port.announce_drain();
+    world.phase.send_replace(Phase::Draining);
     let health = world.get("/healthz").await;
     assert_eq!((health.status.as_u16(), &health.body[..]), (503, &b"draining\n"[..]));
     assert_eq!(world.get("/v2/").await.status, 200);
@@ -120,6 +123,19 @@ async fn a_drain_lets_answers_under_way_end_and_takes_no_new_ones() {
     gate.notify_one();
     assert!(response.bytes().await.unwrap() == bytes);
     drain.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_closes_when_its_agent_says_so_and_within_the_time_that_it_says() {
+    let (world, _, _gate, response) = begun().await;
+    let (phase, url, client) = (world.phase.clone(), world.url("/healthz"), world.client.clone());
+    let closed = tokio::spawn(world.port.until_closed());
+    phase.send_replace(Phase::Draining);
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 503, "it is still open");
+    phase.send_replace(Phase::Closing(Duration::from_millis(50)));
+    closed.await.unwrap();
+    assert!(response.bytes().await.is_err(), "what did not end in time was cut");
+    assert!(client.get(&url).send().await.is_err());
 }
 
 #[tokio::test]

@@ -29,19 +29,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, DigestHasher, Fault, Source, in_full};
+use darter_node::FetchError;
+use darter_node::metrics::{Failed, Fallback};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::error::FetchError;
-use crate::local::Body;
-use crate::local::outlet::Outlet;
-use crate::metrics::{Failed, Fallback};
+use crate::body::Body;
 use crate::mirror::blob::NEAR;
 use crate::mirror::rescue::{Rescue, count, to_body};
 use crate::mirror::{Blob, Blobs, Nearness, Part};
+use crate::outlet::Outlet;
 
 /// How long nothing of a blob may come before the upstream is asked. Engines wait far longer for a body.
 const STILL: Duration = Duration::from_secs(15);
