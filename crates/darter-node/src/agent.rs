@@ -1,6 +1,7 @@
 //! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
 //!
 //! `builder` puts one together, of what `build` makes of its options. Ports for the programs of its host attach to the handle.
+//! The files of this directory go on with `impl Agent`.
 
 mod attach;
 mod build;

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use darter_core::{Clock, Moment, NodeId, Place};
+use darter_core::{BlobId, Clock, Moment, NodeId, Place};
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
 
 use crate::budget::ByteBudget;
+use crate::error::FetchError;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::setbacks::Setbacks;
+use crate::setbacks::{Culprit, Setbacks};
 use crate::transfer::journal::Archive;
 use crate::transfer::meter::TierBytes;
 use crate::transfer::turns::Turns;
@@ -130,6 +131,16 @@ impl Context {
     /// The date, in seconds since 1970: for what people and later runs read.
     pub(crate) fn unix(&self) -> u64 {
         self.clock.unix()
+    }
+
+    /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
+    pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
+        let Culprit { reader, source: sender, from } = culprit;
+        if self.setbacks.note(key, *reader, error, self.now()) {
+            tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
+            self.setbacks.blame(from, blob, self.unix());
+            self.metrics.wrong_content(sender);
+        }
     }
 }
 

@@ -13,7 +13,6 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, Moment, NodeId, Source};
 use parking_lot::Mutex;
 
-use crate::context::Context;
 use crate::error::FetchError;
 
 /// How long nobody who failed a blob is asked for it again, the first time; doubles with each failure.
@@ -37,18 +36,6 @@ pub(crate) struct Culprit {
     pub(crate) source: String,
     /// The same for people, with whoever read it.
     pub(crate) from: String,
-}
-
-impl Context {
-    /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
-    pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
-        let Culprit { reader, source: sender, from } = culprit;
-        if self.setbacks.note(key, *reader, error, self.now()) {
-            tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
-            self.setbacks.blame(from, blob, self.unix());
-            self.metrics.wrong_content(sender);
-        }
-    }
 }
 
 /// What a setback is about: a registry's content; an address's, for callers with the same credentials, since others may be
@@ -120,7 +107,7 @@ impl Setbacks {
     }
 
     /// Counts wrong content by who sent it.
-    fn blame(&self, from: &str, blob: BlobId, unix: u64) {
+    pub(crate) fn blame(&self, from: &str, blob: BlobId, unix: u64) {
         let mut sources = self.sources.lock();
         if let Some(known) = sources.iter_mut().find(|known| known.from == from) {
             known.times += 1;

@@ -10,6 +10,8 @@
 //! | [`survey`] | asking around among the nodes who leads or holds a blob |
 //! | [`twins`] | two agents with one id |
 //!
+//! The files of this directory go on with `impl Fleet`: they import this one, and it the parts of its state.
+//!
 //! Two agents that dial each other at once have two control connections for a while; either carries any message,
 //! and the peer counts as gone when the last one ends. What is said is handed to a [`Listener`], which must not block.
 

@@ -27,6 +27,8 @@
 //! | [`wants`] | what of it is wanted: everything, or what a few readers wait for |
 //! | `view` | what moves between whom, for `darter top` |
 //!
+//! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
+//!
 //! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
 //! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
 //! order: a Meet before a Have, a lead's hashes in the order of the pieces. Only questions are answered by whoever hears them.
