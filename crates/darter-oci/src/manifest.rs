@@ -31,7 +31,7 @@ const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// A manifest (or index) as a registry gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
+pub struct ImageManifest {
     /// What its bytes are called.
     pub digest: Digest,
     /// Its media type.
@@ -44,7 +44,7 @@ pub struct Manifest {
 #[derive(Clone, Debug)]
 pub struct Checked {
     /// The manifest.
-    pub manifest: Manifest,
+    pub manifest: ImageManifest,
     /// Whether its bytes alone have that digest, so that it can be kept.
     pub keeps: bool,
 }
@@ -104,7 +104,7 @@ pub fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>) -> Res
     };
     let content_type = text(CONTENT_TYPE).map(str::to_owned);
     let media_type = Named::parse(&bytes).own_type().or(content_type).unwrap_or_else(|| UNKNOWN_TYPE.to_owned());
-    Ok(Checked { manifest: Manifest { digest, media_type, bytes }, keeps })
+    Ok(Checked { manifest: ImageManifest { digest, media_type, bytes }, keeps })
 }
 
 fn json_object(bytes: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {

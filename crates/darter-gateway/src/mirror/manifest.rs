@@ -14,7 +14,7 @@ use darter_node::metrics::AccessCheck;
 use darter_node::registries::provenance::place_of;
 use darter_node::registries::question::Reply;
 use darter_oci::error::Code;
-use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, MAX_MANIFEST, Manifest, Named, Wrong};
+use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, ImageManifest, MAX_MANIFEST, Named, Wrong};
 use darter_oci::name::Reference;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{Method, Response, StatusCode};
@@ -44,7 +44,7 @@ impl Mirror {
         Ok(response)
     }
 
-    async fn tagged(&self, ask: &Ask<'_>, tag: &str) -> Result<Manifest, Problem> {
+    async fn tagged(&self, ask: &Ask<'_>, tag: &str) -> Result<ImageManifest, Problem> {
         let key = (ask.scope.clone(), tag.to_owned());
         let seen = self.tags.lock().get(&key).is_some();
         if seen && let Some(manifest) = self.unchanged(ask, tag).await? {
@@ -56,14 +56,14 @@ impl Mirror {
     }
 
     /// The cached manifest that the tag stands for now; `None` if it is another one, or the upstream does not tell.
-    async fn unchanged(&self, ask: &Ask<'_>, tag: &str) -> Result<Option<Manifest>, Problem> {
+    async fn unchanged(&self, ask: &Ask<'_>, tag: &str) -> Result<Option<ImageManifest>, Problem> {
         let reply = self.head_manifest(ask, tag, None).await?;
         let Some(digest) = reply.digest() else { return Ok(None) };
         let Some(manifest) = self.registries.manifests().get(digest).await else { return Ok(None) };
         Ok(self.may_give(ask, digest, &reply).await.then_some(manifest))
     }
 
-    async fn immutable(&self, ask: &Ask<'_>, digest: Digest) -> Result<Manifest, Problem> {
+    async fn immutable(&self, ask: &Ask<'_>, digest: Digest) -> Result<ImageManifest, Problem> {
         let reference = digest.to_string();
         let cached = self.registries.manifests().get(digest).await;
         let cached = cached.filter(|manifest| manifest::accepts(ask.headers, &manifest.media_type));
@@ -116,7 +116,7 @@ impl Mirror {
         ask: &Ask<'_>,
         reference: &str,
         expected: Option<Digest>,
-    ) -> Result<Manifest, Problem> {
+    ) -> Result<ImageManifest, Problem> {
         let reply = self.request(ask, Method::GET, &format!("manifests/{reference}"), ask.accept()).await?;
         if reply.status != StatusCode::OK {
             return Err(self.refusal(ask, reply, expected));
@@ -149,7 +149,7 @@ impl Mirror {
     }
 
     /// The manifest and what it names belong to the repository, since the upstream gave it for that.
-    fn note_members(&self, ask: &Ask<'_>, manifest: &Manifest) {
+    fn note_members(&self, ask: &Ask<'_>, manifest: &ImageManifest) {
         let mut grants = self.grants.lock();
         let size = Some(manifest.bytes.len() as u64);
         grants.belongs(&ask.scope, manifest.digest, Member { size });
@@ -159,7 +159,7 @@ impl Mirror {
     }
 }
 
-fn respond(ask: &Ask<'_>, manifest: Manifest) -> Result<Response<Body>, Problem> {
+fn respond(ask: &Ask<'_>, manifest: ImageManifest) -> Result<Response<Body>, Problem> {
     let mut response = Response::new(body::empty());
     let headers = response.headers_mut();
     headers.insert(DOCKER_CONTENT_DIGEST, header(&manifest.digest.to_string())?);

@@ -327,17 +327,17 @@ impl Mirror {
         (until, awaited): (Instant, &'a Awaited),
     ) -> Result<Ask<'a>, Problem> {
         let (namespace, query) = route::namespace_of(request);
-        let place = route::place(namespace, name, &self.known)?;
-        let upstream = self.resolve(&place.upstream)?;
-        let asked_name = place.repository.clone();
+        let target = route::target(namespace, name, &self.known)?;
+        let upstream = self.resolve(&target.upstream)?;
+        let asked_name = target.repository.clone();
         account.upstream(upstream.name());
         let credentials = credentials(&request.headers);
         // Engines write `library/` for Docker Hub's own images where they know the registry; here it stands in the path.
-        let is_short = matches!(place.naming, Naming::Prefix(_)) && !place.repository.contains('/');
+        let is_short = matches!(target.naming, Naming::Prefix(_)) && !target.repository.contains('/');
         let repository = if is_short && upstream.name() == DOCKER_HUB {
-            format!("library/{}", place.repository)
+            format!("library/{}", target.repository)
         } else {
-            place.repository
+            target.repository
         };
         let repository = self.rewrites.apply(upstream.name(), repository);
         Ok(Ask {
@@ -347,7 +347,7 @@ impl Mirror {
             upstream,
             repository,
             asked_name,
-            naming: place.naming,
+            naming: target.naming,
             query,
             caller: credentials.fingerprint(),
             credentials,

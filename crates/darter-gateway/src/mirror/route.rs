@@ -37,7 +37,7 @@ pub(crate) enum Naming {
 
 /// A repository of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Target {
     /// The upstream's name.
     pub(crate) upstream: String,
     /// The repository's name there.
@@ -92,10 +92,10 @@ pub(crate) fn namespace_of(request: &Parts) -> (Option<String>, String) {
 ///
 /// # Errors
 /// A name that breaks the specification's grammar, or that no upstream is known for.
-pub(crate) fn place(namespace: Option<String>, asked: &str, known: &Known) -> Result<Place, Problem> {
-    let by_prefix = |first: &str, rest: &str| -> Result<Place, Problem> {
+pub(crate) fn target(namespace: Option<String>, asked: &str, known: &Known) -> Result<Target, Problem> {
+    let by_prefix = |first: &str, rest: &str| -> Result<Target, Problem> {
         let repository = name::repository(rest)?.to_owned();
-        Ok(Place { upstream: first.to_owned(), repository, naming: Naming::Prefix(first.to_owned()) })
+        Ok(Target { upstream: first.to_owned(), repository, naming: Naming::Prefix(first.to_owned()) })
     };
     let prefix = asked.split_once('/');
     if let Some((first, rest)) = prefix.filter(|(first, _)| known.names.contains(*first)) {
@@ -107,7 +107,7 @@ pub(crate) fn place(namespace: Option<String>, asked: &str, known: &Known) -> Re
             return Err(unknown_upstream(&namespace, known));
         }
         let repository = name::repository(asked)?.to_owned();
-        return Ok(Place { upstream: namespace.clone(), repository, naming: Naming::Namespace(namespace) });
+        return Ok(Target { upstream: namespace.clone(), repository, naming: Naming::Namespace(namespace) });
     }
     if let Some((first, rest)) = prefix.filter(|(first, _)| looks_like_host(first)) {
         return by_prefix(first, rest);
@@ -127,7 +127,7 @@ pub(crate) fn place(namespace: Option<String>, asked: &str, known: &Known) -> Re
     {
         return Err(unknown_upstream(first, known));
     }
-    Ok(Place { upstream, repository, naming: Naming::Default })
+    Ok(Target { upstream, repository, naming: Naming::Default })
 }
 
 fn unknown_upstream(name: &str, known: &Known) -> Problem {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use darter_api::ImageRole;
 use darter_core::Digest;
-use darter_oci::manifest::{Named as Manifest, PartRole};
+use darter_oci::manifest::{Named, PartRole};
 use parking_lot::Mutex;
 
 use crate::registries::Registries;
@@ -40,7 +40,7 @@ impl Contents {
             return Some(Arc::clone(known));
         }
         let cached = registries.manifests().get(digest).await?;
-        let manifest = Manifest::parse(&cached.bytes);
+        let manifest = Named::parse(&cached.bytes);
         let is_index = manifest.is_index();
         let parts = manifest.parts().map(|(role, named)| (role_of(role), named.digest, named.size)).collect();
         let content = Arc::new(Content { length: cached.bytes.len() as u64, is_index, parts });

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use darter_core::Digest;
 use darter_core::recent::Recent;
-use darter_oci::manifest::Manifest;
+use darter_oci::manifest::ImageManifest;
 use darter_store::Dir;
 use parking_lot::Mutex;
 
@@ -49,7 +49,7 @@ pub struct Manifests(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dir: Dir,
-    memory: Mutex<Recent<Digest, Manifest>>,
+    memory: Mutex<Recent<Digest, ImageManifest>>,
     /// What is on disk. Held only to look and to note, never during I/O.
     disk: Mutex<Recent<Digest, ()>>,
     temporary: AtomicU64,
@@ -83,7 +83,7 @@ impl Manifests {
     }
 
     /// A manifest, if it is here and right.
-    pub async fn get(&self, digest: Digest) -> Option<Manifest> {
+    pub async fn get(&self, digest: Digest) -> Option<ImageManifest> {
         if let Some(manifest) = self.0.memory.lock().get(&digest) {
             return Some(manifest.clone());
         }
@@ -100,7 +100,7 @@ impl Manifests {
     }
 
     /// Keeps a manifest. Its bytes must be what its digest says.
-    pub(crate) async fn put(&self, manifest: Manifest) {
+    pub(crate) async fn put(&self, manifest: ImageManifest) {
         self.0.remember(&manifest);
         let fits = manifest.media_type.len() <= MAX_MEDIA_TYPE && !manifest.media_type.contains('\n');
         if !fits || self.0.disk.lock().get(&manifest.digest).is_some() {
@@ -113,12 +113,12 @@ impl Manifests {
 }
 
 impl Inner {
-    fn remember(&self, manifest: &Manifest) {
+    fn remember(&self, manifest: &ImageManifest) {
         let weight = manifest.bytes.len() as u64 + OVERHEAD;
         self.memory.lock().insert(manifest.digest, manifest.clone(), weight);
     }
 
-    fn read(&self, digest: Digest) -> Option<Manifest> {
+    fn read(&self, digest: Digest) -> Option<ImageManifest> {
         let (shard, name) = name_of(&digest);
         let file = self.dir.sub(&shard).and_then(|shard| shard.read(&name));
         // What can't be read, and what a newer release wrote, is not deleted.
@@ -135,7 +135,7 @@ impl Inner {
         manifest
     }
 
-    fn write(&self, manifest: &Manifest) {
+    fn write(&self, manifest: &ImageManifest) {
         if let Err(error) = self.try_write(manifest) {
             let path = path_of(&self.dir, &manifest.digest);
             tracing::warn!(path = %path.display(), %error, "could not keep a manifest");
@@ -148,7 +148,7 @@ impl Inner {
         }
     }
 
-    fn try_write(&self, manifest: &Manifest) -> io::Result<()> {
+    fn try_write(&self, manifest: &ImageManifest) -> io::Result<()> {
         let (shard, name) = name_of(&manifest.digest);
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let parts = [MAGIC, manifest.media_type.as_bytes(), b"\n", &manifest.bytes];
@@ -165,14 +165,14 @@ fn is_newer(file: &[u8]) -> bool {
     file.starts_with(ANY_MAGIC) && !file.starts_with(MAGIC)
 }
 
-fn parse(digest: Digest, file: &Bytes) -> Option<Manifest> {
+fn parse(digest: Digest, file: &Bytes) -> Option<ImageManifest> {
     let rest = file.strip_prefix(MAGIC)?;
     let end = rest.iter().take(MAX_MEDIA_TYPE + 1).position(|byte| *byte == b'\n')?;
     let media_type = std::str::from_utf8(&rest[..end]).ok()?.to_owned();
     let bytes = file.slice(MAGIC.len() + end + 1..);
     let mut hasher = digest.hasher();
     hasher.update(&bytes);
-    (hasher.finish() == digest).then_some(Manifest { digest, media_type, bytes })
+    (hasher.finish() == digest).then_some(ImageManifest { digest, media_type, bytes })
 }
 
 struct Found {
@@ -243,9 +243,9 @@ mod tests {
     use super::*;
     use crate::small_files::elsewhere;
 
-    fn manifest(text: &'static str) -> Manifest {
+    fn manifest(text: &'static str) -> ImageManifest {
         let digest = Digest::sha256(text.as_bytes());
-        Manifest { digest, media_type: "application/test+json".into(), bytes: Bytes::from_static(text.as_bytes()) }
+        ImageManifest { digest, media_type: "application/test+json".into(), bytes: Bytes::from_static(text.as_bytes()) }
     }
 
     fn file_of(data_dir: &Path, text: &'static str) -> PathBuf {

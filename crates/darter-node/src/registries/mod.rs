@@ -64,7 +64,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::recent::Recent;
 use darter_core::{Clock, Digest, Moment, NodeId};
-use darter_oci::manifest::{self, MAX_MANIFEST, Manifest, Named};
+use darter_oci::manifest::{self, ImageManifest, MAX_MANIFEST, Named};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
 use darter_store::Dir;
 use darter_wire::{Failure, FailureKind, Message, RegistryAnswer, RegistryQuestion};
@@ -656,7 +656,12 @@ impl Registries {
     }
 
     /// The manifest that a tag stood for last, as far as this caller may know, and when.
-    async fn last_tagged(&self, question: &Question, repository: Repository, tag: &str) -> Option<(Manifest, u64)> {
+    async fn last_tagged(
+        &self,
+        question: &Question,
+        repository: Repository,
+        tag: &str,
+    ) -> Option<(ImageManifest, u64)> {
         let accept = accept_key(&question.headers);
         let key = self.private_tag(question, tag, &accept);
         let private = self.private_tags.lock().get(&key).copied();
@@ -673,7 +678,7 @@ impl Registries {
     }
 
     /// A manifest that the repository itself delivered: that it was named there proves nothing.
-    async fn delivered(&self, question: &Question, digest: Digest) -> Option<Manifest> {
+    async fn delivered(&self, question: &Question, digest: Digest) -> Option<ImageManifest> {
         let place = place_at(question.base(), question.about().0);
         if !self.provenance.knows(digest, &place).await {
             return None;
@@ -718,7 +723,7 @@ fn of_blob(digest: Digest, length: Option<u64>, stale: Stale) -> Reply {
     Reply { status: StatusCode::OK, headers, body: Bytes::new(), age: Duration::ZERO, stale: Some(stale) }
 }
 
-fn of_manifest(question: &Question, manifest: &Manifest, stale: Stale) -> Reply {
+fn of_manifest(question: &Question, manifest: &ImageManifest, stale: Stale) -> Reply {
     let mut headers = HeaderMap::new();
     put(&mut headers, "docker-content-digest", &manifest.digest.to_string());
     put(&mut headers, CONTENT_TYPE.as_str(), &manifest.media_type);
