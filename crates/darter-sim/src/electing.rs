@@ -3,23 +3,16 @@
 //!
 //! A node that starts without a seed asks around as well. It knows of the others as an agent does from earlier runs.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
-use darter_core::{BlobId, NodeId, rendezvous};
-use darter_swarm::asking::{self, MAX_NAMED, MAX_ROUNDS, SURVEY_TIMEOUT};
+use darter_core::NodeId;
+use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{Found, Leader, Loss, Start, Step};
 
 use crate::fleet::{Fleet, MISSED_AFTER};
 use crate::node::{BLOB, id_of, index_of};
 use crate::queue::What;
-
-/// Nodes that a newcomer without a seed asks first.
-const MAX_STRANGERS: usize = 8;
-
-/// Connected nodes that are asked first.
-const MAX_COMPANIONS: usize = 32;
 
 impl Fleet {
     /// A node's lead is lost to it: gone, or found to send wrong pieces.
@@ -121,40 +114,37 @@ impl Fleet {
 
     /// What a node hears from those whom it asks, and how long that takes.
     fn ask_around(&self, index: u32) -> (Found, Duration) {
-        let key: &BlobId = &BLOB;
         let node = &self.nodes[index as usize];
-        let mut asked: HashSet<NodeId> = node.leadership.failed().chain([node.id]).collect();
-        let mut next: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).take(MAX_COMPANIONS).collect();
-        if next.is_empty() {
-            let others = self.nodes.iter().filter(|other| other.alive && other.id != node.id).map(|other| &other.id);
-            next = rendezvous::ranking(&key.0, others).into_iter().take(MAX_STRANGERS).collect();
-        }
-        let (mut found, mut took) = (Found::default(), Duration::ZERO);
-        for _ in 0..MAX_ROUNDS {
-            next.retain(|node| asked.insert(*node));
-            if next.is_empty() {
-                break;
+        let links: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
+        let others = self.nodes.iter().filter(|other| links.is_empty() && other.alive && other.id != node.id);
+        let known: Vec<NodeId> = others.map(|other| other.id).collect();
+        let first = asking::first_to_ask(BLOB, &[], &links, &known);
+        let mut survey = Survey::new(BLOB, first, node.leadership.failed().chain([node.id]));
+        let mut took = Duration::ZERO;
+        loop {
+            let round = survey.next_round();
+            if round.is_empty() {
+                return (survey.heard(|_| true).into(), took);
             }
-            let (mut leads, mut named) = (Vec::new(), Vec::new());
-            let mut round = self.network.latency * 2;
-            for other in next.drain(..) {
-                let answering = &self.nodes[index_of(other) as usize];
-                if !answering.alive || self.is_cut(index, index_of(other)) {
-                    round = SURVEY_TIMEOUT;
-                    continue;
+            let mut longest = self.network.latency * 2;
+            for other in round {
+                match self.part_of(index, index_of(other)) {
+                    Some(answer) => survey.answered(other, answer),
+                    None => longest = SURVEY_TIMEOUT,
                 }
-                match answering.leadership.leader() {
-                    _ if answering.picker.is_complete() => found.holders.push(other),
-                    Leader::Me => found.leads.push(other),
-                    Leader::Node(_) | Leader::Nobody => found.members.push(other),
-                }
-                leads.extend(answering.leadership.following());
-                let knows: Vec<NodeId> = answering.links.iter().map(|other| id_of(*other)).collect();
-                named.extend(rendezvous::ranking(&key.0, &knows).into_iter().take(MAX_NAMED));
             }
-            took += round;
-            next = asking::next_to_ask(&key.0, leads, named, &asked);
+            took += longest;
         }
-        (found, took)
+    }
+
+    /// What a node answers to another that asks around; `None` if it does not.
+    fn part_of(&self, asker: u32, asked: u32) -> Option<Answer> {
+        let node = &self.nodes[asked as usize];
+        if !node.alive || self.is_cut(asker, asked) {
+            return None;
+        }
+        let part = asking::part_of(node.leadership.leader(), node.picker.is_complete());
+        let knows: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
+        Some(Answer { part, lead: node.leadership.following(), nearest: asking::nearest(BLOB, &knows) })
     }
 }

@@ -1,12 +1,19 @@
-//! Asking around in rounds: whom to ask next about a blob, where nobody knows everybody.
+//! Asking around about a blob, where nobody knows everybody: whom to ask, in rounds, and what it comes to.
 //!
-//! An agent asks those it is connected to. Each answer names who leads, and the agents that the answering one ranks first by rendezvous
-//! hashing; those are asked next. Only the first of them matter, since an agent that ranks behind them is not chosen while one of them
-//! lives. So all come to the same few agents after a round or two, and nobody is asked twice.
+//! An agent asks those it is connected to, and those that rank first among the others it knows. Each answer says what the answering agent
+//! has to do with the blob, and names who leads and the agents that it ranks first by rendezvous hashing; those are asked next. Only
+//! the first of them matter, since an agent that ranks behind them is not chosen while one of them lives. So all come to the same few
+//! agents after a round or two.
+//!
+//! Invariants: nobody is asked twice, and there are at most [`MAX_ROUNDS`] rounds, whatever is answered.
 
 use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
-use darter_core::{NodeId, rendezvous};
+use darter_core::{BlobId, NodeId, rendezvous};
+use darter_protocol::SwarmPart;
+
+use crate::{Found, Leader};
 
 /// Rounds of questions, at most.
 pub const MAX_ROUNDS: usize = 5;
@@ -14,33 +21,247 @@ pub const MAX_ROUNDS: usize = 5;
 /// Agents that an answer names as those that rank first, and that are asked next of all that were named.
 pub const MAX_NAMED: usize = 3;
 
-/// How long an agent may take to be connected, and to answer.
-pub const SURVEY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+/// Agents that are asked in the first round because they are connected, at most: as many as an agent keeps itself connected to.
+pub const MAX_COMPANIONS: usize = 32;
 
-/// Whom to ask after a round whose answers named these as leads, and those as ranking first; `asked` are left out.
-pub fn next_to_ask(
-    key: &[u8],
-    leads: impl IntoIterator<Item = NodeId>,
-    named: impl IntoIterator<Item = NodeId>,
-    asked: &HashSet<NodeId>,
-) -> Vec<NodeId> {
-    let named: BTreeSet<_> = named.into_iter().collect();
-    let first = rendezvous::ranking(key, &named).into_iter().take(MAX_NAMED);
-    let mut seen = HashSet::new();
-    leads.into_iter().chain(first).filter(|node| !asked.contains(node) && seen.insert(*node)).collect()
+/// Agents that are asked in the first round though they are not connected.
+pub const MAX_STRANGERS: usize = 8;
+
+/// How long an agent may take to be connected, and to answer.
+pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an agent answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What it has to do with the blob.
+    pub part: SwarmPart,
+    /// Who leads, as far as it knows.
+    pub lead: Option<NodeId>,
+    /// Of the agents that it knows, those that rank first.
+    pub nearest: Vec<NodeId>,
+}
+
+/// One agent's asking around. Ask for [`Survey::next_round`], say [`Survey::answered`] for each answer, and ask for the next round when
+/// all have answered or had their time, until a round is empty.
+#[derive(Debug)]
+pub struct Survey {
+    key: BlobId,
+    /// Who was asked, and who is not to be.
+    asked: HashSet<NodeId>,
+    rounds: usize,
+    next: Vec<NodeId>,
+    /// Whom the answers of this round named: as leads, and as ranking first.
+    leads: Vec<NodeId>,
+    named: BTreeSet<NodeId>,
+    heard: Vec<(NodeId, SwarmPart)>,
+}
+
+/// What asking around came to: agents that answered, each list in the order in which they rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Those that lead the swarm.
+    pub leads: Vec<NodeId>,
+    /// Those that hold all of the blob.
+    pub holders: Vec<NodeId>,
+    /// Those that hold a part of it or follow a lead.
+    pub members: Vec<NodeId>,
+    /// All.
+    pub alive: Vec<NodeId>,
+}
+
+/// Whom to ask first: of the connected agents `MAX_COMPANIONS`, seeds before others, and of the `known` ones that are not connected
+/// `MAX_STRANGERS`, both by rank.
+pub fn first_to_ask(key: BlobId, seeds: &[NodeId], connected: &[NodeId], known: &[NodeId]) -> Vec<NodeId> {
+    let mut first = rendezvous::ranking(&key.0, connected);
+    first.sort_by_key(|node| !seeds.contains(node));
+    first.truncate(MAX_COMPANIONS);
+    let strangers = rendezvous::ranking(&key.0, known.iter().filter(|node| !connected.contains(node)));
+    first.extend(strangers.into_iter().take(MAX_STRANGERS));
+    first
+}
+
+/// What an agent answers of its part in the swarm of a blob: whom it follows, and whether it has all of it.
+pub const fn part_of(leader: Leader, is_complete: bool) -> SwarmPart {
+    match leader {
+        _ if is_complete => SwarmPart::Holder,
+        Leader::Me => SwarmPart::Lead,
+        Leader::Node(_) | Leader::Nobody => SwarmPart::Member,
+    }
+}
+
+/// Of the agents that one knows, those that it names.
+pub fn nearest<'a>(key: BlobId, known: impl IntoIterator<Item = &'a NodeId>) -> Vec<NodeId> {
+    let mut nearest = rendezvous::ranking(&key.0, known);
+    nearest.truncate(MAX_NAMED);
+    nearest
+}
+
+impl Survey {
+    /// Asks `first`, then whom they name, but nobody of `without`.
+    pub fn new(key: BlobId, first: Vec<NodeId>, without: impl IntoIterator<Item = NodeId>) -> Self {
+        let asked = without.into_iter().collect();
+        Self { key, asked, rounds: 0, next: first, leads: Vec::new(), named: BTreeSet::new(), heard: Vec::new() }
+    }
+
+    /// Whom to ask now, all at the same time; nobody when it is over.
+    pub fn next_round(&mut self) -> Vec<NodeId> {
+        if self.rounds == MAX_ROUNDS {
+            return Vec::new();
+        }
+        self.rounds += 1;
+        // Those that were named as leads, then of those that were named the first in rank.
+        let first = nearest(self.key, &std::mem::take(&mut self.named));
+        let mut round = std::mem::take(&mut self.next);
+        round.append(&mut self.leads);
+        round.extend(first);
+        round.retain(|node| self.asked.insert(*node));
+        round
+    }
+
+    /// An agent that was asked in this round has answered.
+    pub fn answered(&mut self, node: NodeId, answer: Answer) {
+        self.heard.push((node, answer.part));
+        self.leads.extend(answer.lead);
+        self.named.extend(answer.nearest);
+    }
+
+    /// What it came to, without the agents of which `counts` says no.
+    pub fn heard(&self, counts: impl Fn(NodeId) -> bool) -> Heard {
+        let heard: Vec<_> = self.heard.iter().filter(|(node, _)| counts(*node)).collect();
+        let of = |part: SwarmPart| {
+            let those = heard.iter().filter(|(_, it)| *it == part).map(|(node, _)| node);
+            rendezvous::ranking(&self.key.0, those)
+        };
+        Heard {
+            leads: of(SwarmPart::Lead),
+            holders: of(SwarmPart::Holder),
+            members: of(SwarmPart::Member),
+            alive: rendezvous::ranking(&self.key.0, heard.iter().map(|(node, _)| node)),
+        }
+    }
+}
+
+impl Heard {
+    /// Whom an agent that begins asks to lead, in this order: who leads already, who holds all of it, who has a part in it (and passes on
+    /// what a lead gives that this agent can't reach), who can reach a seed that this agent can't (`linked`), and of all that are alive
+    /// those that rank before this agent.
+    pub fn candidates(&self, key: BlobId, me: NodeId, linked: &[NodeId]) -> Vec<NodeId> {
+        let chosen = rendezvous::ranking(&key.0, self.alive.iter().chain([&me]));
+        let before_me = chosen.iter().take_while(|node| **node != me);
+        let all = self.leads.iter().chain(&self.holders).chain(&self.members).chain(linked).chain(before_me);
+        let mut seen = HashSet::new();
+        all.copied().filter(|node| seen.insert(*node)).collect()
+    }
+}
+
+impl From<Heard> for Found {
+    fn from(Heard { leads, holders, members, .. }: Heard) -> Self {
+        Self { leads, holders, members }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KEY: BlobId = BlobId([7; 32]);
+
+    fn nodes(names: std::ops::RangeInclusive<u8>) -> Vec<NodeId> {
+        names.map(|name| NodeId([name; 16])).collect()
+    }
+
+    fn ranked(nodes: &[NodeId]) -> Vec<NodeId> {
+        rendezvous::ranking(&KEY.0, nodes)
+    }
+
+    fn answer(part: SwarmPart, lead: Option<NodeId>, nearest: &[NodeId]) -> Answer {
+        Answer { part, lead, nearest: nearest.to_vec() }
+    }
+
+    #[test]
+    fn seeds_are_asked_first_then_connected_agents_and_some_others_that_rank_first() {
+        let all = nodes(1..=80);
+        let (connected, others) = all.split_at(40);
+        let by_rank = ranked(connected);
+        let seed = by_rank[39];
+        let first = first_to_ask(KEY, &[seed], connected, &all);
+        assert_eq!((first[0], &first[1..32]), (seed, &by_rank[..31]), "the last in rank is a seed");
+        assert_eq!(first[32..], ranked(others)[..8]);
+        assert_eq!(first_to_ask(KEY, &[], &[], &others[..3]), ranked(&others[..3]), "all that it knows");
+    }
+
     #[test]
     fn leads_are_asked_next_and_of_those_named_the_first_in_rank_each_once() {
-        let named: Vec<_> = (1..=6).map(|name| NodeId([name; 16])).collect();
-        let ranked = rendezvous::ranking(b"key", &named);
-        let lead = NodeId([30; 16]);
-        let twice = named.iter().chain(&named).copied();
-        let next = next_to_ask(b"key", [lead, lead], twice, &HashSet::from([ranked[0]]));
-        assert_eq!(next, [lead, ranked[1], ranked[2]]);
+        let (named, lead, me) = (ranked(&nodes(1..=6)), NodeId([30; 16]), NodeId([40; 16]));
+        let first = nodes(20..=21);
+        let mut survey = Survey::new(KEY, vec![first[0], me, first[1], first[0]], [me, named[0]]);
+        assert_eq!(survey.next_round(), first, "nobody twice, and not itself");
+        survey.answered(first[0], answer(SwarmPart::Nothing, Some(lead), &named[..3]));
+        survey.answered(first[1], answer(SwarmPart::Nothing, Some(lead), &[named[5], named[3], named[4]]));
+        assert_eq!(survey.next_round(), [lead, named[1], named[2]], "of the first three one need not be asked");
+        survey.answered(named[1], answer(SwarmPart::Nothing, None, &named[..3]));
+        assert!(survey.next_round().is_empty(), "all of those were");
+        assert_eq!(survey.heard(|_| true).alive.len(), 3, "the lead did not answer");
+    }
+
+    #[test]
+    fn an_end_comes_though_every_answer_names_others() {
+        let mut survey = Survey::new(KEY, nodes(1..=1), []);
+        let mut rounds = 0;
+        let mut name = 1;
+        loop {
+            let round = survey.next_round();
+            if round.is_empty() {
+                break;
+            }
+            rounds += 1;
+            for node in round {
+                name += 1;
+                survey.answered(node, answer(SwarmPart::Nothing, Some(NodeId([name; 16])), &[]));
+            }
+        }
+        assert_eq!(rounds, MAX_ROUNDS);
+    }
+
+    #[test]
+    fn who_answers_is_told_by_its_part_and_in_the_order_of_ranks() {
+        let all = nodes(1..=8);
+        let mut survey = Survey::new(KEY, all.clone(), []);
+        survey.next_round();
+        let parts = [SwarmPart::Lead, SwarmPart::Holder, SwarmPart::Member, SwarmPart::Nothing];
+        for (at, node) in all.iter().enumerate() {
+            survey.answered(*node, answer(parts[at % 4], None, &[]));
+        }
+        let with = |at: usize| ranked(&[all[at], all[at + 4]]);
+        let heard = survey.heard(|_| true);
+        assert_eq!([heard.leads.clone(), heard.holders.clone(), heard.members.clone()], [with(0), with(1), with(2)]);
+        assert_eq!(heard.alive, ranked(&all));
+        let found = Found { leads: with(0), holders: with(1), members: with(2) };
+        assert_eq!(Found::from(heard), found);
+        let without = survey.heard(|node| node != all[0]);
+        assert_eq!((without.leads.as_slice(), without.alive.len()), (&all[4..5], 7));
+    }
+
+    #[test]
+    fn an_agent_that_has_all_is_a_holder_whoever_leads() {
+        let leaders = [Leader::Me, Leader::Nobody, Leader::Node(NodeId([1; 16]))];
+        assert_eq!(leaders.map(|leader| part_of(leader, true)), [SwarmPart::Holder; 3]);
+        let parts = [SwarmPart::Lead, SwarmPart::Member, SwarmPart::Member];
+        assert_eq!(leaders.map(|leader| part_of(leader, false)), parts);
+        assert_eq!(nearest(KEY, &nodes(1..=9)), ranked(&nodes(1..=9))[..3]);
+    }
+
+    #[test]
+    fn who_leads_is_asked_before_who_holds_and_that_before_who_ranks_first() {
+        let ranking = ranked(&nodes(1..=5));
+        let [first, second, me, fourth, last] = ranking[..] else { panic!() };
+        let alive = vec![first, second, fourth, last];
+        let heard = Heard { leads: vec![last], holders: vec![fourth], alive: alive.clone(), ..Heard::default() };
+        assert_eq!(heard.candidates(KEY, me, &[]), [last, fourth, first, second]);
+        let heard = Heard { members: vec![fourth], alive, ..Heard::default() };
+        assert_eq!(heard.candidates(KEY, me, &[last, fourth]), [fourth, last, first, second], "then its seed reads");
+        let heard = Heard { members: Vec::new(), ..heard };
+        assert_eq!(heard.candidates(KEY, me, &[]), [first, second], "those behind this agent don't come before it");
+        assert!(Heard::default().candidates(KEY, me, &[]).is_empty(), "who is alone leads");
     }
 }

@@ -18,13 +18,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, rendezvous};
+use darter_swarm::asking::MAX_COMPANIONS;
 use darter_wire::{MAX_PEERS_TOLD, Message, PeerInfo};
 
 use super::{Fleet, Peer, known};
 use crate::options::Role;
-
-/// Nodes that a node keeps connections with while no seed is connected, at most.
-pub(super) const MAX_COMPANIONS: usize = 32;
 
 /// Seeds that one seed is connected with, at most.
 const MAX_SEEDS: usize = 16;

@@ -5,27 +5,22 @@
 //! connected with a seed is no reason to ask these first then.
 //!
 //! Everybody ranks nodes by rendezvous hashing over the source's key, so those who see the same nodes choose the same
-//! lead. What one does not see, others tell: each answer names the nodes that the answering one ranks first, and those
-//! are asked next. So even in a fleet in which nobody knows everybody, everybody comes to the same few nodes after a
-//! round or two. Views that differ all the same cost a copy read from the origin, never the blob.
+//! lead. What one does not see, others tell: whom to ask next, and what the answers come to, is decided by
+//! [`asking`](darter_swarm::asking). Views that differ all the same cost a copy read from the origin, never the blob.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use darter_core::{BlobId, NodeId, rendezvous};
-use darter_swarm::asking::{self, MAX_NAMED, MAX_ROUNDS, SURVEY_TIMEOUT};
+use darter_swarm::asking::{self, Heard, MAX_NAMED, MAX_STRANGERS, SURVEY_TIMEOUT};
 use darter_wire::{Message, PeerInfo, SwarmPart};
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use super::circle::MAX_COMPANIONS;
 use super::{Fleet, Peer};
 
 /// The version of the protocol that brought the question.
 const SINCE: u8 = 3;
-
-/// Nodes that are asked although they are not connected yet, in each round.
-const MAX_STRANGERS: usize = 8;
 
 /// What a node answered.
 #[derive(Clone, Debug)]
@@ -46,32 +41,20 @@ pub(super) struct Surveys {
 /// What was found out.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// Nodes that lead the swarm, the one that ranks first before the others.
-    pub(crate) leads: Vec<NodeId>,
-    /// Nodes that hold all of it, ranked likewise.
+    /// Who answered, and what.
+    pub(crate) heard: Heard,
+    /// Nodes that hold all of it, as in `heard`, with their addresses.
     pub(crate) holders: Vec<PeerInfo>,
-    /// Nodes that hold a part of it or follow a lead, ranked likewise.
-    pub(crate) members: Vec<NodeId>,
-    /// Nodes that are connected to a seed while this agent is not, ranked likewise.
-    pub(crate) linked: Vec<NodeId>,
-    /// All nodes that answered, ranked likewise.
-    pub(crate) alive: Vec<NodeId>,
+    /// Nodes that are connected to a seed while this agent is not, in the order in which they rank.
+    linked: Vec<NodeId>,
     /// Seeds that others know and that have been connected meanwhile.
     pub(crate) found_seeds: Vec<NodeId>,
 }
 
 impl Survey {
-    /// Whom to ask to lead, in this order: who leads already, who holds all of it, who has a part in it (and passes on
-    /// what a lead gives that this agent can't reach), who can reach a seed that this agent can't, and of all that are
-    /// alive those that rank before this agent.
-    pub(crate) fn candidates(&self, key: &[u8], me: NodeId) -> Vec<NodeId> {
-        let chosen = rendezvous::ranking(key, self.alive.iter().chain([&me]));
-        let before_me = chosen.into_iter().take_while(|node| *node != me);
-        let holders = self.holders.iter().map(|info| info.node);
-        let others = self.members.iter().chain(&self.linked).copied();
-        let all = self.leads.iter().copied().chain(holders).chain(others).chain(before_me);
-        let mut seen = HashSet::new();
-        all.filter(|node| seen.insert(*node)).collect()
+    /// Whom to ask to lead, in this order; see [`Heard::candidates`].
+    pub(crate) fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
+        self.heard.candidates(key, me, &self.linked)
     }
 }
 
@@ -86,40 +69,42 @@ impl Fleet {
         self: &Arc<Self>,
         key: BlobId,
         blob: Option<BlobId>,
-        mut asked: HashSet<NodeId>,
+        without: HashSet<NodeId>,
     ) -> Survey {
         let seeds_before = self.seeds();
-        asked.insert(self.me().node);
-        let mut answers: Vec<(PeerInfo, Answer)> = Vec::new();
-        let mut next = self.first_to_ask(key);
-        for _ in 0..MAX_ROUNDS {
-            next.retain(|info| asked.insert(info.node));
-            if next.is_empty() {
+        let first = self.first_to_ask(key);
+        let mut infos: HashMap<NodeId, PeerInfo> = first.iter().map(|info| (info.node, info.clone())).collect();
+        let first = first.into_iter().map(|info| info.node).collect();
+        let mut survey = asking::Survey::new(key, first, without.into_iter().chain([self.me().node]));
+        let mut answers: Vec<(NodeId, Answer)> = Vec::new();
+        loop {
+            let round = survey.next_round();
+            if round.is_empty() {
                 break;
             }
-            let round = next.drain(..).map(|info| async move {
-                let answer = self.ask_lead(&info, key, blob).await;
-                answer.map(|answer| (info, answer))
+            let round = round.iter().filter_map(|node| infos.get(node)).map(|info| async move {
+                let answer = self.ask_lead(info, key, blob).await;
+                answer.map(|answer| (info.node, answer))
             });
             let round: Vec<_> = join_all(round).await.into_iter().flatten().collect();
-            next = next_to_ask(key, &round, &asked);
             self.learn_of(round.iter().flat_map(|(_, answer)| &answer.nearest).cloned());
-            answers.extend(round);
+            for (node, answer) in round {
+                for info in answer.lead.iter().chain(&answer.nearest) {
+                    infos.entry(info.node).or_insert_with(|| info.clone());
+                }
+                survey.answered(node, answer.decided());
+                answers.push((node, answer));
+            }
         }
         let seeds = answers.iter().flat_map(|(_, answer)| &answer.seeds).cloned().collect();
         self.reach_a_seed(seeds).await;
-        answers.retain(|(info, _)| !self.peer(info.node).is_some_and(|peer| peer.is_seed()));
-        let ranking = rendezvous::ranking(&key.0, answers.iter().map(|(info, _)| &info.node));
-        let place = |node: &NodeId| ranking.iter().position(|ranked| ranked == node);
-        answers.sort_by_key(|(info, _)| place(&info.node));
-        let of = |part| answers.iter().filter(move |(_, answer)| answer.part == part).map(|(info, _)| info);
-        let linked = answers.iter().filter(|(_, answer)| seeds_before.is_empty() && !answer.seeds.is_empty());
+        let heard = survey.heard(|node| !self.peer(node).is_some_and(|peer| peer.is_seed()));
+        let has_seeds = |node: &NodeId| answers.iter().any(|(of, answer)| of == node && !answer.seeds.is_empty());
+        let linked = heard.alive.iter().filter(|node| seeds_before.is_empty() && has_seeds(node)).copied();
         Survey {
-            leads: of(SwarmPart::Lead).map(|info| info.node).collect(),
-            holders: of(SwarmPart::Holder).cloned().collect(),
-            linked: linked.map(|(info, _)| info.node).collect(),
-            members: of(SwarmPart::Member).map(|info| info.node).collect(),
-            alive: ranking,
+            holders: heard.holders.iter().filter_map(|node| infos.get(node).cloned()).collect(),
+            linked: linked.collect(),
+            heard,
             found_seeds: self.seeds().into_iter().filter(|seed| !seeds_before.contains(seed)).collect(),
         }
     }
@@ -127,17 +112,16 @@ impl Fleet {
     /// Whom to ask first: connected agents, and nodes that rank first among the known ones.
     fn first_to_ask(&self, key: BlobId) -> Vec<PeerInfo> {
         let able = |peer: &Peer| peer.version >= SINCE;
-        let connected: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(Peer::info).collect();
-        let ranking = rendezvous::ranking(&key.0, connected.iter().map(|info| &info.node));
-        let place = |node: &NodeId| ranking.iter().position(|ranked| ranked == node);
-        let is_seed = |node| self.peer(node).is_some_and(|peer| peer.is_seed());
-        let mut first = connected;
-        first.sort_by_key(|info| (!is_seed(info.node), place(&info.node)));
-        first.truncate(MAX_COMPANIONS);
+        let mut infos: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(Peer::info).collect();
+        let connected: Vec<_> = infos.iter().map(|info| info.node).collect();
         let known = self.known.lock().ranked(&key.0, self.context.now());
-        let strangers = known.into_iter().filter(|info| self.peer(info.node).is_none());
-        first.extend(strangers.take(MAX_STRANGERS));
-        first
+        infos.extend(known.into_iter().filter(|info| self.peer(info.node).is_none()));
+        let known: Vec<_> = infos.iter().map(|info| info.node).collect();
+        let first = asking::first_to_ask(key, &self.seeds(), &connected, &known);
+        let place = |info: &PeerInfo| first.iter().position(|node| *node == info.node);
+        infos.retain(|info| place(info).is_some());
+        infos.sort_by_key(place);
+        infos
     }
 
     /// One node's answer; none if it can't be reached or does not answer in time.
@@ -220,13 +204,12 @@ impl Fleet {
     }
 }
 
-/// Of the nodes that were named, the leads, and those that rank first, as far as they were not asked yet.
-fn next_to_ask(key: BlobId, round: &[(PeerInfo, Answer)], asked: &HashSet<NodeId>) -> Vec<PeerInfo> {
-    let leads = round.iter().filter_map(|(_, answer)| answer.lead.as_ref());
-    let nearest = round.iter().flat_map(|(_, answer)| &answer.nearest);
-    let infos: HashMap<_, _> = nearest.clone().chain(leads.clone()).map(|info| (info.node, info)).collect();
-    let next = asking::next_to_ask(&key.0, leads.map(|info| info.node), nearest.map(|info| info.node), asked);
-    next.iter().filter_map(|node| infos.get(node).copied().cloned()).collect()
+impl Answer {
+    /// What decisions need of it.
+    fn decided(&self) -> asking::Answer {
+        let nearest = self.nearest.iter().map(|info| info.node).collect();
+        asking::Answer { part: self.part, lead: self.lead.as_ref().map(|info| info.node), nearest }
+    }
 }
 
 /// Forgets a question when nobody waits any more.
@@ -238,45 +221,5 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.fleet.surveys.lock().waiting.remove(&self.request);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use darter_core::Place;
-
-    use super::*;
-
-    fn info(node: u8) -> PeerInfo {
-        PeerInfo { node: NodeId([node; 16]), addr: String::new(), place: Place::default() }
-    }
-
-    #[test]
-    fn who_leads_is_asked_before_who_holds_and_that_before_who_ranks_first() {
-        let nodes: Vec<_> = (1..=5).map(|node| info(node).node).collect();
-        let ranking = rendezvous::ranking(b"key", &nodes);
-        let [first, second, me, fourth, last] = ranking[..] else { panic!() };
-        let alive = vec![first, second, fourth, last];
-        let holder = PeerInfo { node: fourth, ..info(0) };
-        let survey = Survey { leads: vec![last], holders: vec![holder], alive: alive.clone(), ..Survey::default() };
-        assert_eq!(survey.candidates(b"key", me), [last, fourth, first, second]);
-        let survey = Survey { alive, ..Survey::default() };
-        assert_eq!(survey.candidates(b"key", me), [first, second], "those behind this agent don't come before it");
-        let survey = Survey { linked: vec![last], ..survey };
-        assert_eq!(survey.candidates(b"key", me), [last, first, second], "its seed reads the origin for all");
-        assert!(Survey::default().candidates(b"key", me).is_empty(), "who is alone leads");
-    }
-
-    #[test]
-    fn those_named_first_are_asked_next_once() {
-        let key = BlobId([7; 32]);
-        let answer = |nearest: Vec<PeerInfo>, lead| Answer { part: SwarmPart::Nothing, lead, seeds: vec![], nearest };
-        let named: Vec<_> = (1..=6).map(info).collect();
-        let ranking = rendezvous::ranking(&key.0, named.iter().map(|it| &it.node));
-        let round =
-            [(info(20), answer(named[..3].to_vec(), None)), (info(21), answer(named[3..].to_vec(), Some(info(30))))];
-        let asked = HashSet::from([ranking[0]]);
-        let next: Vec<_> = next_to_ask(key, &round, &asked).iter().map(|it| it.node).collect();
-        assert_eq!(next, [info(30).node, ranking[1], ranking[2]]);
     }
 }

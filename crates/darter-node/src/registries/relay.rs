@@ -127,9 +127,9 @@ impl Relay {
         }
         let key = blob_of(repository);
         let survey = self.fleet.survey(key, None).await;
-        let nodes = survey.candidates(&key.0, self.fleet.me().node);
+        let nodes = survey.candidates(key, self.fleet.me().node);
         let nodes = survey.found_seeds.iter().copied().chain(nodes).collect();
-        let found = Found { nodes, alive: survey.alive.into(), at: now, peers: self.fleet.peers().len() };
+        let found = Found { nodes, alive: survey.heard.alive.into(), at: now, peers: self.fleet.peers().len() };
         self.found.lock().insert(*repository, found.clone(), 1);
         found
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{Blamed as _, BlobId, Fault, NodeId, Source, rendezvous};
+use darter_swarm::asking::part_of;
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
@@ -59,8 +60,8 @@ impl Swarms {
         let survey = fleet.survey(key, blob).await;
         let seeds = rendezvous::ranking(&key.0, &survey.found_seeds);
         let nodes = match patient {
-            true => survey.candidates(&key.0, self.house.context.me),
-            false => survey.holders.iter().map(|info| info.node).collect(),
+            true => survey.candidates(key, self.house.context.me),
+            false => survey.heard.holders.clone(),
         };
         let candidates = seeds.into_iter().chain(nodes);
         let mut refusals = 0;
@@ -184,12 +185,13 @@ impl Swarms {
         };
         let Some(blob) = blob else { return nothing };
         if let Some(transfer) = self.get(blob) {
-            return match (transfer.is_complete(), transfer.lead()) {
-                (true, _) => (SwarmPart::Holder, None),
-                (false, Lead::Me) => (SwarmPart::Lead, None),
-                (false, Lead::Node(lead)) => (SwarmPart::Member, self.house.fleet.peer(lead).map(|it| it.info())),
-                (false, Lead::Nobody) => (SwarmPart::Member, None),
+            let leader = transfer.lead();
+            let part = part_of(leader, transfer.is_complete());
+            let lead = match leader {
+                Lead::Node(lead) if part == SwarmPart::Member => self.house.fleet.peer(lead).map(|it| it.info()),
+                _ => None,
             };
+            return (part, lead);
         }
         match self.stored(blob).await.ok().flatten() {
             Some(stored) if stored.is_complete() => (SwarmPart::Holder, None),

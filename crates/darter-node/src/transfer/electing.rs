@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use darter_core::NodeId;
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Found, Loss, Start, Step};
+use darter_swarm::{Loss, Start, Step};
 use darter_wire::{Failure, FailureKind, PeerInfo};
 
 use super::{Lead, Outcome, Transfer};
@@ -103,13 +103,8 @@ impl Transfer {
             Step::Survey => {
                 let failed = self.state.lock().leadership.failed().collect();
                 let survey = self.fleet.survey_without(self.blob, Some(self.blob), failed).await;
-                let found = Found {
-                    leads: survey.leads,
-                    holders: survey.holders.iter().map(|info| info.node).collect(),
-                    members: survey.members,
-                };
                 *holders = survey.holders;
-                self.state.lock().leadership.found(found);
+                self.state.lock().leadership.found(survey.heard.into());
             }
             Step::Ask(node) => return self.ask_to_lead(node, holders).await,
             Step::Lead => {

@@ -3,12 +3,12 @@
 //! Between two agents there is one connection, which keeps messages in order until it breaks, as TCP does; between different pairs they
 //! overtake each other. A message that is lost breaks its connection. Everything random comes from one number.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceSet, Place, rendezvous};
-use darter_swarm::asking::{self, MAX_NAMED, MAX_ROUNDS, SURVEY_TIMEOUT};
+use darter_core::{BlobId, Moment, NodeId, PieceSet, Place};
+use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{Found, Lead, Leader, Leadership, Loss, Start, Step, Tuning};
 
@@ -596,33 +596,30 @@ impl World {
     }
 
     fn ask_around(&mut self, at: usize) -> (Found, Duration) {
-        let me = self.agents[at].id;
-        let mut asked: HashSet<NodeId> = self.agents[at].leadership.failed().chain([me]).collect();
-        let mut next: Vec<NodeId> = self.agents[at].met.iter().copied().collect();
-        let all = self.agents.iter().filter(|agent| !agent.is_seed).map(|agent| &agent.id);
-        next.extend(rendezvous::ranking(&BLOB.0, all).into_iter().take(MAX_NAMED));
-        let (mut found, mut took) = (Found::default(), Duration::ZERO);
-        for _ in 0..MAX_ROUNDS {
-            next.retain(|node| asked.insert(*node));
-            let (mut leads, mut named) = (Vec::new(), Vec::new());
-            let mut round = self.random.millis(1, 120);
-            for node in std::mem::take(&mut next) {
-                let other = self.at(node);
-                if !self.may_reach(at, other) {
-                    round = SURVEY_TIMEOUT;
-                    continue;
-                }
-                let it = &self.agents[other];
-                match it.leadership.leader() {
-                    Leader::Me => found.leads.push(node),
-                    Leader::Node(_) | Leader::Nobody => found.members.push(node),
-                }
-                leads.extend(it.leadership.following());
-                named.extend(rendezvous::ranking(&BLOB.0, &it.met).into_iter().take(MAX_NAMED));
+        let me = &self.agents[at];
+        let met: Vec<NodeId> = me.met.iter().copied().collect();
+        let nodes = self.agents.iter().filter(|agent| !agent.is_seed).map(|agent| &agent.id);
+        let first = asking::first_to_ask(BLOB, &[], &met, &asking::nearest(BLOB, nodes));
+        let mut survey = Survey::new(BLOB, first, me.leadership.failed().chain([me.id]));
+        let mut took = Duration::ZERO;
+        loop {
+            let round = survey.next_round();
+            if round.is_empty() {
+                return (survey.heard(|_| true).into(), took);
             }
-            took += round;
-            next = asking::next_to_ask(&BLOB.0, leads, named, &asked);
+            let mut longest = self.random.millis(1, 120);
+            for node in round {
+                let other = self.at(node);
+                if self.may_reach(at, other) {
+                    let it = &self.agents[other];
+                    let part = asking::part_of(it.leadership.leader(), false);
+                    let (lead, nearest) = (it.leadership.following(), asking::nearest(BLOB, &it.met));
+                    survey.answered(node, Answer { part, lead, nearest });
+                } else {
+                    longest = SURVEY_TIMEOUT;
+                }
+            }
+            took += longest;
         }
-        (found, took)
     }
 }
