@@ -21,6 +21,7 @@ use darter_api::handover::Order;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, BlobId, ByteRange, PieceIndex, Source, Version, in_full};
 use darter_origin::Requester;
+use darter_swarm::leadership::trace::Trace;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
@@ -351,6 +352,12 @@ impl Agent {
     /// How far a blob is that is being fetched or served.
     pub fn progress(&self, blob: BlobId) -> Option<api::Progress> {
         self.inner.swarms.get(blob).map(|transfer| transfer.progress())
+    }
+
+    /// What this agent has decided about who leads a blob that is being fetched or served, since it began; `None` where it was not built
+    /// to record that ([`Builder::record_decisions`]).
+    pub fn decisions(&self, blob: BlobId) -> Option<Trace> {
+        self.inner.swarms.get(blob)?.decisions()
     }
 
     /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.

@@ -48,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) setbacks: Setbacks,
     /// Explanations of ended transfers.
     pub(crate) archive: Archive,
+    /// Whether decisions about who leads are kept.
+    pub(crate) records: bool,
 }
 
 /// Where blobs come from, for each of those who ask. It matters who does: see [`Requester`].

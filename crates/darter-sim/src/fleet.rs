@@ -239,6 +239,7 @@ impl Fleet {
         });
         self.report.crossings = crossings.collect();
         self.look_at_lead();
+        self.report.decisions = self.nodes.iter().filter_map(|node| node.leadership.trace()).collect();
         self.report.ended = self.now.since(Moment::ZERO);
         self.report
     }

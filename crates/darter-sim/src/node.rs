@@ -145,7 +145,9 @@ impl Node {
 
     /// What a node that starts knows of who leads. The seed follows nobody.
     pub(crate) fn leadership(index: u32) -> Leadership {
-        Leadership::new(id_of(index), BLOB, BLOB, index != 0)
+        let mut leadership = Leadership::new(id_of(index), BLOB, BLOB, index != 0);
+        leadership.record();
+        leadership
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {

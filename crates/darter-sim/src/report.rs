@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use darter_swarm::leadership::trace::Trace;
+
 /// The outcome of a run. Nodes are in the scenario's order, the seed first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -22,6 +24,8 @@ pub struct Report {
     pub origin_connections: usize,
     /// Nodes that began to lead after another had, and when.
     pub elected: Vec<(Duration, usize)>,
+    /// What each node has decided about who leads since it last started.
+    pub decisions: Vec<Trace>,
     /// Pieces asked of the origin though a live, honest node held them that followed the asking lead.
     pub origin_needless: u64,
     /// Pieces sent by the seed.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use darter_core::{NodeId, Rate, rendezvous};
 use darter_sim::{BLOB, Event, Fleet, Report, Scenario, id_of};
+use darter_swarm::leadership::trace::Decided;
 use darter_swarm::{Found, Leader, Leadership, Loss, Step};
 
 fn megabytes(rate: u64) -> Rate {
@@ -53,6 +54,22 @@ fn a_member_whose_lead_dies_is_served_by_the_one_that_agents_choose() {
         let leads: Vec<NodeId> = report.elected.iter().map(|(_, node)| id_of(*node as u32)).collect();
         assert_eq!(leads, [chosen[0]]);
         assert_eq!(Some(chosen[0]), rendezvous::owner(&BLOB.0, &ids));
+    }
+}
+
+#[test]
+fn what_a_node_decided_in_a_history_an_agent_decides_that_hears_the_same() {
+    for seed in 1..=3 {
+        let mut scenario = Scenario { seed, ..read(24) };
+        scenario.events = [800, 1400, 1600].map(|at| (Duration::from_millis(at), Event::KillLead {})).to_vec();
+        scenario.events.push((Duration::from_millis(1900), Event::Join(0)));
+        let report = run(&scenario);
+        assert_eq!(report.decisions.len(), 25, "everybody's");
+        let steps = report.decisions.iter().map(|trace| {
+            assert_eq!(trace.replay(), trace.decided(), "{}", trace.me);
+            trace.decided().iter().filter(|decided| matches!(decided, Decided::Do(Step::Ask(_)))).count()
+        });
+        assert!(steps.sum::<usize>() >= 22, "those that live looked for a lead");
     }
 }
 

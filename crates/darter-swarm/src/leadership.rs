@@ -20,6 +20,10 @@ use std::time::Duration;
 
 use darter_core::{BlobId, NodeId, rendezvous};
 
+use self::trace::{Decided, Heard};
+
+pub mod trace;
+
 /// How long a candidate may take to answer before the next one is asked, when the swarm is under way.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -99,6 +103,7 @@ pub struct Leadership {
     /// How often a lead forgot this agent since a piece last came.
     forgotten: u32,
     search: Option<Search>,
+    recorded: Option<Vec<(Heard, Decided)>>,
 }
 
 /// A search for a lead.
@@ -124,7 +129,7 @@ impl Leadership {
     pub const fn new(me: NodeId, source: BlobId, blob: BlobId, may_follow: bool) -> Self {
         let failed = BTreeSet::new();
         let leader = Leader::Nobody;
-        Self { me, source, blob, may_follow, leader, followed: None, failed, forgotten: 0, search: None }
+        Self { me, source, blob, may_follow, leader, followed: None, failed, forgotten: 0, search: None, recorded: None }
     }
 
     /// Who leads.
@@ -146,10 +151,17 @@ impl Leadership {
     pub fn set(&mut self, leader: Leader) {
         self.leader = leader;
         self.followed = self.following().or(self.followed);
+        self.keep(|| Heard::Leads(leader), Decided::Nothing);
     }
 
     /// This lead is lost; false if it was not followed.
     pub fn lost(&mut self, lead: NodeId, loss: Loss) -> bool {
+        let is_lost = self.lose(lead, loss);
+        self.keep(|| Heard::Lost(lead, loss), Decided::Whether(is_lost));
+        is_lost
+    }
+
+    fn lose(&mut self, lead: NodeId, loss: Loss) -> bool {
         if self.leader != Leader::Node(lead) {
             return false;
         }
@@ -166,8 +178,11 @@ impl Leadership {
     }
 
     /// A piece came: whoever leads knows this agent.
-    pub const fn piece_came(&mut self) {
-        self.forgotten = 0;
+    pub fn piece_came(&mut self) {
+        if self.forgotten > 0 {
+            self.forgotten = 0;
+            self.keep(|| Heard::PieceCame, Decided::Nothing);
+        }
     }
 
     /// Whether an agent that asks to be let in may be: two that follow each other would wait for each other.
@@ -184,16 +199,20 @@ impl Leadership {
     /// A seed is connected, perhaps again. Whether it is to be asked to lead; `is_seed` says of the present lead whether it is one.
     pub fn seed_came(&mut self, seed: NodeId, is_seed: impl FnOnce(NodeId) -> bool) -> bool {
         self.failed.remove(&seed);
-        match self.leader {
-            Leader::Node(lead) => !is_seed(lead),
+        let follows_seed = self.following().is_some_and(is_seed);
+        let may_lead = match self.leader {
+            Leader::Node(_) => !follows_seed,
             Leader::Me => self.may_follow,
             Leader::Nobody => true,
-        }
+        };
+        self.keep(|| Heard::SeedCame(seed, follows_seed), Decided::Whether(may_lead));
+        may_lead
     }
 
     /// This agent is not asked to lead: it refused, did not answer, or sent wrong pieces.
     pub fn refused(&mut self, node: NodeId) {
         self.failed.insert(node);
+        self.keep(|| Heard::Refused(node), Decided::Nothing);
     }
 
     /// Whom this agent does not ask to lead, and so need not ask who leads either.
@@ -205,12 +224,14 @@ impl Leadership {
     pub fn begin_search(&mut self) -> bool {
         let begins = self.search.is_none();
         self.search.get_or_insert_default();
+        self.keep(|| Heard::BeginSearch, Decided::Whether(begins));
         begins
     }
 
     /// Nobody is looked for any more.
     pub fn end_search(&mut self) {
         self.search = None;
+        self.keep(|| Heard::EndSearch, Decided::Nothing);
     }
 
     /// Whether a lead is looked for.
@@ -220,6 +241,12 @@ impl Leadership {
 
     /// What to do next, with these seeds connected, and these members met and connected. Ends the search when somebody leads.
     pub fn next(&mut self, seeds: &[NodeId], members: &[NodeId]) -> Step {
+        let step = self.step(seeds, members);
+        self.keep(|| Heard::Next(seeds.to_vec(), members.to_vec()), Decided::Do(step));
+        step
+    }
+
+    fn step(&mut self, seeds: &[NodeId], members: &[NodeId]) -> Step {
         if self.leader != Leader::Nobody {
             self.search = None;
         }
@@ -254,6 +281,7 @@ impl Leadership {
 
     /// The answer to [`Step::Survey`].
     pub fn found(&mut self, found: Found) {
+        self.keep(|| Heard::Found(found.clone()), Decided::Nothing);
         let rank = |node: &NodeId| (rendezvous::weight(&self.blob.0, node), *node);
         let mine = rank(&self.me);
         let by_rank = |mut nodes: Vec<NodeId>| {

@@ -60,13 +60,14 @@ pub struct Builder {
     origin: Option<Arc<dyn Origin>>,
     store: Option<Arc<dyn Store>>,
     clock: Arc<dyn Clock>,
+    records: bool,
 }
 
 impl Builder {
     /// Of plain TCP, the origins and the disk that the options name, and the system's clock.
     pub(super) fn new(options: Options) -> Self {
         let (transport, clock) = (Arc::new(TcpTransport::default()), Arc::new(SystemClock::start()));
-        Self { options, transport, origin: None, store: None, clock }
+        Self { options, transport, origin: None, store: None, clock, records: false }
     }
 
     /// Peers are reached over this.
@@ -89,6 +90,11 @@ impl Builder {
         Self { clock: Arc::new(clock), ..self }
     }
 
+    /// What the agent decides about who leads is kept: see [`Agent::decisions`].
+    pub fn record_decisions(self) -> Self {
+        Self { records: true, ..self }
+    }
+
     /// Starts the agent. Ready when it returns, for whoever has the handle and for its peers.
     ///
     /// # Errors
@@ -107,7 +113,7 @@ impl Builder {
     /// # Errors
     /// As [`Builder::start`].
     pub async fn prepare(self) -> Result<Prepared, StartError> {
-        let Self { options, transport, origin, store, clock } = self;
+        let Self { options, transport, origin, store, clock, records } = self;
         descriptors::raise_limit();
         refuse_strangers(options.listen, options.insecure)?;
         let http = {
@@ -140,6 +146,7 @@ impl Builder {
             fetching: Fetchers::default(),
             setbacks: Setbacks::default(),
             archive,
+            records,
             options: options.clone(),
         });
         let tasks = TaskTracker::new();

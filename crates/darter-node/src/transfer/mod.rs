@@ -74,6 +74,7 @@ use darter_core::{
 };
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
+use darter_swarm::leadership::trace::Trace;
 use darter_swarm::{Event, Finish, Hashes, Leadership, News, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
 use parking_lot::Mutex;
@@ -296,11 +297,15 @@ impl Transfer {
         } else if !held.is_empty() {
             journal.note(now, format!("resumed with {} of {:?} pieces held", held.len(), manifest.piece_count()));
         }
+        let mut leadership = Leadership::new(context.me, source.key(), blob, context.options.role == Role::Node);
+        if context.records {
+            leadership.record();
+        }
         let state = State {
             picker,
             arriving: false,
             leading: None,
-            leadership: Leadership::new(context.me, source.key(), blob, context.options.role == Role::Node),
+            leadership,
             callers: Callers::new(credentials),
             requester,
             met: HashSet::new(),
@@ -392,6 +397,11 @@ impl Transfer {
     /// Who leads.
     pub(crate) fn lead(&self) -> Lead {
         self.state.lock().lead()
+    }
+
+    /// What was decided about who leads, if that is recorded.
+    pub(crate) fn decisions(&self) -> Option<Trace> {
+        self.state.lock().leadership.trace()
     }
 
     /// Says good-bye to the swarm and ends the driver.

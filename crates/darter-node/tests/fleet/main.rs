@@ -7,6 +7,7 @@ mod apart;
 mod connections;
 mod control_lost;
 mod damaged;
+mod decisions;
 mod declared;
 mod expired;
 mod faults;

@@ -120,7 +120,8 @@ impl World {
             .transport(self.cables.on(ip, self.cuts.on(ip, self.network.host(ip))))
             .origin(self.cables.to_origin(ip, self.origin.clone()))
             .store(store.clone())
-            .clock(clock.clone());
+            .clock(clock.clone())
+            .record_decisions();
         let agent = Some(agent.start().await.unwrap());
         self.hosts.insert(host, Host { agent, store, clock, dir });
     }

@@ -1,0 +1,172 @@
+//! What an agent heard about who leads, and what it decided, so that a history can be told again.
+//!
+//! An agent that records ([`Leadership::record`]) keeps its first [`MAX_RECORDED`] decisions. Told the same from the start, any other
+//! [`Leadership`] decides the same, in an agent, in the simulator or in a test: [`Trace::replay`] shows it. Questions that change nothing are
+//! not recorded.
+
+use darter_core::{BlobId, NodeId};
+
+use super::{Found, Leader, Leadership, Loss, Step};
+
+/// Decisions that are kept, at most.
+pub const MAX_RECORDED: usize = 1024;
+
+/// What an agent was told or asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// [`Leadership::set`].
+    Leads(Leader),
+    /// [`Leadership::lost`].
+    Lost(NodeId, Loss),
+    /// [`Leadership::piece_came`].
+    PieceCame,
+    /// [`Leadership::seed_came`], and whether a seed is followed.
+    SeedCame(NodeId, bool),
+    /// [`Leadership::refused`].
+    Refused(NodeId),
+    /// [`Leadership::begin_search`].
+    BeginSearch,
+    /// [`Leadership::end_search`].
+    EndSearch,
+    /// [`Leadership::next`], with these seeds and members.
+    Next(Vec<NodeId>, Vec<NodeId>),
+    /// [`Leadership::found`].
+    Found(Found),
+}
+
+/// What it decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// Nothing was asked.
+    Nothing,
+    /// Yes or no.
+    Whether(bool),
+    /// What to do next.
+    Do(Step),
+}
+
+/// An agent's decisions from the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The agent.
+    pub me: NodeId,
+    /// For what seeds are ranked.
+    pub source: BlobId,
+    /// For what members are ranked.
+    pub blob: BlobId,
+    /// Whether it may follow others.
+    pub may_follow: bool,
+    /// What it heard, and what it decided on that.
+    pub decisions: Vec<(Heard, Decided)>,
+}
+
+impl Trace {
+    /// What another agent in the same place decides that hears the same.
+    pub fn replay(&self) -> Vec<Decided> {
+        let mut leadership = Leadership::new(self.me, self.source, self.blob, self.may_follow);
+        self.decisions.iter().map(|(heard, _)| leadership.hear(heard)).collect()
+    }
+
+    /// What it decided.
+    pub fn decided(&self) -> Vec<Decided> {
+        self.decisions.iter().map(|(_, decided)| *decided).collect()
+    }
+}
+
+impl Leadership {
+    /// Keeps what is heard and decided from now on.
+    pub fn record(&mut self) {
+        self.recorded.get_or_insert_default();
+    }
+
+    /// What was kept, if anything was to be.
+    pub fn trace(&self) -> Option<Trace> {
+        let decisions = self.recorded.clone()?;
+        Some(Trace { me: self.me, source: self.source, blob: self.blob, may_follow: self.may_follow, decisions })
+    }
+
+    /// Tells it something, or asks it.
+    pub fn hear(&mut self, heard: &Heard) -> Decided {
+        match heard {
+            Heard::Leads(leader) => self.set(*leader),
+            Heard::Lost(lead, loss) => return Decided::Whether(self.lost(*lead, *loss)),
+            Heard::PieceCame => self.piece_came(),
+            Heard::SeedCame(seed, follows_seed) => {
+                return Decided::Whether(self.seed_came(*seed, |_| *follows_seed));
+            }
+            Heard::Refused(node) => self.refused(*node),
+            Heard::BeginSearch => return Decided::Whether(self.begin_search()),
+            Heard::EndSearch => self.end_search(),
+            Heard::Next(seeds, members) => return Decided::Do(self.next(seeds, members)),
+            Heard::Found(found) => self.found(found.clone()),
+        }
+        Decided::Nothing
+    }
+
+    pub(super) fn keep(&mut self, heard: impl FnOnce() -> Heard, decided: Decided) {
+        if let Some(recorded) = self.recorded.as_mut().filter(|recorded| recorded.len() < MAX_RECORDED) {
+            recorded.push((heard(), decided));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: BlobId = BlobId([1; 32]);
+    const BLOB: BlobId = BlobId([2; 32]);
+
+    fn node(name: u8) -> NodeId {
+        NodeId([name; 16])
+    }
+
+    fn heard() -> Vec<Heard> {
+        let seed = node(9);
+        let found = Found { members: vec![node(1), node(5)], ..Found::default() };
+        vec![
+            Heard::Leads(Leader::Node(seed)),
+            Heard::Lost(seed, Loss::Forgot),
+            Heard::PieceCame,
+            Heard::Leads(Leader::Node(seed)),
+            Heard::Lost(node(8), Loss::Failed),
+            Heard::Lost(seed, Loss::Failed),
+            Heard::BeginSearch,
+            Heard::BeginSearch,
+            Heard::Next(vec![seed], vec![node(4)]),
+            Heard::Refused(node(4)),
+            Heard::Next(vec![], vec![node(4)]),
+            Heard::Found(found),
+            Heard::Next(vec![], vec![node(4)]),
+            Heard::Leads(Leader::Me),
+            Heard::Next(vec![], vec![]),
+            Heard::SeedCame(seed, false),
+            Heard::EndSearch,
+        ]
+    }
+
+    #[test]
+    fn what_one_agent_decided_another_decides_that_hears_the_same() {
+        let mut leadership = Leadership::new(node(3), SOURCE, BLOB, true);
+        assert_eq!(leadership.trace(), None, "nobody asked it to");
+        leadership.record();
+        let decided: Vec<_> = heard().iter().map(|it| leadership.hear(it)).collect();
+        let trace = leadership.trace().unwrap();
+        assert_eq!(trace.decisions.iter().map(|(heard, _)| heard.clone()).collect::<Vec<_>>(), heard());
+        assert_eq!((trace.decided(), trace.replay()), (decided.clone(), decided.clone()));
+        let steps = decided.iter().filter(|it| matches!(it, Decided::Do(_))).count();
+        assert_eq!(steps, 4);
+        assert_eq!(decided[4..8], [false, true, true, false].map(Decided::Whether));
+        let elsewhere = Trace { me: node(200), may_follow: false, ..trace };
+        assert_ne!(elsewhere.replay(), decided, "a seed in its place would lead");
+    }
+
+    #[test]
+    fn an_agent_keeps_no_more_than_so_many_decisions() {
+        let mut leadership = Leadership::new(node(3), SOURCE, BLOB, true);
+        leadership.record();
+        (0..=MAX_RECORDED).for_each(|_| leadership.refused(node(1)));
+        leadership.piece_came();
+        assert_eq!(leadership.trace().unwrap().decisions.len(), MAX_RECORDED);
+    }
+}
