@@ -129,7 +129,18 @@ impl Leadership {
     pub const fn new(me: NodeId, source: BlobId, blob: BlobId, may_follow: bool) -> Self {
         let failed = BTreeSet::new();
         let leader = Leader::Nobody;
-        Self { me, source, blob, may_follow, leader, followed: None, failed, forgotten: 0, search: None, recorded: None }
+        Self {
+            me,
+            source,
+            blob,
+            may_follow,
+            leader,
+            followed: None,
+            failed,
+            forgotten: 0,
+            search: None,
+            recorded: None,
+        }
     }
 
     /// Who leads.

@@ -12,7 +12,7 @@
 //! | [`facts`] | [`Facts`]: what decisions ask of the store |
 //! | [`hashes`] | [`Hashes`]: how far an agent's list of hashes goes, what proves it, what is told of it |
 //! | `runs` | the same for hashes behind gaps |
-//! | [`finish`] | [`Finish`]: when the whole is checked |
+//! | [`phase`] | [`Course`]: how far a blob is, and when its whole is checked |
 //! | `breadth` | how many connections read a blob's origin at a time |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
 //! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
@@ -33,7 +33,6 @@ mod breadth;
 pub mod budget;
 pub mod event;
 pub mod facts;
-pub mod finish;
 pub mod hashes;
 pub mod lead;
 pub mod leadership;
@@ -41,6 +40,7 @@ pub mod learner;
 pub mod locality;
 pub mod news;
 pub mod pace;
+pub mod phase;
 pub mod picker;
 mod random;
 mod runs;
@@ -52,13 +52,13 @@ pub use breadth::{MAX_ORIGIN_CONNECTIONS, Widening};
 pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
 pub use facts::Facts;
-pub use finish::Finish;
 pub use hashes::Hashes;
 pub use lead::{Lead, Neighbour, Notice, OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
 pub use news::{News, Told};
 pub use pace::{Pace, Standing};
+pub use phase::{Course, Phase};
 pub use picker::{OpenRequest, Picker};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;

@@ -22,7 +22,7 @@ use darter_swarm::{OriginReader, OriginRun, Widening};
 
 use super::leading::Leading;
 use super::reading::{Leftover, RunEnd};
-use super::{Lead, Outcome, State, Transfer};
+use super::{Lead, State, Transfer};
 
 /// How long a connection besides others may send nothing.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ impl Transfer {
         if begins && state.beside.contains(&number) {
             return None;
         }
-        let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
+        let leads = state.lead() == Lead::Me && state.course.is_open();
         let may_read = may_read && leads && !state.in_order_only;
         let run = state.leading.as_mut().filter(|_| may_read).and_then(|leading| leading.plan(reader, &known, now));
         let State { leading, beside, .. } = &mut *state;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use darter_core::{BlobId, Digest, NodeId, Source, in_full};
+use darter_swarm::Phase;
 use darter_wire::Message;
 
 use super::{Lead, Outcome, Transfer};
@@ -24,7 +25,7 @@ impl Transfer {
     /// Throws the blob away here, and tells the members if this agent leads.
     pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
         let blob = self.blob;
-        if std::mem::replace(&mut self.state.lock().dissolving, true) {
+        if !self.state.lock().course.dissolves() {
             return;
         }
         let mut error = error;
@@ -58,7 +59,7 @@ impl Transfer {
     /// Waits for the end of a blob that is being thrown away; false if it is not.
     pub(super) async fn is_dissolved(&self) -> bool {
         let mut changed = self.changed.subscribe();
-        if !self.state.lock().dissolving {
+        if self.state.lock().course.phase() != Phase::Dissolving {
             return false;
         }
         while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {}

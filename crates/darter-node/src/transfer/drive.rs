@@ -10,7 +10,7 @@ use darter_swarm::{Action, Event, Teacher, Told};
 use darter_wire::{Message, Wanted};
 
 use super::upkeep::Duty;
-use super::{Asked, Lead, Outcome, Transfer};
+use super::{Asked, Lead, Transfer};
 use crate::fleet::data::Ask;
 
 /// How often requests under way are looked at for progress.
@@ -71,8 +71,8 @@ impl Transfer {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut work = Work::default();
-        let is_open = matches!(state.outcome, Outcome::Open);
-        let fetching = is_open && !state.is_at_rest();
+        let is_open = state.course.is_open();
+        let fetching = state.course.is_fetching() && !state.is_at_rest();
         if fetching != state.fetching.is_some() {
             state.fetching = fetching.then(|| self.context.fetching.enter());
         }
@@ -80,7 +80,7 @@ impl Transfer {
             state.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             state.picker.expect(state.met.len() + state.to_meet.len());
             state.read_for_members(now);
-            if !state.arriving {
+            if state.course.asks() {
                 state.picker.poll(now, &mut work.actions);
             }
         } else {
@@ -124,7 +124,7 @@ impl Transfer {
                 Teacher::Lead => lead,
             });
         }
-        work.failed = matches!(state.outcome, Outcome::Failed(_));
+        work.failed = state.failure.is_some();
         if let Some(leading) = &mut state.leading {
             work.may_send = leading.falls_due(now);
         }
@@ -151,16 +151,16 @@ impl Transfer {
             let lead = state.leadership.following();
             work.news = state.news.take(now, &state.picker, &neighbours, lead);
         }
-        let is_whole = is_open && state.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
+        let is_whole = state.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
         let (has_verdict, leader) = (state.verdict.is_some(), state.lead());
-        work.finish = state.finish.begins(is_whole, has_verdict, leader, now);
+        work.finish = state.course.begins_check(is_whole, has_verdict, leader, now);
         work.duty = self.duty(state, now);
         work.wake = self.next_wakeup(state, now);
         work
     }
 
     fn next_wakeup(&self, state: &super::State, now: Moment) -> Option<Moment> {
-        let mut wake = if matches!(state.outcome, Outcome::Open) { state.picker.next_wakeup() } else { None };
+        let mut wake = if state.course.asks() { state.picker.next_wakeup() } else { None };
         let mut at_latest = |moment: Moment| wake = Some(wake.map_or(moment, |earlier| earlier.min(moment)));
         if let Some(moment) = state.leading.as_ref().and_then(|leading| leading.next_wakeup(now)) {
             at_latest(moment);
@@ -168,14 +168,14 @@ impl Transfer {
         if let Some(moment) = state.news.due() {
             at_latest(moment);
         }
-        let may_ask = matches!((&state.outcome, state.lead()), (Outcome::Open, Lead::Node(_)));
+        let may_ask = state.course.is_fetching() && matches!(state.lead(), Lead::Node(_));
         if let Some(moment) = state.hashes.next_wakeup().filter(|_| may_ask) {
             at_latest(moment);
         }
         if !state.asked.is_empty() {
             at_latest(now + PROGRESS_PAUSE);
         }
-        for moment in state.finish.due().into_iter().chain(self.duty_due(state)) {
+        for moment in state.course.due().into_iter().chain(self.duty_due(state)) {
             at_latest(moment);
         }
         // A moment in the past would spin; what is overdue was handled just now.

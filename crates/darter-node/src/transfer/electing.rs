@@ -45,7 +45,7 @@ impl Transfer {
                 return;
             }
             state.change_lead(Lead::Nobody, None, now);
-            if !matches!(state.outcome, Outcome::Open) {
+            if !state.course.is_open() {
                 return;
             }
             let addr = self.fleet.address(lead);
@@ -77,7 +77,7 @@ impl Transfer {
         self.is_dissolved().await;
         let seeds = self.fleet.seeds();
         let mut state = self.state.lock();
-        if !matches!(state.outcome, Outcome::Open) {
+        if !state.course.is_open() {
             state.leadership.end_search();
             return None;
         }

@@ -15,7 +15,7 @@ use darter_origin::ErrorKind;
 use darter_store::StoreError;
 use darter_wire::{Message, Verdict};
 
-use super::{Outcome, Transfer};
+use super::Transfer;
 use crate::error::FetchError;
 use crate::options::Role;
 
@@ -37,7 +37,7 @@ impl Transfer {
             }
             Err(error) => self.unchecked(&error),
         }
-        self.state.lock().finish.ended();
+        self.state.lock().course.check_ended();
         self.kick.notify_one();
     }
 
@@ -106,7 +106,7 @@ impl Transfer {
     /// The digests of the whole that were checked, of a complete blob.
     pub(crate) fn checked(&self) -> Vec<Checked> {
         let state = self.state.lock();
-        let verdict = state.verdict.as_ref().filter(|_| matches!(state.outcome, Outcome::Complete));
+        let verdict = state.verdict.as_ref().filter(|_| state.is_complete());
         let digest = verdict.and_then(|verdict| verdict.digest);
         digest.into_iter().map(|digest| Checked { digest, by: state.checked_by }).collect()
     }
@@ -125,10 +125,13 @@ impl Transfer {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
+            if !state.course.completes() {
+                // It failed, or is thrown away, though its pieces are right.
+                return;
+            }
             state.journal.completed(now, verdict.digest);
             state.verdict = Some(verdict);
             state.checked_by = by;
-            state.outcome = Outcome::Complete;
         }
         self.context.setbacks.clear(self.setback_key());
         self.changed.send_replace(());

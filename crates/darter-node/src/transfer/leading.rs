@@ -11,7 +11,7 @@ use std::time::Duration;
 use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Version};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{
-    Books, Entering, Event, Facts, Lead as SwarmLead, Opening, OriginReader, OriginRun, Start, Tuning, Wish,
+    Books, Entering, Event, Facts, Lead as SwarmLead, Opening, OriginReader, OriginRun, Phase, Start, Tuning, Wish,
 };
 use tokio::sync::Notify;
 
@@ -330,14 +330,14 @@ impl Transfer {
         self.open_lead(Start::TakeOver);
         {
             let mut state = self.state.lock();
-            if let Outcome::Failed(error) = &state.outcome {
+            if let Some(error) = &state.failure {
                 return Err(error.clone());
             }
             if !state.leadership.may_admit(node) {
                 let reason = "this agent follows the one that asks".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }
-            if self.closed.is_cancelled() || state.dissolving {
+            if self.closed.is_cancelled() || state.course.phase() == Phase::Dissolving {
                 let reason = "its transfer was ended".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }
@@ -360,10 +360,10 @@ impl Transfer {
     pub(super) fn reject_waiting(&self) {
         let (error, entering) = {
             let mut state = self.state.lock();
-            let error = match &state.outcome {
-                Outcome::Failed(error) => error.clone(),
-                _ => FetchError::Withdrawn { blob: self.blob, reason: "its transfer was ended".to_owned() },
-            };
+            let error = state.failure.clone().unwrap_or_else(|| FetchError::Withdrawn {
+                blob: self.blob,
+                reason: "its transfer was ended".to_owned(),
+            });
             let leading = state.leading.as_mut();
             (error, leading.map(|leading| leading.books.take_entering()).unwrap_or_default())
         };

@@ -8,7 +8,7 @@ use darter_store::Put;
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
-use super::{Asked, Lead, Outcome, Transfer};
+use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::fleet::Peer;
 use crate::joins::{Entered, Joined};
@@ -31,7 +31,9 @@ impl Transfer {
             let now = self.context.now();
             let mut state = self.state.lock();
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
-            state.arriving |= whole.is_some();
+            if whole.is_some() {
+                state.course.arrives();
+            }
             if state.lead() == Lead::Me {
                 let neighbours: Vec<_> = state.met.drain().collect();
                 state.to_meet.extend(neighbours);
@@ -189,7 +191,7 @@ impl Transfer {
             state.picker.handle(Event::PeerLeft { peer: node }, now);
             // It may be this connection alone that is gone.
             let is_led = state.leadership.following().is_some_and(|lead| lead != node);
-            again = was_met && is_led && matches!(state.outcome, Outcome::Open);
+            again = was_met && is_led && state.course.is_open();
             if again {
                 state.to_meet.insert(node);
             }
@@ -206,7 +208,7 @@ impl Transfer {
     pub(crate) fn not_reached(&self, node: NodeId) {
         let lead = {
             let state = self.state.lock();
-            let is_missed = state.to_meet.contains(&node) && matches!(state.outcome, Outcome::Open);
+            let is_missed = state.to_meet.contains(&node) && state.course.is_open();
             state.leadership.following().filter(|lead| is_missed && *lead != node)
         };
         if let Some(lead) = lead {
@@ -415,7 +417,7 @@ impl Transfer {
                 }
             }
         }
-        self.state.lock().arriving = false;
+        self.state.lock().course.arrived();
         self.kick.notify_one();
     }
 }

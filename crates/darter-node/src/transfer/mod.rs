@@ -75,7 +75,7 @@ use darter_core::{
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
-use darter_swarm::{Event, Finish, Hashes, Leadership, News, Picker, RequestId, Tuning};
+use darter_swarm::{Course, Event, Hashes, Leadership, News, Phase, Picker, RequestId, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -142,8 +142,6 @@ pub(crate) struct Transfer {
 
 pub(crate) struct State {
     picker: Picker,
-    /// Whether pieces that came with the lead's answer are being stored: meanwhile nothing is asked for.
-    arriving: bool,
     /// The lead's work, while this agent does it.
     leading: Option<Leading>,
     leadership: Leadership,
@@ -165,7 +163,6 @@ pub(crate) struct State {
     checked_by: CheckedBy,
     /// The whole's digest, where it could be computed while the origin was read.
     streamed_digest: Option<Digest>,
-    finish: Finish,
     /// Whether a task reads the origin, and whether one reads what somebody waits for.
     reading: bool,
     on_errands: bool,
@@ -175,12 +172,12 @@ pub(crate) struct State {
     in_order_only: bool,
     whole_answer: Option<Reading>,
     wants: Wants,
-    /// Whether the blob is being thrown away.
-    dissolving: bool,
     upkeep: Upkeep,
     /// Whether parts of several of the origin's answers were put together.
     joined_parts: bool,
-    outcome: Outcome,
+    course: Course,
+    /// Why it failed, if it did.
+    failure: Option<FetchError>,
     /// Counts this transfer among those that fetch.
     fetching: Option<Fetching>,
     journal: Journal,
@@ -211,6 +208,20 @@ impl State {
     fn told_verdict(&mut self, verdict: Verdict) {
         self.verdict = Some(verdict);
         self.checked_by = CheckedBy::Lead;
+    }
+
+    /// How it stands.
+    fn outcome(&self) -> Outcome {
+        match (&self.failure, self.is_complete()) {
+            (Some(error), _) => Outcome::Failed(error.clone()),
+            (None, true) => Outcome::Complete,
+            (None, false) => Outcome::Open,
+        }
+    }
+
+    /// Whether everything is held and the whole was checked.
+    fn is_complete(&self) -> bool {
+        self.course.phase() == Phase::Complete
     }
 
     /// Who leads.
@@ -303,7 +314,6 @@ impl Transfer {
         }
         let state = State {
             picker,
-            arriving: false,
             leading: None,
             leadership,
             callers: Callers::new(credentials),
@@ -317,18 +327,17 @@ impl Transfer {
             verdict,
             checked_by: CheckedBy::Earlier,
             streamed_digest: None,
-            finish: Finish::default(),
             reading: false,
             on_errands: false,
             beside: BTreeSet::new(),
             in_order_only: false,
             whole_answer: None,
             wants: Wants::new(everything),
-            dissolving: false,
             upkeep: Upkeep::new(now),
             joined_parts: false,
             fetching: None,
-            outcome: if complete { Outcome::Complete } else { Outcome::Open },
+            course: Course::new(complete),
+            failure: None,
             journal,
             flows: Flows::default(),
             last_sent: None,
@@ -382,11 +391,11 @@ impl Transfer {
 
     /// How it stands.
     pub(crate) fn outcome(&self) -> Outcome {
-        self.state.lock().outcome.clone()
+        self.state.lock().outcome()
     }
 
     pub(crate) fn is_complete(&self) -> bool {
-        matches!(self.state.lock().outcome, Outcome::Complete)
+        self.state.lock().is_complete()
     }
 
     /// Whether somebody has checked the whole.
@@ -448,7 +457,7 @@ impl Transfer {
             return;
         }
         let mut state = self.state.lock();
-        let is_idle = state.callers.current().headers.is_empty() || !matches!(state.outcome, Outcome::Open);
+        let is_idle = state.callers.current().headers.is_empty() || !state.course.is_open();
         if is_idle && !credentials.headers.is_empty() {
             state.callers.renew(credentials.clone());
         } else {
@@ -480,7 +489,7 @@ impl Transfer {
     /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
         let mut state = self.state.lock();
-        if matches!(state.outcome, Outcome::Open) {
+        if state.course.is_open() {
             self.end(&mut state, error);
         }
     }
@@ -492,7 +501,8 @@ impl Transfer {
 
     fn end(&self, state: &mut State, error: FetchError) {
         state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
-        state.outcome = Outcome::Failed(error);
+        state.course.fails();
+        state.failure = Some(error);
         self.kick.notify_one();
         self.changed.send_replace(());
     }
@@ -553,7 +563,7 @@ impl Transfer {
             held_bytes,
             map: map_of(&held, pieces.unwrap_or_else(|| self.stored.prefix()), MAP_PARTS),
             rate: state.flows.rate(now),
-            complete: matches!(state.outcome, Outcome::Complete),
+            complete: state.is_complete(),
             elapsed: state.journal.elapsed(now),
             traffic: state.journal.traffic(),
             waiting: self.context.pauses.of(&self.source).map(|pause| view::waiting_for(&self.source, pause)),

@@ -28,7 +28,7 @@ use super::beside::MAX_SILENCE;
 use super::leading::Leading;
 use super::parts::{Next, Parts};
 use super::turns::Turn;
-use super::{Lead, Outcome, State, Transfer};
+use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 
 /// Why a run ended.
@@ -92,7 +92,7 @@ impl Transfer {
                 let mut state = transfer.state.lock();
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
-                let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
+                let leads = state.lead() == Lead::Me && state.course.is_open();
                 let lacks = transfer.pieces() != Some(transfer.stored.held().len());
                 if !leads || !lacks || transfer.closed.is_cancelled() {
                     state.reading = false;
@@ -126,7 +126,7 @@ impl Transfer {
     }
 
     fn has_errands_now(&self, state: &State) -> bool {
-        let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open) && !self.closed.is_cancelled();
+        let leads = state.lead() == Lead::Me && state.course.is_open() && !self.closed.is_cancelled();
         let lacks = self.pieces() != Some(self.stored.held().len());
         leads && lacks && !state.in_order_only && state.leading.as_ref().is_some_and(Leading::has_wishes)
     }
@@ -280,7 +280,7 @@ impl Transfer {
             let known = self.stored.known();
             let (plan, wake, plan_changed) = {
                 let mut state = self.state.lock();
-                let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
+                let leads = state.lead() == Lead::Me && state.course.is_open();
                 let leading = state.leading.as_mut().filter(|_| leads)?;
                 if reader == OriginReader::Errands && !leading.has_wishes() {
                     return None;
@@ -312,7 +312,7 @@ impl Transfer {
         let now = self.context.now();
         let known = self.stored.known();
         let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && matches!(state.outcome, Outcome::Open);
+        let leads = state.lead() == Lead::Me && state.course.is_open();
         let Some(leading) = state.leading.as_mut().filter(|_| leads) else { return false };
         leading.goes_on(reader, piece, &known, now)
     }

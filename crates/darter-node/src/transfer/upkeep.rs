@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet, in_full};
-use darter_swarm::Event;
+use darter_swarm::{Event, Phase};
 use darter_wire::Message;
 
-use super::{Lead, Outcome, State, Transfer};
+use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 
 /// How often the driver of an open transfer looks at it.
@@ -84,7 +84,7 @@ pub(super) enum Duty {
 impl Transfer {
     /// What the driver has to see to now, beside what picker and lead decide.
     pub(super) fn duty(&self, state: &mut State, now: Moment) -> Duty {
-        if !matches!(state.outcome, Outcome::Open) {
+        if !state.course.is_open() {
             state.upkeep = Upkeep::new(now);
             return Duty::Nothing;
         }
@@ -105,7 +105,11 @@ impl Transfer {
             return Duty::LeaveMute(lead);
         }
         let attended = match state.lead() {
-            Lead::Me => state.reading || state.finish.is_under_way() || self.pieces() == Some(self.stored.held().len()),
+            Lead::Me => {
+                state.reading
+                    || state.course.phase() == Phase::Checking
+                    || self.pieces() == Some(self.stored.held().len())
+            }
             Lead::Nobody => state.leadership.is_searching(),
             Lead::Node(_) => true,
         };
@@ -123,7 +127,7 @@ impl Transfer {
 
     /// When [`Transfer::duty`] is to be asked again.
     pub(super) fn duty_due(&self, state: &State) -> Option<Moment> {
-        matches!(state.outcome, Outcome::Open).then(|| state.upkeep.looked + LOOK_EVERY)
+        state.course.is_open().then(|| state.upkeep.looked + LOOK_EVERY)
     }
 
     pub(super) fn attend(self: &Arc<Self>, duty: &Duty) {
@@ -149,7 +153,7 @@ impl Transfer {
     /// is believed, and waited for.
     fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
         let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
-        if is_seed || state.dissolving || !self.stored.held().is_empty() {
+        if is_seed || state.course.phase() == Phase::Dissolving || !self.stored.held().is_empty() {
             return false;
         }
         let knows_all = self.pieces() == Some(self.stored.known_count());
@@ -164,7 +168,7 @@ impl Transfer {
             // By what the origin says of it nobody could tell the next try from this one.
             return self.lead_failed(lead, &reason);
         }
-        if std::mem::replace(&mut self.state.lock().dissolving, true) {
+        if !self.state.lock().course.dissolves() {
             return;
         }
         tracing::warn!(blob = %self.blob.short(), reason, "leaving a lead");
@@ -192,8 +196,7 @@ impl Transfer {
         {
             let state = self.state.lock();
             // Of what was evicted nothing is missing.
-            let is_here = !state.dissolving && !self.stored.is_discarded();
-            let is_complete = matches!(state.outcome, Outcome::Complete) && is_here;
+            let is_complete = state.is_complete() && !self.stored.is_discarded();
             if let Some(pieces) = self.pieces().filter(|_| is_complete) {
                 // Whoever found the damage may have taken note of it already.
                 for piece in self.missing(pieces) {
@@ -239,8 +242,7 @@ impl Transfer {
                     leading.disown(piece);
                 }
             }
-            if matches!(state.outcome, Outcome::Complete) {
-                state.outcome = Outcome::Open;
+            if state.course.lacks() {
                 state.upkeep.moved(now);
             }
         }
@@ -289,7 +291,7 @@ impl Transfer {
     /// What is waited for, if nothing came for a while.
     pub(super) fn waiting(&self, state: &State, now: Moment) -> Option<String> {
         let waited = state.upkeep.waited(now);
-        let waits = matches!(state.outcome, Outcome::Open) && waited >= LOOK_EVERY;
+        let waits = state.course.is_open() && waited >= LOOK_EVERY;
         waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
     }
 

@@ -14,7 +14,7 @@ use darter_swarm::OpenRequest;
 
 use super::dissolve::origin_of;
 use super::meter::Meter;
-use super::{Lead, Outcome, State, Transfer, map_of};
+use super::{Lead, State, Transfer, map_of};
 
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;
@@ -240,7 +240,7 @@ impl Transfer {
 impl State {
     /// Requests under way; none once the transfer has ended.
     fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
-        let open = matches!(self.outcome, Outcome::Open);
+        let open = self.course.is_open();
         self.picker.open_requests().filter(move |_| open)
     }
 }

@@ -187,7 +187,7 @@ impl Transfer {
     /// Whether nobody wants anything of it, though it is not complete.
     pub(crate) fn is_at_rest(&self) -> bool {
         let state = self.state.lock();
-        matches!(state.outcome, Outcome::Open) && state.is_at_rest()
+        state.course.is_open() && state.is_at_rest()
     }
 
     /// What tells others what a reader waits for.

@@ -1,0 +1,243 @@
+//! How far a blob is at one agent, and when its whole is checked.
+//!
+//! | phase | ends with |
+//! |---|---|
+//! | [`Fetching`](Phase::Fetching): pieces are lacking, wanted or not | the last piece, or all of them with the lead's answer |
+//! | [`Arriving`](Phase::Arriving): all pieces came with the lead's answer, and are being stored | the last one stored |
+//! | [`Checking`](Phase::Checking): all are here; is the whole what it should be? | its answer |
+//! | [`Complete`](Phase::Complete): it is | a piece that is found to be lacking |
+//! | [`Dissolving`](Phase::Dissolving): it is wrong, or of a version that is gone, and is being thrown away | the blob's end |
+//! | [`Failed`](Phase::Failed) | |
+//!
+//! Whoever leads finds out what the whole must be, since it read it; a member is told, and compares. Where the lead says nothing for too
+//! long, or nobody leads, a member finds out for itself.
+//!
+//! Invariants: one check at a time; what is thrown away, or has failed, never becomes complete.
+
+use std::time::Duration;
+
+use darter_core::Moment;
+
+use crate::Leader;
+
+/// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
+pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Pieces are lacking.
+    Fetching,
+    /// All pieces are being stored, and nothing is asked for.
+    Arriving,
+    /// The whole is being checked.
+    Checking,
+    /// Everything is here, and right.
+    Complete,
+    /// The bytes are being thrown away.
+    Dissolving,
+    /// It is over.
+    Failed,
+}
+
+/// The phase that a blob is in, and the way from one to the next.
+#[derive(Debug)]
+pub struct Course {
+    phase: Phase,
+    /// When a member that holds everything stops waiting for the verdict.
+    due: Option<Moment>,
+}
+
+impl Course {
+    /// A blob that is here and was checked, or one of which something is lacking.
+    pub const fn new(is_complete: bool) -> Self {
+        Self { phase: if is_complete { Phase::Complete } else { Phase::Fetching }, due: None }
+    }
+
+    /// The phase.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether nobody can say yet what it comes to.
+    pub const fn is_open(&self) -> bool {
+        !matches!(self.phase, Phase::Complete | Phase::Failed)
+    }
+
+    /// Whether pieces that are lacking are fetched.
+    pub const fn is_fetching(&self) -> bool {
+        matches!(self.phase, Phase::Fetching | Phase::Arriving | Phase::Checking)
+    }
+
+    /// Whether others are asked for pieces.
+    pub const fn asks(&self) -> bool {
+        matches!(self.phase, Phase::Fetching | Phase::Checking)
+    }
+
+    /// All pieces came with the lead's answer.
+    pub fn arrives(&mut self) {
+        self.moves(Phase::Fetching, Phase::Arriving);
+    }
+
+    /// They are stored, as far as they could be.
+    pub fn arrived(&mut self) {
+        self.moves(Phase::Arriving, Phase::Fetching);
+    }
+
+    /// Whether the whole is checked from now on. `is_whole` is whether all pieces and their hashes are here, `has_verdict` whether this agent
+    /// knows what the whole must be.
+    pub fn begins_check(&mut self, is_whole: bool, has_verdict: bool, leader: Leader, now: Moment) -> bool {
+        if !is_whole || !matches!(self.phase, Phase::Fetching | Phase::Arriving) {
+            self.due = None;
+            return false;
+        }
+        if !has_verdict && matches!(leader, Leader::Node(_)) && now < *self.due.get_or_insert(now + VERDICT_TIMEOUT) {
+            return false;
+        }
+        self.due = None;
+        self.phase = Phase::Checking;
+        true
+    }
+
+    /// The check has ended, whatever it came to.
+    pub fn check_ended(&mut self) {
+        self.moves(Phase::Checking, Phase::Fetching);
+    }
+
+    /// The whole is what it should be; false if the blob has come to another end meanwhile.
+    pub fn completes(&mut self) -> bool {
+        self.moves(Phase::Checking, Phase::Complete)
+    }
+
+    /// A piece is lacking. Whether the blob was complete.
+    pub fn lacks(&mut self) -> bool {
+        self.moves(Phase::Complete, Phase::Fetching)
+    }
+
+    /// The bytes are thrown away; false if they are already.
+    pub fn dissolves(&mut self) -> bool {
+        let begins = self.phase != Phase::Dissolving;
+        self.phase = Phase::Dissolving;
+        begins
+    }
+
+    /// It is over.
+    pub const fn fails(&mut self) {
+        self.phase = Phase::Failed;
+    }
+
+    /// When [`Course::begins_check`] changes its mind by itself.
+    pub const fn due(&self) -> Option<Moment> {
+        self.due
+    }
+
+    fn moves(&mut self, from: Phase, to: Phase) -> bool {
+        let moves = self.phase == from;
+        if moves {
+            self.phase = to;
+        }
+        moves
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::NodeId;
+
+    use super::*;
+
+    const LEAD: Leader = Leader::Node(NodeId([1; 16]));
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    fn checking() -> Course {
+        let mut course = Course::new(false);
+        assert!(course.begins_check(true, true, LEAD, at(0)));
+        course
+    }
+
+    #[test]
+    fn a_member_waits_for_its_leads_verdict_and_not_for_ever() {
+        let mut course = Course::new(false);
+        assert!(!course.begins_check(false, true, LEAD, at(0)), "a piece is lacking");
+        assert!(!course.begins_check(true, false, LEAD, at(1)));
+        assert!(!course.begins_check(true, false, LEAD, at(10)));
+        assert_eq!((course.due(), course.phase()), (Some(at(11)), Phase::Fetching));
+        assert!(course.begins_check(true, false, LEAD, at(11)));
+        assert_eq!((course.due(), course.phase()), (None, Phase::Checking));
+        assert!(!course.begins_check(true, true, LEAD, at(12)), "one check at a time");
+        course.check_ended();
+        assert!(course.begins_check(true, true, LEAD, at(13)));
+    }
+
+    #[test]
+    fn who_leads_or_has_nobody_to_wait_for_checks_at_once() {
+        for leader in [Leader::Me, Leader::Nobody] {
+            assert!(Course::new(false).begins_check(true, false, leader, at(0)));
+        }
+        let mut course = Course::new(false);
+        assert!(!course.begins_check(true, false, LEAD, at(0)));
+        assert!(course.begins_check(true, false, Leader::Nobody, at(1)), "the lead is gone");
+    }
+
+    #[test]
+    fn a_piece_that_is_lost_while_the_verdict_is_waited_for_ends_the_wait() {
+        let mut course = Course::new(false);
+        course.begins_check(true, false, LEAD, at(0));
+        assert!(!course.begins_check(false, false, LEAD, at(5)));
+        assert_eq!(course.due(), None, "nobody looks again in vain");
+        course.begins_check(true, false, LEAD, at(8));
+        assert_eq!(course.due(), Some(at(18)));
+    }
+
+    #[test]
+    fn nothing_is_asked_for_while_all_pieces_arrive_and_the_whole_is_checked_though_the_last_is_being_stored() {
+        let mut course = Course::new(false);
+        assert!(course.is_fetching() && course.asks());
+        course.arrives();
+        assert!(course.is_fetching() && !course.asks());
+        course.arrived();
+        assert!(course.asks(), "what could not be stored is asked for");
+        course.arrives();
+        assert!(course.begins_check(true, true, LEAD, at(0)));
+        course.arrived();
+        assert_eq!(course.phase(), Phase::Checking);
+        course.arrives();
+        assert!(course.completes() && !course.completes());
+        course.check_ended();
+        assert_eq!(course.phase(), Phase::Complete);
+    }
+
+    #[test]
+    fn a_complete_blob_that_lacks_a_piece_is_fetched_and_checked_again() {
+        let mut course = Course::new(true);
+        assert!(!course.is_open() && !course.is_fetching() && !course.asks());
+        assert!(!course.begins_check(true, true, LEAD, at(0)), "it was");
+        assert!(course.lacks() && !course.lacks());
+        assert!(course.is_open() && course.asks());
+        assert!(course.begins_check(true, true, LEAD, at(1)));
+        assert!(!course.lacks(), "the check will find it");
+    }
+
+    #[test]
+    fn what_is_thrown_away_or_has_failed_is_never_complete_and_asks_for_nothing() {
+        let mut course = checking();
+        assert!(course.dissolves() && !course.dissolves());
+        assert!(course.is_open() && !course.is_fetching() && !course.asks(), "readers wait for its end");
+        assert!(!course.completes() && !course.lacks());
+        course.check_ended();
+        course.arrived();
+        assert_eq!(course.phase(), Phase::Dissolving);
+        course.fails();
+        let mut failed = checking();
+        failed.fails();
+        for mut course in [course, failed] {
+            assert!(!course.completes() && !course.is_open() && !course.asks());
+            assert!(!course.begins_check(true, true, LEAD, at(1)));
+            assert_eq!(course.phase(), Phase::Failed);
+        }
+        assert!(Course::new(true).dissolves(), "its lead has found out that it is wrong");
+    }
+}
