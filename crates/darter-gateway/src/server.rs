@@ -29,9 +29,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::in_full;
+use darter_metrics::Metrics;
 use darter_node::Phase;
 use darter_node::descriptors::AcceptFailures;
-use darter_node::metrics::{self, Metrics};
 use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -266,7 +266,7 @@ impl Services {
             "/metrics" => {
                 let accept = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
                 let (encoded, kind) = if plain::wants_openmetrics(accept) {
-                    (self.metrics.encode(), metrics::CONTENT_TYPE)
+                    (self.metrics.encode(), darter_metrics::CONTENT_TYPE)
                 } else {
                     (plain::of_openmetrics(&self.metrics.encode()), plain::CONTENT_TYPE)
                 };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use darter_core::{BlobId, Clock, Moment, NodeId, Place};
+use darter_metrics::Metrics;
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
 
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
-use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::setbacks::{Culprit, Setbacks};
 use crate::transfer::journal::Archive;

@@ -14,7 +14,6 @@
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
 //! | `small_files` | work on small files beside the blobs, for which nobody waits while the disk hangs |
 //! | [`registries`] | what registries say, asked once for the fleet |
-//! | [`metrics`] | what the agent counts |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 
 pub mod agent;
@@ -25,7 +24,6 @@ pub mod error;
 mod fleet;
 mod identity;
 mod joins;
-pub mod metrics;
 pub mod options;
 pub mod registries;
 mod setbacks;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use darter_core::{Clock, Moment};
-use darter_node::metrics::{Gone, Metrics, MirrorKind};
+use darter_metrics::{Gone, Metrics, MirrorKind};
 use http::header::{CONTENT_LENGTH, RANGE};
 use http::request::Parts;
 use http::{Method, Response};

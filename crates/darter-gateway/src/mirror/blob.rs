@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Digest, Source, in_full};
+use darter_metrics::{AccessCheck, Failed, Fallback};
 use darter_node::FetchError;
-use darter_node::metrics::{AccessCheck, Failed, Fallback};
 use darter_node::registries::question::Reply;
 use darter_oci::error::Code;
 use darter_oci::manifest::DOCKER_CONTENT_DIGEST;

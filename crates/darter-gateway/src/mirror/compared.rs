@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use darter_core::{Digest, DigestHasher};
-use darter_node::metrics::Metrics;
+use darter_metrics::Metrics;
 use darter_origin::Answer;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;

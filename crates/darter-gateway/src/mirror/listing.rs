@@ -2,7 +2,7 @@
 //!
 //! Only the link to the next page is rewritten (`link`).
 
-use darter_node::metrics::MirrorKind;
+use darter_metrics::MirrorKind;
 use darter_oci::error::Code;
 use darter_oci::manifest;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LINK};

@@ -10,7 +10,7 @@
 //! Whatever manifest is served, what it names from then on belongs to the repository (`grants`).
 
 use darter_core::Digest;
-use darter_node::metrics::AccessCheck;
+use darter_metrics::AccessCheck;
 use darter_node::registries::provenance::place_of;
 use darter_node::registries::question::Reply;
 use darter_oci::error::Code;

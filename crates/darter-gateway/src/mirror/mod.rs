@@ -78,7 +78,7 @@ use std::time::Duration;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Clock, Digest, Moment, Source};
-use darter_node::metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
+use darter_metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
 use darter_node::options::Options;
 use darter_node::registries::Registries;
 use darter_node::registries::question::{Question, Reply, Stale};

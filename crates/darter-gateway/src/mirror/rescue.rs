@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::Digest;
 use darter_core::source::Credentials;
-use darter_node::metrics::{Metrics, MirrorKind};
+use darter_metrics::{Metrics, MirrorKind};
 use darter_origin::{Answer, OriginError, RegistryClient, Upstream};
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};

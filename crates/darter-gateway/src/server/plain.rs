@@ -48,7 +48,7 @@ pub(super) fn of_openmetrics(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use darter_node::metrics::Metrics;
+    use darter_metrics::Metrics;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use darter_core::{Clock, Moment, SystemClock};
 use darter_gateway::mirror::{Mirror, MirrorOptions, Rewrites};
 use darter_gateway::server::LocalPort;
-use darter_node::metrics::Metrics;
+use darter_metrics::Metrics;
 use darter_node::options::StaleTags;
 use darter_node::registries::{Registries, RegistriesOptions};
 use darter_node::{ANSWER_TIMEOUT, Phase};

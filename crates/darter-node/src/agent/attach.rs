@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::Clock;
+use darter_metrics::Metrics;
 use tokio::sync::watch;
 
 use super::Agent;
 use crate::error::StartError;
-use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::registries::Registries;
 

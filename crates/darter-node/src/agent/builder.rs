@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use darter_core::{Clock, NodeId, SystemClock, in_full};
+use darter_metrics::Metrics;
 use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
 use darter_store::{Disk, DiskStore, Store, StoreConfig, WallClock, threads};
 use darter_wire::{
@@ -36,7 +37,6 @@ use crate::fleet::seeds::Seeds;
 use crate::fleet::{Fleet, Listener};
 use crate::identity;
 use crate::joins::Joins;
-use crate::metrics::Metrics;
 use crate::options::{Options, Role};
 use crate::registries::{Registries, RegistriesOptions, Relay};
 use crate::setbacks::Setbacks;

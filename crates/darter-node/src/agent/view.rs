@@ -9,13 +9,13 @@ use std::time::Duration;
 use darter_api::top::{AgentView, Rates, SwarmRow, Top};
 use darter_api::{StoreStatus, Traffic};
 use darter_core::Moment;
+use darter_metrics::process::Usage;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Agent, Phase, images};
 use crate::context::Context;
 use crate::error::FetchError;
-use crate::metrics::process::Usage;
 use crate::transfer::Transfer;
 use crate::transfer::meter::TIERS;
 

@@ -30,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use darter_api::Giver;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Moment, NodeId, PieceIndex, Retry, Tier, in_full};
+use darter_metrics::Failed;
 use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::preface::{self, Greeted};
@@ -48,7 +49,6 @@ use self::survey::Surveys;
 use self::twins::Twins;
 use crate::context::Context;
 use crate::descriptors::AcceptFailures;
-use crate::metrics::Failed;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MAX_ACCEPTED: usize = 16_384;

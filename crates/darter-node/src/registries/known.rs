@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Digest, NodeId};
+use darter_metrics::RegistryAnswered;
 use darter_oci::manifest::MAX_MANIFEST;
 use darter_origin::is_this_host;
 use darter_wire::{Failure, FailureKind, Message, RegistryAnswer, RegistryQuestion};
@@ -20,7 +21,6 @@ use super::Registries;
 use super::outage::Trouble;
 use super::question::{About, Question, Reply};
 use super::record::Repository;
-use crate::metrics::RegistryAnswered;
 
 /// How long the others may take: they need ask nobody.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(1);

@@ -64,6 +64,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::recent::Recent;
 use darter_core::{Clock, Digest, Moment, NodeId};
+use darter_metrics::{Metrics, RegistryAnswered};
 use darter_oci::manifest::{self, ImageManifest, MAX_MANIFEST, Named};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
 use darter_store::Dir;
@@ -87,7 +88,6 @@ pub(crate) use self::relay::Relay;
 pub use self::request::REFUSAL_BODY_TIMEOUT;
 use self::request::Requests;
 use crate::error::FetchError;
-use crate::metrics::{Metrics, RegistryAnswered};
 use crate::options::{Options, StaleTags};
 use crate::waits::Waits;
 

@@ -17,7 +17,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, IF_NONE_MATCH, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
-use crate::metrics::MirrorKind;
+use darter_metrics::MirrorKind;
 
 /// Headers of a request that choose or shorten its answer; others are not passed on.
 const OF_A_QUESTION: [HeaderName; 4] = [ACCEPT, ACCEPT_ENCODING, IF_NONE_MATCH, RANGE];

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use darter_core::recent::Recent;
 use darter_core::{Clock, Moment};
+use darter_metrics::Metrics;
 use darter_oci::manifest::{self, MAX_MANIFEST};
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, RegistryClient, status_text};
 use futures_util::StreamExt as _;
@@ -24,7 +25,6 @@ use url::Url;
 
 use super::flights::Outcome;
 use super::question::{About, Question, Reply, without_the_connections};
-use crate::metrics::Metrics;
 
 /// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
 const SLACK: Duration = Duration::from_millis(200);

@@ -1,14 +1,23 @@
-//! What this agent counts, for Prometheus (`/metrics` on the local port).
+//! What an agent counts, for Prometheus (`/metrics` on the local port).
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | this one | [`Metrics`]: every counter and gauge |
+//! | `kinds` | what is counted apart: [`MirrorKind`], [`Fallback`] and the like |
+//! | `labels` | names that callers make up, as labels of a bounded number |
+//! | [`process`] | what the process uses |
 //!
 //! One struct of counters that are registered once; whoever moves bytes holds it in an [`Arc`] and adds to a field.
 //! An addition is an atomic increment; a labelled family also takes a shared lock for a moment, which is nothing
 //! beside a piece. Values describe this process since it started.
 //!
 //! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded; of the
-//! registries that callers name, and of the sources of wrong content, the first few dozen have a label of their own.
+//! registries that callers name, and of the sources of wrong content, the first few dozen have a label of their own. Non-goals: the port
+//! that serves them (`darter-gateway`), and what `darter top` shows.
 
-pub(crate) mod process;
-mod registries;
+mod kinds;
+mod labels;
+pub mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +25,6 @@ use std::time::Duration;
 
 use darter_api::Traffic;
 use darter_core::{Fault, Tier};
-use darter_oci::route::Route;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,8 +33,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::kinds::{AccessCheck, Failed, Fallback, Gone, MirrorKind, RegistryAnswered};
+use self::labels::Names;
 use self::process::ProcessCollector;
-use self::registries::Registries;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,84 +46,6 @@ const FIRST_BYTE_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 
 /// Upper bounds of the buckets for whole answers, in seconds: a manifest takes a millisecond, a layer of 10 GB minutes.
 const DURATION_SECONDS: [f64; 14] =
     [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
-
-/// What a mirror request asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MirrorKind {
-    /// `/v2/` itself.
-    Ping,
-    /// A manifest, by tag or by digest.
-    Manifest,
-    /// A blob.
-    Blob,
-    /// The tags of a repository.
-    Tags,
-    /// What refers to a manifest.
-    Referrers,
-    /// Anything else under `/v2/`.
-    Other,
-}
-
-/// How the mirror knew that a caller may read something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessCheck {
-    /// The upstream had said so shortly before.
-    Believed,
-    /// The upstream was asked, and said yes.
-    Granted,
-    /// The upstream was asked, and did not say yes.
-    Refused,
-}
-
-/// How a question to a registry came by its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistryAnswered {
-    /// The registry was asked.
-    Registry,
-    /// A seed was asked, for the fleet.
-    Seed,
-    /// Another node was asked, for a fleet of which no seed could.
-    Node,
-    /// Somebody else was asking the same, or had asked it just before.
-    Shared,
-    /// The registry did not answer, and what was known is served.
-    Stale,
-}
-
-/// What failed, of what is counted by whose fault it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// A blob that the mirror was asked for, and that it then read from the upstream or broke off.
-    Mirror,
-    /// What a program asked for by way of the administration socket.
-    Command,
-    /// A connection with another agent.
-    Peer,
-}
-
-/// When a caller gave up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
-    /// Before there was an answer.
-    Before,
-    /// In the middle of one.
-    Midway,
-}
-
-/// When Darter failed a blob that the mirror then read from the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fallback {
-    /// Before the first byte.
-    Start,
-    /// Of a range that the agent could have given only after much before it.
-    Ahead,
-    /// In the middle: the rest came from the upstream.
-    Resumed,
-    /// In the middle, and the upstream could not go on from there: the engine's connection was cut.
-    Cut,
-    /// Up front: content came wrong a short time ago, and the engine was told to go round.
-    Refused,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -180,7 +111,7 @@ pub struct Metrics {
     registry: Registry,
     /// What has its name without `darter_`.
     process: Registry,
-    registries: Registries,
+    registries: Names,
     /// Bytes of content read from origins.
     pub origin_bytes: Counter,
     /// Connections that read blobs of origins now.
@@ -240,7 +171,7 @@ pub struct Metrics {
     local_refusals: Family<ReasonLabel, Counter>,
     failures: Family<FailureLabels, Counter>,
     wrong_content: Family<SourceLabel, Counter>,
-    wrong_sources: Registries,
+    wrong_sources: Names,
     set_aside: Family<WhatLabel, Gauge>,
     mirror_requests: Family<RequestLabels, Counter>,
     mirror_upstream_requests: Family<KindLabel, Counter>,
@@ -254,7 +185,7 @@ pub struct Metrics {
 
 /// A connection that reads a blob of an origin, as long as this lives.
 #[derive(Debug)]
-pub(crate) struct OriginConnection(Gauge);
+pub struct OriginConnection(Gauge);
 
 impl Drop for OriginConnection {
     fn drop(&mut self) {
@@ -264,13 +195,13 @@ impl Drop for OriginConnection {
 
 impl Metrics {
     /// A connection begins to read a blob of an origin.
-    pub(crate) fn origin_connection(&self) -> OriginConnection {
+    pub fn origin_connection(&self) -> OriginConnection {
         self.origin_connections.inc();
         OriginConnection(self.origin_connections.clone())
     }
 
     /// Takes down how full the store is.
-    pub(crate) fn store(&self, usage: &darter_store::Usage) {
+    pub fn store(&self, usage: &darter_store::Usage) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.store_used_bytes.set(gauge(usage.used));
         self.store_blobs.set(gauge(usage.blobs));
@@ -281,7 +212,7 @@ impl Metrics {
     }
 
     /// So many things of this kind are in the data directory and are not used: a newer version wrote them, or nobody can read them.
-    pub(crate) fn set_aside(&self, what: &'static str, count: usize) {
+    pub fn set_aside(&self, what: &'static str, count: usize) {
         self.set_aside.get_or_create(&WhatLabel { what }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
@@ -290,7 +221,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("darter"),
             process: Registry::default(),
-            registries: Registries::default(),
+            registries: Names::default(),
             origin_bytes: Counter::default(),
             origin_connections: Gauge::default(),
             peer_sent_bytes: Counter::default(),
@@ -323,7 +254,7 @@ impl Metrics {
             local_refusals: Family::default(),
             failures: Family::default(),
             wrong_content: Family::default(),
-            wrong_sources: Registries::default(),
+            wrong_sources: Names::default(),
             set_aside: Family::default(),
             mirror_requests: Family::default(),
             mirror_upstream_requests: Family::default(),
@@ -473,55 +404,27 @@ impl Metrics {
 
     /// Counts how a caller's right to cached content was known.
     pub fn mirror_access_check(&self, check: AccessCheck) {
-        let result = match check {
-            AccessCheck::Believed => "believed",
-            AccessCheck::Granted => "granted",
-            AccessCheck::Refused => "refused",
-        };
-        self.mirror_access_checks.get_or_create(&ResultLabel { result }).inc();
+        self.mirror_access_checks.get_or_create(&ResultLabel { result: check.name() }).inc();
     }
 
     /// Counts a caller that gave up.
     pub fn mirror_gone(&self, kind: MirrorKind, gone: Gone) {
-        let when = match gone {
-            Gone::Before => "before",
-            Gone::Midway => "midway",
-        };
-        self.mirror_gone.get_or_create(&GoneLabels { kind: kind.name(), when }).inc();
+        self.mirror_gone.get_or_create(&GoneLabels { kind: kind.name(), when: gone.name() }).inc();
     }
 
     /// Counts a blob that the agent failed.
     pub fn mirror_fallback(&self, fallback: Fallback) {
-        let result = match fallback {
-            Fallback::Start => "start",
-            Fallback::Ahead => "ahead",
-            Fallback::Resumed => "resumed",
-            Fallback::Cut => "cut",
-            Fallback::Refused => "refused",
-        };
-        self.mirror_fallbacks.get_or_create(&ResultLabel { result }).inc();
+        self.mirror_fallbacks.get_or_create(&ResultLabel { result: fallback.name() }).inc();
     }
 
     /// Counts how a question to a registry was answered.
     pub fn registry_answer(&self, answered: RegistryAnswered) {
-        let result = match answered {
-            RegistryAnswered::Registry => "registry",
-            RegistryAnswered::Seed => "seed",
-            RegistryAnswered::Node => "node",
-            RegistryAnswered::Shared => "shared",
-            RegistryAnswered::Stale => "stale",
-        };
-        self.registry_answers.get_or_create(&ResultLabel { result }).inc();
+        self.registry_answers.get_or_create(&ResultLabel { result: answered.name() }).inc();
     }
 
     /// Something failed.
     pub fn failed(&self, what: Failed, fault: Fault) {
-        let what = match what {
-            Failed::Mirror => "mirror",
-            Failed::Command => "command",
-            Failed::Peer => "peer",
-        };
-        self.failures.get_or_create(&FailureLabels { what, fault: fault.name() }).inc();
+        self.failures.get_or_create(&FailureLabels { what: what.name(), fault: fault.name() }).inc();
     }
 
     /// Notes how long a mirror answer's first byte took.
@@ -534,31 +437,6 @@ impl Metrics {
     pub fn mirror_duration(&self, kind: MirrorKind, registry: Option<&str>, took: Duration) {
         let labels = PullLabels { kind: kind.name(), registry: self.registries.label(registry) };
         self.mirror_duration.get_or_create(&labels).observe(took.as_secs_f64());
-    }
-}
-
-impl MirrorKind {
-    /// The kind of a request for this.
-    pub const fn of(route: Route<'_>) -> Self {
-        match route {
-            Route::Ping => Self::Ping,
-            Route::Manifest { .. } => Self::Manifest,
-            Route::Blob { .. } => Self::Blob,
-            Route::Tags { .. } => Self::Tags,
-            Route::Referrers { .. } => Self::Referrers,
-        }
-    }
-
-    /// As it stands in labels and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ping => "ping",
-            Self::Manifest => "manifest",
-            Self::Blob => "blob",
-            Self::Tags => "tags",
-            Self::Referrers => "referrers",
-            Self::Other => "other",
-        }
     }
 }
 

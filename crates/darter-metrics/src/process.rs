@@ -12,18 +12,18 @@ use rustix::process::{Resource, getrlimit};
 
 /// What the process uses at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Resident memory in bytes; 0 where the system does not tell.
-    pub(crate) resident_bytes: u64,
+    pub resident_bytes: u64,
     /// Address space in bytes; 0 where the system does not tell.
-    pub(crate) virtual_bytes: u64,
+    pub virtual_bytes: u64,
     /// User and system time so far.
-    pub(crate) cpu_seconds: f64,
+    pub cpu_seconds: f64,
 }
 
 impl Usage {
     /// Of this process, now.
-    pub(crate) fn now() -> Self {
+    pub fn now() -> Self {
         let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let mut pages = pages.split(' ').map(|pages| pages.parse::<u64>().unwrap_or_default());
         let mut bytes = || pages.next().unwrap_or_default() * rustix::param::page_size() as u64;
