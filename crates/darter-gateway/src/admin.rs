@@ -29,9 +29,9 @@ use darter_api::headers::{
 use darter_api::{GetRequest, Problem, Waiting};
 use darter_core::fault::advice;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
-use darter_node::descriptors::AcceptFailures;
 use darter_node::{Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
 use darter_store::threads;
+use darter_wire::descriptors::AcceptFailures;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body::Frame;

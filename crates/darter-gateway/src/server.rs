@@ -31,7 +31,7 @@ use bytes::Bytes;
 use darter_core::in_full;
 use darter_metrics::Metrics;
 use darter_node::Phase;
-use darter_node::descriptors::AcceptFailures;
+use darter_wire::descriptors::AcceptFailures;
 use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;

@@ -20,6 +20,8 @@ use darter_api as api;
 use darter_api::handover::Order;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, BlobId, ByteRange, PieceIndex, Source, Version, in_full};
+use darter_fleet::Fleet;
+use darter_fleet::seeds::Seeds;
 use darter_metrics::Failed;
 use darter_metrics::process::Usage;
 use darter_origin::Requester;
@@ -38,8 +40,6 @@ pub use self::reload::Reloaded;
 use self::view::{Sampler, store_status};
 use crate::context::Context;
 use crate::error::{FetchError, StartError};
-use crate::fleet::Fleet;
-use crate::fleet::seeds::Seeds;
 use crate::options::Options;
 use crate::registries::Registries;
 use crate::swarms::again::Handing;
@@ -532,7 +532,7 @@ impl Download {
     }
 }
 
-fn peer_status(peer: crate::fleet::Peer) -> api::PeerStatus {
+fn peer_status(peer: darter_fleet::Peer) -> api::PeerStatus {
     let seed = peer.is_seed();
     api::PeerStatus { node: peer.hello.node, addr: peer.hello.listen, tier: peer.tier, seed }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use darter_core::fault::advice;
 use darter_core::{Blame, Blamed, BlobId, Digest, Fault, Retry, in_full};
+use darter_fleet::seeds::JoinError;
 use darter_origin::{ConfigError, ErrorKind, OriginError, OriginFailure};
 use darter_store::StoreError;
 use darter_wire::{Failure, FailureKind};
@@ -264,13 +265,8 @@ pub enum StartError {
         source: Option<io::Error>,
     },
     /// An address given to join that is not a Darter agent.
-    #[error("can't join {addr}: {reason}")]
-    Join {
-        /// The address.
-        addr: String,
-        /// What answered, and what to do.
-        reason: String,
-    },
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// Options that contradict each other.
     #[error("{0}")]
     Options(String),
@@ -309,7 +305,7 @@ impl Blamed for StartError {
             Self::Store(error) => error.blame(),
             Self::Listen { source, .. } | Self::File { source: Some(source), .. } => source.blame(),
             Self::File { source: None, .. } => Blame::new(Fault::Disk, Retry::Never),
-            Self::Join { .. } | Self::Options(_) | Self::Origins(_) => Blame::new(Fault::User, Retry::Never),
+            Self::Join(_) | Self::Options(_) | Self::Origins(_) => Blame::new(Fault::User, Retry::Never),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use darter_core::source::Credentials;
 use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceLength, Proof, Source, Version};
+use darter_fleet::Fleet;
 use darter_origin::{Pauses, Pausing};
 use darter_store::StoredBlob;
 use darter_wire::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
@@ -17,7 +18,6 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::error::FetchError;
-use crate::fleet::Fleet;
 
 /// What a lead answered to [`Message::Join`].
 #[derive(Debug)]

@@ -5,8 +5,6 @@
 //! |---|---|
 //! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain; [`Builder`], which puts one together |
 //! | [`options`], `identity`, `context`, `budget` | what an agent is told, is, and shares |
-//! | [`descriptors`] | file descriptors |
-//! | `fleet` | connections to other agents |
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
 //! | `joins` | questions to leads |
@@ -19,9 +17,7 @@
 pub mod agent;
 mod budget;
 mod context;
-pub mod descriptors;
 pub mod error;
-mod fleet;
 mod identity;
 mod joins;
 pub mod options;

@@ -13,6 +13,7 @@
 //! | [`data`] | [`DataClient`] that asks for pieces, [`serve_data`] that sends them |
 //! | [`budget`] | [`Budget`]: the hook through which bytes are metered, both ways |
 //! | [`buffer`] | [`BufferPool`]: where received pieces live until they are on disk |
+//! | [`descriptors`] | file descriptors: as many as the system grants, and what is said when they run out |
 //! | [`error`] | [`WireError`] |
 //!
 //! Non-goals: what to ask of whom (that is decided above), what a piece must hash to (checked above), and access
@@ -22,6 +23,7 @@ pub mod budget;
 pub mod buffer;
 pub mod control;
 pub mod data;
+pub mod descriptors;
 pub mod error;
 pub mod preface;
 pub mod transport;

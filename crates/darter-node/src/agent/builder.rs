@@ -14,9 +14,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use darter_core::{Clock, NodeId, SystemClock, in_full};
+use darter_fleet::seeds::Seeds;
+use darter_fleet::{Fleet, FleetContext, Listener};
 use darter_metrics::Metrics;
 use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
 use darter_store::{Disk, DiskStore, Store, StoreConfig, WallClock, threads};
+use darter_wire::descriptors;
 use darter_wire::{
     BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
     Versions,
@@ -31,10 +34,7 @@ use super::view::Sampler;
 use super::{Agent, Inner, Phase};
 use crate::budget::ByteBudget;
 use crate::context::{AllOrigins, Context, Fetchers, dates};
-use crate::descriptors;
 use crate::error::StartError;
-use crate::fleet::seeds::Seeds;
-use crate::fleet::{Fleet, Listener};
 use crate::identity;
 use crate::joins::Joins;
 use crate::options::{Options, Role};
@@ -165,7 +165,7 @@ impl Builder {
         };
         let receiving = Receiving { budget: download, buffers: BufferPool::default() };
         let sending = Sending { slots: Slots::new(UPLOAD_SLOTS), budget: upload, stall: STALL };
-        let fleet = Fleet::new(Arc::clone(&context), Arc::clone(&transport), receiving, sending, tasks.clone());
+        let fleet = Fleet::new(fleet_context(&context), Arc::clone(&transport), receiving, sending, tasks.clone());
         let house = House {
             context: Arc::clone(&context),
             fleet: Arc::clone(&fleet),
@@ -250,6 +250,21 @@ impl Prepared {
             tasks.spawn(agent.clone().tidy(agent.phases()));
         }
         agent
+    }
+}
+
+/// What the fleet is told.
+fn fleet_context(context: &Context) -> FleetContext {
+    let Options { role, join, data_dir, .. } = context.options.clone();
+    let (place, clock) = (context.place.clone(), Arc::clone(&context.clock));
+    FleetContext {
+        role,
+        place,
+        join,
+        data_dir,
+        clock,
+        disk: context.disk.clone(),
+        metrics: Arc::clone(&context.metrics),
     }
 }
 

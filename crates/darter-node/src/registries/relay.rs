@@ -13,6 +13,7 @@ use std::time::Duration;
 use darter_core::recent::Recent;
 use darter_core::source::blob_of;
 use darter_core::{Digest, Moment, NodeId, rendezvous};
+use darter_fleet::Fleet;
 use darter_origin::{OriginFailure, is_this_host};
 use darter_wire::{Failure, Message, RegistryAnswer};
 use parking_lot::Mutex;
@@ -22,7 +23,6 @@ use url::Url;
 
 use super::question::Reply;
 use crate::error::FetchError;
-use crate::fleet::Fleet;
 use crate::options::Role;
 
 /// How long the nodes that were found for a repository are asked without looking for them again.

@@ -46,14 +46,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
+use darter_fleet::{Listener, Peer};
 use darter_store::StoredBlob;
 use darter_swarm::RequestId;
+use darter_wire::descriptors;
 use darter_wire::{Answer, Failure, FailureKind, Message};
 use parking_lot::Mutex;
 
-use crate::descriptors;
 use crate::error::FetchError;
-use crate::fleet::{Listener, Peer};
 use crate::joins::{Entered, Joined, NotJoined};
 use crate::registries::Registries;
 use crate::transfer::dissolve::refuse;

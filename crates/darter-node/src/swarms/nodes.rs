@@ -1,6 +1,6 @@
 //! A swarm without a seed: which node leads it.
 //!
-//! A node that is connected to no seed, or to none that can take the source on, asks the nodes it knows ([`Fleet::survey`](crate::fleet::Fleet)): who leads
+//! A node that is connected to no seed, or to none that can take the source on, asks the nodes it knows ([`Fleet::survey`](darter_fleet::Fleet)): who leads
 //! already is followed; else who holds all of it leads; else whom rendezvous hashing names among those alive, which
 //! reads the origin once for all. Each of these is asked with [`Message::Join`], exactly as a seed is, and
 //! does what a seed does: it asks the origin with the caller's credentials whether the caller may have it.

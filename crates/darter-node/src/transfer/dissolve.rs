@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use darter_core::{BlobId, Digest, NodeId, Source, in_full};
+use darter_fleet::Fleet;
 use darter_swarm::Phase;
 use darter_wire::Message;
 
 use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
-use crate::fleet::Fleet;
 use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId};
+use darter_fleet::data::Ask;
 use darter_swarm::news::Tellings;
 use darter_swarm::{Action, Event, Teacher, Told};
 use darter_wire::{Message, Wanted};
 
 use super::upkeep::Duty;
 use super::{Asked, Lead, Transfer};
-use crate::fleet::data::Ask;
 
 /// How often requests under way are looked at for progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);

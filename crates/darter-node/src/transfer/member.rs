@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Blamed as _, Fault, NodeId, PieceIndex, PieceSet, Place, Source, in_full};
+use darter_fleet::Peer;
 use darter_store::Put;
 use darter_swarm::{Event, RequestId};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
 use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
-use crate::fleet::Peer;
 use crate::joins::{Entered, Joined};
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.

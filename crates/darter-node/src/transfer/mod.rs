@@ -72,6 +72,7 @@ use darter_core::{
     BlobId, Digest, LeadKey, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version,
     in_full,
 };
+use darter_fleet::Fleet;
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
@@ -94,7 +95,6 @@ use self::wants::Wants;
 use self::whole::Whole;
 use crate::context::{Context, Fetching};
 use crate::error::FetchError;
-use crate::fleet::Fleet;
 use crate::joins::Joins;
 use crate::options::Role;
 

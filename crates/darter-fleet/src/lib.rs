@@ -3,23 +3,28 @@
 //! | file | what lives there |
 //! |---|---|
 //! | this one | [`Fleet`]: who is connected; making, accepting and losing control connections |
+//! | `context` | [`FleetContext`]: what a fleet is told |
+//! | `peer` | [`Peer`], a connected agent; [`Listener`], who hears them |
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
 //! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
-//! | [`circle`] | how nodes come to know each other, and what happens when the last seed is lost |
-//! | [`known`] | the nodes known, in memory and on the disk |
+//! | `circle` | how nodes come to know each other, and what happens when the last seed is lost |
+//! | `known` | the nodes known, in memory and on the disk |
 //! | [`survey`] | asking around among the nodes who leads or holds a blob |
-//! | [`twins`] | two agents with one id |
+//! | `twins` | two agents with one id |
 //!
-//! The files of this directory go on with `impl Fleet`: they import this one, and it the parts of its state.
+//! The files here go on with `impl Fleet`: they import this one, and it the parts of its state.
 //!
 //! Two agents that dial each other at once have two control connections for a while; either carries any message,
 //! and the peer counts as gone when the last one ends. What is said is handed to a [`Listener`], which must not block.
+//! A fleet holds nobody who holds it. Non-goals: what is said of swarms, and what a piece must hash to.
 
 mod circle;
-pub(crate) mod data;
+mod context;
+pub mod data;
 mod known;
-pub(crate) mod seeds;
-pub(crate) mod survey;
+mod peer;
+pub mod seeds;
+pub mod survey;
 mod twins;
 
 use std::collections::{HashMap, HashSet};
@@ -27,28 +32,25 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use darter_api::Giver;
-use darter_core::{Blame, Blamed as _, BlobId, Fault, Moment, NodeId, PieceIndex, Retry, Tier, in_full};
+use darter_core::{Blame, Blamed as _, Fault, Moment, NodeId, Retry, in_full};
 use darter_metrics::Failed;
-use darter_swarm::RequestId;
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
+use darter_wire::descriptors::AcceptFailures;
 use darter_wire::preface::{self, Greeted};
 use darter_wire::{
-    Answer, Frame, Hello, Kind, Message, PeerInfo, Receiving, Role, Sending, Transport, Unknown, Uploads, WireError,
-    serve_data,
+    Frame, Hello, Kind, Message, PeerInfo, Receiving, Sending, Transport, Unknown, Uploads, WireError, serve_data,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::context::FleetContext;
 use self::data::DataLink;
 use self::known::Known;
+pub use self::peer::{Listener, Peer};
 use self::survey::Surveys;
 use self::twins::Twins;
-use crate::context::Context;
-use crate::descriptors::AcceptFailures;
 
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MAX_ACCEPTED: usize = 16_384;
@@ -58,57 +60,6 @@ const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 
 /// Such nodes that are remembered, at most.
 const MAX_STRANGERS: usize = 1024;
-
-/// Hears what other agents say and do.
-#[async_trait]
-pub(crate) trait Listener: Send + Sync {
-    /// A peer's first control connection is up.
-    fn peer_up(&self, peer: &Peer);
-    /// A peer's last control connection is gone.
-    fn peer_down(&self, node: NodeId);
-    /// A node could not be reached.
-    fn not_reached(&self, node: NodeId);
-    /// A peer said something.
-    fn said(&self, from: NodeId, message: Message);
-    /// The lead chose a piece for an ask, and is sending it.
-    fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex);
-    /// A peer answered a request for a piece. It may be gone by now.
-    async fn answered(&self, from: &Peer, blob: BlobId, request: RequestId, answer: Answer);
-    /// A request for a piece will not be answered.
-    fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId);
-}
-
-/// A connected agent.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    /// How it introduced itself.
-    pub(crate) hello: Hello,
-    /// The version of the protocol that is spoken with it.
-    pub(crate) version: u8,
-    /// How near it is.
-    pub(crate) tier: Tier,
-    /// Whether it is on this host beyond doubt: each of its connections is within this host, and it doesn't name another.
-    /// What it says alone does not count: many hosts have one name.
-    pub(crate) is_here: bool,
-}
-
-impl Peer {
-    pub(crate) const fn is_seed(&self) -> bool {
-        matches!(self.hello.role, Role::Seed)
-    }
-
-    /// The peer as others are told of it.
-    pub(crate) fn info(&self) -> PeerInfo {
-        let Hello { node, listen, place, .. } = &self.hello;
-        PeerInfo { node: *node, addr: listen.clone(), place: place.clone() }
-    }
-
-    /// The peer as somebody who gives pieces.
-    pub(crate) fn giver(&self) -> Giver {
-        let (node, addr) = (self.hello.node, self.hello.listen.clone());
-        if self.is_seed() { Giver::Seed { node, addr } } else { Giver::Peer { node, addr } }
-    }
-}
 
 struct Connected {
     peer: Peer,
@@ -151,9 +102,9 @@ impl State {
 }
 
 /// All connections of an agent.
-pub(crate) struct Fleet {
+pub struct Fleet {
     me: OnceLock<Hello>,
-    context: Arc<Context>,
+    context: FleetContext,
     transport: Arc<dyn Transport>,
     receiving: Receiving,
     sending: Sending,
@@ -178,8 +129,9 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn new(
-        context: Arc<Context>,
+    /// A fleet of which nobody knows yet.
+    pub fn new(
+        context: FleetContext,
         transport: Arc<dyn Transport>,
         receiving: Receiving,
         sending: Sending,
@@ -209,13 +161,13 @@ impl Fleet {
 
     /// Starts to be somebody: says who this agent is, who hears what peers say, and who gives them pieces. Once. Both are the
     /// agent's, and hold this fleet: it must not hold them.
-    pub(crate) fn begin(&self, me: Hello, listener: Weak<dyn Listener>, uploads: Weak<dyn Uploads>) {
+    pub fn begin(&self, me: Hello, listener: Weak<dyn Listener>, uploads: Weak<dyn Uploads>) {
         let first = self.me.set(me).is_ok() && self.listener.set(listener).is_ok() && self.uploads.set(uploads).is_ok();
         assert!(first, "a fleet begins once");
     }
 
     /// Accepts connections until the fleet is closed.
-    pub(crate) fn accept(self: &Arc<Self>, listener: Box<dyn darter_wire::Listener>) {
+    pub fn accept(self: &Arc<Self>, listener: Box<dyn darter_wire::Listener>) {
         let fleet = Arc::clone(self);
         let room = Arc::new(Semaphore::new(MAX_ACCEPTED));
         let mut failures = AcceptFailures::new("the peer port");
@@ -267,7 +219,7 @@ impl Fleet {
     }
 
     /// Connects to a node unless it is connected or being connected. What follows is said by [`Listener::peer_up`].
-    pub(crate) fn ensure(self: &Arc<Self>, info: &PeerInfo) {
+    pub fn ensure(self: &Arc<Self>, info: &PeerInfo) {
         {
             let mut state = self.state.lock();
             state.addresses.insert(info.node, info.addr.clone());
@@ -321,7 +273,7 @@ impl Fleet {
 
     /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
     /// come back and be told afresh, which is better than a queue without end.
-    pub(crate) fn say(&self, node: NodeId, message: &Message) -> bool {
+    pub fn say(&self, node: NodeId, message: &Message) -> bool {
         if matches!(message, Message::Join { .. } | Message::AskManifest { .. }) {
             self.context.metrics.round_trips.inc();
         }
@@ -331,7 +283,7 @@ impl Fleet {
     }
 
     /// Says the same to several peers.
-    pub(crate) fn tell(&self, nodes: &[NodeId], message: &Message) {
+    pub fn tell(&self, nodes: &[NodeId], message: &Message) {
         match Frame::encode(message) {
             Ok(frame) => {
                 let said = nodes.iter().filter(|node| self.pass_on(**node, frame.clone())).count();
@@ -366,22 +318,22 @@ impl Fleet {
     }
 
     /// A connected peer.
-    pub(crate) fn peer(&self, node: NodeId) -> Option<Peer> {
+    pub fn peer(&self, node: NodeId) -> Option<Peer> {
         self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
     }
 
     /// Whether a peer is connected, and on this host.
-    pub(crate) fn is_here(&self, node: NodeId) -> bool {
+    pub fn is_here(&self, node: NodeId) -> bool {
         self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_here)
     }
 
     /// All connected peers.
-    pub(crate) fn peers(&self) -> Vec<Peer> {
+    pub fn peers(&self) -> Vec<Peer> {
         self.state.lock().peers.values().map(|connected| connected.peer.clone()).collect()
     }
 
     /// Connections with other agents: control and data, made and accepted.
-    pub(crate) fn connections(&self) -> u32 {
+    pub fn connections(&self) -> u32 {
         let state = self.state.lock();
         let controls: usize = state.peers.values().map(|connected| connected.controls.len()).sum();
         let links = state.links.values().filter(|link| link.is_up()).count();
@@ -389,39 +341,39 @@ impl Fleet {
     }
 
     /// Connected seeds.
-    pub(crate) fn seeds(&self) -> Vec<NodeId> {
+    pub fn seeds(&self) -> Vec<NodeId> {
         let state = self.state.lock();
         state.peers.values().filter(|it| it.peer.is_seed()).map(|it| it.peer.hello.node).collect()
     }
 
     /// Whether everything given to join was tried at least once.
-    pub(crate) fn has_joined(&self) -> bool {
+    pub fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
 
     /// Where a peer listens, as it said or as others said of it.
-    pub(crate) fn address(&self, node: NodeId) -> String {
+    pub fn address(&self, node: NodeId) -> String {
         self.state.lock().addresses.get(&node).cloned().unwrap_or_default()
     }
 
     /// `seed 10.0.0.2:7400`.
-    pub(crate) fn title(&self, node: NodeId) -> String {
+    pub fn title(&self, node: NodeId) -> String {
         let kind = self.peer(node).map_or("agent", |peer| if peer.is_seed() { "seed" } else { "node" });
         format!("{kind} {}", self.address(node))
     }
 
     /// How this agent introduces itself.
-    pub(crate) fn me(&self) -> &Hello {
+    pub fn me(&self) -> &Hello {
         self.me.get().expect("a fleet begins before it connects")
     }
 
     /// Gives the memory of received pieces back while nothing moves.
-    pub(crate) fn trim(&self) {
+    pub fn trim(&self) {
         self.receiving.buffers.trim();
     }
 
     /// Ends every connection and accepts no more.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.stop.cancel();
         let mut state = self.state.lock();
         state.peers.clear();

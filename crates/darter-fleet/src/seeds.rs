@@ -24,7 +24,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Fleet;
-use crate::error::StartError;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -48,11 +47,21 @@ const FIRST_ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_ADDRESSES: usize = 64;
 
 /// The seeds of this agent and their state.
-pub(crate) struct Seeds {
+pub struct Seeds {
     fleet: Arc<Fleet>,
     given: Vec<Given>,
     /// Marked as changed when an attempt ends for the first time.
     attempted: watch::Sender<()>,
+}
+
+/// What was given to join answers, and not as an agent of this fleet would.
+#[derive(Debug, thiserror::Error)]
+#[error("can't join {addr}: {reason}")]
+pub struct JoinError {
+    /// As it was given.
+    pub addr: String,
+    /// What answered, and what to do.
+    pub reason: String,
 }
 
 /// What was given to join: an address, or a name.
@@ -93,7 +102,7 @@ enum Attempt {
 
 impl Seeds {
     /// Begins to connect to everything that was given, and keeps it connected, in the background.
-    pub(crate) fn join(fleet: &Arc<Fleet>, given: &[String]) -> Arc<Self> {
+    pub fn join(fleet: &Arc<Fleet>, given: &[String]) -> Arc<Self> {
         let given = given.iter().map(|text| Given { text: text.clone(), state: Mutex::default() }).collect();
         let seeds = Arc::new(Self { fleet: Arc::clone(fleet), given, attempted: watch::channel(()).0 });
         for at in 0..seeds.given.len() {
@@ -106,14 +115,14 @@ impl Seeds {
     /// Waits until every address was tried once, though not for long.
     ///
     /// # Errors
-    /// [`StartError::Join`] if all that was given answers, but not as an agent of this fleet would.
-    pub(crate) async fn first_attempts(&self) -> Result<(), StartError> {
+    /// [`JoinError`] if all that was given answers, but not as an agent of this fleet would.
+    pub async fn first_attempts(&self) -> Result<(), JoinError> {
         let mut attempted = self.attempted.subscribe();
         let all = async { while !self.all_attempted() && attempted.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(FIRST_ATTEMPTS_TIMEOUT, all).await;
         let mistakes: Option<Vec<_>> = self.given.iter().map(|given| Some((given, given.mistake()?))).collect();
         match mistakes.into_iter().flatten().next() {
-            Some((given, reason)) => Err(StartError::Join { addr: given.text.clone(), reason }),
+            Some((given, reason)) => Err(JoinError { addr: given.text.clone(), reason }),
             None => Ok(()),
         }
     }
@@ -126,7 +135,7 @@ impl Seeds {
     }
 
     /// What was given, address by address, with what is known of each.
-    pub(crate) fn status(&self) -> Vec<SeedStatus> {
+    pub fn status(&self) -> Vec<SeedStatus> {
         let mut rows = Vec::new();
         for Given { text, state } in &self.given {
             let state = state.lock();

@@ -40,32 +40,32 @@ pub(super) struct Surveys {
 
 /// What was found out.
 #[derive(Debug, Default)]
-pub(crate) struct Survey {
+pub struct Survey {
     /// Who answered, and what.
-    pub(crate) heard: Heard,
+    pub heard: Heard,
     /// Nodes that hold all of it, as in `heard`, with their addresses.
-    pub(crate) holders: Vec<PeerInfo>,
+    pub holders: Vec<PeerInfo>,
     /// Nodes that are connected to a seed while this agent is not, in the order in which they rank.
     linked: Vec<NodeId>,
     /// Seeds that others know and that have been connected meanwhile.
-    pub(crate) found_seeds: Vec<NodeId>,
+    pub found_seeds: Vec<NodeId>,
 }
 
 impl Survey {
     /// Whom to ask to lead, in this order; see [`Heard::candidates`].
-    pub(crate) fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
+    pub fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         self.heard.candidates(key, me, &self.linked)
     }
 }
 
 impl Fleet {
     /// Asks the nodes about a source; `blob` is its blob where the source alone names it.
-    pub(crate) async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Survey {
+    pub async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Survey {
         self.survey_without(key, blob, HashSet::new()).await
     }
 
     /// The same, without asking these.
-    pub(crate) async fn survey_without(
+    pub async fn survey_without(
         self: &Arc<Self>,
         key: BlobId,
         blob: Option<BlobId>,
@@ -170,7 +170,7 @@ impl Fleet {
     }
 
     /// Of the connected seeds, one that leads the swarm or holds all of it.
-    pub(crate) async fn seed_with(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Option<NodeId> {
+    pub async fn seed_with(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Option<NodeId> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let asked = seeds.iter().map(|seed| async move {
             let part = self.ask_lead(&seed.info(), key, blob).await?.part;
@@ -182,7 +182,7 @@ impl Fleet {
 
     /// Nodes that hold all of a blob, as far as the connected seeds know. Nobody else is asked: in a large fleet everybody may want to know
     /// at once.
-    pub(crate) async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId) -> Vec<PeerInfo> {
+    pub async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId) -> Vec<PeerInfo> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let infos: Vec<_> = seeds.iter().map(Peer::info).collect();
         let told = join_all(infos.iter().map(|seed| self.ask_lead(seed, key, Some(blob)))).await;
@@ -198,7 +198,7 @@ impl Fleet {
     }
 
     /// What this agent answers about the seeds and nodes that it knows.
-    pub(crate) fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
+    pub fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
         let seeds = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_STRANGERS).collect();
         (seeds, self.tellable(&key.0, MAX_NAMED))
     }

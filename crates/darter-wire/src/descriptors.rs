@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_advice_names_the_limit_that_is_reached() {
-        let wrapped = darter_wire::WireError::Io { doing: "accept a connection", source: Errno::MFILE.into() };
+        let wrapped = crate::WireError::Io { doing: "accept a connection", source: Errno::MFILE.into() };
         let cause = io_error_in(&wrapped).and_then(Errno::from_io_error);
         assert!(advice(cause).contains("LimitNOFILE"), "{}", advice(cause));
         assert!(advice(Some(Errno::NFILE)).contains("fs.file-max"));

@@ -1,6 +1,6 @@
 //! Data connections to holders: one each, made when the first piece is asked for.
 //!
-//! A [`DataLink`] is in one of three states: *connecting* (requests wait), *up*, or *closed* (requests fail at once, and
+//! A `DataLink` is in one of three states: *connecting* (requests wait), *up*, or *closed* (requests fail at once, and
 //! the next one makes a new link). Every request that goes in comes out as exactly one call of the listener:
 //! answered or unanswered.
 //!
@@ -27,17 +27,17 @@ const MAX_WAITING: usize = 16 * 1024;
 
 /// A piece that is wanted from a holder.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub struct Ask {
     /// The blob.
-    pub(crate) blob: BlobId,
+    pub blob: BlobId,
     /// Names it to the picker.
-    pub(crate) request: RequestId,
+    pub request: RequestId,
     /// Which piece.
-    pub(crate) wanted: Wanted,
+    pub wanted: Wanted,
     /// Goes before all that is not urgent.
-    pub(crate) urgent: bool,
+    pub urgent: bool,
     /// The most bytes the answer may have.
-    pub(crate) longest: u32,
+    pub longest: u32,
 }
 
 enum Link {
@@ -201,7 +201,7 @@ impl DataLink {
 
 impl Fleet {
     /// Asks a holder for a piece. The answer, or that there is none, comes through the [`Listener`].
-    pub(crate) fn ask(self: &Arc<Self>, holder: NodeId, ask: Ask) {
+    pub fn ask(self: &Arc<Self>, holder: NodeId, ask: Ask) {
         self.context.metrics.round_trips.inc();
         let link = self.link_to(holder);
         let refused = match &mut *link.link.lock() {
@@ -219,7 +219,7 @@ impl Fleet {
     }
 
     /// Calls a request back; its answer is welcome if it comes all the same.
-    pub(crate) fn cancel(&self, holder: NodeId, blob: BlobId, request: RequestId) {
+    pub fn cancel(&self, holder: NodeId, blob: BlobId, request: RequestId) {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return };
         let number = {
@@ -241,7 +241,7 @@ impl Fleet {
     }
 
     /// What stands at a holder, for whatever blob, and how fast it answers.
-    pub(crate) fn standing(&self, holder: NodeId) -> Standing {
+    pub fn standing(&self, holder: NodeId) -> Standing {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return Standing::default() };
         let waiting = if let Link::Connecting(waiting) = &*link.link.lock() { waiting.len() } else { 0 };
@@ -253,7 +253,7 @@ impl Fleet {
     }
 
     /// Bytes of a request's answer that have come.
-    pub(crate) fn arrived(&self, holder: NodeId, blob: BlobId, request: RequestId) -> Option<u32> {
+    pub fn arrived(&self, holder: NodeId, blob: BlobId, request: RequestId) -> Option<u32> {
         let link = self.state.lock().links.get(&holder).cloned()?;
         let number = link.open.lock().numbers.get(&(blob, request)).copied()?;
         match &*link.link.lock() {

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use darter_api::Role;
 use darter_core::{Moment, NodeId, rendezvous};
 use darter_swarm::asking::MAX_COMPANIONS;
 use darter_wire::{MAX_PEERS_TOLD, Message, PeerInfo};
 
 use super::{Fleet, Peer, known};
-use crate::options::Role;
 
 /// Seeds that one seed is connected with, at most.
 const MAX_SEEDS: usize = 16;
@@ -58,13 +58,13 @@ struct Alone {
 
 impl Fleet {
     /// Reads what an earlier run knew, and looks after this node's acquaintances until the fleet is closed.
-    pub(crate) fn mingle(self: &Arc<Self>) {
-        if self.context.options.role != Role::Node {
+    pub fn mingle(self: &Arc<Self>) {
+        if self.context.role != Role::Node {
             return;
         }
         let fleet = Arc::clone(self);
         self.tasks.spawn(async move {
-            let data_dir = fleet.context.options.data_dir.clone();
+            let data_dir = fleet.context.data_dir.clone();
             let set_aside = fleet.on_disk(data_dir.clone(), known::load).await;
             fleet.context.metrics.set_aside("nodes", usize::from(set_aside));
             let (mut asked, mut saved) = (fleet.context.now(), fleet.context.now());
@@ -105,7 +105,7 @@ impl Fleet {
         self.context.metrics.alone.store(alone.told, Ordering::Relaxed);
         match (was_told, alone.told) {
             (false, true) => tracing::warn!(
-                join = self.context.options.join.join(","),
+                join = self.context.join.join(","),
                 "no other agent can be reached: downloads read their origins from here until one is. Check that the \
                  agents given by --join run; several of them, or a name that stands for several, find the others \
                  while one is down"
@@ -150,7 +150,7 @@ impl Fleet {
 
     /// A peer's first connection is up.
     pub(super) fn welcome(&self, peer: &Peer) {
-        let is_node = self.context.options.role == Role::Node;
+        let is_node = self.context.role == Role::Node;
         if !peer.is_seed() {
             self.known.lock().met(peer.info(), self.context.unix());
         }
@@ -192,7 +192,7 @@ impl Fleet {
 
     /// A node told this seed of others: it keeps connected with them, since they may hold what it would read.
     pub(super) fn meet_seeds(self: &Arc<Self>, seeds: &[PeerInfo]) {
-        if self.context.options.role != Role::Seed {
+        if self.context.role != Role::Seed {
             return;
         }
         let room = MAX_SEEDS.saturating_sub(self.seeds().len());
@@ -210,7 +210,7 @@ impl Fleet {
         }
         self.count_peers();
         let is_closing = self.stop.is_cancelled();
-        if !peer.is_seed() || is_closing || self.context.options.role != Role::Node || !self.seeds().is_empty() {
+        if !peer.is_seed() || is_closing || self.context.role != Role::Node || !self.seeds().is_empty() {
             return;
         }
         self.was_lonely.store(true, Ordering::Relaxed);

@@ -1,0 +1,38 @@
+//! What a fleet is told, and shares with the rest of its agent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use darter_api::Role;
+use darter_core::{Clock, Moment, Place};
+use darter_metrics::Metrics;
+use darter_store::Disk;
+
+/// What a fleet is told, and shares with the rest of its agent.
+pub struct FleetContext {
+    /// What the agent is to its fleet.
+    pub role: Role,
+    /// Where it stands.
+    pub place: Place,
+    /// What it was given to join.
+    pub join: Vec<String>,
+    /// Where the nodes known are kept.
+    pub data_dir: PathBuf,
+    /// Monotonic time, and the date.
+    pub clock: Arc<dyn Clock>,
+    /// The way to the disk.
+    pub disk: Disk,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl FleetContext {
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// In seconds since 1970.
+    pub(crate) fn unix(&self) -> u64 {
+        self.clock.unix()
+    }
+}
