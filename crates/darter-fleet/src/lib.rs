@@ -6,6 +6,7 @@
 //! | `context` | [`FleetContext`]: what a fleet is told |
 //! | `peer` | [`Peer`], a connected agent; [`Listener`], who hears them |
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
+//! | [`failures`] | an origin's failure as agents tell each other of it |
 //! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
 //! | `circle` | how nodes come to know each other, and what happens when the last seed is lost |
 //! | `known` | the nodes known, in memory and on the disk |
@@ -21,6 +22,7 @@
 mod circle;
 mod context;
 pub mod data;
+pub mod failures;
 mod known;
 mod peer;
 pub mod seeds;

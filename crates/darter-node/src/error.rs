@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use darter_core::fault::advice;
 use darter_core::{Blame, Blamed, BlobId, Digest, Fault, Retry, in_full};
+use darter_fleet::failures;
 use darter_fleet::seeds::JoinError;
 use darter_origin::{ConfigError, ErrorKind, OriginError, OriginFailure};
 use darter_store::StoreError;
@@ -153,7 +154,7 @@ impl FetchError {
         self.blame().retry == Retry::Now
     }
 
-    /// As it travels to a member of the swarm. Where the origin asked to wait, `challenge` says for how many seconds.
+    /// As it travels to a member of the swarm.
     pub(crate) fn to_failure(&self) -> Failure {
         let text = in_full(self).to_string();
         let Self::Origin(failure) = self else {
@@ -161,39 +162,12 @@ impl FetchError {
             let kind = if is_full { FailureKind::NoSpace } else { FailureKind::Other };
             return Failure { kind, status: None, text, challenge: None };
         };
-        let kind = match &failure.kind {
-            ErrorKind::NotFound | ErrorKind::Io => FailureKind::NotFound,
-            ErrorKind::Unauthorized { .. } => FailureKind::Unauthorized,
-            ErrorKind::Forbidden => FailureKind::Forbidden,
-            ErrorKind::RateLimited { .. } => FailureKind::RateLimited,
-            ErrorKind::Changed => FailureKind::Changed,
-            _ => FailureKind::Unreachable,
-        };
-        let challenge = match &failure.kind {
-            ErrorKind::Unauthorized { challenge } => Some(challenge.join("\n")),
-            _ => failure.blame().retry.after().map(|wait| wait.as_secs().to_string()),
-        };
-        Failure { kind, status: failure.status, text, challenge }
+        failures::told(failure)
     }
 
     /// As a lead told it. A failure of the lead's own (no room, say) is no word of the origin: `None`.
     pub(crate) fn from_failure(failure: Failure) -> Option<Self> {
-        let Failure { kind, status, text, challenge } = failure;
-        let is_challenge = kind == FailureKind::Unauthorized;
-        let wait = challenge.as_ref().filter(|_| !is_challenge).and_then(|wait| wait.parse().ok());
-        let retry_after = wait.map(Duration::from_secs);
-        let kind = match kind {
-            FailureKind::NotFound => ErrorKind::NotFound,
-            FailureKind::Unauthorized => ErrorKind::Unauthorized {
-                challenge: challenge.unwrap_or_default().lines().map(str::to_owned).collect(),
-            },
-            FailureKind::Forbidden => ErrorKind::Forbidden,
-            FailureKind::RateLimited => ErrorKind::RateLimited { retry_after },
-            FailureKind::Changed => ErrorKind::Changed,
-            FailureKind::Unreachable => status.map_or(ErrorKind::Unreachable, ErrorKind::Status),
-            FailureKind::NoSpace | FailureKind::Other => return None,
-        };
-        Some(Self::Origin(OriginFailure { kind, status, text, retry_after }))
+        failures::heard(failure).map(Self::Origin)
     }
 }
 

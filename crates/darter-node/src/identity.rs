@@ -17,7 +17,7 @@
 //! that id itself, which systemd asks to keep to oneself), as 64 hexadecimal digits and a newline. On another machine
 //! key and id are drawn anew. A directory that an older release made has no such file, and a machine may have no id (a container):
 //! then they stay. Two agents that have one id all the same are told by whomever they connect to
-//! ([`twins`](crate::fleet)).
+//! (`twins` of `darter-fleet`).
 
 use std::io;
 use std::path::Path;

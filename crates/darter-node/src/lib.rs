@@ -8,10 +8,7 @@
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
 //! | `joins` | questions to leads |
-//! | [`waits`] | how long a program waits for an answer of the mirror |
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
-//! | `small_files` | work on small files beside the blobs, for which nobody waits while the disk hangs |
-//! | [`registries`] | what registries say, asked once for the fleet |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 
 pub mod agent;
@@ -21,19 +18,16 @@ pub mod error;
 mod identity;
 mod joins;
 pub mod options;
-pub mod registries;
 mod setbacks;
-mod small_files;
 mod swarms;
 mod transfer;
-pub mod waits;
 
 pub use agent::builder::{Builder, Prepared};
 pub use agent::{Agent, Download, MIN_DIGITS, Nearness, Phase, Reloaded};
 pub use darter_api::handover::Order;
 pub use darter_origin::is_own_header;
+pub use darter_registries::waits::ANSWER_TIMEOUT;
 pub use error::{FetchError, StartError};
 pub use options::Options;
 pub use swarms::again::Handing;
 pub use transfer::stream::Part;
-pub use waits::ANSWER_TIMEOUT;

@@ -7,20 +7,9 @@ use std::time::Duration;
 
 pub use darter_api::Role;
 use darter_core::Rate;
+pub use darter_registries::StaleTags;
 pub use darter_store::Amount;
 use url::Url;
-
-/// When a tag is answered as it was last seen, because its registry gives no answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StaleTags {
-    /// Never.
-    Never,
-    /// When the registry can't be reached, does not answer in time, or asks to slow down (429).
-    #[default]
-    Unreachable,
-    /// Also when it answers with an error of its own (5xx).
-    Errors,
-}
 
 /// A registry by the name that engines use for it, and what is particular to it.
 #[derive(Clone, Default, PartialEq, Eq)]

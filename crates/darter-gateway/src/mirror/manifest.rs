@@ -11,11 +11,11 @@
 
 use darter_core::Digest;
 use darter_metrics::AccessCheck;
-use darter_node::registries::provenance::place_of;
-use darter_node::registries::question::Reply;
 use darter_oci::error::Code;
 use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, ImageManifest, MAX_MANIFEST, Named, Wrong};
 use darter_oci::name::Reference;
+use darter_registries::provenance::place_of;
+use darter_registries::question::Reply;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{Method, Response, StatusCode};
 

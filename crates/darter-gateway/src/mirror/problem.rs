@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_node::error;
-use darter_node::registries::REFUSAL_BODY_TIMEOUT;
-use darter_node::registries::question::Reply;
 use darter_oci::error::{Code, is_in_form, own_words};
 use darter_oci::name::NameError;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, status_text};
+use darter_registries::REFUSAL_BODY_TIMEOUT;
+use darter_registries::question::Reply;
 use futures_util::StreamExt;
 use http::header::{
     ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,

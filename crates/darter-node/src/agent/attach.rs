@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use darter_core::Clock;
 use darter_metrics::Metrics;
+use darter_registries::Registries;
 use tokio::sync::watch;
 
 use super::Agent;
 use crate::error::StartError;
 use crate::options::Options;
-use crate::registries::Registries;
 
 /// What an agent is about. It goes through these in their order, and never back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

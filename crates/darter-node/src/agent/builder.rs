@@ -18,6 +18,7 @@ use darter_fleet::seeds::Seeds;
 use darter_fleet::{Fleet, FleetContext, Listener};
 use darter_metrics::Metrics;
 use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
+use darter_registries::{Registries, RegistriesOptions, Relay};
 use darter_store::{Disk, DiskStore, Store, StoreConfig, WallClock, threads};
 use darter_wire::descriptors;
 use darter_wire::{
@@ -38,7 +39,6 @@ use crate::error::StartError;
 use crate::identity;
 use crate::joins::Joins;
 use crate::options::{Options, Role};
-use crate::registries::{Registries, RegistriesOptions, Relay};
 use crate::setbacks::Setbacks;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::House;
@@ -315,7 +315,12 @@ async fn open_registries(
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<Registries>, StartError> {
-    let options = RegistriesOptions::from(options);
+    let options = RegistriesOptions {
+        data_dir: options.data_dir.clone(),
+        grant_ttl: options.grant_ttl,
+        stale_tags: options.stale_tags,
+        answer_timeout: options.answer_timeout,
+    };
     let path = options.data_dir.join("manifests").display().to_string();
     let opened = threads::run(move || Registries::open(options, client, metrics, clock));
     Ok(Arc::new(opened.await.map_err(|error| StartError::cannot_use(path, error))?.with_relay(relay)))

@@ -11,7 +11,7 @@ use darter_core::Digest;
 use darter_oci::manifest::{Named, PartRole};
 use parking_lot::Mutex;
 
-use crate::registries::Registries;
+use darter_registries::Registries;
 
 /// As many as a busy host's images have: each is a few kilobytes.
 const MAX_REMEMBERED: usize = 4096;

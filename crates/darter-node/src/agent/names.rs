@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Digest, Source};
+use darter_registries::Registries;
+use darter_registries::images::Found;
 
 use crate::error::FetchError;
-use crate::registries::Registries;
-use crate::registries::images::Found;
 use crate::swarms::Swarms;
 
 /// The fewest digits of an id or a digest that name something.

@@ -47,6 +47,7 @@ use async_trait::async_trait;
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
 use darter_fleet::{Listener, Peer};
+use darter_registries::Registries;
 use darter_store::StoredBlob;
 use darter_swarm::RequestId;
 use darter_wire::descriptors;
@@ -55,7 +56,6 @@ use parking_lot::Mutex;
 
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, NotJoined};
-use crate::registries::Registries;
 use crate::transfer::dissolve::refuse;
 use crate::transfer::{House, Lead, Outcome, Transfer};
 

@@ -38,7 +38,7 @@ const REFRESH_SECONDS: u64 = 3600;
 
 /// The images of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub enum Found {
     /// None is known.
     Nothing,
     /// This one.
@@ -105,7 +105,7 @@ impl Images {
     }
 
     /// These images were removed.
-    pub(crate) async fn forget(&self, names: &[String]) {
+    pub async fn forget(&self, names: &[String]) {
         self.0.known.lock().retain(|name, _| !names.contains(&name.to_string()));
         let inner = Arc::clone(&self.0);
         // While the disk hangs, the names are only kept.
@@ -113,7 +113,7 @@ impl Images {
     }
 
     /// The image of this name.
-    pub(crate) fn find(&self, text: &str) -> Found {
+    pub fn find(&self, text: &str) -> Found {
         let known = self.0.known.lock();
         let mut found = known.iter().filter(|(name, _)| name.is_called(text));
         match (found.next(), found.next()) {
@@ -127,7 +127,7 @@ impl Images {
     }
 
     /// Every image with what its tag stands for.
-    pub(crate) fn all(&self) -> Vec<(String, Digest)> {
+    pub fn all(&self) -> Vec<(String, Digest)> {
         self.0.known.lock().iter().map(|(name, (digest, _))| (name.to_string(), *digest)).collect()
     }
 }

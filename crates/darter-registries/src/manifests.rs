@@ -95,7 +95,7 @@ impl Manifests {
     }
 
     /// Whether a manifest is here.
-    pub(crate) fn has(&self, digest: &Digest) -> bool {
+    pub fn has(&self, digest: &Digest) -> bool {
         self.0.memory.lock().get(digest).is_some() || self.0.disk.lock().get(digest).is_some()
     }
 

@@ -68,7 +68,7 @@ impl Registries {
     }
 
     /// A node asks what is known here.
-    pub(crate) fn asked_for_known(
+    pub fn asked_for_known(
         self: &Arc<Self>,
         from: NodeId,
         request: u32,

@@ -2,17 +2,19 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `mod` | [`Registries`]: from a question to its answer |
-//! | `question` | questions and replies, and how they travel between agents |
+//! | this one | [`Registries`]: from a question to its answer |
+//! | [`question`] | questions and replies, and how they travel between agents |
 //! | `flights` | one question for everybody who asks the same |
 //! | `relay` | nodes ask seeds, seeds answer nodes |
 //! | `request` | one question to a registry itself |
 //! | `record` | what is open to everybody, on disk |
 //! | `known` | what other nodes know while a registry is away |
-//! | `manifests` | manifests in memory and on disk |
-//! | `provenance` | which registry and repository delivered a cached manifest |
-//! | `images` | the images that this host was asked for, by name |
+//! | [`manifests`] | manifests in memory and on disk |
+//! | [`provenance`] | which registry and repository delivered a cached manifest |
+//! | [`images`] | the images that this host was asked for, by name |
 //! | `outage` | when a registry counts as away, and what is said then |
+//! | `small_files` | work on small files beside the blobs, for which nobody waits while the disk hangs |
+//! | [`waits`] | how long a program waits for an answer of the mirror |
 //!
 //! # One question
 //!
@@ -54,6 +56,8 @@ pub mod question;
 mod record;
 mod relay;
 mod request;
+mod small_files;
+pub mod waits;
 
 use std::fmt;
 use std::io;
@@ -64,6 +68,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::recent::Recent;
 use darter_core::{Clock, Digest, Moment, NodeId};
+use darter_fleet::failures;
 use darter_metrics::{Metrics, RegistryAnswered};
 use darter_oci::manifest::{self, ImageManifest, MAX_MANIFEST, Named};
 use darter_origin::{ErrorKind, OriginFailure, RegistryClient, is_this_host};
@@ -84,12 +89,10 @@ use self::provenance::{Provenance, place_at};
 use self::question::{About, Question, Reply, Stale};
 use self::record::{Learnt, Record, Repository, Tagged, accept_key};
 use self::relay::NoReply;
-pub(crate) use self::relay::Relay;
+pub use self::relay::Relay;
 pub use self::request::REFUSAL_BODY_TIMEOUT;
 use self::request::Requests;
-use crate::error::FetchError;
-use crate::options::{Options, StaleTags};
-use crate::waits::Waits;
+use self::waits::Waits;
 
 /// The directory of manifests, within the data directory.
 const MANIFESTS: &str = "manifests";
@@ -112,6 +115,18 @@ struct Times {
     until: Instant,
 }
 
+/// When a tag is answered as it was last seen, because its registry gives no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StaleTags {
+    /// Never.
+    Never,
+    /// When the registry can't be reached, does not answer in time, or asks to slow down (429).
+    #[default]
+    Unreachable,
+    /// Also when it answers with an error of its own (5xx).
+    Errors,
+}
+
 /// Options of [`Registries`].
 #[derive(Clone, Debug)]
 pub struct RegistriesOptions {
@@ -123,17 +138,6 @@ pub struct RegistriesOptions {
     pub stale_tags: StaleTags,
     /// How long an engine waits for an answer.
     pub answer_timeout: Duration,
-}
-
-impl From<&Options> for RegistriesOptions {
-    fn from(options: &Options) -> Self {
-        Self {
-            data_dir: options.data_dir.clone(),
-            grant_ttl: options.grant_ttl,
-            stale_tags: options.stale_tags,
-            answer_timeout: options.answer_timeout,
-        }
-    }
 }
 
 /// Asks registries for this host and for the fleet.
@@ -193,7 +197,7 @@ impl Registries {
     }
 
     /// The same, by way of seeds where there are any, or of other nodes.
-    pub(crate) fn with_relay(self, relay: Relay) -> Self {
+    pub fn with_relay(self, relay: Relay) -> Self {
         Self { relay: Some(Arc::new(relay)), ..self }
     }
 
@@ -250,13 +254,7 @@ impl Registries {
     }
 
     /// A node asks.
-    pub(crate) fn asked(
-        self: &Arc<Self>,
-        from: NodeId,
-        request: u32,
-        question: RegistryQuestion,
-        proof: Option<Digest>,
-    ) {
+    pub fn asked(self: &Arc<Self>, from: NodeId, request: u32, question: RegistryQuestion, proof: Option<Digest>) {
         let Some(relay) = self.relay.clone() else { return };
         let (registries, tasks) = (Arc::clone(self), relay.tasks().clone());
         tasks.spawn(async move {
@@ -266,14 +264,14 @@ impl Registries {
     }
 
     /// An agent answered.
-    pub(crate) fn answered(&self, from: NodeId, request: u32, answer: Result<RegistryAnswer, Failure>) {
+    pub fn answered(&self, from: NodeId, request: u32, answer: Result<RegistryAnswer, Failure>) {
         if let Some(relay) = &self.relay {
             relay.answered(from, request, answer);
         }
     }
 
     /// An agent is gone, and its answers with it.
-    pub(crate) fn gone(&self, node: NodeId) {
+    pub fn gone(&self, node: NodeId) {
         if let Some(relay) = &self.relay {
             relay.gone(node);
         }
@@ -308,7 +306,7 @@ impl Registries {
         }
         let logins = if is_alike || !self.is_node() { Logins::Own } else { Logins::None };
         let reply = self.ask_here(Some(from), question, logins, self.waits().relayed()).await;
-        let reply = reply.map_err(|failure| FetchError::Origin(failure).to_failure())?;
+        let reply = reply.map_err(|failure| failures::told(&failure))?;
         if reply.body.len() > MAX_MANIFEST {
             return Err(own_trouble("the answer is too long to be passed on"));
         }

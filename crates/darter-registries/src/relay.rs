@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use darter_api::Role;
 use darter_core::recent::Recent;
 use darter_core::source::blob_of;
 use darter_core::{Digest, Moment, NodeId, rendezvous};
 use darter_fleet::Fleet;
+use darter_fleet::failures;
 use darter_origin::{OriginFailure, is_this_host};
 use darter_wire::{Failure, Message, RegistryAnswer};
 use parking_lot::Mutex;
@@ -22,8 +24,6 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::question::Reply;
-use crate::error::FetchError;
-use crate::options::Role;
 
 /// How long the nodes that were found for a repository are asked without looking for them again.
 const FOUND_FOR: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub(crate) enum NoReply {
 type Waiting = HashMap<u32, (NodeId, oneshot::Sender<Result<RegistryAnswer, Failure>>)>;
 
 /// The way to seeds and nodes.
-pub(crate) struct Relay {
+pub struct Relay {
     fleet: Arc<Fleet>,
     role: Role,
     tasks: TaskTracker,
@@ -71,7 +71,8 @@ struct Found {
 }
 
 impl Relay {
-    pub(crate) fn new(fleet: Arc<Fleet>, role: Role, tasks: TaskTracker) -> Self {
+    /// Of an agent of this role. What is asked on the way runs among `tasks`.
+    pub fn new(fleet: Arc<Fleet>, role: Role, tasks: TaskTracker) -> Self {
         let found = Mutex::new(Recent::new(MAX_FOUND));
         Self { fleet, role, tasks, last: AtomicU32::new(0), waiting: Mutex::default(), found }
     }
@@ -170,9 +171,9 @@ impl Relay {
             }
             Err(failure) => {
                 let text = failure.text.clone();
-                Err(match FetchError::from_failure(failure) {
-                    Some(FetchError::Origin(failure)) => NoReply::OfRegistry(failure),
-                    _ => NoReply::OfAgent(text),
+                Err(match failures::heard(failure) {
+                    Some(failure) => NoReply::OfRegistry(failure),
+                    None => NoReply::OfAgent(text),
                 })
             }
         }

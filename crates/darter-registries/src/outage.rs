@@ -16,8 +16,8 @@ use http::header::RETRY_AFTER;
 use parking_lot::Mutex;
 use url::Url;
 
+use super::StaleTags;
 use super::flights::Outcome;
-use crate::options::StaleTags;
 
 /// A registry that did not answer in time is not asked for so long, by whoever has something else to go by.
 const SILENT_FOR: Duration = Duration::from_secs(10);
