@@ -39,7 +39,7 @@
 //!
 //! # Invariants
 //!
-//! - A tag is never answered without the upstream's word on it, unless the upstream is away ([`darter_node::registries`]): then the
+//! - A tag is never answered without the upstream's word on it, unless the upstream is away ([`darter_registries`]): then the
 //!   answer says so.
 //! - A manifest that is not what its digest says is never passed on.
 //! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository, nor on the word
