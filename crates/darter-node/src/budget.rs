@@ -24,6 +24,18 @@ impl ByteBudget {
         Arc::new(Self { bucket: Mutex::new(bucket_of(rate)), clock })
     }
 
+    /// Takes these bytes when there is budget for them; whether they had to wait.
+    pub(crate) async fn take_saying(&self, bytes: u32) -> bool {
+        let wait = match &mut *self.bucket.lock() {
+            Some(bucket) => bucket.take(u64::from(bytes), self.clock.now()),
+            None => return false,
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        !wait.is_zero()
+    }
+
     /// From now on, another rate. Who waits already waits as long as the old one had it.
     pub(crate) fn set_rate(&self, rate: Option<Rate>) {
         *self.bucket.lock() = bucket_of(rate);
@@ -37,13 +49,7 @@ fn bucket_of(rate: Option<Rate>) -> Option<TokenBucket> {
 #[async_trait]
 impl Budget for ByteBudget {
     async fn take(&self, bytes: u32) {
-        let wait = match &mut *self.bucket.lock() {
-            Some(bucket) => bucket.take(u64::from(bytes), self.clock.now()),
-            None => return,
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        self.take_saying(bytes).await;
     }
 
     fn grain(&self) -> u32 {

@@ -13,6 +13,7 @@ use crate::error::FetchError;
 use crate::options::Options;
 use crate::setbacks::{Culprit, Setbacks};
 use crate::transfer::journal::Archive;
+use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
 use crate::transfer::turns::Turns;
 
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) origin_budget: Arc<ByteBudget>,
     /// Who reads origins when.
     pub(crate) origin_turns: Turns,
+    /// Which origins are read by one connection.
+    pub(crate) manners: Manners,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// Bytes of pieces by how near the other agent is.

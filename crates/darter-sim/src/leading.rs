@@ -67,7 +67,7 @@ impl Fleet {
         let piece_length = PieceLength::from_log2(log2).ok().filter(|length| length.bytes() == self.piece_bytes);
         if let Some(piece_length) = piece_length.filter(|_| self.origin_connections > 1) {
             let length = u64::from(self.pieces) * self.piece_bytes;
-            books.lead_mut().read_by(self.origin_connections, piece_length, length);
+            books.lead_mut().read_by(self.origin_connections, None, piece_length, length);
         }
         let leading = Leading { books, speaks_at: None, wakes_at: None, reading: Vec::new() };
         self.nodes[leader as usize].leading = Some(Box::new(leading));

@@ -361,8 +361,13 @@ impl StoredBlob for Passing {
         WINDOW.max(MIN_WINDOW * self.pieces.bytes())
     }
 
-    fn is_crowded(&self) -> bool {
-        self.is_passing() && self.state.lock().aside_bytes + self.pieces.bytes() > self.window()
+    fn is_crowded(&self, before: PieceIndex) -> bool {
+        if !self.is_passing() {
+            return false;
+        }
+        let state = self.state.lock();
+        let aside: u64 = state.aside.range(..before).map(|(_, data)| data.len() as u64).sum();
+        aside + self.pieces.bytes() > self.window()
     }
 
     fn forget(&self, before: PieceIndex) -> Result<()> {

@@ -378,8 +378,9 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
         u64::MAX
     }
 
-    /// Whether that many are.
-    fn is_crowded(&self) -> bool {
+    /// Whether that many are, of the pieces that come before this one.
+    fn is_crowded(&self, before: PieceIndex) -> bool {
+        let _ = before;
         false
     }
 

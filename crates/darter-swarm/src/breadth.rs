@@ -3,7 +3,8 @@
 //! Stores and CDNs limit what one connection gets, so that several get more together. Where the link or the disk is the limit, they get
 //! nothing more and cost the origin requests. So one connection reads, and once its rate is known a second one *tries*: it reads a
 //! little. Where both together get much more than the one did, there are twice as many, and again, as long as each step brings more. The
-//! step that does not is taken back, and is tried again after a pause that grows.
+//! step that does not is taken back, and is tried again after a pause that grows. Connections that fail are halved in number for such a
+//! pause; an origin that does not want several is read by one for good.
 //!
 //! A wrong "more" costs a few requests, since the next step is measured, too. A wrong "no more" costs until the next try. So what is
 //! measured is short: for a blob of 100 MB half a second is much.
@@ -20,8 +21,8 @@ pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
 /// No other connection is tried where no more than this is left to read.
 const MIN_LEFT: u64 = 16 << 20;
 
-/// Nor where that takes less time.
-const MIN_LEFT_TIME: Duration = Duration::from_millis(300);
+/// Nor where that takes less time: the origin is asked once for what comes fast.
+const MIN_LEFT_TIME: Duration = Duration::from_secs(1);
 
 /// What comes sooner of the first answer may have waited in the socket.
 const BACKLOG: Duration = Duration::from_millis(25);
@@ -33,6 +34,10 @@ const WINDOW: (Duration, u64) = (Duration::from_millis(50), 256 << 10);
 const TRIAL: Duration = Duration::from_millis(50);
 const MIN_TRIAL_BYTES: u64 = 256 << 10;
 const MAX_TRIAL_BYTES: u64 = 4 << 20;
+
+/// It has no larger part of what is left: so much may be sent twice, since it lies in the sockets of the first answer when that is broken
+/// off.
+const TRIAL_PART: u64 = 64;
 
 /// What comes sooner tells nothing: some stores send the first bytes of each answer at once. Two connections are measured then.
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(5);
@@ -52,6 +57,9 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// The first pause before what brought no more is tried again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// A connection that began before another one's failure was noticed, and fails within this time after it, fails of the same cause.
+const SAME_CAUSE: Duration = Duration::from_secs(10);
 
 /// A connection reads a stretch of the blob in about this time while more connections are tried, so that what comes first in the
 /// blob is not long in coming should they bring nothing; and in this time afterwards, since each request takes time to be answered.
@@ -110,6 +118,10 @@ pub(crate) struct Breadth {
     /// Which connections got something in this phase, by bit.
     seen: u32,
     pause: Duration,
+    /// Whether the agent's own limit held the origin up while bytes were counted.
+    held_up: bool,
+    /// When a failure last counted.
+    failed: Option<Moment>,
     /// The most connections that there were.
     widest: u8,
 }
@@ -124,8 +136,10 @@ enum Phase {
     Wider { before: u8 },
     /// It stays so until then.
     Settled { until: Moment },
-    /// It stays so.
-    Fixed,
+    /// As many as there may be read, until one fails.
+    Full,
+    /// One reads, for good.
+    Alone,
 }
 
 impl Breadth {
@@ -135,7 +149,7 @@ impl Breadth {
         Self {
             max,
             connections: 1,
-            phase: if max > 1 { Phase::Measured } else { Phase::Fixed },
+            phase: if max > 1 { Phase::Measured } else { Phase::Alone },
             begun: Moment::ZERO,
             rate: 0.0,
             span: WINDOW.0,
@@ -144,7 +158,16 @@ impl Breadth {
             trial: (0, 0),
             seen: 0,
             pause: FIRST_PAUSE,
+            held_up: false,
+            failed: None,
             widest: 1,
+        }
+    }
+
+    /// No other connection is tried before this moment.
+    pub(crate) fn wait_until(&mut self, until: Moment) {
+        if self.phase == Phase::Measured {
+            self.phase = Phase::Settled { until };
         }
     }
 
@@ -163,9 +186,10 @@ impl Breadth {
         matches!(self.phase, Phase::Trial)
     }
 
-    /// Bytes of the trial.
-    pub(crate) fn trial_length(&self) -> u64 {
-        ((self.rate * TRIAL.as_secs_f64()) as u64).clamp(MIN_TRIAL_BYTES, MAX_TRIAL_BYTES)
+    /// Bytes of the trial, when `left` bytes are left for all.
+    pub(crate) fn trial_length(&self, left: u64) -> u64 {
+        let bytes = (self.rate * TRIAL.as_secs_f64()) as u64;
+        bytes.clamp(MIN_TRIAL_BYTES, MAX_TRIAL_BYTES).min((left / TRIAL_PART).max(MIN_TRIAL_BYTES))
     }
 
     /// A trial of this length is asked for.
@@ -192,7 +216,7 @@ impl Breadth {
     /// Bytes came on a connection (0 is the first one), and `left` are still to be read.
     pub(crate) fn came(&mut self, connection: u8, bytes: u64, left: u64, now: Moment) -> Option<Widening> {
         match self.phase {
-            Phase::Fixed => None,
+            Phase::Full | Phase::Alone => None,
             Phase::Settled { until } => {
                 if now >= until {
                     self.begin(Phase::Measured, now);
@@ -209,8 +233,10 @@ impl Breadth {
                 let rate = self.measured(bytes, WINDOW.0, now)?;
                 self.rate = rate;
                 let is_worth_it = left > MIN_LEFT && left as f64 >= rate * MIN_LEFT_TIME.as_secs_f64();
+                // What the agent itself does not take faster no number of connections gets.
+                let is_held_up = std::mem::take(&mut self.held_up);
                 match self.connections {
-                    _ if !is_worth_it => {}
+                    _ if !is_worth_it || is_held_up => {}
                     1 => self.begin(Phase::Trial, now),
                     _ => self.widen(now),
                 }
@@ -229,18 +255,30 @@ impl Breadth {
         }
     }
 
-    /// A connection besides the first one failed, which may pass: fewer go on.
-    pub(crate) fn failed(&mut self, now: Moment) {
-        self.connections = (self.connections / 2).max(1);
-        if self.phase != Phase::Fixed {
-            self.settle(now);
+    /// The agent's own limit holds the origin up.
+    pub(crate) const fn held_up(&mut self) {
+        self.held_up = true;
+    }
+
+    /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. What breaks several
+    /// connections at once is one failure.
+    pub(crate) fn failed(&mut self, began: Moment, now: Moment) {
+        let is_same = self.failed.is_some_and(|failed| began <= failed && now.since(failed) < SAME_CAUSE);
+        if self.phase == Phase::Alone || is_same {
+            return;
         }
+        self.failed = Some(now);
+        self.connections = match self.phase {
+            Phase::Wider { before } => before,
+            _ => (self.connections / 2).max(1),
+        };
+        self.settle(now);
     }
 
     /// The origin answered a range with something else, or asked for a pause: one connection reads it from now on.
     pub(crate) fn refused(&mut self, now: Moment) {
         self.connections = 1;
-        self.begin(Phase::Fixed, now);
+        self.begin(Phase::Alone, now);
     }
 
     /// Takes note of bytes; the rate when a window is over. What came first was under way before it began.
@@ -312,7 +350,7 @@ impl Breadth {
     fn widen(&mut self, now: Moment) {
         let before = self.connections;
         if before >= self.max {
-            return self.begin(Phase::Fixed, now);
+            return self.begin(Phase::Full, now);
         }
         self.connections = before.saturating_mul(2).min(self.max);
         self.widest = self.widest.max(self.connections);
@@ -325,7 +363,7 @@ impl Breadth {
     }
 
     const fn begin(&mut self, phase: Phase, now: Moment) {
-        (self.phase, self.begun, self.since) = (phase, now, None);
+        (self.phase, self.begun, self.since, self.held_up) = (phase, now, None, false);
         (self.bytes, self.trial, self.seen) = (0, (0, 0), 0);
     }
 }
@@ -369,7 +407,7 @@ mod tests {
                 ticks += 1;
                 let now = at(ticks * 10);
                 if breadth.is_trial() && trial.is_none() {
-                    let length = breadth.trial_length();
+                    let length = breadth.trial_length(left);
                     breadth.trial_begins(length);
                     trial = Some(length);
                 } else if !breadth.is_trial() {
@@ -471,7 +509,7 @@ mod tests {
         came(&mut breadth, 0, 500);
         assert!(breadth.is_trial());
         assert_eq!(breadth.connections(), 2);
-        breadth.failed(at(500));
+        breadth.failed(at(400), at(500));
         assert_eq!(breadth.connections(), 1);
         came(&mut breadth, 500, 1400);
         assert!(!breadth.is_trial());
@@ -483,6 +521,71 @@ mod tests {
         let mut alone = Breadth::new(1);
         came(&mut alone, 0, 10_000);
         assert!(!alone.is_trial());
+    }
+
+    /// Eight connections, as many as there may be.
+    fn eight() -> Breadth {
+        let mut breadth = Breadth::new(8);
+        (breadth.connections, breadth.widest, breadth.rate) = (8, 8, (64 * MIB) as f64);
+        breadth.phase = Phase::Full;
+        breadth
+    }
+
+    /// Each connection gets 8 MiB a second for so long.
+    fn read_on(breadth: &mut Breadth, from: u64, until: u64) {
+        for millis in (from..until).step_by(10) {
+            for connection in 0..breadth.connections() {
+                breadth.came(connection, 8 * MIB / 100, 1 << 30, at(millis));
+            }
+        }
+    }
+
+    #[test]
+    fn one_interruption_that_breaks_all_connections_counts_once_and_they_are_as_many_again_soon() {
+        let mut breadth = eight();
+        for later in 0..7 {
+            breadth.failed(at(900), at(1000 + later * 300));
+        }
+        assert_eq!(breadth.connections(), 4);
+        read_on(&mut breadth, 3000, 6000);
+        assert_eq!(breadth.connections(), 8, "{:?}", breadth.phase);
+        // One that is noticed late broke with the others.
+        breadth.failed(at(950), at(6000));
+        assert_eq!(breadth.connections(), 8);
+        breadth.failed(at(5900), at(6100));
+        assert_eq!(breadth.connections(), 4, "another one counts");
+    }
+
+    #[test]
+    fn a_failure_of_more_connections_than_before_is_taken_back_to_those() {
+        let mut breadth = eight();
+        (breadth.connections, breadth.phase) = (6, Phase::Wider { before: 4 });
+        breadth.failed(at(10), at(20));
+        assert_eq!(breadth.connections(), 4);
+    }
+
+    #[test]
+    fn what_the_agent_itself_holds_up_is_not_tried_by_more() {
+        let mut breadth = Breadth::new(8);
+        for millis in (0..5000).step_by(10) {
+            breadth.held_up();
+            breadth.came(0, MIB / 10, 1 << 30, at(millis));
+        }
+        assert_eq!(breadth.connections(), 1);
+        for millis in (5000..5500).step_by(10) {
+            breadth.came(0, MIB / 10, 1 << 30, at(millis));
+        }
+        assert!(breadth.is_trial());
+    }
+
+    #[test]
+    fn an_origin_that_was_tried_a_moment_ago_for_another_blob_is_not_tried_at_once() {
+        let mut breadth = Breadth::new(8);
+        breadth.wait_until(at(3000));
+        read_on(&mut breadth, 0, 3000);
+        assert_eq!(breadth.connections(), 1);
+        read_on(&mut breadth, 3000, 3500);
+        assert!(breadth.is_trial());
     }
 
     #[test]
@@ -503,7 +606,7 @@ mod tests {
         let mut breadth = Breadth::new(8);
         assert_eq!(breadth.stretch(1 << 30), None);
         (breadth.connections, breadth.rate) = (8, (64 * MIB) as f64);
-        breadth.phase = Phase::Fixed;
+        breadth.phase = Phase::Full;
         assert_eq!(breadth.stretch(1 << 30), Some(16 * MIB));
         assert_eq!(breadth.stretch(64 * MIB), Some(6 * MIB));
         assert_eq!(breadth.stretch(MIB), Some(8 * MIB * 15 / 100), "what comes in a moment");

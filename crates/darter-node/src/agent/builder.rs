@@ -43,6 +43,7 @@ use crate::setbacks::Setbacks;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use crate::transfer::House;
 use crate::transfer::journal::Archive;
+use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
 use crate::transfer::turns::Turns;
 
@@ -141,6 +142,7 @@ impl Builder {
             registries: registry.upstreams().clone(),
             origin_budget: ByteBudget::new(options.origin_limit, Arc::clone(&clock)),
             origin_turns: Turns::for_connections(options.origin_connections),
+            manners: Manners::default(),
             metrics: Arc::clone(&metrics),
             tiers: TierBytes::default(),
             fetching: Fetchers::default(),

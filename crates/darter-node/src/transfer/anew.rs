@@ -65,7 +65,7 @@ impl Transfer {
     /// Compares the piece in hand with the hash that is known of it, and goes on to the next.
     pub(super) async fn compare_piece(&self, assembly: &mut Assembly) -> Option<RunEnd> {
         let (piece, piece_length) = (assembly.piece, self.piece_length);
-        let known = self.stored.hash(piece)?;
+        let Some(known) = self.stored.hash(piece) else { return Some(self.changed_end()) };
         let only = self.stored.length().is_some_and(|length| piece_length.count(length) == 1);
         let bytes = std::mem::take(&mut assembly.bytes);
         let mut hashing = self.whole.take_at(piece_length.offset(piece));

@@ -2,26 +2,29 @@
 //!
 //! Whether there are any, and what each reads, is the swarm's decision (`darter_swarm::Lead`), which is told what comes on each. What
 //! happens to one of them is never the end of anything: the reader of everything goes on, and reads what another was to read and did
-//! not. An origin that answers a range with everything, with an error, or with the wish to be left alone is read by one connection from
-//! then on; one whose connection broke, or sent nothing for a moment, by fewer for a while.
+//! not. Where one's connection broke, or sent nothing for a moment, fewer read for a while. An origin that answers a range with
+//! everything, with an error, or with the wish to be left alone, is read by one connection from then on, and so are its other blobs for
+//! a while (see [`manners`](super::manners)). What it says to one connection about waiting holds for all that read the blob.
 //!
 //! A connection reads a stretch at a time, with the version and the credentials that the first one has, and takes its turns as any reader does
 //! (see [`turns`](super::turns)): where other blobs are read at the same time they share the connections, and none begins another stretch while
 //! somebody waits.
 //!
-//! Not by several: what passes through without being kept, local files, and content of which nothing tells whether two answers are of the same
-//! version.
+//! Not by several: what passes through without being kept, local files, content of which nothing tells whether two answers are of the same
+//! version, and signed addresses, which may expire before the last request is made.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{PieceIndex, Source, in_full};
-use darter_origin::{ErrorKind, OriginError, Reading};
+use darter_core::source::{Credentials, SIGNED_QUERY};
+use darter_core::{Blamed as _, Moment, PieceIndex, Source, in_full};
+use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
 use darter_store::size;
-use darter_swarm::{OriginReader, OriginRun, Widening};
+use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
+use super::dissolve::origin_of;
 use super::leading::Leading;
-use super::reading::{Leftover, RunEnd};
+use super::reading::{Leftover, RunEnd, is_refusal};
 use super::{Lead, State, Transfer};
 
 /// How long a connection besides others may send nothing.
@@ -29,6 +32,23 @@ pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
 
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// By how many connections an origin may be read.
+pub(super) struct Connections {
+    pub(super) most: u8,
+    /// Until when it is known from another blob that more than one get nothing.
+    pub(super) known_until: Option<Moment>,
+}
+
+/// What follows for the other connections from how one ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consequence {
+    Nothing,
+    /// There are fewer for a while.
+    Fewer,
+    /// One reads, for good.
+    Alone,
+}
 
 impl Leading {
     /// How many connections read the origin now.
@@ -39,21 +59,35 @@ impl Leading {
 
 impl Transfer {
     /// By how many connections the origin may be read at a time.
-    pub(super) fn max_connections(&self) -> u8 {
+    pub(super) fn origin_connections(&self) -> Connections {
+        let (now, origin) = (self.context.now(), origin_of(&self.source));
         let is_file = matches!(&self.source, Source::Url { url, .. } if url.scheme() == "file");
-        let is_one = is_file || self.stored.passes() || !self.can_be_continued();
-        if is_one { 1 } else { self.context.options.origin_connections.max(1) }
+        let is_one = is_file || self.stored.passes() || !self.can_be_continued() || self.is_signed();
+        let is_one = is_one || self.context.manners.is_alone(&origin, now);
+        let most = if is_one { 1 } else { self.context.options.origin_connections.max(1) };
+        Connections { most, known_until: self.context.manners.known_until(&origin, now) }
     }
 
-    /// Bytes of the origin came.
-    pub(super) fn origin_came(self: &Arc<Self>, reader: OriginReader, bytes: u64) {
+    fn is_signed(&self) -> bool {
+        self.state.lock().callers.current().headers.iter().any(|(name, _)| name == SIGNED_QUERY)
+    }
+
+    /// Bytes of the origin came, and this agent's own limit held them up or not.
+    pub(super) fn origin_came(self: &Arc<Self>, reader: OriginReader, bytes: u64, is_held_up: bool) {
         let now = self.context.now();
         let are_more = {
             let mut state = self.state.lock();
             let Some(leading) = &mut state.leading else { return };
-            let before = leading.books().lead().connections();
-            let widening = leading.books().lead_mut().origin_came(reader, bytes, now);
-            let are_more = leading.books().lead().connections() > before;
+            let lead = leading.books().lead_mut();
+            let before = lead.connections();
+            if is_held_up {
+                lead.origin_held_up();
+            }
+            let widening = lead.origin_came(reader, bytes, now);
+            let are_more = lead.connections() > before;
+            if let Some(Widening::Back { connections: 1, .. }) = widening {
+                self.context.manners.gained_nothing(&origin_of(&self.source), now);
+            }
             if let Some(widening) = widening {
                 state.journal.note(now, told(widening));
             }
@@ -62,6 +96,48 @@ impl Transfer {
         if are_more {
             self.read_beside();
         }
+    }
+
+    /// The origin does not want several connections, for so long if it said so: one reads this blob from now on.
+    pub(super) fn origin_is_read_alone(&self, asked: Option<Duration>, why: &str) {
+        let now = self.context.now();
+        self.context.manners.refused(&origin_of(&self.source), asked, now);
+        self.narrows(why, |lead| lead.origin_refused(now));
+    }
+
+    /// Fewer connections may read from now on.
+    fn narrows(&self, why: &str, narrow: impl FnOnce(&mut SwarmLead)) {
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        let Some(leading) = &mut state.leading else { return };
+        let lead = leading.books().lead_mut();
+        let before = lead.connections();
+        narrow(lead);
+        let after = lead.connections();
+        if after < before {
+            let what = format!("reading the origin by {before} connections: {why}; going on with {after}");
+            state.journal.note(now, what);
+        }
+    }
+
+    /// The origin asked for a pause: nobody asks it for anything of this blob before it is over.
+    pub(super) fn origin_rests(&self, pause: Duration) {
+        let until = self.context.now() + pause;
+        let mut state = self.state.lock();
+        state.origin_rests = state.origin_rests.max(until);
+    }
+
+    /// Waits until the pause is over that the origin asked another connection for. How long that was.
+    pub(super) async fn wait_for_rest(&self) -> Duration {
+        let now = self.context.now();
+        let rest = self.state.lock().origin_rests.since(now);
+        if rest.is_zero() {
+            return rest;
+        }
+        let text = format!("{} asked for a pause on another connection", self.source);
+        let _told = self.context.pauses.begin(&self.source, text, rest);
+        self.pause_reading(rest).await;
+        rest
     }
 
     /// Starts the connections that are to read and do not.
@@ -88,13 +164,17 @@ impl Transfer {
         let reader = OriginReader::Beside(number);
         let turns = &self.context.origin_turns;
         let has_room = turns.has_room() && turns.shares_beside(number, self.context.fetching.count());
-        let may_read = has_room && !self.stored.passes() && !self.closed.is_cancelled();
+        let is_alone = self.stored.passes() || self.context.manners.is_alone(&origin_of(&self.source), now);
         let mut state = self.state.lock();
         if begins && state.beside.contains(&number) {
             return None;
         }
-        let leads = state.lead() == Lead::Me && state.course.is_open();
-        let may_read = may_read && leads && !state.in_order_only;
+        if let Some(leading) = state.leading.as_mut().filter(|_| is_alone) {
+            // Or else who reads everything would ask for a stretch at a time, as if there were others.
+            leading.books().lead_mut().origin_refused(now);
+        }
+        let leads = state.lead() == Lead::Me && state.course.is_open() && !self.closed.is_cancelled();
+        let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.compares;
         let run = state.leading.as_mut().filter(|_| may_read).and_then(|leading| leading.plan(reader, &known, now));
         let State { leading, beside, .. } = &mut *state;
         match (leading, run) {
@@ -115,21 +195,22 @@ impl Transfer {
     async fn read_stretches(self: &Arc<Self>, number: u8, first: OriginRun) {
         let mut run = Some(first);
         while let Some(stretch) = run {
-            let end = self.read_stretch(OriginReader::Beside(number), stretch).await;
-            self.after_stretch(end).await;
+            let (began, caller) = (self.context.now(), self.state.lock().callers.current().clone());
+            let end = self.read_stretch(OriginReader::Beside(number), stretch, &caller).await;
+            self.after_stretch(end, began, &caller).await;
             run = self.next_stretch(number, false);
         }
         self.kick.notify_one();
     }
 
-    async fn read_stretch(self: &Arc<Self>, reader: OriginReader, run: OriginRun) -> RunEnd {
+    async fn read_stretch(self: &Arc<Self>, reader: OriginReader, run: OriginRun, credentials: &Credentials) -> RunEnd {
         let mut left = Leftover::new(reader, self.context.now());
         let mut turn = self.context.origin_turns.reader();
         if !self.begins(reader, &mut turn, run.first).await {
             return RunEnd::Replan;
         }
         let opened = tokio::select! {
-            opened = turn.wait_for(self.open_stretch(run, &left)) => opened,
+            opened = turn.wait_for(self.open_stretch(run, &left, credentials)) => opened,
             () = self.closed.cancelled() => return RunEnd::Replan,
         };
         match opened {
@@ -138,54 +219,77 @@ impl Transfer {
         }
     }
 
-    async fn open_stretch(&self, run: OriginRun, left: &Leftover) -> Result<Reading, OriginError> {
-        let (credentials, requester) = {
-            let state = self.state.lock();
-            (state.callers.current().clone(), state.requester)
-        };
+    async fn open_stretch(
+        &self,
+        run: OriginRun,
+        left: &Leftover,
+        credentials: &Credentials,
+    ) -> Result<Reading, OriginError> {
+        let requester = self.state.lock().requester;
         if run.first > PieceIndex(0) {
             self.joined_parts();
         }
         let origin = self.context.origins.once(requester);
-        let opened = origin.read(&self.source, &credentials, self.range_of(run, left), self.expected());
+        let opened = origin.read(&self.source, credentials, self.range_of(run, left), self.expected());
         tokio::time::timeout(ANSWER_TIMEOUT, opened).await.unwrap_or_else(|_| {
             let text = format!("{} did not answer for {} s", self.source, ANSWER_TIMEOUT.as_secs());
             Err(OriginError::new(ErrorKind::Timeout, text))
         })
     }
 
-    /// What follows from how a stretch ended.
-    async fn after_stretch(self: &Arc<Self>, end: RunEnd) {
-        let (why, may_pass) = match end {
+    /// What follows from how a stretch ended that began then, with these credentials.
+    async fn after_stretch(self: &Arc<Self>, end: RunEnd, began: Moment, caller: &Credentials) {
+        let is_refused = matches!(&end, RunEnd::Origin(error) if is_refusal(error) && !limits(error));
+        let others_may = is_refused && {
+            let mut state = self.state.lock();
+            let others_may = state.callers.refused(caller);
+            state.is_shut_out |= !others_may;
+            others_may
+        };
+        let consequence = if others_may { Consequence::Fewer } else { consequence(&end) };
+        let (why, asked) = match end {
+            RunEnd::Replan => return,
             // Whoever reads everything meets with what failed here.
-            RunEnd::Replan | RunEnd::Here(_) => return,
-            RunEnd::Whole(_) => ("the origin gave all of it though a part was requested".to_owned(), false),
+            RunEnd::Here(error) => (in_full(&error).to_string(), None),
+            RunEnd::Whole(_) => ("the origin gave all of it though a part was requested".to_owned(), None),
             RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
                 return self.dissolve(error.into()).await;
             }
-            RunEnd::Origin(error) => (in_full(&error).to_string(), may_pass(&error)),
+            RunEnd::Origin(error) => {
+                if limits(&error) {
+                    let patience = self.context.options.origin_patience;
+                    let pause = RetryPolicy::patient(patience).pause(1, Duration::ZERO, &error);
+                    self.origin_rests(pause.unwrap_or(patience));
+                }
+                (in_full(&error).to_string(), error.retry_after())
+            }
         };
         let now = self.context.now();
-        let mut state = self.state.lock();
-        let Some(leading) = &mut state.leading else { return };
-        let before = leading.books().lead().connections();
-        if may_pass {
-            leading.books().lead_mut().origin_failed(now);
-        } else {
-            leading.books().lead_mut().origin_refused(now);
-        }
-        let after = leading.books().lead().connections();
-        if after < before {
-            let what = format!("reading the origin by {before} connections: {why}; going on with {after}");
-            state.journal.note(now, what);
+        match consequence {
+            Consequence::Nothing => {}
+            Consequence::Fewer => self.narrows(&why, |lead| lead.origin_failed(began, now)),
+            // What was said to one caller says nothing of other blobs.
+            Consequence::Alone if is_refused => self.narrows(&why, |lead| lead.origin_refused(now)),
+            Consequence::Alone => self.origin_is_read_alone(asked, &why),
         }
     }
 }
 
-/// Whether several connections may be tried again after a failure of one.
-fn may_pass(error: &OriginError) -> bool {
-    let broke = matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Truncated);
-    broke && error.retry_after().is_none()
+fn consequence(end: &RunEnd) -> Consequence {
+    match end {
+        RunEnd::Replan => Consequence::Nothing,
+        // A disk that takes nothing would have the same stretch asked for again and again.
+        RunEnd::Here(_) => Consequence::Fewer,
+        RunEnd::Whole(_) => Consequence::Alone,
+        RunEnd::Origin(error) if error.blame().retry.is_later() && !limits(error) => Consequence::Fewer,
+        RunEnd::Origin(_) => Consequence::Alone,
+    }
+}
+
+/// Whether the origin wants fewer requests, or none for a while.
+pub(super) fn limits(error: &OriginError) -> bool {
+    let is_busy = matches!(error.kind(), ErrorKind::RateLimited { .. } | ErrorKind::Status(503));
+    is_busy || error.retry_after().is_some()
 }
 
 /// For people.
@@ -211,6 +315,7 @@ fn told(widening: Widening) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::FetchError;
 
     #[test]
     fn people_are_told_what_several_connections_get() {
@@ -225,11 +330,16 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_connection_is_no_refusal() {
-        let failed = |kind| OriginError::new(kind, "failed");
-        assert!(may_pass(&failed(ErrorKind::Truncated)));
-        for kind in [ErrorKind::RateLimited { retry_after: None }, ErrorKind::Status(503), ErrorKind::Changed] {
-            assert!(!may_pass(&failed(kind)));
+    fn a_broken_connection_is_no_refusal_and_what_fails_here_is_not_asked_for_without_end() {
+        let failed = |kind| consequence(&RunEnd::Origin(OriginError::new(kind, "failed")));
+        for kind in [ErrorKind::Truncated, ErrorKind::Unreachable, ErrorKind::Timeout, ErrorKind::Status(502)] {
+            assert_eq!(failed(kind), Consequence::Fewer);
         }
+        let limited = ErrorKind::RateLimited { retry_after: None };
+        for kind in [limited, ErrorKind::Status(503), ErrorKind::Changed, ErrorKind::RangeNotSatisfiable] {
+            assert_eq!(failed(kind), Consequence::Alone);
+        }
+        assert_eq!(consequence(&RunEnd::Here(FetchError::Draining)), Consequence::Fewer);
+        assert_eq!(consequence(&RunEnd::Replan), Consequence::Nothing);
     }
 }

@@ -17,15 +17,18 @@ use super::whole::Hashing;
 
 impl Transfer {
     /// Takes in what an answer declares that goes on at the piece `first`.
-    pub(super) async fn heed(&self, later: Witness, first: PieceIndex) -> Result<(), OriginError> {
+    pub(super) async fn heed(self: &Arc<Self>, later: Witness, first: PieceIndex) -> Result<(), OriginError> {
         let mut whole = self.whole.take().await;
         let heeded = self.heed_beside(later, &mut whole, first).await;
-        self.whole.give_back(whole);
+        // What other connections have read ahead may follow.
+        self.hashed(whole);
         heeded
     }
 
     async fn heed_beside(&self, later: Witness, whole: &mut Hashing, first: PieceIndex) -> Result<(), OriginError> {
         let Some(later) = later.beside(whole.witness.as_ref())? else { return Ok(()) };
+        // Other connections, and members, may have hashed on, or lag behind.
+        let first = if whole.is_idle() { first } else { self.piece_length.piece_at(whole.next) };
         let at = self.piece_length.offset(first);
         let is_in_step = whole.next == at || whole.is_idle();
         if !is_in_step || !(0..first.0).all(|piece| self.stored.holds(PieceIndex(piece))) {

@@ -153,6 +153,7 @@ impl Transfer {
         }
         let is_whole = state.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
         let (has_verdict, leader) = (state.verdict.is_some(), state.lead());
+        let is_whole = is_whole && !(state.compares && leader == Lead::Me);
         work.finish = state.course.begins_check(is_whole, has_verdict, leader, now);
         work.duty = self.duty(state, now);
         work.wake = self.next_wakeup(state, now);

@@ -15,6 +15,7 @@ use darter_swarm::{
 };
 use tokio::sync::Notify;
 
+use super::beside::Connections;
 use super::dissolve::refuse;
 use super::{Lead, Outcome, Transfer, narrower, random_seed};
 use crate::error::FetchError;
@@ -269,6 +270,7 @@ impl Transfer {
     pub(super) fn open_lead(&self, start: Start) {
         let now = self.context.now();
         let held = self.stored.held();
+        let Connections { most, known_until } = self.origin_connections();
         let mut state = self.state.lock();
         if state.leading.is_some() {
             return;
@@ -287,7 +289,7 @@ impl Transfer {
         };
         let mut books = Books::open(opening, self, now);
         if let Some(length) = self.stored.length() {
-            books.lead_mut().read_by(self.max_connections(), self.piece_length, length);
+            books.lead_mut().read_by(most, known_until, self.piece_length, length);
         }
         let plan_changed = [(); 2].map(|()| Arc::new(Notify::new()));
         state.leading = Some(Leading { books, wakes: None, look_again: None, plan_changed });
@@ -298,13 +300,15 @@ impl Transfer {
         let (total, length) = (self.pieces(), self.stored.length());
         let known = 0..self.stored.prefix();
         let now = self.context.now();
+        let Connections { most, known_until } = self.origin_connections();
         {
             let mut state = self.state.lock();
             if let (Some(leading), Some(total)) = (&mut state.leading, total) {
                 leading.books.lead_mut().set_total(total);
             }
             if let (Some(leading), Some(length)) = (&mut state.leading, length) {
-                leading.books.lead_mut().read_by(self.max_connections(), self.piece_length, length);
+                let lead = leading.books.lead_mut();
+                lead.read_by(most, known_until, self.piece_length, length);
             }
             if let Some(total) = total {
                 state.hashes.set_total(total);

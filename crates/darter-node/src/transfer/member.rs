@@ -287,7 +287,7 @@ impl Transfer {
         let bytes = data.len() as u64;
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
-        let needed = stored.is_crowded().then(|| self.needed_from(Duration::ZERO));
+        let needed = stored.is_crowded(PieceIndex(u32::MAX)).then(|| self.needed_from(Duration::ZERO));
         let put = self.context.disk.run(move || {
             if let Some(needed) = needed {
                 stored.forget(needed)?;
@@ -295,7 +295,10 @@ impl Transfer {
             stored.put(piece, &data)
         });
         match put.await {
-            Ok(Put::Stored) => self.stored_piece(piece, bytes, Some(request), peer.giver()),
+            Ok(Put::Stored) => {
+                self.hash_if_next(piece);
+                self.stored_piece(piece, bytes, Some(request), peer.giver());
+            }
             Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),
             Err(error) => match error.blame().fault {
                 Fault::Peer => {

@@ -9,6 +9,8 @@
 //! | `electing` | finding another lead, handing back |
 //! | [`reading`] | the lead reads the origin, once for everybody |
 //! | `beside` | further connections to an origin that gives several more than one |
+//! | `manners` | what is known of origins from other blobs: which want one connection |
+//! | `through` | an answer that is read to its end, and compared with what is here |
 //! | `whole` | the digest of the whole, while pieces come in any order |
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
@@ -49,6 +51,7 @@ mod handing;
 mod hashes;
 pub(crate) mod journal;
 pub(crate) mod leading;
+pub(crate) mod manners;
 pub(crate) mod member;
 pub(crate) mod meter;
 mod parts;
@@ -56,6 +59,7 @@ pub(crate) mod passing;
 pub(crate) mod reading;
 pub(crate) mod rest;
 pub(crate) mod stream;
+mod through;
 pub(crate) mod turns;
 mod upkeep;
 pub(crate) mod view;
@@ -168,6 +172,12 @@ pub(crate) struct State {
     on_errands: bool,
     /// Which connections read it besides, by their number.
     beside: BTreeSet<u8>,
+    /// Before this nobody asks the origin for anything: it asked for a pause.
+    origin_rests: Moment,
+    /// Whether the origin refuses the credentials of every caller.
+    is_shut_out: bool,
+    /// Whether pieces of an answer that may be of another version stand beside pieces that were not compared with it yet.
+    compares: bool,
     /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
@@ -330,6 +340,9 @@ impl Transfer {
             reading: false,
             on_errands: false,
             beside: BTreeSet::new(),
+            origin_rests: Moment::ZERO,
+            is_shut_out: false,
+            compares: false,
             in_order_only: false,
             whole_answer: None,
             wants: Wants::new(everything),

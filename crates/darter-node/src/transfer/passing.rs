@@ -112,15 +112,16 @@ impl Transfer {
         members.map_or(readers, |leading| readers.min(leading.first_unheld()))
     }
 
-    /// Waits until a blob that passes through has room for another piece in memory. `Err` if nobody reads it.
-    pub(super) async fn room_to_read(self: &Arc<Self>) -> Result<(), FetchError> {
+    /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads it. What was
+    /// read ahead of that piece takes room and does not count: those who read wait for the piece itself.
+    pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
         // Not before: who comes while the beginning is here shares it.
-        while self.stored.is_crowded() && !self.closed.is_cancelled() {
+        while self.stored.is_crowded(next) && !self.closed.is_cancelled() {
             let waited = self.context.now().since(began);
             let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
             self.context.disk.run(move || stored.forget(needed)).await?;
-            if !self.stored.is_crowded() {
+            if !self.stored.is_crowded(next) {
                 break;
             }
             if waited >= READER_TIMEOUT && self.passes_in_vain() {

@@ -7,7 +7,8 @@
 //! it gives no ranges or nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by range,
 //! with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start
 //! again and what is known is skipped (see [`parts`](super::parts)). Where
-//! nothing tells whether it is the same version, it is read from its start, too, and compared (see [`anew`](super::anew)). What
+//! nothing tells whether it is the same version, it is read from its start, too, and compared (see [`anew`](super::anew) and
+//! [`through`](super::through)). What
 //! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
 //! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
 
@@ -16,18 +17,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_api::Giver;
-use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
-use darter_store::StoreError;
+use darter_store::{Put, StoreError};
 use darter_swarm::{OriginReader, OriginRun};
-use darter_wire::{Budget as _, MAX_BLOB_LENGTH, MAX_PIECES, Message};
+use darter_wire::{MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
-use super::beside::MAX_SILENCE;
+use super::beside::{MAX_SILENCE, limits};
 use super::leading::Leading;
 use super::parts::{Next, Parts};
 use super::turns::Turn;
+use super::whole::Fresh;
 use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 
@@ -45,11 +46,17 @@ pub(super) enum RunEnd {
 
 /// A piece being put together.
 pub(super) struct Assembly {
-    reader: OriginReader,
+    pub(super) reader: OriginReader,
     pub(super) piece: PieceIndex,
     pub(super) bytes: Vec<u8>,
     /// Bytes of the body before the first byte wanted.
     skip: u64,
+    /// Whether all of the answer is read, and what is here is compared.
+    pub(super) through: bool,
+    /// Whether nothing tells if the answer is of the same version as what is here.
+    pub(super) anew: bool,
+    /// Whether the answer goes on to the blob's end.
+    pub(super) to_the_end: bool,
 }
 
 /// What a broken reading leaves to the next one.
@@ -93,7 +100,7 @@ impl Transfer {
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
                 let leads = state.lead() == Lead::Me && state.course.is_open();
-                let lacks = transfer.pieces() != Some(transfer.stored.held().len());
+                let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.compares;
                 if !leads || !lacks || transfer.closed.is_cancelled() {
                     state.reading = false;
                     return;
@@ -140,9 +147,13 @@ impl Transfer {
         {
             let mut state = self.state.lock();
             state.in_order_only |= why.is_some();
+            let now = self.context.now();
             if let Some(leading) = &mut state.leading {
                 let is_idle = !leading.is_reading(OriginReader::Everything);
                 leading.read_everything();
+                if why.is_some() {
+                    leading.books().lead_mut().origin_refused(now);
+                }
                 state.whole_answer = answer.filter(|_| is_idle);
             }
         }
@@ -165,23 +176,34 @@ impl Transfer {
         }
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let mut left = Leftover::new(reader, self.context.now());
+        left.anew = !on_errands && self.state.lock().compares;
         let mut tries = 0;
         loop {
-            let Some(run) = self.next_run(reader).await else { break };
-            if on_errands && run.first.0 > 0 && !self.can_be_continued() {
+            let Some(run) = self.next_run_or_all(reader).await else { break };
+            let stands_beside_others = run.first.0 > 0 || self.stored.known_count() > 0;
+            let is_unproven = stands_beside_others && !self.can_be_continued();
+            if on_errands && is_unproven {
                 let why = "nothing tells whether two answers of the origin are of the same version";
                 return self.read_in_order(None, Some(why));
             }
             if !on_errands {
                 opened = opened.or_else(|| self.state.lock().whole_answer.take());
             }
-            left.assembly = left.assembly.take().filter(|assembly| assembly.piece == run.first);
             if tries == 0 {
                 // It may have been long since there was anything to read.
                 left.progress = self.context.now();
             }
             let progress_before = left.progress;
-            left.anew |= run.first.0 > 0 && !self.can_be_continued();
+            left.anew |= is_unproven;
+            left.assembly = left.assembly.take().filter(|assembly| assembly.piece == run.first && !left.anew);
+            if opened.is_none() {
+                let rest = self.wait_for_rest().await;
+                if !rest.is_zero() {
+                    // Nobody failed meanwhile.
+                    left.progress = left.progress + rest;
+                    continue;
+                }
+            }
             let asked_part = opened.is_none() && !left.anew && self.range_of(run, &left).is_some();
             let caller = self.state.lock().callers.current().clone();
             let mut turn = self.context.origin_turns.reader();
@@ -198,6 +220,9 @@ impl Transfer {
                 None => RunEnd::Replan,
             };
             drop(turn);
+            if left.parts == Parts::Refused && !on_errands {
+                self.origin_is_read_alone(None, "it gives no parts any more");
+            }
             let end = match end {
                 RunEnd::Whole(reading) => {
                     let why = "the origin gave all of it though a part was requested: it serves no ranges";
@@ -209,7 +234,10 @@ impl Transfer {
                 end => end,
             };
             match end {
-                RunEnd::Replan => (tries, left.anew, left.reached, left.again) = (0, false, 0, 0),
+                RunEnd::Replan => {
+                    (tries, left.reached, left.again) = (0, 0, 0);
+                    left.anew = !on_errands && self.state.lock().compares;
+                }
                 RunEnd::Here(error) => return self.give_up(&error),
                 RunEnd::Whole(_) => {}
                 // Nothing of it can be told right from wrong.
@@ -260,6 +288,10 @@ impl Transfer {
                     let in_vain = tries > 1 && !self.is_wanted();
                     let pause = policy.pause(tries, spent, &error).filter(|_| !in_vain);
                     let Some(pause) = pause else { return self.give_up(&error.into()) };
+                    if limits(&error) {
+                        self.origin_is_read_alone(error.retry_after(), &in_full(&error).to_string());
+                        self.origin_rests(pause);
+                    }
                     self.note(format!("reading the origin: {}; continuing", in_full(&error)));
                     let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
                     // Whoever does not answer within the pause is asked in a later one.
@@ -271,7 +303,7 @@ impl Transfer {
     }
 
     /// What to read next; waits until there is something, `None` once this agent need not read any more.
-    async fn next_run(&self, reader: OriginReader) -> Option<OriginRun> {
+    pub(super) async fn next_run(&self, reader: OriginReader) -> Option<OriginRun> {
         loop {
             if self.closed.is_cancelled() {
                 return None;
@@ -404,12 +436,21 @@ impl Transfer {
                 return self.wrong_length(error);
             }
         }
+        let through = reads_everything && (left.anew || reading.start < start);
+        let to_the_end = reads_everything && run.end.is_none_or(|end| self.pieces() == Some(end.0));
+        let run = if through { OriginRun { end: None, ..run } } else { run };
+        // All that stands before the run is compared, too.
+        let first = if through { PieceIndex(self.piece_length.count(reading.start)) } else { first };
+        let start = if through { self.piece_length.offset(first) } else { start };
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
-        let bytes = left.assembly.take().map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
-        let mut assembly = Assembly { reader: left.reader, piece: first, bytes, skip: start - reading.start };
+        let begun = left.assembly.take().filter(|_| !through);
+        let bytes = begun.map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
+        let (reader, anew) = (left.reader, left.anew);
+        let before = start - reading.start;
+        let mut assembly = Assembly { reader, piece: first, bytes, skip: before, through, anew, to_the_end };
         let (mut body, mut at) = (reading.body, reading.start);
         loop {
-            if !turn.has_begun() && !self.begins(left.reader, turn, assembly.piece.max(run.first)).await {
+            if !turn.has_begun() && !self.begins_piece(turn, &mut assembly).await {
                 return RunEnd::Replan;
             }
             let chunk = tokio::select! {
@@ -435,15 +476,15 @@ impl Transfer {
                 left.again = at;
                 self.moved();
             }
-            self.meter_origin(length).await;
-            if !left.anew {
-                self.origin_came(left.reader, length);
+            let is_held_up = self.meter_origin(length).await;
+            if !through {
+                self.origin_came(left.reader, length, is_held_up);
             }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
                 if assembly.bytes.len() == room {
                     turn.end();
-                    if let Some(end) = self.piece_came(run, &mut assembly).await {
+                    if let Some(end) = self.piece_came(&mut assembly).await {
                         return end;
                     }
                 }
@@ -451,7 +492,7 @@ impl Transfer {
                 assembly.bytes.extend_from_slice(&chunk.split_to(take));
                 if self.is_whole_piece(&assembly) {
                     turn.end();
-                    if let Some(end) = self.piece_came(run, &mut assembly).await {
+                    if let Some(end) = self.piece_came(&mut assembly).await {
                         return end;
                     }
                 }
@@ -469,6 +510,7 @@ impl Transfer {
 
     /// The body ended: of a blob of unknown length, that was its end.
     async fn end_of_body(self: &Arc<Self>, run: OriginRun, mut assembly: Assembly, left: &mut Leftover) -> RunEnd {
+        let is_all = assembly.through && assembly.anew;
         if assembly.piece < run.first {
             return self.ended_before(run, &assembly);
         }
@@ -491,7 +533,7 @@ impl Transfer {
                 return RunEnd::Here(error);
             }
             if !assembly.bytes.is_empty()
-                && let Some(end) = self.store_piece(&mut assembly).await
+                && let Some(end) = self.piece_came(&mut assembly).await
             {
                 return end;
             }
@@ -501,12 +543,16 @@ impl Transfer {
             left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
             return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
         }
+        if is_all {
+            self.is_one_version();
+        }
         RunEnd::Replan
     }
 
-    async fn meter_origin(&self, bytes: u64) {
+    /// Whether the agent's own limit held it up.
+    async fn meter_origin(&self, bytes: u64) -> bool {
         self.context.metrics.origin_bytes.inc_by(bytes);
-        self.context.origin_budget.take(u32::try_from(bytes).unwrap_or(u32::MAX)).await;
+        self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
     }
 
     fn accept_length(self: &Arc<Self>, length: u64) -> Result<(), FetchError> {
@@ -519,11 +565,12 @@ impl Transfer {
         Ok(())
     }
 
-    /// What to do with the piece in hand: one that comes before the run is known, and compared.
-    async fn piece_came(self: &Arc<Self>, run: OriginRun, assembly: &mut Assembly) -> Option<RunEnd> {
-        if assembly.piece < run.first && self.stored.hash(assembly.piece).is_some() {
+    /// What to do with the piece in hand: where all of an answer is read, one that is here is compared.
+    async fn piece_came(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
+        if assembly.through && self.stored.holds(assembly.piece) {
             return self.compare_piece(assembly).await;
         }
+        self.may_be_of_another_version(assembly);
         self.store_piece(assembly).await
     }
 
@@ -537,48 +584,36 @@ impl Transfer {
         let piece = assembly.piece;
         let bytes = std::mem::take(&mut assembly.bytes);
         let length = bytes.len() as u64;
-        let only = self.stored.length().is_some_and(|length| self.piece_length.count(length) == 1);
-        let stored = Arc::clone(&self.stored);
-        let piece_length = self.piece_length;
+        let (stored, piece_length) = (Arc::clone(&self.stored), self.piece_length);
+        let only = stored.length().is_some_and(|length| piece_length.count(length) == 1);
+        let is_last = stored.length() == Some(piece_length.offset(piece) + length);
         let mut hashing = self.whole.take_at(piece_length.offset(piece));
-        let hashes = hashing.is_some();
-        let is_last = self.stored.length() == Some(piece_length.offset(piece) + length);
         let put = self.context.disk.run(move || {
-            if let Some(hashing) = &mut hashing {
-                if let Some(witness) = &mut hashing.witness {
-                    witness.update(&bytes);
-                }
-                // The last piece is held back until the whole is known to be what was declared.
-                if is_last && let Some(Err(error)) = hashing.witness.take().map(Witness::verdict) {
-                    return Ok(Err(error));
-                }
-            }
-            if stored.hash(piece).is_none() {
-                stored.extend(piece.0, &[hash_piece(piece_length, piece, &bytes, only)])?;
-            }
-            stored.put(piece, &bytes)?;
-            if let Some(hashing) = &mut hashing {
-                hashing.update(&bytes);
-            }
-            Ok::<_, StoreError>(Ok((bytes, hashing)))
+            let put = Fresh { piece, piece_length, bytes: &bytes, only, is_last }.put(&*stored, &mut hashing);
+            (put, bytes, hashing)
         });
-        let put = put.await;
-        if hashes && !matches!(put, Ok(Ok(_))) {
-            self.whole.lose();
+        let (put, mut bytes, hashing) = put.await;
+        match (hashing, &put) {
+            (Some(hashing), Ok(Ok(_))) => self.hashed(hashing),
+            (Some(hashing), _) => self.whole.give_back(hashing),
+            (None, Ok(Ok(_))) => self.hash_if_next(piece),
+            (None, _) => {}
         }
         match put {
             Ok(Err(error)) => return Some(RunEnd::Origin(error)),
-            Ok(Ok((mut bytes, hashing))) => {
-                if let Some(hashing) = hashing {
-                    self.hashed(hashing);
-                }
+            Ok(Ok(put)) => {
                 bytes.clear();
                 assembly.bytes = bytes;
                 assembly.piece = PieceIndex(piece.0 + 1);
-                self.learned_run(&mut self.state.lock(), piece.0..piece.0 + 1);
-                self.total_known();
-                self.stored_piece(piece, length, None, Giver::Origin);
-                self.read_beside();
+                match put {
+                    Put::Stored => {
+                        self.learned_run(&mut self.state.lock(), piece.0..piece.0 + 1);
+                        self.total_known();
+                        self.stored_piece(piece, length, None, Giver::Origin);
+                        self.read_beside();
+                    }
+                    Put::AlreadyHeld => self.is_here(piece),
+                }
             }
             // The hash is from an earlier reading: the origin has other bytes now, under the same version.
             Err(StoreError::WrongPiece { .. }) => {
@@ -587,10 +622,13 @@ impl Transfer {
             }
             Err(error) => return Some(RunEnd::Here(error.into())),
         }
-        if let Err(error) = self.room_to_read().await {
+        if matches!(assembly.reader, OriginReader::Beside(_)) && self.stored.passes() {
+            return Some(RunEnd::Replan);
+        }
+        if let Err(error) = self.room_to_read(assembly.piece).await {
             return Some(RunEnd::Here(error));
         }
-        (!self.still_planned(assembly.reader, assembly.piece)).then_some(RunEnd::Replan)
+        (!self.reads_on(assembly)).then_some(RunEnd::Replan)
     }
 
     /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
@@ -619,7 +657,7 @@ async fn next_chunk(
 }
 
 /// Whether the origin does not take these credentials, and may take others.
-const fn is_refusal(error: &OriginError) -> bool {
+pub(super) const fn is_refusal(error: &OriginError) -> bool {
     matches!(error.kind(), ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
 }
 

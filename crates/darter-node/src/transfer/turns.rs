@@ -56,10 +56,11 @@ impl Turns {
         self.turns.available_permits() > 0
     }
 
-    /// Whether a connection of a blob besides its first one, by its number, is within the blob's share of these. So many `blobs` are fetched.
+    /// Whether a connection of a blob besides its first one, by its number, is within the blob's share of these. So many `blobs` are fetched,
+    /// and the first connections of the others take their part: many blobs are read by many connections as it is.
     pub(crate) fn shares_beside(&self, number: u8, blobs: u32) -> bool {
         let blobs = usize::try_from(blobs).unwrap_or(usize::MAX).max(1);
-        usize::from(number) < self.most_beside.div_ceil(blobs)
+        usize::from(number) < (self.most_beside + 1).saturating_sub(blobs).div_ceil(blobs)
     }
 
     /// Lets such a connection be made, as long as what is given lives.
@@ -158,8 +159,8 @@ mod tests {
     fn blobs_share_the_connections_besides_their_first_ones() {
         let turns = Turns::for_connections(8);
         assert!(turns.shares_beside(6, 1) && !turns.shares_beside(7, 1));
-        assert!(turns.shares_beside(2, 3) && !turns.shares_beside(3, 3));
-        assert!(turns.shares_beside(0, 100) && !turns.shares_beside(1, 100));
+        assert!(turns.shares_beside(1, 3) && !turns.shares_beside(2, 3));
+        assert!(turns.shares_beside(0, 7) && !turns.shares_beside(0, 8) && !turns.shares_beside(0, 100));
         let mut made: Vec<_> = std::iter::from_fn(|| turns.beside()).collect();
         assert_eq!(made.len(), AT_A_TIME - 1, "however many blobs there are");
         made.pop();

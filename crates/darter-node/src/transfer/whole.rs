@@ -5,16 +5,18 @@
 //! when those before it are here (it was written a moment ago, and is in the page cache), by a task beside those that read the
 //! origin. What is left when the last piece is here is left to the check of the whole.
 //!
-//! Invariants: one hashes at a time; what is taken is given back, or lost for good ([`Whole::lose`]): then the check of the whole reads
-//! everything, and what the origin declares is not checked.
+//! Invariants: one hashes at a time; what is taken is given back, as it was if the piece was not stored, or lost for good
+//! ([`Whole::lose`]): then the check of the whole reads everything, and what the origin declares is not checked. Whoever stored the
+//! piece whose turn it is by then sees to it that it is hashed.
 //!
 //! Non-goals: content that an earlier run of this agent began, or another lead. Its digest is computed at the end.
 
 use std::sync::Arc;
 
-use darter_core::{Digest, DigestHasher, PieceLength};
-use darter_origin::Witness;
-use darter_store::{StoreError, StoredBlob};
+use darter_core::manifest::hash_piece;
+use darter_core::{Digest, DigestHasher, PieceIndex, PieceLength};
+use darter_origin::{OriginError, Witness};
+use darter_store::{Put, StoreError, StoredBlob};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -107,6 +109,50 @@ impl Hashing {
     }
 }
 
+/// A piece that was read of the origin, and is to be stored.
+pub(super) struct Fresh<'a> {
+    pub(super) piece: PieceIndex,
+    pub(super) piece_length: PieceLength,
+    pub(super) bytes: &'a [u8],
+    /// Whether it is the blob's only one.
+    pub(super) only: bool,
+    /// Whether it is the last one.
+    pub(super) is_last: bool,
+}
+
+impl Fresh<'_> {
+    /// Stores it, and takes note of its hash if that was not known. Goes on hashing if it was its turn; if it is not stored, what was hashed
+    /// stays as it was.
+    ///
+    /// # Errors
+    /// When the store refuses it. Within, when the whole is not what its origin declares: the last piece is held back until that is known.
+    pub(super) fn put(
+        &self,
+        stored: &dyn StoredBlob,
+        hashing: &mut Option<Hashing>,
+    ) -> Result<Result<Put, OriginError>, StoreError> {
+        let Self { piece, piece_length, bytes, only, is_last } = *self;
+        if stored.hash(piece).is_none() {
+            stored.extend(piece.0, &[hash_piece(piece_length, piece, bytes, only)])?;
+        }
+        if is_last && let Some(mut witness) = hashing.as_mut().and_then(|hashing| hashing.witness.take()) {
+            witness.update(bytes);
+            if let Err(error) = witness.verdict() {
+                return Ok(Err(error));
+            }
+        }
+        let put = stored.put(piece, bytes)?;
+        // Of a piece that was here already these bytes need not be the ones.
+        if let Some(hashing) = hashing.as_mut().filter(|_| put == Put::Stored) {
+            if let Some(witness) = &mut hashing.witness {
+                witness.update(bytes);
+            }
+            hashing.update(bytes);
+        }
+        Ok(Ok(put))
+    }
+}
+
 impl Whole {
     /// Begins with the first byte.
     pub(super) fn begin(&self, hasher: Option<DigestHasher>, witness: Option<Witness>) {
@@ -185,9 +231,17 @@ impl Transfer {
     /// The whole's digest is known once `length` bytes are hashed. Noted before anybody learns that all pieces are here: the
     /// check of the whole would read them again.
     pub(super) fn note_streamed(&self, length: Option<u64>) {
+        // With the state locked: the check of the whole finds the hasher, or what came of it.
+        let mut state = self.state.lock();
         if let Some(hasher) = length.and_then(|length| self.whole.take_hasher(length)) {
-            let digest = hasher.finish();
-            self.state.lock().streamed_digest = Some(digest);
+            state.streamed_digest = Some(hasher.finish());
+        }
+    }
+
+    /// A piece is stored. If its turn came while that was done, or nobody had its bytes in hand who hashes, it is hashed now.
+    pub(super) fn hash_if_next(self: &Arc<Self>, piece: PieceIndex) {
+        if let Some(hashing) = self.whole.take_at(self.piece_length.offset(piece)) {
+            self.hashed(hashing);
         }
     }
 
@@ -228,7 +282,8 @@ impl Transfer {
         }
     }
 
-    /// All pieces are here: hashes what is left. The digest, if it is being computed.
+    /// All pieces are here: hashes what is left. The digest, if it is being computed. Of a blob that passes through, what is left may be
+    /// forgotten: then the store tells the digest, if anybody can.
     ///
     /// # Errors
     /// When the whole is not what the origin declares, or a piece can't be read.
@@ -250,7 +305,10 @@ impl Transfer {
         let verdict = hashing.witness.take_if(|_| hashing.next == length).map(Witness::verdict);
         let digest = hashing.hasher.take_if(|_| hashing.next == length).map(DigestHasher::finish);
         self.whole.give_back(hashing);
-        result?;
+        match result {
+            Err(_) if self.stored.passes() => return Ok(None),
+            result => result?,
+        }
         verdict.transpose()?;
         Ok(digest)
     }
@@ -258,7 +316,86 @@ impl Transfer {
 
 #[cfg(test)]
 mod tests {
+    use darter_core::{BlobId, Manifest, Version};
+    use darter_store::{BlobInfo, MemStore, Store as _, StoreConfig};
+
     use super::*;
+
+    const PIECE: PieceLength = PieceLength::UNKNOWN_BLOB;
+
+    /// A blob of three pieces, of which nothing is here yet.
+    fn blob() -> (Arc<dyn StoredBlob>, Vec<u8>) {
+        let content: Vec<u8> = (0..PIECE.bytes() as u32 * 2 + 9).map(|at| (at / 7) as u8).collect();
+        let store = MemStore::new(&StoreConfig::new(Arc::new(|| 0)));
+        let info = BlobInfo { name: "blob".to_owned(), digest: None, version: Version::default(), created: 0 };
+        let manifest = Manifest::new(PIECE, Some(content.len() as u64));
+        (store.open_or_create(BlobId([7; 32]), info, manifest).unwrap(), content)
+    }
+
+    fn put(
+        stored: &dyn StoredBlob,
+        piece: u32,
+        bytes: &[u8],
+        hashing: &mut Option<Hashing>,
+    ) -> Result<Put, StoreError> {
+        let fresh = Fresh { piece: PieceIndex(piece), piece_length: PIECE, bytes, only: false, is_last: piece == 2 };
+        fresh.put(stored, hashing).map(|put| put.expect("nothing is declared"))
+    }
+
+    #[test]
+    fn a_piece_that_is_not_stored_leaves_what_was_hashed_as_it_was() {
+        let (stored, content) = blob();
+        let pieces: Vec<&[u8]> = content.chunks(PIECE.bytes() as usize).collect();
+        let whole = Whole::default();
+        whole.begin(Some(DigestHasher::sha256()), None);
+        for piece in 0..3 {
+            let offset = PIECE.offset(PieceIndex(piece));
+            let bytes = pieces[piece as usize];
+            stored.extend(piece, &[hash_piece(PIECE, PieceIndex(piece), bytes, false)]).unwrap();
+            let mut wrong = bytes.to_vec();
+            wrong[0] ^= 1;
+            let mut hashing = whole.take_at(offset);
+            put(&*stored, piece, &wrong, &mut hashing).unwrap_err();
+            whole.give_back(hashing.expect("it is not lost"));
+            let mut hashing = whole.take_at(offset);
+            assert_eq!(put(&*stored, piece, bytes, &mut hashing).unwrap(), Put::Stored);
+            whole.give_back(hashing.unwrap());
+        }
+        let hasher = whole.take_hasher(content.len() as u64).expect("all of it was hashed");
+        assert_eq!(hasher.finish(), sha256(&content));
+    }
+
+    #[test]
+    fn bytes_of_a_piece_that_is_here_already_are_not_hashed_in_its_place() {
+        let (stored, content) = blob();
+        let first = &content[..PIECE.bytes() as usize];
+        put(&*stored, 0, first, &mut None).unwrap();
+        let mut hashing = Some(Hashing { hasher: Some(DigestHasher::sha256()), ..Hashing::default() });
+        assert_eq!(put(&*stored, 0, first, &mut hashing).unwrap(), Put::AlreadyHeld);
+        let mut hashing = hashing.unwrap();
+        assert_eq!(hashing.next, 0, "it is read from the store");
+        hashing.read_on(&*stored, PIECE, 5, &mut Vec::new()).unwrap();
+        assert_eq!(hashing.next, PIECE.bytes());
+    }
+
+    /// Two connections store pieces that follow each other: when the second one began its piece, the first one still had the hashing.
+    #[test]
+    fn whoever_stored_the_piece_whose_turn_came_meanwhile_goes_on() {
+        let (stored, content) = blob();
+        let pieces: Vec<&[u8]> = content.chunks(PIECE.bytes() as usize).collect();
+        let whole = Whole::default();
+        whole.begin(Some(DigestHasher::sha256()), None);
+        let mut first = whole.take_at(0);
+        let mut second = whole.take_at(PIECE.bytes());
+        assert!(second.is_none());
+        put(&*stored, 0, pieces[0], &mut first).unwrap();
+        let goes_on = |hashing: &Hashing| stored.holds(PIECE.piece_at(hashing.next));
+        assert!(whole.give_back_unless(first.unwrap(), goes_on).is_none(), "the second piece is not here yet");
+        put(&*stored, 1, pieces[1], &mut second).unwrap();
+        let mut hashing = second.or_else(|| whole.take_at(PIECE.bytes())).expect("it is its turn by now");
+        hashing.read_on(&*stored, PIECE, 5, &mut Vec::new()).unwrap();
+        assert_eq!(hashing.next, 2 * PIECE.bytes());
+    }
 
     fn sha256(bytes: &[u8]) -> Digest {
         Digest::sha256(bytes)

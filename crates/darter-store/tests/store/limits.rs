@@ -57,7 +57,7 @@ fn an_ordinary_blob_does_not_pass() {
     let store = MemStore::new(&config(None));
     let content = Content::new(1, 2 * PIECE);
     let blob = content.fill(&store);
-    assert!(!blob.passes() && !blob.is_crowded() && blob.window() == u64::MAX);
+    assert!(!blob.passes() && !blob.is_crowded(PieceIndex(u32::MAX)) && blob.window() == u64::MAX);
     blob.forget(PieceIndex(2)).unwrap();
     assert!(blob.forgotten().is_empty());
     content.check_held(&*blob);

@@ -7,6 +7,9 @@ use darter_store::{BlobInfo, MemStore, Passing, Put, Store as _, StoreError, Sto
 
 use crate::content::{Content, PIECE, config};
 
+/// Behind every piece.
+const LAST: PieceIndex = PieceIndex(u32::MAX);
+
 fn info(content: &Content) -> BlobInfo {
     BlobInfo { digest: Some(Digest::sha256(&content.data)), ..content.info() }
 }
@@ -47,13 +50,13 @@ fn nothing_wrong_passes_and_too_much_is_said() {
     assert!(matches!(wrong, Err(StoreError::WrongPiece { .. })));
     assert!(matches!(blob.put(PieceIndex(0), &content.piece(0)[1..]), Err(StoreError::WrongPiece { .. })));
     let mut put = 0;
-    while !blob.is_crowded() {
+    while !blob.is_crowded(LAST) {
         content.put(&*blob, put);
         put += 1;
     }
     assert!(u64::from(put) * PIECE <= blob.window());
     blob.forget(PieceIndex(put / 2)).unwrap();
-    assert!(!blob.is_crowded());
+    assert!(!blob.is_crowded(LAST));
     content.put(&*blob, put);
 }
 

@@ -17,11 +17,15 @@ use crate::lead::origin::OriginReader;
 use crate::lead::{Lead, OriginRun};
 
 impl Lead {
-    /// A blob of this length may be read by as many connections at a time, as far as they get more than fewer. Says so once.
-    pub fn read_by(&mut self, connections: u8, piece_length: PieceLength, length: u64) {
+    /// A blob of this length may be read by as many connections at a time, as far as they get more than fewer. What is said first
+    /// counts. If it was found out for another blob of the origin that more get nothing, they are not tried before `known_until`.
+    pub fn read_by(&mut self, connections: u8, known_until: Option<Moment>, piece_length: PieceLength, length: u64) {
         if self.readings.lengths.is_none() {
             self.readings.lengths = Some((piece_length, length));
             self.readings.breadth = Breadth::new(connections);
+            if let Some(until) = known_until {
+                self.readings.breadth.wait_until(until);
+            }
         }
     }
 
@@ -48,9 +52,14 @@ impl Lead {
         }
     }
 
-    /// A reader beside the one of everything failed for a reason that may pass.
-    pub fn origin_failed(&mut self, now: Moment) {
-        self.readings.breadth.failed(now);
+    /// The agent's own limit holds the origin up: no number of connections gets more.
+    pub const fn origin_held_up(&mut self) {
+        self.readings.breadth.held_up();
+    }
+
+    /// A reader beside the one of everything, which began then, failed for a reason that may pass.
+    pub fn origin_failed(&mut self, began: Moment, now: Moment) {
+        self.readings.breadth.failed(began, now);
     }
 
     /// The origin does not serve several readers: it answered a range with everything, or asked for a pause.
@@ -103,7 +112,7 @@ impl Lead {
             return Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) });
         }
         let last = (from..total).rev().find(is_gap)?;
-        let most = self.readings.breadth.trial_length().div_ceil(piece_length.bytes());
+        let most = self.readings.breadth.trial_length(self.left()).div_ceil(piece_length.bytes());
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let first = (from..=last).rev().take(most).take_while(is_gap).last()?;
         let bytes = (first..=last).map(|piece| piece_length.range(PieceIndex(piece), length).len()).sum();
@@ -151,7 +160,7 @@ mod tests {
             let mut lead = Lead::new(NodeId([0; 16]), Place::default(), start, Tuning::default(), 1, at(0));
             let pieces = PIECE.count(length);
             lead.set_total(pieces);
-            lead.read_by(connections, PIECE, length);
+            lead.read_by(connections, None, PIECE, length);
             let (times, came) = (vec![0; pieces as usize], vec![0; pieces as usize]);
             Self { lead, pieces, length, each, all, ticks: 1, readers: Vec::new(), times, came, requests: 0, most: 0 }
         }
@@ -249,7 +258,7 @@ mod tests {
     #[test]
     fn where_more_connections_get_nothing_one_reads_and_nothing_is_asked_for_twice() {
         let read = Reading::new(8, 80 * MIB, (u64::MAX, 40 * MIB)).read();
-        assert_eq!((read.most, read.requests), (2, 3), "two trials in two seconds, at the end");
+        assert_eq!((read.most, read.requests), (2, 2), "a trial, at the end");
         let alone = Reading::new(1, 80 * MIB, (u64::MAX, 40 * MIB)).read();
         assert!(read.ticks <= alone.ticks + 3);
         let lag = read.prefixes().iter().zip(alone.prefixes()).map(|(several, one)| several.saturating_sub(one)).max();

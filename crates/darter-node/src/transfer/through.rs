@@ -1,0 +1,83 @@
+//! Reading an answer of the origin through to its end, where the plan would break it off at a piece that somebody has.
+//!
+//! An answer that begins before what is lacking was asked for since the origin gives no part, or since nothing tells whether it is of
+//! the same version as what is here. To break it off at a piece that is here, and ask for the rest anew, would read all that stands before
+//! the rest again; and what is here behind the first gap, read ahead by other connections or on errands, would never be held against it.
+//! So all of it is read, and each piece that is here is compared. Pieces of two versions never make a whole: where something came of such an answer that
+//! nothing vouches for, the whole is not checked before everything behind it was compared.
+//!
+//! The same goes for an answer for everything whose caller's credentials have expired meanwhile: no other request would be answered.
+
+use std::sync::Arc;
+
+use darter_core::PieceIndex;
+use darter_swarm::{Event, OriginReader, OriginRun};
+
+use super::reading::Assembly;
+use super::turns::Turn;
+use super::{Lead, Transfer};
+
+impl Transfer {
+    /// What is read next: what the plan says, or everything while pieces are still to be compared.
+    pub(super) async fn next_run_or_all(&self, reader: OriginReader) -> Option<OriginRun> {
+        if reader != OriginReader::Everything || !self.state.lock().compares {
+            return self.next_run(reader).await;
+        }
+        let first = self.stored.held().first_missing_from(PieceIndex(0));
+        let mut state = self.state.lock();
+        let leads = state.lead() == Lead::Me && state.course.is_open();
+        let leading = state.leading.as_mut().filter(|_| leads && !self.closed.is_cancelled())?;
+        let run = OriginRun { first, end: None };
+        leading.begins(reader, run);
+        Some(run)
+    }
+
+    /// Waits for this blob's turn to read the piece that comes next. False when it need not be read any more, or not by this agent.
+    pub(super) async fn begins_piece(&self, turn: &mut Turn<'_>, assembly: &mut Assembly) -> bool {
+        tokio::select! {
+            () = turn.begin() => self.reads_on(assembly),
+            () = self.closed.cancelled() => false,
+        }
+    }
+
+    /// Whether an answer is read on with the piece that comes next.
+    pub(super) fn reads_on(&self, assembly: &mut Assembly) -> bool {
+        if !assembly.through && self.still_planned(assembly.reader, assembly.piece) {
+            return true;
+        }
+        let lacks = self.pieces() != Some(self.stored.held().len());
+        let mut state = self.state.lock();
+        assembly.through |= assembly.to_the_end && state.is_shut_out;
+        let leads = state.lead() == Lead::Me && state.course.is_open();
+        let is_needed = assembly.through && leads && (lacks || state.compares);
+        let Some(leading) = state.leading.as_mut().filter(|_| is_needed) else { return false };
+        let piece = assembly.piece.0;
+        leading.reads(assembly.reader, Some(piece..piece + 1));
+        true
+    }
+
+    /// A piece is about to be stored. If nothing vouches for it but an answer that may be of another version than what is here, all that
+    /// is known behind it is to be compared with the rest of that answer.
+    pub(super) fn may_be_of_another_version(&self, assembly: &Assembly) {
+        let piece = assembly.piece;
+        let is_vouched_for = !assembly.anew || self.stored.hash(piece).is_some();
+        if !is_vouched_for && self.stored.known().first_from(PieceIndex(piece.0 + 1)).is_some() {
+            self.state.lock().compares = true;
+        }
+    }
+
+    /// A piece that was read of the origin is here by other ways already.
+    pub(super) fn is_here(&self, piece: PieceIndex) {
+        if let Some(leading) = &mut self.state.lock().leading {
+            leading.own(piece);
+        }
+        self.tell(Event::Received { request: None, piece, bytes: 0 });
+    }
+
+    /// All pieces were compared with an answer that was read from its first byte to its last.
+    pub(super) fn is_one_version(self: &Arc<Self>) {
+        if std::mem::take(&mut self.state.lock().compares) {
+            self.kick.notify_one();
+        }
+    }
+}
