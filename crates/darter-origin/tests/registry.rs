@@ -328,6 +328,29 @@ async fn who_brings_nothing_to_a_private_repository_gets_the_registrys_challenge
 }
 
 #[tokio::test]
+async fn a_challenge_without_a_token_service_hides_none_that_names_one() {
+    let lab = Lab::new().await;
+    let realm = lab.tokens.url("/token").to_string();
+    let good = format!(r#"Bearer realm="{realm}",service="lab, \"quoted\"",scope="repository:public/repo:pull""#);
+    for before in ["Bearer", "Bearer error=\"invalid_token\"", "Bearer realm=\"ldap://lab\"", "Bearer realm=\"/token\""]
+    {
+        for at_once in [false, true] {
+            let good = good.clone();
+            let registry = Server::start(move |seen| match seen.header("authorization") {
+                Some(_) => Reply::bytes("for the bearer"),
+                None if at_once => Reply::status(401).with("www-authenticate", format!("{before}, {good}")),
+                None => Reply::status(401).with("www-authenticate", before).with("www-authenticate", good.as_str()),
+            })
+            .await;
+            let client = RegistryClient::new(client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
+            let upstream = client.upstreams().resolve(&registry.address.to_string()).unwrap();
+            let answer = get(&client, &upstream, "/v2/public/repo/tags/list", &none()).await;
+            assert_eq!(text(answer).await, "for the bearer", "{before}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_token_service_that_is_down_is_not_a_refusal() {
     let lab = Lab::new().await;
     let (client, upstream) = lab.client(Some(alice()));

@@ -120,6 +120,19 @@ async fn a_head_that_says_of_everything_that_it_is_empty_is_not_believed() {
     }
 }
 
+/// As what stands in a registry's place answers while that is away.
+#[tokio::test]
+async fn whoever_says_of_everything_that_it_is_empty_has_no_blob() {
+    let blob = content(5_000);
+    let server = Server::start(|_| Reply::status(200)).await;
+    let (client, upstream) = plain(&server);
+    let error = client.head_blob(&upstream, "some/repo", &Digest::sha256(&blob), &none()).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Protocol);
+    assert!(error.to_string().contains("has no bytes"), "{error}");
+    let answer = client.head_blob(&upstream, "some/repo", &Digest::sha256(b""), &none()).await.unwrap();
+    assert_eq!(answer.status, 200);
+}
+
 #[tokio::test]
 async fn what_get_refuses_too_is_refused_in_its_words() {
     let server = Server::start(|seen| match seen.method {

@@ -483,6 +483,10 @@ impl RegistryClient {
             );
             return Err(OriginError::new(ErrorKind::Protocol, text));
         }
+        if answer.status == StatusCode::OK && !says_yes(&answer) {
+            let text = format!("{upstream} says that {digest} has no bytes: check its address, and who answers there");
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        }
         Ok(answer)
     }
 
@@ -591,13 +595,14 @@ fn wanted_by(
     login: Option<&Login>,
 ) -> Option<Wanted> {
     let challenges = challenges_of(headers);
-    let of_scheme = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
-    let demand = of_scheme("bearer").and_then(|challenge| Demand::of(challenge, upstream, repository));
+    let of_scheme = |scheme: &'static str| challenges.iter().filter(move |challenge| challenge.scheme == scheme);
+    // One of several may name no token service, and only say what is wrong with the token that came.
+    let demand = of_scheme("bearer").find_map(|challenge| Demand::of(challenge, upstream, repository));
     if let Some(demand) = demand {
         return Some(Wanted::Token(Arc::new(demand)));
     }
     let has_password = matches!(login, Some(Login::Password { .. }));
-    of_scheme("basic").filter(|_| has_password).map(|_| Wanted::Password)
+    of_scheme("basic").next().filter(|_| has_password).map(|_| Wanted::Password)
 }
 
 /// The repository that a path of the API is about: what stands between `/v2/` and the kind of thing asked for.
