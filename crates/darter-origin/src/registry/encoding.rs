@@ -30,13 +30,18 @@ pub(super) enum Encoding {
     Unknown,
 }
 
-/// The encoding that headers name, if it is one: S3 keeps the `aws-chunked` of uploads, which says nothing of the object.
+/// What stands in the header and says nothing of the bytes: S3 keeps the `aws-chunked` of uploads, and some servers write a character
+/// set or a transfer encoding of mail there.
+const NOTHING: [&[u8]; 10] =
+    [b"", b"identity", b"aws-chunked", b"none", b"utf-8", b"utf8", b"iso-8859-1", b"us-ascii", b"binary", b"8bit"];
+
+/// The encoding that headers name, if it is one.
 pub(super) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
     let values = headers.get_all(CONTENT_ENCODING).iter();
     let names = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     let mut names = names.map(|name| name.trim_ascii().to_ascii_lowercase());
     let mut encoding = None;
-    while let Some(name) = names.by_ref().find(|name| !matches!(name.as_slice(), b"" | b"identity" | b"aws-chunked")) {
+    while let Some(name) = names.by_ref().find(|name| !NOTHING.contains(&name.as_slice())) {
         encoding = Some(match (encoding, name.as_slice()) {
             (None, b"gzip" | b"x-gzip") => Encoding::Gzip,
             (None, b"deflate") => Encoding::Deflate,
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_says_nothing_of_the_bytes_is_no_encoding() {
-        for nothing in [&[][..], &[""], &["identity"], &["aws-chunked, Identity"]] {
+        for nothing in [&[][..], &[""], &["identity"], &["aws-chunked, Identity"], &["UTF-8"], &["binary", "none"]] {
             assert_eq!(named(nothing), None, "{nothing:?}");
         }
         assert_eq!(named(&["aws-chunked", "X-GZip"]), Some(Encoding::Gzip));
