@@ -158,6 +158,15 @@ impl OriginError {
         self
     }
 
+    /// Whether the whole may be given where a part was refused with this. What is missing, wants a login or may come later is
+    /// so as a whole, too.
+    pub fn may_be_of_part(&self) -> bool {
+        let refuses_parts =
+            matches!(self.kind, ErrorKind::Forbidden | ErrorKind::RangeNotSatisfiable | ErrorKind::Protocol);
+        let is_refusal = refuses_parts || matches!(self.kind, ErrorKind::Status(_));
+        is_refusal && self.blame().retry == Retry::Never
+    }
+
     /// Whether no connection was made: nothing of the request can be the reason.
     pub const fn is_unconnected(&self) -> bool {
         self.unconnected

@@ -405,6 +405,10 @@ impl Swarms {
             Ok(reading) if reading.is_part && reading.length.is_none() => {
                 origin.read(source, credentials, None, None).await
             }
+            // Where a part is refused the whole may be given: see `transfer::parts`.
+            Err(error) if sample.is_some() && error.may_be_of_part() => {
+                origin.read(source, credentials, None, None).await
+            }
             read => read,
         };
         let led = match read().await {

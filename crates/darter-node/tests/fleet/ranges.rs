@@ -47,7 +47,7 @@ struct Origin {
 
 struct Asked {
     length: u64,
-    ranges: bool,
+    ranges: Ranges,
     /// The part that each request was answered with.
     answers: Mutex<Vec<ByteRange>>,
     /// Bytes that were taken of the answers, with what lies in the sockets.
@@ -55,13 +55,22 @@ struct Asked {
     open: watch::Receiver<bool>,
 }
 
+/// What it makes of a range.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ranges {
+    Served,
+    Ignored,
+    /// By this status.
+    Refused(u16),
+}
+
 impl Origin {
     async fn start(length: u64) -> Self {
-        Self::start_with(length, true, watch::channel(true).1).await
+        Self::start_with(length, Ranges::Served, watch::channel(true).1).await
     }
 
     /// One that may serve no ranges, and sends nothing while the gate is closed.
-    async fn start_with(length: u64, ranges: bool, open: watch::Receiver<bool>) -> Self {
+    async fn start_with(length: u64, ranges: Ranges, open: watch::Receiver<bool>) -> Self {
         let (answers, given) = Default::default();
         let asked = Arc::new(Asked { length, ranges, answers, given, open });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,7 +97,10 @@ impl Origin {
 async fn answer(State(asked): State<Arc<Asked>>, method: Method, headers: HeaderMap) -> Response {
     let whole = ByteRange::new(0, asked.length);
     let span = headers.get(RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=")?.parse::<Span>().ok());
-    let part = span.filter(|_| asked.ranges).map(|span| span.of(asked.length).unwrap());
+    if let (Ranges::Refused(status), true) = (asked.ranges, span.is_some() && method == Method::GET) {
+        return Response::builder().status(status).body(Body::empty()).unwrap();
+    }
+    let part = span.filter(|_| asked.ranges == Ranges::Served).map(|span| span.of(asked.length).unwrap());
     let range = part.unwrap_or(whole);
     if method == Method::GET {
         asked.answers.lock().push(range);
@@ -236,7 +248,7 @@ async fn in_a_large_swarm_who_waits_for_a_range_is_told_its_hashes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_origin_without_ranges_is_read_from_its_first_byte_and_explain_says_so() {
-    let origin = Origin::start_with(9 * MIB, false, watch::channel(true).1).await;
+    let origin = Origin::start_with(9 * MIB, Ranges::Ignored, watch::channel(true).1).await;
     let fleet = Fleet::start(1).await;
     check(&open(&fleet.nodes[0], &origin).await, ByteRange::new(5 * MIB, 6 * MIB)).await;
     check_whole(&fleet.nodes[0], &origin).await;
@@ -247,10 +259,22 @@ async fn an_origin_without_ranges_is_read_from_its_first_byte_and_explain_says_s
     fleet.drain().await;
 }
 
+/// Stores whose addresses are signed for a plain GET, and caches that know no ranges, refuse them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_what_an_origin_gives_as_a_whole_alone_is_waited_for() {
+    for status in [400, 403, 416, 501] {
+        let origin = Origin::start_with(9 * MIB, Ranges::Refused(status), watch::channel(true).1).await;
+        let fleet = Fleet::start(1).await;
+        check(&open(&fleet.nodes[0], &origin).await, ByteRange::new(5 * MIB, 6 * MIB)).await;
+        assert_eq!(origin.reads(), 1, "{status}");
+        fleet.drain().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_not_be_had_in_time_is_an_error_and_comes_later() {
     let (gate, open_gate) = watch::channel(false);
-    let origin = Origin::start_with(64 * MIB, true, open_gate).await;
+    let origin = Origin::start_with(64 * MIB, Ranges::Served, open_gate).await;
     let fleet = Fleet::start(1).await;
     gate.send(true).unwrap();
     let download = open(&fleet.nodes[0], &origin).await;
