@@ -13,11 +13,12 @@ const PREFIXES: [&str; 2] = ["x-amz-", "x-goog-"];
 
 /// Names that are secret or part of a signature wherever they stand. Some stores' parameters begin like those of their
 /// signatures and name another content (`x-oss-process`, `x-tos-process`), so these are listed one by one.
-const ALWAYS: [&str; 42] = [
+const ALWAYS: [&str; 46] = [
     "__token__",
     "access_token",
     "akamai_signature",
     "auth_key",
+    "authorization",
     "awsaccesskeyid",
     "googleaccessid",
     "hdnea",
@@ -33,6 +34,9 @@ const ALWAYS: [&str; 42] = [
     "q-sign-time",
     "q-signature",
     "q-url-param-list",
+    "temp_url_expires",
+    "temp_url_prefix",
+    "temp_url_sig",
     "x-cos-security-token",
     "x-obs-algorithm",
     "x-obs-credential",
@@ -59,13 +63,23 @@ const ALWAYS: [&str; 42] = [
 ];
 
 /// What goes with `Signature`: Amazon's second version, CloudFront, Google's second version and its CDN, Alibaba's first,
-/// Huawei.
-const WITH_SIGNATURE: [&str; 8] =
-    ["accesskeyid", "expires", "key-pair-id", "keyname", "policy", "security-token", "signature", "urlprefix"];
+/// Huawei, Kingsoft, UCloud.
+const WITH_SIGNATURE: [&str; 10] = [
+    "accesskeyid",
+    "expires",
+    "key-pair-id",
+    "keyname",
+    "kssaccesskeyid",
+    "policy",
+    "security-token",
+    "signature",
+    "ucloudpublickey",
+    "urlprefix",
+];
 
-/// What goes with `sig`: Azure's shared access signatures.
-const WITH_SIG: [&str; 24] = [
-    "saoid", "scid", "sdd", "sduoid", "se", "ses", "si", "sig", "sip", "ske", "skdutid", "skoid", "sks", "skt",
+/// What goes with `sig`: Azure's shared access signatures, and what GitHub's registry adds to them.
+const WITH_SIG: [&str; 25] = [
+    "hmac", "saoid", "scid", "sdd", "sduoid", "se", "ses", "si", "sig", "sip", "ske", "skdutid", "skoid", "sks", "skt",
     "sktid", "skv", "sp", "spr", "sr", "srt", "ss", "st", "suoid", "sv",
 ];
 
@@ -134,13 +148,19 @@ mod tests {
             ("X-Xet-Cas-Uid=U&X-Amz-Signature=S&x-id=GetObject", "x-id=GetObject"),
             ("__token__=exp=1~hmac=S&v=1", "v=1"),
             ("auth_key=1-0-0-S&hdnea=exp=1&akamai_signature=S", ""),
+            // OpenStack's object store, Baidu's and Backblaze's, Kingsoft's, UCloud's, GitHub's registry.
+            ("temp_url_sig=S&temp_url_expires=1&temp_url_prefix=p&filename=f", "filename=f"),
+            ("authorization=bce-auth-v1%2FK%2F2026%2F1%2Fhost%2FS&v=1", "v=1"),
+            ("KSSAccessKeyId=K&Expires=1&Signature=S&v=1", "v=1"),
+            ("UCloudPublicKey=K&Expires=1&Signature=S&v=1", "v=1"),
+            ("se=2026&sig=S&sp=r&sr=b&sv=2024&hmac=H&v=1", "v=1"),
             ("id=5&tok=abc", "id=5"),
             ("%58-Amz-Signature=s&b=2", "b=2"),
         ];
         for (query, kept) in cases {
             assert_eq!(unsigned(query).as_deref(), Some(kept), "{query}");
         }
-        for plain in ["", "id=5", "expires=1", "se=2&st=3", "policy=x", "keyname=k", "signatures=1"] {
+        for plain in ["", "id=5", "expires=1", "se=2&st=3", "policy=x", "keyname=k", "signatures=1", "hmac=1"] {
             assert_eq!(unsigned(plain), None, "{plain}");
         }
     }
