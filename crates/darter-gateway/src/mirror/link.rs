@@ -1,7 +1,8 @@
 //! Links to further pages (RFC 8288), as the mirror serves them.
 //!
 //! A next page that the registry has under the same path, or under that of another list, stays on the mirror and names the
-//! same upstream. One that has any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
+//! same upstream. So does one at the list's own path on another server: a registry that knows nothing of the proxy before it calls
+//! itself by a name, scheme, port or base path of its own. One that has any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
 //! which it is known again (`page`); one outside of it, or at the path of a manifest or a blob, is not the mirror's, and
 //! keeps its address. A page whose next is one that the client was at is the last (`walk`).
 //!
@@ -69,12 +70,14 @@ impl List<'_> {
     }
 
     fn on_the_mirror(&self, target: &Url, walk: Option<Walk>) -> String {
-        let rest =
-            if target.origin() == self.base.origin() { target.path().strip_prefix(self.base.path()) } else { None };
-        let Some(path) = rest.filter(|rest| rest.starts_with("v2/")).map(|rest| format!("/{rest}")) else {
+        let own = format!("v2/{}/{}", self.repository, self.rest);
+        let whole = route::decoded(target.path());
+        let same = [self.base.path(), "/"].iter().any(|base| whole.strip_prefix(base) == Some(&own));
+        let is_here = target.origin() == self.base.origin();
+        let below = target.path().strip_prefix(self.base.path()).filter(|rest| is_here && rest.starts_with("v2/"));
+        let Some(path) = below.or(same.then_some(&own)).map(|rest| format!("/{rest}")) else {
             return target.to_string();
         };
-        let same = path == format!("/v2/{}/{}", self.repository, self.rest);
         let decoded = route::decoded(&path);
         let (repository, rest) = match route::parse(&decoded) {
             _ if same => (self.repository, self.rest.to_owned()),
@@ -208,6 +211,24 @@ mod tests {
             );
             assert_eq!(next(&Naming::Default), r#"</v2/lib/app/tags/list?last=a%2Bb&n=2>; rel="next""#);
         }
+    }
+
+    #[test]
+    fn the_same_list_elsewhere_is_the_registry_under_a_name_of_its_own() {
+        for link in [
+            "<http://registry.lab/v2/lib/app/tags/list?last=a>; rel=next",
+            "<https://registry.lab:5000/v2/lib/app/tags/list?last=a>; rel=next",
+            "<//registry/v2/lib/app/tags/list?last=a>; rel=next",
+            "</v2/lib/app/tags/list?last=a>; rel=next",
+        ] {
+            for base in ["https://registry.lab/", "https://registry.lab/base/"] {
+                let found = next(base, link, &Naming::Prefix("lab".into()));
+                assert_eq!(found.as_deref(), Some(r#"</v2/lab/lib/app/tags/list?last=a>; rel="next""#), "{link}");
+            }
+        }
+        let another = "<https://registry/v2/lib/other/tags/list?last=a>; rel=next";
+        let found = next("https://registry.lab/", another, &Naming::Default).unwrap();
+        assert!(found.starts_with("<https://registry/"), "{found}");
     }
 
     #[test]
