@@ -210,7 +210,11 @@ impl Upstreams {
     }
 }
 
+/// A registry's base address, which ends in a slash. Some write the API's path with it, as in containerd's `override_path`.
 fn with_slash(mut url: Url) -> Url {
+    if let Some(base) = url.path().trim_end_matches('/').strip_suffix("/v2").map(str::to_owned) {
+        url.set_path(&base);
+    }
     if !url.path().ends_with('/') {
         let path = format!("{}/", url.path());
         url.set_path(&path);
@@ -260,6 +264,13 @@ mod tests {
         assert_eq!(base(&upstreams(), "10.0.0.1:5000"), "http://10.0.0.1:5000/");
         assert_eq!(base(&upstreams(), "index.docker.io"), "http://mirror.lab/hub/");
         assert_eq!(base(&upstreams(), "lab"), "https://10.0.0.9:5000/");
+        for (written, meant) in
+            [("http://a/v2", "http://a/"), ("http://a/b/v2/", "http://a/b/"), ("http://a/v2/b", "http://a/v2/b/")]
+        {
+            let addresses = BTreeMap::from([("a".into(), vec![written.parse().unwrap()])]);
+            let named = Upstreams::new(&RegistryConfig { addresses, ..RegistryConfig::default() });
+            assert_eq!(base(&named, "a"), meant, "{written}");
+        }
         let all: Vec<_> = upstreams().resolve("lab").unwrap().addresses().map(|at| at.base().to_string()).collect();
         assert_eq!(all, ["https://10.0.0.9:5000/", "https://10.0.0.8/"]);
     }
