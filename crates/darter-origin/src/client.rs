@@ -21,6 +21,7 @@ mod address;
 mod config;
 mod failure;
 mod location;
+mod no_proxy;
 mod reach;
 mod server;
 

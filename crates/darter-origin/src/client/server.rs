@@ -17,6 +17,7 @@ use url::Url;
 use crate::client::address::authority;
 use crate::client::config::{HttpConfig, ServerConfig};
 use crate::client::location::same_server;
+use crate::client::no_proxy::Exceptions;
 use crate::client::reach::{self, Reach, Resolver};
 use crate::error::{ConfigError, ErrorKind, OriginError};
 
@@ -35,9 +36,9 @@ const MAX_ONLY_HTTP1: usize = 1024;
 /// One server's settings, ready for use.
 pub(super) struct Server {
     plan: Plan,
-    /// By reach, whether the certificate is shown, and whether HTTP/2 is spoken. The first is made at once, since it may not
-    /// be possible.
-    clients: [OnceLock<reqwest::Client>; 12],
+    /// By reach, whether the certificate is shown, whether HTTP/2 is spoken, and whether the environment's proxies are left out. The
+    /// first is made at once, since it may not be possible.
+    clients: [OnceLock<reqwest::Client>; 24],
     /// Authorities that offer HTTP/2 and want HTTP/1.1 of whoever speaks it.
     only_http1: Mutex<BTreeSet<String>>,
     urls: Vec<Url>,
@@ -68,7 +69,7 @@ impl fmt::Debug for Server {
 enum Proxies {
     None,
     One(String),
-    Environment(Box<Matcher>),
+    Environment(Box<Matcher>, Exceptions),
 }
 
 impl Plan {
@@ -86,11 +87,14 @@ impl Plan {
         Ok(Self { config, own: own.clone(), authorities, identity: identity.transpose()?, proxy, exempt })
     }
 
-    fn client(&self, Kind { reach, is_shown, only_http1 }: Kind) -> Result<reqwest::Client, reqwest::Error> {
+    fn client(&self, Kind { reach, is_shown, only_http1, is_direct }: Kind) -> Result<reqwest::Client, reqwest::Error> {
         let builder = || {
             let mut builder = builder(&self.config, &self.own);
             if only_http1 {
                 builder = builder.http1_only();
+            }
+            if is_direct {
+                builder = builder.no_proxy();
             }
             if reach != Reach::Anywhere {
                 builder = builder.dns_resolver(Arc::new(Resolver { reach, exempt: self.exempt.clone() }));
@@ -117,9 +121,9 @@ impl Server {
     /// Reads the files that the settings name; makes no connection.
     pub(super) fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
         let plan = Plan::new(config, own)?;
-        let clients: [OnceLock<reqwest::Client>; 12] = Default::default();
+        let clients: [OnceLock<reqwest::Client>; 24] = Default::default();
         for is_shown in [false, true] {
-            let kind = Kind { reach: Reach::Anywhere, is_shown, only_http1: false };
+            let kind = Kind { reach: Reach::Anywhere, is_shown, only_http1: false, is_direct: false };
             let first = plan.client(kind).map_err(ConfigError::Client)?;
             let _ = clients[kind.place()].set(first);
             if plan.identity.is_none() {
@@ -128,7 +132,9 @@ impl Server {
         }
         let proxies = match &own.proxy {
             Some(proxy) => Proxies::One(authority(proxy)),
-            None if config.proxy_from_environment => Proxies::Environment(Box::new(Matcher::from_system())),
+            None if config.proxy_from_environment => {
+                Proxies::Environment(Box::new(Matcher::from_system()), Exceptions::of_environment())
+            }
             None => Proxies::None,
         };
         Ok(Self {
@@ -146,7 +152,8 @@ impl Server {
     /// The client for requests of this reach to `url`, which shows the certificate or not.
     pub(super) fn client(&self, url: &Url, reach: Reach, is_shown: bool) -> Result<&reqwest::Client, OriginError> {
         let is_shown = is_shown && self.plan.identity.is_some();
-        let kind = Kind { reach, is_shown, only_http1: self.only_http1.lock().contains(&authority(url)) };
+        let is_direct = matches!(&self.proxies, Proxies::Environment(_, but) if but.include(url));
+        let kind = Kind { reach, is_shown, only_http1: self.only_http1.lock().contains(&authority(url)), is_direct };
         let client = &self.clients[kind.place()];
         if let Some(client) = client.get() {
             return Ok(client);
@@ -191,7 +198,8 @@ impl Server {
         match &self.proxies {
             Proxies::None => None,
             Proxies::One(proxy) => Some(proxy.clone()),
-            Proxies::Environment(matcher) => {
+            Proxies::Environment(_, but) if but.include(url) => None,
+            Proxies::Environment(matcher, _) => {
                 let intercept = matcher.intercept(&url.as_str().parse().ok()?)?;
                 let uri = intercept.uri();
                 let host = uri.host()?;
@@ -207,6 +215,8 @@ struct Kind {
     reach: Reach,
     is_shown: bool,
     only_http1: bool,
+    /// Whether `NO_PROXY` names the server in a way that the HTTP stack does not know.
+    is_direct: bool,
 }
 
 impl Kind {
@@ -217,7 +227,7 @@ impl Kind {
             Reach::BeyondHost => 4,
             Reach::Public => 8,
         };
-        first + 2 * self.only_http1 as usize + self.is_shown as usize
+        12 * self.is_direct as usize + first + 2 * self.only_http1 as usize + self.is_shown as usize
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::web::Web;
-use crate::support::{Daemon, Room, content, free_address};
+use crate::support::{Daemon, Outcome, Room, content, free_address};
 
 /// A server that answers each request with the status that its path names, as in `/404`, and a time to come back with 429 and 503.
 fn statuses() -> String {
@@ -143,4 +143,20 @@ fn a_data_directory_that_can_not_be_used_says_what_is_in_the_way() {
     let told = told.json();
     let error = told["error"].as_str().unwrap();
     assert!(error.contains("file/data") && error.contains("Not a directory (os error 20)"), "{error}");
+}
+
+/// Go takes all of these, and curl most.
+#[test]
+fn what_no_proxy_names_is_reached_without_the_proxy_in_whatever_way_it_does() {
+    let web = Web::serve(content(1000));
+    for list in ["*", "a, *", &web.address, "127.0.0.0/8", "127.0.0.1"] {
+        let room = Room::new();
+        let mut get = room.darter(&format!("get {} -o file", web.url));
+        get.env("http_proxy", "http://127.0.0.1:1").env("no_proxy", list);
+        Outcome::of(get.output().unwrap()).succeeded();
+    }
+    let room = Room::new();
+    let mut get = room.darter(&format!("get {} -o file", web.url));
+    get.env("http_proxy", "http://127.0.0.1:1").env("no_proxy", "127.0.0.1:2,*.lab");
+    Outcome::of(get.output().unwrap()).failed_with(75, &["no connection to the proxy 127.0.0.1:1"]);
 }
