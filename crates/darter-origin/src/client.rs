@@ -32,6 +32,7 @@ pub(crate) use location::{keeps_credentials, same_server};
 pub(crate) use reach::Reach;
 pub use reach::{Requester, is_this_host};
 
+use address::place;
 use server::Server;
 
 /// Redirects followed before giving up. wget follows as many; Go 10, curl 50.
@@ -171,7 +172,7 @@ impl Inner {
             let says = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
             linked.tag = says("x-linked-etag").map(str::to_owned).or(linked.tag);
             linked.size = says("x-linked-size").and_then(|size| size.trim().parse().ok()).or(linked.size);
-            tracing::debug!(from = %shown(&request.url), to = %shown(&target), "following a redirect");
+            tracing::debug!(from = %place(&request.url), to = %place(&target), "following a redirect");
             if !keeps_credentials(&request.url, &target) {
                 location::remove_credentials(&mut request.credentials);
             }
@@ -182,7 +183,7 @@ impl Inner {
             }
             request.url = target;
         }
-        let text = format!("{} redirects more than {MAX_REDIRECTS} times: check the address", shown(&request.url));
+        let text = format!("{} redirects more than {MAX_REDIRECTS} times: check the address", place(&request.url));
         Err(OriginError::new(ErrorKind::Protocol, text))
     }
 
@@ -228,7 +229,7 @@ impl Inner {
                 }
             };
             if failure::wants_http1(&error) && server.wants_http1(&request.url) {
-                tracing::debug!(url = %shown(&request.url), "the server wants HTTP/1.1, asking again by that");
+                tracing::debug!(url = %place(&request.url), "the server wants HTTP/1.1, asking again by that");
                 client = server.client(&request.url, reach, trusts.is_some())?;
                 continue;
             }
@@ -236,7 +237,7 @@ impl Inner {
             if !idempotent || sendings >= MAX_SENDINGS || !failure::broke_off(&error) {
                 return Err(failure::of_request(error, &request.url, proxy().as_deref(), reach));
             }
-            tracing::debug!(url = %shown(&request.url), "the connection broke before an answer, asking again");
+            tracing::debug!(url = %place(&request.url), "the connection broke before an answer, asking again");
         }
     }
 

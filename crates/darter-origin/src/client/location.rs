@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use url::Url;
 
-use crate::client::address::shown;
+use crate::client::address::place;
 use crate::error::{ErrorKind, OriginError};
 
 /// Bytes that stay as they are: all of ASCII that is visible. What is left is what [`Url`] can't be given.
@@ -37,7 +37,7 @@ pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url
 
 /// `location` as an address, seen from `from`.
 fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
-    let wrong = |text: String| OriginError::new(ErrorKind::Protocol, format!("{} redirects to {text}", shown(from)));
+    let wrong = |text: String| OriginError::new(ErrorKind::Protocol, format!("{} redirects to {text}", place(from)));
     let escaped;
     let text = match std::str::from_utf8(location) {
         Ok(text) => text,
@@ -46,11 +46,12 @@ fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
             &escaped
         }
     };
-    let target = from.join(text).map_err(|error| wrong(format!("{text:?}, which is no address")).caused_by(error))?;
+    let told = text.split('?').next().unwrap_or_default();
+    let target = from.join(text).map_err(|error| wrong(format!("{told:?}, which is no address")).caused_by(error))?;
     if matches!(target.scheme(), "http" | "https") {
         return Ok(target);
     }
-    Err(wrong(format!("{}, which is not HTTP", shown(&target))))
+    Err(wrong(format!("{}, which is not HTTP", place(&target))))
 }
 
 /// Headers that say who is asking, in parts of their names.
@@ -126,8 +127,8 @@ mod tests {
 
     #[test]
     fn what_is_no_http_address_is_named() {
-        for (location, named) in [(&b"http://[half"[..], "no address"), (b"ftp://b.lab/x", "not HTTP")] {
-            let error = target(&"https://me:pw@a.lab/".parse().unwrap(), location).unwrap_err().to_string();
+        for (location, named) in [(&b"http://[half?P4=pw"[..], "no address"), (b"ftp://b.lab/x?P4=pw", "not HTTP")] {
+            let error = target(&"https://me:pw@a.lab/?verify=pw".parse().unwrap(), location).unwrap_err().to_string();
             assert!(error.contains(named) && !error.contains("pw"), "{error}");
         }
     }
