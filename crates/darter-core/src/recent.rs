@@ -60,6 +60,11 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.slots.get_mut(key).map(|slot| &mut slot.value)
     }
 
+    /// All keys, the one that was used longest ago first. No use of any.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.by_use.values()
+    }
+
     /// Removes a value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let slot = self.slots.remove(key)?;

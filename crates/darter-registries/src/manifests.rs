@@ -99,6 +99,13 @@ impl Manifests {
         self.0.memory.lock().get(digest).is_some() || self.0.disk.lock().get(digest).is_some()
     }
 
+    /// The digests of all that are here.
+    pub(crate) fn all(&self) -> Vec<Digest> {
+        let mut all: Vec<_> = self.0.disk.lock().keys().copied().collect();
+        all.extend(self.0.memory.lock().keys().copied());
+        all
+    }
+
     /// Keeps a manifest. Its bytes must be what its digest says.
     pub(crate) async fn put(&self, manifest: ImageManifest) {
         self.0.remember(&manifest);

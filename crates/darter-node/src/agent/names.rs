@@ -35,7 +35,10 @@ pub(super) async fn find(
     registries: Option<&Registries>,
     name: &str,
 ) -> Result<Named, FetchError> {
-    if let Ok(blob) = name.parse::<BlobId>() {
+    let blob = name.parse::<BlobId>().ok();
+    if let Some(blob) = blob
+        && swarms.is_known(blob).await?
+    {
         return Ok(Named::Blob(blob));
     }
     let digest = name.rsplit_once('@').map_or(name, |(_, digest)| digest).parse::<Digest>();
@@ -55,7 +58,11 @@ pub(super) async fn find(
     }
     let found = by_digits_or_name(swarms, registries, name).await;
     match found.len() {
-        0 => by_reference(registries, name),
+        0 => match blob {
+            // Not here any more, but maybe what is known of it.
+            Some(blob) => Ok(Named::Blob(blob)),
+            None => by_reference(registries, name),
+        },
         1 => Ok(found.into_values().next().unwrap_or(Named::Nothing)),
         _ => Err(FetchError::Ambiguous { name: name.to_owned(), candidates: found.into_keys().collect() }),
     }
@@ -81,9 +88,12 @@ async fn by_digits_or_name(
         .map(|(blob, _, digest)| {
             (digest.map_or_else(|| blob.to_string(), |digest| digest.to_string()), Named::Blob(blob))
         });
-    let images = registries.map(|registries| registries.images().all()).unwrap_or_default();
-    let images = images
-        .into_iter()
+    let manifests = registries.map(|registries| registries.manifests().all()).unwrap_or_default();
+    let manifests = manifests.into_iter().map(|digest| (digest.to_string(), digest));
+    // What has a name of its own is shown under that.
+    let named = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let images = manifests
+        .chain(named)
         .filter(|(_, digest)| is_digest(digest))
         .map(|(image, digest)| (digest.to_string(), Named::Image(image, digest)));
     blobs.chain(images).collect()
@@ -106,10 +116,11 @@ struct Digits {
 }
 
 impl Digits {
-    /// Reads a name; `None` if it is something else.
+    /// Reads a name, and of `app@sha256:0123abcd` what is behind the name of the image; `None` if it is something else.
     fn of(name: &str) -> Option<Self> {
-        let (algorithm, digits) = match name.split_once(':') {
-            Some((algorithm, digits)) => (Some(algorithm.to_owned()), digits),
+        let digest = name.rsplit_once('@').map(|(_, digest)| digest).filter(|digest| digest.contains(':'));
+        let (algorithm, digits) = match digest.unwrap_or(name).split_once(':') {
+            Some((algorithm, digits)) => (Some(algorithm.to_ascii_lowercase()), digits),
             None => (None, name),
         };
         let are_digits = digits.len() >= MIN_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -154,10 +165,12 @@ mod tests {
         let text = digest.to_string();
         let hex = text.strip_prefix("sha256:").unwrap();
         let begin = |name: &str| Digits::of(name).is_some_and(|digits| digits.begin_digest(&digest));
-        for name in [&hex[..8], &hex[..20], &text[..15], &hex[..12].to_uppercase()] {
+        let of_image = format!("reg:5000/app:v1@{}", &text[..15]);
+        for name in [&hex[..8], &hex[..20], hex, &text[..15], &hex[..12].to_uppercase(), &text.to_uppercase(), &of_image] {
             assert!(begin(name), "{name}");
         }
-        for name in [&hex[..7], &hex[1..12], &format!("sha512:{}", &hex[..12]), "library/app:v1"] {
+        let (other, of_nothing) = (format!("sha512:{}", &hex[..12]), format!("app@{}", &hex[..12]));
+        for name in [&hex[..7], &hex[1..12], &other, &of_nothing, "library/app:v1"] {
             assert!(!begin(name), "{name}");
         }
         let blob = blob_of(&digest);

@@ -76,12 +76,16 @@ async fn an_image_is_explained_by_its_manifests_and_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn digests_and_their_first_digits_name_blobs() {
-    let (world, _, [_, layer], _) = world().await;
+    let (world, manifest, [_, layer], _) = world().await;
     let text = layer.to_string();
     let hex = text.strip_prefix("sha256:").unwrap();
-    for name in [&text, &text[..15], &hex[..8], &hex[..12].to_uppercase()] {
+    let of_image = format!("lab/app:1@{}", &text[..19]);
+    for name in [&text, &text[..15], &hex[..8], hex, &hex[..12].to_uppercase(), &text.to_uppercase(), &of_image] {
         assert_eq!(world.blob(name).await, layer, "{name}");
     }
+    // As the explanation of an image shows them.
+    assert_eq!(world.image(&manifest.short()).await.digest, manifest);
+    assert_eq!(world.image(&manifest.to_string()["sha256:".len()..]).await.digest, manifest);
     let rows = world.agent.list().await.unwrap();
     let row = rows.iter().find(|row| row.digest == Some(layer)).unwrap();
     assert_eq!(row.images, [format!("{}/lab/app:1", world.registry.name())]);
