@@ -37,6 +37,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,6 +64,9 @@ pub const READY: u8 = b'+';
 
 /// The longest text or run of bytes in a frame that is believed.
 const MAX_INLINE: u64 = 16 << 20;
+
+/// Bytes of a file that are read and sent at a time.
+const COPIED: u64 = 1 << 20;
 
 const FRAME: usize = 17;
 
@@ -148,16 +152,32 @@ impl Sender {
         Self { stream, tells, sent: None }
     }
 
-    /// These bytes of the file are verified; the file's descriptor goes first, if it did not go already.
+    /// These bytes of the file are verified; the file's descriptor goes first, if it did not go already. Where the file can't be
+    /// opened anew (without /proc, or when no descriptor is left), its bytes go.
     ///
     /// # Errors
-    /// When the receiver is gone.
+    /// When the receiver is gone, or the file can't be read.
     pub async fn range(&mut self, file: &Arc<File>, range: ByteRange) -> io::Result<()> {
         if !self.sent.as_ref().is_some_and(|sent| Arc::ptr_eq(sent, file)) {
-            send_file(&self.stream, &read_only(file)?).await?;
+            let Ok(opened) = read_only(file) else { return self.bytes_of(file, range).await };
+            send_file(&self.stream, &opened).await?;
             self.sent = Some(Arc::clone(file));
         }
         self.stream.write_all(&frame(RANGE, range.start(), range.end())).await
+    }
+
+    /// Sends the bytes of a range of a file.
+    async fn bytes_of(&mut self, file: &Arc<File>, range: ByteRange) -> io::Result<()> {
+        let mut at = range.start();
+        while at < range.end() {
+            let count = COPIED.min(range.end() - at);
+            let (file, mut buffer) = (Arc::clone(file), vec![0; usize::try_from(count).map_err(io::Error::other)?]);
+            let read = tokio::task::spawn_blocking(move || file.read_exact_at(&mut buffer, at).map(|()| buffer));
+            let buffer = read.await.map_err(io::Error::other)??;
+            self.bytes(at, &buffer).await?;
+            at += count;
+        }
+        Ok(())
     }
 
     /// These bytes are verified, and their place in the blob is `at`.
@@ -357,4 +377,51 @@ fn number(bytes: &[u8]) -> u64 {
 
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_can_not_be_opened_anew_comes_as_bytes_in_their_places() {
+        let content: Vec<u8> = (0..COPIED as usize + 10).map(|at| at as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        let (file, end) = (Arc::new(file), content.len() as u64);
+        for tells in [true, false] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut receiver = Receiver::begin(ours, tells).await.unwrap();
+            let file = Arc::clone(&file);
+            let sending = tokio::spawn(async move {
+                theirs.readable().await.unwrap();
+                assert_eq!(theirs.try_read(&mut [0]).unwrap(), 1);
+                let mut sender = Sender::new(theirs, tells);
+                sender.bytes_of(&file, ByteRange::new(0, end - 4)).await.unwrap();
+                // By then there are descriptors again.
+                sender.range(&file, ByteRange::new(end - 4, end)).await.unwrap();
+                sender.end(end, &[]).await.unwrap();
+            });
+            let mut came = Vec::new();
+            loop {
+                match receiver.next().await.unwrap() {
+                    Handed::Bytes(at, bytes) => {
+                        assert_eq!(at, came.len() as u64);
+                        came.extend_from_slice(&bytes);
+                    }
+                    Handed::Range(file, range) => {
+                        let mut bytes = vec![0; range.len() as usize];
+                        file.read_exact_at(&mut bytes, range.start()).unwrap();
+                        came.extend_from_slice(&bytes);
+                    }
+                    Handed::End { length, .. } => break assert_eq!(length, end),
+                    other => panic!("{other:?}"),
+                }
+            }
+            sending.await.unwrap();
+            assert!(came == content, "{tells}");
+        }
+    }
 }
