@@ -414,7 +414,6 @@ impl Agent {
             self.inner.swarms.retire();
             let metrics = &self.inner.context.metrics;
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            metrics.store(&self.inner.context.disk.usage());
             let open = self.inner.swarms.all();
             for transfer in &open {
                 transfer.forget_quiet_peers();

@@ -247,6 +247,8 @@ impl Prepared {
             context,
         };
         let agent = Agent { inner: Arc::new(inner) };
+        // Whoever reads metrics as soon as there is a port must not see an empty store on a full disk.
+        agent.note_room();
         if agent.options().role.is_daemon() {
             tasks.spawn(agent.clone().sample(agent.phases()));
             tasks.spawn(agent.clone().tidy(agent.phases()));

@@ -132,10 +132,16 @@ impl Agent {
         }
     }
 
+    /// Lets the metrics say how it stands with the store's room.
+    pub(super) fn note_room(&self) {
+        self.inner.context.metrics.store(&self.inner.context.disk.usage());
+    }
+
     /// Takes a sample every second, until the agent drains.
     pub(super) async fn sample(self, mut phases: watch::Receiver<Phase>) {
         loop {
             self.inner.sampler.add(Sample::take(&self.inner.context));
+            self.note_room();
             tokio::select! {
                 () = tokio::time::sleep(SAMPLE_EVERY) => {}
                 _ = phases.wait_for(|phase| *phase == Phase::Stopped) => return,

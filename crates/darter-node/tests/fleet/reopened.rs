@@ -55,3 +55,20 @@ async fn a_directory_can_be_opened_again_as_soon_as_its_agent_is_drained_and_dro
     let gone = tokio::time::timeout(Duration::from_secs(60), gone).await;
     assert!(gone.is_ok(), "{} tasks, {before} before the agents began", tasks());
 }
+
+// What reads metrics at once was told of an empty store without a free byte, until it was tidied for the first time.
+#[tokio::test]
+async fn metrics_tell_what_is_stored_as_soon_as_there_is_a_port() {
+    let dir = TempDir::new().unwrap();
+    let web = Web::start(|_| Reply::ok(&content(0))).await;
+    let agent = start(Role::Seed, &dir, Vec::new()).await;
+    get(&agent, &web.url("/0"), None).await.unwrap();
+    agent.drain().await;
+    drop(agent);
+    let agent = start(Role::Seed, &dir, Vec::new()).await;
+    let metrics = crate::registries::get(&agent, "/metrics").await.body;
+    let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+    assert!(metrics.contains("darter_store_used_bytes 700000\n"), "{metrics}");
+    assert!(!metrics.contains("darter_store_free_bytes 0\n"));
+    agent.drain().await;
+}
