@@ -46,8 +46,13 @@ const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 /// # Errors
 /// As [`load_or_draw`].
 pub(crate) fn of_this_machine(data_dir: &Path) -> Result<NodeId, StartError> {
-    let id = MACHINE_IDS.iter().find_map(|path| std::fs::read_to_string(path).ok()).filter(|id| !id.trim().is_empty());
-    load_or_draw(data_dir, id.as_deref())
+    let read = |path: &&str| known_machine(&std::fs::read_to_string(path).ok()?).map(str::to_owned);
+    load_or_draw(data_dir, MACHINE_IDS.iter().find_map(read).as_deref())
+}
+
+/// The id in a machine's file. An image that was not booted yet has none: it is empty there, or `uninitialized` (machine-id(5)).
+fn known_machine(text: &str) -> Option<&str> {
+    Some(text.trim()).filter(|id| !matches!(*id, "" | "uninitialized"))
 }
 
 /// Reads the node id of this data directory, or draws a key and writes down both. `machine` is the machine's own id.
@@ -213,6 +218,12 @@ mod tests {
         assert_eq!(load_or_draw(dir.path(), Some("a\n")).unwrap(), first);
         std::fs::write(dir.path().join(FILE), "garbage").unwrap();
         assert!(matches!(load_or_draw(dir.path(), Some("a")), Err(StartError::File { .. })));
+    }
+
+    #[test]
+    fn an_image_that_was_not_booted_yet_is_no_machine() {
+        assert_eq!(known_machine("0123456789abcdef0123456789abcdef\n"), Some("0123456789abcdef0123456789abcdef"));
+        assert_eq!((known_machine("uninitialized\n"), known_machine("\n")), (None, None));
     }
 
     #[test]
