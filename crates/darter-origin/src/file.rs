@@ -98,6 +98,12 @@ impl Origin for FileOrigin {
         }
         let range = range.clamp_to(length);
         let path = PathBuf::from(&what);
+        if length == 0 && file.read(&mut [0]).await.map_err(|error| failed(error, &path))? > 0 {
+            let text = format!(
+                "{what} says that it is empty and is not, as files of /proc and /sys do: copy it with cat, and read the copy"
+            );
+            return Err(OriginError::new(ErrorKind::Io, text));
+        }
         file.seek(SeekFrom::Start(range.start())).await.map_err(|error| failed(error, &path))?;
         let reader = Reader { file, left: range.len(), at_first, path };
         let bytes = stream::try_unfold(reader, Reader::next).boxed();

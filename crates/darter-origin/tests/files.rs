@@ -45,3 +45,14 @@ async fn a_file_that_is_written_to_or_cut_while_it_is_read_is_an_error() {
         assert_eq!(*last.unwrap().unwrap_err().kind(), ErrorKind::Changed);
     }
 }
+
+#[tokio::test]
+async fn a_file_that_says_that_it_is_empty_and_is_not_is_an_error_and_not_nothing() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("empty"), "").unwrap();
+    let origin = FileOrigin::anywhere();
+    assert_eq!(origin.read(&named(&directory, "empty"), &none(), None, None).await.unwrap().length, Some(0));
+    let of_kernel = Source::from_url("file:///proc/self/status".parse().unwrap(), &[], None).0;
+    let error = origin.read(&of_kernel, &none(), None, None).await.unwrap_err();
+    assert!(error.to_string().contains("copy it with cat"), "{error}");
+}
