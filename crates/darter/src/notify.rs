@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// A manager that reads nothing for so long is told nothing: it must not hold up the daemon, its signals and its end.
+const MAX_SEND: Duration = Duration::from_secs(1);
+
 /// The service manager that started this process, if one wants to know.
 #[derive(Debug, Default)]
 pub(crate) struct Manager {
@@ -33,7 +36,11 @@ impl Manager {
                 [b'/', ..] => SocketAddr::from_pathname(name),
                 _ => return None,
             };
-            let opened = address.and_then(|address| Ok((UnixDatagram::unbound()?, address)));
+            let opened = address.and_then(|address| {
+                let socket = UnixDatagram::unbound()?;
+                socket.set_write_timeout(Some(MAX_SEND))?;
+                Ok((socket, address))
+            });
             // A manager that can't be told must not keep the daemon from running.
             opened.inspect_err(|error| tracing::warn!(%error, "the service manager can't be told anything")).ok()
         });
@@ -56,11 +63,11 @@ impl Manager {
     }
 
     pub(crate) fn status(&self, status: &str) {
-        self.send(&status_line(status));
+        self.send_if_read(&status_line(status));
     }
 
     pub(crate) fn alive(&self) {
-        self.send("WATCHDOG=1\n");
+        self.send_if_read("WATCHDOG=1\n");
     }
 
     /// To be followed by [`ready`](Self::ready). The time tells the manager which of several reloads it is.
@@ -78,6 +85,16 @@ impl Manager {
         let Some((socket, address)) = &self.socket else { return };
         if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
             tracing::debug!(%error, "the service manager was not told");
+        }
+    }
+
+    /// The same, unless the manager has to read other words first: there will be another one of this kind.
+    fn send_if_read(&self, text: &str) {
+        let Some((socket, _)) = &self.socket else { return };
+        let set = socket.set_nonblocking(true);
+        self.send(text);
+        if let Err(error) = set.and_then(|()| socket.set_nonblocking(false)) {
+            tracing::debug!(%error, "the service manager's socket can't be set");
         }
     }
 }
@@ -120,6 +137,23 @@ mod tests {
             manager.stopping("draining");
             assert_eq!(heard(), "STOPPING=1\nSTATUS=draining\n");
         }
+    }
+
+    #[test]
+    fn a_manager_that_reads_nothing_holds_up_nobody() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let manager = Manager::new(Some(path.as_os_str()), Some("3000000"));
+        // More than a socket's queue takes.
+        (0..5000).for_each(|_| manager.alive());
+        manager.stopping("draining");
+        socket.set_nonblocking(true).unwrap();
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        manager.ready("up");
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"READY=1\nSTATUS=up\n", "once it reads again, it hears");
     }
 
     #[test]
