@@ -17,6 +17,13 @@ pub fn end_by(signal: i32) -> io::Result<()> {
     if unsafe { libc::raise(signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Ignores SIGXFSZ from now on: a write past the limit of file sizes (`ulimit -f`) then fails with an error, and does not end the
+/// process.
+pub fn ignore_file_size_limit() {
+    // SAFETY: ignoring is a valid disposition for this signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Whether this process ignores a signal, as `nohup` lets it ignore SIGHUP: whoever started it wants it to live on.
 pub fn is_ignored(signal: i32) -> bool {
     let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
@@ -37,6 +44,12 @@ mod tests {
         assert!(is_ignored(libc::SIGPIPE), "the standard library ignores it");
         assert!(!is_ignored(libc::SIGWINCH));
         assert!(!is_ignored(1000));
+    }
+
+    #[test]
+    fn a_write_past_the_limit_of_file_sizes_is_an_error() {
+        ignore_file_size_limit();
+        assert!(is_ignored(libc::SIGXFSZ));
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Configured {
         Ok(Self { arguments: arguments.to_vec(), cli, matches, file })
     }
 
+    /// The configuration file that was read, if one was.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(ConfigFile::path)
+    }
+
     /// Every setting of the command with its value and where that came from. What is secret is printed as files in
     /// `secrets`; without a directory, beside the configuration file.
     pub(crate) fn effective(&self, secrets: Option<&Path>) -> Effective {
@@ -140,11 +145,17 @@ fn system_file(subcommand: &str) -> Result<Option<ConfigFile>, NotConfigured> {
     if !(agent || rustix::process::geteuid().is_root()) || subcommand == "demo" {
         return Ok(None);
     }
-    match std::fs::File::open(SYSTEM_FILE) {
-        Ok(_) => ConfigFile::read(Path::new(SYSTEM_FILE)).map(Some).map_err(NotConfigured::File),
-        // Not there, or not for this user, who runs an agent of their own.
-        Err(_) => Ok(None),
+    let error = match std::fs::File::open(SYSTEM_FILE) {
+        Ok(_) => return ConfigFile::read(Path::new(SYSTEM_FILE)).map(Some).map_err(NotConfigured::File),
+        Err(error) => error,
+    };
+    // Not for this user, who may run an agent of their own; or for a service whose file has the wrong owner.
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        crate::output::complain(&format!(
+            "note: {SYSTEM_FILE} may not be read by this user and is not used; --config \"\" says that none is meant"
+        ));
     }
+    Ok(None)
 }
 
 /// Where root, and a service, keep data.

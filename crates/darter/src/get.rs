@@ -133,7 +133,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     let mut signals = Signals::catch()?.with_hangup()?;
     let bar = Bar::new(jobs.len(), args.quiet, args.json);
     let backend = tokio::select! {
-        backend = Backend::choose(args, &sources, |line| bar.say(line)) => backend?,
+        backend = Backend::choose(args, &jobs, &sources, |line| bar.say(line)) => backend?,
         signal = signals.which() => return Err(ended_by(signal, String::new()).into()),
     };
     let work = Work { args, backend, senders, bar, taken: Mutex::default() };
@@ -165,6 +165,7 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
         order: Order::InOrder,
         range: None,
         says: &|_| (),
+        mute: &|_| (),
     };
     backend::source_of(&question).0.key()
 }
@@ -267,6 +268,7 @@ impl Work<'_> {
             },
             range: args.range,
             says: &|waiting| self.bar.waits(number, waiting),
+            mute: &|socket| self.bar.mute(socket),
         };
         let mut opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);

@@ -44,6 +44,7 @@ use self::failure::Failure;
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    darter_kernel::signal::ignore_file_size_limit();
     let arguments = cli::arguments(std::env::args_os());
     // Whoever asked for JSON gets it also where the rest makes no sense.
     let json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
@@ -121,10 +122,10 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
     let lacking = config::not_there(&effective.secrets);
     if !lacking.is_empty() {
         let files = lacking.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
-        anstream::eprintln!(
+        output::complain(&format!(
             "note: secrets are not printed, and the files that are named in their places do not have them yet: {files}; \
              write them, or let --write-secrets DIR do it"
-        );
+        ));
     }
     if args.json { output::json(&effective.to_json()) } else { output::text(&effective.to_toml()) }
 }

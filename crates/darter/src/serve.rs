@@ -95,6 +95,11 @@ async fn reload(configured: &Configured, agent: &Agent) {
             return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken");
         }
     };
+    // The system's file is optional, but one that was there holds what is in force.
+    if let (Some(lost), None) = (configured.file(), fresh.file()) {
+        let reason = format!("{} is not there any more, or may not be read", lost.display());
+        return tracing::error!(reason, "the configuration is wrong and was not taken");
+    }
     let options = match options_of(&fresh.cli.command) {
         Ok(options) => options,
         Err(error) => return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken"),

@@ -15,6 +15,32 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use darter_api::Client;
+
+use crate::output;
+
 pub(crate) use self::blobs::{list, pin, remove};
 pub(crate) use self::explain::explain;
 pub(crate) use self::status::{received, status};
+
+/// A daemon that has not answered for so long is said not to: it may be stopped, or its host hang.
+pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// Waits for a daemon's answer, and says once when that takes long.
+pub(crate) async fn patiently<T>(client: &Client, answer: impl Future<Output = T>) -> T {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(TOLD_AFTER, &mut answer).await {
+        return answer;
+    }
+    output::complain(&mute(client.socket()));
+    answer.await
+}
+
+/// What people are told of a daemon that does not answer.
+pub(crate) fn mute(socket: &Path) -> String {
+    format!("the daemon at {} has not answered for {} s; still waiting", socket.display(), TOLD_AFTER.as_secs())
+}

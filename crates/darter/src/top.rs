@@ -38,6 +38,7 @@ use self::state::State;
 use self::words::Palette;
 use crate::cli::TopArgs;
 use crate::output;
+use crate::show::patiently;
 
 /// How often the daemon is asked when nothing else is said.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,7 +50,7 @@ pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
     if args.json {
         return print_json(&client, args, first).await;
     }
-    if args.once || !std::io::stdout().is_terminal() {
+    if args.once || !can_draw() {
         return output::text(&plain::describe(&first));
     }
     let interval = args.interval.unwrap_or(DEFAULT_INTERVAL);
@@ -57,9 +58,16 @@ pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
     terminal::show(&client, state, interval).await
 }
 
+/// Whether standard output is a terminal that can be drawn on: one that says how large it is, and is not a dumb one.
+fn can_draw() -> bool {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let has_room = crossterm::terminal::size().is_ok_and(|(wide, high)| wide > 0 && high > 0);
+    !dumb && std::io::stdout().is_terminal() && has_room
+}
+
 /// Asks for a snapshot; a swarm that was named must be there.
 async fn look(client: &Client, name: Option<&str>) -> anyhow::Result<Top> {
-    let top = client.top(name).await?;
+    let top = patiently(client, client.top(name)).await?;
     if let Some(name) = name
         && top.swarm.is_none()
     {

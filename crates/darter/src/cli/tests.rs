@@ -122,7 +122,7 @@ fn labels_without_a_value_and_empty_members_of_lists_are_none() {
         let Command::Node(args) = cli.command else { panic!("{cli:?}") };
         args.options().unwrap()
     };
-    for label in ["zone=,rack=1", ",rack=1", "rack=1,", " ,rack=1,zone= "] {
+    for label in ["zone=,rack=1", ",rack=1", "rack=1,", " ,rack=1,zone= ", "=,rack=1, = "] {
         let options = node(label, "a:1");
         assert_eq!(options.labels.into_iter().collect::<Vec<_>>(), [("rack".to_owned(), "1".to_owned())], "{label:?}");
     }

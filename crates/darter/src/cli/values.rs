@@ -16,7 +16,7 @@ use super::hidden::{has_login, without_logins};
 /// A number of bytes: `500MB`, `20GiB`, `1048576`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("not a size: {text:?} (write for example 500MB, 20GiB or 1048576)");
-    text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong())
+    text.trim().parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong())
 }
 
 /// A number of bytes, or a share of a file system: `200GB`, `80%`.
@@ -96,11 +96,12 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
 /// The longest label. All of them fit into what an agent says of itself when it connects.
 const MAX_LABEL: usize = 512;
 
-/// `KEY=VALUE`. A label without a value, and a member of a list that substitution left empty, are no label: the value
-/// stays empty.
+/// `KEY=VALUE`. A label without a value, and a member of a list that substitution left empty (`=` among them), are no label: the
+/// value stays empty.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         None if text.trim().is_empty() => Ok(Default::default()),
+        Some((key, value)) if key.trim().is_empty() && value.trim().is_empty() => Ok(Default::default()),
         _ if has_login(text) => Err("every peer is told the labels: leave out the login".to_owned()),
         _ if text.len() > MAX_LABEL => Err(format!("a label has {MAX_LABEL} bytes at most: every peer is told it")),
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),

@@ -26,10 +26,12 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use url::Url;
 
+use super::jobs::Job;
 use super::rooms;
 use super::sink::{Chunk, Home};
 use crate::cli::GetArgs;
 use crate::failure::Failure;
+use crate::show::TOLD_AFTER;
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
@@ -71,6 +73,8 @@ pub(super) struct Question<'a> {
     pub(super) range: Option<Span>,
     /// Tells people whom the daemon waits for.
     pub(super) says: &'a (dyn Fn(&Waiting) + Sync),
+    /// Tells people that the daemon does not answer.
+    pub(super) mute: &'a (dyn Fn(&Path) + Sync),
 }
 
 /// A download that has begun: the origin (or the swarm) has said that the content is there.
@@ -120,9 +124,14 @@ pub(super) enum Watch {
 
 impl Backend {
     /// A daemon if one runs and is wanted; else starts an agent here. `say` tells people what they should know.
-    pub(super) async fn choose(args: &GetArgs, sources: &[BlobId], say: impl Fn(&str)) -> anyhow::Result<Self> {
+    pub(super) async fn choose(
+        args: &GetArgs,
+        jobs: &[Job],
+        sources: &[BlobId],
+        say: impl Fn(&str),
+    ) -> anyhow::Result<Self> {
         // A daemon reads local files for nobody: they may not be this user's.
-        let files = args.input.is_none() && args.urls.iter().all(|url| url.scheme() == "file");
+        let files = jobs.iter().all(|job| job.url.scheme() == "file");
         let why = if args.no_daemon {
             let own = Client::at(socket_path(&args.place.data_dir()?));
             if args.keep && own.runs().await.unwrap_or(false) {
@@ -326,7 +335,15 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         if let Ok(given) = tokio::time::timeout(WAITING_POLL, &mut given).await {
             break given?;
         }
-        if let Some(waiting) = client.waiting(&request).await {
+        let mut waiting = std::pin::pin!(client.waiting(&request));
+        let told = match tokio::time::timeout(TOLD_AFTER, &mut waiting).await {
+            Ok(told) => told,
+            Err(_) => {
+                (question.mute)(client.socket());
+                waiting.await
+            }
+        };
+        if let Some(waiting) = told {
             (question.says)(&waiting);
         }
     };

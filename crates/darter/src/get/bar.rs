@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use darter_api::Waiting;
@@ -10,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use super::backend::Watch;
-use crate::{glyphs, output};
+use crate::{glyphs, output, show};
 
 /// How often the bar looks.
 const TICK: Duration = Duration::from_millis(200);
@@ -40,6 +41,8 @@ pub(super) struct Bar {
     json: bool,
     /// For what each download was last said to wait.
     waits: Mutex<HashMap<usize, String>>,
+    /// Whether the daemon was said not to answer.
+    is_mute: AtomicBool,
 }
 
 /// How far one download is.
@@ -64,6 +67,7 @@ impl Bar {
             quiet,
             json,
             waits: Mutex::default(),
+            is_mute: AtomicBool::new(false),
             bar,
             narrow,
             jobs: jobs as u64,
@@ -124,6 +128,13 @@ impl Bar {
             self.say(&serde_json::json!({ "event": "waiting", "job": job, "waiting": waiting }).to_string());
         } else {
             self.say(&waiting.to_string());
+        }
+    }
+
+    /// Says that the daemon does not answer, once.
+    pub(super) fn mute(&self, socket: &Path) {
+        if !self.quiet && !self.json && !self.is_mute.swap(true, Ordering::Relaxed) {
+            self.say(&show::mute(socket));
         }
     }
 

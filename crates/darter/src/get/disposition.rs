@@ -76,7 +76,7 @@ fn decoded(value: &str) -> Option<String> {
 /// The last part of what may be a path, if it can be the name of an ordinary file that everybody sees.
 fn safe(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next()?;
-    let clean: String = last.chars().filter(|letter| !letter.is_control() && !turns_text(*letter)).collect();
+    let clean: String = last.chars().filter(|letter| !letter.is_control() && !is_unseen(*letter)).collect();
     let clean = clean.trim();
     if clean.is_empty() || clean.starts_with('.') || clean == "-" {
         return None;
@@ -86,9 +86,14 @@ fn safe(name: &str) -> Option<String> {
     Some(shortened(&plain))
 }
 
-/// Whether a letter is not seen itself and changes how its neighbours are: it can make `.exe` look like `.txt`.
-pub(super) const fn turns_text(letter: char) -> bool {
-    matches!(letter, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Whether a letter is not seen itself: it can make `.exe` look like `.txt` where it changes how its neighbours are seen, and one name
+/// look like another.
+pub(super) const fn is_unseen(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+            | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    )
 }
 
 /// A name that is not too long: its beginning and its extension.
@@ -147,6 +152,8 @@ mod tests {
             ("-rf", Some("_rf")),
             ("a/--help", Some("_-help")),
             ("photo_\u{202e}gpj.exe", Some("photo_gpj.exe")),
+            ("\u{feff}a\u{200b}.txt", Some("a.txt")),
+            ("\u{200b}", None),
         ] {
             assert_eq!(safe(given).as_deref(), name, "{given:?}");
         }

@@ -38,7 +38,7 @@ use serde::Serialize;
 use super::attributes;
 use super::copying::{Copier, Seen, Spout};
 use super::covered::Covered;
-use super::target::{FileTarget, Target};
+use super::target::{FileTarget, Target, writable};
 use super::temporary::{self, Temporary};
 use crate::failure::Failure;
 use crate::{output, units};
@@ -256,10 +256,7 @@ enum Share {
 
 impl Part {
     fn new(target: FileTarget, wishes: Wishes) -> Self {
-        let named_twice = |old: &Metadata| old.nlink() > 1 && !attributes::is_stores(&target.path);
-        let in_place = target.old.as_ref().is_some_and(|old| {
-            named_twice(old) || attributes::is_mount(&target.path) || !attributes::can_replace(old, target.directory())
-        });
+        let in_place = is_written_to(&target);
         let (way, covered, copier) = (Way::Undecided, Covered::default(), Copier::new());
         Self { target, wishes, in_place, way, covered, copier }
     }
@@ -309,26 +306,38 @@ impl Part {
         if same && self.wishes.link && attributes::mark_as_stores(file) {
             return share(Share::Hardlink);
         }
-        self.reserve(&temporary)?;
+        self.reserve(&temporary, self.target.directory(), self.wishes.length)?;
         Ok(Way::Temporary(temporary))
     }
 
-    /// A file that the content is written to as it comes, with room for it.
+    /// A file that the content is written to as it comes, with room for it. Content that is written into the old file waits for its
+    /// end where there is room: in the directory for temporary files, or else beside the old file.
     fn begin(&mut self) -> anyhow::Result<Temporary> {
-        let directory = if self.in_place { std::env::temp_dir() } else { self.target.directory().to_owned() };
-        let temporary = Temporary::create(&directory).map_err(cannot_make(&directory))?;
-        self.reserve(&temporary)?;
-        Ok(temporary)
+        let here = self.target.directory();
+        if !self.in_place {
+            return self.begin_in(here, self.wishes.length);
+        }
+        self.begin_in(&std::env::temp_dir(), self.wishes.length).or_else(|refusal| {
+            let old = std::fs::metadata(&self.target.path).map_or(0, |old| old.blocks() * 512);
+            let twice = self.wishes.length.map(|length| length.max((2 * length).saturating_sub(old)));
+            self.begin_in(here, twice).map_err(|_| refusal)
+        })
     }
 
     /// Makes sure of the room, so that a full disk is told before anything is read for it.
-    fn reserve(&self, temporary: &Temporary) -> anyhow::Result<()> {
+    fn begin_in(&self, directory: &Path, needed: Option<u64>) -> anyhow::Result<Temporary> {
+        let temporary = Temporary::create(directory).map_err(cannot_make(directory))?;
+        self.reserve(&temporary, directory, needed)?;
+        Ok(temporary)
+    }
+
+    fn reserve(&self, temporary: &Temporary, directory: &Path, needed: Option<u64>) -> anyhow::Result<()> {
         let Some(length) = self.wishes.length.filter(|length| *length > 0) else { return Ok(()) };
         let room = room_at(temporary.file());
-        check_room(self.target.directory(), length, room)?;
+        check_room(directory, needed.unwrap_or(length), room)?;
         match fallocate(temporary.file(), FallocateFlags::KEEP_SIZE, 0, length) {
             Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
-                check_room(self.target.directory(), length, Some(room.unwrap_or(0).min(length - 1)))
+                check_room(directory, length, Some(room.unwrap_or(0).min(length - 1)))
             }
             // Not every file system can promise.
             _ => Ok(()),
@@ -361,6 +370,7 @@ impl Part {
     fn commit(mut self: Box<Self>) -> anyhow::Result<Placed> {
         let shown = self.target.shown.clone();
         let finishing = || format!("can't finish {}", shown.display());
+        self.look_again()?;
         let placed = self.place().with_context(finishing)?;
         if self.wishes.sync {
             // A name is durable only once its directory is. One that may be written to and not be read can't be synced.
@@ -372,6 +382,26 @@ impl Part {
             }
         }
         Ok(placed)
+    }
+
+    /// Sees what is there now: since the beginning somebody may have made the file, removed it, or changed its mode, owner or names.
+    fn look_again(&mut self) -> anyhow::Result<()> {
+        let found = std::fs::symlink_metadata(&self.target.path).ok().filter(Metadata::is_file);
+        let kept = |it: &Metadata| (it.dev(), it.ino(), it.mode(), it.uid(), it.gid(), it.nlink());
+        if found.as_ref().map(kept) == self.target.old.as_ref().map(kept) {
+            return Ok(());
+        }
+        if let Some(found) = &found {
+            writable(&self.target.shown, found)?;
+        }
+        self.target.old = found;
+        self.in_place = is_written_to(&self.target);
+        if self.in_place
+            && let Way::Source(_, share) = &mut self.way
+        {
+            *share = Share::Copy;
+        }
+        Ok(())
     }
 
     fn place(&mut self) -> anyhow::Result<Placed> {
@@ -471,6 +501,14 @@ impl Part {
         self.date(&file)?;
         Ok(placed)
     }
+}
+
+/// Whether the content is written into what is there, since it has other names, or a new file can't take its place.
+fn is_written_to(target: &FileTarget) -> bool {
+    let named_twice = |old: &Metadata| old.nlink() > 1 && !attributes::is_stores(&target.path);
+    target.old.as_ref().is_some_and(|old| {
+        named_twice(old) || attributes::is_mount(&target.path) || !attributes::can_replace(old, target.directory())
+    })
 }
 
 /// Whether the file is the content and nothing more.

@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use url::Url;
 
-use super::disposition::turns_text;
+use super::disposition::is_unseen;
 use crate::failure::Failure;
 
 /// As many symbolic links as the kernel follows.
@@ -38,7 +38,8 @@ impl Place {
         if path == Path::new("-") {
             return Self::Stdout;
         }
-        let slash = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let name = path.as_os_str().as_encoded_bytes();
+        let slash = name.ends_with(b"/") || name.ends_with(b"/.");
         if slash || path.is_dir() { Self::Directory(path.to_owned()) } else { Self::Name(path.to_owned()) }
     }
 
@@ -84,7 +85,7 @@ pub(super) fn file_name(url: &Url) -> Option<String> {
 }
 
 fn is_plain(name: &str) -> bool {
-    let odd = |letter: char| letter == '/' || letter.is_control() || turns_text(letter);
+    let odd = |letter: char| letter == '/' || letter.is_control() || is_unseen(letter);
     !matches!(name, "." | "..") && !name.contains(odd) && name.trim() == name
 }
 
@@ -229,7 +230,7 @@ fn may_follow(parent: &Path, link: &Metadata) -> io::Result<()> {
 }
 
 /// Refuses a file that is not to be written, although its directory would let it be replaced.
-fn writable(shown: &Path, found: &Metadata) -> anyhow::Result<()> {
+pub(super) fn writable(shown: &Path, found: &Metadata) -> anyhow::Result<()> {
     if found.mode() & 0o222 == 0 {
         bail!(
             "{} is read-only (mode {:04o}); make it writable with chmod, or choose another name with -o FILE",

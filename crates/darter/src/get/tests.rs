@@ -90,7 +90,7 @@ fn the_url_or_the_origin_names_the_file() {
     }
     assert_eq!(Place::of(Some(Path::new("-"))), Place::Stdout);
     let room = tempfile::tempdir().unwrap();
-    for dir in [room.path().to_owned(), room.path().join("fresh/"), room.path().join("a/b/c/")] {
+    for dir in ["", "fresh/", "a/b/c/", "dotted/."].map(|dir| room.path().join(dir)) {
         let target = Place::of(Some(&dir)).target(&url("https://a/b"), None).unwrap();
         assert_eq!(target.shown(), Some(dir.join("b").as_path()));
         assert!(dir.is_dir());
@@ -223,6 +223,45 @@ fn a_new_file_belongs_to_its_directory_however_it_came_there() {
         (found.mode(), found.gid(), list[..length].to_vec())
     };
     assert_eq!(look(&moved), look(&plain));
+}
+
+#[test]
+fn what_somebody_did_with_the_name_meanwhile_counts() {
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    let write = |path: &Path, meanwhile: &dyn Fn()| {
+        for parts in [vec![Chunk::Bytes(0, Bytes::from_static(b"new"))], stored(b"new").1] {
+            let _ = std::fs::remove_file(path);
+            std::fs::write(path, "old").unwrap();
+            let mut sink = Sink::open(&Target::choose(path)?, wishes())?;
+            parts.iter().for_each(|part| sink.take(part, None).unwrap());
+            meanwhile();
+            sink.commit()?;
+            assert_eq!(std::fs::read(path).unwrap(), b"new");
+        }
+        anyhow::Ok(())
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+    let close = |mode| std::fs::set_permissions(at("out"), std::fs::Permissions::from_mode(mode)).unwrap();
+    write(&at("out"), &|| close(0o640)).unwrap();
+    assert_eq!(mode(&at("out")), 0o640, "the mode that it got");
+    let told = write(&at("out"), &|| close(0o400)).unwrap_err().to_string();
+    assert!(told.contains("read-only (mode 0400)"), "{told}");
+    assert_eq!(std::fs::read(at("out")).unwrap(), b"old");
+    write(&at("out"), &|| {
+        let _ = std::fs::remove_file(at("twin"));
+        std::fs::hard_link(at("out"), at("twin")).unwrap();
+    })
+    .unwrap();
+    assert_eq!(std::fs::read(at("twin")).unwrap(), b"new", "another name that it got");
+    write(&at("out"), &|| std::fs::remove_file(at("out")).unwrap()).unwrap();
+    write(&at("out"), &|| {
+        std::fs::remove_file(at("out")).unwrap();
+        std::fs::write(at("out"), "another's").unwrap();
+        close(0o600);
+    })
+    .unwrap();
+    assert_eq!(mode(&at("out")), 0o600, "of a file that took its place");
 }
 
 #[test]

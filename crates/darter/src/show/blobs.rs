@@ -5,6 +5,7 @@ use darter_api::{Client, ClientError};
 use darter_core::Blamed as _;
 use serde_json::json;
 
+use super::patiently;
 use crate::cli::{ListArgs, NamesArgs};
 use crate::failure::{self, Failure};
 use crate::table::{Align, Table};
@@ -12,7 +13,8 @@ use crate::{output, units};
 
 /// `darter ls`.
 pub(crate) async fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let blobs = Client::choose(args.place.clients()?).await.blobs().await?;
+    let client = Client::choose(args.place.clients()?).await;
+    let blobs = patiently(&client, client.blobs()).await?;
     if args.json { output::json(&blobs) } else { output::text(&table(&blobs)) }
 }
 
@@ -35,7 +37,7 @@ async fn each(
 ) -> anyhow::Result<()> {
     let client = Client::choose(args.place.clients()?).await;
     for (number, name) in args.names.iter().enumerate() {
-        match act(&client, name).await {
+        match patiently(&client, act(&client, name)).await {
             Ok(()) if args.json => {}
             Ok(()) => output::text(&format!("{done} {name}\n"))?,
             Err(error) if args.json && number > 0 => {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use darter_api::Client;
 use darter_api::{Explained, ExplainedRange, Explanation, Giver, Wait};
 
-use super::image;
+use super::{image, patiently};
 use super::status::received;
 use crate::cli::ExplainArgs;
 use crate::table::{Align, Table};
@@ -20,7 +20,8 @@ const WAITS_SHOWN: usize = 3;
 
 /// `darter explain`.
 pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let explained = Client::choose(args.place.clients()?).await.explain(&args.name).await?;
+    let client = Client::choose(args.place.clients()?).await;
+    let explained = patiently(&client, client.explain(&args.name)).await?;
     if args.json {
         return output::json(&explained);
     }

@@ -6,13 +6,15 @@ use darter_api::Client;
 use darter_api::{Status, Traffic};
 use darter_node::options::Role;
 
+use super::patiently;
 use crate::cli::StatusArgs;
 use crate::table::{Align, Table};
 use crate::{output, units};
 
 /// `darter status`.
 pub(crate) async fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let status = Client::choose(args.place.clients()?).await.status().await?;
+    let client = Client::choose(args.place.clients()?).await;
+    let status = patiently(&client, client.status()).await?;
     if args.json { output::json(&status) } else { output::text(&describe(&status)) }
 }
 

@@ -16,6 +16,7 @@ use darter_api::top::Top;
 use darter_core::BlobId;
 use futures_util::StreamExt as _;
 use ratatui::DefaultTerminal;
+use ratatui::backend::CrosstermBackend;
 use ratatui::buffer::Buffer;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::MissedTickBehavior;
@@ -44,6 +45,10 @@ pub(super) async fn show(client: &Client, mut state: State, interval: Duration) 
     let restored = Restored;
     let mut terminal = ratatui::try_init().context("can't use this terminal; --once prints a snapshot instead")?;
     let ended = follow(client, &mut state, interval, &mut terminal, &mut signals).await;
+    if terminal.show_cursor().is_err() {
+        // It is gone. Dropped, it would say so on standard error, which may be the same terminal, and then nothing catches the panic.
+        std::mem::forget(terminal);
+    }
     drop(restored);
     ended
 }
@@ -130,5 +135,7 @@ fn suspend(terminal: &mut DefaultTerminal) -> io::Result<()> {
     kill_process(getpid(), Signal::TSTP)?;
     enable_raw_mode()?;
     execute!(io::stdout(), EnterAlternateScreen)?;
-    terminal.clear()
+    // One that knows of nothing on the screen. To clear the old one would be to ask where the cursor is, which not every terminal says.
+    *terminal = DefaultTerminal::new(CrosstermBackend::new(io::stdout()))?;
+    Ok(())
 }

@@ -38,11 +38,10 @@ pub(super) struct Palette {
 }
 
 impl Palette {
-    /// Colours unless `NO_COLOR` is set to something (see no-color.org) or the terminal is a dumb one.
+    /// Colours unless `NO_COLOR` is set to something (see no-color.org).
     pub(super) fn of_environment() -> Self {
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { colours: !refused && !dumb }
+        Self { colours: !refused }
     }
 
     /// How a tone looks.

@@ -353,3 +353,25 @@ fn a_get_says_that_the_daemon_waits_for_an_origin() {
     let told = room.run(&format!("get http://{}/c --quiet", busy_at_first(bytes))).succeeded();
     assert_eq!(told.err, "");
 }
+
+#[test]
+fn a_daemon_that_stands_still_is_said_to_not_answer_and_waited_for() {
+    let (room, bytes) = (Room::new(), content(100_000));
+    let web = Web::serve(bytes.clone());
+    let mut daemon = Daemon::start(&room, "");
+    daemon.process.signal(Signal::STOP);
+    let lines = ["status".to_owned(), format!("get {}", web.url)];
+    let asking = lines.map(|line| {
+        let mut command = room.darter(&line);
+        let log = room.path(line.split(' ').next().unwrap());
+        command.stderr(std::fs::File::create(&log).unwrap());
+        (Running::start(command), log)
+    });
+    let told = |log: &std::path::Path| std::fs::read_to_string(log).unwrap().contains("has not answered for 5 s");
+    wait_until("both say so", || asking.iter().all(|(_, log)| told(log)));
+    daemon.process.signal(Signal::CONT);
+    for (asked, _) in asking {
+        asked.end().succeeded();
+    }
+    assert!(room.read("file.bin") == bytes);
+}

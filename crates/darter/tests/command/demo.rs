@@ -59,3 +59,10 @@ fn the_quick_demo_says_how_it_went_and_draws_it() {
     let drawn = std::fs::read_to_string(picture).unwrap();
     assert_eq!(drawn.matches("<polyline").count(), 2, "a line for each node");
 }
+
+#[test]
+fn a_picture_that_can_not_be_drawn_is_told_before_anything_runs() {
+    let room = Room::new();
+    let told = room.run("demo --quick --nodes 2 --plot no/such/place.svg").failed_with(1, &["no/such/place.svg"]);
+    assert!(!told.err.contains("from an origin"), "{}", told.err);
+}

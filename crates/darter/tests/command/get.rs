@@ -358,17 +358,9 @@ fn run_behind(room: &Room, before: &str, line: &str) -> Option<Outcome> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
-    let darter = room.darter(line);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", &format!("{before} \"$@\""), "-"]);
-    command.args(darter.get_args().skip(1)).current_dir(room.path("out"));
-    for (name, value) in darter.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    Some(Outcome::of(command.output().unwrap()))
+    let before = format!("{before} \"$@\"");
+    let unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &before, "-"];
+    Some(Outcome::of(room.darter_by(&unshare, line).output().unwrap()))
 }
 
 #[test]
@@ -526,4 +518,47 @@ fn a_configured_signature_is_no_part_of_a_name() {
     drop(daemon);
     let log = std::fs::read_to_string(room.path("seed.log")).unwrap();
     assert!(!log.contains("-secret"), "{log}");
+}
+
+#[test]
+fn without_a_directory_for_temporary_files_what_is_written_to_waits_beside_it() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    std::fs::create_dir_all(room.path("out")).unwrap();
+    std::fs::write(room.path("out/one"), "old").unwrap();
+    std::fs::hard_link(room.path("out/one"), room.path("out/two")).unwrap();
+    // It does not fit into the store, so it comes as bytes.
+    let mut get = room.darter(&format!("get {} -o one --quota 1kB", web.url));
+    get.env("TMPDIR", room.path("nowhere"));
+    Outcome::of(get.output().unwrap()).succeeded();
+    assert!(room.read("two") == bytes);
+    assert_eq!(room.files(), ["one", "two"]);
+}
+
+#[test]
+fn a_list_of_local_files_needs_no_daemon() {
+    let (room, bytes) = (Room::new(), content(1000));
+    std::fs::write(room.path("here"), &bytes).unwrap();
+    let _daemon = crate::support::Daemon::start(&room, "");
+    std::fs::write(room.path("list"), format!("file://{} copy\n", room.path("here").display())).unwrap();
+    let told = room.run(&format!("get -i {}", room.path("list").display())).succeeded();
+    assert!(told.err.contains("a local file"), "{}", told.err);
+    assert!(room.read("copy") == bytes);
+}
+
+/// `ulimit -f`: the default of the signal that goes with it ends a process without a word, a daemon too.
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_to_a_daemon_a_blob_that_passes_through() {
+    let (room, bytes) = (Room::new(), content(6 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let limited = |line: &str| room.darter_by(&["sh", "-c", "ulimit -f 4096; exec \"$@\"", "-"], line);
+    let told = Outcome::of(limited(&format!("get {}", web.url)).output().unwrap());
+    assert!(told.code.is_some() && told.err.contains("File too large"), "{told:?}");
+    assert_eq!(room.files(), [""; 0]);
+    let line = format!("seed --local {} --listen {} --log off", free_address(), free_address());
+    let mut daemon = Running::start(limited(&line));
+    wait_until("it is up", || room.run("status").code == Some(0));
+    room.run(&format!("get {}", web.url)).succeeded();
+    assert!(room.read("file.bin") == bytes);
+    assert!(daemon.runs(), "it goes on");
 }

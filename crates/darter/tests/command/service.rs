@@ -96,3 +96,38 @@ fn a_daemons_socket_elsewhere_and_for_a_group() {
     let told = other.run(&format!("get {} -o alone", web.url)).succeeded();
     assert!(told.err.contains("without a daemon: no daemon at "), "{}", told.err);
 }
+
+/// The system's file is optional: whoever can't read it goes on without it, and says so; but to lose it is no change of mind.
+#[test]
+fn the_systems_file_is_missed_by_an_agent_that_had_it_and_named_by_one_that_may_not_read_it() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: mounts");
+    }
+    let room = Room::new();
+    let file = room.path("etc/darter/darter.toml");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "quota = \"123MB\"\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let behind = |more: &str, line: &str| {
+        let mount = format!("mount --bind {} /etc && exec {more} \"$@\"", room.path("etc").display());
+        let mut command = room.darter_by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "-"], line);
+        command.env_remove("DARTER_CONFIG");
+        command
+    };
+    let user = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let told = crate::support::Outcome::of(behind(user, "config").output().unwrap()).succeeded();
+    assert!(told.err.contains("/etc/darter/darter.toml may not be read"), "{}", told.err);
+    assert!(!told.text().contains("123MB"));
+
+    let mut command = behind("", &format!("seed --listen {} --local {}", free_address(), free_address()));
+    command.stderr(std::fs::File::create(room.path("log")).unwrap());
+    let mut daemon = Running::start(command);
+    wait_until("it is up", || room.run("status").code == Some(0));
+    let quota = || room.run("status --json").succeeded().json()["store"]["quota"].clone();
+    assert_eq!(quota(), 123_000_000);
+    std::fs::remove_file(&file).unwrap();
+    daemon.signal(Signal::HUP);
+    let log = || std::fs::read_to_string(room.path("log")).unwrap();
+    wait_until("it misses the file", || log().contains("is not there any more"));
+    assert_eq!(quota(), 123_000_000);
+}

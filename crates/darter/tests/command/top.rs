@@ -128,7 +128,7 @@ fn json_comes_in_lines_and_a_reader_that_goes_away_ends_it() {
 
 /// A terminal of 80×24: the end that a person sits at, and the program's.
 pub(crate) fn terminal() -> (File, File) {
-    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&person).unwrap();
     unlockpt(&person).unwrap();
     tcsetwinsize(&person, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
@@ -171,5 +171,35 @@ fn a_terminal_shows_the_view_and_is_given_back_on_sigterm_and_on_q() {
         read_until(&mut screen, "\u{1b}[?1049l");
         assert_eq!(process.ended().code(), Some(0));
         assert_eq!(tcgetattr(&program).unwrap().local_modes, before);
+    }
+}
+
+#[test]
+fn a_terminal_that_is_gone_is_an_error_and_no_crash() {
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    let (mut screen, program) = terminal();
+    let mut command = room.darter("top");
+    let end = || Stdio::from(program.try_clone().unwrap());
+    command.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
+    let mut process = Running::start(command);
+    read_until(&mut screen, "Nothing");
+    drop(program);
+    drop(screen);
+    assert_eq!(process.ended().code(), Some(1));
+}
+
+#[test]
+fn a_terminal_that_can_not_be_drawn_on_gets_one_look_as_text() {
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    for (term, wide) in [("dumb", 80), ("xterm", 0)] {
+        let (mut screen, program) = terminal();
+        tcsetwinsize(&screen, Winsize { ws_row: 24, ws_col: wide, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        let mut command = room.darter("top");
+        command.env("TERM", term).stdin(Stdio::null()).stdout(Stdio::from(program.try_clone().unwrap()));
+        let mut process = Running::start(command);
+        read_until(&mut screen, "cpu");
+        assert_eq!(process.ended().code(), Some(0), "{term} {wide}");
     }
 }

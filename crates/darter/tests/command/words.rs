@@ -111,6 +111,10 @@ fn config_moves_secrets_into_files_and_says_when_it_did_not() {
     assert!(!printed.text().contains("hidden"), "{}", printed.text());
     assert!(printed.err.contains("reg.login") && printed.err.contains("--write-secrets"));
 
+    let mut to_nobody = room.darter(&line);
+    to_nobody.stderr(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    assert_eq!(to_nobody.output().unwrap().status.code(), Some(0), "what can't be told is no reason to fail");
+
     let printed = room.run(&format!("{line} --write-secrets {}", dir.display())).succeeded();
     assert_eq!(printed.err, "");
     for (name, text) in [("reg.login", "me:hidden\n"), ("reg.proxy-login", "me:hidden\n"), ("a.password", "hidden\n")] {

@@ -64,6 +64,21 @@ impl Room {
         command
     }
 
+    /// The same as the last arguments of another program.
+    pub(crate) fn darter_by(&self, program: &[&str], line: &str) -> Command {
+        let darter = self.darter(line);
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).args(darter.get_args().skip(1)).current_dir(self.path("out"));
+        for (name, value) in darter.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(&self, line: &str) -> Outcome {
         Outcome::of(self.darter(line).output().unwrap())
