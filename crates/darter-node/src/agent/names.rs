@@ -166,7 +166,9 @@ mod tests {
         let hex = text.strip_prefix("sha256:").unwrap();
         let begin = |name: &str| Digits::of(name).is_some_and(|digits| digits.begin_digest(&digest));
         let of_image = format!("reg:5000/app:v1@{}", &text[..15]);
-        for name in [&hex[..8], &hex[..20], hex, &text[..15], &hex[..12].to_uppercase(), &text.to_uppercase(), &of_image] {
+        for name in
+            [&hex[..8], &hex[..20], hex, &text[..15], &hex[..12].to_uppercase(), &text.to_uppercase(), &of_image]
+        {
             assert!(begin(name), "{name}");
         }
         let (other, of_nothing) = (format!("sha512:{}", &hex[..12]), format!("app@{}", &hex[..12]));

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use darter_api::Client;
 use darter_api::{Explained, ExplainedRange, Explanation, Giver, Wait};
 
-use super::{image, patiently};
 use super::status::received;
+use super::{image, patiently};
 use crate::cli::ExplainArgs;
 use crate::table::{Align, Table};
 use crate::{output, units};

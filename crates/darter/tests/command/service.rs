@@ -110,7 +110,8 @@ fn the_systems_file_is_missed_by_an_agent_that_had_it_and_named_by_one_that_may_
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let behind = |more: &str, line: &str| {
         let mount = format!("mount --bind {} /etc && exec {more} \"$@\"", room.path("etc").display());
-        let mut command = room.darter_by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "-"], line);
+        let mut command =
+            room.darter_by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "-"], line);
         command.env_remove("DARTER_CONFIG");
         command
     };
