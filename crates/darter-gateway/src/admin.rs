@@ -43,6 +43,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
+/// The longest refusal that is passed on.
+const MAX_REFUSAL: usize = 16 << 10;
+
 const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
 
 /// Binds a socket, for its owner and for `group`. A socket that nobody answers at belongs to a process that ended without
@@ -157,6 +160,7 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, path: PathBuf) {
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))
         .layer(middleware::from_fn(guard))
+        .layer(middleware::map_response(as_problem))
         .with_state(agent)
         .into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
@@ -377,6 +381,28 @@ fn failed(agent: &Agent, error: &FetchError) -> Response {
     agent.failed(error);
     let told = Problem::new(in_full(error).to_string(), error.blame());
     (error.http_status(), Json(told)).into_response()
+}
+
+/// What is refused before anybody here sees it (a path that is none, another method, a body or a query that can't be read) comes as a
+/// problem, too.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let is_told = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if is_told || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let said = axum::body::to_bytes(body, MAX_REFUSAL).await.unwrap_or_default();
+    let mut refusal = match (status, String::from_utf8_lossy(&said).trim()) {
+        (StatusCode::NOT_FOUND, "") => problem(status, "nothing can be asked there: docs/api.md has what can"),
+        (StatusCode::METHOD_NOT_ALLOWED, "") => problem(status, "another method is meant: the header Allow has it"),
+        (_, "") => problem(status, status.canonical_reason().unwrap_or("refused")),
+        (_, said) => problem(status, &said.replace('\n', " ")),
+    };
+    if let Some(methods) = head.headers.remove(header::ALLOW) {
+        refusal.headers_mut().insert(header::ALLOW, methods);
+    }
+    refusal
 }
 
 /// A request that makes no sense, or is not for who made it.

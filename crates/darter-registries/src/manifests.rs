@@ -100,7 +100,7 @@ impl Manifests {
     }
 
     /// The digests of all that are here.
-    pub(crate) fn all(&self) -> Vec<Digest> {
+    pub fn all(&self) -> Vec<Digest> {
         let mut all: Vec<_> = self.0.disk.lock().keys().copied().collect();
         all.extend(self.0.memory.lock().keys().copied());
         all

@@ -20,6 +20,7 @@
 //!
 //! Dropped without [`Sink::commit`], it leaves nothing behind.
 
+use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -76,8 +77,9 @@ pub(super) struct Wishes {
 #[derive(Debug)]
 pub(super) struct Home {
     directory: PathBuf,
-    /// Held while a file is moved.
-    moving: Mutex<()>,
+    /// The files (device and inode) that have become results: wherever they are, none is the store's any more. Locked while a file is
+    /// moved.
+    moved: Mutex<HashSet<(u64, u64)>>,
 }
 
 impl Home {
@@ -85,12 +87,12 @@ impl Home {
     pub(super) fn new(directory: &Path) -> Self {
         // As the kernel names files in it.
         let directory = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-        Self { directory, moving: Mutex::default() }
+        Self { directory, moved: Mutex::default() }
     }
 
     /// Whether a file is the store's, and nobody's result yet.
-    fn has(&self, file: &File) -> bool {
-        temporary::path_of(file).is_ok_and(|path| path.starts_with(&self.directory))
+    fn has(&self, moved: &HashSet<(u64, u64)>, file: &File, found: (u64, u64)) -> bool {
+        !moved.contains(&found) && temporary::path_of(file).is_ok_and(|path| path.starts_with(&self.directory))
     }
 }
 
@@ -447,14 +449,19 @@ impl Part {
     /// Makes the store's file the result; false where that can't be.
     fn move_here(&self, source: &File) -> io::Result<bool> {
         let Some(home) = &self.wishes.moves else { return Ok(false) };
-        let _moving = home.moving.lock();
+        let mut moved = home.moved.lock();
+        let found = source.metadata().map(|found| (found.dev(), found.ino()))?;
         // A file of the store's is its owner's alone until now.
         let replaces = self.target.old.is_some();
-        if !home.has(source) || !(replaces || attributes::as_new_in(self.target.directory(), source).is_ok()) {
+        if !home.has(&moved, source, found) || !(replaces || attributes::as_new_in(self.target.directory(), source).is_ok()) {
             return Ok(false);
         }
         self.dress(source)?;
-        Ok(temporary::rename(source, &self.target.path).is_ok())
+        let is_here = temporary::rename(source, &self.target.path).is_ok();
+        if is_here {
+            moved.insert(found);
+        }
+        Ok(is_here)
     }
 
     /// Gives a file that is to have the final name everything but the name.

@@ -396,6 +396,13 @@ fn one_download_under_several_names_is_a_file_under_each() {
     assert_eq!(room.files(), ["one", "three", "two"]);
     assert!(room.files().iter().all(|name| room.read(name) == bytes));
     assert_eq!(saved(&room.data_dir()), 0, "and none is kept besides");
+
+    // Beside the store's own files: the first that was moved out of it is not moved on.
+    let list: String = ["four", "five", "six"].map(|name| format!("{}?other {name}\n", web.url)).concat();
+    std::fs::write(room.path("list"), list).unwrap();
+    room.run(&format!("get {} -o kept --keep --data-dir .", web.url)).succeeded();
+    room.run(&format!("get -i {} --data-dir .", room.path("list").display())).succeeded();
+    assert!(["four", "five", "six"].iter().all(|name| room.read(name) == bytes), "{:?}", room.files());
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! docs/api.md says what `--json` prints: all of it.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
 use serde_json::Value;
 
 use crate::support::web::Web;
@@ -54,4 +57,37 @@ fn every_field_stands_in_the_page() {
     // The settings are those of the configuration file.
     found.retain(|name| !name.starts_with("config.") || name.matches('.').count() > 1);
     assert_eq!(found, [""; 0], "not in docs/api.md");
+}
+
+/// What docs/api.md promises of the socket: any other status than 2xx comes with a problem.
+#[test]
+fn every_refusal_of_the_socket_is_a_problem() {
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    let get = |kind: &str, body: &str| {
+        let length = body.len();
+        format!("POST /v1/get HTTP/1.1\r\nContent-Type: {kind}\r\nContent-Length: {length}|{body}")
+    };
+    let json = "application/json";
+    for (request, status, error) in [
+        ("GET /v1/nonsense HTTP/1.1|".to_owned(), "404", "docs/api.md"),
+        ("POST /v1/status HTTP/1.1|".to_owned(), "405", "Allow"),
+        ("GET /v1/explain HTTP/1.1|".to_owned(), "400", "name"),
+        ("DELETE /v1/blobs/%FF HTTP/1.1|".to_owned(), "400", "UTF-8"),
+        (get(json, "{"), "400", "JSON"),
+        (get(json, "{}"), "422", "url"),
+        (get("text/plain", "{}"), "415", "application/json"),
+        (get(json, "{\"url\":\"http://a/\",\"range\":\"b\"}"), "422", "range"),
+    ] {
+        let (head, body) = request.split_once('|').unwrap();
+        let mut stream = UnixStream::connect(room.data_dir().join("darter.sock")).unwrap();
+        stream.write_all(format!("{head}\r\nHost: darter\r\nConnection: close\r\n\r\n{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!(head.split(' ').nth(1), Some(status), "{request}: {answer}");
+        let told: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{request}: {answer}"));
+        assert!(told["error"].as_str().unwrap().contains(error) && told["fault"] == "user", "{request}: {told}");
+        assert!(status != "405" || head.contains("allow: GET"), "{head}");
+    }
 }
