@@ -453,7 +453,9 @@ impl Part {
         let found = source.metadata().map(|found| (found.dev(), found.ino()))?;
         // A file of the store's is its owner's alone until now.
         let replaces = self.target.old.is_some();
-        if !home.has(&moved, source, found) || !(replaces || attributes::as_new_in(self.target.directory(), source).is_ok()) {
+        if !home.has(&moved, source, found)
+            || !(replaces || attributes::as_new_in(self.target.directory(), source).is_ok())
+        {
             return Ok(false);
         }
         self.dress(source)?;
