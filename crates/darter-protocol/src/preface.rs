@@ -20,7 +20,7 @@
 //! | role | varint: 0 seed, 1 node; another is taken for a node | |
 //! | program | text | |
 //! | run | varint | 0, not told |
-//! | lowest, highest version | one byte each | the form is all that the sender speaks |
+//! | lowest, highest version | one byte each; the form lies between them, unless both are below 3 | the form is all that the sender speaks |
 //! | capabilities | length as a varint, then as many bytes ([`Capabilities`]) | none |
 //!
 //! These bytes are the same in every version of the protocol from 3 on: fields are only added at the end, and a reader skips
@@ -172,7 +172,7 @@ pub fn hello_length(bytes: [u8; 2]) -> Result<usize> {
 /// Reads an introduction.
 ///
 /// # Errors
-/// [`ProtocolError::Malformed`].
+/// [`ProtocolError::Malformed`]; [`ProtocolError::Violation`] for versions that contradict the form, which is one of them.
 pub fn decode_hello(form: u8, bytes: &[u8]) -> Result<Hello> {
     let malformed = |source| ProtocolError::Malformed { what: "hello", source };
     let ((node, listen, place, role, program), rest) = postcard::take_from_bytes(bytes).map_err(malformed)?;
@@ -183,12 +183,22 @@ pub fn decode_hello(form: u8, bytes: &[u8]) -> Result<Hello> {
         if !rest.is_empty() {
             let (told, rest) = postcard::take_from_bytes(rest).map_err(malformed)?;
             versions = told;
+            if !may_be_told_in(form, versions) {
+                return Err(ProtocolError::Violation { what: "a hello whose versions contradict its form" });
+            }
             if !rest.is_empty() {
                 (capabilities, _) = postcard::take_from_bytes(rest).map_err(malformed)?;
             }
         }
     }
     Ok(Hello { node, listen, place, role, program, run, versions, capabilities })
+}
+
+/// Whether an agent that speaks these versions introduces itself in this form, which is one of them; only the first form that has
+/// all fields is used by agents of older versions, too.
+fn may_be_told_in(form: u8, versions: Versions) -> bool {
+    let Versions { lowest, highest } = versions;
+    (1..=form).contains(&lowest) && (form <= highest || (form == FULL_FORM && lowest <= highest))
 }
 
 fn check_length(length: usize) -> Result<u16> {

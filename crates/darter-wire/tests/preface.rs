@@ -267,6 +267,13 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
     for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
         assert!(matches!(error, WireError::Version { theirs, .. } if theirs == Versions::exactly(9)), "{error}");
     }
+    // What makes a hello all the same, of versions that it can't be of: "version 0" was named, the field's zeros.
+    for (form, hello) in [(255, vec![0; 64]), (9, vec![4; 64])] {
+        let impossible = preface(form, 1, 64, &hello);
+        for error in [answered_with(impossible.clone()).await, approached_with(&impossible, false).await] {
+            assert!(matches!(error, WireError::Version { theirs, .. } if theirs == Versions::exactly(form)), "{error}");
+        }
+    }
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
     let mut stream = network.host([10, 0, 0, 1]).connect("10.0.0.2:7400").await.unwrap();

@@ -65,6 +65,23 @@ fn what_is_not_told_has_the_value_of_its_time_and_what_is_new_is_skipped() {
 }
 
 #[test]
+fn versions_that_contradict_the_form_are_no_hello() {
+    let read = |form, lowest, highest| {
+        let versions = Versions { lowest, highest };
+        decode_hello(form, &written(3, &Hello { versions, ..hello() })).map(|read| read.versions == versions)
+    };
+    for (form, lowest, highest) in [(3, 2, 4), (5, 5, 7), (9, 2, 255), (255, 255, 255), (3, 1, 2), (3, 1, 1)] {
+        assert_eq!(read(form, lowest, highest).ok(), Some(true), "form {form}, versions {lowest} to {highest}");
+    }
+    for (form, lowest, highest) in
+        [(255, 0, 0), (255, 2, 4), (9, 9, 3), (3, 0, 0), (3, 0, 2), (3, 2, 1), (4, 1, 2), (3, 5, 7)]
+    {
+        let refused = matches!(read(form, lowest, highest), Err(ProtocolError::Violation { .. }));
+        assert!(refused, "form {form}, versions {lowest} to {highest}");
+    }
+}
+
+#[test]
 fn a_role_that_nobody_knows_yet_is_a_nodes() {
     let mut bytes = written(3, &hello());
     assert_eq!(bytes[36], 0, "a seed");
