@@ -160,6 +160,47 @@ async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one
     agent.drain().await;
 }
 
+/// What another registry had left unfinished was thrown away and read again, whoever it was.
+#[tokio::test]
+async fn what_one_trusted_registry_began_another_one_goes_on_with() {
+    for both_are_trusted in [true, false] {
+        let world = world().await;
+        {
+            let mut state = world.stranger.state.lock();
+            (state.says_yes, state.blobs_stop_after) = (false, Some(290_000));
+        }
+        world.stranger.put_blob("private/app", &world.layer);
+        let options = |dir: &Path| {
+            let mut options = options(Role::Seed, dir, Vec::new(), &world.lab, &world.stranger);
+            if both_are_trusted {
+                options.trusted_registries = vec![world.stranger.name()];
+            }
+            options
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let agent = Agent::start(options(dir.path())).await.unwrap();
+        let [_, blob] = world.paths(&world.stranger.name());
+        let began = tokio::time::timeout(Duration::from_secs(2), get(&agent, None, &blob)).await;
+        assert!(began.is_err(), "it stands still: {began:?}");
+        let held = agent.list().await.unwrap().iter().map(|row| row.held).max();
+        assert_eq!(held, Some(262_144), "a piece of it is kept");
+        agent.drain().await;
+
+        let copied = tempfile::tempdir().unwrap();
+        copy(dir.path(), copied.path());
+        let agent = Agent::start(options(copied.path())).await.unwrap();
+        world.lab.asked();
+        world.pull(&agent).await;
+        let seen = std::mem::take(&mut world.lab.state.lock().seen);
+        let of_layer = format!("GET /v2/private/app/blobs/{}", world.digest);
+        let reads = seen.iter().filter(|seen| seen.line.starts_with(&of_layer));
+        let ranges: Vec<_> = reads.map(|seen| seen.headers.get("range").map(|range| range.to_str().unwrap())).collect();
+        let rest = both_are_trusted.then_some("bytes=262144-299999");
+        assert_eq!(ranges, [rest], "both are trusted: {both_are_trusted}");
+        agent.drain().await;
+    }
+}
+
 #[tokio::test]
 async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
     let mut world = world().await;

@@ -10,6 +10,7 @@
 //! | `by_seeds` | a node asks the seeds, and who holds all while they wait for the origin |
 //! | `doors` | one question for all who want a source at once |
 //! | [`open`] | from a source to a transfer: whom to follow, or how to lead |
+//! | `places` | a blob's place in the store |
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
 //! | [`nodes`] | the same without a seed: which node leads |
 //! | [`seeds`] | the same among several seeds: which of them has it |
@@ -31,6 +32,7 @@ mod inventory;
 mod limits;
 mod nodes;
 mod open;
+mod places;
 mod proof;
 mod sample;
 mod seeds;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, ByteRange, Clock, Manifest, NodeId, PieceLength, Source, Version};
 use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
-use darter_store::{BlobInfo, Passing, StoreConfig, StoreError, StoredBlob};
+use darter_store::StoredBlob;
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
 
@@ -29,21 +29,16 @@ use super::nodes::Settled;
 use super::proof::may_go_on_with;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
-use crate::context::dates;
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, NotJoined, WAITING_EVERY};
 use crate::options::Role;
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::{origin_of, read_wrong};
-use crate::transfer::passing::lets_pass;
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
 /// An answer that takes so long is told by `darter explain`.
 pub(super) const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
-
-/// How long the disk may take to begin a blob before the blob passes through without it.
-const NEW_BLOB_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Swarms {
     /// Opens a source for a program of this host, which wants `everything` or parts alone. Goes on to its end when the caller goes
@@ -574,12 +569,12 @@ impl Swarms {
         // Without the turn: a registry may take as long as this agent's patience. Of what this agent knows the hash it need not read again
         // what nodes give.
         let is_part = |it: &Arc<dyn StoredBlob>| it.length().is_some() && !it.is_complete();
-        let is_own_part = |it: &Arc<dyn StoredBlob>| is_part(it) && may_go_on_with(&it.info().name, source);
+        let is_own_part = |it: &Arc<dyn StoredBlob>| is_part(it) && self.may_go_on_with(it, source);
         let is_held = self.stored(blob).await?.as_ref().is_some_and(is_own_part) && self.inventory.holds(blob);
         let may_be_given = is_held && self.may_take_from_holders(source, caller).await;
         let _turn = self.beginnings.turn(blob).await;
         let Some(stored) = self.stored(blob).await?.filter(|stored| stored.length().is_some()) else { return Ok(None) };
-        if !stored.is_complete() && !may_go_on_with(&stored.info().name, source) {
+        if !stored.is_complete() && !self.may_go_on_with(&stored, source) {
             return Ok(None);
         }
         let version = stored.info().version;
@@ -632,75 +627,19 @@ impl Swarms {
     async fn held_of(&self, source: &Source, credentials: &Credentials) -> Result<Option<Held>, FetchError> {
         let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(None) };
         let stored = self.stored(blob).await?;
-        // What another registry left unfinished is thrown away when this one's transfer begins.
+        // What a registry left unfinished that may be a stranger's is thrown away when this one's transfer begins.
         let is_begun = self.get(blob).is_some();
-        let kept = stored.filter(|it| is_begun || it.is_complete() || may_go_on_with(&it.info().name, source));
+        let kept = stored.filter(|it| is_begun || it.is_complete() || self.may_go_on_with(it, source));
         Ok(kept.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
+    }
+
+    /// See [`may_go_on_with`].
+    fn may_go_on_with(&self, stored: &Arc<dyn StoredBlob>, source: &Source) -> bool {
+        may_go_on_with(&self.house.context.registries, &stored.info().name, source)
     }
 
     pub(super) async fn stored(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>, FetchError> {
         Ok(self.house.context.disk.open(blob).await?)
-    }
-
-    pub(super) async fn create(
-        &self,
-        blob: BlobId,
-        source: &Source,
-        version: &Version,
-        manifest: Manifest,
-    ) -> Result<Arc<dyn StoredBlob>, FetchError> {
-        let info = BlobInfo {
-            name: source.to_string(),
-            digest: source.digest(),
-            version: version.clone(),
-            created: self.house.context.unix(),
-        };
-        let (name, whole) = (info.clone(), manifest.clone());
-        // Those that were needed when last looked at may be needed no more.
-        self.all().iter().for_each(|transfer| transfer.may_rest());
-        let disk = &self.house.context.disk;
-        // What somebody else has begun goes on under his name.
-        let (is_free, asked) = (self.get(blob).is_none(), source.clone());
-        let created = disk.on_store(move |store| {
-            let created = store.open_or_create(blob, info.clone(), manifest.clone());
-            let is_of_another = |stored: &Arc<dyn StoredBlob>| {
-                is_free && !stored.is_complete() && !may_go_on_with(&stored.info().name, &asked)
-            };
-            match created {
-                Ok(stored) if is_of_another(&stored) => {
-                    stored.discard()?;
-                    store.open_or_create(blob, info, manifest)
-                }
-                // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
-                Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
-                    if let Some(stored) = store.open(blob)? {
-                        stored.discard()?;
-                    }
-                    store.open_or_create(blob, info, manifest)
-                }
-                other => other,
-            }
-        });
-        let created = match tokio::time::timeout(NEW_BLOB_TIMEOUT, created).await {
-            Ok(created) => created,
-            Err(_) => Err(StoreError::Io {
-                action: "use in time",
-                path: self.house.context.options.data_dir.clone(),
-                source: std::io::ErrorKind::TimedOut.into(),
-            }),
-        };
-        match created {
-            Ok(stored) => Ok(Passing::over(stored)),
-            Err(error) if lets_pass(&error) => {
-                {
-                    let why: &dyn std::error::Error = &error;
-                    tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
-                }
-                let config = StoreConfig::new(dates(&self.house.context.clock));
-                Ok(disk.run(move || Passing::in_memory(blob, name, &whole, &config)).await?)
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

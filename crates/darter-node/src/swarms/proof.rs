@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Source, Version, in_full};
-use darter_origin::Requester;
+use darter_origin::{Requester, Upstreams};
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
@@ -208,17 +208,20 @@ impl Swarms {
 
 /// Whether a source may go on with a part of a blob that was stored under `name`, another source's. What a registry's name stands on
 /// counts as delivered by it once it is whole ([`Swarms::is_proven`]); so one that began and never ended proves nothing by what
-/// another one fills in.
-pub(super) fn may_go_on_with(name: &str, source: &Source) -> bool {
+/// another one fills in, unless it is trusted, and its word alone would do. The whole is checked in any case.
+pub(super) fn may_go_on_with(registries: &Upstreams, name: &str, source: &Source) -> bool {
     let is_address = name.contains("://");
-    name == source.to_string()
-        || is_address
-        || matches!(source, Source::Registry { .. }) && name.starts_with(&format!("{}/", origin_of(source)))
+    if is_address || name == source.to_string() {
+        return true;
+    }
+    let (Source::Registry { registry, .. }, Some((place, _))) = (source, name.split_once('/')) else { return false };
+    place == origin_of(source) || (registries.at(registry).is_trusted() && registries.has_trusted_at(place))
 }
 
 #[cfg(test)]
 mod tests {
     use darter_core::Digest;
+    use darter_origin::RegistryConfig;
 
     use super::*;
 
@@ -232,12 +235,21 @@ mod tests {
         };
         let (lab, evil) = (of("https://lab.example/", "app"), of("https://evil.example/", "app"));
         let (address, _) = Source::from_url("https://lab.example/layer".parse().unwrap(), &[], Some(digest));
-        assert!(may_go_on_with(&lab.to_string(), &lab));
-        assert!(may_go_on_with(&of("https://lab.example/", "base").to_string(), &lab), "a layer of two images");
-        assert!(may_go_on_with(&address.to_string(), &lab), "an address's name proves nothing");
+        let trusted = ["lab.example", "mirror.example:444"].map(str::to_owned).into();
+        let registries = Upstreams::new(&RegistryConfig { trusted, guarded: true, ..RegistryConfig::default() });
+        let may_go_on_with = |name: &Source, source: &Source| may_go_on_with(&registries, &name.to_string(), source);
+        assert!(may_go_on_with(&lab, &lab) && may_go_on_with(&evil, &evil));
+        assert!(may_go_on_with(&of("https://lab.example/", "base"), &lab), "a layer of two images");
+        assert!(may_go_on_with(&address, &lab), "an address's name proves nothing");
         for other in [&evil, &of("https://lab.example:444/", "app"), &of("https://lab.example.evil/", "app")] {
-            assert!(!may_go_on_with(&other.to_string(), &lab), "{other}");
+            assert!(!may_go_on_with(other, &lab), "{other}");
+            assert!(!may_go_on_with(&lab, other), "{other}");
         }
-        assert!(!may_go_on_with(&evil.to_string(), &address));
+        assert!(!may_go_on_with(&evil, &address));
+        // Both trusted.
+        let mirror = of("https://mirror.example:444/", "app");
+        assert!(may_go_on_with(&mirror, &lab) && may_go_on_with(&lab, &mirror));
+        assert!(!may_go_on_with(&mirror, &evil) && !may_go_on_with(&evil, &mirror));
+        assert!(!may_go_on_with(&mirror, &address));
     }
 }

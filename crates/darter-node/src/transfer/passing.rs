@@ -186,5 +186,5 @@ impl Transfer {
 
 /// Whether a store refused a blob for a reason that lets it pass through.
 pub(crate) fn lets_pass(error: &StoreError) -> bool {
-    error.blame().fault == Fault::Disk
+    error.blame().fault == Fault::Disk || matches!(error, StoreError::InUse(_))
 }

@@ -1,13 +1,14 @@
 //! One digest, of a registry that is trusted and of a stranger's, asked for at the same moment: neither is given what the other one
 //! sends, whichever begins first. All transfers of one digest have one name, and one place in the store.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::manifest::{hash_piece, root_of_pieces};
-use darter_core::source::Credentials;
+use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Digest, Manifest, NodeId, PieceIndex, PieceLength, Source};
 use darter_node::options::UpstreamOption;
 use darter_node::{Agent, FetchError, Options};
@@ -19,12 +20,14 @@ use futures_util::TryStreamExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::registries;
 use crate::registry::Registry;
 use crate::seed::{self, Content, Part};
 
-/// A store that takes long to make the first place for a blob, and counts the places that were asked for and made.
+/// A store that may take long to make the first place for a blob, and counts the places that were asked for and made.
 struct SlowToBegin {
-    store: MemStore,
+    store: Arc<MemStore>,
+    pause: Duration,
     asked: Arc<AtomicU32>,
     made: Arc<AtomicU32>,
 }
@@ -32,7 +35,7 @@ struct SlowToBegin {
 impl Store for SlowToBegin {
     fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>> {
         if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
-            std::thread::sleep(Duration::from_millis(1500));
+            std::thread::sleep(self.pause);
         }
         let made = self.store.open_or_create(blob, info, manifest);
         self.made.fetch_add(1, Ordering::Relaxed);
@@ -187,7 +190,8 @@ async fn neither_of_two_who_ask_different_registries_for_one_digest_is_given_wha
         let options = Options { upstreams: vec![trusted], stall_timeout, ..seed::node(dir.path(), vec![seed]) };
         let (asked, made) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let store = MemStore::new(&StoreConfig::new(Arc::new(|| 1)));
-        let store = SlowToBegin { store, asked: Arc::clone(&asked), made: Arc::clone(&made) };
+        let pause = Duration::from_millis(1500);
+        let store = SlowToBegin { store: Arc::new(store), pause, asked: Arc::clone(&asked), made: Arc::clone(&made) };
         let agent = Agent::builder(options).store(store).start().await.unwrap();
         let labs = async {
             // As soon as the stranger's place is made, or is being made.
@@ -203,4 +207,59 @@ async fn neither_of_two_who_ask_different_registries_for_one_digest_is_given_wha
         assert!(strangers_end.is_err() && (strangers.is_empty() || !bytes.starts_with(&strangers)), "{what}");
         agent.drain().await;
     }
+}
+
+/// What was left of another's was thrown away though somebody was reading it.
+#[tokio::test]
+async fn what_somebody_reads_of_a_strangers_is_left_to_him_and_the_other_one_gets_his_own() {
+    const LENGTH: u64 = 600_000;
+    let registry = Registry::start().await;
+    let bytes: Vec<u8> = (0..LENGTH as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let digest = registry.put_blob("app", &bytes);
+    let (lab, stranger) = (source_of(&registry.name(), digest), source_of("evil.example", digest));
+    let store = Arc::new(MemStore::new(&StoreConfig::new(Arc::new(|| 1))));
+    let start = async |dir: &Path| {
+        let role = darter_node::options::Role::Seed;
+        let options = Options { role, ..registries::options(dir, "seed", &registry) };
+        let (asked, made) = Default::default();
+        let store = SlowToBegin { store: Arc::clone(&store), pause: Duration::ZERO, asked, made };
+        let agent = Agent::builder(options).store(store).start().await.unwrap();
+        // It said so to the mirror.
+        agent.proven(&lab);
+        agent
+    };
+    let begin = {
+        let store = Arc::clone(&store);
+        move || {
+            let length = PieceLength::for_blob(LENGTH);
+            let piece = vec![7; length.bytes() as usize];
+            let info = BlobInfo { name: stranger.to_string(), digest: Some(digest), ..BlobInfo::default() };
+            let manifest = Manifest::new(length, Some(LENGTH));
+            let stored = store.open_or_create(blob_of(&digest), info, manifest).unwrap();
+            stored.extend(0, &[hash_piece(length, PieceIndex(0), &piece, false)]).unwrap();
+            stored.put(PieceIndex(0), &piece).unwrap();
+            store.pin(blob_of(&digest), true).unwrap();
+            stored
+        }
+    };
+    let reader = darter_store::threads::run(begin).await;
+    let (dir, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path()).await;
+    let (given, end) = read(&agent, &lab).await;
+    assert!(given == bytes && end.is_ok(), "{end:?}");
+    let reading = darter_store::threads::run(move || {
+        let mut begins = [0; 9];
+        reader.read_at(0, &mut begins).map(|()| begins)
+    });
+    assert_eq!(reading.await.unwrap(), [7; 9], "it is still there for who reads it");
+    agent.drain().await;
+
+    // Now that he is done the place is the other one's; pinned it stays.
+    let agent = start(again.path()).await;
+    let (given, end) = read(&agent, &lab).await;
+    assert!(given == bytes && end.is_ok(), "{end:?}");
+    let kept = darter_store::threads::run(move || store.list()).await;
+    let is_whole = |row: &BlobSummary| row.held_bytes == LENGTH && row.pinned && row.info.name == lab.to_string();
+    assert!(kept.iter().any(is_whole), "{kept:?}");
+    agent.drain().await;
 }

@@ -151,6 +151,12 @@ impl Upstreams {
         Ok(self.upstream(name, base))
     }
 
+    /// Whether a registry that is trusted is at this host, or host and port, as the names of sources write them.
+    pub fn has_trusted_at(&self, place: &str) -> bool {
+        let trusted = self.addresses.keys().chain(&self.trusted).filter_map(|name| self.resolve(name).ok());
+        trusted.flat_map(|upstream| upstream.addresses().collect::<Vec<_>>()).any(|at| authority(at.base()) == place)
+    }
+
     /// The registry at this base address. It has a name, and with it a login, only if that name leads back to this very
     /// address: whoever says `http://` of a registry spoken to over TLS must not get its login in the clear.
     ///
@@ -304,6 +310,16 @@ mod tests {
         assert_eq!(of("10.0.0.1:5000"), (false, true, Reach::Anywhere));
         assert_eq!(of("10.0.0.1:5001"), (false, false, Reach::Public));
         assert_eq!(of("ghcr.io"), (false, false, Reach::Public));
+        for (place, is_trusted) in [
+            ("10.0.0.9:5000", true),
+            ("registry-1.docker.io", true),
+            ("10.0.0.9", false),
+            ("lab", false),
+            ("10.0.0.1:5000", false),
+            ("ghcr.io", false),
+        ] {
+            assert_eq!(guarded.has_trusted_at(place), is_trusted, "{place}");
+        }
         let at = |base: &str| guarded.at(&base.parse().unwrap());
         assert!(at("https://10.0.0.9:5000/").is_trusted());
         for elsewhere in ["http://lab.example:5000/", "https://ghcr.io/", "http://127.0.0.1:5000/"] {

@@ -1,0 +1,126 @@
+//! A blob's place in the store, for a transfer that begins.
+//!
+//! What is there already goes on, if it is the same source's or comes from one that is as good ([`may_go_on_with`]). Else the blob is begun
+//! anew in its place; but not while somebody reads what is there, or writes to it: he keeps the place, and the new blob passes through without
+//! one. So does what the disk refuses, or does not begin in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{BlobId, Manifest, Source, Version};
+use darter_store::{BlobInfo, Passing, Store, StoreConfig, StoreError, StoredBlob};
+
+use super::Swarms;
+use super::proof::may_go_on_with;
+use crate::context::dates;
+use crate::error::FetchError;
+use crate::transfer::passing::lets_pass;
+
+/// How long the disk may take to begin a blob before the blob passes through without it.
+const NEW_BLOB_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How often to look whether who reads what is in a new blob's place is done, and how many times: one that goes on for longer keeps the
+/// place, and the new blob passes through without it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const MAX_LOOKS: u32 = 50;
+
+impl Swarms {
+    /// Makes a place for a blob, or finds the one that it has.
+    pub(super) async fn create(
+        &self,
+        blob: BlobId,
+        source: &Source,
+        version: &Version,
+        manifest: Manifest,
+    ) -> Result<Arc<dyn StoredBlob>, FetchError> {
+        let info = BlobInfo {
+            name: source.to_string(),
+            digest: source.digest(),
+            version: version.clone(),
+            created: self.house.context.unix(),
+        };
+        let (name, whole) = (info.clone(), manifest.clone());
+        // Those that were needed when last looked at may be needed no more.
+        self.all().iter().for_each(|transfer| transfer.may_rest());
+        let disk = &self.house.context.disk;
+        // What somebody else has begun goes on under his name.
+        let (is_free, asked) = (self.get(blob).is_none(), source.clone());
+        let registries = self.house.context.registries.clone();
+        let begin =
+            Arc::new(move |store: &dyn Store| match store.open_or_create(blob, info.clone(), manifest.clone()) {
+                Ok(stored)
+                    if is_free
+                        && !stored.is_complete()
+                        && !may_go_on_with(&registries, &stored.info().name, &asked) =>
+                {
+                    drop(stored);
+                    begin_anew(store, blob, info.clone(), manifest.clone())
+                }
+                // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
+                Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
+                    begin_anew(store, blob, info.clone(), manifest.clone())
+                }
+                other => other,
+            });
+        let created = async {
+            let mut looks = 0;
+            loop {
+                let begin = Arc::clone(&begin);
+                match disk.on_store(move |store| begin(store)).await {
+                    Err(StoreError::InUse(_)) if looks < MAX_LOOKS => {}
+                    other => return other,
+                }
+                looks += 1;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let created = match tokio::time::timeout(NEW_BLOB_TIMEOUT, created).await {
+            Ok(created) => created,
+            Err(_) => Err(StoreError::Io {
+                action: "use in time",
+                path: self.house.context.options.data_dir.clone(),
+                source: std::io::ErrorKind::TimedOut.into(),
+            }),
+        };
+        match created {
+            Ok(stored) => Ok(Passing::over(stored)),
+            Err(error) if lets_pass(&error) => {
+                {
+                    let why: &dyn std::error::Error = &error;
+                    tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
+                }
+                let config = StoreConfig::new(dates(&self.house.context.clock));
+                Ok(disk.run(move || Passing::in_memory(blob, name, &whole, &config)).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Begins a blob anew in place of what is stored of it. What is read, or written to, is not taken away.
+///
+/// # Errors
+/// [`StoreError::InUse`], and those of the store.
+fn begin_anew(
+    store: &dyn Store,
+    blob: BlobId,
+    info: BlobInfo,
+    manifest: Manifest,
+) -> Result<Arc<dyn StoredBlob>, StoreError> {
+    let is_pinned = match store.remove(blob) {
+        Err(StoreError::Pinned(_)) => {
+            store.pin(blob, false)?;
+            store.remove(blob)?;
+            true
+        }
+        removed => {
+            removed?;
+            false
+        }
+    };
+    let stored = store.open_or_create(blob, info, manifest)?;
+    if is_pinned {
+        store.pin(blob, true)?;
+    }
+    Ok(stored)
+}
