@@ -14,9 +14,14 @@
 //! earlier one ended, or lies a few steps of its length ahead. Only the last step may be shorter. Engines that name no
 //! last byte (containerd) ask for everything from each step on.
 //!
+//! Ranges that are asked for at the same time arrive in any order, and the last one of a sweep looks like a footer. So a request for the
+//! blob's first bytes counts from its arrival on, though nothing is known of the blob yet; and the first range that looks lone is
+//! looked at once more after [`ORDER_TIMEOUT`]. A reader of lone ranges waits for that once.
+//!
 //! Pure: nothing here does I/O.
 
 use std::hash::Hash;
+use std::time::Duration;
 
 use darter_core::ByteRange;
 use darter_core::recent::Recent;
@@ -34,6 +39,9 @@ const MAX_BEGINNING: u64 = 4 << 20;
 /// A longer range is no jump: whoever reads so much wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
 
+/// How much later a range may arrive than one that it was asked for before.
+pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_millis(10);
+
 /// A range of a blob as a reader asks for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
@@ -42,30 +50,74 @@ pub(crate) struct Stretch {
     pub(crate) open_ended: bool,
 }
 
-/// Ranges of sweeps, by blob.
+/// What is thought of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// It is a part of a reading of everything.
+    Sweep,
+    Lone,
+    /// It looks lone, and may turn out to be of a sweep whose beginning has yet to arrive: judge it again.
+    Unsure,
+}
+
+/// Ranges that were asked for, by blob.
 #[derive(Debug)]
-pub(crate) struct Asked<K>(Recent<K, Vec<ByteRange>>);
+pub(crate) struct Asked<K>(Recent<K, Ranges>);
+
+/// Those of one blob.
+#[derive(Clone, Debug, Default)]
+struct Ranges {
+    /// The parts of sweeps.
+    of_sweeps: Vec<ByteRange>,
+    /// Whether there was a lone one.
+    had_lone: bool,
+}
+
+impl Ranges {
+    fn add(&mut self, range: ByteRange) {
+        if self.of_sweeps.contains(&range) {
+            return;
+        }
+        if self.of_sweeps.len() >= MAX_RANGES {
+            self.of_sweeps.remove(0);
+        }
+        self.of_sweeps.push(range);
+    }
+}
 
 impl<K: Clone + Eq + Hash> Asked<K> {
     pub(crate) fn new() -> Self {
         Self(Recent::new(MAX_BLOBS))
     }
 
-    /// Notes what is asked of a blob of this length, and tells whether it is lone: no part of a sweep over the blob as far as
-    /// is known. The first range of a sweep may be somebody's who wants no more; if it is short it counts as lone, too.
-    pub(crate) fn is_lone(&mut self, blob: K, asked: Stretch, length: u64) -> bool {
+    /// Notes that a blob is asked for from its first byte on, up to `end`, which may lie past the blob's.
+    pub(crate) fn begins(&mut self, blob: K, end: u64) {
+        let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();
+        ranges.add(ByteRange::new(0, end));
+        self.0.insert(blob, ranges, 1);
+    }
+
+    /// Notes what is asked of a blob of this length, and judges whether it is lone: no part of a sweep over the blob as far as
+    /// is known. The first range of a sweep may be somebody's who wants no more; if it is short it counts as lone, too. `again` is whether
+    /// it was judged before.
+    pub(crate) fn judge(&mut self, blob: K, asked: Stretch, length: u64, again: bool) -> Judged {
         let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();
         let range = asked.range;
         let begins = range.start() == 0;
-        if !begins && range.len() <= MAX_JUMP && !ranges.iter().any(|before| follows(*before, asked, length)) {
-            return true;
-        }
-        if ranges.len() >= MAX_RANGES {
-            ranges.remove(0);
-        }
-        ranges.push(range);
+        let goes_on = || ranges.of_sweeps.iter().any(|before| follows(before.clamp_to(length), asked, length));
+        let judged = if !begins && range.len() <= MAX_JUMP && !goes_on() {
+            if !again && !ranges.had_lone {
+                return Judged::Unsure;
+            }
+            ranges.had_lone = true;
+            Judged::Lone
+        } else {
+            ranges.add(range);
+            let is_short = begins && range.len() <= MAX_BEGINNING && !asked.open_ended && range.end() < length;
+            if is_short { Judged::Lone } else { Judged::Sweep }
+        };
         self.0.insert(blob, ranges, 1);
-        begins && range.len() <= MAX_BEGINNING && !asked.open_ended && range.end() < length
+        judged
     }
 }
 
@@ -96,12 +148,19 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    /// Whether a range is lone in the end, if nothing arrives before it is judged again.
+    fn is_lone(asked: &mut Asked<&str>, stretch: Stretch, length: u64) -> bool {
+        let first = asked.judge("blob", stretch, length, false);
+        let judged = if first == Judged::Unsure { asked.judge("blob", stretch, length, true) } else { first };
+        judged == Judged::Lone
+    }
+
     /// Which of these ranges of a blob of 1,000 MiB, in this order, are jumps.
     fn jumps(ranges: &[(u64, u64)]) -> Vec<bool> {
         let mut asked = Asked::new();
         let jumps = |&(start, end): &(u64, u64)| {
             let asked_for = Stretch { range: ByteRange::new(start, end), open_ended: false };
-            asked.is_lone("blob", asked_for, 1000 * MIB) && start > 0
+            is_lone(&mut asked, asked_for, 1000 * MIB) && start > 0
         };
         ranges.iter().map(jumps).collect()
     }
@@ -129,7 +188,7 @@ mod tests {
     fn open_ended_jumps(starts: &[u64], length: u64) -> Vec<bool> {
         let mut asked = Asked::new();
         let stretch = |start| Stretch { range: ByteRange::new(start, length), open_ended: true };
-        starts.iter().map(|start| asked.is_lone("blob", stretch(*start), length)).collect()
+        starts.iter().map(|start| is_lone(&mut asked, stretch(*start), length)).collect()
     }
 
     /// containerd 2.4 asks for all from each of its steps on, and ends a request when the step is over.
@@ -152,7 +211,7 @@ mod tests {
     fn a_short_beginning_is_lone_until_a_sweep_goes_on_with_it() {
         let mut asked = Asked::new();
         let mut is_lone = |start, end, open_ended| {
-            asked.is_lone("blob", Stretch { range: ByteRange::new(start, end), open_ended }, 100 * MIB)
+            is_lone(&mut asked, Stretch { range: ByteRange::new(start, end), open_ended }, 100 * MIB)
         };
         assert!(is_lone(0, 1, false) && is_lone(0, MIB, false));
         assert!(!is_lone(MIB, 2 * MIB, false) && !is_lone(0, 16 * MIB, false));
@@ -165,5 +224,35 @@ mod tests {
         let whole = [(0, 1000 * MIB), (16 * MIB, 1000 * MIB), (32 * MIB, 1000 * MIB), footer, table];
         assert_eq!(jumps(&whole), [false, false, false, true, true]);
         assert_eq!(jumps(&[(0, 16 * MIB), (16 * MIB, 32 * MIB), footer]), [false, false, true]);
+    }
+
+    /// containerd asks for all of a layer without any range, and at the same time for all from each step on.
+    #[test]
+    fn the_last_step_that_arrives_before_the_first_one_is_judged_again() {
+        let length = 100 * MIB;
+        let rest = Stretch { range: ByteRange::new(96 * MIB, length), open_ended: true };
+        let mut asked = Asked::new();
+        assert_eq!(asked.judge("blob", rest, length, false), Judged::Unsure);
+        asked.begins("blob", u64::MAX);
+        assert_eq!(asked.judge("blob", rest, length, true), Judged::Sweep);
+        assert_eq!(asked.judge("other", rest, length, false), Judged::Unsure, "of another blob");
+        // Other engines name the last byte.
+        let mut asked = Asked::new();
+        let step = Stretch { range: ByteRange::new(64 * MIB, 80 * MIB), open_ended: false };
+        assert_eq!(asked.judge("blob", step, length, false), Judged::Unsure);
+        asked.begins("blob", 16 * MIB);
+        assert_eq!(asked.judge("blob", step, length, true), Judged::Sweep);
+        let short = Stretch { range: ByteRange::new(0, 16 * MIB), open_ended: false };
+        assert_eq!(asked.judge("blob", short, length, false), Judged::Sweep, "the beginning itself");
+    }
+
+    #[test]
+    fn a_reader_of_lone_ranges_waits_once() {
+        let mut asked = Asked::new();
+        let footer = Stretch { range: ByteRange::new(100 * MIB - 51, 100 * MIB), open_ended: false };
+        let file = Stretch { range: ByteRange::new(MIB + 1, 2 * MIB), open_ended: false };
+        assert_eq!(asked.judge("blob", footer, 100 * MIB, false), Judged::Unsure);
+        assert_eq!(asked.judge("blob", footer, 100 * MIB, true), Judged::Lone);
+        assert_eq!(asked.judge("blob", file, 100 * MIB, false), Judged::Lone);
     }
 }

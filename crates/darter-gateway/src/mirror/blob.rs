@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::body::{self, Body};
-use crate::mirror::ahead::Stretch;
+use crate::mirror::ahead::{Judged, ORDER_TIMEOUT, Stretch};
 use crate::mirror::compared;
 use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
 use crate::mirror::grants::Member;
@@ -70,6 +70,7 @@ enum Opened {
 
 impl Mirror {
     pub(super) async fn blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Response<Body>, Problem> {
+        self.note_beginning(ask, digest);
         self.refuse_wrong(ask, [digest]).await?;
         let deadline = self.waits.opening();
         let source = ask.source(digest);
@@ -123,7 +124,7 @@ impl Mirror {
             wanted.blobs = Arc::new(Sampled { blobs, rescue, told: member.size });
         }
         let lone = match member.size {
-            Some(_) => Some(self.lone_part(ask, digest, member.size)?),
+            Some(_) => Some(self.lone_part(ask, digest, member.size).await?),
             None => None,
         };
         let mut opening = wanted.open(ask.credentials.clone(), lone.flatten().is_none());
@@ -230,7 +231,7 @@ impl Mirror {
         let lone = match lone {
             Some(lone) => lone.filter(|lone| part == Some(*lone)),
             // Its registry did not say how long it is.
-            None => self.lone_part(ask, digest, length)?,
+            None => self.lone_part(ask, digest, length).await?,
         };
         let (mut giver, mut first) = (None, None);
         if let Some(part) = lone.filter(|part| is_far(&*blob, part.start())) {
@@ -288,13 +289,39 @@ impl Mirror {
         Ok(response)
     }
 
+    /// Notes a request for a blob's first bytes, for the ranges that are asked for at the same time.
+    fn note_beginning(&self, ask: &Ask<'_>, digest: Digest) {
+        let end = match range::parse(wanted_range(ask, &digest), u64::MAX) {
+            Asked::Whole => u64::MAX,
+            Asked::Part(range) if range.start() == 0 => range.end(),
+            Asked::Part(_) | Asked::Unsatisfiable => return,
+        };
+        if !ask.head {
+            self.sweeps.lock().begins((ask.scope.clone(), digest), end);
+        }
+    }
+
     /// The part that is asked for of a blob of this length, if it is no part of a reading of everything. To be asked once a request: it is
     /// noted for those that follow.
-    fn lone_part(&self, ask: &Ask<'_>, digest: Digest, length: Option<u64>) -> Result<Option<ByteRange>, Problem> {
+    async fn lone_part(
+        &self,
+        ask: &Ask<'_>,
+        digest: Digest,
+        length: Option<u64>,
+    ) -> Result<Option<ByteRange>, Problem> {
         let Some(length) = length else { return Ok(None) };
         let Some(part) = part_of(ask, digest, Some(length))? else { return Ok(None) };
         let asked = Stretch { range: part, open_ended: range::is_open_ended(wanted_range(ask, &digest)) };
-        Ok(Some(part).filter(|_| self.sweeps.lock().is_lone((ask.scope.clone(), digest), asked, length)))
+        let judge = |again| self.sweeps.lock().judge((ask.scope.clone(), digest), asked, length, again);
+        let mut judged = judge(false);
+        if judged == Judged::Unsure {
+            // Of what is all here nothing has to be fetched, whoever asks for it.
+            if !self.blobs.is_whole(&ask.source(digest)).await {
+                tokio::time::sleep(ORDER_TIMEOUT).await;
+            }
+            judged = judge(true);
+        }
+        Ok(Some(part).filter(|_| judged == Judged::Lone))
     }
 
     /// The upstream's first bytes of a range, or else the agent's.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use tokio::sync::Notify;
 
@@ -77,6 +78,44 @@ async fn the_short_rest_of_an_engines_steps_does_not_cost_the_upstream_a_request
     gate.notify_one();
     assert!(response.bytes().await.unwrap() == bytes[rest..]);
     assert_eq!(reads(&world), 0);
+}
+
+/// Its first request has no range at all, and its last step may be the first of the others to arrive; or the first of all.
+#[tokio::test]
+async fn the_short_rest_of_an_engines_steps_may_arrive_in_any_order() {
+    let rest = LENGTH - 100;
+    for rest_is_first in [false, true] {
+        let (world, bytes, path, gate) = with_blob(1000, rest as u64).await;
+        let ask_for_rest = || world.client.get(world.url(&path)).header("range", format!("bytes={rest}-")).send();
+        let ask_for_all = || world.client.get(world.url(&path)).send();
+        let (all, response) = if rest_is_first {
+            // Nothing is known of the blob before both are there.
+            world.registry.state.lock().slow_heads = Duration::from_millis(500);
+            let later = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                ask_for_all().await.unwrap()
+            };
+            let (response, all) = tokio::join!(ask_for_rest(), later);
+            (all, response.unwrap())
+        } else {
+            let all = ask_for_all().await.unwrap();
+            (all, ask_for_rest().await.unwrap())
+        };
+        assert_eq!((all.status(), response.status()), (StatusCode::OK, StatusCode::PARTIAL_CONTENT));
+        drop(all);
+        let open_gate = async {
+            loop {
+                gate.notify_one();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let given: Bytes = tokio::select! {
+            given = response.bytes() => given.unwrap(),
+            () = open_gate => unreachable!("it goes on for ever"),
+        };
+        assert!(given == bytes[rest..]);
+        assert_eq!(reads(&world), 0, "the rest is first: {rest_is_first}");
+    }
 }
 
 #[tokio::test]

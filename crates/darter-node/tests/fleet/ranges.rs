@@ -322,12 +322,22 @@ async fn a_lone_range_of_a_cold_layer_moves_the_pieces_that_it_touches() {
             assert!(response.bytes().await.unwrap() == content[expected], "{range}");
         }
     }
-    let seen = std::mem::take(&mut registry.state.lock().seen);
-    let asked = seen.iter().filter(|seen| seen.line.starts_with("GET /v2/lab/app/blobs/"));
-    let asked: Vec<_> = asked.map(|seen| seen.headers[RANGE].to_str().unwrap().to_owned()).collect();
-    let spans = asked.iter().map(|asked| asked.strip_prefix("bytes=").unwrap().parse::<Span>().unwrap());
-    let read: u64 = spans.map(|span| span.of(LENGTH as u64).unwrap().len()).sum();
+    let reads = || {
+        let seen = std::mem::take(&mut registry.state.lock().seen);
+        let asked = seen.iter().filter(|seen| seen.line.starts_with("GET /v2/lab/app/blobs/"));
+        let asked = asked.map(|seen| seen.headers.get(RANGE).map_or("bytes=0-", |range| range.to_str().unwrap()));
+        let asked: Vec<_> = asked.map(str::to_owned).collect();
+        let spans = asked.iter().map(|asked| asked.strip_prefix("bytes=").unwrap().parse::<Span>().unwrap());
+        (spans.map(|span| span.of(LENGTH as u64).unwrap().len()).sum::<u64>(), asked)
+    };
+    let (read, asked) = reads();
     assert!(read < 1_500_000, "{read} bytes were read for 1 MB and a footer: {asked:?}");
+    // Who wants everything then is given those, and has the rest read.
+    let url = format!("http://{}{path}", nodes[0].status().local.unwrap());
+    assert!(client.get(url).send().await.unwrap().bytes().await.unwrap() == content);
+    let (rest, asked_then) = reads();
+    let in_all = read + rest;
+    assert!(in_all < LENGTH as u64 + 10_000, "{in_all} bytes were asked for: {asked:?}, then {asked_then:?}");
     for agent in nodes.into_iter().chain([seed]) {
         agent.drain().await;
     }

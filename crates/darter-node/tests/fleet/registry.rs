@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(crate) hangs: bool,
     /// How long the answer to a GET of a blob takes to begin.
     pub(crate) slow_blobs: Duration,
+    /// How long the answer to a HEAD takes.
+    pub(crate) slow_heads: Duration,
     /// The answer to a GET of a blob stands still after so many bytes.
     pub(crate) blobs_stop_after: Option<usize>,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
@@ -196,16 +198,18 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
         connections.spawn(async move {
             let answer = service_fn(|request: Request<Incoming>| {
                 let is_of_blob = request.method() == Method::GET && request.uri().path().contains("/blobs/");
+                let is_head = request.method() == Method::HEAD;
                 let (response, hangs, slow, stops) = {
                     let mut state = state.lock();
                     let stops = state.blobs_stop_after.filter(|_| is_of_blob);
-                    (state.answer_with_all(&request), state.hangs, state.slow_blobs, stops)
+                    let slow = if is_head { state.slow_heads } else { state.slow_blobs };
+                    (state.answer_with_all(&request), state.hangs, slow, stops)
                 };
                 async move {
                     if hangs {
                         std::future::pending::<()>().await;
                     }
-                    if is_of_blob {
+                    if is_of_blob || is_head {
                         tokio::time::sleep(slow).await;
                     }
                     Ok::<_, Infallible>(sent(response, stops).await)
