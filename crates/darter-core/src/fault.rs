@@ -146,7 +146,8 @@ impl Blamed for io::Error {
             | Kind::BrokenPipe
             | Kind::UnexpectedEof => (Fault::Network, Retry::Later(None)),
             Kind::ResourceBusy => (Fault::User, Retry::Later(None)),
-            Kind::StorageFull | Kind::QuotaExceeded => (Fault::Disk, Retry::Later(None)),
+            // It has room again once somebody has removed something.
+            Kind::StorageFull | Kind::QuotaExceeded => (Fault::Disk, Retry::Never),
             Kind::NotFound
             | Kind::AddrInUse
             | Kind::PermissionDenied
@@ -282,8 +283,8 @@ mod tests {
             (20, "something else than a directory", Fault::User, Retry::Never),
             (13, "permissions", Fault::User, Retry::Never),
             (30, "read-only", Fault::User, Retry::Never),
-            (28, "full", Fault::Disk, Retry::Later(None)),
-            (122, "quota", Fault::Disk, Retry::Later(None)),
+            (28, "full", Fault::Disk, Retry::Never),
+            (122, "quota", Fault::Disk, Retry::Never),
             (5, "the disk fails", Fault::Disk, Retry::Never),
             (24, "ulimit -n", Fault::Ourselves, Retry::Later(None)),
             (27, "ulimit -f", Fault::User, Retry::Never),

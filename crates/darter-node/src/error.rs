@@ -333,6 +333,10 @@ mod tests {
         for kind in [ErrorKind::Status(407), ErrorKind::Status(502), ErrorKind::Tls, ErrorKind::OutOfReach] {
             assert!(!of(kind.clone()).is_final(), "{kind:?}");
         }
+        for kind in [ErrorKind::UnknownName, ErrorKind::Proxy] {
+            assert!(!of(kind.clone()).is_final() && !of(kind.clone()).blame().may_pass(), "{kind:?}");
+        }
+        assert!(of(ErrorKind::UnknownName).is_trouble_of_the_origin(), "what the fleet holds is served meanwhile");
         assert!(!FetchError::Draining.is_final());
     }
 

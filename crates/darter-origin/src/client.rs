@@ -196,6 +196,7 @@ impl Inner {
         let is_configured = !request.stranger && self.configured.iter().any(|known| same_server(known, &request.url));
         let reach = if trusts.is_some() || is_configured { Reach::Anywhere } else { request.reach };
         reach.check(&request.url)?;
+        server.check_proxy_to(&request.url)?;
         let mut client = server.client(&request.url, reach, trusts.is_some())?;
         let mut headers = request.headers.clone();
         headers.extend(request.credentials.clone());

@@ -27,7 +27,7 @@ pub enum ErrorKind {
         /// How long the origin asks to wait.
         retry_after: Option<Duration>,
     },
-    /// No connection: unknown host, refused, no route, or broken before an answer came.
+    /// No connection: refused, no route, or broken before an answer came.
     Unreachable,
     /// Nothing came for too long.
     Timeout,
@@ -51,6 +51,10 @@ pub enum ErrorKind {
     OutOfReach,
     /// The bytes come in an encoding that nobody asked for.
     Encoded,
+    /// Nobody knows the name of the host, or of the proxy: most likely it is misspelt.
+    UnknownName,
+    /// The proxy that is configured can't be used.
+    Proxy,
 }
 
 /// An origin's failure. `Display` says what failed and what to do next; the cause is in `source()`.
@@ -63,7 +67,6 @@ pub struct OriginError {
     source: Option<Box<dyn StdError + Send + Sync>>,
     /// How long the origin asked to wait, where the kind does not say it.
     retry_after: Option<Duration>,
-    unknown_name: bool,
     unconnected: bool,
 }
 
@@ -97,7 +100,7 @@ impl OriginFailure {
 impl OriginError {
     /// An error of this kind; `text` says what failed and what to do next (lower case, no full stop).
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), source: None, retry_after: None, unknown_name: false, unconnected: false }
+        Self { kind, text: text.into(), source: None, retry_after: None, unconnected: false }
     }
 
     /// The same error with its cause.
@@ -137,18 +140,6 @@ impl OriginError {
     pub(crate) const fn asking_to_wait(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;
         self
-    }
-
-    /// The same error, since nobody knows the host's name.
-    #[must_use]
-    pub(crate) const fn of_unknown_name(mut self) -> Self {
-        self.unknown_name = true;
-        self
-    }
-
-    /// Whether the host's name is unknown: most likely it is misspelt.
-    pub(crate) const fn is_unknown_name(&self) -> bool {
-        self.unknown_name
     }
 
     /// The same error, since no connection was made.
@@ -208,9 +199,12 @@ impl ErrorKind {
             Self::NotFound | Self::Unauthorized { .. } | Self::Forbidden | Self::RangeNotSatisfiable | Self::Io => {
                 (User, Retry::Never)
             }
-            Self::OutOfReach => (User, Retry::Elsewhere),
+            // Another agent may be configured with another proxy.
+            Self::OutOfReach | Self::Proxy => (User, Retry::Elsewhere),
             Self::RateLimited { retry_after } => (User, Retry::Later(*retry_after)),
             Self::Unreachable | Self::Timeout | Self::Truncated => (Network, Retry::Later(None)),
+            // Another agent may have another name server.
+            Self::UnknownName => (Network, Retry::Elsewhere),
             // Another agent may trust another authority, be configured with another proxy, or be given the right bytes.
             Self::Tls | Self::Contradicted => (Origin, Retry::Elsewhere),
             Self::Changed => (Origin, Retry::Now),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use darter_core::{Blamed as _, in_full};
 use tokio::time::Instant;
 
-use crate::error::OriginError;
+use crate::error::{ErrorKind, OriginError};
 
 /// How long an unknown host name is asked for. A name server that fails says so, and is given the whole patience.
 const UNKNOWN_NAME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,10 +50,11 @@ impl RetryPolicy {
     /// How long to wait after attempt number `made` (from 1) failed with `error`, `spent` after the first attempt (or the
     /// last progress) began; `None` to give up.
     pub fn pause(&self, made: u32, spent: Duration, error: &OriginError) -> Option<Duration> {
-        if !error.blame().retry.is_later() {
+        let is_unknown_name = *error.kind() == ErrorKind::UnknownName;
+        if !is_unknown_name && !error.blame().retry.is_later() {
             return None;
         }
-        let patience = if error.is_unknown_name() { self.patience.min(UNKNOWN_NAME_TIMEOUT) } else { self.patience };
+        let patience = if is_unknown_name { self.patience.min(UNKNOWN_NAME_TIMEOUT) } else { self.patience };
         let left = patience.checked_sub(spent).filter(|left| !left.is_zero())?;
         let doubled = self.first_pause.saturating_mul(1 << made.saturating_sub(1).min(16));
         let max = doubled.min(self.max_pause);
@@ -123,7 +124,6 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::error::ErrorKind;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -181,7 +181,7 @@ mod tests {
     async fn what_will_not_pass_ends_it_at_once_and_an_unknown_name_soon() {
         assert_eq!(tried(SECOND * 120, |_| Some(failed(ErrorKind::NotFound))).await, (Duration::ZERO, 1, false));
         assert_eq!(tried(Duration::ZERO, |_| Some(failed(ErrorKind::Timeout))).await, (Duration::ZERO, 1, false));
-        let (time, ..) = tried(SECOND * 120, |_| Some(failed(ErrorKind::Unreachable).of_unknown_name())).await;
+        let (time, ..) = tried(SECOND * 120, |_| Some(failed(ErrorKind::UnknownName))).await;
         assert!(time < SECOND * 6, "{time:?}");
     }
 

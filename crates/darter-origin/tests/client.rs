@@ -257,6 +257,17 @@ async fn a_proxy_that_is_dead_or_wants_a_login_is_called_that() {
         let named = format!("the proxy 127.0.0.1:{}", odd.port().unwrap());
         assert!(error.text.contains(said) && error.text.contains(&named), "{}", error.text);
     }
+    let unknown = "x".repeat(64);
+    for (proxy, kind, says) in [
+        (format!("http://{unknown}:3128"), ErrorKind::UnknownName, &unknown[..]),
+        ("socks5h://127.0.0.1:1".to_owned(), ErrorKind::Proxy, "the proxy socks5h://127.0.0.1:1"),
+    ] {
+        for url in ["http://files.lab/x", "https://files.lab/x"] {
+            let error = read(&by(&proxy), &at(url)).await.unwrap_err();
+            assert!(error.kind == kind && error.text.contains(says), "{url}: {error:?}");
+            assert!(!error.blame().may_pass() && !error.blame().is_final(), "another agent may do, this one not");
+        }
+    }
     // One that works is no part of what is said.
     let proxy = Server::start(|_| Reply::bytes("by proxy")).await;
     assert_eq!(read(&by(proxy.url("/").as_str()), &at("http://files.lab/x")).await.unwrap(), b"by proxy");

@@ -71,7 +71,7 @@ impl Trouble {
         match &failure.kind {
             ErrorKind::RateLimited { retry_after } => Self::Limited { reason, retry_after: *retry_after },
             ErrorKind::Timeout => Self::Silent(reason),
-            ErrorKind::Unreachable | ErrorKind::Truncated => Self::Away(reason),
+            ErrorKind::Unreachable | ErrorKind::UnknownName | ErrorKind::Truncated => Self::Away(reason),
             ErrorKind::Status(500..) => Self::Failing { reason, retry_after: failure.retry_after },
             _ => Self::Broken(reason),
         }
@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn a_tag_goes_stale_by_default_only_where_the_registry_is_away_or_asks_for_less() {
         let limited = ErrorKind::RateLimited { retry_after: None };
-        for kind in [limited, ErrorKind::Unreachable, ErrorKind::Timeout, ErrorKind::Truncated] {
+        let away = [ErrorKind::Unreachable, ErrorKind::UnknownName, ErrorKind::Timeout, ErrorKind::Truncated];
+        for kind in away.into_iter().chain([limited]) {
             assert!(failed(kind.clone()).opens_tags(StaleTags::Unreachable), "{kind:?}");
             assert!(!failed(kind).opens_tags(StaleTags::Never));
         }

@@ -213,6 +213,9 @@ impl Blamed for StoreError {
     fn blame(&self) -> Blame {
         use Fault::{Disk, Ourselves, Peer, User};
         let (fault, retry) = match self {
+            // What others use now goes when they are done; an agent with more room need not wait for that.
+            Self::Full { needed, limit: Limit::Quota(quota), .. } if needed > quota => (Disk, Retry::Elsewhere),
+            Self::Full { limit: Limit::Disk, .. } => (Disk, Retry::Elsewhere),
             Self::Full { .. } => (Disk, Retry::Later(None)),
             Self::WrongPiece { .. } | Self::WrongRoot(_) | Self::Manifest { .. } => (Peer, Retry::Elsewhere),
             Self::UnknownPiece { .. } | Self::NotHeld { .. } | Self::Incomplete { .. } => {
@@ -226,7 +229,7 @@ impl Blamed for StoreError {
             | Self::NoSuchBlob(_)
             | Self::Locked { .. }
             | Self::UnsafeDir { .. } => (User, Retry::Never),
-            // Another agent's disk may do. A full one has room again once something was removed.
+            // Another agent's disk may do.
             Self::Io { source, .. } if source.blame().may_pass() => (Disk, Retry::Later(None)),
             Self::Index { source, .. } if refusal_of(source).is_some_and(|it| it.blame().may_pass()) => {
                 (Disk, Retry::Later(None))
@@ -258,8 +261,9 @@ mod tests {
         let cases = [
             (at(20), "remove it: Not a directory (os error 20)", Retry::Elsewhere),
             (at(30), "choose another place: Read-only file system (os error 30)", Retry::Elsewhere),
-            (at(28), "choose another place: No space left on device (os error 28)", Retry::Later(None)),
-            (index(redb::Error::Io(refusal(28))), "No space left on device (os error 28)", Retry::Later(None)),
+            (at(28), "choose another place: No space left on device (os error 28)", Retry::Elsewhere),
+            (at(24), "(os error 24)", Retry::Later(None)),
+            (index(redb::Error::Io(refusal(28))), "No space left on device (os error 28)", Retry::Elsewhere),
             (
                 index(redb::Error::Corrupted("x".into())),
                 "delete the file, it is rebuilt: DB corrupted: x",
@@ -288,6 +292,9 @@ mod tests {
         assert!(in_use.starts_with("10 B do not fit: 6 B of 10 B (--quota) are pinned"), "{in_use}");
         let reserve = said(10, 4, Limit::Reserve(100));
         assert!(reserve.contains("4 B can be stored while 100 B") && reserve.contains("--reserve"), "{reserve}");
+        let may_pass = |needed, limit| StoreError::Full { needed, free: 4, limit }.blame().may_pass();
+        assert!(may_pass(10, Limit::Quota(10)) && may_pass(10, Limit::Reserve(100)), "others will be done");
+        assert!(!may_pass(11, Limit::Quota(10)) && !may_pass(10, Limit::Disk));
         let disk = said(10, 4, Limit::Disk);
         assert!(disk.contains("which has 4 B free") && disk.contains("free some disk"), "{disk}");
     }

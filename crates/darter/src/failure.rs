@@ -144,7 +144,10 @@ mod tests {
         assert_eq!(code(FetchError::Range { length: 1 }), 1);
         let full = || io::Error::from_raw_os_error(28);
         let written: anyhow::Error = Err::<(), _>(full()).context("can't write FILE").unwrap_err();
-        assert_eq!((code(written), code(io::Error::from_raw_os_error(13))), (FAILED_FOR_NOW, 1));
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let many_files = io::Error::from_raw_os_error(24);
+        assert_eq!((code(refused), code(many_files)), (FAILED_FOR_NOW, FAILED_FOR_NOW));
+        assert_eq!((code(written), code(io::Error::from_raw_os_error(13))), (1, 1), "somebody has to mend that");
         assert_eq!(code(anyhow::anyhow!("the list names no URL")), 1);
         let some = |may_pass| Failure::Some { failed: 1, all: 2, told: true, may_pass };
         assert_eq!((code(some(true)), code(some(false))), (FAILED_FOR_NOW, 1));

@@ -81,7 +81,8 @@ impl Sampled {
         match sent {
             Ok(answer) if is_trouble(answer.status) => is_as_long,
             Ok(answer) => begins_with(answer, blob.length(), &known).await,
-            Err(error) if error.blame().retry.is_later() || *error.kind() == ErrorKind::OutOfReach => is_as_long,
+            Err(error) if error.blame().retry.is_later() => is_as_long,
+            Err(error) if matches!(error.kind(), ErrorKind::OutOfReach | ErrorKind::UnknownName) => is_as_long,
             Err(_) => false,
         }
     }

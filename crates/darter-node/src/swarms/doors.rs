@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use darter_core::{BlobId, Source};
-use darter_origin::Requester;
+use darter_origin::{ErrorKind, Requester};
 use parking_lot::Mutex;
 
 use super::access::Caller;
@@ -105,7 +105,10 @@ impl Opening<'_> {
     pub(super) fn leave(mut self, found: Result<Arc<Transfer>, FetchError>) -> Result<Arc<Transfer>, FetchError> {
         let is_for_others = match &found {
             Ok(_) => true,
-            Err(FetchError::Origin(failure)) => failure.blame().retry.is_later() && !failure.blame().is_final(),
+            Err(FetchError::Origin(failure)) => {
+                let is_away = failure.kind == ErrorKind::UnknownName || failure.blame().retry.is_later();
+                is_away && !failure.blame().is_final()
+            }
             Err(_) => false,
         };
         *self.last = is_for_others.then(|| Found {

@@ -281,6 +281,7 @@ fn consequence(end: &RunEnd) -> Consequence {
         // A disk that takes nothing would have the same stretch asked for again and again.
         RunEnd::Here(_) => Consequence::Fewer,
         RunEnd::Whole(_) => Consequence::Alone,
+        RunEnd::Origin(error) if *error.kind() == ErrorKind::UnknownName => Consequence::Fewer,
         RunEnd::Origin(error) if error.blame().retry.is_later() && !limits(error) => Consequence::Fewer,
         RunEnd::Origin(_) => Consequence::Alone,
     }

@@ -53,6 +53,7 @@ impl Parts {
             return Next::AsBefore;
         }
         match *self {
+            Self::Given if *error.kind() == ErrorKind::UnknownName => Next::AsBefore,
             Self::Given if error.blame().retry.is_later() => {
                 if !moved_on && !error.is_unconnected() {
                     *self = Self::Doubted;
@@ -186,7 +187,8 @@ mod tests {
         let mut parts = Parts::Given;
         let away = Some(ErrorKind::Status(503));
         assert_eq!(parts.after(true, true, &failed(ErrorKind::Truncated)), Next::AsBefore);
-        assert_eq!(parts, Parts::Given, "bytes came by range");
+        assert_eq!(parts.after(true, false, &failed(ErrorKind::UnknownName)), Next::AsBefore);
+        assert_eq!(parts, Parts::Given, "bytes came by range, and nobody was asked");
         assert_eq!(parts.after(true, false, &failed(ErrorKind::Status(503))), Next::AsBefore);
         let asked = opened(&mut parts, (1, away.clone()), (1, away.clone())).await;
         assert_eq!(asked, (Err(ErrorKind::Status(503)), "w".into()));

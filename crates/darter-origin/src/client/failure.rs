@@ -44,14 +44,15 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
     {
         let text =
             format!("no connection to the proxy {proxy}, by which {host} is reached: check the proxy, or NO_PROXY");
-        (ErrorKind::Unreachable, text)
+        (if is_unknown_name(&error) { ErrorKind::UnknownName } else { ErrorKind::Unreachable }, text)
     } else if error.is_timeout() {
         // A registry at a port of its own is most likely one without TLS; its server waits for more of a request.
         let may_be_plain = url.scheme() == "https" && error.is_connect() && url.port().is_some();
         let or = if may_be_plain { format!("; {}", or_not_tls(&host)) } else { String::new() };
         (ErrorKind::Timeout, format!("{host} does not answer{}: check that the network reaches it{or}", by(proxy)))
     } else if error.is_dns() {
-        (ErrorKind::Unreachable, format!("the host name of {host} can't be resolved: check its spelling, and DNS"))
+        let kind = if is_unknown_name(&error) { ErrorKind::UnknownName } else { ErrorKind::Unreachable };
+        (kind, format!("the host name of {host} can't be resolved: check its spelling, and DNS"))
     } else if url.scheme() == "https" && error.is_connect() && hung_up(&error) {
         let text = format!("{host} broke the connection off during the TLS handshake: {}", or_not_tls(&host));
         (ErrorKind::Unreachable, text)
@@ -68,13 +69,26 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
         let by = by(proxy);
         (ErrorKind::Protocol, format!("{host} does not speak HTTP as it should{by}: check the port and the scheme"))
     };
-    // Resolvers that could not be reached say something else ("temporary failure").
-    let unknown_name = error.is_dns() && (says(&error, "not known") || says(&error, "No address associated"));
     let unconnected = error.is_connect();
     // The address may hold a password.
     let failure = OriginError::new(kind, text).caused_by(error.without_url());
-    let failure = if unconnected { failure.without_connection() } else { failure };
-    if unknown_name { failure.of_unknown_name() } else { failure }
+    if unconnected { failure.without_connection() } else { failure }
+}
+
+/// Whether nobody knows the name of the host that a connection is made to. Resolvers that could not be reached say something else
+/// ("temporary failure").
+fn is_unknown_name(error: &reqwest::Error) -> bool {
+    error.is_dns() && (says(error, "not known") || says(error, "No address associated"))
+}
+
+/// The proxy is of a kind that is not spoken.
+pub(super) fn unspoken_proxy(url: &Url, proxy: &str) -> OriginError {
+    let host = authority(url);
+    let text = format!(
+        "the proxy {proxy}, by which {host} is to be reached, is no HTTP proxy, and SOCKS is not spoken: name one that begins with \
+         http:// in HTTP_PROXY and HTTPS_PROXY, or exempt {host} in NO_PROXY"
+    );
+    OriginError::new(ErrorKind::Proxy, text)
 }
 
 /// The first byte took too long.

@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::client::address::authority;
 use crate::client::config::{HttpConfig, ServerConfig};
+use crate::client::failure;
 use crate::client::location::same_server;
 use crate::client::no_proxy::Exceptions;
 use crate::client::reach::{self, Reach, Resolver};
@@ -68,7 +69,7 @@ impl fmt::Debug for Server {
 #[derive(Debug)]
 enum Proxies {
     None,
-    One(String),
+    One(Url),
     Environment(Box<Matcher>, Exceptions),
 }
 
@@ -131,7 +132,7 @@ impl Server {
             }
         }
         let proxies = match &own.proxy {
-            Some(proxy) => Proxies::One(authority(proxy)),
+            Some(proxy) => Proxies::One(proxy.clone()),
             None if config.proxy_from_environment => {
                 Proxies::Environment(Box::new(Matcher::from_system()), Exceptions::of_environment())
             }
@@ -197,7 +198,7 @@ impl Server {
     pub(super) fn proxy_to(&self, url: &Url) -> Option<String> {
         match &self.proxies {
             Proxies::None => None,
-            Proxies::One(proxy) => Some(proxy.clone()),
+            Proxies::One(proxy) => Some(authority(proxy)),
             Proxies::Environment(_, but) if but.include(url) => None,
             Proxies::Environment(matcher, _) => {
                 let intercept = matcher.intercept(&url.as_str().parse().ok()?)?;
@@ -205,6 +206,25 @@ impl Server {
                 let host = uri.host()?;
                 Some(uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
             }
+        }
+    }
+
+    /// Refuses what is to be reached through a proxy that is no HTTP proxy: it would be spoken to as if it were one.
+    pub(super) fn check_proxy_to(&self, url: &Url) -> Result<(), OriginError> {
+        let scheme = match &self.proxies {
+            Proxies::None => return Ok(()),
+            Proxies::One(proxy) => Some(proxy.scheme().to_owned()),
+            Proxies::Environment(_, but) if but.include(url) => return Ok(()),
+            Proxies::Environment(matcher, _) => {
+                let intercept = url.as_str().parse().ok().and_then(|uri| matcher.intercept(&uri));
+                intercept.and_then(|intercept| intercept.uri().scheme_str().map(str::to_owned))
+            }
+        };
+        match (scheme, self.proxy_to(url)) {
+            (Some(scheme), Some(proxy)) if !matches!(scheme.as_str(), "http" | "https") => {
+                Err(failure::unspoken_proxy(url, &format!("{scheme}://{proxy}")))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -92,8 +92,11 @@ impl Table {
             text.map(|text| values::duration(&text).map_err(|reason| format!("{key}: {reason}"))).transpose()
         };
         let proxy = |text: String| {
-            let proxy: Option<Url> = text.parse().ok().filter(Url::has_host);
-            proxy.ok_or_else(|| "proxy: not an address (write for example http://proxy.example.org:3128)".to_owned())
+            let is_http = |url: &Url| url.has_host() && matches!(url.scheme(), "http" | "https");
+            let proxy: Option<Url> = text.parse().ok().filter(is_http);
+            proxy.ok_or_else(|| {
+                "proxy: not an address of an HTTP proxy (write for example http://proxy.example.org:3128)".to_owned()
+            })
         };
         let proxy = self.proxy.map(proxy).transpose()?;
         let of_proxy = proxy.clone().map(|mut proxy| Login::take(&mut proxy)).transpose();
@@ -226,6 +229,7 @@ mod tests {
             ("a={ client-key = \"/k\" }", "a: client-key: of which certificate"),
             ("a={ connect-timeout = \"soon\" }", "a: connect-timeout: not a time"),
             ("a={ proxy = \"p\" }", "a: proxy: not an address"),
+            ("a={ proxy = \"socks5://me:secret@p:1080\" }", "a: proxy: not an address of an HTTP proxy"),
             ("a={ headers = { \"b c\" = \"d\" } }", "a: headers: \"b c\""),
             ("a=http://me:***@b", "a: url: *** stands for"),
             ("a={ proxy = \"http://me:***@b\" }", "a: proxy: *** stands for"),

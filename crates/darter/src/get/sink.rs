@@ -546,7 +546,7 @@ fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> anyhow::Resul
                 directory.display(),
                 units::size(free)
             );
-            Err(Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Later(None)) }.into())
+            Err(Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Never) }.into())
         }
         _ => Ok(()),
     }

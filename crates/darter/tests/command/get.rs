@@ -122,7 +122,9 @@ fn what_is_not_there_and_who_does_not_answer() {
     room.run(&format!("get http://{}/other", web.address)).failed_with(1, &["HTTP 404 Not Found: check the address"]);
     let nobody = free_address();
     room.run(&format!("get http://{nobody}/x")).failed_with(75, &[&nobody, "Connection refused"]);
-    room.run("get http://no-such-host.invalid/x").failed_with(75, &["no-such-host.invalid", "DNS"]);
+    // No name server has to be asked for a label that is too long.
+    let unknown = "x".repeat(64);
+    room.run(&format!("get http://{unknown}/x")).failed_with(1, &[&unknown, "DNS"]);
     assert_eq!(room.files(), [""; 0]);
 }
 
@@ -130,7 +132,29 @@ fn what_is_not_there_and_who_does_not_answer() {
 fn a_full_device_is_told() {
     let room = Room::new();
     let web = Web::serve(content(MEGABYTE));
-    room.run(&format!("get {} -q -o /dev/full", web.url)).failed_with(75, &["can't write /dev/full", "No space left"]);
+    room.run(&format!("get {} -q -o /dev/full", web.url)).failed_with(1, &["can't write /dev/full", "No space left"]);
+    for line in [&format!("get {} -q -o -", web.url), "config"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let outcome = Outcome::of(room.darter(line).stdout(full).output().unwrap());
+        outcome.failed_with(1, &["can't write to standard output", "No space left"]);
+    }
+}
+
+/// A proxy that will never do is told from one that may be there again in a while.
+#[test]
+fn a_proxy_that_can_not_be_used_is_no_failure_for_now() {
+    let (room, unknown, nobody) = (Room::new(), "x".repeat(64), free_address());
+    let by = |proxy: &str| {
+        let mut command = room.darter("get http://files.example/x --origin-patience 1s");
+        command.env_remove("HTTP_PROXY").env_remove("NO_PROXY").envs([("http_proxy", proxy), ("no_proxy", "")]);
+        Outcome::of(command.output().unwrap())
+    };
+    by(&format!("http://{unknown}:3128")).failed_with(1, &["proxy", &unknown]);
+    for scheme in ["socks5", "socks5h", "socks4"] {
+        let proxy = format!("{scheme}://{nobody}");
+        by(&proxy).failed_with(1, &[&proxy, "SOCKS is not spoken", "NO_PROXY"]);
+    }
+    by(&format!("http://{nobody}")).failed_with(75, &["no connection to the proxy", &nobody]);
 }
 
 #[test]
