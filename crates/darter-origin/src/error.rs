@@ -55,6 +55,8 @@ pub enum ErrorKind {
     UnknownName,
     /// The proxy that is configured can't be used.
     Proxy,
+    /// A page for people came in place of what was asked for: a portal answers, or a gateway that wants a login.
+    Page,
 }
 
 /// An origin's failure. `Display` says what failed and what to do next; the cause is in `source()`.
@@ -203,8 +205,8 @@ impl ErrorKind {
             Self::OutOfReach | Self::Proxy => (User, Retry::Elsewhere),
             Self::RateLimited { retry_after } => (User, Retry::Later(*retry_after)),
             Self::Unreachable | Self::Timeout | Self::Truncated => (Network, Retry::Later(None)),
-            // Another agent may have another name server.
-            Self::UnknownName => (Network, Retry::Elsewhere),
+            // Another agent may have another name server, or no portal in its way.
+            Self::UnknownName | Self::Page => (Network, Retry::Elsewhere),
             // Another agent may trust another authority, be configured with another proxy, or be given the right bytes.
             Self::Tls | Self::Contradicted => (Origin, Retry::Elsewhere),
             Self::Changed => (Origin, Retry::Now),

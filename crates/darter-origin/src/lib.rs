@@ -45,6 +45,6 @@ pub use mem::MemOrigin;
 pub use origin::{Origin, Reading, Stat};
 pub use origins::Origins;
 pub use pauses::{Pause, Pauses, Pausing};
-pub use registry::{Answer, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams};
+pub use registry::{Answer, Login, RegistryClient, RegistryConfig, RegistryOrigin, Upstream, Upstreams, is_page};
 pub use retry::{RetryPolicy, retry};
 pub use web::HttpOrigin;

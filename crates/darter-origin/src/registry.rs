@@ -27,7 +27,7 @@ mod proof;
 mod token;
 mod upstreams;
 
-pub use client::{Answer, RegistryClient};
+pub use client::{Answer, RegistryClient, is_page};
 pub use config::{Login, RegistryConfig};
 pub use origin::RegistryOrigin;
 pub use upstreams::{Upstream, Upstreams};

@@ -22,7 +22,7 @@
 //! a program of a node ─► flights ─► a seed ─► its flights ─────────────────┐
 //!                                   no seed can: a node ─► its own flights ─┼─► the registry ─► answer
 //!                                   nobody can: its own flights ────────────┘
-//! 429, 5xx, silence of the registry ─► the record and the cached manifests, or that failure
+//! 429, 5xx, a page, silence of the registry ─► the record and the cached manifests, or that failure
 //! ```
 //!
 //! A node asks the seed that rendezvous hashing names for the repository, so that equal questions of a fleet meet at one
@@ -339,7 +339,7 @@ impl Registries {
                     if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
                 }
             };
-            match Trouble::of(&outcome) {
+            match Trouble::of(&asked, &outcome) {
                 Some(trouble) => match registries.known_to_others(&asked, &trouble).await {
                     Some(reply) => registries.settle(&asked, Ok(reply)).await,
                     None => outcome,
@@ -437,6 +437,7 @@ impl Registries {
     fn shared_for(&self, question: &Question, outcome: &Outcome) -> Duration {
         let immutable = matches!(question.about().1, About::Manifest(_) | About::Blob(_));
         match outcome {
+            _ if Trouble::of(question, outcome).is_some() => SHARED_FOR,
             Ok(reply) if immutable && reply.status.is_success() && reply.stale.is_none() => {
                 self.options.grant_ttl.max(SHARED_FOR)
             }
@@ -452,7 +453,7 @@ impl Registries {
 
     /// Learns from an answer; what is known takes the place of one that is none.
     async fn settle(&self, question: &Question, outcome: Outcome) -> Outcome {
-        let Some(trouble) = Trouble::of(&outcome) else {
+        let Some(trouble) = Trouble::of(question, &outcome) else {
             if let Ok(reply) = &outcome {
                 self.learn(question, reply).await;
             }

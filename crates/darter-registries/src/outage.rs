@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use darter_core::Moment;
 use darter_core::recent::Recent;
-use darter_origin::{ErrorKind, OriginFailure, status_text};
-use http::StatusCode;
+use darter_oci::manifest::{self, Wrong};
+use darter_origin::{ErrorKind, OriginFailure, is_page, status_text};
 use http::header::RETRY_AFTER;
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use url::Url;
 
 use super::StaleTags;
 use super::flights::Outcome;
+use super::question::{About, Question, Reply};
 
 /// A registry that did not answer in time is not asked for so long, by whoever has something else to go by.
 const SILENT_FOR: Duration = Duration::from_secs(10);
@@ -42,13 +44,14 @@ pub(crate) enum Trouble {
     Silent(String),
     /// It answers with an error of its own.
     Failing { reason: String, retry_after: Option<Duration> },
-    /// Anything else that is no answer, such as a certificate that is not trusted.
+    /// Anything else that is no answer, such as a certificate that is not trusted, or a portal's page. What a registry's own gateway shows
+    /// to who has to log in looks the same: so tags, which may be another's by now, stay closed by default.
     Broken(String),
 }
 
 impl Trouble {
-    /// The trouble behind an outcome, if it is no answer.
-    pub(crate) fn of(outcome: &Outcome) -> Option<Self> {
+    /// The trouble behind an outcome, if it is no answer to the question.
+    pub(crate) fn of(question: &Question, outcome: &Outcome) -> Option<Self> {
         let reply = match outcome {
             Ok(reply) => reply,
             Err(failure) => return Some(Self::of_failure(failure)),
@@ -62,6 +65,10 @@ impl Trouble {
         match reply.status {
             StatusCode::TOO_MANY_REQUESTS => Some(Self::Limited { reason, retry_after }),
             status if status.is_server_error() => Some(Self::Failing { reason, retry_after }),
+            status if status.is_success() && is_of_another_kind(question, reply) => {
+                let text = "it answers with something that is no manifest, such as a portal's page";
+                Some(Self::Broken(text.to_owned()))
+            }
             _ => None,
         }
     }
@@ -107,6 +114,19 @@ impl Trouble {
     }
 }
 
+/// Whether a yes is about something else than a manifest, where one was asked for.
+fn is_of_another_kind(question: &Question, reply: &Reply) -> bool {
+    let expected = match question.about().1 {
+        About::Manifest(digest) => Some(digest),
+        About::Tag(_) => None,
+        About::Blob(_) | About::Other => return false,
+    };
+    if reply.body.is_empty() && question.method == Method::HEAD {
+        return is_page(&reply.headers);
+    }
+    matches!(manifest::check(&reply.headers, reply.body.clone(), expected), Err(Wrong::NoManifest))
+}
+
 /// Which registries are away.
 pub(crate) struct Watch(Mutex<Recent<Url, (Trouble, Moment)>>);
 
@@ -135,7 +155,7 @@ mod tests {
     use super::*;
 
     fn failed(kind: ErrorKind) -> Trouble {
-        Trouble::of(&Err(OriginFailure::new(kind, "why"))).unwrap()
+        Trouble::of_failure(&OriginFailure::new(kind, "why"))
     }
 
     #[test]
@@ -146,7 +166,7 @@ mod tests {
             assert!(failed(kind.clone()).opens_tags(StaleTags::Unreachable), "{kind:?}");
             assert!(!failed(kind).opens_tags(StaleTags::Never));
         }
-        for kind in [ErrorKind::Status(503), ErrorKind::Tls] {
+        for kind in [ErrorKind::Status(503), ErrorKind::Tls, ErrorKind::Page] {
             assert!(!failed(kind.clone()).opens_tags(StaleTags::Unreachable), "{kind:?}");
             assert!(failed(kind).opens_tags(StaleTags::Errors));
         }

@@ -454,14 +454,8 @@ impl Mirror {
             self.refused(ask, answer.status, Some(digest));
             return Err(Problem::of_answer(answer, ask.upstream.name(), Code::BlobUnknown).await);
         }
-        if answer.is_page() {
-            let text = format!(
-                "{} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy answers \
-                 in its place",
-                ask.upstream.name()
-            );
-            return Err(Problem::bad_upstream(Code::BlobUnknown, text));
-        }
+        let answer = answer.into_blob(ask.upstream.name());
+        let answer = answer.map_err(|error| Problem::bad_upstream(Code::BlobUnknown, error.to_string()))?;
         *response.status_mut() = answer.status;
         for name in [CONTENT_LENGTH, CONTENT_RANGE] {
             if let Some(value) = answer.headers.get(&name) {

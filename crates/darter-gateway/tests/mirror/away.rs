@@ -108,6 +108,40 @@ async fn a_registry_that_fails_keeps_its_tags_to_itself_unless_told_otherwise_an
     never.assert_served_by_digest().await;
 }
 
+/// A portal between this host and the registry, or the page of a gateway: an answer of another kind than what was asked for is no word of
+/// the registry on what everybody may have.
+#[tokio::test]
+async fn what_was_pulled_is_served_by_digest_while_a_portal_answers_for_the_registry() {
+    for page in ["<!DOCTYPE html><html>Please log in</html>", "{\"message\": \"please log in\"}", ""] {
+        let by_default = pulled(world().await).await;
+        by_default.world.registry.state.lock().portal = Some(page);
+        by_default.assert_served_by_digest().await;
+        assert_eq!(by_default.world.get(TAG).await.status, 502, "a tag may be another's by now");
+        by_default.world.registry.state.lock().portal = None;
+        // What others are told who ask the same within a moment.
+        by_default.world.clock.pass(std::time::Duration::from_secs(4));
+        let fresh = by_default.world.get(&by_default.by_digest).await;
+        assert_eq!(
+            (fresh.status.as_u16(), fresh.header("darter-stale")),
+            (200, ""),
+            "nobody is told of the page any more"
+        );
+        let errors = pulled(world_of(StaleTags::Errors, |_, _| {}).await).await;
+        errors.world.registry.state.lock().portal = Some(page);
+        errors.assert_served().await;
+        // What is not everybody's is for who showed to have it.
+        let world = world().await;
+        world.registry.allow(ALICE, "app");
+        let private = pulled_as(world, ALICE).await;
+        private.world.registry.state.lock().portal = Some(page);
+        for stranger in [BOB, ""] {
+            for path in [TAG, &private.by_digest, &private.layer] {
+                assert_eq!(private.world.get_as(stranger, path).await.status, 502, "{stranger} {path}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_only_a_callers_own_credentials_opened_is_for_that_caller_and_for_as_long_as_a_yes_counts() {
     let world = world().await;

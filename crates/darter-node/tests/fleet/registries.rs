@@ -154,6 +154,8 @@ enum Away {
     Gone,
     Hangs,
     Answers(u16),
+    /// A portal answers in its place.
+    Portal,
 }
 
 /// How a seed comes to have nothing of what it read.
@@ -169,8 +171,9 @@ enum Lost {
 /// has given the registry up.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
-    let ways = [Away::Gone, Away::Hangs, Away::Answers(429), Away::Answers(503), Away::Answers(500)];
-    let cases = ways.into_iter().flat_map(|away| [(away, Lost::Disk), (away, Lost::Blobs)]);
+    let answers = [429, 503, 500].map(Away::Answers);
+    let ways = [Away::Gone, Away::Hangs, Away::Portal].into_iter().chain(answers);
+    let cases = ways.flat_map(|away| [(away, Lost::Disk), (away, Lost::Blobs)]);
     join_all(cases.map(|(away, lost)| async move {
         let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
         let (image, blobs) = put_image(&registry);
@@ -209,6 +212,10 @@ async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
             }
             Away::Hangs => {
                 registry.state.lock().hangs = true;
+                Some(registry)
+            }
+            Away::Portal => {
+                registry.state.lock().portal = Some("<html>Welcome! Log in to the network</html>");
                 Some(registry)
             }
             Away::Answers(status) => {

@@ -68,14 +68,34 @@ impl Answer {
 }
 
 impl Answer {
-    /// Whether this is a page for people, such as gateways show to who has to log in.
+    /// Whether this is a page for people.
     pub fn is_page(&self) -> bool {
-        let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
-        self.headers.get(CONTENT_TYPE).is_some_and(|value| {
-            let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-            pages.iter().any(|page| essence.trim_ascii().eq_ignore_ascii_case(page))
-        })
+        is_page(&self.headers)
     }
+
+    /// The answer itself, unless it is a page in a blob's place: no word of the registry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Page`], which names the `registry`.
+    pub fn into_blob(self, registry: &(impl fmt::Display + ?Sized)) -> Result<Self, OriginError> {
+        if !self.status.is_success() || !self.is_page() {
+            return Ok(self);
+        }
+        let text = format!(
+            "{registry} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy \
+             answers in its place"
+        );
+        Err(OriginError::new(ErrorKind::Page, text))
+    }
+}
+
+/// Whether an answer with these headers is a page for people, such as gateways show to who has to log in.
+pub fn is_page(headers: &HeaderMap) -> bool {
+    let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        pages.iter().any(|page| essence.trim_ascii().eq_ignore_ascii_case(page))
+    })
 }
 
 impl fmt::Debug for Answer {
@@ -476,13 +496,7 @@ impl RegistryClient {
         };
         let get = Box::pin(probe::either(self.head_patience(), first, all, is_final));
         let answer = probe::either(self.head_patience(), head, get, says_yes).await?;
-        if answer.status == StatusCode::OK && answer.is_page() {
-            let text = format!(
-                "{upstream} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy \
-                 answers in its place"
-            );
-            return Err(OriginError::new(ErrorKind::Protocol, text));
-        }
+        let answer = answer.into_blob(upstream)?;
         if answer.status == StatusCode::OK && !says_yes(&answer) {
             let text = format!("{upstream} says that {digest} has no bytes: check its address, and who answers there");
             return Err(OriginError::new(ErrorKind::Protocol, text));

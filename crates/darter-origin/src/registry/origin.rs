@@ -70,7 +70,7 @@ impl RegistryOrigin {
 }
 
 fn is_good(answer: &Result<Answer, OriginError>) -> bool {
-    answer.as_ref().is_ok_and(|answer| answer.status.is_success())
+    answer.as_ref().is_ok_and(|answer| answer.status.is_success() && !answer.is_page())
 }
 
 /// The parts of a registry's source.
@@ -112,7 +112,7 @@ impl Origin for RegistryOrigin {
         let upstream = self.client.upstreams().at_for(registry, repository, self.requester);
         let path = format!("/v2/{repository}/blobs/{digest}");
         let ask = || self.client.send(&upstream, Method::GET, &path, headers.clone(), credentials);
-        let answer = self.first_answer(source, ask).await?;
+        let answer = self.first_answer(source, ask).await?.into_blob(&upstream)?;
         let part = Part::of(answer.status, &answer.headers, range, source)?;
         let current = version(source, part.length);
         if let Some(expect) = expect
