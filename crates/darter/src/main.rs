@@ -34,6 +34,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use darter_node::options::Role;
 
 use self::cli::{Command, ConfigArgs, ConfigRole};
@@ -75,6 +76,11 @@ fn main() -> ExitCode {
 }
 
 fn start(configured: Configured) -> anyhow::Result<()> {
+    // A runtime without threads panics.
+    let tried = std::thread::Builder::new().spawn(|| ());
+    let tried = tried.context("can't start a thread: raise the limit of processes (ulimit -u, TasksMax= in a unit file)")?;
+    // It does nothing that could fail.
+    let _ = tried.join();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let result = runtime.block_on(run(configured));
     runtime.shutdown_timeout(EXIT_TIMEOUT);

@@ -72,7 +72,8 @@ pub(crate) struct PlaceArgs {
 
     /// Where pieces, the index and the daemon's socket live
     ///
-    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else.
+    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else. Where that can't be
+    /// written to, `darter get` without a daemon uses $TMPDIR/darter-UID.
     #[arg(long, env = "DARTER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 

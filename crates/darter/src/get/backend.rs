@@ -149,7 +149,7 @@ impl Backend {
         if args.log.verbose > 0 {
             say(&format!("{why}: downloading by myself"));
         }
-        let data_dir = args.place.data_dir()?;
+        let data_dir = rooms::parent(args.place.data_dir()?, args.keep);
         let mut told = false;
         loop {
             let mut holder = None;
@@ -238,6 +238,10 @@ async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Resu
                 return Ok(Ok(client));
             }
             Ok(false) => {}
+            // A home that is another user's, as `sudo -u` leaves it.
+            Err(ClientError::Forbidden(_)) if rooms::is_nobodys_choice(&own) && client.socket().starts_with(&own) => {
+                why = Some(format!("{} is not open to this user", own.display()));
+            }
             Err(error @ ClientError::Forbidden(_)) if client.socket().starts_with(&own) => return Err(error.into()),
             Err(ClientError::Forbidden(socket)) => {
                 let text = format!(

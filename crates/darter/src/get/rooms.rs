@@ -6,21 +6,25 @@
 //! interrupted; else to the data directory's store if anything is kept there; else to the first free room. With `--keep` only
 //! the data directory's store will do.
 //!
+//! A user without a home of its own has them in the directory for temporary files.
+//!
 //! What a get leaves that was killed is kept for the next one of the same, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
 //! clears rooms that nobody has used for so long; their directories and locks stay, so that nobody locks what is gone.
 //!
 //! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
 //! the process that has the room's lock, and read by everybody.
 
-use std::fs::{DirBuilder, DirEntry, OpenOptions};
+use std::fs::{DirBuilder, DirEntry, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use darter_core::BlobId;
 use darter_store::Dir;
 use rustix::fs::{FlockOperation, OFlags, flock};
+
+use crate::config;
 
 /// More gets side by side than this wait for each other.
 const MAX_ROOMS: u32 = 256;
@@ -33,6 +37,28 @@ const LOCK: &str = "lock";
 
 const WANTED: &str = "wanted";
 const NEW_WANTED: &str = "wanted.new";
+
+/// Where rooms are made: in the data directory; where nobody chose that and this user can't have it (a home that is not there, another
+/// user's or `/`, as in many containers), in the directory for temporary files. With --keep only the data directory will do.
+pub(super) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
+    if keep || !is_nobodys_choice(&data_dir) || make(&data_dir.join("get")).is_ok() {
+        return data_dir;
+    }
+    let user = rustix::process::geteuid().as_raw();
+    let other = std::env::temp_dir().join(format!("darter-{user}"));
+    // Everybody may make something of that name there.
+    let is_mine = |found: &Metadata| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0;
+    if make(&other).is_ok() && std::fs::symlink_metadata(&other).is_ok_and(|found| is_mine(&found)) {
+        other
+    } else {
+        data_dir
+    }
+}
+
+/// Whether a data directory is the one that this user has unless one is chosen.
+pub(super) fn is_nobodys_choice(data_dir: &Path) -> bool {
+    config::own_data_dir().is_some_and(|own| own == data_dir)
+}
 
 /// Directories to try, in order, for a get of these sources.
 pub(super) fn candidates(data_dir: &Path, sources: &[BlobId], keep: bool) -> Vec<PathBuf> {

@@ -593,3 +593,32 @@ fn a_limit_of_file_sizes_is_an_error_and_to_a_daemon_a_blob_that_passes_through(
     assert!(room.read("file.bin") == bytes);
     assert!(daemon.runs(), "it goes on");
 }
+
+/// `sudo -u` leaves the home of another user, and a container's user of an arbitrary number has `/`.
+#[test]
+fn a_user_without_a_home_of_their_own_gets_all_the_same() {
+    let (room, bytes) = (Room::new(), content(MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let open = |path: &str, mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(room.path(path), permissions).unwrap();
+    };
+    std::fs::create_dir(room.path("tmp")).unwrap();
+    open("tmp", 0o1777);
+    open("", 0o711);
+    let root = rustix::process::geteuid().is_root();
+    let user = if root { 65534 } else { rustix::process::geteuid().as_raw() };
+    let get = || {
+        let user: &[_] = if root { &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { &["env"] };
+        let mut command = room.darter_by(user, &format!("get {} -o -", web.url));
+        command.env_remove("DARTER_DATA_DIR").env_remove("XDG_DATA_HOME");
+        command.env("HOME", "/proc").env("TMPDIR", room.path("tmp"));
+        Outcome::of(command.output().unwrap())
+    };
+    assert!(get().succeeded().out == bytes);
+    let kept = format!("tmp/darter-{user}");
+    assert_eq!(std::fs::metadata(room.path(&kept)).unwrap().mode() & 0o7777, 0o700);
+    // Another user may have made it, to change what is in it.
+    open(&kept, 0o777);
+    get().failed_with(1, &["/proc/", "--data-dir"]);
+}

@@ -163,3 +163,14 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     let outcome = process.ended();
     assert_eq!(outcome.code(), Some(0));
 }
+
+#[test]
+fn a_process_that_may_have_no_threads_says_so() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: needs a user who runs nothing else");
+    }
+    let room = Room::new();
+    let limited = ["setpriv", "--reuid=64999", "--regid=64999", "--clear-groups", "prlimit", "--nproc=1"];
+    let told = crate::support::Outcome::of(room.darter_by(&limited, "status").output().unwrap());
+    assert!(told.err.contains("ulimit -u") && !told.err.contains("panicked"), "{told:?}");
+}
