@@ -78,7 +78,8 @@ fn main() -> ExitCode {
 fn start(configured: Configured) -> anyhow::Result<()> {
     // A runtime without threads panics.
     let tried = std::thread::Builder::new().spawn(|| ());
-    let tried = tried.context("can't start a thread: raise the limit of processes (ulimit -u, TasksMax= in a unit file)")?;
+    let tried =
+        tried.context("can't start a thread: raise the limit of processes (ulimit -u, TasksMax= in a unit file)")?;
     // It does nothing that could fail.
     let _ = tried.join();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
