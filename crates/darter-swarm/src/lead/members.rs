@@ -19,6 +19,14 @@ use crate::tuning::Tuning;
 /// A member that says of more others at a time that it can't reach them is not heeded: each costs others a neighbour.
 const MAX_UNREACHED: usize = 64;
 
+/// A member that reports more others than this, and more than one in [`ONE_IN_REPORTED`], is not heeded: somebody lies, and most likely
+/// it is the one that is alone.
+const MAX_REPORTED: usize = 2;
+const ONE_IN_REPORTED: usize = 4;
+
+/// Members whose reports are remembered, at most: they are kept though the members leave.
+const MAX_REPORTERS: usize = 4096;
+
 /// One member.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -69,11 +77,23 @@ pub(super) struct Members {
     groups: Vec<Group>,
     /// Who reported whom; kept though the suspect leaves.
     reports: BTreeMap<NodeId, Vec<NodeId>>,
+    /// How many others each member reported, and who reported so many that its reports count for nothing.
+    reported: BTreeMap<NodeId, usize>,
+    false_reporters: BTreeSet<NodeId>,
     /// Pairs of which one reported the other, both ways round; kept though they leave.
     parted: BTreeSet<(NodeId, NodeId)>,
     /// Pairs that can't reach each other, both ways round, while both are here.
     unreached: BTreeSet<(NodeId, NodeId)>,
     notices: Notices,
+}
+
+/// What a report came to.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    /// The suspect is to be put aside.
+    pub(super) convicts: bool,
+    /// The reporter is found to report too many: these members were put aside by its word, and are no longer.
+    pub(super) cleared: Vec<usize>,
 }
 
 impl Member {
@@ -143,6 +163,8 @@ impl Members {
             by_id: BTreeMap::new(),
             groups: Vec::new(),
             reports: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            false_reporters: BTreeSet::new(),
             parted: BTreeSet::new(),
             unreached: BTreeSet::new(),
             notices: Notices::default(),
@@ -307,18 +329,33 @@ impl Members {
     }
 
     fn is_convicted(&self, suspect: NodeId) -> bool {
-        self.reports.get(&suspect).is_some_and(|by| by.len() >= 2 || by.contains(&self.me))
+        let Some(by) = self.reports.get(&suspect) else { return false };
+        by.contains(&self.me) || by.iter().filter(|by| !self.false_reporters.contains(*by)).count() >= 2
     }
 
-    /// Notes a report and parts the two; true when it makes the suspect one to be put aside.
-    pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+    /// Notes a report and parts the two. Only members are heard, and none that reports too many.
+    pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> Reported {
+        let is_own = reporter == self.me;
+        let has_room = self.reported.len() < MAX_REPORTERS || self.reported.contains_key(&reporter);
+        let is_member = self.slot(reporter).is_some() && has_room;
+        if !is_own && (!is_member || self.false_reporters.contains(&reporter)) {
+            return Reported::default();
+        }
         let before = self.is_convicted(suspect);
         let by = self.reports.entry(suspect).or_default();
-        if !by.contains(&reporter) {
+        let is_new = !by.contains(&reporter);
+        if is_new {
             by.push(reporter);
         }
         self.keep_apart(reporter, suspect);
-        !before && self.is_convicted(suspect)
+        let reported = self.reported.entry(reporter).or_default();
+        *reported += usize::from(is_new);
+        if !is_own && *reported > MAX_REPORTED.max(self.by_id.len() / ONE_IN_REPORTED) {
+            self.false_reporters.insert(reporter);
+            let is_cleared = |slot: &usize| self.get(*slot).aside && !self.is_convicted(self.get(*slot).id);
+            return Reported { convicts: false, cleared: self.slots().filter(is_cleared).collect() };
+        }
+        Reported { convicts: !before && self.is_convicted(suspect), cleared: Vec::new() }
     }
 
     pub(super) fn put_aside(&mut self, slot: usize) {

@@ -36,7 +36,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
 use crate::MAX_PIECES;
-use crate::lead::members::Members;
+use crate::lead::members::{Members, Reported};
 pub use crate::lead::notices::{Neighbour, Notice};
 use crate::lead::origin::Readings;
 pub use crate::lead::origin::{OriginReader, Wish};
@@ -215,15 +215,20 @@ impl Lead {
 
     /// `reporter` got a wrong piece from `suspect`. Reports of two different nodes, or the lead's own, put the suspect
     /// aside: it is nobody's neighbour and counts as no holder. A member that reports just loses the suspect as its
-    /// own neighbour. True when this report put the suspect aside.
+    /// own neighbour. A member that reports too many others is not heeded, and whom it helped to put aside is taken in again. True
+    /// when this report put the suspect aside.
     pub fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
-        let aside = self.members.report(reporter, suspect);
-        let Some(slot) = self.members.slot(suspect) else { return aside };
-        if aside {
+        let Reported { convicts, cleared } = self.members.report(reporter, suspect);
+        for slot in cleared {
+            self.members.get_mut(slot).aside = false;
+            self.count_held(slot, true);
+            self.members.link_up(slot);
+        }
+        if let Some(slot) = self.members.slot(suspect).filter(|_| convicts) {
             self.count_held(slot, false);
             self.members.put_aside(slot);
         }
-        aside
+        convicts
     }
 
     /// Two members that are neighbours cannot reach each other: neither is expected to get anything from the other, and in a large

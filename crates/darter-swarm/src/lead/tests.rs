@@ -218,6 +218,27 @@ fn two_reporters_put_a_liar_aside_one_only_loses_it_as_neighbour() {
 }
 
 #[test]
+fn whoever_reports_everybody_is_not_heeded_and_those_it_helped_to_put_aside_are_taken_in_again() {
+    let mut lead = lead(2, 0);
+    for n in 1..=6 {
+        lead.join(node(n), Place::default(), &PieceSet::full(2), true);
+    }
+    let everybody: Vec<_> = (1..=6).map(node).collect();
+    for accuser in [node(5), node(6)] {
+        for other in (1..=4).map(node) {
+            lead.report(accuser, other);
+        }
+    }
+    assert_eq!(lead.members(), everybody, "two that lie put nobody aside for long");
+    assert_eq!(plan(&mut lead, ALL, at(0)), None, "what the others hold is left to them");
+    let told = lead.take_notices(at(0));
+    let of = |name| told.iter().find(|notice| notice.to == node(name)).map_or(0, |notice| notice.gained.len());
+    assert_eq!((of(1), of(4), of(5)), (3, 5, 2), "what was reported before that parts the two alone");
+    assert!(!lead.report(node(7), node(1)) && !lead.report(node(8), node(1)), "strangers are not heeded either");
+    assert!(!lead.report(node(1), node(4)) && lead.report(node(2), node(4)), "and others are, as before");
+}
+
+#[test]
 fn a_small_swarm_is_a_full_mesh_and_a_large_one_knows_mostly_near_neighbours() {
     let mut small = lead(1, 1);
     (1..=5).for_each(|n| join(&mut small, n));
