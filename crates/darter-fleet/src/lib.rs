@@ -57,6 +57,9 @@ use self::twins::Twins;
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MAX_ACCEPTED: usize = 16_384;
 
+/// Control connections of one agent, at most: two that dial each other at once have two, and those of a network that was cut may linger.
+const MAX_CONTROLS: usize = 8;
+
 /// How long a node is left alone that speaks no version of the protocol which this agent speaks, whoever tells of it.
 const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 
@@ -215,8 +218,9 @@ impl Fleet {
         }
         let node = greeted.hello.node;
         let fleet = Arc::clone(self);
-        let adopted = self.adopt(greeted, Some(addr));
-        self.tasks.spawn(async move { fleet.listen_to(node, adopted).await });
+        if let Some(adopted) = self.adopt(greeted, Some(addr)) {
+            self.tasks.spawn(async move { fleet.listen_to(node, adopted).await });
+        }
         Ok(node)
     }
 
@@ -224,8 +228,11 @@ impl Fleet {
     pub fn ensure(self: &Arc<Self>, info: &PeerInfo) {
         {
             let mut state = self.state.lock();
-            state.addresses.insert(info.node, info.addr.clone());
             let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
+            // One that is connected said by itself where it is: what others say of it does not count.
+            if !known {
+                state.addresses.insert(info.node, info.addr.clone());
+            }
             let is_stranger = state.strangers.get(&info.addr).is_some_and(|until| self.context.now() < *until);
             if known || is_stranger || info.addr.is_empty() || !state.dialling.insert(info.node) {
                 return;
@@ -324,6 +331,11 @@ impl Fleet {
         self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
     }
 
+    /// Whether a peer is connected, and a seed.
+    pub fn is_seed(&self, node: NodeId) -> bool {
+        self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_seed())
+    }
+
     /// Whether a peer is connected, and on this host.
     pub fn is_here(&self, node: NodeId) -> bool {
         self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_here)
@@ -396,8 +408,9 @@ impl Fleet {
                     self.refuse_twin(greeted, &twin).await;
                     return;
                 }
-                let adopted = self.adopt(greeted, None);
-                self.listen_to(node, adopted).await;
+                if let Some(adopted) = self.adopt(greeted, None) {
+                    self.listen_to(node, adopted).await;
+                }
             }
             Kind::Data if self.is_twin(&greeted.hello) => {
                 tracing::debug!(peer = %node.short(), "a data connection of another agent with this id is refused");
@@ -417,8 +430,9 @@ impl Fleet {
         }
     }
 
-    /// Takes a control connection into use; `dialled` is the address that this agent connected to, if it did.
-    fn adopt(self: &Arc<Self>, greeted: Greeted, dialled: Option<&str>) -> Adopted {
+    /// Takes a control connection into use, unless there are too many with this agent; `dialled` is the address that this agent
+    /// connected to, if it did.
+    fn adopt(self: &Arc<Self>, greeted: Greeted, dialled: Option<&str>) -> Option<Adopted> {
         let peer = self.peer_of(&greeted);
         let hello = &peer.hello;
         let (fleet, node) = (Arc::downgrade(self), hello.node);
@@ -433,7 +447,10 @@ impl Fleet {
             let mut state = self.state.lock();
             state.connections += 1;
             let connection = state.connections;
-            state.addresses.insert(hello.node, hello.listen.clone());
+            // A further connection that names another address may be somebody else's: the first one stands for as long as it lasts.
+            if !state.peers.contains_key(&hello.node) {
+                state.addresses.insert(hello.node, hello.listen.clone());
+            }
             let entry = state.peers.entry(hello.node);
             let known = entry.or_insert_with(|| Connected {
                 peer: peer.clone(),
@@ -441,6 +458,10 @@ impl Fleet {
                 heard: Arc::default(),
                 controls: Vec::new(),
             });
+            if known.controls.len() >= MAX_CONTROLS {
+                tracing::debug!(peer = %hello.node.short(), "too many connections with one agent; one is closed");
+                return None;
+            }
             known.peer.is_here &= peer.is_here;
             if let Some(addr) = dialled {
                 known.dialled = Some(addr.to_owned());
@@ -454,7 +475,7 @@ impl Fleet {
             listener.peer_up(&peer);
             self.changed.send_replace(());
         }
-        Adopted { connection, receiver, heard }
+        Some(Adopted { connection, receiver, heard })
     }
 
     async fn listen_to(self: &Arc<Self>, node: NodeId, adopted: Adopted) {

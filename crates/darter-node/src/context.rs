@@ -10,6 +10,7 @@ use darter_store::{Disk, WallClock};
 
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
+use crate::let_downs::LetDowns;
 use crate::options::Options;
 use crate::setbacks::{Culprit, Setbacks};
 use crate::transfer::journal::Archive;
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) fetching: Fetchers,
     /// Content that was wrong of late.
     pub(crate) setbacks: Setbacks,
+    /// Nodes that led a blob and let this agent down.
+    pub(crate) let_downs: LetDowns,
     /// Explanations of ended transfers.
     pub(crate) archive: Archive,
     /// Whether decisions about who leads are kept.

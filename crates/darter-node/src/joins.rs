@@ -13,7 +13,7 @@ use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceLength, Proof, Source
 use darter_fleet::Fleet;
 use darter_origin::{Pauses, Pausing};
 use darter_store::StoredBlob;
-use darter_wire::{Failure, FailureKind, Held, Message, PeerInfo, Verdict};
+use darter_wire::{Failure, FailureKind, Held, Message, PeerInfo, Verdict, WANT_SINCE};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -114,7 +114,12 @@ type Answer = Result<Entered, NotJoined>;
 /// [`WAITING_EVERY`] that it waits.
 const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How often a lead says that it waits for an origin.
+/// The same for a node that has said nothing yet: it may be one that only says that it holds the blob, and the next one is to be asked
+/// before long.
+const NODE_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// When a lead first says that it waits for an origin, and how often from then on. Before version 4 of the protocol it was said late.
+pub(crate) const FIRST_WAITING_AFTER: Duration = Duration::from_secs(1);
 pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
 
 /// Joins under way.
@@ -158,16 +163,19 @@ impl Joins {
         if !fleet.say(lead, &question) {
             return Err(NotJoined::Gone);
         }
+        let is_told_soon = fleet.peer(lead).is_some_and(|peer| !peer.is_seed() && peer.version >= WANT_SINCE);
+        let mut most = if is_told_soon { NODE_ANSWER_TIMEOUT } else { LEAD_ANSWER_TIMEOUT };
         let mut told: Option<Pausing> = None;
         let answer = loop {
             tokio::select! {
                 answer = &mut answer => break answer.unwrap_or(Err(NotJoined::Gone)),
                 () = patience.notified() => {
+                    most = LEAD_ANSWER_TIMEOUT;
                     let reason = format!("{} waits for it", fleet.title(lead));
                     drop(told.take());
                     told = Some(self.pauses.begin(&source, reason, WAITING_EVERY));
                 }
-                () = tokio::time::sleep(LEAD_ANSWER_TIMEOUT) => break Err(NotJoined::Silent),
+                () = tokio::time::sleep(most) => break Err(NotJoined::Silent),
             }
         };
         drop((waits, told));

@@ -8,6 +8,7 @@
 //! | `swarms` | all blobs on their way, from source to transfer |
 //! | `transfer` | one blob on its way |
 //! | `joins` | questions to leads |
+//! | `let_downs` | nodes that led a blob to nothing, and are not followed for a while |
 //! | `setbacks` | content that was wrong of late: who read it, when it may be tried again |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 
@@ -17,6 +18,7 @@ mod context;
 pub mod error;
 mod identity;
 mod joins;
+mod let_downs;
 pub mod options;
 mod setbacks;
 mod swarms;

@@ -17,8 +17,35 @@ use crate::queue::What;
 impl Fleet {
     /// A node's lead is lost to it: gone, or found to send wrong pieces.
     pub(crate) fn lose_lead(&mut self, index: u32, lead: NodeId) {
+        self.lose_lead_for(index, lead, Loss::Failed);
+    }
+
+    /// A node follows another lead from now on: unless that is the seed, it looks once in a while whether it is given anything.
+    pub(crate) fn watch_lead(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        if !node.leadership.lost(lead, Loss::Failed) {
+        node.vigil.follows(self.now);
+        let Some(at) = node.gives_lead_up_at().filter(|_| node.looks_at.is_none()) else { return };
+        node.looks_at = Some(at);
+        self.queue.push(at, What::Look { node: index, life: node.life });
+    }
+
+    /// A node looks whether its lead gives anything.
+    pub(crate) fn look_at_own_lead(&mut self, index: u32, life: u8) {
+        let node = &mut self.nodes[index as usize];
+        if node.life != life || node.looks_at.take().is_none() {
+            return;
+        }
+        let Some((lead, at)) = node.leadership.following().zip(node.gives_lead_up_at()) else { return };
+        if at > self.now {
+            node.looks_at = Some(at);
+            return self.queue.push(at, What::Look { node: index, life });
+        }
+        self.lose_lead_for(index, lead, Loss::Mute);
+    }
+
+    fn lose_lead_for(&mut self, index: u32, lead: NodeId, loss: Loss) {
+        let node = &mut self.nodes[index as usize];
+        if !node.leadership.lost(lead, loss) {
             return;
         }
         let seeks = node.alive && !node.picker.is_complete();
@@ -93,11 +120,16 @@ impl Fleet {
         self.queue.push(refusal, What::NotLed { node: from, by: to, life });
     }
 
-    /// A node that was asked to lead does not.
+    /// A node that was asked to lead does not: it refuses, or does not answer.
     pub(crate) fn not_led(&mut self, index: u32, by: u32, life: u8) {
+        let is_cut = self.is_cut(index, by);
         let node = &mut self.nodes[index as usize];
         if node.life == life {
-            node.leadership.refused(id_of(by));
+            if is_cut {
+                node.leadership.silent(id_of(by));
+            } else {
+                node.leadership.refused(id_of(by));
+            }
             self.seek_on(index);
         }
     }

@@ -280,6 +280,7 @@ impl Fleet {
             What::Unreached { node, peer, life } => self.unreached(node, peer, life),
             What::Found { node, life } => self.found(node, life),
             What::Rested { node, life } => self.rested(node, life),
+            What::Look { node, life } => self.look_at_own_lead(node, life),
             What::Speak(lead) => self.speak(lead),
             What::Letter(at) => self.letter_came(at),
             What::Lied(lied) => self.lies_on(lied),
@@ -336,6 +337,7 @@ impl Fleet {
         node.leading = None;
         node.leadership = Node::leadership(index);
         node.found = None;
+        node.looks_at = None;
         node.uploads = Uploads::default();
         node.news = News::new(self.tuning);
         node.tells_at = None;
@@ -499,7 +501,7 @@ impl Fleet {
         if !is_member {
             return;
         }
-        if self.nodes[from as usize].alive {
+        if self.nodes[from as usize].alive && !self.lies_as_lead(to, from, request) {
             self.nodes[to as usize].uploads.push(from, Upload { request, piece: None, urgent: false });
             self.fill_slots(to);
         }
@@ -594,6 +596,7 @@ impl Fleet {
     pub(crate) fn stored(&mut self, index: u32, piece: PieceIndex, chosen: bool) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
+        node.vigil.moved(now);
         if node.wants && node.finished.is_none() && node.picker.is_complete() {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);

@@ -142,6 +142,7 @@ impl Fleet {
             self.nodes[index_of(former) as usize].uploads.drop_asks(index);
         }
         self.tell(index, Event::LeadChanged { lead });
+        self.watch_lead(index);
     }
 
     /// A node knows the first `known` hashes now.

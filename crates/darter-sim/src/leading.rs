@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 use darter_protocol::{Message, PeerInfo};
+use darter_scenario::Lie;
 use darter_swarm::{Books, Entering, Event, Lead, Leader, Opening, OriginReader, OriginRun, Start};
 
 use crate::fleet::Fleet;
@@ -68,6 +69,12 @@ impl Fleet {
         if let Some(piece_length) = piece_length.filter(|_| self.origin_connections > 1) {
             let length = u64::from(self.pieces) * self.piece_bytes;
             books.lead_mut().read_by(self.origin_connections, None, piece_length, length);
+        }
+        if start == Start::TakeOver {
+            // Who does not come to this lead, or comes late, holds it all the same.
+            for (neighbour, held) in node.picker.held_by_neighbours() {
+                books.count_in(neighbour, self.nodes[index_of(neighbour) as usize].place.clone(), held);
+            }
         }
         let leading = Leading { books, speaks_at: None, wakes_at: None, reading: Vec::new() };
         self.nodes[leader as usize].leading = Some(Box::new(leading));
@@ -216,7 +223,8 @@ impl Fleet {
         let node = &mut self.nodes[leader as usize];
         let leading = node.leading.as_mut().filter(|leading| !leading.reading.contains(&reader));
         let Some(leading) = leading else { return };
-        if node.leadership.leader() != Leader::Me || node.picker.is_complete() {
+        let is_none_of_its = node.lie.is_some_and(|lie| !matches!(lie, Lie::Wrong | Lie::Vanish));
+        if node.leadership.leader() != Leader::Me || node.picker.is_complete() || is_none_of_its {
             return;
         }
         let known = PieceSet::full(self.known);

@@ -1,5 +1,6 @@
 //! Nodes that don't give what they say they hold: what a request to one of them comes to. Decisions of the honest ones are
-//! `darter-swarm`'s; a liar itself joins, asks and takes what it is given like any other node.
+//! `darter-swarm`'s; a liar itself joins, asks and takes what it is given like any other node. One that leads gives nothing, and reads
+//! nothing of the origin. Each liar among real agents (`tests/fleet/liars.rs` in `darter-node`) has a twin here.
 //!
 //! Not here: wrong pieces, which are found where they arrive (`links`), and nodes that die (`fleet`).
 
@@ -73,6 +74,19 @@ impl Fleet {
             Lie::Late => self.queue.push(self.now + LATE, What::Lied(later)),
         }
         true
+    }
+
+    /// Whether a node that leads lies in its answer to an ask, which is taken from it then. A liar that gives nothing by name gives
+    /// nothing as a lead either.
+    pub(crate) fn lies_as_lead(&mut self, liar: u32, asker: u32, id: u32) -> bool {
+        match self.nodes[liar as usize].lie {
+            None | Some(Lie::Wrong | Lie::Vanish) => false,
+            Some(Lie::Refuse) => {
+                self.queue.push(self.message_at(liar, asker), What::Failed { node: asker, id, lost: None });
+                true
+            }
+            Some(_) => true,
+        }
     }
 
     /// The time has come for what a liar does about a request.

@@ -177,6 +177,7 @@ impl Fleet {
         } else if sent.is_noticed {
             let bytes = f64::from(self.limits.of_piece - piece.left) * self.grain;
             self.gave(to, from, false);
+            self.nodes[to as usize].vigil.progressed(self.grain as u64, self.now);
             self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)), bytes: bytes as u64 });
         }
         if piece.left == 0 {

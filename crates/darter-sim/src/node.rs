@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Place, Tier};
 use darter_scenario::Lie;
-use darter_swarm::{Found, Hashes, Leadership, News, Picker, Tuning};
+use darter_swarm::{Awaited, Found, Hashes, Leadership, News, Picker, Tuning, Vigil};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -42,6 +42,10 @@ pub(crate) struct Node {
     pub(crate) leadership: Leadership,
     /// Its books, if it leads others or was asked to.
     pub(crate) leading: Option<Box<Leading>>,
+    /// How long it has waited for bytes, and for which lead.
+    pub(crate) vigil: Vigil,
+    /// When it looks whether its lead gives anything.
+    pub(crate) looks_at: Option<Moment>,
     /// What it hears from those whom it asks around.
     pub(crate) found: Option<Found>,
     pub(crate) links: Vec<u32>,
@@ -123,6 +127,8 @@ impl Node {
             picker: Picker::new(id, piece_bytes, tuning, seed),
             leadership: Self::leadership(index),
             leading: None,
+            vigil: Vigil::new(Moment::ZERO),
+            looks_at: None,
             found: None,
             links: Vec::new(),
             unread: Vec::new(),
@@ -148,6 +154,14 @@ impl Node {
         let mut leadership = Leadership::new(id_of(index), BLOB, BLOB, index != 0);
         leadership.record();
         leadership
+    }
+
+    /// When it takes its lead for none, unless bytes come before; never if that is the seed.
+    pub(crate) fn gives_lead_up_at(&self) -> Option<Moment> {
+        let is_watched = self.leadership.following().is_some_and(|lead| lead != id_of(0)) && !self.picker.is_complete();
+        let is_new = self.picker.held().is_empty() && self.picker.knows_all();
+        let awaited = if is_new { Awaited::First } else { Awaited::Read(Duration::ZERO) };
+        is_watched.then(|| self.vigil.gives_up_at(awaited))
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {

@@ -59,6 +59,8 @@ pub(crate) enum What {
     Unreached { node: u32, peer: u32, life: u8 },
     /// A node goes on to look for a lead.
     Rested { node: u32, life: u8 },
+    /// A node looks whether its lead gives anything.
+    Look { node: u32, life: u8 },
     /// A lead has something to tell members, of neighbours or of hashes.
     Speak(u32),
     /// A message about hashes reaches a node, from this place of the mail.

@@ -136,9 +136,9 @@ impl Books {
         self.teaching.members_ask()
     }
 
-    /// The members besides this agent and those who are coming in.
+    /// The members besides this agent, those who are coming in, and those who were only counted in.
     pub fn others(&self) -> Vec<NodeId> {
-        others(&self.lead, &self.entering)
+        others(&self.lead, &self.inside, &self.entering)
     }
 
     /// A node comes in that stands there, holds these pieces, and wants the rest or not. [`Books::speak`] has the answer.
@@ -272,8 +272,8 @@ impl Books {
 
     fn tell_runs(&mut self, facts: &dyn Facts, prefix: u32) -> Vec<(NodeId, Message)> {
         let signs = self.teaching.members_ask();
-        let (lead, entering) = (&self.lead, &self.entering);
-        let others = || others(lead, entering);
+        let (lead, inside, entering) = (&self.lead, &self.inside, &self.entering);
+        let others = || others(lead, inside, entering);
         let wishes = || lead.wishes_by_node().filter(|(node, _)| *node != lead.node()).collect();
         let teller = Teller { facts, signer: signs.then_some(&mut self.signer) };
         self.told_runs.tell(teller, prefix, others, wishes)
@@ -290,9 +290,9 @@ impl Books {
     }
 }
 
-fn others(lead: &Lead, entering: &[Entering]) -> Vec<NodeId> {
+fn others(lead: &Lead, inside: &BTreeSet<NodeId>, entering: &[Entering]) -> Vec<NodeId> {
     let is_entering = |node: &NodeId| entering.iter().any(|entering| entering.node == *node);
-    lead.members().into_iter().filter(|node| *node != lead.node() && !is_entering(node)).collect()
+    lead.members().into_iter().filter(|node| inside.contains(node) && !is_entering(node)).collect()
 }
 
 /// News of hashes and length, in messages that stay below the protocol's limit.

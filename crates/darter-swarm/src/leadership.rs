@@ -39,6 +39,9 @@ const MAX_DOUBLINGS: u32 = 6;
 /// Of the members that a survey finds, so many are asked to lead before this agent does: each may take [`JOIN_TIMEOUT`].
 const MAX_MEMBERS_FOUND: usize = 3;
 
+/// Of the nodes that led and gave nothing, so many are enough: whoever lost them leads by itself, unless there is a seed.
+const MAX_MUTE_LEADS: u32 = 2;
+
 /// A member that knows so many others may be one of a swarm in which nobody knows everybody.
 const MIN_MET_IN_LARGE: usize = 10;
 
@@ -58,6 +61,8 @@ pub enum Leader {
 pub enum Loss {
     /// It is gone, gave up, or does what no lead should.
     Failed,
+    /// It let this agent in and gave nothing ([`Vigil`](crate::Vigil)).
+    Mute,
     /// It is well, but knows nothing of this agent's part in the swarm: after a removal over there, say. It may be asked again.
     Forgot,
 }
@@ -102,6 +107,8 @@ pub struct Leadership {
     failed: BTreeSet<NodeId>,
     /// How often a lead forgot this agent since a piece last came.
     forgotten: u32,
+    /// Leads that gave nothing.
+    mute: u32,
     search: Option<Search>,
     recorded: Option<Vec<(Heard, Decided)>>,
 }
@@ -138,6 +145,7 @@ impl Leadership {
             followed: None,
             failed,
             forgotten: 0,
+            mute: 0,
             search: None,
             recorded: None,
         }
@@ -178,7 +186,8 @@ impl Leadership {
         }
         self.leader = Leader::Nobody;
         self.forgotten += u32::from(loss == Loss::Forgot);
-        if loss == Loss::Failed || self.forgotten >= MAX_FORGOTTEN {
+        self.mute += u32::from(loss == Loss::Mute);
+        if loss != Loss::Forgot || self.forgotten >= MAX_FORGOTTEN {
             self.failed.insert(lead);
         }
         // What a search under way was told is of the time before.
@@ -224,6 +233,15 @@ impl Leadership {
     pub fn refused(&mut self, node: NodeId) {
         self.failed.insert(node);
         self.keep(|| Heard::Refused(node), Decided::Nothing);
+    }
+
+    /// An agent that was asked to lead did not answer in time. Somebody else may lead by now: it is asked around anew before this agent does.
+    pub fn silent(&mut self, node: NodeId) {
+        self.failed.insert(node);
+        if let Some(search) = &mut self.search {
+            search.found = None;
+        }
+        self.keep(|| Heard::Silent(node), Decided::Nothing);
     }
 
     /// Whom this agent does not ask to lead, and so need not ask who leads either.
@@ -274,6 +292,9 @@ impl Leadership {
         let able = |node: &&NodeId| !self.failed.contains(*node);
         if let Some(seed) = rendezvous::owner(&self.source.0, seeds.iter().filter(able)) {
             return Step::Ask(seed);
+        }
+        if self.mute >= MAX_MUTE_LEADS {
+            return Step::Lead;
         }
         let found = match &search.found {
             None if members.len() >= MIN_MET_IN_LARGE => return Step::Survey,
@@ -443,6 +464,38 @@ mod tests {
         assert!(leadership.seed_came(seed, |_| false), "until it comes back");
         leadership.piece_came();
         assert_eq!(leadership.next(&[seed], &[]), Step::Ask(seed));
+    }
+
+    #[test]
+    fn whoever_followed_two_that_gave_nothing_leads_unless_there_is_a_seed() {
+        let all = nodes(6);
+        let me = all[0];
+        let mut leadership = Leadership::new(me, SOURCE, BLOB, true);
+        for lead in [all[3], all[4]] {
+            leadership.set(Leader::Node(lead));
+            assert!(leadership.lost(lead, Loss::Mute) && leadership.begin_search());
+            assert_ne!(leadership.next(&[], &all[1..3]), Step::Ask(lead), "it is not asked again");
+            leadership.end_search();
+        }
+        leadership.begin_search();
+        assert_eq!(leadership.next(&all[5..], &all[1..3]), Step::Ask(all[5]));
+        leadership.refused(all[5]);
+        assert_eq!(leadership.next(&all[5..], &all[1..3]), Step::Lead, "and asks nobody who might lead");
+    }
+
+    #[test]
+    fn whoever_waited_in_vain_asks_around_anew_before_it_leads() {
+        let ranked = rendezvous::ranking(&BLOB.0, &nodes(4));
+        let mut leadership = searching(ranked[1]);
+        assert_eq!(leadership.next(&[], &[]), Step::Survey);
+        leadership.found(Found { holders: vec![ranked[2]], ..Found::default() });
+        assert_eq!(leadership.next(&[], &[]), Step::Ask(ranked[2]));
+        leadership.silent(ranked[2]);
+        assert_eq!(leadership.next(&[], &[]), Step::Survey, "another may lead by now");
+        leadership.found(Found { leads: vec![ranked[3]], holders: vec![ranked[2]], ..Found::default() });
+        assert_eq!(leadership.next(&[], &[]), Step::Ask(ranked[3]));
+        leadership.refused(ranked[3]);
+        assert_eq!(leadership.next(&[], &[]), Step::Lead, "one that refuses costs no time");
     }
 
     #[test]

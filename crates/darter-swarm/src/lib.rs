@@ -16,6 +16,7 @@
 //! | `breadth` | how many connections read a blob's origin at a time |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
 //! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
+//! | [`vigil`] | [`Vigil`]: how long nothing has come, and when a node that leads is taken for none |
 //! | [`asking`] | whom to ask who leads, where nobody knows everybody |
 //! | [`news`] | [`News`]: who is told what of a node's pieces, and when |
 //! | [`teaching`] | what a lead tells members of hashes by itself |
@@ -46,6 +47,7 @@ mod random;
 mod runs;
 pub mod teaching;
 pub mod tuning;
+pub mod vigil;
 
 pub use books::{Books, Entering, Opening, Speech};
 pub use breadth::{MAX_ORIGIN_CONNECTIONS, Widening};
@@ -62,6 +64,7 @@ pub use phase::{Course, Phase};
 pub use picker::{OpenRequest, Picker};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
+pub use vigil::{Awaited, Vigil};
 
 /// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.
 pub const MAX_PIECES: u32 = 1 << 22;

@@ -38,6 +38,7 @@ use crate::context::{AllOrigins, Context, Fetchers, dates};
 use crate::error::StartError;
 use crate::identity;
 use crate::joins::Joins;
+use crate::let_downs::LetDowns;
 use crate::options::{Options, Role};
 use crate::setbacks::Setbacks;
 use crate::swarms::{GivingSwarms, ListeningSwarms, Swarms};
@@ -147,6 +148,7 @@ impl Builder {
             tiers: TierBytes::default(),
             fetching: Fetchers::default(),
             setbacks: Setbacks::default(),
+            let_downs: LetDowns::default(),
             archive,
             records,
             options: options.clone(),

@@ -9,6 +9,8 @@
 //!
 //! Not decided here: who may have a registry's content (the mirror's grants do).
 
+use std::time::Duration;
+
 use darter_core::sharing::{self, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version, in_full};
@@ -17,6 +19,9 @@ use darter_store::SourceRecord;
 
 use super::Swarms;
 use crate::error::FetchError;
+
+/// How long an origin may take to bear out a node's word.
+const STAT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
 #[derive(Clone, Copy)]
@@ -117,6 +122,16 @@ impl Swarms {
                 None
             }
         }
+    }
+
+    /// Whether an address's origin says of the content's length what a node that leads it says: callers are told that before any byte comes.
+    /// Where the origin does not say it soon nothing speaks against the node.
+    pub(super) async fn agrees(&self, source: &Source, caller: Caller<'_>, length: Option<u64>) -> bool {
+        let Source::Url { .. } = source else { return true };
+        let Ok(Some(stat)) = tokio::time::timeout(STAT_TIMEOUT, self.ask_origin(source, caller, &[])).await else {
+            return true;
+        };
+        stat.version.length.zip(length).is_none_or(|(there, said)| there == said)
     }
 
     /// The first known blob that the caller may have, as far as the headers of its own answer show. What other credentials

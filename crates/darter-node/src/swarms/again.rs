@@ -22,6 +22,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
 use super::Swarms;
 use crate::error::FetchError;
+use crate::setbacks::key_of;
 use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
 
@@ -181,7 +182,9 @@ impl Attempt {
     async fn try_again(&mut self, error: FetchError) -> Result<(), FetchError> {
         let source = self.transfer.source.clone();
         let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
-        let may_try = error.is_changed() || (was_taken_back && source.digest().is_some());
+        let context = &self.swarms.house.context;
+        let was_let_down = || context.let_downs.is_any(key_of(&source, &self.caller.1), context.now());
+        let may_try = error.is_changed() || (was_taken_back && (source.digest().is_some() || was_let_down()));
         if !may_try || self.tries >= MAX_TRIES || self.swarms.is_draining() {
             return Err(error);
         }

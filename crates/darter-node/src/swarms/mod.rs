@@ -14,6 +14,7 @@
 //! | [`proof`] | whether content at hand may be given for a registry that did not deliver it |
 //! | [`nodes`] | the same without a seed: which node leads |
 //! | [`seeds`] | the same among several seeds: which of them has it |
+//! | `refused` | why an agent that was asked does not lead |
 //! | [`uploads`] | what peers are given |
 //!
 //! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
@@ -34,6 +35,7 @@ mod nodes;
 mod open;
 mod places;
 mod proof;
+mod refused;
 mod sample;
 mod seeds;
 mod uploads;
@@ -79,6 +81,9 @@ const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 /// How much is kept of what strangers say: blobs, and messages of each.
 const MAX_STRANGE: (usize, usize) = (256, 256);
 
+/// Messages that are kept until a blob that this agent was let into has a transfer, at most: those of the lead. Others may take a quarter.
+const MAX_EARLY: usize = 4096;
+
 /// All transfers of an agent.
 pub(crate) struct Swarms {
     pub(crate) house: House,
@@ -109,7 +114,19 @@ struct Entry {
 #[derive(Default)]
 struct Early {
     since: Moment,
+    /// Who let this agent in.
+    lead: Option<NodeId>,
     said: Vec<(NodeId, Message)>,
+}
+
+impl Early {
+    /// Keeps what the lead says, and some of what others say.
+    fn keep(&mut self, from: NodeId, message: Message) {
+        let most = if self.lead == Some(from) { MAX_EARLY } else { MAX_EARLY / 4 };
+        if self.said.len() < most {
+            self.said.push((from, message));
+        }
+    }
 }
 
 /// What is known of a blob without a transfer.
@@ -350,7 +367,8 @@ impl Swarms {
                 }
             }
             None => {
-                early.entry(joined.blob).or_default().since = self.house.context.now();
+                let before = early.entry(joined.blob).or_default();
+                (before.since, before.lead) = (self.house.context.now(), Some(lead));
                 Ok(Entered::New(Box::new(joined)))
             }
         };
@@ -372,7 +390,7 @@ impl Swarms {
                 met.said.push((from, message.clone()));
             }
             (Message::Meet { .. }, None) if has_room => {
-                let met = Early { since: self.house.context.now(), said: vec![(from, message.clone())] };
+                let met = Early { since: self.house.context.now(), lead: None, said: vec![(from, message.clone())] };
                 strangers.insert(blob, met);
             }
             (Message::Part { .. }, Some(met)) => met.said.retain(|(node, _)| *node != from),
@@ -383,7 +401,7 @@ impl Swarms {
     fn hear(self: &Arc<Self>, blob: BlobId, from: NodeId, message: Message) {
         let mut early = self.early.lock();
         if let Some(before) = early.get_mut(&blob) {
-            before.said.push((from, message));
+            before.keep(from, message);
             return;
         }
         let transfer = self.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));

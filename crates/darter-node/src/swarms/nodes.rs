@@ -9,10 +9,12 @@
 //! else: the next in order leads, and hosts that are configured alike still read the origin once.
 //!
 //! A node that is asked to lead while a seed is connected to it joins that seed, again with the caller's credentials, and
-//! passes on what it gets: some node can reach a seed that others can't. Otherwise it leads by itself, and asks no other
-//! node, so that no question goes round in a circle.
+//! passes on what it gets: some node can reach a seed that others can't. Without a seed it follows a node that leads already or holds
+//! all of it; otherwise it leads by itself, and asks no other node, so that no question goes round in a circle.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{Blamed as _, BlobId, Fault, NodeId, Source, rendezvous};
@@ -21,13 +23,22 @@ use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
 use super::by_seeds::PATIENT_SEED_AFTER;
-use super::open::Refused;
+use super::refused::Refused;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
 
 /// So many may be refused by an origin before a node that is configured for it reads by itself: each asks the origin.
 const MAX_REFUSALS: usize = 3;
+
+/// For how long what a survey found is good: then somebody may lead whom it did not find.
+const SURVEY_LASTS: Duration = Duration::from_secs(1);
+
+/// How long a node that leads or holds all of it may take to let in one that was asked to lead: whoever asked waits meanwhile.
+const FOUND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the nodes are asked about one source, at most.
+const MAX_SURVEYS: usize = 3;
 
 /// What the nodes came to.
 pub(super) enum Settled {
@@ -37,6 +48,8 @@ pub(super) enum Settled {
     NotHere,
     /// Who was asked is refused by the origin; this agent, which is configured otherwise, may not be.
     Refused,
+    /// A node says what the origin said. That is no more than its word: this agent asks the origin itself.
+    Hearsay,
     /// Somebody tried the origin long enough: it need not be tried for as long again.
     OriginAway,
 }
@@ -57,29 +70,38 @@ impl Swarms {
         let has_asked = !troubles.is_empty();
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
         let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
-        let survey = fleet.survey(key, blob).await;
-        let seeds = rendezvous::ranking(&key.0, &survey.found_seeds);
-        let nodes = match patient {
-            true => survey.candidates(key, self.house.context.me),
-            false => survey.heard.holders.clone(),
-        };
-        let candidates = seeds.into_iter().chain(nodes);
-        let mut refusals = 0;
-        for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
-            match self.try_lead(lead, source, caller, troubles).await? {
-                Settled::Transfer(transfer) => {
-                    let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
-                    self.follow_also(&transfer, lead, &survey.holders, why);
-                    return Ok(Settled::Transfer(transfer));
-                }
-                Settled::OriginAway => return Ok(Settled::OriginAway),
-                Settled::NotHere => {}
-                Settled::Refused => {
-                    refusals += 1;
-                    if refusals == MAX_REFUSALS {
-                        break;
+        let mut asked = HashSet::new();
+        for _ in 0..MAX_SURVEYS {
+            let survey = fleet.survey_without(key, blob, asked.clone()).await;
+            let seeds = rendezvous::ranking(&key.0, &survey.found_seeds);
+            let nodes = match patient {
+                true => survey.candidates(key, self.house.context.me),
+                false => survey.heard.holders.clone(),
+            };
+            let candidates = seeds.into_iter().chain(nodes);
+            let (surveyed, mut refusals) = (self.house.context.now(), 0);
+            for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
+                asked.insert(lead);
+                match self.try_lead(lead, source, caller, troubles).await? {
+                    Settled::Transfer(transfer) => {
+                        let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
+                        self.follow_also(&transfer, lead, &survey.holders, why);
+                        return Ok(Settled::Transfer(transfer));
+                    }
+                    Settled::OriginAway => return Ok(Settled::OriginAway),
+                    Settled::NotHere => {}
+                    Settled::Hearsay => return Ok(Settled::NotHere),
+                    Settled::Refused => {
+                        refusals += 1;
+                        if refusals == MAX_REFUSALS {
+                            return Ok(Settled::NotHere);
+                        }
                     }
                 }
+            }
+            // Where somebody was waited for, another may lead by now.
+            if self.house.context.now().since(surveyed) < SURVEY_LASTS {
+                break;
             }
         }
         Ok(Settled::NotHere)
@@ -103,6 +125,7 @@ impl Swarms {
         let asked = self.house.context.now();
         let (text, settled) = match self.join(lead, source, caller).await {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
+            Err(Refused::Final(error)) if !self.house.fleet.is_seed(lead) => (error.to_string(), Settled::Hearsay),
             Err(Refused::Final(error)) => return Err(error),
             Err(Refused::Origin(text)) => {
                 let was_patient = self.house.context.now().since(asked) > PATIENT_SEED_AFTER;
@@ -140,9 +163,14 @@ impl Swarms {
             let joined = self.try_lead(seed, source, caller, &mut troubles).await;
             match joined.map_err(|error| failure_of(&error))? {
                 Settled::Transfer(transfer) => return Ok(transfer),
-                Settled::NotHere | Settled::Refused => {}
+                Settled::NotHere | Settled::Refused | Settled::Hearsay => {}
                 Settled::OriginAway => patient = false,
             }
+        }
+        if self.house.fleet.seeds().is_empty()
+            && let Some(transfer) = self.open_by_lead(member, source, caller).await
+        {
+            return Ok(transfer);
         }
         match self.lead(source, caller, patient).await {
             Ok(transfer) => Ok(transfer),
@@ -158,6 +186,35 @@ impl Swarms {
             }
             Err(error) => Err(failure_of(&error)),
         }
+    }
+
+    /// Follows a node that leads already or holds all of it, if there is one: a member that asks this node to lead may not know of it, and
+    /// one that asks everybody would have everybody read the origin. Of two that do so neither waits for the other: one is there already.
+    async fn open_by_lead(
+        self: &Arc<Self>,
+        member: NodeId,
+        source: &Source,
+        Caller { credentials, requester, everything }: Caller<'_>,
+    ) -> Option<Arc<Transfer>> {
+        if self.is_all_here(source, credentials).await.unwrap_or(true) {
+            return None;
+        }
+        let key = source.record_key(&Credentials::none());
+        let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
+        let survey = self.house.fleet.survey_without(key, blob, HashSet::from([member])).await;
+        let found = survey.heard.leads.iter().chain(&survey.heard.holders).copied();
+        for lead in found.filter(|lead| self.may_lead(*lead, source)) {
+            // To the end, whoever waits for that: as with holders that seeds name.
+            let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
+            let asking = self.house.tasks.spawn(async move {
+                let caller = Caller { credentials: &credentials, requester, everything };
+                swarms.try_lead(lead, &source, caller, &mut Vec::new()).await
+            });
+            if let Ok(Ok(Ok(Settled::Transfer(transfer)))) = tokio::time::timeout(FOUND_TIMEOUT, asking).await {
+                return Some(transfer);
+            }
+        }
+        None
     }
 
     /// A node asks for this one's part in a swarm.

@@ -27,10 +27,12 @@ use super::access::{Caller, Own};
 use super::by_seeds::BySeeds;
 use super::nodes::Settled;
 use super::proof::may_go_on_with;
+use super::refused::Refused;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
-use crate::joins::{Entered, Joined, NotJoined, WAITING_EVERY};
+use crate::joins::{Entered, FIRST_WAITING_AFTER, Joined, NotJoined, WAITING_EVERY};
+use crate::let_downs::How;
 use crate::options::Role;
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::{origin_of, read_wrong};
@@ -100,7 +102,7 @@ impl Swarms {
                     self.check_given(&transfer, &source).await?;
                     return Ok(transfer);
                 }
-                Settled::NotHere | Settled::Refused => {}
+                Settled::NotHere | Settled::Refused | Settled::Hearsay => {}
                 Settled::OriginAway => patient = false,
             }
         }
@@ -134,10 +136,12 @@ impl Swarms {
         everything: bool,
     ) -> Result<Arc<Transfer>, Failure> {
         let mut opening = Box::pin(self.open_for_member(member, source, credentials, held, everything));
+        let mut pause = FIRST_WAITING_AFTER;
         loop {
-            if let Ok(opened) = tokio::time::timeout(WAITING_EVERY, &mut opening).await {
+            if let Ok(opened) = tokio::time::timeout(pause, &mut opening).await {
                 return opened;
             }
+            pause = WAITING_EVERY;
             self.house.fleet.say(member, &Message::Waiting { request });
         }
     }
@@ -247,16 +251,25 @@ impl Swarms {
         self: &Arc<Self>,
         seed: NodeId,
         source: &Source,
-        Caller { credentials, everything, .. }: Caller<'_>,
+        caller: Caller<'_>,
         is_enough: impl Fn(&Entered) -> bool,
     ) -> Result<Arc<Transfer>, Refused> {
+        let Caller { credentials, everything, .. } = caller;
         if let Some(error) = self.setback(source, credentials, seed) {
             return Err(Refused::Trouble(error.to_string()));
+        }
+        let is_seed = self.house.fleet.is_seed(seed);
+        let (context, key) = (&self.house.context, key_of(source, credentials));
+        if !is_seed && context.let_downs.is_barred(key, seed, context.now()) {
+            return Err(Refused::Trouble("nodes that led it gave nothing".to_owned()));
         }
         let held = self.held_of(source, credentials).await?;
         let (source_asked, credentials_shown) = (source.clone(), credentials.clone());
         let asked = self.house.joins.ask(&self.house.fleet, seed, source_asked, credentials_shown, held, everything);
-        let answer = match asked.await {
+        // A seed may be more patient with origins than this agent. A node that says so for longer may say so for ever.
+        let most = if is_seed { Duration::MAX } else { context.options.origin_patience + WAITING_EVERY };
+        let answered = tokio::time::timeout(most, asked).await;
+        let answer = match answered.unwrap_or(Err(NotJoined::Silent)) {
             Ok(answer) => answer,
             Err(refusal) => {
                 let (text, origins) = (refusal.to_string(), refusal.is_of_the_origin());
@@ -285,6 +298,14 @@ impl Swarms {
             Source::Url { .. } if is_same.is_none() => !self.has_fetched(source, credentials, blob).await?,
             Source::Url { .. } => is_same == Some(false),
         };
+        let is_made_up = match &answer {
+            Entered::New(joined) if !is_seed => !self.agrees(source, caller, joined.length).await,
+            _ => false,
+        };
+        if is_made_up {
+            context.let_downs.note(key, seed, How::Surely, context.now());
+        }
+        let is_other = is_other || is_made_up;
         if is_other || !is_enough(&answer) {
             self.early.lock().remove(&blob);
             if matches!(answer, Entered::New(_)) {
@@ -318,6 +339,13 @@ impl Swarms {
         let entered = self.enter(seed, source, (credentials, everything), joined).await;
         if entered.is_err() {
             self.early.lock().remove(&blob);
+        }
+        // What can't be stored may be due to a length that a node made up.
+        if let Err(error) = &entered
+            && !is_seed
+        {
+            self.house.fleet.say(seed, &Message::Leave { blob });
+            return Err(Refused::Trouble(error.to_string()));
         }
         Ok(entered?)
     }
@@ -640,28 +668,6 @@ impl Swarms {
 
     pub(super) async fn stored(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>, FetchError> {
         Ok(self.house.context.disk.open(blob).await?)
-    }
-}
-
-/// Why a seed did not let this agent in.
-pub(super) enum Refused {
-    /// The origin's word: nobody else would say otherwise.
-    Final(FetchError),
-    /// The seed could not read the origin.
-    Origin(String),
-    /// The origin refuses it to the seed, and may give it to this agent, which is configured for that origin.
-    ToIt(String),
-    /// The seed's own trouble.
-    Trouble(String),
-}
-
-impl From<FetchError> for Refused {
-    fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
-            FetchError::Stopped { .. } => Self::Trouble("it was stopped".to_owned()),
-            other => Self::Final(other),
-        }
     }
 }
 

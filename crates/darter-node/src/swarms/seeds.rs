@@ -17,7 +17,7 @@ use darter_core::{NodeId, Source};
 
 use super::Swarms;
 use super::access::Caller;
-use super::open::Refused;
+use super::refused::Refused;
 use crate::error::FetchError;
 use crate::options::Role;
 use crate::transfer::Transfer;

@@ -100,7 +100,7 @@ impl Transfer {
         if !matches!(self.outcome(), Outcome::Open) {
             return;
         }
-        tracing::info!(blob = %self.blob.short(), name = %self.source, "the origin has another version now; starting over");
+        tracing::info!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "starting over");
         let failure = error.to_failure();
         for node in self.member_nodes() {
             self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });

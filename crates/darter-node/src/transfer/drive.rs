@@ -12,6 +12,7 @@ use darter_wire::{Message, Wanted};
 
 use super::upkeep::Duty;
 use super::{Asked, Lead, Transfer};
+use crate::let_downs::How;
 
 /// How often requests under way are looked at for progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
@@ -232,6 +233,7 @@ impl Transfer {
             Action::Doubt { .. } => {}
             Action::Report { peer, piece } => {
                 if self.lead() == Lead::Node(peer) {
+                    self.let_down_by(peer, How::Surely);
                     self.lead_failed(peer, "it sent wrong pieces");
                 } else if let Lead::Node(lead) = self.lead() {
                     self.fleet.say(lead, &Message::Report { blob: self.blob, peer, piece });
@@ -262,7 +264,7 @@ impl Transfer {
                 if let Some(asked) = state.asked.get_mut(&id) {
                     asked.arrived = arrived;
                 }
-                state.upkeep.moved(now);
+                state.upkeep.progressed((arrived - before).into(), now);
                 if let Some(leading) = &mut state.leading {
                     leading.gave(node, false, now);
                 }

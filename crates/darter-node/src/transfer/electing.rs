@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use darter_core::NodeId;
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Loss, Start, Step};
+use darter_swarm::{Loss, Phase, Start, Step};
 use darter_wire::{Failure, FailureKind, PeerInfo};
 
 use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
+use crate::let_downs::How;
 use crate::options::Role;
 
 impl Transfer {
@@ -20,11 +21,17 @@ impl Transfer {
         self.lose_lead(lead, why, Loss::Failed);
     }
 
+    /// The lead let this agent in and gave nothing.
+    pub(super) fn lead_mute(self: &Arc<Self>, lead: NodeId, why: &str) {
+        self.lose_lead(lead, why, Loss::Mute);
+    }
+
     /// The lead can't go on.
     pub(super) fn lead_gave_up(self: &Arc<Self>, lead: NodeId, failure: Failure) {
         let text = failure.text.clone();
-        // Whoever led next would ask the origin that asked to be left alone.
+        // Whoever led next would ask the origin that asked to be left alone. Of a node that is no more than its word.
         if failure.kind == FailureKind::RateLimited
+            && self.fleet.is_seed(lead)
             && let Some(error) = FetchError::from_failure(failure)
         {
             return self.give_up(&error);
@@ -39,7 +46,7 @@ impl Transfer {
 
     fn lose_lead(self: &Arc<Self>, lead: NodeId, why: &str, loss: Loss) {
         let now = self.context.now();
-        {
+        let is_hearsay = {
             let mut state = self.state.lock();
             if !state.leadership.lost(lead, loss) {
                 return;
@@ -50,6 +57,13 @@ impl Transfer {
             }
             let addr = self.fleet.address(lead);
             state.journal.note(now, format!("lost the lead {addr} ({why})"));
+            !state.follows_seed && state.course.phase() != Phase::Arriving && loss != Loss::Forgot
+        };
+        // Of what a node said of this blob nothing was ever borne out. Whoever goes on by that might never come to an end.
+        if is_hearsay && self.stored.held().is_empty() && self.stored.known_count() > 0 {
+            let (transfer, why) = (Arc::clone(self), why.to_owned());
+            self.tasks.spawn(async move { transfer.start_over_without(lead, How::Perhaps, why).await });
+            return;
         }
         self.elect();
     }
@@ -133,7 +147,11 @@ impl Transfer {
                 return false;
             }
             Ok(Err(error)) => self.note(format!("{} does not lead: {error}", self.fleet.address(node))),
-            Err(_) => self.note(format!("{} does not answer", self.fleet.address(node))),
+            Err(_) => {
+                self.note(format!("{} does not answer", self.fleet.address(node)));
+                self.state.lock().leadership.silent(node);
+                return true;
+            }
         }
         self.state.lock().leadership.refused(node);
         true
@@ -149,8 +167,7 @@ impl Transfer {
 
     /// A seed is connected (again): it leads, unless a seed does.
     pub(crate) fn seed_returned(self: &Arc<Self>, seed: NodeId) {
-        let is_seed = |node| self.fleet.peer(node).is_some_and(|peer| peer.is_seed());
-        let may_lead = self.state.lock().leadership.seed_came(seed, is_seed);
+        let may_lead = self.state.lock().leadership.seed_came(seed, |lead| self.fleet.is_seed(lead));
         if !may_lead || !matches!(self.outcome(), Outcome::Open) {
             return;
         }

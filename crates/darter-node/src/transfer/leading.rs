@@ -291,6 +291,14 @@ impl Transfer {
         if let Some(length) = self.stored.length() {
             books.lead_mut().read_by(most, known_until, self.piece_length, length);
         }
+        if start == Start::TakeOver {
+            // Who does not come to this lead, or comes late, holds it all the same.
+            for (neighbour, held) in state.picker.held_by_neighbours() {
+                if let Some(peer) = self.fleet.peer(neighbour) {
+                    books.count_in(neighbour, peer.hello.place, held);
+                }
+            }
+        }
         let plan_changed = [(); 2].map(|()| Arc::new(Notify::new()));
         state.leading = Some(Leading { books, wakes: None, look_again: None, plan_changed });
     }

@@ -12,6 +12,7 @@ use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Re
 use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined};
+use crate::let_downs::How;
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
 const HASH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +27,9 @@ impl Transfer {
             return;
         }
         // A lead that has gone by now is left below; nothing is taken from it.
-        let whole = joined.whole.take().zip(self.fleet.peer(lead));
+        let peer = self.fleet.peer(lead);
+        let is_seed = peer.as_ref().is_none_or(Peer::is_seed);
+        let whole = joined.whole.take().zip(peer);
         {
             let now = self.context.now();
             let mut state = self.state.lock();
@@ -39,6 +42,7 @@ impl Transfer {
                 state.to_meet.extend(neighbours);
             }
             state.change_lead(Lead::Node(lead), Some(joined.key), now);
+            state.follows_seed = is_seed;
             state.hashes.members_ask(joined.members_ask);
             if let Some(verdict) = joined.verdict {
                 state.told_verdict(verdict);
@@ -76,8 +80,17 @@ impl Transfer {
         leads && state.leadership.stays_lead_of(other)
     }
 
+    /// Whether an agent was let in here, and has not left.
+    fn leads(&self, other: NodeId) -> bool {
+        self.state.lock().leading.as_ref().is_some_and(|leading| leading.has(other))
+    }
+
     /// Asks an agent to lead this transfer, and follows it.
     pub(super) async fn join_again(self: &Arc<Self>, lead: NodeId) -> Result<(), FetchError> {
+        if !self.fleet.is_seed(lead) && self.context.let_downs.is_barred(self.setback_key(), lead, self.context.now()) {
+            let reason = "nodes that led it gave nothing".to_owned();
+            return Err(FetchError::Withdrawn { blob: self.blob, reason });
+        }
         let (credentials, everything) = {
             let state = self.state.lock();
             (state.callers.current().clone(), state.wants_everything())
@@ -107,7 +120,7 @@ impl Transfer {
             Message::Grew { from: first, hashes, length, members_ask, proof, .. } if from_lead => {
                 self.state.lock().hashes.members_ask(members_ask);
                 if hashes.is_empty() {
-                    self.lead_waits();
+                    self.lead_waits(from);
                 }
                 if let Some(length) = length {
                     self.learn_length(from, length);
@@ -123,6 +136,9 @@ impl Transfer {
             Message::Dissolved { reason, .. } if from_lead => {
                 let dissolving = Arc::clone(self);
                 self.tasks.spawn(async move {
+                    if !dissolving.fleet.is_seed(from) {
+                        return dissolving.start_over_without(from, How::Surely, reason).await;
+                    }
                     let blob = dissolving.blob;
                     dissolving.dissolve(FetchError::Withdrawn { blob, reason }).await;
                 });
@@ -132,6 +148,9 @@ impl Transfer {
             Message::Failed { failure, .. }
                 if from_lead && failure.kind == FailureKind::Changed && matches!(self.source, Source::Url { .. }) =>
             {
+                if !self.fleet.is_seed(from) {
+                    self.let_down_by(from, How::Perhaps);
+                }
                 self.superseded(failure);
             }
             Message::Failed { failure, .. } if from_lead => self.lead_gave_up(from, failure),
@@ -170,6 +189,10 @@ impl Transfer {
                     state.hashes.left(from);
                 }
                 self.tell(Event::PeerLeft { peer: from });
+                // One that was let in says so to its lead by itself.
+                if !self.leads(from) {
+                    self.member_left(from);
+                }
             }
             Message::Leave { .. } => self.member_left(from),
             Message::Report { peer, .. } => self.member_reports(from, peer),

@@ -182,6 +182,8 @@ pub(crate) struct State {
     in_order_only: bool,
     whole_answer: Option<Reading>,
     wants: Wants,
+    /// Whether the lead, or the last one that was another agent, is a seed: what it says is believed.
+    follows_seed: bool,
     upkeep: Upkeep,
     /// Whether parts of several of the origin's answers were put together.
     joined_parts: bool,
@@ -242,6 +244,7 @@ impl State {
     /// Another lead, or none: what was asked of the former one as the lead is void.
     fn change_lead(&mut self, lead: Lead, key: Option<LeadKey>, now: Moment) {
         self.leadership.set(lead);
+        self.upkeep.follows(now);
         self.hashes.lead_changed(key);
         self.wants.lead_changed();
         self.picker.handle(Event::LeadChanged { lead: self.leadership.following() }, now);
@@ -346,6 +349,7 @@ impl Transfer {
             in_order_only: false,
             whole_answer: None,
             wants: Wants::new(everything),
+            follows_seed: true,
             upkeep: Upkeep::new(now),
             joined_parts: false,
             fetching: None,

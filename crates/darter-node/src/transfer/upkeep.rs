@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet, in_full};
-use darter_swarm::{Event, Phase};
+use darter_swarm::{Awaited, Event, Phase, Vigil};
 use darter_wire::Message;
 
 use super::{Lead, State, Transfer};
 use crate::error::FetchError;
+use crate::let_downs::How;
 
 /// How often the driver of an open transfer looks at it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,21 +27,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// come about by themselves right after an event.
 const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 
-/// A node that leads, says that it knows every hash, and gives nothing for this long, while nothing comes from anybody else, is none that
-/// leads. One that still reads the origin has [`PATIENCE_WITH_READER`] times as long.
-const MAX_MUTE: Duration = Duration::from_secs(8);
-const PATIENCE_WITH_READER: u32 = 4;
-
 /// How often a lead that waits for its origin tells its members so.
 const SIGN_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a transfer has waited.
+/// How long a transfer has waited, and for whom.
 #[derive(Debug)]
 pub(super) struct Upkeep {
-    /// When something last came.
-    moved: Moment,
-    /// Time since then that does not count.
-    excused: Duration,
+    vigil: Vigil,
     /// Since when nobody has been responsible for what is lacking.
     unattended: Option<Moment>,
     looked: Moment,
@@ -48,23 +41,27 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) const fn new(now: Moment) -> Self {
-        Self { moved: now, excused: Duration::ZERO, unattended: None, looked: now }
+        Self { vigil: Vigil::new(now), unattended: None, looked: now }
     }
 
     /// Bytes came.
     pub(super) const fn moved(&mut self, now: Moment) {
-        self.moved = now;
-        self.excused = Duration::ZERO;
+        self.vigil.moved(now);
     }
 
-    /// So much of the time since bytes last came does not count.
-    fn excuse(&mut self, time: Duration) {
-        self.excused += time;
+    /// So many more bytes of a piece came.
+    pub(super) const fn progressed(&mut self, bytes: u64, now: Moment) {
+        self.vigil.progressed(bytes, now);
+    }
+
+    /// Another lead is followed.
+    pub(super) const fn follows(&mut self, now: Moment) {
+        self.vigil.follows(now);
     }
 
     /// How long nothing has come.
     fn waited(&self, now: Moment) -> Duration {
-        now.since(self.moved).saturating_sub(self.excused)
+        self.vigil.waited(now)
     }
 }
 
@@ -149,33 +146,46 @@ impl Transfer {
         }
     }
 
-    /// Whether nothing ever came of this blob since a node let the agent in. What it said of the blob is worth nothing then. A seed
-    /// is believed, and waited for.
+    /// Whether nothing has come for longer than it may since a node let the agent in. A seed is believed, and waited for.
     fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
         let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
-        if is_seed || state.course.phase() == Phase::Dissolving || !self.stored.held().is_empty() {
+        let lacks = self.pieces() != Some(self.stored.held().len());
+        if is_seed || state.course.phase() == Phase::Dissolving || !lacks {
             return false;
         }
         let knows_all = self.pieces() == Some(self.stored.known_count());
-        let most = MAX_MUTE * if knows_all { 1 } else { PATIENCE_WITH_READER };
-        state.upkeep.waited(now) >= most
+        let awaited = match self.stored.held().is_empty() && knows_all {
+            true => Awaited::First,
+            false => Awaited::Read(self.context.options.origin_timeout),
+        };
+        now >= state.upkeep.vigil.gives_up_at(awaited)
     }
 
-    /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads.
+    /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads. Where nothing ever
+    /// came of this blob, what that node said of it is worth nothing: it is thrown away.
     async fn leave_mute(self: &Arc<Self>, lead: NodeId) {
         let reason = format!("{} let this agent in and gave nothing", self.fleet.title(lead));
-        if self.digest().is_none() {
-            // By what the origin says of it nobody could tell the next try from this one.
-            return self.lead_failed(lead, &reason);
-        }
-        if !self.state.lock().course.dissolves() {
-            return;
-        }
         tracing::warn!(blob = %self.blob.short(), reason, "leaving a lead");
-        let error = FetchError::Withdrawn { blob: self.blob, reason };
-        self.context.setbacks.note(self.setback_key(), lead, &error, self.context.now());
         self.fleet.say(lead, &Message::Leave { blob: self.blob });
-        self.supersede(error).await;
+        if !self.stored.held().is_empty() {
+            self.let_down_by(lead, How::Surely);
+            return self.lead_mute(lead, &reason);
+        }
+        self.start_over_without(lead, How::Surely, reason).await;
+    }
+
+    /// A node that leads this transfer lets this agent down.
+    pub(super) fn let_down_by(&self, lead: NodeId, how: How) {
+        self.context.let_downs.note(self.setback_key(), lead, how, self.context.now());
+    }
+
+    /// Throws away what a node said of this blob that let this agent down as its lead. Whoever waits is given what the next try brings.
+    pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
+        self.let_down_by(lead, how);
+        let dissolves = self.state.lock().course.dissolves();
+        if dissolves {
+            self.supersede(FetchError::Withdrawn { blob: self.blob, reason }).await;
+        }
     }
 
     /// Something is to be fetched after all: makes sure that somebody sees to it.
@@ -274,18 +284,19 @@ impl Transfer {
         }
     }
 
-    /// The lead said that it waits for the origin on purpose.
-    pub(super) fn lead_waits(&self) {
-        self.excuse(SIGN_EVERY);
+    /// The lead said that it waits for the origin on purpose. A node is believed for as long as this agent would wait for an origin.
+    pub(super) fn lead_waits(&self, lead: NodeId) {
+        let most = if self.fleet.is_seed(lead) { Duration::MAX } else { self.context.options.origin_patience };
+        self.state.lock().upkeep.vigil.excuse(SIGN_EVERY, most);
     }
 
     /// How much of the time since something last came does not count.
     pub(crate) fn excused(&self) -> Duration {
-        self.state.lock().upkeep.excused
+        self.state.lock().upkeep.vigil.excused()
     }
 
     fn excuse(&self, time: Duration) {
-        self.state.lock().upkeep.excuse(time);
+        self.state.lock().upkeep.vigil.excuse(time, Duration::MAX);
     }
 
     /// What is waited for, if nothing came for a while.
@@ -328,21 +339,5 @@ impl Transfer {
             (Lead::Node(lead), false) => format!("{}{others} to send {piece}", self.fleet.title(lead)),
             (Lead::Nobody, false) => format!("an agent that leads the download, to get {piece}"),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_on_purpose_is_no_stall_and_a_silent_origin_is() {
-        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
-        let mut upkeep = Upkeep::new(at(0));
-        assert_eq!(upkeep.waited(at(20)).as_secs(), 20);
-        upkeep.excuse(Duration::from_secs(15));
-        assert_eq!(upkeep.waited(at(40)).as_secs(), 25);
-        upkeep.moved(at(41));
-        assert_eq!(upkeep.waited(at(51)).as_secs(), 10, "what came made up for all of it");
     }
 }

@@ -24,6 +24,8 @@ pub enum Heard {
     SeedCame(NodeId, bool),
     /// [`Leadership::refused`].
     Refused(NodeId),
+    /// [`Leadership::silent`].
+    Silent(NodeId),
     /// [`Leadership::begin_search`].
     BeginSearch,
     /// [`Leadership::end_search`].
@@ -95,6 +97,7 @@ impl Leadership {
                 return Decided::Whether(self.seed_came(*seed, |_| *follows_seed));
             }
             Heard::Refused(node) => self.refused(*node),
+            Heard::Silent(node) => self.silent(*node),
             Heard::BeginSearch => return Decided::Whether(self.begin_search()),
             Heard::EndSearch => self.end_search(),
             Heard::Next(seeds, members) => return Decided::Do(self.next(seeds, members)),
@@ -136,6 +139,7 @@ mod tests {
             Heard::Next(vec![seed], vec![node(4)]),
             Heard::Refused(node(4)),
             Heard::Next(vec![], vec![node(4)]),
+            Heard::Silent(node(6)),
             Heard::Found(found),
             Heard::Next(vec![], vec![node(4)]),
             Heard::Leads(Leader::Me),

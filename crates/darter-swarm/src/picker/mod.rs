@@ -313,6 +313,16 @@ impl Picker {
         self.total == Some(self.held.len())
     }
 
+    /// The neighbours, and what each is known to hold.
+    pub fn held_by_neighbours(&self) -> impl Iterator<Item = (NodeId, &PieceSet)> + '_ {
+        self.neighbours.iter().map(|neighbour| (neighbour.id, &neighbour.held))
+    }
+
+    /// Whether the hash of every piece is known.
+    pub fn knows_all(&self) -> bool {
+        self.total == Some(self.known.len())
+    }
+
     /// Whether a piece is on its way from somebody who is not overdue.
     pub fn in_flight(&self, piece: PieceIndex) -> bool {
         self.coming.contains(piece)

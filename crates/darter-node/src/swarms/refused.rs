@@ -1,0 +1,25 @@
+//! Why an agent that was asked to lead does not, and what follows for who else is asked.
+
+use crate::error::FetchError;
+
+/// Why a seed did not let this agent in.
+pub(super) enum Refused {
+    /// The origin's word: nobody else would say otherwise.
+    Final(FetchError),
+    /// The seed could not read the origin.
+    Origin(String),
+    /// The origin refuses it to the seed, and may give it to this agent, which is configured for that origin.
+    ToIt(String),
+    /// The seed's own trouble.
+    Trouble(String),
+}
+
+impl From<FetchError> for Refused {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
+            FetchError::Stopped { .. } => Self::Trouble("it was stopped".to_owned()),
+            other => Self::Final(other),
+        }
+    }
+}

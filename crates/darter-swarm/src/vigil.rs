@@ -1,0 +1,157 @@
+//! How long a member has waited for bytes, and when a node that leads it is taken for none.
+//!
+//! A node that lets others in and gives nothing, reads nothing and names nobody who gives would keep all from the blob that nobody else
+//! has: they follow it, and none of them reads the origin. So a member leaves a lead when nothing has come from anybody for longer than an
+//! honest one may need. A lead that waits for its origin on purpose says so, and is given that time: as much as the member itself would
+//! wait for an origin, however often it is said.
+//!
+//! Non-goals: seeds, which are believed and waited for; single requests ([`picker`](crate::picker)).
+
+use std::time::Duration;
+
+use darter_core::Moment;
+
+/// How long a node that leads and says that it knows every hash may give nothing to a member that holds nothing yet.
+const MAX_MUTE: Duration = Duration::from_secs(8);
+
+/// The same for any other: it may have to read the origin first, which may be slow to answer.
+pub const MAX_MUTE_READER: Duration = Duration::from_secs(32);
+
+/// So many bytes of pieces that are not whole yet are as good as a piece: a lead that gives a byte at a time gives nothing.
+const MIN_MOVE: u64 = 4096;
+
+/// What a member waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// Its first piece, of which it knows the hash as of all others.
+    First,
+    /// One that may have to be read of the origin, which may take so long.
+    Read(Duration),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Vigil {
+    /// When the lead was followed.
+    followed: Moment,
+    /// When bytes last came, from whomever.
+    moved: Moment,
+    /// Bytes of pieces that came since, too few to count.
+    crumbs: u64,
+    /// Time since then that does not count.
+    excused: Duration,
+}
+
+impl Vigil {
+    /// One that begins now.
+    pub const fn new(now: Moment) -> Self {
+        Self { followed: now, moved: now, crumbs: 0, excused: Duration::ZERO }
+    }
+
+    /// Another lead is followed.
+    pub const fn follows(&mut self, now: Moment) {
+        self.followed = now;
+        self.excused = Duration::ZERO;
+    }
+
+    /// A piece came, or bytes of the origin.
+    pub const fn moved(&mut self, now: Moment) {
+        self.moved = now;
+        self.crumbs = 0;
+        self.excused = Duration::ZERO;
+    }
+
+    /// So many more bytes of a piece came.
+    pub const fn progressed(&mut self, bytes: u64, now: Moment) {
+        self.crumbs = self.crumbs.saturating_add(bytes);
+        if self.crumbs >= MIN_MOVE {
+            self.moved(now);
+        }
+    }
+
+    /// So much of the time since bytes last came does not count; in all, no more than `most`.
+    pub fn excuse(&mut self, time: Duration, most: Duration) {
+        self.excused = self.excused.saturating_add(time).min(most.max(self.excused));
+    }
+
+    /// How much of the time since bytes last came does not count.
+    pub const fn excused(&self) -> Duration {
+        self.excused
+    }
+
+    /// How long nothing has come.
+    pub fn waited(&self, now: Moment) -> Duration {
+        now.since(self.moved).saturating_sub(self.excused)
+    }
+
+    /// When a node that leads is taken for none, unless bytes come before.
+    pub fn gives_up_at(&self, awaited: Awaited) -> Moment {
+        let most = match awaited {
+            Awaited::First => MAX_MUTE,
+            Awaited::Read(most) => most.max(MAX_MUTE_READER),
+        };
+        self.moved.max(self.followed) + self.excused + most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::ZERO + Duration::from_secs(seconds)
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_pause_on_purpose_is_no_stall_and_a_silent_origin_is() {
+        let mut vigil = Vigil::new(at(0));
+        assert_eq!(vigil.waited(at(20)).as_secs(), 20);
+        vigil.excuse(Duration::from_secs(15), LONG);
+        assert_eq!(vigil.waited(at(40)).as_secs(), 25);
+        vigil.moved(at(41));
+        assert_eq!(vigil.waited(at(51)).as_secs(), 10, "what came made up for all of it");
+    }
+
+    #[test]
+    fn a_lead_that_gives_nothing_is_left_sooner_by_those_who_never_got_anything() {
+        let mut vigil = Vigil::new(at(0));
+        vigil.follows(at(5));
+        assert_eq!(vigil.gives_up_at(Awaited::First), at(13));
+        assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::from_secs(1))), at(37));
+        assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::from_secs(60))), at(65), "an origin may take that long");
+        vigil.moved(at(20));
+        assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(52));
+        vigil.follows(at(30));
+        assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(62), "the next one has its own time");
+        assert_eq!(vigil.waited(at(31)).as_secs(), 11, "whoever reads waits all the same");
+    }
+
+    #[test]
+    fn a_byte_at_a_time_is_nothing() {
+        let mut vigil = Vigil::new(at(0));
+        for second in 1..30 {
+            vigil.progressed(100, at(second));
+        }
+        assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(32));
+        vigil.progressed(MIN_MOVE, at(31));
+        assert_eq!((vigil.waited(at(33)).as_secs(), vigil.gives_up_at(Awaited::First)), (2, at(39)));
+        vigil.progressed(MIN_MOVE - 1, at(34));
+        assert_eq!(vigil.waited(at(34)).as_secs(), 3, "the crumbs before it are counted");
+    }
+
+    #[test]
+    fn a_lead_that_says_for_ever_that_it_waits_is_waited_for_no_longer_than_an_origin() {
+        let mut vigil = Vigil::new(at(0));
+        for _ in 0..1000 {
+            vigil.excuse(Duration::from_secs(2), Duration::from_secs(30));
+        }
+        assert_eq!((vigil.excused().as_secs(), vigil.gives_up_at(Awaited::First)), (30, at(38)));
+        vigil.excuse(Duration::from_secs(2), LONG);
+        vigil.excuse(Duration::from_secs(2), Duration::from_secs(30));
+        assert_eq!(vigil.excused().as_secs(), 32, "what a seed was given is not taken back");
+        vigil.follows(at(50));
+        assert_eq!(vigil.gives_up_at(Awaited::First), at(58), "the next one has its own time");
+    }
+}
