@@ -10,6 +10,7 @@ mod damaged;
 mod decisions;
 mod declared;
 mod expired;
+mod false_leads;
 mod faults;
 mod handed;
 mod images;

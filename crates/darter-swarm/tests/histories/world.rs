@@ -10,7 +10,9 @@ use std::time::Duration;
 use darter_core::{BlobId, Moment, NodeId, PieceSet, Place};
 use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Found, Lead, Leader, Leadership, Loss, Start, Step, Tuning};
+use darter_swarm::{Course, Found, Lead, Leader, Leadership, Loss, Start, Step, Tuning, Vigil};
+
+use crate::pull::Lie;
 
 pub(crate) const BLOB: BlobId = BlobId([0xb1; 32]);
 
@@ -41,17 +43,34 @@ impl Random {
 
 /// What agents say to each other.
 #[derive(Clone, Debug)]
-enum Said {
-    Join { request: u32 },
-    Joined { request: u32, neighbours: Vec<NodeId> },
-    Rejected { request: u32 },
-    Neighbours { lost: Vec<NodeId>, gained: Vec<NodeId> },
-    Unreached { peer: NodeId },
+pub(crate) enum Said {
+    Join {
+        request: u32,
+    },
+    Joined {
+        request: u32,
+        neighbours: Vec<NodeId>,
+        verdict: bool,
+    },
+    Rejected {
+        request: u32,
+    },
+    /// The sender, which leads, knows nothing of whom it let in.
+    Forgot,
+    /// What the whole must be.
+    Whole,
+    Neighbours {
+        lost: Vec<NodeId>,
+        gained: Vec<NodeId>,
+    },
+    Unreached {
+        peer: NodeId,
+    },
     Meet,
 }
 
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     Said {
         to: usize,
         from: usize,
@@ -79,6 +98,11 @@ enum Event {
         agent: usize,
         life: u32,
     },
+    /// An agent looks at its pull.
+    Look {
+        agent: usize,
+        life: u32,
+    },
     /// An agent connects to a seed that it is not connected to.
     Redial {
         agent: usize,
@@ -103,14 +127,21 @@ pub(crate) enum Fault {
 pub(crate) struct Agent {
     pub(crate) id: NodeId,
     pub(crate) alive: bool,
-    life: u32,
-    is_seed: bool,
+    pub(crate) life: u32,
+    pub(crate) is_seed: bool,
+    pub(crate) lie: Option<Lie>,
     pub(crate) leadership: Leadership,
     lead: Option<Lead>,
     pub(crate) inside: BTreeSet<NodeId>,
     pub(crate) met: BTreeSet<NodeId>,
     requests: u32,
     asked: Option<(u32, NodeId)>,
+    /// At how many looks bytes came; and whether all are here and were checked.
+    pub(crate) given: u32,
+    pub(crate) is_complete: bool,
+    pub(crate) knows_verdict: bool,
+    pub(crate) vigil: Vigil,
+    pub(crate) course: Course,
 }
 
 pub(crate) struct World {
@@ -129,9 +160,12 @@ pub(crate) struct World {
     pub(crate) walls: BTreeSet<(usize, usize)>,
     /// One message in so many is lost; none if zero.
     pub(crate) loses_one_in: u64,
+    /// Whether agents want bytes.
+    pub(crate) pulls: bool,
     tuning: Tuning,
-    /// What everybody did, a line each.
+    /// What everybody did, a line each, if somebody wants to know.
     pub(crate) trace: String,
+    pub(crate) is_traced: bool,
 }
 
 impl Agent {
@@ -151,6 +185,12 @@ impl Agent {
             met: BTreeSet::new(),
             requests: 0,
             asked: None,
+            lie: None,
+            given: 0,
+            is_complete: false,
+            knows_verdict: false,
+            vigil: Vigil::new(Moment::ZERO),
+            course: Course::new(false),
         }
     }
 }
@@ -173,8 +213,10 @@ impl World {
             parted: 0,
             walls: BTreeSet::new(),
             loses_one_in: 0,
+            pulls: false,
             tuning,
             trace: String::new(),
+            is_traced: std::env::var_os("DARTER_HISTORY").is_some(),
         };
         for at in 0..world.agents.len() {
             world.start(at);
@@ -216,17 +258,20 @@ impl World {
         self.now = until;
     }
 
-    fn put(&mut self, at: Moment, event: Event) {
+    pub(crate) fn put(&mut self, at: Moment, event: Event) {
         self.put += 1;
         self.events.insert((at, self.put), event);
     }
 
-    fn tell(&mut self, text: &str) {
-        let _ = writeln!(self.trace, "{:>10} {text}", self.now.as_micros());
+    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
+        if self.is_traced {
+            let _ = writeln!(self.trace, "{:>10} {}", self.now.as_micros(), text());
+        }
     }
 
+    /// Which agent has an id: they begin with it.
     pub(crate) fn at(&self, id: NodeId) -> usize {
-        self.agents.iter().position(|agent| agent.id == id).expect("agents know agents")
+        usize::from(id.0[0])
     }
 
     fn happen(&mut self, event: Event) {
@@ -247,7 +292,7 @@ impl World {
                 if it.life == life
                     && let Some((_, asked)) = it.asked.take_if(|(asked, _)| *asked == request)
                 {
-                    it.leadership.refused(asked);
+                    it.leadership.silent(asked);
                     self.seek_on(agent);
                 }
             }
@@ -262,6 +307,11 @@ impl World {
                     self.seek_on(agent);
                 }
             }
+            Event::Look { agent, life } => {
+                if self.agents[agent].life == life {
+                    self.look(agent);
+                }
+            }
             Event::Redial { agent, life, seed } => {
                 if self.agents[agent].alive && self.agents[agent].life == life {
                     self.keep_connected(agent, seed);
@@ -272,7 +322,7 @@ impl World {
     }
 
     fn trouble(&mut self, fault: Fault) {
-        self.tell(&format!("{fault:?}"));
+        self.tell(|| format!("{fault:?}"));
         match fault {
             Fault::Kill(at) => self.kill(at),
             Fault::Start(at) => self.start(at),
@@ -297,6 +347,10 @@ impl World {
         agent.alive = true;
         agent.life += 1;
         agent.leadership = Leadership::new(agent.id, BLOB, BLOB, !agent.is_seed);
+        agent.vigil = Vigil::new(self.now);
+        agent.course = Course::new(agent.is_complete);
+        agent.knows_verdict = false;
+        self.look_later(at);
         for seed in 0..self.agents.len() {
             if self.agents[seed].is_seed && seed != at {
                 self.keep_connected(at, seed);
@@ -331,7 +385,7 @@ impl World {
         is_open && self.agents[one].alive && self.agents[other].alive && side(one) == side(other)
     }
 
-    fn connection(&self, one: usize, other: usize) -> Option<u32> {
+    pub(crate) fn connection(&self, one: usize, other: usize) -> Option<u32> {
         self.connected.get(&(one.min(other), one.max(other))).map(|(connection, _)| *connection)
     }
 
@@ -375,7 +429,7 @@ impl World {
         }
     }
 
-    fn say(&mut self, from: usize, to: NodeId, what: Said) -> bool {
+    pub(crate) fn say(&mut self, from: usize, to: NodeId, what: Said) -> bool {
         let to = self.at(to);
         let delay = self.random.millis(0, 60);
         let Some((connection, last)) = self.connected.get_mut(&(from.min(to), from.max(to))) else { return false };
@@ -410,7 +464,7 @@ impl World {
             self.seek_on(agent);
         }
         if self.agents[agent].leadership.lost(id, Loss::Failed) {
-            self.tell(&format!("{agent} lost the lead {peer}"));
+            self.tell(|| format!("{agent} lost the lead {peer}"));
             self.seek(agent);
         }
         self.give_notices(agent);
@@ -420,7 +474,7 @@ impl World {
     }
 
     fn seed_came(&mut self, agent: usize, seed: usize) {
-        if !self.agents[seed].is_seed || self.agents[agent].is_seed {
+        if !self.agents[seed].is_seed || self.agents[agent].is_seed || self.agents[agent].is_complete {
             return;
         }
         let id = self.agents[seed].id;
@@ -433,6 +487,9 @@ impl World {
 
     fn hear(&mut self, to: usize, from: usize, what: Said) {
         let sender = self.agents[from].id;
+        if self.lies(to, sender, &what) {
+            return;
+        }
         match what {
             Said::Join { request } => {
                 if self.agents[to].leadership.may_admit(sender) {
@@ -441,7 +498,7 @@ impl World {
                     self.say(to, sender, Said::Rejected { request });
                 }
             }
-            Said::Joined { request, neighbours } => {
+            Said::Joined { request, neighbours, verdict } => {
                 let it = &mut self.agents[to];
                 if it.asked.take_if(|(asked, _)| *asked == request).is_none() {
                     return;
@@ -449,7 +506,9 @@ impl World {
                 let leads = it.inside.contains(&sender);
                 if !(leads && it.leadership.stays_lead_of(sender)) {
                     it.leadership.set(Leader::Node(sender));
-                    self.tell(&format!("{to} follows {from}"));
+                    it.vigil.follows(self.now);
+                    it.knows_verdict |= verdict;
+                    self.tell(|| format!("{to} follows {from}"));
                     self.meet(to, &neighbours);
                 } else {
                     it.leadership.refused(sender);
@@ -462,6 +521,15 @@ impl World {
                     it.leadership.refused(sender);
                     self.seek_on(to);
                 }
+            }
+            Said::Forgot => {
+                if self.agents[to].leadership.lost(sender, Loss::Forgot) {
+                    self.seek(to);
+                }
+            }
+            Said::Whole => {
+                let it = &mut self.agents[to];
+                it.knows_verdict |= it.leadership.following() == Some(sender);
             }
             Said::Neighbours { lost, gained } => {
                 if self.agents[to].leadership.following() == Some(sender) {
@@ -499,7 +567,7 @@ impl World {
     // Leading.
 
     fn lead(&mut self, at: usize, start: Start) {
-        self.tell(&format!("{at} leads"));
+        self.tell(|| format!("{at} leads"));
         self.open_books(at, start);
         self.agents[at].leadership.set(Leader::Me);
     }
@@ -524,7 +592,8 @@ impl World {
         lead.join(id, Place::default(), &PieceSet::new(), true);
         let neighbours = lead.take_notice(id).map(|notice| notice.gained).unwrap_or_default();
         let neighbours = neighbours.into_iter().map(|peer| peer.node).collect();
-        self.say(at, id, Said::Joined { request, neighbours });
+        let verdict = self.agents[at].is_complete;
+        self.say(at, id, Said::Joined { request, neighbours, verdict });
         self.give_notices(at);
     }
 
@@ -547,13 +616,16 @@ impl World {
 
     // Looking for a lead.
 
-    fn seek(&mut self, agent: usize) {
-        if self.agents[agent].leadership.begin_search() {
+    pub(crate) fn seek(&mut self, agent: usize) {
+        if !self.agents[agent].is_complete && self.agents[agent].leadership.begin_search() {
             self.seek_on(agent);
         }
     }
 
     fn seek_on(&mut self, at: usize) {
+        if self.agents[at].is_complete {
+            self.agents[at].leadership.end_search();
+        }
         if self.agents[at].asked.is_some() {
             return;
         }
@@ -581,7 +653,7 @@ impl World {
 
     fn ask(&mut self, at: usize, candidate: NodeId) {
         let to = self.at(candidate);
-        self.tell(&format!("{at} asks {to}"));
+        self.tell(|| format!("{at} asks {to}"));
         self.connect(at, to);
         let it = &mut self.agents[at];
         it.requests += 1;
@@ -610,9 +682,9 @@ impl World {
             let mut longest = self.random.millis(1, 120);
             for node in round {
                 let other = self.at(node);
-                if self.may_reach(at, other) {
+                let part = self.part_of(other).filter(|_| self.may_reach(at, other));
+                if let Some(part) = part {
                     let it = &self.agents[other];
-                    let part = asking::part_of(it.leadership.leader(), false);
                     let (lead, nearest) = (it.leadership.following(), asking::nearest(BLOB, &it.met));
                     survey.answered(node, Answer { part, lead, nearest });
                 } else {

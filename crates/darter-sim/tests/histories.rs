@@ -1,0 +1,134 @@
+//! Histories of whole pulls: fleets that are drawn from a number, with nodes that come, go, die, turn slow and lie, hosts that are cut off,
+//! bits that flip, disks that fill, clocks that jump, and leads that die. Everybody who stays ends, the origin is asked for nothing that a
+//! live node holds, and the same number is the same history.
+//!
+//! A failing history names its number; `DARTER_HISTORY=NUMBER cargo test -p darter-sim --test histories` tells what happens in it.
+//! Put it into `KEPT`, so that it is told first from then on. `DARTER_HISTORIES=COUNT` tells so many.
+
+use std::time::Duration;
+
+use darter_core::{Place, Rate};
+use darter_sim::{Clock, Event, Fleet, Lie, NodeSpec, SEED, Scenario};
+
+/// Histories of each run.
+const HISTORIES: u64 = 1_000;
+
+/// Histories that failed once.
+const KEPT: [u64; 0] = [];
+
+/// One history in so many is told twice.
+const TOLD_TWICE: u64 = 10;
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let value = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (value ^ (value >> 31)) % bound
+    }
+
+    fn millis(&mut self, to: u64) -> Duration {
+        Duration::from_millis(self.below(to))
+    }
+
+    /// From `from` to `to` megabytes per second.
+    fn rate(&mut self, from: u64, to: u64) -> Rate {
+        Rate::from_bytes_per_second((from + self.below(to - from)) * 1_000_000).unwrap()
+    }
+
+    fn node(&mut self) -> NodeSpec {
+        NodeSpec {
+            place: Place { rack: format!("r{}", self.below(3)), ..Place::default() },
+            up: self.rate(2, 20),
+            down: self.rate(2, 20),
+            joins: (self.below(10) > 0).then(|| self.millis(3000)),
+            holds: false,
+        }
+    }
+
+    fn event(&mut self, nodes: u64) -> Event {
+        let node = 1 + self.below(nodes) as u32;
+        match self.below(24) {
+            0..=2 => Event::Join(node),
+            3 | 4 => Event::Leave(node),
+            5 | 6 => Event::Kill(node),
+            7..=9 => Event::Lie { node, how: Lie::ALL[self.below(Lie::ALL.len() as u64) as usize].0 },
+            10 | 11 => Event::Slow { node, by: 2 + self.below(3) as u32 },
+            12 => Event::KillLead {},
+            13 => Event::Join(SEED),
+            14 | 15 => Event::Cut(self.below(nodes + 1) as u32, node),
+            16 | 17 => Event::Heal(self.below(nodes + 1) as u32, node),
+            18 => Event::Corrupt(node),
+            19 => Event::Flip(1 + self.below(nodes) as u32, node),
+            20 => Event::FullDisk(node),
+            21 => Event::Jump { node, clock: Clock::Monotonic, by: (1 + self.below(99)) as f64 },
+            _ => Event::Read { node, from: self.below(40) as u32 },
+        }
+    }
+
+    fn scenario(&mut self, number: u64) -> Scenario {
+        let nodes = 2 + self.below(7);
+        let mut events: Vec<_> = (0..self.below(12)).map(|_| (self.millis(6000), self.event(nodes))).collect();
+        rot_only_while_the_seed_leads(&mut events);
+        let rate = Rate::from_bytes_per_second(1_000_000).unwrap();
+        Scenario {
+            nodes: (0..=nodes).map(|_| self.node()).collect(),
+            events,
+            patience: self.millis(1500),
+            origin: (self.below(2) > 0).then(|| self.rate(1, 30)),
+            seed: number,
+            // Slowed down several times over, a node gets little.
+            limit: Duration::from_secs(1800),
+            ..Scenario::equal(0, 1 + self.below(149) as u32, 256 << 10, rate)
+        }
+    }
+}
+
+/// Nobody who may come to lead has a disk that is full or rotten: leads that do are not simulated.
+fn rot_only_while_the_seed_leads(events: &mut Vec<(Duration, Event)>) {
+    let needs_another = |what: &Event| matches!(what, Event::KillLead {} | Event::Cut(SEED, _));
+    if events.iter().any(|(_, what)| needs_another(what)) {
+        events.retain(|(_, what)| !matches!(what, Event::Corrupt(_) | Event::FullDisk(_)));
+    }
+    // One with a full disk asks by name alone; what it wishes of a lead that has put it aside for wrong pieces is not simulated.
+    if events.iter().any(|(_, what)| matches!(what, Event::FullDisk(_))) {
+        events.retain(|(_, what)| !matches!(what, Event::Corrupt(_) | Event::Flip(..)));
+    }
+}
+
+/// What is wrong with a history, if anything is.
+fn tell(number: u64) -> Result<(), String> {
+    let scenario = Random(number).scenario(number);
+    let report = Fleet::new(&scenario).run();
+    if std::env::var_os("DARTER_HISTORY").is_some() {
+        println!("{scenario:#?}\n{report:#?}");
+    }
+    if !report.unfinished.is_empty() {
+        return Err(format!("{:?} never end", report.unfinished));
+    }
+    // Whoever is slow or lies is waited for a little.
+    let is_waited_for = |what: &Event| matches!(what, Event::Slow { .. } | Event::Lie { .. });
+    if report.origin_needless > 0 && !scenario.events.iter().any(|(_, what)| is_waited_for(what)) {
+        return Err(format!("{} pieces were read of the origin that a live node holds", report.origin_needless));
+    }
+    if number.is_multiple_of(TOLD_TWICE) && Fleet::new(&scenario).run() != report {
+        return Err("it is another one the second time".to_owned());
+    }
+    Ok(())
+}
+
+#[test]
+fn whatever_happens_everybody_who_stays_ends_with_right_bytes_read_once() {
+    let number = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
+    let histories = 0..number("DARTER_HISTORIES").unwrap_or(HISTORIES);
+    let only = number("DARTER_HISTORY").map(|number| vec![number]);
+    let numbers: Vec<u64> = only.unwrap_or_else(|| KEPT.into_iter().chain(histories).collect());
+    for number in numbers {
+        if let Err(what) = tell(number) {
+            panic!("{what}; tell the history with DARTER_HISTORY={number}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What becomes of a pull in such a world: bytes come while one follows an honest agent that is given some itself, by way of others or from
+//! the origin; whoever has them all is told what they must be by its lead, or finds out by itself. And agents that lie.
+//!
+//! Bytes are no more than looks, every two seconds, at whether any would come.
+
+use std::time::Duration;
+
+use darter_core::NodeId;
+use darter_protocol::SwarmPart;
+use darter_swarm::{Awaited, Leader, Loss, asking};
+
+use crate::world::{Event, Said, World};
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// After so many looks at which bytes came all are there.
+const WHOLE_AFTER: u32 = 3;
+
+/// What an agent does that lies. It gives nothing to anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// It is connected and says nothing.
+    Silent,
+    /// It lets nobody in.
+    Refuses,
+    /// It says that it leads, and lets everybody in.
+    Leads,
+    /// It says that it holds everything, and lets everybody in.
+    Holds,
+    /// It lets everybody in and forgets them.
+    Forgets,
+    /// It lets everybody in, and says right then what the whole must be.
+    Knows,
+}
+
+impl Lie {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Silent, Self::Refuses, Self::Leads, Self::Holds, Self::Forgets, Self::Knows];
+
+    /// What it says when it is asked for its part.
+    pub(crate) const fn part(self) -> Option<SwarmPart> {
+        match self {
+            Self::Silent => None,
+            Self::Leads | Self::Knows => Some(SwarmPart::Lead),
+            Self::Holds => Some(SwarmPart::Holder),
+            Self::Refuses | Self::Forgets => Some(SwarmPart::Member),
+        }
+    }
+}
+
+impl World {
+    /// From now on all that start want bytes, and these agents lie.
+    pub(crate) fn pull(&mut self, liars: impl IntoIterator<Item = (usize, Lie)>) {
+        self.pulls = true;
+        for (liar, lie) in liars {
+            self.agents[liar].lie = Some(lie);
+        }
+        for agent in 0..self.agents.len() {
+            self.look_later(agent);
+        }
+    }
+
+    pub(crate) fn look_later(&mut self, agent: usize) {
+        if self.pulls && self.agents[agent].lie.is_none() {
+            let life = self.agents[agent].life;
+            self.put(self.now + LOOK_EVERY, Event::Look { agent, life });
+        }
+    }
+
+    /// What an agent has to do with the blob, as it says; nothing is heard of one that is silent.
+    pub(crate) fn part_of(&self, agent: usize) -> Option<SwarmPart> {
+        let it = &self.agents[agent];
+        it.lie.map_or_else(|| Some(asking::part_of(it.leadership.leader(), it.is_complete)), Lie::part)
+    }
+
+    /// Whether a liar answers, or does not answer, this in its way.
+    pub(crate) fn lies(&mut self, liar: usize, to: NodeId, what: &Said) -> bool {
+        let Some(lie) = self.agents[liar].lie else { return false };
+        match (lie, what) {
+            (Lie::Silent, _) => {}
+            (Lie::Refuses, Said::Join { request }) => {
+                self.say(liar, to, Said::Rejected { request: *request });
+            }
+            (_, Said::Join { request }) => {
+                let (request, verdict) = (*request, lie == Lie::Knows);
+                self.say(liar, to, Said::Joined { request, neighbours: Vec::new(), verdict });
+                if lie == Lie::Forgets {
+                    self.say(liar, to, Said::Forgot);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether bytes come to an agent: somebody on its way to the origin has them, or reads them.
+    fn is_given(&self, agent: usize) -> bool {
+        let mut on = agent;
+        for _ in 0..self.agents.len() {
+            let it = &self.agents[on];
+            match it.leadership.leader() {
+                _ if on != agent && it.is_complete => return true,
+                Leader::Me => return true,
+                Leader::Nobody => return false,
+                Leader::Node(lead) => {
+                    let lead = self.at(lead);
+                    let leads = &self.agents[lead];
+                    if leads.lie.is_some() || self.connection(on, lead).is_none() || !leads.inside.contains(&it.id) {
+                        return false;
+                    }
+                    on = lead;
+                }
+            }
+        }
+        false
+    }
+
+    /// Two seconds of an agent's pull are over.
+    pub(crate) fn look(&mut self, agent: usize) {
+        let (now, comes) = (self.now, self.is_given(agent));
+        let it = &mut self.agents[agent];
+        if it.is_complete {
+            return;
+        }
+        if comes {
+            it.vigil.moved(now);
+            it.given += 1;
+        }
+        let leader = it.leadership.leader();
+        if it.course.begins_check(it.given >= WHOLE_AFTER, it.knows_verdict, leader, now) {
+            it.is_complete = it.course.completes();
+            let members: Vec<NodeId> = it.inside.iter().copied().collect();
+            self.tell(|| format!("{agent} is done"));
+            for member in members {
+                self.say(agent, member, Said::Whole);
+            }
+            return;
+        }
+        self.look_later(agent);
+        match leader {
+            Leader::Me => {}
+            Leader::Nobody => self.seek(agent),
+            Leader::Node(lead) => {
+                let is_seed = self.agents[self.at(lead)].is_seed;
+                let it = &mut self.agents[agent];
+                let gives_up =
+                    !is_seed && it.given < WHOLE_AFTER && now >= it.vigil.gives_up_at(Awaited::Read(Duration::ZERO));
+                if gives_up && it.leadership.lost(lead, Loss::Mute) {
+                    self.tell(|| format!("{agent} leaves its lead, which gives nothing"));
+                    self.seek(agent);
+                }
+            }
+        }
+    }
+}
