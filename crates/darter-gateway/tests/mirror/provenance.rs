@@ -178,7 +178,7 @@ async fn what_one_trusted_registry_began_another_one_goes_on_with() {
             options
         };
         let dir = tempfile::tempdir().unwrap();
-        let agent = Agent::start(options(dir.path())).await.unwrap();
+        let agent = darter_gateway::start(options(dir.path())).await.unwrap();
         let [_, blob] = world.paths(&world.stranger.name());
         let began = tokio::time::timeout(Duration::from_secs(2), get(&agent, None, &blob)).await;
         assert!(began.is_err(), "it stands still: {began:?}");
@@ -188,7 +188,7 @@ async fn what_one_trusted_registry_began_another_one_goes_on_with() {
 
         let copied = tempfile::tempdir().unwrap();
         copy(dir.path(), copied.path());
-        let agent = Agent::start(options(copied.path())).await.unwrap();
+        let agent = darter_gateway::start(options(copied.path())).await.unwrap();
         world.lab.asked();
         world.pull(&agent).await;
         let seen = std::mem::take(&mut world.lab.state.lock().seen);
