@@ -8,8 +8,9 @@
 //! - `epoch` changes whenever something happens that makes work begun before it doubtful: a verdict or a write that
 //!   began in another epoch does not count, and is begun again.
 //!
-//! A foreign hand is noticed between our writes, not during them; and what never shows in the file's modification time, such
-//! as decay of the medium, is found by the hash at the first reading after a restart.
+//! A foreign hand is noticed between our writes, not during them. What never shows in the file's modification time, such as decay
+//! of the medium, is found by the hash: at the first reading after a restart, and whenever a piece is to be sent as a part of the file
+//! and has to come from the disk for that. A bit that flips in memory is not noticed here.
 //!
 //! Hashing, reading and writing are done with no lock held; only the punching of holes, which must not meet a write,
 //! is done under it.
@@ -307,6 +308,11 @@ impl<M: Medium> Body<M> {
 
     /// Replaces the content of `buffer` with a held and verified piece.
     pub(crate) fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()> {
+        self.read_checked(piece, buffer, false)
+    }
+
+    /// The same; `again` is whether its bytes are compared with the hash though they were before.
+    fn read_checked(&self, piece: PieceIndex, buffer: &mut Vec<u8>, again: bool) -> Result<()> {
         loop {
             let (expected, verified) = self.admit(piece)?;
             let length = usize::try_from(expected.len()).expect("a piece has at most 16 MiB");
@@ -314,7 +320,7 @@ impl<M: Medium> Body<M> {
             if !self.read_bytes(&expected, expected.range.start(), buffer)? {
                 continue;
             }
-            if !verified && !expected.matches(buffer) {
+            if (again || !verified) && !expected.matches(buffer) {
                 self.lose(&expected);
                 continue;
             }
@@ -344,12 +350,10 @@ impl<M: Medium> Body<M> {
         }
     }
 
-    /// Sees to it that a held piece is verified; returns where it lies.
+    /// Reads a held piece and compares it with its hash, also if that was done before; returns where it lies.
     pub(crate) fn verify(&self, piece: PieceIndex) -> Result<ByteRange> {
-        let (expected, verified) = self.admit(piece)?;
-        if !verified {
-            self.read_piece(piece, &mut Vec::new())?;
-        }
+        let (expected, _) = self.admit(piece)?;
+        self.read_checked(piece, &mut Vec::new(), true)?;
         Ok(expected.range())
     }
 

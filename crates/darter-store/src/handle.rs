@@ -203,6 +203,10 @@ impl<B: Backend> StoredBlob for Handle<B> {
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
         self.enter("piece_file");
         let Some(file) = self.body.medium.file() else { return Ok(None) };
+        if let Some(ready) = self.ready_file(piece) {
+            return Ok(Some(ready));
+        }
+        // What comes from the disk may have decayed there since it was verified; and all of it is read now in any case.
         let range = self.noted(|body| body.verify(piece))?;
         Ok(Some(PieceFile { file, range }))
     }

@@ -244,7 +244,8 @@ pub trait Store: Send + Sync {
 /// memory; everything else may wait for the disk.
 ///
 /// Invariant: a piece is held only if its bytes, verified against the manifest, were written; bytes leave the store
-/// only if they were verified by this process and the file was not touched by another since.
+/// only if they were verified by this process and the file was not touched by another since; a piece that is given as a part of a file
+/// and is not in memory any more is verified anew.
 pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// The blob's name in the fleet.
     fn id(&self) -> BlobId;

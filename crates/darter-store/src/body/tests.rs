@@ -71,6 +71,17 @@ fn body() -> (Body<Moody>, Arc<Room>) {
     (Body::new(sidecar, Moody::default(), room.clone()), room)
 }
 
+/// What nobody wrote: a bit flips on the medium.
+#[test]
+fn a_piece_that_decayed_after_it_was_verified_is_lost_when_it_is_verified_again() {
+    let (body, room) = body();
+    put(&body, &room, FIRST);
+    body.verify(FIRST).unwrap();
+    body.medium.bytes.write().get_mut(&0).unwrap()[77] ^= 4;
+    assert!(matches!(body.verify(FIRST), Err(StoreError::NotHeld { .. })));
+    assert!(body.take_lost().contains(FIRST), "it will be fetched again");
+}
+
 /// Writes a piece for which room is taken.
 fn write(body: &Body<Moody>, room: &Room, expected: &Expected) -> io::Result<Written> {
     room.take(expected.len()).unwrap();

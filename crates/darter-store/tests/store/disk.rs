@@ -84,6 +84,31 @@ fn a_bit_that_flips_between_two_runs_is_found_before_it_is_served() {
     assert_eq!(blob.held().len(), 4);
 }
 
+/// Decay of the medium shows in no modification time.
+#[test]
+fn a_bit_that_decays_while_the_store_is_open_is_found_when_its_piece_comes_from_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = Content::new(1, 2 * PIECE);
+    let store = open(dir.path());
+    let blob = content.fill(&store);
+    store.flush().unwrap();
+    assert!(blob.ready_file(PieceIndex(1)).is_some());
+    let data = file(dir.path(), content.id, "data");
+    let modified = fs::metadata(&data).unwrap().modified().unwrap();
+    damage(dir.path(), content.id, PIECE + 5);
+    let data = fs::File::open(data).unwrap();
+    data.set_modified(modified).unwrap();
+    assert!(blob.piece_file(PieceIndex(1)).unwrap().is_some(), "it is in memory, and looks as it did");
+    data.sync_all().unwrap();
+    rustix::fs::fadvise(&data, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    // A file system in memory has no other place for it.
+    if blob.ready_file(PieceIndex(1)).is_none() {
+        assert!(matches!(blob.piece_file(PieceIndex(1)), Err(StoreError::NotHeld { .. })));
+        assert!(blob.piece_file(PieceIndex(0)).unwrap().is_some());
+        assert_eq!(blob.take_lost().iter().collect::<Vec<_>>(), [PieceIndex(1)]);
+    }
+}
+
 #[test]
 fn every_way_of_reading_finds_the_damage() {
     let dir = tempfile::tempdir().unwrap();
