@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{Blame, Blamed, BlobId, Fault, Retry};
@@ -19,6 +20,9 @@ use url::form_urlencoded::byte_serialize;
 use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::top::Top;
+
+/// How long to wait for a place among those that wait for a daemon.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a daemon could not be asked, or what it refused.
 #[derive(Debug, thiserror::Error)]
@@ -253,10 +257,20 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
-        UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon(self.socket.clone()),
+        let refusal = loop {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => return Ok(stream),
+                // More wait there than the system has room for.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(CONNECT_PAUSE).await,
+                Err(error) => break error,
+            }
+        };
+        Err(match refusal.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoDaemon(self.socket.clone())
+            }
             io::ErrorKind::PermissionDenied => ClientError::Forbidden(self.socket.clone()),
-            _ => ClientError::Connect(self.socket.clone(), error),
+            _ => ClientError::Connect(self.socket.clone(), refusal),
         })
     }
 }
@@ -276,4 +290,36 @@ fn problem(status: StatusCode, body: &[u8]) -> Problem {
         let blame = Blame::new(Fault::Ourselves, Retry::Never);
         Problem::new(format!("the daemon answered {status}"), blame)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_finds_no_place_to_wait_for_a_daemon_tries_again() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("darter.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let client = Client::at(path);
+        let asking = tokio::spawn(async move { client.runs().await });
+        tokio::task::yield_now().await;
+        listener.accept().unwrap();
+        assert!(asking.await.unwrap().unwrap());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_found_below_what_is_no_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(!Client::at(file.path().join("darter.sock")).runs().await.unwrap());
+    }
 }

@@ -80,7 +80,7 @@ pub(crate) struct PlaceArgs {
     /// The daemon's socket, for the `darter` command
     ///
     /// An agent makes this one besides DATA_DIR/darter.sock; commands ask it alone. By default a service, and root with the
-    /// default data directory, makes /run/darter/darter.sock, where every user's commands look after their own.
+    /// default data directory where /run can be written to, makes /run/darter/darter.sock, where every user's commands look after their own.
     #[arg(long, env = "DARTER_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }

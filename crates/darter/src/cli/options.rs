@@ -7,6 +7,7 @@ use darter_api::Client;
 use darter_api::socket_path;
 use darter_node::Options;
 use darter_node::options::{LoginOption, Role, UpstreamOption};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, UpstreamArgs};
 use super::upstream::{self, Login, Upstream};
@@ -59,10 +60,25 @@ impl NetworkArgs {
         let system = root && place.data_dir.as_deref() == Some(Path::new(config::SYSTEM_DATA_DIR));
         match runtime {
             Some(dir) => vec![dir.join("darter.sock")],
+            // Nobody asked for it, so it is no reason not to start.
+            None if system && !can_be_made(Path::new(SYSTEM_SOCKET)) => {
+                let socket = SYSTEM_SOCKET;
+                tracing::warn!(socket, "can't be made there: other users' commands find this agent with --socket alone");
+                Vec::new()
+            }
             None if system => vec![PathBuf::from(SYSTEM_SOCKET)],
             None => Vec::new(),
         }
     }
+}
+
+/// Whether a socket may be made under this name: in many containers /run can't be written to.
+fn can_be_made(socket: &Path) -> bool {
+    let mut directories = socket.ancestors().skip(1);
+    let nearest = directories.find(|directory| directory.symlink_metadata().is_ok());
+    nearest.is_some_and(|directory| {
+        directory.is_dir() && accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+    })
 }
 
 impl UpstreamArgs {

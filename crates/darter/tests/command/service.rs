@@ -132,3 +132,20 @@ fn the_systems_file_is_missed_by_an_agent_that_had_it_and_named_by_one_that_may_
     wait_until("it misses the file", || log().contains("is not there any more"));
     assert_eq!(quota(), 123_000_000);
 }
+
+/// A container whose root can't be written to, with a volume for the data.
+#[test]
+fn a_socket_that_nobody_asked_for_is_no_reason_not_to_start() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: mounts");
+    }
+    let room = Room::new();
+    let mounts = "mount -t tmpfs none /var/lib && mount -t tmpfs -o ro none /run && exec \"$@\"";
+    let line = format!("seed --listen {} --local {}", free_address(), free_address());
+    let mut command = room.darter_by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, "-"], &line);
+    command.env_remove("DARTER_DATA_DIR").stderr(std::fs::File::create(room.path("log")).unwrap());
+    let mut daemon = Running::start(command);
+    let log = || std::fs::read_to_string(room.path("log")).unwrap();
+    wait_until("it is ready, or has ended", || log().contains(" ready ") || !daemon.runs());
+    assert!(log().contains(" ready ") && log().contains("/run/darter/darter.sock"), "{}", log());
+}
