@@ -63,7 +63,10 @@ impl NetworkArgs {
             // Nobody asked for it, so it is no reason not to start.
             None if system && !can_be_made(Path::new(SYSTEM_SOCKET)) => {
                 let socket = SYSTEM_SOCKET;
-                tracing::warn!(socket, "can't be made there: other users' commands find this agent with --socket alone");
+                tracing::warn!(
+                    socket,
+                    "can't be made there: other users' commands find this agent with --socket alone"
+                );
                 Vec::new()
             }
             None if system => vec![PathBuf::from(SYSTEM_SOCKET)],

@@ -142,7 +142,8 @@ fn a_socket_that_nobody_asked_for_is_no_reason_not_to_start() {
     let room = Room::new();
     let mounts = "mount -t tmpfs none /var/lib && mount -t tmpfs -o ro none /run && exec \"$@\"";
     let line = format!("seed --listen {} --local {}", free_address(), free_address());
-    let mut command = room.darter_by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, "-"], &line);
+    let mut command =
+        room.darter_by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, "-"], &line);
     command.env_remove("DARTER_DATA_DIR").stderr(std::fs::File::create(room.path("log")).unwrap());
     let mut daemon = Running::start(command);
     let log = || std::fs::read_to_string(room.path("log")).unwrap();
