@@ -35,7 +35,7 @@ impl Fleet {
         if node.life != life || node.looks_at.take().is_none() {
             return;
         }
-        let Some((lead, at)) = node.leadership.following().zip(node.gives_lead_up_at()) else { return };
+        let Some((lead, at)) = node.session.leadership.following().zip(node.gives_lead_up_at()) else { return };
         if at > self.now {
             node.looks_at = Some(at);
             return self.queue.push(at, What::Look { node: index, life });
@@ -44,12 +44,14 @@ impl Fleet {
     }
 
     fn lose_lead_for(&mut self, index: u32, lead: NodeId, loss: Loss) {
+        let now = self.now;
         let node = &mut self.nodes[index as usize];
-        if !node.leadership.lost(lead, loss) {
+        if !node.session.lost_lead(lead, loss, node.clock(now)) {
             return;
         }
-        let seeks = node.alive && !node.picker.is_complete();
-        self.change_lead(index, Leader::Nobody, None);
+        let seeks = node.alive && !node.session.picker.is_complete();
+        self.poll_soon(index);
+        self.watch_lead(index);
         if seeks {
             self.seek(index);
         }
@@ -57,7 +59,7 @@ impl Fleet {
 
     /// A node looks for a lead, unless it does so already.
     pub(crate) fn seek(&mut self, index: u32) {
-        if self.nodes[index as usize].leadership.begin_search() {
+        if self.nodes[index as usize].session.leadership.begin_search() {
             self.seek_on(index);
         }
     }
@@ -73,9 +75,8 @@ impl Fleet {
         let has_seed = index != 0 && self.nodes[0].alive && !self.is_cut(index, 0);
         let seeds: Vec<NodeId> = has_seed.then(|| id_of(0)).into_iter().collect();
         let node = &mut self.nodes[index as usize];
-        let members: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
         let life = node.life;
-        match node.leadership.next(&seeds, &members) {
+        match node.session.next_step(&seeds, |_| true) {
             Step::End => {}
             Step::Rest(pause) => self.queue.push(self.now + pause, What::Rested { node: index, life }),
             Step::Ask(candidate) => {
@@ -100,7 +101,7 @@ impl Fleet {
         if !asker.alive || asker.life != life {
             return;
         }
-        if asker.leadership.leader() != Leader::Nobody {
+        if asker.session.leadership.leader() != Leader::Nobody {
             // The seed came back meanwhile.
             return self.seek_on(from);
         }
@@ -110,7 +111,7 @@ impl Fleet {
             self.now + MISSED_AFTER
         } else if self.is_cut(from, to) {
             self.now + JOIN_TIMEOUT
-        } else if !asked.leadership.may_admit(id_of(from)) {
+        } else if !asked.session.leadership.may_admit(id_of(from)) {
             self.message_at(to, from)
         } else {
             self.join_lead(from, to);
@@ -126,9 +127,9 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         if node.life == life {
             if is_cut {
-                node.leadership.silent(id_of(by));
+                node.session.leadership.silent(id_of(by));
             } else {
-                node.leadership.refused(id_of(by));
+                node.session.leadership.refused(id_of(by));
             }
             self.seek_on(index);
         }
@@ -139,7 +140,7 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         if node.life == life {
             let found = node.found.take().unwrap_or_default();
-            node.leadership.found(found);
+            node.session.leadership.found(found);
             self.seek_on(index);
         }
     }
@@ -147,11 +148,11 @@ impl Fleet {
     /// What a node hears from those whom it asks, and how long that takes.
     fn ask_around(&self, index: u32) -> (Found, Duration) {
         let node = &self.nodes[index as usize];
-        let links: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
-        let others = self.nodes.iter().filter(|other| links.is_empty() && other.alive && other.id != node.id);
+        let met: Vec<NodeId> = node.session.met().iter().copied().collect();
+        let others = self.nodes.iter().filter(|other| met.is_empty() && other.alive && other.id != node.id);
         let known: Vec<NodeId> = others.map(|other| other.id).collect();
-        let first = asking::first_to_ask(BLOB, &[], &links, &known);
-        let mut survey = Survey::new(BLOB, first, node.leadership.failed().chain([node.id]));
+        let first = asking::first_to_ask(BLOB, &[], &met, &known);
+        let mut survey = Survey::new(BLOB, first, node.session.leadership.failed().chain([node.id]));
         let mut took = Duration::ZERO;
         loop {
             let round = survey.next_round();
@@ -175,8 +176,8 @@ impl Fleet {
         if !node.alive || self.is_cut(asker, asked) {
             return None;
         }
-        let part = asking::part_of(node.leadership.leader(), node.picker.is_complete());
-        let knows: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
-        Some(Answer { part, lead: node.leadership.following(), nearest: asking::nearest(BLOB, &knows) })
+        let part = asking::part_of(node.session.leadership.leader(), node.session.picker.is_complete());
+        let nearest = asking::nearest(BLOB, node.session.met());
+        Some(Answer { part, lead: node.session.following(), nearest })
     }
 }

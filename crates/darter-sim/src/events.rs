@@ -38,8 +38,6 @@ pub(crate) struct Troubles {
 #[derive(Debug)]
 struct Cut {
     since: Moment,
-    /// Whether they were neighbours.
-    linked: bool,
     /// What lies on the way.
     under_way: Vec<What>,
 }
@@ -85,7 +83,7 @@ impl Fleet {
             Happening::Lie { node, how } => self.lie(node as usize, how),
             Happening::Corrupt(node) => {
                 let node = &mut self.nodes[node as usize];
-                node.rotten = node.picker.held().clone();
+                node.rotten = node.session.picker.held().clone();
             }
             Happening::Flip(from, to) => {
                 self.troubles.flips.insert((from, to));
@@ -108,9 +106,9 @@ impl Fleet {
 
     /// The node that most follow.
     fn most_followed(&self) -> Option<u32> {
-        let leads = self.nodes.iter().filter(|node| node.alive && node.leadership.leader() == Leader::Me);
+        let leads = self.nodes.iter().filter(|node| node.alive && node.session.leadership.leader() == Leader::Me);
         let followers =
-            |lead: NodeId| self.nodes.iter().filter(|node| node.leadership.following() == Some(lead)).count();
+            |lead: NodeId| self.nodes.iter().filter(|node| node.session.leadership.following() == Some(lead)).count();
         leads
             .max_by_key(|node| (followers(node.id), std::cmp::Reverse(index_of(node.id))))
             .map(|node| index_of(node.id))
@@ -131,8 +129,8 @@ impl Fleet {
     fn seed_came(&mut self, index: u32) {
         let is_cut = self.is_cut(index, SEED);
         let node = &mut self.nodes[index as usize];
-        let is_complete = node.picker.is_complete();
-        if !node.alive || is_cut || !node.leadership.seed_came(id_of(SEED), |lead| lead == id_of(SEED)) {
+        let is_complete = node.session.picker.is_complete();
+        if !node.alive || is_cut || !node.session.leadership.seed_came(id_of(SEED), |lead| lead == id_of(SEED)) {
             return;
         }
         if is_complete {
@@ -161,8 +159,7 @@ impl Fleet {
         if one == other || self.is_cut(one, other) {
             return;
         }
-        let linked = self.nodes[one as usize].links.contains(&other);
-        let cut = Cut { since: self.now, linked, under_way: Vec::new() };
+        let cut = Cut { since: self.now, under_way: Vec::new() };
         self.troubles.cuts.insert(pair(one, other), cut);
         self.queue.push(self.now + SILENCE, What::Silent { one, other, since: self.now });
     }
@@ -179,8 +176,7 @@ impl Fleet {
             }
         }
         for (node, peer) in [(one, other), (other, one)] {
-            self.unlink(node, peer);
-            self.dial_fails(node, peer);
+            self.disconnected(node, peer);
         }
         for (node, peer) in [(one, other), (other, one)] {
             self.member_left(node, id_of(peer));
@@ -194,11 +190,15 @@ impl Fleet {
             self.queue.push(self.now, what);
         }
         for (node, peer) in [(one, other), (other, one)] {
-            if cut.linked {
-                self.link(node, peer);
+            // What it has told meanwhile was not told to a host that is cut off.
+            if self.nodes[node as usize].session.met().contains(&id_of(peer)) {
+                let held: Vec<PieceIndex> = self.shown(peer).iter().collect();
+                self.hear(node, peer, &held);
+                self.show_known(node, peer, &held);
             }
-            let held = self.nodes[peer as usize].picker.held();
-            if self.nodes[peer as usize].leadership.following() == Some(id_of(node)) {
+            self.meet(node);
+            let held = self.nodes[peer as usize].session.picker.held();
+            if self.nodes[peer as usize].session.leadership.following() == Some(id_of(node)) {
                 let (held, now) = (held.iter().collect::<Vec<_>>(), self.now);
                 self.with_lead(node, |lead| lead.have(id_of(peer), &held, now));
             }

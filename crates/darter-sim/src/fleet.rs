@@ -10,9 +10,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceHash, PieceIndex, Place, Tier};
+use darter_core::{Moment, PieceHash, PieceIndex, Place, Tier};
 use darter_scenario::Event as Happening;
-use darter_swarm::{Action, Event, Leader, News, ReaderId, RequestId, Start, Told, Tuning};
+use darter_swarm::{Action, Came, Event, ReaderId, RequestId, Start, Told, Tuning};
 
 use crate::events::Troubles;
 use crate::hashes::{Mail, list_of};
@@ -101,7 +101,7 @@ impl Fleet {
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
             let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
             let mut node = Node::new(index, spec, scenario.piece_bytes, tuning, seed);
-            node.hashes.set_total(scenario.pieces);
+            node.session.hashes.set_total(scenario.pieces);
             node
         });
         let network = scenario.network;
@@ -220,7 +220,9 @@ impl Fleet {
             if Moment::ZERO + due > at {
                 return;
             }
-            let held = |node: &Node| (node.picker.held().len(), node.picker.held().len() - node.picker.lag());
+            let held = |node: &Node| {
+                (node.session.picker.held().len(), node.session.picker.held().len() - node.session.picker.lag())
+            };
             self.report.samples.push((due, self.nodes.iter().map(held).collect()));
         }
     }
@@ -239,7 +241,7 @@ impl Fleet {
         });
         self.report.crossings = crossings.collect();
         self.look_at_lead();
-        self.report.decisions = self.nodes.iter().filter_map(|node| node.leadership.trace()).collect();
+        self.report.decisions = self.nodes.iter().filter_map(|node| node.session.leadership.trace()).collect();
         self.report.ended = self.now.since(Moment::ZERO);
         self.report
     }
@@ -258,20 +260,15 @@ impl Fleet {
             What::Grain { from, life } => self.grain_sent(from, life),
             What::Arrived(arrival) => self.arrived(&arrival),
             What::Room { from, connection, life } => self.has_room(from, connection, life),
-            What::Started { node, id, piece, life } => {
+            What::Started { node, from, id, piece, life } => {
                 let starts = &mut self.nodes[node as usize];
                 if starts.life == life {
-                    starts.hashes.lead_showed(piece + 1);
-                    let request = RequestId(u64::from(id));
-                    self.tell(node, Event::Started { request, piece: PieceIndex(piece) });
+                    let (request, now) = (RequestId(u64::from(id)), starts.clock(self.now));
+                    starts.session.begun(request, PieceIndex(piece), id_of(from), now);
+                    self.poll_soon(node);
                 }
             }
-            What::Failed { node, id, lost } => {
-                if let Some((peer, piece)) = lost {
-                    self.tell(node, Event::PeerLost { peer: id_of(peer), piece: PieceIndex(piece) });
-                }
-                self.tell(node, Event::Failed { request: RequestId(u64::from(id)) });
-            }
+            What::Failed { node, id, lost } => self.not_answered(node, id, lost),
             What::Lead(node) => self.lead_woken(node),
             What::Read { by, life, reader, run } => self.origin_piece(by, life, reader, run),
             What::Noticed(node) => self.noticed(node),
@@ -335,20 +332,15 @@ impl Fleet {
         node.alive = false;
         node.life = node.life.wrapping_add(1);
         node.leading = None;
-        node.leadership = Node::leadership(index);
+        // What it had under way is lost with it; what lies on its disk is not.
+        node.session.restart(Node::leadership(index), self.tuning, now);
         node.found = None;
         node.looks_at = None;
         node.uploads = Uploads::default();
-        node.news = News::new(self.tuning);
         node.tells_at = None;
         node.unread.clear();
         node.unproven.clear();
         self.down_free[index as usize] = now;
-        // What it had under way is lost with it; what lies on its disk is not.
-        self.change_lead(index, Leader::Nobody, None);
-        for other in std::mem::take(&mut self.nodes[index as usize].links) {
-            self.part_from(index, other);
-        }
         self.queue.push(now + MISSED_AFTER, What::Noticed(index));
     }
 
@@ -358,7 +350,7 @@ impl Fleet {
         }
         let id = self.nodes[index as usize].id;
         for other in 0..self.nodes.len() as u32 {
-            self.unlink(other, index);
+            self.disconnected(other, index);
         }
         for other in 0..self.nodes.len() as u32 {
             self.member_left(other, id);
@@ -368,12 +360,6 @@ impl Fleet {
         }
     }
 
-    /// A node tries in vain to reach another.
-    pub(crate) fn dial_fails(&mut self, node: u32, peer: u32) {
-        let life = self.nodes[node as usize].life;
-        self.queue.push(self.now + self.network.latency * 2, What::Unreached { node, peer, life });
-    }
-
     /// A node finds out that it can't reach a neighbour, and says so to its lead.
     fn unreached(&mut self, index: u32, peer: u32, life: u8) {
         let node = &self.nodes[index as usize];
@@ -381,7 +367,7 @@ impl Fleet {
             return;
         }
         let id = node.id;
-        if let Some(lead) = node.leadership.following() {
+        if let Some(lead) = node.session.unreached(id_of(peer), !node.session.picker.is_complete()) {
             self.count_message();
             self.with_lead(index_of(lead), |lead| lead.part(id, id_of(peer)));
         }
@@ -390,7 +376,7 @@ impl Fleet {
     /// Tells a picker something, and has it polled soon.
     pub(crate) fn tell(&mut self, index: u32, event: Event) {
         let node = &mut self.nodes[index as usize];
-        node.picker.handle(event, node.clock(self.now));
+        node.session.picker.handle(event, node.clock(self.now));
         if node.alive {
             self.poll_soon(index);
         }
@@ -414,7 +400,7 @@ impl Fleet {
         }
         node.take_unread();
         let mut actions = std::mem::take(&mut self.actions);
-        node.picker.poll(node.clock(now), &mut actions);
+        node.session.picker.poll(node.clock(now), &mut actions);
         self.ask_for_hashes(index);
         let next = self.next_wakeup(index);
         let node = &mut self.nodes[index as usize];
@@ -434,8 +420,8 @@ impl Fleet {
     /// When a node has something to do though nothing happens, in the fleet's time.
     fn next_wakeup(&self, index: u32) -> Option<Moment> {
         let node = &self.nodes[index as usize];
-        let of_hashes = node.hashes.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
-        node.picker.next_wakeup().into_iter().chain(of_hashes).min().map(|at| node.when(at))
+        let of_hashes = node.session.hashes.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
+        node.session.picker.next_wakeup().into_iter().chain(of_hashes).min().map(|at| node.when(at))
     }
 
     /// Polls a picker if its time has come by now; else waits on.
@@ -475,13 +461,12 @@ impl Fleet {
             Action::Report { peer, .. } => {
                 let node = &mut self.nodes[from as usize];
                 let reporter = node.id;
-                // Whoever sends wrong pieces is not asked to lead.
-                node.leadership.refused(peer);
-                let lead = node.leadership.following();
-                self.unlink(from, index_of(peer));
-                self.with_lead(from, |lead| {
-                    lead.report(reporter, peer);
-                });
+                let lead = node.session.accuse(peer, node.leading.as_mut().map(|leading| &mut leading.books));
+                self.drop_queued(index_of(peer), from);
+                if self.nodes[from as usize].leading.is_some() {
+                    self.speak(from);
+                    self.look_after(from);
+                }
                 if lead == Some(peer) {
                     self.lose_lead(from, peer);
                 } else if let Some(lead) = lead {
@@ -507,6 +492,20 @@ impl Fleet {
         }
     }
 
+    /// A request of a node failed: its holder said that it has `lost` the piece, or nothing.
+    fn not_answered(&mut self, index: u32, id: u32, lost: Option<(u32, u32)>) {
+        let request = RequestId(u64::from(id));
+        let Some((peer, piece)) = lost else { return self.tell(index, Event::Failed { request }) };
+        let node = &mut self.nodes[index as usize];
+        let (now, books) = (node.clock(self.now), node.leading.as_mut().map(|leading| &mut leading.books));
+        node.session.refused(request, id_of(peer), PieceIndex(piece), books, now);
+        if node.leading.is_some() {
+            self.speak(index);
+            self.look_after(index);
+        }
+        self.poll_soon(index);
+    }
+
     /// A node tells its neighbours and its lead what there is to tell.
     fn tell_news(&mut self, index: u32) {
         let now = self.now;
@@ -519,9 +518,8 @@ impl Fleet {
             return;
         }
         let matters = node.take_unread();
-        let (id, lead) = (node.id, node.leadership.following());
-        let neighbours: Vec<NodeId> = node.links.iter().map(|other| id_of(*other)).collect();
-        let tellings = node.news.take(node.clock(now), &node.picker, &neighbours, lead);
+        let (id, lead) = (node.id, node.session.following());
+        let tellings = node.session.tell(&[], node.clock(now));
         if matters {
             self.poll_soon(index);
         }
@@ -536,7 +534,7 @@ impl Fleet {
                 if Some(to) == lead {
                     self.count_message();
                     self.with_lead(other, |lead| lead.have(id, &pieces, now));
-                    if self.nodes[other as usize].links.contains(&index) {
+                    if self.nodes[other as usize].session.met().contains(&id) {
                         self.hear(other, index, &pieces);
                     }
                 } else {
@@ -551,7 +549,7 @@ impl Fleet {
     /// Has a node tell what there is to tell as soon as it may.
     pub(crate) fn tell_soon(&mut self, index: u32) {
         let node = &self.nodes[index as usize];
-        let Some(due) = node.news.due().map(|due| node.when(due)) else { return };
+        let Some(due) = node.session.news_due().map(|due| node.when(due)) else { return };
         let at = self.telling_at(index, due.max(self.now));
         let node = &mut self.nodes[index as usize];
         if node.tells_at.is_none_or(|before| at < before) {
@@ -563,13 +561,13 @@ impl Fleet {
     /// A node hears what a neighbour holds. Whoever holds a piece has no use for another holder.
     pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) {
         let node = &mut self.nodes[index as usize];
-        let held = node.picker.held();
+        let held = node.session.picker.held();
         let before = node.unread.len();
         node.unread.extend(pieces.iter().filter(|piece| !held.contains(**piece)).map(|piece| (peer, *piece)));
         if node.unread.len() == before || !node.alive {
             return;
         }
-        let reads = node.picker.heeds_news() || node.unread.len() > MAX_NEWS;
+        let reads = node.session.picker.heeds_news() || node.unread.len() > MAX_NEWS;
         if reads && node.take_unread() {
             self.poll_soon(index);
         }
@@ -592,32 +590,33 @@ impl Fleet {
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
-    /// What follows when a node has stored a piece that it lacked, and whether the lead chose it.
-    pub(crate) fn stored(&mut self, index: u32, piece: PieceIndex, chosen: bool) {
+    /// What follows when a node has stored a piece that it lacked.
+    pub(crate) fn stored(&mut self, index: u32, came: Came) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
         node.vigil.moved(now);
-        if node.wants && node.finished.is_none() && node.picker.is_complete() {
+        let clock = node.clock(now);
+        node.session.stored(came, node.leading.as_mut().map(|leading| &mut leading.books), clock);
+        if node.wants && node.finished.is_none() && node.session.picker.is_complete() {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);
         }
-        node.max_lag = node.max_lag.max(node.picker.lag());
+        node.max_lag = node.max_lag.max(node.session.picker.lag());
+        self.poll_soon(index);
         self.move_reader(index);
-        self.pass_through(index, piece);
-        self.with_lead(index, |lead| lead.own(piece));
-        let node = &mut self.nodes[index as usize];
-        // Who leads gives of its own accord.
-        if node.leadership.leader() != Leader::Me {
-            node.news.came(piece, chosen);
-            self.tell_soon(index);
+        self.pass_through(index, came.piece);
+        if self.nodes[index as usize].leading.is_some() {
+            self.speak(index);
+            self.look_after(index);
         }
+        self.tell_soon(index);
     }
 
     pub(crate) fn move_reader(&mut self, index: u32) {
         let ahead = self.pieces_ahead(index);
         let node = &mut self.nodes[index as usize];
         let Some(at) = node.reader else { return };
-        let next = node.picker.held().first_missing_from(at);
+        let next = node.session.picker.held().first_missing_from(at);
         node.reader = (next.0 < self.pieces).then_some(next);
         let (reader, passes) = (ReaderId(0), node.passing.is_some());
         let patience = if passes { Duration::ZERO } else { self.patience };

@@ -6,10 +6,10 @@
 //! read in order, and so nobody knows hashes behind a gap. Nobody tells wrong hashes. A node that begins to lead knows all hashes that the
 //! origin ever gave.
 
-use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Proof, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Proof, Version};
 use darter_protocol::{Frame, Message};
 use darter_swarm::hashes::{Answer, Reply};
-use darter_swarm::{Event, Facts, Leader, Teacher};
+use darter_swarm::{Event, Facts, Teacher};
 
 use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, id_of, index_of};
@@ -130,27 +130,12 @@ impl Facts for View<'_> {
 }
 
 impl Fleet {
-    /// Another lead for a node, or none. What it asked the former one to choose is void.
-    pub(crate) fn change_lead(&mut self, index: u32, leader: Leader, key: Option<LeadKey>) {
-        let node = &mut self.nodes[index as usize];
-        let former = node.leadership.last_followed();
-        node.leadership.set(leader);
-        let lead = node.leadership.following();
-        node.hashes.lead_changed(key);
-        node.news.lead_knows(self.now);
-        if let Some(former) = former {
-            self.nodes[index_of(former) as usize].uploads.drop_asks(index);
-        }
-        self.tell(index, Event::LeadChanged { lead });
-        self.watch_lead(index);
-    }
-
     /// A node knows the first `known` hashes now.
     pub(crate) fn learn(&mut self, index: u32, known: u32) {
         if self.store_hashes(index, known) {
             let node = &mut self.nodes[index as usize];
             let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-            let tells = node.hashes.catch_up(&view);
+            let tells = node.session.catch_up(&view);
             self.knows_more(index, tells);
         }
     }
@@ -170,7 +155,6 @@ impl Fleet {
         let ready: Vec<_> = node.unproven.extract_if(.., |arrival| arrival.piece < known).collect();
         self.tell_known(index);
         if tells {
-            self.nodes[index as usize].news.first_hashes();
             self.tell_soon(index);
         }
         for arrival in &ready {
@@ -231,17 +215,17 @@ impl Fleet {
         let (teller, count) = (id_of(from), hashes.len() as u32);
         let node = &mut self.nodes[to as usize];
         let (is_new, tells);
-        if node.leadership.following() == Some(teller) {
-            node.hashes.members_ask(members_ask);
+        if node.session.leadership.following() == Some(teller) {
+            node.session.hashes.members_ask(members_ask);
             is_new = first <= node.known && self.store_hashes(to, first + count);
             let node = &mut self.nodes[to as usize];
             let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-            tells = node.hashes.lead_told(first, count, proof, &view);
+            tells = node.session.lead_told(first, count, proof, &view);
         } else {
-            let Some(check) = node.hashes.check_for(teller) else { return };
+            let Some(check) = node.session.hashes.check_for(teller) else { return };
             let answer = check.prove(first, hashes, proof);
             is_new = matches!(&answer, Answer::Proven(_)) && self.store_hashes(to, first + count);
-            tells = self.nodes[to as usize].hashes.answered(teller, answer, self.now);
+            tells = self.nodes[to as usize].session.answered(teller, answer, self.now);
         }
         if is_new {
             self.knows_more(to, tells);
@@ -251,16 +235,16 @@ impl Fleet {
 
     /// A neighbour shows a node how many hashes it can tell, and pieces that it holds.
     pub(crate) fn show_known(&mut self, to: u32, neighbour: u32, pieces: &[PieceIndex]) {
-        let shown = self.nodes[neighbour as usize].hashes.shown();
+        let shown = self.nodes[neighbour as usize].session.hashes.shown();
         let node = &mut self.nodes[to as usize];
-        let known = node.hashes.count();
+        let known = node.session.hashes.count();
         // Most announcements change nothing.
         let is_news = shown > known || pieces.iter().any(|piece| piece.0 >= known);
         if !node.alive || !is_news {
             return;
         }
         let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-        if node.hashes.showed(id_of(neighbour), shown, pieces.iter().copied(), &view) {
+        if node.session.hashes.showed(id_of(neighbour), shown, pieces.iter().copied(), &view) {
             self.poll_soon(to);
         }
     }
@@ -268,7 +252,7 @@ impl Fleet {
     /// Whether a node has somebody to ask for hashes, and lacks some.
     pub(crate) fn may_ask_for_hashes(&self, index: u32) -> bool {
         let node = &self.nodes[index as usize];
-        node.leadership.following().is_some() && node.known < self.pieces
+        node.session.leadership.following().is_some() && node.known < self.pieces
     }
 
     /// A node asks for the hashes that it lacks, if the time has come.
@@ -277,13 +261,13 @@ impl Fleet {
             return;
         }
         let node = &mut self.nodes[index as usize];
-        let Some(leader) = node.leadership.following() else { return };
-        let to = match node.hashes.ask(self.now) {
+        let Some(leader) = node.session.leadership.following() else { return };
+        let to = match node.session.hashes.ask(self.now) {
             None => return,
             Some(Teacher::Lead) => leader,
             Some(Teacher::Neighbour(neighbour)) => neighbour,
         };
-        let question = Message::AskHashes { blob: BLOB, from: node.hashes.count() };
+        let question = Message::AskHashes { blob: BLOB, from: node.session.hashes.count() };
         self.post(index, index_of(to), question);
     }
 
@@ -298,8 +282,8 @@ impl Fleet {
         let node = &mut self.nodes[to as usize];
         let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
         let books = node.leading.as_mut().map(|leading| &mut leading.books);
-        let Reply { messages, question } = node.hashes.answer(asker, first, books, &view, self.now);
-        let lead = node.leadership.following();
+        let Reply { messages, question } = node.session.hashes.answer(asker, first, books, &view, self.now);
+        let lead = node.session.leadership.following();
         for message in messages {
             self.report.tracker_notices += u64::from(leads);
             self.post(to, from, message);

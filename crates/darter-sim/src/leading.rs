@@ -12,7 +12,7 @@ use std::time::Duration;
 use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 use darter_protocol::{Message, PeerInfo};
 use darter_scenario::Lie;
-use darter_swarm::{Books, Entering, Event, Lead, Leader, Opening, OriginReader, OriginRun, Start};
+use darter_swarm::{Books, Came, Entering, Event, Lead, Leader, Notice, Opening, OriginReader, OriginRun, Start};
 
 use crate::fleet::Fleet;
 use crate::hashes::View;
@@ -36,7 +36,9 @@ impl Fleet {
     pub(crate) fn lead_by(&mut self, leader: u32, start: Start) {
         self.learn(leader, self.known);
         self.open_books(leader, start);
-        self.change_lead(leader, Leader::Me, None);
+        let node = &mut self.nodes[leader as usize];
+        node.session.leads(node.clock(self.now));
+        self.watch_lead(leader);
         self.tell_known(leader);
         if start == Start::TakeOver {
             self.report.elected.push((self.now.since(Moment::ZERO), leader as usize));
@@ -55,10 +57,10 @@ impl Fleet {
             me: node.id,
             place: node.place.clone(),
             start,
-            held: node.picker.held(),
+            held: node.session.picker.held(),
             everything: true,
             wishes: &[],
-            dropped: node.picker.dropped().collect(),
+            dropped: node.session.picker.dropped().collect(),
             has_verdict: false,
             seed: self.seed ^ u64::from(self.books),
             tuning: self.tuning,
@@ -72,7 +74,7 @@ impl Fleet {
         }
         if start == Start::TakeOver {
             // Who does not come to this lead, or comes late, holds it all the same.
-            for (neighbour, held) in node.picker.held_by_neighbours() {
+            for (neighbour, held) in node.session.picker.held_by_neighbours() {
                 books.count_in(neighbour, self.nodes[index_of(neighbour) as usize].place.clone(), held);
             }
         }
@@ -83,7 +85,7 @@ impl Fleet {
     /// A lead counts a node that holds all as a member, which need not know: nodes tell seeds what they hold whole.
     pub(crate) fn count_in(&mut self, holder: u32, leader: u32) {
         let node = &self.nodes[holder as usize];
-        let (id, place, held) = (node.id, node.place.clone(), node.picker.held().clone());
+        let (id, place, held) = (node.id, node.place.clone(), node.session.picker.held().clone());
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
         leading.books.count_in(id, place, &held);
         self.speak(leader);
@@ -94,7 +96,7 @@ impl Fleet {
         self.open_books(leader, Start::TakeOver);
         let node = &self.nodes[index as usize];
         let (id, place, held) = (node.id, node.place.clone(), self.shown(index));
-        let wants = !node.picker.is_complete();
+        let wants = !node.session.picker.is_complete();
         self.count_message();
         let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
         leading.books.admit(Entering { node: id, request: 0, whole: None }, place, &held, wants);
@@ -108,15 +110,14 @@ impl Fleet {
         let node = &mut self.nodes[leader as usize];
         let Some(leading) = &mut node.leading else { return };
         let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-        let speech = leading.books.speak(&view, node.hashes.chain(), None, now);
+        let speech = leading.books.speak(&view, node.session.hashes.chain(), None, now);
         let due = leading.books.due();
         if let Some(due) = due.filter(|due| leading.speaks_at.is_none_or(|at| at <= now || *due < at)) {
             leading.speaks_at = Some(due);
             self.queue.push(due, What::Speak(leader));
         }
-        if let Some(own) = speech.own {
-            own.lost.iter().for_each(|peer| self.unlink(leader, index_of(*peer)));
-            own.gained.iter().for_each(|peer| self.link(leader, index_of(peer.node)));
+        if let Some(Notice { lost, gained, .. }) = speech.own {
+            self.named(leader, &gained.iter().map(|peer| peer.node).collect::<Vec<_>>(), &lost);
         }
         for (to, message) in speech.messages {
             self.report.tracker_notices += 1;
@@ -133,9 +134,8 @@ impl Fleet {
             }
             // Whoever follows another does not hear it, nor does one that was only counted in.
             Message::Neighbours { add, gone, .. } => {
-                if self.nodes[to as usize].leadership.following() == Some(id_of(leader)) {
-                    gone.iter().for_each(|peer| self.unlink(to, index_of(*peer)));
-                    add.iter().for_each(|peer| self.link(to, index_of(peer.node)));
+                if self.nodes[to as usize].session.following() == Some(id_of(leader)) {
+                    self.named(to, &add.iter().map(|peer| peer.node).collect::<Vec<_>>(), &gone);
                 }
             }
             message => self.post(leader, to, message),
@@ -146,17 +146,14 @@ impl Fleet {
     fn enter(&mut self, index: u32, leader: u32, key: LeadKey, neighbours: &[PeerInfo]) {
         let lead = id_of(leader);
         let node = &mut self.nodes[index as usize];
-        let leads = node.leading.as_ref().is_some_and(|leading| leading.books.has(lead));
-        if leads && node.leadership.stays_lead_of(lead) {
-            return node.leadership.refused(lead);
+        let books = node.leading.as_ref().map(|leading| &leading.books);
+        let (now, neighbours) = (node.clock(self.now), neighbours.iter().map(|it| it.node));
+        if !node.session.follow(lead, key, neighbours.clone(), books, now) {
+            return node.session.leadership.refused(lead);
         }
-        self.change_lead(index, Leader::Node(lead), Some(key));
+        self.watch_lead(index);
         self.tell_known(index);
-        // It meets them, and so they know each other before the lead tells them.
-        for neighbour in neighbours.iter().map(|it| index_of(it.node)) {
-            self.link(index, neighbour);
-            self.link(neighbour, index);
-        }
+        self.dial(index, neighbours);
     }
 
     /// Runs something on a lead, then whatever follows from it.
@@ -224,12 +221,12 @@ impl Fleet {
         let leading = node.leading.as_mut().filter(|leading| !leading.reading.contains(&reader));
         let Some(leading) = leading else { return };
         let is_none_of_its = node.lie.is_some_and(|lie| !matches!(lie, Lie::Wrong | Lie::Vanish));
-        if node.leadership.leader() != Leader::Me || node.picker.is_complete() || is_none_of_its {
+        if node.session.leader() != Leader::Me || node.session.picker.is_complete() || is_none_of_its {
             return;
         }
         let known = PieceSet::full(self.known);
         let Some(run) = leading.books.lead_mut().origin_plan(reader, &known, self.now) else {
-            if !node.picker.is_complete() {
+            if !node.session.picker.is_complete() {
                 // Members may stand still.
                 self.wake_lead(leader);
             }
@@ -249,8 +246,9 @@ impl Fleet {
         let connections = node.leading.as_ref().map_or(1, |leading| leading.reading.len());
         self.report.origin_pieces += 1;
         self.report.origin_connections = self.report.origin_connections.max(connections);
-        let holds =
-            |node: &&Node| node.alive && node.honest && node.holds(piece) && node.leadership.following() == Some(id);
+        let holds = |node: &&Node| {
+            node.alive && node.honest && node.holds(piece) && node.session.leadership.following() == Some(id)
+        };
         if self.nodes[leader as usize].honest && self.nodes.iter().find(holds).is_some() {
             self.report.origin_needless += 1;
         }
@@ -270,10 +268,11 @@ impl Fleet {
         }
         self.known = self.known.max(piece.0 + 1);
         self.learn(leader, self.known);
-        let fresh = !self.nodes[leader as usize].holds(piece);
-        self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
-        if fresh {
-            self.stored(leader, piece, false);
+        let came = Came { piece, bytes: self.piece_bytes, request: None, from: None };
+        if self.nodes[leader as usize].holds(piece) {
+            self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
+        } else {
+            self.stored(leader, came);
         }
         self.read_next(leader, reader, OriginRun { first: PieceIndex(piece.0 + 1), ..run });
         self.look_after(leader);
@@ -283,7 +282,7 @@ impl Fleet {
     fn read_next(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
         let known = PieceSet::full(self.known);
         let node = &mut self.nodes[leader as usize];
-        let leads = node.leadership.leader() == Leader::Me;
+        let leads = node.session.leadership.leader() == Leader::Me;
         let Some(leading) = node.leading.as_mut().filter(|_| self.origin_connections > 1) else { return };
         let may_go_on = leads && run.end != Some(run.first);
         if may_go_on && leading.books.lead_mut().goes_on(reader, run.first, &known, self.now) {
@@ -291,44 +290,5 @@ impl Fleet {
         }
         leading.reading.retain(|other| *other != reader);
         leading.books.lead_mut().reads(reader, None);
-    }
-
-    /// A node meets another.
-    pub(crate) fn link(&mut self, to: u32, other: u32) {
-        let (node, neighbour) = (&self.nodes[to as usize], &self.nodes[other as usize]);
-        if !node.alive || !neighbour.alive {
-            return;
-        }
-        if self.is_cut(to, other) {
-            return self.dial_fails(to, other);
-        }
-        let held = self.shown(other);
-        let pieces: Vec<PieceIndex> = held.iter().collect();
-        if node.links.contains(&other) {
-            self.hear(to, other, &pieces);
-        } else {
-            let (peer, wants) = (neighbour.id, !neighbour.picker.is_complete());
-            let tier = node.place.tier_to(&neighbour.place);
-            self.nodes[to as usize].links.push(other);
-            self.tell(to, Event::PeerJoined { peer, tier, wants, held });
-        }
-        self.show_known(to, other, &pieces);
-    }
-
-    /// `to` finds out that it can't ask `peer` any more.
-    pub(crate) fn unlink(&mut self, to: u32, peer: u32) {
-        let before = self.nodes[to as usize].links.len();
-        self.nodes[to as usize].links.retain(|other| *other != peer);
-        if self.nodes[to as usize].links.len() < before {
-            self.drop_queued(peer, to);
-            self.part_from(to, peer);
-        }
-    }
-
-    /// A node has a neighbour no more.
-    pub(crate) fn part_from(&mut self, index: u32, neighbour: u32) {
-        let peer = id_of(neighbour);
-        self.nodes[index as usize].hashes.left(peer);
-        self.tell(index, Event::PeerLeft { peer });
     }
 }

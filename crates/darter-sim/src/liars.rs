@@ -52,7 +52,11 @@ impl Fleet {
     /// What a node says that it holds.
     pub(crate) fn shown(&self, index: u32) -> PieceSet {
         let node = &self.nodes[index as usize];
-        if node.lie.is_some_and(Lie::claims_all) { PieceSet::full(self.pieces) } else { node.picker.held().clone() }
+        if node.lie.is_some_and(Lie::claims_all) {
+            PieceSet::full(self.pieces)
+        } else {
+            node.session.picker.held().clone()
+        }
     }
 
     /// Whether a node lies in its answer to a request, which is taken from it then.
@@ -101,7 +105,7 @@ impl Fleet {
                 self.tell(asker, Event::Progress { request: RequestId(id.into()), bytes: u64::from(times) + 1 });
                 self.queue.push(self.now + DRIP, What::Lied(Lied { times: times + 1, ..lied }));
             }
-            Some(Lie::Withdraw) if self.nodes[asker as usize].links.contains(&liar) => {
+            Some(Lie::Withdraw) if self.nodes[asker as usize].session.met().contains(&id_of(liar)) => {
                 self.hear(asker, liar, &[PieceIndex(piece)]);
             }
             Some(Lie::Late) if self.nodes[liar as usize].holds(PieceIndex(piece)) => {
@@ -120,11 +124,11 @@ impl Fleet {
         }
     }
 
-    /// A member gave a node a piece, or some of one: if that node leads it knows whom it can leave something to.
-    pub(crate) fn gave(&mut self, to: u32, from: u32, is_whole: bool) {
+    /// A member gave a node some of a piece: if that node leads it knows whom it can leave something to.
+    pub(crate) fn gave_some(&mut self, to: u32, from: u32) {
         let now = self.now;
         if let Some(leading) = &mut self.nodes[to as usize].leading {
-            leading.books.lead_mut().gave(id_of(from), is_whole, now);
+            leading.books.lead_mut().gave(id_of(from), false, now);
         }
     }
 }

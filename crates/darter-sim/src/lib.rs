@@ -15,6 +15,7 @@
 //! | `uploads` | slots, sockets, and whose turn it is |
 //! | `liars` | nodes that don't give what they say they hold |
 //! | `leading` | what happens at a node that leads: tracker, origin |
+//! | `neighbours` | nodes meet and lose each other |
 //! | `electing` | how nodes find another lead |
 //! | `node` | one simulated node |
 //! | `queue` | the queue of events |
@@ -31,6 +32,7 @@ pub mod lab;
 mod leading;
 mod liars;
 mod links;
+mod neighbours;
 mod node;
 pub mod options;
 pub mod plot;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Event, RequestId};
+use darter_swarm::{Came, Event, RequestId};
 
 use crate::fleet::Fleet;
 use crate::node::{Node, id_of};
@@ -172,17 +172,17 @@ impl Fleet {
         let (from_life, to_life) = (sender.life, receiver.life);
         let is_first = piece.left + 1 == self.limits.of_piece;
         if is_first && (piece.chosen || self.network.tells_begun) {
-            let begun = What::Started { node: to, id: piece.request, piece: piece.piece.0, life: to_life };
+            let begun = What::Started { node: to, from, id: piece.request, piece: piece.piece.0, life: to_life };
             self.queue.push(there, begun);
         } else if sent.is_noticed {
             let bytes = f64::from(self.limits.of_piece - piece.left) * self.grain;
-            self.gave(to, from, false);
+            self.gave_some(to, from);
             self.nodes[to as usize].vigil.progressed(self.grain as u64, self.now);
             self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)), bytes: bytes as u64 });
         }
         if piece.left == 0 {
-            let (id, chosen, piece) = (piece.request, piece.chosen, piece.piece.0);
-            self.queue.push(there, What::Arrived(Arrival { from, to, from_life, to_life, id, piece, chosen }));
+            let (id, piece) = (piece.request, piece.piece.0);
+            self.queue.push(there, What::Arrived(Arrival { from, to, from_life, to_life, id, piece }));
         } else if end == self.now {
             return None;
         }
@@ -219,9 +219,7 @@ impl Fleet {
         let piece = PieceIndex(arrival.piece);
         let node = &mut self.nodes[to as usize];
         if arrival.piece >= node.known {
-            if node.leadership.following() == Some(id_of(from)) {
-                node.hashes.lead_showed(arrival.piece + 1);
-            }
+            node.session.gives(id_of(from), piece);
             node.unproven.push(*arrival);
             self.poll_soon(to);
             return;
@@ -235,11 +233,10 @@ impl Fleet {
             return;
         }
         let fresh = !self.nodes[to as usize].holds(piece);
-        self.gave(to, from, true);
-        self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
         if fresh {
-            self.stored(to, piece, arrival.chosen);
+            self.stored(to, Came { piece, bytes: self.piece_bytes, request, from: Some(id_of(from)) });
         } else {
+            self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
             self.report.duplicates += 1;
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Place, Tier};
 use darter_scenario::Lie;
-use darter_swarm::{Awaited, Found, Hashes, Leadership, News, Picker, Tuning, Vigil};
+use darter_swarm::{Awaited, Found, Hashes, Leadership, Picker, Session, Tuning, Vigil};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -37,9 +37,7 @@ pub(crate) struct Node {
     /// How far its clock has jumped ahead of the others'.
     pub(crate) ahead: Duration,
     pub(crate) wants: bool,
-    pub(crate) picker: Picker,
-    /// Whom it follows, and how it looks for another.
-    pub(crate) leadership: Leadership,
+    pub(crate) session: Session,
     /// Its books, if it leads others or was asked to.
     pub(crate) leading: Option<Box<Leading>>,
     /// How long it has waited for bytes, and for which lead.
@@ -48,16 +46,13 @@ pub(crate) struct Node {
     pub(crate) looks_at: Option<Moment>,
     /// What it hears from those whom it asks around.
     pub(crate) found: Option<Found>,
-    pub(crate) links: Vec<u32>,
     /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
     pub(crate) unread: Vec<(u32, PieceIndex)>,
-    /// How many hashes its store has, from the first on, and what can be told of them.
+    /// How many hashes its store has, from the first on.
     pub(crate) known: u32,
-    pub(crate) hashes: Hashes,
     /// Pieces that came before their hashes.
     pub(crate) unproven: Vec<Arrival>,
-    /// What neighbours and lead are still to be told of its own pieces, and when it tells next.
-    pub(crate) news: News,
+    /// When it tells next what there is to tell of its own pieces.
     pub(crate) tells_at: Option<Moment>,
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
@@ -110,6 +105,8 @@ impl Spot {
 impl Node {
     pub(crate) fn new(index: u32, spec: &NodeSpec, piece_bytes: u64, tuning: Tuning, seed: u64) -> Self {
         let id = id_of(index);
+        let picker = Picker::new(id, piece_bytes, tuning, seed);
+        let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
         Self {
             id,
             place: spec.place.clone(),
@@ -124,18 +121,14 @@ impl Node {
             passing: None,
             ahead: Duration::ZERO,
             wants: index != 0 && !spec.holds,
-            picker: Picker::new(id, piece_bytes, tuning, seed),
-            leadership: Self::leadership(index),
+            session: Session::new(id, picker, Self::leadership(index), hashes, tuning),
             leading: None,
             vigil: Vigil::new(Moment::ZERO),
             looks_at: None,
             found: None,
-            links: Vec::new(),
             unread: Vec::new(),
             known: 0,
-            hashes: Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning),
             unproven: Vec::new(),
-            news: News::new(tuning),
             tells_at: None,
             uploads: Uploads::default(),
             poll_at: None,
@@ -158,15 +151,16 @@ impl Node {
 
     /// When it takes its lead for none, unless bytes come before; never if that is the seed.
     pub(crate) fn gives_lead_up_at(&self) -> Option<Moment> {
-        let is_watched = self.leadership.following().is_some_and(|lead| lead != id_of(0)) && !self.picker.is_complete();
-        let is_new = self.picker.held().is_empty() && self.picker.knows_all();
+        let is_watched = self.session.leadership.following().is_some_and(|lead| lead != id_of(0))
+            && !self.session.picker.is_complete();
+        let is_new = self.session.picker.held().is_empty() && self.session.picker.knows_all();
         let awaited = if is_new { Awaited::First } else { Awaited::Read(Duration::ZERO) };
         is_watched.then(|| self.vigil.gives_up_at(awaited))
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {
         let is_forgotten = |passing: &Passing| passing.forgotten.contains(piece);
-        self.picker.held().contains(piece) && !self.passing.as_ref().is_some_and(is_forgotten)
+        self.session.picker.held().contains(piece) && !self.passing.as_ref().is_some_and(is_forgotten)
     }
 
     /// The present by its own clock, at a moment of the fleet's.
@@ -192,7 +186,7 @@ impl Node {
         for of_one in self.unread.chunk_by(|(one, _), (other, _)| one == other) {
             pieces.clear();
             pieces.extend(of_one.iter().map(|(_, piece)| *piece));
-            matters |= self.picker.peer_has(id_of(of_one[0].0), &pieces);
+            matters |= self.session.picker.peer_has(id_of(of_one[0].0), &pieces);
         }
         self.unread.clear();
         matters

@@ -40,7 +40,7 @@ pub(crate) enum What {
     /// A connection of a node that had as much under way as it may has room again.
     Room { from: u32, connection: u32, life: u8 },
     /// A request's answer begins to be received.
-    Started { node: u32, id: u32, piece: u32, life: u8 },
+    Started { node: u32, from: u32, id: u32, piece: u32, life: u8 },
     /// A request failed, and the node that made it finds out.
     Failed { node: u32, id: u32, lost: Option<(u32, u32)> },
     /// The lead looks again.
@@ -78,8 +78,6 @@ pub(crate) struct Arrival {
     pub(crate) to_life: u8,
     pub(crate) id: u32,
     pub(crate) piece: u32,
-    /// Whether the lead chose it.
-    pub(crate) chosen: bool,
 }
 
 /// Bits of a digit.

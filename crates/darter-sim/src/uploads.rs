@@ -248,13 +248,6 @@ impl Uploads {
         }
     }
 
-    /// A receiver follows another lead: it waits no more for what this one would choose.
-    pub(crate) fn drop_asks(&mut self, to: u32) {
-        if let Some((_, connection)) = self.connection(to) {
-            connection.waiting.retain(|upload| upload.piece.is_some());
-        }
-    }
-
     /// Puts a connection with something to send into the cable's turn, or returns when it will have room for that.
     fn stand_in_turn(&mut self, at: u32, limits: &Limits, now: Moment) -> Option<Moment> {
         let connection = &mut self.connections[at as usize];

@@ -48,7 +48,7 @@ pub enum Event {
         /// The neighbour.
         peer: NodeId,
     },
-    /// Who leads this swarm now; `None` while nobody does, and at the lead itself. Asks to the former lead are void.
+    /// Who leads this swarm now; `None` while nobody does, and at the lead itself. Asks to the former lead are void, and called back.
     /// The same lead again (after a reconnection) voids them as well.
     LeadChanged {
         /// The lead.

@@ -5,6 +5,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`session`] | [`Session`]: one agent's part in a swarm: what follows for its picker, leadership, hashes and news |
 //! | [`event`] | what a [`Picker`] is told ([`Event`]) and what it wants done ([`Action`]) |
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
@@ -45,6 +46,7 @@ pub mod phase;
 pub mod picker;
 mod random;
 mod runs;
+pub mod session;
 pub mod teaching;
 pub mod tuning;
 pub mod vigil;
@@ -62,6 +64,7 @@ pub use news::{News, Told};
 pub use pace::{Pace, Standing};
 pub use phase::{Course, Phase};
 pub use picker::{OpenRequest, Picker};
+pub use session::{Came, Meeting, Session};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
 pub use vigil::{Awaited, Vigil};

@@ -52,7 +52,7 @@ impl Transfer {
     pub(super) fn came_by(&self, node: NodeId) -> bool {
         let state = self.state.lock();
         state.lead() == Lead::Nobody
-            && state.leadership.last_followed() == Some(node)
+            && state.session.leadership.last_followed() == Some(node)
             && state.journal.traffic().from_origin == 0
     }
 
@@ -92,7 +92,9 @@ impl Transfer {
             match state.lead() {
                 Lead::Node(lead) => Some(lead),
                 // One that is lost, or was followed until then, read it, unless this agent read a part.
-                Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => state.leadership.last_followed(),
+                Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => {
+                    state.session.leadership.last_followed()
+                }
                 Lead::Me | Lead::Nobody => None,
             }
         };

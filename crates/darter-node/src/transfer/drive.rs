@@ -10,6 +10,7 @@ use darter_swarm::news::Tellings;
 use darter_swarm::{Action, Event, Teacher, Told};
 use darter_wire::{Message, Wanted};
 
+use super::leading::Leading;
 use super::upkeep::Duty;
 use super::{Asked, Lead, Transfer};
 use crate::let_downs::How;
@@ -78,16 +79,18 @@ impl Transfer {
             state.fetching = fetching.then(|| self.context.fetching.enter());
         }
         if fetching {
-            state.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
-            state.picker.expect(state.met.len() + state.to_meet.len());
+            state.session.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
+            let neighbours = state.session.met().len() + state.session.to_meet().len();
+            state.session.picker.expect(neighbours);
             state.read_for_members(now);
             if state.course.asks() {
-                state.picker.poll(now, &mut work.actions);
+                state.session.picker.poll(now, &mut work.actions);
             }
         } else {
-            state.void.extend(state.asked.drain().map(|(id, asked)| (id, asked.of)));
+            // A holder keeps them for ever otherwise.
+            let void = state.asked.drain().map(|(id, asked)| Action::Cancel { id, peer: asked.of });
+            work.actions.extend(void);
         }
-        work.actions.extend(state.void.drain(..).map(|(id, peer)| Action::Cancel { id, peer }));
         for action in &work.actions {
             match *action {
                 Action::Request { id, peer: of, piece, .. } => {
@@ -106,21 +109,16 @@ impl Transfer {
                     }
                 }
                 Action::Report { peer, piece } => {
-                    state.met.remove(&peer);
-                    state.leadership.refused(peer);
-                    state.hashes.left(peer);
+                    state.session.accuse(peer, state.leading.as_mut().map(Leading::books));
                     state.journal.note(now, format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
-                    if let Some(leading) = &mut state.leading {
-                        leading.report(self.context.me, peer);
-                    }
                 }
             }
         }
         self.catch_up(state);
-        work.known = state.hashes.count();
-        work.shown = state.hashes.shown();
+        work.known = state.session.hashes.count();
+        work.shown = state.session.hashes.shown();
         if fetching && let Lead::Node(lead) = state.lead() {
-            work.teacher = state.hashes.ask(now).map(|teacher| match teacher {
+            work.teacher = state.session.hashes.ask(now).map(|teacher| match teacher {
                 Teacher::Neighbour(node) => node,
                 Teacher::Lead => lead,
             });
@@ -130,29 +128,20 @@ impl Transfer {
             work.may_send = leading.falls_due(now);
         }
         if let Some(leading) = state.leading.as_mut().filter(|_| !work.failed) {
-            let speech = leading.books().speak(self, state.hashes.chain(), state.verdict.as_ref(), now);
+            let speech = leading.books().speak(self, state.session.hashes.chain(), state.verdict.as_ref(), now);
             work.outgoing = speech.messages;
-            let own = speech.own.into_iter().flat_map(|notice| notice.gained).map(|peer| peer.node);
-            state.to_meet.extend(own.filter(|node| !state.met.contains(node)));
+            if let Some(own) = &speech.own {
+                state.session.noticed(own, now);
+            }
         }
         if is_open && let Lead::Node(lead) = state.lead() {
             work.outgoing.extend(state.tell_wants(self.blob).map(|message| (lead, message)));
         }
-        let connected = |node: &NodeId| self.fleet.peer(*node).is_some();
-        work.meet = state.to_meet.iter().copied().filter(connected).collect();
-        for node in &work.meet {
-            state.to_meet.remove(node);
-            state.met.insert(*node);
+        work.meet = state.session.meet(|node| self.fleet.peer(node).is_some());
+        if state.session.news_due().is_some_and(|due| due <= now) {
+            work.news = state.session.tell(&work.meet, now);
         }
-        if state.news.due().is_some_and(|due| due <= now) {
-            // Those who are met now are told of all that is held. Who leads gives of its own accord; its neighbours are told
-            // again what it holds when it leads no more.
-            let known = state.met.iter().filter(|node| state.lead() != Lead::Me && !work.meet.contains(node));
-            let neighbours: Vec<NodeId> = known.copied().collect();
-            let lead = state.leadership.following();
-            work.news = state.news.take(now, &state.picker, &neighbours, lead);
-        }
-        let is_whole = state.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
+        let is_whole = state.session.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
         let (has_verdict, leader) = (state.verdict.is_some(), state.lead());
         let is_whole = is_whole && !(state.compares && leader == Lead::Me);
         work.finish = state.course.begins_check(is_whole, has_verdict, leader, now);
@@ -162,16 +151,16 @@ impl Transfer {
     }
 
     fn next_wakeup(&self, state: &super::State, now: Moment) -> Option<Moment> {
-        let mut wake = if state.course.asks() { state.picker.next_wakeup() } else { None };
+        let mut wake = if state.course.asks() { state.session.picker.next_wakeup() } else { None };
         let mut at_latest = |moment: Moment| wake = Some(wake.map_or(moment, |earlier| earlier.min(moment)));
         if let Some(moment) = state.leading.as_ref().and_then(|leading| leading.next_wakeup(now)) {
             at_latest(moment);
         }
-        if let Some(moment) = state.news.due() {
+        if let Some(moment) = state.session.news_due() {
             at_latest(moment);
         }
         let may_ask = state.course.is_fetching() && matches!(state.lead(), Lead::Node(_));
-        if let Some(moment) = state.hashes.next_wakeup().filter(|_| may_ask) {
+        if let Some(moment) = state.session.hashes.next_wakeup().filter(|_| may_ask) {
             at_latest(moment);
         }
         if !state.asked.is_empty() {
@@ -244,12 +233,9 @@ impl Transfer {
 
     /// Calls back whatever is still asked for: this transfer is over.
     fn call_back_all(&self) {
-        let (asked, void) = {
-            let mut state = self.state.lock();
-            (std::mem::take(&mut state.asked), std::mem::take(&mut state.void))
-        };
-        for (id, node) in asked.into_iter().map(|(id, asked)| (id, asked.of)).chain(void) {
-            self.fleet.cancel(node, self.blob, id);
+        let asked = std::mem::take(&mut self.state.lock().asked);
+        for (id, asked) in asked {
+            self.fleet.cancel(asked.of, self.blob, id);
         }
     }
 
@@ -266,9 +252,9 @@ impl Transfer {
                 }
                 state.upkeep.progressed((arrived - before).into(), now);
                 if let Some(leading) = &mut state.leading {
-                    leading.gave(node, false, now);
+                    leading.gave_some(node, now);
                 }
-                state.picker.handle(Event::Progress { request: id, bytes: arrived.into() }, now);
+                state.session.picker.handle(Event::Progress { request: id, bytes: arrived.into() }, now);
             }
         }
     }

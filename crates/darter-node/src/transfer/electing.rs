@@ -10,7 +10,7 @@ use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{Loss, Phase, Start, Step};
 use darter_wire::{Failure, FailureKind, PeerInfo};
 
-use super::{Lead, Outcome, Transfer};
+use super::{Outcome, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
 use crate::options::Role;
@@ -48,10 +48,10 @@ impl Transfer {
         let now = self.context.now();
         let is_hearsay = {
             let mut state = self.state.lock();
-            if !state.leadership.lost(lead, loss) {
+            if !state.session.lost_lead(lead, loss, now) {
                 return;
             }
-            state.change_lead(Lead::Nobody, None, now);
+            state.lead_changed(now);
             if !state.course.is_open() {
                 return;
             }
@@ -70,7 +70,7 @@ impl Transfer {
 
     /// Finds a lead, unless that is under way or somebody leads.
     pub(crate) fn elect(self: &Arc<Self>) {
-        if !self.state.lock().leadership.begin_search() {
+        if !self.state.lock().session.leadership.begin_search() {
             return;
         }
         let electing = Arc::clone(self);
@@ -79,7 +79,7 @@ impl Transfer {
             // The step that ends the search is taken under the lock: whoever finds the lead gone after it begins another.
             while let Some(step) = electing.next_step().await {
                 if !electing.take_step(step, &mut holders).await {
-                    electing.state.lock().leadership.end_search();
+                    electing.state.lock().session.leadership.end_search();
                     return;
                 }
             }
@@ -92,11 +92,10 @@ impl Transfer {
         let seeds = self.fleet.seeds();
         let mut state = self.state.lock();
         if !state.course.is_open() {
-            state.leadership.end_search();
+            state.session.leadership.end_search();
             return None;
         }
-        let members: Vec<NodeId> = state.met.iter().filter(|node| self.fleet.peer(**node).is_some()).copied().collect();
-        match state.leadership.next(&seeds, &members) {
+        match state.session.next_step(&seeds, |node| self.fleet.peer(node).is_some()) {
             Step::End => None,
             step => Some(step),
         }
@@ -115,10 +114,10 @@ impl Transfer {
                 }
             }
             Step::Survey => {
-                let failed = self.state.lock().leadership.failed().collect();
+                let failed = self.state.lock().session.leadership.failed().collect();
                 let survey = self.fleet.survey_without(self.blob, Some(self.blob), failed).await;
                 *holders = survey.holders;
-                self.state.lock().leadership.found(survey.heard.into());
+                self.state.lock().session.leadership.found(survey.heard.into());
             }
             Step::Ask(node) => return self.ask_to_lead(node, holders).await,
             Step::Lead => {
@@ -149,11 +148,11 @@ impl Transfer {
             Ok(Err(error)) => self.note(format!("{} does not lead: {error}", self.fleet.address(node))),
             Err(_) => {
                 self.note(format!("{} does not answer", self.fleet.address(node)));
-                self.state.lock().leadership.silent(node);
+                self.state.lock().session.leadership.silent(node);
                 return true;
             }
         }
-        self.state.lock().leadership.refused(node);
+        self.state.lock().session.leadership.refused(node);
         true
     }
 
@@ -167,7 +166,7 @@ impl Transfer {
 
     /// A seed is connected (again): it leads, unless a seed does.
     pub(crate) fn seed_returned(self: &Arc<Self>, seed: NodeId) {
-        let may_lead = self.state.lock().leadership.seed_came(seed, |lead| self.fleet.is_seed(lead));
+        let may_lead = self.state.lock().session.leadership.seed_came(seed, |lead| self.fleet.is_seed(lead));
         if !may_lead || !matches!(self.outcome(), Outcome::Open) {
             return;
         }

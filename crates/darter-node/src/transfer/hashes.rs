@@ -8,7 +8,6 @@ use std::sync::Arc;
 use darter_core::manifest::ManifestError;
 use darter_core::{NodeId, PieceHash, PieceIndex, Proof, in_full};
 use darter_store::StoreError;
-use darter_swarm::Event;
 use darter_swarm::hashes::{Answer, Reply};
 
 use super::{Lead, State, Transfer};
@@ -16,16 +15,12 @@ use super::{Lead, State, Transfer};
 impl Transfer {
     /// Takes note of hashes that the store has learned in order.
     pub(super) fn catch_up(&self, state: &mut State) {
-        if state.hashes.catch_up(self) {
-            state.news.first_hashes();
-        }
+        state.session.catch_up(self);
     }
 
     /// Takes note of hashes that the store has learned, behind a gap perhaps.
     pub(super) fn learned_run(&self, state: &mut State, run: Range<u32>) {
-        self.catch_up(state);
-        let total = self.pieces();
-        state.picker.handle(Event::ManifestGrew { known: run, total }, self.context.now());
+        state.session.learned(run, self, self.context.now());
     }
 
     /// The lead tells hashes, perhaps with its word for them and all before.
@@ -37,9 +32,7 @@ impl Transfer {
             if told.is_ok() {
                 self.learned_run(&mut state, first..first + count);
             }
-            if state.hashes.lead_told(first, count, proof, &**self) {
-                state.news.first_hashes();
-            }
+            state.session.lead_told(first, count, proof, &**self);
         }
         match told {
             Ok(_) => self.total_known(),
@@ -50,7 +43,7 @@ impl Transfer {
 
     /// Somebody else than the lead tells hashes: an answer, if this one was asked.
     pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
-        let Some(check) = self.state.lock().hashes.check_for(from) else { return };
+        let Some(check) = self.state.lock().session.hashes.check_for(from) else { return };
         let answer = match check.prove(first, hashes, proof) {
             Answer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
                 Ok(_) => Answer::Proven(proven),
@@ -67,12 +60,7 @@ impl Transfer {
         }
         let is_new = matches!(answer, Answer::Proven(_));
         let now = self.context.now();
-        {
-            let mut state = self.state.lock();
-            if state.hashes.answered(from, answer, now) {
-                state.news.first_hashes();
-            }
-        }
+        self.state.lock().session.answered(from, answer, now);
         if is_new {
             self.total_known();
         } else {
@@ -85,7 +73,7 @@ impl Transfer {
         let (is_lead, check) = {
             let state = self.state.lock();
             let is_lead = state.lead() == Lead::Node(from);
-            (is_lead, state.hashes.check_run(from, is_lead, first))
+            (is_lead, state.session.hashes.check_run(from, is_lead, first))
         };
         let Some(run) = check.prove(hashes, proof) else {
             self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
@@ -100,9 +88,7 @@ impl Transfer {
         }
         {
             let mut state = self.state.lock();
-            if state.hashes.took_run(from, run, &**self) {
-                state.news.first_hashes();
-            }
+            state.session.took_run(from, run, &**self);
             self.learned_run(&mut state, first..first + hashes.len() as u32);
         }
         self.kick.notify_one();
@@ -117,11 +103,11 @@ impl Transfer {
             let state = &mut *guard;
             self.catch_up(state);
             let leads = state.leading.as_ref().is_some_and(|leading| leading.has(to));
-            if !leads && !state.met.contains(&to) {
+            if !leads && !state.session.met().contains(&to) {
                 return;
             }
             let books = state.leading.as_mut().map(super::Leading::books);
-            (state.hashes.answer(to, first, books, self, now), state.leadership.following())
+            (state.session.hashes.answer(to, first, books, self, now), state.session.leadership.following())
         };
         for message in &messages {
             self.fleet.say(to, message);
@@ -140,7 +126,7 @@ impl Transfer {
         known: u32,
         pieces: impl Iterator<Item = PieceIndex>,
     ) -> bool {
-        let State { hashes, wants, .. } = state;
-        hashes.showed(neighbour, known, pieces.filter(|piece| wants.includes(*piece)), self)
+        let State { session, wants, .. } = state;
+        session.hashes.showed(neighbour, known, pieces.filter(|piece| wants.includes(*piece)), self)
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::beside::Connections;
 use super::dissolve::refuse;
-use super::{Lead, Outcome, Transfer, narrower, random_seed};
+use super::{Outcome, Transfer, narrower, random_seed};
 use crate::error::FetchError;
 
 /// Blobs this small are sent with the first answer, in bytes.
@@ -91,7 +91,7 @@ impl Leading {
         self.replan();
     }
 
-    pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+    fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
         self.books.lead_mut().report(reporter, suspect)
     }
 
@@ -101,9 +101,9 @@ impl Leading {
         self.replan();
     }
 
-    /// A member gave this agent a piece, or some of one.
-    pub(super) fn gave(&mut self, member: NodeId, is_whole: bool, now: Moment) {
-        self.books.lead_mut().gave(member, is_whole, now);
+    /// A member gave this agent some of a piece.
+    pub(super) fn gave_some(&mut self, member: NodeId, now: Moment) {
+        self.books.lead_mut().gave(member, false, now);
     }
 
     /// When time alone may have made more to send.
@@ -164,7 +164,7 @@ impl Leading {
     }
 
     /// The plan of what to read may have changed.
-    fn replan(&self) {
+    pub(super) fn replan(&self) {
         self.plan_changed.iter().for_each(|changed| changed.notify_one());
     }
 
@@ -251,7 +251,8 @@ impl Transfer {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
-            state.change_lead(Lead::Me, None, now);
+            state.session.leads(now);
+            state.lead_changed(now);
         }
         self.open_lead(start);
         self.run_errands();
@@ -282,7 +283,7 @@ impl Transfer {
             held: &held,
             everything: state.wants.everything(),
             wishes: &state.wants.wishes(),
-            dropped: state.picker.dropped().collect(),
+            dropped: state.session.picker.dropped().collect(),
             has_verdict: state.verdict.is_some(),
             seed: random_seed(&self.context.me, self.blob),
             tuning: Tuning::default(),
@@ -293,7 +294,7 @@ impl Transfer {
         }
         if start == Start::TakeOver {
             // Who does not come to this lead, or comes late, holds it all the same.
-            for (neighbour, held) in state.picker.held_by_neighbours() {
+            for (neighbour, held) in state.session.picker.held_by_neighbours() {
                 if let Some(peer) = self.fleet.peer(neighbour) {
                     books.count_in(neighbour, peer.hello.place, held);
                 }
@@ -319,9 +320,9 @@ impl Transfer {
                 lead.read_by(most, known_until, self.piece_length, length);
             }
             if let Some(total) = total {
-                state.hashes.set_total(total);
+                state.session.hashes.set_total(total);
             }
-            state.picker.handle(Event::ManifestGrew { known, total }, now);
+            state.session.picker.handle(Event::ManifestGrew { known, total }, now);
         }
         self.kick.notify_one();
         self.changed.send_replace(());
@@ -345,7 +346,7 @@ impl Transfer {
             if let Some(error) = &state.failure {
                 return Err(error.clone());
             }
-            if !state.leadership.may_admit(node) {
+            if !state.session.leadership.may_admit(node) {
                 let reason = "this agent follows the one that asks".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }
@@ -399,7 +400,7 @@ impl Transfer {
     pub(super) fn member_left(&self, node: NodeId) {
         {
             let mut state = self.state.lock();
-            state.hashes.left(node);
+            state.session.hashes.left(node);
             let Some(leading) = &mut state.leading else { return };
             leading.books.left(node);
             leading.replan();

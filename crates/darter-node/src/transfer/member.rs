@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Blamed as _, Fault, NodeId, PieceIndex, PieceSet, Place, Source, in_full};
+use darter_core::{Blamed as _, Fault, Moment, NodeId, PieceIndex, PieceSet, Place, Source, in_full};
 use darter_fleet::Peer;
 use darter_store::Put;
-use darter_swarm::{Event, RequestId};
+use darter_swarm::{Books, Event, Meeting, RequestId, Session};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
-use super::{Asked, Lead, Transfer};
+use super::leading::Leading;
+use super::{Asked, Lead, State, Transfer};
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined};
 use crate::let_downs::How;
@@ -23,37 +24,29 @@ impl Transfer {
         if joined.piece_length != self.piece_length || self.is_complete() {
             return;
         }
-        if self.stays_lead_of(lead) {
-            return;
-        }
         // A lead that has gone by now is left below; nothing is taken from it.
         let peer = self.fleet.peer(lead);
         let is_seed = peer.as_ref().is_none_or(Peer::is_seed);
         let whole = joined.whole.take().zip(peer);
         {
             let now = self.context.now();
-            let mut state = self.state.lock();
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            let neighbours = joined.neighbours.iter().map(|info| info.node);
+            let books = state.leading.as_mut().map(|leading| &*leading.books());
+            if !state.session.follow(lead, joined.key, neighbours, books, now) {
+                return;
+            }
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
             if whole.is_some() {
                 state.course.arrives();
             }
-            if state.lead() == Lead::Me {
-                let neighbours: Vec<_> = state.met.drain().collect();
-                state.to_meet.extend(neighbours);
-            }
-            state.change_lead(Lead::Node(lead), Some(joined.key), now);
+            state.lead_changed(now);
             state.follows_seed = is_seed;
-            state.hashes.members_ask(joined.members_ask);
+            state.session.hashes.members_ask(joined.members_ask);
             if let Some(verdict) = joined.verdict {
                 state.told_verdict(verdict);
             }
-            state.picker.handle(Event::PeerLeft { peer: lead }, now);
-            let met = std::mem::take(&mut state.met);
-            state.to_meet.retain(|node| !met.contains(node));
-            state.met = met;
-            // Even those that were met before: they may have been told that they are no neighbours any more.
-            state.to_meet.extend(joined.neighbours.iter().map(|info| info.node));
-            state.to_meet.remove(&self.context.me);
         }
         for info in &joined.neighbours {
             self.fleet.ensure(info);
@@ -71,13 +64,6 @@ impl Transfer {
             self.lead_failed(lead, "connection lost");
         }
         self.kick.notify_one();
-    }
-
-    /// Whether this agent goes on to lead the one that would lead it.
-    fn stays_lead_of(&self, other: NodeId) -> bool {
-        let state = self.state.lock();
-        let leads = state.leading.as_ref().is_some_and(|leading| leading.has(other));
-        leads && state.leadership.stays_lead_of(other)
     }
 
     /// Whether an agent was let in here, and has not left.
@@ -118,7 +104,7 @@ impl Transfer {
         let from_lead = self.lead() == Lead::Node(from);
         match message {
             Message::Grew { from: first, hashes, length, members_ask, proof, .. } if from_lead => {
-                self.state.lock().hashes.members_ask(members_ask);
+                self.state.lock().session.hashes.members_ask(members_ask);
                 if hashes.is_empty() {
                     self.lead_waits(from);
                 }
@@ -158,9 +144,10 @@ impl Transfer {
             Message::Have { pieces, known, .. } => {
                 let follows = {
                     let mut state = self.state.lock();
-                    let is_neighbour = state.met.contains(&from) || state.to_meet.contains(&from);
+                    let session = &state.session;
+                    let is_neighbour = session.met().contains(&from) || session.to_meet().contains(&from);
                     let follows = is_neighbour && self.showed(&mut state, from, known, pieces.iter().copied());
-                    state.picker.peer_has(from, &pieces) || follows
+                    state.session.picker.peer_has(from, &pieces) || follows
                 };
                 self.member_has(from, &pieces);
                 // Most announcements change nothing for now: waking the driver for each would be most of its work.
@@ -173,22 +160,15 @@ impl Transfer {
                     let now = self.context.now();
                     let mut state = self.state.lock();
                     for &piece in &pieces {
-                        state.picker.handle(Event::PeerLost { peer: from, piece }, now);
-                        if self.stored.holds(piece) {
-                            state.news.is_wanted_by(from, piece);
-                        }
+                        state.session.lost_by(from, piece, self.stored.holds(piece), now);
                     }
                 }
                 self.member_lost(from, &pieces);
                 self.kick.notify_one();
             }
             Message::Part { .. } => {
-                {
-                    let mut state = self.state.lock();
-                    state.met.remove(&from);
-                    state.hashes.left(from);
-                }
-                self.tell(Event::PeerLeft { peer: from });
+                self.state.lock().session.parted(from, self.context.now());
+                self.kick.notify_one();
                 // One that was let in says so to its lead by itself.
                 if !self.leads(from) {
                     self.member_left(from);
@@ -209,15 +189,8 @@ impl Transfer {
         {
             let now = self.context.now();
             let mut state = self.state.lock();
-            let was_met = state.met.remove(&node);
-            state.hashes.left(node);
-            state.picker.handle(Event::PeerLeft { peer: node }, now);
-            // It may be this connection alone that is gone.
-            let is_led = state.leadership.following().is_some_and(|lead| lead != node);
-            again = was_met && is_led && state.course.is_open();
-            if again {
-                state.to_meet.insert(node);
-            }
+            let is_open = state.course.is_open();
+            again = state.session.gone(node, is_open, now);
         }
         if again {
             let addr = self.fleet.address(node);
@@ -231,8 +204,7 @@ impl Transfer {
     pub(crate) fn not_reached(&self, node: NodeId) {
         let lead = {
             let state = self.state.lock();
-            let is_missed = state.to_meet.contains(&node) && state.course.is_open();
-            state.leadership.following().filter(|lead| is_missed && *lead != node)
+            state.session.unreached(node, state.course.is_open())
         };
         if let Some(lead) = lead {
             self.fleet.say(lead, &Message::Unreached { blob: self.blob, peer: node });
@@ -250,14 +222,12 @@ impl Transfer {
     /// The lead begins to send a piece of its choice: its hash has time to come meanwhile.
     pub(crate) fn begun(&self, request: RequestId, piece: PieceIndex) {
         {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            let of = state.asked.get(&request).map(|asked| asked.of);
-            if of.is_some_and(|of| state.lead() == Lead::Node(of)) {
-                state.hashes.lead_showed(piece.0 + 1);
-            }
+            let now = self.context.now();
+            let mut state = self.state.lock();
+            let Some(of) = state.asked.get(&request).map(|asked| asked.of) else { return };
+            state.session.begun(request, piece, of, now);
         }
-        self.tell(Event::Started { request, piece });
+        self.kick.notify_one();
     }
 
     /// A peer answered a request.
@@ -268,28 +238,47 @@ impl Transfer {
             Answer::Data { piece, data, .. } => self.take_piece(peer, request, piece, data).await,
             Answer::None { reason, wanted, .. } => {
                 tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
-                if let (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) = (wanted, reason) {
-                    self.tell(Event::PeerLost { peer: from, piece });
-                }
-                let stood = self.unanswered(request).is_some();
                 match (wanted, reason) {
-                    (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if stood => self.lead_forgot(from),
-                    // If this agent leads, somebody has to be found who does hold it.
                     (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) => {
-                        self.member_lost(from, &[piece]);
+                        self.settle(request, |session, books, now| session.refused(request, from, piece, books, now));
                     }
-                    _ => {}
+                    (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if self.unanswered(request).is_some() => {
+                        self.lead_forgot(from);
+                    }
+                    _ => {
+                        self.unanswered(request);
+                    }
                 }
             }
         }
     }
 
-    /// A holder can't be reached, or its connection broke. If this agent leads, it must not leave to that one what the
-    /// origin can give: it counts as a holder again when it says so.
+    /// A holder can't be reached, or its connection broke.
     pub(crate) fn unreached(&self, holder: NodeId, request: RequestId) {
-        if let Some(Asked { wanted: Wanted::Piece(piece), .. }) = self.unanswered(request) {
-            self.member_lost(holder, &[piece]);
+        let wanted = self.state.lock().asked.get(&request).map(|asked| asked.wanted);
+        match wanted {
+            Some(Wanted::Piece(piece)) => {
+                self.settle(request, |session, books, now| session.failed(request, holder, piece, books, now));
+            }
+            _ => {
+                self.unanswered(request);
+            }
         }
+    }
+
+    /// A request will not be answered, from which something follows.
+    fn settle(&self, request: RequestId, decide: impl FnOnce(&mut Session, Option<&mut Books>, Moment)) {
+        let now = self.context.now();
+        {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            state.asked.remove(&request);
+            decide(&mut state.session, state.leading.as_mut().map(Leading::books), now);
+            if let Some(leading) = &state.leading {
+                leading.replan();
+            }
+        }
+        self.kick.notify_one();
     }
 
     /// A request will not be answered. `None` if nobody waited for it any more.
@@ -297,7 +286,7 @@ impl Transfer {
         let now = self.context.now();
         let asked = {
             let mut state = self.state.lock();
-            state.picker.handle(Event::Failed { request }, now);
+            state.session.picker.handle(Event::Failed { request }, now);
             state.asked.remove(&request)
         };
         self.kick.notify_one();
@@ -348,12 +337,7 @@ impl Transfer {
         if self.stored.hash(piece).is_some() {
             return;
         }
-        {
-            let mut state = self.state.lock();
-            if state.lead() == Lead::Node(giver) {
-                state.hashes.lead_showed(piece.0 + 1);
-            }
-        }
+        self.state.lock().session.gives(giver, piece);
         self.kick.notify_one();
         let mut changed = self.changed.subscribe();
         let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
@@ -377,24 +361,8 @@ impl Transfer {
 
     /// Some are neighbours no more; then others are, perhaps the same ones anew.
     fn learn_neighbours(&self, add: &[PeerInfo], gone: &[NodeId]) {
-        {
-            let now = self.context.now();
-            let mut state = self.state.lock();
-            for node in gone {
-                state.to_meet.remove(node);
-                state.met.remove(node);
-                // Who is one again is only met anew: it may know of this one all the time.
-                if !add.iter().any(|info| info.node == *node) {
-                    state.hashes.left(*node);
-                    state.picker.handle(Event::PeerLeft { peer: *node }, now);
-                }
-            }
-            for info in add {
-                if info.node != self.context.me && !state.met.contains(&info.node) {
-                    state.to_meet.insert(info.node);
-                }
-            }
-        }
+        let named: Vec<NodeId> = add.iter().map(|info| info.node).collect();
+        self.state.lock().session.named(&named, gone, self.context.now());
         for info in add {
             self.fleet.ensure(info);
         }
@@ -410,14 +378,9 @@ impl Transfer {
         let tier = self.fleet.peer(peer).map_or(darter_core::Tier::Far, |it| it.tier);
         {
             let now = self.context.now();
-            let mut state = self.state.lock();
-            self.showed(&mut state, peer, known, held.iter());
-            if state.lead() != Lead::Node(peer) {
-                state.picker.handle(Event::PeerJoined { peer, tier, wants, held }, now);
-            }
-            if !state.met.contains(&peer) {
-                state.to_meet.insert(peer);
-            }
+            let mut guard = self.state.lock();
+            let State { session, wants: wanted, .. } = &mut *guard;
+            session.met_by(peer, Meeting { tier, held, known, wants }, |piece| wanted.includes(piece), self, now);
         }
         self.kick.notify_one();
     }

@@ -31,7 +31,7 @@
 //!
 //! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
 //!
-//! Decisions are made by `darter_swarm`'s `Picker` and `Lead`, under one lock and without I/O; everybody who learns
+//! Decisions are made by `darter_swarm`'s `Session` and `Books`, under one lock and without I/O; everybody who learns
 //! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
 //! order: a Meet before a Have, a lead's hashes in the order of the pieces. Only questions are answered by whoever hears them.
 //!
@@ -66,21 +66,20 @@ pub(crate) mod view;
 mod wants;
 mod whole;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use darter_api::{self as api, CheckedBy, Giver};
 use darter_core::source::Credentials;
 use darter_core::{
-    BlobId, Digest, LeadKey, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version,
-    in_full,
+    BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version, in_full,
 };
 use darter_fleet::Fleet;
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
-use darter_swarm::{Course, Event, Hashes, Leadership, News, Phase, Picker, RequestId, Tuning};
+use darter_swarm::{Came, Course, Event, Hashes, Leadership, Phase, Picker, RequestId, Session, Tuning};
 use darter_wire::{Message, Verdict, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -145,23 +144,14 @@ pub(crate) struct Transfer {
 }
 
 pub(crate) struct State {
-    picker: Picker,
+    session: Session,
     /// The lead's work, while this agent does it.
     leading: Option<Leading>,
-    leadership: Leadership,
     callers: Callers,
     /// For whom the origin is read: who may have the least read.
     requester: Requester,
-    /// Peers that were told what is held here.
-    met: HashSet<NodeId>,
-    /// Peers that are to be told.
-    to_meet: HashSet<NodeId>,
-    news: News,
-    hashes: Hashes,
     /// Requests under way.
     asked: HashMap<RequestId, Asked>,
-    /// Requests that nobody waits for any more, to be called back: a holder keeps them for ever otherwise.
-    void: Vec<(RequestId, NodeId)>,
     verdict: Option<Verdict>,
     /// Who checked that the whole is what the verdict says; nobody yet while it is not complete.
     checked_by: CheckedBy,
@@ -212,7 +202,7 @@ struct Asked {
 impl State {
     /// How many are in the swarm, as far as is known here.
     fn members(&self) -> u32 {
-        let members = self.leading.as_ref().map_or(self.met.len(), Leading::member_count);
+        let members = self.leading.as_ref().map_or(self.session.met().len(), Leading::member_count);
         u32::try_from(members).unwrap_or(u32::MAX)
     }
 
@@ -238,19 +228,13 @@ impl State {
 
     /// Who leads.
     const fn lead(&self) -> Lead {
-        self.leadership.leader()
+        self.session.leader()
     }
 
-    /// Another lead, or none: what was asked of the former one as the lead is void.
-    fn change_lead(&mut self, lead: Lead, key: Option<LeadKey>, now: Moment) {
-        self.leadership.set(lead);
-        self.upkeep.follows(now);
-        self.hashes.lead_changed(key);
+    /// Another lead, or none: nothing is known to it, and it has its own time.
+    fn lead_changed(&mut self, now: Moment) {
         self.wants.lead_changed();
-        self.picker.handle(Event::LeadChanged { lead: self.leadership.following() }, now);
-        self.news.lead_knows(now);
-        self.void
-            .extend(self.asked.extract_if(|_, asked| asked.wanted == Wanted::Any).map(|(id, asked)| (id, asked.of)));
+        self.upkeep.follows(now);
     }
 }
 
@@ -326,17 +310,11 @@ impl Transfer {
             leadership.record();
         }
         let state = State {
-            picker,
+            session: Session::new(context.me, picker, leadership, hashes, Tuning::default()),
             leading: None,
-            leadership,
             callers: Callers::new(credentials),
             requester,
-            met: HashSet::new(),
-            to_meet: HashSet::new(),
-            news: News::new(Tuning::default()),
-            hashes,
             asked: HashMap::new(),
-            void: Vec::new(),
             verdict,
             checked_by: CheckedBy::Earlier,
             streamed_digest: None,
@@ -427,14 +405,14 @@ impl Transfer {
 
     /// What was decided about who leads, if that is recorded.
     pub(crate) fn decisions(&self) -> Option<Trace> {
-        self.state.lock().leadership.trace()
+        self.state.lock().session.leadership.trace()
     }
 
     /// Says good-bye to the swarm and ends the driver.
     pub(crate) fn leave(&self) {
         let (lead, met) = {
             let state = self.state.lock();
-            (state.lead(), state.met.clone())
+            (state.lead(), state.session.met().clone())
         };
         if let Lead::Node(lead) = lead {
             self.fleet.say(lead, &Message::Leave { blob: self.blob });
@@ -499,7 +477,7 @@ impl Transfer {
     /// Tells the picker, and lets the driver act on it.
     pub(crate) fn tell(&self, event: Event) {
         let now = self.context.now();
-        self.state.lock().picker.handle(event, now);
+        self.state.lock().session.picker.handle(event, now);
         self.kick.notify_one();
     }
 
@@ -528,25 +506,21 @@ impl Transfer {
     pub(crate) fn stored_piece(&self, piece: PieceIndex, bytes: u64, request: Option<RequestId>, from: Giver) {
         let now = self.context.now();
         {
-            let mut state = self.state.lock();
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
             if let Some(request) = request {
                 state.asked.remove(&request);
             }
-            self.note_passing(&mut state);
-            let from_lead = from.node().is_some_and(|node| state.lead() == Lead::Node(node));
+            self.note_passing(state);
             state.upkeep.moved(now);
-            state.leadership.piece_came();
             state.flows.came(now, bytes, &from);
-            if let (Some(leading), Some(node)) = (&mut state.leading, from.node()) {
-                leading.gave(node, true, now);
-            }
+            let came = Came { piece, bytes, request, from: from.node() };
             state.journal.gave(piece, bytes, from, now);
-            state.picker.handle(Event::Received { request, piece, bytes }, now);
-            let lag = u64::from(state.picker.lag()) * self.piece_length.bytes();
+            state.session.stored(came, state.leading.as_mut().map(Leading::books), now);
+            let lag = u64::from(state.session.picker.lag()) * self.piece_length.bytes();
             state.journal.lagged(lag);
-            state.news.came(piece, from_lead);
-            if let Some(leading) = &mut state.leading {
-                leading.own(piece);
+            if let Some(leading) = &state.leading {
+                leading.replan();
             }
         }
         self.kick.notify_one();

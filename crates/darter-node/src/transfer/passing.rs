@@ -68,7 +68,7 @@ impl Transfer {
     pub(super) fn note_passing(&self, state: &mut State) {
         if self.stored.passes() && !state.positions.told {
             state.positions.told = true;
-            state.picker.handle(Event::Wants(false), self.context.now());
+            state.session.picker.handle(Event::Wants(false), self.context.now());
             state
                 .journal
                 .note(self.context.now(), "passes through without being stored whole: there is no room for it");

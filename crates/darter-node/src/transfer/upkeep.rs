@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet, in_full};
-use darter_swarm::{Awaited, Event, Phase, Vigil};
+use darter_swarm::{Awaited, Phase, Vigil};
 use darter_wire::Message;
 
+use super::leading::Leading;
 use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
@@ -107,7 +108,7 @@ impl Transfer {
                     || state.course.phase() == Phase::Checking
                     || self.pieces() == Some(self.stored.held().len())
             }
-            Lead::Nobody => state.leadership.is_searching(),
+            Lead::Nobody => state.session.leadership.is_searching(),
             Lead::Node(_) => true,
         };
         if attended {
@@ -242,15 +243,15 @@ impl Transfer {
     pub(super) fn lack(&self, pieces: &PieceSet, why: &str) {
         let now = self.context.now();
         {
-            let mut state = self.state.lock();
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
             state.journal.note(now, format!("{} pieces {why}", pieces.len()));
             state.losses.note(pieces);
             for piece in pieces.iter() {
-                state.picker.handle(Event::Lost { piece }, now);
-                state.news.went(piece);
-                if let Some(leading) = &mut state.leading {
-                    leading.disown(piece);
-                }
+                state.session.lacks(piece, state.leading.as_mut().map(Leading::books), now);
+            }
+            if let Some(leading) = &state.leading {
+                leading.replan();
             }
             if state.course.lacks() {
                 state.upkeep.moved(now);
@@ -324,7 +325,7 @@ impl Transfer {
         let mut asked: Vec<_> = state.asked.values().map(|asked| asked.of).collect();
         asked.sort_unstable();
         asked.dedup();
-        let lead = state.leadership.following();
+        let lead = state.session.leadership.following();
         let others: Vec<_> = asked.into_iter().filter(|node| lead != Some(*node)).collect();
         let others = match others.len() {
             0 => String::new(),

@@ -180,8 +180,8 @@ impl Transfer {
     /// Everybody who is known to be in the swarm, who moves most first.
     fn peer_rows(&self, state: &mut State, now: Moment) -> Vec<PeerRow> {
         let mut nodes: BTreeSet<NodeId> = state.flows.peers.keys().copied().collect();
-        nodes.extend(state.met.iter());
-        let mut holds: HashMap<NodeId, u32> = state.picker.holdings().collect();
+        nodes.extend(state.session.met().iter());
+        let mut holds: HashMap<NodeId, u32> = state.session.picker.holdings().collect();
         if let Some(leading) = &state.leading {
             holds.extend(leading.holdings());
         }
@@ -241,7 +241,7 @@ impl State {
     /// Requests under way; none once the transfer has ended.
     fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
         let open = self.course.is_open();
-        self.picker.open_requests().filter(move |_| open)
+        self.session.picker.open_requests().filter(move |_| open)
     }
 }
 

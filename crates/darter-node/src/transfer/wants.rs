@@ -88,11 +88,11 @@ impl State {
             let reader = reader_for(node);
             if readers.insert(reader) {
                 let (piece, count) = (PieceIndex(wish.first), wish.end - wish.first);
-                self.picker.handle(Event::ReaderAt { reader, piece, count, patience: Duration::ZERO }, now);
+                self.session.picker.handle(Event::ReaderAt { reader, piece, count, patience: Duration::ZERO }, now);
             }
         }
         for gone in self.wants.for_members.difference(&readers) {
-            self.picker.handle(Event::ReaderGone { reader: *gone }, now);
+            self.session.picker.handle(Event::ReaderGone { reader: *gone }, now);
         }
         self.wants.for_members = readers;
     }
@@ -175,7 +175,7 @@ impl Transfer {
                 return;
             }
             if !self.stored.passes() {
-                state.picker.handle(Event::Wants(true), now);
+                state.session.picker.handle(Event::Wants(true), now);
             }
             if let Some(leading) = &mut state.leading {
                 leading.read_everything();

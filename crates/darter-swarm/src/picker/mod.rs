@@ -450,6 +450,8 @@ impl Picker {
     }
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {
+        // An ask stands for ever otherwise.
+        self.cancel_where(|request| request.neighbour.is_none() && request.piece.is_none());
         self.drop_requests(|request| request.neighbour.is_none());
         let lead = lead.filter(|lead| *lead != self.me && !self.is_banned(*lead));
         self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0, asked_from: None });

@@ -1,0 +1,461 @@
+use std::time::Duration;
+
+use darter_core::{BlobId, PieceLength, Place, Signer};
+
+use super::*;
+use crate::facts::fixture::{BLOB, Known};
+use crate::{Action, Opening, Start, Teacher, Told};
+
+const ME: u8 = 5;
+const PIECES: u32 = 8;
+
+fn node(name: u8) -> NodeId {
+    NodeId([name; 16])
+}
+
+fn later(millis: u64) -> Moment {
+    Moment::ZERO + Duration::from_millis(millis)
+}
+
+fn key() -> LeadKey {
+    Signer::draw().key()
+}
+
+fn pieces(list: &[u32]) -> PieceSet {
+    list.iter().copied().map(PieceIndex).collect()
+}
+
+/// An agent that knows all hashes and holds nothing.
+struct Scene {
+    session: Session,
+    known: Known,
+    books: Option<Books>,
+    now: Moment,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let tuning = Tuning::default();
+        let picker = Picker::new(node(ME), 1 << 20, tuning, 1);
+        let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], 0, tuning);
+        let leadership = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
+        let session = Session::new(node(ME), picker, leadership, hashes, tuning);
+        let known = Known { pieces: Some(PIECES), known: PieceSet::full(PIECES) };
+        let mut scene = Self { session, known, books: None, now: later(1) };
+        scene.session.learned(0..PIECES, &scene.known, later(1));
+        scene
+    }
+
+    /// The same in a swarm that agent 9 leads, with these neighbours.
+    fn led(neighbours: &[u8]) -> Self {
+        let mut scene = Self::new();
+        assert!(scene.follows(9, neighbours));
+        scene
+    }
+
+    fn follows(&mut self, lead: u8, neighbours: &[u8]) -> bool {
+        let neighbours: Vec<NodeId> = neighbours.iter().copied().map(node).collect();
+        self.session.follow(node(lead), key(), neighbours, self.books.as_ref(), self.now)
+    }
+
+    fn leads(&mut self) {
+        self.session.leads(self.now);
+        let opening = Opening {
+            me: node(ME),
+            place: Place::default(),
+            start: Start::Fresh,
+            held: &self.session.picker.held().clone(),
+            everything: true,
+            wishes: &[],
+            dropped: Vec::new(),
+            has_verdict: false,
+            seed: 1,
+            tuning: Tuning::default(),
+        };
+        self.books = Some(Books::open(opening, &self.known, self.now));
+    }
+
+    fn admits(&mut self, member: u8) {
+        let entering = crate::Entering { node: node(member), request: 1, whole: None };
+        let books = self.books.as_mut().expect("it leads");
+        books.admit(entering, Place::default(), &PieceSet::new(), true);
+    }
+
+    /// Everybody is connected but these.
+    fn meets(&mut self, without: &[u8]) -> Vec<NodeId> {
+        self.session.meet(|peer| !without.contains(&peer.0[0]))
+    }
+
+    fn met_by(&mut self, peer: u8, held: &[u32]) {
+        let meeting = Meeting { tier: Tier::Rack, held: pieces(held), known: 0, wants: true };
+        self.session.met_by(node(peer), meeting, |_| true, &self.known, self.now);
+    }
+
+    fn stores(&mut self, piece: u32, from: Option<u8>) {
+        let came = Came { piece: PieceIndex(piece), bytes: 1 << 20, request: None, from: from.map(node) };
+        self.session.stored(came, self.books.as_mut(), self.now);
+    }
+
+    fn polls(&mut self) -> Vec<Action> {
+        self.now = self.now + Duration::from_secs(1);
+        let mut actions = Vec::new();
+        self.session.picker.poll(self.now, &mut actions);
+        actions
+    }
+
+    /// Who is asked for pieces by name.
+    fn asked(&mut self) -> Vec<NodeId> {
+        let actions = self.polls();
+        let mut asked: Vec<NodeId> = actions
+            .iter()
+            .filter_map(|it| if let Action::Request { peer, .. } = it { Some(*peer) } else { None })
+            .collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked
+    }
+
+    /// What is told after a while, to whom.
+    fn tells(&mut self) -> Vec<(Vec<u8>, Told)> {
+        self.now = self.now + Duration::from_secs(1);
+        let told = self.session.tell(&[], self.now);
+        told.into_iter().map(|(nodes, told)| (nodes.iter().map(|it| it.0[0]).collect(), told)).collect()
+    }
+}
+
+fn have(list: &[u32]) -> Told {
+    Told::Have(list.iter().copied().map(PieceIndex).collect())
+}
+
+#[test]
+fn neighbours_are_met_when_they_are_connected_and_each_once() {
+    let mut scene = Scene::led(&[1, 2, 3, ME]);
+    assert_eq!(scene.meets(&[2]), [node(1), node(3)]);
+    assert_eq!(scene.meets(&[2]), []);
+    scene.session.named(&[node(3), node(4), node(ME)], &[], scene.now);
+    assert_eq!(scene.meets(&[]), [node(2), node(4)], "those that were met know what is here");
+    scene.met_by(4, &[]);
+    assert_eq!(scene.meets(&[]), [], "and that one answers");
+    scene.met_by(6, &[]);
+    assert_eq!(scene.meets(&[]), [node(6)], "whoever meets this agent by itself is met");
+    assert_eq!(scene.session.met().len(), 5);
+}
+
+#[test]
+fn who_is_no_neighbour_any_more_is_asked_for_nothing_and_one_that_is_named_anew_goes_on() {
+    let mut scene = Scene::led(&[1, 2, 3]);
+    scene.meets(&[3]);
+    [1, 2, 3].iter().for_each(|peer| scene.met_by(*peer, &[0, 1, 2, 3, 4, 5, 6, 7]));
+    scene.session.named(&[node(2)], &[node(1), node(2), node(3)], scene.now);
+    assert_eq!(scene.asked(), [node(2)]);
+    assert_eq!(scene.meets(&[]), [node(2)], "it is told again what is here");
+    assert!(scene.session.met().iter().eq([&node(2)]));
+    scene.session.parted(node(2), scene.now);
+    assert!(scene.session.met().is_empty() && scene.session.picker.holdings().next().is_none());
+}
+
+#[test]
+fn who_leads_is_asked_as_the_lead_and_not_as_a_neighbour() {
+    let mut scene = Scene::led(&[1, 2]);
+    [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[0]));
+    assert!(scene.session.lost_lead(node(9), Loss::Failed, scene.now));
+    assert!(!scene.session.lost_lead(node(9), Loss::Failed, scene.now), "nobody is followed");
+    assert_eq!((scene.session.leader(), scene.session.hashes.shown()), (Leader::Nobody, 0), "nobody could prove them");
+    assert!(scene.follows(1, &[2]));
+    let neighbours = |scene: &Scene| scene.session.picker.holdings().map(|(peer, _)| peer).collect::<Vec<_>>();
+    assert_eq!((scene.session.following(), neighbours(&scene)), (Some(node(1)), vec![node(2)]));
+    assert_eq!(scene.session.hashes.shown(), PIECES);
+    scene.met_by(1, &[0, 1]);
+    assert_eq!(neighbours(&scene), [node(2)], "not though it says what it holds");
+    assert!(scene.polls().iter().any(|it| matches!(it, Action::Ask { lead, .. } if *lead == node(1))));
+}
+
+#[test]
+fn what_was_asked_of_the_former_lead_as_the_lead_is_called_back() {
+    let mut scene = Scene::led(&[]);
+    let asks = |actions: Vec<Action>| -> Vec<_> {
+        actions.into_iter().filter_map(|it| if let Action::Ask { id, .. } = it { Some(id) } else { None }).collect()
+    };
+    let asked = asks(scene.polls());
+    assert!(!asked.is_empty());
+    scene.session.lost_lead(node(9), Loss::Forgot, scene.now);
+    let void: Vec<Action> = asked.iter().map(|id| Action::Cancel { id: *id, peer: node(9) }).collect();
+    let mut actions = scene.polls();
+    actions.sort_by_key(|it| if let Action::Cancel { id, .. } = it { *id } else { RequestId(u64::MAX) });
+    assert_eq!(actions, void);
+    scene.follows(8, &[]);
+    assert!(scene.polls().iter().all(|it| matches!(it, Action::Ask { lead, .. } if *lead == node(8))), "once");
+}
+
+#[test]
+fn of_two_that_let_each_other_in_one_leads() {
+    let mut scene = Scene::led(&[]);
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.leads();
+    scene.admits(8);
+    assert!(!scene.follows(8, &[]), "the lower one");
+    assert_eq!(scene.session.leader(), Leader::Me);
+    assert!(scene.follows(7, &[]), "one that was not let in is followed");
+    let mut higher = Scene::new();
+    higher.leads();
+    higher.admits(2);
+    assert!(higher.follows(2, &[]));
+}
+
+#[test]
+fn whoever_led_tells_those_that_it_met_anew_what_it_holds_when_it_follows() {
+    let mut scene = Scene::new();
+    scene.leads();
+    [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[]));
+    scene.meets(&[]);
+    scene.stores(0, None);
+    assert_eq!(scene.tells(), [], "whoever leads gives of its own accord");
+    assert!(scene.follows(9, &[2, 3]));
+    assert_eq!(scene.meets(&[]), [node(1), node(2), node(3)]);
+    assert_eq!(scene.tells(), [], "they were told of all of it");
+}
+
+#[test]
+fn the_books_of_whoever_leads_name_its_neighbours_as_a_lead_names_those_of_members() {
+    let mut scene = Scene::new();
+    scene.leads();
+    [1, 2].iter().for_each(|member| scene.admits(*member));
+    let notice = |scene: &mut Scene| {
+        let Scene { session, books, known, now, .. } = scene;
+        let books = books.as_mut().expect("it leads");
+        let speech = books.speak(known, session.hashes.chain(), None, *now);
+        session.noticed(&speech.own.expect("somebody came or went"), *now);
+    };
+    notice(&mut scene);
+    assert_eq!(scene.meets(&[]), [node(1), node(2)]);
+    scene.met_by(1, &[0]);
+    scene.books.as_mut().expect("it leads").left(node(1));
+    notice(&mut scene);
+    assert!(scene.session.met().iter().eq([&node(2)]) && scene.session.picker.holdings().next().is_none());
+}
+
+#[test]
+fn a_neighbour_whose_connection_is_gone_is_met_again_while_something_is_lacking_and_another_leads() {
+    let gone = |peer: u8, is_lacking: bool| {
+        let mut scene = Scene::led(&[1, 9]);
+        scene.meets(&[]);
+        scene.met_by(1, &[0]);
+        let again = scene.session.gone(node(peer), is_lacking, scene.now);
+        assert_eq!(scene.session.picker.holdings().count(), usize::from(peer != 1));
+        (again, scene.meets(&[]).len())
+    };
+    assert_eq!(gone(1, true), (true, 1));
+    assert_eq!(gone(1, false), (false, 0), "what is here is all that was wanted");
+    assert_eq!(gone(9, true), (false, 0), "the lead is asked again by a search for one");
+    assert_eq!(gone(2, true), (false, 0), "it was no neighbour");
+    let mut scene = Scene::new();
+    scene.met_by(1, &[0]);
+    scene.meets(&[]);
+    assert!(!scene.session.gone(node(1), true, scene.now), "nobody says that it is still a neighbour");
+}
+
+#[test]
+fn the_lead_hears_who_could_not_be_reached_of_those_that_are_to_be_met() {
+    let mut scene = Scene::led(&[1, 2]);
+    scene.meets(&[1]);
+    let told = |scene: &Scene, peer| scene.session.unreached(node(peer), true);
+    assert_eq!([1, 2, 3].map(|peer| told(&scene, peer)), [Some(node(9)), None, None]);
+    assert_eq!(scene.session.unreached(node(1), false), None, "nothing is lacking");
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    assert_eq!(told(&scene, 1), None, "there is nobody to hear it");
+    scene.follows(1, &[]);
+    assert_eq!(told(&scene, 1), None, "it is the lead itself");
+}
+
+#[test]
+fn who_sends_a_wrong_piece_is_told_nothing_and_not_asked_to_lead() {
+    let mut scene = Scene::led(&[1, 2]);
+    scene.meets(&[]);
+    assert_eq!(scene.session.accuse(node(1), None), Some(node(9)), "the lead is to hear of it");
+    assert!(scene.session.met().iter().eq([&node(2)]));
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    assert!(scene.session.leadership.begin_search());
+    let mut asked = Vec::new();
+    while let Step::Ask(peer) = scene.session.next_step(&[node(1)], |_| true) {
+        asked.push(peer);
+        scene.session.leadership.refused(peer);
+    }
+    assert!(!asked.contains(&node(1)), "{asked:?}");
+    scene.leads();
+    scene.admits(3);
+    assert_eq!(scene.session.accuse(node(3), scene.books.as_mut()), None);
+    let books = scene.books.as_ref().expect("it leads");
+    assert_eq!(books.lead().members(), [node(ME)], "its own word puts it aside");
+}
+
+#[test]
+fn a_search_goes_by_the_neighbours_that_are_met_and_connected() {
+    let mut scene = Scene::led(&[1, 2, 3]);
+    scene.meets(&[3]);
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    assert!(scene.session.leadership.begin_search());
+    let step = |scene: &mut Scene, connected: &[u8]| {
+        let connected: Vec<NodeId> = connected.iter().copied().map(node).collect();
+        scene.session.next_step(&[], |peer| connected.contains(&peer))
+    };
+    let first = step(&mut scene, &[1, 2, 3]);
+    let mut other = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
+    other.begin_search();
+    assert_eq!(first, other.next(&[], &[node(1), node(2)]));
+    assert_eq!(step(&mut scene, &[]), Step::Survey, "nobody is known to be there");
+}
+
+#[test]
+fn a_piece_that_came_is_told_to_neighbours_and_to_the_lead_at_once_if_that_gave_it() {
+    let mut scene = Scene::led(&[1, 2]);
+    scene.meets(&[]);
+    scene.met_by(2, &[3]);
+    scene.stores(3, Some(1));
+    let told = scene.tells();
+    assert!(told.contains(&(vec![1], have(&[3]))) || told.contains(&(vec![1, 9], have(&[3]))), "{told:?}");
+    assert!(told.iter().all(|(nodes, _)| !nodes.contains(&2)), "it holds it");
+    let due = |giver: u8| {
+        let many: Vec<u8> = (10..80).collect();
+        let mut scene = Scene::led(&many);
+        scene.meets(&[]);
+        scene.stores(0, None);
+        scene.now = scene.now + Duration::from_secs(60);
+        scene.tells();
+        let before = scene.now;
+        scene.stores(4, Some(giver));
+        let mut told = Vec::new();
+        while !told.iter().any(|(nodes, _): &(Vec<u8>, Told)| nodes.contains(&9)) {
+            scene.now = scene.session.news_due().expect("the lead hears of everything").max(scene.now);
+            let news = scene.session.tell(&[], scene.now);
+            told.extend(news.into_iter().map(|(nodes, it)| (nodes.iter().map(|it| it.0[0]).collect(), it)));
+        }
+        scene.now.since(before)
+    };
+    assert!(due(9) < due(10), "{:?} {:?}", due(9), due(10));
+}
+
+#[test]
+fn those_that_are_met_now_are_not_told_the_same_as_news() {
+    let mut scene = Scene::led(&[1, 2]);
+    scene.meets(&[2]);
+    scene.stores(0, None);
+    let meets = scene.meets(&[]);
+    scene.now = scene.now + Duration::from_secs(1);
+    let told = scene.session.tell(&meets, scene.now);
+    assert!(told.iter().all(|(nodes, _)| !nodes.contains(&node(2))), "{told:?}");
+}
+
+#[test]
+fn whoever_leads_owns_what_comes_and_knows_who_gave_it() {
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.admits(1);
+    scene.stores(2, Some(1));
+    let owned = |scene: &Scene| scene.books.as_ref().expect("it leads").lead().owned().clone();
+    assert_eq!(owned(&scene), pieces(&[2]));
+    assert!(scene.session.picker.held().contains(PieceIndex(2)));
+    scene.session.lacks(PieceIndex(2), scene.books.as_mut(), scene.now);
+    assert!(owned(&scene).is_empty() && scene.session.picker.held().is_empty());
+}
+
+#[test]
+fn a_piece_that_is_lost_is_told_and_asked_for_again_and_one_that_a_neighbour_lost_is_offered_to_it() {
+    let mut scene = Scene::led(&[1]);
+    scene.meets(&[]);
+    scene.met_by(1, &[0, 1]);
+    scene.stores(0, Some(1));
+    scene.tells();
+    scene.session.lost_by(node(1), PieceIndex(0), true, scene.now);
+    scene.session.lost_by(node(1), PieceIndex(1), false, scene.now);
+    assert_eq!(scene.tells(), [(vec![1], have(&[0]))]);
+    assert!(scene.asked().is_empty(), "that one has nothing that is lacking here");
+    scene.session.lacks(PieceIndex(0), None, scene.now);
+    let lost = Told::Lost(vec![PieceIndex(0)]);
+    assert_eq!(scene.tells(), [(vec![1, 9], lost)]);
+    scene.met_by(1, &[0]);
+    assert_eq!(scene.asked(), [node(1)]);
+}
+
+#[test]
+fn neighbours_hear_of_the_first_hashes_where_members_ask_each_other() {
+    for ask in [false, true] {
+        let mut scene = Scene::led(&[1]);
+        let tuning = Tuning::default();
+        scene.session.hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], 0, tuning);
+        scene.session.hashes.members_ask(ask);
+        scene.meets(&[]);
+        assert_eq!(scene.session.catch_up(&Known::first(2)), ask);
+        assert!(!scene.session.learned(2..4, &Known::first(4), scene.now), "they are not the first");
+        assert_eq!(scene.tells(), if ask { vec![(vec![1], have(&[]))] } else { Vec::new() });
+    }
+}
+
+#[test]
+fn a_peer_that_meets_this_agent_shows_what_hashes_it_can_tell_of_what_is_wanted() {
+    let teacher = |wanted: bool| {
+        let mut scene = Scene::new();
+        let known = Known::first(2);
+        scene.session.hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], 0, Tuning::default());
+        scene.session.catch_up(&known);
+        scene.follows(9, &[1]);
+        scene.session.hashes.members_ask(true);
+        let meeting = Meeting { tier: Tier::Rack, held: pieces(&[6]), known: 2, wants: true };
+        scene.session.met_by(node(1), meeting, |_| wanted, &known, scene.now);
+        scene.session.hashes.ask(scene.now)
+    };
+    assert_eq!(teacher(true), Some(Teacher::Neighbour(node(1))));
+    assert_eq!(teacher(false), None);
+}
+
+#[test]
+fn a_process_that_starts_again_knows_nobody_and_has_what_it_stored() {
+    let mut scene = Scene::led(&[1, 2]);
+    scene.meets(&[2]);
+    [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[0]));
+    scene.stores(3, Some(9));
+    let leadership = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
+    scene.session.restart(leadership, Tuning::default(), scene.now);
+    assert_eq!((scene.session.leader(), scene.session.news_due()), (Leader::Nobody, None));
+    assert!(scene.session.met().is_empty() && scene.session.to_meet().is_empty());
+    assert_eq!(scene.session.picker.held(), &pieces(&[3]));
+    assert!(scene.asked().is_empty());
+}
+
+#[test]
+fn a_lead_that_begins_to_send_a_piece_knows_its_hash_and_a_neighbour_need_not() {
+    let asks = |giver: u8| {
+        let mut scene = Scene::new();
+        scene.session.hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], 0, Tuning::default());
+        scene.follows(9, &[1]);
+        scene.session.hashes.members_ask(true);
+        scene.session.begun(RequestId(7), PieceIndex(3), node(giver), scene.now);
+        scene.session.hashes.ask(scene.now)
+    };
+    assert_eq!(asks(9), Some(Teacher::Lead));
+    assert_eq!(asks(1), None);
+}
+
+#[test]
+fn whoever_leads_leaves_nothing_to_a_member_that_refuses_a_piece_or_is_out_of_reach() {
+    for is_reached in [true, false] {
+        let mut scene = Scene::new();
+        scene.leads();
+        let books = scene.books.as_mut().expect("it leads");
+        let entering = crate::Entering { node: node(1), request: 1, whole: None };
+        books.admit(entering, Place::default(), &pieces(&[4]), false);
+        scene.met_by(1, &[4]);
+        let request =
+            scene.polls().into_iter().find_map(|it| if let Action::Request { id, .. } = it { Some(id) } else { None });
+        let (request, piece) = (request.expect("it is the only holder"), PieceIndex(4));
+        let Scene { session, books, now, .. } = &mut scene;
+        match is_reached {
+            true => session.refused(request, node(1), piece, books.as_mut(), *now),
+            false => session.failed(request, node(1), piece, books.as_mut(), *now),
+        }
+        assert_eq!(scene.books.as_ref().expect("it leads").lead().holders(piece), 0);
+        assert_eq!(scene.session.picker.open_requests().count(), 0);
+        scene.now = scene.now + Duration::from_secs(60);
+        let is_asked_again = scene.asked() == [node(1)];
+        assert_eq!(is_asked_again, !is_reached, "one that may be back is tried again");
+    }
+}
