@@ -259,7 +259,8 @@ impl Transfer {
                 }
                 RunEnd::Origin(error) => {
                     let moved_on = left.progress > progress_before;
-                    match left.parts.after(asked_part, moved_on, &error) {
+                    let others_read = !self.state.lock().beside.is_empty();
+                    match left.parts.after(asked_part, moved_on, others_read, &error) {
                         Next::AsBefore => {}
                         Next::Whole | Next::Compared if on_errands => {
                             return self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
