@@ -12,7 +12,7 @@
 //! | [`client`] | [`Client`]: for the command, the laboratory, and whatever else speaks to a daemon of its host |
 //!
 //! Fields are added, never renamed. The types are pure; of what is here only the client and the handing over open or read
-//! sockets. Non-goals: what an agent answers with, and who may ask (`darter-node`).
+//! sockets. Non-goals: what an agent answers with, and who may ask (`darter-agent`).
 //!
 //! | request | answer |
 //! |---|---|

@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use darter_agent::{Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
 use darter_api::handover::{ORDER_HEADER, Order, PROTOCOL, READY, Sender};
 use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
@@ -29,7 +30,6 @@ use darter_api::headers::{
 use darter_api::{GetRequest, Problem, Waiting};
 use darter_core::fault::advice;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
-use darter_node::{Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
 use darter_store::threads;
 use darter_wire::descriptors::AcceptFailures;
 use futures_util::stream::BoxStream;

@@ -9,8 +9,8 @@
 //! | `admin` | the administration socket; its types and its client are in `darter-api` |
 //! | `body` | bodies of answers |
 //!
-//! Everything here attaches to the handle of a running [`Agent`](darter_node::Agent), asks it for blobs, and ends when its
-//! [phases](darter_node::Phase) say so. The agent knows nothing of it. Non-goals: what moves bytes (`darter-node`).
+//! Everything here attaches to the handle of a running [`Agent`](darter_agent::Agent), asks it for blobs, and ends when its
+//! [phases](darter_agent::Phase) say so. The agent knows nothing of it. Non-goals: what moves bytes (`darter-agent`).
 
 mod admin;
 pub mod body;

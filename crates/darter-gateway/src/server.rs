@@ -28,9 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_agent::Phase;
 use darter_core::in_full;
 use darter_metrics::Metrics;
-use darter_node::Phase;
 use darter_wire::descriptors::AcceptFailures;
 use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};

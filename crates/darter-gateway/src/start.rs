@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use darter_agent::{Agent, Options, StartError};
 use darter_api::socket_path;
-use darter_node::{Agent, Options, StartError};
 use tokio::net::TcpListener;
 
 use crate::admin;

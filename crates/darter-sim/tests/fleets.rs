@@ -1,5 +1,5 @@
 //! The scenarios that only virtual time can play, in the simulator: everybody who lives and is honest has the content, and they reach what
-//! they aim at. That agents come to the same end is tried where agents are (`darter-node`, `stories`).
+//! they aim at. That agents come to the same end is tried where agents are (`darter-agent`, `stories`).
 
 use darter_scenario::Scenario;
 use darter_sim::{Fleet, lab};

@@ -8,7 +8,7 @@
 //! | `cli/upstream.rs` | how a registry and what is particular to it are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
 //! | `cli/hidden.rs` | no passwords in what is said of wrong values |
-//! | `cli/options.rs` | from flags to [`darter_node::Options`] |
+//! | `cli/options.rs` | from flags to [`darter_agent::Options`] |
 //!
 //! A flag that is a setting has an environment variable, `DARTER_` and its name; a flag that only shapes one command's
 //! output has none.

@@ -3,10 +3,10 @@
 
 use std::io;
 
+use darter_agent::{FetchError, StartError};
 use darter_api::ClientError;
 use darter_api::Problem;
 use darter_core::{Blame, Blamed, Fault, Retry, in_full};
-use darter_node::{FetchError, StartError};
 use darter_store::StoreError;
 
 use crate::cli::hidden::without_logins;

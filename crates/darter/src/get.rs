@@ -46,10 +46,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use darter_agent::Order;
 use darter_api::Traffic;
 use darter_api::handover::Anew;
 use darter_core::{Blame, BlobId, Digest, Fault, Retry};
-use darter_node::Order;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;

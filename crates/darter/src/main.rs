@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use darter_node::options::Role;
+use darter_agent::options::Role;
 
 use self::cli::{Command, ConfigArgs, ConfigRole};
 use self::config::{Configured, NotConfigured};

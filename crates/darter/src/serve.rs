@@ -4,9 +4,9 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use darter_agent::options::Role;
+use darter_agent::{Agent, Options, StartError};
 use darter_core::in_full;
-use darter_node::options::Role;
-use darter_node::{Agent, Options, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 

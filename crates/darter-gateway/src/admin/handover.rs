@@ -2,10 +2,10 @@
 
 use std::io;
 
+use darter_agent::{FetchError, Handing, Part};
 use darter_api::Problem;
 use darter_api::handover::{Anew, Sender};
 use darter_core::{Blamed as _, in_full};
-use darter_node::{FetchError, Handing, Part};
 use futures_util::{Stream, StreamExt as _};
 
 /// Sends parts until their end.

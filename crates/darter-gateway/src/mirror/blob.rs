@@ -10,10 +10,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_agent::FetchError;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Digest, Source, in_full};
 use darter_metrics::{AccessCheck, Failed, Fallback};
-use darter_node::FetchError;
 use darter_oci::error::Code;
 use darter_oci::manifest::DOCKER_CONTENT_DIGEST;
 use darter_origin::{Answer, ErrorKind};

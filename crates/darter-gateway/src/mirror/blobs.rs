@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use darter_agent::{Agent, Download, FetchError, Nearness, Part};
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source};
-use darter_node::{Agent, Download, FetchError, Nearness, Part};
 use futures_util::stream::BoxStream;
 
 /// Gives blobs.

@@ -27,10 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_agent::FetchError;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, DigestHasher, Fault, Source, in_full};
 use darter_metrics::{Failed, Fallback};
-use darter_node::FetchError;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};

@@ -75,11 +75,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_agent::options::Options;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Clock, Digest, Moment, Source};
 use darter_metrics::{AccessCheck, Fallback, Metrics, MirrorKind};
-use darter_node::options::Options;
 use darter_oci::error::Code;
 use darter_oci::name::{DOCKER_HUB, NameError, Reference};
 use darter_oci::route::{self as path, Route};
@@ -106,7 +106,7 @@ use self::wrong::WrongDigests;
 
 pub use self::blobs::{Blob, Blobs};
 pub use self::rewrite::Rewrites;
-pub use darter_node::{Nearness, Part};
+pub use darter_agent::{Nearness, Part};
 
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_node::error;
+use darter_engine::error;
 use darter_oci::error::{Code, is_in_form, own_words};
 use darter_oci::name::NameError;
 use darter_origin::{Answer, ErrorKind, OriginError, OriginFailure, status_text};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use darter_node::options::UpstreamOption;
+use darter_agent::options::UpstreamOption;
 
 /// Changes names of repositories on their way to upstreams.
 #[derive(Clone, Debug, Default)]

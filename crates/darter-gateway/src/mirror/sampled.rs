@@ -13,9 +13,9 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use darter_agent::FetchError;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Source};
-use darter_node::FetchError;
 use darter_origin::{Answer, ErrorKind};
 use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};

@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 
+use darter_agent::options::StaleTags;
 use darter_core::Digest;
-use darter_node::options::StaleTags;
 
 use crate::registry::Registry;
 use crate::world::{GRANT_TTL, World, world, world_of, world_with};

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_agent::FetchError;
 use darter_core::{BlobId, Digest};
-use darter_node::FetchError;
 use darter_origin::{ErrorKind, OriginFailure};
 use http::Method;
 

@@ -4,8 +4,8 @@ use http::{Method, StatusCode};
 
 use crate::registry::Registry;
 use crate::world::{world, world_with};
+use darter_agent::options::UpstreamOption;
 use darter_gateway::mirror::Rewrites;
-use darter_node::options::UpstreamOption;
 
 const NO_DIGEST: &str = "sha256:0000";
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use darter_node::FetchError;
+use darter_agent::FetchError;
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

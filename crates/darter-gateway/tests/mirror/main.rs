@@ -15,9 +15,9 @@ mod manifests;
 mod port;
 mod provenance;
 mod ranges;
-#[path = "../../../darter-node/tests/fleet/registry.rs"]
+#[path = "../../../darter-agent/tests/fleet/registry.rs"]
 mod registry;
-#[path = "../../../darter-node/tests/fleet/seed.rs"]
+#[path = "../../../darter-agent/tests/fleet/seed.rs"]
 #[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]
 mod seed;
 mod strangers;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_agent::Phase;
 use darter_gateway::server::LocalPort;
-use darter_node::Phase;
 use http::Method;
 use tokio::sync::Notify;
 

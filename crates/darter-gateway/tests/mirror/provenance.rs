@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use darter_agent::Agent;
+use darter_agent::options::{Options, Role, UpstreamOption};
 use darter_core::Digest;
-use darter_node::Agent;
-use darter_node::options::{Options, Role, UpstreamOption};
 use http::StatusCode;
 
 use crate::registry::Registry;

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use darter_node::Agent;
-use darter_node::options::{Options, Role, UpstreamOption};
+use darter_agent::Agent;
+use darter_agent::options::{Options, Role, UpstreamOption};
 use http::StatusCode;
 
 use crate::provenance::{ALICE, World, get, options, world};

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use darter_agent::FetchError;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Digest, Source};
 use darter_gateway::mirror::{Blob, Blobs, Nearness, Part};
-use darter_node::FetchError;
 use darter_origin::{ErrorKind, OriginFailure};
 use darter_store::PieceFile;
 use futures_util::stream::{BoxStream, StreamExt};

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_agent::options::StaleTags;
+use darter_agent::{ANSWER_TIMEOUT, Phase};
 use darter_core::{Clock, Moment, SystemClock};
 use darter_gateway::mirror::{Mirror, MirrorOptions, Rewrites};
 use darter_gateway::server::LocalPort;
 use darter_metrics::Metrics;
-use darter_node::options::StaleTags;
-use darter_node::{ANSWER_TIMEOUT, Phase};
 use darter_origin::{HttpClient, HttpConfig, RegistryClient, RegistryConfig};
 use darter_registries::{Registries, RegistriesOptions};
 use http::{HeaderMap, Method, StatusCode};

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_agent::FetchError;
 use darter_core::Digest;
-use darter_node::FetchError;
 
 use crate::blobs::broken_off;
 use crate::world::{World, content, world};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args, ValueEnum};
+use darter_agent::options::{Amount, LoginOption, StaleTags};
 use darter_core::Rate;
-use darter_node::options::{Amount, LoginOption, StaleTags};
 
 use super::upstream::{self, UpstreamList};
 use super::values;

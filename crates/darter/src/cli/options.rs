@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
+use darter_agent::Options;
+use darter_agent::options::{LoginOption, Role, UpstreamOption};
 use darter_api::Client;
 use darter_api::socket_path;
-use darter_node::Options;
-use darter_node::options::{LoginOption, Role, UpstreamOption};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, UpstreamArgs};
@@ -174,7 +174,7 @@ impl AgentArgs {
             grant_ttl: self.registry.grant_ttl,
             stale_tags: self.registry.stale_tags.into(),
             verify_whole: self.network.verify_whole,
-            answer_timeout: darter_node::ANSWER_TIMEOUT,
+            answer_timeout: darter_agent::ANSWER_TIMEOUT,
             stall_timeout: self.origin.stall_timeout,
             drain_timeout: self.network.drain_timeout,
         })
@@ -302,7 +302,7 @@ impl GetArgs {
             stale_tags: Default::default(),
             // Nobody leads it; a digest that nobody asks for is not worth hashing for.
             verify_whole: self.verify_whole || self.json,
-            answer_timeout: darter_node::ANSWER_TIMEOUT,
+            answer_timeout: darter_agent::ANSWER_TIMEOUT,
             stall_timeout: self.origin.stall_timeout,
             drain_timeout: std::time::Duration::from_secs(3),
         })

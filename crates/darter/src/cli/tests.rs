@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::Parser;
-use darter_node::options::Role;
+use darter_agent::options::Role;
 
 use super::*;
 
@@ -180,7 +180,7 @@ mod values {
 
     #[test]
     fn amounts_are_sizes_or_shares() {
-        use darter_node::options::Amount;
+        use darter_agent::options::Amount;
 
         assert_eq!(amount("200GB"), Ok(Amount::Bytes(200_000_000_000)));
         assert_eq!(amount("80%"), Ok(Amount::Percent(80.0)));
@@ -245,7 +245,7 @@ mod values {
 
 #[test]
 fn tags_may_be_stale_when_told_so() {
-    use darter_node::options::StaleTags;
+    use darter_agent::options::StaleTags;
     let when = |words: &[&str]| {
         let cli =
             parse(&[&["darter", "node", "--join", "seed:7400", "--insecure", "--data-dir", "/d"], words].concat());

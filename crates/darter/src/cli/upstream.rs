@@ -18,7 +18,7 @@ mod table;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use darter_node::options::UpstreamOption;
+use darter_agent::options::UpstreamOption;
 use url::Url;
 
 pub(crate) use self::secrets::{Login, Secret, secret_file, without_secrets};

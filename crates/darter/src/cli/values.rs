@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use darter_node::options::{Amount, LoginOption};
+use darter_agent::options::{Amount, LoginOption};
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -134,7 +134,7 @@ pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = (name.trim(), value.trim());
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
     HeaderValue::from_str(value).map_err(|_| wrong())?;
-    if darter_node::is_own_header(name) {
+    if darter_agent::is_own_header(name) {
         return Err(format!(
             "{name} says which bytes are wanted or how they are sent, which darter does itself: leave it out"
         ));

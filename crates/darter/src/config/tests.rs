@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use darter_node::options::{Role, StaleTags};
+use darter_agent::options::{Role, StaleTags};
 
 use super::*;
 use crate::cli::Command;
@@ -80,7 +80,7 @@ fn tables_and_single_values_stand_for_lists() {
     let options = args.options().unwrap();
     assert_eq!((options.labels["rack"].as_str(), options.labels["zone"].as_str()), ("17", "a"));
     assert_eq!(options.join, ["a:1"]);
-    assert_eq!(options.quota, Some(darter_node::options::Amount::Bytes(1_000_000)));
+    assert_eq!(options.quota, Some(darter_agent::options::Amount::Bytes(1_000_000)));
     assert_eq!(options.plain_http, [""; 0]);
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use darter_agent::{Agent, Download, FetchError, Handing, Order, Part, StartError};
 use darter_api::client::{self, Client, ClientError};
 use darter_api::handover::{Anew, Handed, ORDER_HEADER, Receiver};
 use darter_api::headers::{
@@ -16,7 +17,6 @@ use darter_api::headers::{
 use darter_api::{Checked, GetRequest, Problem, Progress, Span, Waiting, socket_path};
 use darter_core::source::Credentials;
 use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source, in_full};
-use darter_node::{Agent, Download, FetchError, Handing, Order, Part, StartError};
 use darter_store::{StoreError, threads};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};

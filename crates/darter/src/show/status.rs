@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use darter_agent::options::Role;
 use darter_api::Client;
 use darter_api::{Status, Traffic};
-use darter_node::options::Role;
 
 use super::patiently;
 use crate::cli::StatusArgs;

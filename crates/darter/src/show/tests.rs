@@ -1,8 +1,8 @@
 //! What people read.
 
+use darter_agent::options::Role;
 use darter_api::*;
 use darter_core::{BlobId, Digest, NodeId, Tier};
-use darter_node::options::Role;
 
 use super::{blobs, explain, status};
 

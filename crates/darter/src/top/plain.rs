@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use darter_agent::options::Role;
 use darter_api::top::{Rates, SwarmDetail, SwarmRow, TierRates, Top};
-use darter_node::options::Role;
 
 use super::{list, words};
 use crate::table::{Align, Table};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use darter_agent::options::Role;
 use darter_api::top::*;
 use darter_api::{Progress, SeedStatus, StoreStatus, Traffic};
 use darter_core::{BlobId, NodeId, Tier};
-use darter_node::options::Role;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;

@@ -1,7 +1,7 @@
 //! State to screen: what frames both screens, the help, and terminals that are too small. Pure: the same state and size
 //! give the same lines.
 
-use darter_node::options::Role;
+use darter_agent::options::Role;
 use ratatui::Frame;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};

@@ -1,0 +1,554 @@
+//! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
+//!
+//! `builder` puts one together, of what `build` makes of its options. Ports for the programs of its host attach to the handle.
+//! The files of this directory go on with `impl Agent`.
+
+mod attach;
+mod build;
+pub(crate) mod builder;
+mod contents;
+mod images;
+mod names;
+mod reload;
+mod view;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_api as api;
+use darter_api::handover::Order;
+use darter_core::source::Credentials;
+use darter_core::{Blamed as _, BlobId, ByteRange, PieceIndex, Source, Version, in_full};
+use darter_engine::FetchError;
+use darter_engine::context::Context;
+use darter_engine::swarms::again::Handing;
+use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
+use darter_engine::transfer::rest::Hold;
+use darter_engine::transfer::stream::{Giving, Part};
+use darter_engine::transfer::view::waiting_for;
+use darter_engine::transfer::{Outcome, Transfer};
+use darter_fleet::Fleet;
+use darter_fleet::seeds::Seeds;
+use darter_metrics::Failed;
+use darter_metrics::process::Usage;
+use darter_origin::Requester;
+use darter_registries::Registries;
+use darter_swarm::leadership::trace::Trace;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+pub use self::attach::Phase;
+use self::builder::Builder;
+use self::contents::Contents;
+use self::images::Removable;
+pub use self::names::MIN_DIGITS;
+pub use self::reload::Reloaded;
+use self::view::{Sampler, store_status};
+use crate::error::StartError;
+use crate::options::Options;
+
+/// How often idle transfers are looked for and gauges are set.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a drain waits for tasks that were told to end.
+const LAST_TASKS: Duration = Duration::from_secs(2);
+
+/// A running agent. Cheap to clone. Keep one until [`Agent::drain`] has returned.
+#[derive(Clone)]
+pub struct Agent {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    context: Arc<Context>,
+    fleet: Arc<Fleet>,
+    seeds: Arc<Seeds>,
+    swarms: Arc<Swarms>,
+    /// Nobody in an agent that lives for one download.
+    registries: Option<Arc<Registries>>,
+    /// What the images known here are made of.
+    contents: Contents,
+    sampler: Sampler,
+    /// Hears the fleet; the fleet itself holds it weakly.
+    _ears: Arc<ListeningSwarms>,
+    /// Gives peers their pieces; held weakly, too.
+    _hands: Arc<GivingSwarms>,
+    listen: Option<String>,
+    local_address: OnceLock<String>,
+    phase: watch::Sender<Phase>,
+    /// Ports for programs of this host.
+    ports: TaskTracker,
+    changeable: reload::Changeable,
+    tasks: TaskTracker,
+}
+
+/// One blob being fetched or already here. Dropping it ends this caller's interest; the blob stays in the store.
+pub struct Download {
+    swarms: Arc<Swarms>,
+    transfer: Arc<Transfer>,
+    _hold: Hold,
+    credentials: Credentials,
+    requester: Requester,
+}
+
+/// Where a byte is, as the agent knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearness {
+    /// Here.
+    Held,
+    /// Not here, but others may have it: it can be asked for before the bytes before it.
+    Within,
+    /// It comes only after this many bytes before it.
+    After(u64),
+}
+
+impl Agent {
+    /// Starts an agent: opens the store, listens to its peers, joins. Ready when it returns, for whoever has the handle and for its
+    /// peers; what its options say of ports and sockets for programs of this host is for what attaches to it.
+    ///
+    /// # Errors
+    /// [`StartError`], each with what to do about it.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::builder(options).start().await
+    }
+
+    /// An agent whose parts may be others than the operating system's.
+    pub fn builder(options: Options) -> Builder {
+        Builder::new(options)
+    }
+
+    /// Opens a blob: answers once the origin's (or the swarm's) first word on it is in, so that "no such file" and
+    /// "not allowed" come from here and not from the stream.
+    ///
+    /// # Errors
+    /// The origin's refusal, or a failure of the agent's own.
+    pub async fn open(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
+        self.open_for(Requester::Here, source, credentials, true).await
+    }
+
+    /// The same for who wants parts of the blob alone: nothing of it is fetched but what [`Download::ensure`] and
+    /// [`Download::parts_of`] are asked for.
+    ///
+    /// # Errors
+    /// As [`Agent::open`].
+    pub async fn open_parts(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
+        self.open_for(Requester::Here, source, credentials, false).await
+    }
+
+    /// The same for these bytes of the blob, as soon as its length is known.
+    ///
+    /// # Errors
+    /// As [`Agent::open`]; [`FetchError::Range`] where it has none of them.
+    pub async fn open_span(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        span: api::Span,
+    ) -> Result<(Download, ByteRange), FetchError> {
+        let download = self.open_parts(source, credentials).await?;
+        let length = download.transfer.length_when_known().await?;
+        let range = span.of(length).ok_or(FetchError::Range { length })?;
+        Ok((download, range))
+    }
+
+    /// The same for a program that named the registry: it is read at private addresses only where it is configured.
+    ///
+    /// # Errors
+    /// As [`Agent::open`].
+    pub async fn open_named(
+        &self,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Download, FetchError> {
+        self.open_for(Requester::Named, source, credentials, everything).await
+    }
+
+    async fn open_for(
+        &self,
+        requester: Requester,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Download, FetchError> {
+        loop {
+            let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone(), everything);
+            let transfer = opened.await?;
+            // Else it was evicted just now, and is not found again.
+            if let Some(hold) = transfer.hold() {
+                let swarms = Arc::clone(&self.inner.swarms);
+                return Ok(Download { swarms, transfer, _hold: hold, credentials, requester });
+            }
+        }
+    }
+
+    /// Whether content at hand may be given for this source.
+    pub async fn is_proven(&self, source: &Source) -> bool {
+        // A store that can't tell gives nothing either.
+        self.inner.swarms.is_proven(source).await.unwrap_or(false)
+    }
+
+    /// Whether all of a source's content is here, and may be given for it.
+    pub async fn is_whole(&self, source: &Source) -> bool {
+        self.inner.swarms.is_whole(source).await.unwrap_or(false)
+    }
+
+    /// Notes that the source has shown to have the content it names.
+    pub fn proven(&self, source: &Source) {
+        self.inner.swarms.proven(source);
+    }
+
+    /// The origin of a source, if it is being waited for.
+    pub fn waiting(&self, source: &Source) -> Option<api::Waiting> {
+        let pause = self.inner.context.pauses.of(source)?;
+        Some(waiting_for(source, pause))
+    }
+
+    /// What a program asked for failed.
+    pub fn failed(&self, error: &FetchError) {
+        self.inner.context.metrics.failed(Failed::Command, error.blame().fault);
+    }
+
+    /// What the origin calls the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
+    pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
+        match self.inner.context.origins.patient(Requester::Here).disposition(source, credentials).await {
+            Ok(disposition) => disposition,
+            Err(error) => {
+                tracing::info!(error = %in_full(&error), %source, "the origin was asked for a file name and gave none");
+                None
+            }
+        }
+    }
+
+    /// The agent at a glance.
+    pub fn status(&self) -> api::Status {
+        let inner = &*self.inner;
+        let options = &inner.options;
+        let usage = inner.context.disk.usage();
+        let process = Usage::now();
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: inner.context.me,
+            role: options.role,
+            pid: std::process::id(),
+            uptime: Duration::from_micros(inner.context.now().as_micros()).as_secs_f64(),
+            listen: inner.listen.clone(),
+            local: inner.local_address.get().cloned(),
+            data_dir: options.data_dir.display().to_string(),
+            labels: options.labels.clone(),
+            draining: inner.swarms.is_draining(),
+            resident: process.resident_bytes,
+            cpu: process.cpu_seconds,
+            cpu_seconds: process.cpu_seconds,
+            store: store_status(&usage),
+            traffic: inner.context.metrics.traffic(),
+            seeds: inner.seeds.status(),
+            peers: inner.fleet.peers().into_iter().map(peer_status).collect(),
+            swarms: inner.swarms.all().iter().map(|transfer| transfer.status()).collect(),
+            wrong: inner.context.setbacks.sources(),
+        }
+    }
+
+    /// Query parameters that sign addresses, besides those of the usual object stores.
+    pub fn signed_parameters(&self) -> &[String] {
+        &self.inner.options.signed_parameters
+    }
+
+    /// Blobs in the store, most recently used first.
+    ///
+    /// # Errors
+    /// None today; a store elsewhere may fail to answer.
+    pub async fn list(&self) -> Result<Vec<api::BlobRow>, FetchError> {
+        let rows = self.inner.context.disk.list().await;
+        let mut images = images::by_blob(&self.inner).await;
+        let row = |summary: darter_store::BlobSummary| {
+            let images = images.remove(&summary.id).unwrap_or_default();
+            blob_row(summary, images)
+        };
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// Removes a blob by id or digest (or the beginning of either) or URL; or an image's name, and all blobs of it but those that
+    /// another known image needs. Returns the blobs removed; `None` when nothing here is called so.
+    ///
+    /// # Errors
+    /// [`FetchError::Ambiguous`] when more than one thing is called so,
+    /// [`StoreError::InUse`](darter_store::StoreError::InUse) while somebody reads it,
+    /// [`StoreError::Pinned`](darter_store::StoreError::Pinned).
+    pub async fn remove(&self, name: &str) -> Result<Option<Vec<BlobId>>, FetchError> {
+        let Removable { blobs, images } = images::removable(&self.inner, name).await?;
+        let mut removed = Vec::new();
+        for blob in blobs {
+            if self.remove_blob(blob).await? {
+                removed.push(blob);
+            }
+        }
+        if let Some(registries) = &self.inner.registries
+            && !images.is_empty()
+        {
+            registries.images().forget(&images).await;
+        }
+        Ok(Some(removed).filter(|removed| !(removed.is_empty() && images.is_empty())))
+    }
+
+    async fn remove_blob(&self, blob: BlobId) -> Result<bool, FetchError> {
+        if !self.inner.swarms.put_away(blob) {
+            return Err(darter_store::StoreError::InUse(blob).into());
+        }
+        // What was put away lets go of the blob a moment later.
+        let mut tries = 0;
+        loop {
+            let context = &self.inner.context;
+            match context.disk.on_store(move |store| store.remove(blob)).await {
+                Ok(removed) => {
+                    let archive = context.archive.clone();
+                    context.disk.run(move || archive.forget(blob)).await;
+                    return Ok(removed);
+                }
+                Err(darter_store::StoreError::InUse(_)) if tries < 50 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Keeps what is called `name` whatever happens (`pinned`), or not any more: a blob, or all stored blobs of an image.
+    /// Returns which.
+    ///
+    /// # Errors
+    /// [`FetchError::Ambiguous`] when more than one thing is called so; when the disk refuses.
+    pub async fn pin(&self, name: &str, pinned: bool) -> Result<Vec<BlobId>, FetchError> {
+        let mut found = Vec::new();
+        for blob in images::blobs_of(&self.inner, name).await? {
+            match self.inner.context.disk.on_store(move |store| store.pin(blob, pinned)).await {
+                Ok(()) => found.push(blob),
+                Err(darter_store::StoreError::NoSuchBlob(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where a blob's bytes came from. `None`: nothing known of it.
+    pub async fn explain(&self, name: &str) -> Option<api::Explanation> {
+        match self.explain_named(name).await {
+            Ok(Some(api::Explained::Blob(explanation))) => Some(*explanation),
+            _ => None,
+        }
+    }
+
+    /// Where the bytes of a blob, or of an image's parts, came from. `None`: nothing known of it.
+    ///
+    /// # Errors
+    /// [`FetchError::Ambiguous`] when more than one thing is called so.
+    pub async fn explain_named(&self, name: &str) -> Result<Option<api::Explained>, FetchError> {
+        images::explain(&self.inner, name).await
+    }
+
+    /// How far a blob is that is being fetched or served.
+    pub fn progress(&self, blob: BlobId) -> Option<api::Progress> {
+        self.inner.swarms.get(blob).map(|transfer| transfer.progress())
+    }
+
+    /// What this agent has decided about who leads a blob that is being fetched or served, since it began; `None` where it was not built
+    /// to record that ([`Builder::record_decisions`]).
+    pub fn decisions(&self, blob: BlobId) -> Option<Trace> {
+        self.inner.swarms.get(blob)?.decisions()
+    }
+
+    /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.
+    pub async fn drain(&self) {
+        let inner = &*self.inner;
+        inner.swarms.drain();
+        let patience = inner.options.drain_timeout;
+        let context = &inner.context;
+        let until = context.now() + patience;
+        self.enter(Phase::Draining);
+        let busy = || inner.swarms.all().iter().any(|transfer| transfer.has_readers());
+        while busy() && context.now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.enter(Phase::Closing(until.since(context.now())));
+        inner.ports.close();
+        inner.ports.wait().await;
+        self.enter(Phase::Stopped);
+        let moving = inner.swarms.all();
+        for transfer in &moving {
+            transfer.close();
+        }
+        inner.fleet.close();
+        inner.tasks.close();
+        if tokio::time::timeout(LAST_TASKS, inner.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = inner.tasks.len(), "not everything ended in time");
+        }
+        let (disk, archive) = (&inner.context.disk, inner.context.archive.clone());
+        let told: Vec<_> = moving.iter().filter(|it| it.has_history()).map(|transfer| transfer.explain()).collect();
+        let written = disk.on_store(move |store| {
+            for explanation in &told {
+                if let Err(error) = archive.keep(explanation) {
+                    tracing::warn!(error = %in_full(&error), "an explanation could not be written down");
+                }
+            }
+            store.flush()
+        });
+        if let Err(error) = written.await {
+            tracing::error!(error = %in_full(&error), "the store could not be written down whole");
+        }
+        // Whoever starts an agent in this directory next finds it unlocked.
+        if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {
+            tracing::warn!(running = disk.running(), "the disk did not end all its work in time");
+        }
+    }
+
+    /// Puts idle transfers away and keeps the gauges, until the agent drains.
+    async fn tidy(self, mut phases: watch::Receiver<Phase>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TIDY_EVERY) => {}
+                _ = phases.wait_for(|phase| *phase == Phase::Stopped) => return,
+            }
+            self.inner.swarms.retire();
+            let metrics = &self.inner.context.metrics;
+            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            let open = self.inner.swarms.all();
+            for transfer in &open {
+                transfer.forget_quiet_peers();
+            }
+            let active = open.iter().filter(|transfer| matches!(transfer.outcome(), Outcome::Open)).count();
+            metrics.swarms_active.set(gauge(active as u64));
+            if active == 0 {
+                self.inner.fleet.trim();
+            }
+        }
+    }
+}
+
+impl Download {
+    /// The blob's id.
+    pub fn blob(&self) -> BlobId {
+        self.transfer.blob
+    }
+
+    /// Its length, once known (an origin may not say).
+    pub fn length(&self) -> Option<u64> {
+        self.transfer.stored.length()
+    }
+
+    /// The state of the source that these bytes are.
+    pub fn version(&self) -> Version {
+        self.transfer.version.clone()
+    }
+
+    /// How many pieces of it are here.
+    pub fn held(&self) -> u64 {
+        u64::from(self.transfer.stored.held().len())
+    }
+
+    /// How much of the time since something last came its origin asked to be let alone.
+    pub fn excused(&self) -> Duration {
+        self.transfer.excused()
+    }
+
+    /// Where the byte at this offset is, for a reader of a `lone` range, of which the lead is told, or for one of everything in order.
+    pub fn nearness(&self, at: u64, lone: bool) -> Nearness {
+        let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);
+        let piece = pieces.piece_at(at);
+        // The last piece is given only once the whole was checked.
+        if stored.is_complete() || (stored.holds(piece) && self.transfer.pieces() != Some(piece.0 + 1)) {
+            return Nearness::Held;
+        }
+        if stored.hash(piece).is_some() || (lone && self.transfer.may_jump()) {
+            return Nearness::Within;
+        }
+        Nearness::After(at.saturating_sub(pieces.offset(PieceIndex(stored.prefix()))))
+    }
+
+    /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an
+    /// error rather than short.
+    pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        self.bytes(range, Giving::default())
+    }
+
+    /// The same of a range alone: the pieces that it touches are fetched and no others, and its bytes don't wait for the whole to be
+    /// checked.
+    pub fn bytes_of(&self, range: ByteRange) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        self.bytes(Some(range), Giving { files: false, lone: true })
+    }
+
+    fn bytes(&self, range: Option<ByteRange>, giving: Giving) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        let parts = self.read(range, giving);
+        let bytes = parts.try_filter_map(|part| async move {
+            Ok(match part {
+                Part::Bytes(bytes) => Some(bytes),
+                // Not asked for.
+                Part::File(_) => None,
+            })
+        });
+        bytes.boxed()
+    }
+
+    /// The same, in parts of files where the store has some, for whoever can send files without reading them.
+    pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
+        self.read(range, Giving { files: true, lone: false }).boxed()
+    }
+
+    /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked, and the pieces
+    /// that it touches are fetched and no others.
+    pub fn parts_of(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
+        self.read(Some(range), Giving { files: true, lone: true }).boxed()
+    }
+
+    /// Everything, in parts of files where the store has some, for a program that puts it elsewhere; the last word says that it
+    /// was all, and which digests of it were checked.
+    pub fn hand_on(&self, order: Order) -> BoxStream<'static, Result<Handing, FetchError>> {
+        self.swarms.hand_on(&self.transfer, (self.requester, self.credentials.clone()), order).boxed()
+    }
+
+    /// Sees to it that the bytes of `range`, as far as there are such, are here and verified within this time. The pieces that it touches
+    /// are fetched and no others; of those that are waited for, the ones with the least time left come first.
+    ///
+    /// # Errors
+    /// [`FetchError::Stalled`] when they are not here in time; else why the blob can't be had.
+    pub async fn ensure(&self, range: ByteRange, within: Duration) -> Result<(), FetchError> {
+        self.transfer.ensure(range, within).await
+    }
+
+    fn read(
+        &self,
+        range: Option<ByteRange>,
+        giving: Giving,
+    ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
+        self.swarms.read(&self.transfer, (self.requester, self.credentials.clone()), range, giving)
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> api::Progress {
+        self.transfer.progress()
+    }
+}
+
+fn peer_status(peer: darter_fleet::Peer) -> api::PeerStatus {
+    let seed = peer.is_seed();
+    api::PeerStatus { node: peer.hello.node, addr: peer.hello.listen, tier: peer.tier, seed }
+}
+
+fn blob_row(summary: darter_store::BlobSummary, images: Vec<String>) -> api::BlobRow {
+    api::BlobRow {
+        blob: summary.id,
+        name: summary.info.name,
+        digest: summary.info.digest,
+        length: summary.length,
+        held: summary.held_bytes,
+        complete: summary.complete,
+        pinned: summary.pinned,
+        in_use: summary.in_use,
+        last_used: summary.last_used,
+        images,
+    }
+}

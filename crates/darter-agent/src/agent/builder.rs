@@ -1,0 +1,348 @@
+//! [`Builder`]: how an agent is put together, out of the operating system's parts or out of a caller's own.
+//!
+//! What it makes is the core: an agent that listens to its peers, joins, fetches and gives. Ports for the programs of its host attach to the
+//! agent's handle afterwards, by [`Agent::attach`]; whoever opens them before others hear of the agent does so between
+//! [`Builder::prepare`] and [`Prepared::begin`].
+//!
+//! With a network, an origin and a store in memory, and a clock that follows a paused runtime's, a fleet lives in one process and in
+//! virtual time. Small files (the node id, nodes met, explanations, manifests) are in the data directory whatever the store is.
+//!
+//! Order: the data directory's lock, the store, the origins, the fleet, the swarms; then the peer port is bound, so that a port that is
+//! taken is an error before anything is promised; then the agent introduces itself.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use darter_core::{Clock, NodeId, SystemClock, in_full};
+use darter_engine::EngineOptions;
+use darter_engine::budget::ByteBudget;
+use darter_engine::context::{AllOrigins, Context, Fetchers, dates};
+use darter_engine::joins::Joins;
+use darter_engine::let_downs::LetDowns;
+use darter_engine::setbacks::Setbacks;
+use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
+use darter_engine::transfer::House;
+use darter_engine::transfer::journal::Archive;
+use darter_engine::transfer::manners::Manners;
+use darter_engine::transfer::meter::TierBytes;
+use darter_engine::transfer::turns::Turns;
+use darter_fleet::seeds::Seeds;
+use darter_fleet::{Fleet, FleetContext, Listener};
+use darter_metrics::Metrics;
+use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
+use darter_registries::{Registries, RegistriesOptions, Relay};
+use darter_store::{Disk, DiskStore, Store, StoreConfig, WallClock, threads};
+use darter_wire::descriptors;
+use darter_wire::{
+    BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
+    Versions,
+};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::build::{cannot_listen, http_client, place_of, refuse_strangers, registry_config};
+use super::contents::Contents;
+use super::reload::Changeable;
+use super::view::Sampler;
+use super::{Agent, Inner, Phase};
+use crate::error::StartError;
+use crate::identity;
+use crate::options::{Options, Role};
+
+/// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
+const UPLOAD_SLOTS: usize = 4;
+
+/// A peer that takes no byte for so long is disconnected.
+const STALL: Duration = Duration::from_secs(10);
+
+/// An agent to be: what it is told, and what it is made of.
+#[must_use = "nothing is started"]
+pub struct Builder {
+    options: Options,
+    transport: Arc<dyn Transport>,
+    origin: Option<Arc<dyn Origin>>,
+    store: Option<Arc<dyn Store>>,
+    clock: Arc<dyn Clock>,
+    records: bool,
+}
+
+impl Builder {
+    /// Of plain TCP, the origins and the disk that the options name, and the system's clock.
+    pub(super) fn new(options: Options) -> Self {
+        let (transport, clock) = (Arc::new(TcpTransport::default()), Arc::new(SystemClock::start()));
+        Self { options, transport, origin: None, store: None, clock, records: false }
+    }
+
+    /// Peers are reached over this.
+    pub fn transport(self, transport: impl Transport) -> Self {
+        Self { transport: Arc::new(transport), ..self }
+    }
+
+    /// Every source is read from this, whoever asks.
+    pub fn origin(self, origin: impl Origin + 'static) -> Self {
+        Self { origin: Some(Arc::new(origin)), ..self }
+    }
+
+    /// Blobs are kept in this; nothing is locked on the disk then.
+    pub fn store(self, store: impl Store + 'static) -> Self {
+        Self { store: Some(Arc::new(store)), ..self }
+    }
+
+    /// Monotonic time and dates are this clock's. Pauses are tokio's: the two have to agree.
+    pub fn clock(self, clock: impl Clock) -> Self {
+        Self { clock: Arc::new(clock), ..self }
+    }
+
+    /// What the agent decides about who leads is kept: see [`Agent::decisions`].
+    pub fn record_decisions(self) -> Self {
+        Self { records: true, ..self }
+    }
+
+    /// Starts the agent. Ready when it returns, for whoever has the handle and for its peers.
+    ///
+    /// # Errors
+    /// [`StartError`], each with what to do about it.
+    pub async fn start(self) -> Result<Agent, StartError> {
+        let agent = self.prepare().await?.begin();
+        if let Err(error) = agent.reach_seeds().await {
+            agent.drain().await;
+            return Err(error);
+        }
+        Ok(agent)
+    }
+
+    /// Everything up to the moment at which others may hear of the agent.
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub async fn prepare(self) -> Result<Prepared, StartError> {
+        let Self { options, transport, origin, store, clock, records } = self;
+        descriptors::raise_limit();
+        refuse_strangers(options.listen, options.insecure)?;
+        let http = {
+            let options = options.clone();
+            // Reads certificates.
+            threads::run(move || http_client(&options)).await?
+        };
+        let registry = RegistryClient::new(http.clone(), &registry_config(&options), Arc::clone(&clock));
+        let (origins, pauses) = match origin {
+            Some(origin) => (AllOrigins::only(&origin), Pauses::default()),
+            None => origins(&options, &http, &registry),
+        };
+        let (store, archive, me) = open_data_dir(&options, store, dates(&clock)).await?;
+        let metrics = Metrics::new(clock.unix());
+        let set_aside = store.set_aside();
+        metrics.set_aside("blob", set_aside.blobs.len());
+        metrics.set_aside("index", usize::from(set_aside.index));
+        let context = Arc::new(Context {
+            me,
+            place: place_of(&options),
+            clock: Arc::clone(&clock),
+            disk: Disk::new(Arc::clone(&store)),
+            origins,
+            pauses,
+            registries: registry.upstreams().clone(),
+            origin_budget: ByteBudget::new(options.origin_limit, Arc::clone(&clock)),
+            origin_turns: Turns::for_connections(options.origin_connections),
+            manners: Manners::default(),
+            metrics: Arc::clone(&metrics),
+            tiers: TierBytes::default(),
+            fetching: Fetchers::default(),
+            setbacks: Setbacks::default(),
+            let_downs: LetDowns::default(),
+            archive,
+            records,
+            options: engine_options(&options),
+        });
+        let tasks = TaskTracker::new();
+        let (download, upload) = (
+            ByteBudget::new(options.download_limit, Arc::clone(&clock)),
+            ByteBudget::new(options.upload_limit, Arc::clone(&clock)),
+        );
+        let changeable = Changeable {
+            http,
+            registry: registry.clone(),
+            store,
+            origin: Arc::clone(&context.origin_budget),
+            upload: Arc::clone(&upload),
+            download: Arc::clone(&download),
+            options: parking_lot::Mutex::new(options.clone()),
+        };
+        let receiving = Receiving { budget: download, buffers: BufferPool::default() };
+        let sending = Sending { slots: Slots::new(UPLOAD_SLOTS), budget: upload, stall: STALL };
+        let fleet =
+            Fleet::new(fleet_context(&options, &context), Arc::clone(&transport), receiving, sending, tasks.clone());
+        let house = House {
+            context: Arc::clone(&context),
+            fleet: Arc::clone(&fleet),
+            joins: Arc::new(Joins::new(context.pauses.clone())),
+            tasks: tasks.clone(),
+            sendable: watch::channel(()).0,
+        };
+        let swarms = Swarms::new(house);
+        let registries = match options.role {
+            Role::Seed | Role::Node => {
+                let relay = Relay::new(Arc::clone(&fleet), options.role, tasks.clone());
+                Some(open_registries(&options, registry, relay, metrics, clock).await?)
+            }
+            Role::Embedded => None,
+        };
+        let peers = match options.listen {
+            Some(addr) => Some(transport.listen(&addr.to_string()).await.map_err(|error| cannot_listen(addr, error))?),
+            None => None,
+        };
+        Ok(Prepared { options, context, fleet, swarms, registries, changeable, peers, tasks })
+    }
+}
+
+/// An agent of which nobody knows yet.
+#[must_use = "nobody knows of it"]
+pub struct Prepared {
+    options: Options,
+    context: Arc<Context>,
+    fleet: Arc<Fleet>,
+    swarms: Arc<Swarms>,
+    registries: Option<Arc<Registries>>,
+    changeable: Changeable,
+    peers: Option<Box<dyn darter_wire::Listener>>,
+    tasks: TaskTracker,
+}
+
+impl Prepared {
+    /// Introduces the agent to its peers. It is ready after [`Agent::reach_seeds`].
+    pub fn begin(self) -> Agent {
+        let Self { options, context, fleet, swarms, registries, changeable, peers, tasks } = self;
+        let ears = Arc::new(ListeningSwarms { swarms: Arc::clone(&swarms), registries: registries.clone() });
+        let hands = Arc::new(GivingSwarms(Arc::clone(&swarms)));
+        let listen = peers.as_ref().map(|listener| listener.local_addr().to_string());
+        let hello = Hello {
+            node: context.me,
+            listen: options.advertise.clone().or_else(|| listen.clone()).unwrap_or_default(),
+            place: context.place.clone(),
+            role: if options.role == Role::Seed { WireRole::Seed } else { WireRole::Node },
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            run: identity::draw_run(&*context.clock),
+            versions: Versions::SPOKEN,
+            capabilities: Capabilities::OWN,
+        };
+        let heard = Arc::downgrade(&ears) as Weak<dyn Listener>;
+        let given = Arc::downgrade(&hands) as Weak<dyn Uploads>;
+        fleet.begin(hello, heard, given);
+        if let Some(listener) = peers {
+            fleet.accept(listener);
+        }
+        fleet.mingle();
+        let seeds = Seeds::join(&fleet, &options.join);
+        let inner = Inner {
+            options,
+            fleet,
+            seeds,
+            swarms,
+            registries,
+            contents: Contents::default(),
+            sampler: Sampler::default(),
+            _ears: ears,
+            _hands: hands,
+            listen,
+            local_address: OnceLock::new(),
+            phase: watch::channel(Phase::Starting).0,
+            ports: TaskTracker::new(),
+            changeable,
+            tasks: tasks.clone(),
+            context,
+        };
+        let agent = Agent { inner: Arc::new(inner) };
+        // Whoever reads metrics as soon as there is a port must not see an empty store on a full disk.
+        agent.note_room();
+        if agent.options().role.is_daemon() {
+            tasks.spawn(agent.clone().sample(agent.phases()));
+            tasks.spawn(agent.clone().tidy(agent.phases()));
+        }
+        agent
+    }
+}
+
+/// What the fleet is told.
+fn fleet_context(options: &Options, context: &Context) -> FleetContext {
+    FleetContext {
+        role: options.role,
+        place: context.place.clone(),
+        join: options.join.clone(),
+        data_dir: options.data_dir.clone(),
+        clock: Arc::clone(&context.clock),
+        disk: context.disk.clone(),
+        metrics: Arc::clone(&context.metrics),
+    }
+}
+
+/// What the engine is told.
+fn engine_options(options: &Options) -> EngineOptions {
+    EngineOptions {
+        role: options.role,
+        data_dir: options.data_dir.clone(),
+        join: options.join.clone(),
+        origin_connections: options.origin_connections,
+        origin_patience: options.origin_patience,
+        origin_timeout: options.origin_timeout,
+        stall_timeout: options.stall_timeout,
+        verify_whole: options.verify_whole,
+    }
+}
+
+/// Origins as the options configure them.
+fn origins(options: &Options, http: &HttpClient, registry: &RegistryClient) -> (AllOrigins, Pauses) {
+    let patience = RetryPolicy::patient(options.origin_patience);
+    let mut origins = Origins::new(http.clone(), registry.clone()).with_retries(patience);
+    if !options.role.is_daemon() {
+        // Works for its own user alone, who may read these files anyway.
+        origins = origins.with_files(FileOrigin::anywhere());
+    }
+    (AllOrigins::new(&origins), origins.pauses())
+}
+
+/// Opens the data directory, and the store in it unless another is `given`.
+async fn open_data_dir(
+    options: &Options,
+    given: Option<Arc<dyn Store>>,
+    dates: WallClock,
+) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
+    let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
+    let opened = threads::run(move || {
+        let store = match given {
+            Some(store) => store,
+            None => {
+                let mut config = StoreConfig::new(dates);
+                config.quota = quota;
+                config.reserve_free = reserve;
+                Arc::new(DiskStore::open(&data_dir, &config)?)
+            }
+        };
+        let me = identity::of_this_machine(&data_dir)?;
+        let newer = store.set_aside().blobs;
+        let kept = store.list().into_iter().map(|row| row.id).chain(newer).collect();
+        let archive = Archive::open(&data_dir)?;
+        if let Err(error) = archive.keep_only(&kept) {
+            tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up");
+        }
+        Ok::<_, StartError>((store, archive, me))
+    });
+    opened.await
+}
+
+async fn open_registries(
+    options: &Options,
+    client: RegistryClient,
+    relay: Relay,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Registries>, StartError> {
+    let options = RegistriesOptions {
+        data_dir: options.data_dir.clone(),
+        grant_ttl: options.grant_ttl,
+        stale_tags: options.stale_tags,
+        answer_timeout: options.answer_timeout,
+    };
+    let path = options.data_dir.join("manifests").display().to_string();
+    let opened = threads::run(move || Registries::open(options, client, metrics, clock));
+    Ok(Arc::new(opened.await.map_err(|error| StartError::cannot_use(path, error))?.with_relay(relay)))
+}

@@ -1,0 +1,148 @@
+//! Images as this host knows them: which blobs they are made of, and what is told, watched or removed of one.
+//!
+//! What an image is made of stands in its manifests, as far as the mirror has them.
+
+use std::collections::{HashMap, HashSet};
+
+use darter_api::{Explained, Explanation, ImageExplanation, ImagePart, ImageRole};
+use darter_core::source::blob_of;
+use darter_core::{BlobId, Digest};
+use darter_engine::FetchError;
+use darter_engine::transfer::Outcome;
+
+use super::Inner;
+use super::names::{self, Named};
+
+/// Something that an image is made of.
+struct Part {
+    role: ImageRole,
+    digest: Digest,
+    length: Option<u64>,
+}
+
+/// Where the bytes of what is called `name` came from.
+pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explained>, FetchError> {
+    match names::find(inner, name).await? {
+        Named::Nothing => Ok(None),
+        Named::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
+        Named::Image(image, digest) => {
+            let mut parts = Vec::new();
+            for Part { role, digest, length } in parts_of(inner, digest).await {
+                let explanation = explain_blob(inner, blob_of(&digest)).await;
+                parts.push(ImagePart { role, digest, length, explanation });
+            }
+            Ok(Some(Explained::Image(ImageExplanation { image, digest, parts })))
+        }
+    }
+}
+
+async fn explain_blob(inner: &Inner, blob: BlobId) -> Option<Explanation> {
+    let moving = inner.swarms.get(blob).filter(|transfer| transfer.has_history());
+    if let Some(transfer) = moving {
+        return Some(transfer.explain());
+    }
+    let archive = inner.context.archive.clone();
+    inner.context.disk.run(move || archive.recall(blob)).await
+}
+
+/// The blob to watch of what is called `name`: of an image, the first part that is on its way, else the first that has a
+/// transfer.
+pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, FetchError> {
+    let blobs = blobs_of(inner, name).await?;
+    let transfers = blobs.iter().filter_map(|blob| inner.swarms.get(*blob));
+    let (mut open, mut other) = (None, None);
+    for transfer in transfers {
+        let chosen = if matches!(transfer.outcome(), Outcome::Open) { &mut open } else { &mut other };
+        chosen.get_or_insert(transfer.blob);
+    }
+    Ok(open.or(other).or(blobs.first().copied()))
+}
+
+/// What goes when something is removed.
+#[derive(Debug, Default)]
+pub(super) struct Removable {
+    pub(super) blobs: Vec<BlobId>,
+    /// Names of images.
+    pub(super) images: Vec<String>,
+}
+
+/// What removing `name` removes: of an image, its name, and the blobs that no image of another name is made of. An image that is
+/// named by its digest goes with all of its names.
+pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, FetchError> {
+    let registries = inner.registries.as_deref();
+    let (image, digest) = match names::find(inner, name).await? {
+        Named::Nothing => return Ok(Removable::default()),
+        Named::Blob(blob) => return Ok(Removable { blobs: vec![blob], images: Vec::new() }),
+        Named::Image(image, digest) => (image, digest),
+    };
+    let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let by_name = !is_digest_of(name, digest) && known.iter().any(|(name, _)| *name == image);
+    let goes = |name: &str, other: Digest| if by_name { name == image } else { other == digest };
+    let (going, staying): (Vec<_>, Vec<_>) = known.into_iter().partition(|(name, other)| goes(name, *other));
+    let mut needed = HashSet::new();
+    for (_, other) in staying {
+        needed.extend(parts_of(inner, other).await.into_iter().map(|part| part.digest));
+    }
+    let parts = parts_of(inner, digest).await.into_iter().map(|part| part.digest);
+    let blobs = parts.filter(|digest| !needed.contains(digest)).map(|digest| blob_of(&digest)).collect();
+    Ok(Removable { blobs, images: going.into_iter().map(|(name, _)| name).collect() })
+}
+
+/// Whether somebody named an image by its digest, or by the first digits of that.
+fn is_digest_of(name: &str, digest: Digest) -> bool {
+    let text = digest.to_string();
+    let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);
+    let name = name.rsplit_once('@').map_or(name, |(_, digest)| digest).to_ascii_lowercase();
+    text.starts_with(&name) || digits.starts_with(&name)
+}
+
+/// The names of the known images that each blob is a part of.
+pub(super) async fn by_blob(inner: &Inner) -> HashMap<BlobId, Vec<String>> {
+    let registries = inner.registries.as_deref();
+    let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let mut images: HashMap<BlobId, Vec<String>> = HashMap::new();
+    for (name, digest) in known {
+        for part in parts_of(inner, digest).await {
+            images.entry(blob_of(&part.digest)).or_default().push(name.clone());
+        }
+    }
+    images
+}
+
+/// The blobs of what is called `name`.
+pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, FetchError> {
+    Ok(match names::find(inner, name).await? {
+        Named::Nothing => Vec::new(),
+        Named::Blob(blob) => vec![blob],
+        Named::Image(_, digest) => parts_of(inner, digest).await.iter().map(|part| blob_of(&part.digest)).collect(),
+    })
+}
+
+/// An index or manifest and all that it names, as far as the manifests are here; nothing twice.
+async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Part> {
+    let Some(registries) = inner.registries.as_deref() else { return Vec::new() };
+    let Some(root) = inner.contents.of(registries, digest).await else { return Vec::new() };
+    let role = if root.is_index { ImageRole::Index } else { ImageRole::Manifest };
+    let mut parts = vec![Part { role, digest, length: Some(root.length) }];
+    let mut seen = HashSet::from([digest]);
+    // An index may name indexes; what was seen is not entered again, so this ends.
+    let mut open = vec![root];
+    while let Some(next) = open.pop() {
+        for &(role, digest, length) in &next.parts {
+            if !seen.insert(digest) {
+                continue;
+            }
+            let inside = match role {
+                ImageRole::Manifest => inner.contents.of(registries, digest).await,
+                _ => None,
+            };
+            // Of other platforms' manifests nothing was asked for here.
+            if role == ImageRole::Manifest && inside.is_none() {
+                continue;
+            }
+            parts.push(Part { role, digest, length });
+            open.extend(inside);
+        }
+    }
+    parts
+}

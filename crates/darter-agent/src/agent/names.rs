@@ -1,0 +1,180 @@
+//! What people call things: a blob's id, a digest, the first digits of either, a URL, the name that `darter ls` shows, or
+//! an image reference. Every command takes all of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use darter_core::source::blob_of;
+use darter_core::{BlobId, Digest, Source};
+use darter_engine::FetchError;
+use darter_engine::swarms::Swarms;
+use darter_registries::Registries;
+use darter_registries::images::Found;
+
+use super::Inner;
+
+/// The fewest digits of an id or a digest that name something.
+pub const MIN_DIGITS: usize = 8;
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// Nothing that is known here.
+    Nothing,
+    /// A blob, stored or moving.
+    Blob(BlobId),
+    /// An image, by the name that it is shown under and the digest of its index or manifest.
+    Image(String, Digest),
+}
+
+/// What is called `name`.
+///
+/// # Errors
+/// [`FetchError::Ambiguous`] when more than one thing is; the store's.
+pub(super) async fn find(inner: &Inner, name: &str) -> Result<Named, FetchError> {
+    let (swarms, registries) = (&inner.swarms, inner.registries.as_deref());
+    let blob = name.parse::<BlobId>().ok();
+    if let Some(blob) = blob
+        && swarms.is_known(blob).await?
+    {
+        return Ok(Named::Blob(blob));
+    }
+    let digest = name.rsplit_once('@').map_or(name, |(_, digest)| digest).parse::<Digest>();
+    if let Ok(digest) = digest {
+        if let Some(registries) = registries
+            && registries.manifests().get(digest).await.is_some()
+        {
+            return Ok(Named::Image(name.to_owned(), digest));
+        }
+        return Ok(find_digest(swarms, &digest).await?.map_or(Named::Nothing, Named::Blob));
+    }
+    if let Ok(url) = name.parse() {
+        let (source, _) = Source::from_signed_url(url, &[], None, &inner.options.signed_parameters);
+        if let Some(record) = swarms.recall(&source).await? {
+            return Ok(Named::Blob(record.blob));
+        }
+    }
+    let found = by_digits_or_name(swarms, registries, name).await;
+    match found.len() {
+        0 => match blob {
+            // Not here any more, but maybe what is known of it.
+            Some(blob) => Ok(Named::Blob(blob)),
+            None => by_reference(registries, name),
+        },
+        1 => Ok(found.into_values().next().unwrap_or(Named::Nothing)),
+        _ => Err(FetchError::Ambiguous { name: name.to_owned(), candidates: found.into_keys().collect() }),
+    }
+}
+
+/// Everything whose id or digest begins with these digits, and blobs that are shown under this name; by what tells them
+/// apart.
+async fn by_digits_or_name(
+    swarms: &Arc<Swarms>,
+    registries: Option<&Registries>,
+    name: &str,
+) -> BTreeMap<String, Named> {
+    let stored = swarms.house.context.disk.list().await;
+    let mut known: Vec<(BlobId, String, Option<Digest>)> =
+        stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest)).collect();
+    known.extend(swarms.all().iter().map(|transfer| (transfer.blob, transfer.source.to_string(), transfer.digest())));
+    let digits = Digits::of(name);
+    let is_digest = |digest: &Digest| digits.as_ref().is_some_and(|digits| digits.begin_digest(digest));
+    let is_blob = |blob: BlobId| digits.as_ref().is_some_and(|digits| digits.begin_blob(blob));
+    let blobs = known
+        .into_iter()
+        .filter(|(blob, known_as, digest)| known_as == name || is_blob(*blob) || digest.as_ref().is_some_and(is_digest))
+        .map(|(blob, _, digest)| {
+            (digest.map_or_else(|| blob.to_string(), |digest| digest.to_string()), Named::Blob(blob))
+        });
+    let manifests = registries.map(|registries| registries.manifests().all()).unwrap_or_default();
+    let manifests = manifests.into_iter().map(|digest| (digest.to_string(), digest));
+    // What has a name of its own is shown under that.
+    let named = registries.map(|registries| registries.images().all()).unwrap_or_default();
+    let images = manifests
+        .chain(named)
+        .filter(|(_, digest)| is_digest(digest))
+        .map(|(image, digest)| (digest.to_string(), Named::Image(image, digest)));
+    blobs.chain(images).collect()
+}
+
+fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Named, FetchError> {
+    match registries.map_or(Found::Nothing, |registries| registries.images().find(name)) {
+        Found::Nothing => Ok(Named::Nothing),
+        Found::Image(image, digest) => Ok(Named::Image(image.to_string(), digest)),
+        Found::Several(candidates) => Err(FetchError::Ambiguous { name: name.to_owned(), candidates }),
+    }
+}
+
+/// The first digits of an id or a digest.
+struct Digits {
+    /// In lower case.
+    digits: String,
+    /// Where the name says of which algorithm, such as in `sha256:0123abcd`.
+    algorithm: Option<String>,
+}
+
+impl Digits {
+    /// Reads a name, and of `app@sha256:0123abcd` what is behind the name of the image; `None` if it is something else.
+    fn of(name: &str) -> Option<Self> {
+        let digest = name.rsplit_once('@').map(|(_, digest)| digest).filter(|digest| digest.contains(':'));
+        let (algorithm, digits) = match digest.unwrap_or(name).split_once(':') {
+            Some((algorithm, digits)) => (Some(algorithm.to_ascii_lowercase()), digits),
+            None => (None, name),
+        };
+        let are_digits = digits.len() >= MIN_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        are_digits.then(|| Self { digits: digits.to_ascii_lowercase(), algorithm })
+    }
+
+    fn begin_blob(&self, blob: BlobId) -> bool {
+        self.algorithm.is_none() && blob.to_string().starts_with(&self.digits)
+    }
+
+    fn begin_digest(&self, digest: &Digest) -> bool {
+        let text = digest.to_string();
+        let Some((algorithm, digits)) = text.split_once(':') else { return false };
+        self.algorithm.as_ref().is_none_or(|wanted| wanted == algorithm) && digits.starts_with(&self.digits)
+    }
+}
+
+/// The blob whose content has this digest: a registry's, else one that was read from an address; what is complete
+/// before what is not.
+async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<BlobId>, FetchError> {
+    let blob = blob_of(digest);
+    if swarms.is_known(blob).await? {
+        return Ok(Some(blob));
+    }
+    let moving = swarms.all();
+    if let Some(transfer) = moving.iter().find(|transfer| transfer.digest() == Some(*digest)) {
+        return Ok(Some(transfer.blob));
+    }
+    let mut stored = swarms.house.context.disk.list().await;
+    stored.retain(|row| row.info.digest == Some(*digest));
+    stored.sort_by_key(|row| !row.complete);
+    Ok(Some(stored.first().map_or(blob, |row| row.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_digits_name_digests_and_ids() {
+        let digest = Digest::sha256(b"layer");
+        let text = digest.to_string();
+        let hex = text.strip_prefix("sha256:").unwrap();
+        let begin = |name: &str| Digits::of(name).is_some_and(|digits| digits.begin_digest(&digest));
+        let of_image = format!("reg:5000/app:v1@{}", &text[..15]);
+        for name in
+            [&hex[..8], &hex[..20], hex, &text[..15], &hex[..12].to_uppercase(), &text.to_uppercase(), &of_image]
+        {
+            assert!(begin(name), "{name}");
+        }
+        let (other, of_nothing) = (format!("sha512:{}", &hex[..12]), format!("app@{}", &hex[..12]));
+        for name in [&hex[..7], &hex[1..12], &other, &of_nothing, "library/app:v1"] {
+            assert!(!begin(name), "{name}");
+        }
+        let blob = blob_of(&digest);
+        assert!(Digits::of(&blob.to_string()[..8]).unwrap().begin_blob(blob));
+        assert!(!Digits::of(&format!("sha256:{}", &blob.to_string()[..8])).unwrap().begin_blob(blob));
+    }
+}

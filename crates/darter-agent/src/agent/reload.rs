@@ -1,0 +1,103 @@
+//! Options that change while an agent runs: what of them it can take, and what has to wait for the next start.
+
+use std::sync::Arc;
+
+use darter_engine::budget::ByteBudget;
+use darter_origin::{HttpClient, RegistryClient};
+use darter_store::Store;
+
+use super::{Agent, build};
+use crate::error::StartError;
+use crate::options::Options;
+
+/// What of an agent can be told anew.
+pub(crate) struct Changeable {
+    pub(crate) http: HttpClient,
+    pub(crate) registry: RegistryClient,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) origin: Arc<ByteBudget>,
+    pub(crate) upload: Arc<ByteBudget>,
+    pub(crate) download: Arc<ByteBudget>,
+    /// What was taken last.
+    pub(crate) options: parking_lot::Mutex<Options>,
+}
+
+/// What a reload came to: names of settings, as the command line has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// They are in force now.
+    pub taken: Vec<&'static str>,
+    /// They differ, and take effect after a restart.
+    pub restart: Vec<&'static str>,
+}
+
+impl Agent {
+    /// Takes of these options what can change while the agent runs: limits, logins, certificates. Files that options name
+    /// are read anew, whether their names changed or not.
+    ///
+    /// # Errors
+    /// When a file can't be read or makes no sense. Then nothing has changed.
+    pub async fn reload(&self, fresh: Options) -> Result<Reloaded, StartError> {
+        let agent = self.clone();
+        // Reads files.
+        self.inner.context.disk.run(move || agent.inner.changeable.reload(fresh)).await
+    }
+}
+
+impl Changeable {
+    fn reload(&self, fresh: Options) -> Result<Reloaded, StartError> {
+        // What would keep it from starting again is wrong now.
+        build::refuse_strangers(fresh.listen, fresh.insecure)?;
+        let mut old = self.options.lock();
+        let mut reloaded = Reloaded { restart: needs_restart(&old, &fresh), ..Reloaded::default() };
+        // What belongs to a restart stays as it is here, too: servers are told apart by upstreams.
+        let http = Options { upstreams: old.upstreams.clone(), origin_timeout: old.origin_timeout, ..fresh.clone() };
+        self.http.reload(&build::http_config(&http)?)?;
+        reloaded.taken.extend(["origin-ca", "login", "password-file", "docker-config"]);
+        self.registry.reload_logins(&build::registry_config(&fresh));
+        for (name, budget, rate) in [
+            ("origin-limit", &self.origin, fresh.origin_limit),
+            ("upload-limit", &self.upload, fresh.upload_limit),
+            ("download-limit", &self.download, fresh.download_limit),
+        ] {
+            budget.set_rate(rate);
+            reloaded.taken.push(name);
+        }
+        self.store.set_limits(fresh.quota, fresh.reserve);
+        reloaded.taken.extend(["quota", "reserve"]);
+        old.origin_ca = fresh.origin_ca;
+        Ok(reloaded)
+    }
+}
+
+/// The settings that differ and can't change under way.
+fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
+    let differing = [
+        ("data-dir", old.data_dir != fresh.data_dir),
+        ("socket", old.sockets != fresh.sockets),
+        ("socket-group", old.socket_group != fresh.socket_group),
+        ("listen", old.listen != fresh.listen),
+        ("local", old.local != fresh.local),
+        ("metrics", old.metrics != fresh.metrics),
+        ("local-name", old.local_names != fresh.local_names),
+        ("advertise", old.advertise != fresh.advertise),
+        ("join", old.join != fresh.join),
+        ("label", old.labels != fresh.labels),
+        ("insecure", old.insecure != fresh.insecure),
+        ("upstream", old.upstreams != fresh.upstreams),
+        ("default-upstream", old.default_upstream != fresh.default_upstream),
+        ("trusted-registry", old.trusted_registries != fresh.trusted_registries),
+        ("ask-login", old.ask_login != fresh.ask_login),
+        ("plain-http", old.plain_http != fresh.plain_http),
+        ("origin-patience", old.origin_patience != fresh.origin_patience),
+        ("origin-connections", old.origin_connections != fresh.origin_connections),
+        ("stale-tags", old.stale_tags != fresh.stale_tags),
+        ("stall-timeout", old.stall_timeout != fresh.stall_timeout),
+        ("signed-parameter", old.signed_parameters != fresh.signed_parameters),
+        ("origin-timeout", old.origin_timeout != fresh.origin_timeout),
+        ("grant-ttl", old.grant_ttl != fresh.grant_ttl),
+        ("verify-whole", old.verify_whole != fresh.verify_whole),
+        ("drain-timeout", old.drain_timeout != fresh.drain_timeout),
+    ];
+    differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}

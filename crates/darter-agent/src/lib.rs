@@ -1,0 +1,23 @@
+//! The agent: one process that joins the rooms — store, origins, fleet and engine. What programs of its host speak to attaches to its
+//! handle (`darter-gateway`).
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain; [`Builder`], which puts one together |
+//! | [`options`], `identity` | what an agent is told, and is |
+//! | [`error`] | why it could not start |
+
+pub mod agent;
+pub mod error;
+mod identity;
+pub mod options;
+
+pub use agent::builder::{Builder, Prepared};
+pub use agent::{Agent, Download, MIN_DIGITS, Nearness, Phase, Reloaded};
+pub use darter_api::handover::Order;
+pub use darter_engine::swarms::again::Handing;
+pub use darter_engine::transfer::stream::Part;
+pub use darter_origin::is_own_header;
+pub use darter_registries::waits::ANSWER_TIMEOUT;
+pub use error::{FetchError, StartError};
+pub use options::Options;

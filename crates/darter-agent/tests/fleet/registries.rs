@@ -1,0 +1,534 @@
+//! A fleet before one registry: what it costs the registry, and what nodes get that could not ask it themselves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use darter_agent::options::{LoginOption, Role, StaleTags};
+use darter_agent::{Agent, Options};
+use darter_core::source::Credentials;
+use darter_core::{Digest, Source, rendezvous};
+use futures_util::future::join_all;
+use http::{HeaderMap, StatusCode};
+
+use crate::registry::{Registry, Seen};
+use crate::seed;
+
+const NODES: usize = 8;
+const TAG: &str = "/v2/lab/app/manifests/1";
+/// `alice:secret`, and what the registry's token service makes of it.
+const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
+const ALICES_TOKEN: &str = "Bearer YWxpY2U6c2VjcmV0";
+
+pub(crate) fn options(directory: &Path, name: &str, registry: &Registry) -> Options {
+    Options {
+        local: Some(([127, 0, 0, 1], 0).into()),
+        default_upstream: Some(registry.name()),
+        grant_ttl: Duration::from_secs(300),
+        ..seed::node(&directory.join(name), Vec::new())
+    }
+}
+
+async fn start_seed(directory: &Path, registry: &Registry, logins: Vec<LoginOption>) -> Agent {
+    let options = Options { role: Role::Seed, logins, ..options(directory, "seed", registry) };
+    darter_gateway::start(options).await.unwrap()
+}
+
+async fn start_nodes(directory: &Path, registry: &Registry, seed: &Agent) -> Vec<Agent> {
+    let join = vec![seed.status().listen.unwrap()];
+    let options = (0..NODES).map(|n| Options { join: join.clone(), ..options(directory, &n.to_string(), registry) });
+    join_all(options.map(|options| async { darter_gateway::start(options).await.unwrap() })).await
+}
+
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
+    headers: HeaderMap,
+    pub(crate) body: bytes::Bytes,
+}
+
+pub(crate) async fn get(agent: &Agent, path: &str) -> Got {
+    get_accepting(agent, path, "*/*").await
+}
+
+async fn get_accepting(agent: &Agent, path: &str, accept: &str) -> Got {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}{path}", agent.status().local.unwrap());
+    let response = client.get(url).header("accept", accept).send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    Got { status, headers, body: response.bytes().await.unwrap() }
+}
+
+/// As an engine pulls: the index by tag, the image by digest, then its blobs.
+async fn pull(agent: &Agent, image: Digest, blobs: &[Digest]) {
+    assert_eq!(get(agent, TAG).await.status, 200);
+    assert_eq!(get(agent, &format!("/v2/lab/app/manifests/{image}")).await.status, 200);
+    for blob in blobs {
+        let got = get(agent, &format!("/v2/lab/app/blobs/{blob}")).await;
+        assert_eq!(Digest::sha256(&got.body), *blob);
+    }
+}
+
+fn put_image(registry: &Registry) -> (Digest, [Digest; 2]) {
+    let (image, blobs) = registry.put_image("lab/app", None, &[7; 300_000]);
+    registry.put_index("lab/app", "1", &[image]);
+    (image, blobs)
+}
+
+/// dragonfly#3783, huggingface_hub#4487: it used to be two manifests for each node.
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_nodes_that_pull_one_image_cost_the_registry_what_one_costs() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    let asked = read_of(&registry);
+    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
+    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
+    once.sort();
+    assert_eq!(asked, once);
+    // The next pulls ask for the tag alone, within a few seconds once for all.
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    assert_eq!(registry.asked(), [format!("HEAD {TAG}")]);
+}
+
+/// Lists, and access to a blob whose manifest nobody asked for, are shared too.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_access_checks_of_a_fleet_are_one_request_each() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (_, [_, layer]) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    let blob = format!("/v2/lab/app/blobs/{layer}");
+    for (path, asked) in [
+        ("/v2/lab/app/tags/list", vec!["GET /v2/lab/app/tags/list".to_owned()]),
+        ("/v2/lab/app/manifests/none", vec!["GET /v2/lab/app/manifests/none".to_owned()]),
+        (&blob, vec![format!("HEAD {blob}"), format!("GET {blob}")]),
+    ] {
+        let got = join_all(nodes.iter().map(|node| get(node, path))).await;
+        assert!(got.windows(2).all(|two| (two[0].status, &two[0].body) == (two[1].status, &two[1].body)), "{path}");
+        assert_eq!(registry.asked(), asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seeds_login_opens_its_registry_to_nodes_that_have_none_and_a_callers_own_is_used_where_brought() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    registry.allow(ALICES_TOKEN, "lab/app");
+    registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+    let login = LoginOption { registry: registry.name(), username: "alice".to_owned(), password: "secret".to_owned() };
+    let seed = start_seed(directory.path(), &registry, vec![login]).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    assert_eq!(registry.state.lock().tokens.len(), 1, "one token for the fleet");
+    let ask_as = async |authorization: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}{TAG}", nodes[0].status().local.unwrap());
+        client.get(url).header("authorization", authorization).send().await.unwrap().status()
+    };
+    assert_eq!(ask_as("Basic bWFsbG9yeTpndWVzcw==").await, 401);
+    assert_eq!(ask_as(ALICE).await, 200);
+}
+
+/// harbor#13566: the fleet goes on with what any of it has pulled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_pulled_gets_what_the_fleet_holds_while_the_registry_is_away() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    pull(&nodes[0], image, &blobs).await;
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    registry.asked();
+    // Another `Accept`, so that the seed does not give the answer that it has just been given.
+    let got = get_accepting(&nodes[1], TAG, crate::registry::INDEX).await;
+    assert_eq!((got.status.as_u16(), got.headers.contains_key("darter-stale")), (200, true));
+    pull(&nodes[1], image, &blobs).await;
+    registry.stop().await;
+    pull(&nodes[2], image, &blobs).await;
+}
+
+/// How a registry is away.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    Gone,
+    Hangs,
+    Answers(u16),
+    /// A portal answers in its place.
+    Portal,
+}
+
+/// How a seed comes to have nothing of what it read.
+#[derive(Clone, Copy, Debug)]
+enum Lost {
+    /// It comes back with an empty disk.
+    Disk,
+    /// Its blobs made room for others.
+    Blobs,
+}
+
+/// harbor#13566, where the seed has nothing of it any more: the nodes that hold the blobs give them, and nobody waits until the seed
+/// has given the registry up.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
+    let answers = [429, 503, 500].map(Away::Answers);
+    let ways = [Away::Gone, Away::Hangs, Away::Portal].into_iter().chain(answers);
+    let cases = ways.flat_map(|away| [(away, Lost::Disk), (away, Lost::Blobs)]);
+    join_all(cases.map(|(away, lost)| async move {
+        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+        let (image, blobs) = put_image(&registry);
+        let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+        let listen = seed.status().listen.unwrap();
+        let node = async |name: &str| {
+            let options = Options { join: vec![listen.clone()], ..options(directory.path(), name, &registry) };
+            darter_gateway::start(options).await.unwrap()
+        };
+        let (holder, newcomer) = (node("holder").await, node("newcomer").await);
+        pull(&holder, image, &blobs).await;
+        let seed = match lost {
+            Lost::Blobs => {
+                for blob in &blobs {
+                    assert_eq!(seed.remove(&blob.to_string()).await.unwrap().map(|gone| gone.len()), Some(1));
+                }
+                seed
+            }
+            Lost::Disk => {
+                seed.drain().await;
+                drop(seed);
+                let another = options(directory.path(), "another disk", &registry);
+                let options = Options { role: Role::Seed, listen: Some(listen.parse().unwrap()), ..another };
+                let seed = darter_gateway::start(options).await.unwrap();
+                while [&holder, &newcomer].iter().any(|node| !node.status().seeds.iter().any(|seed| seed.up)) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                seed
+            }
+        };
+        let address = registry.address;
+        let registry = match away {
+            Away::Gone => {
+                registry.stop().await;
+                None
+            }
+            Away::Hangs => {
+                registry.state.lock().hangs = true;
+                Some(registry)
+            }
+            Away::Portal => {
+                registry.state.lock().portal = Some("<html>Welcome! Log in to the network</html>");
+                Some(registry)
+            }
+            Away::Answers(status) => {
+                registry.state.lock().broken = Some(StatusCode::from_u16(status).unwrap());
+                Some(registry)
+            }
+        };
+        // A blob first, as who has the manifest asks.
+        for path in [format!("blobs/{}", blobs[0]), format!("manifests/{image}"), format!("blobs/{}", blobs[1])] {
+            let got = get(&newcomer, &format!("/v2/lab/app/{path}?ns={address}")).await;
+            let text = String::from_utf8_lossy(&got.body[..got.body.len().min(300)]).into_owned();
+            assert_eq!(got.status, 200, "{away:?} {lost:?} {path}: {text}");
+        }
+        drop((seed, registry));
+    }))
+    .await;
+}
+
+/// Whatever the seed is told, which answers a tag as it was last seen by default.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_to_serve_no_stale_tags_takes_none_from_its_seed() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let join = vec![seed.status().listen.unwrap()];
+    let strict =
+        Options { join: join.clone(), stale_tags: StaleTags::Never, ..options(directory.path(), "strict", &registry) };
+    let strict = darter_gateway::start(strict).await.unwrap();
+    let lenient =
+        darter_gateway::start(Options { join, ..options(directory.path(), "lenient", &registry) }).await.unwrap();
+    pull(&strict, image, &blobs).await;
+    registry.stop().await;
+    // Another `Accept`, so that nobody gives the answer that was just given.
+    let got = get_accepting(&strict, TAG, crate::registry::INDEX).await;
+    assert_eq!(got.status.as_u16(), 502);
+    assert!(String::from_utf8_lossy(&got.body).contains("--stale-tags never"), "{:?}", got.body);
+    assert_eq!(get(&strict, &format!("/v2/lab/app/manifests/{image}")).await.status, 200, "a digest is never stale");
+    let got = get_accepting(&lenient, TAG, crate::registry::INDEX).await;
+    assert_eq!((got.status.as_u16(), got.headers.contains_key("darter-stale")), (200, true));
+}
+
+/// huggingface_hub#3342: no host goes round the seed to ask for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_less_is_not_asked_by_every_host() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    for path in ["/v2/lab/app/manifests/2", "/v2/lab/app/tags/list"] {
+        for got in join_all(nodes.iter().map(|node| get(node, path))).await {
+            assert_eq!((got.status.as_u16(), got.headers["retry-after"].to_str().unwrap()), (429, "7"));
+        }
+        assert_eq!(registry.asked().len(), 1, "{path}");
+    }
+}
+
+/// huggingface_hub#4487: the same for the bytes of a blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_asks_for_less_is_not_asked_for_a_blob_by_every_host() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, [_, layer]) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    let manifest = format!("/v2/lab/app/manifests/{image}");
+    for got in join_all(nodes.iter().map(|node| get(node, &manifest))).await {
+        assert_eq!(got.status, 200);
+    }
+    registry.asked();
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    let blob = format!("/v2/lab/app/blobs/{layer}");
+    for got in join_all(nodes.iter().map(|node| get(node, &blob))).await {
+        assert_eq!(got.status, 429, "{}", String::from_utf8_lossy(&got.body));
+    }
+    let asked = registry.asked();
+    assert!(asked.len() < NODES, "{asked:?}");
+}
+
+/// Nodes without a seed that know each other.
+async fn start_nodes_alone(options: Vec<Options>) -> Vec<Agent> {
+    let mut nodes: Vec<Agent> = Vec::new();
+    for options in options {
+        let join = nodes.first().map(|first| first.status().listen.unwrap()).into_iter().collect();
+        nodes.push(darter_gateway::start(Options { join, ..options }).await.unwrap());
+    }
+    know_each_other(&nodes).await;
+    nodes
+}
+
+async fn know_each_other(nodes: &[Agent]) {
+    let known = async {
+        while nodes.iter().any(|node| node.status().peers.len() < nodes.len() - 1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(60), known).await.is_err() {
+        let peers: Vec<_> = nodes.iter().map(|node| node.status().peers.len()).collect();
+        panic!("they come to know each other: {peers:?}");
+    }
+}
+
+fn many(directory: &Path, registry: &Registry) -> Vec<Options> {
+    (0..NODES).map(|n| options(directory, &n.to_string(), registry)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_nodes_without_any_seed_cost_the_registry_what_one_costs() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let nodes = start_nodes_alone(many(directory.path(), &registry)).await;
+    join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
+    let asked = read_of(&registry);
+    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
+    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
+    once.sort();
+    assert_eq!(asked, once);
+    for path in ["/v2/lab/app/tags/list", "/v2/lab/app/manifests/none"] {
+        let got = join_all(nodes.iter().map(|node| get(node, path))).await;
+        assert!(got.windows(2).all(|two| (two[0].status, &two[0].body) == (two[1].status, &two[1].body)), "{path}");
+        assert_eq!(registry.asked(), [format!("GET {path}")]);
+    }
+    registry.state.lock().broken = Some(StatusCode::TOO_MANY_REQUESTS);
+    for got in join_all(nodes.iter().map(|node| get(node, "/v2/lab/app/manifests/2"))).await {
+        assert_eq!((got.status.as_u16(), got.headers["retry-after"].to_str().unwrap()), (429, "7"));
+    }
+    assert_eq!(registry.asked().len(), 1, "no host asks again for itself what asks to be left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_seed_died_one_node_asks_the_registry_for_all_and_another_one_when_that_is_gone() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let mut nodes = start_nodes(directory.path(), &registry, &seed).await;
+    let joined = async {
+        while seed.status().peers.len() < NODES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), joined).await.expect("all have joined the seed");
+    seed.drain().await;
+    drop(seed);
+    know_each_other(&nodes).await;
+    join_all(nodes.iter().map(|node| get(node, TAG))).await;
+    assert_eq!(registry.asked(), [format!("GET {TAG}")]);
+    // Whoever it was that asked is among those that go.
+    for gone in nodes.split_off(2) {
+        gone.drain().await;
+    }
+    for path in ["/v2/lab/app/tags/list", "/v2/lab/other/tags/list", "/v2/lab/third/tags/list"] {
+        let got = join_all(nodes.iter().map(|node| get(node, path))).await;
+        assert!(got[0].status == got[1].status, "{path}");
+        assert_eq!(registry.asked(), [format!("GET {path}")]);
+    }
+}
+
+/// harbor#13566, without a seed: whoever asks next may be the one that is to ask for all, and has never pulled.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_seed_a_node_that_never_pulled_gets_what_another_one_holds_while_the_registry_is_away() {
+    for private in [false, true] {
+        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+        // Enough for one of the others to be the one to ask about some of them.
+        let images = (0..6_u8).map(|n| {
+            let repository = format!("/v2/lab/{n}");
+            let (image, [_, layer]) = registry.put_image(&repository["/v2/".len()..], Some("1"), &vec![n; 300_000]);
+            [
+                format!("{repository}/manifests/1"),
+                format!("{repository}/manifests/{image}"),
+                format!("{repository}/blobs/{layer}"),
+            ]
+        });
+        let paths: Vec<_> = images.flatten().collect();
+        let mut options = many(directory.path(), &registry);
+        options.truncate(3);
+        if private {
+            (0..6).for_each(|n| registry.allow(ALICES_TOKEN, &format!("lab/{n}")));
+            registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+            let (username, password) = ("alice".to_owned(), "secret".to_owned());
+            options[0].logins.push(LoginOption { registry: registry.name(), username, password });
+        }
+        let first = start_nodes_alone(vec![options.remove(0)]).await.remove(0);
+        for path in &paths {
+            assert_eq!(get(&first, path).await.status, 200, "{path}");
+        }
+        // It knew nobody, and was asked by nobody.
+        let join = vec![first.status().listen.unwrap()];
+        let mut nodes = vec![first];
+        for options in options {
+            nodes.push(darter_gateway::start(Options { join: join.clone(), ..options }).await.unwrap());
+        }
+        know_each_other(&nodes).await;
+        registry.stop().await;
+        for (node, path) in nodes[1..].iter().flat_map(|node| paths.iter().map(move |path| (node, path))) {
+            // What its own login opened is its own host's.
+            assert_eq!(get(node, path).await.status == 200, !private, "{path}");
+        }
+    }
+}
+
+/// What a node is configured with is for its own host, whichever node the others name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let (_, others) = registry.put_image("lab/other", Some("1"), &[8; 300_000]);
+    registry.allow(ALICES_TOKEN, "lab/app");
+    registry.allow(ALICES_TOKEN, "lab/other");
+    registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+    let mut options = many(directory.path(), &registry);
+    options[1..].iter_mut().for_each(|options| options.logins.push(alices(&registry, "secret")));
+    // The one that has none comes first or last in the order of each repository, or between.
+    let nodes = start_nodes_alone(options).await;
+    for (repository, layer) in [("lab/app", blobs[1]), ("lab/other", others[1])] {
+        for path in [format!("/v2/{repository}/manifests/1"), format!("/v2/{repository}/blobs/{layer}")] {
+            assert_eq!(get(&nodes[1], &path).await.status, 200, "{path}");
+            assert_eq!(get(&nodes[0], &path).await.status, 401, "{path}");
+        }
+    }
+    pull(&nodes[2], image, &blobs).await;
+    // What a caller brings counts wherever it is asked.
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}{TAG}", nodes[0].status().local.unwrap());
+    assert_eq!(client.get(url).header("authorization", ALICE).send().await.unwrap().status(), 200);
+}
+
+fn alices(registry: &Registry, password: &str) -> LoginOption {
+    let (username, password) = ("alice".to_owned(), password.to_owned());
+    LoginOption { registry: registry.name(), username, password }
+}
+
+/// What was read, sorted. Whoever comes more than three seconds after the first asks, once for all, whether it is still so.
+fn read_of(registry: &Registry) -> Vec<String> {
+    let (mut read, checked): (Vec<_>, Vec<_>) =
+        registry.asked().into_iter().partition(|asked| asked.starts_with("GET "));
+    assert!(checked.len() <= 2, "{checked:?}");
+    read.sort();
+    read
+}
+
+/// How often bytes were asked for with this `Authorization`, since the last call of `asked`.
+fn times_given(registry: &Registry, authorization: &str, path_part: &str) -> usize {
+    let state = registry.state.lock();
+    let given = |seen: &Seen| seen.headers.get("authorization").is_some_and(|value| value == authorization);
+    let gets = state.seen.iter().filter(|seen| seen.line.starts_with("GET "));
+    gets.filter(|seen| seen.line.contains(path_part) && given(seen)).count()
+}
+
+/// As where all hosts are configured alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_the_same_login_ask_the_registry_once_and_one_with_another_login_asks_for_itself() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    registry.allow(ALICES_TOKEN, "lab/app");
+    registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+    let mut options = many(directory.path(), &registry);
+    options[0].logins.push(alices(&registry, "guess"));
+    options[1..].iter_mut().for_each(|options| options.logins.push(alices(&registry, "secret")));
+    let nodes = start_nodes_alone(options).await;
+    join_all(nodes[1..].iter().map(|node| pull(node, image, &blobs))).await;
+    assert_eq!(times_given(&registry, ALICES_TOKEN, &format!("manifests/{image}")), 1);
+    // A tag is asked for anew by those who come three seconds later.
+    assert!(times_given(&registry, ALICES_TOKEN, TAG) <= 3);
+    for blob in blobs {
+        assert_eq!(times_given(&registry, ALICES_TOKEN, &blob.to_string()), 1);
+    }
+    // The one that asks for the manifests; another one of them may have been chosen for each blob.
+    let tokens = registry.state.lock().tokens.iter().filter(|login| *login == ALICE).count();
+    assert!(tokens <= 3, "{tokens}");
+    registry.asked();
+    let none = "/v2/lab/app/manifests/none";
+    let got = join_all(nodes[1..].iter().map(|node| get(node, none))).await;
+    assert!(got.iter().all(|got| got.status == 404));
+    assert_eq!(registry.asked(), [format!("GET {none}")]);
+    for path in [TAG.to_owned(), format!("/v2/lab/app/blobs/{}", blobs[1])] {
+        assert_eq!(get(&nodes[0], &path).await.status, 401, "{path}");
+    }
+}
+
+/// Whoever is to read a blob for all may be the one host whose login was never set, or has expired. It was every host's own
+/// reading then.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_by_the_registry_leaves_a_blob_to_the_next_that_is_not() {
+    for (refused, its_token) in [(Some("guess"), "Bearer YWxpY2U6Z3Vlc3M="), (None, "Bearer nobody")] {
+        let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+        registry.allow(ALICES_TOKEN, "lab/app");
+        registry.state.lock().realm = Some(format!("http://{}/token", registry.address));
+        let mut options = many(directory.path(), &registry);
+        options[0].logins.extend(refused.map(|password| alices(&registry, password)));
+        options[1..].iter_mut().for_each(|options| options.logins.push(alices(&registry, "secret")));
+        let nodes = start_nodes_alone(options).await;
+        let ids: Vec<_> = nodes.iter().map(|node| node.status().node).collect();
+        let (image, blobs) = (0_u32..)
+            .map(|n| registry.put_image("lab/app", Some("1"), &n.to_le_bytes().repeat(70_000)))
+            .find(|(_, [_, layer])| {
+                let registry = format!("http://{}/", registry.address).parse().unwrap();
+                let source = Source::Registry { registry, repository: "lab/app".to_owned(), digest: *layer };
+                rendezvous::owner(&source.record_key(&Credentials::none()).0, &ids) == Some(ids[0])
+            })
+            .unwrap();
+        join_all(nodes[1..].iter().map(|node| pull(node, image, &blobs))).await;
+        let layer = blobs[1].to_string();
+        assert!(times_given(&registry, its_token, &layer) > 0, "it was asked first: {refused:?}");
+        assert_eq!(times_given(&registry, ALICES_TOKEN, &layer), 1, "{refused:?}");
+        assert_eq!(get(&nodes[0], &format!("/v2/lab/app/blobs/{layer}")).await.status, 401, "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_seed_a_node_asks_the_registry_itself() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, blobs) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let nodes = start_nodes(directory.path(), &registry, &seed).await;
+    seed.drain().await;
+    drop(seed);
+    pull(&nodes[0], image, &blobs).await;
+}

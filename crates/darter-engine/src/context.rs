@@ -1,0 +1,183 @@
+//! What every part of an agent shares: its identity, its options, the rooms below it, and the clock.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use darter_api::Role;
+use darter_core::{BlobId, Clock, Moment, NodeId, Place};
+use darter_metrics::Metrics;
+use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
+use darter_store::{Disk, WallClock};
+
+use crate::budget::ByteBudget;
+use crate::error::FetchError;
+use crate::let_downs::LetDowns;
+use crate::setbacks::{Culprit, Setbacks};
+use crate::transfer::journal::Archive;
+use crate::transfer::manners::Manners;
+use crate::transfer::meter::TierBytes;
+use crate::transfer::turns::Turns;
+
+/// What an agent was told of how blobs are had. Its other options are its own affair.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// What it is to its fleet.
+    pub role: Role,
+    /// Where pieces live.
+    pub data_dir: PathBuf,
+    /// Seeds, as `HOST:PORT`.
+    pub join: Vec<String>,
+    /// Connections by which the origin of one blob is read at a time, at most.
+    pub origin_connections: u8,
+    /// How long an origin that fails is tried again without any progress.
+    pub origin_patience: Duration,
+    /// How long an origin may take to the first byte of an answer.
+    pub origin_timeout: Duration,
+    /// How long a download may get nothing at all before it fails; zero: for ever.
+    pub stall_timeout: Duration,
+    /// The whole content is hashed here, instead of believing the seed.
+    pub verify_whole: bool,
+}
+
+/// Shared by every part of one agent.
+pub struct Context {
+    /// Who this agent is.
+    pub me: NodeId,
+    /// Where it stands.
+    pub place: Place,
+    /// What it was told.
+    pub options: EngineOptions,
+    /// Monotonic time, and the date.
+    pub clock: Arc<dyn Clock>,
+    /// The way to the store, where pieces are kept.
+    pub disk: Disk,
+    /// Where blobs come from.
+    pub origins: AllOrigins,
+    /// Which of them are being waited for.
+    pub pauses: Pauses,
+    /// Which registries are configured, and trusted.
+    pub registries: Upstreams,
+    /// Meters what is read from origins.
+    pub origin_budget: Arc<ByteBudget>,
+    /// Who reads origins when.
+    pub origin_turns: Turns,
+    /// Which origins are read by one connection.
+    pub manners: Manners,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Bytes of pieces by how near the other agent is.
+    pub tiers: TierBytes,
+    /// How many transfers fetch.
+    pub fetching: Fetchers,
+    /// Content that was wrong of late.
+    pub setbacks: Setbacks,
+    /// Nodes that led a blob and let this agent down.
+    pub let_downs: LetDowns,
+    /// Explanations of ended transfers.
+    pub archive: Archive,
+    /// Whether decisions about who leads are kept.
+    pub records: bool,
+}
+
+/// Where blobs come from, for each of those who ask. It matters who does: see [`Requester`].
+pub struct AllOrigins {
+    here: Patience,
+    named: Patience,
+    elsewhere: Patience,
+}
+
+/// An origin with patience of its own, and without.
+struct Patience {
+    patient: Arc<dyn Origin>,
+    once: Arc<dyn Origin>,
+}
+
+impl AllOrigins {
+    /// Each sees what it may.
+    pub fn new(origins: &Origins) -> Self {
+        let of = |requester| {
+            let origins = origins.for_requester(requester);
+            Patience { once: Arc::new(origins.once()), patient: Arc::new(origins) }
+        };
+        Self { here: of(Requester::Here), named: of(Requester::Named), elsewhere: of(Requester::Elsewhere) }
+    }
+
+    /// One origin for everybody, which is as patient as it is.
+    pub fn only(origin: &Arc<dyn Origin>) -> Self {
+        let of = || Patience { once: Arc::clone(origin), patient: Arc::clone(origin) };
+        Self { here: of(), named: of(), elsewhere: of() }
+    }
+
+    fn of(&self, requester: Requester) -> &Patience {
+        match requester {
+            Requester::Here => &self.here,
+            Requester::Named => &self.named,
+            Requester::Elsewhere => &self.elsewhere,
+        }
+    }
+
+    /// Tries again what may pass.
+    pub fn patient(&self, requester: Requester) -> &dyn Origin {
+        &*self.of(requester).patient
+    }
+
+    /// Tries once.
+    pub fn once(&self, requester: Requester) -> &dyn Origin {
+        &*self.of(requester).once
+    }
+}
+
+/// Counts the transfers that fetch at a time: they share what one agent may have asked for.
+#[derive(Debug, Default)]
+pub struct Fetchers(Arc<AtomicU32>);
+
+/// One transfer that fetches, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Fetching(Arc<AtomicU32>);
+
+impl Fetchers {
+    pub(crate) fn enter(&self) -> Fetching {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Fetching(Arc::clone(&self.0))
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Context {
+    /// The present moment.
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// The date, in seconds since 1970: for what people and later runs read.
+    pub fn unix(&self) -> u64 {
+        self.clock.unix()
+    }
+
+    /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
+    pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
+        let Culprit { reader, source: sender, from } = culprit;
+        if self.setbacks.note(key, *reader, error, self.now()) {
+            tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
+            self.setbacks.blame(from, blob, self.unix());
+            self.metrics.wrong_content(sender);
+        }
+    }
+}
+
+/// What a store dates uses by.
+pub fn dates(clock: &Arc<dyn Clock>) -> WallClock {
+    let clock = Arc::clone(clock);
+    Arc::new(move || clock.unix())
+}

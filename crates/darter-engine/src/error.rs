@@ -1,0 +1,301 @@
+//! What can go wrong when bytes are asked for, and as what it is told to programs and other agents.
+//!
+//! What follows from an error is decided by its [`Blame`] alone: who else tries, which status a program gets, what is counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Blame, Blamed, BlobId, Digest, Fault, Retry, in_full};
+use darter_fleet::failures;
+use darter_origin::{ErrorKind, OriginError, OriginFailure};
+use darter_store::StoreError;
+use darter_wire::{Failure, FailureKind};
+use http::StatusCode;
+
+/// Why bytes could not be had. Cheap to clone: everybody who waits for the same bytes is told the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The origin said no, or could not be reached.
+    #[error("{}", .0.text)]
+    Origin(OriginFailure),
+    /// The store could not keep or give them.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// The whole content is not what its digest says.
+    #[error("wrong content{}: expected {expected}, got {got}; nothing was kept", by(from))]
+    WrongDigest {
+        /// What was asked for.
+        expected: Box<Digest>,
+        /// What came.
+        got: Box<Digest>,
+        /// From whom, and by way of whom; empty if that is not known here.
+        from: String,
+    },
+    /// A range past the end of the blob.
+    #[error("range starts past the end of the blob ({length} bytes)")]
+    Range {
+        /// The blob's length.
+        length: u64,
+    },
+    /// The blob was dissolved while it was read.
+    #[error("{reason} (blob {}); ask for it again", blob.short())]
+    Withdrawn {
+        /// Which blob.
+        blob: BlobId,
+        /// Why.
+        reason: String,
+    },
+    /// The content is here, but came from another registry than the one named.
+    #[error(
+        "{name} is not known to be what is cached: the content came from another registry, and this one has yet to \
+         deliver it"
+    )]
+    Unproven {
+        /// The source asked for.
+        name: String,
+    },
+    /// Nobody has said anything of the blob yet.
+    #[error("neither the fleet nor the origin has answered yet; ask again")]
+    Silent,
+    /// Nothing came for too long.
+    #[error("nothing came for {} s (--stall-timeout): waited for {what}; run it again to go on with what is here", waited.as_secs())]
+    Stalled {
+        /// How long.
+        waited: Duration,
+        /// For whom and what.
+        what: String,
+    },
+    /// A name that more than one thing has.
+    #[error("{name} names {} things: {}; write more of it", candidates.len(), candidates.join(", "))]
+    Ambiguous {
+        /// As it was given.
+        name: String,
+        /// What is called so.
+        candidates: Vec<String>,
+    },
+    /// The agent ended before the blob was whole.
+    #[error("the daemon was stopped before the download finished ({kept}); run the same command again to go on")]
+    Stopped {
+        /// How much of it is kept, in words.
+        kept: String,
+    },
+    /// The agent is shutting down.
+    #[error("the agent is shutting down; ask again once it is back")]
+    Draining,
+}
+
+impl Blamed for FetchError {
+    fn blame(&self) -> Blame {
+        use Fault::{Network, Origin, Ourselves, User};
+        let (fault, retry) = match self {
+            Self::Origin(failure) => return failure.blame(),
+            Self::Store(error) => return error.blame(),
+            Self::WrongDigest { .. } => (Origin, Retry::Never),
+            Self::Range { .. } | Self::Ambiguous { .. } => (User, Retry::Never),
+            Self::Withdrawn { .. } => (Origin, Retry::Later(None)),
+            Self::Unproven { .. } => (Origin, Retry::Elsewhere),
+            Self::Silent | Self::Stalled { .. } => (Network, Retry::Later(None)),
+            Self::Stopped { .. } | Self::Draining => (Ourselves, Retry::Later(None)),
+        };
+        Blame::new(fault, retry)
+    }
+}
+
+impl FetchError {
+    /// The HTTP status that tells this to a program.
+    pub fn http_status(&self) -> StatusCode {
+        match self {
+            Self::Origin(failure) => passed_on(failure),
+            Self::Store(error) => match (&**error, error.blame().fault) {
+                (StoreError::InUse(_) | StoreError::Pinned(_), _) => StatusCode::CONFLICT,
+                (StoreError::Full { .. }, _) => StatusCode::INSUFFICIENT_STORAGE,
+                (_, Fault::Peer) => StatusCode::BAD_GATEWAY,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Ambiguous { .. } => StatusCode::CONFLICT,
+            Self::Withdrawn { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            other => match other.blame().fault {
+                Fault::User => StatusCode::BAD_REQUEST,
+                Fault::Origin | Fault::Peer => StatusCode::BAD_GATEWAY,
+                Fault::Network => StatusCode::GATEWAY_TIMEOUT,
+                Fault::Disk => StatusCode::INTERNAL_SERVER_ERROR,
+                Fault::Ourselves => StatusCode::SERVICE_UNAVAILABLE,
+            },
+        }
+    }
+
+    /// Whether the origin refuses it to who asked: another login, header or certificate might open it. What is private can look
+    /// as if it were not there.
+    pub(crate) fn is_of_access(&self) -> bool {
+        let Self::Origin(failure) = self else { return false };
+        let is_refused = failure.kind.status().is_some() && self.blame().fault == Fault::User;
+        is_refused && !matches!(failure.kind, ErrorKind::RateLimited { .. } | ErrorKind::RangeNotSatisfiable)
+    }
+
+    /// Whether the origin could not be asked, or asks to be asked less: it says nothing of what is asked for, nor of who asks.
+    pub(crate) fn is_trouble_of_the_origin(&self) -> bool {
+        let blame = self.blame();
+        matches!(self, Self::Origin(_)) && (blame.fault != Fault::User || blame.retry.is_later())
+    }
+
+    /// Whether nobody else (another seed, this node by itself) should try where this failed.
+    pub fn is_final(&self) -> bool {
+        self.blame().is_final()
+    }
+
+    /// Whether what is asked for is another by now, since its origin changed it or it was removed here: whoever asks again at once gets
+    /// it from its beginning.
+    pub fn is_changed(&self) -> bool {
+        self.blame().retry == Retry::Now
+    }
+
+    /// As it travels to a member of the swarm.
+    pub(crate) fn to_failure(&self) -> Failure {
+        let text = in_full(self).to_string();
+        let Self::Origin(failure) = self else {
+            let is_full = matches!(self, Self::Store(error) if matches!(**error, StoreError::Full { .. }));
+            let kind = if is_full { FailureKind::NoSpace } else { FailureKind::Other };
+            return Failure { kind, status: None, text, challenge: None };
+        };
+        failures::told(failure)
+    }
+
+    /// As a lead told it. A failure of the lead's own (no room, say) is no word of the origin: `None`.
+    pub(crate) fn from_failure(failure: Failure) -> Option<Self> {
+        failures::heard(failure).map(Self::Origin)
+    }
+}
+
+/// The status by which an origin's failure is passed on: what the caller did wrong stays the caller's, everything else is a bad
+/// gateway, a proxy of ours that wants a login too.
+pub fn passed_on(failure: &OriginFailure) -> StatusCode {
+    let status = failure.kind.status().and_then(|status| StatusCode::from_u16(status).ok());
+    match (&failure.kind, status) {
+        (ErrorKind::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
+        (ErrorKind::Io, _) => StatusCode::NOT_FOUND,
+        (_, Some(status)) if failure.blame().fault == Fault::User && status != PROXY_WANTS_LOGIN => status,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
+const PROXY_WANTS_LOGIN: StatusCode = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+
+impl FetchError {
+    /// What a lead said of the content that its origin sent.
+    pub(crate) fn refuted(expected: Digest, got: Digest) -> Self {
+        Self::WrongDigest { expected: Box::new(expected), got: Box::new(got), from: String::new() }
+    }
+}
+
+fn by(from: &str) -> String {
+    if from.is_empty() { String::new() } else { format!(" from {from}") }
+}
+
+impl From<OriginError> for FetchError {
+    fn from(error: OriginError) -> Self {
+        Self::Origin(OriginFailure::from(&error))
+    }
+}
+
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn of(kind: ErrorKind) -> FetchError {
+        FetchError::Origin(OriginFailure::new(kind, "why"))
+    }
+
+    fn told_on(error: &FetchError) -> FetchError {
+        FetchError::from_failure(error.to_failure()).unwrap()
+    }
+
+    /// A lead's word is judged by its members as the lead judged it.
+    #[test]
+    fn what_an_origin_said_is_judged_alike_by_whoever_is_told() {
+        let wait = Some(Duration::from_secs(17));
+        let kinds = [
+            ErrorKind::NotFound,
+            ErrorKind::Unauthorized { challenge: vec!["Basic realm=\"x\"".into(), "Bearer realm=\"y\"".into()] },
+            ErrorKind::Forbidden,
+            ErrorKind::RateLimited { retry_after: wait },
+            ErrorKind::RateLimited { retry_after: None },
+            ErrorKind::Unreachable,
+            ErrorKind::Changed,
+            ErrorKind::Status(451),
+            ErrorKind::Status(501),
+            ErrorKind::Status(503),
+        ];
+        for kind in kinds {
+            let error = of(kind);
+            assert_eq!(told_on(&error).blame(), error.blame(), "{error:?}");
+            assert_eq!(told_on(&error).http_status(), error.http_status(), "{error:?}");
+        }
+        let mut waits = OriginFailure::new(ErrorKind::Status(503), "why");
+        waits.retry_after = wait;
+        let waits = FetchError::Origin(waits);
+        assert_eq!(waits.blame().retry, Retry::Later(wait));
+        assert_eq!(told_on(&waits).blame(), waits.blame(), "the time to wait travels, too");
+    }
+
+    #[test]
+    fn only_what_every_agent_would_be_told_ends_the_search() {
+        for status in [400, 405, 410, 418, 451] {
+            assert!(of(ErrorKind::Status(status)).is_final(), "{status}");
+        }
+        assert!(of(ErrorKind::RateLimited { retry_after: None }).is_final());
+        for kind in [ErrorKind::Status(407), ErrorKind::Status(502), ErrorKind::Tls, ErrorKind::OutOfReach] {
+            assert!(!of(kind.clone()).is_final(), "{kind:?}");
+        }
+        for kind in [ErrorKind::UnknownName, ErrorKind::Proxy] {
+            assert!(!of(kind.clone()).is_final() && !of(kind.clone()).blame().may_pass(), "{kind:?}");
+        }
+        assert!(of(ErrorKind::UnknownName).is_trouble_of_the_origin(), "what the fleet holds is served meanwhile");
+        assert!(!FetchError::Draining.is_final());
+    }
+
+    #[test]
+    fn another_login_may_open_what_is_refused_and_nothing_else() {
+        for kind in [ErrorKind::NotFound, ErrorKind::Forbidden, ErrorKind::Status(400), ErrorKind::Status(451)] {
+            assert!(of(kind.clone()).is_of_access(), "{kind:?}");
+        }
+        let others =
+            [ErrorKind::RateLimited { retry_after: None }, ErrorKind::RangeNotSatisfiable, ErrorKind::Status(500)];
+        assert!(others.into_iter().all(|kind| !of(kind).is_of_access()));
+    }
+
+    #[test]
+    fn a_program_is_told_whose_fault_it_is_by_the_status() {
+        let io = StoreError::Io { action: "write", path: "/d".into(), source: io::Error::from_raw_os_error(30) };
+        let cases = [
+            (of(ErrorKind::Status(451)), 451),
+            (of(ErrorKind::Status(407)), 502),
+            (of(ErrorKind::Status(503)), 502),
+            (of(ErrorKind::Unreachable), 502),
+            (of(ErrorKind::Timeout), 504),
+            (io.into(), 500),
+            (FetchError::Silent, 504),
+            (FetchError::Draining, 503),
+        ];
+        for (error, status) in cases {
+            assert_eq!(error.http_status().as_u16(), status, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_disk_is_told_down_to_the_systems_words() {
+        let source = io::Error::from_raw_os_error(20);
+        let error = FetchError::from(StoreError::Io { action: "open", path: "/d/blobs".into(), source });
+        let told = in_full(&error).to_string();
+        assert!(told.contains("/d/blobs") && told.ends_with("Not a directory (os error 20)"), "{told}");
+        assert_eq!(error.to_failure().text, told, "members are told so as well");
+    }
+}

@@ -1,0 +1,130 @@
+//! Nodes that led a blob and let this agent down: they gave nothing, or had it throw away what it had.
+//!
+//! Where there is no seed a node that says that it leads, or holds all, is followed. Whatever it says then of the blob is no more than a
+//! node's word: one that turns out to lead to nothing is not followed again for this source for a while, and after two such nodes none is.
+//! This agent reads the origin then. Decided without I/O; time is given.
+//!
+//! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use darter_core::{BlobId, Moment, NodeId};
+use parking_lot::Mutex;
+
+/// How long a node that let this agent down is not followed for the same source.
+const PAUSE: Duration = Duration::from_secs(300);
+
+/// After so many nodes none is followed.
+const MAX_NODES: usize = 2;
+
+/// Sources that are remembered, at most.
+const MAX_SOURCES: usize = 1024;
+
+/// How sure it is that a node is no lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// An honest one may have done that once: it said that the origin has another version.
+    Perhaps,
+    /// It gave nothing, or took back what it led.
+    Surely,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct LetDowns(Mutex<HashMap<BlobId, Vec<LetDown>>>);
+
+#[derive(Debug)]
+struct LetDown {
+    by: NodeId,
+    last: Moment,
+    is_sure: bool,
+}
+
+impl LetDowns {
+    /// A node let this agent down. Sources are named as for [`setbacks`](crate::setbacks::key_of).
+    pub(crate) fn note(&self, source: BlobId, by: NodeId, how: How, now: Moment) {
+        let mut sources = self.0.lock();
+        sources.retain(|_, nodes| {
+            nodes.retain(|node| now < node.last + PAUSE);
+            !nodes.is_empty()
+        });
+        if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {
+            return;
+        }
+        let nodes = sources.entry(source).or_default();
+        let (is_sure, has_room) = (how == How::Surely, nodes.len() < 2 * MAX_NODES);
+        match nodes.iter_mut().find(|node| node.by == by) {
+            Some(node) => (node.last, node.is_sure) = (now, true),
+            None if has_room => nodes.push(LetDown { by, last: now, is_sure }),
+            None => {}
+        }
+    }
+
+    /// Whether a node is not to be followed.
+    pub(crate) fn is_barred(&self, source: BlobId, node: NodeId, now: Moment) -> bool {
+        let sources = self.0.lock();
+        let Some(nodes) = sources.get(&source) else { return false };
+        let mut sure = nodes.iter().filter(|node| node.is_sure && now < node.last + PAUSE);
+        sure.clone().count() >= MAX_NODES || sure.any(|down| down.by == node)
+    }
+
+    /// Whether some node let this agent down a short time ago.
+    pub(crate) fn is_any(&self, source: BlobId, now: Moment) -> bool {
+        self.0.lock().get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: NodeId = NodeId([1; 16]);
+    const OTHER: NodeId = NodeId([2; 16]);
+    const THIRD: NodeId = NodeId([3; 16]);
+
+    fn source(number: u32) -> BlobId {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        BlobId(id)
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn who_let_this_agent_down_is_not_followed_for_a_while_and_after_two_nobody_is() {
+        let downs = LetDowns::default();
+        assert!(!downs.is_any(source(1), at(0)));
+        downs.note(source(1), ONE, How::Surely, at(0));
+        let barred = |node, seconds| downs.is_barred(source(1), node, at(seconds));
+        assert!(barred(ONE, 0) && !barred(OTHER, 0) && downs.is_any(source(1), at(0)));
+        assert!(!downs.is_barred(source(2), ONE, at(0)), "it is about that source alone");
+        downs.note(source(1), OTHER, How::Surely, at(200));
+        assert!(barred(THIRD, 200) && barred(THIRD, 299), "two are enough");
+        assert!(!barred(THIRD, 300) && !barred(ONE, 300) && barred(OTHER, 300));
+        assert!(!downs.is_any(source(1), at(500)));
+    }
+
+    #[test]
+    fn what_an_honest_node_may_do_once_it_may_not_do_twice() {
+        let downs = LetDowns::default();
+        downs.note(source(1), ONE, How::Perhaps, at(0));
+        assert!(!downs.is_barred(source(1), ONE, at(0)) && downs.is_any(source(1), at(0)));
+        downs.note(source(1), ONE, How::Perhaps, at(1));
+        assert!(downs.is_barred(source(1), ONE, at(1)));
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let downs = LetDowns::default();
+        for number in 0..2 * MAX_SOURCES as u32 {
+            for node in 0..100 {
+                downs.note(source(number), NodeId([node; 16]), How::Perhaps, at(1));
+            }
+        }
+        let sources = downs.0.lock();
+        assert!(sources.len() <= MAX_SOURCES && sources.values().all(|nodes| nodes.len() <= 2 * MAX_NODES));
+    }
+}

@@ -1,0 +1,26 @@
+//! Blobs on their way: one agent's part in all swarms.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`swarms`] | all blobs on their way, from source to transfer |
+//! | [`transfer`] | one blob on its way |
+//! | [`joins`] | questions to leads |
+//! | [`let_downs`] | nodes that led a blob to nothing, and are not followed for a while |
+//! | [`setbacks`] | content that was wrong of late: who read it, when it may be tried again |
+//! | [`context`], [`budget`] | what all of it shares |
+//! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
+//!
+//! What a swarm does is decided in `darter-swarm`; here it is done, with a store, origins and a fleet that are given. Non-goals: how these are
+//! made of options, identity, and the handle for programs (`darter-agent`).
+
+pub mod budget;
+pub mod context;
+pub mod error;
+pub mod joins;
+pub mod let_downs;
+pub mod setbacks;
+pub mod swarms;
+pub mod transfer;
+
+pub use context::EngineOptions;
+pub use error::FetchError;

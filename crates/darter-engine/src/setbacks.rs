@@ -1,0 +1,192 @@
+//! Content that was not what its digest says: who had read it, so that another tries; a pause that grows before anybody
+//! tries again; and whose fault it was, for `status` and the metrics.
+//!
+//! What this agent remembers is about sources that have a digest, and only for a while: one that was mended is read again. It
+//! is about the source, not the blob: a registry that somebody made up must not keep others from what the right one has.
+//! Decided without I/O; time is given.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use darter_api::WrongSource;
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Moment, NodeId, Source};
+use parking_lot::Mutex;
+
+use crate::error::FetchError;
+
+/// How long nobody who failed a blob is asked for it again, the first time; doubles with each failure.
+const MIN_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// How long after its pause a failure still makes the next pause longer.
+const REMEMBER_FOR: Duration = Duration::from_secs(600);
+
+/// So many agents read a source one after the other before nobody does for a while.
+const MAX_READERS: usize = 3;
+
+const MAX_SETBACKS: usize = 1024;
+const MAX_SOURCES: usize = 64;
+
+/// Wrong content, and who is to blame for it.
+pub(crate) struct Culprit {
+    /// Who read it, and is not to be the next to try.
+    pub(crate) reader: NodeId,
+    /// Whoever sent it, in one word: the origin's host, or an agent's address.
+    pub(crate) source: String,
+    /// The same for people, with whoever read it.
+    pub(crate) from: String,
+}
+
+/// What a setback is about: a registry's content; an address's, for callers with the same credentials, since others may be
+/// shown something else there.
+pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
+    match source {
+        Source::Registry { .. } => source.record_key(&Credentials::none()),
+        Source::Url { .. } => source.record_key(credentials),
+    }
+}
+
+/// What went wrong of late.
+#[derive(Debug, Default)]
+pub struct Setbacks {
+    /// By [`key_of`].
+    keys: Mutex<HashMap<BlobId, Setback>>,
+    sources: Mutex<Vec<WrongSource>>,
+}
+
+#[derive(Debug)]
+struct Setback {
+    error: FetchError,
+    times: u32,
+    until: Moment,
+    /// Who read it and got something else, since the last pause.
+    readers: HashSet<NodeId>,
+}
+
+impl Setbacks {
+    /// `reader` read a blob and got something else. Told again within the pause, as by everybody who waited, it changes
+    /// nothing. True if it was news.
+    pub(crate) fn note(&self, key: BlobId, reader: NodeId, error: &FetchError, now: Moment) -> bool {
+        let mut setbacks = self.keys.lock();
+        setbacks.retain(|_, setback| now < setback.until + REMEMBER_FOR);
+        if setbacks.len() >= MAX_SETBACKS && !setbacks.contains_key(&key) {
+            let oldest = setbacks.iter().min_by_key(|(_, setback)| setback.until).map(|(key, _)| *key);
+            oldest.and_then(|oldest| setbacks.remove(&oldest));
+        }
+        let setback = setbacks.entry(key).or_insert_with(|| Setback {
+            error: error.clone(),
+            times: 0,
+            until: now,
+            readers: HashSet::new(),
+        });
+        if now >= setback.until {
+            setback.readers.clear();
+        }
+        setback.error = error.clone();
+        let is_news = setback.readers.insert(reader);
+        if is_news {
+            let pause = MIN_PAUSE.saturating_mul(1 << setback.times.min(16)).min(MAX_PAUSE);
+            setback.times += 1;
+            setback.until = now + pause;
+        }
+        is_news
+    }
+
+    /// Why `reader` is not to read a source now: it did so a short time ago, or several others did, and got something else.
+    pub(crate) fn refusal(&self, key: BlobId, reader: NodeId, now: Moment) -> Option<FetchError> {
+        let setbacks = self.keys.lock();
+        let setback = setbacks.get(&key).filter(|setback| now < setback.until)?;
+        let refused = setback.readers.contains(&reader) || setback.readers.len() >= MAX_READERS;
+        refused.then(|| setback.error.clone())
+    }
+
+    /// A blob was right after all.
+    pub(crate) fn clear(&self, key: BlobId) {
+        self.keys.lock().remove(&key);
+    }
+
+    /// Counts wrong content by who sent it.
+    pub(crate) fn blame(&self, from: &str, blob: BlobId, unix: u64) {
+        let mut sources = self.sources.lock();
+        if let Some(known) = sources.iter_mut().find(|known| known.from == from) {
+            known.times += 1;
+            (known.last, known.blob) = (unix, blob);
+            return;
+        }
+        if sources.len() >= MAX_SOURCES {
+            let oldest = sources.iter().enumerate().min_by_key(|(_, known)| known.last).map(|(at, _)| at);
+            oldest.map(|at| sources.swap_remove(at));
+        }
+        sources.push(WrongSource { from: from.to_owned(), times: 1, last: unix, blob });
+    }
+
+    /// Who sent wrong content since this agent started, the latest first.
+    pub fn sources(&self) -> Vec<WrongSource> {
+        let mut sources = self.sources.lock().clone();
+        sources.sort_by_key(|source| std::cmp::Reverse(source.last));
+        sources
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::Digest;
+
+    use super::*;
+
+    const BLOB: BlobId = BlobId([1; 32]);
+    const ONE: NodeId = NodeId([1; 16]);
+    const OTHER: NodeId = NodeId([2; 16]);
+
+    fn wrong() -> FetchError {
+        let [expected, got] = [b"a", b"b"].map(|text| Box::new(Digest::sha256(text)));
+        FetchError::WrongDigest { expected, got, from: "reg.example".into() }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn another_reader_may_try_at_once_and_the_same_one_after_a_pause_that_grows() {
+        let setbacks = Setbacks::default();
+        let refused = |reader, seconds| setbacks.refusal(BLOB, reader, at(seconds)).is_some();
+        assert!(!refused(ONE, 100));
+        setbacks.note(BLOB, ONE, &wrong(), at(100));
+        setbacks.note(BLOB, ONE, &wrong(), at(100));
+        assert!(refused(ONE, 100) && !refused(OTHER, 100));
+        assert!(!refused(ONE, 105), "told twice, but it failed once");
+        let mut now = 105;
+        for pause in [10, 20, 40, 80, 160, 300, 300] {
+            setbacks.note(BLOB, ONE, &wrong(), at(now));
+            assert!(refused(ONE, now + pause - 1) && !refused(ONE, now + pause), "{pause}");
+            now += pause;
+        }
+        setbacks.note(BLOB, OTHER, &wrong(), at(now));
+        assert!(!refused(ONE, now), "its own failure is over");
+        for third in [ONE, NodeId([3; 16])] {
+            setbacks.note(BLOB, third, &wrong(), at(now));
+        }
+        assert!(refused(NodeId([4; 16]), now), "three are enough");
+        setbacks.clear(BLOB);
+        assert!(!refused(OTHER, now));
+    }
+
+    #[test]
+    fn the_tables_are_bounded() {
+        let setbacks = Setbacks::default();
+        for number in 0..2 * MAX_SETBACKS as u32 {
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            setbacks.note(BlobId(id), ONE, &wrong(), at(u64::from(number)));
+            setbacks.blame(&number.to_string(), BlobId(id), number.into());
+        }
+        assert!(setbacks.keys.lock().len() <= MAX_SETBACKS);
+        let sources = setbacks.sources();
+        assert_eq!((sources.len(), sources[0].last), (MAX_SOURCES, 2 * MAX_SETBACKS as u64 - 1));
+        setbacks.blame("7", BLOB, 9999);
+        setbacks.blame("7", BLOB, 9999);
+        assert_eq!((setbacks.sources()[0].times, setbacks.sources()[0].blob), (2, BLOB));
+    }
+}

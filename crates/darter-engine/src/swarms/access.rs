@@ -1,0 +1,206 @@
+//! Who may have what is known of an address, and what is remembered to tell.
+//!
+//! The origin is asked on every use, with the caller's own credentials. What it answers is compared with what the known
+//! bytes came with ([`darter_core::sharing`] decides); where that does not show that both are the same, the caller
+//! gets a download of its own, under a name of its own. The answer to the caller's GET decides in the same way as the
+//! answer to the question before it: some servers tell the one less than the other.
+//!
+//! Two records are kept of an address: one for callers with the same credentials, and one for everybody.
+//!
+//! Not decided here: who may have a registry's content (the mirror's grants do).
+
+use std::time::Duration;
+
+use darter_core::sharing::{self, Reach, may_share};
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Fetched, Shown, Source, Version, in_full};
+use darter_origin::{Requester, Stat};
+use darter_store::SourceRecord;
+
+use super::Swarms;
+use crate::error::FetchError;
+
+/// How long an origin may take to bear out a node's word.
+const STAT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Who wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) credentials: &'a Credentials,
+    pub(super) requester: Requester,
+    pub(super) everything: bool,
+}
+
+/// What a caller's own answer from the origin showed.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) source: &'a Source,
+    pub(super) credentials: &'a Credentials,
+    pub(super) version: &'a Version,
+    pub(super) shown: Shown,
+}
+
+impl Own<'_> {
+    fn fetched(&self) -> Fetched {
+        Fetched { by: self.credentials.fingerprint(), shown: Some(self.shown) }
+    }
+
+    /// Whether it were these credentials that fetched what is remembered.
+    pub(super) fn fetched_this(&self, record: &SourceRecord) -> bool {
+        record.fetched.is_some_and(|fetched| fetched.by == self.credentials.fingerprint())
+    }
+
+    /// The version that a download of this caller's own has, `random` being a number nobody else drew.
+    pub(super) fn own_version(&self, random: u64) -> Version {
+        sharing::own_version(self.source, self.version, &self.fetched(), random)
+    }
+
+    /// Whether everybody who is shown the same may have it.
+    pub(super) fn is_for_anyone(&self) -> bool {
+        sharing::is_for_anyone(self.version, &self.shown)
+    }
+}
+
+impl Swarms {
+    /// What is remembered of an address and still here, whole or in part: for these credentials, then for everybody.
+    pub(super) async fn records_of(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+    ) -> Result<Vec<SourceRecord>, FetchError> {
+        let mut keys = vec![source.record_key(credentials), source.record_key(&Credentials::none())];
+        keys.dedup();
+        let mut records: Vec<SourceRecord> = Vec::new();
+        for key in keys {
+            let Some(record) = self.recall_key(key).await? else { continue };
+            if self.is_known(record.blob).await? {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Whether it were these credentials that fetched what is here of this blob.
+    pub(super) async fn has_fetched(
+        &self,
+        source: &Source,
+        credentials: &Credentials,
+        blob: BlobId,
+    ) -> Result<bool, FetchError> {
+        let by = credentials.fingerprint();
+        let is_it = |record: &SourceRecord| record.fetched.is_some_and(|fetched| fetched.by == by);
+        Ok(self.records_of(source, credentials).await?.iter().any(|record| record.blob == blob && is_it(record)))
+    }
+
+    /// Whether a blob is on its way here, or stored.
+    pub async fn is_known(&self, blob: BlobId) -> Result<bool, FetchError> {
+        Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
+    }
+
+    /// Whether the origin is shown something that is configured here. Then a refusal says nothing of agents that are
+    /// configured otherwise, and theirs says nothing of this one.
+    pub(super) async fn shows_own_keys(&self, source: &Source, credentials: &Credentials) -> bool {
+        self.house.context.origins.once(Requester::Here).shows_own_keys(source, credentials).await
+    }
+
+    /// Asks the origin, once, what a source is for this caller. `None` where it does not say: a GET may still be answered,
+    /// is tried for as long as the patience lasts, and says why if it is not.
+    pub(super) async fn ask_origin(
+        &self,
+        source: &Source,
+        Caller { credentials, requester, .. }: Caller<'_>,
+        records: &[SourceRecord],
+    ) -> Option<Stat> {
+        let by = credentials.fingerprint();
+        // Only of this caller's own entity tag does "not modified" say all there is to say.
+        let own = records.iter().find(|record| record.fetched.is_some_and(|fetched| fetched.by == by));
+        let origin = self.house.context.origins.once(requester);
+        match origin.stat(source, credentials, own.map(|record| &record.version)).await {
+            Ok(stat) => Some(stat),
+            Err(error) => {
+                tracing::debug!(%source, error = %in_full(&error), "the origin does not say what it has; reading it");
+                None
+            }
+        }
+    }
+
+    /// Whether an address's origin says of the content's length what a node that leads it says: callers are told that before any byte comes.
+    /// Where the origin does not say it soon nothing speaks against the node.
+    pub(super) async fn agrees(&self, source: &Source, caller: Caller<'_>, length: Option<u64>) -> bool {
+        let Source::Url { .. } = source else { return true };
+        let Ok(Some(stat)) = tokio::time::timeout(STAT_TIMEOUT, self.ask_origin(source, caller, &[])).await else {
+            return true;
+        };
+        stat.version.length.zip(length).is_none_or(|(there, said)| there == said)
+    }
+
+    /// The first known blob that the caller may have, as far as the headers of its own answer show. What other credentials
+    /// fetched needs a [sample](super::sample) as well.
+    pub(super) fn shared<'r>(&self, own: &Own<'_>, records: &'r [SourceRecord]) -> Option<&'r SourceRecord> {
+        let fetched = own.fetched();
+        let sealed = own.source.digest().is_some();
+        records.iter().find(|record| {
+            let Some(known) = &record.fetched else { return false };
+            let under_way = self.get(record.blob).is_some_and(|transfer| !transfer.is_complete());
+            may_share((&record.version, known), (own.version, &fetched), sealed, under_way)
+        })
+    }
+
+    /// Remembers that the caller may have what is known.
+    pub(super) fn adopt(&self, own: &Own<'_>, found: &SourceRecord) {
+        // The bytes are as old as they were when they came: a date that was too near then still is.
+        let known = found.fetched.and_then(|known| known.shown);
+        let age = known.and_then(|shown| shown.age);
+        let age = own.shown.age.map(|own| age.map_or(own, |age| age.min(own)));
+        // They are meant for whom they were meant when they came: a 304 need not say so again.
+        let reach = own.shown.reach.max(known.map_or(Reach::SameCredentials, |shown| shown.reach));
+        let shown = Shown { age, reach, ..own.shown };
+        self.remember_own(&Own { shown, ..*own }, found.blob);
+    }
+
+    /// Remembers what a source is for this caller, and for everybody if it is meant for everybody.
+    pub(super) fn remember_own(&self, own: &Own<'_>, blob: BlobId) {
+        let record = self.record(blob, own.version, Some(own.fetched()));
+        if own.is_for_anyone() {
+            let key = own.source.record_key(&Credentials::none());
+            self.house.context.disk.remember_source(key, record.clone());
+        }
+        self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
+    }
+
+    /// Remembers what a source is for this caller alone, though the origin says the same to everybody.
+    pub(super) fn remember_apart(&self, own: &Own<'_>, blob: BlobId) {
+        let record = self.record(blob, own.version, Some(own.fetched()));
+        self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
+    }
+
+    /// Remembers that a lead let these credentials in.
+    pub(super) fn remember_joined(&self, source: &Source, credentials: &Credentials, blob: BlobId, version: &Version) {
+        let fetched = Fetched { by: credentials.fingerprint(), shown: None };
+        let record = self.record(blob, version, Some(fetched));
+        self.house.context.disk.remember_source(source.record_key(credentials), record);
+    }
+
+    /// Remembers that a source is this blob, whoever asked.
+    pub(super) fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
+        let record = self.record(blob, version, None);
+        self.house.context.disk.remember_source(source.record_key(&Credentials::none()), record);
+    }
+
+    /// What is remembered of a source, whoever asked.
+    pub async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
+        self.recall_key(source.record_key(&Credentials::none())).await
+    }
+
+    fn record(&self, blob: BlobId, version: &Version, fetched: Option<Fetched>) -> SourceRecord {
+        SourceRecord { blob, version: version.clone(), checked: self.house.context.unix(), fetched }
+    }
+
+    pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
+        let record = self.house.context.disk.recall_source(key).await?;
+        // One that passes through is on its way and not in the store.
+        let is_here =
+            |record: &SourceRecord| !self.house.context.disk.is_absent(record.blob) || self.get(record.blob).is_some();
+        Ok(record.filter(is_here))
+    }
+}

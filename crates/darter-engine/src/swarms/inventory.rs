@@ -1,0 +1,113 @@
+//! What connected nodes hold whole: they help a seed whose own copy is gone (evicted, or lost with its disk).
+//!
+//! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest
+//! counts. It is a member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the
+//! seed reads the origin. What the pieces must be the seed hears from the origin, or knows from an earlier reading, and never from a
+//! node: one that made a list up would keep the blob from everybody.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use darter_api::Role;
+use darter_core::{BlobId, NodeId, PieceSet, rendezvous};
+use darter_swarm::MAX_HASHES;
+use darter_wire::{Message, PeerInfo};
+use parking_lot::Mutex;
+
+use super::Swarms;
+use crate::transfer::{Lead, Transfer};
+
+/// Blobs that one message tells of at most: the most recently used.
+const MAX_TOLD: usize = 10_000;
+
+/// Holders of a blob among which the one is chosen that is named: there may be thousands, and thousands who ask.
+const MAX_NAMED: usize = 64;
+
+/// Who holds what.
+#[derive(Default)]
+pub(super) struct Inventory {
+    holders: Mutex<HashMap<BlobId, BTreeSet<NodeId>>>,
+}
+
+impl Inventory {
+    /// A node told what it holds.
+    pub(super) fn told(&self, node: NodeId, blobs: &[BlobId]) {
+        let mut holders = self.holders.lock();
+        for blob in blobs.iter().take(MAX_TOLD) {
+            holders.entry(*blob).or_default().insert(node);
+        }
+    }
+
+    /// A node is gone.
+    pub(super) fn gone(&self, node: NodeId) {
+        self.holders.lock().retain(|_, nodes| {
+            nodes.remove(&node);
+            !nodes.is_empty()
+        });
+    }
+
+    /// Whether nodes hold this blob whole.
+    pub(super) fn holds(&self, blob: BlobId) -> bool {
+        self.holders.lock().get(&blob).is_some_and(|nodes| !nodes.is_empty())
+    }
+
+    /// Some of them, the same ones each time.
+    fn some_of(&self, blob: BlobId) -> Vec<NodeId> {
+        self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().take(MAX_NAMED).collect()).unwrap_or_default()
+    }
+
+    fn holders_of(&self, blob: BlobId) -> Vec<NodeId> {
+        self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().collect()).unwrap_or_default()
+    }
+}
+
+impl Swarms {
+    /// Tells a seed what is here whole.
+    pub(super) fn tell_inventory(self: &Arc<Self>, seed: NodeId) {
+        if self.house.context.options.role != Role::Node {
+            return;
+        }
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            let rows = swarms.house.context.disk.list().await;
+            let named = rows.into_iter().filter(|row| row.complete && row.info.digest.is_some());
+            let blobs: Vec<_> = named.take(MAX_TOLD).map(|row| row.id).collect();
+            if !blobs.is_empty() {
+                swarms.house.fleet.say(seed, &Message::Inventory { blobs });
+            }
+        });
+    }
+
+    /// A seed of an earlier release asks a holder for a manifest.
+    pub(super) fn tell_manifest(self: &Arc<Self>, seed: NodeId, request: u32, blob: BlobId) {
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
+            // One too long for a message is not told; the seed then reads the origin.
+            let fits = stored.filter(|stored| stored.prefix() <= MAX_HASHES);
+            let manifest = fits.map(|stored| stored.manifest());
+            swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
+        });
+    }
+
+    /// A connected node that said that it holds a blob whole: the same for everybody who asks.
+    pub(super) fn known_holder(&self, key: BlobId, blob: BlobId) -> Option<PeerInfo> {
+        let holder = rendezvous::owner(&key.0, &self.inventory.some_of(blob))?;
+        self.house.fleet.peer(holder).map(|peer| peer.info())
+    }
+
+    /// Counts the nodes that are said to hold a blob as members of the swarm that this agent leads: they can give to others what
+    /// the origin has shown to be right.
+    pub(super) fn count_holders_in(&self, transfer: &Transfer) {
+        let (Lead::Me, Some(pieces), Some(_)) = (transfer.lead(), transfer.pieces(), transfer.source.digest()) else {
+            return;
+        };
+        let holders = self.inventory.holders_of(transfer.blob);
+        for holder in &holders {
+            transfer.count_in(*holder, &PieceSet::full(pieces));
+        }
+        if !holders.is_empty() {
+            transfer.note(format!("{} nodes are said to hold it, and are asked while it is read", holders.len()));
+        }
+    }
+}

@@ -1,0 +1,609 @@
+//! All blobs this agent moves now, by id.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`again`] | one caller's bytes, over several tries if the content was wrong |
+//! | this one | [`Swarms`]: the table; hands what peers say to the transfer it is about; retires idle ones |
+//! | `access` | who may have what is known of an address |
+//! | `inventory` | what nodes hold whole, of which a seed may have lost its own copy |
+//! | `limits` | origins that ask to slow down |
+//! | `by_seeds` | a node asks the seeds, and who holds all while they wait for the origin |
+//! | `doors` | one question for all who want a source at once |
+//! | `open` | from a source to a transfer: whom to follow, or how to lead |
+//! | `places` | a blob's place in the store |
+//! | `proof` | whether content at hand may be given for a registry that did not deliver it |
+//! | `nodes` | the same without a seed: which node leads |
+//! | `seeds` | the same among several seeds: which of them has it |
+//! | `refused` | why an agent that was asked does not lead |
+//! | `uploads` | what peers are given |
+//!
+//! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
+//! blob meanwhile is kept and told to the transfer before anything later is.
+//!
+//! A member that is told of a newcomer may meet it before the lead's answer has reached the newcomer, and meets it once. So
+//! what such a *stranger* says is kept, too.
+//!
+//! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
+
+mod access;
+pub mod again;
+mod by_seeds;
+mod doors;
+mod inventory;
+mod limits;
+mod nodes;
+mod open;
+mod places;
+mod proof;
+mod refused;
+mod sample;
+mod seeds;
+mod uploads;
+
+pub use self::uploads::GivingSwarms;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use darter_core::source::blob_of;
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
+use darter_fleet::{Listener, Peer};
+use darter_registries::Registries;
+use darter_store::StoredBlob;
+use darter_swarm::RequestId;
+use darter_wire::descriptors;
+use darter_wire::{Answer, Failure, FailureKind, Message};
+use parking_lot::Mutex;
+
+use crate::error::FetchError;
+use crate::joins::{Entered, Joined, NotJoined};
+use crate::transfer::dissolve::refuse;
+use crate::transfer::{House, Lead, Outcome, Transfer};
+
+/// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
+const RETIRE_AFTER: Duration = Duration::from_secs(60);
+
+/// The same for one of a blob that passes through: there is nothing to go on from.
+const RETIRE_PASSING_AFTER: Duration = Duration::from_secs(10);
+
+/// A lead remembers its members for longer: they are who the next one to come is sent to.
+const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
+
+/// Transfers that are over may take this part of the files that this process may have open: each has its blob's.
+const IDLE_SHARE: usize = 4;
+
+/// Where there are more, this is idle enough.
+const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
+
+/// How much is kept of what strangers say: blobs, and messages of each.
+const MAX_STRANGE: (usize, usize) = (256, 256);
+
+/// Messages that are kept until a blob that this agent was let into has a transfer, at most: those of the lead. Others may take a quarter.
+const MAX_EARLY: usize = 4096;
+
+/// All transfers of an agent.
+pub struct Swarms {
+    /// What all transfers share.
+    pub house: House,
+    transfers: Mutex<HashMap<BlobId, Entry>>,
+    /// What was said of blobs whose transfer is being made.
+    early: Mutex<HashMap<BlobId, Early>>,
+    /// What was said, from a Meet on, of blobs that are not on their way to here. Part of what `early` guards: added to and taken
+    /// with that locked.
+    strangers: Mutex<HashMap<BlobId, Early>>,
+    opening: doors::Doors,
+    /// The doors of a seed that looks for another one that has a source.
+    following: doors::Doors,
+    beginnings: doors::Turns,
+    comparisons: proof::Comparisons,
+    inventory: inventory::Inventory,
+    limits: limits::Limits,
+    /// Blobs without a transfer that peers fetch.
+    shelf: Mutex<HashMap<BlobId, Shelved>>,
+    draining: AtomicBool,
+}
+
+struct Entry {
+    transfer: Arc<Transfer>,
+    used: Moment,
+}
+
+/// What was said of a blob before it had a transfer.
+#[derive(Default)]
+struct Early {
+    since: Moment,
+    /// Who let this agent in.
+    lead: Option<NodeId>,
+    said: Vec<(NodeId, Message)>,
+}
+
+impl Early {
+    /// Keeps what the lead says, and some of what others say.
+    fn keep(&mut self, from: NodeId, message: Message) {
+        let most = if self.lead == Some(from) { MAX_EARLY } else { MAX_EARLY / 4 };
+        if self.said.len() < most {
+            self.said.push((from, message));
+        }
+    }
+}
+
+/// What is known of a blob without a transfer.
+struct Shelved {
+    state: ShelfState,
+    used: Moment,
+}
+
+/// A blob that peers are given pieces of while nothing else needs its room.
+struct Shared(Arc<dyn StoredBlob>);
+
+impl Shared {
+    fn new(stored: Arc<dyn StoredBlob>) -> Self {
+        stored.rest();
+        Self(stored)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Evicted or not, nobody rests on it any more.
+        let _ = self.0.wake();
+    }
+}
+
+enum ShelfState {
+    Opening,
+    Open(Shared, PieceLength),
+    /// Not stored here, when last looked.
+    Absent,
+}
+
+impl Swarms {
+    /// No transfer yet.
+    pub fn new(house: House) -> Arc<Self> {
+        Arc::new(Self {
+            house,
+            transfers: Mutex::default(),
+            early: Mutex::default(),
+            strangers: Mutex::default(),
+            opening: doors::Doors::default(),
+            following: doors::Doors::default(),
+            beginnings: doors::Turns::default(),
+            comparisons: proof::Comparisons::default(),
+            inventory: inventory::Inventory::default(),
+            limits: limits::Limits::default(),
+            shelf: Mutex::default(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The transfer of a blob, unless it failed or its blob was evicted: such a one is forgotten, so that the next request
+    /// tries anew.
+    pub fn get(&self, blob: BlobId) -> Option<Arc<Transfer>> {
+        let mut transfers = self.transfers.lock();
+        let entry = transfers.get_mut(&blob)?;
+        let failed = matches!(entry.transfer.outcome(), Outcome::Failed(_));
+        if !failed && !entry.transfer.is_evicted() {
+            entry.used = self.house.context.now();
+            return Some(Arc::clone(&entry.transfer));
+        }
+        let entry = transfers.remove(&blob)?;
+        drop(transfers);
+        if failed {
+            entry.transfer.close();
+        } else {
+            // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
+            entry.transfer.leave();
+        }
+        None
+    }
+
+    /// The same for somebody on this host who reads the blob. A transfer that passes through and has forgotten its beginning
+    /// goes on for its own readers alone, if it can, and another is begun.
+    pub(super) fn get_to_read(&self, blob: BlobId) -> Option<Arc<Transfer>> {
+        let transfer = self.get(blob)?;
+        if !transfer.is_past_its_beginning() || !(transfer.is_alone() || transfer.is_complete()) {
+            return Some(transfer);
+        }
+        let mut transfers = self.transfers.lock();
+        if transfers.get(&blob).is_some_and(|entry| Arc::ptr_eq(&entry.transfer, &transfer)) {
+            transfers.remove(&blob);
+        }
+        drop(transfers);
+        transfer.go_alone();
+        None
+    }
+
+    /// Every transfer.
+    pub fn all(&self) -> Vec<Arc<Transfer>> {
+        self.transfers.lock().values().map(|entry| Arc::clone(&entry.transfer)).collect()
+    }
+
+    /// Takes no new blobs from here on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it takes no new blobs.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Forgets a transfer, so that its blob can be removed; refuses while somebody on this host reads it.
+    pub fn put_away(&self, blob: BlobId) -> bool {
+        let entry = {
+            let mut transfers = self.transfers.lock();
+            if transfers.get(&blob).is_some_and(|entry| entry.transfer.has_readers()) {
+                return false;
+            }
+            transfers.remove(&blob)
+        };
+        // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
+        if let Some(entry) = entry {
+            entry.transfer.leave();
+        }
+        self.shelf.lock().remove(&blob);
+        true
+    }
+
+    /// Puts idle transfers away. Called every few seconds.
+    pub fn retire(&self) {
+        let now = self.house.context.now();
+        let is_idle = |entry: &Entry| {
+            let transfer = &entry.transfer;
+            let patience = if transfer.is_leading_others() { RETIRE_LEAD_AFTER } else { RETIRE_AFTER };
+            let over = !matches!(transfer.outcome(), Outcome::Open) || transfer.is_at_rest();
+            over && !transfer.has_readers() && now.since(entry.used) > patience
+        };
+        let mut evicted = Vec::new();
+        self.transfers.lock().retain(|_, entry| {
+            entry.transfer.may_rest();
+            let idle = is_idle(entry);
+            let in_vain = entry.transfer.passes_in_vain() && now.since(entry.used) > RETIRE_PASSING_AFTER;
+            let at_rest = idle && matches!(entry.transfer.outcome(), Outcome::Open);
+            if entry.transfer.is_evicted() || in_vain || at_rest {
+                evicted.push(Arc::clone(&entry.transfer));
+            } else if idle {
+                entry.transfer.close();
+                return false;
+            } else {
+                return true;
+            }
+            false
+        });
+        // Without the lock, as above.
+        for transfer in evicted {
+            transfer.leave();
+        }
+        self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
+        // What was kept for a transfer that never came to be.
+        self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
+        self.strangers.lock().retain(|_, met| now.since(met.since) <= RETIRE_AFTER);
+    }
+
+    /// Puts a transfer into the table, lets it follow the lead that it came from, and tells it what was said meanwhile.
+    /// If there is one of its blob already, that one is used and the new one closed.
+    fn register(&self, transfer: Arc<Transfer>, follow: Option<(NodeId, Joined)>) -> Arc<Transfer> {
+        let mut early = self.early.lock();
+        let source = transfer.source.clone();
+        let registered = {
+            let mut transfers = self.transfers.lock();
+            let used = self.house.context.now();
+            match transfers.get(&transfer.blob) {
+                Some(entry) if Arc::ptr_eq(&entry.transfer, &transfer) => transfer,
+                Some(entry) if !entry.transfer.is_over() => {
+                    transfer.close();
+                    Arc::clone(&entry.transfer)
+                }
+                _ => {
+                    let failed = transfers.insert(transfer.blob, Entry { transfer: Arc::clone(&transfer), used });
+                    if let Some(failed) = failed {
+                        failed.transfer.close();
+                    }
+                    transfer
+                }
+            }
+        };
+        if let Some((lead, joined)) = follow.filter(|_| self.may_go_together(&registered.source, &source)) {
+            registered.follow(lead, joined);
+        }
+        let strangers = self.strangers.lock().remove(&registered.blob).unwrap_or_default();
+        let before = early.remove(&registered.blob).unwrap_or_default();
+        for (from, message) in strangers.said.into_iter().chain(before.said) {
+            registered.hear(from, message);
+        }
+        drop(early);
+        self.retire_surplus();
+        registered
+    }
+
+    /// Puts away those that have been idle longest of the complete transfers, where there are more than this process can spare
+    /// descriptors for: thousands of small files may come within a minute. Leads that have members go last.
+    fn retire_surplus(&self) {
+        let most = descriptors::limit().map_or(usize::MAX, |limit| limit / IDLE_SHARE);
+        let now = self.house.context.now();
+        let mut transfers = self.transfers.lock();
+        if transfers.len() <= most {
+            return;
+        }
+        let idle = transfers.iter().filter_map(|(blob, Entry { transfer, used })| {
+            let leads = transfer.is_leading_others();
+            let patience = if leads { RETIRE_AFTER } else { RETIRE_SURPLUS_AFTER };
+            let idle = transfer.is_complete() && !transfer.has_readers() && now.since(*used) > patience;
+            idle.then_some((leads, *used, *blob))
+        });
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable();
+        // A quarter more than must, so that not each new one looks through all.
+        idle.truncate(transfers.len() - most + most / 4);
+        for (_, _, blob) in idle {
+            if let Some(entry) = transfers.remove(&blob) {
+                entry.transfer.close();
+            }
+        }
+    }
+
+    /// A lead lets this agent in. A transfer that is there follows at once; else what the lead says from here on is
+    /// kept until there is one.
+    fn joined(&self, lead: NodeId, request: u32, joined: Joined) {
+        let Some(source) = self.house.joins.awaited(lead, request) else { return };
+        let mut early = self.early.lock();
+        let transfer = self.transfers.lock().get(&joined.blob).map(|entry| Arc::clone(&entry.transfer));
+        let open = transfer.filter(|transfer| !transfer.is_over());
+        let (blob, mut left) = (joined.blob, false);
+        let answer = match open {
+            Some(transfer) if !self.may_go_together(&transfer.source, &source) => {
+                left = transfer.lead() != Lead::Node(lead);
+                Err(NotJoined::Apart)
+            }
+            Some(transfer) => {
+                let follows = transfer.lead() == Lead::Node(lead);
+                let is_same = if follows { Some(true) } else { joined.is_same(&*transfer.stored) };
+                match is_same {
+                    Some(false) => Err(NotJoined::Otherwise),
+                    is_same => {
+                        transfer.follow(lead, joined);
+                        Ok(Entered::Followed { blob: transfer.blob, is_same })
+                    }
+                }
+            }
+            None => {
+                let before = early.entry(joined.blob).or_default();
+                (before.since, before.lead) = (self.house.context.now(), Some(lead));
+                Ok(Entered::New(Box::new(joined)))
+            }
+        };
+        drop(early);
+        if left {
+            self.house.fleet.say(lead, &Message::Leave { blob });
+        }
+        self.house.joins.answer(lead, request, answer);
+    }
+
+    /// Keeps what a stranger says of the pieces it holds, in case this agent is about to be let into that swarm.
+    fn keep_for_newcomer(&self, blob: BlobId, from: NodeId, message: &Message) {
+        let mut strangers = self.strangers.lock();
+        let has_room = strangers.len() < MAX_STRANGE.0;
+        match (message, strangers.get_mut(&blob)) {
+            (Message::Meet { .. } | Message::Have { .. } | Message::Lost { .. }, Some(met))
+                if met.said.len() < MAX_STRANGE.1 =>
+            {
+                met.said.push((from, message.clone()));
+            }
+            (Message::Meet { .. }, None) if has_room => {
+                let met = Early { since: self.house.context.now(), lead: None, said: vec![(from, message.clone())] };
+                strangers.insert(blob, met);
+            }
+            (Message::Part { .. }, Some(met)) => met.said.retain(|(node, _)| *node != from),
+            _ => {}
+        }
+    }
+
+    fn hear(self: &Arc<Self>, blob: BlobId, from: NodeId, message: Message) {
+        let mut early = self.early.lock();
+        if let Some(before) = early.get_mut(&blob) {
+            before.keep(from, message);
+            return;
+        }
+        let transfer = self.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if transfer.is_none() {
+            self.keep_for_newcomer(blob, from, &message);
+        }
+        drop(early);
+        match (transfer, message) {
+            (Some(transfer), message) => transfer.hear(from, message),
+            // A newcomer meets a node that has long finished: it can still give.
+            (None, Message::Meet { .. }) => self.meet_from_shelf(blob, from),
+            (None, _) => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Listener for ListeningSwarms {
+    fn peer_up(&self, peer: &Peer) {
+        if peer.is_seed() {
+            self.swarms.tell_inventory(peer.hello.node);
+        }
+        for transfer in self.swarms.all() {
+            transfer.peer_came(peer.hello.node, peer.is_seed());
+        }
+    }
+
+    fn peer_down(&self, node: NodeId) {
+        self.swarms.house.joins.gone(node);
+        self.swarms.inventory.gone(node);
+        if let Some(registries) = &self.registries {
+            registries.gone(node);
+        }
+        self.swarms.strangers.lock().values_mut().for_each(|met| met.said.retain(|(from, _)| *from != node));
+        for transfer in self.swarms.all() {
+            transfer.peer_gone(node);
+        }
+    }
+
+    fn not_reached(&self, node: NodeId) {
+        for transfer in self.swarms.all() {
+            transfer.not_reached(node);
+        }
+    }
+
+    fn said(&self, from: NodeId, message: Message) {
+        let swarms = &self.swarms;
+        match message {
+            Message::Join { request, source, credentials, held, wants } => {
+                let swarms = Arc::clone(swarms);
+                let house_tasks = swarms.house.tasks.clone();
+                house_tasks.spawn(async move {
+                    let (wanted, caller) = (source.clone(), credentials.clone());
+                    let named = held.as_ref().map(|held| held.blob);
+                    match swarms.open_saying_so(from, request, source, credentials, named, wants).await {
+                        Ok(transfer) => {
+                            swarms.count_use(transfer.blob);
+                            transfer.small_is_whole().await;
+                            let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
+                            if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), wants).await {
+                                refuse(&swarms.house.fleet, from, Some(request), transfer.blob, &error);
+                            }
+                        }
+                        Err(failure) => {
+                            let fleet = &swarms.house.fleet;
+                            match (swarms.setback(&wanted, &caller, swarms.house.context.me), wanted.digest()) {
+                                (Some(error), Some(digest)) => {
+                                    refuse(fleet, from, Some(request), blob_of(&digest), &error);
+                                }
+                                _ => {
+                                    fleet.say(from, &Message::Rejected { request, failure });
+                                }
+                            }
+                        }
+                    }
+                });
+            }
+            Message::Joined {
+                request,
+                blob,
+                version,
+                piece_length,
+                length,
+                hashes,
+                key,
+                members_ask,
+                proof,
+                neighbours,
+                verdict,
+                whole,
+            } => {
+                let joined = Joined {
+                    blob,
+                    version,
+                    piece_length,
+                    length,
+                    hashes,
+                    key,
+                    members_ask,
+                    proof,
+                    neighbours,
+                    verdict,
+                    whole,
+                };
+                swarms.joined(from, request, joined);
+            }
+            Message::Rejected { request, failure } => {
+                swarms.house.joins.answer(from, request, Err(NotJoined::Rejected(failure)));
+            }
+            Message::Refuted { request: Some(request), expected, got, .. } => {
+                let error = FetchError::refuted(expected, got);
+                swarms.house.joins.answer(from, request, Err(NotJoined::Refuted(error)));
+            }
+            Message::Leave { blob }
+            | Message::Report { blob, .. }
+            | Message::Grew { blob, .. }
+            | Message::Neighbours { blob, .. }
+            | Message::Whole { blob, .. }
+            | Message::Dissolved { blob, .. }
+            | Message::Refuted { request: None, blob, .. }
+            | Message::Failed { blob, .. }
+            | Message::Meet { blob, .. }
+            | Message::Have { blob, .. }
+            | Message::AskHashes { blob, .. }
+            | Message::Run { blob, .. }
+            | Message::Want { blob, .. }
+            | Message::Lost { blob, .. }
+            | Message::Unreached { blob, .. }
+            | Message::Part { blob } => swarms.hear(blob, from, message),
+            Message::Waiting { request } => swarms.house.joins.waits(from, request),
+            Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
+            // Seeds of an earlier release ask for it; none is believed here.
+            Message::ManifestIs { .. } => {}
+            Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
+            Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),
+            // The fleet itself hears these.
+            Message::AskPeers
+            | Message::Peers { .. }
+            | Message::Seeds { .. }
+            | Message::LeadIs { .. }
+            | Message::SameId { .. } => {}
+            Message::AskRegistry { request, question } => {
+                if let Some(registries) = &self.registries {
+                    registries.asked(from, request, question, None);
+                }
+            }
+            Message::AskRegistryKnown { request, question, proof } => {
+                if let Some(registries) = &self.registries {
+                    registries.asked_for_known(from, request, question, proof);
+                }
+            }
+            Message::AskRegistryAlike { request, question, proof } => {
+                if let Some(registries) = &self.registries {
+                    registries.asked(from, request, question, Some(proof));
+                }
+            }
+            Message::RegistryIs { request, answer } => {
+                if let Some(registries) = &self.registries {
+                    registries.answered(from, request, answer);
+                }
+            }
+        }
+    }
+
+    fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex) {
+        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if let Some(transfer) = transfer {
+            transfer.begun(request, piece);
+        }
+    }
+
+    async fn answered(&self, from: &Peer, blob: BlobId, request: RequestId, answer: Answer) {
+        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if let Some(transfer) = transfer {
+            transfer.answered(from, request, answer).await;
+        }
+    }
+
+    fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId) {
+        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if let Some(transfer) = transfer {
+            transfer.unreached(from, request);
+        }
+    }
+}
+
+/// [`Swarms`] as the fleet's listener, whose answers need the shared handle.
+pub struct ListeningSwarms {
+    /// The swarms.
+    pub swarms: Arc<Swarms>,
+    /// Who answers questions about registries; nobody in an agent that lives for one download.
+    pub registries: Option<Arc<Registries>>,
+}
+
+/// What a member is told that can't be let in for a reason of this agent's own.
+fn refusal(text: impl Into<String>) -> Failure {
+    Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None }
+}
+
+fn failure_of(error: &FetchError) -> Failure {
+    error.to_failure()
+}

@@ -1,0 +1,255 @@
+//! Whether content at hand may be given for this registry and repository.
+//!
+//! Content with a digest is one blob, wherever it came from. But a registry that says "yes, I have it" proves nothing:
+//! anybody may run a registry that says so of every digest. So content at hand, stored or under way, goes to those who
+//! ask for it by a source only when that source is *proven*:
+//!
+//! - the content came from there: it is the source that the blob was made for, or under way from;
+//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine;
+//! - or it is a registry that the operator trusts, and has just said yes to the credentials of who asks;
+//! - or a seed let this agent in for that very source, having seen to the same.
+//!
+//! Proofs are remembered with the source in the store's index, and go with the blob. The first source is in the blob's
+//! sidecar, so a lost index costs a comparison at most.
+//!
+//! Not decided here: whether these credentials open the repository. That is the mirror's to ask (`mirror/grants.rs`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, Source, Version, in_full};
+use darter_origin::{Requester, Upstreams};
+use darter_wire::Budget as _;
+use futures_util::StreamExt as _;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Swarms;
+use super::access::Caller;
+use crate::error::FetchError;
+use crate::transfer::Transfer;
+use crate::transfer::dissolve::origin_of;
+
+/// How long a member waits for a comparison. A longer one goes on, for those who come later.
+const COMPARISON_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Comparisons under way.
+#[derive(Default)]
+pub(super) struct Comparisons(Mutex<HashMap<Compared, Comparison>>);
+
+/// A source, whose credentials open it, and whether it is read for another host.
+type Compared = (BlobId, [u8; 32], bool);
+
+/// What a comparison will say.
+type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
+
+impl Swarms {
+    /// Whether all of this content is here, and may be given for this source.
+    pub async fn is_whole(&self, source: &Source) -> Result<bool, FetchError> {
+        let Source::Registry { digest, .. } = source else { return Ok(false) };
+        if !self.is_proven(source).await? {
+            return Ok(false);
+        }
+        let blob = blob_of(digest);
+        let is_complete = self.get(blob).is_some_and(|transfer| transfer.is_complete());
+        Ok(is_complete || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
+    }
+
+    /// Whether content at hand may be given for this source; true when nothing is at hand.
+    pub async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
+        let Source::Registry { digest, registry, .. } = source else { return Ok(true) };
+        let blob = blob_of(digest);
+        let transfer = self.get(blob);
+        if let Some(transfer) = &transfer {
+            if transfer.source == *source {
+                return Ok(true);
+            }
+            if !self.may_come_to_this(transfer) {
+                return Ok(false);
+            }
+        }
+        let Some(stored) = self.stored(blob).await? else { return Ok(transfer.is_none()) };
+        // The name says nothing of a base path, of which one host may have several; nor of who fills now what somebody else has
+        // created.
+        let is_all_its_own = transfer.is_none_or(|transfer| transfer.is_complete());
+        if is_all_its_own && registry.path() == "/" && stored.info().name == source.to_string() {
+            return Ok(true);
+        }
+        Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
+    }
+
+    /// Whether a transfer from another source is to be waited for: it is complete, or comes from a registry that is trusted
+    /// to send what it says. A stranger may never come to an end, or to a wrong one.
+    pub(super) fn may_come_to_this(&self, transfer: &Transfer) -> bool {
+        transfer.is_complete() || self.is_trusted(&transfer.source)
+    }
+
+    /// Whether what one source is led, read or asked for may go to a transfer of the other. All transfers of one digest have one name;
+    /// but a stranger's caller must not be given what another registry sends, nor the other way round.
+    pub(super) fn may_go_together(&self, one: &Source, other: &Source) -> bool {
+        let are_addresses = matches!((one, other), (Source::Url { .. }, Source::Url { .. }));
+        one == other || are_addresses || (self.is_trusted(one) && self.is_trusted(other))
+    }
+
+    /// Whether the operator trusts the registry of a source.
+    pub(super) fn is_trusted(&self, source: &Source) -> bool {
+        match source {
+            Source::Registry { registry, .. } => self.house.context.registries.at(registry).is_trusted(),
+            Source::Url { .. } => false,
+        }
+    }
+
+    /// Notes that the source has shown to have what it names.
+    pub fn proven(&self, source: &Source) {
+        if let Source::Registry { digest, .. } = source {
+            self.remember(source, blob_of(digest), &Version::default());
+        }
+    }
+
+    /// Refuses a transfer that another source has begun while this one was asked, and that this one is not proven for.
+    pub(super) async fn check_given(&self, transfer: &Transfer, source: &Source) -> Result<(), FetchError> {
+        if transfer.source == *source || self.is_proven(source).await? {
+            return Ok(());
+        }
+        Err(FetchError::Unproven { name: source.to_string() })
+    }
+
+    /// Sees to it that the source is proven.
+    ///
+    /// # Errors
+    /// What the registry answered; [`FetchError::Unproven`] when it can't be told in a few seconds.
+    pub(super) async fn prove(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
+        if self.is_proven(source).await? {
+            return Ok(());
+        }
+        if self.is_vouched(source, caller).await? {
+            self.proven(source);
+            return Ok(());
+        }
+        self.compare(source, caller).await
+    }
+
+    /// Whether a registry that the operator trusts says that it has the content; false from any other.
+    pub(super) async fn is_vouched(&self, source: &Source, caller: Caller<'_>) -> Result<bool, FetchError> {
+        let Source::Registry { registry, .. } = source else { return Ok(false) };
+        let context = &self.house.context;
+        if !context.registries.at(registry).is_trusted() {
+            return Ok(false);
+        }
+        let stat = context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
+        // What has another length is something else, such as what is shown to who has to log in.
+        let (Some(digest), Some(told)) = (source.digest(), stat.version.length) else { return Ok(true) };
+        let known = self.stored(blob_of(&digest)).await?.and_then(|stored| stored.length());
+        Ok(known.is_none_or(|known| known == told))
+    }
+
+    /// Reads the source whole, and compares it with its digest. Who asks for the same meanwhile waits for the same
+    /// reading.
+    async fn compare(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
+        let mut result = self.comparison(source, caller);
+        let told = async { result.wait_for(Option::is_some).await.ok().and_then(|result| result.clone()) };
+        match tokio::time::timeout(COMPARISON_TIMEOUT, told).await {
+            Ok(Some(result)) => result,
+            Ok(None) | Err(_) => Err(FetchError::Unproven { name: source.to_string() }),
+        }
+    }
+
+    fn comparison(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Comparison {
+        let Caller { credentials, requester, .. } = caller;
+        let key =
+            (source.record_key(&Credentials::none()), credentials.fingerprint(), requester == Requester::Elsewhere);
+        let mut running = self.comparisons.0.lock();
+        if let Some(result) = running.get(&key) {
+            return result.clone();
+        }
+        let (tell, result) = watch::channel(None);
+        running.insert(key, result.clone());
+        let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
+        self.house.tasks.spawn(async move {
+            let caller = Caller { credentials: &credentials, requester, everything: true };
+            let compared = swarms.read_and_compare(&source, caller).await;
+            match &compared {
+                Ok(()) => swarms.proven(&source),
+                Err(error) => {
+                    tracing::warn!(%source, error = %in_full(error), "a registry did not deliver what it says it has");
+                }
+            }
+            swarms.comparisons.0.lock().remove(&key);
+            tell.send_replace(Some(compared));
+        });
+        result
+    }
+
+    async fn read_and_compare(&self, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
+        let Some(digest) = source.digest() else { return Ok(()) };
+        let context = &self.house.context;
+        tracing::info!(%source, "comparing a registry's copy with what is cached from elsewhere");
+        let origin = context.origins.patient(caller.requester);
+        let mut body = origin.read(source, caller.credentials, None, None).await?.body;
+        let mut hasher = digest.hasher();
+        while let Some(chunk) = body.next().await {
+            if self.is_draining() {
+                return Err(FetchError::Draining);
+            }
+            let chunk = chunk?;
+            context.metrics.origin_bytes.inc_by(chunk.len() as u64);
+            context.origin_budget.take(u32::try_from(chunk.len()).unwrap_or(u32::MAX)).await;
+            hasher.update(&chunk);
+        }
+        let got = hasher.finish();
+        if got == digest {
+            return Ok(());
+        }
+        Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got), from: origin_of(source) })
+    }
+}
+
+/// Whether a source may go on with a part of a blob that was stored under `name`, another source's. What a registry's name stands on
+/// counts as delivered by it once it is whole ([`Swarms::is_proven`]); so one that began and never ended proves nothing by what
+/// another one fills in, unless it is trusted, and its word alone would do. The whole is checked in any case.
+pub(super) fn may_go_on_with(registries: &Upstreams, name: &str, source: &Source) -> bool {
+    let is_address = name.contains("://");
+    if is_address || name == source.to_string() {
+        return true;
+    }
+    let (Source::Registry { registry, .. }, Some((place, _))) = (source, name.split_once('/')) else { return false };
+    place == origin_of(source) || (registries.at(registry).is_trusted() && registries.has_trusted_at(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::Digest;
+    use darter_origin::RegistryConfig;
+
+    use super::*;
+
+    #[test]
+    fn what_one_registry_began_is_no_part_of_what_another_one_or_an_address_has() {
+        let digest = Digest::sha256(b"layer");
+        let of = |registry: &str, repository: &str| Source::Registry {
+            registry: registry.parse().unwrap(),
+            repository: repository.into(),
+            digest,
+        };
+        let (lab, evil) = (of("https://lab.example/", "app"), of("https://evil.example/", "app"));
+        let (address, _) = Source::from_url("https://lab.example/layer".parse().unwrap(), &[], Some(digest));
+        let trusted = ["lab.example", "mirror.example:444"].map(str::to_owned).into();
+        let registries = Upstreams::new(&RegistryConfig { trusted, guarded: true, ..RegistryConfig::default() });
+        let may_go_on_with = |name: &Source, source: &Source| may_go_on_with(&registries, &name.to_string(), source);
+        assert!(may_go_on_with(&lab, &lab) && may_go_on_with(&evil, &evil));
+        assert!(may_go_on_with(&of("https://lab.example/", "base"), &lab), "a layer of two images");
+        assert!(may_go_on_with(&address, &lab), "an address's name proves nothing");
+        for other in [&evil, &of("https://lab.example:444/", "app"), &of("https://lab.example.evil/", "app")] {
+            assert!(!may_go_on_with(other, &lab), "{other}");
+            assert!(!may_go_on_with(&lab, other), "{other}");
+        }
+        assert!(!may_go_on_with(&evil, &address));
+        // Both trusted.
+        let mirror = of("https://mirror.example:444/", "app");
+        assert!(may_go_on_with(&mirror, &lab) && may_go_on_with(&lab, &mirror));
+        assert!(!may_go_on_with(&mirror, &evil) && !may_go_on_with(&evil, &mirror));
+        assert!(!may_go_on_with(&mirror, &address));
+    }
+}

@@ -1,0 +1,95 @@
+//! A seed among other seeds: whether one of them leads a source's swarm already, or holds all of it.
+//!
+//! Nodes ask the seed that rendezvous hashing names. Where seeds come and go, that is not always the one that has the bytes: it came
+//! later, or its disk is new. So a seed that lacks a source asks the seeds it is connected with before it reads the origin,
+//! and follows the one that has it. That one is asked as a node asks it, and sees to the same: whether the caller may have it,
+//! and whether it is still what the origin has.
+//!
+//! Invariant: a seed that is asked by another one asks no further one, so that no question goes round in a circle.
+//!
+//! Not here: what nodes hold whole ([`inventory`](super::inventory)), and how seeds get to know each other
+//! ([`Message::Seeds`](darter_wire::Message)).
+
+use std::sync::Arc;
+
+use darter_api::Role;
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{NodeId, Source};
+
+use super::Swarms;
+use super::access::Caller;
+use super::refused::Refused;
+use crate::error::FetchError;
+use crate::transfer::Transfer;
+
+impl Swarms {
+    /// Opens a source for a member of its swarm.
+    pub(super) async fn open_as_seed(
+        self: &Arc<Self>,
+        member: NodeId,
+        source: &Source,
+        caller: Caller<'_>,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let is_for_a_seed = self.house.fleet.peer(member).is_some_and(|peer| peer.is_seed());
+        if !is_for_a_seed && let Some(transfer) = self.open_by_another_seed(source, caller).await? {
+            return Ok(transfer);
+        }
+        self.lead(source, caller, true).await
+    }
+
+    /// Follows another seed that has what this one lacks. `None` from an agent that is no seed, too.
+    pub(super) async fn open_by_another_seed(
+        self: &Arc<Self>,
+        source: &Source,
+        caller: Caller<'_>,
+    ) -> Result<Option<Arc<Transfer>>, FetchError> {
+        let credentials = caller.credentials;
+        if !self.may_be_at_another_seed(source, credentials).await? {
+            return Ok(None);
+        }
+        // Not the door of those who lead: the seed that is asked may wait for this one's.
+        let door = self.following.at(source.key());
+        let _opening = match door.enter(source, caller).await {
+            Ok(opening) => opening,
+            Err(found) => return found.map(Some),
+        };
+        if !self.may_be_at_another_seed(source, credentials).await? {
+            return Ok(None);
+        }
+        let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
+        let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
+        let Some(seed) = fleet.seed_with(key, blob).await.filter(|seed| self.may_ask(*seed, source, caller)) else {
+            return Ok(None);
+        };
+        match self.join(seed, source, caller).await {
+            Ok(transfer) => {
+                transfer.note(format!("seed {} has it; the origin is not read from here", fleet.address(seed)));
+                Ok(Some(transfer))
+            }
+            Err(Refused::Final(error)) => Err(error),
+            Err(Refused::Trouble(reason) | Refused::Origin(reason) | Refused::ToIt(reason)) => {
+                tracing::info!(seed = fleet.address(seed), reason, "another seed has it and could not give it");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether this is a seed that lacks some of a source, and is connected with others.
+    async fn may_be_at_another_seed(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
+        if self.house.context.options.role != Role::Seed || self.house.fleet.seeds().is_empty() {
+            return Ok(false);
+        }
+        let known = match source {
+            Source::Registry { digest, .. } => vec![blob_of(digest)],
+            Source::Url { .. } => {
+                self.records_of(source, credentials).await?.into_iter().map(|record| record.blob).collect()
+            }
+        };
+        for blob in known {
+            if self.get(blob).is_some() || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

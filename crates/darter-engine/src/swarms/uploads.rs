@@ -1,0 +1,229 @@
+//! What peers are given: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in
+//! the store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
+//!
+//! What was verified and is in the page cache goes at once; everything else is read and hashed by a disk thread first, as all is after
+//! a restart, and goes when it is ready.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier, in_full};
+use darter_store::pages::warm;
+use darter_store::{PieceFile, StoredBlob};
+use darter_wire::{Bind, Later, Message, Payload, Uploads, Wanted};
+use tokio::sync::watch;
+
+use super::{Shared, ShelfState, Shelved, Swarms};
+use crate::transfer::Transfer;
+
+/// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
+const MAX_SHELVED: usize = 4096;
+
+/// [`Swarms`] as what the wire asks for pieces.
+pub struct GivingSwarms(pub Arc<Swarms>);
+
+impl Uploads for GivingSwarms {
+    fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind {
+        let swarms = &self.0;
+        let transfer = swarms.get(blob);
+        match (wanted, transfer) {
+            (Wanted::Any, None) => Bind::UnknownBlob,
+            (Wanted::Any, Some(transfer)) => match transfer.choose_for(peer, || !swarms.has_fresh_for(peer, blob)) {
+                Ok(Some(piece)) => {
+                    let stored = Arc::clone(&transfer.stored);
+                    swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: true })
+                }
+                Ok(None) => Bind::Wait,
+                Err(()) => Bind::Refused,
+            },
+            (Wanted::Piece(piece), Some(transfer)) => {
+                if !transfer.stored.holds(piece) {
+                    return Bind::NotHeld;
+                }
+                let stored = Arc::clone(&transfer.stored);
+                swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: false })
+            }
+            (Wanted::Piece(piece), None) => swarms.from_shelf(blob, peer, piece),
+        }
+    }
+
+    fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
+        let swarms = &self.0;
+        let transfer = swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
+        if !delivered {
+            if let Some(transfer) = transfer {
+                transfer.not_sent(peer, piece);
+            }
+            return;
+        }
+        let known = transfer.as_ref().map(|transfer| (transfer.stored.length(), transfer.piece_length));
+        let Some((length, pieces)) = known.or_else(|| swarms.shelved(blob)) else { return };
+        let bytes = length.map_or(pieces.bytes(), |length| pieces.range(piece, length).len());
+        swarms.count_sent(peer, bytes);
+        if let Some(transfer) = transfer {
+            transfer.count_sent(peer, bytes);
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.0.house.sendable.subscribe()
+    }
+}
+
+impl Swarms {
+    /// Whether some other blob has a piece for this peer that nobody has yet. Where many blobs are on their way at once, a second
+    /// copy of one must not take the cable from the first copy of another.
+    fn has_fresh_for(&self, peer: NodeId, besides: BlobId) -> bool {
+        let transfers = self.all();
+        transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
+    }
+
+    /// Gives a held piece: at once if it is ready to be sent, else when the disk has given it and its hash is right.
+    fn give(&self, stored: &Arc<dyn StoredBlob>, gift: Gift) -> Bind {
+        if let Some(part) = stored.ready_file(gift.piece) {
+            return gift.end(Some(file(part)));
+        }
+        let (stored, piece) = (Arc::clone(stored), gift.piece);
+        let reading = self.house.context.disk.run(move || payload(&*stored, piece));
+        Bind::Later(Later::new(async move { gift.end(reading.await) }))
+    }
+
+    /// A piece of a blob that has no transfer. Opening it takes the disk, so the first request waits for that.
+    fn from_shelf(self: &Arc<Self>, blob: BlobId, peer: NodeId, piece: PieceIndex) -> Bind {
+        let now = self.house.context.now();
+        let mut shelf = self.shelf.lock();
+        let evicted =
+            |shelved: &Shelved| matches!(&shelved.state, ShelfState::Open(shared, _) if shared.0.is_discarded());
+        if shelf.get(&blob).is_some_and(evicted) {
+            shelf.remove(&blob);
+        }
+        if let Some(shelved) = shelf.get_mut(&blob) {
+            shelved.used = now;
+            return match &shelved.state {
+                ShelfState::Open(shared, _) => {
+                    let stored = Arc::clone(&shared.0);
+                    drop(shelf);
+                    self.give(&stored, Gift { of: None, peer, piece, chosen: false })
+                }
+                ShelfState::Opening => Bind::Wait,
+                ShelfState::Absent => Bind::UnknownBlob,
+            };
+        }
+        if shelf.len() >= MAX_SHELVED {
+            return Bind::Busy;
+        }
+        shelf.insert(blob, Shelved { state: ShelfState::Opening, used: now });
+        drop(shelf);
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move { swarms.shelve(blob).await });
+        Bind::Wait
+    }
+
+    /// Length and piece length of an open blob that has no transfer.
+    fn shelved(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
+        match &self.shelf.lock().get(&blob)?.state {
+            ShelfState::Open(shared, pieces) => Some((shared.0.length(), *pieces)),
+            ShelfState::Opening | ShelfState::Absent => None,
+        }
+    }
+
+    /// Counts bytes of a piece, of whatever blob, that went out to a peer.
+    fn count_sent(&self, to: NodeId, bytes: u64) {
+        let context = &self.house.context;
+        context.metrics.peer_sent_bytes.inc_by(bytes);
+        let tier = self.house.fleet.peer(to).map_or(Tier::Far, |peer| peer.tier);
+        context.tiers.went(tier, bytes);
+    }
+
+    /// Opens a stored blob for peers to fetch.
+    async fn shelve(&self, blob: BlobId) {
+        let stored = self.stored(blob).await.unwrap_or_else(|error| {
+            tracing::warn!(blob = %blob.short(), error = %in_full(&error), "a blob could not be opened for a peer");
+            None
+        });
+        let state = match stored {
+            Some(stored) => {
+                let pieces = stored.manifest().piece_length();
+                ShelfState::Open(Shared::new(stored), pieces)
+            }
+            None => ShelfState::Absent,
+        };
+        let used = self.house.context.now();
+        self.shelf.lock().insert(blob, Shelved { state, used });
+        self.house.sendable.send_replace(());
+    }
+
+    /// Tells a newcomer what lies here of a blob that is not moving any more.
+    pub(super) fn meet_from_shelf(self: &Arc<Self>, blob: BlobId, newcomer: NodeId) {
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            if let Ok(Some(stored)) = swarms.stored(blob).await {
+                // No proof goes with what lies on the shelf, so that there is no use in asking here for hashes.
+                let meet = Message::Meet { blob, held: stored.held(), known: 0, wants: false };
+                swarms.house.fleet.say(newcomer, &meet);
+            }
+        });
+    }
+}
+
+/// A piece that is about to be given. Whoever drops it gives nothing.
+struct Gift {
+    /// The transfer that it is a piece of, if its blob has one.
+    of: Option<Arc<Transfer>>,
+    peer: NodeId,
+    piece: PieceIndex,
+    /// Whether the transfer chose it, and counts it as being sent.
+    chosen: bool,
+}
+
+impl Gift {
+    /// What the peer is given, once the store has said what there is.
+    fn end(mut self, payload: Option<Payload>) -> Bind {
+        let (peer, piece) = (self.peer, self.piece);
+        let chosen = std::mem::take(&mut self.chosen);
+        match (payload, &self.of) {
+            (Some(payload), of) => {
+                if let Some(transfer) = of.as_ref().filter(|_| !chosen) {
+                    transfer.sending(peer, piece);
+                }
+                Bind::Send { piece, payload }
+            }
+            (None, Some(transfer)) => {
+                if chosen {
+                    transfer.not_sent(peer, piece);
+                }
+                transfer.could_not_give(piece);
+                Bind::NotHeld
+            }
+            (None, None) => Bind::NotHeld,
+        }
+    }
+}
+
+impl Drop for Gift {
+    fn drop(&mut self) {
+        if let Some(transfer) = self.of.take().filter(|_| self.chosen) {
+            transfer.not_sent(self.peer, self.piece);
+        }
+    }
+}
+
+fn file(PieceFile { file, range }: PieceFile) -> Payload {
+    let length = u32::try_from(range.len()).expect("at most 16 MiB");
+    Payload::File { file, offset: range.start(), length }
+}
+
+/// A held piece as bytes to send, verified and in memory; `None` if it is not to be had. Waits for the disk.
+fn payload(stored: &dyn StoredBlob, piece: PieceIndex) -> Option<Payload> {
+    match stored.piece_file(piece).ok()? {
+        Some(part) => {
+            warm(stored, &part, part.range).ok()?;
+            Some(file(part))
+        }
+        None => {
+            let mut bytes = Vec::new();
+            stored.read_piece(piece, &mut bytes).ok()?;
+            Some(Payload::Bytes(Bytes::from(bytes)))
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The last piece is here: is the whole what it should be?
+//!
+//! Every piece was checked against the manifest, so the root over the manifest is the root of what is held. What is
+//! left to show is that the manifest is the right one. The lead shows it by the origin's own digest, while it reads if
+//! it can, and tells its members root and digest; a member compares its root with the lead's. So SHA-256, the dearest
+//! step of all, is computed once for the fleet. A member whose lead is gone, or that was told to trust nobody
+//! (`verify_whole`), computes it itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_api::Role;
+use darter_api::{Checked, CheckedBy};
+use darter_core::{Digest, in_full};
+use darter_origin::ErrorKind;
+use darter_store::StoreError;
+use darter_wire::{Message, Verdict};
+
+use super::Transfer;
+use crate::error::FetchError;
+
+/// How long the end waits for pieces that are stored and not counted yet.
+const COUNTING_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Transfer {
+    /// Checks the whole and seals it, or throws it away.
+    pub(super) async fn finish(self: Arc<Self>) {
+        self.all_counted().await;
+        match self.check_whole().await {
+            Ok((verdict, by)) => self.seal(verdict, by).await,
+            Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions() {
+                Some(changed) => self.supersede(changed).await,
+                None => self.dissolve(error).await,
+            },
+            Err(FetchError::Origin(failure)) if failure.kind == ErrorKind::Contradicted => {
+                self.dissolve(FetchError::Origin(failure)).await;
+            }
+            Err(error) => self.unchecked(&error),
+        }
+        self.state.lock().course.check_ended();
+        self.kick.notify_one();
+    }
+
+    /// Waits until the journal has every piece: a duplicate can report the piece as held before the first copy is in the journal, and
+    /// the journal of a complete blob should be complete.
+    async fn all_counted(&self) {
+        let mut changed = self.changed.subscribe();
+        let counted =
+            async { while self.counted_pieces() < self.stored.prefix() && changed.changed().await.is_ok() {} };
+        // What a former transfer of this blob stored at its very end is in no journal.
+        let _ = tokio::time::timeout(COUNTING_TIMEOUT, counted).await;
+    }
+
+    fn counted_pieces(&self) -> u32 {
+        self.state.lock().journal.pieces()
+    }
+
+    /// The whole could not be checked. What was found damaged on the way is fetched, then this comes again; where
+    /// nothing is missing, trying again would find the same.
+    fn unchecked(self: &Arc<Self>, error: &FetchError) {
+        self.note(format!("checking the whole: {}", in_full(error)));
+        self.note_losses();
+        // What was missing then may have come by now; the check of the whole is done again in any case.
+        let was_missing = matches!(error, FetchError::Store(error)
+            if matches!(**error, StoreError::Incomplete { .. } | StoreError::NotHeld { .. }));
+        if was_missing {
+            self.fetch_missing();
+        } else if self.pieces() == Some(self.stored.held().len()) {
+            self.give_up(error);
+        }
+    }
+
+    async fn check_whole(self: &Arc<Self>) -> Result<(Verdict, CheckedBy), FetchError> {
+        let root = self
+            .manifest()
+            .root()
+            .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
+        let (verdict, by) = {
+            let state = self.state.lock();
+            (state.verdict.clone(), state.checked_by)
+        };
+        let expected = self.digest();
+        let has_verdict = verdict.is_some();
+        let agrees = |verdict: &Verdict| verdict.root == root && (expected.is_none() || verdict.digest == expected);
+        let vouched = verdict.filter(agrees);
+        if has_verdict && vouched.is_none() {
+            self.note("the lead's verdict is about other bytes; checking the whole here");
+        }
+        if let Some(verdict) = vouched.filter(|_| !self.context.options.verify_whole) {
+            return Ok((verdict, by));
+        }
+        let rest = self.hash_rest().await?;
+        let streamed = rest.or_else(|| self.state.lock().streamed_digest.take());
+        let Some(expected) = expected else { return Ok((Verdict { root, digest: streamed }, CheckedBy::Here)) };
+        let got = match streamed {
+            Some(digest) => digest,
+            None => self.hash_whole(expected).await?,
+        };
+        if got != expected {
+            let from = String::new();
+            return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into(), from });
+        }
+        Ok((Verdict { root, digest: Some(expected) }, CheckedBy::Here))
+    }
+
+    /// The digests of the whole that were checked, of a complete blob.
+    pub(crate) fn checked(&self) -> Vec<Checked> {
+        let state = self.state.lock();
+        let verdict = state.verdict.as_ref().filter(|_| state.is_complete());
+        let digest = verdict.and_then(|verdict| verdict.digest);
+        digest.into_iter().map(|digest| Checked { digest, by: state.checked_by }).collect()
+    }
+
+    async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
+        let stored = Arc::clone(&self.stored);
+        Ok(self.context.disk.run(move || stored.hash_whole(&like)).await?)
+    }
+
+    async fn seal(self: &Arc<Self>, verdict: Verdict, by: CheckedBy) {
+        let stored = Arc::clone(&self.stored);
+        let root = verdict.root;
+        if let Err(error) = self.context.disk.run(move || stored.seal(root)).await {
+            return self.unchecked(&error.into());
+        }
+        let now = self.context.now();
+        {
+            let mut state = self.state.lock();
+            if !state.course.completes() {
+                // It failed, or is thrown away, though its pieces are right.
+                return;
+            }
+            state.journal.completed(now, verdict.digest);
+            state.verdict = Some(verdict);
+            state.checked_by = by;
+        }
+        self.context.setbacks.clear(self.setback_key());
+        self.changed.send_replace(());
+        self.sendable.send_replace(());
+        self.may_rest();
+        if self.context.options.role == Role::Node && self.digest().is_some() && !self.stored.passes() {
+            for seed in self.fleet.seeds() {
+                self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });
+            }
+        }
+        let (archive, explanation) = (self.context.archive.clone(), self.explain());
+        if let Err(error) = self.context.disk.run(move || archive.keep(&explanation)).await {
+            tracing::warn!(blob = %self.blob.short(), error = %in_full(&error), "the explanation could not be written down");
+        }
+        tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");
+    }
+}

@@ -1,0 +1,351 @@
+//! What happened to one blob on this agent: who gave each piece, and the events worth telling. This is what
+//! `darter explain` prints.
+//!
+//! Kept in memory while the transfer lives, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
+//! or the agent drains, so that a later run still knows. The file is a convenience: losing it loses no data.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use darter_api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic, Wait};
+use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
+use darter_store::{Dir, StoreError};
+
+/// Most events kept of one transfer; later ones are counted only.
+const MAX_EVENTS: usize = 200;
+
+const DIRECTORY: &str = "explain";
+
+/// Shorter waits are not told.
+const MIN_TOLD_WAIT: Duration = Duration::from_millis(100);
+
+/// The record of one transfer.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    name: String,
+    digest: Option<Digest>,
+    began: Moment,
+    began_unix: u64,
+    complete: Option<Moment>,
+    givers: Vec<Giver>,
+    by_piece: HashMap<PieceIndex, u16>,
+    traffic: Traffic,
+    events: Vec<ExplainedEvent>,
+    unsaid: usize,
+    /// For how long readers waited for each giver (by number), and for the check of the whole (`None`).
+    waits: HashMap<Option<u16>, Duration>,
+    /// Until when waiting was counted: readers that wait at the same time are counted once.
+    waited_until: Moment,
+    given: HashMap<u16, Given>,
+    max_lag: u64,
+}
+
+/// What one giver gave.
+#[derive(Debug)]
+struct Given {
+    bytes: u64,
+    first: Moment,
+    last: Moment,
+}
+
+impl Journal {
+    /// A journal that begins now. `held` are the pieces an earlier run left on the disk.
+    pub(crate) fn new(name: String, digest: Option<Digest>, now: Moment, unix: u64, held: &PieceSet) -> Self {
+        let mut journal = Self {
+            name,
+            digest,
+            began: now,
+            began_unix: unix,
+            complete: None,
+            givers: Vec::new(),
+            by_piece: HashMap::new(),
+            traffic: Traffic::default(),
+            events: Vec::new(),
+            unsaid: 0,
+            waits: HashMap::new(),
+            waited_until: now,
+            given: HashMap::new(),
+            max_lag: 0,
+        };
+        let disk = journal.giver(Giver::Disk);
+        journal.by_piece.extend(held.iter().map(|piece| (piece, disk)));
+        journal
+    }
+
+    /// A piece came in and was verified.
+    pub(crate) fn gave(&mut self, piece: PieceIndex, bytes: u64, from: Giver, now: Moment) {
+        match from {
+            Giver::Origin => self.traffic.from_origin += bytes,
+            Giver::Seed { .. } => self.traffic.from_seed += bytes,
+            Giver::Peer { .. } => self.traffic.from_peers += bytes,
+            Giver::Disk => {}
+        }
+        let giver = self.giver(from);
+        self.by_piece.insert(piece, giver);
+        let given = self.given.entry(giver).or_insert(Given { bytes: 0, first: now, last: now });
+        given.bytes += bytes;
+        given.last = now;
+    }
+
+    /// So many bytes lie behind a piece that lacks.
+    pub(crate) fn lagged(&mut self, bytes: u64) {
+        self.max_lag = self.max_lag.max(bytes);
+    }
+
+    /// A reader waited for a piece from `since` on, and has it now. The last piece waits for the check of the whole as well.
+    pub(crate) fn waited(&mut self, piece: PieceIndex, since: Moment, is_last: bool, now: Moment) {
+        let since = since.max(self.waited_until);
+        self.waited_until = now.max(since);
+        let Some(giver) = self.by_piece.get(&piece).copied() else { return };
+        let came = self.given.get(&giver).filter(|_| is_last).map_or(now, |given| given.last).min(now);
+        *self.waits.entry(Some(giver)).or_default() += came.since(since);
+        *self.waits.entry(None).or_default() += now.since(since.max(came));
+    }
+
+    fn told_waits(&self) -> Vec<Wait> {
+        let told = |(giver, waited): (&Option<u16>, &Duration)| {
+            let from = giver.map(|giver| self.givers[usize::from(giver)].clone());
+            let given = giver.and_then(|giver| self.given.get(&giver));
+            let rate = given.and_then(|given| {
+                // From when it was asked: of a single piece there is no other span.
+                let began = if given.first == given.last { self.began } else { given.first };
+                let span = given.last.since(began).as_secs_f64();
+                (span > 0.0).then(|| (given.bytes as f64 / span) as u64)
+            });
+            Wait { from, seconds: waited.as_secs_f64(), rate }
+        };
+        let mut waits: Vec<_> = self.waits.iter().filter(|(_, waited)| **waited >= MIN_TOLD_WAIT).map(told).collect();
+        waits.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+        waits
+    }
+
+    /// How many pieces it knows the giver of.
+    pub(crate) fn pieces(&self) -> u32 {
+        u32::try_from(self.by_piece.len()).expect("a blob has fewer than 2^32 pieces")
+    }
+
+    /// Bytes went out to a peer.
+    pub(crate) const fn sent(&mut self, bytes: u64) {
+        self.traffic.to_peers += bytes;
+    }
+
+    /// Bytes were served to a program of this host.
+    pub(crate) const fn served(&mut self, bytes: u64) {
+        self.traffic.to_local += bytes;
+    }
+
+    /// Something worth telling happened.
+    pub(crate) fn note(&mut self, now: Moment, what: impl Into<String>) {
+        if self.events.len() >= MAX_EVENTS {
+            self.unsaid += 1;
+            return;
+        }
+        self.events.push(ExplainedEvent { at: now.since(self.began).as_secs_f64(), what: what.into() });
+    }
+
+    /// The blob is complete, and has this digest, if that is known.
+    pub(crate) fn completed(&mut self, now: Moment, digest: Option<Digest>) {
+        self.digest = digest.or(self.digest);
+        if self.complete.is_none() {
+            self.complete = Some(now);
+        }
+    }
+
+    /// Seconds from the request until now, or until complete.
+    pub(crate) fn elapsed(&self, now: Moment) -> f64 {
+        self.complete.unwrap_or(now).since(self.began).as_secs_f64()
+    }
+
+    /// Bytes so far, by where they came from.
+    pub(crate) const fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Whether bytes came in during this run: else an earlier run's record says more.
+    pub(crate) const fn has_history(&self) -> bool {
+        self.traffic.from_origin + self.traffic.from_seed + self.traffic.from_peers > 0 || self.complete.is_none()
+    }
+
+    /// What the blob was asked for as.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole record.
+    pub(crate) fn explain(&self, blob: BlobId, manifest: &Manifest) -> Explanation {
+        let mut pieces: Vec<_> = self.by_piece.iter().map(|(&piece, &giver)| (piece, giver)).collect();
+        pieces.sort_unstable_by_key(|(piece, _)| *piece);
+        let mut ranges: Vec<ExplainedRange> = Vec::new();
+        for (piece, giver) in pieces {
+            let Some(bytes) = manifest.piece_range(piece) else { continue };
+            let from = &self.givers[usize::from(giver)];
+            match ranges.last_mut() {
+                Some(last) if last.end == bytes.start() && last.from == *from => last.end = bytes.end(),
+                _ => ranges.push(ExplainedRange { start: bytes.start(), end: bytes.end(), from: from.clone() }),
+            }
+        }
+        let mut events = self.events.clone();
+        if self.unsaid > 0 {
+            let at = events.last().map_or(0.0, |event| event.at);
+            events.push(ExplainedEvent { at, what: format!("and {} more events", self.unsaid) });
+        }
+        Explanation {
+            blob,
+            name: self.name.clone(),
+            digest: self.digest,
+            root: manifest.root().map(|root| root.to_string()),
+            length: manifest.length(),
+            started: self.began_unix,
+            seconds: self.complete.map(|end| end.since(self.began).as_secs_f64()),
+            traffic: self.traffic,
+            ranges,
+            events,
+            waits: self.told_waits(),
+            max_lag_bytes: self.max_lag,
+            waiting: None,
+        }
+    }
+
+    fn giver(&mut self, giver: Giver) -> u16 {
+        if let Some(at) = self.givers.iter().position(|known| *known == giver) {
+            return at as u16;
+        }
+        // A transfer with 65,535 givers lumps the rest with the last one; the bytes are counted right all the same.
+        if self.givers.len() < usize::from(u16::MAX) {
+            self.givers.push(giver);
+        }
+        (self.givers.len() - 1) as u16
+    }
+}
+
+/// Where explanations of ended transfers are kept.
+#[derive(Clone, Debug)]
+pub struct Archive(Dir);
+
+impl Archive {
+    /// Opens the archive of a data directory. Blocking.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let dir = Dir::open(data_dir)?;
+        let explain = dir.sub_or_anew(DIRECTORY);
+        explain.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
+    }
+
+    /// Writes an explanation down, replacing an earlier one whole.
+    pub fn keep(&self, explanation: &Explanation) -> io::Result<()> {
+        let (name, fresh) = (name_of(explanation.blob), fresh_name_of(explanation.blob));
+        self.0.replace(&name, &fresh, &[&serde_json::to_vec(explanation)?], false)
+    }
+
+    /// The explanation kept of a blob, if there is a readable one.
+    pub fn recall(&self, blob: BlobId) -> Option<Explanation> {
+        serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
+    }
+
+    /// Forgets all but these blobs: what was evicted needs no explanation any more. What has another name than an explanation
+    /// may be a newer version's, and stays.
+    pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
+        for name in self.0.names()? {
+            let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };
+            let is_whole = name == name_of(blob);
+            if !is_whole && name != fresh_name_of(blob) {
+                continue;
+            }
+            let known = is_whole && blobs.contains(&blob);
+            // Looked at, so that what an older release left open to others is closed to them.
+            if (!known || !self.0.look(&name).is_ok_and(|look| look.is_some()))
+                && let Err(error) = self.0.remove(&name)
+            {
+                tracing::warn!(path = %self.0.path_of(&name).display(), %error, "an old explanation can't be removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a blob.
+    pub fn forget(&self, blob: BlobId) {
+        // Nothing to forget is as good as forgotten.
+        let _ = self.0.remove(name_of(blob));
+    }
+}
+
+/// What is written under this name is no explanation yet.
+fn fresh_name_of(blob: BlobId) -> String {
+    format!("{blob}.new")
+}
+
+fn name_of(blob: BlobId) -> String {
+    format!("{blob}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use darter_core::{NodeId, PieceHash, PieceLength};
+
+    use super::*;
+
+    #[test]
+    fn neighbouring_pieces_of_one_giver_are_one_range() {
+        let length = PieceLength::from_log2(14).unwrap();
+        let mut manifest = Manifest::new(length, Some(60_000));
+        manifest.extend(0, &[PieceHash([0; 32]); 4]).unwrap();
+        let start = Moment::from_micros(5);
+        let mut journal = Journal::new("x".into(), None, start, 7, &[PieceIndex(3)].into_iter().collect());
+        let peer = Giver::Peer { node: NodeId([1; 16]), addr: "10.0.0.1:7400".into() };
+        journal.gave(PieceIndex(1), 16_384, peer.clone(), start);
+        journal.gave(PieceIndex(0), 16_384, peer.clone(), start);
+        journal.gave(PieceIndex(2), 16_384, Giver::Origin, start);
+        journal.lagged(16_384);
+        journal.lagged(0);
+        journal.completed(start + Duration::from_secs(2), None);
+        let told = journal.explain(BlobId([0; 32]), &manifest);
+        assert_eq!(
+            told.ranges,
+            [
+                ExplainedRange { start: 0, end: 32_768, from: peer },
+                ExplainedRange { start: 32_768, end: 49_152, from: Giver::Origin },
+                ExplainedRange { start: 49_152, end: 60_000, from: Giver::Disk },
+            ]
+        );
+        assert_eq!((told.traffic.from_peers, told.traffic.from_origin), (32_768, 16_384));
+        assert_eq!((told.seconds, told.max_lag_bytes), (Some(2.0), 16_384));
+    }
+
+    #[test]
+    fn waiting_is_told_by_who_was_waited_for_and_counted_once() {
+        let at = |seconds| Moment::ZERO + Duration::from_secs(seconds);
+        let mut journal = Journal::new("x".into(), None, at(0), 7, &PieceSet::new());
+        let seed = Giver::Seed { node: NodeId([1; 16]), addr: "10.0.0.2:7400".into() };
+        journal.gave(PieceIndex(0), 10_000_000, seed.clone(), at(10));
+        journal.waited(PieceIndex(0), at(0), false, at(10));
+        journal.gave(PieceIndex(1), 25_000_000, seed.clone(), at(20));
+        // Two readers at the same time.
+        journal.waited(PieceIndex(1), at(10), false, at(20));
+        journal.waited(PieceIndex(1), at(12), false, at(20));
+        journal.gave(PieceIndex(2), 0, seed.clone(), at(20));
+        journal.waited(PieceIndex(2), at(20), true, at(21));
+        let told = journal.explain(BlobId([0; 32]), &Manifest::new(PieceLength::UNKNOWN_BLOB, None)).waits;
+        let seed = Wait { from: Some(seed), seconds: 20.0, rate: Some(3_500_000) };
+        assert_eq!(told, [seed, Wait { from: None, seconds: 1.0, rate: None }]);
+    }
+
+    #[test]
+    fn an_explanation_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::open(dir.path()).unwrap();
+        let blob = BlobId([9; 32]);
+        assert!(archive.recall(blob).is_none());
+        let journal = Journal::new("y".into(), None, Moment::ZERO, 7, &PieceSet::new());
+        let manifest = Manifest::new(PieceLength::UNKNOWN_BLOB, None);
+        archive.keep(&journal.explain(blob, &manifest)).unwrap();
+        assert_eq!(archive.recall(blob).unwrap().name, "y");
+        archive.keep_only(&HashSet::from([blob])).unwrap();
+        assert!(archive.recall(blob).is_some());
+        archive.keep_only(&HashSet::new()).unwrap();
+        assert!(archive.recall(blob).is_none());
+        archive.forget(blob);
+    }
+}

@@ -1,0 +1,654 @@
+//! One blob on its way: what this agent holds and wants of it, who leads its swarm, and what happens next.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | this one | [`Transfer`] and its state; what it tells about itself |
+//! | `drive` | the task that does what the picker and the lead decide |
+//! | `member` | what the lead and the neighbours say |
+//! | `leading` | being the lead: members, late-bound pieces |
+//! | `electing` | finding another lead, handing back |
+//! | `reading` | the lead reads the origin, once for everybody |
+//! | `beside` | further connections to an origin that gives several more than one |
+//! | `manners` | what is known of origins from other blobs: which want one connection |
+//! | `through` | an answer that is read to its end, and compared with what is here |
+//! | `whole` | the digest of the whole, while pieces come in any order |
+//! | `callers` | whose credentials the origin is read with |
+//! | `anew` | an origin that can't be continued is read from its start, and compared |
+//! | [`turns`] | which blobs' pieces are read now |
+//! | `finish` | the last piece is here: is the whole what it should be? |
+//! | `declared` | what a later answer of the origin declares of the whole |
+//! | `dissolve` | it is not: away with it, and whose fault is it? |
+//! | `passing` | a blob that does not fit: what of it is still needed |
+//! | [`rest`] | when the blob may be evicted though the transfer stays |
+//! | [`stream`] | verified bytes in order, for whoever asked |
+//! | `handing` | verified bytes in any order, for whoever keeps a file |
+//! | [`journal`] | what happened, for `darter explain` |
+//! | [`meter`] | a rate over the last second or so |
+//! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
+//! | `hashes` | hashes are told, proven, passed on |
+//! | `wants` | what of it is wanted: everything, or what a few readers wait for |
+//! | `view` | what moves between whom, for `darter top` |
+//!
+//! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
+//!
+//! Decisions are made by `darter_swarm`'s `Session` and `Books`, under one lock and without I/O; everybody who learns
+//! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
+//! order: a Meet before a Have, a lead's hashes in the order of the pieces. Only questions are answered by whoever hears them.
+//!
+//! Lock order: a transfer's state, then the fleet's. Nothing is said to a peer with any lock held: a peer found gone is
+//! told to every transfer. The store is never called with the state locked, except for its
+//! questions that don't touch the disk.
+
+mod anew;
+mod beside;
+mod callers;
+mod declared;
+pub(crate) mod dissolve;
+pub(crate) mod drive;
+mod electing;
+pub(crate) mod finish;
+mod handing;
+mod hashes;
+pub mod journal;
+pub(crate) mod leading;
+pub mod manners;
+pub(crate) mod member;
+pub mod meter;
+mod parts;
+pub(crate) mod passing;
+pub(crate) mod reading;
+pub mod rest;
+pub mod stream;
+mod through;
+pub mod turns;
+mod upkeep;
+pub mod view;
+mod wants;
+mod whole;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use darter_api::Role;
+use darter_api::{self as api, CheckedBy, Giver};
+use darter_core::source::Credentials;
+use darter_core::{
+    BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version, in_full,
+};
+use darter_fleet::Fleet;
+use darter_origin::{Reading, Requester};
+use darter_store::StoredBlob;
+use darter_swarm::leadership::trace::Trace;
+use darter_swarm::{Came, Course, Event, Hashes, Leadership, Phase, Picker, RequestId, Session, Tuning};
+use darter_wire::{Message, Verdict, Wanted};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::callers::Callers;
+use self::handing::Losses;
+use self::journal::Journal;
+use self::leading::Leading;
+use self::passing::Positions;
+use self::rest::Rest;
+use self::upkeep::Upkeep;
+use self::view::Flows;
+use self::wants::Wants;
+use self::whole::Whole;
+use crate::context::{Context, Fetching};
+use crate::error::FetchError;
+use crate::joins::Joins;
+
+/// Parts of the map that [`Transfer::progress`] tells.
+const MAP_PARTS: u32 = 64;
+
+pub(crate) use darter_swarm::Leader as Lead;
+
+/// How a transfer ended, or that it has not.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It goes on.
+    Open,
+    /// Everything is held and the whole was checked.
+    Complete,
+    /// It can't go on.
+    Failed(FetchError),
+}
+
+/// One blob on its way. See the module's text.
+pub struct Transfer {
+    pub(crate) context: Arc<Context>,
+    pub(crate) fleet: Arc<Fleet>,
+    joins: Arc<Joins>,
+    tasks: TaskTracker,
+    /// The blob.
+    pub blob: BlobId,
+    /// Where it comes from.
+    pub source: Source,
+    /// The state of the source that its bytes are.
+    pub version: Version,
+    /// What of it is here.
+    pub stored: Arc<dyn StoredBlob>,
+    /// How long its pieces are.
+    pub piece_length: PieceLength,
+    state: Mutex<State>,
+    /// How far the whole was hashed.
+    whole: Whole,
+    /// Wakes the driver.
+    kick: Notify,
+    /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
+    changed: watch::Sender<()>,
+    /// The same for the whole agent: wakes whoever waits for something to send.
+    sendable: watch::Sender<()>,
+    readers: AtomicUsize,
+    rest: Rest,
+    /// Ends the driver.
+    closed: CancellationToken,
+}
+
+pub(crate) struct State {
+    session: Session,
+    /// The lead's work, while this agent does it.
+    leading: Option<Leading>,
+    callers: Callers,
+    /// For whom the origin is read: who may have the least read.
+    requester: Requester,
+    /// Requests under way.
+    asked: HashMap<RequestId, Asked>,
+    verdict: Option<Verdict>,
+    /// Who checked that the whole is what the verdict says; nobody yet while it is not complete.
+    checked_by: CheckedBy,
+    /// The whole's digest, where it could be computed while the origin was read.
+    streamed_digest: Option<Digest>,
+    /// Whether a task reads the origin, and whether one reads what somebody waits for.
+    reading: bool,
+    on_errands: bool,
+    /// Which connections read it besides, by their number.
+    beside: BTreeSet<u8>,
+    /// Before this nobody asks the origin for anything: it asked for a pause.
+    origin_rests: Moment,
+    /// Whether the origin refuses the credentials of every caller.
+    is_shut_out: bool,
+    /// Whether pieces of an answer that may be of another version stand beside pieces that were not compared with it yet.
+    compares: bool,
+    /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
+    in_order_only: bool,
+    whole_answer: Option<Reading>,
+    wants: Wants,
+    /// Whether the lead, or the last one that was another agent, is a seed: what it says is believed.
+    follows_seed: bool,
+    upkeep: Upkeep,
+    /// Whether parts of several of the origin's answers were put together.
+    joined_parts: bool,
+    course: Course,
+    /// Why it failed, if it did.
+    failure: Option<FetchError>,
+    /// Counts this transfer among those that fetch.
+    fetching: Option<Fetching>,
+    journal: Journal,
+    flows: Flows,
+    /// When a peer was last sent a piece.
+    last_sent: Option<Moment>,
+    /// Where the readers of this host stand.
+    positions: Positions,
+    losses: Losses,
+}
+
+/// A request under way.
+struct Asked {
+    of: NodeId,
+    wanted: Wanted,
+    /// Bytes of the answer that had come when last looked.
+    arrived: u32,
+}
+
+impl State {
+    /// How many are in the swarm, as far as is known here.
+    fn members(&self) -> u32 {
+        let members = self.leading.as_ref().map_or(self.session.met().len(), Leading::member_count);
+        u32::try_from(members).unwrap_or(u32::MAX)
+    }
+
+    /// The lead says what the whole must be.
+    fn told_verdict(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+        self.checked_by = CheckedBy::Lead;
+    }
+
+    /// How it stands.
+    fn outcome(&self) -> Outcome {
+        match (&self.failure, self.is_complete()) {
+            (Some(error), _) => Outcome::Failed(error.clone()),
+            (None, true) => Outcome::Complete,
+            (None, false) => Outcome::Open,
+        }
+    }
+
+    /// Whether everything is held and the whole was checked.
+    fn is_complete(&self) -> bool {
+        self.course.phase() == Phase::Complete
+    }
+
+    /// Who leads.
+    const fn lead(&self) -> Lead {
+        self.session.leader()
+    }
+
+    /// Another lead, or none: nothing is known to it, and it has its own time.
+    fn lead_changed(&mut self, now: Moment) {
+        self.wants.lead_changed();
+        self.upkeep.follows(now);
+    }
+}
+
+/// Whom of the two less may be read for.
+const fn narrower(one: Requester, other: Requester) -> Requester {
+    match (one, other) {
+        (Requester::Named, _) | (_, Requester::Named) => Requester::Named,
+        (Requester::Elsewhere, _) | (_, Requester::Elsewhere) => Requester::Elsewhere,
+        (Requester::Here, Requester::Here) => Requester::Here,
+    }
+}
+
+/// What all transfers of an agent share.
+pub struct House {
+    /// What every part of the agent shares.
+    pub context: Arc<Context>,
+    /// The agents that it is connected with.
+    pub fleet: Arc<Fleet>,
+    /// Its questions to leads.
+    pub joins: Arc<Joins>,
+    /// What runs for it.
+    pub tasks: TaskTracker,
+    /// Marked as changed when there may be more to send.
+    pub sendable: watch::Sender<()>,
+}
+
+/// What a transfer begins with.
+pub(crate) struct Beginning {
+    pub(crate) source: Source,
+    pub(crate) version: Version,
+    pub(crate) credentials: Credentials,
+    pub(crate) requester: Requester,
+    pub(crate) stored: Arc<dyn StoredBlob>,
+    /// Whether all of it is wanted, or parts alone.
+    pub(crate) everything: bool,
+}
+
+impl Transfer {
+    /// A transfer that nobody leads yet, with a driver of its own.
+    pub(crate) async fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
+        let House { context, fleet, joins, tasks, sendable } = house;
+        let Beginning { source, version, credentials, requester, stored, everything } = beginning;
+        let root = stored.manifest().root().filter(|_| stored.is_complete());
+        let digest = match (source.digest(), root) {
+            // Of content without a digest of its own, the one that was found when it came.
+            (None, Some(root)) => recalled(context, stored.id(), root).await,
+            (digest, _) => digest,
+        };
+        let verdict = root.map(|root| Verdict { root, digest });
+        let now = context.now();
+        let held = stored.held();
+        let manifest = stored.manifest();
+        let blob = stored.id();
+        let seed = random_seed(&context.me, blob);
+        let mut hashes =
+            Hashes::new(blob, manifest.piece_length(), manifest.hashes(), seed as usize, Tuning::default());
+        if let Some(total) = manifest.piece_count() {
+            hashes.set_total(total);
+        }
+        let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), Tuning::default(), seed);
+        for known in manifest.known().runs().chain(std::iter::once(0..0)) {
+            picker.handle(Event::ManifestGrew { known, total: manifest.piece_count() }, now);
+        }
+        picker.handle(Event::Wants(everything), now);
+        for piece in held.iter() {
+            picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
+        }
+        let mut journal = Journal::new(source.to_string(), source.digest(), now, context.unix(), &held);
+        let complete = verdict.is_some();
+        if complete {
+            journal.completed(now, verdict.as_ref().and_then(|verdict| verdict.digest));
+        } else if !held.is_empty() {
+            journal.note(now, format!("resumed with {} of {:?} pieces held", held.len(), manifest.piece_count()));
+        }
+        let mut leadership = Leadership::new(context.me, source.key(), blob, context.options.role == Role::Node);
+        if context.records {
+            leadership.record();
+        }
+        let state = State {
+            session: Session::new(context.me, picker, leadership, hashes, Tuning::default()),
+            leading: None,
+            callers: Callers::new(credentials),
+            requester,
+            asked: HashMap::new(),
+            verdict,
+            checked_by: CheckedBy::Earlier,
+            streamed_digest: None,
+            reading: false,
+            on_errands: false,
+            beside: BTreeSet::new(),
+            origin_rests: Moment::ZERO,
+            is_shut_out: false,
+            compares: false,
+            in_order_only: false,
+            whole_answer: None,
+            wants: Wants::new(everything),
+            follows_seed: true,
+            upkeep: Upkeep::new(now),
+            joined_parts: false,
+            fetching: None,
+            course: Course::new(complete),
+            failure: None,
+            journal,
+            flows: Flows::default(),
+            last_sent: None,
+            positions: Positions::default(),
+            losses: Losses::default(),
+        };
+        let transfer = Arc::new(Self {
+            context: Arc::clone(context),
+            fleet: Arc::clone(fleet),
+            joins: Arc::clone(joins),
+            tasks: tasks.clone(),
+            blob,
+            source,
+            version,
+            stored,
+            piece_length: manifest.piece_length(),
+            state: Mutex::new(state),
+            whole: Whole::default(),
+            kick: Notify::new(),
+            changed: watch::channel(()).0,
+            sendable: sendable.clone(),
+            readers: AtomicUsize::new(0),
+            rest: Rest::default(),
+            closed: CancellationToken::new(),
+        });
+        transfer.note_passing(&mut transfer.state.lock());
+        drive::start(&transfer);
+        transfer
+    }
+
+    /// Ends the driver; the transfer does nothing more by itself.
+    pub fn close(&self) {
+        self.closed.cancel();
+        self.changed.send_replace(());
+    }
+
+    /// Whether it was ended here.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Marked as changed when pieces, hashes or the outcome change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether anybody waits for it, here or elsewhere.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.has_readers() || self.is_leading_others()
+    }
+
+    /// How it stands.
+    pub fn outcome(&self) -> Outcome {
+        self.state.lock().outcome()
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.state.lock().is_complete()
+    }
+
+    /// Whether somebody has checked the whole.
+    pub(crate) fn has_verdict(&self) -> bool {
+        self.state.lock().verdict.is_some()
+    }
+
+    /// Who leads.
+    pub(crate) fn lead(&self) -> Lead {
+        self.state.lock().lead()
+    }
+
+    /// What was decided about who leads, if that is recorded.
+    pub fn decisions(&self) -> Option<Trace> {
+        self.state.lock().session.leadership.trace()
+    }
+
+    /// Says good-bye to the swarm and ends the driver.
+    pub(crate) fn leave(&self) {
+        let (lead, met) = {
+            let state = self.state.lock();
+            (state.lead(), state.session.met().clone())
+        };
+        if let Lead::Node(lead) = lead {
+            self.fleet.say(lead, &Message::Leave { blob: self.blob });
+        }
+        for node in met {
+            self.fleet.say(node, &Message::Part { blob: self.blob });
+        }
+        self.close();
+    }
+
+    /// Whether this agent leads others, not only itself.
+    pub(crate) fn is_leading_others(&self) -> bool {
+        self.state.lock().leading.as_ref().is_some_and(|leading| leading.member_count() > 1)
+    }
+
+    /// Whether there is something to tell of how it came here in this run.
+    pub fn has_history(&self) -> bool {
+        self.state.lock().journal.has_history()
+    }
+
+    /// Whether somebody on this host reads it now.
+    pub fn has_readers(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Writes something worth telling into the journal.
+    pub(crate) fn note(&self, what: impl Into<String>) {
+        let what = what.into();
+        tracing::debug!(blob = %self.blob.short(), what, "transfer");
+        self.state.lock().journal.note(self.context.now(), what);
+    }
+
+    /// A caller who may read this brings credentials: they serve the origin if there are none, or if nothing is under way;
+    /// else when those in use are refused.
+    pub(crate) fn offer_credentials(&self, source: &Source, credentials: &Credentials) {
+        if self.source != *source {
+            return;
+        }
+        let mut state = self.state.lock();
+        let is_idle = state.callers.current().headers.is_empty() || !state.course.is_open();
+        if is_idle && !credentials.headers.is_empty() {
+            state.callers.renew(credentials.clone());
+        } else {
+            state.callers.keep(credentials.clone());
+        }
+    }
+
+    /// Somebody else wants it: from now on the origin is read as may be read for this one, too.
+    pub(crate) fn is_asked_by(&self, requester: Requester) {
+        let mut state = self.state.lock();
+        state.requester = narrower(state.requester, requester);
+    }
+
+    /// A newer caller's credentials serve the origin from now on. Only those for the very source that is read: another
+    /// registry must not be shown them.
+    pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
+        if self.source == *source {
+            self.state.lock().callers.renew(credentials);
+        }
+    }
+
+    /// Tells the picker, and lets the driver act on it.
+    pub(crate) fn tell(&self, event: Event) {
+        let now = self.context.now();
+        self.state.lock().session.picker.handle(event, now);
+        self.kick.notify_one();
+    }
+
+    /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
+    pub(crate) fn fail(&self, error: FetchError) {
+        let mut state = self.state.lock();
+        if state.course.is_open() {
+            self.end(&mut state, error);
+        }
+    }
+
+    /// Ends the transfer whatever it came to before.
+    fn end_with(&self, error: FetchError) {
+        self.end(&mut self.state.lock(), error);
+    }
+
+    fn end(&self, state: &mut State, error: FetchError) {
+        state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
+        state.course.fails();
+        state.failure = Some(error);
+        self.kick.notify_one();
+        self.changed.send_replace(());
+    }
+
+    /// A verified piece is in the store.
+    pub(crate) fn stored_piece(&self, piece: PieceIndex, bytes: u64, request: Option<RequestId>, from: Giver) {
+        let now = self.context.now();
+        {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            if let Some(request) = request {
+                state.asked.remove(&request);
+            }
+            self.note_passing(state);
+            state.upkeep.moved(now);
+            state.flows.came(now, bytes, &from);
+            let came = Came { piece, bytes, request, from: from.node() };
+            state.journal.gave(piece, bytes, from, now);
+            state.session.stored(came, state.leading.as_mut().map(Leading::books), now);
+            let lag = u64::from(state.session.picker.lag()) * self.piece_length.bytes();
+            state.journal.lagged(lag);
+            if let Some(leading) = &state.leading {
+                leading.replan();
+            }
+        }
+        self.kick.notify_one();
+        self.changed.send_replace(());
+        self.sendable.send_replace(());
+    }
+
+    /// Bytes went out to a peer.
+    pub(crate) fn count_sent(&self, to: NodeId, bytes: u64) {
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        state.journal.sent(bytes);
+        state.last_sent = Some(now);
+        state.flows.went(now, bytes, to);
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> api::Progress {
+        let now = self.context.now();
+        let held = self.stored.held();
+        let held_bytes = self.stored.held_bytes();
+        let (length, pieces) = (self.stored.length(), self.pieces());
+        let mut state = self.state.lock();
+        api::Progress {
+            blob: self.blob,
+            name: state.journal.name().to_owned(),
+            length,
+            piece_length: self.piece_length.bytes(),
+            pieces,
+            held: held.len(),
+            held_bytes,
+            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.prefix()), MAP_PARTS),
+            rate: state.flows.rate(now),
+            complete: state.is_complete(),
+            elapsed: state.journal.elapsed(now),
+            traffic: state.journal.traffic(),
+            waiting: self.context.pauses.of(&self.source).map(|pause| view::waiting_for(&self.source, pause)),
+        }
+    }
+
+    /// One line for `status`.
+    pub fn status(&self) -> api::SwarmStatus {
+        let progress = self.progress();
+        let now = self.context.now();
+        let mut state = self.state.lock();
+        let sent_rate = state.flows.sent_rate(now);
+        api::SwarmStatus {
+            blob: self.blob,
+            leads: state.leading.is_some(),
+            origin_connections: state.leading.as_mut().map_or(0, Leading::origin_connections),
+            members: state.members(),
+            progress,
+            sent_rate,
+        }
+    }
+
+    /// The journal's account.
+    pub fn explain(&self) -> api::Explanation {
+        let manifest = self.stored.manifest();
+        let now = self.context.now();
+        let state = self.state.lock();
+        let mut explanation = state.journal.explain(self.blob, &manifest);
+        explanation.waiting = self.waiting(&state, now);
+        explanation
+    }
+
+    /// The digest that the content must have, if one is known.
+    pub fn digest(&self) -> Option<Digest> {
+        self.source.digest()
+    }
+
+    /// How many pieces the blob has, once known.
+    pub fn pieces(&self) -> Option<u32> {
+        self.stored.length().map(|length| self.piece_length.count(length))
+    }
+
+    fn manifest(&self) -> Manifest {
+        self.stored.manifest()
+    }
+}
+
+/// The digest that was found when a blob of this root came here.
+async fn recalled(context: &Context, blob: BlobId, root: PieceHash) -> Option<Digest> {
+    let archive = context.archive.clone();
+    let told = context.disk.run(move || archive.recall(blob)).await?;
+    told.digest.filter(|_| told.root == Some(root.to_string()))
+}
+
+/// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.
+fn random_seed(me: &NodeId, blob: BlobId) -> u64 {
+    darter_core::rendezvous::weight(&blob.0, me)
+}
+
+/// The share held of each of up to `most` equal parts, as digits from 0 (none) to 8 (all).
+fn map_of(held: &PieceSet, pieces: u32, most: u32) -> String {
+    let parts = pieces.min(most);
+    (0..parts)
+        .map(|part| {
+            let of = |part: u32| (u64::from(part) * u64::from(pieces) / u64::from(parts)) as u32;
+            let (from, to) = (of(part), of(part + 1));
+            let have = (from..to).filter(|&piece| held.contains(PieceIndex(piece))).count();
+            let eighths = have * 8 / (to - from) as usize;
+            // A part that has begun shows, however little of it is there.
+            let digit = if have > 0 { eighths.max(1) } else { 0 };
+            char::from(b'0' + digit as u8)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_map_shows_shares() {
+        assert_eq!(map_of(&PieceSet::full(3), 4, 64), "8880");
+        let map = map_of(&PieceSet::full(64), 128, 64);
+        assert_eq!(map, format!("{}{}", "8".repeat(32), "0".repeat(32)));
+        assert_eq!(map_of(&[PieceIndex(0)].into_iter().collect(), 6400, 64).chars().next(), Some('1'));
+        assert_eq!(map_of(&PieceSet::new(), 0, 64), "");
+    }
+}

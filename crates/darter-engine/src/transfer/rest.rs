@@ -1,0 +1,100 @@
+//! When a transfer lets its blob be evicted.
+//!
+//! A complete blob that nobody reads may go at any time when the store needs its room, though the transfer stays for a
+//! while, to be found by whoever asks next. So the transfer *rests* on it: the store then does not count it as a user. Whoever
+//! wants to read takes a [`Hold`] first, and learns if the blob was evicted meanwhile.
+//!
+//! A lead's blob does not rest while pieces of it go out to members that still want some.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Outcome, Transfer};
+
+/// Members that got nothing for so long are not waited for.
+const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many read, and whether the transfer rests.
+#[derive(Debug, Default)]
+pub(crate) struct Rest(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    holds: usize,
+    resting: bool,
+}
+
+/// Keeps a transfer's blob from being evicted while it lives.
+pub struct Hold(Arc<Transfer>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.rest.0.lock().holds -= 1;
+        self.0.may_rest();
+    }
+}
+
+impl Transfer {
+    /// Keeps the blob from being evicted; `None` if it was evicted already.
+    pub fn hold(self: &Arc<Self>) -> Option<Hold> {
+        let mut rest = self.rest.0.lock();
+        if std::mem::take(&mut rest.resting) {
+            // What it says is asked below, also of one that did not rest.
+            let _ = self.stored.wake();
+        }
+        rest.holds += 1;
+        drop(rest);
+        let hold = Hold(Arc::clone(self));
+        (!self.is_evicted()).then_some(hold)
+    }
+
+    /// Whether somebody on this host has it open.
+    pub(super) fn is_held(&self) -> bool {
+        self.rest.0.lock().holds > 0
+    }
+
+    /// Whether the blob was evicted: the transfer is of no use any more.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.stored.is_discarded() && self.is_complete()
+    }
+
+    /// Whether it is of no use to whoever comes now: it failed, or its blob was evicted.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.outcome(), Outcome::Failed(_)) || self.is_evicted()
+    }
+
+    /// Lets the blob be evicted if the transfer has ended and nobody needs it now.
+    pub(crate) fn may_rest(&self) {
+        if matches!(self.outcome(), Outcome::Open) || self.is_giving() {
+            return;
+        }
+        let mut rest = self.rest.0.lock();
+        if rest.holds == 0 && !rest.resting {
+            rest.resting = true;
+            self.stored.rest();
+        }
+    }
+
+    /// Does not let it be evicted any more: it lost a piece, say, and is being completed.
+    pub(super) fn end_rest(&self) {
+        if std::mem::take(&mut self.rest.0.lock().resting) {
+            let _ = self.stored.wake();
+        }
+    }
+
+    /// Whether members get pieces from here.
+    fn is_giving(&self) -> bool {
+        let now = self.context.now();
+        let state = self.state.lock();
+        let lately = state.last_sent.is_some_and(|sent| now.since(sent) < IDLE_MEMBER_TIMEOUT);
+        lately && state.leading.as_ref().is_some_and(|leading| leading.is_wanted())
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.end_rest();
+    }
+}

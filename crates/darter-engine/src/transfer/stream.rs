@@ -1,0 +1,337 @@
+//! Verified bytes in order, for whoever asked on this host. A stream starts with the first verified piece and never
+//! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything got the
+//! right thing. A lone range, which is no part of a reading of everything, does not wait for that: lazy snapshotters read
+//! a layer's end first, and check what they read. Somebody waits for just those bytes, so all their pieces go before others.
+//!
+//! Bytes come as memory, or, to whoever can send them so, as parts of the blob's file ([`Part`]). A part of a file is
+//! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
+//! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
+use darter_store::pages::warm;
+use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob, size};
+use darter_swarm::{Event, ReaderId};
+use futures_util::Stream;
+use tokio::sync::watch;
+
+use super::rest::Hold;
+use super::wants::Waiting;
+use super::{Outcome, Transfer};
+use crate::error::FetchError;
+
+/// Bytes that are read from the store at a time.
+const CHUNK: u64 = 256 * 1024;
+
+/// Bytes of a file that are given at a time, at most.
+pub(super) const FILE_CHUNK: u64 = 8 << 20;
+
+/// A container engine can wait a little for one piece while others flow.
+const URGENT_AFTER: Duration = Duration::from_secs(1);
+
+/// Pieces of a lone range that are asked for at once.
+pub(super) const MAX_AHEAD: u32 = 32;
+
+/// A number that no other reader has.
+pub(super) fn next_reader() -> ReaderId {
+    static READERS: AtomicU64 = AtomicU64::new(0);
+    ReaderId(READERS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Verified bytes.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// In memory.
+    Bytes(Bytes),
+    /// In the blob's file, and in the page cache a moment ago.
+    File(PieceFile),
+}
+
+/// How bytes are given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Giving {
+    /// Whether parts of files are welcome.
+    pub files: bool,
+    /// Whether the range is no part of a reading of everything.
+    pub lone: bool,
+}
+
+/// Somebody who reads in order.
+struct Reader {
+    transfer: Arc<Transfer>,
+    /// `None` if the blob was evicted before this reader came.
+    _hold: Option<Hold>,
+    id: ReaderId,
+    changed: watch::Receiver<()>,
+    at: u64,
+    /// One past the last byte wanted; the blob's end if `None`.
+    end: Option<u64>,
+    told: Option<PieceIndex>,
+    /// Since when this has waited for the next piece.
+    since: Option<Moment>,
+    giving: Giving,
+    /// Tells others what this waits for, if it is no part of a reading of everything.
+    waiting: Option<Waiting>,
+    /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
+    ahead: Option<(u64, Reading)>,
+}
+
+type Reading = DiskWork<Result<Part, StoreError>>;
+
+impl Transfer {
+    /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
+    pub(crate) fn read_on(
+        self: &Arc<Self>,
+        range: Option<ByteRange>,
+        giving: Giving,
+    ) -> impl Stream<Item = Result<Part, FetchError>> + Send + use<> {
+        if !giving.lone {
+            self.want_everything();
+        }
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        let id = next_reader();
+        self.reader_stands(id, self.piece_length.piece_at(range.map_or(0, ByteRange::start)));
+        let reader = Reader {
+            transfer: Arc::clone(self),
+            _hold: self.hold(),
+            id,
+            changed: self.changed.subscribe(),
+            at: range.map_or(0, ByteRange::start),
+            end: range.map(ByteRange::end),
+            told: None,
+            since: None,
+            giving,
+            waiting: giving.lone.then(|| self.waiting_reader(id, None)),
+            ahead: None,
+        };
+        futures_util::stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(Some(part)) => Some((Ok(part), Some(reader))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+}
+
+/// How much of an unfinished blob stays on the disk, in words.
+pub(super) fn kept(transfer: &Transfer) -> String {
+    let held = transfer.stored.held_bytes();
+    match transfer.stored.length() {
+        _ if transfer.stored.passes() || held == 0 => "nothing is kept".to_owned(),
+        Some(length) if length > 0 => format!("{} of {} are kept", size(held), size(length)),
+        _ => "what came is kept".to_owned(),
+    }
+}
+
+impl Transfer {
+    /// The store could not read a piece that it held. The reader goes on if the piece is fetched again; else this is its error.
+    pub(super) fn after_unread(self: &Arc<Self>, error: StoreError) -> Result<(), FetchError> {
+        match error {
+            StoreError::NotHeld { piece, .. } => {
+                if let Some(error) = self.forgot(piece) {
+                    return Err(error);
+                }
+                self.note_losses();
+                Ok(())
+            }
+            StoreError::Discarded(_) => match self.outcome() {
+                Outcome::Failed(error) => Err(error),
+                _ => Err(FetchError::Withdrawn { blob: self.blob, reason: "it was removed".to_owned() }),
+            },
+            error => Err(error.into()),
+        }
+    }
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Part>, FetchError> {
+        loop {
+            // Before looking: what changes while this looks wakes it again.
+            self.changed.mark_unchanged();
+            let transfer = Arc::clone(&self.transfer);
+            let length = transfer.stored.length();
+            let outcome = transfer.outcome();
+            if let Outcome::Failed(error) = outcome {
+                return Err(error);
+            }
+            let end = match (self.end, length) {
+                (Some(end), Some(length)) => Some(end.min(length)),
+                (end, length) => end.or(length),
+            };
+            let complete = matches!(outcome, Outcome::Complete);
+            if transfer.closed.is_cancelled() && !complete {
+                return Err(FetchError::Stopped { kept: kept(&transfer) });
+            }
+            if end.is_some_and(|end| self.at >= end) {
+                // Even of nothing, the end is told only once it is sure.
+                if complete || length != Some(self.at) || self.giving.lone {
+                    return Ok(None);
+                }
+            } else {
+                let piece = transfer.piece_length.piece_at(self.at);
+                transfer.reader_stands(self.id, piece);
+                if transfer.stored.passes() {
+                    self.tell(piece);
+                }
+                let is_last = transfer.pieces() == Some(piece.0 + 1);
+                // Once an only piece is here, the whole is checked at once.
+                let waits = is_last && !(self.giving.lone && piece.0 > 0);
+                // While the length is unknown, whether a piece is the last is, too.
+                let free = complete || (length.is_some() && !waits) || piece.0 + 1 < transfer.stored.prefix();
+                if complete && !transfer.stored.holds(piece) {
+                    if transfer.stored.is_discarded() {
+                        let reason = "it was removed".to_owned();
+                        return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
+                    }
+                    // Found damaged by somebody else, or ahead of this.
+                    transfer.note_losses();
+                    continue;
+                }
+                if free && transfer.stored.holds(piece) {
+                    self.note_wait(piece, is_last);
+                    if let Some(part) = self.read(piece, end, complete).await? {
+                        return Ok(Some(part));
+                    }
+                    continue;
+                }
+                self.tell(piece);
+            }
+            self.since.get_or_insert_with(|| transfer.context.now());
+            if self.changed.changed().await.is_err() {
+                return Err(FetchError::Draining);
+            }
+        }
+    }
+
+    /// Reads on within a held piece, or several of a `complete` blob; `None` when a piece turned out damaged, and is being
+    /// fetched again.
+    async fn read(&mut self, piece: PieceIndex, end: Option<u64>, complete: bool) -> Result<Option<Part>, FetchError> {
+        let transfer = &self.transfer;
+        let end = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
+        let piece_end = transfer.piece_length.offset(piece) + transfer.piece_length.bytes();
+        // The pieces after it are not sure to be held and free before the whole is.
+        let end = if complete && self.giving.files { end } else { end.min(piece_end) };
+        let read = match self.ahead.take() {
+            Some((at, reading)) if at == self.at => reading,
+            _ => self.begin_to_read(self.at, end),
+        };
+        let limit = transfer.context.options.stall_timeout;
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        let Ok(read) = tokio::time::timeout(limit, read).await else {
+            let what = format!("the disk to give piece {}", piece.0 + 1);
+            return Err(FetchError::Stalled { waited: limit, what });
+        };
+        match read {
+            Ok(part) => {
+                let length = part.len();
+                self.at += length;
+                if matches!(part, Part::File(_)) && self.at < end {
+                    self.ahead = Some((self.at, self.begin_to_read(self.at, end)));
+                }
+                let transfer = &self.transfer;
+                transfer.state.lock().journal.served(length);
+                transfer.context.metrics.local_served_bytes.inc_by(length);
+                Ok(Some(part))
+            }
+            Err(error) => transfer.after_unread(error).map(|()| None),
+        }
+    }
+
+    /// Begins to read on from `at`, up to a chunk's length and no further than `end`.
+    fn begin_to_read(&self, at: u64, end: u64) -> Reading {
+        let (stored, pieces, files) =
+            (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.giving.files);
+        self.transfer.context.disk.run(move || {
+            let in_file = ByteRange::new(at, end.min(at + FILE_CHUNK));
+            let part = if files { file_part(&*stored, pieces, in_file)? } else { None };
+            part.map_or_else(|| memory(&*stored, at, end.min(at + CHUNK)), |part| Ok(Part::File(part)))
+        })
+    }
+
+    /// Takes note of how long this waited for a piece that is here now.
+    fn note_wait(&mut self, piece: PieceIndex, is_last: bool) {
+        let Some(since) = self.since.take() else { return };
+        let now = self.transfer.context.now();
+        self.transfer.state.lock().journal.waited(piece, since, is_last, now);
+    }
+
+    fn tell(&mut self, piece: PieceIndex) {
+        if self.told != Some(piece) {
+            self.told = Some(piece);
+            let passes = self.transfer.stored.passes();
+            let end = match (self.end, self.transfer.stored.length()) {
+                (Some(end), Some(length)) => self.transfer.piece_length.count(end.min(length)),
+                _ => piece.0 + 1,
+            };
+            if let Some(waiting) = &mut self.waiting {
+                waiting.at(piece, end);
+            }
+            let patience = if passes || self.giving.lone { Duration::ZERO } else { URGENT_AFTER };
+            let count = match self.end.filter(|end| self.giving.lone && !passes && *end > self.at) {
+                Some(end) => (self.transfer.piece_length.piece_at(end - 1).0 + 1 - piece.0).min(MAX_AHEAD),
+                None => self.transfer.pieces_ahead(),
+            };
+            self.transfer.tell(Event::ReaderAt { reader: self.id, piece, count, patience });
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.transfer.readers.fetch_sub(1, Ordering::Relaxed);
+        self.transfer.reader_left(self.id);
+        if self.told.is_some() {
+            self.transfer.tell(Event::ReaderGone { reader: self.id });
+        }
+    }
+}
+
+impl Part {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(part) => part.range.len(),
+        }
+    }
+}
+
+fn memory(stored: &dyn StoredBlob, at: u64, stop: u64) -> Result<Part, StoreError> {
+    let mut buffer = vec![0; usize::try_from(stop - at).expect("at most a chunk")];
+    stored.read_at(at, &mut buffer)?;
+    Ok(Part::Bytes(buffer.into()))
+}
+
+/// Verified bytes of held pieces as a part of the file, where they lie at their own offsets, with the pages in memory: all of `range`, or its beginning when a later
+/// piece is damaged. `None` from a store without files.
+pub(super) fn file_part(
+    stored: &dyn StoredBlob,
+    pieces: PieceLength,
+    range: ByteRange,
+) -> Result<Option<PieceFile>, StoreError> {
+    let mut found: Option<PieceFile> = None;
+    let mut at = range.start();
+    while at < range.end() {
+        let held = stored.piece_file(pieces.piece_at(at)).and_then(|part| {
+            let Some(part) = part else { return Ok(None) };
+            let wanted = ByteRange::new(at, part.range.end().min(range.end()));
+            warm(stored, &part, wanted)?;
+            Ok(Some(PieceFile { range: wanted, ..part }))
+        });
+        let part = match held {
+            Ok(Some(part)) => part,
+            Ok(None) => return Ok(None),
+            // Whoever comes for the rest learns of it.
+            Err(_) if found.is_some() => break,
+            Err(error) => return Err(error),
+        };
+        at = part.range.end();
+        found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
+    }
+    Ok(found)
+}

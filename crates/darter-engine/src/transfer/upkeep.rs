@@ -1,0 +1,344 @@
+//! Sees to it that somebody is responsible for whatever a transfer lacks, and that nobody waits for ever.
+//!
+//! A complete transfer may lack a piece again: the disk damaged it, or somebody cut the file off. Then the transfer is open
+//! again, and is led, elected for or read like any other. The driver looks about once a second whether that is so, so that
+//! no sequence of events can leave a piece with nobody to fetch it.
+//!
+//! A transfer that gets nothing for `--stall-timeout` fails, and says what it waited for. Time in which the lead
+//! deliberately waits (an origin asked it to come back later) does not count.
+//!
+//! Non-goals: how long a single request to a peer may take (the picker), or an answer of an origin (`darter_origin`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceSet, in_full};
+use darter_swarm::{Awaited, Phase, Vigil};
+use darter_wire::Message;
+
+use super::leading::Leading;
+use super::{Lead, State, Transfer};
+use crate::error::FetchError;
+use crate::let_downs::How;
+
+/// How often the driver of an open transfer looks at it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an open transfer may be without a lead, or a lead without its reader, before the driver sees to it: both
+/// come about by themselves right after an event.
+const MAX_UNATTENDED: Duration = Duration::from_secs(2);
+
+/// How often a lead that waits for its origin tells its members so.
+const SIGN_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a transfer has waited, and for whom.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    vigil: Vigil,
+    /// Since when nobody has been responsible for what is lacking.
+    unattended: Option<Moment>,
+    looked: Moment,
+}
+
+impl Upkeep {
+    pub(super) const fn new(now: Moment) -> Self {
+        Self { vigil: Vigil::new(now), unattended: None, looked: now }
+    }
+
+    /// Bytes came.
+    pub(super) const fn moved(&mut self, now: Moment) {
+        self.vigil.moved(now);
+    }
+
+    /// So many more bytes of a piece came.
+    pub(super) const fn progressed(&mut self, bytes: u64, now: Moment) {
+        self.vigil.progressed(bytes, now);
+    }
+
+    /// Another lead is followed.
+    pub(super) const fn follows(&mut self, now: Moment) {
+        self.vigil.follows(now);
+    }
+
+    /// How long nothing has come.
+    fn waited(&self, now: Moment) -> Duration {
+        self.vigil.waited(now)
+    }
+}
+
+/// What the driver has to see to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Duty {
+    #[default]
+    Nothing,
+    /// Nobody leads, nobody reads: find somebody.
+    Resume,
+    /// This node let the agent in and never gave anything: it is left, and what it said of the blob is thrown away.
+    LeaveMute(NodeId),
+    /// Nothing came for too long.
+    EndStalled,
+}
+
+impl Transfer {
+    /// What the driver has to see to now, beside what picker and lead decide.
+    pub(super) fn duty(&self, state: &mut State, now: Moment) -> Duty {
+        if !state.course.is_open() {
+            state.upkeep = Upkeep::new(now);
+            return Duty::Nothing;
+        }
+        if now < state.upkeep.looked + LOOK_EVERY {
+            return Duty::Nothing;
+        }
+        state.upkeep.looked = now;
+        if self.nobody_waits(state) || state.is_at_rest() {
+            state.upkeep.moved(now);
+        }
+        let limit = self.context.options.stall_timeout;
+        if !limit.is_zero() && state.upkeep.waited(now) >= limit {
+            return Duty::EndStalled;
+        }
+        if let Lead::Node(lead) = state.lead()
+            && self.is_mute(state, lead, now)
+        {
+            return Duty::LeaveMute(lead);
+        }
+        let attended = match state.lead() {
+            Lead::Me => {
+                state.reading
+                    || state.course.phase() == Phase::Checking
+                    || self.pieces() == Some(self.stored.held().len())
+            }
+            Lead::Nobody => state.session.leadership.is_searching(),
+            Lead::Node(_) => true,
+        };
+        if attended {
+            state.upkeep.unattended = None;
+            return Duty::Nothing;
+        }
+        let since = *state.upkeep.unattended.get_or_insert(now);
+        if now.since(since) < MAX_UNATTENDED {
+            return Duty::Nothing;
+        }
+        state.upkeep.unattended = None;
+        Duty::Resume
+    }
+
+    /// When [`Transfer::duty`] is to be asked again.
+    pub(super) fn duty_due(&self, state: &State) -> Option<Moment> {
+        state.course.is_open().then(|| state.upkeep.looked + LOOK_EVERY)
+    }
+
+    pub(super) fn attend(self: &Arc<Self>, duty: &Duty) {
+        match duty {
+            Duty::Nothing => {}
+            Duty::Resume => {
+                self.note("nobody was seeing to what is missing; going on");
+                self.resume();
+            }
+            Duty::LeaveMute(lead) => {
+                let (lead, leaving) = (*lead, Arc::clone(self));
+                self.tasks.spawn(async move { leaving.leave_mute(lead).await });
+            }
+            Duty::EndStalled => {
+                let error = self.stalled();
+                tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
+                self.give_up(&error);
+            }
+        }
+    }
+
+    /// Whether nothing has come for longer than it may since a node let the agent in. A seed is believed, and waited for.
+    fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
+        let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
+        let lacks = self.pieces() != Some(self.stored.held().len());
+        if is_seed || state.course.phase() == Phase::Dissolving || !lacks {
+            return false;
+        }
+        let knows_all = self.pieces() == Some(self.stored.known_count());
+        let awaited = match self.stored.held().is_empty() && knows_all {
+            true => Awaited::First,
+            false => Awaited::Read(self.context.options.origin_timeout),
+        };
+        now >= state.upkeep.vigil.gives_up_at(awaited)
+    }
+
+    /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads. Where nothing ever
+    /// came of this blob, what that node said of it is worth nothing: it is thrown away.
+    async fn leave_mute(self: &Arc<Self>, lead: NodeId) {
+        let reason = format!("{} let this agent in and gave nothing", self.fleet.title(lead));
+        tracing::warn!(blob = %self.blob.short(), reason, "leaving a lead");
+        self.fleet.say(lead, &Message::Leave { blob: self.blob });
+        if !self.stored.held().is_empty() {
+            self.let_down_by(lead, How::Surely);
+            return self.lead_mute(lead, &reason);
+        }
+        self.start_over_without(lead, How::Surely, reason).await;
+    }
+
+    /// A node that leads this transfer lets this agent down.
+    pub(super) fn let_down_by(&self, lead: NodeId, how: How) {
+        self.context.let_downs.note(self.setback_key(), lead, how, self.context.now());
+    }
+
+    /// Throws away what a node said of this blob that let this agent down as its lead. Whoever waits is given what the next try brings.
+    pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
+        self.let_down_by(lead, how);
+        let dissolves = self.state.lock().course.dissolves();
+        if dissolves {
+            self.supersede(FetchError::Withdrawn { blob: self.blob, reason }).await;
+        }
+    }
+
+    /// Something is to be fetched after all: makes sure that somebody sees to it.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        match self.lead() {
+            Lead::Me => {
+                self.start_reading(None);
+                self.run_errands();
+            }
+            Lead::Nobody => self.elect(),
+            Lead::Node(_) => {}
+        }
+    }
+
+    /// Takes note of what the store found damaged, and sees to it that it is fetched again.
+    pub(crate) fn note_losses(self: &Arc<Self>) {
+        let mut lost = self.stored.take_lost();
+        {
+            let state = self.state.lock();
+            // Of what was evicted nothing is missing.
+            let is_complete = state.is_complete() && !self.stored.is_discarded();
+            if let Some(pieces) = self.pieces().filter(|_| is_complete) {
+                // Whoever found the damage may have taken note of it already.
+                for piece in self.missing(pieces) {
+                    lost.insert(piece);
+                }
+            }
+        }
+        if !lost.is_empty() {
+            self.lost_pieces(&lost);
+            self.resume();
+        }
+    }
+
+    /// The whole could not be checked, since pieces are not here that everybody took for held.
+    pub(super) fn fetch_missing(self: &Arc<Self>) {
+        let missing: PieceSet = self.pieces().map(|pieces| self.missing(pieces).collect()).unwrap_or_default();
+        if !missing.is_empty() {
+            self.lost_pieces(&missing);
+            self.resume();
+        }
+    }
+
+    fn missing(&self, pieces: u32) -> impl Iterator<Item = darter_core::PieceIndex> + use<> {
+        let held = self.stored.held();
+        (0..pieces).map(darter_core::PieceIndex).filter(move |piece| !held.contains(*piece))
+    }
+
+    fn lost_pieces(&self, pieces: &PieceSet) {
+        self.lack(pieces, "were damaged on the disk and are fetched again");
+    }
+
+    /// Pieces that were held are not any more.
+    pub(super) fn lack(&self, pieces: &PieceSet, why: &str) {
+        let now = self.context.now();
+        {
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            state.journal.note(now, format!("{} pieces {why}", pieces.len()));
+            state.losses.note(pieces);
+            for piece in pieces.iter() {
+                state.session.lacks(piece, state.leading.as_mut().map(Leading::books), now);
+            }
+            if let Some(leading) = &state.leading {
+                leading.replan();
+            }
+            if state.course.lacks() {
+                state.upkeep.moved(now);
+            }
+        }
+        self.end_rest();
+        self.kick.notify_one();
+    }
+
+    /// Bytes of this blob came, though perhaps not a whole piece.
+    pub(super) fn moved(&self) {
+        let now = self.context.now();
+        self.state.lock().upkeep.moved(now);
+    }
+
+    /// Waits before the origin is asked again. Members are told that their lead is still there; the pause is nobody's stall.
+    pub(super) async fn pause_reading(&self, pause: Duration) {
+        let mut left = pause;
+        while !left.is_zero() && !self.closed.is_cancelled() {
+            let step = left.min(SIGN_EVERY);
+            for node in self.member_nodes() {
+                let (blob, hashes) = (self.blob, Vec::new());
+                let length = self.stored.length();
+                let sign =
+                    Message::Grew { blob, from: 0, hashes, length, members_ask: self.members_ask(), proof: None };
+                self.fleet.say(node, &sign);
+            }
+            let _ = tokio::time::timeout(step, self.closed.cancelled()).await;
+            self.excuse(step);
+            left -= step;
+        }
+    }
+
+    /// The lead said that it waits for the origin on purpose. A node is believed for as long as this agent would wait for an origin.
+    pub(super) fn lead_waits(&self, lead: NodeId) {
+        let most = if self.fleet.is_seed(lead) { Duration::MAX } else { self.context.options.origin_patience };
+        self.state.lock().upkeep.vigil.excuse(SIGN_EVERY, most);
+    }
+
+    /// How much of the time since something last came does not count.
+    pub fn excused(&self) -> Duration {
+        self.state.lock().upkeep.vigil.excused()
+    }
+
+    fn excuse(&self, time: Duration) {
+        self.state.lock().upkeep.vigil.excuse(time, Duration::MAX);
+    }
+
+    /// What is waited for, if nothing came for a while.
+    pub(super) fn waiting(&self, state: &State, now: Moment) -> Option<String> {
+        let waited = state.upkeep.waited(now);
+        let waits = state.course.is_open() && waited >= LOOK_EVERY;
+        waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
+    }
+
+    /// Why readers end when nothing came for too long.
+    pub(super) fn stalled(&self) -> FetchError {
+        let now = self.context.now();
+        let (waited, what) = {
+            let state = self.state.lock();
+            (state.upkeep.waited(now), self.awaited(&state))
+        };
+        FetchError::Stalled { waited, what }
+    }
+
+    /// For whom and what this transfer waits.
+    fn awaited(&self, state: &State) -> String {
+        let piece = self.stored.held().first_missing_from(darter_core::PieceIndex(0));
+        let of = self.pieces().map_or_else(String::new, |pieces| format!(" of {pieces}"));
+        let piece = format!("piece {}{of}", piece.0 + 1);
+        let mut asked: Vec<_> = state.asked.values().map(|asked| asked.of).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        let lead = state.session.leadership.following();
+        let others: Vec<_> = asked.into_iter().filter(|node| lead != Some(*node)).collect();
+        let others = match others.len() {
+            0 => String::new(),
+            1 => format!(" or {}", self.fleet.address(others[0])),
+            count => format!(" or {count} other agents"),
+        };
+        match (state.lead(), self.pieces() == Some(self.stored.held().len())) {
+            (Lead::Node(lead), true) => format!("{} to say whether the whole is right", self.fleet.title(lead)),
+            (_, true) => "the disk, to check the whole".to_owned(),
+            (Lead::Me, false) if others.is_empty() => format!("{} to send {piece}", self.source),
+            (Lead::Me, false) => format!("{}{others} to send {piece}", self.source),
+            (Lead::Node(lead), false) => format!("{}{others} to send {piece}", self.fleet.title(lead)),
+            (Lead::Nobody, false) => format!("an agent that leads the download, to get {piece}"),
+        }
+    }
+}
