@@ -131,6 +131,12 @@ async fn whoever_says_of_everything_that_it_is_empty_has_no_blob() {
     assert!(error.to_string().contains("has no bytes"), "{error}");
     let answer = client.head_blob(&upstream, "some/repo", &Digest::sha256(b""), &none()).await.unwrap();
     assert_eq!(answer.status, 200);
+    for status in [202, 204, 205] {
+        let server = Server::start(move |_| Reply::status(status)).await;
+        let (client, upstream) = plain(&server);
+        let error = client.head_blob(&upstream, "some/repo", &Digest::sha256(&blob), &none()).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Status(status));
+    }
 }
 
 #[tokio::test]

@@ -497,6 +497,9 @@ impl RegistryClient {
         let get = Box::pin(probe::either(self.head_patience(), first, all, is_final));
         let answer = probe::either(self.head_patience(), head, get, says_yes).await?;
         let answer = answer.into_blob(upstream)?;
+        if answer.status != StatusCode::OK && answer.status.is_success() {
+            return Err(of_status(answer.status, &answer.headers, &answer.what));
+        }
         if answer.status == StatusCode::OK && !says_yes(&answer) {
             let text = format!("{upstream} says that {digest} has no bytes: check its address, and who answers there");
             return Err(OriginError::new(ErrorKind::Protocol, text));
