@@ -180,21 +180,29 @@ impl Fleet {
         rendezvous::owner(&key.0, &able)
     }
 
-    /// Nodes that hold all of a blob, as far as the connected seeds know. Nobody else is asked: in a large fleet everybody may want to know
-    /// at once.
-    pub async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId) -> Vec<PeerInfo> {
+    /// Agents that hold all of a blob, as far as the connected seeds know, or this agent (`known`): a seed may have come to it by now.
+    /// Nobody else is asked: in a large fleet everybody may want to know at once.
+    pub async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId, known: Vec<PeerInfo>) -> Vec<PeerInfo> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let infos: Vec<_> = seeds.iter().map(Peer::info).collect();
         let told = join_all(infos.iter().map(|seed| self.ask_lead(seed, key, Some(blob)))).await;
-        let mut named: Vec<_> = told.into_iter().flatten().filter_map(|answer| answer.lead).collect();
-        named.retain(|info| info.node != self.me().node);
+        let (mut named, mut holders) = (known, Vec::new());
+        for (seed, answer) in infos.iter().zip(told) {
+            let Some(answer) = answer else { continue };
+            named.extend(answer.lead);
+            if answer.part == SwarmPart::Holder {
+                holders.push(seed.clone());
+            }
+        }
+        named.retain(|info| info.node != self.me().node && holders.iter().all(|seed| seed.node != info.node));
         named.sort_by_key(|info| info.node);
         named.dedup_by_key(|info| info.node);
         let asked = named.iter().map(|info| async move {
             let part = self.ask_lead(info, key, Some(blob)).await?.part;
             (part == SwarmPart::Holder).then(|| info.clone())
         });
-        join_all(asked).await.into_iter().flatten().collect()
+        holders.extend(join_all(asked).await.into_iter().flatten());
+        holders
     }
 
     /// What this agent answers about the seeds and nodes that it knows.

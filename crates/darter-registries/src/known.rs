@@ -1,10 +1,11 @@
 //! What other nodes know of a question, while its registry does not answer and nothing is known of it here.
 //!
-//! A seed knows what its whole fleet asked for. Where none is left, each node knows what its own host asked for, and what it
-//! asked for others. So a node that comes new to an image asks the others, who ask nobody.
+//! A seed knows what its whole fleet asked for. Where none is left, or its disk was lost, each node knows what its own host asked for,
+//! and what it asked for others. So an agent that comes new to an image asks the others, who ask nobody.
 //!
 //! Invariant: an answer is what the one that gives it would give its own host for these credentials, in the same case; nothing
-//! that something of its own opened, unless the asker has the same login.
+//! that something of its own opened, unless the asker has the same login. A seed gives its own host what a node says, and
+//! learns nothing from it that it would tell the fleet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ const KNOWN_TIMEOUT: Duration = Duration::from_secs(1);
 impl Registries {
     /// What another node knows, if this caller may have it.
     pub(super) async fn known_to_others(&self, question: &Question, trouble: &Trouble) -> Option<Reply> {
-        let relay = self.relay.as_ref().filter(|relay| relay.is_node())?;
+        let relay = self.relay.as_ref().filter(|relay| relay.is_in_fleet())?;
         let may_be_known = match question.about().1 {
             About::Tag(_) => trouble.opens_tags(self.options.stale_tags),
             About::Manifest(_) | About::Blob(_) => true,
@@ -64,10 +65,13 @@ impl Registries {
             trouble.reason().clone_into(&mut stale.reason);
         }
         self.metrics.registry_answer(RegistryAnswered::Stale);
+        if relay.is_node() {
+            self.learn(question, &reply).await;
+        }
         Some(reply)
     }
 
-    /// A node asks what is known here.
+    /// Another agent asks what is known here.
     pub fn asked_for_known(
         self: &Arc<Self>,
         from: NodeId,
@@ -92,7 +96,7 @@ impl Registries {
         question: RegistryQuestion,
         proof: Option<Digest>,
     ) -> Option<RegistryAnswer> {
-        let relay = self.relay.as_ref().filter(|relay| relay.answers_nodes())?;
+        let relay = self.relay.as_ref().filter(|relay| relay.is_in_fleet())?;
         let _permit = self.questions.try_acquire().ok()?;
         let question = Question::from_wire(question, self.client().upstreams())?;
         if is_this_host(question.base()) && !relay.is_here(from) {

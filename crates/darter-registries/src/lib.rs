@@ -100,6 +100,9 @@ const MANIFESTS: &str = "manifests";
 /// Others who ask the same within this time are given the same answer.
 const SHARED_FOR: Duration = Duration::from_secs(3);
 
+/// Others who knew nothing while a registry is silent are asked again.
+const KNOWN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Questions of nodes that are being answered at a time; those beyond are told to ask elsewhere.
 const MAX_QUESTIONS: usize = 16_384;
 /// Tags remembered for callers with credentials.
@@ -226,10 +229,35 @@ impl Registries {
     /// # Errors
     /// Why there is no answer, neither of the registry nor of what is known.
     pub async fn ask(self: &Arc<Self>, question: Question) -> Outcome {
-        match self.is_node() {
-            true => self.ask_by_others(question).await,
-            false => self.ask_here(None, question, Logins::Own, self.waits().registry()).await,
-        }
+        let (registries, asked) = (Arc::clone(self), question.clone());
+        let found_out = async move {
+            if let Some(reply) = registries.while_away(&asked).await {
+                return Ok(reply);
+            }
+            if let Some(trouble) = registries.watch.trouble_with(asked.base(), registries.clock.now())
+                && let Some(reply) = registries.known_to_others(&asked, &trouble).await
+            {
+                return Ok(reply);
+            }
+            let asking = async {
+                match registries.is_node() {
+                    true => registries.ask_by_others(&asked).await,
+                    false => {
+                        let until = registries.waits().registry();
+                        registries.ask_here(None, asked.clone(), Logins::Own, until).await
+                    }
+                }
+            };
+            let outcome = tokio::select! {
+                outcome = asking => outcome,
+                reply = registries.known_while_silent(&asked) => return Ok(reply),
+            };
+            match Trouble::of(&asked, &outcome) {
+                Some(trouble) => registries.known_to_others(&asked, &trouble).await.map_or(outcome, Ok),
+                None => outcome,
+            }
+        };
+        self.fly(question.key(), None, &question, Box::pin(found_out)).await
     }
 
     /// Whether others are asked before the registry is.
@@ -285,7 +313,7 @@ impl Registries {
     ) -> Result<RegistryAnswer, Failure> {
         let own_trouble =
             |text: &str| Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None };
-        if !self.relay.as_ref().is_some_and(|relay| relay.answers_nodes()) {
+        if !self.relay.as_ref().is_some_and(|relay| relay.is_in_fleet()) {
             return Err(own_trouble("this agent asks registries for its own host only"));
         }
         let Ok(_permit) = Arc::clone(&self.questions).try_acquire_owned() else {
@@ -313,41 +341,17 @@ impl Registries {
         Ok(reply.to_wire())
     }
 
-    /// Answers a question of this host: a node's by way of others.
-    async fn ask_by_others(self: &Arc<Self>, question: Question) -> Outcome {
-        let (registries, asked, until) = (Arc::clone(self), question.clone(), self.waits().others());
-        let found_out = async move {
-            if let Some(reply) = registries.while_away(&asked).await {
-                return Ok(reply);
+    /// Answers a question of this host by way of others, or from here if nobody else can.
+    async fn ask_by_others(self: &Arc<Self>, question: &Question) -> Outcome {
+        let until = self.waits().others();
+        match self.ask_others(question, until).await {
+            Others::Say(outcome) => self.settle(question, self.unless_stale(question, outcome)).await,
+            // The word of a seed is the better one: a node need not have a route to the registry.
+            Others::CanNot(failed) => {
+                let outcome = self.ask_here(None, question.clone(), Logins::Own, until).await;
+                if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
             }
-            if let Some(trouble) = registries.watch.trouble_with(asked.base(), registries.clock.now())
-                && let Some(reply) = registries.known_to_others(&asked, &trouble).await
-            {
-                return registries.settle(&asked, Ok(reply)).await;
-            }
-            let others = tokio::select! {
-                others = registries.ask_others(&asked, until) => others,
-                reply = registries.known_while_silent(&asked) => {
-                    return registries.settle(&asked, Ok(reply)).await;
-                }
-            };
-            let outcome = match others {
-                Others::Say(outcome) => registries.settle(&asked, registries.unless_stale(&asked, outcome)).await,
-                // The word of a seed is the better one: a node need not have a route to the registry.
-                Others::CanNot(failed) => {
-                    let outcome = registries.ask_here(None, asked.clone(), Logins::Own, until).await;
-                    if outcome.is_ok() { outcome } else { failed.map_or(outcome, Err) }
-                }
-            };
-            match Trouble::of(&asked, &outcome) {
-                Some(trouble) => match registries.known_to_others(&asked, &trouble).await {
-                    Some(reply) => registries.settle(&asked, Ok(reply)).await,
-                    None => outcome,
-                },
-                None => outcome,
-            }
-        };
-        self.fly(question.key(), None, &question, Box::pin(found_out)).await
+        }
     }
 
     /// What others know of content that is named by its digest, once nobody has had an answer of the registry for a while. Whoever reads
@@ -355,17 +359,21 @@ impl Registries {
     async fn known_while_silent(&self, question: &Question) -> Reply {
         let after = self.waits().headers();
         tokio::time::sleep(after).await;
-        if matches!(question.about().1, About::Manifest(_) | About::Blob(_)) {
-            let reason = format!("{} has not answered for {} s", question.upstream, after.as_secs());
-            let trouble = Trouble::Silent(reason);
+        if !matches!(question.about().1, About::Manifest(_) | About::Blob(_)) {
+            return std::future::pending().await;
+        }
+        let reason = format!("{} has not answered for {} s", question.upstream, after.as_secs());
+        let trouble = Trouble::Silent(reason);
+        loop {
             if let Some(reply) = self.known_to_others(question, &trouble).await {
                 // Slow is not away: what a digest names stays the same, what a tag stands for need not.
                 let slow = Trouble::Failing { reason: trouble.reason().to_owned(), retry_after: Some(after) };
                 self.watch.note(question.base(), &slow, self.clock.now());
                 return reply;
             }
+            // Who knows it may have been busy, or come since.
+            tokio::time::sleep(KNOWN_AGAIN_AFTER).await;
         }
-        std::future::pending().await
     }
 
     /// What another agent said; an error where that is how a tag was last seen, and this agent is to give no such answer.

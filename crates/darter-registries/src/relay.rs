@@ -81,8 +81,8 @@ impl Relay {
         &self.tasks
     }
 
-    /// Whether this agent asks registries for others.
-    pub(super) fn answers_nodes(&self) -> bool {
+    /// Whether this agent asks registries for others, and is told by others what they know.
+    pub(super) fn is_in_fleet(&self) -> bool {
         self.role != Role::Embedded
     }
 

@@ -144,7 +144,7 @@ impl Uploads for HasLabs {
 }
 
 /// What was given, and how that ended.
-async fn read(agent: &Agent, source: &Source) -> (Vec<u8>, std::result::Result<(), FetchError>) {
+pub(crate) async fn read(agent: &Agent, source: &Source) -> (Vec<u8>, std::result::Result<(), FetchError>) {
     let mut given = Vec::new();
     let reading = async {
         let mut parts = agent.open(source.clone(), Credentials::none()).await?.stream(None);
@@ -158,7 +158,7 @@ async fn read(agent: &Agent, source: &Source) -> (Vec<u8>, std::result::Result<(
 }
 
 /// A registry's source for a digest.
-fn source_of(address: &str, digest: Digest) -> Source {
+pub(crate) fn source_of(address: &str, digest: Digest) -> Source {
     Source::Registry { registry: format!("http://{address}/").parse().unwrap(), repository: "app".into(), digest }
 }
 

@@ -21,6 +21,7 @@ mod memory;
 mod met_early;
 mod never_read;
 mod no_seed;
+mod on_trust;
 mod origin;
 mod other_blob;
 mod passed_on;

@@ -34,6 +34,12 @@ impl Content {
         Self { bytes, source, version, piece_length }
     }
 
+    /// The same, for another peer.
+    pub(crate) fn copy(&self) -> Self {
+        let (bytes, source, version) = (self.bytes.clone(), self.source.clone(), self.version.clone());
+        Self { bytes, source, version, piece_length: self.piece_length }
+    }
+
     pub(crate) fn length(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -83,6 +89,11 @@ pub(crate) trait Part: Uploads {
 
     /// What a seed says behind that answer.
     fn says_then(&self) -> Option<Message> {
+        None
+    }
+
+    /// What it says to whoever connects.
+    fn says_first(&self) -> Option<Message> {
         None
     }
 
@@ -183,6 +194,9 @@ async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, lea
 
 async fn converse(greeted: Greeted, me: NodeId, part: &dyn Part) {
     let (sender, mut receiver): (ControlSender, _) = control::start(greeted.stream, &ControlConfig::default());
+    if let Some(message) = part.says_first() {
+        sender.send(&message).await.unwrap();
+    }
     while let Ok(Some(message)) = receiver.recv().await {
         if let Message::Join { request, source, .. } = message {
             sender.send(&part.asked_to_lead_for(me, request, &source)).await.unwrap();

@@ -3,7 +3,8 @@
 //! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest
 //! counts. It is a member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the
 //! seed reads the origin. What the pieces must be the seed hears from the origin, or knows from an earlier reading, and never from a
-//! node: one that made a list up would keep the blob from everybody.
+//! node: one that made a list up would keep the blob from everybody. What its own host alone waits for is another thing
+//! ([`holders`](super::holders)).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ const MAX_TOLD: usize = 10_000;
 
 /// Holders of a blob among which the one is chosen that is named: there may be thousands, and thousands who ask.
 const MAX_NAMED: usize = 64;
+
+/// Of these, so many are asked one after the other.
+const MAX_ASKED: usize = 3;
 
 /// Who holds what.
 #[derive(Default)]
@@ -92,8 +96,14 @@ impl Swarms {
 
     /// A connected node that said that it holds a blob whole: the same for everybody who asks.
     pub(super) fn known_holder(&self, key: BlobId, blob: BlobId) -> Option<PeerInfo> {
-        let holder = rendezvous::owner(&key.0, &self.inventory.some_of(blob))?;
-        self.house.fleet.peer(holder).map(|peer| peer.info())
+        self.known_holders(key, blob).into_iter().next()
+    }
+
+    /// Some connected nodes that said so, best first.
+    pub(super) fn known_holders(&self, key: BlobId, blob: BlobId) -> Vec<PeerInfo> {
+        let holders = rendezvous::ranking(&key.0, &self.inventory.some_of(blob));
+        let connected = holders.into_iter().filter_map(|holder| self.house.fleet.peer(holder));
+        connected.map(|peer| peer.info()).take(MAX_ASKED).collect()
     }
 
     /// Counts the nodes that are said to hold a blob as members of the swarm that this agent leads: they can give to others what

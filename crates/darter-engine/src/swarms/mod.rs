@@ -7,7 +7,8 @@
 //! | `access` | who may have what is known of an address |
 //! | `inventory` | what nodes hold whole, of which a seed may have lost its own copy |
 //! | `limits` | origins that ask to slow down |
-//! | `by_seeds` | a node asks the seeds, and who holds all while they wait for the origin |
+//! | `by_seeds` | a node asks the seeds |
+//! | `holders` | a node that holds all of it, while the origin is waited for |
 //! | `doors` | one question for all who want a source at once |
 //! | `open` | from a source to a transfer: whom to follow, or how to lead |
 //! | `places` | a blob's place in the store |
@@ -29,6 +30,7 @@ mod access;
 pub mod again;
 mod by_seeds;
 mod doors;
+mod holders;
 mod inventory;
 mod limits;
 mod nodes;
@@ -49,7 +51,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use darter_core::source::blob_of;
-use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, Source};
 use darter_fleet::{Listener, Peer};
 use darter_registries::Registries;
 use darter_store::StoredBlob;
@@ -306,8 +308,12 @@ impl Swarms {
                 }
             }
         };
-        if let Some((lead, joined)) = follow.filter(|_| self.may_go_together(&registered.source, &source)) {
-            registered.follow(lead, joined);
+        match follow {
+            Some((lead, joined)) if self.may_follow(&registered, lead, &source) => registered.follow(lead, joined),
+            Some((lead, _)) if registered.lead() != Lead::Node(lead) => {
+                self.house.fleet.say(lead, &Message::Leave { blob: registered.blob });
+            }
+            _ => {}
         }
         let strangers = self.strangers.lock().remove(&registered.blob).unwrap_or_default();
         let before = early.remove(&registered.blob).unwrap_or_default();
@@ -354,7 +360,7 @@ impl Swarms {
         let open = transfer.filter(|transfer| !transfer.is_over());
         let (blob, mut left) = (joined.blob, false);
         let answer = match open {
-            Some(transfer) if !self.may_go_together(&transfer.source, &source) => {
+            Some(transfer) if !self.may_follow(&transfer, lead, &source) => {
                 left = transfer.lead() != Lead::Node(lead);
                 Err(NotJoined::Apart)
             }
@@ -380,6 +386,11 @@ impl Swarms {
             self.house.fleet.say(lead, &Message::Leave { blob });
         }
         self.house.joins.answer(lead, request, answer);
+    }
+
+    /// Whether a transfer takes what this lead gives to whoever asks for the source.
+    fn may_follow(&self, transfer: &Transfer, lead: NodeId, source: &Source) -> bool {
+        self.may_go_together(&transfer.source, source) && (transfer.is_on_trust() || !self.leads_on_trust(lead))
     }
 
     /// Keeps what a stranger says of the pieces it holds, in case this agent is about to be let into that swarm.

@@ -106,9 +106,9 @@ impl Swarms {
                 Settled::OriginAway => patient = false,
             }
         }
-        let transfer = match self.open_by_another_seed(&source, caller).await? {
-            Some(transfer) => transfer,
-            None => self.lead(&source, caller, patient).await?,
+        let transfer = match context.options.role {
+            Role::Seed => self.open_on_a_seed(&source, caller).await?,
+            _ => self.lead(&source, caller, patient).await?,
         };
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
@@ -180,7 +180,8 @@ impl Swarms {
         let requester = if is_here { Requester::Here } else { Requester::Elsewhere };
         let caller = Caller { credentials: &credentials, requester, everything };
         self.prove(&source, caller).await.map_err(|error| failure_of(&error))?;
-        if let Some(transfer) = self.open_here(&source).await.map_err(|error| failure_of(&error))? {
+        let here = self.open_here(&source).await.map_err(|error| failure_of(&error))?;
+        if let Some(transfer) = here.filter(|transfer| !transfer.is_on_trust()) {
             return Ok(transfer);
         }
         let transfer = match self.house.context.options.role {
@@ -188,6 +189,9 @@ impl Swarms {
             _ => self.open_as_seed(member, &source, caller).await.map_err(|error| failure_of(&error))?,
         };
         self.check_given(&transfer, &source).await.map_err(|error| failure_of(&error))?;
+        if transfer.is_on_trust() {
+            return Err(refusal("it comes from a node, and the whole was not checked yet: ask the nodes that hold it"));
+        }
         tracing::debug!(blob = %transfer.blob.short(), member = %member.short(), "leading for a member");
         Ok(transfer)
     }
@@ -263,7 +267,8 @@ impl Swarms {
         if !is_seed && context.let_downs.is_barred(key, seed, context.now()) {
             return Err(Refused::Trouble("nodes that led it gave nothing".to_owned()));
         }
-        let held = self.held_of(source, credentials).await?;
+        let on_trust = self.leads_on_trust(seed);
+        let held = if on_trust { None } else { self.held_of(source, credentials).await? };
         let (source_asked, credentials_shown) = (source.clone(), credentials.clone());
         let asked = self.house.joins.ask(&self.house.fleet, seed, source_asked, credentials_shown, held, everything);
         // A seed may be more patient with origins than this agent. A node that says so for longer may say so for ever.
@@ -360,10 +365,14 @@ impl Swarms {
     ) -> Result<Arc<Transfer>, FetchError> {
         let (blob, version) = (joined.blob, joined.version.clone());
         let manifest = Manifest::new(joined.piece_length, joined.length);
+        let on_trust = self.leads_on_trust(seed);
         let _turn = self.beginnings.turn(blob).await;
-        let stored = self.create(blob, source, &version, manifest).await?;
+        let stored = self.create(blob, source, &version, manifest, on_trust).await?;
         if matches!(source, Source::Url { .. }) {
             self.remember_joined(source, credentials, blob, &version);
+        }
+        if on_trust {
+            self.proven(source);
         }
         // Whoever is let in is told apart once it is there.
         let requester = Requester::Here;
@@ -374,6 +383,7 @@ impl Swarms {
             requester,
             stored,
             everything,
+            on_trust,
         };
         Ok(self.register(Transfer::begin(&self.house, beginning).await, Some((seed, joined))))
     }
@@ -532,7 +542,7 @@ impl Swarms {
         let _turn = self.beginnings.turn(blob).await;
         let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
-        let stored = self.create(blob, source, &version, manifest).await?;
+        let stored = self.create(blob, source, &version, manifest, false).await?;
         let transfer = self.begin(source, version, caller, stored).await;
         // Another source's, begun since: this answer is none of its. The caller sees to it whether it may be given.
         if !self.may_go_together(&transfer.source, source) {
@@ -633,7 +643,7 @@ impl Swarms {
         stored: Arc<dyn StoredBlob>,
     ) -> Arc<Transfer> {
         let (source, credentials) = (source.clone(), credentials.clone());
-        let beginning = Beginning { source, version, credentials, requester, stored, everything };
+        let beginning = Beginning { source, version, credentials, requester, stored, everything, on_trust: false };
         self.register(Transfer::begin(&self.house, beginning).await, None)
     }
 

@@ -7,6 +7,8 @@
 //!
 //! Invariant: a seed that is asked by another one asks no further one, so that no question goes round in a circle.
 //!
+//! For its own host a seed that waits for the origin in vain takes what a node holds whole ([`holders`](super::holders)).
+//!
 //! Not here: what nodes hold whole ([`inventory`](super::inventory)), and how seeds get to know each other
 //! ([`Message::Seeds`](darter_wire::Message)).
 
@@ -23,6 +25,26 @@ use crate::error::FetchError;
 use crate::transfer::Transfer;
 
 impl Swarms {
+    /// Opens a source for a program of the seed's own host.
+    pub(super) async fn open_on_a_seed(
+        self: &Arc<Self>,
+        source: &Source,
+        caller: Caller<'_>,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let asking = {
+            let (swarms, source, credentials) = (Arc::clone(self), source.clone(), caller.credentials.clone());
+            let Caller { requester, everything, .. } = caller;
+            self.house.tasks.spawn(async move {
+                let caller = Caller { credentials: &credentials, requester, everything };
+                match swarms.open_by_another_seed(&source, caller).await? {
+                    Some(transfer) => Ok(transfer),
+                    None => swarms.lead(&source, caller, true).await,
+                }
+            })
+        };
+        self.unless_held(source, caller, asking).await
+    }
+
     /// Opens a source for a member of its swarm.
     pub(super) async fn open_as_seed(
         self: &Arc<Self>,

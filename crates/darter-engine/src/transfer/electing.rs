@@ -65,6 +65,12 @@ impl Transfer {
             self.tasks.spawn(async move { transfer.start_over_without(lead, How::Perhaps, why).await });
             return;
         }
+        if self.on_trust {
+            let reason = format!("the node that gave it can't go on ({why})");
+            let (transfer, error) = (Arc::clone(self), FetchError::Withdrawn { blob: self.blob, reason });
+            self.tasks.spawn(async move { transfer.dissolve(error).await });
+            return;
+        }
         self.elect();
     }
 

@@ -4,7 +4,7 @@
 //! left to show is that the manifest is the right one. The lead shows it by the origin's own digest, while it reads if
 //! it can, and tells its members root and digest; a member compares its root with the lead's. So SHA-256, the dearest
 //! step of all, is computed once for the fleet. A member whose lead is gone, or that was told to trust nobody
-//! (`verify_whole`), computes it itself.
+//! (`verify_whole`), computes it itself, and so does a seed that follows a node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,8 @@ impl Transfer {
         if has_verdict && vouched.is_none() {
             self.note("the lead's verdict is about other bytes; checking the whole here");
         }
-        if let Some(verdict) = vouched.filter(|_| !self.context.options.verify_whole) {
+        let trusts_nobody = self.context.options.verify_whole || self.on_trust;
+        if let Some(verdict) = vouched.filter(|_| !trusts_nobody) {
             return Ok((verdict, by));
         }
         let rest = self.hash_rest().await?;

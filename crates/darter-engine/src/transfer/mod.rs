@@ -133,6 +133,7 @@ pub struct Transfer {
     pub stored: Arc<dyn StoredBlob>,
     /// How long its pieces are.
     pub piece_length: PieceLength,
+    on_trust: bool,
     state: Mutex<State>,
     /// How far the whole was hashed.
     whole: Whole,
@@ -275,13 +276,15 @@ pub(crate) struct Beginning {
     pub(crate) stored: Arc<dyn StoredBlob>,
     /// Whether all of it is wanted, or parts alone.
     pub(crate) everything: bool,
+    /// Whether this is a seed that takes what the pieces must be from a node.
+    pub(crate) on_trust: bool,
 }
 
 impl Transfer {
     /// A transfer that nobody leads yet, with a driver of its own.
     pub(crate) async fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
         let House { context, fleet, joins, tasks, sendable } = house;
-        let Beginning { source, version, credentials, requester, stored, everything } = beginning;
+        let Beginning { source, version, credentials, requester, stored, everything, on_trust } = beginning;
         let root = stored.manifest().root().filter(|_| stored.is_complete());
         let digest = match (source.digest(), root) {
             // Of content without a digest of its own, the one that was found when it came.
@@ -358,6 +361,7 @@ impl Transfer {
             version,
             stored,
             piece_length: manifest.piece_length(),
+            on_trust,
             state: Mutex::new(state),
             whole: Whole::default(),
             kick: Notify::new(),
@@ -400,6 +404,12 @@ impl Transfer {
 
     pub(crate) fn is_complete(&self) -> bool {
         self.state.lock().is_complete()
+    }
+
+    /// Whether a node alone says what the pieces must be, and this seed has not checked the whole yet: it gives nobody else any of it,
+    /// believes no verdict of that node's, and never leads with it.
+    pub(crate) fn is_on_trust(&self) -> bool {
+        self.on_trust && !self.is_complete()
     }
 
     /// Whether somebody has checked the whole.

@@ -1,0 +1,115 @@
+//! A node that holds all of a blob gives it to whoever waits for the origin in vain.
+//!
+//! A seed that has nothing of a blob, because it was evicted there or its disk was lost, waits for the origin for as long as
+//! `--origin-patience` allows, while a node may hold all of it. So whoever has no answer of a seed after a moment, or of the
+//! origin if it is a seed itself, or hears that the origin is in trouble, looks for such a node and follows it: a registry that
+//! is away, or asks to slow down, keeps nobody from what the fleet has.
+//!
+//! Invariants: only content that is named by its digest is taken in this way, so that the whole shows whether it is right;
+//! and only for a source that is proven ([`proof`](super::proof)). A seed takes it *on trust* ([`Transfer::is_on_trust`]): for
+//! its own host alone, until it has checked the whole by itself. A node that made up what the pieces must be would
+//! mislead the whole fleet through it otherwise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_api::Role;
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{NodeId, Source};
+use tokio::task::JoinHandle;
+
+use super::Swarms;
+use super::access::Caller;
+use super::nodes::Settled;
+use crate::error::FetchError;
+use crate::transfer::{Lead, Transfer};
+
+/// Who has had no answer for so long looks for a holder. Then again after twice as long each time, since one may come.
+const LOOK_FOR_HOLDERS_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a holder may take to let this agent in.
+const HOLDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Swarms {
+    /// What comes of `asking`, unless a node that holds all of the source's content is found while that takes long or meets an origin in
+    /// trouble. `asking` goes on all the same.
+    pub(super) async fn unless_held<T: From<Arc<Transfer>>>(
+        self: &Arc<Self>,
+        source: &Source,
+        caller: Caller<'_>,
+        mut asking: JoinHandle<Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
+        let mut pause = LOOK_FOR_HOLDERS_AFTER;
+        loop {
+            let asked = tokio::time::timeout(pause, &mut asking).await;
+            let mut answer = asked.ok().map(|asked| asked.expect("asking does not panic"));
+            if answer.as_ref().is_none_or(is_trouble) {
+                let mut looking = self.look_for_holder(source, caller);
+                // An answer that comes by now is better.
+                let found = tokio::select! {
+                    found = &mut looking => found.ok().flatten(),
+                    asked = &mut asking, if answer.is_none() => {
+                        let asked = asked.expect("asking does not panic");
+                        if !is_trouble(&asked) {
+                            return asked;
+                        }
+                        answer = Some(asked);
+                        tokio::time::timeout(HOLDER_TIMEOUT, looking).await.ok().and_then(|found| found.ok().flatten())
+                    }
+                    () = tokio::time::sleep(HOLDER_TIMEOUT) => None,
+                };
+                if let Some(transfer) = found {
+                    return Ok(transfer.into());
+                }
+            }
+            if let Some(answer) = answer {
+                return answer;
+            }
+            pause *= 2;
+        }
+    }
+
+    /// Looks for a node that holds all of it, and follows it. To the end, whoever waits for that: a question to a lead that is dropped
+    /// half-way keeps what is said of the blob from everybody.
+    fn look_for_holder(
+        self: &Arc<Self>,
+        source: &Source,
+        Caller { credentials, requester, everything }: Caller<'_>,
+    ) -> JoinHandle<Option<Arc<Transfer>>> {
+        let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
+        self.house.tasks.spawn(async move {
+            let caller = Caller { credentials: &credentials, requester, everything };
+            swarms.open_by_holder(&source, caller).await
+        })
+    }
+
+    /// Follows an agent that holds all of a registry's blob, if the seeds know of one.
+    async fn open_by_holder(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Option<Arc<Transfer>> {
+        let Source::Registry { digest, .. } = source else { return None };
+        let (key, blob) = (source.record_key(&Credentials::none()), blob_of(digest));
+        let holders = self.house.fleet.holders_by_seeds(key, blob, self.known_holders(key, blob)).await;
+        for holder in holders.iter().map(|info| info.node).filter(|holder| self.may_lead(*holder, source)) {
+            // Whoever was asked has let this agent in by now, or an earlier holder at last.
+            if let Some(transfer) = self.get(blob).filter(|transfer| transfer.lead() != Lead::Nobody) {
+                return self.check_given(&transfer, source).await.ok().map(|()| transfer);
+            }
+            if let Ok(Settled::Transfer(transfer)) = self.try_lead(holder, source, caller, &mut Vec::new()).await
+                && self.check_given(&transfer, source).await.is_ok()
+            {
+                self.follow_also(&transfer, holder, &holders, "the origin does not answer");
+                return Some(transfer);
+            }
+        }
+        None
+    }
+
+    /// Whether what this agent gives as a lead is taken on trust here: a seed knows what an origin or another seed says.
+    pub(super) fn leads_on_trust(&self, lead: NodeId) -> bool {
+        self.house.context.options.role == Role::Seed && !self.house.fleet.is_seed(lead)
+    }
+}
+
+/// Whether the origin is in trouble, so that who holds all of it may do better.
+fn is_trouble<T>(answer: &Result<T, FetchError>) -> bool {
+    answer.as_ref().err().is_some_and(FetchError::is_trouble_of_the_origin)
+}
