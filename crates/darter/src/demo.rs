@@ -78,8 +78,12 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     if let Some(file) = &args.plot {
         // What could not be written at the end; an old picture stays until the new one is drawn.
+        let is_new = !file.exists();
         let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
         opened.with_context(|| format!("can't write {}", file.display()))?;
+        if is_new {
+            let _ = std::fs::remove_file(file);
+        }
     }
     let rate = args.rate.unwrap_or_else(rate_for_this_machine);
     let content = Arc::new(match &args.content {

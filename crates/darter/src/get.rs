@@ -57,6 +57,7 @@ use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use url::Url;
 
 use self::backend::{Backend, Changed, Given, Opened, Question};
 use self::bar::Bar;
@@ -121,6 +122,8 @@ struct Work<'a> {
     bar: Bar,
     /// Which download each file is written by.
     taken: Mutex<HashMap<PathBuf, usize>>,
+    /// The same for files with several names (device and inode), and what is downloaded.
+    linked: Mutex<HashMap<(u64, u64), Url>>,
 }
 
 /// Downloads what the command line names.
@@ -136,7 +139,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
         backend = Backend::choose(args, &jobs, &sources, |line| bar.say(line)) => backend?,
         signal = signals.which() => return Err(ended_by(signal, String::new()).into()),
     };
-    let work = Work { args, backend, senders, bar, taken: Mutex::default() };
+    let work = Work { args, backend, senders, bar, taken: Mutex::default(), linked: Mutex::default() };
     let result = tokio::select! {
         results = work.all(&jobs) => Ok(results),
         signal = signals.which() => Err(signal),
@@ -273,7 +276,7 @@ impl Work<'_> {
         let mut opened = self.backend.open(&question).await?;
         let called = opened.disposition.as_deref().and_then(disposition::file_name);
         let target = job.target(called.as_deref())?;
-        self.take(number, &target)?;
+        self.take(number, job, &target)?;
         if question.order == Order::Any && !matches!(target, Target::File(_)) {
             // A pipe has that name there.
             drop(opened);
@@ -302,10 +305,14 @@ impl Work<'_> {
     }
 
     /// Notes what a download writes. Two whose origins, or whose links, name the same file would undo each other.
-    fn take(&self, number: usize, target: &Target) -> anyhow::Result<()> {
+    fn take(&self, number: usize, job: &Job, target: &Target) -> anyhow::Result<()> {
         let Target::File(file) = target else { return Ok(()) };
         let by = *self.taken.lock().entry(file.path.clone()).or_insert(number);
-        if by != number {
+        let other = file.linked().is_some_and(|inode| {
+            let mut linked = self.linked.lock();
+            *linked.entry(inode).or_insert_with(|| job.url.clone()) != job.url
+        });
+        if by != number || other {
             let shown = file.shown.display();
             anyhow::bail!("another of these downloads is written to {shown}; name the files in a list (-i)");
         }

@@ -147,8 +147,9 @@ fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         }
     }
     if let Some(signal) = Failure::signal(error) {
-        // Comes back only where it can't be done; the exit code then says it.
+        // Comes back only where it can't be done, as by a container's first process; the exit code then says it as a shell would.
         let _ = darter_kernel::signal::end_by(signal);
+        return ExitCode::from(u8::try_from(128 + signal).unwrap_or(code));
     }
     ExitCode::from(code)
 }

@@ -2,6 +2,7 @@
 //! Both give the same verified content, as parts of a file where they can: in order for what is written as it comes, in any
 //! order for a file.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,10 @@ const LOCK_POLL: Duration = Duration::from_millis(300);
 /// How often to ask whom a download waits for that has not begun.
 const WAITING_POLL: Duration = Duration::from_secs(1);
 
+/// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
+const MAX_REMOVALS: u32 = 25;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+
 /// Who downloads.
 pub(super) enum Backend {
     Daemon(Client),
@@ -56,6 +61,10 @@ pub(super) struct Embedded {
     keep: bool,
     /// The sources that are not done yet.
     open: Mutex<Vec<BlobId>>,
+    /// What was here before this command, and whether it was whole.
+    before: HashMap<BlobId, bool>,
+    /// Those that need not be kept, and were still being read when they were done.
+    left: Mutex<HashSet<BlobId>>,
 }
 
 /// One question for content.
@@ -165,7 +174,11 @@ impl Backend {
                         threads::run(move || rooms::clear_leftovers(&directory, &mine)).detach();
                         let open = Mutex::new(sources.to_vec());
                         let home = Arc::new(Home::new(&room));
-                        return Ok(Self::Embedded(Embedded { agent, room, home, why, keep: args.keep, open }));
+                        // Asked now: what is small is whole by the time that its download is open.
+                        let rows = agent.list().await?;
+                        let before = rows.iter().map(|row| (row.blob, row.complete)).collect();
+                        let (keep, left) = (args.keep, Mutex::default());
+                        return Ok(Self::Embedded(Embedded { agent, room, home, why, keep, open, before, left }));
                     }
                     Err(StartError::Store(StoreError::Locked { pid, .. })) => holder = pid,
                     Err(error) => return Err(error.into()),
@@ -193,9 +206,9 @@ impl Backend {
         let Self::Embedded(embedded) = self else { return };
         embedded.open.lock().retain(|open| *open != source);
         if let Some(blob) = spent
-            && let Err(error) = embedded.agent.remove(&blob.to_string()).await
+            && embedded.agent.remove(&blob.to_string()).await.is_err()
         {
-            tracing::warn!(error = %in_full(&error), "the content stays in the store");
+            embedded.left.lock().insert(blob);
         }
     }
 
@@ -204,6 +217,7 @@ impl Backend {
         let Self::Embedded(embedded) = self else { return };
         let (room, open) = (embedded.room.clone(), embedded.open.lock().clone());
         threads::run(move || rooms::note(&room, &open)).await;
+        embedded.remove_left().await;
         embedded.agent.drain().await;
     }
 
@@ -265,6 +279,22 @@ async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Resu
 }
 
 impl Embedded {
+    /// Removes what another download of this command was still reading when it was to be removed.
+    async fn remove_left(&self) {
+        let left = std::mem::take(&mut *self.left.lock());
+        for blob in left {
+            let mut tries = 0;
+            while let Err(error) = self.agent.remove(&blob.to_string()).await {
+                tries += 1;
+                if tries == MAX_REMOVALS {
+                    tracing::warn!(error = %in_full(&error), "the content stays in the store");
+                    break;
+                }
+                tokio::time::sleep(REMOVAL_PAUSE).await;
+            }
+        }
+    }
+
     async fn open(&self, question: &Question<'_>) -> anyhow::Result<Opened> {
         let (source, credentials) = source_of(question);
         let disposition = if question.disposition { self.agent.disposition(&source, &credentials).await } else { None };
@@ -273,7 +303,8 @@ impl Embedded {
         }
         let download = Arc::new(self.agent.open(source, credentials).await?);
         // What was kept here before stays here.
-        let moves = (!self.keep && !download.progress().complete).then(|| Arc::clone(&self.home));
+        let was_whole = self.before.get(&download.blob()).is_some_and(|whole| *whole);
+        let moves = (!self.keep && !was_whole).then(|| Arc::clone(&self.home));
         let parts = download.hand_on(question.order).map(given_here);
         Ok(Opened {
             blob: download.blob(),
@@ -298,7 +329,6 @@ impl Embedded {
     ) -> anyhow::Result<Opened> {
         let (download, range) = self.agent.open_span(source, credentials, span).await?;
         let download = Arc::new(download);
-        let was_empty = download.progress().held == 0;
         let bytes = download.bytes_of(range).scan(0, |at, bytes| {
             let here = *at;
             *at += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -312,7 +342,7 @@ impl Embedded {
             modified: download.version().last_modified,
             disposition,
             moves: None,
-            spent: was_empty && !self.keep,
+            spent: !self.before.contains_key(&download.blob()) && !self.keep,
             vouched: true,
             content: bytes.chain(stream::iter([Ok(end)])).map(given_here).boxed(),
             watch: Watch::Embedded(download),

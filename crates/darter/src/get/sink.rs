@@ -514,9 +514,10 @@ impl Part {
 
 /// Whether the content is written into what is there, since it has other names, or a new file can't take its place.
 fn is_written_to(target: &FileTarget) -> bool {
-    let named_twice = |old: &Metadata| old.nlink() > 1 && !attributes::is_stores(&target.path);
     target.old.as_ref().is_some_and(|old| {
-        named_twice(old) || attributes::is_mount(&target.path) || !attributes::can_replace(old, target.directory())
+        target.linked().is_some()
+            || attributes::is_mount(&target.path)
+            || !attributes::can_replace(old, target.directory())
     })
 }
 

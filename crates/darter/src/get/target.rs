@@ -14,6 +14,7 @@ use percent_encoding::percent_decode_str;
 use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 use url::Url;
 
+use super::attributes;
 use super::disposition::is_unseen;
 use crate::failure::Failure;
 
@@ -172,6 +173,12 @@ impl FileTarget {
     /// The directory of the file.
     pub(super) fn directory(&self) -> &Path {
         directory_of(&self.path)
+    }
+
+    /// What is there (device and inode), if it has other names that would show what is written to it.
+    pub(super) fn linked(&self) -> Option<(u64, u64)> {
+        let old = self.old.as_ref().filter(|old| old.nlink() > 1 && !attributes::is_stores(&self.path))?;
+        Some((old.dev(), old.ino()))
     }
 
     /// Opens what is there for writing, through the name that the user gave.

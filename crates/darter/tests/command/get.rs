@@ -29,6 +29,7 @@ fn sizes_at_the_edges() {
         let web = Web::serve(bytes.clone());
         room.run(&format!("get {} -o out", web.url)).succeeded();
         assert!(room.read("out") == bytes, "{length} bytes");
+        assert_eq!(saved(&room.data_dir()), 0, "{length} bytes: none is kept besides, however soon they came");
     }
 }
 
@@ -237,6 +238,22 @@ fn interrupted_it_says_what_is_kept_and_dies_of_the_signal() {
 }
 
 /// As shells start jobs in the background of a script.
+/// No signal ends the first process of a container that does not want it, and `docker run` passes its exit code on.
+#[test]
+fn the_first_process_of_a_container_ends_with_the_code_of_the_signal() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: makes a namespace");
+    }
+    let room = Room::new();
+    let web = Web::serve(content(4 * MEGABYTE));
+    web.hold_at(2 * MEGABYTE);
+    let line = format!("get {}", web.url);
+    let mut process = Running::start(room.darter_by(&["unshare", "--pid", "--fork", "--kill-child"], &line));
+    wait_until("it has begun", || web.sent() > 0);
+    process.signal_child(Signal::TERM);
+    assert_eq!(process.ended().code(), Some(128 + 15));
+}
+
 #[test]
 fn an_interrupt_that_it_was_started_to_ignore_is_ignored() {
     let (room, bytes) = (Room::new(), content(4 * MEGABYTE));
@@ -440,6 +457,17 @@ fn two_origins_that_give_one_name_do_not_undo_each_other() {
     assert_eq!(outcome.code, Some(1), "{}", outcome.err);
     assert!(outcome.err.contains("another of these downloads is written to model.bin"), "{}", outcome.err);
     assert_eq!(room.files(), ["model.bin"]);
+
+    // By two names that the file has had before.
+    std::fs::hard_link(room.path("out/model.bin"), room.path("out/twin")).unwrap();
+    std::fs::write(room.path("list"), format!("{} model.bin\n{} twin\n", webs[0].url, webs[1].url)).unwrap();
+    let list = room.path("list");
+    let told = room.run(&format!("get -i {}", list.display()));
+    assert_eq!(told.code, Some(1), "{}", told.err);
+    assert!(told.err.contains("another of these downloads is written to"), "{}", told.err);
+    std::fs::write(&list, format!("{} model.bin\n{} twin\n", webs[0].url, webs[0].url)).unwrap();
+    room.run(&format!("get -i {}", list.display())).succeeded();
+    assert!(room.read("twin") == content(1000), "one content may have them all");
 }
 
 #[test]

@@ -158,6 +158,13 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Signals what this process started.
+    pub(crate) fn signal_child(&mut self, signal: Signal) {
+        let id = self.child().id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        kill_process(Pid::from_raw(children.trim().parse().unwrap()).unwrap(), signal).unwrap();
+    }
+
     pub(crate) fn runs(&mut self) -> bool {
         self.child().try_wait().unwrap().is_none()
     }
