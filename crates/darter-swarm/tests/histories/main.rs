@@ -40,18 +40,18 @@ fn each(test: &str, histories: u64, mut run: impl FnMut(u64) -> (World, Result<(
 fn led(world: &World) -> Result<Vec<usize>, String> {
     let mut roots = Vec::new();
     for (at, agent) in world.agents.iter().enumerate().filter(|(_, agent)| agent.alive) {
-        if agent.leadership.is_searching() {
+        if agent.session.leadership.is_searching() {
             return Err(format!("{at} still looks for a lead"));
         }
         let (mut on, mut steps) = (at, 0);
         loop {
             let it = &world.agents[on];
-            match it.leadership.leader() {
+            match it.session.leader() {
                 Leader::Me => break,
                 Leader::Nobody => return Err(format!("nobody leads {on}")),
                 Leader::Node(lead) => {
                     let lead = world.at(lead);
-                    if !world.agents[lead].alive || !world.agents[lead].inside.contains(&it.id) {
+                    if !world.agents[lead].alive || !world.agents[lead].leads(it.id) {
                         return Err(format!("{on} follows {lead}, which does not lead it"));
                     }
                     on = lead;
@@ -107,7 +107,7 @@ fn when_the_lead_dies_all_choose_the_one_that_ranks_first_and_are_greeted_by_it(
             if roots != first.into_iter().collect::<Vec<_>>() {
                 return Err(format!("{roots:?} lead instead of {first:?}"));
             }
-            let strangers = (1..=nodes).find(|at| world.agents[*at].met.len() != nodes - 1);
+            let strangers = (1..=nodes).find(|at| world.agents[*at].session.met().len() != nodes - 1);
             strangers.map_or(Ok(()), |at| Err(format!("{at} has not met everybody")))
         });
         (world, outcome)
@@ -185,7 +185,7 @@ fn who_cannot_reach_some_gets_other_neighbours_in_their_place() {
         let mut world = World::new(number, 1, 0, 6);
         world.add(NODES, |random| random.one_in(10));
         world.run_for(QUIET);
-        let least = world.agents[1..].iter().map(|agent| agent.met.len()).min().unwrap_or_default();
+        let least = world.agents[1..].iter().map(|agent| agent.session.met().len()).min().unwrap_or_default();
         let outcome = led(&world).and_then(|_| {
             if least < 5 { Err(format!("one has only {least} neighbours that it reaches")) } else { Ok(()) }
         });

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use darter_core::NodeId;
+use darter_core::{NodeId, Signer, Version};
+use darter_protocol::Message;
 use darter_protocol::SwarmPart;
 use darter_swarm::{Awaited, Leader, Loss, asking};
 
-use crate::world::{Event, Said, World};
+use crate::world::{BLOB, Event, PIECES, Said, VERDICT, World};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -48,6 +49,24 @@ impl Lie {
     }
 }
 
+/// The answer of a liar that lets somebody in.
+fn let_in(request: u32, verdict: bool) -> Message {
+    Message::Joined {
+        request,
+        blob: BLOB,
+        version: Version::default(),
+        piece_length: PIECES,
+        length: None,
+        hashes: Vec::new(),
+        key: Signer::draw().key(),
+        members_ask: false,
+        proof: None,
+        neighbours: Vec::new(),
+        verdict: verdict.then_some(VERDICT),
+        whole: None,
+    }
+}
+
 impl World {
     /// From now on all that start want bytes, and these agents lie.
     pub(crate) fn pull(&mut self, liars: impl IntoIterator<Item = (usize, Lie)>) {
@@ -70,7 +89,7 @@ impl World {
     /// What an agent has to do with the blob, as it says; nothing is heard of one that is silent.
     pub(crate) fn part_of(&self, agent: usize) -> Option<SwarmPart> {
         let it = &self.agents[agent];
-        it.lie.map_or_else(|| Some(asking::part_of(it.leadership.leader(), it.is_complete)), Lie::part)
+        it.lie.map_or_else(|| Some(asking::part_of(it.session.leader(), it.is_complete)), Lie::part)
     }
 
     /// Whether a liar answers, or does not answer, this in its way.
@@ -83,7 +102,7 @@ impl World {
             }
             (_, Said::Join { request }) => {
                 let (request, verdict) = (*request, lie == Lie::Knows);
-                self.say(liar, to, Said::Joined { request, neighbours: Vec::new(), verdict });
+                self.say(liar, to, Said::Told(Box::new(let_in(request, verdict))));
                 if lie == Lie::Forgets {
                     self.say(liar, to, Said::Forgot);
                 }
@@ -98,14 +117,14 @@ impl World {
         let mut on = agent;
         for _ in 0..self.agents.len() {
             let it = &self.agents[on];
-            match it.leadership.leader() {
+            match it.session.leader() {
                 _ if on != agent && it.is_complete => return true,
                 Leader::Me => return true,
                 Leader::Nobody => return false,
                 Leader::Node(lead) => {
                     let lead = self.at(lead);
                     let leads = &self.agents[lead];
-                    if leads.lie.is_some() || self.connection(on, lead).is_none() || !leads.inside.contains(&it.id) {
+                    if leads.lie.is_some() || self.connection(on, lead).is_none() || !leads.leads(it.id) {
                         return false;
                     }
                     on = lead;
@@ -126,15 +145,11 @@ impl World {
             it.vigil.moved(now);
             it.given += 1;
         }
-        let leader = it.leadership.leader();
+        let leader = it.session.leader();
         if it.course.begins_check(it.given >= WHOLE_AFTER, it.knows_verdict, leader, now) {
             it.is_complete = it.course.completes();
-            let members: Vec<NodeId> = it.inside.iter().copied().collect();
             self.tell(|| format!("{agent} is done"));
-            for member in members {
-                self.say(agent, member, Said::Whole);
-            }
-            return;
+            return self.speak(agent);
         }
         self.look_later(agent);
         match leader {
@@ -145,7 +160,7 @@ impl World {
                 let it = &mut self.agents[agent];
                 let gives_up =
                     !is_seed && it.given < WHOLE_AFTER && now >= it.vigil.gives_up_at(Awaited::Read(Duration::ZERO));
-                if gives_up && it.leadership.lost(lead, Loss::Mute) {
+                if gives_up && it.session.lost_lead(lead, Loss::Mute, now) {
                     self.tell(|| format!("{agent} leaves its lead, which gives nothing"));
                     self.seek(agent);
                 }

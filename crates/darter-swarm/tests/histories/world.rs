@@ -7,14 +7,68 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceSet, Place};
+use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
+use darter_protocol::{Message, Verdict};
 use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Course, Found, Lead, Leader, Leadership, Loss, Start, Step, Tuning, Vigil};
+use darter_swarm::{
+    Books, Course, Entering, Facts, Found, Hashes, Leader, Leadership, Loss, Meeting, Opening, Picker, Session, Start,
+    Step, Tuning, Vigil,
+};
 
 use crate::pull::Lie;
 
 pub(crate) const BLOB: BlobId = BlobId([0xb1; 32]);
+
+/// What the whole must be.
+pub(crate) const VERDICT: Verdict = Verdict { root: PieceHash([7; 32]), digest: None };
+
+pub(crate) const PIECES: PieceLength = PieceLength::UNKNOWN_BLOB;
+
+/// A blob of eight pieces, of whose hashes nobody knows one: here nothing is fetched.
+struct Nothing;
+
+impl Facts for Nothing {
+    fn blob(&self) -> BlobId {
+        BLOB
+    }
+
+    fn version(&self) -> Version {
+        Version::default()
+    }
+
+    fn piece_length(&self) -> PieceLength {
+        PIECES
+    }
+
+    fn length(&self) -> Option<u64> {
+        Some(PIECES.bytes() * 8)
+    }
+
+    fn prefix(&self) -> u32 {
+        0
+    }
+
+    fn known_count(&self) -> u32 {
+        0
+    }
+
+    fn known(&self) -> PieceSet {
+        PieceSet::new()
+    }
+
+    fn knows(&self, _: PieceIndex) -> bool {
+        false
+    }
+
+    fn hashes_from(&self, _: u32, _: usize) -> Vec<PieceHash> {
+        Vec::new()
+    }
+
+    fn address(&self, node: NodeId) -> String {
+        format!("host-{}:7400", node.0[0])
+    }
+}
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Debug)]
@@ -47,22 +101,13 @@ pub(crate) enum Said {
     Join {
         request: u32,
     },
-    Joined {
-        request: u32,
-        neighbours: Vec<NodeId>,
-        verdict: bool,
-    },
     Rejected {
         request: u32,
     },
     /// The sender, which leads, knows nothing of whom it let in.
     Forgot,
-    /// What the whole must be.
-    Whole,
-    Neighbours {
-        lost: Vec<NodeId>,
-        gained: Vec<NodeId>,
-    },
+    /// What a lead says, by its books.
+    Told(Box<Message>),
     Unreached {
         peer: NodeId,
     },
@@ -130,10 +175,8 @@ pub(crate) struct Agent {
     pub(crate) life: u32,
     pub(crate) is_seed: bool,
     pub(crate) lie: Option<Lie>,
-    pub(crate) leadership: Leadership,
-    lead: Option<Lead>,
-    pub(crate) inside: BTreeSet<NodeId>,
-    pub(crate) met: BTreeSet<NodeId>,
+    pub(crate) session: Session,
+    pub(crate) books: Option<Books>,
     requests: u32,
     asked: Option<(u32, NodeId)>,
     /// At how many looks bytes came; and whether all are here and were checked.
@@ -169,7 +212,7 @@ pub(crate) struct World {
 }
 
 impl Agent {
-    fn new(at: usize, is_seed: bool, random: &mut Random) -> Self {
+    fn new(at: usize, is_seed: bool, tuning: Tuning, random: &mut Random) -> Self {
         let mut id = [0; 16];
         id[0] = at as u8;
         id[8..].copy_from_slice(&random.next().to_le_bytes());
@@ -179,10 +222,8 @@ impl Agent {
             alive: false,
             life: 0,
             is_seed,
-            leadership: Leadership::new(id, BLOB, BLOB, !is_seed),
-            lead: None,
-            inside: BTreeSet::new(),
-            met: BTreeSet::new(),
+            session: Self::session(id, is_seed, tuning),
+            books: None,
             requests: 0,
             asked: None,
             lie: None,
@@ -193,14 +234,25 @@ impl Agent {
             course: Course::new(false),
         }
     }
+
+    fn session(id: NodeId, is_seed: bool, tuning: Tuning) -> Session {
+        let picker = Picker::new(id, PIECES.bytes(), tuning, 1);
+        let leadership = Leadership::new(id, BLOB, BLOB, !is_seed);
+        Session::new(id, picker, leadership, Hashes::new(BLOB, PIECES, &[], 0, tuning), tuning)
+    }
+
+    /// Whether it has let in another.
+    pub(crate) fn leads(&self, other: NodeId) -> bool {
+        self.books.as_ref().is_some_and(|books| books.has(other))
+    }
 }
 
 impl World {
     /// Agents of which the first `seeds` are seeds. The first one leads, and the others join it.
     pub(crate) fn new(number: u64, seeds: usize, nodes: usize, neighbours: u32) -> Self {
         let mut random = Random(number);
-        let agents: Vec<_> = (0..seeds + nodes).map(|at| Agent::new(at, at < seeds, &mut random)).collect();
         let tuning = Tuning { neighbours, neighbours_least: neighbours * 2 / 3, ..Tuning::default() };
+        let agents = (0..seeds + nodes).map(|at| Agent::new(at, at < seeds, tuning, &mut random)).collect();
         let mut world = Self {
             now: Moment::from_micros(1),
             events: BTreeMap::new(),
@@ -233,7 +285,7 @@ impl World {
                     self.walls.insert((other, at));
                 }
             }
-            let agent = Agent::new(at, false, &mut self.random);
+            let agent = Agent::new(at, false, self.tuning, &mut self.random);
             self.agents.push(agent);
             self.start(at);
             self.run_for(Duration::from_millis(50));
@@ -292,13 +344,13 @@ impl World {
                 if it.life == life
                     && let Some((_, asked)) = it.asked.take_if(|(asked, _)| *asked == request)
                 {
-                    it.leadership.silent(asked);
+                    it.session.leadership.silent(asked);
                     self.seek_on(agent);
                 }
             }
             Event::Found { agent, life, found } => {
                 if self.agents[agent].life == life {
-                    self.agents[agent].leadership.found(found);
+                    self.agents[agent].session.leadership.found(found);
                     self.seek_on(agent);
                 }
             }
@@ -346,7 +398,7 @@ impl World {
         }
         agent.alive = true;
         agent.life += 1;
-        agent.leadership = Leadership::new(agent.id, BLOB, BLOB, !agent.is_seed);
+        agent.session = Agent::session(agent.id, agent.is_seed, self.tuning);
         agent.vigil = Vigil::new(self.now);
         agent.course = Course::new(agent.is_complete);
         agent.knows_verdict = false;
@@ -368,10 +420,8 @@ impl World {
         let agent = &mut self.agents[at];
         agent.alive = false;
         agent.life += 1;
-        agent.lead = None;
+        agent.books = None;
         agent.asked = None;
-        agent.inside.clear();
-        agent.met.clear();
         for other in 0..self.agents.len() {
             self.disconnect(at, other, false);
         }
@@ -404,6 +454,7 @@ impl World {
         self.connected.insert((one.min(other), one.max(other)), (self.connections, [self.now; 2]));
         for (agent, seed) in [(one, other), (other, one)] {
             self.seed_came(agent, seed);
+            self.meet(agent);
         }
         true
     }
@@ -451,23 +502,24 @@ impl World {
     // What agents do with what they hear.
 
     fn peer_gone(&mut self, agent: usize, peer: usize) {
-        let id = self.agents[peer].id;
+        let (id, now) = (self.agents[peer].id, self.now);
         let it = &mut self.agents[agent];
-        it.met.remove(&id);
-        if it.inside.remove(&id)
-            && let Some(lead) = &mut it.lead
-        {
-            lead.leave(id);
+        let again = it.session.gone(id, !it.is_complete, now);
+        if let Some(books) = &mut it.books {
+            books.left(id);
         }
         if let Some((_, _)) = it.asked.take_if(|(_, asked)| *asked == id) {
-            it.leadership.refused(id);
+            it.session.leadership.refused(id);
             self.seek_on(agent);
         }
-        if self.agents[agent].leadership.lost(id, Loss::Failed) {
+        if again {
+            self.dial(agent, &[id]);
+        }
+        if self.agents[agent].session.lost_lead(id, Loss::Failed, now) {
             self.tell(|| format!("{agent} lost the lead {peer}"));
             self.seek(agent);
         }
-        self.give_notices(agent);
+        self.speak(agent);
         if self.agents[peer].is_seed {
             self.keep_connected(agent, peer);
         }
@@ -480,87 +532,104 @@ impl World {
         let id = self.agents[seed].id;
         let seeds: Vec<NodeId> = self.agents.iter().filter(|agent| agent.is_seed).map(|agent| agent.id).collect();
         let it = &mut self.agents[agent];
-        if it.leadership.seed_came(id, |lead| seeds.contains(&lead)) && it.leadership.leader() != Leader::Nobody {
+        let may_lead = it.session.leadership.seed_came(id, |lead| seeds.contains(&lead));
+        if may_lead && it.session.leader() != Leader::Nobody {
             self.ask(agent, id);
         }
     }
 
     fn hear(&mut self, to: usize, from: usize, what: Said) {
-        let sender = self.agents[from].id;
+        let (sender, now) = (self.agents[from].id, self.now);
         if self.lies(to, sender, &what) {
             return;
         }
         match what {
             Said::Join { request } => {
-                if self.agents[to].leadership.may_admit(sender) {
+                if self.agents[to].session.leadership.may_admit(sender) {
                     self.let_in(to, from, request);
                 } else {
                     self.say(to, sender, Said::Rejected { request });
                 }
             }
-            Said::Joined { request, neighbours, verdict } => {
-                let it = &mut self.agents[to];
-                if it.asked.take_if(|(asked, _)| *asked == request).is_none() {
-                    return;
-                }
-                let leads = it.inside.contains(&sender);
-                if !(leads && it.leadership.stays_lead_of(sender)) {
-                    it.leadership.set(Leader::Node(sender));
-                    it.vigil.follows(self.now);
-                    it.knows_verdict |= verdict;
-                    self.tell(|| format!("{to} follows {from}"));
-                    self.meet(to, &neighbours);
-                } else {
-                    it.leadership.refused(sender);
-                }
-                self.seek_on(to);
-            }
             Said::Rejected { request } => {
                 let it = &mut self.agents[to];
                 if it.asked.take_if(|(asked, _)| *asked == request).is_some() {
-                    it.leadership.refused(sender);
+                    it.session.leadership.refused(sender);
                     self.seek_on(to);
                 }
             }
             Said::Forgot => {
-                if self.agents[to].leadership.lost(sender, Loss::Forgot) {
+                if self.agents[to].session.lost_lead(sender, Loss::Forgot, now) {
                     self.seek(to);
                 }
             }
-            Said::Whole => {
-                let it = &mut self.agents[to];
-                it.knows_verdict |= it.leadership.following() == Some(sender);
-            }
-            Said::Neighbours { lost, gained } => {
-                if self.agents[to].leadership.following() == Some(sender) {
-                    self.agents[to].met.retain(|node| !lost.contains(node));
-                    self.meet(to, &gained);
-                }
-            }
+            Said::Told(message) => self.told(to, from, *message),
             Said::Unreached { peer } => {
-                let it = &mut self.agents[to];
-                if let Some(lead) = it.lead.as_mut().filter(|_| it.inside.contains(&sender)) {
-                    lead.part(sender, peer);
-                    self.give_notices(to);
+                if let Some(books) = self.agents[to].books.as_mut().filter(|books| books.has(sender)) {
+                    books.lead_mut().part(sender, peer);
+                    self.speak(to);
                 }
             }
             Said::Meet => {
-                if self.agents[to].met.insert(sender) {
-                    self.say(to, sender, Said::Meet);
-                }
+                let meeting = Meeting { tier: Tier::Far, held: PieceSet::new(), known: 0, wants: true };
+                self.agents[to].session.met_by(sender, meeting, |_| true, &Nothing, now);
+                self.meet(to);
             }
         }
     }
 
-    fn meet(&mut self, agent: usize, nodes: &[NodeId]) {
+    /// An agent hears what a lead says.
+    fn told(&mut self, to: usize, from: usize, message: Message) {
+        let (sender, now) = (self.agents[from].id, self.now);
+        let it = &mut self.agents[to];
+        match message {
+            Message::Joined { request, key, neighbours, verdict, .. } => {
+                if it.asked.take_if(|(asked, _)| *asked == request).is_none() {
+                    return;
+                }
+                let neighbours: Vec<NodeId> = neighbours.iter().map(|it| it.node).collect();
+                if it.session.follow(sender, key, neighbours.iter().copied(), it.books.as_ref(), now) {
+                    it.vigil.follows(now);
+                    it.knows_verdict |= verdict.is_some();
+                    self.tell(|| format!("{to} follows {from}"));
+                    self.dial(to, &neighbours);
+                } else {
+                    it.session.leadership.refused(sender);
+                }
+                self.seek_on(to);
+            }
+            Message::Neighbours { add, gone, .. } if it.session.following() == Some(sender) => {
+                let add: Vec<NodeId> = add.iter().map(|it| it.node).collect();
+                it.session.named(&add, &gone, now);
+                self.dial(to, &add);
+            }
+            Message::Whole { .. } => it.knows_verdict |= it.session.following() == Some(sender),
+            _ => {}
+        }
+    }
+
+    /// An agent connects to some others, and meets them.
+    fn dial(&mut self, agent: usize, nodes: &[NodeId]) {
         for &node in nodes {
             let other = self.at(node);
-            if self.connect(agent, other) {
-                self.agents[agent].met.insert(node);
-                self.say(agent, node, Said::Meet);
-            } else if let Some(lead) = self.agents[agent].leadership.following() {
+            // Where both have yet to notice that their connection is gone, they try again then.
+            if self.connect(agent, other) || self.may_reach(agent, other) {
+                continue;
+            }
+            let it = &self.agents[agent];
+            if let Some(lead) = it.session.unreached(node, !it.is_complete) {
                 self.say(agent, lead, Said::Unreached { peer: node });
             }
+        }
+        self.meet(agent);
+    }
+
+    fn meet(&mut self, agent: usize) {
+        let session = &self.agents[agent].session;
+        let is_connected = |node: &NodeId| self.connection(agent, self.at(*node)).is_some();
+        let connected: Vec<NodeId> = session.to_meet().iter().copied().filter(is_connected).collect();
+        for node in self.agents[agent].session.meet(|node| connected.contains(&node)) {
+            self.say(agent, node, Said::Meet);
         }
     }
 
@@ -569,47 +638,52 @@ impl World {
     fn lead(&mut self, at: usize, start: Start) {
         self.tell(|| format!("{at} leads"));
         self.open_books(at, start);
-        self.agents[at].leadership.set(Leader::Me);
+        self.agents[at].session.leads(self.now);
     }
 
     fn open_books(&mut self, at: usize, start: Start) {
         let (tuning, now, seed) = (self.tuning, self.now, self.random.next());
         let agent = &mut self.agents[at];
-        if agent.lead.is_none() {
-            let mut lead = Lead::new(agent.id, Place::default(), start, tuning, seed, now);
-            lead.set_total(8);
-            lead.join(agent.id, Place::default(), &PieceSet::new(), true);
-            agent.lead = Some(lead);
+        if agent.books.is_none() {
+            let opening = Opening {
+                me: agent.id,
+                place: Place::default(),
+                start,
+                held: &PieceSet::new(),
+                everything: true,
+                wishes: &[],
+                dropped: Vec::new(),
+                has_verdict: agent.is_complete,
+                seed,
+                tuning,
+            };
+            agent.books = Some(Books::open(opening, &Nothing, now));
         }
     }
 
     fn let_in(&mut self, at: usize, member: usize, request: u32) {
         self.open_books(at, Start::TakeOver);
         let id = self.agents[member].id;
-        let agent = &mut self.agents[at];
-        agent.inside.insert(id);
-        let lead = agent.lead.as_mut().expect("they were opened");
-        lead.join(id, Place::default(), &PieceSet::new(), true);
-        let neighbours = lead.take_notice(id).map(|notice| notice.gained).unwrap_or_default();
-        let neighbours = neighbours.into_iter().map(|peer| peer.node).collect();
-        let verdict = self.agents[at].is_complete;
-        self.say(at, id, Said::Joined { request, neighbours, verdict });
-        self.give_notices(at);
+        let books = self.agents[at].books.as_mut().expect("they were opened");
+        books.admit(Entering { node: id, request, whole: None }, Place::default(), &PieceSet::new(), true);
+        self.speak(at);
     }
 
-    fn give_notices(&mut self, at: usize) {
-        let now = self.now + self.tuning.tell_links_most;
-        let agent = &mut self.agents[at];
-        let Some(lead) = &mut agent.lead else { return };
+    /// A lead says what there is to say.
+    pub(crate) fn speak(&mut self, at: usize) {
         // Their pauses are tried elsewhere.
-        let mut notices = lead.take_notices(self.now);
-        notices.extend(lead.take_notices(now));
-        for notice in notices {
-            let gained: Vec<_> = notice.gained.iter().map(|peer| peer.node).collect();
-            if notice.to == self.agents[at].id {
-                self.meet(at, &gained);
-            } else {
-                self.say(at, notice.to, Said::Neighbours { lost: notice.lost, gained });
+        for now in [self.now, self.now + self.tuning.tell_links_most] {
+            let agent = &mut self.agents[at];
+            let Some(books) = &mut agent.books else { return };
+            let verdict = agent.is_complete.then_some(&VERDICT);
+            let speech = books.speak(&Nothing, agent.session.hashes.chain(), verdict, now);
+            if let Some(own) = speech.own {
+                let gained: Vec<NodeId> = own.gained.iter().map(|peer| peer.node).collect();
+                agent.session.noticed(&own, self.now);
+                self.dial(at, &gained);
+            }
+            for (to, message) in speech.messages {
+                self.say(at, to, Said::Told(Box::new(message)));
             }
         }
     }
@@ -617,26 +691,23 @@ impl World {
     // Looking for a lead.
 
     pub(crate) fn seek(&mut self, agent: usize) {
-        if !self.agents[agent].is_complete && self.agents[agent].leadership.begin_search() {
+        if !self.agents[agent].is_complete && self.agents[agent].session.leadership.begin_search() {
             self.seek_on(agent);
         }
     }
 
     fn seek_on(&mut self, at: usize) {
         if self.agents[at].is_complete {
-            self.agents[at].leadership.end_search();
+            self.agents[at].session.leadership.end_search();
         }
         if self.agents[at].asked.is_some() {
             return;
         }
-        let is_connected = |other: &usize| !self.is_known_gone(at, *other);
-        let others: Vec<usize> = (0..self.agents.len()).filter(is_connected).collect();
-        let ids = |is_seed: bool| others.iter().map(|at| &self.agents[*at]).filter(move |it| it.is_seed == is_seed);
-        let seeds: Vec<NodeId> = ids(true).map(|agent| agent.id).collect();
-        let members: Vec<NodeId> =
-            ids(false).map(|agent| agent.id).filter(|node| self.agents[at].met.contains(node)).collect();
+        let others = (0..self.agents.len()).filter(|other| !self.is_known_gone(at, *other)).map(|it| &self.agents[it]);
+        let (seeds, nodes): (Vec<&Agent>, Vec<&Agent>) = others.partition(|it| it.is_seed);
+        let [seeds, nodes] = [seeds, nodes].map(|agents| agents.iter().map(|it| it.id).collect::<Vec<NodeId>>());
         let life = self.agents[at].life;
-        match self.agents[at].leadership.next(&seeds, &members) {
+        match self.agents[at].session.next_step(&seeds, |node| nodes.contains(&node)) {
             Step::End => {}
             Step::Rest(pause) => self.put(self.now + pause, Event::Rested { agent: at, life }),
             Step::Ask(candidate) => self.ask(at, candidate),
@@ -662,17 +733,17 @@ impl World {
             self.agents[at].asked = Some((request, candidate));
             self.put(self.now + JOIN_TIMEOUT, Event::Late { agent: at, life, request });
         } else {
-            self.agents[at].leadership.refused(candidate);
+            self.agents[at].session.leadership.refused(candidate);
             self.put(self.now, Event::Rested { agent: at, life });
         }
     }
 
     fn ask_around(&mut self, at: usize) -> (Found, Duration) {
         let me = &self.agents[at];
-        let met: Vec<NodeId> = me.met.iter().copied().collect();
+        let met: Vec<NodeId> = me.session.met().iter().copied().collect();
         let nodes = self.agents.iter().filter(|agent| !agent.is_seed).map(|agent| &agent.id);
         let first = asking::first_to_ask(BLOB, &[], &met, &asking::nearest(BLOB, nodes));
-        let mut survey = Survey::new(BLOB, first, me.leadership.failed().chain([me.id]));
+        let mut survey = Survey::new(BLOB, first, me.session.leadership.failed().chain([me.id]));
         let mut took = Duration::ZERO;
         loop {
             let round = survey.next_round();
@@ -685,7 +756,7 @@ impl World {
                 let part = self.part_of(other).filter(|_| self.may_reach(at, other));
                 if let Some(part) = part {
                     let it = &self.agents[other];
-                    let (lead, nearest) = (it.leadership.following(), asking::nearest(BLOB, &it.met));
+                    let (lead, nearest) = (it.session.following(), asking::nearest(BLOB, it.session.met()));
                     survey.answered(node, Answer { part, lead, nearest });
                 } else {
                     longest = SURVEY_TIMEOUT;
