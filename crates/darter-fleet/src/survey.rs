@@ -6,7 +6,7 @@
 //!
 //! Everybody ranks nodes by rendezvous hashing over the source's key, so those who see the same nodes choose the same
 //! lead. What one does not see, others tell: whom to ask next, and what the answers come to, is decided by
-//! [`asking`](darter_swarm::asking). Views that differ all the same cost a copy read from the origin, never the blob.
+//! [`asking`]. Views that differ all the same cost a copy read from the origin, never the blob.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
