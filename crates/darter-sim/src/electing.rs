@@ -3,16 +3,19 @@
 //!
 //! A node that starts without a seed asks around as well. It knows of the others as an agent does from earlier runs.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use darter_core::NodeId;
 use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Found, Leader, Loss, Start, Step};
+use darter_swarm::{Leader, Loss, Start, Step};
 
 use crate::fleet::{Fleet, MISSED_AFTER};
 use crate::node::{BLOB, id_of, index_of};
 use crate::queue::What;
+
+/// A seed tells whoever comes of so many others.
+const MAX_TOLD: usize = 64;
 
 impl Fleet {
     /// A node's lead is lost to it: gone, or found to send wrong pieces.
@@ -84,9 +87,8 @@ impl Fleet {
                 self.queue.push(self.message_at(index, to), What::AskToLead { to, from: index, life });
             }
             Step::Survey => {
-                let (found, took) = self.ask_around(index);
-                self.nodes[index as usize].found = Some(found);
-                self.queue.push(self.now + took, What::Found { node: index, life });
+                self.nodes[index as usize].survey = Some(self.survey(index));
+                self.ask_around(index);
             }
             Step::Lead => {
                 self.lead_by(index, Start::TakeOver);
@@ -135,39 +137,46 @@ impl Fleet {
         }
     }
 
-    /// A node has heard from those whom it asked.
-    pub(crate) fn found(&mut self, index: u32, life: u8) {
-        let node = &mut self.nodes[index as usize];
-        if node.life == life {
-            let found = node.found.take().unwrap_or_default();
-            node.session.leadership.found(found);
-            self.seek_on(index);
+    /// A node has heard from those whom it asked in a round.
+    pub(crate) fn round_over(&mut self, index: u32, life: u8) {
+        if self.nodes[index as usize].life == life {
+            self.ask_around(index);
         }
     }
 
-    /// What a node hears from those whom it asks, and how long that takes.
-    fn ask_around(&self, index: u32) -> (Found, Duration) {
+    /// A node begins to ask around.
+    fn survey(&self, index: u32) -> Survey {
         let node = &self.nodes[index as usize];
         let met: Vec<NodeId> = node.session.met().iter().copied().collect();
-        let others = self.nodes.iter().filter(|other| met.is_empty() && other.alive && other.id != node.id);
+        // In a small fleet agents are told of each other, or connected by an earlier question.
+        let knows_others = met.is_empty() || self.nodes.len() <= MAX_TOLD;
+        let others = self.nodes.iter().filter(|other| knows_others && other.alive && other.id != node.id);
         let known: Vec<NodeId> = others.map(|other| other.id).collect();
         let first = asking::first_to_ask(BLOB, &[], &met, &known);
-        let mut survey = Survey::new(BLOB, first, node.session.leadership.failed().chain([node.id]));
-        let mut took = Duration::ZERO;
-        loop {
-            let round = survey.next_round();
-            if round.is_empty() {
-                return (survey.heard(|_| true).into(), took);
-            }
-            let mut longest = self.network.latency * 2;
-            for other in round {
-                match self.part_of(index, index_of(other)) {
-                    Some(answer) => survey.answered(other, answer),
-                    None => longest = SURVEY_TIMEOUT,
-                }
-            }
-            took += longest;
+        Survey::new(BLOB, first, node.session.leadership.failed().chain([node.id]))
+    }
+
+    /// A node asks the next round, and goes on when all have answered or had their time.
+    fn ask_around(&mut self, index: u32) {
+        let Some(mut survey) = self.nodes[index as usize].survey.take() else { return };
+        let round = survey.next_round();
+        if round.is_empty() {
+            self.nodes[index as usize].session.leadership.found(survey.heard(|_| true).into());
+            return self.seek_on(index);
         }
+        let mut longest = self.network.latency * 2;
+        for other in round {
+            match self.part_of(index, index_of(other)) {
+                Some(answer) => {
+                    survey.answered(other, answer);
+                    self.nodes[index_of(other) as usize].acquainted.insert(id_of(index));
+                }
+                None => longest = SURVEY_TIMEOUT,
+            }
+        }
+        let node = &mut self.nodes[index as usize];
+        node.survey = Some(survey);
+        self.queue.push(self.now + longest, What::Heard { node: index, life: node.life });
     }
 
     /// What a node answers to another that asks around; `None` if it does not.
@@ -177,7 +186,7 @@ impl Fleet {
             return None;
         }
         let part = asking::part_of(node.session.leadership.leader(), node.session.picker.is_complete());
-        let nearest = asking::nearest(BLOB, node.session.met());
-        Some(Answer { part, lead: node.session.following(), nearest })
+        let knows: BTreeSet<NodeId> = node.session.met().iter().chain(&node.acquainted).copied().collect();
+        Some(Answer { part, lead: node.session.following(), nearest: asking::nearest(BLOB, &knows) })
     }
 }

@@ -275,7 +275,7 @@ impl Fleet {
             What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
             What::NotLed { node, by, life } => self.not_led(node, by, life),
             What::Unreached { node, peer, life } => self.unreached(node, peer, life),
-            What::Found { node, life } => self.found(node, life),
+            What::Heard { node, life } => self.round_over(node, life),
             What::Rested { node, life } => self.rested(node, life),
             What::Look { node, life } => self.look_at_own_lead(node, life),
             What::Speak(lead) => self.speak(lead),
@@ -334,7 +334,7 @@ impl Fleet {
         node.leading = None;
         // What it had under way is lost with it; what lies on its disk is not.
         node.session.restart(Node::leadership(index), self.tuning, now);
-        node.found = None;
+        node.survey = None;
         node.looks_at = None;
         node.uploads = Uploads::default();
         node.tells_at = None;

@@ -247,7 +247,7 @@ impl Fleet {
         self.report.origin_pieces += 1;
         self.report.origin_connections = self.report.origin_connections.max(connections);
         let holds = |node: &&Node| {
-            node.alive && node.honest && node.holds(piece) && node.session.leadership.following() == Some(id)
+            node.alive && node.honest && node.holds(piece) && node.id != id && !self.is_cut(leader, index_of(node.id))
         };
         if self.nodes[leader as usize].honest && self.nodes.iter().find(holds).is_some() {
             self.report.origin_needless += 1;

@@ -1,11 +1,12 @@
 //! One simulated node: its picker, and the state of its cable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Place, Tier};
 use darter_scenario::Lie;
-use darter_swarm::{Awaited, Found, Hashes, Leadership, Picker, Session, Tuning, Vigil};
+use darter_swarm::asking::Survey;
+use darter_swarm::{Awaited, Hashes, Leadership, Picker, Session, Tuning, Vigil};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -44,8 +45,10 @@ pub(crate) struct Node {
     pub(crate) vigil: Vigil,
     /// When it looks whether its lead gives anything.
     pub(crate) looks_at: Option<Moment>,
-    /// What it hears from those whom it asks around.
-    pub(crate) found: Option<Found>,
+    /// Nodes that asked it, besides its neighbours.
+    pub(crate) acquainted: BTreeSet<NodeId>,
+    /// Its asking around, while it does so.
+    pub(crate) survey: Option<Survey>,
     /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
     pub(crate) unread: Vec<(u32, PieceIndex)>,
     /// How many hashes its store has, from the first on.
@@ -125,7 +128,8 @@ impl Node {
             leading: None,
             vigil: Vigil::new(Moment::ZERO),
             looks_at: None,
-            found: None,
+            acquainted: BTreeSet::new(),
+            survey: None,
             unread: Vec::new(),
             known: 0,
             unproven: Vec::new(),

@@ -53,8 +53,8 @@ pub(crate) enum What {
     AskToLead { to: u32, from: u32, life: u8 },
     /// A node that was asked to lead does not, and the one that asked finds out.
     NotLed { node: u32, by: u32, life: u8 },
-    /// A node has heard from those whom it asked who leads.
-    Found { node: u32, life: u8 },
+    /// A node that asks around has heard all that it will of a round.
+    Heard { node: u32, life: u8 },
     /// A node has found out that it can't reach a neighbour.
     Unreached { node: u32, peer: u32, life: u8 },
     /// A node goes on to look for a lead.

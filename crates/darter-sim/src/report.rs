@@ -26,7 +26,7 @@ pub struct Report {
     pub elected: Vec<(Duration, usize)>,
     /// What each node has decided about who leads since it last started.
     pub decisions: Vec<Trace>,
-    /// Pieces asked of the origin though a live, honest node held them that followed the asking lead.
+    /// Pieces asked of the origin though a live, honest node held them that the asking lead could reach.
     pub origin_needless: u64,
     /// Pieces sent by the seed.
     pub seed_pieces: u64,

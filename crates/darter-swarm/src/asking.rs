@@ -5,7 +5,10 @@
 //! the first of them matter, since an agent that ranks behind them is not chosen while one of them lives. So all come to the same few
 //! agents after a round or two.
 //!
-//! Invariants: nobody is asked twice, and there are at most [`MAX_ROUNDS`] rounds, whatever is answered.
+//! An agent that does not answer is waited for, and meanwhile another may begin to lead: then those that neither led nor held all are
+//! asked once more in the end.
+//!
+//! Invariants: but for that nobody is asked twice, and there are at most [`MAX_ROUNDS`] rounds, whatever is answered.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -54,6 +57,11 @@ pub struct Survey {
     leads: Vec<NodeId>,
     named: BTreeSet<NodeId>,
     heard: Vec<(NodeId, SwarmPart)>,
+    /// How many of this round have not answered.
+    silent: usize,
+    /// Whether somebody was waited for in vain, and whether the others were asked once more since.
+    has_waited: bool,
+    has_asked_again: bool,
 }
 
 /// What asking around came to: agents that answered, each list in the order in which they rank.
@@ -100,7 +108,18 @@ impl Survey {
     /// Asks `first`, then whom they name, but nobody of `without`.
     pub fn new(key: BlobId, first: Vec<NodeId>, without: impl IntoIterator<Item = NodeId>) -> Self {
         let asked = without.into_iter().collect();
-        Self { key, asked, rounds: 0, next: first, leads: Vec::new(), named: BTreeSet::new(), heard: Vec::new() }
+        Self {
+            key,
+            asked,
+            rounds: 0,
+            next: first,
+            leads: Vec::new(),
+            named: BTreeSet::new(),
+            heard: Vec::new(),
+            silent: 0,
+            has_waited: false,
+            has_asked_again: false,
+        }
     }
 
     /// Whom to ask now, all at the same time; nobody when it is over.
@@ -109,18 +128,29 @@ impl Survey {
             return Vec::new();
         }
         self.rounds += 1;
+        self.has_waited |= self.silent > 0;
         // Those that were named as leads, then of those that were named the first in rank.
         let first = nearest(self.key, &std::mem::take(&mut self.named));
         let mut round = std::mem::take(&mut self.next);
         round.append(&mut self.leads);
         round.extend(first);
         round.retain(|node| self.asked.insert(*node));
+        if round.is_empty() && self.has_waited && !self.has_asked_again {
+            self.has_asked_again = true;
+            let may_lead = |part: &SwarmPart| !matches!(part, SwarmPart::Lead | SwarmPart::Holder);
+            round.extend(self.heard.iter().filter(|(_, part)| may_lead(part)).map(|(node, _)| *node));
+        }
+        self.silent = round.len();
         round
     }
 
     /// An agent that was asked in this round has answered.
     pub fn answered(&mut self, node: NodeId, answer: Answer) {
-        self.heard.push((node, answer.part));
+        self.silent = self.silent.saturating_sub(1);
+        match self.heard.iter_mut().find(|(other, _)| *other == node) {
+            Some((_, part)) => *part = answer.part,
+            None => self.heard.push((node, answer.part)),
+        }
         self.leads.extend(answer.lead);
         self.named.extend(answer.nearest);
     }
@@ -200,8 +230,26 @@ mod tests {
         survey.answered(first[1], answer(SwarmPart::Nothing, Some(lead), &[named[5], named[3], named[4]]));
         assert_eq!(survey.next_round(), [lead, named[1], named[2]], "of the first three one need not be asked");
         survey.answered(named[1], answer(SwarmPart::Nothing, None, &named[..3]));
+        let once_more = [first[0], first[1], named[1]];
+        assert_eq!(survey.next_round(), once_more, "the lead and another did not answer: somebody may lead by now");
+        survey.answered(first[0], answer(SwarmPart::Lead, None, &[]));
         assert!(survey.next_round().is_empty(), "all of those were");
-        assert_eq!(survey.heard(|_| true).alive.len(), 3, "the lead did not answer");
+        let heard = survey.heard(|_| true);
+        assert_eq!((heard.leads.as_slice(), heard.alive.len()), (&first[..1], 3));
+    }
+
+    #[test]
+    fn where_all_answer_or_some_lead_nobody_is_asked_once_more() {
+        let all = nodes(1..=3);
+        let mut survey = Survey::new(KEY, all.clone(), []);
+        survey.next_round();
+        all.iter().for_each(|node| survey.answered(*node, answer(SwarmPart::Member, None, &[])));
+        assert!(survey.next_round().is_empty());
+        let mut survey = Survey::new(KEY, all.clone(), []);
+        survey.next_round();
+        survey.answered(all[0], answer(SwarmPart::Lead, None, &[]));
+        survey.answered(all[1], answer(SwarmPart::Holder, None, &[]));
+        assert!(survey.next_round().is_empty(), "these say the same again");
     }
 
     #[test]
