@@ -131,8 +131,10 @@ impl Client {
 
     /// Whether a daemon runs: yes, no, or an error that tells why that can't be known.
     pub async fn runs(&self) -> Result<bool, ClientError> {
-        match self.connect().await {
+        match UnixStream::connect(&self.socket).await.map_err(|refusal| self.no_way(refusal)) {
             Ok(_) => Ok(true),
+            // Others wait for it: whether it answers them is for a question to find out.
+            Err(ClientError::Connect(_, refusal)) if refusal.kind() == io::ErrorKind::WouldBlock => Ok(true),
             Err(ClientError::NoDaemon(_)) => Ok(false),
             Err(error) => Err(error),
         }
@@ -257,21 +259,24 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
-        let refusal = loop {
+        loop {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return Ok(stream),
                 // More wait there than the system has room for.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(CONNECT_PAUSE).await,
-                Err(error) => break error,
+                Err(error) => return Err(self.no_way(error)),
             }
-        };
-        Err(match refusal.kind() {
+        }
+    }
+
+    fn no_way(&self, refusal: io::Error) -> ClientError {
+        match refusal.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused => {
                 ClientError::NoDaemon(self.socket.clone())
             }
             io::ErrorKind::PermissionDenied => ClientError::Forbidden(self.socket.clone()),
             _ => ClientError::Connect(self.socket.clone(), refusal),
-        })
+        }
     }
 }
 
@@ -311,10 +316,12 @@ mod tests {
         };
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
         let client = Client::at(path);
-        let asking = tokio::spawn(async move { client.runs().await });
+        assert!(client.runs().await.unwrap(), "others wait for one");
+        let asking = tokio::spawn(async move { client.connect().await });
         tokio::task::yield_now().await;
+        assert!(!asking.is_finished());
         listener.accept().unwrap();
-        assert!(asking.await.unwrap().unwrap());
+        asking.await.unwrap().unwrap();
     }
 
     #[tokio::test]

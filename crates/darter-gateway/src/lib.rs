@@ -10,7 +10,7 @@
 //! | `body` | bodies of answers |
 //!
 //! Everything here attaches to the handle of a running [`Agent`](darter_agent::Agent), asks it for blobs, and ends when its
-//! [phases](darter_agent::Phase) say so. The agent knows nothing of it. Non-goals: what moves bytes (`darter-agent`).
+//! [phases](darter_agent::Phase) say so. The agent knows nothing of it. Non-goals: what moves bytes (`darter-engine`).
 
 mod admin;
 pub mod body;

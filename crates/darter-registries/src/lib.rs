@@ -100,7 +100,7 @@ const MANIFESTS: &str = "manifests";
 /// Others who ask the same within this time are given the same answer.
 const SHARED_FOR: Duration = Duration::from_secs(3);
 
-/// Others who knew nothing while a registry is silent are asked again.
+/// Others who knew nothing while a registry is silent are asked again, then after twice as long each time.
 const KNOWN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Questions of nodes that are being answered at a time; those beyond are told to ask elsewhere.
@@ -364,6 +364,7 @@ impl Registries {
         }
         let reason = format!("{} has not answered for {} s", question.upstream, after.as_secs());
         let trouble = Trouble::Silent(reason);
+        let mut pause = KNOWN_AGAIN_AFTER;
         loop {
             if let Some(reply) = self.known_to_others(question, &trouble).await {
                 // Slow is not away: what a digest names stays the same, what a tag stands for need not.
@@ -372,7 +373,8 @@ impl Registries {
                 return reply;
             }
             // Who knows it may have been busy, or come since.
-            tokio::time::sleep(KNOWN_AGAIN_AFTER).await;
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
 

@@ -4,7 +4,7 @@
 //! and nobody begins more work while some is overdue. What was begun goes on by itself.
 //!
 //! Invariant: at most [`MAX_RUNNING`] threads of one owner wait for the disk, however many requests come and go.
-//! Non-goals: blobs, which pass through without being stored while the disk hangs (`transfer/passing.rs` in `darter-agent`).
+//! Non-goals: blobs, which pass through without being stored while the disk hangs (`transfer/passing.rs` in `darter-engine`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;

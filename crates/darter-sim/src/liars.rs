@@ -1,6 +1,6 @@
 //! Nodes that don't give what they say they hold: what a request to one of them comes to. Decisions of the honest ones are
 //! `darter-swarm`'s; a liar itself joins, asks and takes what it is given like any other node. One that leads gives nothing, and reads
-//! nothing of the origin. Each liar among real agents (`tests/fleet/liars.rs` in `darter-agent`) has a twin here.
+//! nothing of the origin. Each liar among real agents (`tests/fleet/liars` in `darter-agent`) has a twin here.
 //!
 //! Not here: wrong pieces, which are found where they arrive (`links`), and nodes that die (`fleet`).
 

@@ -58,7 +58,7 @@ Examples:
   Watch a swarm of eight on this machine:
     $ darter demo
 
-Exit codes: 0 done; 1 failed, until somebody mends something (no such host, refused, wrong content, a full disk); 2 wrong usage or configuration; 75 failed for now, the same command may succeed later (no connection, time-outs, HTTP 429 and 5xx, the daemon stopping). A get that a signal stops dies of it (130 in a shell for Ctrl-C).";
+Exit codes: 0 done; 1 failed, until somebody mends something (no such host, refused, wrong content, a full disk); 2 wrong usage or configuration; 75 failed for now, the same command may succeed later (no connection, time-outs, HTTP 429 and 5xx, the daemon stopping). A get that a signal stops dies of it, or as the first process of a container exits with 128 and its number (130 for Ctrl-C).";
 
 /// Brings container images, files and models from where they are stored to every host that needs them.
 ///

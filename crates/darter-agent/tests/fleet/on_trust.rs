@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apart::{read, source_of};
+use crate::damaged::data_file;
 use crate::registry::Registry;
 use crate::seed::{self, Content, Part};
 
@@ -162,20 +163,29 @@ async fn a_seed_goes_on_with_another_node_when_the_one_that_gives_is_gone() {
     let registry = registry_with(&mut content).await;
     let digest = content.source.digest().unwrap();
     let (goes, leave) = (Holder::new(content.copy(), 1), CancellationToken::new());
-    let stays = Holder::new(content.copy(), 3);
+    let (stays, stays_leaves) = (Holder::new(content.copy(), 3), CancellationToken::new());
     let join = vec![
         seed::start(NodeId([1; 16]), Role::Node, goes.clone(), leave.clone()).await,
-        seed::start(NodeId([2; 16]), Role::Node, stays, CancellationToken::new()).await,
+        seed::start(NodeId([2; 16]), Role::Node, stays, stays_leaves.clone()).await,
     ];
     let agent = Agent::start(seed_of(dir.path(), join)).await.unwrap();
-    let (read, ()) = tokio::join!(read(&agent, &content.source), async {
+    let (got, ()) = tokio::join!(read(&agent, &content.source), async {
         goes.was_asked_for(2).await;
         leave.cancel();
     });
-    assert!(read.1.is_ok(), "{:?}", read.1);
-    assert_eq!(Digest::sha256(&read.0), digest);
+    assert!(got.1.is_ok(), "{:?}", got.1);
+    assert_eq!(Digest::sha256(&got.0), digest);
     // What was checked is the seed's own by now.
     let answer = ask_to_lead(&agent, &content).await;
     assert!(matches!(answer, Message::Joined { verdict: Some(_), .. }), "{answer:?}");
-    drop(registry);
+    // Its trust in the node has ended: what the disk loses is read from the origin like anything else.
+    registry.state.lock().broken = None;
+    let path = data_file(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    stays_leaves.cancel();
+    let (given, end) = read(&agent, &content.source).await;
+    assert!(end.is_ok(), "{end:?}");
+    assert_eq!(Digest::sha256(&given), digest);
 }

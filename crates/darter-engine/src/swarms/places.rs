@@ -26,7 +26,7 @@ const MAX_LOOKS: u32 = 50;
 
 impl Swarms {
     /// Makes a place for a blob, or finds the one that it has. What a seed takes `on_trust` is told apart by its name, so that nobody goes on
-    /// with it after a restart.
+    /// with it after a restart; a part that it could go on with keeps the place.
     pub(super) async fn create(
         &self,
         blob: BlobId,
@@ -53,10 +53,13 @@ impl Swarms {
                 Ok(stored)
                     if is_free
                         && !stored.is_complete()
-                        && (on_trust || !may_go_on_with(&registries, &stored.info().name, &asked)) =>
+                        && !may_go_on_with(&registries, &stored.info().name, &asked) =>
                 {
                     drop(stored);
                     begin_anew(store, blob, info.clone(), manifest.clone())
+                }
+                Ok(stored) if on_trust && !stored.is_complete() && stored.info().name != info.name => {
+                    Err(StoreError::InUse(blob))
                 }
                 // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
                 Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
@@ -69,7 +72,7 @@ impl Swarms {
             loop {
                 let begin = Arc::clone(&begin);
                 match disk.on_store(move |store| begin(store)).await {
-                    Err(StoreError::InUse(_)) if looks < MAX_LOOKS => {}
+                    Err(StoreError::InUse(_)) if looks < MAX_LOOKS && !on_trust => {}
                     other => return other,
                 }
                 looks += 1;

@@ -65,13 +65,18 @@ impl Transfer {
             self.tasks.spawn(async move { transfer.start_over_without(lead, How::Perhaps, why).await });
             return;
         }
-        if self.on_trust {
-            let reason = format!("the node that gave it can't go on ({why})");
-            let (transfer, error) = (Arc::clone(self), FetchError::Withdrawn { blob: self.blob, reason });
-            self.tasks.spawn(async move { transfer.dissolve(error).await });
+        if self.is_on_trust() {
+            let (transfer, why) = (Arc::clone(self), why.to_owned());
+            self.tasks.spawn(async move { transfer.end_trust(&why).await });
             return;
         }
         self.elect();
+    }
+
+    /// Throws away what a node said of this blob, and what came by that. Whoever waits is given what the next try brings.
+    async fn end_trust(self: &Arc<Self>, why: &str) {
+        let reason = format!("the node that gave it can't go on ({why})");
+        self.dissolve(FetchError::Withdrawn { blob: self.blob, reason }).await;
     }
 
     /// Finds a lead, unless that is under way or somebody leads.
@@ -126,6 +131,10 @@ impl Transfer {
                 self.state.lock().session.leadership.found(survey.heard.into());
             }
             Step::Ask(node) => return self.ask_to_lead(node, holders).await,
+            Step::Lead if self.is_on_trust() => {
+                self.end_trust("no other is found").await;
+                return false;
+            }
             Step::Lead => {
                 if let Some(error) = self.setback() {
                     self.give_up(&error);

@@ -7,6 +7,7 @@
 //! (`verify_whole`), computes it itself, and so does a seed that follows a node.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use darter_api::Role;
@@ -86,7 +87,7 @@ impl Transfer {
         if has_verdict && vouched.is_none() {
             self.note("the lead's verdict is about other bytes; checking the whole here");
         }
-        let trusts_nobody = self.context.options.verify_whole || self.on_trust;
+        let trusts_nobody = self.context.options.verify_whole || self.is_on_trust();
         if let Some(verdict) = vouched.filter(|_| !trusts_nobody) {
             return Ok((verdict, by));
         }
@@ -133,6 +134,8 @@ impl Transfer {
             state.journal.completed(now, verdict.digest);
             state.verdict = Some(verdict);
             state.checked_by = by;
+            // What the pieces must be was found out here: it holds when one of them is lost again.
+            self.on_trust.store(false, Ordering::Release);
         }
         self.context.setbacks.clear(self.setback_key());
         self.changed.send_replace(());

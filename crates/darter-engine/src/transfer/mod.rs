@@ -68,7 +68,7 @@ mod whole;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use darter_api::Role;
 use darter_api::{self as api, CheckedBy, Giver};
@@ -133,7 +133,7 @@ pub struct Transfer {
     pub stored: Arc<dyn StoredBlob>,
     /// How long its pieces are.
     pub piece_length: PieceLength,
-    on_trust: bool,
+    on_trust: AtomicBool,
     state: Mutex<State>,
     /// How far the whole was hashed.
     whole: Whole,
@@ -361,7 +361,7 @@ impl Transfer {
             version,
             stored,
             piece_length: manifest.piece_length(),
-            on_trust,
+            on_trust: AtomicBool::new(on_trust),
             state: Mutex::new(state),
             whole: Whole::default(),
             kick: Notify::new(),
@@ -409,7 +409,7 @@ impl Transfer {
     /// Whether a node alone says what the pieces must be, and this seed has not checked the whole yet: it gives nobody else any of it,
     /// believes no verdict of that node's, and never leads with it.
     pub(crate) fn is_on_trust(&self) -> bool {
-        self.on_trust && !self.is_complete()
+        self.on_trust.load(Ordering::Acquire)
     }
 
     /// Whether somebody has checked the whole.

@@ -183,7 +183,11 @@ impl Transfer {
     /// Throws away what a node said of this blob that let this agent down as its lead. Whoever waits is given what the next try brings.
     pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
         self.let_down_by(lead, how);
-        let dissolves = self.state.lock().course.dissolves();
+        let dissolves = {
+            let mut state = self.state.lock();
+            // What is whole and checked stays, whatever a node says.
+            state.course.is_open() && state.course.dissolves()
+        };
         if dissolves {
             self.supersede(FetchError::Withdrawn { blob: self.blob, reason }).await;
         }

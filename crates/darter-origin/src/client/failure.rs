@@ -7,7 +7,7 @@ use http::header::{DATE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use url::Url;
 
-use crate::client::address::{authority, shown};
+use crate::client::address::{authority, place};
 use crate::client::reach::{self, OutOfReach, Reach};
 use crate::error::{ErrorKind, OriginError, status_text};
 
@@ -62,7 +62,7 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
             format!("no connection to {host}: check the host name and that the network reaches it"),
         )
     } else if error.is_builder() {
-        (ErrorKind::Protocol, format!("no request can be made of {}: check the address", shown(url)))
+        (ErrorKind::Protocol, format!("no request can be made of {}: check the address", place(url)))
     } else if broke_off(&error) {
         (ErrorKind::Unreachable, format!("{host} broke the connection off before it answered{}", by(proxy)))
     } else {

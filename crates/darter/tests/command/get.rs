@@ -237,7 +237,6 @@ fn interrupted_it_says_what_is_kept_and_dies_of_the_signal() {
     assert_eq!(saved(&room.data_dir()), 0, "no second copy");
 }
 
-/// As shells start jobs in the background of a script.
 /// No signal ends the first process of a container that does not want it, and `docker run` passes its exit code on.
 #[test]
 fn the_first_process_of_a_container_ends_with_the_code_of_the_signal() {
@@ -254,6 +253,7 @@ fn the_first_process_of_a_container_ends_with_the_code_of_the_signal() {
     assert_eq!(process.ended().code(), Some(128 + 15));
 }
 
+/// As shells start jobs in the background of a script.
 #[test]
 fn an_interrupt_that_it_was_started_to_ignore_is_ignored() {
     let (room, bytes) = (Room::new(), content(4 * MEGABYTE));
