@@ -236,6 +236,9 @@ async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
             assert!(!is_known || got.status == 200, "{away:?} {lost:?} {who}: {:?}", got.body);
         };
         tokio::join!(ask_all(&newcomer, "newcomer"), ask_all(&seed, "seed"));
+        let named = seed.status().wrong;
+        let is_portal = matches!(away, Away::Portal);
+        assert!(!is_portal || named.iter().any(|it| it.from.contains(&address.to_string())), "{lost:?}: {named:?}");
         drop((seed, registry));
     }))
     .await;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use darter_api::Role;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, ByteRange, Clock, Manifest, NodeId, PieceLength, Source, Version};
-use darter_origin::{Body, Reading, Requester, Witness, is_this_host};
+use darter_origin::{Body, ErrorKind, Reading, Requester, Witness, is_this_host};
 use darter_store::StoredBlob;
 use darter_swarm::Start;
 use darter_wire::{Failure, Held, Message};
@@ -449,6 +449,12 @@ impl Swarms {
             Err(error) => {
                 let error = FetchError::from(error);
                 self.limits.note(source, credentials, &error, context.now());
+                // Such a page comes from the way there, which may be another one in a moment: nobody waits for it, but it is told of.
+                if let (FetchError::Origin(failure), Some(digest)) = (&error, source.digest())
+                    && failure.kind == ErrorKind::Page
+                {
+                    context.name(blob_of(&digest), &read_wrong(source, context.me, "this agent"));
+                }
                 Err(error)
             }
         };
