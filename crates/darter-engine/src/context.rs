@@ -167,16 +167,12 @@ impl Context {
 
     /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
     pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
-        if self.setbacks.note(key, culprit.reader, error, self.now()) {
-            self.name(blob, culprit);
+        let Culprit { reader, source: sender, from } = culprit;
+        if self.setbacks.note(key, *reader, error, self.now()) {
+            tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
+            self.setbacks.blame(from, blob, self.unix());
+            self.metrics.wrong_content(sender);
         }
-    }
-
-    /// Names who sent something else than a blob, in the log, `status` and the metrics.
-    pub(crate) fn name(&self, blob: BlobId, Culprit { source: sender, from, .. }: &Culprit) {
-        tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
-        self.setbacks.blame(from, blob, self.unix());
-        self.metrics.wrong_content(sender);
     }
 }
 

@@ -449,11 +449,12 @@ impl Swarms {
             Err(error) => {
                 let error = FetchError::from(error);
                 self.limits.note(source, credentials, &error, context.now());
-                // Such a page comes from the way there, which may be another one in a moment: nobody waits for it, but it is told of.
+                // Who asks again at once would get the same page.
                 if let (FetchError::Origin(failure), Some(digest)) = (&error, source.digest())
                     && failure.kind == ErrorKind::Page
                 {
-                    context.name(blob_of(&digest), &read_wrong(source, context.me, "this agent"));
+                    let culprit = read_wrong(source, context.me, "this agent");
+                    context.wrong_content(key_of(source, credentials), blob_of(&digest), &culprit, &error);
                 }
                 Err(error)
             }
