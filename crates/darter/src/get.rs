@@ -395,6 +395,10 @@ impl Work<'_> {
         };
         let Written { placed, blob, bytes, digest } = written?;
         self.bar.note(number, Some(bytes), bytes);
+        let traffic = watch.progress().await.map(|progress| progress.traffic).unwrap_or_default();
+        // A small file may be held before it is counted who gave it.
+        let given = traffic.from_origin + traffic.from_seed + traffic.from_peers;
+        let resumed = if part.is_none() { resumed.min(bytes.saturating_sub(given)) } else { resumed };
         let report = Report {
             url: shown(job),
             file: target.shown().map(|path| path.display().to_string()),
@@ -404,7 +408,7 @@ impl Work<'_> {
             digest,
             blob: Some(blob),
             seconds: started.elapsed().as_secs_f64(),
-            traffic: watch.progress().await.map(|progress| progress.traffic).unwrap_or_default(),
+            traffic,
             resumed,
             daemon: self.backend.socket().map(|socket| socket.display().to_string()),
             why_no_daemon: self.backend.why_alone().map(str::to_owned),

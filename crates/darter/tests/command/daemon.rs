@@ -26,6 +26,7 @@ fn get_goes_through_the_daemon_and_says_so() {
     assert_eq!(web.sent(), bytes.len() as u64, "the second came from the store");
 
     let told = room.run(&format!("get {} -o alone --no-daemon --json", web.url)).succeeded().json();
+    assert_eq!(told["resumed_bytes"], 0, "{told}");
     assert_eq!((&told["daemon"], &told["placed"]), (&serde_json::Value::Null, &"moved".into()));
     assert!(room.read("alone") == bytes);
     wait_until("the daemon's copy is there and no other", || {
