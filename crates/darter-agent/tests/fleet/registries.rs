@@ -244,6 +244,24 @@ async fn what_the_seed_lost_comes_from_nodes_while_the_registry_is_away() {
     .await;
 }
 
+/// As wrong content of any other kind: the pause before anybody tries again holds for the way past the agent, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_a_blobs_place_is_asked_for_once_however_often_programs_ask() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let (image, [_, layer]) = put_image(&registry);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    assert_eq!(get(&seed, &format!("/v2/lab/app/manifests/{image}")).await.status, 200);
+    registry.asked();
+    registry.state.lock().portal = Some("<!DOCTYPE html><html>Please log in</html>");
+    let path = format!("/v2/lab/app/blobs/{layer}");
+    for _ in 0..5 {
+        let got = get(&seed, &path).await;
+        assert_eq!(got.status, 502, "{}", String::from_utf8_lossy(&got.body));
+    }
+    let asked = registry.asked();
+    assert_eq!(asked.iter().filter(|asked| **asked == format!("GET {path}")).count(), 1, "{asked:?}");
+}
+
 /// Whatever the seed is told, which answers a tag as it was last seen by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_to_serve_no_stale_tags_takes_none_from_its_seed() {

@@ -369,6 +369,10 @@ impl Mirror {
             FetchError::Origin(failure) if failure.blame().is_final() && failure.blame().may_pass() => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }
+            // The same way would give the same page, and a pause has begun before anybody tries again.
+            FetchError::Origin(failure) if failure.kind == ErrorKind::Page => {
+                return Err(Problem::of_failure(failure, Code::BlobUnknown));
+            }
             FetchError::WrongDigest { .. } => {
                 wanted.wrong.note(&ask.scope, digest);
                 return Err(Problem::bad_upstream(Code::DigestInvalid, in_full(&error).to_string()));
