@@ -26,7 +26,6 @@ impl Fleet {
     /// A node follows another lead from now on: unless that is the seed, it looks once in a while whether it is given anything.
     pub(crate) fn watch_lead(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        node.vigil.follows(self.now);
         let Some(at) = node.gives_lead_up_at().filter(|_| node.looks_at.is_none()) else { return };
         node.looks_at = Some(at);
         self.queue.push(at, What::Look { node: index, life: node.life });

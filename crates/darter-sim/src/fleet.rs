@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use darter_core::{Moment, PieceHash, PieceIndex, Place, Tier};
+use darter_core::{Moment, PieceIndex, Place, Tier};
 use darter_scenario::Event as Happening;
-use darter_swarm::{Action, Came, Event, ReaderId, RequestId, Start, Told, Tuning};
+use darter_swarm::{Action, Came, Event, ReaderId, RequestId, Start, Told};
 
 use crate::events::Troubles;
-use crate::hashes::{Mail, list_of};
+use crate::hashes::{Blob, Mail};
+use crate::leading::Leading;
 use crate::node::{Node, Spot, id_of, index_of, scattered};
 use crate::queue::{Queue, What};
 use crate::report::Report;
@@ -45,8 +46,8 @@ pub struct Fleet {
     pub(crate) shared: Vec<Shared>,
     /// Counts the books of leads that were opened.
     pub(crate) books: u32,
-    /// The blob's hashes, and messages about them on their way.
-    pub(crate) list: Vec<PieceHash>,
+    /// The blob, and messages about its hashes on their way.
+    pub(crate) blob: Blob,
     pub(crate) mail: Mail,
     /// How many hashes the origin has given.
     pub(crate) known: u32,
@@ -61,7 +62,6 @@ pub struct Fleet {
     pub(crate) grain: f64,
     pub(crate) limits: Limits,
     sample_every: Option<Duration>,
-    pub(crate) tuning: Tuning,
     pub(crate) seed: u64,
     pub(crate) report: Report,
     /// Where nothing passes, or not what was sent.
@@ -126,7 +126,11 @@ impl Fleet {
             down_free: vec![Moment::ZERO; scenario.nodes.len()],
             shared: shared.collect(),
             books: 0,
-            list: list_of(scenario.pieces),
+            blob: Blob::new(
+                scenario.pieces,
+                scenario.piece_bytes,
+                scenario.nodes.iter().map(|node| node.place.clone()).collect(),
+            ),
             mail: Mail::default(),
             known: 0,
             pieces: scenario.pieces,
@@ -138,7 +142,6 @@ impl Fleet {
             grain,
             limits,
             sample_every: scenario.sample_every,
-            tuning,
             seed: scenario.seed,
             report: Report::default(),
             troubles: Troubles::default(),
@@ -237,7 +240,7 @@ impl Fleet {
         self.report.unfinished = (0..self.nodes.len()).filter(|index| self.is_waited_for(*index)).collect();
         let crossings = self.crossings.iter().filter_map(|(rack, pieces)| {
             let inside = self.nodes.iter().find(|node| node.spot.rack == *rack)?;
-            Some((inside.place.rack.clone(), *pieces))
+            Some((self.blob.place(index_of(inside.id)).rack.clone(), *pieces))
         });
         self.report.crossings = crossings.collect();
         self.look_at_lead();
@@ -331,9 +334,9 @@ impl Fleet {
         }
         node.alive = false;
         node.life = node.life.wrapping_add(1);
-        node.leading = None;
+        node.leading = Leading::default();
         // What it had under way is lost with it; what lies on its disk is not.
-        node.session.restart(Node::leadership(index), self.tuning, now);
+        node.session.restart(Node::leadership(index), now);
         node.survey = None;
         node.looks_at = None;
         node.uploads = Uploads::default();
@@ -452,7 +455,7 @@ impl Fleet {
             }
             Action::Cancel { id, peer } => {
                 let (to, id) = (index_of(peer), short(id));
-                if self.nodes[to as usize].leading.is_some() {
+                if self.nodes[to as usize].session.books().is_some() {
                     self.count_message();
                 }
                 self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
@@ -461,12 +464,9 @@ impl Fleet {
             Action::Report { peer, .. } => {
                 let node = &mut self.nodes[from as usize];
                 let reporter = node.id;
-                let lead = node.session.accuse(peer, node.leading.as_mut().map(|leading| &mut leading.books));
+                let lead = node.session.accuse(peer);
                 self.drop_queued(index_of(peer), from);
-                if self.nodes[from as usize].leading.is_some() {
-                    self.speak(from);
-                    self.look_after(from);
-                }
+                self.after_books(from);
                 if lead == Some(peer) {
                     self.lose_lead(from, peer);
                 } else if let Some(lead) = lead {
@@ -481,9 +481,7 @@ impl Fleet {
 
     fn asked(&mut self, to: u32, from: u32, request: u32) {
         self.count_message();
-        let node = &mut self.nodes[to as usize];
-        let is_member = node.leading.as_ref().is_some_and(|leading| leading.books.has(id_of(from)));
-        if !is_member {
+        if !self.nodes[to as usize].session.has_member(id_of(from)) {
             return;
         }
         if self.nodes[from as usize].alive && !self.lies_as_lead(to, from, request) {
@@ -497,12 +495,9 @@ impl Fleet {
         let request = RequestId(u64::from(id));
         let Some((peer, piece)) = lost else { return self.tell(index, Event::Failed { request }) };
         let node = &mut self.nodes[index as usize];
-        let (now, books) = (node.clock(self.now), node.leading.as_mut().map(|leading| &mut leading.books));
-        node.session.refused(request, id_of(peer), PieceIndex(piece), books, now);
-        if node.leading.is_some() {
-            self.speak(index);
-            self.look_after(index);
-        }
+        let now = node.clock(self.now);
+        node.session.refused(request, id_of(peer), PieceIndex(piece), now);
+        self.after_books(index);
         self.poll_soon(index);
     }
 
@@ -585,8 +580,8 @@ impl Fleet {
     }
 
     fn look_at_lead(&mut self) {
-        let leads = self.nodes.iter().filter_map(|node| node.leading.as_ref());
-        let bytes = leads.map(|leading| leading.books.lead().memory() as u64).max().unwrap_or_default();
+        let books = self.nodes.iter().filter_map(|node| node.session.books());
+        let bytes = books.map(|books| books.lead().memory() as u64).max().unwrap_or_default();
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
@@ -594,9 +589,7 @@ impl Fleet {
     pub(crate) fn stored(&mut self, index: u32, came: Came) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
-        node.vigil.moved(now);
-        let clock = node.clock(now);
-        node.session.stored(came, node.leading.as_mut().map(|leading| &mut leading.books), clock);
+        node.session.stored(came, node.clock(now));
         if node.wants && node.finished.is_none() && node.session.picker.is_complete() {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);
@@ -605,10 +598,7 @@ impl Fleet {
         self.poll_soon(index);
         self.move_reader(index);
         self.pass_through(index, came.piece);
-        if self.nodes[index as usize].leading.is_some() {
-            self.speak(index);
-            self.look_after(index);
-        }
+        self.after_books(index);
         self.tell_soon(index);
     }
 

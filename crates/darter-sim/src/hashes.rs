@@ -6,21 +6,28 @@
 //! read in order, and so nobody knows hashes behind a gap. Nobody tells wrong hashes. A node that begins to lead knows all hashes that the
 //! origin ever gave.
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Proof, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Version};
 use darter_protocol::{Frame, Message};
 use darter_swarm::hashes::{Answer, Reply};
 use darter_swarm::{Event, Facts, Teacher};
 
 use crate::fleet::Fleet;
-use crate::node::{BLOB, Node, id_of, index_of};
+use crate::node::{BLOB, id_of, index_of};
 use crate::queue::What;
 
-/// What one node knows of the blob: the first hashes of a list that all share.
+/// What all nodes share: the list of the blob's hashes, and where each of them stands.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    list: Vec<PieceHash>,
+    piece_bytes: u64,
+    places: Vec<Place>,
+}
+
+/// What one node knows of it: the first hashes.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
-    pub(crate) list: &'a [PieceHash],
-    pub(crate) known: u32,
-    pub(crate) piece_bytes: u64,
+    blob: &'a Blob,
+    known: u32,
 }
 
 /// A message on its way.
@@ -65,19 +72,25 @@ impl Mail {
     }
 }
 
-/// The hashes of a blob of so many pieces.
-pub(crate) fn list_of(pieces: u32) -> Vec<PieceHash> {
-    let hash = |piece: u32| {
-        let mut hash = [0; 32];
-        hash[..4].copy_from_slice(&piece.to_le_bytes());
-        PieceHash(hash)
-    };
-    (0..pieces).map(hash).collect()
-}
+impl Blob {
+    /// A blob of so many pieces, at nodes that stand there.
+    pub(crate) fn new(pieces: u32, piece_bytes: u64, places: Vec<Place>) -> Self {
+        let hash = |piece: u32| {
+            let mut hash = [0; 32];
+            hash[..4].copy_from_slice(&piece.to_le_bytes());
+            PieceHash(hash)
+        };
+        Self { list: (0..pieces).map(hash).collect(), piece_bytes, places }
+    }
 
-impl<'a> View<'a> {
-    pub(crate) const fn of(node: &Node, list: &'a [PieceHash], piece_bytes: u64) -> Self {
-        Self { list, known: node.known, piece_bytes }
+    /// Where a node stands.
+    pub(crate) fn place(&self, node: u32) -> &Place {
+        &self.places[node as usize]
+    }
+
+    /// The same where the first `known` hashes are known.
+    pub(crate) const fn known(&self, known: u32) -> View<'_> {
+        View { blob: self, known }
     }
 }
 
@@ -95,11 +108,11 @@ impl Facts for View<'_> {
     }
 
     fn length(&self) -> Option<u64> {
-        Some(self.list.len() as u64 * self.piece_bytes)
+        Some(self.blob.list.len() as u64 * self.blob.piece_bytes)
     }
 
     fn pieces(&self) -> Option<u32> {
-        Some(self.list.len() as u32)
+        Some(self.blob.list.len() as u32)
     }
 
     fn prefix(&self) -> u32 {
@@ -119,13 +132,17 @@ impl Facts for View<'_> {
     }
 
     fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
-        let known = self.list[..self.known as usize].get(from as usize..).unwrap_or_default();
+        let known = self.blob.list[..self.known as usize].get(from as usize..).unwrap_or_default();
         known[..known.len().min(most)].to_vec()
     }
 
     fn address(&self, node: NodeId) -> String {
         let [a, b, c, d] = index_of(node).to_be_bytes();
         format!("{}.{b}.{c}.{d}:7400", a | 10)
+    }
+
+    fn place(&self, node: NodeId) -> Option<Place> {
+        Some(self.blob.place(index_of(node)).clone())
     }
 }
 
@@ -134,7 +151,7 @@ impl Fleet {
     pub(crate) fn learn(&mut self, index: u32, known: u32) {
         if self.store_hashes(index, known) {
             let node = &mut self.nodes[index as usize];
-            let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+            let view = self.blob.known(node.known);
             let tells = node.session.catch_up(&view);
             self.knows_more(index, tells);
         }
@@ -174,7 +191,7 @@ impl Fleet {
         let there = if matches!(message, Message::Grew { .. }) {
             let bytes = Frame::encode(&message).expect("agents tell no more at once").bytes().len();
             let sender = &mut self.nodes[from as usize];
-            if sender.leading.is_some() {
+            if sender.session.books().is_some() {
                 self.report.lead_hash_bytes += bytes as u64;
             }
             let left = sender.take_up(bytes as f64 / sender.up * 1e6, self.now);
@@ -219,7 +236,7 @@ impl Fleet {
             node.session.hashes.members_ask(members_ask);
             is_new = first <= node.known && self.store_hashes(to, first + count);
             let node = &mut self.nodes[to as usize];
-            let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
+            let view = self.blob.known(node.known);
             tells = node.session.lead_told(first, count, proof, &view);
         } else {
             let Some(check) = node.session.hashes.check_for(teller) else { return };
@@ -243,8 +260,8 @@ impl Fleet {
         if !node.alive || !is_news {
             return;
         }
-        let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-        if node.session.hashes.showed(id_of(neighbour), shown, pieces.iter().copied(), &view) {
+        let view = self.blob.known(node.known);
+        if node.session.showed(id_of(neighbour), shown, pieces.iter().copied(), &view) {
             self.poll_soon(to);
         }
     }
@@ -274,15 +291,13 @@ impl Fleet {
     /// A question for the hashes behind the first ones reaches a node.
     fn asked_for_hashes(&mut self, to: u32, from: u32, first: u32) {
         let asker = id_of(from);
-        let is_member = |node: &Node| node.leading.as_ref().is_some_and(|leading| leading.books.has(asker));
-        let leads = is_member(&self.nodes[to as usize]);
+        let leads = self.nodes[to as usize].session.has_member(asker);
         if leads {
             self.count_message();
         }
         let node = &mut self.nodes[to as usize];
-        let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-        let books = node.leading.as_mut().map(|leading| &mut leading.books);
-        let Reply { messages, question } = node.session.hashes.answer(asker, first, books, &view, self.now);
+        let view = self.blob.known(node.known);
+        let Reply { messages, question } = node.session.asked_for_hashes(asker, first, &view, self.now);
         let lead = node.session.leadership.following();
         for message in messages {
             self.report.tracker_notices += u64::from(leads);

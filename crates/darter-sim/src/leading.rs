@@ -12,17 +12,15 @@ use std::time::Duration;
 use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 use darter_protocol::{Message, PeerInfo};
 use darter_scenario::Lie;
-use darter_swarm::{Books, Came, Entering, Event, Lead, Leader, Notice, Opening, OriginReader, OriginRun, Start};
+use darter_swarm::{Books, Came, Entering, Event, Lead, Leader, Notice, OriginReader, OriginRun, Start};
 
 use crate::fleet::Fleet;
-use crate::hashes::View;
 use crate::node::{BLOB, Node, id_of, index_of};
 use crate::queue::What;
 
-/// A lead's work on one swarm.
-#[derive(Debug)]
+/// What a lead is at; its books are the session's.
+#[derive(Debug, Default)]
 pub(crate) struct Leading {
-    pub(crate) books: Books,
     /// When it has something to say next though nothing happens.
     speaks_at: Option<Moment>,
     /// When it looks whether there is something to send or to read though nothing happened.
@@ -48,46 +46,26 @@ impl Fleet {
 
     /// Sets up a lead's books, whomever it follows.
     fn open_books(&mut self, leader: u32, start: Start) {
-        let node = &self.nodes[leader as usize];
-        if node.leading.is_some() {
+        let node = &mut self.nodes[leader as usize];
+        let (place, seed) = (self.blob.place(leader).clone(), self.seed ^ u64::from(self.books + 1));
+        if !node.session.open_books(start, place, seed, &self.blob.known(node.known), self.now) {
             return;
         }
         self.books += 1;
-        let opening = Opening {
-            me: node.id,
-            place: node.place.clone(),
-            start,
-            held: node.session.picker.held(),
-            everything: true,
-            wishes: &[],
-            dropped: node.session.picker.dropped().collect(),
-            has_verdict: false,
-            seed: self.seed ^ u64::from(self.books),
-            tuning: self.tuning,
-        };
-        let mut books = Books::open(opening, &View::of(node, &self.list, self.piece_bytes), self.now);
         let log2 = u8::try_from(self.piece_bytes.max(1).ilog2()).unwrap_or(u8::MAX);
         let piece_length = PieceLength::from_log2(log2).ok().filter(|length| length.bytes() == self.piece_bytes);
-        if let Some(piece_length) = piece_length.filter(|_| self.origin_connections > 1) {
+        let piece_length = piece_length.filter(|_| self.origin_connections > 1);
+        if let Some((piece_length, books)) = piece_length.zip(node.session.books_mut()) {
             let length = u64::from(self.pieces) * self.piece_bytes;
             books.lead_mut().read_by(self.origin_connections, None, piece_length, length);
         }
-        if start == Start::TakeOver {
-            // Who does not come to this lead, or comes late, holds it all the same.
-            for (neighbour, held) in node.session.picker.held_by_neighbours() {
-                books.count_in(neighbour, self.nodes[index_of(neighbour) as usize].place.clone(), held);
-            }
-        }
-        let leading = Leading { books, speaks_at: None, wakes_at: None, reading: Vec::new() };
-        self.nodes[leader as usize].leading = Some(Box::new(leading));
     }
 
     /// A lead counts a node that holds all as a member, which need not know: nodes tell seeds what they hold whole.
     pub(crate) fn count_in(&mut self, holder: u32, leader: u32) {
         let node = &self.nodes[holder as usize];
-        let (id, place, held) = (node.id, node.place.clone(), node.session.picker.held().clone());
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        leading.books.count_in(id, place, &held);
+        let (id, held) = (node.id, node.session.picker.held().clone());
+        self.nodes[leader as usize].session.count_in(id, self.blob.place(holder).clone(), &held);
         self.speak(leader);
     }
 
@@ -95,11 +73,11 @@ impl Fleet {
     pub(crate) fn join_lead(&mut self, index: u32, leader: u32) {
         self.open_books(leader, Start::TakeOver);
         let node = &self.nodes[index as usize];
-        let (id, place, held) = (node.id, node.place.clone(), self.shown(index));
+        let (id, held) = (node.id, self.shown(index));
         let wants = !node.session.picker.is_complete();
         self.count_message();
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        leading.books.admit(Entering { node: id, request: 0, whole: None }, place, &held, wants);
+        let entering = Entering { node: id, request: 0, whole: None };
+        self.nodes[leader as usize].session.admit(entering, self.blob.place(index).clone(), &held, wants);
         self.speak(leader);
         self.look_after(leader);
     }
@@ -108,16 +86,14 @@ impl Fleet {
     pub(crate) fn speak(&mut self, leader: u32) {
         let now = self.now;
         let node = &mut self.nodes[leader as usize];
-        let Some(leading) = &mut node.leading else { return };
-        let view = View { list: &self.list, known: node.known, piece_bytes: self.piece_bytes };
-        let speech = leading.books.speak(&view, node.session.hashes.chain(), None, now);
-        let due = leading.books.due();
-        if let Some(due) = due.filter(|due| leading.speaks_at.is_none_or(|at| at <= now || *due < at)) {
-            leading.speaks_at = Some(due);
+        let speech = node.session.speak(&self.blob.known(node.known), now);
+        let due = node.session.books().and_then(Books::due);
+        if let Some(due) = due.filter(|due| node.leading.speaks_at.is_none_or(|at| at <= now || *due < at)) {
+            node.leading.speaks_at = Some(due);
             self.queue.push(due, What::Speak(leader));
         }
         if let Some(Notice { lost, gained, .. }) = speech.own {
-            self.named(leader, &gained.iter().map(|peer| peer.node).collect::<Vec<_>>(), &lost);
+            self.was_named(leader, &gained.iter().map(|peer| peer.node).collect::<Vec<_>>(), &lost);
         }
         for (to, message) in speech.messages {
             self.report.tracker_notices += 1;
@@ -146,9 +122,8 @@ impl Fleet {
     fn enter(&mut self, index: u32, leader: u32, key: LeadKey, neighbours: &[PeerInfo]) {
         let lead = id_of(leader);
         let node = &mut self.nodes[index as usize];
-        let books = node.leading.as_ref().map(|leading| &leading.books);
         let (now, neighbours) = (node.clock(self.now), neighbours.iter().map(|it| it.node));
-        if !node.session.follow(lead, key, neighbours.clone(), books, now) {
+        if !node.session.follow(lead, key, neighbours.clone(), now) {
             return node.session.leadership.refused(lead);
         }
         self.watch_lead(index);
@@ -158,19 +133,26 @@ impl Fleet {
 
     /// Runs something on a lead, then whatever follows from it.
     pub(crate) fn with_lead(&mut self, leader: u32, change: impl FnOnce(&mut Lead)) {
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        change(leading.books.lead_mut());
-        self.speak(leader);
-        self.look_after(leader);
+        if let Some(books) = self.nodes[leader as usize].session.books_mut() {
+            change(books.lead_mut());
+        }
+        self.after_books(leader);
+    }
+
+    /// Whatever follows from a change of a node's books, if it has any.
+    pub(crate) fn after_books(&mut self, leader: u32) {
+        if self.nodes[leader as usize].session.books().is_some() {
+            self.speak(leader);
+            self.look_after(leader);
+        }
     }
 
     /// Takes a member out of a lead's books.
     pub(crate) fn member_left(&mut self, leader: u32, member: NodeId) {
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        if leading.books.lead().held_by(member).is_some() {
-            leading.books.left(member);
-            self.speak(leader);
-            self.look_after(leader);
+        let session = &mut self.nodes[leader as usize].session;
+        if session.books().is_some_and(|books| books.lead().held_by(member).is_some()) {
+            session.left(member);
+            self.after_books(leader);
         }
     }
 
@@ -178,9 +160,9 @@ impl Fleet {
     pub(crate) fn look_after(&mut self, leader: u32) {
         let now = self.now;
         let node = &mut self.nodes[leader as usize];
-        if let Some(leading) = &mut node.leading
+        if let Some(books) = node.session.books_mut()
             && node.uploads.has_parked()
-            && leading.books.lead_mut().may_give(now)
+            && books.lead_mut().may_give(now)
         {
             node.uploads.unpark_all();
         }
@@ -192,25 +174,23 @@ impl Fleet {
     /// Sees to it that the lead is looked after when time alone changes something.
     pub(crate) fn wake_lead(&mut self, leader: u32) {
         let now = self.now;
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        let Some(at) = leading.books.lead().next_wakeup(now) else { return };
-        if leading.wakes_at.is_none_or(|before| before <= now || at < before) {
-            leading.wakes_at = Some(at);
+        let node = &mut self.nodes[leader as usize];
+        let Some(at) = node.session.books().and_then(|books| books.lead().next_wakeup(now)) else { return };
+        if node.leading.wakes_at.is_none_or(|before| before <= now || at < before) {
+            node.leading.wakes_at = Some(at);
             self.queue.push(at, What::Lead(leader));
         }
     }
 
     pub(crate) fn lead_woken(&mut self, leader: u32) {
-        let Some(leading) = &mut self.nodes[leader as usize].leading else { return };
-        leading.wakes_at.take_if(|at| *at == self.now);
+        self.nodes[leader as usize].leading.wakes_at.take_if(|at| *at == self.now);
         self.look_after(leader);
     }
 
     /// Asks the origin for what is to be read next, on each connection that reads nothing.
     fn read_on(&mut self, leader: u32) {
         self.read_by(leader, OriginReader::Everything);
-        let connections =
-            self.nodes[leader as usize].leading.as_ref().map_or(1, |leading| leading.books.lead().connections());
+        let connections = self.nodes[leader as usize].session.books().map_or(1, |books| books.lead().connections());
         for number in 0..connections - 1 {
             self.read_by(leader, OriginReader::Beside(number));
         }
@@ -218,14 +198,16 @@ impl Fleet {
 
     fn read_by(&mut self, leader: u32, reader: OriginReader) {
         let node = &mut self.nodes[leader as usize];
-        let leading = node.leading.as_mut().filter(|leading| !leading.reading.contains(&reader));
-        let Some(leading) = leading else { return };
+        if node.leading.reading.contains(&reader) {
+            return;
+        }
         let is_none_of_its = node.lie.is_some_and(|lie| !matches!(lie, Lie::Wrong | Lie::Vanish));
         if node.session.leader() != Leader::Me || node.session.picker.is_complete() || is_none_of_its {
             return;
         }
         let known = PieceSet::full(self.known);
-        let Some(run) = leading.books.lead_mut().origin_plan(reader, &known, self.now) else {
+        let Some(lead) = node.session.books_mut().map(Books::lead_mut) else { return };
+        let Some(run) = lead.origin_plan(reader, &known, self.now) else {
             if !node.session.picker.is_complete() {
                 // Members may stand still.
                 self.wake_lead(leader);
@@ -233,9 +215,9 @@ impl Fleet {
             return;
         };
         if self.origin_connections > 1 {
-            leading.books.lead_mut().begins(reader, run);
+            lead.begins(reader, run);
         }
-        leading.reading.push(reader);
+        node.leading.reading.push(reader);
         self.read_piece(leader, reader, run);
     }
 
@@ -243,7 +225,7 @@ impl Fleet {
     fn read_piece(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
         let node = &self.nodes[leader as usize];
         let (piece, life, id) = (run.first, node.life, node.id);
-        let connections = node.leading.as_ref().map_or(1, |leading| leading.reading.len());
+        let connections = node.leading.reading.len();
         self.report.origin_pieces += 1;
         self.report.origin_connections = self.report.origin_connections.max(connections);
         let holds = |node: &&Node| {
@@ -260,11 +242,13 @@ impl Fleet {
     pub(crate) fn origin_piece(&mut self, leader: u32, life: u8, reader: OriginReader, run: OriginRun) {
         let piece = run.first;
         let node = &mut self.nodes[leader as usize];
-        let Some(leading) = node.leading.as_mut().filter(|_| node.life == life) else { return };
-        if self.origin_connections > 1 {
-            leading.books.lead_mut().origin_came(reader, self.piece_bytes, self.now);
-        } else {
-            leading.reading.clear();
+        if node.life != life {
+            return;
+        }
+        if self.origin_connections == 1 {
+            node.leading.reading.clear();
+        } else if let Some(books) = node.session.books_mut() {
+            books.lead_mut().origin_came(reader, self.piece_bytes, self.now);
         }
         self.known = self.known.max(piece.0 + 1);
         self.learn(leader, self.known);
@@ -283,12 +267,12 @@ impl Fleet {
         let known = PieceSet::full(self.known);
         let node = &mut self.nodes[leader as usize];
         let leads = node.session.leadership.leader() == Leader::Me;
-        let Some(leading) = node.leading.as_mut().filter(|_| self.origin_connections > 1) else { return };
+        let Some(books) = node.session.books_mut().filter(|_| self.origin_connections > 1) else { return };
         let may_go_on = leads && run.end != Some(run.first);
-        if may_go_on && leading.books.lead_mut().goes_on(reader, run.first, &known, self.now) {
+        if may_go_on && books.lead_mut().goes_on(reader, run.first, &known, self.now) {
             return self.read_piece(leader, reader, run);
         }
-        leading.reading.retain(|other| *other != reader);
-        leading.books.lead_mut().reads(reader, None);
+        books.lead_mut().reads(reader, None);
+        node.leading.reading.retain(|other| *other != reader);
     }
 }

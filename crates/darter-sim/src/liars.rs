@@ -119,16 +119,15 @@ impl Fleet {
 
     /// If a node leads, it leaves nothing to a holder that let it down.
     pub(crate) fn doubted(&mut self, by: u32, holder: darter_core::NodeId) {
-        if self.nodes[by as usize].leading.is_some() {
-            self.with_lead(by, |lead| lead.doubt(holder));
-        }
+        self.nodes[by as usize].session.doubts(holder);
+        self.after_books(by);
     }
 
     /// A member gave a node some of a piece: if that node leads it knows whom it can leave something to.
     pub(crate) fn gave_some(&mut self, to: u32, from: u32) {
         let now = self.now;
-        if let Some(leading) = &mut self.nodes[to as usize].leading {
-            leading.books.lead_mut().gave(id_of(from), false, now);
+        if let Some(books) = self.nodes[to as usize].session.books_mut() {
+            books.lead_mut().gave(id_of(from), false, now);
         }
     }
 }

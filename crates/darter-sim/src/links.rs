@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Came, Event, RequestId};
+use darter_swarm::{Books, Came, Event, RequestId};
 
 use crate::fleet::Fleet;
 use crate::node::{Node, id_of};
@@ -73,7 +73,7 @@ impl Fleet {
         while node.alive {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
-            let lead = node.leading.as_mut().map(|leading| leading.books.lead_mut());
+            let lead = node.session.books_mut().map(Books::lead_mut);
             let piece = match (upload.piece, lead) {
                 (Some(piece), lead) => {
                     if let Some(lead) = lead {
@@ -177,7 +177,8 @@ impl Fleet {
         } else if sent.is_noticed {
             let bytes = f64::from(self.limits.of_piece - piece.left) * self.grain;
             self.gave_some(to, from);
-            self.nodes[to as usize].vigil.progressed(self.grain as u64, self.now);
+            let receiver = &mut self.nodes[to as usize];
+            receiver.session.vigil.progressed(self.grain as u64, receiver.clock(self.now));
             self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)), bytes: bytes as u64 });
         }
         if piece.left == 0 {
@@ -208,8 +209,8 @@ impl Fleet {
     }
 
     pub(crate) fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
-        if let Some(leading) = &mut self.nodes[from as usize].leading {
-            leading.books.lead_mut().unsent(id_of(to), piece);
+        if let Some(books) = self.nodes[from as usize].session.books_mut() {
+            books.lead_mut().unsent(id_of(to), piece);
         }
     }
 

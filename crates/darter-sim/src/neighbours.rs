@@ -7,7 +7,6 @@ use darter_core::NodeId;
 use darter_swarm::Meeting;
 
 use crate::fleet::Fleet;
-use crate::hashes::View;
 use crate::node::{id_of, index_of};
 use crate::queue::What;
 
@@ -15,11 +14,14 @@ impl Fleet {
     /// A lead says who a node's neighbours are, and who is none any more.
     pub(crate) fn named(&mut self, index: u32, add: &[NodeId], gone: &[NodeId]) {
         let node = &mut self.nodes[index as usize];
-        let lost: Vec<NodeId> =
-            gone.iter().copied().filter(|peer| node.session.met().contains(peer) && !add.contains(peer)).collect();
         node.session.named(add, gone, node.clock(self.now));
-        for peer in lost {
-            self.drop_queued(index_of(peer), index);
+        self.was_named(index, add, gone);
+    }
+
+    /// A node knows who its neighbours are now, and who is none any more.
+    pub(crate) fn was_named(&mut self, index: u32, add: &[NodeId], gone: &[NodeId]) {
+        for peer in gone.iter().filter(|peer| !add.contains(peer)) {
+            self.drop_queued(index_of(*peer), index);
         }
         self.poll_soon(index);
         self.dial(index, add.iter().copied());
@@ -57,12 +59,12 @@ impl Fleet {
     /// A node hears from another that it meets it, and what it holds.
     fn met_by(&mut self, index: u32, peer: u32) {
         let other = &self.nodes[peer as usize];
-        let tier = self.nodes[index as usize].place.tier_to(&other.place);
+        let tier = self.blob.place(index).tier_to(self.blob.place(peer));
         let (known, wants) = (other.session.hashes.shown(), !other.session.picker.is_complete());
         let meeting = Meeting { tier, held: self.shown(peer), known, wants };
         let node = &mut self.nodes[index as usize];
-        let (view, now) = (View::of(node, &self.list, self.piece_bytes), node.clock(self.now));
-        node.session.met_by(id_of(peer), meeting, |_| true, &view, now);
+        let now = node.clock(self.now);
+        node.session.met_by(id_of(peer), meeting, &self.blob.known(node.known), now);
         self.poll_soon(index);
         self.meet(index);
     }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Place, Tier};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Tier};
 use darter_scenario::Lie;
 use darter_swarm::asking::Survey;
-use darter_swarm::{Awaited, Hashes, Leadership, Picker, Session, Tuning, Vigil};
+use darter_swarm::{Awaited, Hashes, Leadership, Picker, Session, Tuning};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -19,7 +19,6 @@ pub const BLOB: BlobId = BlobId([0xb1; 32]);
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    pub(crate) place: Place,
     /// Bytes per second.
     pub(crate) up: f64,
     pub(crate) down: f64,
@@ -39,10 +38,8 @@ pub(crate) struct Node {
     pub(crate) ahead: Duration,
     pub(crate) wants: bool,
     pub(crate) session: Session,
-    /// Its books, if it leads others or was asked to.
-    pub(crate) leading: Option<Box<Leading>>,
-    /// How long it has waited for bytes, and for which lead.
-    pub(crate) vigil: Vigil,
+    /// What it does as a lead.
+    pub(crate) leading: Leading,
     /// When it looks whether its lead gives anything.
     pub(crate) looks_at: Option<Moment>,
     /// Nodes that asked it, besides its neighbours.
@@ -112,7 +109,6 @@ impl Node {
         let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
         Self {
             id,
-            place: spec.place.clone(),
             up: spec.up.bytes_per_second() as f64,
             down: spec.down.bytes_per_second() as f64,
             up_free: 0.0,
@@ -124,9 +120,8 @@ impl Node {
             passing: None,
             ahead: Duration::ZERO,
             wants: index != 0 && !spec.holds,
-            session: Session::new(id, picker, Self::leadership(index), hashes, tuning),
-            leading: None,
-            vigil: Vigil::new(Moment::ZERO),
+            session: Session::new(id, picker, Self::leadership(index), hashes, tuning, Moment::ZERO),
+            leading: Leading::default(),
             looks_at: None,
             acquainted: BTreeSet::new(),
             survey: None,
@@ -153,13 +148,13 @@ impl Node {
         leadership
     }
 
-    /// When it takes its lead for none, unless bytes come before; never if that is the seed.
+    /// When, in the fleet's time, it takes its lead for none, unless bytes come before; never if that is the seed.
     pub(crate) fn gives_lead_up_at(&self) -> Option<Moment> {
         let is_watched = self.session.leadership.following().is_some_and(|lead| lead != id_of(0))
             && !self.session.picker.is_complete();
         let is_new = self.session.picker.held().is_empty() && self.session.picker.knows_all();
         let awaited = if is_new { Awaited::First } else { Awaited::Read(Duration::ZERO) };
-        is_watched.then(|| self.vigil.gives_up_at(awaited))
+        is_watched.then(|| self.when(self.session.vigil.gives_up_at(awaited)))
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {

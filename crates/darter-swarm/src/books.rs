@@ -10,12 +10,17 @@
 //! Non-goals: which piece goes to whom ([`Lead`]); whether a node may come in at all ([`Leadership::may_admit`](crate::Leadership)).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use darter_core::{HashChain, Moment, NodeId, PieceSet, Place, Proof, Signer};
 use darter_protocol::{Message, PeerInfo, Verdict};
 
 use crate::runs::{Teller, ToldRuns};
 use crate::{Facts, Lead, MAX_HASHES, Neighbour, Notice, Start, Teaching, Telling, Tuning, Wish};
+
+/// How soon a lead looks again for something to give to a member that there was nothing for: half the shortest pause between two copies
+/// of a piece.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -33,6 +38,10 @@ pub struct Books {
     /// Who was let in and has not left.
     inside: BTreeSet<NodeId>,
     members: usize,
+    /// When time alone may have made more to give, as was last said.
+    wakes: Option<Moment>,
+    /// When to look again for something to give to members that there was nothing for.
+    looks_again: Option<Moment>,
 }
 
 /// A node that waits to be let in.
@@ -108,6 +117,8 @@ impl Books {
             entering: Vec::new(),
             inside: BTreeSet::new(),
             members: 0,
+            wakes: None,
+            looks_again: None,
         }
     }
 
@@ -165,6 +176,33 @@ impl Books {
     /// Takes the nodes that wait to be let in: nobody is, any more.
     pub fn take_entering(&mut self) -> Vec<Entering> {
         std::mem::take(&mut self.entering)
+    }
+
+    /// The members other than this agent, and how many pieces each holds.
+    pub fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
+        let me = self.lead.node();
+        let members = self.lead.members().into_iter().filter(move |node| *node != me);
+        members.filter_map(|node| Some((node, self.lead.held_by(node)?)))
+    }
+
+    /// There was nothing to give to a member; a copy may be worth giving after a while though nothing happens until then. Whether that is
+    /// the first such member since [`Books::may_give_more`] last said so.
+    pub fn gave_nothing(&mut self, now: Moment) -> bool {
+        let is_first = self.looks_again.is_none();
+        self.looks_again.get_or_insert(now + LOOK_AGAIN);
+        is_first
+    }
+
+    /// Whether time alone may have made more to give; says so once.
+    pub fn may_give_more(&mut self, now: Moment) -> bool {
+        let looks = self.looks_again.take_if(|at| *at <= now).is_some();
+        let due = std::mem::replace(&mut self.wakes, self.lead.next_wakeup(now));
+        looks || due.is_some_and(|due| due <= now)
+    }
+
+    /// When there is something to say, or may be more to give, though nothing happens.
+    pub fn next_wakeup(&self, now: Moment) -> Option<Moment> {
+        self.lead.next_wakeup(now).into_iter().chain(self.looks_again).chain(self.due()).min()
     }
 
     /// When there is something to say though nothing happens.

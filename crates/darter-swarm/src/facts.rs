@@ -1,6 +1,6 @@
 //! What an agent knows of a blob, as far as decisions need it. The store and the connections have it; the decisions ask.
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Version};
 
 /// See the module's text. No method waits, and none touches a disk: they are called with whatever the caller has locked.
 pub trait Facts {
@@ -38,6 +38,9 @@ pub trait Facts {
 
     /// Where another agent can be reached, as other agents are told it.
     fn address(&self, node: NodeId) -> String;
+
+    /// Where another agent stands, if it is connected.
+    fn place(&self, node: NodeId) -> Option<Place>;
 }
 
 #[cfg(test)]
@@ -105,6 +108,11 @@ pub(crate) mod fixture {
 
         fn address(&self, node: NodeId) -> String {
             format!("host-{}:7400", node.0[0])
+        }
+
+        /// All with an even number are connected.
+        fn place(&self, node: NodeId) -> Option<Place> {
+            node.0[0].is_multiple_of(2).then(Place::default)
         }
     }
 }

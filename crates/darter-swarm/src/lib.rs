@@ -5,7 +5,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`session`] | [`Session`]: one agent's part in a swarm: what follows for its picker, leadership, hashes and news |
+//! | [`session`] | [`Session`]: one agent's part in a swarm: what follows for its picker, leadership, hashes, news, books and wants |
 //! | [`event`] | what a [`Picker`] is told ([`Event`]) and what it wants done ([`Action`]) |
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |

@@ -23,7 +23,6 @@ use darter_store::size;
 use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
 use super::dissolve::origin_of;
-use super::leading::Leading;
 use super::reading::{Leftover, RunEnd, is_refusal};
 use super::{Lead, State, Transfer};
 
@@ -50,13 +49,6 @@ enum Consequence {
     Alone,
 }
 
-impl Leading {
-    /// How many connections read the origin now.
-    pub(super) fn origin_connections(&mut self) -> u32 {
-        u32::try_from(self.books().lead().readers()).unwrap_or(u32::MAX)
-    }
-}
-
 impl Transfer {
     /// By how many connections the origin may be read at a time.
     pub(super) fn origin_connections(&self) -> Connections {
@@ -77,8 +69,8 @@ impl Transfer {
         let now = self.context.now();
         let are_more = {
             let mut state = self.state.lock();
-            let Some(leading) = &mut state.leading else { return };
-            let lead = leading.books().lead_mut();
+            let Some(books) = state.session.books_mut() else { return };
+            let lead = books.lead_mut();
             let before = lead.connections();
             if is_held_up {
                 lead.origin_held_up();
@@ -109,8 +101,8 @@ impl Transfer {
     fn narrows(&self, why: &str, narrow: impl FnOnce(&mut SwarmLead)) {
         let now = self.context.now();
         let mut state = self.state.lock();
-        let Some(leading) = &mut state.leading else { return };
-        let lead = leading.books().lead_mut();
+        let Some(books) = state.session.books_mut() else { return };
+        let lead = books.lead_mut();
         let before = lead.connections();
         narrow(lead);
         let after = lead.connections();
@@ -143,8 +135,8 @@ impl Transfer {
     /// Starts the connections that are to read and do not.
     pub(super) fn read_beside(self: &Arc<Self>) {
         let idle: Vec<u8> = {
-            let mut state = self.state.lock();
-            let connections = state.leading.as_mut().map_or(1, |leading| leading.books().lead().connections());
+            let state = self.state.lock();
+            let connections = state.session.books().map_or(1, |books| books.lead().connections());
             (0..connections - 1).filter(|number| !state.beside.contains(number)).collect()
         };
         for number in idle {
@@ -169,22 +161,24 @@ impl Transfer {
         if begins && state.beside.contains(&number) {
             return None;
         }
-        if let Some(leading) = state.leading.as_mut().filter(|_| is_alone) {
+        if let Some(books) = state.session.books_mut().filter(|_| is_alone) {
             // Or else who reads everything would ask for a stretch at a time, as if there were others.
-            leading.books().lead_mut().origin_refused(now);
+            books.lead_mut().origin_refused(now);
         }
-        let leads = state.lead() == Lead::Me && state.course.is_open() && !self.closed.is_cancelled();
+        let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
         let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.compares;
-        let run = state.leading.as_mut().filter(|_| may_read).and_then(|leading| leading.plan(reader, &known, now));
-        let State { leading, beside, .. } = &mut *state;
-        match (leading, run) {
-            (Some(leading), Some(run)) => {
-                leading.begins(reader, run);
+        let State { session, beside, .. } = &mut *state;
+        let mut books = session.books_mut();
+        let run =
+            books.as_mut().filter(|_| may_read).and_then(|books| books.lead_mut().origin_plan(reader, &known, now));
+        match (books, run) {
+            (Some(books), Some(run)) => {
+                books.lead_mut().begins(reader, run);
                 beside.insert(number);
             }
-            (leading, _) => {
-                if let Some(leading) = leading {
-                    leading.reads(reader, None);
+            (books, _) => {
+                if books.is_some_and(|books| books.lead_mut().reads(reader, None)) {
+                    self.replan();
                 }
                 beside.remove(&number);
             }
@@ -200,7 +194,7 @@ impl Transfer {
             self.after_stretch(end, began, &caller).await;
             run = self.next_stretch(number, false);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     async fn read_stretch(self: &Arc<Self>, reader: OriginReader, run: OriginRun, credentials: &Credentials) -> RunEnd {

@@ -25,7 +25,7 @@ impl Transfer {
     /// Throws the blob away here, and tells the members if this agent leads.
     pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
         let blob = self.blob;
-        if !self.state.lock().course.dissolves() {
+        if !self.state.lock().session.course.dissolves() {
             return;
         }
         let mut error = error;
@@ -59,7 +59,7 @@ impl Transfer {
     /// Waits for the end of a blob that is being thrown away; false if it is not.
     pub(super) async fn is_dissolved(&self) -> bool {
         let mut changed = self.changed.subscribe();
-        if self.state.lock().course.phase() != Phase::Dissolving {
+        if self.state.lock().session.course.phase() != Phase::Dissolving {
             return false;
         }
         while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {}

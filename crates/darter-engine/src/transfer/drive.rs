@@ -9,8 +9,8 @@ use darter_fleet::data::Ask;
 use darter_swarm::news::Tellings;
 use darter_swarm::{Action, Event, Teacher, Told};
 use darter_wire::{Message, Wanted};
+use tokio::sync::Notify;
 
-use super::leading::Leading;
 use super::upkeep::Duty;
 use super::{Asked, Lead, Transfer};
 use crate::let_downs::How;
@@ -69,12 +69,23 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
 }
 
 impl Transfer {
+    /// Something has changed: wakes the driver, and whoever has nothing to read of the origin.
+    pub(super) fn ring(&self) {
+        self.kick.notify_one();
+        self.replan();
+    }
+
+    /// Wakes whoever has nothing to read of the origin: what is to be read may have changed.
+    pub(super) fn replan(&self) {
+        self.plan_changed.iter().for_each(Notify::notify_one);
+    }
+
     fn gather(&self, now: Moment) -> Work {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut work = Work::default();
-        let is_open = state.course.is_open();
-        let fetching = state.course.is_fetching() && !state.is_at_rest();
+        let is_open = state.session.course.is_open();
+        let fetching = state.session.course.is_fetching() && !state.session.is_at_rest();
         if fetching != state.fetching.is_some() {
             state.fetching = fetching.then(|| self.context.fetching.enter());
         }
@@ -82,8 +93,8 @@ impl Transfer {
             state.session.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             let neighbours = state.session.met().len() + state.session.to_meet().len();
             state.session.picker.expect(neighbours);
-            state.read_for_members(now);
-            if state.course.asks() {
+            state.session.read_for_members(now);
+            if state.session.course.asks() {
                 state.session.picker.poll(now, &mut work.actions);
             }
         } else {
@@ -104,17 +115,15 @@ impl Transfer {
                 }
                 Action::Doubt { peer } => {
                     self.context.metrics.holders_failing.inc();
-                    if let Some(leading) = &mut state.leading {
-                        leading.doubt(peer);
-                    }
+                    state.session.doubts(peer);
                 }
                 Action::Report { peer, piece } => {
-                    state.session.accuse(peer, state.leading.as_mut().map(Leading::books));
+                    state.session.accuse(peer);
                     state.journal.note(now, format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
                 }
             }
         }
-        self.catch_up(state);
+        state.session.catch_up(self);
         work.known = state.session.hashes.count();
         work.shown = state.session.hashes.shown();
         if fetching && let Lead::Node(lead) = state.lead() {
@@ -124,49 +133,43 @@ impl Transfer {
             });
         }
         work.failed = state.failure.is_some();
-        if let Some(leading) = &mut state.leading {
-            work.may_send = leading.falls_due(now);
-        }
-        if let Some(leading) = state.leading.as_mut().filter(|_| !work.failed) {
-            let speech = leading.books().speak(self, state.session.hashes.chain(), state.verdict.as_ref(), now);
-            work.outgoing = speech.messages;
-            if let Some(own) = &speech.own {
-                state.session.noticed(own, now);
-            }
+        work.may_send = state.session.books_mut().is_some_and(|books| books.may_give_more(now));
+        if !work.failed {
+            work.outgoing = state.session.speak(self, now).messages;
         }
         if is_open && let Lead::Node(lead) = state.lead() {
-            work.outgoing.extend(state.tell_wants(self.blob).map(|message| (lead, message)));
+            work.outgoing.extend(state.session.tell_wants(self.blob).map(|message| (lead, message)));
         }
         work.meet = state.session.meet(|node| self.fleet.peer(node).is_some());
         if state.session.news_due().is_some_and(|due| due <= now) {
             work.news = state.session.tell(&work.meet, now);
         }
         let is_whole = state.session.picker.is_complete() && self.pieces() == Some(self.stored.prefix());
-        let (has_verdict, leader) = (state.verdict.is_some(), state.lead());
+        let (has_verdict, leader) = (state.session.verdict.is_some(), state.lead());
         let is_whole = is_whole && !(state.compares && leader == Lead::Me);
-        work.finish = state.course.begins_check(is_whole, has_verdict, leader, now);
+        work.finish = state.session.course.begins_check(is_whole, has_verdict, leader, now);
         work.duty = self.duty(state, now);
         work.wake = self.next_wakeup(state, now);
         work
     }
 
     fn next_wakeup(&self, state: &super::State, now: Moment) -> Option<Moment> {
-        let mut wake = if state.course.asks() { state.session.picker.next_wakeup() } else { None };
+        let mut wake = if state.session.course.asks() { state.session.picker.next_wakeup() } else { None };
         let mut at_latest = |moment: Moment| wake = Some(wake.map_or(moment, |earlier| earlier.min(moment)));
-        if let Some(moment) = state.leading.as_ref().and_then(|leading| leading.next_wakeup(now)) {
+        if let Some(moment) = state.session.books().and_then(|books| books.next_wakeup(now)) {
             at_latest(moment);
         }
         if let Some(moment) = state.session.news_due() {
             at_latest(moment);
         }
-        let may_ask = state.course.is_fetching() && matches!(state.lead(), Lead::Node(_));
+        let may_ask = state.session.course.is_fetching() && matches!(state.lead(), Lead::Node(_));
         if let Some(moment) = state.session.hashes.next_wakeup().filter(|_| may_ask) {
             at_latest(moment);
         }
         if !state.asked.is_empty() {
             at_latest(now + PROGRESS_PAUSE);
         }
-        for moment in state.course.due().into_iter().chain(self.duty_due(state)) {
+        for moment in state.session.course.due().into_iter().chain(self.duty_due(state)) {
             at_latest(moment);
         }
         // A moment in the past would spin; what is overdue was handled just now.
@@ -250,9 +253,9 @@ impl Transfer {
                 if let Some(asked) = state.asked.get_mut(&id) {
                     asked.arrived = arrived;
                 }
-                state.upkeep.progressed((arrived - before).into(), now);
-                if let Some(leading) = &mut state.leading {
-                    leading.gave_some(node, now);
+                state.session.vigil.progressed((arrived - before).into(), now);
+                if let Some(books) = state.session.books_mut() {
+                    books.lead_mut().gave(node, false, now);
                 }
                 state.session.picker.handle(Event::Progress { request: id, bytes: arrived.into() }, now);
             }

@@ -51,13 +51,12 @@ impl Transfer {
             if !state.session.lost_lead(lead, loss, now) {
                 return;
             }
-            state.lead_changed(now);
-            if !state.course.is_open() {
+            if !state.session.course.is_open() {
                 return;
             }
             let addr = self.fleet.address(lead);
             state.journal.note(now, format!("lost the lead {addr} ({why})"));
-            !state.follows_seed && state.course.phase() != Phase::Arriving && loss != Loss::Forgot
+            !state.follows_seed && state.session.course.phase() != Phase::Arriving && loss != Loss::Forgot
         };
         // Of what a node said of this blob nothing was ever borne out. Whoever goes on by that might never come to an end.
         if is_hearsay && self.stored.held().is_empty() && self.stored.known_count() > 0 {
@@ -102,7 +101,7 @@ impl Transfer {
         self.is_dissolved().await;
         let seeds = self.fleet.seeds();
         let mut state = self.state.lock();
-        if !state.course.is_open() {
+        if !state.session.course.is_open() {
             state.session.leadership.end_search();
             return None;
         }

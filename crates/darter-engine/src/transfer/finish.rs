@@ -38,8 +38,8 @@ impl Transfer {
             }
             Err(error) => self.unchecked(&error),
         }
-        self.state.lock().course.check_ended();
-        self.kick.notify_one();
+        self.state.lock().session.course.check_ended();
+        self.ring();
     }
 
     /// Waits until the journal has every piece: a duplicate can report the piece as held before the first copy is in the journal, and
@@ -78,7 +78,7 @@ impl Transfer {
             .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
         let (verdict, by) = {
             let state = self.state.lock();
-            (state.verdict.clone(), state.checked_by)
+            (state.session.verdict.clone(), state.checked_by)
         };
         let expected = self.digest();
         let has_verdict = verdict.is_some();
@@ -108,7 +108,7 @@ impl Transfer {
     /// The digests of the whole that were checked, of a complete blob.
     pub(crate) fn checked(&self) -> Vec<Checked> {
         let state = self.state.lock();
-        let verdict = state.verdict.as_ref().filter(|_| state.is_complete());
+        let verdict = state.session.verdict.as_ref().filter(|_| state.is_complete());
         let digest = verdict.and_then(|verdict| verdict.digest);
         digest.into_iter().map(|digest| Checked { digest, by: state.checked_by }).collect()
     }
@@ -127,12 +127,12 @@ impl Transfer {
         let now = self.context.now();
         {
             let mut state = self.state.lock();
-            if !state.course.completes() {
+            if !state.session.course.completes() {
                 // It failed, or is thrown away, though its pieces are right.
                 return;
             }
             state.journal.completed(now, verdict.digest);
-            state.verdict = Some(verdict);
+            state.session.verdict = Some(verdict);
             state.checked_by = by;
             // What the pieces must be was found out here: it holds when one of them is lost again.
             self.on_trust.store(false, Ordering::Release);

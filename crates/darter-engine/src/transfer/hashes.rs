@@ -6,18 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use darter_core::manifest::ManifestError;
-use darter_core::{NodeId, PieceHash, PieceIndex, Proof, in_full};
+use darter_core::{NodeId, PieceHash, Proof, in_full};
 use darter_store::StoreError;
 use darter_swarm::hashes::{Answer, Reply};
 
 use super::{Lead, State, Transfer};
 
 impl Transfer {
-    /// Takes note of hashes that the store has learned in order.
-    pub(super) fn catch_up(&self, state: &mut State) {
-        state.session.catch_up(self);
-    }
-
     /// Takes note of hashes that the store has learned, behind a gap perhaps.
     pub(super) fn learned_run(&self, state: &mut State, run: Range<u32>) {
         state.session.learned(run, self, self.context.now());
@@ -36,7 +31,7 @@ impl Transfer {
         }
         match told {
             Ok(_) => self.total_known(),
-            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.kick.notify_one(),
+            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.ring(),
             Err(error) => self.lead_failed(from, &in_full(&error).to_string()),
         }
     }
@@ -64,7 +59,7 @@ impl Transfer {
         if is_new {
             self.total_known();
         } else {
-            self.kick.notify_one();
+            self.ring();
         }
     }
 
@@ -91,7 +86,7 @@ impl Transfer {
             state.session.took_run(from, run, &**self);
             self.learned_run(&mut state, first..first + hashes.len() as u32);
         }
-        self.kick.notify_one();
+        self.ring();
         self.changed.send_replace(());
     }
 
@@ -99,15 +94,8 @@ impl Transfer {
     pub(super) fn answer_hashes(&self, to: NodeId, first: u32) {
         let now = self.context.now();
         let (Reply { messages, question }, lead) = {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            self.catch_up(state);
-            let leads = state.leading.as_ref().is_some_and(|leading| leading.has(to));
-            if !leads && !state.session.met().contains(&to) {
-                return;
-            }
-            let books = state.leading.as_mut().map(super::Leading::books);
-            (state.session.hashes.answer(to, first, books, self, now), state.session.leadership.following())
+            let mut state = self.state.lock();
+            (state.session.asked_for_hashes(to, first, self, now), state.session.following())
         };
         for message in &messages {
             self.fleet.say(to, message);
@@ -115,18 +103,5 @@ impl Transfer {
         if let Some((lead, question)) = lead.zip(question) {
             self.fleet.say(lead, &question);
         }
-    }
-
-    /// A neighbour showed that it knows the first `known` hashes, and holds pieces. Whether it follows that somebody is to be asked for
-    /// hashes.
-    pub(super) fn showed(
-        &self,
-        state: &mut State,
-        neighbour: NodeId,
-        known: u32,
-        pieces: impl Iterator<Item = PieceIndex>,
-    ) -> bool {
-        let State { session, wants, .. } = state;
-        session.hashes.showed(neighbour, known, pieces.filter(|piece| wants.includes(*piece)), self)
     }
 }

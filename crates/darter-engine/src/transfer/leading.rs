@@ -4,16 +4,12 @@
 //! hand the swarm back when a seed returns. An agent that leads while it follows another lead — a node that led
 //! until the seed came back, a seed under another seed — passes on what it hears and never reads the origin.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Version};
 use darter_origin::{Reading, Requester};
-use darter_swarm::{
-    Books, Entering, Event, Facts, Lead as SwarmLead, Opening, OriginReader, OriginRun, Phase, Start, Tuning, Wish,
-};
-use tokio::sync::Notify;
+use darter_swarm::{Books, Entering, Event, Facts, Lead as SwarmLead, Phase, Start};
 
 use super::beside::Connections;
 use super::dissolve::refuse;
@@ -25,181 +21,6 @@ const INLINE: u64 = 64 * 1024;
 
 /// How long an answer waits for such a blob to be read from the origin.
 const SMALL_BLOB_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// How soon a lead looks again for something to send to a member that there was nothing for: half the shortest pause
-/// between two copies of a piece.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// A lead's work on one swarm.
-pub(crate) struct Leading {
-    books: Books,
-    /// When it last said that it may have more to send without anything happening.
-    wakes: Option<Moment>,
-    /// When to look again for something to send to members that there was nothing for.
-    look_again: Option<Moment>,
-    /// Wake the tasks that read everything, and what somebody waits for.
-    plan_changed: [Arc<Notify>; 2],
-}
-
-impl Leading {
-    /// Who is in the swarm, and what they are told.
-    pub(super) const fn books(&mut self) -> &mut Books {
-        &mut self.books
-    }
-
-    /// The first piece that no member holds.
-    pub(super) fn first_unheld(&self) -> PieceIndex {
-        self.books.lead().first_unheld()
-    }
-
-    /// Whether a member holds a piece.
-    pub(super) fn is_held(&self, piece: PieceIndex) -> bool {
-        self.books.lead().holders(piece) > 0
-    }
-
-    /// Whether a member still wants pieces.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.books.lead().is_wanted()
-    }
-
-    pub(super) const fn member_count(&self) -> usize {
-        self.books.member_count()
-    }
-
-    /// Whether a node was let in and has not left.
-    pub(super) fn has(&self, node: NodeId) -> bool {
-        self.books.has(node)
-    }
-
-    /// The members other than this agent, and how many pieces each holds.
-    pub(super) fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
-        let lead = self.books.lead();
-        let me = lead.node();
-        lead.members().into_iter().filter(move |node| *node != me).filter_map(move |node| {
-            let held = lead.held_by(node)?;
-            Some((node, held))
-        })
-    }
-
-    pub(super) fn own(&mut self, piece: PieceIndex) {
-        self.books.lead_mut().own(piece);
-        self.replan();
-    }
-
-    pub(super) fn disown(&mut self, piece: PieceIndex) {
-        self.books.lead_mut().disown(piece);
-        self.replan();
-    }
-
-    fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
-        self.books.lead_mut().report(reporter, suspect)
-    }
-
-    /// A holder let this agent down: nothing is left to it alone.
-    pub(super) fn doubt(&mut self, holder: NodeId) {
-        self.books.lead_mut().doubt(holder);
-        self.replan();
-    }
-
-    /// A member gave this agent some of a piece.
-    pub(super) fn gave_some(&mut self, member: NodeId, now: Moment) {
-        self.books.lead_mut().gave(member, false, now);
-    }
-
-    /// When time alone may have made more to send.
-    pub(super) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
-        let lead = self.books.lead();
-        lead.next_wakeup(now).into_iter().chain(self.look_again).chain(self.books.due()).min()
-    }
-
-    /// Whether such a time has come; says so once.
-    pub(super) fn falls_due(&mut self, now: Moment) -> bool {
-        let looks = self.look_again.take_if(|at| *at <= now).is_some();
-        let next = self.books.lead().next_wakeup(now);
-        let due = std::mem::replace(&mut self.wakes, next);
-        looks || due.is_some_and(|due| due <= now)
-    }
-
-    /// When the plan may change though nothing happens.
-    pub(super) fn plan_due(&self, now: Moment) -> Option<Moment> {
-        self.books.lead().next_wakeup(now)
-    }
-
-    /// What a reader is to read of the origin, when the hashes of these pieces are known.
-    pub(super) fn plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
-        self.books.lead_mut().origin_plan(reader, known, now)
-    }
-
-    /// Whether a reader that comes to a piece goes on.
-    pub(super) fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
-        self.books.lead_mut().goes_on(reader, piece, known, now)
-    }
-
-    /// A reader begins a run.
-    pub(super) fn begins(&mut self, reader: OriginReader, run: OriginRun) {
-        self.books.lead_mut().begins(reader, run);
-    }
-
-    /// Wakes a reader that had nothing to read.
-    pub(super) fn plan_changed(&self, reader: OriginReader) -> Arc<Notify> {
-        Arc::clone(&self.plan_changed[usize::from(reader == OriginReader::Errands)])
-    }
-
-    /// A reader is at these pieces, or ends.
-    pub(super) fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) {
-        if self.books.lead_mut().reads(reader, pieces) {
-            self.replan();
-        }
-    }
-
-    /// Whether a reader is at some pieces.
-    pub(super) fn is_reading(&self, reader: OriginReader) -> bool {
-        self.books.lead().is_reading(reader)
-    }
-
-    /// What the others wait for.
-    pub(super) fn wishes_of_others(&self) -> Vec<(NodeId, Wish)> {
-        let lead = self.books.lead();
-        lead.wishes_by_node().filter(|(node, _)| *node != lead.node()).collect()
-    }
-
-    /// The plan of what to read may have changed.
-    pub(super) fn replan(&self) {
-        self.plan_changed.iter().for_each(|changed| changed.notify_one());
-    }
-
-    /// Somebody wants everything.
-    pub(super) fn read_everything(&mut self) {
-        self.books.lead_mut().read_everything();
-        self.replan();
-    }
-
-    /// Whether everything is read for somebody.
-    pub(super) const fn reads_everything(&self) -> bool {
-        self.books.lead().reads_everything()
-    }
-
-    /// A node waits for these pieces, and for nothing else.
-    pub(super) fn wish(&mut self, node: NodeId, wishes: &[Wish], now: Moment) {
-        self.books.lead_mut().wish(node, wishes, now);
-        self.replan();
-    }
-
-    /// What is waited for, here and by members.
-    pub(super) fn wishes(&self) -> Vec<Wish> {
-        self.books.lead().wishes().collect()
-    }
-
-    /// Whether anything is waited for.
-    pub(super) fn has_wishes(&self) -> bool {
-        self.books.lead().wishes().next().is_some()
-    }
-
-    /// Whether nobody waits for anything.
-    pub(super) fn is_idle(&self) -> bool {
-        !self.reads_everything() && !self.has_wishes()
-    }
-}
 
 /// What is told of a blob is in its store, and in the fleet.
 impl Facts for Transfer {
@@ -242,6 +63,10 @@ impl Facts for Transfer {
     fn address(&self, node: NodeId) -> String {
         self.fleet.address(node)
     }
+
+    fn place(&self, node: NodeId) -> Option<Place> {
+        self.fleet.peer(node).map(|peer| peer.hello.place)
+    }
 }
 
 impl Transfer {
@@ -253,59 +78,31 @@ impl Transfer {
             return;
         }
         let now = self.context.now();
-        {
-            let mut state = self.state.lock();
-            state.session.leads(now);
-            state.lead_changed(now);
-        }
+        self.state.lock().session.leads(now);
         self.open_lead(start);
         self.run_errands();
         if start == Start::Fresh
-            && let Some(leading) = &mut self.state.lock().leading
+            && let Some(books) = self.state.lock().session.books_mut()
         {
             // A member that was let in a moment before has opened the books, as if somebody else had led. An answer of the
             // origin that is open by now would be dropped, and asked for again.
-            leading.books.lead_mut().settle();
+            books.lead_mut().settle();
         }
         self.start_reading(reading);
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// Sets up the lead's books, whoever leads above.
     pub(super) fn open_lead(&self, start: Start) {
         let now = self.context.now();
-        let held = self.stored.held();
         let Connections { most, known_until } = self.origin_connections();
+        let (place, seed) = (self.context.place.clone(), random_seed(&self.context.me, self.blob));
         let mut state = self.state.lock();
-        if state.leading.is_some() {
-            return;
-        }
-        let opening = Opening {
-            me: self.context.me,
-            place: self.context.place.clone(),
-            start,
-            held: &held,
-            everything: state.wants.everything(),
-            wishes: &state.wants.wishes(),
-            dropped: state.session.picker.dropped().collect(),
-            has_verdict: state.verdict.is_some(),
-            seed: random_seed(&self.context.me, self.blob),
-            tuning: Tuning::default(),
-        };
-        let mut books = Books::open(opening, self, now);
-        if let Some(length) = self.stored.length() {
+        if state.session.open_books(start, place, seed, self, now)
+            && let Some((books, length)) = state.session.books_mut().zip(self.stored.length())
+        {
             books.lead_mut().read_by(most, known_until, self.piece_length, length);
         }
-        if start == Start::TakeOver {
-            // Who does not come to this lead, or comes late, holds it all the same.
-            for (neighbour, held) in state.session.picker.held_by_neighbours() {
-                if let Some(peer) = self.fleet.peer(neighbour) {
-                    books.count_in(neighbour, peer.hello.place, held);
-                }
-            }
-        }
-        let plan_changed = [(); 2].map(|()| Arc::new(Notify::new()));
-        state.leading = Some(Leading { books, wakes: None, look_again: None, plan_changed });
     }
 
     /// The blob's length is known now.
@@ -316,19 +113,18 @@ impl Transfer {
         let Connections { most, known_until } = self.origin_connections();
         {
             let mut state = self.state.lock();
-            if let (Some(leading), Some(total)) = (&mut state.leading, total) {
-                leading.books.lead_mut().set_total(total);
+            if let (Some(books), Some(total)) = (state.session.books_mut(), total) {
+                books.lead_mut().set_total(total);
             }
-            if let (Some(leading), Some(length)) = (&mut state.leading, length) {
-                let lead = leading.books.lead_mut();
-                lead.read_by(most, known_until, self.piece_length, length);
+            if let (Some(books), Some(length)) = (state.session.books_mut(), length) {
+                books.lead_mut().read_by(most, known_until, self.piece_length, length);
             }
             if let Some(total) = total {
                 state.session.hashes.set_total(total);
             }
             state.session.picker.handle(Event::ManifestGrew { known, total }, now);
         }
-        self.kick.notify_one();
+        self.ring();
         self.changed.send_replace(());
     }
 
@@ -355,7 +151,7 @@ impl Transfer {
                 let reason = "this agent follows the one that asks".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }
-            if self.closed.is_cancelled() || state.course.phase() == Phase::Dissolving {
+            if self.closed.is_cancelled() || state.session.course.phase() == Phase::Dissolving {
                 let reason = "its transfer was ended".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
             }
@@ -365,11 +161,9 @@ impl Transfer {
             if !peer.is_here {
                 state.requester = narrower(state.requester, Requester::Elsewhere);
             }
-            let Some(leading) = &mut state.leading else { return Ok(()) };
-            leading.books.admit(Entering { node, request, whole }, peer.hello.place, held, wants);
-            leading.replan();
+            state.session.admit(Entering { node, request, whole }, peer.hello.place, held, wants);
         }
-        self.kick.notify_one();
+        self.ring();
         self.sendable.send_replace(());
         Ok(())
     }
@@ -382,8 +176,7 @@ impl Transfer {
                 blob: self.blob,
                 reason: "its transfer was ended".to_owned(),
             });
-            let leading = state.leading.as_mut();
-            (error, leading.map(|leading| leading.books.take_entering()).unwrap_or_default())
+            (error, state.session.take_entering())
         };
         for Entering { node, request, .. } in entering {
             refuse(&self.fleet, node, Some(request), self.blob, &error);
@@ -395,63 +188,33 @@ impl Transfer {
         {
             let mut state = self.state.lock();
             let Some(peer) = self.fleet.peer(node) else { return };
-            let Some(leading) = &mut state.leading else { return };
-            leading.books.count_in(node, peer.hello.place, held);
+            state.session.count_in(node, peer.hello.place, held);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// A member is gone.
     pub(super) fn member_left(&self, node: NodeId) {
-        {
-            let mut state = self.state.lock();
-            state.session.hashes.left(node);
-            let Some(leading) = &mut state.leading else { return };
-            leading.books.left(node);
-            leading.replan();
-        }
+        self.state.lock().session.left(node);
         // Those it stood between have to be told.
-        self.kick.notify_one();
-    }
-
-    /// A member holds more pieces.
-    pub(super) fn member_has(&self, node: NodeId, pieces: &[PieceIndex]) {
-        let now = self.context.now();
-        let mut state = self.state.lock();
-        if let Some(leading) = &mut state.leading {
-            leading.books.lead_mut().have(node, pieces, now);
-            leading.replan();
-        }
-    }
-
-    /// A member no longer holds pieces.
-    pub(super) fn member_lost(&self, node: NodeId, pieces: &[PieceIndex]) {
-        let mut state = self.state.lock();
-        if let Some(leading) = &mut state.leading {
-            for &piece in pieces {
-                leading.books.lead_mut().lacks(node, piece);
-            }
-            leading.replan();
-        }
+        self.ring();
     }
 
     /// A member was sent a wrong piece by another.
     pub(super) fn member_reports(&self, reporter: NodeId, suspect: NodeId) {
         let now = self.context.now();
         let mut state = self.state.lock();
-        let put_aside = state.leading.as_mut().is_some_and(|leading| leading.report(reporter, suspect));
+        let put_aside = state.session.member_reports(reporter, suspect);
         let what = if put_aside { "put aside after wrong pieces" } else { "reported for a wrong piece" };
         state.journal.note(now, format!("{} {what}", suspect.short()));
         drop(state);
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// A member can't reach another.
     pub(super) fn member_misses(&self, member: NodeId, other: NodeId) {
-        if let Some(leading) = self.state.lock().leading.as_mut().filter(|leading| leading.has(member)) {
-            leading.books.lead_mut().part(member, other);
-        }
-        self.kick.notify_one();
+        self.state.lock().session.member_misses(member, other);
+        self.ring();
     }
 
     /// The piece that a member should get now; `Err` if it is no member here. A copy of what others have is only chosen
@@ -470,12 +233,8 @@ impl Transfer {
                 }
             }
         }
-        if let Some(leading) = &mut self.state.lock().leading
-            && leading.look_again.is_none()
-        {
-            // A copy may be worth sending after a while though nothing happens until then.
-            leading.look_again = Some(now + LOOK_AGAIN);
-            self.kick.notify_one();
+        if self.state.lock().session.books_mut().is_some_and(|books| books.gave_nothing(now)) {
+            self.ring();
         }
         Ok(None)
     }
@@ -488,34 +247,34 @@ impl Transfer {
 
     fn lead_for<T>(&self, node: NodeId, decide: impl FnOnce(&mut SwarmLead) -> T) -> Result<T, ()> {
         let mut state = self.state.lock();
-        let leading = state.leading.as_mut().filter(|leading| leading.has(node)).ok_or(())?;
-        Ok(decide(leading.books.lead_mut()))
+        let books = state.session.books_mut().filter(|books| books.has(node)).ok_or(())?;
+        Ok(decide(books.lead_mut()))
     }
 
     /// A piece that was asked for by name is being sent.
     pub(crate) fn sending(&self, node: NodeId, piece: PieceIndex) {
         let now = self.context.now();
-        if let Some(leading) = &mut self.state.lock().leading {
-            leading.books.lead_mut().sending(node, piece, now);
+        if let Some(books) = self.state.lock().session.books_mut() {
+            books.lead_mut().sending(node, piece, now);
         }
     }
 
     /// A piece that was being sent did not arrive.
     pub(crate) fn not_sent(&self, node: NodeId, piece: PieceIndex) {
-        if let Some(leading) = &mut self.state.lock().leading {
-            leading.books.lead_mut().unsent(node, piece);
+        if let Some(books) = self.state.lock().session.books_mut() {
+            books.lead_mut().unsent(node, piece);
         }
     }
 
     /// Whether members have to ask each other for hashes.
     pub(super) fn members_ask(&self) -> bool {
-        self.state.lock().leading.as_ref().is_some_and(|leading| leading.books.members_ask())
+        self.state.lock().session.books().is_some_and(Books::members_ask)
     }
 
     /// The members of the swarm that this agent leads, without itself; none if it leads none.
     pub(super) fn member_nodes(&self) -> Vec<NodeId> {
         let state = self.state.lock();
-        let members = state.leading.as_ref().map(|leading| leading.books.lead().members()).unwrap_or_default();
+        let members = state.session.books().map(|books| books.lead().members()).unwrap_or_default();
         members.into_iter().filter(|node| *node != self.context.me).collect()
     }
 

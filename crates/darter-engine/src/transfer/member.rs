@@ -6,11 +6,10 @@ use std::time::Duration;
 use darter_core::{Blamed as _, Fault, Moment, NodeId, PieceIndex, PieceSet, Place, Source, in_full};
 use darter_fleet::Peer;
 use darter_store::Put;
-use darter_swarm::{Books, Event, Meeting, RequestId, Session};
+use darter_swarm::{Event, Meeting, RequestId, Session};
 use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
 
-use super::leading::Leading;
-use super::{Asked, Lead, State, Transfer};
+use super::{Asked, Lead, Transfer};
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined};
 use crate::let_downs::How;
@@ -33,15 +32,13 @@ impl Transfer {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let neighbours = joined.neighbours.iter().map(|info| info.node);
-            let books = state.leading.as_mut().map(|leading| &*leading.books());
-            if !state.session.follow(lead, joined.key, neighbours, books, now) {
+            if !state.session.follow(lead, joined.key, neighbours, now) {
                 return;
             }
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
             if whole.is_some() {
-                state.course.arrives();
+                state.session.course.arrives();
             }
-            state.lead_changed(now);
             state.follows_seed = is_seed;
             state.session.hashes.members_ask(joined.members_ask);
             if let Some(verdict) = joined.verdict {
@@ -63,12 +60,7 @@ impl Transfer {
         if self.fleet.peer(lead).is_none() {
             self.lead_failed(lead, "connection lost");
         }
-        self.kick.notify_one();
-    }
-
-    /// Whether an agent was let in here, and has not left.
-    fn leads(&self, other: NodeId) -> bool {
-        self.state.lock().leading.as_ref().is_some_and(|leading| leading.has(other))
+        self.ring();
     }
 
     /// Asks an agent to lead this transfer, and follows it.
@@ -79,7 +71,7 @@ impl Transfer {
         }
         let (credentials, everything) = {
             let state = self.state.lock();
-            (state.callers.current().clone(), state.wants_everything())
+            (state.callers.current().clone(), state.session.is_all_wanted())
         };
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
         match self.joins.ask(&self.fleet, lead, self.source.clone(), credentials, held, everything).await {
@@ -143,16 +135,16 @@ impl Transfer {
             Message::Meet { held, known, wants, .. } => self.met(from, held, known, wants),
             Message::Have { pieces, known, .. } => {
                 let follows = {
+                    let now = self.context.now();
                     let mut state = self.state.lock();
-                    let session = &state.session;
-                    let is_neighbour = session.met().contains(&from) || session.to_meet().contains(&from);
-                    let follows = is_neighbour && self.showed(&mut state, from, known, pieces.iter().copied());
-                    state.session.picker.peer_has(from, &pieces) || follows
+                    state.session.member_has(from, &pieces, now);
+                    state.session.has_more(from, known, &pieces, &**self)
                 };
-                self.member_has(from, &pieces);
                 // Most announcements change nothing for now: waking the driver for each would be most of its work.
                 if follows {
-                    self.kick.notify_one();
+                    self.ring();
+                } else {
+                    self.replan();
                 }
             }
             Message::Lost { pieces, .. } => {
@@ -160,19 +152,21 @@ impl Transfer {
                     let now = self.context.now();
                     let mut state = self.state.lock();
                     for &piece in &pieces {
-                        state.session.lost_by(from, piece, self.stored.holds(piece), now);
+                        state.session.lost_by(from, piece, now);
                     }
                 }
-                self.member_lost(from, &pieces);
-                self.kick.notify_one();
+                self.ring();
             }
             Message::Part { .. } => {
-                self.state.lock().session.parted(from, self.context.now());
-                self.kick.notify_one();
-                // One that was let in says so to its lead by itself.
-                if !self.leads(from) {
-                    self.member_left(from);
+                {
+                    let mut state = self.state.lock();
+                    state.session.parted(from, self.context.now());
+                    // One that was let in says so to its lead by itself.
+                    if !state.session.has_member(from) {
+                        state.session.left(from);
+                    }
                 }
+                self.ring();
             }
             Message::Leave { .. } => self.member_left(from),
             Message::Report { peer, .. } => self.member_reports(from, peer),
@@ -189,7 +183,7 @@ impl Transfer {
         {
             let now = self.context.now();
             let mut state = self.state.lock();
-            let is_open = state.course.is_open();
+            let is_open = state.session.course.is_open();
             again = state.session.gone(node, is_open, now);
         }
         if again {
@@ -197,14 +191,14 @@ impl Transfer {
             self.fleet.ensure(&PeerInfo { node, addr, place: Place::default() });
         }
         self.lead_failed(node, "connection lost");
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// A node can't be reached. If it was to be met the lead is told, which names another one where there are any.
     pub(crate) fn not_reached(&self, node: NodeId) {
         let lead = {
             let state = self.state.lock();
-            state.session.unreached(node, state.course.is_open())
+            state.session.unreached(node, state.session.course.is_open())
         };
         if let Some(lead) = lead {
             self.fleet.say(lead, &Message::Unreached { blob: self.blob, peer: node });
@@ -213,7 +207,7 @@ impl Transfer {
 
     /// A peer is connected that may be one to meet.
     pub(crate) fn peer_came(self: &Arc<Self>, node: NodeId, is_seed: bool) {
-        self.kick.notify_one();
+        self.ring();
         if is_seed {
             self.seed_returned(node);
         }
@@ -227,7 +221,7 @@ impl Transfer {
             let Some(of) = state.asked.get(&request).map(|asked| asked.of) else { return };
             state.session.begun(request, piece, of, now);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// A peer answered a request.
@@ -240,7 +234,7 @@ impl Transfer {
                 tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
                 match (wanted, reason) {
                     (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) => {
-                        self.settle(request, |session, books, now| session.refused(request, from, piece, books, now));
+                        self.settle(request, |session, now| session.refused(request, from, piece, now));
                     }
                     (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if self.unanswered(request).is_some() => {
                         self.lead_forgot(from);
@@ -258,7 +252,7 @@ impl Transfer {
         let wanted = self.state.lock().asked.get(&request).map(|asked| asked.wanted);
         match wanted {
             Some(Wanted::Piece(piece)) => {
-                self.settle(request, |session, books, now| session.failed(request, holder, piece, books, now));
+                self.settle(request, |session, now| session.failed(request, holder, piece, now));
             }
             _ => {
                 self.unanswered(request);
@@ -267,18 +261,14 @@ impl Transfer {
     }
 
     /// A request will not be answered, from which something follows.
-    fn settle(&self, request: RequestId, decide: impl FnOnce(&mut Session, Option<&mut Books>, Moment)) {
+    fn settle(&self, request: RequestId, decide: impl FnOnce(&mut Session, Moment)) {
         let now = self.context.now();
         {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
+            let mut state = self.state.lock();
             state.asked.remove(&request);
-            decide(&mut state.session, state.leading.as_mut().map(Leading::books), now);
-            if let Some(leading) = &state.leading {
-                leading.replan();
-            }
+            decide(&mut state.session, now);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// A request will not be answered. `None` if nobody waited for it any more.
@@ -289,7 +279,7 @@ impl Transfer {
             state.session.picker.handle(Event::Failed { request }, now);
             state.asked.remove(&request)
         };
-        self.kick.notify_one();
+        self.ring();
         asked
     }
 
@@ -338,7 +328,7 @@ impl Transfer {
             return;
         }
         self.state.lock().session.gives(giver, piece);
-        self.kick.notify_one();
+        self.ring();
         let mut changed = self.changed.subscribe();
         let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
         // Without a hash in time the store refuses the piece, and it is asked for again.
@@ -366,23 +356,22 @@ impl Transfer {
         for info in add {
             self.fleet.ensure(info);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     fn learn_verdict(&self, verdict: Verdict) {
         self.state.lock().told_verdict(verdict);
-        self.kick.notify_one();
+        self.ring();
     }
 
     fn met(&self, peer: NodeId, held: PieceSet, known: u32, wants: bool) {
         let tier = self.fleet.peer(peer).map_or(darter_core::Tier::Far, |it| it.tier);
         {
             let now = self.context.now();
-            let mut guard = self.state.lock();
-            let State { session, wants: wanted, .. } = &mut *guard;
-            session.met_by(peer, Meeting { tier, held, known, wants }, |piece| wanted.includes(piece), self, now);
+            let mut state = self.state.lock();
+            state.session.met_by(peer, Meeting { tier, held, known, wants }, self, now);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// Stores what came with the lead's answer: all pieces, since they are few and small.
@@ -406,7 +395,7 @@ impl Transfer {
                 }
             }
         }
-        self.state.lock().course.arrived();
-        self.kick.notify_one();
+        self.state.lock().session.course.arrived();
+        self.ring();
     }
 }

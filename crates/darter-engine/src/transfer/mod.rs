@@ -31,7 +31,7 @@
 //!
 //! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
 //!
-//! Decisions are made by `darter_swarm`'s `Session` and `Books`, under one lock and without I/O; everybody who learns
+//! Decisions are made by `darter_swarm`'s `Session`, under one lock and without I/O; everybody who learns
 //! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
 //! order: a Meet before a Have, a lead's hashes in the order of the pieces. Only questions are answered by whoever hears them.
 //!
@@ -90,12 +90,10 @@ use tokio_util::task::TaskTracker;
 use self::callers::Callers;
 use self::handing::Losses;
 use self::journal::Journal;
-use self::leading::Leading;
 use self::passing::Positions;
 use self::rest::Rest;
 use self::upkeep::Upkeep;
 use self::view::Flows;
-use self::wants::Wants;
 use self::whole::Whole;
 use crate::context::{Context, Fetching};
 use crate::error::FetchError;
@@ -139,6 +137,8 @@ pub struct Transfer {
     whole: Whole,
     /// Wakes the driver.
     kick: Notify,
+    /// Wake the tasks that read everything, and what somebody waits for, where they have nothing to read.
+    plan_changed: [Notify; 2],
     /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
     changed: watch::Sender<()>,
     /// The same for the whole agent: wakes whoever waits for something to send.
@@ -151,14 +151,11 @@ pub struct Transfer {
 
 pub(crate) struct State {
     session: Session,
-    /// The lead's work, while this agent does it.
-    leading: Option<Leading>,
     callers: Callers,
     /// For whom the origin is read: who may have the least read.
     requester: Requester,
     /// Requests under way.
     asked: HashMap<RequestId, Asked>,
-    verdict: Option<Verdict>,
     /// Who checked that the whole is what the verdict says; nobody yet while it is not complete.
     checked_by: CheckedBy,
     /// The whole's digest, where it could be computed while the origin was read.
@@ -177,13 +174,11 @@ pub(crate) struct State {
     /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
-    wants: Wants,
     /// Whether the lead, or the last one that was another agent, is a seed: what it says is believed.
     follows_seed: bool,
     upkeep: Upkeep,
     /// Whether parts of several of the origin's answers were put together.
     joined_parts: bool,
-    course: Course,
     /// Why it failed, if it did.
     failure: Option<FetchError>,
     /// Counts this transfer among those that fetch.
@@ -208,13 +203,12 @@ struct Asked {
 impl State {
     /// How many are in the swarm, as far as is known here.
     fn members(&self) -> u32 {
-        let members = self.leading.as_ref().map_or(self.session.met().len(), Leading::member_count);
-        u32::try_from(members).unwrap_or(u32::MAX)
+        u32::try_from(self.session.members()).unwrap_or(u32::MAX)
     }
 
     /// The lead says what the whole must be.
     fn told_verdict(&mut self, verdict: Verdict) {
-        self.verdict = Some(verdict);
+        self.session.verdict = Some(verdict);
         self.checked_by = CheckedBy::Lead;
     }
 
@@ -229,18 +223,12 @@ impl State {
 
     /// Whether everything is held and the whole was checked.
     fn is_complete(&self) -> bool {
-        self.course.phase() == Phase::Complete
+        self.session.course.phase() == Phase::Complete
     }
 
     /// Who leads.
     const fn lead(&self) -> Lead {
         self.session.leader()
-    }
-
-    /// Another lead, or none: nothing is known to it, and it has its own time.
-    fn lead_changed(&mut self, now: Moment) {
-        self.wants.lead_changed();
-        self.upkeep.follows(now);
     }
 }
 
@@ -306,7 +294,6 @@ impl Transfer {
         for known in manifest.known().runs().chain(std::iter::once(0..0)) {
             picker.handle(Event::ManifestGrew { known, total: manifest.piece_count() }, now);
         }
-        picker.handle(Event::Wants(everything), now);
         for piece in held.iter() {
             picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
         }
@@ -321,13 +308,16 @@ impl Transfer {
         if context.records {
             leadership.record();
         }
+        let mut session = Session::new(context.me, picker, leadership, hashes, Tuning::default(), now);
+        (session.verdict, session.course) = (verdict, Course::new(complete));
+        if !everything {
+            session.wants_parts(now);
+        }
         let state = State {
-            session: Session::new(context.me, picker, leadership, hashes, Tuning::default()),
-            leading: None,
+            session,
             callers: Callers::new(credentials),
             requester,
             asked: HashMap::new(),
-            verdict,
             checked_by: CheckedBy::Earlier,
             streamed_digest: None,
             reading: false,
@@ -338,12 +328,10 @@ impl Transfer {
             compares: false,
             in_order_only: false,
             whole_answer: None,
-            wants: Wants::new(everything),
             follows_seed: true,
             upkeep: Upkeep::new(now),
             joined_parts: false,
             fetching: None,
-            course: Course::new(complete),
             failure: None,
             journal,
             flows: Flows::default(),
@@ -365,6 +353,7 @@ impl Transfer {
             state: Mutex::new(state),
             whole: Whole::default(),
             kick: Notify::new(),
+            plan_changed: [Notify::new(), Notify::new()],
             changed: watch::channel(()).0,
             sendable: sendable.clone(),
             readers: AtomicUsize::new(0),
@@ -414,7 +403,7 @@ impl Transfer {
 
     /// Whether somebody has checked the whole.
     pub(crate) fn has_verdict(&self) -> bool {
-        self.state.lock().verdict.is_some()
+        self.state.lock().session.verdict.is_some()
     }
 
     /// Who leads.
@@ -444,7 +433,7 @@ impl Transfer {
 
     /// Whether this agent leads others, not only itself.
     pub(crate) fn is_leading_others(&self) -> bool {
-        self.state.lock().leading.as_ref().is_some_and(|leading| leading.member_count() > 1)
+        self.state.lock().session.leads_others()
     }
 
     /// Whether there is something to tell of how it came here in this run.
@@ -471,7 +460,7 @@ impl Transfer {
             return;
         }
         let mut state = self.state.lock();
-        let is_idle = state.callers.current().headers.is_empty() || !state.course.is_open();
+        let is_idle = state.callers.current().headers.is_empty() || !state.session.course.is_open();
         if is_idle && !credentials.headers.is_empty() {
             state.callers.renew(credentials.clone());
         } else {
@@ -497,13 +486,13 @@ impl Transfer {
     pub(crate) fn tell(&self, event: Event) {
         let now = self.context.now();
         self.state.lock().session.picker.handle(event, now);
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
         let mut state = self.state.lock();
-        if state.course.is_open() {
+        if state.session.course.is_open() {
             self.end(&mut state, error);
         }
     }
@@ -515,9 +504,9 @@ impl Transfer {
 
     fn end(&self, state: &mut State, error: FetchError) {
         state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
-        state.course.fails();
+        state.session.course.fails();
         state.failure = Some(error);
-        self.kick.notify_one();
+        self.ring();
         self.changed.send_replace(());
     }
 
@@ -531,18 +520,14 @@ impl Transfer {
                 state.asked.remove(&request);
             }
             self.note_passing(state);
-            state.upkeep.moved(now);
             state.flows.came(now, bytes, &from);
             let came = Came { piece, bytes, request, from: from.node() };
             state.journal.gave(piece, bytes, from, now);
-            state.session.stored(came, state.leading.as_mut().map(Leading::books), now);
+            state.session.stored(came, now);
             let lag = u64::from(state.session.picker.lag()) * self.piece_length.bytes();
             state.journal.lagged(lag);
-            if let Some(leading) = &state.leading {
-                leading.replan();
-            }
         }
-        self.kick.notify_one();
+        self.ring();
         self.changed.send_replace(());
         self.sendable.send_replace(());
     }
@@ -588,8 +573,8 @@ impl Transfer {
         let sent_rate = state.flows.sent_rate(now);
         api::SwarmStatus {
             blob: self.blob,
-            leads: state.leading.is_some(),
-            origin_connections: state.leading.as_mut().map_or(0, Leading::origin_connections),
+            leads: state.session.books().is_some(),
+            origin_connections: state.session.books().map_or(0, |books| readers(books.lead())),
             members: state.members(),
             progress,
             sent_rate,
@@ -626,6 +611,11 @@ async fn recalled(context: &Context, blob: BlobId, root: PieceHash) -> Option<Di
     let archive = context.archive.clone();
     let told = context.disk.run(move || archive.recall(blob)).await?;
     told.digest.filter(|_| told.root == Some(root.to_string()))
+}
+
+/// How many connections of a lead read the origin now.
+fn readers(lead: &darter_swarm::Lead) -> u32 {
+    u32::try_from(lead.readers()).unwrap_or(u32::MAX)
 }
 
 /// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.

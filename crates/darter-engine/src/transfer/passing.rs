@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use darter_core::{Blamed as _, Fault, PieceIndex, PieceSet, in_full};
 use darter_store::StoreError;
-use darter_swarm::{Event, ReaderId};
+use darter_swarm::{Books, Event, ReaderId};
 
 use super::{Lead, Outcome, State, Transfer};
 use crate::error::FetchError;
@@ -97,7 +97,7 @@ impl Transfer {
     }
 
     fn is_wanted_by_members(&self) -> bool {
-        self.state.lock().leading.as_ref().is_some_and(|leading| leading.is_wanted())
+        self.state.lock().session.is_wanted_by_members()
     }
 
     /// The first piece that is still needed, by who has waited for room so long.
@@ -108,8 +108,9 @@ impl Transfer {
             None if state.positions.any_came || waited >= READER_TIMEOUT => PieceIndex(u32::MAX),
             None => PieceIndex(0),
         };
-        let members = state.leading.as_ref().filter(|leading| waited < IDLE_MEMBER_TIMEOUT && leading.is_wanted());
-        members.map_or(readers, |leading| readers.min(leading.first_unheld()))
+        let lead = state.session.books().map(Books::lead);
+        let members = lead.filter(|lead| waited < IDLE_MEMBER_TIMEOUT && lead.is_wanted());
+        members.map_or(readers, |lead| readers.min(lead.first_unheld()))
     }
 
     /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads it. What was
@@ -141,11 +142,12 @@ impl Transfer {
         }
         let again: PieceSet = {
             let mut state = self.state.lock();
-            let Some(leading) = &mut state.leading else { return };
+            let Some(books) = state.session.books_mut() else { return };
             // Whoever holds it gives it; this agent does not.
-            leading.disown(piece);
-            self.stored.forgotten().iter().filter(|piece| !leading.is_held(*piece)).collect()
+            books.lead_mut().disown(piece);
+            self.stored.forgotten().iter().filter(|piece| books.lead().holders(*piece) == 0).collect()
         };
+        self.replan();
         if !again.contains(piece) {
             return;
         }

@@ -20,12 +20,11 @@ use darter_api::Giver;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
 use darter_store::{Put, StoreError};
-use darter_swarm::{OriginReader, OriginRun};
+use darter_swarm::{Books, OriginReader, OriginRun};
 use darter_wire::{MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
 use super::beside::{MAX_SILENCE, limits};
-use super::leading::Leading;
 use super::parts::{Next, Parts};
 use super::turns::Turn;
 use super::whole::Fresh;
@@ -99,7 +98,7 @@ impl Transfer {
                 let mut state = transfer.state.lock();
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
-                let leads = state.lead() == Lead::Me && state.course.is_open();
+                let leads = state.lead() == Lead::Me && state.session.course.is_open();
                 let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.compares;
                 if !leads || !lacks || transfer.closed.is_cancelled() {
                     state.reading = false;
@@ -133,9 +132,10 @@ impl Transfer {
     }
 
     fn has_errands_now(&self, state: &State) -> bool {
-        let leads = state.lead() == Lead::Me && state.course.is_open() && !self.closed.is_cancelled();
+        let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
         let lacks = self.pieces() != Some(self.stored.held().len());
-        leads && lacks && !state.in_order_only && state.leading.as_ref().is_some_and(Leading::has_wishes)
+        let has_wishes = |books: &Books| books.lead().wishes().next().is_some();
+        leads && lacks && !state.in_order_only && state.session.books().is_some_and(has_wishes)
     }
 
     /// All of it is read from its first byte on, and who waits for a part waits for what comes before. `answer` is an answer of the
@@ -148,11 +148,12 @@ impl Transfer {
             let mut state = self.state.lock();
             state.in_order_only |= why.is_some();
             let now = self.context.now();
-            if let Some(leading) = &mut state.leading {
-                let is_idle = !leading.is_reading(OriginReader::Everything);
-                leading.read_everything();
+            if let Some(books) = state.session.books_mut() {
+                let lead = books.lead_mut();
+                let is_idle = !lead.is_reading(OriginReader::Everything);
+                lead.read_everything();
                 if why.is_some() {
-                    leading.books().lead_mut().origin_refused(now);
+                    lead.origin_refused(now);
                 }
                 state.whole_answer = answer.filter(|_| is_idle);
             }
@@ -162,10 +163,10 @@ impl Transfer {
 
     async fn read_origin(self: &Arc<Self>, reader: OriginReader, opened: Option<Reading>) {
         self.read_as(reader, opened).await;
-        if let Some(leading) = &mut self.state.lock().leading {
-            leading.reads(reader, None);
+        if let Some(books) = self.state.lock().session.books_mut() {
+            books.lead_mut().reads(reader, None);
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     async fn read_as(self: &Arc<Self>, reader: OriginReader, mut opened: Option<Reading>) {
@@ -311,19 +312,20 @@ impl Transfer {
             }
             let now = self.context.now();
             let known = self.stored.known();
-            let (plan, wake, plan_changed) = {
+            let (plan, wake) = {
                 let mut state = self.state.lock();
-                let leads = state.lead() == Lead::Me && state.course.is_open();
-                let leading = state.leading.as_mut().filter(|_| leads)?;
-                if reader == OriginReader::Errands && !leading.has_wishes() {
+                let leads = state.lead() == Lead::Me && state.session.course.is_open();
+                let lead = state.session.books_mut().filter(|_| leads)?.lead_mut();
+                if reader == OriginReader::Errands && lead.wishes().next().is_none() {
                     return None;
                 }
-                let plan = leading.plan(reader, &known, now);
+                let plan = lead.origin_plan(reader, &known, now);
                 match plan {
-                    Some(run) => leading.begins(reader, run),
-                    None => leading.reads(reader, None),
+                    Some(run) => lead.begins(reader, run),
+                    None if lead.reads(reader, None) => self.replan(),
+                    None => {}
                 }
-                (plan, leading.plan_due(now), leading.plan_changed(reader))
+                (plan, lead.next_wakeup(now))
             };
             if let Some(plan) = plan {
                 return Some(plan);
@@ -333,7 +335,7 @@ impl Transfer {
             }
             let sleep = wake.map_or(Duration::from_secs(1), |at| at.since(now));
             tokio::select! {
-                () = plan_changed.notified() => {}
+                () = self.plan_changed[usize::from(reader == OriginReader::Errands)].notified() => {}
                 () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
                 () = self.closed.cancelled() => return None,
             }
@@ -345,9 +347,9 @@ impl Transfer {
         let now = self.context.now();
         let known = self.stored.known();
         let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && state.course.is_open();
-        let Some(leading) = state.leading.as_mut().filter(|_| leads) else { return false };
-        leading.goes_on(reader, piece, &known, now)
+        let leads = state.lead() == Lead::Me && state.session.course.is_open();
+        let Some(books) = state.session.books_mut().filter(|_| leads) else { return false };
+        books.lead_mut().goes_on(reader, piece, &known, now)
     }
 
     /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.

@@ -89,7 +89,7 @@ impl Transfer {
         let now = self.context.now();
         let state = self.state.lock();
         let lately = state.last_sent.is_some_and(|sent| now.since(sent) < IDLE_MEMBER_TIMEOUT);
-        lately && state.leading.as_ref().is_some_and(|leading| leading.is_wanted())
+        lately && state.session.is_wanted_by_members()
     }
 }
 

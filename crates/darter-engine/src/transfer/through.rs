@@ -25,10 +25,10 @@ impl Transfer {
         }
         let first = self.stored.held().first_missing_from(PieceIndex(0));
         let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && state.course.is_open();
-        let leading = state.leading.as_mut().filter(|_| leads && !self.closed.is_cancelled())?;
+        let leads = state.lead() == Lead::Me && state.session.course.is_open();
+        let books = state.session.books_mut().filter(|_| leads && !self.closed.is_cancelled())?;
         let run = OriginRun { first, end: None };
-        leading.begins(reader, run);
+        books.lead_mut().begins(reader, run);
         Some(run)
     }
 
@@ -48,11 +48,13 @@ impl Transfer {
         let lacks = self.pieces() != Some(self.stored.held().len());
         let mut state = self.state.lock();
         assembly.through |= assembly.to_the_end && state.is_shut_out;
-        let leads = state.lead() == Lead::Me && state.course.is_open();
+        let leads = state.lead() == Lead::Me && state.session.course.is_open();
         let is_needed = assembly.through && leads && (lacks || state.compares);
-        let Some(leading) = state.leading.as_mut().filter(|_| is_needed) else { return false };
+        let Some(books) = state.session.books_mut().filter(|_| is_needed) else { return false };
         let piece = assembly.piece.0;
-        leading.reads(assembly.reader, Some(piece..piece + 1));
+        if books.lead_mut().reads(assembly.reader, Some(piece..piece + 1)) {
+            self.replan();
+        }
         true
     }
 
@@ -68,8 +70,8 @@ impl Transfer {
 
     /// A piece that was read of the origin is here by other ways already.
     pub(super) fn is_here(&self, piece: PieceIndex) {
-        if let Some(leading) = &mut self.state.lock().leading {
-            leading.own(piece);
+        if let Some(books) = self.state.lock().session.books_mut() {
+            books.lead_mut().own(piece);
         }
         self.tell(Event::Received { request: None, piece, bytes: 0 });
     }
@@ -77,7 +79,7 @@ impl Transfer {
     /// All pieces were compared with an answer that was read from its first byte to its last.
     pub(super) fn is_one_version(self: &Arc<Self>) {
         if std::mem::take(&mut self.state.lock().compares) {
-            self.kick.notify_one();
+            self.ring();
         }
     }
 }

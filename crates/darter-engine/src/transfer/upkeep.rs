@@ -16,7 +16,6 @@ use darter_core::{Moment, NodeId, PieceSet, in_full};
 use darter_swarm::{Awaited, Phase, Vigil};
 use darter_wire::Message;
 
-use super::leading::Leading;
 use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
@@ -31,10 +30,9 @@ const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 /// How often a lead that waits for its origin tells its members so.
 const SIGN_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a transfer has waited, and for whom.
+/// When the driver last looked after a transfer.
 #[derive(Debug)]
 pub(super) struct Upkeep {
-    vigil: Vigil,
     /// Since when nobody has been responsible for what is lacking.
     unattended: Option<Moment>,
     looked: Moment,
@@ -42,27 +40,7 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) const fn new(now: Moment) -> Self {
-        Self { vigil: Vigil::new(now), unattended: None, looked: now }
-    }
-
-    /// Bytes came.
-    pub(super) const fn moved(&mut self, now: Moment) {
-        self.vigil.moved(now);
-    }
-
-    /// So many more bytes of a piece came.
-    pub(super) const fn progressed(&mut self, bytes: u64, now: Moment) {
-        self.vigil.progressed(bytes, now);
-    }
-
-    /// Another lead is followed.
-    pub(super) const fn follows(&mut self, now: Moment) {
-        self.vigil.follows(now);
-    }
-
-    /// How long nothing has come.
-    fn waited(&self, now: Moment) -> Duration {
-        self.vigil.waited(now)
+        Self { unattended: None, looked: now }
     }
 }
 
@@ -82,19 +60,19 @@ pub(super) enum Duty {
 impl Transfer {
     /// What the driver has to see to now, beside what picker and lead decide.
     pub(super) fn duty(&self, state: &mut State, now: Moment) -> Duty {
-        if !state.course.is_open() {
-            state.upkeep = Upkeep::new(now);
+        if !state.session.course.is_open() {
+            (state.upkeep, state.session.vigil) = (Upkeep::new(now), Vigil::new(now));
             return Duty::Nothing;
         }
         if now < state.upkeep.looked + LOOK_EVERY {
             return Duty::Nothing;
         }
         state.upkeep.looked = now;
-        if self.nobody_waits(state) || state.is_at_rest() {
-            state.upkeep.moved(now);
+        if self.nobody_waits(state) || state.session.is_at_rest() {
+            state.session.vigil.moved(now);
         }
         let limit = self.context.options.stall_timeout;
-        if !limit.is_zero() && state.upkeep.waited(now) >= limit {
+        if !limit.is_zero() && state.session.vigil.waited(now) >= limit {
             return Duty::EndStalled;
         }
         if let Lead::Node(lead) = state.lead()
@@ -105,7 +83,7 @@ impl Transfer {
         let attended = match state.lead() {
             Lead::Me => {
                 state.reading
-                    || state.course.phase() == Phase::Checking
+                    || state.session.course.phase() == Phase::Checking
                     || self.pieces() == Some(self.stored.held().len())
             }
             Lead::Nobody => state.session.leadership.is_searching(),
@@ -125,7 +103,7 @@ impl Transfer {
 
     /// When [`Transfer::duty`] is to be asked again.
     pub(super) fn duty_due(&self, state: &State) -> Option<Moment> {
-        state.course.is_open().then(|| state.upkeep.looked + LOOK_EVERY)
+        state.session.course.is_open().then(|| state.upkeep.looked + LOOK_EVERY)
     }
 
     pub(super) fn attend(self: &Arc<Self>, duty: &Duty) {
@@ -151,7 +129,7 @@ impl Transfer {
     fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
         let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
         let lacks = self.pieces() != Some(self.stored.held().len());
-        if is_seed || state.course.phase() == Phase::Dissolving || !lacks {
+        if is_seed || state.session.course.phase() == Phase::Dissolving || !lacks {
             return false;
         }
         let knows_all = self.pieces() == Some(self.stored.known_count());
@@ -159,7 +137,7 @@ impl Transfer {
             true => Awaited::First,
             false => Awaited::Read(self.context.options.origin_timeout),
         };
-        now >= state.upkeep.vigil.gives_up_at(awaited)
+        now >= state.session.vigil.gives_up_at(awaited)
     }
 
     /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads. Where nothing ever
@@ -186,7 +164,7 @@ impl Transfer {
         let dissolves = {
             let mut state = self.state.lock();
             // What is whole and checked stays, whatever a node says.
-            state.course.is_open() && state.course.dissolves()
+            state.session.course.is_open() && state.session.course.dissolves()
         };
         if dissolves {
             self.supersede(FetchError::Withdrawn { blob: self.blob, reason }).await;
@@ -252,23 +230,20 @@ impl Transfer {
             state.journal.note(now, format!("{} pieces {why}", pieces.len()));
             state.losses.note(pieces);
             for piece in pieces.iter() {
-                state.session.lacks(piece, state.leading.as_mut().map(Leading::books), now);
+                state.session.lacks(piece, now);
             }
-            if let Some(leading) = &state.leading {
-                leading.replan();
-            }
-            if state.course.lacks() {
-                state.upkeep.moved(now);
+            if state.session.course.lacks() {
+                state.session.vigil.moved(now);
             }
         }
         self.end_rest();
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// Bytes of this blob came, though perhaps not a whole piece.
     pub(super) fn moved(&self) {
         let now = self.context.now();
-        self.state.lock().upkeep.moved(now);
+        self.state.lock().session.vigil.moved(now);
     }
 
     /// Waits before the origin is asked again. Members are told that their lead is still there; the pause is nobody's stall.
@@ -292,22 +267,22 @@ impl Transfer {
     /// The lead said that it waits for the origin on purpose. A node is believed for as long as this agent would wait for an origin.
     pub(super) fn lead_waits(&self, lead: NodeId) {
         let most = if self.fleet.is_seed(lead) { Duration::MAX } else { self.context.options.origin_patience };
-        self.state.lock().upkeep.vigil.excuse(SIGN_EVERY, most);
+        self.state.lock().session.vigil.excuse(SIGN_EVERY, most);
     }
 
     /// How much of the time since something last came does not count.
     pub fn excused(&self) -> Duration {
-        self.state.lock().upkeep.vigil.excused()
+        self.state.lock().session.vigil.excused()
     }
 
     fn excuse(&self, time: Duration) {
-        self.state.lock().upkeep.vigil.excuse(time, Duration::MAX);
+        self.state.lock().session.vigil.excuse(time, Duration::MAX);
     }
 
     /// What is waited for, if nothing came for a while.
     pub(super) fn waiting(&self, state: &State, now: Moment) -> Option<String> {
-        let waited = state.upkeep.waited(now);
-        let waits = state.course.is_open() && waited >= LOOK_EVERY;
+        let waited = state.session.vigil.waited(now);
+        let waits = state.session.course.is_open() && waited >= LOOK_EVERY;
         waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
     }
 
@@ -316,7 +291,7 @@ impl Transfer {
         let now = self.context.now();
         let (waited, what) = {
             let state = self.state.lock();
-            (state.upkeep.waited(now), self.awaited(&state))
+            (state.session.vigil.waited(now), self.awaited(&state))
         };
         FetchError::Stalled { waited, what }
     }

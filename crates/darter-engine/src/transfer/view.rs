@@ -182,8 +182,8 @@ impl Transfer {
         let mut nodes: BTreeSet<NodeId> = state.flows.peers.keys().copied().collect();
         nodes.extend(state.session.met().iter());
         let mut holds: HashMap<NodeId, u32> = state.session.picker.holdings().collect();
-        if let Some(leading) = &state.leading {
-            holds.extend(leading.holdings());
+        if let Some(books) = state.session.books() {
+            holds.extend(books.holdings());
         }
         nodes.extend(holds.keys());
         if let Lead::Node(lead) = state.lead() {
@@ -240,7 +240,7 @@ impl Transfer {
 impl State {
     /// Requests under way; none once the transfer has ended.
     fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
-        let open = self.course.is_open();
+        let open = self.session.course.is_open();
         self.session.picker.open_requests().filter(move |_| open)
     }
 }

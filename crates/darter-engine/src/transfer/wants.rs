@@ -10,17 +10,14 @@
 //! Invariants: the lead that is followed is told of every change; who waits for a piece is told its hash by the lead as soon as it
 //! is known. An older lead is not told, reads everything, and so gives what is waited for in the end.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, ByteRange, Moment, NodeId, PieceIndex};
+use darter_core::{ByteRange, NodeId, PieceIndex};
 use darter_swarm::{Event, ReaderId, Wish};
-use darter_wire::Message;
 
-use super::leading::Leading;
 use super::stream::{MAX_AHEAD, kept, next_reader};
-use super::{Lead, Outcome, State, Transfer};
+use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
 
 /// Bytes that a reader waits for at a time.
@@ -28,110 +25,6 @@ const WINDOW: u64 = 8 << 20;
 
 /// How long a reader that gives no deadline is taken to be able to wait: what comes first is served first.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
-
-/// See the module's text.
-#[derive(Debug)]
-pub(super) struct Wants {
-    everything: bool,
-    /// Whether there was a time when not everything was wanted.
-    was_partial: bool,
-    wishes: BTreeMap<ReaderId, Wish>,
-    /// What the lead that is followed was told last.
-    told: Option<(bool, Vec<Wish>)>,
-    /// Members whose wishes the picker was told.
-    for_members: BTreeSet<ReaderId>,
-}
-
-impl Wants {
-    pub(super) const fn new(everything: bool) -> Self {
-        Self { everything, was_partial: !everything, wishes: BTreeMap::new(), told: None, for_members: BTreeSet::new() }
-    }
-
-    /// Whether somebody on this host wants everything.
-    pub(super) const fn everything(&self) -> bool {
-        self.everything
-    }
-
-    /// Whether a piece is wanted on this host.
-    pub(super) fn includes(&self, piece: PieceIndex) -> bool {
-        self.everything || self.wishes.values().any(|wish| (wish.first..wish.end).contains(&piece.0))
-    }
-
-    /// Another lead, or none: it has been told nothing.
-    pub(super) fn lead_changed(&mut self) {
-        self.told = None;
-    }
-
-    /// What readers on this host wait for.
-    pub(super) fn wishes(&self) -> Vec<Wish> {
-        self.wishes.values().copied().collect()
-    }
-}
-
-impl State {
-    /// Whether nobody wants anything of it, here or among those who are led.
-    pub(super) fn is_at_rest(&self) -> bool {
-        let is_idle = !self.wants.everything && self.wants.wishes.is_empty();
-        is_idle && self.leading.as_ref().is_none_or(Leading::is_idle)
-    }
-
-    /// What members wait for has to come here first, where this agent follows another lead.
-    pub(super) fn read_for_members(&mut self, now: Moment) {
-        let follows = matches!(self.lead(), Lead::Node(_));
-        let wishes = match &self.leading {
-            Some(leading) if follows => leading.wishes_of_others(),
-            _ if self.wants.for_members.is_empty() => return,
-            _ => Vec::new(),
-        };
-        let mut readers = BTreeSet::new();
-        for (node, wish) in wishes {
-            let reader = reader_for(node);
-            if readers.insert(reader) {
-                let (piece, count) = (PieceIndex(wish.first), wish.end - wish.first);
-                self.session.picker.handle(Event::ReaderAt { reader, piece, count, patience: Duration::ZERO }, now);
-            }
-        }
-        for gone in self.wants.for_members.difference(&readers) {
-            self.session.picker.handle(Event::ReaderGone { reader: *gone }, now);
-        }
-        self.wants.for_members = readers;
-    }
-
-    /// Whether everything is wanted, here or among those who are led.
-    pub(super) fn wants_everything(&self) -> bool {
-        self.wants.everything || self.leading.as_ref().is_some_and(Leading::reads_everything)
-    }
-
-    /// What the lead is to be told of what is wanted here, if that has changed.
-    pub(super) fn tell_wants(&mut self, blob: BlobId) -> Option<Message> {
-        let wishes = self.leading.as_ref().map_or_else(|| self.wants.wishes(), Leading::wishes);
-        let now = (self.wants_everything(), wishes);
-        let is_news = self.wants.was_partial || self.wants.told.is_some() || !now.1.is_empty();
-        if !is_news || self.wants.told.as_ref() == Some(&now) {
-            return None;
-        }
-        self.wants.told = Some(now.clone());
-        let (everything, wishes) = now;
-        let wishes = wishes.into_iter().take(darter_wire::MAX_WISHES).map(told).collect();
-        Some(Message::Want { blob, everything, wishes })
-    }
-}
-
-/// Names a member as a reader: readers of this host are counted from zero.
-fn reader_for(node: NodeId) -> ReaderId {
-    let (half, _) = node.0.split_at(8);
-    ReaderId(1 << 63 | u64::from_le_bytes(half.try_into().expect("half of sixteen bytes")))
-}
-
-/// A wish as it is told.
-fn told(wish: Wish) -> darter_wire::Wish {
-    let within = u32::try_from(wish.within.as_millis()).unwrap_or(u32::MAX);
-    darter_wire::Wish { first: wish.first, end: wish.end, within_ms: within }
-}
-
-fn heard(wish: &darter_wire::Wish) -> Wish {
-    Wish { first: wish.first, end: wish.end, within: Duration::from_millis(wish.within_ms.into()) }
-}
 
 /// A reader that waits for pieces, until it is dropped.
 pub(super) struct Waiting {
@@ -170,24 +63,17 @@ impl Transfer {
     pub(crate) fn want_everything(&self) {
         {
             let now = self.context.now();
-            let mut state = self.state.lock();
-            if std::mem::replace(&mut state.wants.everything, true) {
+            if !self.state.lock().session.wants_all(self.stored.passes(), now) {
                 return;
             }
-            if !self.stored.passes() {
-                state.session.picker.handle(Event::Wants(true), now);
-            }
-            if let Some(leading) = &mut state.leading {
-                leading.read_everything();
-            }
         }
-        self.kick.notify_one();
+        self.ring();
     }
 
     /// Whether nobody wants anything of it, though it is not complete.
     pub(crate) fn is_at_rest(&self) -> bool {
         let state = self.state.lock();
-        state.course.is_open() && state.is_at_rest()
+        state.session.course.is_open() && state.session.is_at_rest()
     }
 
     /// What tells others what a reader waits for.
@@ -196,37 +82,19 @@ impl Transfer {
     }
 
     fn wish(self: &Arc<Self>, reader: ReaderId, wish: Option<Wish>) {
-        {
-            let now = self.context.now();
-            let mut state = self.state.lock();
-            let before = match wish {
-                Some(wish) => state.wants.wishes.insert(reader, wish),
-                None => state.wants.wishes.remove(&reader),
-            };
-            if before == wish {
-                return;
-            }
-            let wishes = state.wants.wishes();
-            if let Some(leading) = &mut state.leading {
-                leading.wish(self.context.me, &wishes, now);
-            }
+        let now = self.context.now();
+        if !self.state.lock().session.wish(reader, wish, now) {
+            return;
         }
-        self.kick.notify_one();
+        self.ring();
         self.run_errands();
     }
 
     /// A member says what it wants.
     pub(super) fn member_wants(self: &Arc<Self>, node: NodeId, everything: bool, wishes: &[darter_wire::Wish]) {
-        {
-            let now = self.context.now();
-            let mut state = self.state.lock();
-            let Some(leading) = state.leading.as_mut().filter(|leading| leading.has(node)) else { return };
-            if everything {
-                leading.read_everything();
-            }
-            leading.wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
-        }
-        self.kick.notify_one();
+        let now = self.context.now();
+        self.state.lock().session.member_wants(node, everything, wishes, now);
+        self.ring();
         self.run_errands();
     }
 

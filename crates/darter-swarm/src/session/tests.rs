@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use darter_core::{BlobId, PieceLength, Place, Signer};
+use darter_core::{BlobId, LeadKey, PieceIndex, PieceLength, PieceSet, Place, Signer, Tier};
+
+use darter_protocol::Message;
 
 use super::*;
 use crate::facts::fixture::{BLOB, Known};
-use crate::{Action, Opening, Start, Teacher, Told};
+use crate::{Action, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
 
 const ME: u8 = 5;
 const PIECES: u32 = 8;
@@ -29,7 +31,6 @@ fn pieces(list: &[u32]) -> PieceSet {
 struct Scene {
     session: Session,
     known: Known,
-    books: Option<Books>,
     now: Moment,
 }
 
@@ -39,9 +40,9 @@ impl Scene {
         let picker = Picker::new(node(ME), 1 << 20, tuning, 1);
         let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], 0, tuning);
         let leadership = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
-        let session = Session::new(node(ME), picker, leadership, hashes, tuning);
+        let session = Session::new(node(ME), picker, leadership, hashes, tuning, later(0));
         let known = Known { pieces: Some(PIECES), known: PieceSet::full(PIECES) };
-        let mut scene = Self { session, known, books: None, now: later(1) };
+        let mut scene = Self { session, known, now: later(1) };
         scene.session.learned(0..PIECES, &scene.known, later(1));
         scene
     }
@@ -55,30 +56,25 @@ impl Scene {
 
     fn follows(&mut self, lead: u8, neighbours: &[u8]) -> bool {
         let neighbours: Vec<NodeId> = neighbours.iter().copied().map(node).collect();
-        self.session.follow(node(lead), key(), neighbours, self.books.as_ref(), self.now)
+        self.session.follow(node(lead), key(), neighbours, self.now)
     }
 
     fn leads(&mut self) {
         self.session.leads(self.now);
-        let opening = Opening {
-            me: node(ME),
-            place: Place::default(),
-            start: Start::Fresh,
-            held: &self.session.picker.held().clone(),
-            everything: true,
-            wishes: &[],
-            dropped: Vec::new(),
-            has_verdict: false,
-            seed: 1,
-            tuning: Tuning::default(),
-        };
-        self.books = Some(Books::open(opening, &self.known, self.now));
+        assert!(self.session.open_books(Start::Fresh, Place::default(), 1, &self.known, self.now));
+    }
+
+    fn lead(&self) -> &Lead {
+        self.session.books().expect("it leads").lead()
     }
 
     fn admits(&mut self, member: u8) {
+        self.admits_with(member, &[], true);
+    }
+
+    fn admits_with(&mut self, member: u8, held: &[u32], wants: bool) {
         let entering = crate::Entering { node: node(member), request: 1, whole: None };
-        let books = self.books.as_mut().expect("it leads");
-        books.admit(entering, Place::default(), &PieceSet::new(), true);
+        self.session.admit(entering, Place::default(), &pieces(held), wants);
     }
 
     /// Everybody is connected but these.
@@ -88,12 +84,12 @@ impl Scene {
 
     fn met_by(&mut self, peer: u8, held: &[u32]) {
         let meeting = Meeting { tier: Tier::Rack, held: pieces(held), known: 0, wants: true };
-        self.session.met_by(node(peer), meeting, |_| true, &self.known, self.now);
+        self.session.met_by(node(peer), meeting, &self.known, self.now);
     }
 
     fn stores(&mut self, piece: u32, from: Option<u8>) {
         let came = Came { piece: PieceIndex(piece), bytes: 1 << 20, request: None, from: from.map(node) };
-        self.session.stored(came, self.books.as_mut(), self.now);
+        self.session.stored(came, self.now);
     }
 
     fn polls(&mut self) -> Vec<Action> {
@@ -221,15 +217,13 @@ fn the_books_of_whoever_leads_name_its_neighbours_as_a_lead_names_those_of_membe
     scene.leads();
     [1, 2].iter().for_each(|member| scene.admits(*member));
     let notice = |scene: &mut Scene| {
-        let Scene { session, books, known, now, .. } = scene;
-        let books = books.as_mut().expect("it leads");
-        let speech = books.speak(known, session.hashes.chain(), None, *now);
-        session.noticed(&speech.own.expect("somebody came or went"), *now);
+        let speech = scene.session.speak(&scene.known, scene.now);
+        assert!(speech.own.is_some(), "somebody came or went");
     };
     notice(&mut scene);
     assert_eq!(scene.meets(&[]), [node(1), node(2)]);
     scene.met_by(1, &[0]);
-    scene.books.as_mut().expect("it leads").left(node(1));
+    scene.session.left(node(1));
     notice(&mut scene);
     assert!(scene.session.met().iter().eq([&node(2)]) && scene.session.picker.holdings().next().is_none());
 }
@@ -271,7 +265,7 @@ fn the_lead_hears_who_could_not_be_reached_of_those_that_are_to_be_met() {
 fn who_sends_a_wrong_piece_is_told_nothing_and_not_asked_to_lead() {
     let mut scene = Scene::led(&[1, 2]);
     scene.meets(&[]);
-    assert_eq!(scene.session.accuse(node(1), None), Some(node(9)), "the lead is to hear of it");
+    assert_eq!(scene.session.accuse(node(1)), Some(node(9)), "the lead is to hear of it");
     assert!(scene.session.met().iter().eq([&node(2)]));
     scene.session.lost_lead(node(9), Loss::Failed, scene.now);
     assert!(scene.session.leadership.begin_search());
@@ -283,9 +277,8 @@ fn who_sends_a_wrong_piece_is_told_nothing_and_not_asked_to_lead() {
     assert!(!asked.contains(&node(1)), "{asked:?}");
     scene.leads();
     scene.admits(3);
-    assert_eq!(scene.session.accuse(node(3), scene.books.as_mut()), None);
-    let books = scene.books.as_ref().expect("it leads");
-    assert_eq!(books.lead().members(), [node(ME)], "its own word puts it aside");
+    assert_eq!(scene.session.accuse(node(3)), None);
+    assert_eq!(scene.lead().members(), [node(ME)], "its own word puts it aside");
 }
 
 #[test]
@@ -351,10 +344,10 @@ fn whoever_leads_owns_what_comes_and_knows_who_gave_it() {
     scene.leads();
     scene.admits(1);
     scene.stores(2, Some(1));
-    let owned = |scene: &Scene| scene.books.as_ref().expect("it leads").lead().owned().clone();
+    let owned = |scene: &Scene| scene.lead().owned().clone();
     assert_eq!(owned(&scene), pieces(&[2]));
     assert!(scene.session.picker.held().contains(PieceIndex(2)));
-    scene.session.lacks(PieceIndex(2), scene.books.as_mut(), scene.now);
+    scene.session.lacks(PieceIndex(2), scene.now);
     assert!(owned(&scene).is_empty() && scene.session.picker.held().is_empty());
 }
 
@@ -365,11 +358,11 @@ fn a_piece_that_is_lost_is_told_and_asked_for_again_and_one_that_a_neighbour_los
     scene.met_by(1, &[0, 1]);
     scene.stores(0, Some(1));
     scene.tells();
-    scene.session.lost_by(node(1), PieceIndex(0), true, scene.now);
-    scene.session.lost_by(node(1), PieceIndex(1), false, scene.now);
+    scene.session.lost_by(node(1), PieceIndex(0), scene.now);
+    scene.session.lost_by(node(1), PieceIndex(1), scene.now);
     assert_eq!(scene.tells(), [(vec![1], have(&[0]))]);
     assert!(scene.asked().is_empty(), "that one has nothing that is lacking here");
-    scene.session.lacks(PieceIndex(0), None, scene.now);
+    scene.session.lacks(PieceIndex(0), scene.now);
     let lost = Told::Lost(vec![PieceIndex(0)]);
     assert_eq!(scene.tells(), [(vec![1, 9], lost)]);
     scene.met_by(1, &[0]);
@@ -400,7 +393,10 @@ fn a_peer_that_meets_this_agent_shows_what_hashes_it_can_tell_of_what_is_wanted(
         scene.follows(9, &[1]);
         scene.session.hashes.members_ask(true);
         let meeting = Meeting { tier: Tier::Rack, held: pieces(&[6]), known: 2, wants: true };
-        scene.session.met_by(node(1), meeting, |_| wanted, &known, scene.now);
+        if !wanted {
+            scene.session.wants_parts(scene.now);
+        }
+        scene.session.met_by(node(1), meeting, &known, scene.now);
         scene.session.hashes.ask(scene.now)
     };
     assert_eq!(teacher(true), Some(Teacher::Neighbour(node(1))));
@@ -414,7 +410,7 @@ fn a_process_that_starts_again_knows_nobody_and_has_what_it_stored() {
     [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[0]));
     scene.stores(3, Some(9));
     let leadership = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
-    scene.session.restart(leadership, Tuning::default(), scene.now);
+    scene.session.restart(leadership, scene.now);
     assert_eq!((scene.session.leader(), scene.session.news_due()), (Leader::Nobody, None));
     assert!(scene.session.met().is_empty() && scene.session.to_meet().is_empty());
     assert_eq!(scene.session.picker.held(), &pieces(&[3]));
@@ -440,22 +436,160 @@ fn whoever_leads_leaves_nothing_to_a_member_that_refuses_a_piece_or_is_out_of_re
     for is_reached in [true, false] {
         let mut scene = Scene::new();
         scene.leads();
-        let books = scene.books.as_mut().expect("it leads");
-        let entering = crate::Entering { node: node(1), request: 1, whole: None };
-        books.admit(entering, Place::default(), &pieces(&[4]), false);
+        scene.admits_with(1, &[4], false);
         scene.met_by(1, &[4]);
         let request =
             scene.polls().into_iter().find_map(|it| if let Action::Request { id, .. } = it { Some(id) } else { None });
         let (request, piece) = (request.expect("it is the only holder"), PieceIndex(4));
-        let Scene { session, books, now, .. } = &mut scene;
+        let Scene { session, now, .. } = &mut scene;
         match is_reached {
-            true => session.refused(request, node(1), piece, books.as_mut(), *now),
-            false => session.failed(request, node(1), piece, books.as_mut(), *now),
+            true => session.refused(request, node(1), piece, *now),
+            false => session.failed(request, node(1), piece, *now),
         }
-        assert_eq!(scene.books.as_ref().expect("it leads").lead().holders(piece), 0);
+        assert_eq!(scene.lead().holders(piece), 0);
         assert_eq!(scene.session.picker.open_requests().count(), 0);
         scene.now = scene.now + Duration::from_secs(60);
         let is_asked_again = scene.asked() == [node(1)];
         assert_eq!(is_asked_again, !is_reached, "one that may be back is tried again");
     }
+}
+
+#[test]
+fn what_came_while_this_agent_led_is_no_news_when_it_follows() {
+    let mut scene = Scene::new();
+    scene.leads();
+    [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[]));
+    scene.meets(&[]);
+    scene.stores(0, None);
+    assert_eq!(scene.session.news_due(), None);
+    scene.follows(9, &[2]);
+    scene.meets(&[]);
+    assert_eq!(scene.tells(), [], "they were told of it when they were met anew");
+    scene.stores(1, None);
+    assert_eq!(scene.tells(), [(vec![1, 2, 9], have(&[1]))]);
+}
+
+#[test]
+fn whom_a_lead_named_anew_and_the_next_one_does_not_is_not_met_again() {
+    let mut scene = Scene::led(&[1, 2]);
+    scene.meets(&[]);
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.follows(8, &[1, 3]);
+    scene.session.lost_lead(node(8), Loss::Failed, scene.now);
+    scene.follows(7, &[2]);
+    assert_eq!(scene.meets(&[]), [node(2), node(3)], "that one was never met");
+}
+
+#[test]
+fn a_neighbour_that_comes_to_lead_is_told_what_neighbours_were_still_to_hear() {
+    let many: Vec<u8> = (10..80).collect();
+    let mut scene = Scene::led(&many);
+    scene.meets(&[]);
+    scene.stores(0, None);
+    scene.tells();
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.stores(4, Some(11));
+    assert_eq!(scene.session.tell(&[], scene.now), [], "so many neighbours are told once in a while");
+    scene.follows(10, &[11]);
+    scene.now = scene.now + Duration::from_secs(60);
+    let told = scene.tells();
+    let is_told = |peer: u8| told.iter().any(|(nodes, it)| nodes.contains(&peer) && *it == have(&[4]));
+    assert!(is_told(10) && is_told(12), "{told:?}");
+}
+
+#[test]
+fn a_lead_that_forgets_this_agent_again_and_again_is_asked_no_more_unless_pieces_come_in_between() {
+    let forgets = |scene: &mut Scene, times: u32| {
+        for _ in 0..times {
+            assert!(scene.follows(9, &[]) && scene.session.lost_lead(node(9), Loss::Forgot, scene.now));
+        }
+        scene.session.leadership.failed().next().is_some()
+    };
+    assert!(forgets(&mut Scene::new(), 5));
+    let mut scene = Scene::new();
+    assert!(!forgets(&mut scene, 4));
+    scene.stores(0, Some(9));
+    assert!(!forgets(&mut scene, 4), "it knows this agent after all");
+    assert!(forgets(&mut scene, 1));
+}
+
+#[test]
+fn a_member_that_let_this_agent_down_counts_as_a_holder_again_when_it_has_given_something() {
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.admits_with(1, &[3, 4], false);
+    scene.session.doubts(node(1));
+    let holders = |scene: &Scene| scene.lead().holders(PieceIndex(3));
+    assert_eq!(holders(&scene), 0);
+    scene.stores(4, None);
+    assert_eq!(holders(&scene), 0, "that was the origin");
+    scene.stores(5, Some(1));
+    assert_eq!(holders(&scene), 1);
+}
+
+#[test]
+fn a_node_that_begins_to_lead_counts_in_the_neighbours_that_are_connected_and_whoever_led_from_the_start_does_not() {
+    for (start, holders) in [(Start::TakeOver, 1), (Start::Fresh, 0)] {
+        let mut scene = Scene::led(&[1, 2]);
+        scene.meets(&[]);
+        [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[0]));
+        let Scene { session, known, now } = &mut scene;
+        session.lost_lead(node(9), Loss::Failed, *now);
+        session.leads(*now);
+        assert!(session.open_books(start, Place::default(), 1, known, *now));
+        assert!(!session.open_books(start, Place::default(), 1, known, *now), "they are open");
+        assert_eq!(scene.lead().holders(PieceIndex(0)), holders, "one of them is connected");
+    }
+}
+
+#[test]
+fn the_lead_is_told_what_is_waited_for_here_and_each_change_once() {
+    let mut scene = Scene::led(&[]);
+    let told = |scene: &mut Scene| match scene.session.tell_wants(BLOB) {
+        Some(Message::Want { everything, wishes, .. }) => {
+            Some((everything, wishes.iter().map(|wish| wish.first).collect::<Vec<_>>()))
+        }
+        _ => None,
+    };
+    assert_eq!(told(&mut scene), None, "a lead takes it that everything is wanted");
+    let mut scene = Scene::led(&[]);
+    scene.session.wants_parts(scene.now);
+    assert!(scene.session.is_at_rest() && !scene.session.is_all_wanted());
+    let wish = |first| Some(Wish { first, end: first + 2, within: Duration::from_secs(1) });
+    assert!(scene.session.wish(ReaderId(1), wish(4), scene.now));
+    assert!(!scene.session.wish(ReaderId(1), wish(4), scene.now), "it was said before");
+    assert_eq!((told(&mut scene), told(&mut scene)), (Some((false, vec![4])), None));
+    assert!(!scene.session.is_at_rest());
+    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.follows(8, &[]);
+    assert_eq!(told(&mut scene), Some((false, vec![4])), "another lead knows nothing of it");
+    assert!(scene.session.wish(ReaderId(1), None, scene.now));
+    assert_eq!(told(&mut scene), Some((false, vec![])));
+    assert!(scene.session.wants_all(false, scene.now) && !scene.session.wants_all(false, scene.now));
+    assert_eq!(told(&mut scene), Some((true, vec![])));
+}
+
+#[test]
+fn what_members_wait_for_is_asked_for_first_by_whoever_follows_another_lead() {
+    let mut scene = Scene::led(&[1]);
+    scene.session.wants_parts(scene.now);
+    scene.meets(&[]);
+    scene.met_by(1, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    assert!(scene.session.open_books(Start::TakeOver, Place::default(), 1, &scene.known, scene.now));
+    scene.admits_with(3, &[], false);
+    let wishes = [darter_protocol::Wish { first: 5, end: 6, within_ms: 0 }];
+    scene.session.member_wants(node(4), false, &wishes, scene.now);
+    assert!(scene.session.is_at_rest(), "that one was not let in");
+    scene.session.member_wants(node(3), false, &wishes, scene.now);
+    assert!(!scene.session.is_at_rest() && !scene.session.is_all_wanted());
+    scene.session.read_for_members(scene.now);
+    let asked = |scene: &mut Scene| {
+        let pieces = scene.polls().into_iter();
+        pieces
+            .filter_map(|it| if let Action::Request { piece, .. } = it { Some(piece.0) } else { None })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&mut scene), [5]);
+    scene.session.member_wants(node(3), true, &[], scene.now);
+    assert!(scene.session.is_all_wanted(), "everything is wanted by somebody who is led");
 }

@@ -142,12 +142,14 @@ impl World {
             return;
         }
         if comes {
-            it.vigil.moved(now);
+            it.session.vigil.moved(now);
             it.given += 1;
         }
         let leader = it.session.leader();
-        if it.course.begins_check(it.given >= WHOLE_AFTER, it.knows_verdict, leader, now) {
-            it.is_complete = it.course.completes();
+        let has_verdict = it.session.verdict.is_some();
+        if it.session.course.begins_check(it.given >= WHOLE_AFTER, has_verdict, leader, now) {
+            it.is_complete = it.session.course.completes();
+            it.session.verdict = Some(VERDICT);
             self.tell(|| format!("{agent} is done"));
             return self.speak(agent);
         }
@@ -158,8 +160,9 @@ impl World {
             Leader::Node(lead) => {
                 let is_seed = self.agents[self.at(lead)].is_seed;
                 let it = &mut self.agents[agent];
-                let gives_up =
-                    !is_seed && it.given < WHOLE_AFTER && now >= it.vigil.gives_up_at(Awaited::Read(Duration::ZERO));
+                let gives_up = !is_seed
+                    && it.given < WHOLE_AFTER
+                    && now >= it.session.vigil.gives_up_at(Awaited::Read(Duration::ZERO));
                 if gives_up && it.session.lost_lead(lead, Loss::Mute, now) {
                     self.tell(|| format!("{agent} leaves its lead, which gives nothing"));
                     self.seek(agent);

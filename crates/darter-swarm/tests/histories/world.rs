@@ -12,8 +12,7 @@ use darter_protocol::{Message, Verdict};
 use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{
-    Books, Course, Entering, Facts, Found, Hashes, Leader, Leadership, Loss, Meeting, Opening, Picker, Session, Start,
-    Step, Tuning, Vigil,
+    Course, Entering, Facts, Found, Hashes, Leader, Leadership, Loss, Meeting, Picker, Session, Start, Step, Tuning,
 };
 
 use crate::pull::Lie;
@@ -67,6 +66,10 @@ impl Facts for Nothing {
 
     fn address(&self, node: NodeId) -> String {
         format!("host-{}:7400", node.0[0])
+    }
+
+    fn place(&self, _: NodeId) -> Option<Place> {
+        None
     }
 }
 
@@ -176,15 +179,11 @@ pub(crate) struct Agent {
     pub(crate) is_seed: bool,
     pub(crate) lie: Option<Lie>,
     pub(crate) session: Session,
-    pub(crate) books: Option<Books>,
     requests: u32,
     asked: Option<(u32, NodeId)>,
     /// At how many looks bytes came; and whether all are here and were checked.
     pub(crate) given: u32,
     pub(crate) is_complete: bool,
-    pub(crate) knows_verdict: bool,
-    pub(crate) vigil: Vigil,
-    pub(crate) course: Course,
 }
 
 pub(crate) struct World {
@@ -222,28 +221,24 @@ impl Agent {
             alive: false,
             life: 0,
             is_seed,
-            session: Self::session(id, is_seed, tuning),
-            books: None,
+            session: Self::session(id, is_seed, tuning, Moment::ZERO),
             requests: 0,
             asked: None,
             lie: None,
             given: 0,
             is_complete: false,
-            knows_verdict: false,
-            vigil: Vigil::new(Moment::ZERO),
-            course: Course::new(false),
         }
     }
 
-    fn session(id: NodeId, is_seed: bool, tuning: Tuning) -> Session {
+    fn session(id: NodeId, is_seed: bool, tuning: Tuning, now: Moment) -> Session {
         let picker = Picker::new(id, PIECES.bytes(), tuning, 1);
         let leadership = Leadership::new(id, BLOB, BLOB, !is_seed);
-        Session::new(id, picker, leadership, Hashes::new(BLOB, PIECES, &[], 0, tuning), tuning)
+        Session::new(id, picker, leadership, Hashes::new(BLOB, PIECES, &[], 0, tuning), tuning, now)
     }
 
     /// Whether it has let in another.
     pub(crate) fn leads(&self, other: NodeId) -> bool {
-        self.books.as_ref().is_some_and(|books| books.has(other))
+        self.session.has_member(other)
     }
 }
 
@@ -398,10 +393,9 @@ impl World {
         }
         agent.alive = true;
         agent.life += 1;
-        agent.session = Agent::session(agent.id, agent.is_seed, self.tuning);
-        agent.vigil = Vigil::new(self.now);
-        agent.course = Course::new(agent.is_complete);
-        agent.knows_verdict = false;
+        agent.session = Agent::session(agent.id, agent.is_seed, self.tuning, self.now);
+        agent.session.course = Course::new(agent.is_complete);
+        agent.session.verdict = agent.is_complete.then_some(VERDICT);
         self.look_later(at);
         for seed in 0..self.agents.len() {
             if self.agents[seed].is_seed && seed != at {
@@ -420,7 +414,6 @@ impl World {
         let agent = &mut self.agents[at];
         agent.alive = false;
         agent.life += 1;
-        agent.books = None;
         agent.asked = None;
         for other in 0..self.agents.len() {
             self.disconnect(at, other, false);
@@ -505,9 +498,7 @@ impl World {
         let (id, now) = (self.agents[peer].id, self.now);
         let it = &mut self.agents[agent];
         let again = it.session.gone(id, !it.is_complete, now);
-        if let Some(books) = &mut it.books {
-            books.left(id);
-        }
+        it.session.left(id);
         if let Some((_, _)) = it.asked.take_if(|(_, asked)| *asked == id) {
             it.session.leadership.refused(id);
             self.seek_on(agent);
@@ -565,14 +556,12 @@ impl World {
             }
             Said::Told(message) => self.told(to, from, *message),
             Said::Unreached { peer } => {
-                if let Some(books) = self.agents[to].books.as_mut().filter(|books| books.has(sender)) {
-                    books.lead_mut().part(sender, peer);
-                    self.speak(to);
-                }
+                self.agents[to].session.member_misses(sender, peer);
+                self.speak(to);
             }
             Said::Meet => {
                 let meeting = Meeting { tier: Tier::Far, held: PieceSet::new(), known: 0, wants: true };
-                self.agents[to].session.met_by(sender, meeting, |_| true, &Nothing, now);
+                self.agents[to].session.met_by(sender, meeting, &Nothing, now);
                 self.meet(to);
             }
         }
@@ -588,9 +577,8 @@ impl World {
                     return;
                 }
                 let neighbours: Vec<NodeId> = neighbours.iter().map(|it| it.node).collect();
-                if it.session.follow(sender, key, neighbours.iter().copied(), it.books.as_ref(), now) {
-                    it.vigil.follows(now);
-                    it.knows_verdict |= verdict.is_some();
+                if it.session.follow(sender, key, neighbours.iter().copied(), now) {
+                    it.session.verdict = verdict.or(it.session.verdict.take());
                     self.tell(|| format!("{to} follows {from}"));
                     self.dial(to, &neighbours);
                 } else {
@@ -603,7 +591,9 @@ impl World {
                 it.session.named(&add, &gone, now);
                 self.dial(to, &add);
             }
-            Message::Whole { .. } => it.knows_verdict |= it.session.following() == Some(sender),
+            Message::Whole { verdict, .. } if it.session.following() == Some(sender) => {
+                it.session.verdict = Some(verdict);
+            }
             _ => {}
         }
     }
@@ -642,30 +632,15 @@ impl World {
     }
 
     fn open_books(&mut self, at: usize, start: Start) {
-        let (tuning, now, seed) = (self.tuning, self.now, self.random.next());
-        let agent = &mut self.agents[at];
-        if agent.books.is_none() {
-            let opening = Opening {
-                me: agent.id,
-                place: Place::default(),
-                start,
-                held: &PieceSet::new(),
-                everything: true,
-                wishes: &[],
-                dropped: Vec::new(),
-                has_verdict: agent.is_complete,
-                seed,
-                tuning,
-            };
-            agent.books = Some(Books::open(opening, &Nothing, now));
-        }
+        let (now, seed) = (self.now, self.random.next());
+        self.agents[at].session.open_books(start, Place::default(), seed, &Nothing, now);
     }
 
     fn let_in(&mut self, at: usize, member: usize, request: u32) {
         self.open_books(at, Start::TakeOver);
         let id = self.agents[member].id;
-        let books = self.agents[at].books.as_mut().expect("they were opened");
-        books.admit(Entering { node: id, request, whole: None }, Place::default(), &PieceSet::new(), true);
+        let entering = Entering { node: id, request, whole: None };
+        self.agents[at].session.admit(entering, Place::default(), &PieceSet::new(), true);
         self.speak(at);
     }
 
@@ -674,13 +649,9 @@ impl World {
         // Their pauses are tried elsewhere.
         for now in [self.now, self.now + self.tuning.tell_links_most] {
             let agent = &mut self.agents[at];
-            let Some(books) = &mut agent.books else { return };
-            let verdict = agent.is_complete.then_some(&VERDICT);
-            let speech = books.speak(&Nothing, agent.session.hashes.chain(), verdict, now);
+            let speech = agent.session.speak(&Nothing, now);
             if let Some(own) = speech.own {
-                let gained: Vec<NodeId> = own.gained.iter().map(|peer| peer.node).collect();
-                agent.session.noticed(&own, self.now);
-                self.dial(at, &gained);
+                self.dial(at, &own.gained.iter().map(|peer| peer.node).collect::<Vec<_>>());
             }
             for (to, message) in speech.messages {
                 self.say(at, to, Said::Told(Box::new(message)));

@@ -1,0 +1,131 @@
+//! Whoever was let in here: members come, go, and say what they hold and miss. [`Books`] keeps them.
+
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
+
+use super::Session;
+use crate::{Books, Entering, Facts, Opening, Speech, Start};
+
+impl Session {
+    /// Who was let in here, if anybody was, or this agent leads.
+    pub fn books(&self) -> Option<&Books> {
+        self.books.as_deref()
+    }
+
+    /// The same, to be told something.
+    pub fn books_mut(&mut self) -> Option<&mut Books> {
+        self.books.as_deref_mut()
+    }
+
+    /// Whether a node was let in here, or is about to be, and has not left.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        self.books.as_ref().is_some_and(|books| books.has(node))
+    }
+
+    /// Opens the books, whoever leads above; false if they are open. This agent stands at `place`; `seed` chooses among what is equal.
+    pub fn open_books(&mut self, start: Start, place: Place, seed: u64, facts: &dyn Facts, now: Moment) -> bool {
+        if self.books.is_some() {
+            return false;
+        }
+        let opening = Opening {
+            me: self.me,
+            place,
+            start,
+            held: self.picker.held(),
+            everything: self.wants.are_all(),
+            wishes: &self.wants.wishes(),
+            dropped: self.picker.dropped().collect(),
+            has_verdict: self.verdict.is_some(),
+            seed,
+            tuning: self.tuning,
+        };
+        let mut books = Books::open(opening, facts, now);
+        if start == Start::TakeOver {
+            // Who does not come to this lead, or comes late, holds it all the same.
+            for (neighbour, held) in self.picker.held_by_neighbours() {
+                if let Some(place) = facts.place(neighbour) {
+                    books.count_in(neighbour, place, held);
+                }
+            }
+        }
+        self.books = Some(Box::new(books));
+        true
+    }
+
+    /// A node comes in that stands there, holds these pieces, and wants the rest or not.
+    pub fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
+        if let Some(books) = &mut self.books {
+            books.admit(entering, place, held, wants);
+        }
+    }
+
+    /// Takes the nodes that wait to be let in: nobody is, any more.
+    pub fn take_entering(&mut self) -> Vec<Entering> {
+        self.books.as_mut().map(|books| books.take_entering()).unwrap_or_default()
+    }
+
+    /// Counts a node as a member that holds these pieces and asks for none; it need not know.
+    pub fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
+        if let Some(books) = &mut self.books {
+            books.count_in(node, place, held);
+        }
+    }
+
+    /// A member is gone.
+    pub fn left(&mut self, node: NodeId) {
+        self.hashes.left(node);
+        if let Some(books) = &mut self.books {
+            books.left(node);
+        }
+    }
+
+    /// A member holds more pieces.
+    pub fn member_has(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
+        if let Some(books) = &mut self.books {
+            books.lead_mut().have(node, pieces, now);
+        }
+    }
+
+    /// A member was sent a wrong piece by another. Whether that is put aside.
+    pub fn member_reports(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+        self.books.as_mut().is_some_and(|books| books.lead_mut().report(reporter, suspect))
+    }
+
+    /// A member can't reach another.
+    pub fn member_misses(&mut self, member: NodeId, other: NodeId) {
+        if let Some(books) = self.books.as_mut().filter(|books| books.has(member)) {
+            books.lead_mut().part(member, other);
+        }
+    }
+
+    /// A holder let this agent down: it leaves nothing to that one alone if it leads.
+    pub fn doubts(&mut self, holder: NodeId) {
+        if let Some(books) = &mut self.books {
+            books.lead_mut().doubt(holder);
+        }
+    }
+
+    /// How many are in the swarm, as far as is known here.
+    pub fn members(&self) -> usize {
+        self.books.as_ref().map_or(self.met.len(), |books| books.member_count())
+    }
+
+    /// Whether others were let in here.
+    pub fn leads_others(&self) -> bool {
+        self.books.as_ref().is_some_and(|books| books.member_count() > 1)
+    }
+
+    /// Whether a member still wants pieces.
+    pub fn is_wanted_by_members(&self) -> bool {
+        self.books.as_ref().is_some_and(|books| books.lead().is_wanted())
+    }
+
+    /// What whoever was let in here is to be told now. This agent knows of its own neighbours by then.
+    pub fn speak(&mut self, facts: &dyn Facts, now: Moment) -> Speech {
+        let Some(books) = &mut self.books else { return Speech::default() };
+        let speech = books.speak(facts, self.hashes.chain(), self.verdict.as_ref(), now);
+        if let Some(own) = &speech.own {
+            self.noticed(own, now);
+        }
+        speech
+    }
+}

@@ -1,0 +1,86 @@
+//! Requests that are answered or not, and pieces that come and go.
+
+use darter_core::{Moment, NodeId, PieceIndex};
+
+use super::Session;
+use crate::{Event, Leader, RequestId};
+
+/// A verified piece that is in the store now.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// The piece.
+    pub piece: PieceIndex,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The request that it answers.
+    pub request: Option<RequestId>,
+    /// The peer that gave it; `None` for the origin and the disk.
+    pub from: Option<NodeId>,
+}
+
+impl Session {
+    /// `giver` begins to answer a request with a piece.
+    pub fn begun(&mut self, request: RequestId, piece: PieceIndex, giver: NodeId, now: Moment) {
+        self.gives(giver, piece);
+        self.picker.handle(Event::Started { request, piece }, now);
+    }
+
+    /// A piece of `giver` is on its way, or here before its hash: if that one leads, it knows the hash.
+    pub fn gives(&mut self, giver: NodeId, piece: PieceIndex) {
+        if self.following() == Some(giver) {
+            self.hashes.lead_showed(piece.0 + 1);
+        }
+    }
+
+    /// A request for a piece is refused, since the peer does not hold it. If this agent leads, somebody has to be found who does.
+    pub fn refused(&mut self, request: RequestId, peer: NodeId, piece: PieceIndex, now: Moment) {
+        self.picker.handle(Event::PeerLost { peer, piece }, now);
+        self.failed(request, peer, piece, now);
+    }
+
+    /// A request for a piece is not answered, since its holder can't be reached. If this agent leads, it leaves nothing to that one that
+    /// the origin can give, before it says again that it holds it.
+    pub fn failed(&mut self, request: RequestId, holder: NodeId, piece: PieceIndex, now: Moment) {
+        self.picker.handle(Event::Failed { request }, now);
+        if let Some(books) = &mut self.books {
+            books.lead_mut().lacks(holder, piece);
+        }
+    }
+
+    /// A piece that was lacking is here now.
+    pub fn stored(&mut self, came: Came, now: Moment) {
+        let Came { piece, bytes, request, from } = came;
+        self.vigil.moved(now);
+        self.leadership.piece_came();
+        self.picker.handle(Event::Received { request, piece, bytes }, now);
+        if self.leader() != Leader::Me {
+            self.news.came(piece, from.is_some() && from == self.following());
+        }
+        if let Some(books) = &mut self.books {
+            if let Some(member) = from {
+                books.lead_mut().gave(member, true, now);
+            }
+            books.lead_mut().own(piece);
+        }
+    }
+
+    /// A piece that was held is not any more.
+    pub fn lacks(&mut self, piece: PieceIndex, now: Moment) {
+        self.picker.handle(Event::Lost { piece }, now);
+        self.news.went(piece);
+        if let Some(books) = &mut self.books {
+            books.lead_mut().disown(piece);
+        }
+    }
+
+    /// A peer no longer holds a piece.
+    pub fn lost_by(&mut self, peer: NodeId, piece: PieceIndex, now: Moment) {
+        self.picker.handle(Event::PeerLost { peer, piece }, now);
+        if self.picker.held().contains(piece) {
+            self.news.is_wanted_by(peer, piece);
+        }
+        if let Some(books) = &mut self.books {
+            books.lead_mut().lacks(peer, piece);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What is told of pieces and hashes, and when.
+
+use std::ops::Range;
+
+use darter_core::{Moment, NodeId, Proof};
+
+use super::Session;
+use crate::hashes::{Answer, Reply, Run};
+use crate::news::Tellings;
+use crate::{Event, Facts, Leader};
+
+impl Session {
+    /// When something is to be told, if anything is.
+    pub fn news_due(&self) -> Option<Moment> {
+        self.news.due()
+    }
+
+    /// Takes what is to be told now, but nothing to those who are met now: they are told of all that is held.
+    pub fn tell(&mut self, meets: &[NodeId], now: Moment) -> Tellings {
+        let is_told = |node: &&NodeId| self.leader() != Leader::Me && !meets.contains(node);
+        let neighbours: Vec<NodeId> = self.met.iter().filter(is_told).copied().collect();
+        self.news.take(now, &self.picker, &neighbours, self.following())
+    }
+
+    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it ([`Hashes::catch_up`]).
+    pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
+        let tells = self.hashes.catch_up(facts);
+        self.are_first(tells)
+    }
+
+    /// The same, and the hashes of `run` are in the store, perhaps behind a gap.
+    pub fn learned(&mut self, run: Range<u32>, facts: &dyn Facts, now: Moment) -> bool {
+        let tells = self.catch_up(facts);
+        self.picker.handle(Event::ManifestGrew { known: run, total: facts.pieces() }, now);
+        tells
+    }
+
+    /// The lead told hashes ([`Hashes::lead_told`]).
+    pub fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
+        let tells = self.hashes.lead_told(first, count, word, facts);
+        self.are_first(tells)
+    }
+
+    /// A neighbour that was asked has told hashes ([`Hashes::answered`]).
+    pub fn answered(&mut self, from: NodeId, answer: Answer, now: Moment) -> bool {
+        let tells = self.hashes.answered(from, answer, now);
+        self.are_first(tells)
+    }
+
+    /// A run of hashes was taken ([`Hashes::took_run`]).
+    pub fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
+        let tells = self.hashes.took_run(from, run, facts);
+        self.are_first(tells)
+    }
+
+    /// What is said because a peer asks for the hashes from the one of piece `from` on: as the lead, if it was let in here, and else all that
+    /// can be proven to it if it is a neighbour.
+    pub fn asked_for_hashes(&mut self, peer: NodeId, from: u32, facts: &dyn Facts, now: Moment) -> Reply {
+        self.catch_up(facts);
+        if !self.has_member(peer) && !self.met.contains(&peer) {
+            return Reply::default();
+        }
+        self.hashes.answer(peer, from, self.books.as_deref_mut(), facts, now)
+    }
+
+    fn are_first(&mut self, tells: bool) -> bool {
+        if tells {
+            self.news.first_hashes();
+        }
+        tells
+    }
+}

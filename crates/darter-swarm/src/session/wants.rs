@@ -1,0 +1,166 @@
+//! What is wanted of the blob: everything, or what a few readers wait for.
+//!
+//! A reader of a lone range says what it waits for, a window at a time. Whoever leads hears it, and reads that of the origin before
+//! anything else. As soon as somebody wants everything, here or elsewhere, all of it is fetched. A blob of which nobody wants anything is
+//! *at rest*: it is open, and nothing moves.
+//!
+//! Invariants: the lead that is followed is told of every change. An older lead is not told, reads everything, and so gives what is waited
+//! for in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use darter_core::{BlobId, Moment, NodeId, PieceIndex};
+use darter_protocol::{MAX_WISHES, Message};
+
+use super::Session;
+use crate::{Books, Event, Leader, ReaderId, Wish};
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Wants {
+    everything: bool,
+    /// Whether there was a time when not everything was wanted.
+    was_partial: bool,
+    wishes: BTreeMap<ReaderId, Wish>,
+    /// What the lead that is followed was told last.
+    told: Option<(bool, Vec<Wish>)>,
+    /// Members whose wishes the picker was told.
+    for_members: BTreeSet<ReaderId>,
+}
+
+impl Wants {
+    pub(super) const fn everything() -> Self {
+        Self { everything: true, was_partial: false, wishes: BTreeMap::new(), told: None, for_members: BTreeSet::new() }
+    }
+
+    /// Whether somebody on this host wants everything.
+    pub(super) const fn are_all(&self) -> bool {
+        self.everything
+    }
+
+    /// Whether a piece is wanted on this host.
+    pub(super) fn includes(&self, piece: PieceIndex) -> bool {
+        self.everything || self.wishes.values().any(|wish| (wish.first..wish.end).contains(&piece.0))
+    }
+
+    /// What readers on this host wait for.
+    pub(super) fn wishes(&self) -> Vec<Wish> {
+        self.wishes.values().copied().collect()
+    }
+
+    /// Another lead, or none: it has been told nothing.
+    pub(super) fn lead_changed(&mut self) {
+        self.told = None;
+    }
+}
+
+impl Session {
+    /// Nobody on this host wants everything, from the start.
+    pub fn wants_parts(&mut self, now: Moment) {
+        (self.wants.everything, self.wants.was_partial) = (false, true);
+        self.picker.handle(Event::Wants(false), now);
+    }
+
+    /// Somebody on this host wants everything. Where the blob `passes` through, readers fetch it all the same. Whether that is new.
+    pub fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
+        if std::mem::replace(&mut self.wants.everything, true) {
+            return false;
+        }
+        if !passes {
+            self.picker.handle(Event::Wants(true), now);
+        }
+        if let Some(books) = &mut self.books {
+            books.lead_mut().read_everything();
+        }
+        true
+    }
+
+    /// A reader on this host waits for these pieces, or for none any more. Whether that is new.
+    pub fn wish(&mut self, reader: ReaderId, wish: Option<Wish>, now: Moment) -> bool {
+        let before = match wish {
+            Some(wish) => self.wants.wishes.insert(reader, wish),
+            None => self.wants.wishes.remove(&reader),
+        };
+        let is_new = before != wish;
+        if let Some(books) = self.books.as_mut().filter(|_| is_new) {
+            books.lead_mut().wish(self.me, &self.wants.wishes(), now);
+        }
+        is_new
+    }
+
+    /// A member says what it wants.
+    pub fn member_wants(&mut self, node: NodeId, everything: bool, wishes: &[darter_protocol::Wish], now: Moment) {
+        let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return };
+        if everything {
+            books.lead_mut().read_everything();
+        }
+        books.lead_mut().wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
+    }
+
+    /// Whether nobody wants anything of it, here or among those who were let in.
+    pub fn is_at_rest(&self) -> bool {
+        let is_idle = |books: &Books| !books.lead().reads_everything() && books.lead().wishes().next().is_none();
+        let wants_nothing = !self.wants.everything && self.wants.wishes.is_empty();
+        wants_nothing && self.books.as_ref().is_none_or(|books| is_idle(books))
+    }
+
+    /// Whether everything is wanted, here or among those who were let in.
+    pub fn is_all_wanted(&self) -> bool {
+        self.wants.everything || self.books.as_ref().is_some_and(|books| books.lead().reads_everything())
+    }
+
+    /// What members wait for has to come here first, where this agent follows another lead.
+    pub fn read_for_members(&mut self, now: Moment) {
+        let follows = matches!(self.leader(), Leader::Node(_));
+        let wishes = match &self.books {
+            Some(books) if follows => {
+                books.lead().wishes_by_node().filter(|(node, _)| *node != self.me).collect::<Vec<_>>()
+            }
+            _ if self.wants.for_members.is_empty() => return,
+            _ => Vec::new(),
+        };
+        let mut readers = BTreeSet::new();
+        for (node, wish) in wishes {
+            let reader = reader_for(node);
+            if readers.insert(reader) {
+                let (piece, count) = (PieceIndex(wish.first), wish.end - wish.first);
+                self.picker.handle(Event::ReaderAt { reader, piece, count, patience: Duration::ZERO }, now);
+            }
+        }
+        for gone in self.wants.for_members.difference(&readers) {
+            self.picker.handle(Event::ReaderGone { reader: *gone }, now);
+        }
+        self.wants.for_members = readers;
+    }
+
+    /// What the lead is to be told of what is wanted here, if that has changed.
+    pub fn tell_wants(&mut self, blob: BlobId) -> Option<Message> {
+        let wishes = self.books.as_ref().map_or_else(|| self.wants.wishes(), |books| books.lead().wishes().collect());
+        let now = (self.is_all_wanted(), wishes);
+        let is_news = self.wants.was_partial || self.wants.told.is_some() || !now.1.is_empty();
+        if !is_news || self.wants.told.as_ref() == Some(&now) {
+            return None;
+        }
+        self.wants.told = Some(now.clone());
+        let (everything, wishes) = now;
+        let wishes = wishes.into_iter().take(MAX_WISHES).map(told).collect();
+        Some(Message::Want { blob, everything, wishes })
+    }
+}
+
+/// Names a member as a reader: readers of this host are counted from zero.
+fn reader_for(node: NodeId) -> ReaderId {
+    let (half, _) = node.0.split_at(8);
+    ReaderId(1 << 63 | u64::from_le_bytes(half.try_into().expect("half of sixteen bytes")))
+}
+
+/// A wish as it is told.
+fn told(wish: Wish) -> darter_protocol::Wish {
+    let within = u32::try_from(wish.within.as_millis()).unwrap_or(u32::MAX);
+    darter_protocol::Wish { first: wish.first, end: wish.end, within_ms: within }
+}
+
+fn heard(wish: &darter_protocol::Wish) -> Wish {
+    Wish { first: wish.first, end: wish.end, within: Duration::from_millis(wish.within_ms.into()) }
+}
