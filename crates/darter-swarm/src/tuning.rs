@@ -41,7 +41,7 @@ pub struct Tuning {
     pub overdue_factor: u32,
     /// A holder that was slow before has no more time than this many times what the other holders take: whoever answers late, or byte
     /// by byte, does not decide how long it is waited for. More than [`Tuning::overdue_factor`], since an honest holder may be slower by
-    /// eight, and what is asked elsewhere comes twice.
+    /// eight, and what is asked elsewhere comes twice; one that failed since it last answered in time has no more than that.
     pub overdue_factor_of_others: u32,
     /// No request is overdue sooner than this.
     pub overdue_floor: Duration,
@@ -55,7 +55,8 @@ pub struct Tuning {
     pub retry_least: Duration,
     /// Longest pause after failures.
     pub retry_most: Duration,
-    /// A peer that failed so often in a row is asked for one piece at a time until it answers one.
+    /// A peer that failed so often in a row is asked for one piece at a time until it answers one, and others may be asked for that one
+    /// meanwhile.
     pub failures_of_a_bad_one: u32,
     /// A peer may take back so many pieces in a row that it was being asked for; each further one is a failure.
     pub may_take_back: u32,

@@ -246,7 +246,7 @@ impl Picker {
     fn rarest_near(&mut self, at: usize, range: &Range<u32>) -> Option<PieceIndex> {
         let (neighbours, tuning) = (&self.neighbours, &self.tuning);
         let peer = &neighbours[at];
-        let (requests, any_overdue) = (&self.requests, self.counts.overdue > 0);
+        let (requests, any_aside) = (&self.requests, self.counts.aside > 0);
         // The last pieces are not what a bad holder is tried with.
         let lacking = self.total.map_or(u32::MAX, |total| total.saturating_sub(self.held.len()));
         let is_careful = lacking <= 2 * tuning.in_all && peer.meter.is_bad(tuning);
@@ -255,7 +255,7 @@ impl Picker {
             good.any(|other| other.held.contains(piece))
         };
         self.rarity.rarest(&peer.held, range, &mut self.random, |piece| {
-            let is_its_turn = !any_overdue || !is_asked(requests, piece, Some(at));
+            let is_its_turn = !any_aside || !is_asked(requests, piece, Some(at));
             is_its_turn && !(is_careful && is_held_by_good(piece))
         })
     }
@@ -274,7 +274,7 @@ impl Picker {
             if is_asked(requests, piece, Some(at)) {
                 return false;
             }
-            let is_late = requests.iter().any(|request| request.piece == Some(piece));
+            let is_late = requests.iter().any(|request| request.piece == Some(piece) && request.overdue.is_some());
             let mut nearer = neighbours.iter().filter(|other| other.tier < tier && other.is_ready(now));
             if is_late || nearer.any(|other| other.held.contains(piece)) {
                 return is_late;
@@ -362,7 +362,7 @@ impl Picker {
         let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning, self.usual_piece_time());
         for at in 0..self.requests.len() {
             let request = self.requests[at];
-            let Some(piece) = request.piece else { continue };
+            let Some(piece) = request.piece.filter(|_| request.is_relied_on()) else { continue };
             if self.requests.iter().filter(|other| other.piece == Some(piece)).count() > 1 {
                 continue;
             }
@@ -426,9 +426,10 @@ impl Picker {
         self.next_id += 1;
         let lead = || self.lead.as_ref().expect("the lead is only asked while there is one").id;
         let peer = neighbour.map_or_else(lead, |at| self.neighbours[at].id);
+        let is_trial = neighbour.is_some_and(|at| self.neighbours[at].meter.is_bad(&self.tuning));
         let (asked, moved) = (now, now);
-        let fresh =
-            Request { id, peer, neighbour, piece, urgent, asked, moved, began: None, arrived: 0, overdue: None };
+        let (began, arrived, overdue) = (None, 0, None);
+        let fresh = Request { id, peer, neighbour, piece, urgent, is_trial, asked, moved, began, arrived, overdue };
         self.add_request(fresh);
         id
     }

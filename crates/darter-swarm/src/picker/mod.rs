@@ -5,10 +5,12 @@
 //! to it that no single slow or lying peer decides when the blob is whole.
 //!
 //! Invariants, kept by the methods of this file:
+//! - a request is *relied on* unless it is overdue, or was made of a holder that let this node down before: what such a holder is asked
+//!   for may be asked of others at the same time, so that nobody waits for it;
 //! - a piece is *open* exactly when this node wants the whole blob, knows the piece's hash, lacks it, and no request
-//!   for it is under way (an overdue one doesn't count);
+//!   for it that is relied on is under way;
 //! - a peer's count of open requests is the number of entries in `requests` that name it;
-//! - `coming` has exactly the pieces of requests that are not overdue, and `counts` says how many requests there are of each kind:
+//! - `coming` has exactly the pieces of requests that are relied on, and `counts` says how many requests there are of each kind:
 //!   both change only in `add_request`, `remove_request`, `mark_overdue` and `started`;
 //! - a request's `neighbour` is its place in `neighbours`;
 //! - nothing is asked of a peer that sent a wrong piece.
@@ -119,13 +121,14 @@ pub struct Picker {
 /// Requests by kind.
 #[derive(Debug, Default)]
 struct Counts {
-    /// For named pieces and not overdue; asks that the lead answers are among them.
+    /// For named pieces and relied on; asks that the lead answers are among them.
     open: usize,
     /// Asks that the lead has not answered.
     standing: usize,
     /// Requests to the lead for a piece that is known.
     bound: usize,
-    overdue: usize,
+    /// Not relied on.
+    aside: usize,
 }
 
 #[derive(Debug)]
@@ -146,6 +149,8 @@ struct Request {
     /// `None` for an ask that the lead has not answered yet.
     piece: Option<PieceIndex>,
     urgent: bool,
+    /// Whether it shows if a holder that let this node down gives something again.
+    is_trial: bool,
     asked: Moment,
     moved: Moment,
     /// When bytes of the answer were first seen, and how many they were; and how many have come so far.
@@ -156,6 +161,11 @@ struct Request {
 }
 
 impl Request {
+    /// Whether its piece is asked of nobody else.
+    const fn is_relied_on(&self) -> bool {
+        self.overdue.is_none() && !self.is_trial
+    }
+
     /// Whether its answer comes so slowly that a piece takes longer than `most`.
     fn crawls(&self, piece_bytes: u64, most: Duration, tuning: &Tuning, now: Moment) -> bool {
         let Some((began, first)) = self.began else { return false };
@@ -323,7 +333,7 @@ impl Picker {
         self.total == Some(self.known.len())
     }
 
-    /// Whether a piece is on its way from somebody who is not overdue.
+    /// Whether a piece is on its way from somebody who is relied on.
     pub fn in_flight(&self, piece: PieceIndex) -> bool {
         self.coming.contains(piece)
     }
@@ -477,8 +487,10 @@ impl Picker {
         if let Some(piece) = request.piece {
             // Nothing is due sooner; whether it is due then is seen then.
             self.check_at = self.check_at.min(request.asked + self.tuning.overdue_floor);
-            self.coming.insert(piece);
-            self.rarity.set_open(piece, false);
+            if request.is_relied_on() {
+                self.coming.insert(piece);
+                self.rarity.set_open(piece, false);
+            }
         }
         self.requests.push(request);
     }
@@ -511,10 +523,10 @@ impl Picker {
         let counts = &mut self.counts;
         let named = request.piece.is_some();
         let kinds = [
-            (&mut counts.open, named && request.overdue.is_none()),
+            (&mut counts.open, named && request.is_relied_on()),
             (&mut counts.standing, request.neighbour.is_none() && !named),
             (&mut counts.bound, request.neighbour.is_none() && named),
-            (&mut counts.overdue, request.overdue.is_some()),
+            (&mut counts.aside, !request.is_relied_on()),
         ];
         for (count, is_one) in kinds {
             let one = usize::from(is_one);
@@ -523,7 +535,7 @@ impl Picker {
     }
 
     fn recount_coming(&mut self, piece: PieceIndex) {
-        if self.requests.iter().any(|request| request.piece == Some(piece) && request.overdue.is_none()) {
+        if self.requests.iter().any(|request| request.piece == Some(piece) && request.is_relied_on()) {
             self.coming.insert(piece);
         } else {
             self.coming.remove(piece);
@@ -597,7 +609,7 @@ impl Picker {
         self.held.insert(piece);
         self.prefix = self.held.first_missing_from(self.prefix);
         self.rarity.set_open(piece, false);
-        if self.coming.contains(piece) || self.counts.overdue > 0 {
+        if self.coming.contains(piece) || self.counts.aside > 0 {
             self.cancel_where(|other| other.piece == Some(piece));
         }
         for reader in self.readers.values_mut() {

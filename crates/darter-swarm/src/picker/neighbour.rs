@@ -115,11 +115,20 @@ impl Meter {
         self.pace.piece_time(piece_bytes, tuning) * (self.queued() + 1)
     }
 
+    /// Whether it failed since it last answered in time.
+    const fn is_failing(&self) -> bool {
+        self.failures.in_a_row > 0
+    }
+
     /// How long the answer to an open request may take to begin, or to go on: some times what this peer takes, and no more than a
-    /// few times what the `others` take, where they are known. Nobody gains time by being slow, nor by never having answered.
+    /// few times what the `others` take, where they are known. Nobody gains time by being slow, nor by never having answered; and who
+    /// failed has no more of it than the others.
     fn patience(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
         let queued = self.queued().max(1);
         let patience = match (self.pace.measured(piece_bytes), others) {
+            (own, Some(others)) if self.is_failing() => {
+                queued * own.map_or(others, |own| own.min(others)) * tuning.overdue_factor
+            }
             (Some(own), None) => own * queued * tuning.overdue_factor,
             (Some(own), Some(others)) => {
                 queued * (own * tuning.overdue_factor).min(others * tuning.overdue_factor_of_others)
@@ -131,7 +140,7 @@ impl Meter {
     }
 
     /// By when an open request must have moved; later it is overdue. Answers to other requests show that the peer is alive, but a peer
-    /// that answers those and this one never is not waited for without end.
+    /// that answers those and this one never is not waited for without end, nor is one that failed: what it answers may be long overdue.
     pub(super) fn deadline(
         &self,
         moved: Moment,
@@ -141,6 +150,6 @@ impl Meter {
     ) -> Moment {
         let patience = self.patience(others, piece_bytes, tuning);
         let alive = self.pace.last_answer().min(moved + patience * tuning.overdue_factor);
-        moved.max(alive) + patience
+        if self.is_failing() { moved + patience } else { moved.max(alive) + patience }
     }
 }

@@ -85,7 +85,7 @@ impl Picker {
         let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning, self.usual_piece_time());
         for at in 0..self.requests.len() {
             let request = self.requests[at];
-            if request.piece != Some(piece) || request.overdue.is_some() {
+            if request.piece != Some(piece) || !request.is_relied_on() {
                 continue;
             }
             let Some(meter) = self.meter_mut(&request) else { continue };

@@ -91,7 +91,7 @@ impl History {
         for piece in (0..TOTAL).map(PieceIndex) {
             let holders = picker.neighbours.iter().filter(|neighbour| neighbour.held.contains(piece)).count();
             assert_eq!(usize::from(picker.rarity.holders(piece)), holders, "{piece}");
-            let is_coming = requests.iter().any(|it| it.piece == Some(piece) && it.overdue.is_none());
+            let is_coming = requests.iter().any(|it| it.piece == Some(piece) && it.is_relied_on());
             assert_eq!(picker.in_flight(piece), is_coming, "{piece}");
             let lacks = picker.known.contains(piece) && !picker.held.contains(piece);
             assert_eq!(picker.rarity.open().contains(piece), picker.wants && lacks && !is_coming, "{piece}");
@@ -106,11 +106,11 @@ impl History {
         }
         let of_lead = requests.iter().filter(|request| request.neighbour.is_none());
         assert_eq!(picker.lead.as_ref().map_or(0, |lead| lead.meter.open as usize), of_lead.clone().count());
-        let Counts { open, standing, bound, overdue } = picker.counts;
-        assert_eq!(open, requests.iter().filter(|it| it.piece.is_some() && it.overdue.is_none()).count());
+        let Counts { open, standing, bound, aside } = picker.counts;
+        assert_eq!(open, requests.iter().filter(|it| it.piece.is_some() && it.is_relied_on()).count());
         assert_eq!(standing, of_lead.clone().filter(|it| it.piece.is_none()).count());
         assert_eq!(bound, of_lead.filter(|it| it.piece.is_some()).count());
-        assert_eq!(overdue, requests.iter().filter(|it| it.overdue.is_some()).count());
+        assert_eq!(aside, requests.iter().filter(|it| !it.is_relied_on()).count());
         assert_eq!(picker.prefix, picker.held.first_missing_from(PieceIndex(0)));
         assert_eq!(picker.known_prefix, picker.known.first_missing_from(PieceIndex(0)).0);
         assert_eq!(picker.known_end, picker.known.iter().last().map_or(0, |last| last.0 + 1));

@@ -180,3 +180,66 @@ fn what_the_only_holder_sends_at_a_crawl_is_not_called_back() {
     scene.receive(asked[0].0, asked[0].2);
     assert!(scene.picker.held().contains(PieceIndex(asked[0].2)));
 }
+
+/// A fleet of three honest holders that take 300 ms for a piece each, and one that answers after ten seconds, whatever it is asked for.
+#[test]
+fn whoever_answers_late_is_waited_for_no_longer_the_second_time_nor_when_its_answers_come() {
+    let mut scene = Scene::new(600);
+    (1..=LIAR).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(600)));
+    let mut open: Vec<(Moment, RequestId, NodeId, u32)> = Vec::new();
+    let mut longest = Duration::ZERO;
+    while scene.now < Moment::from_micros(60_000_000) && !scene.picker.is_complete() {
+        for action in scene.after(100) {
+            match action {
+                Action::Request { id, peer, piece, .. } => open.push((scene.now, id, peer, piece.0)),
+                Action::Cancel { id, .. } => open.retain(|(_, asked, ..)| *asked != id),
+                _ => {}
+            }
+        }
+        let now = scene.now;
+        let takes = |peer: &NodeId| Duration::from_millis(if *peer == node(LIAR) { 10_000 } else { 300 });
+        for peer in (1..=LIAR).map(node) {
+            let mut asked = open.iter().filter(|(_, _, of, _)| *of == peer).copied();
+            let Some((since, id, of, piece)) = asked.next() else { continue };
+            if now.since(since) >= takes(&of) {
+                open.retain(|(_, asked, ..)| *asked != id);
+                scene.receive(id, piece);
+            }
+        }
+        // For how long a piece was asked of nobody but the liar.
+        let alone = open.iter().filter(|(_, _, of, piece)| {
+            *of == node(LIAR) && !open.iter().any(|(_, _, other, same)| other != of && same == piece)
+        });
+        let waits =
+            alone.filter(|(.., piece)| scene.picker.in_flight(PieceIndex(*piece))).map(|(since, ..)| now.since(*since));
+        longest = longest.max(waits.max().unwrap_or_default());
+    }
+    assert!(longest <= Duration::from_secs(4), "a piece was asked of nobody else for {longest:?}");
+}
+
+#[test]
+fn what_is_asked_of_one_that_let_this_node_down_is_asked_of_others_too() {
+    let mut scene = Scene::new(1);
+    scene.join(LIAR, Tier::Rack, PieceSet::full(1));
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    // It lets this node down until it is asked for one piece at a time.
+    let mut asks = 0;
+    let mut stands_at_liar = false;
+    for _ in 0..300 {
+        for action in scene.after(100) {
+            match action {
+                Action::Request { peer, .. } => stands_at_liar = peer == node(LIAR),
+                Action::Cancel { peer, .. } if peer == node(LIAR) => stands_at_liar = false,
+                Action::Cancel { .. } => asks -= 1,
+                Action::Ask { .. } => asks += 1,
+                _ => {}
+            }
+        }
+    }
+    assert!(asks > 0, "the lead may give it");
+    while !stands_at_liar || scene.picker.open_requests().any(|open| open.overdue) {
+        stands_at_liar |= scene.requests(100).iter().any(|(_, peer, _)| *peer == node(LIAR));
+    }
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    assert_eq!(scene.requests(0).iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>(), [node(1)], "at once");
+}
