@@ -61,7 +61,7 @@ async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_rang
     let direct = store.read_directly(16 * MIB, 8).await;
     let given = store.given();
     let directory = TempDir::new().unwrap();
-    let seed = Agent::start(options(&directory.path().join("seed"))).await.unwrap();
+    let seed = store.agent(options(&directory.path().join("seed"))).await;
     let join = vec![seed.status().listen.unwrap()];
     let node = Agent::start(seed::node(&directory.path().join("node"), join)).await.unwrap();
     let before = store.ticks();
@@ -100,7 +100,7 @@ async fn where_more_connections_get_nothing_one_reads_and_what_was_tried_is_not_
     // Where the agent takes no more than it may, nothing is tried.
     for (name, origin_limit) in [("link", None), ("limit", Rate::from_bytes_per_second(24 * MIB))] {
         let directory = TempDir::new().unwrap();
-        let seed = Agent::start(Options { origin_limit, ..options(directory.path()) }).await.unwrap();
+        let seed = store.agent(Options { origin_limit, ..options(directory.path()) }).await;
         let (given, before, ranges) = (store.given(), store.ticks(), store.shared.ranges.lock().len());
         read_all(&seed, &store).await;
         let (took, copies) = (store.ticks() - before, (store.given() - given) as f64 / LENGTH as f64);
@@ -133,7 +133,7 @@ async fn an_origin_that_serves_no_second_connection_is_read_by_one() {
         const LENGTH: u64 = 48 * MIB;
         let store = Store::start(LENGTH, 12 * MIB, UNLIMITED, does).await;
         let directory = TempDir::new().unwrap();
-        let seed = Agent::start(options(directory.path())).await.unwrap();
+        let seed = store.agent(options(directory.path())).await;
         read_all(&seed, &store).await;
         let copies = store.given() as f64 / LENGTH as f64;
         assert!(copies < 1.05, "{does:?}: {copies:.3} copies");
@@ -150,7 +150,7 @@ async fn a_connection_that_stalls_or_breaks_holds_up_nothing() {
         const LENGTH: u64 = 64 * MIB;
         let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, does).await;
         let directory = TempDir::new().unwrap();
-        let seed = Agent::start(options(directory.path())).await.unwrap();
+        let seed = store.agent(options(directory.path())).await;
         let before = store.ticks();
         read_all(&seed, &store).await;
         let took = store.ticks() - before;
@@ -167,7 +167,7 @@ async fn a_connection_that_stalls_or_breaks_holds_up_nothing() {
 async fn private_content_is_read_with_the_callers_credentials_on_each_connection() {
     let store = Store::start(32 * MIB, 8 * MIB, UNLIMITED, Does::Serves).await;
     let directory = TempDir::new().unwrap();
-    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let seed = store.agent(options(directory.path())).await;
     let headers = [("authorization".to_owned(), "Bearer secret".to_owned())];
     let (source, credentials) = Source::from_url(store.url.parse().unwrap(), &headers, None);
     read(&seed, source, credentials, &store.shared.content).await;
@@ -188,7 +188,7 @@ async fn what_is_declared_of_the_whole_is_checked_though_several_connections_rea
         let declare = |content: &[u8]| declare(if is_right { content } else { &b"something else"[..] });
         let store = Store::start_declaring(48 * MIB, 8 * MIB, UNLIMITED, Does::Serves, declare).await;
         let directory = TempDir::new().unwrap();
-        let seed = Agent::start(options(directory.path())).await.unwrap();
+        let seed = store.agent(options(directory.path())).await;
         if is_right {
             read_all(&seed, &store).await;
             let explained = seed.explain(&store.url).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_seed_that_stops_midway_reads_the_rest_when_it_comes_back() {
     const LENGTH: u64 = 64 * MIB;
     let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Serves).await;
     let directory = TempDir::new().unwrap();
-    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let seed = store.agent(options(directory.path())).await;
     let download = seed.open(store.source(), Credentials::none()).await.unwrap();
     let mut bytes = download.stream(None);
     while store.given() < LENGTH / 2 {
@@ -219,7 +219,7 @@ async fn a_seed_that_stops_midway_reads_the_rest_when_it_comes_back() {
     seed.drain().await;
     drop(seed);
     let given = store.given();
-    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let seed = store.agent(options(directory.path())).await;
     read_all(&seed, &store).await;
     let again = store.given() as f64 / LENGTH as f64;
     // Pieces that were being put together, and what was not saved yet.

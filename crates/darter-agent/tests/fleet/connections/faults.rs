@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use darter_agent::{Agent, FetchError, Options};
 use darter_core::source::Credentials;
-use darter_core::{Digest, Source, SystemClock};
+use darter_core::{Clock as _, Digest, Source};
 use darter_origin::ErrorKind;
 use darter_store::{MemStore, StoreConfig};
 use futures_util::StreamExt as _;
@@ -53,7 +53,7 @@ async fn content_that_changes_while_it_is_read_ahead_is_never_of_two_versions() 
             next[LENGTH as usize / 4 * 3..].iter_mut().for_each(|byte| *byte = !*byte);
         }
         let directory = TempDir::new().unwrap();
-        let seed = Agent::start(options(directory.path())).await.unwrap();
+        let seed = store.agent(options(directory.path())).await;
         let changing = async {
             until(|| store.most_open() >= 8 && store.given() > LENGTH / 8).await;
             store.change(next.clone());
@@ -79,10 +79,11 @@ async fn a_disk_that_gets_full_while_several_connections_read_holds_up_nobody() 
     const LENGTH: u64 = 96 * MIB;
     let store = Store::start(LENGTH, 4 * MIB, UNLIMITED, Does::Serves).await;
     let content = store.shared.content.clone();
-    let clock: std::sync::Arc<dyn darter_core::Clock> = std::sync::Arc::new(SystemClock::start());
-    let disk = MemStore::new(&StoreConfig::new(std::sync::Arc::new(move || clock.unix())));
+    let dates = store.clock();
+    let disk = MemStore::new(&StoreConfig::new(std::sync::Arc::new(move || dates.unix())));
     let directory = TempDir::new().unwrap();
-    let seed = Agent::builder(options(directory.path())).store(disk.clone()).start().await.unwrap();
+    let builder = Agent::builder(options(directory.path())).store(disk.clone()).clock(store.clock());
+    let seed = builder.start().await.unwrap();
     let (source, _) = Source::from_url(store.url.parse().unwrap(), &[], Some(Digest::sha256(&content)));
     let filling = async {
         until(|| store.most_open() >= 8 && store.given() > LENGTH / 4).await;
@@ -102,7 +103,7 @@ async fn an_origin_that_refuses_ranges_midway_is_read_from_its_start_once() {
     const LENGTH: u64 = 64 * MIB;
     let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Denies).await;
     let directory = TempDir::new().unwrap();
-    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let seed = store.agent(options(directory.path())).await;
     let speeding = async {
         until(|| store.shared.turned() > 0).await;
         let requests = store.requests();
@@ -125,7 +126,7 @@ async fn a_pause_that_one_connection_is_asked_for_is_kept_by_all() {
     let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Pauses).await;
     let directory = TempDir::new().unwrap();
     let patient = Options { origin_patience: Duration::from_secs(20), ..options(directory.path()) };
-    let seed = Agent::start(patient).await.unwrap();
+    let seed = store.agent(patient).await;
     read_all(&seed, &store).await;
     // Those that broke ask at the same moment.
     let refused = store.shared.refused.load(Ordering::Relaxed);
@@ -146,7 +147,7 @@ async fn origins_that_bear_two_connections_or_fewer_are_asked_little_and_read_on
         const LENGTH: u64 = 32 * MIB;
         let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, does).await;
         let directory = TempDir::new().unwrap();
-        let seed = Agent::start(options(directory.path())).await.unwrap();
+        let seed = store.agent(options(directory.path())).await;
         let before = store.ticks();
         read_all(&seed, &store).await;
         let (took, copies) = (store.ticks() - before, store.given() as f64 / LENGTH as f64);
@@ -165,7 +166,7 @@ async fn an_origin_that_cuts_every_answer_off_is_read_to_its_end_once() {
     const LENGTH: u64 = 24 * MIB;
     let store = Store::start(LENGTH, 16 * MIB, UNLIMITED, Does::Cuts).await;
     let directory = TempDir::new().unwrap();
-    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let seed = store.agent(options(directory.path())).await;
     read_all(&seed, &store).await;
     let copies = store.given() as f64 / LENGTH as f64;
     assert!((1.0..1.15).contains(&copies), "{copies:.3} copies");
@@ -179,7 +180,7 @@ async fn credentials_that_expire_as_others_begin_to_read_do_not_end_what_one_wou
     const LENGTH: u64 = 32 * MIB;
     let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Expires).await;
     let directory = TempDir::new().unwrap();
-    let seed = Agent::start(options(directory.path())).await.unwrap();
+    let seed = store.agent(options(directory.path())).await;
     read_all(&seed, &store).await;
     assert!(says(&seed, &store, "Unauthorized").await);
     assert!(store.given() < 2 * LENGTH);

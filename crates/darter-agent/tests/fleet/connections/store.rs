@@ -1,7 +1,8 @@
-//! An origin that gives bytes out by ticks, as much to each connection, and behaves in one of many ways.
+//! An origin that gives bytes out by ticks, as much to each connection, and behaves in one of many ways. Agents that are to find out what
+//! connections get go by its time, too: on a busy machine its ticks are slower, and what it gives in one is the same.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,16 +11,20 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
+use darter_agent::{Agent, Options};
 use darter_api::Span;
-use darter_core::Source;
+use darter_core::{Clock, Moment, Source, SystemClock};
 use futures_util::{StreamExt as _, stream};
 use http::header::RANGE;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// How long a pause it asks for.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// More than any test here has, in one tick.
 pub(super) const UNLIMITED: u64 = 1 << 40;
@@ -85,6 +90,8 @@ pub(super) struct Shared {
     pub(super) refused: AtomicUsize,
     /// In which tick it changed its mind.
     turned: AtomicU64,
+    /// Until when it asks for a pause, once it did: a pause is no matter of ticks.
+    pauses_until: OnceLock<Instant>,
     pub(super) ranges: Mutex<Vec<(u64, u64)>>,
     pub(super) credentials: Mutex<Vec<Option<String>>>,
 }
@@ -128,6 +135,7 @@ impl Store {
             given,
             refused,
             turned,
+            pauses_until: OnceLock::new(),
             ranges,
             credentials,
         };
@@ -145,6 +153,15 @@ impl Store {
 
     pub(super) fn ticks(&self) -> u64 {
         *self.shared.ticks.borrow()
+    }
+
+    /// An agent that goes by the origin's time.
+    pub(super) async fn agent(&self, options: Options) -> Agent {
+        Agent::builder(options).clock(self.clock()).start().await.unwrap()
+    }
+
+    pub(super) fn clock(&self) -> impl Clock + use<> {
+        Ticks { ticks: self.shared.ticks.clone(), dates: SystemClock::start() }
     }
 
     pub(super) fn given(&self) -> u64 {
@@ -185,9 +202,30 @@ impl Store {
 }
 
 impl Shared {
+    /// Whether the second has not passed for which it asks for a pause.
+    fn pauses(&self) -> bool {
+        Instant::now() < *self.pauses_until.get_or_init(|| Instant::now() + PAUSE)
+    }
+
     /// The tick in which it changed its mind, or will.
     pub(super) fn turned(&self) -> u64 {
         self.turned.load(Ordering::Relaxed)
+    }
+}
+
+/// The origin's time.
+struct Ticks {
+    ticks: watch::Receiver<u64>,
+    dates: SystemClock,
+}
+
+impl Clock for Ticks {
+    fn now(&self) -> Moment {
+        Moment::from_micros(*self.ticks.borrow() * TICK.as_micros() as u64)
+    }
+
+    fn unix(&self) -> u64 {
+        self.dates.unix()
     }
 }
 
@@ -235,7 +273,7 @@ async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: Head
             let refusal = Response::builder().status(StatusCode::TOO_MANY_REQUESTS).header("retry-after", "1");
             return refusal.body(Body::empty()).unwrap();
         }
-        Does::Pauses if since.is_some_and(|since| since < 100) => {
+        Does::Pauses if since.is_some() && shared.pauses() => {
             shared.refused.fetch_add(1, Ordering::Relaxed);
             let refusal = Response::builder().status(StatusCode::TOO_MANY_REQUESTS).header("retry-after", "1");
             return refusal.body(Body::empty()).unwrap();
