@@ -233,6 +233,18 @@ mod tests {
             ErrorKind::Status(451),
             ErrorKind::Status(501),
             ErrorKind::Status(503),
+            ErrorKind::Timeout,
+            ErrorKind::Tls,
+            ErrorKind::Contradicted,
+            ErrorKind::Truncated,
+            ErrorKind::RangeNotSatisfiable,
+            ErrorKind::Protocol,
+            ErrorKind::Io,
+            ErrorKind::OutOfReach,
+            ErrorKind::Encoded,
+            ErrorKind::UnknownName,
+            ErrorKind::Proxy,
+            ErrorKind::Page,
         ];
         for kind in kinds {
             let error = of(kind);

@@ -70,7 +70,7 @@ impl NotJoined {
 
     /// Whether the lead could not read the origin.
     pub(crate) const fn is_of_the_origin(&self) -> bool {
-        matches!(self, Self::Rejected(Failure { kind: FailureKind::Unreachable, .. }))
+        matches!(self, Self::Rejected(failure) if matches!(failure.kind.plain(), FailureKind::Unreachable))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What an origin or a registry said no with, as agents tell each other of it. Whoever is told judges it as the one that was told no.
+//! What an origin or a registry said no with, as agents tell each other of it. The agent that is told judges it as the one that met it:
+//! every kind travels.
 
 use std::time::Duration;
 
@@ -8,12 +9,25 @@ use darter_wire::{Failure, FailureKind};
 /// As it travels. Where the origin asked to wait, `challenge` says for how many seconds.
 pub fn told(failure: &OriginFailure) -> Failure {
     let kind = match &failure.kind {
-        ErrorKind::NotFound | ErrorKind::Io => FailureKind::NotFound,
+        ErrorKind::NotFound => FailureKind::NotFound,
         ErrorKind::Unauthorized { .. } => FailureKind::Unauthorized,
         ErrorKind::Forbidden => FailureKind::Forbidden,
         ErrorKind::RateLimited { .. } => FailureKind::RateLimited,
+        // The status travels by itself.
+        ErrorKind::Unreachable | ErrorKind::Status(_) => FailureKind::Unreachable,
+        ErrorKind::Timeout => FailureKind::Timeout,
+        ErrorKind::Tls => FailureKind::Tls,
         ErrorKind::Changed => FailureKind::Changed,
-        _ => FailureKind::Unreachable,
+        ErrorKind::Contradicted => FailureKind::Contradicted,
+        ErrorKind::Truncated => FailureKind::Truncated,
+        ErrorKind::RangeNotSatisfiable => FailureKind::RangeNotSatisfiable,
+        ErrorKind::Protocol => FailureKind::Protocol,
+        ErrorKind::Io => FailureKind::File,
+        ErrorKind::OutOfReach => FailureKind::OutOfReach,
+        ErrorKind::Encoded => FailureKind::Encoded,
+        ErrorKind::UnknownName => FailureKind::UnknownName,
+        ErrorKind::Proxy => FailureKind::Proxy,
+        ErrorKind::Page => FailureKind::Page,
     };
     let challenge = match &failure.kind {
         ErrorKind::Unauthorized { challenge } => Some(challenge.join("\n")),
@@ -35,9 +49,94 @@ pub fn heard(failure: Failure) -> Option<OriginFailure> {
         }
         FailureKind::Forbidden => ErrorKind::Forbidden,
         FailureKind::RateLimited => ErrorKind::RateLimited { retry_after },
-        FailureKind::Changed => ErrorKind::Changed,
         FailureKind::Unreachable => status.map_or(ErrorKind::Unreachable, ErrorKind::Status),
+        FailureKind::Timeout => ErrorKind::Timeout,
+        FailureKind::Tls => ErrorKind::Tls,
+        FailureKind::Changed => ErrorKind::Changed,
+        FailureKind::Contradicted => ErrorKind::Contradicted,
+        FailureKind::Truncated => ErrorKind::Truncated,
+        FailureKind::RangeNotSatisfiable => ErrorKind::RangeNotSatisfiable,
+        FailureKind::Protocol => ErrorKind::Protocol,
+        FailureKind::File => ErrorKind::Io,
+        FailureKind::OutOfReach => ErrorKind::OutOfReach,
+        FailureKind::Encoded => ErrorKind::Encoded,
+        FailureKind::UnknownName => ErrorKind::UnknownName,
+        FailureKind::Proxy => ErrorKind::Proxy,
+        FailureKind::Page => ErrorKind::Page,
         FailureKind::NoSpace | FailureKind::Other => return None,
     };
     Some(OriginFailure { kind, status, text, retry_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One failure of each kind. A kind that is added is missed here by the compiler.
+    fn each_kind() -> Vec<OriginFailure> {
+        use ErrorKind::*;
+        let wait = Some(Duration::from_secs(17));
+        let mut kinds = vec![
+            NotFound,
+            Unauthorized { challenge: vec!["Basic realm=\"x\"".into(), "Bearer realm=\"y\"".into()] },
+            Forbidden,
+            RateLimited { retry_after: wait },
+            Unreachable,
+            Timeout,
+            Tls,
+            Changed,
+            Contradicted,
+            Truncated,
+            RangeNotSatisfiable,
+            Status(503),
+            Protocol,
+            Io,
+            OutOfReach,
+            Encoded,
+            UnknownName,
+            Proxy,
+            Page,
+        ];
+        for kind in &kinds {
+            match kind {
+                NotFound | Unauthorized { .. } | Forbidden | RateLimited { .. } | Unreachable | Timeout | Tls => {}
+                Changed | Contradicted | Truncated | RangeNotSatisfiable | Status(_) | Protocol | Io => {}
+                OutOfReach | Encoded | UnknownName | Proxy | Page => {}
+            }
+        }
+        kinds.extend([RateLimited { retry_after: None }, Status(451), Status(501)]);
+        let mut failures: Vec<_> = kinds.into_iter().map(|kind| OriginFailure::new(kind, "why")).collect();
+        failures.push(OriginFailure { retry_after: wait, ..OriginFailure::new(Status(503), "why") });
+        failures.push(OriginFailure { retry_after: wait, ..OriginFailure::new(Unreachable, "why") });
+        failures
+    }
+
+    #[test]
+    fn what_is_heard_is_what_was_told_whatever_its_kind() {
+        for failure in each_kind() {
+            assert_eq!(heard(told(&failure)), Some(failure));
+        }
+    }
+
+    /// An agent of an older release judges it as it did before there were finer kinds.
+    #[test]
+    fn an_older_agent_hears_that_the_origin_could_not_be_read() {
+        for failure in each_kind() {
+            let told = told(&failure);
+            let plain = heard(Failure { kind: told.kind.plain(), ..told }).unwrap();
+            match failure.kind {
+                ErrorKind::Io => assert_eq!(plain.kind, ErrorKind::NotFound),
+                ErrorKind::RangeNotSatisfiable => assert_eq!(plain.kind, ErrorKind::Status(416)),
+                kind if plain.kind == kind => {}
+                kind => assert_eq!(plain.kind, ErrorKind::Unreachable, "{kind:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_agent_could_not_do_itself_is_no_word_of_the_origin() {
+        for kind in [FailureKind::NoSpace, FailureKind::Other] {
+            assert_eq!(heard(Failure { kind, status: None, text: "why".into(), challenge: None }), None);
+        }
+    }
 }

@@ -303,12 +303,15 @@ impl Fleet {
     }
 
     fn pass_on(&self, node: NodeId, frame: Frame) -> bool {
-        let sender = match self.state.lock().peers.get(&node) {
+        let (sender, capabilities) = match self.state.lock().peers.get(&node) {
             // An agent of an older version does not know it, and up to version 3 would hang up.
             Some(connected) if connected.peer.version < frame.since() => return false,
-            Some(Connected { controls, .. }) if let Some((_, sender)) = controls.first() => sender.clone(),
+            Some(Connected { peer, controls, .. }) if let Some((_, sender)) = controls.first() => {
+                (sender.clone(), peer.hello.capabilities)
+            }
             _ => return false,
         };
+        let frame = frame.for_agent(capabilities);
         self.context.metrics.control_messages.inc();
         let Err(error) = sender.try_send_frame(frame) else { return true };
         tracing::warn!(peer = %node.short(), error = %in_full(&error), "disconnecting a peer");

@@ -12,14 +12,19 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::decode::{self, Unread};
 use crate::error::EncodingError;
-use crate::{Failure, FailureKind, MAX_MESSAGE, Message, ProtocolError, Result};
+use crate::{Capabilities, Failure, FailureKind, MAX_MESSAGE, Message, ProtocolError, Result};
 
 /// A sign of life: a frame without a message.
 pub const SIGN_OF_LIFE: [u8; 4] = [0; 4];
 
 /// An encoded message, and the version of the protocol that brought it: encode once, send to many.
 #[derive(Clone, Debug)]
-pub struct Frame(Bytes, u8);
+pub struct Frame {
+    bytes: Bytes,
+    since: u8,
+    /// The same for agents without [`Capabilities::FAILURE_KINDS`], where it has other bytes.
+    plain: Option<Bytes>,
+}
 
 impl Frame {
     /// Encodes a message.
@@ -27,26 +32,39 @@ impl Frame {
     /// # Errors
     /// [`ProtocolError::TooLong`] when it takes more than [`MAX_MESSAGE`] bytes.
     pub fn encode(message: &Message) -> Result<Self> {
-        let frame = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data");
-        let length = frame.len() - 4;
-        if length > MAX_MESSAGE {
-            return Err(too_long(length));
+        let plain = message.plain().map(|plain| bytes_of(&plain)).transpose()?;
+        Ok(Self { bytes: bytes_of(message)?, since: message.since(), plain })
+    }
+
+    /// The frame as an agent with these capabilities reads it.
+    #[must_use]
+    pub fn for_agent(self, capabilities: Capabilities) -> Self {
+        match self.plain {
+            Some(bytes) if !capabilities.contains(Capabilities::FAILURE_KINDS) => Self { bytes, plain: None, ..self },
+            _ => self,
         }
-        let mut frame = frame;
-        let prefix = u32::try_from(length).expect("at most 8 MiB").to_le_bytes();
-        frame[..4].copy_from_slice(&prefix);
-        Ok(Self(frame.into(), message.since()))
     }
 
     /// [`Message::since`] of the message.
     pub const fn since(&self) -> u8 {
-        self.1
+        self.since
     }
 
     /// The frame's bytes, length included.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
+}
+
+fn bytes_of(message: &Message) -> Result<Bytes> {
+    let mut frame = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data");
+    let length = frame.len() - 4;
+    if length > MAX_MESSAGE {
+        return Err(too_long(length));
+    }
+    let prefix = u32::try_from(length).expect("at most 8 MiB").to_le_bytes();
+    frame[..4].copy_from_slice(&prefix);
+    Ok(frame.into())
 }
 
 const fn too_long(length: usize) -> ProtocolError {

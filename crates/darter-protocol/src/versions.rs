@@ -60,7 +60,11 @@ impl fmt::Display for Versions {
 /// the bytes, those of the lowest bits first, without zeros at the end.
 ///
 /// The set is open: a reader takes any number of bytes and heeds the bits that it knows. Bits are given out once and never
-/// again; none is given out yet.
+/// again:
+///
+/// | bit | capability |
+/// |---|---|
+/// | 0 | [`FAILURE_KINDS`](Self::FAILURE_KINDS) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u64);
 
@@ -68,8 +72,11 @@ impl Capabilities {
     /// No capability.
     pub const NONE: Self = Self(0);
 
+    /// Knows the [kinds of failure](crate::FailureKind) from 8 on.
+    pub const FAILURE_KINDS: Self = Self(1);
+
     /// What this release can do.
-    pub const OWN: Self = Self::NONE;
+    pub const OWN: Self = Self::FAILURE_KINDS;
 
     /// The capabilities with these bits.
     pub const fn from_bits(bits: u64) -> Self {

@@ -12,9 +12,11 @@ use darter_core::{BlobId, NodeId, PieceIndex, Place};
 use darter_protocol::data::{Ask, Header};
 use darter_protocol::frame::take;
 use darter_protocol::preface::{self, Head};
-use darter_protocol::{Capabilities, Frame, Hello, Kind, Refusal, Request, Role, Unknown, Versions, Wanted};
+use darter_protocol::{
+    Capabilities, Failure, Frame, Hello, Kind, Message, Refusal, Request, Role, Unknown, Versions, Wanted,
+};
 
-use self::messages::messages;
+use self::messages::{failure_kinds, messages};
 
 const VERSION_3: &str = include_str!("golden/version-3.txt");
 const VERSION_4: &str = include_str!("golden/version-4.txt");
@@ -101,6 +103,23 @@ fn requests_and_answers_have_the_bytes_that_they_had() {
         let bytes = by_name(name);
         assert_eq!(header.encode(), bytes[..16], "{name}");
         assert_eq!(Header::decode(bytes[..16].try_into().unwrap()).unwrap(), header);
+    }
+}
+
+/// Agents without the capability take a kind of failure that they do not know for trouble of the sender's own.
+#[test]
+fn a_kind_of_failure_is_said_as_one_that_the_other_agent_knows() {
+    let (known, plain) = (recorded(VERSION_4, "failure/"), recorded(VERSION_4, "plain-failure/"));
+    let kinds = failure_kinds();
+    assert_eq!((known.len(), plain.len()), (kinds.len(), kinds.len()));
+    for ((kind, (name, known)), (_, plain)) in kinds.into_iter().zip(known).zip(plain) {
+        assert_eq!(name, format!("{kind:?}"));
+        let failure = Failure { kind, status: None, text: String::new(), challenge: None };
+        let message = Message::Rejected { request: 7, failure };
+        let frame = Frame::encode(&message).unwrap();
+        assert_eq!(frame.clone().for_agent(Capabilities::OWN).bytes(), known, "{name}");
+        assert_eq!(frame.for_agent(Capabilities::NONE).bytes(), plain, "{name}");
+        assert_eq!(take(&mut BytesMut::from(&known[..])).unwrap(), Some(Ok(message)), "{name} is read");
     }
 }
 

@@ -546,7 +546,8 @@ impl Registries {
                     return Others::Say(Ok(reply));
                 }
                 Ok(Err(NoReply::OfRegistry(failure))) => {
-                    return match failure.kind == ErrorKind::Unreachable && Instant::now() < quick {
+                    let was_not_answered = failure.kind.status().is_none();
+                    return match was_not_answered && Instant::now() < quick {
                         true => Others::CanNot(Some(failure)),
                         false => Others::Say(Err(failure)),
                     };

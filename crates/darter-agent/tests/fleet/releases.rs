@@ -386,6 +386,34 @@ async fn who_asks_for_a_sort_of_source_that_is_not_known_here_is_told_so_and_nee
     }
 }
 
+/// An agent of the last release takes a kind of failure that it does not know for trouble of the seed's own.
+#[tokio::test]
+async fn why_an_origin_can_not_be_read_is_said_to_each_release_as_it_knows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = darter_agent::Options { role: AgentRole::Seed, ..seed::node(dir.path(), Vec::new()) };
+    let agent = Agent::start(options).await.unwrap();
+    for (release, expected) in [(Newer, FailureKind::UnknownName), (Last, FailureKind::Unreachable)] {
+        let mut control = call(release, &agent.status().listen.unwrap()).await;
+        // No name server has to be asked for a label that is too long.
+        let url = format!("http://{}/x", "x".repeat(64)).parse().unwrap();
+        let (source, _) = Source::from_url(url, &[], None);
+        let (credentials, held) = (Credentials::none(), None);
+        control.say(&Message::Join { request: 7, source, credentials, held, wants: true }).await;
+        let refused = async {
+            loop {
+                match control.hear().await.expect("the agent hung up") {
+                    Message::Rejected { request: 7, failure } => break failure,
+                    Message::Joined { .. } => panic!("it was let in"),
+                    _ => {}
+                }
+            }
+        };
+        let failure = tokio::time::timeout(MEETING_TIMEOUT, refused).await.expect("an answer");
+        assert_eq!(failure.kind, expected, "{release:?}: {}", failure.text);
+    }
+    agent.drain().await;
+}
+
 /// A node that speaks versions which this release does not; how often it was called.
 async fn stranger() -> (String, Arc<AtomicU32>) {
     let listener = TcpTransport::default().listen("127.0.0.1:0").await.unwrap();

@@ -241,7 +241,7 @@ proptest! {
     #[test]
     fn what_is_encoded_decodes_to_the_same(message in message()) {
         let frame = Frame::encode(&message).unwrap();
-        let (prefix, body) = frame.0.split_at(4);
+        let (prefix, body) = frame.bytes().split_at(4);
         prop_assert_eq!(prefix, (body.len() as u32).to_le_bytes());
         prop_assert_eq!(decode(body).unwrap(), Ok(message));
     }
@@ -253,7 +253,7 @@ proptest! {
 
     #[test]
     fn a_damaged_message_never_panics(message in message(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let mut body = Frame::encode(&message).unwrap().0[4..].to_vec();
+        let mut body = Frame::encode(&message).unwrap().bytes()[4..].to_vec();
         let at = at.index(body.len());
         body[at] = byte;
         let _ = decode(&body);
@@ -263,7 +263,7 @@ proptest! {
 
 fn refused(message: &Message) -> bool {
     let frame = Frame::encode(message).unwrap();
-    matches!(decode(&frame.0[4..]), Err(ProtocolError::Violation { .. }))
+    matches!(decode(&frame.bytes()[4..]), Err(ProtocolError::Violation { .. }))
 }
 
 #[test]

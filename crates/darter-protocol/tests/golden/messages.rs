@@ -10,6 +10,33 @@ use darter_protocol::{
     Wish,
 };
 
+/// Every kind of failure, in the order of their numbers.
+pub(crate) fn failure_kinds() -> Vec<FailureKind> {
+    use FailureKind::*;
+    vec![
+        NotFound,
+        Unauthorized,
+        Forbidden,
+        Unreachable,
+        RateLimited,
+        Changed,
+        NoSpace,
+        Other,
+        Timeout,
+        Tls,
+        Contradicted,
+        Truncated,
+        RangeNotSatisfiable,
+        Protocol,
+        File,
+        OutOfReach,
+        Encoded,
+        UnknownName,
+        Proxy,
+        Page,
+    ]
+}
+
 /// Every kind, in the order of their numbers, with its name.
 pub(crate) fn messages() -> Vec<(&'static str, Message)> {
     let blob = BlobId([0xb0; 32]);
