@@ -1,6 +1,6 @@
-//! Bytes at hand as an [`Origin`], with faults on demand and an account of what was read: for tests.
+//! An [`Origin`] in memory that counts what is read of it: for tests.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,13 +25,9 @@ pub struct MemOrigin(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     contents: HashMap<Source, Content>,
-    failures: VecDeque<ErrorKind>,
     refuse_ranges: bool,
     hide_length: bool,
-    cut_after: Option<u64>,
-    required: Option<Credentials>,
     readings: Vec<(Source, ByteRange)>,
-    stats: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -53,16 +49,6 @@ impl MemOrigin {
         state.contents.insert(source.clone(), Content { bytes: bytes.into(), generation });
     }
 
-    /// Removes `source`.
-    pub fn remove(&self, source: &Source) {
-        self.0.lock().contents.remove(source);
-    }
-
-    /// Lets the next question fail; called several times, as many questions, in order.
-    pub fn fail_next(&self, kind: ErrorKind) {
-        self.0.lock().failures.push_back(kind);
-    }
-
     /// Answers every range with the whole.
     pub fn refuse_ranges(&self, refuse: bool) {
         self.0.lock().refuse_ranges = refuse;
@@ -71,16 +57,6 @@ impl MemOrigin {
     /// Tells no lengths.
     pub fn hide_length(&self, hide: bool) {
         self.0.lock().hide_length = hide;
-    }
-
-    /// Cuts the next body off after this many bytes.
-    pub fn cut_next_body_after(&self, bytes: u64) {
-        self.0.lock().cut_after = Some(bytes);
-    }
-
-    /// Refuses everyone who does not bring exactly these credentials.
-    pub fn require(&self, credentials: Credentials) {
-        self.0.lock().required = Some(credentials);
     }
 
     /// The ranges of `source` whose bytes were handed out, chunk by chunk, in the order they were taken.
@@ -93,23 +69,12 @@ impl MemOrigin {
     pub fn bytes_read(&self, source: &Source) -> u64 {
         self.read_ranges(source).into_iter().map(ByteRange::len).sum()
     }
-
-    /// How often it was asked for a version only.
-    pub fn stats(&self) -> u64 {
-        self.0.lock().stats
-    }
 }
 
 impl State {
-    fn admit(&mut self, source: &Source, credentials: &Credentials) -> Result<Content, OriginError> {
-        let refuse = |kind| Err(OriginError::new(kind, format!("{source} can't be read from memory")));
-        if let Some(kind) = self.failures.pop_front() {
-            return refuse(kind);
-        }
-        if self.required.as_ref().is_some_and(|required| required != credentials) {
-            return refuse(ErrorKind::Unauthorized { challenge: vec!["Basic realm=\"memory\"".into()] });
-        }
-        self.contents.get(source).cloned().map_or_else(|| refuse(ErrorKind::NotFound), Ok)
+    fn content(&self, source: &Source) -> Result<Content, OriginError> {
+        let missing = || OriginError::new(ErrorKind::NotFound, format!("{source} is not in memory"));
+        self.contents.get(source).cloned().ok_or_else(missing)
     }
 
     fn version(&self, content: &Content) -> Version {
@@ -123,12 +88,11 @@ impl Origin for MemOrigin {
     async fn stat(
         &self,
         source: &Source,
-        credentials: &Credentials,
+        _: &Credentials,
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
-        let mut state = self.0.lock();
-        state.stats += 1;
-        let content = state.admit(source, credentials)?;
+        let state = self.0.lock();
+        let content = state.content(source)?;
         let current = state.version(&content);
         let ranges = !state.refuse_ranges;
         let unchanged = known.is_some_and(|known| surely_same(known, &current));
@@ -138,12 +102,12 @@ impl Origin for MemOrigin {
     async fn read(
         &self,
         source: &Source,
-        credentials: &Credentials,
+        _: &Credentials,
         range: Option<ByteRange>,
         expect: Option<&Version>,
     ) -> Result<Reading, OriginError> {
-        let mut state = self.0.lock();
-        let content = state.admit(source, credentials)?;
+        let state = self.0.lock();
+        let content = state.content(source)?;
         let whole = ByteRange::new(0, content.bytes.len() as u64);
         let asked = range.unwrap_or(whole);
         let version = settle(expect, state.version(&content), asked.start(), source.digest().is_some(), source)?;
@@ -152,9 +116,8 @@ impl Origin for MemOrigin {
             return Err(OriginError::new(ErrorKind::RangeNotSatisfiable, text));
         }
         let sent = if state.refuse_ranges { whole } else { asked.clamp_to(whole.end()) };
-        let cut = ByteRange::new(sent.start(), state.cut_after.take().map_or(sent.end(), |after| sent.start() + after));
         let account = (self.clone(), source.clone(), content.bytes);
-        let chunks = stream::unfold((cut.clamp_to(sent.end()), account), |(left, account)| async move {
+        let chunks = stream::unfold((sent, account), |(left, account)| async move {
             let range = ByteRange::new(left.start(), left.start() + CHUNK as u64).clamp_to(left.end());
             let (this, source, bytes) = &account;
             if range.is_empty() {

@@ -367,15 +367,17 @@ async fn one_callers_blob_is_not_anothers() {
     let lab = Lab::new().await;
     let (client, upstream) = lab.client(None);
     let digest = Digest::sha256(b"blob");
-    let may = async |caller| client.may_read_blob(&upstream, "some/repo", &digest, &caller).await.unwrap();
-    assert!(may(bringing("authorization", "Bearer the caller's own")).await);
-    assert!(!may(bringing("authorization", "Bearer stolen")).await);
-    assert!(!may(none()).await);
-    assert!(client.may_read_blob(&upstream, "public/repo", &digest, &none()).await.unwrap());
+    let status = async |repository, caller: Credentials| {
+        client.head_blob(&upstream, repository, &digest, &caller).await.unwrap().status.as_u16()
+    };
+    assert_eq!(status("some/repo", bringing("authorization", "Bearer the caller's own")).await, 200);
+    assert_eq!(status("some/repo", bringing("authorization", "Bearer stolen")).await, 401);
+    assert_eq!(status("some/repo", none()).await, 401);
+    assert_eq!(status("public/repo", none()).await, 200);
 }
 
 #[tokio::test]
-async fn permission_is_neither_given_nor_refused_by_a_registry_that_is_ill() {
+async fn a_registry_that_fails_neither_gives_nor_refuses_permission() {
     let server = Server::start(|seen| match seen.path.as_str() {
         path if path.starts_with("/v2/gone") => Reply::status(404),
         path if path.starts_with("/v2/closed") => Reply::status(403),
@@ -384,16 +386,17 @@ async fn permission_is_neither_given_nor_refused_by_a_registry_that_is_ill() {
     .await;
     let client = RegistryClient::new(client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
     let upstream = client.upstreams().resolve(&server.address.to_string()).unwrap();
-    let may = async |repository| client.may_read_blob(&upstream, repository, &Digest::sha256(b""), &none()).await;
-    assert!(!may("gone/x").await.unwrap());
-    assert!(!may("closed/x").await.unwrap());
-    assert_eq!(*may("ill/x").await.unwrap_err().kind(), ErrorKind::Status(500));
+    let ask = async |repository| client.head_blob(&upstream, repository, &Digest::sha256(b""), &none()).await;
+    assert_eq!(ask("gone/x").await.unwrap().status.as_u16(), 404);
+    assert_eq!(ask("closed/x").await.unwrap().status.as_u16(), 403);
+    let failed = ask("failing/x").await.and_then(|answer| answer.into_success()).unwrap_err();
+    assert_eq!(*failed.kind(), ErrorKind::Status(500));
     let name = server.address.to_string();
     drop(server);
     // One that has no connection from before.
     let newcomer = RegistryClient::new(support::client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
     let upstream = newcomer.upstreams().resolve(&name).unwrap();
-    let error = newcomer.may_read_blob(&upstream, "x", &Digest::sha256(b""), &none()).await.unwrap_err();
+    let error = newcomer.head_blob(&upstream, "x", &Digest::sha256(b""), &none()).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Unreachable);
 }
 

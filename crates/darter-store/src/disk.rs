@@ -58,23 +58,8 @@ impl DiskStore {
     /// # Errors
     /// [`Locked`](crate::StoreError::Locked) when another process has it, or when the disk refuses.
     pub fn open(dir: &Path, config: &StoreConfig) -> Result<Self> {
-        let dir = Dir::open(dir)?;
-        let lock = Lock::take(&dir)?;
-        Self::open_locked(&dir, config, lock)
-    }
-
-    /// Opens the store in `dir`; while another process has it, waits. `waiting` is then called once, with that process's
-    /// id if it could be read.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn open_waiting(dir: &Path, config: &StoreConfig, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
-        let dir = Dir::open(dir)?;
-        let lock = Lock::wait(&dir, waiting)?;
-        Self::open_locked(&dir, config, lock)
-    }
-
-    fn open_locked(dir: &Dir, config: &StoreConfig, lock: Lock) -> Result<Self> {
+        let dir = &Dir::open(dir)?;
+        let lock = Lock::take(dir)?;
         let layout = Layout::new(dir)?;
         layout.empty_trash();
         let (sidecars, newer) = layout.scan()?;

@@ -39,11 +39,6 @@ impl TokenBucket {
         };
         self.paid_at.since(now)
     }
-
-    /// How long until something taken could be used at once; zero while there is credit.
-    pub const fn debt(&self, now: Moment) -> Duration {
-        self.paid_at.since(now)
-    }
 }
 
 fn time_for(bytes: u64, rate: Rate) -> Duration {
@@ -83,7 +78,7 @@ mod tests {
         assert_eq!(bucket.take(4_000, now), Duration::ZERO);
         assert_eq!(bucket.take(6_000, now), Duration::ZERO);
         assert_eq!(bucket.take(1_000, now), Duration::from_millis(1));
-        assert_eq!(bucket.debt(now), Duration::from_millis(1));
+        assert_eq!(bucket.take(1_000, now), Duration::from_millis(2));
     }
 
     #[test]

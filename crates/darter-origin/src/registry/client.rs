@@ -529,24 +529,6 @@ impl RegistryClient {
         }
         Ok(answer)
     }
-
-    /// Whether the registry lets this caller read the blob: see [`head_blob`](Self::head_blob).
-    ///
-    /// # Errors
-    /// When the registry gives neither permission nor refusal (401, 403, 404).
-    pub async fn may_read_blob(
-        &self,
-        upstream: &Upstream,
-        repository: &str,
-        digest: &Digest,
-        caller: &Credentials,
-    ) -> Result<bool, OriginError> {
-        let answer = self.head_blob(upstream, repository, digest, caller).await?;
-        match answer.status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(false),
-            _ => answer.into_success().map(|_| true),
-        }
-    }
 }
 
 impl fmt::Debug for RegistryClient {

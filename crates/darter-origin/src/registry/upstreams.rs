@@ -65,11 +65,6 @@ impl Upstream {
         let reach = if stranger { reach } else { self.reach };
         Self { reach, stranger: stranger || self.stranger, ..self }
     }
-
-    /// Whether this is Docker Hub itself, rather than a registry configured in its place.
-    pub fn is_docker_hub(&self) -> bool {
-        self.base.as_str() == DOCKER_HUB_ADDRESS
-    }
 }
 
 impl fmt::Display for Upstream {
@@ -284,11 +279,12 @@ mod tests {
     #[test]
     fn docker_hub_is_known_under_all_its_names_and_not_mistaken_for_what_stands_in_for_it() {
         let plain = Upstreams::new(&RegistryConfig::default());
+        let base = |upstreams: &Upstreams, name: &str| upstreams.resolve(name).unwrap().base().to_string();
         for name in DOCKER_HUB_ALIASES {
-            assert!(plain.resolve(name).unwrap().is_docker_hub());
-            assert!(!upstreams().resolve(name).unwrap().is_docker_hub());
+            assert_eq!(base(&plain, name), DOCKER_HUB_ADDRESS);
+            assert_eq!(base(&upstreams(), name), "http://mirror.lab/hub/");
         }
-        assert!(!plain.resolve("ghcr.io").unwrap().is_docker_hub());
+        assert_eq!(base(&plain, "ghcr.io"), "https://ghcr.io/");
     }
 
     #[test]

@@ -29,22 +29,6 @@ impl Lock {
         }
     }
 
-    /// Takes the lock of the store in `dir`; when somebody has it, calls `waiting` and waits.
-    pub(super) fn wait(dir: &Dir, waiting: impl FnOnce(Option<u32>)) -> Result<Self> {
-        let (file, path) = open(dir)?;
-        // Any other refusal comes again below.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
-            waiting(holder(&file));
-        }
-        loop {
-            match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Self::sign(file, &path),
-                Err(Errno::INTR) => {}
-                Err(refusal) => return Err(StoreError::io("lock", &path)(refusal.into())),
-            }
-        }
-    }
-
     fn sign(mut file: File, path: &Path) -> Result<Self> {
         file.set_len(0).map_err(StoreError::io("write", path))?;
         write!(file, "{}", std::process::id()).map_err(StoreError::io("write", path))?;
