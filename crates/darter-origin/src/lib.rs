@@ -8,9 +8,10 @@
 //! | [`client`] | [`HttpClient`]: requests with time limits, TLS trust for each server, redirects that leak no credentials |
 //! | [`file`](mod@file) | [`FileOrigin`]: `file` addresses |
 //! | [`registry`] | [`RegistryClient`] for the pull side of the OCI distribution API, [`RegistryOrigin`] on top of it |
-//! | [`mem`] | [`MemOrigin`]: bytes at hand, with faults on demand, for tests |
+//! | [`mem`] | [`MemOrigin`]: bytes at hand, for tests |
 //! | [`error`] | [`OriginError`]: what went wrong, what to do next, and whose fault it is |
 //! | [`retry`](mod@retry) | [`RetryPolicy`]: backoff within a patience, and `Retry-After` |
+//! | [`settings`] | the files that a configuration names |
 //! | `declared`, `checksum` | hashes that an origin declares of what it sends |
 //! | `shown` | for whom an answer is meant, and where it was found |
 //! | `validators` | how two states of a resource are told apart |
@@ -31,6 +32,7 @@ pub mod origins;
 pub mod pauses;
 pub mod registry;
 pub mod retry;
+pub mod settings;
 mod shown;
 mod validators;
 pub mod web;

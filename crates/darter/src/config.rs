@@ -21,10 +21,12 @@ mod secrets;
 mod tests;
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, FromArgMatches as _};
+use darter_origin::settings;
 
 pub(crate) use self::effective::Effective;
 pub(crate) use self::file::{ConfigFile, FileError};
@@ -145,17 +147,18 @@ fn system_file(subcommand: &str) -> Result<Option<ConfigFile>, NotConfigured> {
     if !(agent || rustix::process::geteuid().is_root()) || subcommand == "demo" {
         return Ok(None);
     }
-    let error = match std::fs::File::open(SYSTEM_FILE) {
-        Ok(_) => return ConfigFile::read(Path::new(SYSTEM_FILE)).map(Some).map_err(NotConfigured::File),
-        Err(error) => error,
-    };
-    // Not for this user, who may run an agent of their own; or for a service whose file has the wrong owner.
-    if error.kind() == std::io::ErrorKind::PermissionDenied {
-        crate::output::complain(&format!(
-            "note: {SYSTEM_FILE} may not be read by this user and is not used; --config \"\" says that none is meant"
-        ));
+    let path = Path::new(SYSTEM_FILE);
+    match settings::read(path).map_err(|error| error.kind()) {
+        Err(ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        // Not for this user, who may run an agent of their own; or for a service whose file has the wrong owner.
+        Err(ErrorKind::PermissionDenied) => {
+            crate::output::complain(&format!(
+                "note: {SYSTEM_FILE} may not be read by this user and is not used; --config \"\" says that none is meant"
+            ));
+            Ok(None)
+        }
+        Ok(_) | Err(_) => ConfigFile::read(path).map(Some).map_err(NotConfigured::File),
     }
-    Ok(None)
 }
 
 /// Where root, and a service, keep data.

@@ -76,16 +76,39 @@ fn main() -> ExitCode {
 }
 
 fn start(configured: Configured) -> anyhow::Result<()> {
-    // A runtime without threads panics.
-    let tried = std::thread::Builder::new().spawn(|| ());
-    let tried =
-        tried.context("can't start a thread: raise the limit of processes (ulimit -u, TasksMax= in a unit file)")?;
-    // It does nothing that could fail.
-    let _ = tried.join();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    let workers = workers();
+    can_start_threads(workers + SPARE_THREADS).context(
+        "can't start the threads that it needs: raise the limit of processes (ulimit -u, TasksMax= in a unit file, \
+         --pids-limit of a container)",
+    )?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let result = runtime.block_on(run(configured));
     runtime.shutdown_timeout(EXIT_TIMEOUT);
     result
+}
+
+/// Threads that are needed besides those that run tasks: some for the disk, and the store's flusher.
+const SPARE_THREADS: usize = 4;
+
+/// Whether `count` threads can be had at once: a runtime that gets fewer panics, or waits for them without end.
+fn can_start_threads(count: usize) -> std::io::Result<()> {
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Arc::new(std::sync::Mutex::new(held));
+    let start = |_| {
+        let held = std::sync::Arc::clone(&held);
+        std::thread::Builder::new().spawn(move || {
+            // Until `hold` is dropped, one waits in `recv` and the others for their turn.
+            let _ = held.lock().map(|held| held.recv());
+        })
+    };
+    let threads: Result<Vec<_>, _> = (0..count).map(start).collect();
+    drop(hold);
+    threads.map(|threads| {
+        for thread in threads {
+            // It does nothing that could fail.
+            let _ = thread.join();
+        }
+    })
 }
 
 /// How many threads run tasks: at most half of the cores, for an agent is a guest on its host, and never more than four. What takes

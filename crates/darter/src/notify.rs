@@ -1,8 +1,13 @@
 //! Tells systemd how the daemon is, as sd_notify(3) describes: when it is ready, what it is doing, that it reads its
 //! configuration anew, that it ends, and, where a watchdog waits for it, that it lives. Without `NOTIFY_SOCKET` all of it does
 //! nothing.
+//!
+//! Nothing here waits: a manager that reads nothing must not hold up the daemon, its signals and its end. Words that change the
+//! daemon's state are kept and sent again ([`Manager::catch_up`]); the others are left out, since there will be more of their kind.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -10,14 +15,21 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A manager that reads nothing for so long is told nothing: it must not hold up the daemon, its signals and its end.
-const MAX_SEND: Duration = Duration::from_secs(1);
+/// How long after a word that the manager had no room for it is sent again.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Words that are kept for the manager; the oldest goes. Each reload has two, and ends with the daemon ready.
+const MAX_UNSAID: usize = 16;
 
 /// The service manager that started this process, if one wants to know.
 #[derive(Debug, Default)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
+    /// Words that the manager had no room for yet.
+    unsaid: VecDeque<String>,
+    /// Whether the log says that the manager is behind.
+    is_warned: bool,
 }
 
 impl Manager {
@@ -38,14 +50,15 @@ impl Manager {
             };
             let opened = address.and_then(|address| {
                 let socket = UnixDatagram::unbound()?;
-                socket.set_write_timeout(Some(MAX_SEND))?;
+                socket.set_nonblocking(true)?;
                 Ok((socket, address))
             });
             // A manager that can't be told must not keep the daemon from running.
             opened.inspect_err(|error| tracing::warn!(%error, "the service manager can't be told anything")).ok()
         });
         let microseconds = watchdog_microseconds.and_then(|text| text.parse().ok()).filter(|micros| *micros > 0);
-        Self { watchdog: microseconds.filter(|_| socket.is_some()).map(Duration::from_micros), socket }
+        let watchdog = microseconds.filter(|_| socket.is_some()).map(Duration::from_micros);
+        Self { socket, watchdog, unsaid: VecDeque::new(), is_warned: false }
     }
 
     /// Whether anybody listens.
@@ -58,45 +71,93 @@ impl Manager {
         self.watchdog.map(|span| span / 2)
     }
 
-    pub(crate) fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\n{}", status_line(status)));
+    pub(crate) fn ready(&mut self, status: &str) {
+        self.say(format!("READY=1\n{}", status_line(status)));
     }
 
-    pub(crate) fn status(&self, status: &str) {
-        self.send_if_read(&status_line(status));
+    pub(crate) fn status(&mut self, status: &str) {
+        self.say_if_read(&status_line(status));
     }
 
-    pub(crate) fn alive(&self) {
-        self.send_if_read("WATCHDOG=1\n");
+    pub(crate) fn alive(&mut self) {
+        self.say_if_read("WATCHDOG=1\n");
     }
 
     /// To be followed by [`ready`](Self::ready). The time tells the manager which of several reloads it is.
-    pub(crate) fn reloading(&self) {
+    pub(crate) fn reloading(&mut self) {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
+        self.say(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
     }
 
-    pub(crate) fn stopping(&self, status: &str) {
-        self.send(&format!("STOPPING=1\n{}", status_line(status)));
+    pub(crate) fn stopping(&mut self, status: &str) {
+        self.say(format!("STOPPING=1\n{}", status_line(status)));
     }
 
-    fn send(&self, text: &str) {
-        let Some((socket, address)) = &self.socket else { return };
-        if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
+    /// Ends when words should be sent again; never while there are none.
+    pub(crate) async fn behind(&self) {
+        if self.unsaid.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(SEND_AGAIN_AFTER).await;
+    }
+
+    /// Sends what the manager had no room for, as far as it has now.
+    pub(crate) fn catch_up(&mut self) {
+        while let Some(word) = self.unsaid.front() {
+            match self.send(word) {
+                Err(error) if is_full(&error) => {
+                    if !std::mem::replace(&mut self.is_warned, true) {
+                        let word = word.lines().next().unwrap_or_default();
+                        tracing::warn!(
+                            word,
+                            "the service manager does not read NOTIFY_SOCKET, and may take the daemon for not ready; \
+                             trying again"
+                        );
+                    }
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the service manager was not told; check NOTIFY_SOCKET"),
+                Ok(_) => {}
+            }
+            self.unsaid.pop_front();
+        }
+        if std::mem::take(&mut self.is_warned) {
+            tracing::info!("the service manager reads NOTIFY_SOCKET again, and has been told");
+        }
+    }
+
+    fn say(&mut self, word: String) {
+        if self.socket.is_none() {
+            return;
+        }
+        if self.unsaid.len() >= MAX_UNSAID {
+            self.unsaid.pop_front();
+        }
+        self.unsaid.push_back(word);
+        self.catch_up();
+    }
+
+    /// Sends a word unless the manager has to read others first.
+    fn say_if_read(&mut self, word: &str) {
+        self.catch_up();
+        if self.unsaid.is_empty()
+            && let Err(error) = self.send(word)
+        {
             tracing::debug!(%error, "the service manager was not told");
         }
     }
 
-    /// The same, unless the manager has to read other words first: there will be another one of this kind.
-    fn send_if_read(&self, text: &str) {
-        let Some((socket, _)) = &self.socket else { return };
-        let set = socket.set_nonblocking(true);
-        self.send(text);
-        if let Err(error) = set.and_then(|()| socket.set_nonblocking(false)) {
-            tracing::debug!(%error, "the service manager's socket can't be set");
-        }
+    fn send(&self, word: &str) -> io::Result<usize> {
+        let Some((socket, address)) = &self.socket else { return Ok(0) };
+        socket.send_to_addr(word.as_bytes(), address)
     }
+}
+
+/// Whether a socket takes no more for now.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+        || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
 }
 
 /// One line, whatever is in it.
@@ -119,7 +180,7 @@ mod tests {
             (UnixDatagram::bind_addr(&by_name).unwrap(), name.into()),
         ];
         for (socket, name) in sockets {
-            let manager = Manager::new(Some(&name), Some("3000000"));
+            let mut manager = Manager::new(Some(&name), Some("3000000"));
             assert_eq!(manager.alive_every(), Some(Duration::from_millis(1500)));
             let heard = || {
                 let mut buffer = [0; 256];
@@ -139,28 +200,47 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_manager_that_reads_nothing_holds_up_nobody() {
+    #[tokio::test]
+    async fn a_manager_that_reads_nothing_holds_up_nobody_and_is_told_once_it_reads() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let manager = Manager::new(Some(path.as_os_str()), Some("3000000"));
+        let mut manager = Manager::new(Some(path.as_os_str()), Some("3000000"));
         // More than a socket's queue takes.
         (0..5000).for_each(|_| manager.alive());
+        manager.ready("up");
+        // Far more reloads than words are kept.
+        for _ in 0..100 {
+            manager.reloading();
+            manager.ready("still up");
+        }
+        manager.alive();
         manager.stopping("draining");
         socket.set_nonblocking(true).unwrap();
-        while socket.recv(&mut [0; 64]).is_ok() {}
-        manager.ready("up");
-        let mut buffer = [0; 64];
-        let length = socket.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"READY=1\nSTATUS=up\n", "once it reads again, it hears");
+        let read = || {
+            let mut buffer = [0; 64];
+            let length = socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+        };
+        while let Some(word) = read() {
+            assert_eq!(word, "WATCHDOG=1\n");
+        }
+        manager.behind().await;
+        manager.catch_up();
+        let kept: Vec<_> = std::iter::from_fn(read).collect();
+        assert_eq!(kept.len(), MAX_UNSAID);
+        assert!(kept.ends_with(&["READY=1\nSTATUS=still up\n".into(), "STOPPING=1\nSTATUS=draining\n".into()]));
+        assert!(manager.unsaid.is_empty());
+        manager.alive();
+        assert_eq!(read().as_deref(), Some("WATCHDOG=1\n"));
     }
 
     #[test]
     fn nobody_who_listens_is_no_failure() {
         for name in [None, Some(""), Some("relative"), Some("/nowhere/notify")] {
-            let manager = Manager::new(name.map(OsStr::new), None);
+            let mut manager = Manager::new(name.map(OsStr::new), None);
             manager.ready("up");
+            assert!(manager.unsaid.is_empty(), "nobody will read it");
             assert_eq!(manager.alive_every(), None);
         }
     }

@@ -23,7 +23,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Runs an agent until it is told to stop.
 pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     let options = options_of(&configured.cli.command)?;
-    let manager = Manager::from_environment();
+    let mut manager = Manager::from_environment();
     let mut signals = Signals::catch()?;
     let mut reloads = signal(SignalKind::hangup())?;
     let (role, drain_timeout) = (options.role, options.drain_timeout);
@@ -46,6 +46,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = signals.next() => break,
+            () = manager.behind() => manager.catch_up(),
             _ = reloads.recv() => {
                 manager.reloading();
                 reload(configured, &agent).await;
@@ -67,6 +68,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut drained => return Ok(()),
+            () = manager.behind() => manager.catch_up(),
             () = signals.next() => return Err(Failure::Interrupted.into()),
             _ = ticks.tick(), if manager.listens() => manager.alive(),
         }

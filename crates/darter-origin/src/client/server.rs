@@ -21,6 +21,7 @@ use crate::client::location::same_server;
 use crate::client::no_proxy::Exceptions;
 use crate::client::reach::{self, Reach, Resolver};
 use crate::error::{ConfigError, ErrorKind, OriginError};
+use crate::settings;
 
 /// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
 const MAX_HEADERS: usize = 1_000;
@@ -286,7 +287,7 @@ fn headers(pairs: &[(String, String)]) -> Result<HeaderMap, ConfigError> {
 }
 
 fn read_authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ConfigError> {
-    let pem = std::fs::read(path).map_err(|source| ConfigError::CaFile { path: path.to_owned(), source })?;
+    let pem = settings::read(path).map_err(|source| ConfigError::CaFile { path: path.to_owned(), source })?;
     let not_certificates = |source| ConfigError::NotCertificates { path: path.to_owned(), source };
     let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| not_certificates(Some(error)))?;
     if authorities.is_empty() {
@@ -297,7 +298,7 @@ fn read_authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ConfigErro
 
 fn read_identity(cert: &Path, key: Option<&Path>) -> Result<reqwest::Identity, ConfigError> {
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| ConfigError::ClientCertificate { path: path.to_owned(), source })
+        settings::read(path).map_err(|source| ConfigError::ClientCertificate { path: path.to_owned(), source })
     };
     let mut pem = read(cert)?;
     if let Some(key) = key {

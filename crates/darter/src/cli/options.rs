@@ -7,6 +7,7 @@ use darter_agent::Options;
 use darter_agent::options::{LoginOption, Role, UpstreamOption};
 use darter_api::Client;
 use darter_api::socket_path;
+use darter_origin::settings;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, UpstreamArgs};
@@ -244,7 +245,7 @@ impl RegistryArgs {
 /// The first line of a file, which is a `kind` of secret.
 fn secret_in(path: &Path, kind: &str) -> Result<String, Failure> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
+    let text = settings::read_text(path)
         .map_err(|error| Failure::Usage(format!(
             "can't read the {kind} file {shown}: {error} (write the {kind} into it; `darter config --write-secrets` does \
              that with one that stands in the configuration)"

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use darter_origin::settings;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -55,7 +56,7 @@ struct Entry {
 impl ConfigFile {
     /// Reads and checks a file.
     pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
-        let text = std::fs::read_to_string(path).map_err(|error| FileError {
+        let text = settings::read_text(path).map_err(|error| FileError {
             path: path.to_owned(),
             line: None,
             message: format!("can't read the configuration file: {error}"),

@@ -7,6 +7,8 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use darter_origin::settings;
+
 use crate::cli::upstream::Secret;
 use crate::failure::Failure;
 
@@ -46,6 +48,6 @@ pub(crate) fn write(directory: &Path, secrets: &[Secret]) -> Result<(), Failure>
 }
 
 fn first_line(path: &Path) -> std::io::Result<String> {
-    let text = std::fs::read_to_string(path)?;
+    let text = settings::read_text(path)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }

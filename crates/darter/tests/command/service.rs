@@ -3,6 +3,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::Signal;
 
 use crate::support::web::Web;
@@ -65,6 +66,65 @@ fn systemd_hears_of_each_step_and_a_reload_takes_what_can_change() {
 
     daemon.signal(Signal::TERM);
     heard("STOPPING=1\n");
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+/// systemd that stands still, or a manager whose queue others fill, must not keep a daemon from serving, nor be left without its word.
+#[test]
+fn a_service_manager_that_reads_nothing_yet_hears_later_that_the_daemon_is_ready() {
+    let room = Room::new();
+    let socket = UnixDatagram::bind(room.path("notify")).unwrap();
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"STATUS=another service\n", room.path("notify")).is_ok() {}
+    let mut command = room.darter(&format!("seed --listen {} --local {}", free_address(), free_address()));
+    command.env("NOTIFY_SOCKET", room.path("notify")).stderr(std::fs::File::create(room.path("log")).unwrap());
+    let mut daemon = Running::start(command);
+    let log = || std::fs::read_to_string(room.path("log")).unwrap();
+    wait_until("it says that it is not heard", || log().contains("does not read NOTIFY_SOCKET"));
+    assert_eq!(room.run("status").code, Some(0), "it serves all the same");
+    let mut buffer = [0; 1024];
+    loop {
+        let length = socket.recv(&mut buffer).unwrap();
+        if buffer[..length].starts_with(b"READY=1\n") {
+            break;
+        }
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+/// It would hold up the start, and a reload for ever.
+#[test]
+fn a_pipe_in_the_place_of_a_file_that_is_configured_is_told_at_once() {
+    let room = Room::new();
+    let (pipe, file) = (room.path("pipe"), room.path("darter.toml"));
+    let make_pipe = |path: &std::path::Path| {
+        rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    };
+    make_pipe(&pipe);
+    let shown = pipe.display();
+    for named in [
+        format!("--config {shown}"),
+        format!("--origin-ca {shown}"),
+        format!("--login a.example=me --password-file a.example={shown}"),
+    ] {
+        let line = format!("seed --log off --listen 127.0.0.1:1 --local 127.0.0.1:1 {named}");
+        room.run(&line).failed_with(2, &["it is a pipe, not a file"]);
+    }
+
+    let text = format!("listen = \"{}\"\nlocal = \"{}\"\n", free_address(), free_address());
+    std::fs::write(&file, text).unwrap();
+    let mut command = room.darter(&format!("seed --config {}", file.display()));
+    command.stderr(std::fs::File::create(room.path("log")).unwrap());
+    let mut daemon = Running::start(command);
+    wait_until("it is up", || room.run("status").code == Some(0));
+    std::fs::remove_file(&file).unwrap();
+    make_pipe(&file);
+    daemon.signal(Signal::HUP);
+    let log = || std::fs::read_to_string(room.path("log")).unwrap();
+    wait_until("it is told", || log().contains("it is a pipe, not a file"));
+    daemon.signal(Signal::TERM);
     assert_eq!(daemon.ended().code(), Some(0));
 }
 

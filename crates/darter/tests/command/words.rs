@@ -165,12 +165,16 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn a_process_that_may_have_no_threads_says_so() {
+fn a_process_that_may_have_too_few_threads_says_so() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: needs a user who runs nothing else");
     }
     let room = Room::new();
-    let limited = ["setpriv", "--reuid=64999", "--regid=64999", "--clear-groups", "prlimit", "--nproc=1"];
-    let told = crate::support::Outcome::of(room.darter_by(&limited, "status").output().unwrap());
-    assert!(told.err.contains("ulimit -u") && !told.err.contains("panicked"), "{told:?}");
+    for (most, line) in [(1, "status"), (1, "up"), (2, "up"), (3, "up"), (4, "up"), (2, "get http://127.0.0.1:1/x")] {
+        let most = format!("--nproc={most}");
+        let limited = ["setpriv", "--reuid=64999", "--regid=64999", "--clear-groups", "prlimit", &most];
+        let told = crate::support::Outcome::of(room.darter_by(&limited, line).output().unwrap());
+        assert!(told.err.contains("ulimit -u") && !told.err.contains("panicked"), "{line}, {most}: {told:?}");
+        assert!(matches!(told.code, Some(1 | 75)), "{line}, {most}: {told:?}");
+    }
 }

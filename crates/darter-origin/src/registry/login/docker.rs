@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::registry::config::Login;
+use crate::settings;
 
 /// What Docker calls its hub in `config.json` and to helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
@@ -103,9 +104,10 @@ impl Config {
 
     /// The login for a registry: from its own helper, else from the common one, else from the file itself.
     pub(super) async fn login(&self, registry: &str) -> Result<Option<Login>, DockerConfigError> {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || settings::read(&path)).await.map_err(io::Error::other);
         let path = &self.path;
-        let text =
-            tokio::fs::read(path).await.map_err(|source| DockerConfigError::Read { path: path.clone(), source })?;
+        let text = read.flatten().map_err(|source| DockerConfigError::Read { path: path.clone(), source })?;
         let file: File =
             serde_json::from_slice(&text).map_err(|source| DockerConfigError::Parse { path: path.clone(), source })?;
         let own = file.cred_helpers.iter().find(|(server, _)| registry_of(server).as_deref() == Some(registry));
