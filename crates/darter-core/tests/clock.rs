@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Files that ask another clock, and why they may. All but the first two wait for a socket: a pause at a program of this host, or at an
 /// origin's server, is the runtime's, as the socket is.
-const MAY: [(&str, &str); 16] = [
+const MAY: [(&str, &str); 17] = [
     ("src/clock.rs", "it is the clock"),
     ("client/failure.rs", "compares a server's date that came without the server's own"),
     ("src/client.rs", "an origin's answer"),
@@ -22,6 +22,7 @@ const MAY: [(&str, &str); 16] = [
     ("mirror/sampled.rs", "how long an engine waits"),
     ("mirror/flow.rs", "how long an engine waits"),
     ("server/room.rs", "how often a refusal is logged"),
+    ("server/half_closed.rs", "how long after its request a program closed its side"),
     ("src/descriptors.rs", "how often a failure to accept is logged"),
 ];
 

@@ -12,12 +12,14 @@
 //!
 //! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
 //! lies in a file goes out past this process, by way of each connection's `outlet`.
-//! Connections are limited in number; those that wait for no answer make room for others (`room`).
+//! Connections are limited in number; those that wait for no answer make room for others (`room`). A client may close its side
+//! of one once it has asked (`half_closed`).
 //!
 //! Draining has two steps, so that load balancers and probes can look away first: `/healthz` turns as soon as the agent says
 //! that it drains; [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
 
 mod guard;
+mod half_closed;
 mod plain;
 mod room;
 
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::guard::Guard;
+use self::half_closed::HalfClosed;
 use self::room::{Room, Seat};
 use crate::body::{Body, empty, full};
 use crate::mirror::Mirror;
@@ -176,6 +179,7 @@ async fn connection(
     let address = stream.local_addr().ok().map(|address| address.ip());
     let outlet = Outlet::default();
     let stream = OutletStream::new(stream, outlet.clone(), services.metrics.local_sendfile_bytes.clone());
+    let stream = HalfClosed::new(stream, Arc::clone(&seat));
     let answered = Arc::clone(&seat);
     let service = service_fn(|mut request: Request<Incoming>| {
         let services = Arc::clone(&services);

@@ -10,6 +10,7 @@
 //! | `by_seeds` | a node asks the seeds |
 //! | `holders` | a node that holds all of it, while the origin is waited for |
 //! | `doors` | one question for all who want a source at once |
+//! | `first_answer` | an origin of which only parts are wanted, which may give none |
 //! | `open` | from a source to a transfer: whom to follow, or how to lead |
 //! | `places` | a blob's place in the store |
 //! | `proof` | whether content at hand may be given for a registry that did not deliver it |
@@ -30,6 +31,7 @@ mod access;
 pub mod again;
 mod by_seeds;
 mod doors;
+mod first_answer;
 mod holders;
 mod inventory;
 mod limits;

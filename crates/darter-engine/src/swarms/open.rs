@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use darter_api::Role;
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, ByteRange, Clock, Manifest, NodeId, PieceLength, Source, Version};
+use darter_core::{BlobId, Clock, Manifest, NodeId, PieceLength, Source, Version};
 use darter_origin::{Body, ErrorKind, Reading, Requester, Witness, is_this_host};
 use darter_store::StoredBlob;
 use darter_swarm::Start;
@@ -29,6 +29,7 @@ use super::by_seeds::BySeeds;
 use super::nodes::Settled;
 use super::proof::may_go_on_with;
 use super::refused::Refused;
+use super::first_answer::first_answer;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
@@ -432,19 +433,11 @@ impl Swarms {
         let asked = context.now();
         let origins = &context.origins;
         let origin = if patient { origins.patient(requester) } else { origins.once(requester) };
-        let sample = (!everything).then_some(ByteRange::new(0, SAMPLE));
-        let read = async || match origin.read(source, credentials, sample, None).await {
-            // Without the length no other part can be had.
-            Ok(reading) if reading.is_part && reading.length.is_none() => {
-                origin.read(source, credentials, None, None).await
-            }
-            // Where a part is refused the whole may be given: see `transfer::parts`.
-            Err(error) if sample.is_some() && error.may_be_of_part() => {
-                origin.read(source, credentials, None, None).await
-            }
-            read => read,
+        let answered = match everything {
+            true => origin.read(source, credentials, None, None).await,
+            false => first_answer(origin, origins.once(requester), source, credentials).await,
         };
-        let led = match read().await {
+        let led = match answered {
             Ok(reading) => self.lead_reading(source, caller, reading).await,
             Err(error) => {
                 let error = FetchError::from(error);

@@ -54,7 +54,7 @@ pub(crate) mod leading;
 pub mod manners;
 pub(crate) mod member;
 pub mod meter;
-mod parts;
+pub(crate) mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
 pub mod rest;

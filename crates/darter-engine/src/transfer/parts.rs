@@ -24,7 +24,7 @@ const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is known of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parts {
+pub(crate) enum Parts {
     /// It gives parts, as far as is known.
     Given,
     /// It failed when it was asked for a part, which may have had another reason.
@@ -76,7 +76,7 @@ impl Parts {
     }
 
     /// Opens a part, or the whole.
-    pub(super) async fn open<P, W>(
+    pub(crate) async fn open<P, W>(
         &mut self,
         part: impl Fn() -> P,
         whole: impl Fn() -> W,

@@ -125,6 +125,11 @@ impl Seat {
         self.fresh.load(Ordering::Relaxed)
     }
 
+    /// Whether a request that came on it is being answered.
+    pub(super) fn is_answered(&self) -> bool {
+        !self.is_fresh() && self.since.lock().is_none()
+    }
+
     fn wait(&self) {
         let turn = self.idle.turn.fetch_add(1, Ordering::Relaxed);
         *self.since.lock() = Some(turn);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use darter_agent::Phase;
 use darter_gateway::server::LocalPort;
 use http::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use crate::world::{World, content, world};
@@ -44,6 +45,37 @@ async fn readiness_follows_the_start_and_the_drain() {
     assert_eq!(ready().await, (200, "ready\n".to_owned()));
     world.phase.send_replace(Phase::Draining);
     assert_eq!(ready().await, (503, "draining\n".to_owned()));
+}
+
+/// `printf 'GET …' | nc -N`, and clients of old libraries: RFC 9112, 9.6.
+#[tokio::test]
+async fn a_client_that_closes_its_side_with_its_request_gets_the_whole_answer() {
+    let world = world().await;
+    let bytes = content(3_000_000);
+    world.registry.put_image("app", Some("1"), b"layer");
+    let blob = format!("/v2/app/blobs/{}", world.registry.put_blob("app", &bytes));
+    world.agent.hold(bytes.clone());
+    // The registry takes its time: the client's end is seen long before there is an answer.
+    world.registry.state.lock().slow_heads = Duration::from_millis(300);
+    let asks = async |path: &str, closes: bool| {
+        let mut stream = tokio::net::TcpStream::connect(world.port.address()).await.unwrap();
+        let more = if closes { "" } else { "connection: close\r\n" };
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        if closes {
+            stream.shutdown().await.unwrap();
+        }
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await.expect("an end").unwrap();
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{path}");
+        answer.split_off(head)
+    };
+    for path in ["/healthz", "/v2/app/manifests/1", "/metrics"] {
+        assert!(!asks(path, true).await.is_empty(), "{path}");
+    }
+    assert!(asks(&blob, true).await == bytes);
+    assert!(asks(&blob, false).await == bytes, "and closes none that is closed by itself");
 }
 
 #[tokio::test]

@@ -1,0 +1,66 @@
+//! The first answer of an origin of whose content only parts are wanted: a few bytes, which say what there is to know of the whole; or
+//! the whole, where the origin gives that and no parts.
+//!
+//! Origins refuse parts in every way there is ([`Parts`]): by a status that says so, by 5xx, by silence. One that fails altogether is
+//! asked again as patiently as for anything else, and asks for a pause in vain for nobody.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use darter_core::source::Credentials;
+use darter_core::{Blamed as _, ByteRange, Source};
+use darter_origin::{Origin, OriginError, Reading};
+use futures_util::future::{Either, select};
+
+use super::sample::SAMPLE;
+use crate::transfer::parts::Parts;
+
+/// How long the part alone is waited for. An engine that waits for a range gives up after ten seconds or more.
+const PART_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks for a part, and for the whole where the part is refused. `once` asks one time, `origin` as patiently as the caller is.
+pub(super) async fn first_answer(
+    origin: &dyn Origin,
+    once: &dyn Origin,
+    source: &Source,
+    credentials: &Credentials,
+) -> Result<Reading, OriginError> {
+    let part = || once.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None);
+    let whole = || once.read(source, credentials, None, None);
+    let error = match part_or_whole(part, whole).await {
+        // Without the length no other part can be had.
+        Ok(reading) if reading.is_part && reading.length.is_none() => return whole().await,
+        Ok(reading) => return Ok(reading),
+        Err(error) => error,
+    };
+    if error.may_be_of_part() {
+        return whole().await;
+    }
+    if !error.blame().retry.is_later() {
+        return Err(error);
+    }
+    if !error.is_unconnected() && error.retry_after().is_none() {
+        let mut parts = Parts::Doubted;
+        if let Ok(reading) = parts.open(part, whole).await {
+            return Ok(reading);
+        }
+    }
+    origin.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None).await
+}
+
+/// Whichever answers first, where the part takes long.
+async fn part_or_whole<P, W>(part: impl Fn() -> P, whole: impl Fn() -> W) -> Result<Reading, OriginError>
+where
+    P: Future<Output = Result<Reading, OriginError>>,
+    W: Future<Output = Result<Reading, OriginError>>,
+{
+    let mut part = pin!(part());
+    if let Ok(answered) = tokio::time::timeout(PART_ANSWER_TIMEOUT, &mut part).await {
+        return answered;
+    }
+    match select(part, pin!(whole())).await {
+        Either::Left((answered, _)) => answered,
+        Either::Right((Ok(whole), _)) => Ok(whole),
+        Either::Right((Err(_), part)) => part.await,
+    }
+}
