@@ -1,6 +1,7 @@
 //! Content digests as the OCI image specification writes them: `algorithm:hex`.
 //!
-//! SHA-256 and SHA-512 are the registered algorithms; both come from the tree's one crypto provider.
+//! SHA-256 and SHA-512 are registered algorithms; SHA-384 is not, but the engines and the usual registries know it. All come from the
+//! tree's one crypto provider.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum Digest {
     /// SHA-256, the one that nearly every registry uses.
     Sha256([u8; 32]),
+    /// SHA-384.
+    Sha384([u8; 48]),
     /// SHA-512.
     Sha512([u8; 64]),
 }
@@ -23,8 +26,8 @@ pub enum ParseDigestError {
     /// No colon between algorithm and value.
     #[error("not a digest: {0:?} (expected something like sha256:<64 hexadecimal digits>)")]
     Form(String),
-    /// An algorithm that is not registered.
-    #[error("unknown digest algorithm {0:?} (known: sha256, sha512)")]
+    /// An algorithm that is not known here.
+    #[error("unknown digest algorithm {0:?} (known: sha256, sha384, sha512)")]
     Algorithm(String),
     /// The value has the wrong length, or is not lower-case hexadecimal.
     #[error("the value of a {algorithm} digest is {digits} lower-case hexadecimal digits, got {got:?}")]
@@ -39,18 +42,23 @@ pub enum ParseDigestError {
 }
 
 impl Digest {
+    /// The algorithms, as they stand before the colon.
+    pub const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
+
     /// The digest's algorithm as it stands before the colon.
     pub const fn algorithm(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "sha256",
+            Self::Sha384(_) => "sha384",
             Self::Sha512(_) => "sha512",
         }
     }
 
-    /// The raw value: 32 or 64 bytes.
+    /// The raw value: 32, 48 or 64 bytes.
     pub const fn value(&self) -> &[u8] {
         match self {
             Self::Sha256(bytes) => bytes,
+            Self::Sha384(bytes) => bytes,
             Self::Sha512(bytes) => bytes,
         }
     }
@@ -66,6 +74,7 @@ impl Digest {
     pub fn hasher(&self) -> DigestHasher {
         match self {
             Self::Sha256(_) => DigestHasher::sha256(),
+            Self::Sha384(_) => DigestHasher(lc::Context::new(&lc::SHA384)),
             Self::Sha512(_) => DigestHasher(lc::Context::new(&lc::SHA512)),
         }
     }
@@ -95,6 +104,7 @@ impl FromStr for Digest {
         let (algorithm, value) = text.split_once(':').ok_or_else(|| ParseDigestError::Form(text.to_owned()))?;
         match algorithm {
             "sha256" => decode("sha256", value).map(Self::Sha256),
+            "sha384" => decode("sha384", value).map(Self::Sha384),
             "sha512" => decode("sha512", value).map(Self::Sha512),
             other => Err(ParseDigestError::Algorithm(other.to_owned())),
         }
@@ -140,18 +150,18 @@ impl DigestHasher {
 
     /// The digest of all bytes taken.
     pub fn finish(self) -> Digest {
-        let is_sha256 = self.0.algorithm() == &lc::SHA256;
         let value = self.0.finish();
-        if is_sha256 {
-            let mut bytes = [0; 32];
-            bytes.copy_from_slice(value.as_ref());
-            Digest::Sha256(bytes)
-        } else {
-            let mut bytes = [0; 64];
-            bytes.copy_from_slice(value.as_ref());
-            Digest::Sha512(bytes)
+        let value = value.as_ref();
+        match value.len() {
+            32 => Digest::Sha256(exact(value)),
+            48 => Digest::Sha384(exact(value)),
+            _ => Digest::Sha512(exact(value)),
         }
     }
+}
+
+fn exact<const N: usize>(value: &[u8]) -> [u8; N] {
+    value.try_into().expect("an algorithm's values have one length")
 }
 
 impl fmt::Debug for DigestHasher {
@@ -170,6 +180,16 @@ mod tests {
         assert_eq!(Digest::sha256(b"").to_string(), empty);
         let parsed: Digest = empty.parse().unwrap();
         assert_eq!(parsed.hasher().finish(), parsed);
+        let others = [
+            "sha384:38b060a751ac96384cd9327eb1b1e36a21fdb71114be07434c0cc7bf63f6e1da274edebfe76f65fbd51ad2f14898b95b",
+            "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
+             47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e",
+        ];
+        for text in others {
+            let parsed: Digest = text.parse().unwrap();
+            assert_eq!((parsed.hasher().finish(), parsed.to_string()), (parsed, text.to_owned()));
+            assert!(Digest::ALGORITHMS.contains(&parsed.algorithm()));
+        }
     }
 
     #[test]

@@ -192,7 +192,7 @@ struct Found {
 /// Manifests in `dir`, oldest first. Leftovers of a crash are removed; other files are left alone.
 fn scan(dir: &Dir) -> Vec<Found> {
     let mut found = Vec::new();
-    for algorithm in ["sha256", "sha512"] {
+    for algorithm in Digest::ALGORITHMS {
         let listed = dir.find_sub(algorithm).and_then(|shard| {
             let names = shard.as_ref().map(Dir::names).transpose()?.unwrap_or_default();
             Ok((shard, names))

@@ -70,7 +70,7 @@ impl Provenance {
             tracing::warn!(path = %path.display(), %error, "where manifests came from is not kept");
         });
         let dir = dir.ok();
-        for algorithm in ["sha256", "sha512"] {
+        for algorithm in Digest::ALGORITHMS {
             let Some(dir) = &dir else { break };
             if let Err(error) = tidy(dir, manifests, algorithm) {
                 let path = dir.path_of(algorithm);

@@ -92,6 +92,48 @@ async fn eight_nodes_that_pull_one_image_cost_the_registry_what_one_costs() {
 }
 
 /// Lists, and access to a blob whose manifest nobody asked for, are shared too.
+/// As a direct pull would be: engines and registries know SHA-384 and SHA-512, and no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_by_whichever_algorithm_is_pulled_through_the_fleet_and_checked() {
+    let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
+    let seed = start_seed(directory.path(), &registry, Vec::new()).await;
+    let options = options(directory.path(), "node", &registry);
+    let join = vec![seed.status().listen.unwrap()];
+    let node = darter_gateway::start(Options { join, ..options }).await.unwrap();
+    let (layer, manifest) = (vec![7; 600_000], r#"{"schemaVersion":2,"config":{},"layers":[]}"#);
+    let kinds = [Digest::Sha256([0; 32]), Digest::Sha384([0; 48]), Digest::Sha512([0; 64])];
+    assert_eq!(kinds.map(|kind| kind.algorithm()), Digest::ALGORITHMS);
+    for kind in kinds {
+        let digest_of = |bytes: &[u8]| {
+            let mut hasher = kind.hasher();
+            hasher.update(bytes);
+            hasher.finish()
+        };
+        let (blob, image) = (digest_of(&layer), digest_of(manifest.as_bytes()));
+        registry.put_blob_as("lab/app", blob, &layer);
+        registry.put_signed("lab/app", "application/vnd.oci.image.manifest.v1+json", image, manifest.into(), "1");
+        let got = get(&node, &format!("/v2/lab/app/manifests/{image}")).await;
+        assert_eq!((got.status.as_u16(), &got.body[..]), (200, manifest.as_bytes()), "{image}");
+        let path = format!("/v2/lab/app/blobs/{blob}");
+        let got = get(&node, &path).await;
+        assert!(got.status == 200 && got.body == layer, "{blob}");
+        assert_eq!(got.headers["docker-content-digest"], blob.to_string());
+        let reads = registry.asked().iter().filter(|line| line.starts_with("GET") && line.contains(&path)).count();
+        assert_eq!(reads, 1, "{blob}");
+        // Wrong content of it is no more passed on than of any other.
+        let wrong = digest_of(b"right");
+        registry.put_blob_as("lab/app", wrong, b"wrong");
+        assert_ne!(get(&node, &format!("/v2/lab/app/blobs/{wrong}")).await.status, 200, "{wrong}");
+    }
+    for other in ["blake3:00", &format!("md5:{}", "0".repeat(32))] {
+        let got = get(&node, &format!("/v2/lab/app/blobs/{other}")).await;
+        let text = String::from_utf8(got.body.to_vec()).unwrap();
+        assert!(got.status == 400 && text.contains("known: sha256, sha384, sha512"), "{} {text}", got.status);
+    }
+    node.drain().await;
+    seed.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_and_access_checks_of_a_fleet_are_one_request_each() {
     let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);

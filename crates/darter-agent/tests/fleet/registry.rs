@@ -103,9 +103,14 @@ impl Registry {
 
     pub(crate) fn put_blob(&self, repository: &str, content: &[u8]) -> Digest {
         let digest = Digest::sha256(content);
+        self.put_blob_as(repository, digest, content);
+        digest
+    }
+
+    /// A blob under a digest that may be none of its bytes.
+    pub(crate) fn put_blob_as(&self, repository: &str, digest: Digest, content: &[u8]) {
         let bytes = Bytes::copy_from_slice(content);
         self.with(repository, |repository| repository.blobs.insert(digest, bytes));
-        digest
     }
 
     pub(crate) fn put_manifest(

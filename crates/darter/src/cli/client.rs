@@ -58,7 +58,7 @@ pub(crate) struct GetArgs {
     #[arg(short = 'J', long)]
     pub(crate) remote_name: bool,
 
-    /// Refuse content that has another digest (sha256:… or sha512:…)
+    /// Refuse content that has another digest (sha256:…, sha384:… or sha512:…)
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
 

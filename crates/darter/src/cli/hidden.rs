@@ -3,6 +3,8 @@
 //! Values that are understood never hold one when they are printed ([`crate::config`] names files instead). This is for
 //! those that are not understood and are quoted in a refusal: text is searched, and too much may be hidden.
 
+use darter_core::Digest;
+
 /// What stands in the place of a login.
 const HIDDEN: &str = "…";
 
@@ -34,7 +36,7 @@ fn word_without_login(word: &str, shown: &mut String) {
     let Some(slashes) = word.find("://") else {
         // `user:password@host`; but no image, `host:5000/app@sha256:…`.
         let login = word.rsplit_once('@').filter(|(login, after)| {
-            let is_digest = after.starts_with("sha256:") || after.starts_with("sha512:");
+            let is_digest = after.split_once(':').is_some_and(|(first, _)| Digest::ALGORITHMS.contains(&first));
             login.contains(':') && !is_digest
         });
         // What a list or a pair has in front is no part of it.
