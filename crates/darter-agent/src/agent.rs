@@ -400,7 +400,7 @@ impl Agent {
         if let Err(error) = written.await {
             tracing::error!(error = %in_full(&error), "the store could not be written down whole");
         }
-        // Whoever starts an agent in this directory next finds it unlocked.
+        // The next agent in this directory finds it unlocked.
         if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {
             tracing::warn!(running = disk.running(), "the disk did not end all its work in time");
         }

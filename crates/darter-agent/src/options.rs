@@ -143,7 +143,7 @@ pub struct Options {
     pub origin_patience: Duration,
     /// How long an origin may take to the first byte of an answer.
     pub origin_timeout: Duration,
-    /// How long an upstream's yes to a caller's credentials is believed.
+    /// How long an upstream's yes to a caller's credentials is cached.
     pub grant_ttl: Duration,
     /// When a tag is answered without its registry.
     pub stale_tags: StaleTags,

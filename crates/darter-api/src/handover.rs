@@ -30,8 +30,8 @@
 //! Releases without that header know frames 1 to 5, give and want parts in order, `bytes` without a place (`b` is 0) and `end`
 //! without a list. That is what they are given, and how they are understood.
 //!
-//! The descriptor is opened anew for reading: the daemon's own could be written to. Whoever gets it may read what the
-//! daemon would have sent, and nothing else.
+//! The descriptor is opened anew for reading: the daemon's own could be written to. The program that gets it may read
+//! what the daemon would have sent, and nothing else.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -62,7 +62,7 @@ pub const ORDER_HEADER: &str = "darter-order";
 /// The byte by which a client says that it is ready for descriptors.
 pub const READY: u8 = b'+';
 
-/// The longest text or run of bytes in a frame that is believed.
+/// The longest text or run of bytes that a frame may have.
 const MAX_INLINE: u64 = 16 << 20;
 
 /// Bytes of a file that are read and sent at a time.

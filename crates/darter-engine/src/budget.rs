@@ -36,7 +36,7 @@ impl ByteBudget {
         !wait.is_zero()
     }
 
-    /// From now on, another rate. Who waits already waits as long as the old one had it.
+    /// From now on, another rate. Readers that wait already wait as long as the old rate said.
     pub fn set_rate(&self, rate: Option<Rate>) {
         *self.bucket.lock() = bucket_of(rate);
     }

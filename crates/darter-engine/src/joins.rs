@@ -47,7 +47,7 @@ pub(crate) enum NotJoined {
     /// It leads other content of the same name.
     #[error("it has other content under the name of what is here")]
     Otherwise,
-    /// What is under way here comes from elsewhere.
+    /// The transfer under way here has another source.
     #[error("another registry's copy is under way here")]
     Apart,
     /// It is gone.
@@ -110,7 +110,7 @@ impl Joined {
 /// A lead's answer.
 type Answer = Result<Entered, NotJoined>;
 
-/// A lead that says nothing about a question for so long is given up. One whose origin is slow says every
+/// A lead that says nothing about a question for this long is given up. One whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.
 const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -202,7 +202,7 @@ impl Joins {
         if waiting.get(&request).is_some_and(|waiting| waiting.lead == from)
             && let Some(waiting) = waiting.remove(&request)
         {
-            // Whoever asked may have given up just now.
+            // The asker may have given up just now.
             let _ = waiting.answer.send(answer);
         }
     }

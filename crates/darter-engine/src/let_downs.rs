@@ -1,8 +1,8 @@
 //! Nodes that led a blob and let this agent down: they gave nothing, or had it throw away what it had.
 //!
-//! Where there is no seed a node that says that it leads, or holds all, is followed. Whatever it says then of the blob is no more than a
-//! node's word: one that turns out to lead to nothing is not followed again for this source for a while, and after two such nodes none is.
-//! This agent reads the origin then. Decided without I/O; time is given.
+//! Where there is no seed a node that says that it leads, or holds all, is followed. From then on, all that it says of the blob is no more
+//! than a node's word: one that turns out to lead to nothing is not followed again for this source for a while, and after two such nodes
+//! none is. This agent reads the origin then. Decided without I/O; time is given.
 //!
 //! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
 
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 /// How long a node that let this agent down is not followed for the same source.
 const PAUSE: Duration = Duration::from_secs(300);
 
-/// After so many nodes none is followed.
+/// After this many nodes none is followed.
 const MAX_NODES: usize = 2;
 
 /// Sources that are remembered, at most.

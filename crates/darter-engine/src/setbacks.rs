@@ -22,7 +22,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// How long after its pause a failure still makes the next pause longer.
 const REMEMBER_FOR: Duration = Duration::from_secs(600);
 
-/// So many agents read a source one after the other before nobody does for a while.
+/// This many agents read a source one after the other before nobody does for a while.
 const MAX_READERS: usize = 3;
 
 const MAX_SETBACKS: usize = 1024;
@@ -30,7 +30,7 @@ const MAX_SOURCES: usize = 64;
 
 /// Wrong content, and who is to blame for it.
 pub(crate) struct Culprit {
-    /// Who read it, and is not to be the next to try.
+    /// The agent that read it, which is not the next to try.
     pub(crate) reader: NodeId,
     /// Whoever sent it, in one word: the origin's host, or an agent's address.
     pub(crate) source: String,
@@ -60,7 +60,7 @@ struct Setback {
     error: FetchError,
     times: u32,
     until: Moment,
-    /// Who read it and got something else, since the last pause.
+    /// The agents that read it and got something else, since the last pause.
     readers: HashSet<NodeId>,
 }
 
@@ -121,7 +121,7 @@ impl Setbacks {
         sources.push(WrongSource { from: from.to_owned(), times: 1, last: unix, blob });
     }
 
-    /// Who sent wrong content since this agent started, the latest first.
+    /// The senders of wrong content since this agent started, the latest first.
     pub fn sources(&self) -> Vec<WrongSource> {
         let mut sources = self.sources.lock().clone();
         sources.sort_by_key(|source| std::cmp::Reverse(source.last));

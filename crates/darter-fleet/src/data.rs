@@ -4,8 +4,8 @@
 //! the next one makes a new link). Every request that goes in comes out as exactly one call of the listener:
 //! answered or unanswered.
 //!
-//! A holder takes so many requests of one connection and no more. Those beyond that wait here for their turn: the blob with
-//! the fewest requests at the holder goes first, so that of hundreds of blobs none waits for the others to be whole.
+//! A holder takes a limited number of requests of one connection. Those beyond that wait here for their turn: the blob with the
+//! fewest requests at the holder goes first, so that of hundreds of blobs none waits for the others to be whole.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -147,7 +147,7 @@ impl DataLink {
         let mut link = self.link.lock();
         match std::mem::replace(&mut *link, Link::Closed) {
             Link::Up(client) => client.close(),
-            // Whoever is connecting still says that they are not answered.
+            // The task that is still connecting says that they are not answered.
             Link::Connecting(waiting) => {
                 let mut open = self.open.lock();
                 for ask in waiting {

@@ -256,7 +256,7 @@ mod tests {
         PeerInfo { node: NodeId(id), addr: format!("10.0.{}.{}:7400", node / 256, node % 256), place: Place::default() }
     }
 
-    /// Whom others are told of when nobody is connected.
+    /// The nodes that others are told of when nobody is connected.
     fn told(known: &Known, unix_now: u64) -> Vec<PeerInfo> {
         known.tellable(b"key", 9, |_| false, unix_now)
     }

@@ -535,7 +535,7 @@ impl Fleet {
         }
     }
 
-    /// A peer of another release said what is not known here. Whoever waits because of it need not: an asker is told that it is not
+    /// A peer of another release said what is not known here. Nobody need wait because of it: an asker is told that it is not
     /// understood, and an answer that is not understood is none.
     fn skipped(self: &Arc<Self>, from: NodeId, unknown: Unknown) {
         self.context.metrics.unknown_messages.inc();

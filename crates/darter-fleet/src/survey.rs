@@ -52,7 +52,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Whom to ask to lead, in this order; see [`Heard::candidates`].
+    /// The agents to ask to lead, in this order; see [`Heard::candidates`].
     pub fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         self.heard.candidates(key, me, &self.linked)
     }
@@ -109,7 +109,7 @@ impl Fleet {
         }
     }
 
-    /// Whom to ask first: connected agents, and nodes that rank first among the known ones.
+    /// The agents to ask first: connected agents, and nodes that rank first among the known ones.
     fn first_to_ask(&self, key: BlobId) -> Vec<PeerInfo> {
         let able = |peer: &Peer| peer.version >= SINCE;
         let mut infos: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(Peer::info).collect();

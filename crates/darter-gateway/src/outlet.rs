@@ -15,7 +15,7 @@
 //! - Promises are kept in the order in which bodies made them, which is the order in which hyper writes.
 //!
 //! When a file can't be read, bytes of the answer are owed that nobody has: the connection breaks off, and the reader
-//! sees an incomplete body. Whoever gives parts of files away has seen to it that this is rare.
+//! sees an incomplete body. The callers that promise parts of files see to it that this is rare.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -45,7 +45,7 @@ pub(crate) const MAX_PROMISE: u64 = 512 * 1024;
 /// What is shorter is read instead of promised: a copy of so few bytes of the stand-in might not hold its mark.
 const MIN_PROMISE: usize = 2 * size_of::<Mark>();
 
-/// Promises begin at different places of the stand-in, this many bytes apart, so that one can't pass for another.
+/// Promises begin at different places of the stand-in, this many bytes apart, so that none can pass for another.
 const STEP: usize = 64;
 /// How many places there are.
 const PLACES: usize = 1024;

@@ -1,5 +1,5 @@
-//! Gets over HTTP/1.1 at next to no cost: one connection, GET, bodies with a length. It plays the same part beside whatever server is
-//! measured. (Agents' administration is asked by `darter-api`'s client.)
+//! Gets over HTTP/1.1 at next to no cost: one connection, GET, bodies with a length. It is the same for every server that is measured.
+//! (Agents' administration is asked by `darter-api`'s client.)
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

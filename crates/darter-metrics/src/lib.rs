@@ -7,9 +7,9 @@
 //! | `labels` | names that callers make up, as labels of a bounded number |
 //! | [`process`] | what the process uses |
 //!
-//! One struct of counters that are registered once; whoever moves bytes holds it in an [`Arc`] and adds to a field.
-//! An addition is an atomic increment; a labelled family also takes a shared lock for a moment, which is nothing
-//! beside a piece. Values describe this process since it started.
+//! One struct of counters that are registered once; whoever moves bytes holds it in an [`Arc`] and adds to a field. An
+//! addition is an atomic increment; a labelled family also takes a shared lock for a moment, which is nothing compared
+//! with a piece. Values describe this process since it started.
 //!
 //! Invariant: no label carries what a caller chose (a repository, a URL, a user), so the number of series is bounded; of the
 //! registries that callers name, and of the sources of wrong content, the first few dozen have a label of their own. Non-goals: the port

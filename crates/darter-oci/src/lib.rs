@@ -10,7 +10,7 @@
 //! | [`token`] | what a token service answers |
 //! | [`error`] | errors as registries write them |
 //!
-//! Pure: text and bytes in, words out. Whoever sends or serves them is elsewhere: `darter-origin` asks registries, the mirror answers
+//! Pure: text and bytes in, words out. Sending and serving them is done elsewhere: `darter-origin` asks registries, the mirror answers
 //! engines. Digests are `darter-core`'s, since content of any origin has them.
 //!
 //! Invariant: no text makes anything here panic. What can't be read is refused, or skipped where registries in use write so.

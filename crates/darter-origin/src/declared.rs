@@ -7,10 +7,10 @@
 //! | `Content-Digest` (RFC 9530) | what is sent |
 //! | `Content-MD5`, `x-amz-checksum-*` | what is sent; but some servers say the whole's of each part |
 //!
-//! All that are understood are checked by a [`Witness`] of all bytes, also of those of further answers where the first one
-//! breaks off. Whoever stores them holds the last ones back until then. What is said of a part is checked while it passes, and
-//! its last bytes are held back. Values are base64 or hexadecimal: their length
-//! tells which; Alibaba's and Tencent's are decimal numbers. Two hashes of one answer that can't both be true are refused before anything is read.
+//! All that are understood are checked by a [`Witness`] of all bytes, also of those of further answers where the first one breaks off. The
+//! callers that store them hold the last ones back until then. What is said of a part is checked while it passes, and its last bytes are
+//! held back. Values are base64 or hexadecimal: their length tells which; Alibaba's and Tencent's are decimal numbers. Two hashes of one
+//! answer that can't both be true are refused before anything is read.
 //!
 //! An unknown algorithm, a value of the wrong length and a composite checksum (of the checksums of parts) say nothing.
 

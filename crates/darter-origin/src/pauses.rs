@@ -1,6 +1,6 @@
 //! Which origins are being waited for, what they said, and when they are asked again: for people who wonder.
 //!
-//! Whoever pauses notes it, and the note is gone when the pause is over. Cheap to clone: all clones are one table.
+//! A retry that pauses notes it, and the note is gone when the pause is over. Cheap to clone: all clones are one table.
 
 use std::collections::HashMap;
 use std::sync::Arc;

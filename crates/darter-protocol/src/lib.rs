@@ -26,9 +26,9 @@
 //! - a requester may send frames of a new sort on a data channel, and a holder may refuse for a new reason;
 //! - a hello gets a new field at its end, a connection a new [`Kind`], a set of capabilities a new bit.
 //!
-//! Whoever needs an *answer* to something new says it only to a peer of which [`Versions`] or [`Capabilities`] tell that it
-//! knows it ([`Message::since`]). Agents of version 3 hang up on kinds and fields that they do not know: as long as 3 is spoken, a new
-//! field is left out where it has its default (`skip_serializing_if`), and has nothing else in what is said to them.
+//! An agent that needs an *answer* to something new says it only to a peer whose [`Versions`] or [`Capabilities`] tell that it knows it
+//! ([`Message::since`]). Agents of version 3 hang up on kinds and fields that they do not know: as long as 3 is spoken, a new field is
+//! left out where it has its default (`skip_serializing_if`), and has nothing else in what is said to them.
 //!
 //! Bytes that make no sense in any release (a field cut off, a length over its limit, a text that is none) end the connection.
 //!

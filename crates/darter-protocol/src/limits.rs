@@ -34,8 +34,8 @@ pub const MAX_WISHES: usize = 64;
 /// byte each on the wire.
 const MIN_MEMORY: usize = (MAX_PIECES / 8) as usize;
 
-/// What the lists of a message of so many bytes may take in memory once it was read, in bytes. A list of pieces takes a third more than on
-/// the wire, or twice as much while their numbers are small.
+/// The bytes that the lists of a message of `message` bytes may take in memory. A list of pieces takes a third more than on the wire, or
+/// twice as much while their numbers are small.
 pub const fn memory_for(message: usize) -> usize {
     message * 2 + MIN_MEMORY
 }

@@ -173,7 +173,7 @@ pub enum Message {
         /// The lead's word for these and all before.
         proof: Option<Proof>,
     },
-    /// Lead → member: the neighbours you should know changed. Who is in both lists is to be met anew.
+    /// Lead → member: the neighbours you should know changed. A node in both lists is to be met anew.
     Neighbours {
         /// The blob.
         blob: BlobId,
@@ -367,7 +367,8 @@ pub enum Message {
         /// The lead's word for just these.
         proof: Option<Proof>,
     },
-    /// Member → lead: what I want, in place of what I said before. Who joined without wanting the rest wants nothing until it says so.
+    /// Member → lead: what I want, in place of what I said before. A member that joined without wanting the rest wants nothing until it
+    /// says so.
     Want {
         /// The blob.
         blob: BlobId,

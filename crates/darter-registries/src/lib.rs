@@ -354,8 +354,8 @@ impl Registries {
         }
     }
 
-    /// What others know of content that is named by its digest, once nobody has had an answer of the registry for a while. Whoever reads
-    /// it has time left for that. Never ends where they know nothing.
+    /// What others know of content that is named by its digest, once nobody has had an answer of the registry for a while. The reader has
+    /// time left for that. Never ends where they know nothing.
     async fn known_while_silent(&self, question: &Question) -> Reply {
         let after = self.waits().headers();
         tokio::time::sleep(after).await;
@@ -372,7 +372,7 @@ impl Registries {
                 self.watch.note(question.base(), &slow, self.clock.now());
                 return reply;
             }
-            // Who knows it may have been busy, or come since.
+            // A node that knows it may have been busy, or come since.
             tokio::time::sleep(pause).await;
             pause *= 2;
         }

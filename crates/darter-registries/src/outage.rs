@@ -1,4 +1,4 @@
-//! When a registry counts as away, and for how long it is believed to be.
+//! When a registry counts as away, and for how long.
 //!
 //! A registry that refuses connections is asked every time: it costs nothing. One that does not answer at all costs
 //! everybody who waits, and one that asks to slow down asks not to be asked: what is known is then the answer at once for a
@@ -21,7 +21,7 @@ use super::StaleTags;
 use super::flights::Outcome;
 use super::question::{About, Question, Reply};
 
-/// A registry that did not answer in time is not asked for so long, by whoever has something else to go by.
+/// A registry that did not answer in time is left alone for this long by those that have something else to go by.
 const SILENT_FOR: Duration = Duration::from_secs(10);
 /// The same for one that asks to slow down and does not say how long: each pull would else cost it two requests for each
 /// manifest and layer.

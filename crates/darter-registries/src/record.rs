@@ -43,7 +43,7 @@ const MAX_DIGESTS: usize = 10_000;
 const MAX_TAGS: usize = 1000;
 /// Longest file that is read.
 const MAX_FILE: u64 = 4 << 20;
-/// A tag that stands for the same as before is written down again after so long, for its age.
+/// A tag that stands for the same as before is written down again after this long, for its age.
 const REFRESH: Duration = Duration::from_secs(600);
 
 /// A repository of a registry, by the registry's base address.

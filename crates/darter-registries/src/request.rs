@@ -28,7 +28,7 @@ use super::question::{About, Question, Reply, without_the_connections};
 
 /// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
 const SLACK: Duration = Duration::from_millis(200);
-/// The text of a refusal is waited for so long. Its status and headers say what the engine is to do next.
+/// How long the text of a refusal is waited for. Its status and headers say what the engine is to do next.
 pub const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a registry that does no HEAD is asked by GET at once.
 const WITHOUT_HEAD_FOR: Duration = Duration::from_secs(600);

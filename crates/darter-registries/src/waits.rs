@@ -27,7 +27,8 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// Of one that takes so long in all.
+    /// The waits of an answer that may take this
+    /// long in all.
     pub const fn new(answer_timeout: Duration) -> Self {
         Self { whole: answer_timeout }
     }

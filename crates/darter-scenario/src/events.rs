@@ -11,8 +11,8 @@
 //!
 //! The same from Rust: `scenario.at(percent(20), Event::Cut(3, SEED))`.
 //!
-//! Nodes are numbered from 1; 0 is the seed. Whoever plays a scenario plays every event or refuses it by name: an event that is
-//! left out silently would make a result of nothing.
+//! Nodes are numbered from 1; 0 is the seed. A player plays every event of a scenario, or refuses it by name: an event that is left
+//! out silently would make a result of nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -105,7 +105,7 @@ pub enum Event {
     Leave(u32),
     /// A node dies: others find out by themselves.
     Kill(u32),
-    /// Whoever leads dies.
+    /// The lead dies.
     KillLead {},
     /// Nothing passes between two hosts any more, and nobody tells them.
     Cut(u32, u32),
@@ -285,7 +285,7 @@ impl Event {
         one.into_iter().chain(other)
     }
 
-    /// Why it can't happen in a fleet of so many nodes, if it can't.
+    /// Why it can't happen in a fleet of `nodes` nodes, if it can't.
     pub(crate) fn mistake(&self, nodes: u32) -> Option<String> {
         let word = self.word();
         if let Some(node) = self.nodes().find(|node| *node > nodes) {

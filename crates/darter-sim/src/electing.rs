@@ -14,7 +14,7 @@ use crate::fleet::{Fleet, MISSED_AFTER};
 use crate::node::{BLOB, id_of, index_of};
 use crate::queue::What;
 
-/// A seed tells whoever comes of so many others.
+/// A seed tells a newcomer of this many others.
 const MAX_TOLD: usize = 64;
 
 impl Fleet {

@@ -84,7 +84,7 @@ pub struct FleetOptions {
 pub enum Arrivals {
     /// All at the start.
     All,
-    /// At random, so many a second on average.
+    /// At random, this many a second on average.
     Poisson(f64),
     /// A rolling update: so many at a time, every so many seconds.
     Rolling(usize, f64),
@@ -172,7 +172,7 @@ fn share(text: &str) -> Option<f64> {
 }
 
 impl FleetOptions {
-    /// The scenario of so many nodes.
+    /// The scenario of `nodes` nodes.
     pub fn scenario(&self, nodes: usize) -> Scenario {
         let seeds = self.seeds.max(1);
         let mut scenario = Scenario::equal(nodes + seeds - 1, self.pieces, self.piece_bytes, self.rate);

@@ -45,7 +45,7 @@ pub struct Network {
     pub zone_latency: Duration,
     /// The longest that a control message waits for data on a busy cable, at each end.
     pub queue: Duration,
-    /// Connections of a node share its cable in turns of so many bytes, as far as pieces are divisible. `None` for a quarter of a
+    /// Connections of a node share its cable in turns of this many bytes, as far as pieces are divisible. `None` for a quarter of a
     /// piece, and no less than 64 KiB: finer ones take time to run and change little.
     pub grain: Option<u64>,
     /// A piece is written, and its slot free, when no more bytes than this wait in the socket unsent.

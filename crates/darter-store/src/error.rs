@@ -24,7 +24,7 @@ pub enum StoreError {
         /// What limits them.
         limit: Limit,
     },
-    /// Bytes that are not the piece the manifest vouches for; nothing was written. Whoever sent them is wrong.
+    /// Bytes that are not the piece the manifest vouches for; nothing was written. The sender is wrong.
     #[error("the bytes given for piece {piece} of blob {} are not that piece: fetch it from another holder", blob.short())]
     WrongPiece {
         /// The blob.

@@ -1,7 +1,7 @@
 //! Keeps the blobs of one store: who is open, who was used when, who has to go. The same for every backend.
 //!
-//! The shelf is never locked during I/O, so that a disk that hangs holds up only those who need it: questions are answered,
-//! and blobs that are loaded are read. Whoever works on a blob's files marks the blob as busy, and others who want to open,
+//! The shelf is never locked during I/O, so that a disk that hangs holds up only those who need it: questions are answered, and
+//! blobs that are loaded are read. A thread that works on a blob's files marks the blob as busy, and others that want to open,
 //! create or remove that blob wait for the mark to go.
 //!
 //! Lock order: `flushing`, a body's `saving`, `shelf`, a body's `state`; `unsaved` comes last and alone. A handle is never
@@ -558,7 +558,7 @@ fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &Entry<B>, busy: Bu
 
 impl<B: Backend> Drop for Keeper<B> {
     fn drop(&mut self) {
-        // Whoever lets go of a store last waits for it, whatever thread that is.
+        // The thread that drops a store last waits for it.
         if let Err(error) = threads::marked(|| self.flush()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not save everything at the end");
         }

@@ -81,7 +81,7 @@ impl fmt::Debug for StoreConfig {
     }
 }
 
-/// What is known of a blob beside its bytes. Fixed when the blob is first stored.
+/// What is known of a blob besides its bytes. Fixed when the blob is first stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobInfo {
     /// The source for people: a URL, or a repository and a digest.
@@ -99,7 +99,7 @@ pub struct BlobInfo {
 pub struct BlobSummary {
     /// The blob's name in the fleet.
     pub id: BlobId,
-    /// What is known of it beside its bytes.
+    /// What is known of it besides its bytes.
     pub info: BlobInfo,
     /// Its length in bytes, once known.
     pub length: Option<u64>,
@@ -250,7 +250,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// The blob's name in the fleet.
     fn id(&self) -> BlobId;
 
-    /// What is known of it beside its bytes.
+    /// What is known of it besides its bytes.
     fn info(&self) -> BlobInfo;
 
     /// A copy of the manifest as it is now: 32 bytes a piece.

@@ -77,8 +77,8 @@ pub struct Heard {
     pub alive: Vec<NodeId>,
 }
 
-/// Whom to ask first: of the connected agents `MAX_COMPANIONS`, seeds before others, and of the `known` ones that are not connected
-/// `MAX_STRANGERS`, both by rank.
+/// The agents to ask first: of the connected agents `MAX_COMPANIONS`, seeds before others, and of the `known` ones that are not
+/// connected `MAX_STRANGERS`, both by rank.
 pub fn first_to_ask(key: BlobId, seeds: &[NodeId], connected: &[NodeId], known: &[NodeId]) -> Vec<NodeId> {
     let mut first = rendezvous::ranking(&key.0, connected);
     first.sort_by_key(|node| !seeds.contains(node));

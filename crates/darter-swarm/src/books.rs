@@ -1,8 +1,8 @@
 //! A lead's books on one swarm: who is in it, who comes in, and what each of them is told, in which order.
 //!
-//! Members are told of new hashes, of the length and of the verdict in the order in which these came to be known. A newcomer is let in
-//! with one message that says all that the others were told before it, and whom to meet. Whoever leads asks [`Books::speak`] what there is
-//! to say after every change, and when [`Books::due`] says so.
+//! Members are told of new hashes, of the length and of the verdict in the order in which these came to be known. A newcomer is let in with
+//! one message that says all that the others were told before it, and whom to meet. The lead asks [`Books::speak`] what there is to say
+//! after every change, and when [`Books::due`] says so.
 //!
 //! Invariants: a newcomer is told nothing before the answer that lets it in, and everything that comes to be known after it; what all
 //! members are told is said before what one of them is.
@@ -35,7 +35,8 @@ pub struct Books {
     /// Which hashes behind gaps members were told.
     told_runs: ToldRuns,
     entering: Vec<Entering>,
-    /// Who was let in and has not left.
+    /// The members that were let in and have not
+    /// left.
     inside: BTreeSet<NodeId>,
     members: usize,
     /// When time alone may have made more to give, as was last said.

@@ -24,7 +24,7 @@ const MIN_LEFT: u64 = 16 << 20;
 /// Nor where that takes less time: the origin is asked once for what comes fast.
 const MIN_LEFT_TIME: Duration = Duration::from_secs(1);
 
-/// What comes sooner of the first answer may have waited in the socket.
+/// Bytes of the first answer that come sooner may have waited in the socket.
 const BACKLOG: Duration = Duration::from_millis(25);
 
 /// How long a rate is measured, at least, and over how many bytes.
@@ -35,11 +35,11 @@ const TRIAL: Duration = Duration::from_millis(50);
 const MIN_TRIAL_BYTES: u64 = 256 << 10;
 const MAX_TRIAL_BYTES: u64 = 4 << 20;
 
-/// It has no larger part of what is left: so much may be sent twice, since it lies in the sockets of the first answer when that is broken
-/// off.
+/// It has no larger part of what is left: these bytes may be sent twice, since they lie in the sockets of the first answer when that is
+/// broken off.
 const TRIAL_PART: u64 = 64;
 
-/// What comes sooner tells nothing: some stores send the first bytes of each answer at once. Two connections are measured then.
+/// Bytes that come sooner tell nothing: some stores send the first bytes of each answer at once. Two connections are measured then.
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(5);
 
 /// Two connections have to get this many times what one does.
@@ -233,7 +233,7 @@ impl Breadth {
                 let rate = self.measured(bytes, WINDOW.0, now)?;
                 self.rate = rate;
                 let is_worth_it = left > MIN_LEFT && left as f64 >= rate * MIN_LEFT_TIME.as_secs_f64();
-                // What the agent itself does not take faster no number of connections gets.
+                // No number of connections gets bytes faster than the agent itself takes them.
                 let is_held_up = std::mem::take(&mut self.held_up);
                 match self.connections {
                     _ if !is_worth_it || is_held_up => {}
@@ -260,8 +260,8 @@ impl Breadth {
         self.held_up = true;
     }
 
-    /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. What breaks several
-    /// connections at once is one failure.
+    /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. Connections that break
+    /// at the same time are one failure.
     pub(crate) fn failed(&mut self, began: Moment, now: Moment) {
         let is_same = self.failed.is_some_and(|failed| began <= failed && now.since(failed) < SAME_CAUSE);
         if self.phase == Phase::Alone || is_same {
@@ -281,7 +281,7 @@ impl Breadth {
         self.begin(Phase::Alone, now);
     }
 
-    /// Takes note of bytes; the rate when a window is over. What came first was under way before it began.
+    /// Takes note of bytes; the rate when a window is over. Bytes that came first were under way before it began.
     fn measured(&mut self, bytes: u64, window: Duration, now: Moment) -> Option<f64> {
         let since = *self.since.get_or_insert(now);
         if since == now {

@@ -231,7 +231,8 @@ impl Hashes {
         Some(Check { chain: self.chain.clone(), key })
     }
 
-    /// A neighbour answered. What it proved is in the store now; another lead may have come meanwhile. Whether as in [`Self::catch_up`].
+    /// A neighbour answered. The hashes that it proved are in the store now; another lead may have come meanwhile. Whether as in
+    /// [`Self::catch_up`].
     pub fn answered(&mut self, from: NodeId, answer: Answer, now: Moment) -> bool {
         let are_first = self.chain.count() == 0;
         let is_useful = match answer {

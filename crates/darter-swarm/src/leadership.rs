@@ -36,13 +36,14 @@ const JOIN_PAUSE: Duration = Duration::from_millis(50);
 /// The pause is doubled for each time that a lead forgot, up to so often.
 const MAX_DOUBLINGS: u32 = 6;
 
-/// Of the members that a survey finds, so many are asked to lead before this agent does: each may take [`JOIN_TIMEOUT`].
+/// The number of members that a survey finds which are asked to lead before this agent does: each may take [`JOIN_TIMEOUT`].
 const MAX_MEMBERS_FOUND: usize = 3;
 
-/// Of the nodes that led and gave nothing, so many are enough: whoever lost them leads by itself, unless there is a seed.
+/// The number of nodes that led and gave nothing after which none is followed: whoever lost them leads by itself, unless there is a
+/// seed.
 const MAX_MUTE_LEADS: u32 = 2;
 
-/// A member that knows so many others may be one of a swarm in which nobody knows everybody.
+/// A member that knows this many others may be one of a swarm in which nobody knows everybody.
 const MIN_MET_IN_LARGE: usize = 10;
 
 /// Who leads a swarm, as an agent sees it.
@@ -72,7 +73,7 @@ pub enum Loss {
 pub enum Step {
     /// Nothing: somebody leads, or nobody is looked for.
     End,
-    /// Wait so long, and look whether anybody still wants the blob. Then ask for the next step.
+    /// Wait for this time, and look whether anybody still wants the blob. Then ask for the next step.
     Rest(Duration),
     /// Ask this agent to lead, and follow it; or say [`Leadership::refused`]. Then ask for the next step.
     Ask(NodeId),
@@ -190,7 +191,7 @@ impl Leadership {
         if loss != Loss::Forgot || self.forgotten >= MAX_FORGOTTEN {
             self.failed.insert(lead);
         }
-        // What a search under way was told is of the time before.
+        // Answers to a search under way are of the time before.
         if let Some(search) = &mut self.search {
             *search = Search::default();
         }
@@ -244,7 +245,7 @@ impl Leadership {
         self.keep(|| Heard::Silent(node), Decided::Nothing);
     }
 
-    /// Whom this agent does not ask to lead, and so need not ask who leads either.
+    /// Agents that this one does not ask to lead, and so need not ask who leads either.
     pub fn failed(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.failed.iter().copied()
     }

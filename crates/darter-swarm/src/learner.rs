@@ -1,10 +1,10 @@
 //! Whom a member asks for the hashes that it lacks.
 //!
 //! In a large swarm the lead tells nobody the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the
-//! answers by the lead's signature. Who asks knows best what it lacks, so nobody keeps books of what others were told, and whatever goes
-//! wrong (a neighbour that leaves, an answer that is refused, another lead) ends with one more question. Most hashes become known in
-//! order, so a number says what somebody knows; and a neighbour that holds pieces behind a *gap*, whose hashes are not known here, can
-//! tell these. Whoever is asked tells both.
+//! answers by the lead's signature. The asker knows best what it lacks: nobody records what others were told, and whatever goes wrong (a
+//! neighbour that leaves, an answer that is refused, another lead) costs one more question. Most hashes become known in order, so a number
+//! says what somebody knows; and a neighbour that holds pieces behind a *gap*, whose hashes are not known here, can tell these. The member
+//! that is asked tells both.
 //!
 //! Invariants: one question to a neighbour is open at a time, and one to the lead; no neighbour is asked that did not say that it knows
 //! more; the lead is asked when no neighbour can tell, or when they have told nothing for a while, and so whoever follows a lead that knows
@@ -24,7 +24,7 @@ const MAX_DOUBLINGS: u32 = 5;
 pub enum Teacher {
     /// A neighbour.
     Neighbour(NodeId),
-    /// Whoever leads.
+    /// The lead.
     Lead,
 }
 
@@ -179,7 +179,7 @@ impl Learner {
         self.neighbours.get(&neighbour).is_some_and(|entry| entry.asked.is_some())
     }
 
-    /// Who was asked has answered. Something useless is held against it, and so is what was known when it was asked.
+    /// The member that was asked has answered. Something useless is held against it, and so is what was known when it was asked.
     pub fn answered(&mut self, neighbour: NodeId, is_useful: bool, now: Moment, tuning: &Tuning) {
         let Some(entry) = self.neighbours.get_mut(&neighbour) else { return };
         let before = entry.asked.take();
@@ -200,7 +200,7 @@ impl Learner {
         }
     }
 
-    /// Whom to ask now for what comes behind the known ones, if anything is lacked and nobody is asked. Where the lead tells everybody
+    /// The member to ask now for the hashes behind the known ones, if any are lacking and nobody is asked. Where the lead tells everybody
     /// by itself, what it tells is waited for a while.
     pub fn ask(&mut self, now: Moment, tuning: &Tuning) -> Option<Teacher> {
         self.wake = None;

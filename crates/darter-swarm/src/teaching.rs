@@ -84,7 +84,7 @@ impl Teaching {
         }
         self.newcomers.1 += 1;
         let gives_list = members < few as usize || self.newcomers.1 <= few;
-        // What the others were not told yet is told to all soon.
+        // News that the others were not told yet is told to all soon.
         let count = if gives_list { self.told } else { 0 };
         Telling { from: 0, count, signed: gives_list && self.many }
     }

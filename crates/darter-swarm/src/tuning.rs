@@ -58,7 +58,7 @@ pub struct Tuning {
     /// A peer that failed so often in a row is asked for one piece at a time until it answers one, and others may be asked for that one
     /// meanwhile.
     pub failures_of_a_bad_one: u32,
-    /// A peer may take back so many pieces in a row that it was being asked for; each further one is a failure.
+    /// A peer may take back this many requested pieces in a row; each further one is a failure.
     pub may_take_back: u32,
     /// How long each next node in a group waits for the designated fetcher of a piece from another rack, in usual piece times, when
     /// it is busy. Shorter turns cost copies, longer ones time (`docs/notes/locality.md`).

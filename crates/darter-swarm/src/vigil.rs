@@ -5,7 +5,7 @@
 //! honest one may need. A lead that waits for its origin on purpose says so, and is given that time: as much as the member itself would
 //! wait for an origin, however often it is said.
 //!
-//! Non-goals: seeds, which are believed and waited for; single requests ([`picker`](crate::picker)).
+//! Non-goals: seeds, whose word counts and which are waited for; single requests ([`picker`](crate::picker)).
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const MIN_MOVE: u64 = 4096;
 pub enum Awaited {
     /// Its first piece, of which it knows the hash as of all others.
     First,
-    /// One that may have to be read of the origin, which may take so long.
+    /// The same for a piece that may have to be read of the origin.
     Read(Duration),
 }
 

@@ -1,6 +1,6 @@
 //! Where received pieces live until they are hashed and on disk. A fresh allocation of a piece's size costs a page
-//! fault for every 4 KiB, so buffers are used again; a pool keeps only so many bytes idle, so that a quiet node is
-//! small.
+//! fault for every 4 KiB, so buffers are used again; a pool keeps a limited number of bytes idle, so that a quiet node
+//! is small.
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -26,15 +26,15 @@ use crate::{PeerReader, PeerStream, PeerWriter, Result, WireError};
 /// Bytes of queued frames that are put into one write.
 const COALESCE: usize = 64 * 1024;
 
-/// Who wakes so much later than meant stood still, and can't say who was silent meanwhile.
+/// A task that wakes this much later than meant stood still, and can't tell who was silent meanwhile.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// Numbers of a control channel, of which both sides should use the same, and who hears of what was skipped.
 #[derive(Clone)]
 pub struct ControlConfig {
-    /// A sign of life goes out after so long without a write.
+    /// A sign of life goes out after this long without a write.
     pub idle: Duration,
-    /// The link is given up after so long without a byte read, or without a write getting anywhere.
+    /// The link is given up after this long without a byte read, or without a write getting anywhere.
     pub silence: Duration,
     /// Messages that wait to be written, at most: each of hundreds of blobs that two agents begin at once takes several.
     pub queue: usize,

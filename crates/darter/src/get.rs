@@ -572,7 +572,7 @@ async fn write_all(
                 Next::Given(Given::Anew(_)) => {}
             }
         }
-        // Whoever sent knows why.
+        // The sender knows why.
         Err(cut_off("the content ended before its end"))
     });
     let mut failed = None;

@@ -47,14 +47,14 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     darter_kernel::signal::ignore_file_size_limit();
     let arguments = cli::arguments(std::env::args_os());
-    // Whoever asked for JSON gets it also where the rest makes no sense.
+    // A program that asked for JSON gets it also where the rest makes no sense.
     let json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
     let configured = match Configured::from_arguments(&arguments) {
         Ok(configured) => configured,
         // Help and version come this way too: clap knows the stream and the code for each.
         Err(NotConfigured::Clap(error)) if !(json && error.use_stderr()) => {
             let text = config::text_of(&error);
-            // Whoever closed the stream does not want to know.
+            // The reader that closed the stream does not want to know.
             let _ = if error.use_stderr() {
                 anstream::stderr().write_all(text.as_bytes())
             } else {

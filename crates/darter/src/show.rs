@@ -27,7 +27,7 @@ pub(crate) use self::blobs::{list, pin, remove};
 pub(crate) use self::explain::explain;
 pub(crate) use self::status::{received, status};
 
-/// A daemon that has not answered for so long is said not to: it may be stopped, or its host hang.
+/// A daemon that has not answered for this long is said not to: it may be stopped, or its host hang.
 pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// Waits for a daemon's answer, and says once when that takes long.

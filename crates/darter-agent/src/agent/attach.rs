@@ -23,7 +23,7 @@ pub enum Phase {
     Ready,
     /// It is about to stop: what is under way goes on, and so that probes can look away first, ports are still open.
     Draining,
-    /// Ports take nothing new, and what they are answering has so long to end.
+    /// Ports take nothing new, and answers under way have this long to end.
     Closing(Duration),
     /// Nothing is answered any more.
     Stopped,

@@ -52,7 +52,7 @@ use crate::options::{Options, Role};
 /// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
 const UPLOAD_SLOTS: usize = 4;
 
-/// A peer that takes no byte for so long is disconnected.
+/// A peer that takes no byte for this long is disconnected.
 const STALL: Duration = Duration::from_secs(10);
 
 /// An agent to be: what it is told, and what it is made of.
@@ -252,7 +252,7 @@ impl Prepared {
             context,
         };
         let agent = Agent { inner: Arc::new(inner) };
-        // Whoever reads metrics as soon as there is a port must not see an empty store on a full disk.
+        // Metrics that are read as soon as there is a port must not show an empty store on a full disk.
         agent.note_room();
         if agent.options().role.is_daemon() {
             tasks.spawn(agent.clone().sample(agent.phases()));

@@ -134,8 +134,8 @@ impl Swarms {
         stat.version.length.zip(length).is_none_or(|(there, said)| there == said)
     }
 
-    /// The first known blob that the caller may have, as far as the headers of its own answer show. What other credentials
-    /// fetched needs a [sample](super::sample) as well.
+    /// The first known blob that the caller may have, as far as the headers of its own answer show. Content that other
+    /// credentials fetched needs a [sample](super::sample) as well.
     pub(super) fn shared<'r>(&self, own: &Own<'_>, records: &'r [SourceRecord]) -> Option<&'r SourceRecord> {
         let fetched = own.fetched();
         let sealed = own.source.digest().is_some();

@@ -34,7 +34,7 @@ const MAX_TRIES: u32 = 3;
 pub enum Handing {
     /// Verified bytes, and their place in the blob.
     Part(u64, Part),
-    /// What came is void: everything is handed on anew, of this content.
+    /// The bytes that came are void: everything is handed on anew, of this content.
     Anew {
         /// Its blob.
         blob: BlobId,

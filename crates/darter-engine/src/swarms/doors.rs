@@ -15,8 +15,8 @@ use super::access::Caller;
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 
-/// Whose turn it is to begin a transfer of a blob: from its place in the store to its place in the table. Else a place that one has just
-/// made, and that nobody is at yet, would be taken by another one for what an earlier time left.
+/// Whose turn it is to begin a transfer of a blob: from its place in the store to its place in the table. Otherwise an opener would take a
+/// place that another has just made, and where nobody waits yet, for a leftover.
 #[derive(Default)]
 pub(super) struct Turns(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
 

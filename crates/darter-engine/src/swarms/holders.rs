@@ -24,15 +24,15 @@ use super::nodes::Settled;
 use crate::error::FetchError;
 use crate::transfer::{Lead, Transfer};
 
-/// Who has had no answer for so long looks for a holder. Then again after twice as long each time, since one may come.
+/// An asker that has had no answer for this long looks for a holder. Then again after twice as long each time, since one may come.
 const LOOK_FOR_HOLDERS_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a holder may take to let this agent in.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Swarms {
-    /// What comes of `asking`, unless a node that holds all of the source's content is found while that takes long or meets an origin in
-    /// trouble. `asking` goes on all the same.
+    /// The outcome of `asking`, unless it takes long or meets an origin in trouble and a node that holds all of the source's content is
+    /// found meanwhile. `asking` goes on all the same.
     pub(super) async fn unless_held<T: From<Arc<Transfer>>>(
         self: &Arc<Self>,
         source: &Source,
@@ -89,7 +89,7 @@ impl Swarms {
         let (key, blob) = (source.record_key(&Credentials::none()), blob_of(digest));
         let holders = self.house.fleet.holders_by_seeds(key, blob, self.known_holders(key, blob)).await;
         for holder in holders.iter().map(|info| info.node).filter(|holder| self.may_lead(*holder, source)) {
-            // Whoever was asked has let this agent in by now, or an earlier holder at last.
+            // By now the agent that was asked has let this one in, or an earlier holder has.
             if let Some(transfer) = self.get(blob).filter(|transfer| transfer.lead() != Lead::Nobody) {
                 return self.check_given(&transfer, source).await.ok().map(|()| transfer);
             }

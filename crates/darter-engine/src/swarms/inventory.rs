@@ -1,10 +1,9 @@
 //! What connected nodes hold whole: they help a seed whose own copy is gone (evicted, or lost with its disk).
 //!
-//! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest
-//! counts. It is a member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the
-//! seed reads the origin. What the pieces must be the seed hears from the origin, or knows from an earlier reading, and never from a
-//! node: one that made a list up would keep the blob from everybody. What its own host alone waits for is another thing
-//! ([`holders`](super::holders)).
+//! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest counts. It is a
+//! member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the seed reads the
+//! origin. The seed learns the pieces' hashes from the origin, or from an earlier reading, and never from a node: one that made a list up
+//! would keep the blob from everybody. What its own host alone waits for is another thing ([`holders`](super::holders)).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +23,7 @@ const MAX_TOLD: usize = 10_000;
 /// Holders of a blob among which the one is chosen that is named: there may be thousands, and thousands who ask.
 const MAX_NAMED: usize = 64;
 
-/// Of these, so many are asked one after the other.
+/// The number of these that are asked, one after the other.
 const MAX_ASKED: usize = 3;
 
 /// Who holds what.

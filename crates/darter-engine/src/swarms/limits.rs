@@ -41,7 +41,7 @@ impl Limits {
         self.0.lock().insert(key_of(source, credentials), (error.clone(), until), 1);
     }
 
-    /// What who asks with these credentials is told without the origin being asked.
+    /// The answer for these credentials while the origin is not asked.
     pub(super) fn of(&self, source: &Source, credentials: &Credentials, now: Moment) -> Option<FetchError> {
         let mut limits = self.0.lock();
         let (error, until) = limits.get(&key_of(source, credentials))?;

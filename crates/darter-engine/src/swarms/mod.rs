@@ -19,8 +19,8 @@
 //! | `refused` | why an agent that was asked does not lead |
 //! | `uploads` | what peers are given |
 //!
-//! Between a lead's "you are in" and the transfer that follows from it lies a disk access. What the lead says of the
-//! blob meanwhile is kept and told to the transfer before anything later is.
+//! Between a lead's "you are in" and the transfer that follows from it lies a disk access. The lead's messages about the
+//! blob in between are kept, and given to the transfer before any later one.
 //!
 //! A member that is told of a newcomer may meet it before the lead's answer has reached the newcomer, and meets it once. So
 //! what such a *stranger* says is kept, too.
@@ -608,11 +608,11 @@ impl Listener for ListeningSwarms {
 pub struct ListeningSwarms {
     /// The swarms.
     pub swarms: Arc<Swarms>,
-    /// Who answers questions about registries; nobody in an agent that lives for one download.
+    /// The part that answers questions about registries; nobody in an agent that lives for one download.
     pub registries: Option<Arc<Registries>>,
 }
 
-/// What a member is told that can't be let in for a reason of this agent's own.
+/// The failure that a member is told if this agent can't let it in for a reason of its own.
 fn refusal(text: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None }
 }

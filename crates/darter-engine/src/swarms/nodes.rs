@@ -189,7 +189,7 @@ impl Swarms {
     }
 
     /// Follows a node that leads already or holds all of it, if there is one: a member that asks this node to lead may not know of it, and
-    /// one that asks everybody would have everybody read the origin. Of two that do so neither waits for the other: one is there already.
+    /// one that asks everybody would have everybody read the origin. Two nodes that do so never wait for each other: one is there already.
     async fn open_by_lead(
         self: &Arc<Self>,
         member: NodeId,

@@ -40,7 +40,7 @@ use crate::transfer::dissolve::{origin_of, read_wrong};
 use crate::transfer::reading::check_length;
 use crate::transfer::{Beginning, Lead, Transfer};
 
-/// An answer that takes so long is told by `darter explain`.
+/// `darter explain` tells of an answer that takes this long.
 pub(super) const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
 
 impl Swarms {
@@ -329,7 +329,7 @@ impl Swarms {
                 // The blob's transfer was there, and follows the seed already.
                 let known = self.get(blob);
                 let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
-                // A lead may let two in who asked different registries. What a stranger sends shows that another one has the
+                // A lead may let two in who asked different registries. A stranger's bytes show that another registry has the
                 // same only once the lead has checked the whole.
                 if transfer.source != *source && !self.may_come_to_this(&transfer) && !transfer.has_verdict() {
                     return Err(Refused::Final(FetchError::Unproven { name: source.to_string() }));
@@ -375,7 +375,8 @@ impl Swarms {
         if on_trust {
             self.proven(source);
         }
-        // Whoever is let in is told apart once it is there.
+        // A caller that is let in is told apart once the transfer is
+        // there.
         let requester = Requester::Here;
         let beginning = Beginning {
             source: source.clone(),
@@ -398,8 +399,8 @@ impl Swarms {
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
         let Caller { credentials, requester, everything } = caller;
-        // Without the door: callers of what is known need not wait for each other's questions to the origin. What is stored
-        // in part may have been created this moment by whoever is at the door with the origin's answer.
+        // Without the door: callers of what is known need not wait for each other's questions to the origin. A part in the
+        // store may have been created this moment by the opener that holds the door.
         let mut says = true;
         let is_begun = match source {
             Source::Registry { digest, .. } => {
@@ -442,7 +443,7 @@ impl Swarms {
             Err(error) => {
                 let error = FetchError::from(error);
                 self.limits.note(source, credentials, &error, context.now());
-                // Who asks again at once would get the same page.
+                // A second request at once would get the same page.
                 if let (FetchError::Origin(failure), Some(digest)) = (&error, source.digest())
                     && failure.kind == ErrorKind::Page
                 {
@@ -581,8 +582,8 @@ impl Swarms {
             self.remember_own(&own, blob);
             return Ok((version, blob));
         }
-        // What has this name already is the same if the name says all there is to say, and the bytes bear it out. Else it
-        // may be an earlier state, or what the origin shows to others under the same tag.
+        // A blob that has this name already is the same if the name says all there is to say, and the bytes bear it out. Else
+        // it may be an earlier state, or what the origin shows to others under the same tag.
         if own.is_for_anyone() && self.begins_alike(blob, body, length).await {
             self.remember_own(&own, blob);
             return Ok((version, blob));
@@ -665,7 +666,7 @@ impl Swarms {
     async fn held_of(&self, source: &Source, credentials: &Credentials) -> Result<Option<Held>, FetchError> {
         let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(None) };
         let stored = self.stored(blob).await?;
-        // What a registry left unfinished that may be a stranger's is thrown away when this one's transfer begins.
+        // A stranger's unfinished part is thrown away when this source's transfer begins.
         let is_begun = self.get(blob).is_some();
         let kept = stored.filter(|it| is_begun || it.is_complete() || self.may_go_on_with(it, source));
         Ok(kept.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))

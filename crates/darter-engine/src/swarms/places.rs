@@ -1,8 +1,8 @@
 //! A blob's place in the store, for a transfer that begins.
 //!
-//! What is there already goes on, if it is the same source's or comes from one that is as good ([`may_go_on_with`]). Else the blob is begun
-//! anew in its place; but not while somebody reads what is there, or writes to it: he keeps the place, and the new blob passes through without
-//! one. So does what the disk refuses, or does not begin in time.
+//! A part that is there goes on if it is the same source's, or comes from one that is as good ([`may_go_on_with`]). Else the blob is begun
+//! anew in its place; but not while somebody reads what is there, or writes to it: he keeps the place, and the new blob passes through
+//! without one. So does what the disk refuses, or does not begin in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,8 @@ impl Swarms {
         // Those that were needed when last looked at may be needed no more.
         self.all().iter().for_each(|transfer| transfer.may_rest());
         let disk = &self.house.context.disk;
-        // What somebody else has begun goes on under his name.
+        // A part that another source has begun goes on under that source's
+        // name.
         let (is_free, asked) = (self.get(blob).is_none(), source.clone());
         let registries = self.house.context.registries.clone();
         let begin =
@@ -61,7 +62,7 @@ impl Swarms {
                 Ok(stored) if on_trust && !stored.is_complete() && stored.info().name != info.name => {
                     Err(StoreError::InUse(blob))
                 }
-                // What is left of an earlier try was cut differently, and is worth less than the swarm's way.
+                // The rest of an earlier try has other pieces, and is worth less than the swarm's cut.
                 Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
                     begin_anew(store, blob, info.clone(), manifest.clone())
                 }
@@ -102,7 +103,7 @@ impl Swarms {
     }
 }
 
-/// Begins a blob anew in place of what is stored of it. What is read, or written to, is not taken away.
+/// Begins a blob anew in place of what is stored of it. A blob that is read or written is not taken away.
 ///
 /// # Errors
 /// [`StoreError::InUse`], and those of the store.

@@ -139,13 +139,13 @@ impl Swarms {
             return Ok(false);
         }
         let stat = context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
-        // What has another length is something else, such as what is shown to who has to log in.
+        // Content of another length is something else, such as a login page.
         let (Some(digest), Some(told)) = (source.digest(), stat.version.length) else { return Ok(true) };
         let known = self.stored(blob_of(&digest)).await?.and_then(|stored| stored.length());
         Ok(known.is_none_or(|known| known == told))
     }
 
-    /// Reads the source whole, and compares it with its digest. Who asks for the same meanwhile waits for the same
+    /// Reads the source whole, and compares it with its digest. Callers that ask for the same meanwhile wait for this
     /// reading.
     async fn compare(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
         let mut result = self.comparison(source, caller);

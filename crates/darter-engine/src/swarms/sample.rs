@@ -1,9 +1,9 @@
 //! Whether an origin gives a caller the very bytes that another's credentials fetched, as a sample of them shows.
 //!
-//! What an origin says of its content is not what it gives: some answer HEAD, or an entity tag that never changes, to
-//! everybody, and a login page, or 403, to a GET. So before content that other credentials opened is given to a caller,
-//! the caller's own GET has to bring some bytes of it: from a place that nobody can know beforehand where the origin serves
-//! ranges, else from its beginning.
+//! An origin's headers do not prove what it gives: some answer HEAD, or an entity tag that never changes, to everybody, and a
+//! login page, or 403, to a GET. So before content that other credentials opened is given to a caller, the caller's own GET has
+//! to bring some bytes of it: from a place that nobody can know beforehand where the origin serves ranges, else from its
+//! beginning.
 //!
 //! A sample proves nothing of content whose other bytes differ; that is the origin's entity tag to say.
 
@@ -97,7 +97,7 @@ impl Swarms {
         }
         let held: Vec<_> = stored.held().iter().collect();
         let drawn = fresh_nonce(&*self.house.context.clock) as usize;
-        // What is on its way comes from its beginning.
+        // A blob under way is compared from its beginning.
         let Some(piece) = held.get(drawn % held.len().max(1)) else {
             return Ok(Some(ByteRange::new(0, SAMPLE.min(end))));
         };

@@ -1,8 +1,8 @@
 //! What peers are given: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in
 //! the store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
 //!
-//! What was verified and is in the page cache goes at once; everything else is read and hashed by a disk thread first, as all is after
-//! a restart, and goes when it is ready.
+//! A verified piece in the page cache goes at once; everything else is read and hashed by a disk thread first, as all is after a restart,
+//! and goes when it is ready.
 
 use std::sync::Arc;
 
@@ -166,7 +166,7 @@ impl Swarms {
     }
 }
 
-/// A piece that is about to be given. Whoever drops it gives nothing.
+/// A piece that is about to be given. Dropped unused, it gives nothing.
 struct Gift {
     /// The transfer that it is a piece of, if its blob has one.
     of: Option<Arc<Transfer>>,

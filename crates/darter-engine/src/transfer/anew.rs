@@ -94,7 +94,7 @@ impl Transfer {
         None
     }
 
-    /// The origin has another version now: whoever reads this one has to ask again. What is held of it is thrown away,
+    /// The origin has another version now: whoever reads this one has to ask again. The pieces held of it are thrown away,
     /// since nobody can get the rest.
     pub(super) async fn supersede(self: &Arc<Self>, error: FetchError) {
         if !matches!(self.outcome(), Outcome::Open) {

@@ -1,10 +1,10 @@
 //! Further connections to an origin that gives several more than one.
 //!
-//! Whether there are any, and what each reads, is the swarm's decision (`darter_swarm::Lead`), which is told what comes on each. What
-//! happens to one of them is never the end of anything: the reader of everything goes on, and reads what another was to read and did
-//! not. Where one's connection broke, or sent nothing for a moment, fewer read for a while. An origin that answers a range with
-//! everything, with an error, or with the wish to be left alone, is read by one connection from then on, and so are its other blobs for
-//! a while (see [`manners`](super::manners)). What it says to one connection about waiting holds for all that read the blob.
+//! Whether there are any, and what each reads, is the swarm's decision (`darter_swarm::Lead`), which is told what comes on each. A failure
+//! of one of them ends nothing: the reader of everything goes on, and reads what another was to read and did not. Where one's connection
+//! broke, or sent nothing for a moment, fewer read for a while. An origin that answers a range with everything, with an error, or with the
+//! wish to be left alone, is read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)).
+//! What it says to one connection about waiting holds for all that read the blob.
 //!
 //! A connection reads a stretch at a time, with the version and the credentials that the first one has, and takes its turns as any reader does
 //! (see [`turns`](super::turns)): where other blobs are read at the same time they share the connections, and none begins another stretch while
@@ -90,7 +90,7 @@ impl Transfer {
         }
     }
 
-    /// The origin does not want several connections, for so long if it said so: one reads this blob from now on.
+    /// The origin does not want several connections, for this time if it said one: one reads this blob from now on.
     pub(super) fn origin_is_read_alone(&self, asked: Option<Duration>, why: &str) {
         let now = self.context.now();
         self.context.manners.refused(&origin_of(&self.source), asked, now);
@@ -243,7 +243,7 @@ impl Transfer {
         let consequence = if others_may { Consequence::Fewer } else { consequence(&end) };
         let (why, asked) = match end {
             RunEnd::Replan => return,
-            // Whoever reads everything meets with what failed here.
+            // The reader of everything meets the same failure.
             RunEnd::Here(error) => (in_full(&error).to_string(), None),
             RunEnd::Whole(_) => ("the origin gave all of it though a part was requested".to_owned(), None),
             RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
@@ -262,7 +262,7 @@ impl Transfer {
         match consequence {
             Consequence::Nothing => {}
             Consequence::Fewer => self.narrows(&why, |lead| lead.origin_failed(began, now)),
-            // What was said to one caller says nothing of other blobs.
+            // A refusal to one caller says nothing of other blobs.
             Consequence::Alone if is_refused => self.narrows(&why, |lead| lead.origin_refused(now)),
             Consequence::Alone => self.origin_is_read_alone(asked, &why),
         }

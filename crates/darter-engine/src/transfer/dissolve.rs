@@ -1,7 +1,7 @@
 //! Content that is not what its digest says: it is thrown away at every member, and whoever sent it is named.
 //!
-//! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. Who sent it
-//! is the origin, by way of whoever read it.
+//! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. The sender is
+//! the origin, by way of the agent that read it.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ impl Transfer {
     /// The lead can't go on.
     pub(super) fn lead_gave_up(self: &Arc<Self>, lead: NodeId, failure: Failure) {
         let text = failure.text.clone();
-        // Whoever led next would ask the origin that asked to be left alone. Of a node that is no more than its word.
+        // The next lead would ask an origin that asked to be left alone. Of a node that is no more than its word.
         if failure.kind == FailureKind::RateLimited
             && self.fleet.is_seed(lead)
             && let Some(error) = FetchError::from_failure(failure)
@@ -58,7 +58,7 @@ impl Transfer {
             state.journal.note(now, format!("lost the lead {addr} ({why})"));
             !state.follows_seed && state.session.course.phase() != Phase::Arriving && loss != Loss::Forgot
         };
-        // Of what a node said of this blob nothing was ever borne out. Whoever goes on by that might never come to an end.
+        // Of what a node said of this blob nothing was ever borne out. A transfer that goes on by those hashes might never end.
         if is_hearsay && self.stored.held().is_empty() && self.stored.known_count() > 0 {
             let (transfer, why) = (Arc::clone(self), why.to_owned());
             self.tasks.spawn(async move { transfer.start_over_without(lead, How::Perhaps, why).await });
@@ -72,7 +72,7 @@ impl Transfer {
         self.elect();
     }
 
-    /// Throws away what a node said of this blob, and what came by that. Whoever waits is given what the next try brings.
+    /// Throws away what a node said of this blob, and what came by that. Readers that wait are given what the next try brings.
     async fn end_trust(self: &Arc<Self>, why: &str) {
         let reason = format!("the node that gave it can't go on ({why})");
         self.dissolve(FetchError::Withdrawn { blob: self.blob, reason }).await;

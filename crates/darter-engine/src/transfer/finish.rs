@@ -48,7 +48,7 @@ impl Transfer {
         let mut changed = self.changed.subscribe();
         let counted =
             async { while self.counted_pieces() < self.stored.prefix() && changed.changed().await.is_ok() {} };
-        // What a former transfer of this blob stored at its very end is in no journal.
+        // Pieces that a former transfer of this blob stored at its very end are in no journal.
         let _ = tokio::time::timeout(COUNTING_TIMEOUT, counted).await;
     }
 
@@ -56,12 +56,12 @@ impl Transfer {
         self.state.lock().journal.pieces()
     }
 
-    /// The whole could not be checked. What was found damaged on the way is fetched, then this comes again; where
+    /// The whole could not be checked. Damaged pieces found on the way are fetched, then this comes again; where
     /// nothing is missing, trying again would find the same.
     fn unchecked(self: &Arc<Self>, error: &FetchError) {
         self.note(format!("checking the whole: {}", in_full(error)));
         self.note_losses();
-        // What was missing then may have come by now; the check of the whole is done again in any case.
+        // The missing pieces may have come by now; the check of the whole is done again in any case.
         let was_missing = matches!(error, FetchError::Store(error)
             if matches!(**error, StoreError::Incomplete { .. } | StoreError::NotHeld { .. }));
         if was_missing {
@@ -134,7 +134,7 @@ impl Transfer {
             state.journal.completed(now, verdict.digest);
             state.session.verdict = Some(verdict);
             state.checked_by = by;
-            // What the pieces must be was found out here: it holds when one of them is lost again.
+            // This agent computed the hashes itself: it holds when one of them is lost again.
             self.on_trust.store(false, Ordering::Release);
         }
         self.context.setbacks.clear(self.setback_key());

@@ -8,8 +8,8 @@
 //!   on again. Losses are noted where all of them pass, [`Transfer::lack`], and not by looking at what is held, which
 //!   may be whole again by then.
 //!
-//! Who takes nothing for a while holds up nobody: what comes meanwhile is one set of pieces, and goes out as few long
-//! parts. While little has come, a part waits a moment for its neighbours.
+//! A receiver that takes nothing for a while holds up nobody: what comes meanwhile is one set of pieces, and goes out as
+//! few long parts. While little has come, a part waits a moment for its neighbours.
 //!
 //! A blob that has no file, or passes through (see [`passing`](super::passing)), comes in order from the first byte on that
 //! was not handed on: pieces that are aside in memory are forgotten in that order.

@@ -243,8 +243,8 @@ impl Archive {
         serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
     }
 
-    /// Forgets all but these blobs: what was evicted needs no explanation any more. What has another name than an explanation
-    /// may be a newer version's, and stays.
+    /// Forgets all but these blobs: what was evicted needs no explanation any more. A file with another name than an
+    /// explanation's may be a newer version's, and stays.
     pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
         for name in self.0.names()? {
             let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };
@@ -270,7 +270,7 @@ impl Archive {
     }
 }
 
-/// What is written under this name is no explanation yet.
+/// A file of this name is still being written.
 fn fresh_name_of(blob: BlobId) -> String {
     format!("{blob}.new")
 }

@@ -36,7 +36,7 @@ impl Known {
 }
 
 impl Manners {
-    /// An origin does not want several connections, and asked to be left alone for so long.
+    /// An origin does not want several connections, and asked to be left alone for this time.
     pub(crate) fn refused(&self, origin: &str, asked: Option<Duration>, now: Moment) {
         let until = now + asked.unwrap_or_default().clamp(REFUSED_FOR, REFUSED_FOR * 24);
         self.change(origin, now, |known| known.alone_until = until);

@@ -389,7 +389,7 @@ impl Transfer {
                     self.stored_piece(piece, bytes, None, lead.giver());
                 }
                 Ok(Put::AlreadyHeld) => {}
-                // What is not taken here is asked for like any other piece.
+                // A piece that is not taken here is requested like any other.
                 Err(error) => {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "an inline piece was not stored");
                 }

@@ -14,7 +14,8 @@ const BUCKETS: u64 = 8;
 /// A bucket's length in microseconds.
 const BUCKET: u64 = 250_000;
 
-/// A rate is taken over no less, so that one piece after a pause is no outburst.
+/// The shortest time that a rate is taken over, so that one piece after a pause is no
+/// outburst.
 const MIN_SPAN: Duration = Duration::from_secs(1);
 
 /// Counts bytes in buckets of a quarter of a second and forgets those older than the window.

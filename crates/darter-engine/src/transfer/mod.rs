@@ -232,7 +232,7 @@ impl State {
     }
 }
 
-/// Whom of the two less may be read for.
+/// The one of the two for whom less may be read.
 const fn narrower(one: Requester, other: Requester) -> Requester {
     match (one, other) {
         (Requester::Named, _) | (_, Requester::Named) => Requester::Named,

@@ -17,7 +17,7 @@ use darter_core::Blamed as _;
 use darter_origin::{ErrorKind, OriginError, Reading};
 use futures_util::future::{self, Either};
 
-/// How long an answer to a range is waited for before the whole is asked for beside it.
+/// How long an answer to a range is waited for before the whole is requested as well.
 const RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where the whole has been answered already.
 const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,7 +144,8 @@ mod tests {
         OriginError::new(kind, "failed")
     }
 
-    /// What is opened, and which questions were asked. A question is answered after so many seconds.
+    /// What is opened, and which questions were asked. Each question is answered after the seconds that stand
+    /// with it.
     async fn opened(
         parts: &mut Parts,
         part: (u64, Option<ErrorKind>),

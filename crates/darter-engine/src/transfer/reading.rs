@@ -2,15 +2,14 @@
 //! and stored the moment it is whole; and beside that, on *errands*, what somebody waits for wherever it is. Where several
 //! connections get more than one, others read further stretches meanwhile (see [`beside`](super::beside)).
 //!
-//! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up
-//! with the next piece in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since
-//! it gives no ranges or nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by range,
-//! with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start
-//! again and what is known is skipped (see [`parts`](super::parts)). Where
-//! nothing tells whether it is the same version, it is read from its start, too, and compared (see [`anew`](super::anew) and
-//! [`through`](super::through)). What
-//! came of an unfinished piece is kept for that, where the version can be checked: an origin that cuts each answer off
-//! after some bytes gets to the end, too. It has failed when it gave no byte for as long as `--origin-patience`.
+//! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up with the next piece
+//! in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since it gives no ranges or
+//! nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by
+//! range, with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start again and
+//! what is known is skipped (see [`parts`](super::parts)). Where nothing tells whether it is the same version, it is read from its start,
+//! too, and compared (see [`anew`](super::anew) and [`through`](super::through)). The bytes of an unfinished piece are kept for that, where
+//! the version can be checked: an origin that cuts each answer off after some bytes gets to the end, too. It has failed when it gave no
+//! byte for as long as `--origin-patience`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,7 +116,7 @@ impl Transfer {
         self.tasks.spawn(async move {
             loop {
                 transfer.read_origin(OriginReader::Errands, None).await;
-                // What came to be waited for since it decided to end was left to it.
+                // Wishes that came since it decided to end were left to it.
                 let mut state = transfer.state.lock();
                 if !transfer.has_errands_now(&state) {
                     state.on_errands = false;
@@ -296,7 +295,7 @@ impl Transfer {
                     }
                     self.note(format!("reading the origin: {}; continuing", in_full(&error)));
                     let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
-                    // Whoever does not answer within the pause is asked in a later one.
+                    // A holder that does not answer within the pause is asked in a later one.
                     let asking = tokio::time::timeout(pause, self.meet_holders());
                     let _ = tokio::join!(self.pause_reading(pause), asking);
                 }
@@ -421,7 +420,8 @@ impl Transfer {
             return RunEnd::Whole(reading);
         }
         if !reads_everything {
-            // What the origin declares of the whole is heeded by who reads all of it.
+            // Only the reader of everything heeds the hashes that the origin declares of the
+            // whole.
         } else if left.anew {
             self.whole.begin(self.hasher(), reading.witness);
         } else if start == 0 {
@@ -471,7 +471,7 @@ impl Transfer {
             let length = chunk.len() as u64;
             at += length;
             skip(&mut chunk, &mut assembly.skip);
-            // What came before and was lost again is none: an origin may break off at the same byte for ever.
+            // Bytes that came before and were lost are no progress: an origin may break off at the same byte for ever.
             if !chunk.is_empty() && assembly.piece >= run.first && at > left.reached {
                 (left.progress, left.reached, left.again) = (self.context.now(), at, 0);
                 self.moved();

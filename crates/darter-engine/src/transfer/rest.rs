@@ -1,8 +1,8 @@
 //! When a transfer lets its blob be evicted.
 //!
-//! A complete blob that nobody reads may go at any time when the store needs its room, though the transfer stays for a
-//! while, to be found by whoever asks next. So the transfer *rests* on it: the store then does not count it as a user. Whoever
-//! wants to read takes a [`Hold`] first, and learns if the blob was evicted meanwhile.
+//! A complete blob that nobody reads may go at any time when the store needs its room, though the transfer stays for a while, to
+//! be found by whoever asks next. So the transfer *rests* on it: the store then does not count it as a user. A reader takes a
+//! [`Hold`] first, and learns from it if the blob was evicted meanwhile.
 //!
 //! A lead's blob does not rest while pieces of it go out to members that still want some.
 
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::{Outcome, Transfer};
 
-/// Members that got nothing for so long are not waited for.
+/// Members that got nothing for this long are not waited for.
 const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many read, and whether the transfer rests.

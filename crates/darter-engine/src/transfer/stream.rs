@@ -326,7 +326,7 @@ pub(super) fn file_part(
         let part = match held {
             Ok(Some(part)) => part,
             Ok(None) => return Ok(None),
-            // Whoever comes for the rest learns of it.
+            // The call for the rest learns of it.
             Err(_) if found.is_some() => break,
             Err(error) => return Err(error),
         };

@@ -1,7 +1,7 @@
 //! Turns at reading origins, so that pieces become whole one after the other.
 //!
-//! A part of a piece can't be passed on. Sixty-four blobs read side by side share what the origin gives, and the first piece of each
-//! is whole when all are: the seed's uplink idles for so long. So an agent begins few pieces at a time, each blob in its turn.
+//! A part of a piece can't be passed on. Sixty-four blobs read side by side share what the origin gives, and the first piece of each is
+//! whole when all are: the seed's uplink idles meanwhile. So an agent begins few pieces at a time, each blob in its turn.
 //!
 //! Connections besides the first one of a blob are few in all, and shared among the blobs that are fetched.
 //!

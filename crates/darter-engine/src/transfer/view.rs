@@ -19,7 +19,7 @@ use super::{Lead, State, Transfer, map_of};
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;
 
-/// A peer is forgotten when nothing came from it or went to it for so long.
+/// A peer is forgotten when nothing came from it or went to it for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// Peers told of at a time.

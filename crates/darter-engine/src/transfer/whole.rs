@@ -1,13 +1,13 @@
 //! The digest of the whole, and what the origin declares of it: computed once, while the origin is read.
 //!
-//! Both need the bytes in their order, and pieces come in any: by several connections, as somebody waits for them, from members. Whoever
-//! stores the piece whose turn it is hashes the bytes that it has in hand. A piece that came before its turn is read from the store
-//! when those before it are here (it was written a moment ago, and is in the page cache), by a task beside those that read the
-//! origin. What is left when the last piece is here is left to the check of the whole.
+//! Both need the bytes in their order, and pieces come in any: by several connections, as somebody waits for them, from members. The task
+//! that stores the next piece hashes the bytes that it has in hand. A piece that came before its turn is read from the store when those
+//! before it are here (it was written a moment ago, and is in the page cache), by a task beside those that read the origin. When the last
+//! piece is here, the check of the whole hashes the rest.
 //!
 //! Invariants: one hashes at a time; what is taken is given back, as it was if the piece was not stored, or lost for good
-//! ([`Whole::lose`]): then the check of the whole reads everything, and what the origin declares is not checked. Whoever stored the
-//! piece whose turn it is by then sees to it that it is hashed.
+//! ([`Whole::lose`]): then the check of the whole reads everything, and what the origin declares is not checked. The task that stored
+//! the piece whose turn it is by then has it hashed.
 //!
 //! Non-goals: content that an earlier run of this agent began, or another lead. Its digest is computed at the end.
 
@@ -83,7 +83,7 @@ impl Hashing {
         self.next += bytes.len() as u64;
     }
 
-    /// Takes pieces that follow from the store, at most so many, until one is not here or the blob ends.
+    /// Takes the next pieces from the store, at most `most`, until one is not here or the blob ends.
     fn read_on(
         &mut self,
         stored: &dyn StoredBlob,
@@ -163,7 +163,7 @@ impl Whole {
         self.back.notify_waiters();
     }
 
-    /// What had been taken is lost.
+    /// The hash so far is lost.
     pub(super) fn lose(&self) {
         self.begin(None, None);
     }
@@ -270,7 +270,7 @@ impl Transfer {
             });
             let (read, result) = read.await;
             if let Err(error) = result {
-                // What is damaged is fetched again, and the rest is hashed at the end.
+                // A damaged piece is fetched again, and the rest is hashed at the end.
                 tracing::debug!(blob = %self.blob.short(), %error, "hashing the whole stopped");
                 return self.whole.give_back(read);
             }

@@ -1,8 +1,8 @@
 //! Which ranges are lone: no part of a reading of everything, so that the pieces that they touch are fetched and no others. And which
 //! of them begin with the upstream rather than with the agent.
 //!
-//! Whoever reads the origin jumps to what is waited for. An older agent does not, and some origins give no ranges; then the agent gives
-//! a byte far ahead only after everything before it. Two kinds of readers ask for such bytes:
+//! The reader of the origin jumps to what is waited for. An older agent does not, and some origins give no ranges; then the agent gives a
+//! byte far ahead only after everything before it. Two kinds of readers ask for such bytes:
 //!
 //! - engines that fetch a layer by several ranges at once (containerd's `concurrent_layer_fetch_buffer`). Together they
 //!   read the whole in order. They get their headers at once and wait for the agent: reading past it would cost the
@@ -36,7 +36,7 @@ const MAX_PARALLEL: u64 = 32;
 const MIN_STEP: u64 = 64 << 10;
 /// A longer range from 0 on is the beginning of a sweep.
 const MAX_BEGINNING: u64 = 4 << 20;
-/// A longer range is no jump: whoever reads so much wants the rest, too.
+/// A longer range is no jump: a reader of so long a range wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
 
 /// How much later a range may arrive than one that it was asked for before.

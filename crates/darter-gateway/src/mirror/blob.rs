@@ -1,11 +1,10 @@
 //! Blobs: from the agent, to callers who may have them.
 //!
 //! A GET is answered once the first verified bytes are there, so that whatever fails before them can still be answered
-//! otherwise: with the upstream's own answer. But not later than a few seconds after length and access are known: engines
-//! wait only so long for headers, and far longer for a body (`flow`). So an origin that is slow to its first byte is waited
-//! for behind the headers, if the registry shows that it is there: it has just answered, or does so when it is asked for
-//! the blob's length. One that says nothing at all is an error, since only then engines go round. A HEAD never makes the
-//! agent fetch.
+//! otherwise: with the upstream's own answer. But not later than a few seconds after length and access are known: engines wait
+//! a few seconds for headers, and far longer for a body (`flow`). So an origin that is slow to its first byte is waited for
+//! behind the headers, if the registry shows that it is there: it has just answered, or does so when it is asked for the blob's
+//! length. One that says nothing at all is an error, since only then engines go round. A HEAD never makes the agent fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,7 +181,7 @@ impl Mirror {
             let opened = tokio::time::timeout_at(deadline, opening).await;
             return opened.map(Opened::Now).map_err(|_| self.too_slow(ask.awaited));
         };
-        // Who has got a part of it already gives the whole pull up when another fails.
+        // A client that has a part of it already gives the whole pull up when another one fails.
         let begun = self.was_given(ask, digest).is_some();
         tokio::select! {
             opened = opening => Ok(Opened::Now(opened)),
@@ -365,7 +364,7 @@ impl Mirror {
         let digest = wanted.digest;
         let error = error.unwrap_or(FetchError::Silent);
         match &error {
-            // Whoever asked too often would ask once more.
+            // A caller that asked too often would ask once more.
             FetchError::Origin(failure) if failure.blame().is_final() && failure.blame().may_pass() => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }

@@ -16,11 +16,11 @@
 //! A body that stands still ends with `stall_timeout`, whoever gives; the upstream was asked before that. Time in which an
 //! origin asked to be let alone does not count.
 //!
-//! What comes from the upstream is not stored here. A blob that comes from it alone is compared with its digest, and its
-//! last bytes are held back for that; of other bytes the engine checks the whole, as it does with a registry. Two failures are no reason to go on, since they cast doubt on what was sent already:
-//! content that is not what its digest says, and a blob that was withdrawn. Nor is an upstream that limits requests
-//! asked again past the agent. Then, and when nobody can go on, the connection breaks off, so that the engine sees an
-//! incomplete body.
+//! What comes from the upstream is not stored here. A blob that comes from it alone is compared with its digest, and its last bytes are
+//! held back for that; of other bytes the engine checks the whole, as it does with a registry. Two failures are no reason to go on, since
+//! they cast doubt on what was sent already: content that is not what its digest says, and a blob whose transfer was ended. Nor is an
+//! upstream that limits requests asked again past the agent. Then, and when nobody can go on, the connection breaks off, so that the engine
+//! sees an incomplete body.
 
 use std::io;
 use std::sync::Arc;
@@ -432,7 +432,7 @@ impl Flow {
             let error = error.unwrap_or(FetchError::Silent);
             return Err(self.cut(io::Error::other(error)));
         }
-        // Whoever asked too often would ask once more.
+        // A caller that asked too often would ask once more.
         let limited = error.as_ref().is_some_and(|error| error.is_final() && error.blame().may_pass());
         loop {
             let refused = if limited {

@@ -16,9 +16,9 @@
 //! therefore opens what it can read to everybody who reaches the local port. It is never used for a caller who brings
 //! credentials.
 //!
-//! Limit: a registry is believed about its own repositories. One that claims to hold content it never had is given
-//! the benefit to whoever names that content's digest, as it is in the content stores of the engines themselves.
-//! Likewise one that answers HEAD, digest included, to those to whom it refuses GET.
+//! Limit: a registry's word counts for its own repositories. One that claims to hold content it never had is given the
+//! benefit to whoever names that content's digest, as it is in the content stores of the engines themselves. Likewise
+//! one that answers HEAD, digest included, to those to whom it refuses GET.
 //!
 //! Pure: time is an argument. Both tables are bounded; what is forgotten is asked for again.
 
@@ -69,7 +69,7 @@ impl Scope {
 }
 
 impl Grants {
-    /// Nothing known; an acceptance will be believed for `ttl`.
+    /// Nothing known; an acceptance counts for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
         Self { ttl, accepted: Recent::new(CAPACITY), members: Recent::new(CAPACITY), given: Recent::new(CAPACITY) }
     }

@@ -126,7 +126,7 @@ pub struct MirrorOptions {
     pub default_upstream: Option<String>,
     /// Whether `/v2/` asks for the login that the caller has for this mirror.
     pub ask_login: bool,
-    /// How long an upstream's yes to a caller's credentials is believed.
+    /// How long an upstream's yes to a caller's credentials is cached.
     pub grant_ttl: Duration,
     /// How long a program waits for an answer to begin.
     pub answer_timeout: Duration,

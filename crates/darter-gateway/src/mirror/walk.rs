@@ -87,7 +87,7 @@ mod tests {
         format!("https://registry.lab/v2/app/tags/list?last={number}&n=2").parse().unwrap()
     }
 
-    /// How many pages are gone to, where `next` leads on from one to the next; at most so many.
+    /// How many pages are followed, where `next` leads on from one to the next; at most `most`.
     fn pages(most: usize, next: impl Fn(usize) -> usize) -> usize {
         let (mut at, mut walk) = (0, None);
         for gone in 1..most {

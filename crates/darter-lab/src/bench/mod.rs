@@ -1,4 +1,4 @@
-//! Measurements of what one host does, with real processes, beside nginx where it can do the same.
+//! Measurements of what one host does, with real processes, compared with nginx where it can do the same.
 //!
 //! | file | what lives there |
 //! |---|---|

@@ -100,7 +100,7 @@ impl<'host> Containerd<'host> {
         let program = programs.as_ref().map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
         let mut command = host.command(program);
         if let Some(programs) = &programs {
-            // The daemon looks for its shim beside the other programs of the system.
+            // The daemon looks for its shim among the system's programs.
             let path = env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{path}", programs.display()));
         }

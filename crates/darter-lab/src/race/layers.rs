@@ -27,7 +27,7 @@ const NAME: &str = "library/race:1";
 const RECORD: usize = 512;
 /// Bytes of tar that a gzip member holds.
 const MEMBER: usize = 256 * 1024;
-/// Sizes of files: this, doubled up to so many times.
+/// Sizes of files: this, doubled up to this many times.
 const MIN_FILE: usize = 512;
 const DOUBLINGS: u64 = 9;
 /// Bytes of text and of noise, from which files are cut.
@@ -170,7 +170,7 @@ fn paddings(mut size: u64) -> Vec<u64> {
     extras
 }
 
-/// A gzip member without content, with so many bytes in its header's extra field.
+/// A gzip member without content, with `extra` bytes in its header's extra field.
 fn empty_member(extra: u64) -> Vec<u8> {
     const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255];
     /// A last block of fixed codes that holds its end alone.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::race::content::Content;
 
-/// Before so much has come there is no use in waking up, in bytes; Darter has the same mark.
+/// Bytes that have to come before it is worth waking up; Darter has the same mark.
 const LOW_WATER: u32 = 256 * 1024;
 /// How often is tried to reach the relay before, which may start later.
 const RETRY: Duration = Duration::from_millis(5);

@@ -11,7 +11,7 @@ use crate::client::address::{authority, place};
 use crate::client::reach::{self, OutOfReach, Reach};
 use crate::error::{ErrorKind, OriginError, status_text};
 
-/// Who was waited for no longer than this is not to blame.
+/// A server that was waited for no longer than this is not to blame.
 const MIN_BLAMED_WAIT: Duration = Duration::from_millis(200);
 
 /// Why no answer came. `proxy` is the proxy that was to give it, if there is one.
@@ -102,7 +102,7 @@ pub(super) fn no_first_byte(url: &Url, proxy: Option<&str>, limit: Duration) -> 
     OriginError::new(ErrorKind::Timeout, text)
 }
 
-/// Whoever asked can't wait any longer; `who` is asked.
+/// The asker can't wait any longer; `who` is asked.
 pub(crate) fn no_answer_in(waited: Duration, who: &str) -> OriginError {
     let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
     let text = match waited < MIN_BLAMED_WAIT {

@@ -20,7 +20,7 @@ const NOT_ASCII: &AsciiSet = CONTROLS;
 /// [`ErrorKind::Protocol`] for a redirect to what is no HTTP address.
 pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url>, OriginError> {
     let follows = [
-        // Whoever names one of several choices means it.
+        // A client that names one of several choices means it.
         StatusCode::MULTIPLE_CHOICES,
         StatusCode::MOVED_PERMANENTLY,
         StatusCode::FOUND,

@@ -182,7 +182,7 @@ impl RegistryClient {
         Self { until: Some(until), ..self.clone() }
     }
 
-    /// How long an answer to HEAD is waited for before GET is tried beside it.
+    /// How long an answer to HEAD is waited for before GET is tried as well.
     pub fn head_patience(&self) -> Duration {
         // Most of a short time is GET's, which has to answer after it.
         self.until.map_or(HEAD_ALONE_TIMEOUT, |until| HEAD_ALONE_TIMEOUT.min(left_until(until).mul_f64(0.4)))

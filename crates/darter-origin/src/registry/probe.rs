@@ -6,7 +6,7 @@ use futures_util::future::{self, Either};
 
 use crate::error::OriginError;
 
-/// How long an answer to HEAD is waited for before GET is tried beside it.
+/// How long an answer to HEAD is waited for before GET is tried as well.
 pub(super) const HEAD_ALONE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The answer to `head` if it is a yes, else that to `get`. `get` begins when `head` says no, fails, or has said nothing

@@ -27,7 +27,7 @@ type Key = [u8; 32];
 pub(super) struct LoginKeys(Mutex<HashMap<Digest, Key>>);
 
 impl LoginKeys {
-    /// The proof for a registry that has this base address. Whoever has the same login computes the same of the same `about`.
+    /// The proof for a registry that has this base address. Two agents with the same login compute the same from the same `about`.
     pub(super) async fn proof(&self, login: &Login, base: &Url, about: [&[u8]; 2]) -> Digest {
         let [kind, user, secret] = match login {
             Login::Password { user, password } => ["password", user, password],

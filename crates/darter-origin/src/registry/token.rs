@@ -138,7 +138,7 @@ impl Tokens {
             Arc::clone(asking.entry(key.clone()).or_default())
         };
         let _one = match until {
-            // Whoever asks now may be able to wait for longer.
+            // The next asker may be able to wait for longer.
             Some(until) => {
                 let waited = left_until(until);
                 let entered = tokio::time::timeout(waited, asking.lock()).await;

@@ -23,7 +23,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// That of a message of so many bytes.
+    /// The allowance of a message of `message` bytes.
     pub(super) fn of(message: usize) -> Self {
         Self { left: Cell::new(memory_for(message)), is_spent: Cell::new(false) }
     }

@@ -17,8 +17,8 @@ use crate::lead::origin::OriginReader;
 use crate::lead::{Lead, OriginRun};
 
 impl Lead {
-    /// A blob of this length may be read by as many connections at a time, as far as they get more than fewer. What is said first
-    /// counts. If it was found out for another blob of the origin that more get nothing, they are not tried before `known_until`.
+    /// A blob of this length may be read by as many connections at a time, as far as they get more than fewer. The first word counts.
+    /// If it was found out for another blob of the origin that more get nothing, they are not tried before `known_until`.
     pub fn read_by(&mut self, connections: u8, known_until: Option<Moment>, piece_length: PieceLength, length: u64) {
         if self.readings.lengths.is_none() {
             self.readings.lengths = Some((piece_length, length));
@@ -244,7 +244,8 @@ mod tests {
             // Ranges of 16 MiB, eight at a time, as containerd reads; each is answered after as long.
             let direct = length.div_ceil(16 * MIB).div_ceil(8) as f64 * ((16 * MIB) as f64 / each as f64 + 0.03);
             println!("{seconds:.2} s, {direct:.2} directly; {} requests", read.requests);
-            // What eight read in two seconds is short for finding out how many may read.
+            // A blob that eight connections read in two seconds is too short to find out how many
+            // may read.
             assert!(seconds <= direct * if direct < 3.0 { 1.2 } else { 1.1 }, "{seconds} s, {direct} directly");
             assert_eq!(read.most, 8);
             let alone = Reading::new(1, length, (each, u64::MAX)).read();

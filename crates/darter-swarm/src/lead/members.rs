@@ -111,7 +111,7 @@ impl Member {
         self.gained = Some(now);
     }
 
-    /// Whether it has waited in vain for so long, in which its neighbours could have given it something.
+    /// Whether it has waited in vain for a time in which its neighbours could have given it something.
     pub(super) fn is_starved(&mut self, patience: Duration, now: Moment) -> bool {
         *self.gained.get_or_insert(now) + patience <= now
     }
@@ -217,7 +217,7 @@ impl Members {
         self.slots.get(slot).and_then(Option::as_ref).is_some_and(|member| member.held.contains(piece))
     }
 
-    /// Bytes of memory behind this, about: what maps of ids and pairs take beside the members is little.
+    /// Bytes of memory behind this, about: what maps of ids and pairs take besides the members is little.
     pub(super) fn memory(&self) -> usize {
         let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();
         let of_groups: usize = self.groups.iter().map(Group::memory).sum();

@@ -126,7 +126,7 @@ impl Lead {
     /// was known of it. The lead's own node joins too if it fetches pieces from members (after a take-over): it is
     /// told of neighbours, they are not told of it, and what it holds is said by [`Lead::own`] alone.
     pub fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
-        // What it was not told yet of the neighbours that it had it will be told with the rest.
+        // News of its former neighbours that it was not told yet goes out with the rest.
         self.remove(node);
         let most = if node == self.me { 0 } else { self.total.unwrap_or(MAX_PIECES) };
         let held = held.iter().filter(|piece| piece.0 < most).collect();
@@ -363,8 +363,8 @@ impl Lead {
         (self.delivery * self.tuning.delivery_factor).max(self.tuning.delivery_floor)
     }
 
-    /// What was sent long ago and never confirmed was lost on the way, or did not verify: it may be given again, to the
-    /// same member too.
+    /// A piece that was sent long ago and never confirmed was lost on the way, or did not verify: it may be given again, to
+    /// the same member too.
     fn forget_undelivered(&mut self, now: Moment) {
         let patience = self.delivery_patience();
         while let Some((sent, node, piece)) =

@@ -17,7 +17,7 @@ use darter_core::{Moment, NodeId, Place};
 pub struct Notice {
     /// Who is to be told.
     pub to: NodeId,
-    /// Who is its neighbour no more, if it ever heard of it.
+    /// Former neighbours that it was told of.
     pub lost: Vec<NodeId>,
     /// Its new neighbours: they tell each other what they hold. After a change of lead some of them may have been so before.
     pub gained: Vec<Neighbour>,
@@ -38,7 +38,7 @@ pub struct Neighbour {
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     by_member: BTreeMap<NodeId, Notice>,
-    /// Whose notice was begun since the last look.
+    /// The members whose notice was begun since the last look.
     begun: Vec<NodeId>,
     /// When whom to tell, the earliest first; perhaps of what was told or dropped since.
     due: VecDeque<(Moment, NodeId)>,
@@ -70,7 +70,7 @@ impl Notices {
         self.by_member.remove(&to)
     }
 
-    /// The notices whose time has come, when each waits for so long.
+    /// The notices whose time has come, when each waits for `pause`.
     pub(super) fn take(&mut self, now: Moment, pause: Duration) -> Vec<Notice> {
         self.due.extend(self.begun.drain(..).map(|to| (now + pause, to)));
         let mut taken = Vec::new();

@@ -5,8 +5,8 @@
 //! there are only errands. Where several connections bring more than one, further readers help the one that reads everything
 //! (see [`beside`](super::beside)).
 //!
-//! Who waits longest is served first, as far as all wait with the same patience. A wish is for a few pieces at a time; who goes on
-//! wishes anew, and stands behind the others then. So readers of different parts share the origin.
+//! Among wishes of equal patience, the oldest is served first. A wish is for a few pieces at a time; who goes on wishes anew, and
+//! stands behind the others then. So readers of different parts share the origin.
 //!
 //! Invariant: no piece is read by two readers at a time.
 
@@ -75,7 +75,7 @@ impl Readings {
     /// Whether another reader than `reader` is at a piece, or will come to it.
     fn is_others(&self, reader: OriginReader, piece: PieceIndex) -> bool {
         self.at.iter().filter(|(other, _)| *other != reader).any(|(_, at)| {
-            // Who waits for a piece at the end of another's stretch does not wait for all that comes before it there.
+            // A wish for a piece at the end of another's stretch does not wait for all that comes before it there.
             let end = if reader == OriginReader::Errands { at.end.min(at.start + NEAR) } else { at.end };
             (at.start..end).contains(&piece.0)
         })
@@ -256,7 +256,7 @@ impl Lead {
         self.readings.everything
     }
 
-    /// What is lacking of the wish that is to be granted first.
+    /// The pieces still lacking of the wish that is granted first.
     fn errand(&self, is_gap: impl Fn(PieceIndex) -> bool) -> Option<OriginRun> {
         let everything = self.readings.of(OriginReader::Everything);
         let comes_soon = |piece: u32| everything.is_some_and(|at| (at.start..=at.start + NEAR).contains(&piece));

@@ -16,7 +16,7 @@ pub(super) struct Piece {
     /// How often the lead sent it.
     pub(super) sent: u32,
     pub(super) last_sent: Moment,
-    /// Who was first to confirm what the lead sent, as a slot, and when; until a second member holds it.
+    /// The slot that was first to confirm a piece of the lead's, and when; until a second member holds it.
     pub(super) first: Option<(u32, Moment)>,
 }
 

@@ -1,9 +1,9 @@
 //! Members that hold and do not give: what is left to them would reach nobody.
 //!
 //! A member may say that it holds what it will never send: it stands still, its cable is cut in one direction, or it lies. Two things tell.
-//! The lead's own picker finds that it lets this node down ([`Lead::doubt`]), or nothing comes from any member while pieces
-//! are lacked. And of what the lead gave it, nothing ever turns up at others. What such a member holds counts as held by nobody,
-//! so that it is read from the origin, or given to somebody else.
+//! The lead's own picker finds that it lets this node down ([`Lead::doubt`]), or nothing comes from any member while pieces are lacked. And
+//! of what the lead gave it, nothing ever turns up at others. Pieces of such a member count as held by nobody, so that they are read from
+//! the origin, or given to somebody else.
 //!
 //! Invariant: a change of what [`Standing::counts`] says of a held piece is a change of the piece's holders.
 //!
@@ -36,7 +36,7 @@ fn owed(doubts: u32) -> u32 {
 pub(super) struct Standing {
     /// Pieces that it has to give to the lead before it counts as a holder.
     owes: u32,
-    /// What it was given and kept to itself.
+    /// The pieces that it was given and kept to itself.
     kept: PieceSet,
     /// Whether it gets nothing that nobody has, for that, while others are there to take it.
     pub(super) keeps: bool,

@@ -259,7 +259,7 @@ fn a_small_swarm_is_a_full_mesh_and_a_large_one_knows_mostly_near_neighbours() {
     let part = near as f64 / all.count() as f64;
     assert!((0.65..0.95).contains(&part), "{part}");
 
-    // Whoever goes leaves no gap, and whoever comes takes nobody's neighbours away.
+    // A member that goes leaves no gap, and one that comes takes nobody's neighbours away.
     (1..=200).for_each(|n| large.leave(node(n * 2)));
     follow(&mut links, &mut large);
     assert_regular(&links, 200);

@@ -112,7 +112,7 @@ pub struct Picker {
     slow_check: Moment,
     /// After this no neighbour is paused.
     paused_until: Moment,
-    /// What part of the median rate makes a holder slow, in bytes per second, and how many samples ago that was computed.
+    /// The rate below which a holder is slow, in bytes per second (a part of the median), and how many samples ago it was computed.
     slow_limit: (f64, u32),
     /// Holders with room, in the order in which they are asked; kept for its memory.
     ready: Vec<u64>,

@@ -27,7 +27,7 @@ pub(super) struct Meter {
     /// Requests of this node that stand there for other blobs; at the lead, where asks of this one may just stand, at least so many.
     pub(super) elsewhere: u32,
     pub(super) pace: Pace,
-    /// What was measured before this is not to be gone by.
+    /// Measurements from before this moment do not count.
     forgotten: Moment,
     pub(super) failures: Failures,
 }

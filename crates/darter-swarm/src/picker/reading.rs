@@ -6,7 +6,7 @@
 //! left. While it is not behind nothing changes, since a new piece takes its time through a swarm, and a window shorter than that
 //! makes it take longer (`docs/notes/readers-window.md`).
 //!
-//! Who came late lags behind those who came early without any loss to its reader: it takes new pieces, too, and passes them on to
+//! A node that joined late lags behind those that joined early, at no loss to its reader: it takes new pieces, too, and passes them on to
 //! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has, and so does who gets
 //! little of the lead. Others ask it for what room their readers' needs leave: the lead of a small swarm with a fast cable would else give
 //! everybody the end of the blob first.

@@ -98,7 +98,7 @@ fn of_several_holders_those_are_asked_whose_queues_are_shortest_with_what_stands
     };
     assert_eq!(asked_of(6, [3, 0, 3, 2]), [2, 4]);
     assert_eq!(asked_of(6, [2, 3, 1, 3]), [1, 3]);
-    // What stood there before does not count any more once this blob is alone.
+    // Requests that stood there before do not count once this blob is alone.
     let all = asked_of(1, [3, 0, 3, 2]);
     assert!((1..=4).all(|peer| all.iter().filter(|asked| **asked == peer).count() == 3), "{all:?}");
 }
@@ -504,7 +504,8 @@ fn a_reader_that_is_behind_is_given_the_rarest_of_what_it_needs_next() {
     assert!(requests.iter().filter(|(_, peer, _)| *peer != node(4)).all(|(.., piece)| *piece < 32), "{requests:?}");
     let window = scene.picker.tuning.reader_window;
     assert_eq!(window, 32);
-    // Who has little of it gives that, and what room is left goes to the rest.
+    // A holder that has little of it gives that, and the room that is left goes to the
+    // rest.
     let mut of_last: Vec<_> =
         requests.iter().filter(|(_, peer, _)| *peer == node(4)).map(|(.., piece)| *piece).collect();
     of_last.sort_unstable();

@@ -146,7 +146,7 @@ async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Shared>) {
                 continue;
             }
             if let Err(error) = socket.write_all(&frames).await {
-                // Whoever reads the answers learns that the connection is broken, and says so.
+                // The reader of the answers learns that the connection is broken, and says so.
                 tracing::debug!(error = %in_full(&error), "cannot write requests");
                 return;
             }

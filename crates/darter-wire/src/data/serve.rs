@@ -56,7 +56,7 @@ pub enum Bind {
     UnknownBlob,
 }
 
-/// What a request comes to, once the piece is ready; not another `Later`. Whoever drops it sends nothing: the holder takes its
+/// What a request comes to, once the piece is ready; not another `Later`. Dropped unused, it sends nothing: the holder takes its
 /// decision back.
 pub struct Later(Pin<Box<dyn Future<Output = Bind> + Send>>);
 
@@ -117,7 +117,7 @@ pub struct Sending {
     pub slots: Slots,
     /// Meters the bytes sent.
     pub budget: Arc<dyn Budget>,
-    /// A connection whose other side takes nothing for so long is closed.
+    /// A connection whose other side takes nothing for this long is closed.
     pub stall: Duration,
 }
 

@@ -28,7 +28,7 @@ pub struct Cuts(Arc<Mutex<State>>);
 struct State {
     /// The lesser address first.
     pairs: HashSet<(IpAddr, IpAddr)>,
-    /// Who waits for a cut to be healed.
+    /// Those that wait for a cut to be healed.
     waiting: Vec<Waker>,
 }
 

@@ -79,7 +79,7 @@ impl Fleet {
                 let _ = member.child.wait().await;
             }
         };
-        // Who does not end in time is killed when `members` is dropped.
+        // A member that does not end in time is killed when `members` is dropped.
         let _ = tokio::time::timeout(STOP_TIMEOUT, all_ended).await;
     }
 }

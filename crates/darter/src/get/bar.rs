@@ -56,7 +56,7 @@ pub(super) struct Moving {
 }
 
 impl Bar {
-    /// A bar for so many downloads; draws nothing when quiet, or when nobody watches.
+    /// A bar for `jobs` downloads; draws nothing when quiet, or when nobody watches.
     pub(super) fn new(jobs: usize, quiet: bool, json: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let narrow =

@@ -54,7 +54,7 @@ pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
             bail!("the list {} names no URL", list.display());
         }
     }
-    // Who names a download twice wants it once.
+    // A download that is named twice is wanted once.
     let mut seen = HashSet::new();
     jobs.retain(|job| seen.insert(job.clone()));
     enforce(args.digest, &mut jobs)?;

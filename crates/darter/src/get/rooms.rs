@@ -9,7 +9,7 @@
 //! A user without a home of its own has them in the directory for temporary files.
 //!
 //! What a get leaves that was killed is kept for the next one of the same, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
-//! clears rooms that nobody has used for so long; their directories and locks stay, so that nobody locks what is gone.
+//! clears rooms that nobody has used for some days; their directories and locks stay, so that nobody locks what is gone.
 //!
 //! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
 //! the process that has the room's lock, and read by everybody.

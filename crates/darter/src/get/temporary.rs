@@ -47,7 +47,8 @@ impl Temporary {
             .suffix(SUFFIX)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(directory)
-            // Whose text would name a file that nobody asked for.
+            // An inode number in its place would name a file that nobody
+            // asked for.
             .map_err(|error| io::Error::from(error.kind()))?;
         // Says that its process lives.
         let _ = flock(part.as_file(), FlockOperation::NonBlockingLockExclusive);
@@ -105,8 +106,8 @@ fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether an open file may be given a name in this directory, as far as that can be told before: both lie on one file system and
-/// are reached through one mount. Whoever runs in a container, or as a service with mounts of its own, hands over files of other mounts.
+/// Whether an open file may be given a name in this directory, as far as that can be told before: both lie on one file system and are
+/// reached through one mount. A daemon in a container, or with mounts of its own, hands over files of other mounts.
 pub(super) fn can_name(file: &File, directory: &Path) -> bool {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
     let file = statx(file, "", AtFlags::EMPTY_PATH, wanted);

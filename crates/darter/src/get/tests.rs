@@ -614,7 +614,7 @@ async fn what_turns_out_to_be_a_pipe_is_asked_for_in_order() {
             assert_eq!(stream.read_u8().await.unwrap(), darter_api::handover::READY);
             let parts = [frame(3, 2, 0, b"he"), frame(3, 3, 2, b"llo")];
             let parts = if order == "in-order" { parts.concat() } else { [&*parts[1], &*parts[0]].concat() };
-            // Who hangs up before the end has its reasons.
+            // A program that hangs up before the end has its reasons.
             let _ = stream.write_all(&[parts, frame(4, 5, 0, b"")].concat()).await;
             orders.push(order);
         }

@@ -42,14 +42,14 @@ pub(super) enum Order {
 /// The order of peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum PeerOrder {
-    /// Who moves most first.
+    /// Those that move most first.
     #[default]
     Rate,
     /// The nearest first.
     Near,
-    /// Who holds most first.
+    /// Those that hold most first.
     Holds,
-    /// Who has most overdue requests first.
+    /// Those with most overdue requests first.
     Late,
 }
 
@@ -251,7 +251,7 @@ impl State {
         self.swarm_sent = History::default();
     }
 
-    /// Moves the choice, or scrolls the peers, by so many rows.
+    /// Moves the choice, or scrolls the peers, by `rows` rows.
     fn go(&mut self, rows: isize) {
         if let Some(open) = &self.open {
             self.scrolled = self.scrolled.saturating_add_signed(rows).min(open.peers.len().saturating_sub(1));

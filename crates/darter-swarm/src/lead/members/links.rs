@@ -1,12 +1,12 @@
 //! Who is whose neighbour.
 //!
-//! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so
-//! that nobody's cable is asked for more than others', and any two are few steps apart. Who comes takes its place in the middle of
-//! links that are there, which leaves everybody else with as many as before; when somebody goes, those it stood between are
-//! linked to each other (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007).
-//! Where there are several groups, each member has its share of links within the rack, within the zone and beyond
-//! ([`Tuning::one_in_anywhere`](crate::Tuning::one_in_anywhere)), each of these a regular graph of its own: a member with few links in
-//! its rack knows neither who has a piece there nor who else would fetch it, and is the straggler; one with many outside fetches copies.
+//! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so that
+//! nobody's cable is asked for more than others', and any two are few steps apart. A member that comes takes its place in the middle of
+//! existing links, so that all others keep their number of links; when somebody goes, those it stood between are linked to each other
+//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). Where there are several groups, each member
+//! has its share of links within the rack, within the zone and beyond ([`Tuning::one_in_anywhere`](crate::Tuning::one_in_anywhere)), each
+//! of these a regular graph of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch
+//! it, and is the straggler; one with many outside fetches copies.
 //!
 //! Invariants: links are mutual; every link made or undone is told to both ends, and the lead's own node is told of to nobody;
 //! `Member::reaches` counts `Member::neighbours` by reach: both change only in `link` and `unlink`.
