@@ -15,7 +15,7 @@ const MAY: [(&str, &str); 17] = [
     ("src/pauses.rs", "tells people of such pauses"),
     ("src/control.rs", "silence on a connection"),
     ("src/waits.rs", "how long programs of this host wait for an answer"),
-    ("darter-registries/src/lib.rs", "how long programs of this host wait for an answer"),
+    ("darter-registries/src/others.rs", "how long programs of this host wait for an answer"),
     ("darter-registries/src/request.rs", "how long programs of this host wait for an answer"),
     ("mirror/rescue.rs", "how long an engine waits"),
     ("mirror/blob.rs", "how long an engine waits"),

@@ -85,12 +85,7 @@ impl State {
 
 #[async_trait]
 impl Origin for MemOrigin {
-    async fn stat(
-        &self,
-        source: &Source,
-        _: &Credentials,
-        known: Option<&Version>,
-    ) -> Result<Stat, OriginError> {
+    async fn stat(&self, source: &Source, _: &Credentials, known: Option<&Version>) -> Result<Stat, OriginError> {
         let state = self.0.lock();
         let content = state.content(source)?;
         let current = state.version(&content);

@@ -26,10 +26,10 @@ use darter_wire::{Failure, Held, Message};
 
 use super::access::{Caller, Own};
 use super::by_seeds::BySeeds;
+use super::first_answer::first_answer;
 use super::nodes::Settled;
 use super::proof::may_go_on_with;
 use super::refused::Refused;
-use super::first_answer::first_answer;
 use super::sample::SAMPLE;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
