@@ -225,12 +225,14 @@ mod tests {
         while let Some(word) = read() {
             assert_eq!(word, "WATCHDOG=1\n");
         }
-        manager.behind().await;
-        manager.catch_up();
-        let kept: Vec<_> = std::iter::from_fn(read).collect();
+        let mut kept = Vec::new();
+        while !manager.unsaid.is_empty() {
+            manager.behind().await;
+            manager.catch_up();
+            kept.extend(std::iter::from_fn(read));
+        }
         assert_eq!(kept.len(), MAX_UNSAID);
         assert!(kept.ends_with(&["READY=1\nSTATUS=still up\n".into(), "STOPPING=1\nSTATUS=draining\n".into()]));
-        assert!(manager.unsaid.is_empty());
         manager.alive();
         assert_eq!(read().as_deref(), Some("WATCHDOG=1\n"));
     }
