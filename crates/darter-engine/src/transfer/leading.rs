@@ -22,7 +22,8 @@ const INLINE: u64 = 64 * 1024;
 /// How long an answer waits for such a blob to be read from the origin.
 const SMALL_BLOB_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is told of a blob is in its store, and in the fleet.
+/// All that there is to tell of a blob is in its store, and in the
+/// fleet.
 impl Facts for Transfer {
     fn blob(&self) -> BlobId {
         self.blob
@@ -73,7 +74,7 @@ impl Transfer {
     /// Begins to lead, if this agent does not yet. `start` says whether somebody led before; `reading` is an answer of
     /// the origin that was opened already.
     pub(crate) fn lead_it(self: &Arc<Self>, start: Start, reading: Option<Reading>) {
-        // What the origin says is for another transfer.
+        // The origin's answer is for another transfer.
         if self.is_on_trust() {
             return;
         }
@@ -146,7 +147,7 @@ impl Transfer {
             if let Some(error) = &state.failure {
                 return Err(error.clone());
             }
-            // Who holds all of it waits for nobody.
+            // An agent that holds all of it waits for nobody.
             if !matches!(state.outcome(), Outcome::Complete) && !state.session.leadership.may_admit(node) {
                 let reason = "this agent follows the one that asks".to_owned();
                 return Err(FetchError::Withdrawn { blob: self.blob, reason });
@@ -286,7 +287,7 @@ impl Transfer {
         }
         let mut changed = self.changed.subscribe();
         let whole = async { while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {} };
-        // Whoever is let in before it is whole gets it piece by piece, as ever.
+        // A member that is let in before it is whole gets it piece by piece, as ever.
         let _ = tokio::time::timeout(SMALL_BLOB_TIMEOUT, whole).await;
     }
 

@@ -1,10 +1,10 @@
 //! A blob that does not fit passes through (see `darter_store::Passing`): which of its pieces are still needed, and when
 //! reading on has to wait.
 //!
-//! Who leads reads the origin no farther ahead than a window of pieces. It forgets a piece once every reader of this host is
-//! past it and a member holds it. Who follows asks only for what its readers need next, and forgets what they have passed.
-//! So the origin is read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that
-//! takes nothing is waited for [`IDLE_MEMBER_TIMEOUT`], then what it lacks is read again when it asks.
+//! The lead reads the origin no farther ahead than a window of pieces. It forgets a piece once every reader of this host is past it
+//! and a member holds it. A member asks only for what its readers need next, and forgets what they have passed. So the origin is
+//! read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that takes nothing is waited for
+//! [`IDLE_MEMBER_TIMEOUT`], then what it lacks is read again when it asks.
 //!
 //! Who comes when the beginning is forgotten: a member asks for pieces that nobody holds, which are read again. For a reader of
 //! this host another transfer is begun, unless this one has members; then the reader is told to go to the origin itself.
@@ -100,7 +100,7 @@ impl Transfer {
         self.state.lock().session.is_wanted_by_members()
     }
 
-    /// The first piece that is still needed, by who has waited for room so long.
+    /// The first piece that a reader still needs which has waited this long for room.
     pub(super) fn needed_from(&self, waited: Duration) -> PieceIndex {
         let state = self.state.lock();
         let readers = match state.positions.first() {
@@ -113,8 +113,8 @@ impl Transfer {
         members.map_or(readers, |lead| readers.min(lead.first_unheld()))
     }
 
-    /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads it. What was
-    /// read ahead of that piece takes room and does not count: those who read wait for the piece itself.
+    /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads it. Pieces that
+    /// were read ahead of that one take room and do not count: those who read wait for the piece itself.
     pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
         // Not before: who comes while the beginning is here shares it.
@@ -134,7 +134,8 @@ impl Transfer {
         Ok(())
     }
 
-    /// A piece that a peer was to get could not be read. What was forgotten, and no member holds, is read again.
+    /// A piece that a peer was to get could not be read. A piece that was forgotten, and that no member holds, is read
+    /// again.
     pub(crate) fn could_not_give(self: &Arc<Self>, piece: PieceIndex) {
         self.note_losses();
         if self.lead() != Lead::Me || !self.stored.forgotten().contains(piece) {
@@ -143,7 +144,7 @@ impl Transfer {
         let again: PieceSet = {
             let mut state = self.state.lock();
             let Some(books) = state.session.books_mut() else { return };
-            // Whoever holds it gives it; this agent does not.
+            // A holder gives it; this agent does not.
             books.lead_mut().disown(piece);
             self.stored.forgotten().iter().filter(|piece| books.lead().holders(*piece) == 0).collect()
         };

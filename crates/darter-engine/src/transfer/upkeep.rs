@@ -125,7 +125,7 @@ impl Transfer {
         }
     }
 
-    /// Whether nothing has come for longer than it may since a node let the agent in. A seed is believed, and waited for.
+    /// Whether nothing has come for longer than it may since a node let the agent in. A seed's word counts, and it is waited for.
     fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
         let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
         let lacks = self.pieces() != Some(self.stored.held().len());
@@ -158,12 +158,13 @@ impl Transfer {
         self.context.let_downs.note(self.setback_key(), lead, how, self.context.now());
     }
 
-    /// Throws away what a node said of this blob that let this agent down as its lead. Whoever waits is given what the next try brings.
+    /// Throws away what a node said of this blob that let this agent down as its lead. Readers that wait are given what the next try
+    /// brings.
     pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
         self.let_down_by(lead, how);
         let dissolves = {
             let mut state = self.state.lock();
-            // What is whole and checked stays, whatever a node says.
+            // A blob that is whole and checked stays, whatever a node says.
             state.session.course.is_open() && state.session.course.dissolves()
         };
         if dissolves {
@@ -191,7 +192,7 @@ impl Transfer {
             // Of what was evicted nothing is missing.
             let is_complete = state.is_complete() && !self.stored.is_discarded();
             if let Some(pieces) = self.pieces().filter(|_| is_complete) {
-                // Whoever found the damage may have taken note of it already.
+                // The finder of the damage may have noted it already.
                 for piece in self.missing(pieces) {
                     lost.insert(piece);
                 }
@@ -264,7 +265,7 @@ impl Transfer {
         }
     }
 
-    /// The lead said that it waits for the origin on purpose. A node is believed for as long as this agent would wait for an origin.
+    /// The lead said that it waits for the origin on purpose. A node's word counts for as long as this agent would wait for an origin.
     pub(super) fn lead_waits(&self, lead: NodeId) {
         let most = if self.fleet.is_seed(lead) { Duration::MAX } else { self.context.options.origin_patience };
         self.state.lock().session.vigil.excuse(SIGN_EVERY, most);

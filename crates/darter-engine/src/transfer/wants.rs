@@ -1,9 +1,9 @@
 //! What is wanted of a blob: everything, or what a few readers wait for.
 //!
-//! Who reads a lone range (a lazy snapshotter, `darter get --range`, whoever calls [`Transfer::ensure`]) moves the pieces that it
+//! A lone range (read by a lazy snapshotter, `darter get --range`, or any caller of [`Transfer::ensure`]) moves the pieces that it
 //! touches and no others. It says what it waits for to whoever leads, a window at a time, and the lead reads that of the origin
-//! before anything else (`darter_swarm::OriginReader::Errands`). As soon as somebody wants everything, here or elsewhere, all of
-//! it is fetched.
+//! before anything else (`darter_swarm::OriginReader::Errands`). As soon as somebody wants everything, here or elsewhere, all of it
+//! is fetched.
 //!
 //! A transfer of which nobody wants anything is *at rest*: it is open, and nothing moves.
 //!

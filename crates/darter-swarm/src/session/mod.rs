@@ -10,7 +10,7 @@
 //! | `telling` | hashes come ([`Session::catch_up`], …), or it is time to tell news | pieces are asked for, and neighbours hear of it |
 //!
 //! Two agents are neighbours when both have said what they hold: each says so ([`Message::Meet`](darter_protocol::Message)) when it is
-//! named the other by its lead, or when the other meets it, and connected to it. Who leads is nobody's neighbour: it is asked to choose.
+//! named the other by its lead, or when the other meets it, and connected to it. The lead is nobody's neighbour: it is asked to choose.
 //!
 //! Invariants: the picker, the hashes and the news go by the lead that [`Leadership`] says; whoever leads tells no news, since it gives of
 //! its own accord, and meets its neighbours anew when it follows another. Books are open from the first member on, whoever leads above.

@@ -124,7 +124,7 @@ impl Session {
     pub fn accuse(&mut self, peer: NodeId) -> Option<NodeId> {
         self.met.remove(&peer);
         self.hashes.left(peer);
-        // Whoever sends wrong pieces is not asked to lead.
+        // A peer that sends wrong pieces is not asked to lead.
         self.leadership.refused(peer);
         if let Some(books) = &mut self.books {
             books.lead_mut().report(self.me, peer);
