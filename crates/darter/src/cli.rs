@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `cli/agent.rs` | the flags of `up`, `seed` and `node`, in the groups that other commands share |
 //! | `cli/client.rs` | the flags of everything else |
+//! | `cli/image.rs` | the flags of `image` |
 //! | `cli/upstream.rs` | how a registry and what is particular to it are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
 //! | `cli/hidden.rs` | no passwords in what is said of wrong values |
@@ -16,6 +17,7 @@
 mod agent;
 mod client;
 pub(crate) mod hidden;
+mod image;
 mod options;
 pub(crate) mod upstream;
 pub(crate) mod values;
@@ -34,6 +36,7 @@ pub(crate) use self::client::{
     CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, NamesArgs, StatusArgs,
     TopArgs,
 };
+pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -107,6 +110,9 @@ pub(crate) enum Command {
     /// Tell where a blob's bytes came from, and what happened on the way
     #[command(after_help = client::EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
+    /// Work with image layers on this host: make a mountable file of one
+    #[command(after_help = image::IMAGE_EXAMPLES)]
+    Image(ImageArgs),
     /// Print the effective configuration, and where each value came from
     #[command(after_help = client::CONFIG_EXAMPLES)]
     Config(ConfigArgs),
@@ -157,6 +163,7 @@ impl Command {
             Self::Explain(args) => args.json,
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
+            Self::Image(ImageArgs { command: ImageCommand::Expand(args) }) => args.json,
             Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::Completions(_) | Self::Man(_) => false,
         }
     }

@@ -7,6 +7,7 @@ use darter_agent::{FetchError, StartError};
 use darter_api::ClientError;
 use darter_api::Problem;
 use darter_core::{Blame, Blamed, Fault, Retry, in_full};
+use darter_image::LayerError;
 use darter_store::StoreError;
 
 use crate::cli::hidden::without_logins;
@@ -108,6 +109,7 @@ pub(crate) fn blame(error: &anyhow::Error) -> Blame {
             .or_else(|| of::<FetchError>(cause))
             .or_else(|| of::<StartError>(cause))
             .or_else(|| of::<StoreError>(cause))
+            .or_else(|| of::<LayerError>(cause))
             .or_else(|| of::<io::Error>(cause))
     });
     known.unwrap_or(Blame::new(Fault::User, Retry::Never))

@@ -34,7 +34,7 @@ mod jobs;
 mod rooms;
 mod sink;
 mod target;
-mod temporary;
+pub(crate) mod temporary;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +61,7 @@ use url::Url;
 
 use self::backend::{Backend, Changed, Given, Opened, Question};
 use self::bar::Bar;
+pub(crate) use self::bar::progress_bar;
 use self::check::Check;
 use self::credentials::Senders;
 use self::jobs::Job;

@@ -9,6 +9,7 @@
 //! | `get` | `get` |
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
+//! | `image` | `image` |
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
 //! | `failure`, `output`, `logging`, `signals`, `table`, `units`, `glyphs` | exit codes, streams, signals, and words for people |
@@ -19,6 +20,7 @@ mod demo;
 mod failure;
 mod get;
 mod glyphs;
+mod image;
 mod logging;
 mod notify;
 mod output;
@@ -130,6 +132,7 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Status(args) => show::status(args).await,
         Command::Explain(args) => show::explain(args).await,
         Command::Top(args) => top::run(args).await,
+        Command::Image(args) => image::run(args).await,
         Command::Config(args) => print_configuration(&configured, args),
         Command::Completions(args) => pages::completions(args),
         Command::Man(args) => pages::man(args),

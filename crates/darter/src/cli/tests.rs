@@ -20,11 +20,13 @@ fn the_definition_is_consistent() {
 fn every_example_in_every_help_is_a_right_command_line() {
     let mut seen = 0;
     let top = definition();
-    for command in std::iter::once(&top).chain(top.get_subcommands()) {
+    let below = top.get_subcommands().flat_map(clap::Command::get_subcommands);
+    for command in std::iter::once(&top).chain(top.get_subcommands()).chain(below) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         for example in help.lines().filter_map(|line| line.trim().strip_prefix("$ ")) {
             // What follows a redirection or a pipe is the shell's.
-            let typed = example.split(['>', '|']).next().unwrap_or_default();
+            let typed = example.split(['>', '|']).find(|typed| typed.trim().starts_with("darter"));
+            let typed = typed.unwrap_or(example).trim();
             let words = shell_words(&typed.replace("DIGEST", &"0".repeat(64)));
             assert_eq!(words[0], "darter", "{example}");
             Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{example}: {error}"));

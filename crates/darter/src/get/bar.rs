@@ -58,18 +58,13 @@ pub(super) struct Moving {
 impl Bar {
     /// A bar for `jobs` downloads; draws nothing when quiet, or when nobody watches.
     pub(super) fn new(jobs: usize, quiet: bool, json: bool) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let narrow =
-            rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| (1..MIN_WIDTH).contains(&size.ws_col));
-        let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style(false, narrow));
         Self {
             quiet,
             json,
             waits: Mutex::default(),
             is_mute: AtomicBool::new(false),
-            bar,
-            narrow,
+            bar: progress_bar(None, quiet),
+            narrow: is_narrow(),
             jobs: jobs as u64,
             done: AtomicU64::new(0),
             moving: Mutex::default(),
@@ -187,6 +182,16 @@ impl Bar {
         }
         self.bar.set_position(held);
     }
+}
+
+/// A bar for bytes, of which so many come if that is known; draws nothing when quiet, or when nobody watches.
+pub(crate) fn progress_bar(length: Option<u64>, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    ProgressBar::with_draw_target(length, target).with_style(style(length.is_some(), is_narrow()))
+}
+
+fn is_narrow() -> bool {
+    rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| (1..MIN_WIDTH).contains(&size.ws_col))
 }
 
 fn style(known: bool, narrow: bool) -> ProgressStyle {

@@ -21,14 +21,14 @@ const SUFFIX: &str = ".part";
 
 /// A file that is not there yet.
 #[derive(Debug)]
-pub(super) enum Temporary {
+pub(crate) enum Temporary {
     Unnamed(File),
     Named(NamedTempFile),
 }
 
 impl Temporary {
     /// A new file on the file system of this directory, with the mode that the umask leaves.
-    pub(super) fn create(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn create(directory: &Path) -> io::Result<Self> {
         // Without /proc it could not be given a name.
         if Path::new("/proc/self/fd").exists() {
             let flags = i32::try_from(OFlags::TMPFILE.bits()).map_err(io::Error::other)?;
@@ -56,7 +56,7 @@ impl Temporary {
     }
 
     /// The open file.
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         match self {
             Self::Unnamed(file) => file,
             Self::Named(part) => part.as_file(),
@@ -64,7 +64,7 @@ impl Temporary {
     }
 
     /// Gives the file its name, in the place of what has it.
-    pub(super) fn name(self, path: &Path) -> io::Result<()> {
+    pub(crate) fn name(self, path: &Path) -> io::Result<()> {
         match self {
             Self::Unnamed(file) => link(&file, path),
             Self::Named(part) => part.persist(path).map(drop).map_err(|failed| failed.error),

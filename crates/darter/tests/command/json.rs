@@ -54,6 +54,8 @@ fn every_field_stands_in_the_page() {
     look(format!("top {} --json", web.url));
     look("config --json".to_owned());
     look(format!("pin {} --json", web.url));
+    std::fs::write(node.path("out").join("empty.tar"), [0; 1024]).unwrap();
+    look("image expand empty.tar empty.erofs --json".to_owned());
     // The settings are those of the configuration file.
     found.retain(|name| !name.starts_with("config.") || name.matches('.').count() > 1);
     assert_eq!(found, [""; 0], "not in docs/api.md");

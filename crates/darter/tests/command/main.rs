@@ -12,6 +12,7 @@
 //! | `errors.rs` | what users and programs read of a failure: the status, the causes, whose fault it is, whether asking again helps |
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
+//! | `image.rs` | layers made mountable |
 //! | `json.rs` | that docs/api.md names every field of every `--json` |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
@@ -23,6 +24,7 @@ mod daemon;
 mod demo;
 mod errors;
 mod get;
+mod image;
 mod json;
 mod no_seed;
 mod quota;

@@ -5,8 +5,22 @@ use crate::support::{Room, Running};
 #[test]
 fn every_command_explains_itself() {
     let room = Room::new();
-    let commands =
-        ["up", "seed", "node", "get", "ls", "rm", "status", "top", "explain", "config", "completions", "man", "demo"];
+    let commands = [
+        "up",
+        "seed",
+        "node",
+        "get",
+        "ls",
+        "rm",
+        "status",
+        "top",
+        "explain",
+        "image",
+        "config",
+        "completions",
+        "man",
+        "demo",
+    ];
     let top = room.run("--help").succeeded();
     for command in commands {
         assert!(top.text().contains(&format!("\n  {command} ")), "{command} is in the top help");
@@ -34,6 +48,8 @@ fn wrong_usage_exits_with_two() {
         "get http://a/b --range -0",
         "top --interval 5ms",
         "top --once --json",
+        "image",
+        "image expand layer.tar",
     ] {
         let outcome = room.run(line);
         assert_eq!(outcome.code, Some(2), "{line:?}: {}", outcome.err);

@@ -1,0 +1,447 @@
+//! Members of a tar that comes in chunks of any size: what each is, and where in the tar its bytes are.
+//!
+//! A parser of its own rather than the `tar` crate, since that one pulls from a reader, does not know PAX's sparse files, and takes or
+//! refuses other archives than Go's `archive/tar`, through which containerd reads layers. What that takes is taken here and means the
+//! same, member by member: v7, ustar, PAX, GNU and STAR headers, long names, sparse files of old GNU's form and of PAX's 0.0, 0.1 and 1.0. What
+//! it refuses is refused, but for two kinds of members that containerd then does not unpack: old GNU's sparse files, and contiguous files (type
+//! `7`), which are ordinary ones.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `header` | one block of 512 bytes: fields, numbers, checksum |
+//! | `pax` | records of extended headers |
+//! | `sparse` | maps of sparse files |
+//!
+//! Formats: POSIX.1-2024 `pax`; "Basic Tar Format" and "Storing Sparse Files" in GNU tar's manual; tar(5) of libarchive.
+
+mod header;
+mod pax;
+mod sparse;
+
+#[cfg(test)]
+mod tests;
+
+use self::header::{BLOCK, Block, Format, Header};
+use self::pax::Records;
+pub(crate) use self::sparse::Segment;
+use self::sparse::{MapText, OldMap};
+use crate::limits::{MAX_SPECIAL, MAX_TAR};
+use crate::reason::{Reason, shown};
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Time {
+    pub(crate) seconds: i64,
+    pub(crate) nanos: u32,
+}
+
+/// What a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Regular,
+    HardLink,
+    Symlink,
+    Char,
+    Block,
+    Directory,
+    Fifo,
+    /// A global extended header: it makes nothing, but has a name.
+    Global,
+}
+
+/// A member, and where its bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) kind: Kind,
+    /// As the tar says it: neither cleaned nor below anything.
+    pub(crate) name: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u16,
+    pub(crate) uid: i64,
+    pub(crate) gid: i64,
+    pub(crate) mtime: Time,
+    pub(crate) major: i64,
+    pub(crate) minor: i64,
+    /// How long the file is.
+    pub(crate) size: u64,
+    /// Where in the tar its data begins, at a multiple of 512.
+    pub(crate) data: u64,
+    /// Which parts of a sparse file its data is, one after the other.
+    pub(crate) segments: Option<Vec<Segment>>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Who takes the members.
+pub(crate) trait Sink {
+    /// Takes the next member. True to get its data.
+    fn member(&mut self, member: Member) -> Result<bool, Reason>;
+    /// Takes the next bytes of the data of a member that wanted it.
+    fn data(&mut self, bytes: &[u8]);
+}
+
+/// Reads a tar as it comes.
+#[derive(Debug)]
+pub(crate) struct Parser {
+    /// How many bytes came.
+    at: u64,
+    state: State,
+    /// The block that is being filled.
+    block: Block,
+    filled: usize,
+    /// Where the last header began.
+    begin: u64,
+    /// What extended headers said of the next member.
+    records: Option<Records>,
+    long_name: Vec<u8>,
+    long_link: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In a member's header.
+    Header,
+    /// Behind one block of zeros: another one ends the tar.
+    Zero,
+    /// In an extended header's data.
+    Special { header: Box<Header>, left: u64, bytes: Vec<u8> },
+    /// In the further headers of an old GNU sparse file.
+    MoreMap { header: Box<Header>, map: OldMap },
+    /// In the map at the beginning of the data of a sparse file of PAX's form 1.0.
+    Map { member: Box<Member>, left: u64, text: MapText },
+    /// In a member's data.
+    Data { left: u64, padding: u64, wanted: bool },
+    /// In what fills a block.
+    Padding(u64),
+    /// Behind the end.
+    End,
+}
+
+impl Parser {
+    pub(crate) fn new() -> Self {
+        Self {
+            at: 0,
+            state: State::Header,
+            block: [0; BLOCK],
+            filled: 0,
+            begin: 0,
+            records: None,
+            long_name: Vec::new(),
+            long_link: Vec::new(),
+        }
+    }
+
+    /// How many bytes came.
+    pub(crate) const fn length(&self) -> u64 {
+        self.at
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), Reason> {
+        if self.at.saturating_add(bytes.len() as u64) > MAX_TAR {
+            return Err(Reason::TooLarge { what: "its tar is longer than 256 GiB" });
+        }
+        while !bytes.is_empty() {
+            let used = match &mut self.state {
+                State::Data { left, padding, wanted } => {
+                    let used = clamp(*left, bytes.len());
+                    if *wanted {
+                        sink.data(&bytes[..used]);
+                    }
+                    *left -= used as u64;
+                    if *left == 0 {
+                        self.state = State::Padding(*padding);
+                        self.skip_nothing();
+                    }
+                    used
+                }
+                State::Padding(left) => {
+                    let used = clamp(*left, bytes.len());
+                    *left -= used as u64;
+                    self.skip_nothing();
+                    used
+                }
+                State::Special { left, bytes: kept, .. } => {
+                    let used = clamp(*left, bytes.len());
+                    kept.extend_from_slice(&bytes[..used]);
+                    *left -= used as u64;
+                    self.at += used as u64;
+                    if *left == 0 {
+                        self.special(sink)?;
+                    }
+                    bytes = &bytes[used..];
+                    continue;
+                }
+                State::End => bytes.len(),
+                State::Header | State::Zero | State::MoreMap { .. } | State::Map { .. } => {
+                    let used = (BLOCK - self.filled).min(bytes.len());
+                    if self.filled == 0 && matches!(self.state, State::Header) {
+                        self.begin = self.at;
+                    }
+                    self.block[self.filled..][..used].copy_from_slice(&bytes[..used]);
+                    self.filled += used;
+                    self.at += used as u64;
+                    if self.filled == BLOCK {
+                        self.filled = 0;
+                        self.block_is_full(sink)?;
+                    }
+                    bytes = &bytes[used..];
+                    continue;
+                }
+            };
+            self.at += used as u64;
+            bytes = &bytes[used..];
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more comes. A tar may end without the blocks of zeros, and in what fills a member's last block.
+    pub(crate) fn finish(&self) -> Result<(), Reason> {
+        let what = match &self.state {
+            State::Header | State::Zero if self.filled == 0 => return Ok(()),
+            State::Padding(_) | State::End => return Ok(()),
+            State::Header | State::Zero => "a header",
+            State::Special { .. } => "an extended header",
+            State::MoreMap { .. } | State::Map { .. } => "the map of a sparse file",
+            State::Data { .. } => "a file",
+        };
+        Err(Reason::Truncated { at: self.at, what })
+    }
+
+    /// Leaves a state in which nothing is left to come.
+    fn skip_nothing(&mut self) {
+        if matches!(self.state, State::Padding(0)) {
+            self.state = State::Header;
+        }
+    }
+
+    fn malformed(&self, what: &'static str) -> Reason {
+        Reason::Malformed { at: self.begin, what }
+    }
+
+    fn block_is_full(&mut self, sink: &mut impl Sink) -> Result<(), Reason> {
+        match std::mem::replace(&mut self.state, State::Header) {
+            State::Header if self.block == [0; BLOCK] => self.state = State::Zero,
+            State::Zero if self.block == [0; BLOCK] => self.state = State::End,
+            State::Zero => return Err(self.malformed("a block of zeros, and then something else")),
+            State::MoreMap { header, mut map } => {
+                map.extend(&self.block).map_err(|what| self.sparse(&header.name, what))?;
+                self.old_sparse(header, map, sink)?;
+            }
+            State::Map { member, left, mut text } => {
+                let left = left - BLOCK as u64;
+                match text.push(&self.block).map_err(|what| self.sparse(&member.name, what))? {
+                    Some(segments) => self.sparse_member(*member, segments, left, sink)?,
+                    None if left < BLOCK as u64 => {
+                        return Err(self.sparse(&member.name, "its map is longer than its data"));
+                    }
+                    None => self.state = State::Map { member, left, text },
+                }
+            }
+            _ => self.header(sink)?,
+        }
+        Ok(())
+    }
+
+    fn sparse(&self, name: &[u8], what: &'static str) -> Reason {
+        Reason::Sparse { name: shown(name), what }
+    }
+
+    fn header(&mut self, sink: &mut impl Sink) -> Result<(), Reason> {
+        let header = Header::parse(&self.block).map_err(|what| self.malformed(what))?;
+        match header.kind {
+            b'x' | b'g' | b'L' | b'K' => {
+                let left = u64::try_from(header.size).map_err(|_| self.malformed("a negative length"))?;
+                if left > MAX_SPECIAL {
+                    return Err(self.malformed("an extended header of more than 1 MiB"));
+                }
+                self.state = State::Special { header: Box::new(header), left, bytes: Vec::new() };
+                if left == 0 {
+                    self.special(sink)?;
+                }
+                Ok(())
+            }
+            _ => self.member(header, sink),
+        }
+    }
+
+    /// An extended header is here.
+    fn special(&mut self, sink: &mut impl Sink) -> Result<(), Reason> {
+        let State::Special { header, bytes, .. } = std::mem::replace(&mut self.state, State::Header) else {
+            return Ok(());
+        };
+        self.state = State::Padding(padding(bytes.len() as u64));
+        self.skip_nothing();
+        match header.kind {
+            b'L' => self.long_name = header::text(&bytes).to_vec(),
+            b'K' => self.long_link = header::text(&bytes).to_vec(),
+            kind => {
+                let records = Records::parse(&bytes).map_err(|what| self.malformed(what))?;
+                if kind == b'x' {
+                    self.records = Some(records);
+                    return Ok(());
+                }
+                // It says nothing of later members, and who reads as Go does forgets what was said of the next one.
+                self.forget();
+                let name = records.get(b"path").filter(|path| !path.is_empty()).map_or(header.name, <[u8]>::to_vec);
+                let member = Member { kind: Kind::Global, name, ..Member::nothing() };
+                sink.member(member)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        (self.records, self.long_name, self.long_link) = (None, Vec::new(), Vec::new());
+    }
+
+    /// A member's header is here, and all that was said of it before.
+    fn member(&mut self, mut header: Header, sink: &mut impl Sink) -> Result<(), Reason> {
+        if let Some(records) = &self.records {
+            records.apply(&mut header).map_err(|what| self.malformed(what))?;
+        }
+        if !self.long_name.is_empty() {
+            header.name = std::mem::take(&mut self.long_name);
+        }
+        if !self.long_link.is_empty() {
+            header.link = std::mem::take(&mut self.long_link);
+        }
+        if header.size < 0 {
+            return Err(self.malformed("a negative length"));
+        }
+        if header.kind == b'S' {
+            if header.format != Format::Gnu {
+                return Err(self.malformed("a sparse file that is not in GNU's format"));
+            }
+            let map = OldMap::parse(&self.block).map_err(|what| self.sparse(&header.name, what))?;
+            return self.old_sparse(Box::new(header), map, sink);
+        }
+        let sparse = match &self.records {
+            Some(records) => records.sparse().map_err(|what| self.sparse(&header.name, what))?,
+            None => None,
+        };
+        let stored = header.stored();
+        let Some(sparse) = sparse else {
+            let member = self.complete(header)?;
+            return self.take(member, stored, sink);
+        };
+        if let Some(name) = sparse.name {
+            header.name = name;
+        }
+        if header.is_header_only() {
+            return Err(self.sparse(&header.name, "it is no file"));
+        }
+        if let Some(size) = sparse.size {
+            header.size = size;
+        }
+        if header.size < 0 {
+            return Err(self.malformed("a negative length"));
+        }
+        let member = self.complete(header)?;
+        match sparse.map {
+            Some(segments) => self.sparse_member(member, segments, stored, sink),
+            None if stored < BLOCK as u64 => Err(self.sparse(&member.name, "its map is longer than its data")),
+            None => {
+                self.state = State::Map { member: Box::new(member), left: stored, text: MapText::default() };
+                Ok(())
+            }
+        }
+    }
+
+    /// The map of an old GNU sparse file, or its next part, is here.
+    fn old_sparse(&mut self, mut header: Box<Header>, map: OldMap, sink: &mut impl Sink) -> Result<(), Reason> {
+        if map.goes_on {
+            self.state = State::MoreMap { header, map };
+            return Ok(());
+        }
+        let stored = header.stored();
+        header.size = map.size;
+        let member = self.complete(*header)?;
+        self.sparse_member(member, map.segments, stored, sink)
+    }
+
+    /// A sparse file's data begins, of which this many bytes are stored.
+    fn sparse_member(
+        &mut self,
+        mut member: Member,
+        segments: Vec<Segment>,
+        stored: u64,
+        sink: &mut impl Sink,
+    ) -> Result<(), Reason> {
+        sparse::check(&segments, member.size, stored).map_err(|what| self.sparse(&member.name, what))?;
+        member.segments = Some(segments);
+        self.take(member, stored, sink)
+    }
+
+    /// Hands a member over, of which this many bytes are stored behind what came.
+    fn take(&mut self, mut member: Member, stored: u64, sink: &mut impl Sink) -> Result<(), Reason> {
+        member.data = self.at;
+        let wanted = sink.member(member)?;
+        self.state = match stored {
+            0 => State::Header,
+            left => State::Data { left, padding: padding(left), wanted },
+        };
+        Ok(())
+    }
+
+    /// The member that a header, and what was said of it before, describes.
+    fn complete(&mut self, header: Header) -> Result<Member, Reason> {
+        let kind = match header.kind {
+            0 if header.name.ends_with(b"/") => Kind::Directory,
+            0 | b'0' | b'7' | b'S' => Kind::Regular,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'3' => Kind::Char,
+            b'4' => Kind::Block,
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            kind => return Err(Reason::Kind { name: shown(&header.name), kind: char::from(kind) }),
+        };
+        let xattrs = self.records.take().map(Records::into_xattrs).unwrap_or_default();
+        self.forget();
+        Ok(Member {
+            kind,
+            name: header.name,
+            link: header.link,
+            mode: (header.mode & 0o7777) as u16,
+            uid: header.uid,
+            gid: header.gid,
+            mtime: header.mtime,
+            major: header.major,
+            minor: header.minor,
+            size: header.size.unsigned_abs(),
+            data: 0,
+            segments: None,
+            xattrs,
+        })
+    }
+}
+
+impl Member {
+    pub(crate) const fn nothing() -> Self {
+        Self {
+            kind: Kind::Regular,
+            name: Vec::new(),
+            link: Vec::new(),
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Time { seconds: 0, nanos: 0 },
+            major: 0,
+            minor: 0,
+            size: 0,
+            data: 0,
+            segments: None,
+            xattrs: Vec::new(),
+        }
+    }
+}
+
+/// How many bytes fill the last block of so many.
+const fn padding(length: u64) -> u64 {
+    length.wrapping_neg() % BLOCK as u64
+}
+
+/// As many bytes as are left and as are here.
+fn clamp(left: u64, here: usize) -> usize {
+    usize::try_from(left).map_or(here, |left| left.min(here))
+}

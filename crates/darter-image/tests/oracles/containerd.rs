@@ -1,0 +1,127 @@
+//! Layers as containerd unpacks them for overlayfs, and as its own reader of EROFS reads them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::hosts::{Mounted, can_mount, oracle, run};
+use crate::layers;
+use crate::support::walk::{Listing, walk};
+use crate::support::{expand, expand_by};
+
+#[test]
+fn a_mounted_layer_is_what_containerd_unpacks() {
+    if !can_mount() {
+        return;
+    }
+    let Some(oracle) = oracle() else { return };
+    let mut different = Vec::new();
+    for (name, tar) in layers::right() {
+        // Which containerd leaves as it is, as does this; the rest of the layer is compared.
+        let tar = if name == "names" { without_contiguous(&tar) } else { tar };
+        let room = TempDir::new().unwrap();
+        let (stored, image, unpacked) = (room.path().join("tar"), room.path().join("erofs"), room.path().join("root"));
+        std::fs::write(&stored, &tar).unwrap();
+        std::fs::write(&image, expand(&tar).unwrap_or_else(|reason| panic!("{name}: {reason}"))).unwrap();
+        std::fs::create_dir(&unpacked).unwrap();
+        let begun = std::fs::metadata(&unpacked).unwrap();
+        run(Command::new(oracle).arg("apply").arg(&stored).arg(&unpacked))
+            .unwrap_or_else(|told| panic!("{name}: {told}"));
+
+        let mounted = Mounted::new(&image);
+        let (theirs, ours) = (walk(&unpacked), walk(mounted.at.path()));
+        use std::os::unix::fs::MetadataExt as _;
+        different.extend(differences(name, &theirs, &ours, begun.mtime()));
+        different.extend(misread(name, oracle, &image, &ours));
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// The layer of names, without the member that containerd does not know.
+fn without_contiguous(tar: &[u8]) -> Vec<u8> {
+    let at = tar.chunks(512).rposition(|block| block.starts_with(b"contiguous\0")).unwrap() * 512;
+    [&tar[..at], &tar[at + 512..]].concat()
+}
+
+fn differences(name: &str, theirs: &Listing, ours: &Listing, begun: i64) -> Vec<String> {
+    let mut different = Vec::new();
+    for path in theirs.keys().chain(ours.keys().filter(|path| !theirs.contains_key(*path))) {
+        let (Some(theirs), Some(ours)) = (theirs.get(path), ours.get(path)) else {
+            different.push(format!("{name}: {path}: theirs {:?}, ours {:?}", theirs.get(path), ours.get(path)));
+            continue;
+        };
+        // What no member gives a time has that of unpacking.
+        let is_timeless = theirs.is_whiteout || theirs.is_directory;
+        let is_same_time = theirs.mtime == ours.mtime || (is_timeless && theirs.mtime.0 >= begun);
+        if theirs.what != ours.what || !is_same_time {
+            different.push(format!("{name}: {path}:\n  theirs {theirs:?}\n  ours   {ours:?}"));
+        }
+    }
+    different
+}
+
+/// What containerd's reader reads otherwise than the kernel.
+fn misread(name: &str, oracle: &Path, image: &Path, ours: &Listing) -> Vec<String> {
+    let told = match run(Command::new(oracle).arg("read").arg(image)) {
+        Ok(told) => told,
+        Err(told) => return vec![format!("{name}: go-erofs: {told}")],
+    };
+    let mut different = Vec::new();
+    let mut read = BTreeMap::new();
+    for line in told.lines() {
+        let (path, rest) = line.split_once(' ').unwrap();
+        read.insert(text(path), rest.to_owned());
+    }
+    for (path, found) in ours {
+        let Some(line) = read.remove(path) else {
+            different.push(format!("{name}: {path}: go-erofs does not see it"));
+            continue;
+        };
+        let mut words = line.split(' ');
+        let owner = words.next().unwrap();
+        let time = format!("{}.{}", found.mtime.0, found.mtime.1);
+        let mut is_same = found.what.contains(&format!("owner {owner}")) && words.next() == Some(&time);
+        words.next();
+        let mut rest = words.collect::<Vec<_>>().join(" ");
+        // Attributes are in hexadecimal digits.
+        for word in rest.clone().split(' ').filter(|word| word.contains('=')) {
+            let (key, value) = word.split_once('=').unwrap();
+            // It gives these two a dot that they don't have.
+            let key = text(key)
+                .replace("posix_acl_access.", "posix_acl_access")
+                .replace("posix_acl_default.", "posix_acl_default");
+            rest = rest.replace(word, &format!("{key}={}", text(value)));
+        }
+        is_same &= found.what.ends_with(&rest);
+        if !is_same {
+            different.push(format!("{name}: {path}:\n  kernel   {found:?}\n  go-erofs {line}"));
+        }
+    }
+    different.extend(read.into_keys().map(|path| format!("{name}: {path}: only go-erofs sees it")));
+    different
+}
+
+fn text(hexadecimal: &str) -> String {
+    let byte = |at: usize| u8::from_str_radix(&hexadecimal[at..at + 2], 16).unwrap();
+    let bytes: Vec<u8> = (0..hexadecimal.len()).step_by(2).map(byte).collect();
+    bytes.escape_ascii().to_string()
+}
+
+#[test]
+fn what_containerd_refuses_is_refused_and_named() {
+    let oracle = if can_mount() { oracle() } else { None };
+    for (told, tar) in layers::refused() {
+        for chunk in [1, 4093] {
+            let reason = expand_by(&tar, chunk).expect_err(told).to_string();
+            assert!(reason.contains(told), "{told:?} is not in {reason:?}");
+        }
+        let Some(oracle) = oracle else { continue };
+        let room = TempDir::new().unwrap();
+        std::fs::write(room.path().join("tar"), &tar).unwrap();
+        std::fs::create_dir(room.path().join("root")).unwrap();
+        let applied = run(Command::new(oracle).args(["apply", "tar", "root"]).current_dir(room.path()));
+        assert!(applied.is_err(), "containerd unpacks what is refused: {told}");
+    }
+}

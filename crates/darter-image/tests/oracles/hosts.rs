@@ -1,0 +1,87 @@
+//! What this host has: a kernel that mounts EROFS, and programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// Says why something is left out.
+pub(crate) fn leave_out(what: &str) {
+    eprintln!("left out: {what}");
+}
+
+/// Whether a program is here.
+pub(crate) fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    let is_there = found.is_ok();
+    if !is_there {
+        leave_out(&format!("{program} is not installed"));
+    }
+    is_there
+}
+
+/// Whether layers can be mounted and owners given.
+pub(crate) fn can_mount() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        leave_out("only root mounts");
+        return false;
+    }
+    let knows = std::fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("\terofs\n");
+    if !knows {
+        leave_out("the kernel has no EROFS");
+    }
+    knows
+}
+
+/// Runs a command; what it says if it fails.
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr) + &text(&output.stdout)) }
+}
+
+/// A file system that is mounted until this is dropped.
+pub(crate) struct Mounted {
+    pub(crate) at: TempDir,
+}
+
+impl Mounted {
+    pub(crate) fn new(image: &Path) -> Self {
+        let at = TempDir::new().unwrap();
+        let mount =
+            |options: &str| run(Command::new("mount").args(["-t", "erofs", "-o", options]).arg(image).arg(at.path()));
+        // Before Linux 6.12 a file needs a loop device.
+        mount("ro").or_else(|_| mount("ro,loop")).unwrap_or_else(|error| panic!("{error}"));
+        Self { at }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg(self.at.path()));
+    }
+}
+
+/// The program that shows what containerd does, built once; `None` without Go, or without the modules.
+pub(crate) fn oracle() -> Option<&'static Path> {
+    static ORACLE: OnceLock<Option<(TempDir, PathBuf)>> = OnceLock::new();
+    let built = ORACLE.get_or_init(|| {
+        let room = TempDir::new().unwrap();
+        std::fs::write(room.path().join("main.go"), include_str!("oracle.go")).unwrap();
+        let containerd = "github.com/containerd/containerd/v2/pkg/archive@v2.4.2";
+        for arguments in [
+            ["mod", "init", "oracle"].as_slice(),
+            &["get", "github.com/containerd/containerd/v2@v2.4.2", containerd, "github.com/erofs/go-erofs@v0.3.1"],
+            &["build", "-o", "oracle", "."],
+        ] {
+            if let Err(error) = run(Command::new("go").args(arguments).current_dir(room.path())) {
+                leave_out(&format!("go {}: {error}", arguments.join(" ")));
+                return None;
+            }
+        }
+        let program = room.path().join("oracle");
+        Some((room, program))
+    });
+    built.as_ref().map(|(_, program)| program.as_path())
+}

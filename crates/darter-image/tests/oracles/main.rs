@@ -1,0 +1,19 @@
+//! What the kernel, containerd, GNU tar and erofs-utils make of expanded layers. Whatever is missing here (root, EROFS, Go, a program) is said
+//! on standard error, and what needs it is left out.
+//!
+//! | file | what it shows |
+//! |---|---|
+//! | `containerd.rs` | mounted by the kernel, and read by containerd's own reader, a layer is what containerd unpacks, and what it refuses is refused |
+//! | `programs.rs` | tars that GNU tar, bsdtar and Python write of one directory are all that directory |
+//! | `layers.rs` | the layers |
+//! | `hosts.rs` | what this host has |
+//! | `oracle.go` | containerd's side |
+
+#![allow(missing_docs)]
+
+mod containerd;
+mod hosts;
+mod layers;
+mod programs;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,75 @@
+//! Flags of `darter image`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use darter_core::Digest;
+
+pub(crate) const IMAGE_EXAMPLES: &str = "\
+Examples:
+  A layer of an image that is in an OCI layout, made mountable:
+    $ darter image expand image/blobs/sha256/DIGEST layer.erofs
+
+`darter image expand --help` has more.";
+
+pub(crate) const EXPAND_EXAMPLES: &str = "\
+Examples:
+  Make a layer mountable, and look into it (mounting needs root):
+    $ darter image expand layer.tar.gz layer.erofs
+    # mount -t erofs -o ro layer.erofs /mnt
+  Out of a registry's answer, and only if it is the layer that the image's configuration names:
+    $ curl -s https://registry/v2/app/blobs/sha256:DIGEST | darter image expand - layer.erofs --diff-id sha256:DIGEST
+  Where containerd 2.4 looks for it (layer_content_caches of its erofs snapshotter):
+    $ darter image expand layer.tar.zst /var/cache/layers/sha256/ab/DIGEST.erofs
+
+OUT is [4 KiB with the superblock][the layer's tar as it is][metadata], in EROFS with blocks of 512 bytes and no further device. Linux from 6.12 on mounts
+it as a file, from 5.16 on over a loop device (mount -o loop). The same layer gives the same bytes on every host.
+
+Unpacked is what containerd would unpack for overlayfs: whiteouts are character devices 0:0, opaque directories have trusted.overlay.opaque, times before
+1970 are 1970. Directories that no member names are root's with mode 0755. What containerd refuses, such as a hard link to what is not there, is refused with
+the member's name, and exit code 1.";
+
+/// Work with image layers on this host; no daemon is needed
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Make a mountable file (EROFS) of a layer
+    ///
+    /// The layer is a tar, also compressed by gzip or zstd; it is read once, from its beginning, and little of it is held in memory. OUT appears,
+    /// or changes, only once it is complete.
+    #[command(after_help = EXPAND_EXAMPLES)]
+    Expand(ExpandArgs),
+}
+
+/// Make a mountable file of a layer
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExpandArgs {
+    /// The layer, a tar, tar.gz or tar.zst; its first bytes say which. `-` for standard input
+    #[arg(value_name = "LAYER")]
+    pub(crate) layer: PathBuf,
+
+    /// The file to make; one that has this name is replaced
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+
+    /// Refuse a layer whose tar has another digest than this one, which the image's configuration lists as its diff id
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) diff_id: Option<Digest>,
+
+    /// Refuse a layer that has another digest as it is stored, which the image's manifest lists
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) digest: Option<Digest>,
+
+    /// Print one JSON object at the end, also when it failed
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// No progress bar and no closing line
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}

@@ -1,0 +1,141 @@
+//! `darter image expand`: a layer into a file that the kernel mounts.
+//!
+//! The file has no name while it is written, so that whatever ends the command leaves nothing, and no half file is ever seen.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use darter_core::{Blame, Digest, Fault, Retry};
+use darter_image::{Expanded, Expander, LayerDigests, LayerError, LayerReader, TAR_START, metadata_start};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use crate::cli::ExpandArgs;
+use crate::failure::Failure;
+use crate::get::{progress_bar, temporary::Temporary};
+use crate::{output, units};
+
+/// How many bytes of tar are taken at a time.
+const CHUNK: usize = 1 << 20;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    file: String,
+    length_bytes: u64,
+    tar_bytes: u64,
+    metadata_bytes: u64,
+    inodes: u64,
+    compression: &'static str,
+    stored_bytes: u64,
+    digest: Digest,
+    diff_id: Digest,
+}
+
+pub(super) fn run(args: &ExpandArgs) -> anyhow::Result<()> {
+    check_name(&args.out)?;
+    let directory = match args.out.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    let layer = args.layer.display();
+    let (stored, length) = open(&args.layer).with_context(|| format!("can't read {layer}"))?;
+    let file = Temporary::create(directory).with_context(|| format!("can't write into {}", directory.display()))?;
+    let bar = progress_bar(length, args.quiet);
+    let made = make(file.file(), stored, &bar, args);
+    bar.finish_and_clear();
+    let (digests, expanded) = made.with_context(|| format!("can't expand {layer}"))?;
+    file.name(&args.out).with_context(|| format!("can't write {}", args.out.display()))?;
+    tell(args, &digests, &expanded)
+}
+
+/// Refuses a name that no file can take the place of.
+fn check_name(out: &Path) -> anyhow::Result<()> {
+    let shown = out.display();
+    match std::fs::symlink_metadata(out) {
+        Ok(there) if there.is_dir() => Err(Failure::Usage(format!("{shown} is a directory; name a file in it")).into()),
+        Ok(there) if !there.is_file() && !there.is_symlink() => Err(Failure::Usage(format!(
+            "{shown} is no file, and a mountable file can't be written in parts; name another"
+        ))
+        .into()),
+        // What else is wrong with it is said where the file gets its name.
+        _ => Ok(()),
+    }
+}
+
+/// The layer's bytes as they are stored, and how many there are if that is known.
+fn open(layer: &Path) -> io::Result<(Box<dyn Read>, Option<u64>)> {
+    if layer == Path::new("-") {
+        return Ok((Box::new(io::stdin().lock()), None));
+    }
+    let file = File::open(layer)?;
+    let found = file.metadata()?;
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok((Box::new(file), found.is_file().then_some(found.len())))
+}
+
+/// Writes everything, and checks it.
+fn make(
+    file: &File,
+    stored: Box<dyn Read>,
+    bar: &ProgressBar,
+    args: &ExpandArgs,
+) -> anyhow::Result<(LayerDigests, Expanded)> {
+    let mut reader = LayerReader::new(stored)?;
+    let mut expander = Expander::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut at = TAR_START;
+    let cannot_write = || format!("can't write {}", args.out.display());
+    loop {
+        let read = reader.next(&mut chunk)?;
+        if read == 0 {
+            break;
+        }
+        expander.push(&chunk[..read]).map_err(LayerError::from)?;
+        file.write_all_at(&chunk[..read], at).with_context(cannot_write)?;
+        at += read as u64;
+        bar.set_position(reader.stored_length());
+    }
+    let digests = reader.finish()?;
+    for (flag, expected, found) in [("--diff-id", args.diff_id, digests.tar), ("--digest", args.digest, digests.stored)]
+    {
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            let text = format!("it has the digest {found}, and {flag} says {expected}");
+            return Err(Failure::Judged { text, blame: Blame::new(Fault::Origin, Retry::Never) }.into());
+        }
+    }
+    let expanded = expander.finish(&digests.tar).map_err(LayerError::from)?;
+    file.write_all_at(&expanded.metadata, metadata_start(expanded.tar_length)).with_context(cannot_write)?;
+    file.write_all_at(&*expanded.superblock, 0).with_context(cannot_write)?;
+    Ok((digests, expanded))
+}
+
+fn tell(args: &ExpandArgs, digests: &LayerDigests, expanded: &Expanded) -> anyhow::Result<()> {
+    let report = Report {
+        file: args.out.display().to_string(),
+        length_bytes: expanded.length(),
+        tar_bytes: expanded.tar_length,
+        metadata_bytes: expanded.metadata.len() as u64,
+        inodes: expanded.inodes,
+        compression: digests.compression.name(),
+        stored_bytes: digests.stored_length,
+        digest: digests.stored,
+        diff_id: digests.tar,
+    };
+    if args.json {
+        return output::json(&report);
+    }
+    if !args.quiet {
+        let (tar, metadata) = (units::size(report.tar_bytes), units::size(report.metadata_bytes));
+        output::complain(&format!(
+            "{}: {tar} of tar and {metadata} of metadata for {} files; diff id {}; mount it with `mount -t erofs -o ro {} DIR`",
+            report.file, report.inodes, report.diff_id, report.file
+        ));
+    }
+    Ok(())
+}
