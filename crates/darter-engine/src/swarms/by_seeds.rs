@@ -11,7 +11,7 @@ use darter_core::{NodeId, Source, rendezvous};
 
 use super::Swarms;
 use super::access::Caller;
-use super::open::TELL_WAIT_FROM;
+use super::leading::TELL_WAIT_FROM;
 use super::refused::Refused;
 use crate::error::FetchError;
 use crate::transfer::Transfer;

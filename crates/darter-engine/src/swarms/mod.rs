@@ -11,7 +11,9 @@
 //! | `holders` | a node that holds all of it, while the origin is waited for |
 //! | `doors` | one question for all who want a source at once |
 //! | `first_answer` | an origin of which only parts are wanted, which may give none |
-//! | `open` | from a source to a transfer: whom to follow, or how to lead |
+//! | `open` | from a source to a transfer: whether to follow or to lead |
+//! | `joining` | asking another agent to be let into its swarm |
+//! | `leading` | leading, from what is stored or from the origin |
 //! | `places` | a blob's place in the store |
 //! | `proof` | whether content at hand may be given for a registry that did not deliver it |
 //! | `nodes` | the same without a seed: which node leads |
@@ -34,6 +36,8 @@ mod doors;
 mod first_answer;
 mod holders;
 mod inventory;
+mod joining;
+mod leading;
 mod limits;
 mod nodes;
 mod open;

@@ -1,0 +1,207 @@
+//! Asking another agent to let this one into the swarm of a source, and what follows from its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{Manifest, NodeId, Source};
+use darter_origin::Requester;
+use darter_wire::{Held, Message};
+
+use super::Swarms;
+use super::access::Caller;
+use super::refused::Refused;
+use crate::error::FetchError;
+use crate::joins::{Entered, Joined, NotJoined, WAITING_EVERY};
+use crate::let_downs::How;
+use crate::setbacks::key_of;
+use crate::transfer::dissolve::read_wrong;
+use crate::transfer::{Beginning, Transfer};
+
+impl Swarms {
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        caller: Caller<'_>,
+    ) -> Result<Arc<Transfer>, Refused> {
+        self.join_if(seed, source, caller, |_| true).await
+    }
+
+    /// The same for content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that
+    /// has nothing lets in whoever names a registry that has begun to answer.
+    pub(super) async fn join_proven(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        caller: Caller<'_>,
+    ) -> Result<Arc<Transfer>, Refused> {
+        self.join_if(
+            seed,
+            source,
+            caller,
+            |entered| matches!(entered, Entered::New(joined) if joined.verdict.is_some()),
+        )
+        .await
+    }
+
+    pub(super) async fn join_if(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        caller: Caller<'_>,
+        is_enough: impl Fn(&Entered) -> bool,
+    ) -> Result<Arc<Transfer>, Refused> {
+        let Caller { credentials, everything, .. } = caller;
+        if let Some(error) = self.setback(source, credentials, seed) {
+            return Err(Refused::Trouble(error.to_string()));
+        }
+        let is_seed = self.house.fleet.is_seed(seed);
+        let (context, key) = (&self.house.context, key_of(source, credentials));
+        if !is_seed && context.let_downs.is_barred(key, seed, context.now()) {
+            return Err(Refused::Trouble("nodes that led it gave nothing".to_owned()));
+        }
+        let on_trust = self.leads_on_trust(seed);
+        let held = if on_trust { None } else { self.held_of(source, credentials).await? };
+        let (source_asked, credentials_shown) = (source.clone(), credentials.clone());
+        let asked = self.house.joins.ask(&self.house.fleet, seed, source_asked, credentials_shown, held, everything);
+        // A seed may be more patient with origins than this agent. A node that says so for longer may say so for ever.
+        let most = if is_seed { Duration::MAX } else { context.options.origin_patience + WAITING_EVERY };
+        let answered = tokio::time::timeout(most, asked).await;
+        let answer = match answered.unwrap_or(Err(NotJoined::Silent)) {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let (text, origins) = (refusal.to_string(), refusal.is_of_the_origin());
+                let otherwise = if origins { Refused::Origin(text) } else { Refused::Trouble(text) };
+                return Err(match refusal.final_word() {
+                    Some(wrong @ FetchError::WrongDigest { .. }) => {
+                        self.read_wrong_by(seed, (source, credentials), wrong);
+                        otherwise
+                    }
+                    Some(word) if word.is_of_access() && self.shows_own_keys(source, credentials).await => {
+                        Refused::ToIt(word.to_string())
+                    }
+                    word => word.map_or(otherwise, Refused::Final),
+                });
+            }
+        };
+        let (blob, is_same) = match &answer {
+            Entered::New(joined) => {
+                let stored = self.stored(joined.blob).await?;
+                (joined.blob, stored.map_or(Some(true), |stored| joined.is_same(&*stored)))
+            }
+            Entered::Followed { blob, is_same } => (*blob, *is_same),
+        };
+        let is_other = match source {
+            Source::Registry { digest, .. } => blob_of(digest) != blob,
+            Source::Url { .. } if is_same.is_none() => !self.has_fetched(source, credentials, blob).await?,
+            Source::Url { .. } => is_same == Some(false),
+        };
+        let is_made_up = match &answer {
+            Entered::New(joined) if !is_seed => !self.agrees(source, caller, joined.length).await,
+            _ => false,
+        };
+        if is_made_up {
+            context.let_downs.note(key, seed, How::Surely, context.now());
+        }
+        let is_other = is_other || is_made_up;
+        if is_other || !is_enough(&answer) {
+            self.early.lock().remove(&blob);
+            if matches!(answer, Entered::New(_)) {
+                self.house.fleet.say(seed, &Message::Leave { blob });
+            }
+            let text = match source {
+                Source::Url { .. } if is_other => NotJoined::Otherwise.to_string(),
+                _ => "it does not hold all of what was asked for".to_owned(),
+            };
+            return Err(Refused::Trouble(text));
+        }
+        let joined = match answer {
+            Entered::New(joined) => *joined,
+            Entered::Followed { .. } => {
+                // The blob's transfer was there, and follows the seed already.
+                let known = self.get(blob);
+                let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
+                // A lead may let two in who asked different registries. A stranger's bytes show that another registry has the
+                // same only once the lead has checked the whole.
+                if transfer.source != *source && !self.may_come_to_this(&transfer) && !transfer.has_verdict() {
+                    return Err(Refused::Final(FetchError::Unproven { name: source.to_string() }));
+                }
+                transfer.renew_credentials(source, credentials.clone());
+                self.proven(source);
+                if matches!(source, Source::Url { .. }) {
+                    self.remember_joined(source, credentials, blob, &transfer.version);
+                }
+                return Ok(transfer);
+            }
+        };
+        let entered = self.enter(seed, source, (credentials, everything), joined).await;
+        if entered.is_err() {
+            self.early.lock().remove(&blob);
+        }
+        // What can't be stored may be due to a length that a node made up.
+        if let Err(error) = &entered
+            && !is_seed
+        {
+            self.house.fleet.say(seed, &Message::Leave { blob });
+            return Err(Refused::Trouble(error.to_string()));
+        }
+        Ok(entered?)
+    }
+
+    /// Makes the transfer that a lead let this agent into, and follows the lead.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        (credentials, everything): (&Credentials, bool),
+        joined: Joined,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let (blob, version) = (joined.blob, joined.version.clone());
+        let manifest = Manifest::new(joined.piece_length, joined.length);
+        let on_trust = self.leads_on_trust(seed);
+        let _turn = self.beginnings.turn(blob).await;
+        let stored = self.create(blob, source, &version, manifest, on_trust).await?;
+        if matches!(source, Source::Url { .. }) {
+            self.remember_joined(source, credentials, blob, &version);
+        }
+        if on_trust {
+            self.proven(source);
+        }
+        // A caller that is let in is told apart once the transfer is
+        // there.
+        let requester = Requester::Here;
+        let beginning = Beginning {
+            source: source.clone(),
+            version,
+            credentials: credentials.clone(),
+            requester,
+            stored,
+            everything,
+            on_trust,
+        };
+        Ok(self.register(Transfer::begin(&self.house, beginning).await, Some((seed, joined))))
+    }
+
+    pub(super) async fn held_of(&self, source: &Source, credentials: &Credentials) -> Result<Option<Held>, FetchError> {
+        let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(None) };
+        let stored = self.stored(blob).await?;
+        // A stranger's unfinished part is thrown away when this source's transfer begins.
+        let is_begun = self.get(blob).is_some();
+        let kept = stored.filter(|it| is_begun || it.is_complete() || self.may_go_on_with(it, source));
+        Ok(kept.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
+    }
+
+    /// An agent that was asked to lead read the origin, and got something else than the digest says.
+    pub(super) fn read_wrong_by(
+        &self,
+        lead: NodeId,
+        (source, credentials): (&Source, &Credentials),
+        mut error: FetchError,
+    ) {
+        let (FetchError::WrongDigest { from, .. }, Some(digest)) = (&mut error, source.digest()) else { return };
+        let culprit = read_wrong(source, lead, &self.house.fleet.title(lead));
+        from.clone_from(&culprit.from);
+        self.house.context.wrong_content(key_of(source, credentials), blob_of(&digest), &culprit, &error);
+    }
+}
