@@ -1,4 +1,4 @@
-//! A fleet in memory and virtual time that runs the very decisions of `darter-swarm`.
+//! A fleet in memory and virtual time that runs the same decisions, those of `darter-swarm`.
 //!
 //! A discrete-event simulator: pieces and messages take the time that rates and latencies give them, nothing runs
 //! outside the one queue of events, and all randomness comes from one seed, so that a run can be repeated exactly.
