@@ -21,7 +21,7 @@ const MAY: [(&str, &str); 17] = [
     ("mirror/blob.rs", "how long an engine waits"),
     ("mirror/sampled.rs", "how long an engine waits"),
     ("mirror/flow.rs", "how long an engine waits"),
-    ("server/room.rs", "how often a refusal is logged"),
+    ("server/seats.rs", "how often a refusal is logged"),
     ("server/half_closed.rs", "how long after its request a program closed its side"),
     ("src/descriptors.rs", "how often a failure to accept is logged"),
 ];

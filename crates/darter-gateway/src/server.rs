@@ -12,7 +12,7 @@
 //!
 //! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
 //! lies in a file goes out past this process, by way of each connection's `outlet`.
-//! Connections are limited in number; those that wait for no answer make room for others (`room`). A client may close its side
+//! Connections are limited in number; those that wait for no answer make room for others (`seats`). A client may close its side
 //! of one once it has asked (`half_closed`).
 //!
 //! Draining has two steps, so that load balancers and probes can look away first: `/healthz` turns as soon as the agent says
@@ -21,7 +21,7 @@
 mod guard;
 mod half_closed;
 mod plain;
-mod room;
+mod seats;
 
 use std::convert::Infallible;
 use std::io;
@@ -48,7 +48,7 @@ use tokio_util::task::TaskTracker;
 
 use self::guard::Guard;
 use self::half_closed::HalfClosed;
-use self::room::{Room, Seat};
+use self::seats::{Seat, Seats};
 use crate::body::{Body, empty, full};
 use crate::mirror::Mirror;
 use crate::outlet::{Outlet, OutletStream};
@@ -145,7 +145,7 @@ async fn accept(
     cut: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let room = Room::new();
+    let seats = Seats::new();
     let mut failures = AcceptFailures::new("the local port");
     loop {
         let accepted = tokio::select! {
@@ -157,7 +157,7 @@ async fn accept(
                 failures.succeeded();
                 let seat = tokio::select! {
                     () = stop.cancelled() => return,
-                    seat = room.seat() => seat,
+                    seat = seats.seat() => seat,
                 };
                 tasks.spawn(connection(stream, Arc::clone(&services), seat, stop.clone(), cut.clone()));
             }

@@ -31,7 +31,7 @@ const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The built images, and the registry storage that holds them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Shelf {
+pub struct Images {
     /// The whole image, behind an index.
     pub app: Image,
     /// Its lower layers as an image of their own.
@@ -42,7 +42,7 @@ pub struct Shelf {
     storage: PathBuf,
 }
 
-/// One image of a [`Shelf`].
+/// One image of a [`Images`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Image {
     /// Repository and tag, without the registry's name.
@@ -81,7 +81,7 @@ impl Image {
     }
 }
 
-impl Shelf {
+impl Images {
     /// The images from the cache, built first when they aren't there. Runs that start together wait for one build.
     pub fn open() -> Result<Self> {
         let cache = cache_directory()?;
@@ -117,7 +117,7 @@ fn storage_below(directory: &Path) -> PathBuf {
 }
 
 /// Builds everything anew; `shelf.json` is written last and makes it count.
-fn build(directory: &Path) -> Result<Shelf> {
+fn build(directory: &Path) -> Result<Images> {
     eprintln!("building the laboratory's images in {} (once; a minute or two)", directory.display());
     if directory.exists() {
         fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
@@ -142,7 +142,7 @@ fn build(directory: &Path) -> Result<Shelf> {
     layout.name(&tools, "tools");
     layout.finish()?;
 
-    let mut shelf = Shelf {
+    let mut shelf = Images {
         app: describe(&path, "library/app:1", Some(digest(&index)?), &app, layers.clone())?,
         tools: describe(&path, "library/tools:1", None, &tools, lower.to_vec())?,
         build: BUILD,
@@ -184,7 +184,7 @@ fn digest(descriptor: &Value) -> Result<Digest> {
 }
 
 /// Brings both images into the registry's storage, as their authors would: by pushing.
-fn push(layout: &Path, shelf: &mut Shelf) -> Result<()> {
+fn push(layout: &Path, shelf: &mut Images) -> Result<()> {
     let network = Network::new()?;
     let host = network.host("registry")?;
     let registry = Registry::writable(&host, shelf.storage())?;

@@ -49,7 +49,7 @@ mod table;
 
 pub use cluster::Agent;
 pub use hub::Hub;
-pub use image::{Image, Shelf};
+pub use image::{Image, Images};
 pub use link::Link;
 pub use netns::{Host, Network, Rack};
 pub use process::Process;

@@ -161,7 +161,7 @@ impl Origin for HttpOrigin {
         }
         let response = self.ask(Method::GET, source, credentials, headers).await?;
         let what = name_of(source);
-        let part = Part::of(response.status(), response.headers(), range, &what)?;
+        let part = AnswerPart::of(response.status(), response.headers(), range, &what)?;
         let current = version_of(response.headers(), part.length);
         let shown = shown_of(response.url(), &self.client.signed_parameters(), response.headers(), credentials);
         let asked_from = range.map_or(0, ByteRange::start);
@@ -210,7 +210,7 @@ fn text_of(bytes: &[u8]) -> String {
 }
 
 /// Which bytes an answer carries.
-pub(crate) struct Part {
+pub(crate) struct AnswerPart {
     /// Offset of the first.
     pub(crate) start: u64,
     /// How many, if told.
@@ -219,7 +219,7 @@ pub(crate) struct Part {
     pub(crate) length: Option<u64>,
 }
 
-impl Part {
+impl AnswerPart {
     /// What an answer to a GET for `range` carries.
     ///
     /// # Errors

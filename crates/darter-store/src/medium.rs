@@ -62,14 +62,14 @@ enum Links {
     /// The file has no other name.
     None,
     /// It has, and a copy goes here.
-    Some(Place),
+    Some(Destination),
     /// It is a copy, by this name, and not in its place yet.
-    Copied(Place, String),
+    Copied(Destination, String),
 }
 
 /// Where a copy is made, and where it goes.
 #[derive(Clone)]
-struct Place {
+struct Destination {
     trash: Arc<Trash>,
     dir: Dir,
     name: String,
@@ -85,7 +85,7 @@ impl FileMedium {
     /// The bytes in a file that has other names.
     pub(crate) fn linked(file: File, dir: Dir, name: String, trash: Arc<Trash>) -> Self {
         let medium = Self::new(file, &dir, &name);
-        *medium.links.lock() = Links::Some(Place { trash, dir, name });
+        *medium.links.lock() = Links::Some(Destination { trash, dir, name });
         medium
     }
 

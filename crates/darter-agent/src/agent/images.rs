@@ -14,7 +14,7 @@ use super::Inner;
 use super::names::{self, Named};
 
 /// Something that an image is made of.
-struct Part {
+struct Component {
     role: ImageRole,
     digest: Digest,
     length: Option<u64>,
@@ -27,7 +27,7 @@ pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explaine
         Named::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
         Named::Image(image, digest) => {
             let mut parts = Vec::new();
-            for Part { role, digest, length } in parts_of(inner, digest).await {
+            for Component { role, digest, length } in parts_of(inner, digest).await {
                 let explanation = explain_blob(inner, blob_of(&digest)).await;
                 parts.push(ImagePart { role, digest, length, explanation });
             }
@@ -119,11 +119,11 @@ pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, F
 }
 
 /// An index or manifest and all that it names, as far as the manifests are here; nothing twice.
-async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Part> {
+async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Component> {
     let Some(registries) = inner.registries.as_deref() else { return Vec::new() };
     let Some(root) = inner.contents.of(registries, digest).await else { return Vec::new() };
     let role = if root.is_index { ImageRole::Index } else { ImageRole::Manifest };
-    let mut parts = vec![Part { role, digest, length: Some(root.length) }];
+    let mut parts = vec![Component { role, digest, length: Some(root.length) }];
     let mut seen = HashSet::from([digest]);
     // An index may name indexes; what was seen is not entered again, so this ends.
     let mut open = vec![root];
@@ -140,7 +140,7 @@ async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Part> {
             if role == ImageRole::Manifest && inside.is_none() {
                 continue;
             }
-            parts.push(Part { role, digest, length });
+            parts.push(Component { role, digest, length });
             open.extend(inside);
         }
     }

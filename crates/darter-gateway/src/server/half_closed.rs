@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::room::Seat;
+use super::seats::Seat;
 
 /// How long behind its request a client closes its side that waits for the answer.
 const CLOSES_WITHIN: Duration = Duration::from_millis(100);

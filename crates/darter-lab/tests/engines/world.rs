@@ -8,18 +8,18 @@ use darter_core::{Digest, Rate};
 use darter_lab::engine::Containerd;
 use darter_lab::oci::digest_of;
 use darter_lab::process::wait_until;
-use darter_lab::{Agent, Host, Image, Link, Network, Shelf};
+use darter_lab::{Agent, Host, Image, Images, Link, Network};
 use serde_json::Value;
 
 /// The laboratory's images, and a network without hosts.
 pub(crate) struct World {
-    pub(crate) shelf: Shelf,
+    pub(crate) shelf: Images,
     pub(crate) network: Network,
 }
 
 impl World {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { shelf: Shelf::open()?, network: Network::new()? })
+        Ok(Self { shelf: Images::open()?, network: Network::new()? })
     }
 
     /// Plugs in hosts with cables of this speed both ways.

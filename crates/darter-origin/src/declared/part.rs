@@ -13,7 +13,7 @@ use crate::error::OriginError;
 
 /// `body`, which ends in an error instead of its last bytes if they don't bear the `promises` out.
 pub(super) fn checked(body: Body, promises: Vec<Promise>, what: String) -> Body {
-    let part = Part { body, promises, what, held: None, end: None };
+    let part = CheckedPart { body, promises, what, held: None, end: None };
     stream::unfold(part, |mut part| async move {
         let item = part.next().await?;
         Some((item, part))
@@ -21,7 +21,7 @@ pub(super) fn checked(body: Body, promises: Vec<Promise>, what: String) -> Body 
     .boxed()
 }
 
-struct Part {
+struct CheckedPart {
     body: Body,
     promises: Vec<Promise>,
     what: String,
@@ -31,7 +31,7 @@ struct Part {
     end: Option<Result<(), OriginError>>,
 }
 
-impl Part {
+impl CheckedPart {
     async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
         while self.end.is_none() {
             match self.body.next().await {

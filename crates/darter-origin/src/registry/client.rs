@@ -40,7 +40,7 @@ use crate::registry::probe::{self, HEAD_ALONE_TIMEOUT};
 use crate::registry::proof::LoginKeys;
 use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{Upstream, Upstreams};
-use crate::web::{self, Part, content_length};
+use crate::web::{self, AnswerPart, content_length};
 
 /// What a registry answered, whatever the status.
 pub struct Answer {
@@ -518,7 +518,7 @@ impl RegistryClient {
         let mut headers = HeaderMap::new();
         web::ask_for_range(&mut headers, range);
         let mut answer = self.send(upstream, Method::GET, path, headers, caller).await?;
-        if let Ok(part) = Part::of(answer.status, &answer.headers, range, &answer.what) {
+        if let Ok(part) = AnswerPart::of(answer.status, &answer.headers, range, &answer.what) {
             answer.status = StatusCode::OK;
             answer.headers.remove(CONTENT_RANGE);
             answer.headers.remove(CONTENT_LENGTH);

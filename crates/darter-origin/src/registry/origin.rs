@@ -20,7 +20,7 @@ use crate::client::Requester;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
 use crate::registry::client::{Answer, RegistryClient};
-use crate::web::{self, Part};
+use crate::web::{self, AnswerPart};
 
 /// How long a registry may take to begin a blob before it is asked for it once more.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ impl Origin for RegistryOrigin {
         let path = format!("/v2/{repository}/blobs/{digest}");
         let ask = || self.client.send(&upstream, Method::GET, &path, headers.clone(), credentials);
         let answer = self.first_answer(source, ask).await?.into_blob(&upstream)?;
-        let part = Part::of(answer.status, &answer.headers, range, source)?;
+        let part = AnswerPart::of(answer.status, &answer.headers, range, source)?;
         let current = version(source, part.length);
         if let Some(expect) = expect
             && !agree(expect, &current)

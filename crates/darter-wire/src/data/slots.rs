@@ -33,10 +33,10 @@ const MAX_REMEMBERED: usize = 1024;
 
 /// See the module's text.
 #[derive(Clone, Debug)]
-pub struct Slots(Arc<Room>);
+pub struct Slots(Arc<Shared>);
 
 #[derive(Debug)]
-struct Room {
+struct Shared {
     free: Semaphore,
     /// How many pieces each peer has to take in time until it is as good as any.
     owed: Mutex<HashMap<NodeId, u32>>,
@@ -46,7 +46,7 @@ struct Room {
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     _permit: SemaphorePermit<'a>,
-    room: &'a Room,
+    shared: &'a Shared,
     peer: NodeId,
     patience: Duration,
 }
@@ -54,16 +54,16 @@ pub(super) struct Slot<'a> {
 impl Slots {
     /// Room for `count` pieces at a time.
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(Room { free: Semaphore::new(count), owed: Mutex::default() }))
+        Self(Arc::new(Shared { free: Semaphore::new(count), owed: Mutex::default() }))
     }
 
     /// Waits for room.
     pub(super) async fn take(&self, peer: NodeId) -> Slot<'_> {
-        let room = &*self.0;
-        let permit = room.free.acquire().await.expect("nobody closes the semaphore");
-        let owed = room.owed.lock().get(&peer).copied().unwrap_or_default();
+        let shared = &*self.0;
+        let permit = shared.free.acquire().await.expect("nobody closes the semaphore");
+        let owed = shared.owed.lock().get(&peer).copied().unwrap_or_default();
         let halvings = owed.div_ceil(PIECES_OF_A_LOSS).min(MAX_HALVINGS);
-        Slot { _permit: permit, room, peer, patience: MAX_IDLE / (1 << halvings) }
+        Slot { _permit: permit, shared, peer, patience: MAX_IDLE / (1 << halvings) }
     }
 }
 
@@ -75,7 +75,7 @@ impl Slot<'_> {
 
     /// A piece was taken in time.
     pub(super) fn was_used_well(&self) {
-        let mut owed = self.room.owed.lock();
+        let mut owed = self.shared.owed.lock();
         if let Some(pieces) = owed.get_mut(&self.peer) {
             *pieces -= 1;
             if *pieces == 0 {
@@ -86,7 +86,7 @@ impl Slot<'_> {
 
     /// Nothing moved for too long: others may send.
     pub(super) fn give_back(self) {
-        let mut owed = self.room.owed.lock();
+        let mut owed = self.shared.owed.lock();
         let has_room = owed.len() < MAX_REMEMBERED;
         if has_room || owed.contains_key(&self.peer) {
             let pieces = owed.entry(self.peer).or_default();

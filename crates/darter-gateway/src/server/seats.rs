@@ -29,7 +29,7 @@ const TELL_FULL_EVERY: Duration = Duration::from_secs(60);
 
 /// The connections of one port.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct Seats {
     permits: Arc<Semaphore>,
     seats: usize,
     idle: Arc<Idle>,
@@ -60,7 +60,7 @@ pub(super) struct Seat {
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Seat>);
 
-impl Room {
+impl Seats {
     /// Of as many connections as this process can spare descriptors for.
     pub(super) fn new() -> Self {
         Self::of(descriptors::limit().map_or(MAX_CONNECTIONS, |limit| (limit / 2).clamp(1, MAX_CONNECTIONS)))
@@ -161,11 +161,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_one_that_is_idle_longest_makes_room_and_none_that_is_answered() {
-        let room = Room::of(3);
-        let (first, second, third) = (room.seat().await, room.seat().await, room.seat().await);
+        let seats = Seats::of(3);
+        let (first, second, third) = (seats.seat().await, seats.seat().await, seats.seat().await);
         let answering = second.request();
         drop(first.request());
-        let comes = room.seat();
+        let comes = seats.seat();
         tokio::pin!(comes);
         assert!(futures_util::poll!(&mut comes).is_pending());
         assert!(third.leave.is_cancelled(), "the first had a request after the third came");
@@ -173,7 +173,7 @@ mod tests {
         drop(third);
         let fourth = comes.await;
         let both = (first.request(), fourth.request());
-        let waits = room.seat();
+        let waits = seats.seat();
         tokio::pin!(waits);
         assert!(futures_util::poll!(&mut waits).is_pending());
         assert!([&first, &second, &fourth].iter().all(|seat| !seat.leave.is_cancelled()));
