@@ -74,6 +74,8 @@ pub struct Lead {
     random: Random,
     /// What was sent to whom, oldest first; what was confirmed since stays until its time is over.
     deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
+    /// Those of pieces that nobody had, while they are not late.
+    fresh_deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
     /// Before this nothing is sent or read: members are still saying what they hold.
     settled: Moment,
     /// Average time from sending a piece to the receiver's word that it has it.
@@ -106,6 +108,7 @@ impl Lead {
             members: Members::new(me, place, tuning, seed),
             random: Random::new(!seed),
             deliveries: VecDeque::new(),
+            fresh_deliveries: VecDeque::new(),
             settled,
             delivery: Duration::ZERO,
             quick_given: Moment::ZERO,
@@ -182,6 +185,7 @@ impl Lead {
         self.pieces.change(piece, |state| {
             state.coming -= u32::from(sent_at.is_some());
             state.holders += u32::from(counts);
+            state.late &= !counts;
         });
         if counts {
             self.note_spread(slot, piece, sent_at.is_some(), now);
@@ -196,7 +200,7 @@ impl Lead {
         let member = self.members.get_mut(slot);
         let before = if member.delivery.is_zero() { usual } else { member.delivery };
         member.delivery = (before * 3 + took) / 4;
-        if member.delivery > (usual * self.tuning.slow_delivery).max(self.tuning.copy_floor) {
+        if member.delivery > slow_delivery(usual, &self.tuning) {
             member.slow_until = now + self.tuning.slow_for;
             member.delivery = Duration::ZERO;
         }
@@ -267,6 +271,7 @@ impl Lead {
             return None;
         }
         self.forget_undelivered(now);
+        self.look_for_late(now);
         self.look_for_kept(now);
         let piece = self.fresh_for(slot).filter(|_| !self.leaves_to_others(slot, now))?;
         if !self.is_slow(slot, now) {
@@ -297,6 +302,7 @@ impl Lead {
             return false;
         }
         self.forget_undelivered(now);
+        self.look_for_late(now);
         self.look_for_kept(now);
         if self.pieces.first_fresh().is_some() || self.may_copy(now) {
             return true;
@@ -321,7 +327,8 @@ impl Lead {
     }
 
     fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
-        self.pieces.first_fresh_besides(&self.members.get(slot).held)
+        let member = self.members.get(slot);
+        self.pieces.first_fresh_besides(&member.held, |piece| !member.is_coming(piece))
     }
 
     fn is_slow(&self, slot: usize, now: Moment) -> bool {
@@ -361,6 +368,24 @@ impl Lead {
     /// How long a member may take to confirm what it was sent.
     fn delivery_patience(&self) -> Duration {
         (self.delivery * self.tuning.delivery_factor).max(self.tuning.delivery_floor)
+    }
+
+    /// What nobody has, and its receiver takes long to confirm, may be given to another as well: a slow member passes it on late, and
+    /// until then whoever reads in order stands still before it.
+    fn look_for_late(&mut self, now: Moment) {
+        if self.delivery.is_zero() {
+            return;
+        }
+        let patience = slow_delivery(self.delivery, &self.tuning);
+        while let Some((_, node, piece)) =
+            self.fresh_deliveries.front().copied().filter(|(sent, ..)| *sent + patience <= now)
+        {
+            self.fresh_deliveries.pop_front();
+            let slot = self.members.slot(node);
+            if slot.is_some_and(|slot| self.members.get(slot).is_coming(piece)) {
+                self.pieces.change(piece, |state| state.late = true);
+            }
+        }
     }
 
     /// A piece that was sent long ago and never confirmed was lost on the way, or did not verify: it may be given again, to
@@ -409,6 +434,10 @@ impl Lead {
         if counts {
             member.coming.push((piece, now));
             self.deliveries.push_back((now, member.id, piece));
+            let Piece { holders, coming, .. } = self.pieces.get(piece);
+            if holders == 0 && coming == 0 {
+                self.fresh_deliveries.push_back((now, member.id, piece));
+            }
         }
         self.pieces.change(piece, |state| {
             state.coming += u32::from(counts);
@@ -512,7 +541,8 @@ impl Lead {
         size_of::<Self>()
             + self.pieces.memory()
             + self.members.memory()
-            + self.deliveries.capacity() * size_of::<(Moment, NodeId, PieceIndex)>()
+            + (self.deliveries.capacity() + self.fresh_deliveries.capacity())
+                * size_of::<(Moment, NodeId, PieceIndex)>()
             + self.watch.memory()
     }
 
@@ -520,4 +550,9 @@ impl Lead {
     pub const fn node(&self) -> NodeId {
         self.me
     }
+}
+
+/// What a delivery takes at a member that is slow, where they usually take that.
+fn slow_delivery(usual: Duration, tuning: &Tuning) -> Duration {
+    (usual * tuning.slow_delivery).max(tuning.copy_floor)
 }

@@ -13,6 +13,8 @@ pub(super) struct Piece {
     pub(super) holders: u32,
     /// Members that the lead is sending it to.
     pub(super) coming: u32,
+    /// Whether one of these, the only one when it was sent there, takes long to confirm it.
+    pub(super) late: bool,
     /// How often the lead sent it.
     pub(super) sent: u32,
     pub(super) last_sent: Moment,
@@ -20,7 +22,7 @@ pub(super) struct Piece {
     pub(super) first: Option<(u32, Moment)>,
 }
 
-/// All pieces. Invariant: `fresh` has exactly the owned pieces that no member holds or is being sent.
+/// All pieces. Invariant: `fresh` has exactly the owned pieces that no member holds or is being sent, those who take long aside.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     pub(super) own: PieceSet,
@@ -56,22 +58,27 @@ impl Pieces {
     }
 
     fn refresh(&mut self, piece: PieceIndex) {
-        let Piece { holders, coming, .. } = self.get(piece);
-        if holders == 0 && coming == 0 && self.own.contains(piece) {
+        let Piece { holders, coming, late, .. } = self.get(piece);
+        if holders == 0 && coming <= u32::from(late) && self.own.contains(piece) {
             self.fresh.insert(piece);
         } else {
             self.fresh.remove(piece);
         }
     }
 
-    /// The lowest owned piece that nobody holds or is being sent.
+    /// The lowest owned piece that nobody holds or is being sent in time.
     pub(super) fn first_fresh(&self) -> Option<PieceIndex> {
         self.fresh.iter().next()
     }
 
-    /// The same of those that a member lacks: one that keeps pieces to itself, or is doubted, may hold what counts as fresh.
-    pub(super) fn first_fresh_besides(&self, held: &PieceSet) -> Option<PieceIndex> {
-        self.fresh.difference(held).next()
+    /// The same of those that a member lacks and that `accept` takes: one that keeps pieces to itself, is doubted or slow may hold, or be
+    /// sent, what counts as fresh.
+    pub(super) fn first_fresh_besides(
+        &self,
+        held: &PieceSet,
+        accept: impl Fn(PieceIndex) -> bool,
+    ) -> Option<PieceIndex> {
+        self.fresh.difference(held).find(|piece| accept(*piece))
     }
 
     /// The oldest `last_sent` among owned pieces. `None` if an owned piece was never sent, or none is owned.

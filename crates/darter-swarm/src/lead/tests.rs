@@ -120,6 +120,25 @@ fn an_ask_stands_until_the_origin_has_given_something() {
 }
 
 #[test]
+fn what_takes_long_to_reach_a_member_is_given_to_another_as_well_and_to_one_alone() {
+    let mut lead = lead(4, 4);
+    (1..=3).for_each(|n| join(&mut lead, n));
+    assert_eq!(lead.choose_fresh(node(2), at(0)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose_fresh(node(1), at(1000)), Some(PieceIndex(1)), "nobody knows yet what is long");
+    lead.have(node(1), &[PieceIndex(1)], at(1020));
+    assert_eq!(lead.choose_fresh(node(2), at(1020)), Some(PieceIndex(2)), "it is on its way to that one");
+    assert_eq!(lead.choose_fresh(node(1), at(1020)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose_fresh(node(3), at(1020)), Some(PieceIndex(3)));
+    assert_eq!(lead.choose_fresh(node(3), at(1100)), None, "two are enough");
+    lead.have(node(2), &[PieceIndex(0)], at(1110));
+    assert_eq!(lead.holders(PieceIndex(0)), 1);
+    lead.have(node(3), &[PieceIndex(3)], at(1110));
+    lead.leave(node(2));
+    assert_eq!(lead.choose_fresh(node(3), at(1110)), Some(PieceIndex(2)), "who left has none of it");
+    assert_eq!(lead.choose_fresh(node(3), at(1110)), None, "it is on its way to the other still");
+}
+
+#[test]
 fn what_nobody_has_goes_to_those_who_pass_it_on_quickly() {
     let mut lead = lead(100, 100);
     join(&mut lead, 1);
