@@ -27,6 +27,9 @@ pub enum Told {
 /// What is to be told, each with all whom it is for.
 pub type Tellings = Vec<(Vec<NodeId>, Told)>;
 
+/// Pieces, each list once, with all who are to be told of these.
+type Groups = Vec<(Vec<PieceIndex>, Vec<NodeId>)>;
+
 /// News that was not told yet.
 #[derive(Debug)]
 pub struct News {
@@ -123,7 +126,7 @@ impl News {
         let mut gone = Vec::new();
         let mut tells_of_hashes = false;
         // Most neighbours lack the same of a few pieces: one message for each such group.
-        let mut groups: BTreeMap<Vec<PieceIndex>, Vec<NodeId>> = BTreeMap::new();
+        let mut groups: Groups = Vec::new();
         if self.neighbours_due().is_some_and(|due| due <= now) {
             self.told = now;
             tells_of_hashes = std::mem::take(&mut self.first_hashes);
@@ -135,10 +138,12 @@ impl News {
             for (node, piece) in self.asked_for.drain(..) {
                 wanted.entry(node).or_default().push(piece);
             }
+            let mut pieces = Vec::new();
             for &node in neighbours.iter().filter(|node| Some(**node) != lead) {
-                let mut pieces = picker.lacked_by(node, &come);
+                pieces.clear();
+                pieces.extend(picker.lacked_by(node, &come));
                 pieces.extend(wanted.remove(&node).unwrap_or_default());
-                groups.entry(pieces).or_default().push(node);
+                add(&mut groups, &pieces, node);
             }
         }
         if let Some(lead) = lead
@@ -146,11 +151,10 @@ impl News {
         {
             self.lead_told = now;
             self.lead_waits = false;
-            groups.entry(std::mem::take(&mut self.for_lead)).or_default().push(lead);
+            add(&mut groups, &std::mem::take(&mut self.for_lead), lead);
         }
-        if !tells_of_hashes {
-            groups.remove(&Vec::new());
-        }
+        groups.retain(|(pieces, _)| tells_of_hashes || !pieces.is_empty());
+        groups.sort_unstable();
         let mut tellings: Tellings = groups.into_iter().map(|(pieces, nodes)| (nodes, Told::Have(pieces))).collect();
         if !gone.is_empty() {
             let mut everybody = neighbours.to_vec();
@@ -158,6 +162,13 @@ impl News {
             tellings.push((everybody, Told::Lost(gone)));
         }
         tellings
+    }
+}
+
+fn add(groups: &mut Groups, pieces: &[PieceIndex], node: NodeId) {
+    match groups.iter_mut().find(|(told, _)| told == pieces) {
+        Some((_, nodes)) => nodes.push(node),
+        None => groups.push((pieces.to_vec(), vec![node])),
     }
 }
 

@@ -76,7 +76,10 @@ pub struct Tuning {
     pub reader_lag: u64,
     /// The same as a part of the blob: one piece in `reader_lag_part`. The larger of both holds.
     pub reader_lag_part: u32,
-    /// The next pieces of a reader that is behind, of which the rarest is requested first. With fewer, holders often have none of them;
+    /// The very next pieces of a reader that is behind, of which the rarest is requested first: among more of them the one that it stands
+    /// before, which is no rare one, comes late (`docs/notes/readers-window.md`).
+    pub reader_near: u32,
+    /// The next pieces of a reader that is behind, of which the rarest is requested then. With fewer, holders often have none of them;
     /// with more, the first of them comes later (`docs/notes/readers-window.md`).
     pub reader_window: u32,
     /// A lead that sends a node less than this part of what the node receives is asked whether readers are behind or not: its pieces far
@@ -176,6 +179,7 @@ impl Default for Tuning {
             lead_strikes: 3,
             reader_lag: 10 << 20,
             reader_lag_part: 64,
+            reader_near: 8,
             reader_window: 32,
             reader_lead_share: 1.0 / 40.0,
             neighbours: 16,

@@ -26,9 +26,7 @@ impl Picker {
         if self.slow_check <= now {
             self.try_slow_ones_again(now);
         }
-        if !self.readers.is_empty() {
-            self.request_urgent(now);
-        }
+        self.request_urgent(now);
         self.request_wanted(now);
         if self.slow_check != NEVER {
             self.request_from_slow(now);

@@ -106,6 +106,8 @@ pub struct Picker {
     expected: usize,
     /// Whether the last poll left no room for more requests.
     is_full: bool,
+    /// Whether at the last poll a piece was urgent: whoever holds it is to be asked, room or not.
+    is_urgent: bool,
     /// No request falls due before this.
     check_at: Moment,
     /// No slow neighbour is to be tried again before this.
@@ -222,6 +224,7 @@ impl Picker {
             lead_share: 0.0,
             expected: 0,
             is_full: false,
+            is_urgent: false,
             check_at: NEVER,
             slow_check: NEVER,
             paused_until: Moment::ZERO,
@@ -274,7 +277,7 @@ impl Picker {
 
     /// Whether news of what neighbours hold may lead to a request before anything else happens.
     pub fn heeds_news(&self) -> bool {
-        !self.is_full || !self.readers.is_empty()
+        !self.is_full || self.is_urgent
     }
 
     /// This node fetches `among` blobs at a time, this one included: they share the requests that may be open. If each had them all,
@@ -360,10 +363,10 @@ impl Picker {
     }
 
     /// Which of these pieces a peer lacks, as far as is known here: what it is worth telling it of.
-    pub fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> Vec<PieceIndex> {
+    pub fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> impl Iterator<Item = PieceIndex> {
         let neighbour = self.neighbours.iter().find(|neighbour| neighbour.id == peer);
-        let lacks = |piece: &PieceIndex| neighbour.is_none_or(|neighbour| !neighbour.held.contains(*piece));
-        pieces.iter().copied().filter(lacks).collect()
+        let lacks = move |piece: &PieceIndex| neighbour.is_none_or(|neighbour| !neighbour.held.contains(*piece));
+        pieces.iter().copied().filter(lacks)
     }
 
     fn is_banned(&self, peer: NodeId) -> bool {
@@ -422,7 +425,7 @@ impl Picker {
         }
         let open = neighbour.meter.open;
         let has_room = open < self.most_at_one();
-        !self.readers.is_empty() || (has_room && !self.is_full && self.rarity.open().contains(piece))
+        self.is_urgent || (has_room && !self.is_full && self.rarity.open().contains(piece))
     }
 
     /// The peer is asked for this piece no more, and without a pause for others: losing a piece is no failure, but doing so whenever one

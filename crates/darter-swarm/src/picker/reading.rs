@@ -2,8 +2,8 @@
 //!
 //! The rarest piece of the whole blob is the best choice for the swarm and the worst for who reads in order: while all links are full a
 //! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as much of what came lies behind a piece
-//! that a reader lacks, the reader is *behind*: rarest first then holds within a window before it, and for the rest with what room is
-//! left. While it is not behind nothing changes, since a new piece takes its time through a swarm, and a window shorter than that
+//! that a reader lacks, the reader is *behind*: rarest first then holds among the pieces right before it, then within a window, and for
+//! the rest with what room is left. While it is not behind nothing changes, since a new piece takes its time through a swarm, and a window shorter than that
 //! makes it take longer (`docs/notes/readers-window.md`).
 //!
 //! A node that joined late lags behind those that joined early, at no loss to its reader: it takes new pieces, too, and passes them on to
@@ -36,17 +36,15 @@ impl Picker {
         self.held.len() - self.prefix.0
     }
 
-    /// Which pieces the readers that are behind need next.
+    /// Which pieces the readers that are behind need next, most needed ones first.
     pub(super) fn needs_of_readers(&self) -> Vec<Range<u32>> {
         let tuning = &self.tuning;
         let most = u32::try_from(tuning.reader_lag / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
         let most = most.max(self.total.unwrap_or(0) / tuning.reader_lag_part);
-        let needs = self.readers.values().filter_map(|reader| {
-            let first = self.held.first_missing_from(reader.at);
-            let is_behind = self.held.count_from(first) > most;
-            is_behind.then(|| first.0..first.0.saturating_add(tuning.reader_window))
-        });
-        needs.collect()
+        let firsts = self.readers.values().map(|reader| self.held.first_missing_from(reader.at));
+        let behind: Vec<_> = firsts.filter(|first| self.held.count_from(*first) > most).collect();
+        let ahead = |pieces: u32| behind.iter().map(move |first| first.0..first.0.saturating_add(pieces));
+        ahead(tuning.reader_near).chain(ahead(tuning.reader_window)).collect()
     }
 
     /// Whether a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is
@@ -71,6 +69,7 @@ impl Picker {
             let missing = (piece.0..end.min(self.known_end)).map(PieceIndex).filter(|piece| self.is_due(*piece));
             urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due)));
         }
+        self.is_urgent = urgent.iter().any(|(_, due)| *due <= now);
         for (piece, due) in urgent {
             if due <= now {
                 self.request_at_once(piece, now);

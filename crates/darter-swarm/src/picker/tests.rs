@@ -513,6 +513,18 @@ fn a_reader_that_is_behind_is_given_the_rarest_of_what_it_needs_next() {
 }
 
 #[test]
+fn of_what_a_reader_that_is_behind_needs_the_very_next_pieces_come_first_though_others_are_as_rare() {
+    let mut scene = behind();
+    scene.join(1, Tier::Rack, PieceSet::full(300));
+    for peer in 2..=3 {
+        scene.join(peer, Tier::Rack, PieceSet::full(2));
+    }
+    let requests = scene.requests(0);
+    let of_first: Vec<_> = requests.iter().filter(|(_, peer, _)| *peer == node(1)).map(|(.., piece)| *piece).collect();
+    assert!(of_first.len() >= 3 && of_first.iter().all(|piece| *piece < 8), "{of_first:?}");
+}
+
+#[test]
 fn without_a_reader_that_is_behind_the_rarest_of_all_comes_first() {
     for reads in [false, true] {
         let mut scene = Scene::new(400);

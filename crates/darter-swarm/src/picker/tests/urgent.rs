@@ -54,6 +54,25 @@ fn a_reader_that_goes_on_in_time_makes_nothing_urgent() {
 }
 
 #[test]
+fn news_matters_to_a_node_without_room_only_while_a_reader_waits_for_an_urgent_piece() {
+    let mut scene = Scene::new(100);
+    for peer in 1..=3 {
+        scene.join(peer, Tier::Rack, PieceSet::full(60));
+    }
+    waits(&mut scene, 70, 1, 1000);
+    assert_eq!(scene.requests(0).len(), 12);
+    assert!(!scene.picker.heeds_news());
+    assert!(!scene.picker.peer_has(node(1), &[PieceIndex(80)]), "its reader can wait");
+    assert_eq!(urgent(&mut scene, 1000), [], "nobody has it");
+    assert!(scene.picker.heeds_news());
+    assert!(scene.picker.peer_has(node(2), &[PieceIndex(70)]));
+    assert_eq!(names(&urgent(&mut scene, 1)), [70]);
+    scene.tell(Event::ReaderGone { reader: ReaderId(1) });
+    scene.after(1);
+    assert!(!scene.picker.heeds_news());
+}
+
+#[test]
 fn a_piece_that_comes_in_time_is_not_asked_for_twice_and_one_that_is_late_of_another() {
     let mut scene = Scene::new(1);
     scene.join(1, Tier::Rack, PieceSet::full(1));
