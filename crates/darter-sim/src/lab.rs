@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use darter_core::{PieceLength, Place, Rate};
 use darter_scenario::{Goal, Scenario as Race};
 
+use crate::Fleet;
 use crate::report::Report;
 use crate::scenario::{Network, NodeSpec, Scenario, SharedLink};
 
@@ -76,9 +77,54 @@ fn carried(rate: Rate) -> Result<Rate> {
 
 /// The head of the table of [`row`], in Markdown: the lab's columns, as far as they exist here.
 pub fn heads() -> String {
-    let heads = "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node | done | goal |";
+    let heads = "| scenario | T* | first | median | p99 | last | last/T* | worst own | origin | seed | link | in/node | lag, MiB | done | goal |";
     let columns = heads.matches('|').count() - 1;
     format!("{heads}\n|{}", " --- |".repeat(columns))
+}
+
+/// What nodes held behind the first piece that they lacked, at most, in MiB.
+pub fn lag_mib(scenario: &Scenario, report: &Report) -> f64 {
+    report.lag_quantile(1.0, scenario.pieces) * scenario.bytes() as f64 / f64::from(1 << 20)
+}
+
+/// The head of the table of [`draws`].
+pub fn draw_heads() -> &'static str {
+    "\
+| scenario | runs | last/T*, median | least | 90 % | most | seed | lag, MiB, median | most | unfinished |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+}
+
+/// So many runs of a scenario that differ by chance alone, as a row.
+///
+/// # Errors
+/// For what can't be read.
+pub fn draws(lab: &Race, scenario: &Scenario, count: u64) -> Result<String> {
+    let (mut lasts, mut copies, mut lags, mut unfinished) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut scenario = scenario.clone();
+    for _ in 0..count {
+        let report = Fleet::new(&scenario).run();
+        let reached = reached(lab, &scenario, &report)?;
+        lasts.extend(reached.last_over_bound);
+        copies.extend(reached.seed_copies);
+        lags.push(lag_mib(&scenario, &report));
+        unfinished += report.unfinished.len();
+        scenario.seed += 1;
+    }
+    for list in [&mut lasts, &mut copies, &mut lags] {
+        list.sort_by(f64::total_cmp);
+    }
+    let at = |list: &[f64], part: f64| list[(part * (list.len() - 1) as f64).round() as usize];
+    Ok(format!(
+        "| {} | {count} | {:.3} | {:.3} | {:.3} | {:.3} | {:.3} | {:.1} | {:.1} | {unfinished} |",
+        lab.name,
+        at(&lasts, 0.5),
+        at(&lasts, 0.0),
+        at(&lasts, 0.9),
+        at(&lasts, 1.0),
+        at(&copies, 0.5),
+        at(&lags, 0.5),
+        at(&lags, 1.0),
+    ))
 }
 
 /// One run's row. Times are seconds since the start of the first node, copies are content without headers.
@@ -105,7 +151,7 @@ pub fn row(lab: &Race, scenario: &Scenario, report: &Report) -> Result<String> {
     let goal = goal.missed(&reached).map(|missed| if missed.is_empty() { "met".to_owned() } else { missed.join(", ") });
     let (done, missing) = (ends.len(), report.unfinished.len());
     Ok(format!(
-        "| {} | {bound:.2} | {:.2} | {:.2} | {:.2} | {last:.2} | {:.3} | {worst:.3} | {:.2} | {:.3} | {} | {received:.3} | {done}/{} | {} |",
+        "| {} | {bound:.2} | {:.2} | {:.2} | {:.2} | {last:.2} | {:.3} | {worst:.3} | {:.2} | {:.3} | {} | {received:.3} | {:.1} | {done}/{} | {} |",
         lab.name,
         rank(0.0),
         rank(0.5),
@@ -114,6 +160,7 @@ pub fn row(lab: &Race, scenario: &Scenario, report: &Report) -> Result<String> {
         copies(report.origin_pieces),
         copies(report.seed_pieces),
         lab.rack.as_ref().and(link).map_or_else(|| "-".to_owned(), |copies| format!("{copies:.3}")),
+        lag_mib(scenario, report),
         done + missing,
         goal.unwrap_or_else(|| "-".to_owned()),
     ))

@@ -27,10 +27,13 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
-    /// one_in_anywhere, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// one_in_anywhere, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
+    /// Runs each scenario of the laboratory with so many numbers from --seed on, and prints what is usual and what was worst.
+    #[arg(long, default_value_t = 1)]
+    draws: u64,
     /// Prints JSON, an object a line.
     #[arg(long)]
     json: bool,
@@ -48,13 +51,24 @@ fn main() -> Result<()> {
 }
 
 fn labs(options: &Options) -> Result<()> {
-    println!("{}", lab::heads());
+    if options.draws > 1 {
+        println!("{}", lab::draw_heads());
+    } else {
+        println!("{}", lab::heads());
+    }
     for name in &options.lab {
         let lab = Race::open(name)?;
         let mut scenario = lab::scenario(&lab)?;
+        scenario.seed = options.fleet.seed;
+        if options.fleet.read {
+            scenario.read_in_order();
+        }
         adjust(&mut scenario, options)?;
-        let report = Fleet::new(&scenario).run();
-        println!("{}", lab::row(&lab, &scenario, &report)?);
+        if options.draws > 1 {
+            println!("{}", lab::draws(&lab, &scenario, options.draws)?);
+        } else {
+            println!("{}", lab::row(&lab, &scenario, &Fleet::new(&scenario).run())?);
+        }
     }
     Ok(())
 }
@@ -112,6 +126,8 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "few_members" => tuning.few_members = number,
             "neighbours" => tuning.neighbours = number,
             "reader_lag" => tuning.reader_lag = number.into(),
+            "reader_lag_part" => tuning.reader_lag_part = number.max(1),
+            "reader_near" => tuning.reader_near = number,
             "reader_window" => tuning.reader_window = number,
             "unsent" => network.unsent = number.into(),
             "window" => network.window = number.into(),
@@ -131,7 +147,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
 }
 
 /// What a run came to, for people and programs.
-fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 20] {
+fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 21] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces.max(1));
@@ -146,6 +162,7 @@ fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f
         ("p99_over_least", over(0.99)),
         ("last_over_least", over(1.0)),
         ("most_lag_over_size", report.lag_quantile(1.0, scenario.pieces)),
+        ("most_lag_mib", lab::lag_mib(scenario, report)),
         ("seed_copies", copies(report.seed_pieces) + hashes),
         ("of_which_hashes", hashes),
         ("origin_copies", copies(report.origin_pieces)),

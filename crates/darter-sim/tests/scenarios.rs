@@ -266,6 +266,57 @@ fn readers_in_order_cost_a_large_swarm_nothing() {
     assert!(messages(&with) <= messages(&without) * 1.1);
 }
 
+/// Eight nodes at 25 MB/s, a blob of so many MiB in 1,024 pieces, and what makes it differ.
+fn eight_with(mib: u64, change: impl FnOnce(&mut Scenario)) -> Scenario {
+    let mut scenario = Scenario::equal(8, 1024, mib << 10, megabytes(25));
+    change(&mut scenario);
+    scenario
+}
+
+#[test]
+fn readers_in_order_are_near_what_came_in_every_regime_while_links_are_full() {
+    let read_of_origin = |scenario: &mut Scenario| scenario.origin = Some(megabytes(125));
+    let killed = |scenario: &mut Scenario| {
+        scenario.origin = Some(megabytes(125));
+        scenario.events.push((scenario.least_time() * 3 / 5, Event::Kill(0)));
+    };
+    let slow = |scenario: &mut Scenario| scenario.events.push((Duration::ZERO, Event::Slow { node: 3, by: 8 }));
+    let fast_seed = |scenario: &mut Scenario| scenario.nodes[0].up = megabytes(200);
+    let fast = Scenario::equal(8, 1024, 256 << 10, megabytes(100));
+    let many = |piece: u64, seed: u64| {
+        let mut scenario = Scenario::equal(64, 1024, piece, megabytes(125));
+        scenario.nodes[0].up = megabytes(seed);
+        scenario
+    };
+    let regimes = [
+        ("a seed as fast as a node", eight_with(256, |_| {}), 1.0),
+        ("all of them four times as fast", fast, 1.0),
+        ("a seed that could serve all", eight_with(256, fast_seed), 1.0),
+        ("the same, 2 GiB", eight_with(2048, fast_seed), 1.0),
+        ("a seed that reads the origin", eight_with(256, read_of_origin), 1.0),
+        ("a seed that dies", eight_with(256, killed), 1.0),
+        ("a slow node", eight_with(256, slow), 1.0),
+        (
+            "a slow node and a fast seed",
+            eight_with(256, |it| {
+                slow(it);
+                fast_seed(it);
+            }),
+            1.0,
+        ),
+        ("sixty-four", many(1 << 20, 125), 1.0),
+        ("sixty-four, 256 MiB", many(256 << 10, 125), 1.0),
+        ("sixty-four and a fast seed, 256 MiB", many(256 << 10, 1000), 1.0),
+        ("sixty-four and a fast seed", many(1 << 20, 1000), 1.15),
+    ];
+    for (regime, mut scenario, times) in regimes {
+        scenario.read_in_order();
+        let report = run(&scenario);
+        let lag = report.lag_quantile(1.0, scenario.pieces);
+        assert!(lag <= allowed_lag(&scenario) * times, "{regime}: {lag:.3} of {:.3}", allowed_lag(&scenario));
+    }
+}
+
 #[test]
 fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
     let mut scenario = Scenario::equal(8, 512, 512 << 10, megabytes(25));
