@@ -178,7 +178,7 @@ impl Default for Tuning {
             fetcher_floor: Duration::from_millis(150),
             lead_strikes: 3,
             reader_lag: 10 << 20,
-            reader_lag_part: 64,
+            reader_lag_part: 48,
             reader_near: 8,
             reader_window: 32,
             reader_lead_share: 1.0 / 40.0,
