@@ -298,7 +298,9 @@ impl Tree {
         let place = self.resolve(above, name)?;
         let target = match base {
             _ if !place.missing.is_empty() => None,
-            b"" | b"." | b".." => return Err(Reason::LinkToDirectory { name: shown(name), target: shown(link) }),
+            // What the rest leads to, which may be a file.
+            b"" | b"." => Some(place.known),
+            b".." => return Err(Reason::LinkToDirectory { name: shown(name), target: shown(link) }),
             base => self.child(place.known, base),
         };
         let target = target.ok_or_else(|| Reason::LinkToNothing { name: shown(name), target: shown(link) })?;

@@ -1,6 +1,7 @@
 //! Layers as containerd unpacks them for overlayfs, and as its own reader of EROFS reads them.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,8 +9,9 @@ use tempfile::TempDir;
 
 use crate::hosts::{Mounted, can_mount, oracle, run};
 use crate::layers;
+use crate::support::tar::tar;
 use crate::support::walk::{Listing, walk};
-use crate::support::{expand, expand_by};
+use crate::support::{drawn, expand, expand_by};
 
 #[test]
 fn a_mounted_layer_is_what_containerd_unpacks() {
@@ -21,22 +23,56 @@ fn a_mounted_layer_is_what_containerd_unpacks() {
     for (name, tar) in layers::right() {
         // Which containerd leaves as it is, as does this; the rest of the layer is compared.
         let tar = if name == "names" { without_contiguous(&tar) } else { tar };
-        let room = TempDir::new().unwrap();
-        let (stored, image, unpacked) = (room.path().join("tar"), room.path().join("erofs"), room.path().join("root"));
-        std::fs::write(&stored, &tar).unwrap();
-        std::fs::write(&image, expand(&tar).unwrap_or_else(|reason| panic!("{name}: {reason}"))).unwrap();
-        std::fs::create_dir(&unpacked).unwrap();
-        let begun = std::fs::metadata(&unpacked).unwrap();
-        run(Command::new(oracle).arg("apply").arg(&stored).arg(&unpacked))
-            .unwrap_or_else(|told| panic!("{name}: {told}"));
-
-        let mounted = Mounted::new(&image);
-        let (theirs, ours) = (walk(&unpacked), walk(mounted.at.path()));
-        use std::os::unix::fs::MetadataExt as _;
-        different.extend(differences(name, &theirs, &ours, begun.mtime()));
-        different.extend(misread(name, oracle, &image, &ours));
+        let unpacked = compare(name, &tar, oracle, &mut different);
+        assert_eq!(unpacked, Ok(()), "{name}");
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// Unpacks a layer with containerd, mounts it, and notes differences; what containerd says if it refuses the layer.
+fn compare(name: &str, tar: &[u8], oracle: &Path, different: &mut Vec<String>) -> Result<(), String> {
+    let room = TempDir::new().unwrap();
+    let (stored, image, unpacked) = (room.path().join("tar"), room.path().join("erofs"), room.path().join("root"));
+    std::fs::write(&stored, tar).unwrap();
+    std::fs::create_dir(&unpacked).unwrap();
+    let begun = std::fs::metadata(&unpacked).unwrap().mtime();
+    run(Command::new(oracle).arg("apply").arg(&stored).arg(&unpacked))?;
+    match expand(tar) {
+        Ok(expanded) => std::fs::write(&image, expanded).unwrap(),
+        Err(reason) => {
+            different.push(format!("{name}: containerd unpacks it, and here: {reason}"));
+            return Ok(());
+        }
+    }
+    let mounted = Mounted::new(&image);
+    let (theirs, ours) = (walk(&unpacked), walk(mounted.at.path()));
+    different.extend(differences(name, &theirs, &ours, begun));
+    different.extend(misread(name, oracle, &image, &ours));
+    Ok(())
+}
+
+/// How many layers drawn from numbers are compared.
+const LAYERS: u64 = 150;
+
+#[test]
+fn whatever_layer_containerd_unpacks_is_the_same_when_it_is_mounted() {
+    if !can_mount() {
+        return;
+    }
+    let Some(oracle) = oracle() else { return };
+    let told = std::env::var("DARTER_LAYERS").ok().and_then(|range| {
+        let (first, last) = range.split_once('-')?;
+        Some(first.parse().ok()?..last.parse().ok()?)
+    });
+    let (mut different, mut unpacked) = (Vec::new(), 0);
+    for number in told.unwrap_or(0..LAYERS) {
+        let layer = tar(drawn::layer(number));
+        let name = format!("layer {number}");
+        unpacked += u64::from(compare(&name, &layer, oracle, &mut different).is_ok());
+    }
+    eprintln!("containerd unpacked {unpacked}");
+    assert!(different.is_empty(), "{}", different.join("\n"));
+    assert!(unpacked > LAYERS / 10, "{unpacked}");
 }
 
 /// The layer of names, without the member that containerd does not know.

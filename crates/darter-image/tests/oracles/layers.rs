@@ -1,17 +1,10 @@
 //! Layers, each of a kind that layers in use are of, or could be.
 
+use crate::support::drawn::ACL;
 use crate::support::tar::{Entry, device, dir, entry, file, filled, hardlink, record, symlink, tar};
 
 /// Revision 2, `cap_net_raw` effective, as `ping` has it.
 const CAPABILITY: &[u8] = b"\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
-
-/// An ACL: owner rwx, user 1000 r-x, group r-x, mask rwx, others r--.
-pub(crate) const ACL: &[u8] = b"\x02\0\0\0\
-    \x01\0\x07\0\xff\xff\xff\xff\
-    \x02\0\x05\0\xe8\x03\0\0\
-    \x04\0\x05\0\xff\xff\xff\xff\
-    \x10\0\x07\0\xff\xff\xff\xff\
-    \x20\0\x04\0\xff\xff\xff\xff";
 
 /// An ACL that says no more than a mode.
 const SMALL_ACL: &[u8] =
@@ -59,6 +52,8 @@ pub(crate) fn right() -> Vec<(&'static str, Vec<u8>)> {
                 hardlink("t", "/s"),
                 symlink("l", "d"),
                 hardlink("e", "l/c"),
+                hardlink("followed", "s/."),
+                hardlink("followed-too", "./s/"),
                 file("a", "replaced, and the others stay"),
                 file("cap", "x").xattr("security.capability", CAPABILITY),
                 hardlink("cap-lost", "cap"),

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `containerd.rs` | mounted by the kernel, and read by containerd's own reader, a layer is what containerd unpacks, and what it refuses is refused |
 //! | `programs.rs` | tars that GNU tar, bsdtar and Python write of one directory are all that directory |
+//! | `utilities.rs` | erofs-utils finds nothing wrong |
 //! | `layers.rs` | the layers |
 //! | `hosts.rs` | what this host has |
 //! | `oracle.go` | containerd's side |
@@ -17,3 +18,4 @@ mod layers;
 mod programs;
 #[path = "../support/mod.rs"]
 mod support;
+mod utilities;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod drawn;
+pub mod read;
 pub mod tar;
 pub mod walk;
 

@@ -19,7 +19,7 @@ use crate::get::{progress_bar, temporary::Temporary};
 use crate::{output, units};
 
 /// How many bytes of tar are taken at a time.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 128 << 10;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]

@@ -1,0 +1,141 @@
+//! Tars that mean harm: nothing panics, everything ends, and what is made can be read without trust.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use darter_image::Reason;
+use proptest::prelude::*;
+
+use self::support::tar::{Entry, entry, file, member, number, record, seal, tar};
+use self::support::{drawn, expand_by, read};
+
+/// What comes of a tar is the same in whatever chunks it comes, and sound.
+fn expand(tar: &[u8], chunk: usize) -> Result<u64, Reason> {
+    let expanded = expand_by(tar, chunk);
+    assert!(expanded == expand_by(tar, tar.len().max(1)));
+    expanded.map(|image| read::check(&image))
+}
+
+/// A change of a tar: a place, and what is put there.
+fn change() -> impl Strategy<Value = (prop::sample::Index, Vec<u8>)> {
+    let digits = prop::collection::vec(prop::sample::select(b"01234567 -,.=\n\0/\xff\x80".to_vec()), 1..14);
+    (any::<prop::sample::Index>(), prop_oneof![prop::collection::vec(any::<u8>(), 1..20), digits])
+}
+
+/// Puts right checksums into whatever could be headers, so that what is in them is read.
+fn sealed(mut tar: Vec<u8>) -> Vec<u8> {
+    for block in tar.chunks_exact_mut(512) {
+        if block[257..262] == *b"ustar" {
+            seal(block.try_into().unwrap());
+        }
+    }
+    tar
+}
+
+/// A sparse file in any form, with any map.
+fn sparse() -> impl Strategy<Value = Entry> {
+    let part = (0_i64..20_000, 0_i64..3000);
+    (prop::collection::vec(part, 0..5), 0_u64..60_000, any::<bool>(), 0..4_u8).prop_map(
+        |(mut parts, size, is_sorted, form)| {
+            if is_sorted {
+                let mut end = 0;
+                for part in &mut parts {
+                    part.0 += end;
+                    end = part.0 + part.1;
+                }
+            }
+            let stored: i64 = parts.iter().map(|part| part.1).sum();
+            let content = vec![7; stored as usize];
+            let list: Vec<_> = parts.iter().map(|(offset, length)| format!("{offset},{length}")).collect();
+            let size = size.to_string();
+            match form {
+                0 => {
+                    file("s", content).old_sparse(size.parse().unwrap(), &parts[..parts.len().min(4)], parts.len() > 4)
+                }
+                1 => file("s", content)
+                    .pax("GNU.sparse.map", list.join(","))
+                    .pax("GNU.sparse.numblocks", parts.len().to_string())
+                    .pax("GNU.sparse.size", size),
+                form => {
+                    let lines: String = list.iter().map(|part| part.replace(',', "\n") + "\n").collect();
+                    let map = support::tar::filled(format!("{}\n{lines}", parts.len()).as_bytes());
+                    file("s", [map, content].concat())
+                        .pax("GNU.sparse.major", if form == 2 { "1" } else { "0" })
+                        .pax("GNU.sparse.minor", "0")
+                        .pax("GNU.sparse.realsize", size)
+                }
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn drawn_layers_are_sound(layer in any::<u64>(), chunk in 1_usize..2000) {
+        let _ = expand(&tar(drawn::layer(layer)), chunk);
+    }
+
+    #[test]
+    fn changed_layers_are_sound_or_refused(
+        layer in any::<u64>(),
+        changes in prop::collection::vec(change(), 1..6),
+        length in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+        chunk in 1_usize..2000,
+    ) {
+        let mut tar = tar(drawn::layer(layer));
+        for (at, bytes) in changes {
+            let at = at.index(tar.len());
+            let end = (at + bytes.len()).min(tar.len());
+            tar[at..end].copy_from_slice(&bytes[..end - at]);
+        }
+        let mut tar = sealed(tar);
+        if is_cut {
+            tar.truncate(length.index(tar.len()));
+        }
+        let _ = expand(&tar, chunk);
+    }
+
+    #[test]
+    fn sparse_files_with_any_map_are_sound_or_refused(files in prop::collection::vec(sparse(), 1..4), chunk in 1_usize..2000) {
+        let _ = expand(&tar(files), chunk);
+    }
+
+    #[test]
+    fn any_records_are_taken_or_refused(
+        records in prop::collection::vec((prop_oneof![
+            prop::sample::select(vec![
+                "path", "linkpath", "size", "uid", "gid", "mtime", "atime", "SCHILY.xattr.user.a", "SCHILY.xattr.security.capability",
+                "SCHILY.xattr.system.posix_acl_access", "GNU.sparse.map", "GNU.sparse.numblocks", "GNU.sparse.major", "GNU.sparse.offset",
+            ]).prop_map(str::to_owned),
+            "[a-z=\\.]{0,9}",
+        ], prop_oneof!["[-+0-9.,a-z/]{0,12}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..40)]), 0..5),
+        chunk in 1_usize..2000,
+    ) {
+        let content = records.iter().flat_map(|(key, value)| record(key.as_bytes(), value)).collect();
+        let _ = expand(&tar([Entry { content, ..entry(b'x', "x") }, file("f", "hello")]), chunk);
+    }
+}
+
+#[test]
+fn lengths_that_nobody_has_are_refused_before_anything_is_made() {
+    let mut huge: [u8; 512] = member(&entry(b'x', "x")).try_into().unwrap();
+    for length in [1 << 20, (1 << 20) + 1, i64::MAX, -1] {
+        huge[124..136].copy_from_slice(&number::<12>(length));
+        seal(&mut huge);
+        assert!(expand(&huge, 512).is_err(), "{length}");
+    }
+    let all = file("f", "")
+        .pax("GNU.sparse.map", "0,0")
+        .pax("GNU.sparse.numblocks", "1")
+        .pax("GNU.sparse.size", i64::MAX.to_string());
+    assert!(matches!(expand(&tar([all]), 512), Err(Reason::Sparse { .. })));
+}
+
+#[test]
+fn paths_as_deep_as_they_can_be_are_made_and_written() {
+    let deep = "a/".repeat(2047);
+    assert_eq!(expand(&tar([file(&format!("{deep}f"), "x")]), 4096), Ok(2049));
+    assert!(matches!(expand(&tar([file(&format!("{deep}ff"), "x")]), 4096), Err(Reason::TooLong { .. })));
+}
