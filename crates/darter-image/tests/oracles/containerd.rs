@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::hosts::{Mounted, can_mount, oracle, run};
 use crate::layers;
-use crate::support::tar::tar;
+use crate::support::tar::{dir, file, hardlink, symlink, tar};
 use crate::support::walk::{Listing, walk};
 use crate::support::{drawn, expand, expand_by};
 
@@ -143,6 +143,66 @@ fn text(hexadecimal: &str) -> String {
     let byte = |at: usize| u8::from_str_radix(&hexadecimal[at..at + 2], 16).unwrap();
     let bytes: Vec<u8> = (0..hexadecimal.len()).step_by(2).map(byte).collect();
     bytes.escape_ascii().to_string()
+}
+
+/// What overlayfs makes of two layers, the upper one first.
+fn stacked(layers: [&Path; 2]) -> Listing {
+    let at = TempDir::new().unwrap();
+    let options = format!("lowerdir={}:{}", layers[0].display(), layers[1].display());
+    run(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(at.path())).unwrap();
+    let listing = walk(at.path());
+    run(Command::new("umount").arg(at.path())).unwrap();
+    listing
+}
+
+#[test]
+fn overlayfs_makes_the_same_of_mounted_layers_as_of_unpacked_ones() {
+    if !can_mount() {
+        return;
+    }
+    let Some(oracle) = oracle() else { return };
+    let lower = tar([
+        file("gone", "1"),
+        file("kept", "2"),
+        dir("hidden"),
+        file("hidden/below", "3"),
+        dir("merged").mode(0o711),
+        file("merged/of-the-lower", "4"),
+        file("merged/changed", "5"),
+        dir("emptied/by/whiteout"),
+        symlink("link", "kept"),
+    ]);
+    let upper = tar([
+        file(".wh.gone", ""),
+        file("hidden/.wh..wh..opq", ""),
+        file("hidden/new", "6"),
+        dir("merged").mode(0o750).owner(3, 3),
+        file("merged/changed", "7").xattr("user.a", "b"),
+        file("emptied/.wh.by", ""),
+        symlink("link", "merged"),
+        hardlink("merged/again", "merged/changed"),
+    ]);
+    let room = TempDir::new().unwrap();
+    let mut unpacked = Vec::new();
+    let mut mounted = Vec::new();
+    for (name, tar) in [("upper", &upper), ("lower", &lower)] {
+        let (stored, image, root) = (room.path().join("tar"), room.path().join(name), room.path().join(name.repeat(2)));
+        std::fs::write(&stored, tar).unwrap();
+        std::fs::write(&image, expand(tar).unwrap()).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        run(Command::new(oracle).arg("apply").arg(&stored).arg(&root)).unwrap();
+        unpacked.push(root);
+        mounted.push(Mounted::new(&image));
+    }
+    let begun = std::fs::metadata(room.path()).unwrap().mtime() - 1;
+    let theirs = stacked([&unpacked[0], &unpacked[1]]);
+    let ours = stacked([mounted[0].at.path(), mounted[1].at.path()]);
+    let different = differences("stacked", &theirs, &ours, begun.min(theirs["."].mtime.0));
+    assert!(different.is_empty(), "{}", different.join("\n"));
+    for hidden in ["gone", "hidden/below", "emptied/by"] {
+        assert!(!ours.contains_key(hidden), "{hidden}");
+    }
+    assert!(ours.contains_key("merged/of-the-lower") && ours.contains_key("hidden/new"));
 }
 
 #[test]
