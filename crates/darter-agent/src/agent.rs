@@ -299,7 +299,7 @@ impl Agent {
         if !self.inner.swarms.put_away(blob) {
             return Err(darter_store::StoreError::InUse(blob).into());
         }
-        // What was put away lets go of the blob a moment later.
+        // A transfer that was put away lets go of the blob a moment later.
         let mut tries = 0;
         loop {
             let context = &self.inner.context;

@@ -1,4 +1,4 @@
-//! The agent: one process that joins the rooms — store, origins, fleet and engine. What programs of its host speak to attaches to its
+//! The agent: one process that joins the rooms — store, origins, fleet and engine. The ports for programs of its host attach to its
 //! handle (`darter-gateway`).
 //!
 //! | file | what lives there |

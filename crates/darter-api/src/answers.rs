@@ -1,5 +1,4 @@
-//! What is asked on the administration socket, and what is answered. Fields are added, never renamed: scripts and other releases
-//! read them.
+//! Requests on the administration socket, and their answers. Fields are added, never renamed: scripts and other releases read them.
 
 use std::collections::BTreeMap;
 use std::fmt;

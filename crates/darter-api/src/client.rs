@@ -94,7 +94,7 @@ pub enum Content {
     Bytes(Incoming),
 }
 
-/// A daemon's administration socket. What is asked fails where no daemon answers, and where it refuses.
+/// A daemon's administration socket. A request fails where no daemon answers, and where it refuses.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,

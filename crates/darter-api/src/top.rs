@@ -1,5 +1,5 @@
-//! The JSON of `GET /v1/top`: one look at everything that moves, made to be asked for every second. What is listed is
-//! bounded, so that a seed of thousands of blobs and nodes answers as quickly as an idle one.
+//! The JSON of `GET /v1/top`: one look at everything that moves, made to be asked for every second. Lists are bounded, so
+//! that a seed of thousands of blobs and nodes answers as quickly as an idle one.
 
 use darter_core::{NodeId, Tier};
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! Who may have bytes that another caller's credentials opened, and what a download of one's own is called.
 //!
 //! Content without a registry's digest is shared only where the caller's *own* answer from the origin shows the same
-//! representation (RFC 9110, section 3.2) as the answer that the bytes came with: the same resource after redirects,
-//! and the same strong entity tag, or the same date of modification and length. What an origin marks as meant for one
+//! representation (RFC 9110, section 3.2) as the answer that the bytes came with: the same resource after redirects, and
+//! the same strong entity tag, or the same date of modification and length. Content that an origin marks as meant for one
 //! caller (`private`, `Set-Cookie`, `Vary` on a header that authorises) is shared among equal credentials only;
 //! `no-store` among those who come while it is under way.
 //!

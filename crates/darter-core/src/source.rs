@@ -2,7 +2,7 @@
 //!
 //! Content with a digest is named by the digest alone, wherever it is read. Content without one is named by its
 //! *source* and its *version*: an origin whose validators change makes a new blob, so no swarm mixes two versions.
-//! What authorises a request ([`Credentials`]) is never part of a name.
+//! [`Credentials`], which authorise a request, are never part of a name.
 
 use std::fmt;
 

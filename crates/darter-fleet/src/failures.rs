@@ -1,5 +1,5 @@
-//! What an origin or a registry said no with, as agents tell each other of it. The agent that is told judges it as the one that met it:
-//! every kind travels.
+//! The failure of an origin or a registry, as agents tell each other of it. The agent that is told judges it as the one that met it: every
+//! kind travels.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The nodes that this agent knows of: those it has met, and those that others told it of. When no seed is left, it
 //! finds its fleet among them.
 //!
-//! What was met is remembered on the disk, in `DATA_DIR/peers`, so that a node that restarts while its seed is away
-//! still finds the others:
+//! Nodes that were met are remembered on the disk, in `DATA_DIR/peers`, so that a node that restarts while its seed is
+//! away still finds the others:
 //!
 //! ```text
 //! {"format": 1, "peers": [{"node": "32 hexadecimal digits", "addr": "HOST:PORT", "met": unix seconds}, …]}
@@ -154,7 +154,7 @@ impl Known {
         infos.take(most).collect()
     }
 
-    /// What is to be written into the file, if that changed since it was last asked for.
+    /// The text for the file, if it changed since it was last asked for.
     fn take_unsaved(&mut self) -> Option<Remembered> {
         if !std::mem::take(&mut self.unsaved) {
             return None;

@@ -15,9 +15,9 @@
 //!
 //! The files here go on with `impl Fleet`: they import this one, and it the parts of its state.
 //!
-//! Two agents that dial each other at once have two control connections for a while; either carries any message,
-//! and the peer counts as gone when the last one ends. What is said is handed to a [`Listener`], which must not block.
-//! A fleet holds nobody who holds it. Non-goals: what is said of swarms, and what a piece must hash to.
+//! Two agents that dial each other at once have two control connections for a while; either carries any message, and the
+//! peer counts as gone when the last one ends. Messages are handed to a [`Listener`], which must not block. A fleet holds
+//! nobody who holds it. Non-goals: what is said of swarms, and what a piece must hash to.
 
 mod circle;
 mod context;

@@ -54,7 +54,7 @@ pub struct Seeds {
     attempted: watch::Sender<()>,
 }
 
-/// What was given to join answers, and not as an agent of this fleet would.
+/// An address given to join answers, and not as an agent of this fleet would.
 #[derive(Debug, thiserror::Error)]
 #[error("can't join {addr}: {reason}")]
 pub struct JoinError {
@@ -134,7 +134,7 @@ impl Seeds {
         })
     }
 
-    /// What was given, address by address, with what is known of each.
+    /// The addresses given, with what is known of each.
     pub fn status(&self) -> Vec<SeedStatus> {
         let mut rows = Vec::new();
         for Given { text, state } in &self.given {

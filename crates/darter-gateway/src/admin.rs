@@ -383,8 +383,7 @@ fn failed(agent: &Agent, error: &FetchError) -> Response {
     (error.http_status(), Json(told)).into_response()
 }
 
-/// What is refused before anybody here sees it (a path that is none, another method, a body or a query that can't be read) comes as a
-/// problem, too.
+/// Requests that the router refuses (no such path, another method, a body or a query that can't be read) are answered by a problem, too.
 async fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_told = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");

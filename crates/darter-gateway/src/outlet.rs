@@ -84,7 +84,7 @@ struct Promise {
 }
 
 impl Outlet {
-    /// Promises the part's first bytes, at most [`MAX_PROMISE`], and takes them off it. What it returns belongs into a body of this
+    /// Promises the part's first bytes, at most [`MAX_PROMISE`], and takes them off it. Its result belongs into a body of this
     /// connection, whole and in order: either a placeholder for the bytes or, if they are few, the bytes themselves.
     ///
     /// # Errors

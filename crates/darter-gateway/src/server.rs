@@ -10,10 +10,9 @@
 //!
 //! Whom it answers is said by the `guard`: programs of this host, and no web page.
 //!
-//! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. What
-//! lies in a file goes out past this process, by way of each connection's `outlet`.
-//! Connections are limited in number; those that wait for no answer make room for others (`seats`). A client may close its side
-//! of one once it has asked (`half_closed`).
+//! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. Parts of files
+//! go out past this process, by way of each connection's `outlet`. Connections are limited in number; those that wait for no answer
+//! make room for others (`seats`). A client may close its side of one once it has asked (`half_closed`).
 //!
 //! Draining has two steps, so that load balancers and probes can look away first: `/healthz` turns as soon as the agent says
 //! that it drains; [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.

@@ -15,8 +15,8 @@ pub fn set_receive_low_water(socket: impl AsFd, bytes: u32) -> io::Result<()> {
 }
 
 /// Lets a socket count as writable only while fewer than `bytes` wait in it that were never sent (`TCP_NOTSENT_LOWAT`); a write
-/// that does not wait takes no more than that, either. What was sent and is not acknowledged is bounded by the
-/// connection's window and not by this.
+/// that does not wait takes no more than that, either. Bytes that were sent and not acknowledged are bounded by the connection's
+/// window and not by this.
 ///
 /// # Errors
 /// Those of `setsockopt`: none for an open TCP socket.

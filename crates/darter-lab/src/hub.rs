@@ -1,7 +1,7 @@
 //! A registry that behaves as Docker Hub does towards those who pull: a registry behind nginx, with a token service and a
 //! content delivery network of its own.
 //!
-//! What is like Docker Hub, since mirrors have failed on each of it:
+//! The following is as on Docker Hub, since mirrors have failed on each of it:
 //!
 //! - every request needs a token, anonymous callers too; the token's answer holds it as `token` and as `access_token`;
 //! - blobs are redirected to another host, which refuses a request that brings `Authorization`;

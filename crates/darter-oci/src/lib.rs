@@ -13,7 +13,7 @@
 //! Pure: text and bytes in, words out. Sending and serving them is done elsewhere: `darter-origin` asks registries, the mirror answers
 //! engines. Digests are `darter-core`'s, since content of any origin has them.
 //!
-//! Invariant: no text makes anything here panic. What can't be read is refused, or skipped where registries in use write so.
+//! Invariant: no text makes anything here panic. Text that can't be read is refused, or skipped where registries in use write so.
 
 pub mod challenge;
 pub mod error;

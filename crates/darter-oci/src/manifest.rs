@@ -1,8 +1,8 @@
 //! What a manifest is, whether it is the one that was asked for, and what it names.
 //!
-//! Pure. What an upstream sends in a manifest's place (a page of HTML from a portal, an error in JSON with a status of
-//! success) is told from one by its being no JSON object, or one without any field that manifests have; unless the
-//! upstream names its digest.
+//! Pure. Content that an upstream sends in a manifest's place (a page of HTML from a portal, an error in JSON with a
+//! status of success) is told from one by its being no JSON object, or one without any field that manifests have; unless
+//! the upstream names its digest.
 //!
 //! Docker's signed schema 1 is digested without its signatures. It is recognised and checked, and passed on, but not kept: what is
 //! kept is checked against its digest byte for byte.
@@ -26,7 +26,7 @@ pub const MAX_MANIFEST: usize = 6 << 20;
 /// Fields of which each format of manifests has one.
 const MANIFEST_FIELDS: [&str; 7] = ["schemaVersion", "mediaType", "config", "layers", "manifests", "blobs", "fsLayers"];
 
-/// What a manifest of which nobody says the media type is passed on as.
+/// The media type under which a manifest is passed on of which nobody says one.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 /// A manifest (or index) as a registry gave it.

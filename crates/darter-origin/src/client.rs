@@ -62,7 +62,7 @@ pub(crate) struct Request {
     pub(crate) url: Url,
     /// Go wherever a redirect leads.
     pub(crate) headers: HeaderMap,
-    /// What the user gave. What of it authorises goes to the server of `url` only.
+    /// What the user gave. Those of them that authorise go to the server of `url` only.
     pub(crate) credentials: HeaderMap,
     /// Takes their place at another server, should a redirect lead there.
     pub(crate) elsewhere: Option<(Url, HeaderMap)>,
@@ -191,7 +191,7 @@ impl Inner {
     async fn send_on(&self, request: &Request, behalf: &Server) -> Result<reqwest::Response, OriginError> {
         let own = self.of(&request.url);
         let server = own.unwrap_or(behalf);
-        // What is secret of a server's settings is for those who were told of it, and so is where it is.
+        // A server's secrets are for those who were told of them, and so is its address.
         let trusts = own.filter(|own| !request.stranger && own.is_at(&request.url));
         let is_configured = !request.stranger && self.configured.iter().any(|known| same_server(known, &request.url));
         let reach = if trusts.is_some() || is_configured { Reach::Anywhere } else { request.reach };

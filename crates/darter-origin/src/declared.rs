@@ -8,7 +8,7 @@
 //! | `Content-MD5`, `x-amz-checksum-*` | what is sent; but some servers say the whole's of each part |
 //!
 //! All that are understood are checked by a [`Witness`] of all bytes, also of those of further answers where the first one breaks off. The
-//! callers that store them hold the last ones back until then. What is said of a part is checked while it passes, and its last bytes are
+//! callers that store them hold the last ones back until then. The hash of a part is checked while the part passes, and its last bytes are
 //! held back. Values are base64 or hexadecimal: their length tells which; Alibaba's and Tencent's are decimal numbers. Two hashes of one
 //! answer that can't both be true are refused before anything is read.
 //!
@@ -286,7 +286,7 @@ fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
             take(Some(algorithm), &value, name, Scope::Whole);
         }
     }
-    // What is put together of the checksums of parts says nothing of the whole.
+    // A checksum put together of those of parts says nothing of the whole.
     let kind = texts("x-amz-checksum-type");
     let is_a = |kind_of: &str| kind.iter().any(|text| text.trim().eq_ignore_ascii_case(kind_of));
     let of = if is_a("full_object") { Scope::Whole } else { Scope::Either };

@@ -151,8 +151,8 @@ impl OriginError {
         self
     }
 
-    /// Whether the whole may be given where a part was refused with this. What is missing, wants a login or may come later is
-    /// so as a whole, too.
+    /// Whether the whole may be given where a part was refused with this. A resource that is missing, wants a login or may come
+    /// later is so as a whole, too.
     pub fn may_be_of_part(&self) -> bool {
         let refuses_parts =
             matches!(self.kind, ErrorKind::Forbidden | ErrorKind::RangeNotSatisfiable | ErrorKind::Protocol);

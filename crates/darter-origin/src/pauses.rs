@@ -39,7 +39,7 @@ pub struct Pause {
 impl Pauses {
     /// Notes that a source is asked again after `pause`, until the guard is dropped. Of several the last one counts.
     pub fn begin(&self, source: &Source, reason: impl Into<String>, pause: Duration) -> Pausing {
-        // What is too long for the clock is as good as a day.
+        // A pause that is too long for the clock is as good as a day.
         let until = Instant::now() + pause.min(Duration::from_secs(24 * 3600));
         let key = source.key();
         self.0.lock().insert(key, Noted { reason: reason.into(), until });

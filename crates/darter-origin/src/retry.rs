@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, OriginError};
 
 /// How long an unknown host name is asked for. A name server that fails says so, and is given the whole patience.
 const UNKNOWN_NAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// What fails for longer than this is told in the log, since somebody may be waiting and wonder.
+/// A failure that lasts longer than this is told in the log, since somebody may be waiting and wonder.
 const QUIET: Duration = Duration::from_secs(2);
 /// Longest time added to what an origin asks for, so that a fleet that was told the same does not come back at once.
 const MAX_ADDED: Duration = Duration::from_secs(1);

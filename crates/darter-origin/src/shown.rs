@@ -1,5 +1,5 @@
 //! What an answer shows besides its validators: where redirects led, how old it is, and for whom it is meant (RFC 9111,
-//! section 5.2.2; RFC 9110, section 12.5.5). What follows from it is decided in [`darter_core::sharing`].
+//! section 5.2.2; RFC 9110, section 12.5.5). The consequences are decided in [`darter_core::sharing`].
 
 use darter_core::Shown;
 use darter_core::sharing::{Address, Reach};

@@ -30,10 +30,10 @@
 //!
 //! # Other releases
 //!
-//! All frames of a requester have 44 bytes. What a holder does not know of them it answers with *not understood* if *what* is
-//! below 128, and skips from there on; flags that it does not know are skipped, and so are fields that are zero here. Every status but 0
-//! is a refusal: one that the requester does not know is a refusal for another reason, and the bytes behind it are skipped. Such an
-//! answer may also have an id that nobody waits for. A holder of version 3 closes the connection instead.
+//! All frames of a requester have 44 bytes. A holder answers a *what* that it does not know with *not understood* if it is below 128, and
+//! skips it from there on; flags that it does not know are skipped, and so are fields that are zero here. Every status but 0 is a refusal:
+//! one that the requester does not know is a refusal for another reason, and the bytes behind it are skipped. Such an answer may also have
+//! an id that nobody waits for. A holder of version 3 closes the connection instead.
 
 use darter_core::{BlobId, PieceIndex};
 

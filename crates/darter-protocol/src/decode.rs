@@ -13,7 +13,7 @@
 //! Only the fields of the message itself can be fewer or more. A structure within a message never changes: what is to be
 //! said besides gets a field at the end of the message.
 //!
-//! What a message takes in memory is bounded by its length ([`allowance`]).
+//! The memory that a message takes is bounded by its length ([`allowance`]).
 
 mod allowance;
 

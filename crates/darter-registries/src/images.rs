@@ -1,7 +1,7 @@
 //! Images that this host was asked for by tag, under the names that people use: what `darter explain app:v1` looks up.
 //!
-//! A name is matched as people write it: `app:v1`, `library/app:v1`, `docker.io/library/app:v1` and, without a tag, `latest`.
-//! What more than one known image is called by is ambiguous, and all of them are told.
+//! A name is matched as people write it: `app:v1`, `library/app:v1`, `docker.io/library/app:v1` and, without a tag, `latest`. A
+//! name of more than one known image is ambiguous, and all of them are told.
 //!
 //! # On disk
 //!

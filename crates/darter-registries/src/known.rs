@@ -102,7 +102,7 @@ impl Registries {
         if is_this_host(question.base()) && !relay.is_here(from) {
             return None;
         }
-        // What this node's own login, headers or certificate opened was kept as open to its own host.
+        // Answers that this node's own login, headers or certificate opened were kept as open to its own host.
         if self.is_node() && self.shows_own_keys(&question).await && !self.has_same_login(&question, from, proof).await
         {
             return None;

@@ -254,7 +254,7 @@ impl Registries {
         self.relay.as_ref().is_some_and(|relay| relay.is_node())
     }
 
-    /// What shows `asked`, or this agent, that `asker`, or this agent, has the login that is configured here.
+    /// A proof for `asked` (this agent, if none is named) that `asker` has the login that is configured here.
     async fn login_proof(&self, question: &Question, asker: NodeId, asked: Option<NodeId>) -> Option<Digest> {
         let me = self.relay.as_ref()?.me();
         self.client().login_proof(&question.upstream, [&asker.0, &asked.unwrap_or(me).0]).await
@@ -320,7 +320,7 @@ impl Registries {
         outcome.unwrap_or_else(|| Err(interrupted()))
     }
 
-    /// How long others are given the same answer. What a registry gave for a digest does not change, as long as its yes
+    /// How long others are given the same answer. A registry's answer for a digest does not change, as long as its yes
     /// counts; the reply tells its age.
     fn shared_for(&self, question: &Question, outcome: &Outcome) -> Duration {
         let immutable = matches!(question.about().1, About::Manifest(_) | About::Blob(_));
@@ -333,7 +333,7 @@ impl Registries {
         }
     }
 
-    /// What is known while a registry is away that need not be asked to find that out.
+    /// The stored answer, while the registry is known to be away.
     async fn while_away(&self, question: &Question) -> Option<Reply> {
         let trouble = self.watch.trouble_with(question.base(), self.clock.now())?;
         self.instead(question, &trouble).await

@@ -128,7 +128,7 @@ impl Inner {
     fn read(&self, digest: Digest) -> Option<ImageManifest> {
         let (shard, name) = name_of(&digest);
         let file = self.dir.sub(&shard).and_then(|shard| shard.read(&name));
-        // What can't be read, and what a newer release wrote, is not deleted.
+        // A file that can't be read, or that a newer release wrote, is not deleted.
         let is_kept = file.as_ref().map_or(true, |file| is_newer(file));
         let manifest = file.ok().and_then(|file| parse(digest, &file.into()));
         if manifest.is_none() {

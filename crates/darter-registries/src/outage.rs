@@ -44,8 +44,8 @@ pub(crate) enum Trouble {
     Silent(String),
     /// It answers with an error of its own.
     Failing { reason: String, retry_after: Option<Duration> },
-    /// Anything else that is no answer, such as a certificate that is not trusted, or a portal's page. What a registry's own gateway shows
-    /// to who has to log in looks the same: so tags, which may be another's by now, stay closed by default.
+    /// Anything else that is no answer, such as a certificate that is not trusted, or a portal's page. A registry's own gateway shows a
+    /// page that looks the same to callers that have to log in: so tags, which may be another's by now, stay closed by default.
     Broken(String),
 }
 

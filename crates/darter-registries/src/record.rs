@@ -1,4 +1,4 @@
-//! What registries gave to whoever asks, kept for when they can't be asked.
+//! Answers that registries gave to everybody, kept for when they can't be asked.
 //!
 //! *Open* is what a registry gave for a question without credentials: it is public, or read with a login that the
 //! owner of the agent configured for everybody. Such a digest may be served without the registry, however long ago it

@@ -1,7 +1,7 @@
 //! Questions to seeds and nodes that wait for an answer, and answers to nodes.
 //!
-//! Where no seed can ask a registry, the nodes that see each other name one of them for each repository, as they do for
-//! a blob ([`Fleet::survey`]). What was found out of a repository holds for some seconds: a pull asks many questions.
+//! Where no seed can ask a registry, the nodes that see each other name one of them for each repository, as they do for a
+//! blob ([`Fleet::survey`]). The agents found for a repository hold for some seconds: a pull asks many questions.
 //!
 //! A question about a registry on loopback means the asker's own host: it is passed on only to an agent on that host.
 

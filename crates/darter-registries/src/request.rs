@@ -26,7 +26,8 @@ use url::Url;
 use super::flights::Outcome;
 use super::question::{About, Question, Reply, without_the_connections};
 
-/// What has no limit of its own (a credential helper, say) ends this long after those that have, which say more.
+/// A step without a limit of its own (a credential helper, say) ends this long after those that have one, since these say
+/// more.
 const SLACK: Duration = Duration::from_millis(200);
 /// How long the text of a refusal is waited for. Its status and headers say what the engine is to do next.
 pub const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);

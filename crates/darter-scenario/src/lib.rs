@@ -3,8 +3,8 @@
 //! The laboratory plays it with real agents on shaped links, the simulator and the agent's tests in virtual time: the simulator with the
 //! swarm's decisions, the tests with agents as they are over a network, stores and an origin in memory. None needs the other.
 //!
-//! Races of the laboratory are in `crates/darter-lab/scenarios`. What it can't bring about on real hosts (a bit that flips, a disk that
-//! fills, a clock that jumps) is in `crates/darter-scenario/fleets`; simulator and tests play all of those and come to the same end.
+//! Races of the laboratory are in `crates/darter-lab/scenarios`. Events that it can't bring about on real hosts (a bit that flips, a disk
+//! that fills, a clock that jumps) are in `crates/darter-scenario/fleets`; simulator and tests play all of those and come to the same end.
 //!
 //! | file | what lives there |
 //! |---|---|

@@ -190,7 +190,7 @@ impl Fleet {
             self.queue.push(self.now, what);
         }
         for (node, peer) in [(one, other), (other, one)] {
-            // What it has told meanwhile was not told to a host that is cut off.
+            // Its news of that time did not reach a host that is cut off.
             if self.nodes[node as usize].session.met().contains(&id_of(peer)) {
                 let held: Vec<PieceIndex> = self.shown(peer).iter().collect();
                 self.hear(node, peer, &held);

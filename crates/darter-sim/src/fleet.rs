@@ -553,7 +553,7 @@ impl Fleet {
         }
     }
 
-    /// A node hears what a neighbour holds. Whoever holds a piece has no use for another holder.
+    /// A node hears what a neighbour holds. A node that holds a piece has no use for another holder.
     pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) {
         let node = &mut self.nodes[index as usize];
         let held = node.session.picker.held();

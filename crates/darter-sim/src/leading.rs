@@ -1,11 +1,11 @@
 //! What happens at a node that leads: it tracks, it sends (see `links`), it reads the origin.
 //!
-//! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent. What a lead says of neighbours
+//! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent. A lead's news of neighbours
 //! arrives at once, and hashes when its cable has taken them up (see `hashes`).
 //!
-//! Several may lead at a time, each for those who follow it. A node that follows another and was asked to lead passes on what it gets,
-//! and does not read the origin. Whoever begins to lead knows all hashes that the origin ever gave: what agents ask each other for
-//! after an election is left out.
+//! Several may lead at a time, each for those who follow it. A node that follows another and was asked to lead passes on what it gets, and
+//! does not read the origin. A node that begins to lead knows all hashes that the origin ever gave: what agents ask each other for after
+//! an election is left out.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ impl Fleet {
                 let told = Message::Grew { blob: BLOB, from: 0, hashes, length: None, members_ask, proof };
                 self.post(leader, to, told);
             }
-            // Whoever follows another does not hear it, nor does one that was only counted in.
+            // A member that follows another does not hear it, nor does one that was only counted in.
             Message::Neighbours { add, gone, .. } => {
                 if self.nodes[to as usize].session.following() == Some(id_of(leader)) {
                     self.named(to, &add.iter().map(|peer| peer.node).collect::<Vec<_>>(), &gone);

@@ -1,7 +1,7 @@
 //! Uploads on their way: cables, shared links, and what arrives.
 //!
-//! A node's cable sends a grain of each connection in turn. At the receiver grains stand in one line for its cable, after those
-//! of any shared link between. What a connection has under way is bounded, so that a busy receiver holds back the senders and not
+//! A node's cable sends a grain of each connection in turn. At the receiver grains stand in one line for its cable, after those of
+//! any shared link between. The bytes under way on a connection are bounded, so that a busy receiver holds back the senders and not
 //! the other way round: this is TCP as far as it decides when a piece is there. Loss and slow start are left out.
 
 use std::time::Duration;

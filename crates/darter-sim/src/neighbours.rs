@@ -1,7 +1,7 @@
 //! Nodes meet and lose each other: whom, [`Session`](darter_swarm::Session) says.
 //!
-//! Who is named as a neighbour and can be reached is met at once, as what a lead says of neighbours takes no time here. Who is dead and
-//! not missed yet is not met, and nobody says so; who can't be reached is found out after a while.
+//! A named neighbour that can be reached is met at once, since a lead's news of neighbours takes no time here. A node that is dead and not
+//! missed yet is not met, and nobody says so; who can't be reached is found out after a while.
 
 use darter_core::NodeId;
 use darter_swarm::Meeting;

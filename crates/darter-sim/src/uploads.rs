@@ -2,12 +2,12 @@
 //! without events.
 //!
 //! A connection writes one piece at a time, its urgent requests first and then the oldest; the connections with something to
-//! write wait in one line for one of the node's slots, first come first served. What to send is bound only when the slot is
-//! there. A slot is free again when all but a little of the piece has left the socket. The cable takes a *grain* of each
-//! connection in turn, as long as the connection has not too much under way.
+//! write wait in one line for one of the node's slots, first come first served. A piece is bound only when the slot is there. A
+//! slot is free again when all but a little of the piece has left the socket. The cable takes a *grain* of each connection in
+//! turn, as long as the connection has not too much under way.
 //!
-//! What a connection usually has waiting and under way lies in the connection itself: a run's time is that of its cache misses, and grains
-//! are half of all events.
+//! A connection itself holds what usually waits and is under way: a run's time is that of its cache misses, and grains are half of all
+//! events.
 
 use std::collections::VecDeque;
 use std::time::Duration;

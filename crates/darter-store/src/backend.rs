@@ -36,7 +36,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// [`SaveError::Bytes`] when what was written may be lost.
     fn save(&self, sidecar: &Sidecar, medium: &Self::Medium) -> Result<(), SaveError>;
 
-    /// Takes a blob away: quick, since whoever wants its room waits. What is returned is to be given to [`dispose`](Self::dispose).
+    /// Takes a blob away: quick, since whoever wants its room waits. The result is to be given to [`dispose`](Self::dispose).
     fn remove(&self, blob: BlobId) -> Result<Option<String>>;
 
     /// Gives the disk back what a removed blob took: may be slow.

@@ -8,9 +8,9 @@
 //! - `epoch` changes whenever something happens that makes work begun before it doubtful: a verdict or a write that
 //!   began in another epoch does not count, and is begun again.
 //!
-//! A foreign hand is noticed between our writes, not during them. What never shows in the file's modification time, such as decay
-//! of the medium, is found by the hash: at the first reading after a restart, and whenever a piece is to be sent as a part of the file
-//! and has to come from the disk for that. A bit that flips in memory is not noticed here.
+//! A foreign hand is noticed between our writes, not during them. Damage that never shows in the file's modification time, such as decay
+//! of the medium, is found by the hash: at the first reading after a restart, and whenever a piece is to be sent as a part of the file and
+//! has to come from the disk for that. A bit that flips in memory is not noticed here.
 //!
 //! Hashing, reading and writing are done with no lock held; only the punching of holes, which must not meet a write,
 //! is done under it.

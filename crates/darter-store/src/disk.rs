@@ -14,10 +14,9 @@
 //! failure can take. Order of removing: sidecar first; bytes without a sidecar are deleted at the next start.
 //! The sidecars are the truth. The index is a convenience: what it loses is the order of use and some questions to origins.
 //!
-//! At the start every sidecar is read (32 bytes a piece) and dropped again. What is damaged or
-//! left over is deleted with a warning; what has a foreign name, what a newer version of Darter wrote, and what can't be read
-//! (whoever wrote it) is left alone, and set aside when its name is needed. The other blobs go on. What a newer version wrote is
-//! counted, and named in one warning.
+//! At the start every sidecar is read (32 bytes a piece) and dropped again. Damaged files and leftovers are deleted with a warning;
+//! what has a foreign name, what a newer version of Darter wrote, and what can't be read (whoever wrote it) is left alone, and set
+//! aside when its name is needed. The other blobs go on. Files of a newer version are counted, and named in one warning.
 //!
 //! Every file is opened as `dir.rs` says: no link is followed, and what is another's is not opened.
 

@@ -206,7 +206,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
         if let Some(ready) = self.ready_file(piece) {
             return Ok(Some(ready));
         }
-        // What comes from the disk may have decayed there since it was verified; and all of it is read now in any case.
+        // A piece that comes from the disk may have decayed there since it was verified; and all of it is read now in any case.
         let range = self.noted(|body| body.verify(piece))?;
         Ok(Some(PieceFile { file, range }))
     }

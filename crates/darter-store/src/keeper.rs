@@ -443,7 +443,8 @@ impl<B: Backend> Keeper<B> {
         }
         self.make_room(&mut shelf, blob, length)?;
         shelf.busy.insert(blob, length);
-        // What was evicted goes before what takes its room comes.
+        // An evicted blob is deleted before the one that takes its room
+        // comes.
         let _ = self.clear(shelf);
         let created = self.backend.create(blob);
         let mut shelf = self.shelf_after(blob);

@@ -1,4 +1,4 @@
-//! Where the bytes of one blob are: in a file, or in memory. What a piece is, and whether it is right, is not known here.
+//! Where the bytes of one blob are: in a file, or in memory. A medium knows nothing of pieces and hashes.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -3,10 +3,9 @@
 //! it meanwhile.
 //!
 //! A blob begins as an ordinary one (or with nothing but memory, if it could not even be begun) and passes from the first
-//! piece on that is refused. From then on its pieces are of three kinds: stored, *aside* in memory, or *forgotten*. All
-//! three count as held: a forgotten piece was here and was right. What is stored stays, since parts of its file may have
-//! been handed out. Reading a forgotten one fails with
-//! [`StoreError::NotHeld`].
+//! piece on that is refused. From then on its pieces are of three kinds: stored, *aside* in memory, or *forgotten*. All three
+//! count as held: a forgotten piece was here and was right. Stored pieces stay, since parts of the file may have been handed
+//! out. Reading a forgotten one fails with [`StoreError::NotHeld`].
 //!
 //! Invariants: a piece is aside or forgotten only after its bytes matched the manifest; `digest`, while it is there, has
 //! hashed exactly the first `hashed` pieces, so that the digest of the whole can be told though the whole was never here.

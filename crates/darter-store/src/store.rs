@@ -221,7 +221,7 @@ pub trait Store: Send + Sync {
     /// What was not used at the start because a newer version wrote it, answered from memory.
     fn set_aside(&self) -> SetAside;
 
-    /// Takes another quota and another reserve. What is too much then is evicted in the background.
+    /// Takes another quota and another reserve. Blobs over the new limit are evicted in the background.
     fn set_limits(&self, quota: Option<Amount>, reserve: Amount);
 
     /// Remembers in memory what a source was, for the next flush; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
@@ -240,8 +240,8 @@ pub trait Store: Send + Sync {
     fn flush(&self) -> Result<()>;
 }
 
-/// One stored blob, whole or in part. What is asked of its manifest, of which pieces are held and of its state is answered from
-/// memory; everything else may wait for the disk.
+/// One stored blob, whole or in part. Questions about its manifest, its held pieces and its state are answered from memory;
+/// everything else may wait for the disk.
 ///
 /// Invariant: a piece is held only if its bytes, verified against the manifest, were written; bytes leave the store
 /// only if they were verified by this process and the file was not touched by another since; a piece that is given as a part of a file

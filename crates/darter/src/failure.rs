@@ -98,8 +98,8 @@ impl Blamed for Failure {
     }
 }
 
-/// Whose fault an error is, and whether running the command again helps: as the outermost of its causes says that knows. What
-/// nobody judged is for whoever gave the command to mend.
+/// Whose fault an error is, and whether running the command again helps: as the outermost of its causes says that knows. A
+/// failure that nobody judged is the user's to mend.
 pub(crate) fn blame(error: &anyhow::Error) -> Blame {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.blame();

@@ -113,9 +113,9 @@ fn can_start_threads(count: usize) -> std::io::Result<()> {
     })
 }
 
-/// How many threads run tasks: at most half of the cores, for an agent is a guest on its host, and never more than four. What takes
-/// long, hashing and writing, has threads of its own. Fewer threads also wake each other and steal work less: on two
-/// cores eight nodes at 800 Mbit/s take 8 % less CPU with one each than with two.
+/// How many threads run tasks: at most half of the cores, for an agent is a guest on its host, and never more than four. Hashing and
+/// writing, which take long, have threads of their own. Fewer threads also wake each other and steal work less: on two cores eight
+/// nodes at 800 Mbit/s take 8 % less CPU with one each than with two.
 fn workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores / 2).clamp(1, 4)

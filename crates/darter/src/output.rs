@@ -1,5 +1,5 @@
 //! Standard output: data, and nothing else. A reader that goes away (`darter ls | head -1`) ends the command as a
-//! success. What people are told goes to standard error, and is no reason to fail when nobody takes it.
+//! success. Messages for people go to standard error; that nobody takes them is no reason to fail.
 
 use std::io::{self, Write};
 

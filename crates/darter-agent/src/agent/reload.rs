@@ -46,11 +46,12 @@ impl Agent {
 
 impl Changeable {
     fn reload(&self, fresh: Options) -> Result<Reloaded, StartError> {
-        // What would keep it from starting again is wrong now.
+        // Settings with which the agent would not start again are refused
+        // now.
         build::refuse_strangers(fresh.listen, fresh.insecure)?;
         let mut old = self.options.lock();
         let mut reloaded = Reloaded { restart: needs_restart(&old, &fresh), ..Reloaded::default() };
-        // What belongs to a restart stays as it is here, too: servers are told apart by upstreams.
+        // Settings that take a restart stay as they are: servers are told apart by upstreams.
         let http = Options { upstreams: old.upstreams.clone(), origin_timeout: old.origin_timeout, ..fresh.clone() };
         self.http.reload(&build::http_config(&http)?)?;
         reloaded.taken.extend(["origin-ca", "login", "password-file", "docker-config"]);

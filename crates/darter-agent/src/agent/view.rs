@@ -162,7 +162,8 @@ pub(super) fn store_status(usage: &darter_store::Usage) -> StoreStatus {
     }
 }
 
-/// What moves first, then what is not complete, then the rest by name.
+/// Transfers that move first, then those that are not complete, then the rest by
+/// name.
 fn busiest(all: &[Arc<Transfer>]) -> Vec<SwarmRow> {
     let mut rows: Vec<SwarmRow> = all.iter().map(|transfer| transfer.row()).collect();
     rows.sort_by(|one, other| {

@@ -10,9 +10,9 @@
 //! - lazy snapshotters, which read a footer, a table of contents, a file. These read little, and somebody waits for it.
 //!   They are given the upstream's bytes where the agent can't jump.
 //!
-//! What tells them apart is what was asked for before: a sweep begins at 0, and each further range of it goes on where an
-//! earlier one ended, or lies a few steps of its length ahead. Only the last step may be shorter. Engines that name no
-//! last byte (containerd) ask for everything from each step on.
+//! Earlier requests tell them apart: a sweep begins at 0, and each further range of it goes on where an earlier one ended, or
+//! lies a few steps of its length ahead. Only the last step may be shorter. Engines that name no last byte (containerd) ask
+//! for everything from each step on.
 //!
 //! Ranges that are asked for at the same time arrive in any order, and the last one of a sweep looks like a footer. So a request for the
 //! blob's first bytes counts from its arrival on, though nothing is known of the blob yet; and the first range that looks lone is

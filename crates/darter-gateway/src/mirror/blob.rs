@@ -74,7 +74,7 @@ impl Mirror {
         let deadline = self.waits.opening();
         let source = ask.source(digest);
         ask.waits_for("the disk to tell what is here".to_owned());
-        // What a manifest names is not yet its registry's word that the repository has it.
+        // That a manifest names a blob is not yet its registry's word that the repository has it.
         let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
         let believed = self.believed(ask, digest);
         let (member, said) = match believed {
@@ -163,7 +163,7 @@ impl Mirror {
         self.grants.lock().belongs(&ask.scope, digest, said.member);
     }
 
-    /// What was opened, unless that takes long and the headers can go out all the same: the blob's length is known, and its
+    /// The opened blob, unless that takes long and the headers can go out all the same: the blob's length is known, and its
     /// registry is there.
     async fn opened(
         &self,
@@ -195,7 +195,8 @@ impl Mirror {
 
     /// Ends when the registry is heard, and says that it has the blob; in an error when it says something else.
     async fn is_there(&self, ask: &Ask<'_>, digest: Digest) -> Result<(), Problem> {
-        // What is known of it may be older, once here and once at a seed.
+        // The answer may be older, once by the time it is kept here and once by that
+        // at a seed.
         for _ in 0..3 {
             if ask.was_heard() {
                 break;

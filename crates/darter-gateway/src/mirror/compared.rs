@@ -18,7 +18,7 @@ use http::header::CONTENT_LENGTH;
 use crate::body::Body;
 use crate::mirror::rescue::{self, count};
 
-/// What is not longer than this is read before it is answered, so that a wrong one is an error and no broken answer.
+/// A blob up to this length is read before it is answered, so that a wrong one is an error and no broken answer.
 const MAX_READ_FIRST: u64 = 64 << 10;
 
 /// A copy on its way.

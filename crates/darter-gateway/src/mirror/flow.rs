@@ -464,7 +464,7 @@ impl Flow {
         }
     }
 
-    /// What came was something else, and the engine that got a part of it will ask again: another agent reads it meanwhile, once.
+    /// Other content came, and the engine that got a part of it will ask again: another agent reads it meanwhile, once.
     fn read_by_another(&self) {
         let Ok(permit) = Arc::clone(&self.around).try_acquire_owned() else { return };
         let Reopen { blobs, source, credentials } = self.reopen.clone();

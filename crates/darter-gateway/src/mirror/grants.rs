@@ -11,10 +11,9 @@
 //! If either is unknown, the mirror asks the upstream with the caller's credentials. So an ordinary pull costs the
 //! upstream one conditional manifest request and nothing for its blobs.
 //!
-//! A caller without credentials is one more caller: the one whose credentials are empty. What answers for it upstream
-//! is the login that the agent's owner configured for that registry, or an anonymous token; configuring a login
-//! therefore opens what it can read to everybody who reaches the local port. It is never used for a caller who brings
-//! credentials.
+//! A caller without credentials is one more caller: the one whose credentials are empty. Upstream, it is represented by
+//! the login that the agent's owner configured for that registry, or by an anonymous token; configuring a login therefore
+//! opens what it can read to everybody who reaches the local port. It is never used for a caller who brings credentials.
 //!
 //! Limit: a registry's word counts for its own repositories. One that claims to hold content it never had is given the
 //! benefit to whoever names that content's digest, as it is in the content stores of the engines themselves. Likewise

@@ -145,7 +145,7 @@ fn links_of(value: &str) -> Vec<Link> {
     links
 }
 
-/// What stands before the first comma that is in no quotes, and what stands after it.
+/// The text before the first comma outside of quotes, and the text after it.
 fn split_at_comma(text: &str) -> (&str, &str) {
     split_unquoted(text, ',').unwrap_or((text, ""))
 }

@@ -7,7 +7,7 @@
 //! *By digest*: cached bytes if the caller may read them; else the upstream is asked, and its answer is checked against
 //! the digest before a byte of it is passed on.
 //!
-//! Whatever manifest is served, what it names from then on belongs to the repository (`grants`).
+//! All that a served manifest names belongs to the repository from then on (`grants`).
 
 use darter_core::Digest;
 use darter_metrics::AccessCheck;

@@ -1,9 +1,9 @@
 //! Blobs whose content came wrong, or encoded, a short time ago: they are answered with an error up front, so that engines go round.
 //!
-//! What is wrong is found out at the end of a blob, when an engine has read nearly all of it; an engine that is cut off
-//! there asks the mirror again. One that is refused at once reads its next source: containerd goes on to the next host
-//! for each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such
-//! a blob is refused, too.
+//! Wrong content is found out at the end of a blob, when an engine has read nearly all of it; an engine that is cut off
+//! there asks the mirror again. One that is refused at once reads its next source: containerd goes on to the next host for
+//! each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such a blob
+//! is refused, too.
 //!
 //! What is whole here by now is refused no more: another agent has read it right.
 //!
@@ -75,7 +75,7 @@ impl WrongDigests {
         self.seen.lock().insert((scope.clone(), self.only_for, digest), (self.clock.now(), came), 1);
     }
 
-    /// Its content is here, and right. What a single caller is refused for depends on what the registry shows that caller.
+    /// Its content is here, and right. A refusal for a single caller depends on what the registry shows that caller.
     pub(crate) fn forget(&self, scope: &Scope, digest: Digest) {
         self.seen.lock().remove(&(scope.clone(), None, digest));
     }

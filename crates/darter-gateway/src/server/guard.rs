@@ -2,9 +2,9 @@
 //!
 //! A page in a browser of this host can send requests to loopback, under a name of its own that it lets resolve there
 //! (DNS rebinding); the browser then lets it read the answers, private manifests among them. Such a request says in
-//! `Host` which name the page was loaded from. So on loopback, only loopback's own names and addresses and the names
-//! that the operator configured are answered. What a page of another origin sends without rebinding is refused by its
-//! `Origin`.
+//! `Host` which name the page was loaded from. So on loopback, only loopback's own names and addresses and the names that
+//! the operator configured are answered. Requests that a page of another origin sends without rebinding are refused by
+//! their `Origin`.
 //!
 //! A port on another address is for programs of other hosts, which know it by names that this host need not know. There
 //! every name is answered, unless names are configured.

@@ -1,7 +1,7 @@
 //! Many small files through a node's mirror, one after another on one connection, as a client that waits for each.
 //!
-//! The base is the same client, on the same host, that reads the same files in the same way from the origin's nginx. What a
-//! file takes longer than that is Darter's own. Three rows: the origin itself; a node whose seed has nothing yet (*cold*), so that each file crosses
+//! The base is the same client, on the same host, that reads the same files in the same way from the origin's nginx. The time that a file
+//! takes beyond that is Darter's own. Three rows: the origin itself; a node whose seed has nothing yet (*cold*), so that each file crosses
 //! origin, seed and node; and a second node, whose seed has everything (*seeded*).
 
 use std::net::SocketAddr;

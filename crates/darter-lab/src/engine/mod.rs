@@ -1,7 +1,7 @@
 //! Real container engines on hosts, each with directories and configuration of its own, so that several run on one machine.
 //!
-//! What this needs of a machine that is itself a sandbox was found by trying, and stands where it is used: file locks instead
-//! of shared memory, cgroups without systemd, limits as the machine has them.
+//! The settings for a machine that is itself a sandbox were found by trying, and stand where they are used: file locks instead of
+//! shared memory, cgroups without systemd, limits as the machine has them.
 
 mod containerd;
 mod docker;

@@ -1,6 +1,6 @@
 //! Races: several ways of bringing the same bytes to the same hosts over the same links, measured alike.
 //!
-//! What is raced is a [`Scenario`], which `darter-scenario` reads.
+//! A race plays a [`Scenario`], which `darter-scenario` reads.
 //!
 //! | file | what lives there |
 //! |---|---|

@@ -22,7 +22,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 const SAMPLE: Duration = Duration::from_millis(200);
 /// Blobs of a node that may be asked about in each sample.
 const BLOBS_A_SAMPLE: u32 = 8;
-/// Whoever needs more than this many times T* is given up.
+/// A method that needs more than this many times T* is given up.
 const GIVE_UP_FACTOR: f64 = 14.0;
 /// Nobody is given up sooner.
 const GIVE_UP_FLOOR: f64 = 120.0;

@@ -158,7 +158,7 @@ impl Method for Torrent<'_> {
     fn is_right(&mut self, node: usize) -> Result<bool> {
         let directory = self.course.nodes[node].directory().join("content");
         let patience = Duration::from_secs(20);
-        // What a client calls done may still be on its way to the file.
+        // A download that a client calls done may still be on its way to the file.
         let mut right = false;
         let _ = wait_until("the files to be written", patience, || {
             right = is_right(self.course, &directory)?;

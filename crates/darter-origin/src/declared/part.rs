@@ -41,7 +41,7 @@ impl CheckedPart {
                         return Some(Ok(before));
                     }
                 }
-                // What came before it is as good as without the check.
+                // The bytes before it are as good as without the check.
                 Some(Err(error)) => self.end = Some(Err(error)),
                 None => {
                     if let Err(error) = self.settle() {

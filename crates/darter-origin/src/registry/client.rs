@@ -188,7 +188,7 @@ impl RegistryClient {
         self.until.map_or(HEAD_ALONE_TIMEOUT, |until| HEAD_ALONE_TIMEOUT.min(left_until(until).mul_f64(0.4)))
     }
 
-    /// Takes the logins of `config`, and nothing else of it. What was granted with the old ones lasts until it expires.
+    /// Takes the logins of `config`, and nothing else of it. Tokens granted with the old logins last until they expire.
     pub fn reload_logins(&self, config: &RegistryConfig) {
         self.inner.logins.reload(config);
     }
@@ -294,7 +294,7 @@ impl RegistryClient {
         let mut request = Request::new(method, address(upstream, path_and_query)?);
         (request.reach, request.stranger) = (upstream.reach(), upstream.is_stranger());
         request.headers = headers;
-        // What authorises comes from the caller's credentials alone, so that it stays behind at a redirect.
+        // Headers that authorise come from the caller's credentials alone, so that they stay behind at a redirect.
         request.headers.remove(AUTHORIZATION);
         request.credentials = credential_headers(caller)?;
         let brought = request.credentials.contains_key(AUTHORIZATION);
@@ -388,7 +388,7 @@ impl RegistryClient {
         from: &Url,
         sent: Option<Wanted>,
     ) -> Result<Answer, OriginError> {
-        // Whatever is no registry's address (an object store's) has no challenge that is ours to meet.
+        // An address that is no registry's (an object store's) has no challenge that is ours to meet.
         let Some((base, path)) = registry_at(from) else { return Ok(answer) };
         let repository = repository_of(&path).map(str::to_owned);
         let beyond = (base.clone(), repository.clone());

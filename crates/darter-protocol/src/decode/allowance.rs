@@ -1,8 +1,8 @@
 //! Bounds what the lists of a message take in memory while it is read.
 //!
 //! An element of a list may take two bytes on the wire and forty-eight in memory, as a header without name and value does: eight
-//! megabytes of those would be two hundred. So each element of a list is charged, before it is read, with the memory that it takes in
-//! the list. What an element has besides (a text, bytes) takes what it takes on the wire, or is a list itself.
+//! megabytes of those would be two hundred. So each element of a list is charged, before it is read, with the memory that it takes in the
+//! list. Other parts of an element (a text, bytes) take what they take on the wire, or are lists themselves.
 //!
 //! Invariant: lists grow by doubling, so that no more than twice the allowance is ever taken, and once more while one grows.
 //!

@@ -1,4 +1,4 @@
-//! What an agent of the version before says is still understood, and what it is told has the form that it knows.
+//! Messages of the version before are still understood, and those to it have the form that it knows.
 
 use darter_core::source::Credentials;
 use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceIndex, PieceLength, Place, Source, Version};

@@ -80,8 +80,8 @@ impl Layout {
         }
     }
 
-    /// Reads every sidecar; deletes what is damaged or left over. What can't be read or deleted is left alone, and the rest
-    /// is read all the same. Returns the blobs that a newer version of Darter stored, too.
+    /// Reads every sidecar; deletes what is damaged or left over. A file that can't be read or deleted is left alone, and the
+    /// rest is read all the same. Returns the blobs that a newer version of Darter stored, too.
     pub(super) fn scan(&self) -> Result<(Vec<Sidecar>, Vec<BlobId>)> {
         let (mut found, mut newer) = (Vec::new(), Newer::default());
         for name in list(&self.blobs)? {

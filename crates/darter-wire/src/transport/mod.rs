@@ -2,8 +2,8 @@
 //! is a matter of one more [`Transport`] and of nobody else.
 //!
 //! A transport that authenticates the other end says which key that end has proved to have ([`PeerStream::proven`]). Plain TCP
-//! proves none. What a peer says of itself is held against it where prefaces are exchanged ([`preface`](crate::preface)), on
-//! both sides: nobody can be called as another node is without that node's key.
+//! proves none. A peer's claim about itself is compared with that key where prefaces are exchanged ([`preface`](crate::preface)),
+//! on both sides: nobody can be called as another node is without that node's key.
 //!
 //! A connection is a [`PeerStream`]: two halves that live apart, because both kinds of channel read and write at
 //! the same time. The writing half can send a file's bytes without passing them through the process.

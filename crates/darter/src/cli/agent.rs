@@ -181,10 +181,10 @@ pub(crate) struct OriginArgs {
     /// Read the origin of one blob by at most this many connections at a time
     ///
     /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, a blob of more than 16 MiB is read by one until its
-    /// rate is known, then another one tries, and as long as more get more together there are more. Where they do
-    /// not, or the origin refuses (no ranges, 429, 503), one goes on, and reads its other blobs for ten minutes; `darter explain` says what
-    /// was found. What is read is read once in all, and counts for --origin-limit. Signed addresses, which may expire meanwhile, and content
-    /// that has neither a digest nor an ETag nor a date are read by one.
+    /// rate is known, then another one tries, and as long as more get more together there are more. Where they do not, or the origin
+    /// refuses (no ranges, 429, 503), one goes on, and reads its other blobs for ten minutes; `darter explain` says what was found. Each
+    /// byte is read once in all, and counts for --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither
+    /// a digest nor an ETag nor a date are read by one.
     #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
     pub(crate) origin_connections: u8,
 
@@ -212,7 +212,7 @@ pub(crate) struct OriginArgs {
     pub(crate) signed_parameter: Vec<String>,
 }
 
-/// What is particular to registries and web servers, for whoever reads from them.
+/// Settings of registries and web servers, for all commands that read from them.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registries")]
 pub(crate) struct UpstreamArgs {

@@ -39,7 +39,7 @@ fn word_without_login(word: &str, shown: &mut String) {
             let is_digest = after.split_once(':').is_some_and(|(first, _)| Digest::ALGORITHMS.contains(&first));
             login.contains(':') && !is_digest
         });
-        // What a list or a pair has in front is no part of it.
+        // The name in front, in a list or a pair, is no part of it.
         let front =
             |login: &str| login.split(':').next().and_then(|user| Some(user.rfind([',', '='])? + 1)).unwrap_or(0);
         match login {

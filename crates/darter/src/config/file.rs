@@ -119,7 +119,7 @@ impl ConfigFile {
     }
 }
 
-/// The command whose flags are the keys. What the environment says is not the file's fault.
+/// The command whose flags are the keys. A wrong value in the environment is not the file's fault.
 fn keys() -> clap::Command {
     let mut definition = cli::definition();
     let node = definition.find_subcommand_mut("node").expect("there is a node command");

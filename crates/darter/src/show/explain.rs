@@ -15,7 +15,7 @@ use crate::{output, units};
 /// More ranges than this are summed up for people; JSON has them all.
 const RANGES_SHOWN: usize = 40;
 
-/// What was waited for less long than these is not shown to people.
+/// Waits shorter than these are not shown to people.
 const WAITS_SHOWN: usize = 3;
 
 /// `darter explain`.

@@ -231,7 +231,7 @@ impl State {
         let chosen = self.swarms().get(self.selected()).map(|row| (*row).clone());
         let Some(row) = chosen.filter(|_| self.open.is_none()) else { return Step::Stay };
         let fine_map = row.progress.map.clone();
-        // What the list knows is shown until the daemon has told the rest.
+        // The list's figures are shown until the daemon has told the rest.
         self.open = Some(SwarmDetail {
             row,
             fine_map,

@@ -94,7 +94,7 @@ impl History {
     }
 }
 
-/// A map of digits, `0` none to `8` all, in `width` cells. What has begun shows, and only what is whole is full.
+/// A map of digits, `0` none to `8` all, in `width` cells. A part that has begun shows, and only a whole one is full.
 pub(super) fn piece_map(map: &str, width: usize) -> String {
     let parts: Vec<usize> = map.bytes().map(|digit| usize::from(digit.saturating_sub(b'0')).min(8)).collect();
     if parts.is_empty() {

@@ -1,4 +1,4 @@
-//! What is sent is what comes, also between releases.
+//! Frames come as they were sent, also between releases.
 
 use std::fs::File;
 use std::io::Write as _;
