@@ -294,9 +294,9 @@ impl Metrics {
         let refused = "Piece hashes rejected: no valid signature";
         r.register("hashes_refused", refused, self.hashes_refused.clone());
         r.register("pieces_corrupt", "Pieces that failed verification", self.pieces_corrupt.clone());
-        let failing = "Times that a holder failed again to give what it says it holds";
+        let failing = "Times that a holder failed again to give a piece that it says it holds";
         r.register("holders_failing", failing, self.holders_failing.clone());
-        let wrong = "Blobs that were not what their digest says, by who sent them";
+        let wrong = "Blobs that did not match their digest, by sender";
         r.register("wrong_content", wrong, self.wrong_content.clone());
         r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
         r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());
@@ -310,7 +310,7 @@ impl Metrics {
         r.register("blobs_passed", passed, self.blobs_passed.clone());
         let evicted = "Content evicted to make room";
         r.register_with_unit("store_evicted", evicted, bytes(), self.store_evicted_bytes.clone());
-        let aside = "What lies in the data directory that a newer version wrote, or nobody can read: left untouched";
+        let aside = "Files in the data directory that a newer version wrote, or that can't be read: left untouched";
         r.register("set_aside", aside, self.set_aside.clone());
         r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());
         r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());

@@ -54,7 +54,11 @@ impl Manager {
                 Ok((socket, address))
             });
             // A manager that can't be told must not keep the daemon from running.
-            opened.inspect_err(|error| tracing::warn!(%error, "the service manager can't be told anything")).ok()
+            opened
+                .inspect_err(
+                    |error| tracing::warn!(%error, "NOTIFY_SOCKET can't be used; the service manager is told nothing"),
+                )
+                .ok()
         });
         let microseconds = watchdog_microseconds.and_then(|text| text.parse().ok()).filter(|micros| *micros > 0);
         let watchdog = microseconds.filter(|_| socket.is_some()).map(Duration::from_micros);

@@ -308,7 +308,7 @@ impl Flow {
         let what = format!("{who} to give {} from byte {} on", self.rescue.digest, self.at);
         let error = FetchError::Stalled { waited: self.moved.elapsed(), what };
         self.rescue.metrics.failed(Failed::Mirror, error.blame().fault);
-        tracing::warn!(path = self.rescue.path, error = %in_full(&error), "a blob stands still; breaking off");
+        tracing::warn!(path = self.rescue.path, error = %in_full(&error), "a blob is stalled; breaking off");
         self.cut(io::Error::other(error))
     }
 
@@ -359,13 +359,13 @@ impl Flow {
         };
         match asked {
             Ok(body) => {
-                tracing::warn!(path, at = self.at, "a blob stands still; reading on from the upstream");
+                tracing::warn!(path, at = self.at, "a blob is stalled; reading on from the upstream");
                 self.rescue.metrics.mirror_fallback(Fallback::Resumed);
                 self.stood_still += 1;
                 self.giver = Giver::Upstream(Slice { body, _permit: permit });
             }
             Err(error) => {
-                tracing::info!(path, error = %in_full(&error), "a blob stands still at the upstream, too");
+                tracing::info!(path, error = %in_full(&error), "a blob is stalled at the upstream, too");
                 self.in_vain = Some(now);
             }
         }
@@ -415,7 +415,7 @@ impl Flow {
         self.rescue.metrics.failed(Failed::Mirror, fault);
         match &error {
             Some(error @ (FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. })) => {
-                tracing::warn!(path = self.rescue.path, at, error = %in_full(error), "the agent took a blob back; breaking off");
+                tracing::warn!(path = self.rescue.path, at, error = %in_full(error), "the agent dissolved a blob; breaking off");
                 if matches!(error, FetchError::WrongDigest { .. }) {
                     self.rescue.wrong.note(&self.rescue.scope, self.rescue.digest);
                     self.read_by_another();

@@ -61,7 +61,7 @@ impl Blobs for Sampled {
         if self.is_given(&*blob).await {
             return Ok(blob);
         }
-        tracing::info!(name, "the registry's yes to this caller is not about this blob");
+        tracing::info!(name, "the registry's answer to this caller does not show this blob");
         Err(FetchError::Unproven { name })
     }
 }

@@ -171,7 +171,7 @@ pub(crate) struct OriginArgs {
     #[arg(long, env = "DARTER_ORIGIN_LIMIT", value_name = "RATE")]
     pub(crate) origin_limit: Option<Rate>,
 
-    /// End a download that got nothing for so long, with an error that says what it waited for
+    /// End a download that got nothing for this long, with an error that says what it waited for
     ///
     /// The registry mirror then goes on with the registry itself. A pause that an origin asked for does not count. 0s waits
     /// for ever.
@@ -181,10 +181,10 @@ pub(crate) struct OriginArgs {
     /// Read the origin of one blob by at most this many connections at a time
     ///
     /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, a blob of more than 16 MiB is read by one until its
-    /// rate is known, then another one tries, and as long as more get more together there are more. Where they do not, or the origin
-    /// refuses (no ranges, 429, 503), one goes on, and reads its other blobs for ten minutes; `darter explain` says what was found. Each
-    /// byte is read once in all, and counts for --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither
-    /// a digest nor an ETag nor a date are read by one.
+    /// rate is known; then another one is tried, and more are added as long as they get more together. Otherwise, or where the origin
+    /// refuses (no ranges, 429, 503), one connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says
+    /// what was found. Each byte is read once in all, and counts for --origin-limit. Signed addresses, which may expire meanwhile, and
+    /// content that has neither a digest nor an ETag nor a date are read by one.
     #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
     pub(crate) origin_connections: u8,
 
@@ -218,7 +218,7 @@ pub(crate) struct OriginArgs {
 pub(crate) struct UpstreamArgs {
     /// Where a registry is, when it is not at https://NAME; repeat for several
     ///
-    /// What is particular to a registry is a table in the place of the URL, or in the configuration file:
+    /// Further settings of a registry are a table in the place of the URL, or in the configuration file:
     ///
     ///   [upstream."registry.corp"]
     ///   url = ["https://10.0.0.1:5000", "https://10.0.0.2:5000"]  # the first that answers
@@ -235,9 +235,10 @@ pub(crate) struct UpstreamArgs {
     ///   prefix = "hub-proxy"                # in front of names: a Harbor project, an Artifactory repository
     ///   rewrite = { "team/" = "squad/" }    # fronts of names, of which the longest is replaced
     ///
-    /// Headers are sent with each request. Secrets are the first lines of files, which nobody
-    /// else need be able to read: `Bearer …` for a token in a header. What stands here instead
-    /// (a header's value, a login in url or proxy) `darter config --write-secrets` moves there.
+    /// Headers are sent with each request. Secrets are read from the first lines of files, which
+    /// the agent alone need be able to read: `Bearer …` for a token in a header. `darter config
+    /// --write-secrets` moves secrets that are given here (a header's value, a login in url or
+    /// proxy) into such files.
     ///
     /// These settings hold for web servers of that name too.
     #[allow(rustdoc::bare_urls, reason = "this is the help text, where URLs stand as they are typed")]
@@ -254,10 +255,10 @@ pub(crate) struct RegistryArgs {
 
     /// Take this registry's word that one of its repositories has some layer; repeat for several
     ///
-    /// A cached layer goes to whom the registry and repository admit that it came from. Another one has to deliver the
-    /// layer itself first, once, since anybody can run a registry that claims to have it; unless it is named here, or
-    /// by --upstream or --default-upstream. Then its word is enough, and images of different repositories share layers
-    /// at once.
+    /// A cached layer is given to callers that may read it at the registry and repository that it came from. Any other
+    /// registry has to deliver the layer itself first, once, since anybody can run a registry that claims to have it. The
+    /// word of one that is named here, or by --upstream or --default-upstream, is enough, and images of different
+    /// repositories share layers at once.
     #[arg(
         long,
         env = "DARTER_TRUSTED_REGISTRY",
@@ -307,9 +308,9 @@ pub(crate) struct RegistryArgs {
 
     /// When to answer a tag as it was last seen, because its registry gives no answer
     ///
-    /// Only what anybody may have here without credentials of their own is answered so: what is public, or opened by
-    /// --login or --docker-config. The answer says so in the headers Darter-Stale and Warning. Content that is asked for by
-    /// digest cannot be stale; it is served whenever its registry does not answer.
+    /// This is for content that callers may have without credentials of their own: public content, and what --login or
+    /// --docker-config open. The answer says so in the headers Darter-Stale and Warning. Content that is requested by digest
+    /// cannot be stale; it is served whenever its registry does not answer.
     #[arg(long, env = "DARTER_STALE_TAGS", value_name = "WHEN", value_enum, default_value = "unreachable")]
     pub(crate) stale_tags: StaleTagsArg,
 }

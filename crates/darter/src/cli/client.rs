@@ -66,15 +66,15 @@ pub(crate) struct GetArgs {
     /// (the last ones)
     ///
     /// FILE gets just these bytes. The pieces that they touch are fetched, verified and shared with other nodes, and no
-    /// others. From an origin that serves no ranges everything is read; `darter explain` says so. A digest is of the
-    /// whole content, and is not checked, with --verify-whole neither.
+    /// others. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest is of the
+    /// whole content, and is not checked here, not even with --verify-whole.
     #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
     pub(crate) range: Option<Span>,
 
     /// Hash the whole file here, too
     ///
-    /// Each piece is verified anyway, and digests of the whole are computed once for the fleet, by whoever reads the
-    /// origin. With this, get believes nobody and hashes what it has written.
+    /// Each piece is verified anyway, and the digest of the whole is computed once for the fleet, by the agent that
+    /// reads the origin. With this flag, get trusts nobody and hashes the file that it has written.
     #[arg(long, env = "DARTER_VERIFY_WHOLE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) verify_whole: bool,
