@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `upstreams` | [`Upstreams`]: from a registry's name to its base address |
 //! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
+//! | `answer` | [`Answer`]: what a registry answered |
+//! | `beyond` | challenges of another registry, to which a redirect led |
 //! | `token` | tokens: getting them, keeping them until they expire |
 //! | `encoding` | answers with a `Content-Encoding` that nobody asked for |
 //! | `config` | what is told of registries: [`RegistryConfig`], [`Login`] |
@@ -17,6 +19,8 @@
 //! request without any may use the configured login, or an anonymous token. Tokens of one login never serve another,
 //! and a token that a caller brings never enters the cache.
 
+mod answer;
+mod beyond;
 mod client;
 mod config;
 mod encoding;
@@ -27,7 +31,8 @@ mod proof;
 mod token;
 mod upstreams;
 
-pub use client::{Answer, RegistryClient, is_page};
+pub use answer::{Answer, is_page};
+pub use client::RegistryClient;
 pub use config::{Login, RegistryConfig};
 pub use origin::RegistryOrigin;
 pub use upstreams::{Upstream, Upstreams};

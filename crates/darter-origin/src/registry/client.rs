@@ -23,16 +23,16 @@ use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Clock, Digest, Moment, in_full};
 use darter_oci::challenge::challenges_of;
 use futures_util::stream::{self, StreamExt};
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::body;
-use crate::body::Body;
 use crate::client::{HttpClient, Request, credential_headers, left_until, of_status, same_server, shown};
 use crate::error::{ErrorKind, OriginError, status_text};
+use crate::registry::answer::Answer;
 use crate::registry::config::{Login, RegistryConfig};
 use crate::registry::encoding;
 use crate::registry::login::Logins;
@@ -42,75 +42,13 @@ use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{Upstream, Upstreams};
 use crate::web::{self, AnswerPart, content_length};
 
-/// What a registry answered, whatever the status.
-pub struct Answer {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers, as they came; hop-by-hop headers are among them.
-    pub headers: HeaderMap,
-    /// The body, checked against its `Content-Length`. Empty for HEAD.
-    pub body: Body,
-    /// What was asked for, in messages.
-    what: String,
-}
-
-impl Answer {
-    /// The answer itself if its status is a success or 304.
-    ///
-    /// # Errors
-    /// What the status stands for.
-    pub fn into_success(self) -> Result<Self, OriginError> {
-        if self.status.is_success() || self.status == StatusCode::NOT_MODIFIED {
-            return Ok(self);
-        }
-        Err(of_status(self.status, &self.headers, &self.what))
-    }
-}
-
-impl Answer {
-    /// Whether this is a page for people.
-    pub fn is_page(&self) -> bool {
-        is_page(&self.headers)
-    }
-
-    /// The answer itself, unless it is a page in a blob's place: no word of the registry.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Page`], which names the `registry`.
-    pub fn into_blob(self, registry: &(impl fmt::Display + ?Sized)) -> Result<Self, OriginError> {
-        if !self.status.is_success() || !self.is_page() {
-            return Ok(self);
-        }
-        let text = format!(
-            "{registry} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy \
-             answers in its place"
-        );
-        Err(OriginError::new(ErrorKind::Page, text))
-    }
-}
-
-/// Whether an answer with these headers is a page for people, such as gateways show to who has to log in.
-pub fn is_page(headers: &HeaderMap) -> bool {
-    let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        pages.iter().any(|page| essence.trim_ascii().eq_ignore_ascii_case(page))
-    })
-}
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("status", &self.status).field("headers", &self.headers).finish_non_exhaustive()
-    }
-}
-
 /// Speaks to registries; cheap to clone.
 #[derive(Clone)]
 pub struct RegistryClient {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     uses: Uses,
     /// Until when answers are of use to whoever asks.
-    until: Option<Instant>,
+    pub(super) until: Option<Instant>,
 }
 
 /// With what a client meets the challenges of registries, besides what callers bring.
@@ -122,23 +60,23 @@ enum Uses {
     NoLogins,
 }
 
-struct Inner {
-    http: HttpClient,
-    upstreams: Upstreams,
-    logins: Logins,
-    tokens: Tokens,
-    login_keys: LoginKeys,
+pub(super) struct Inner {
+    pub(super) http: HttpClient,
+    pub(super) upstreams: Upstreams,
+    pub(super) logins: Logins,
+    pub(super) tokens: Tokens,
+    pub(super) login_keys: LoginKeys,
     /// What each repository asked for last, so that the next request brings it along at once.
-    remembered: Mutex<HashMap<Place, Wanted>>,
+    pub(super) remembered: Mutex<HashMap<Place, Wanted>>,
     /// Where a place's redirects led to another registry that wanted something.
-    beyond: Mutex<HashMap<Place, Place>>,
+    pub(super) beyond: Mutex<HashMap<Place, Place>>,
     /// Addresses that did not answer, and until when others are asked before them.
     failed: Mutex<HashMap<Url, Moment>>,
     clock: Arc<dyn Clock>,
 }
 
 /// Where something is asked for: a registry's base address, and the repository if the request is about one.
-type Place = (Url, Option<String>);
+pub(super) type Place = (Url, Option<String>);
 
 /// Repositories remembered at most.
 const MAX_REMEMBERED: usize = 4096;
@@ -147,7 +85,7 @@ const ADDRESS_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a registry wants to see, reduced to what can be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     Password,
     Token(Arc<Demand>),
 }
@@ -199,7 +137,7 @@ impl RegistryClient {
     }
 
     /// The login that is configured for a registry.
-    async fn login_of(&self, upstream: &Upstream) -> Option<Login> {
+    pub(super) async fn login_of(&self, upstream: &Upstream) -> Option<Login> {
         match self.uses {
             Uses::Logins => self.inner.logins.of(upstream.name()).await,
             Uses::NoLogins => None,
@@ -362,70 +300,12 @@ impl RegistryClient {
         self.send_beyond(request, callers, place, second, &from, sent_beyond).await
     }
 
-    /// Puts into the request what the registry wanted to which this place's redirects led last, and says what that was.
-    async fn prepare_beyond(
-        &self,
-        request: &mut Request,
-        callers: bool,
-        place: &Place,
-    ) -> Result<Option<Wanted>, OriginError> {
-        let Some(beyond) = self.inner.beyond.lock().get(place).cloned() else { return Ok(None) };
-        let Some(wanted) = self.inner.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
-        let login = self.login_beyond(request, &beyond, callers).await;
-        if let Some(authorization) = self.meet(&wanted, login.as_ref()).await? {
-            request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
-        }
-        Ok(Some(wanted))
-    }
-
-    /// Meets the challenge of another registry, at `from`, to which a redirect led.
-    async fn send_beyond(
-        &self,
-        mut request: Request,
-        callers: bool,
-        place: Place,
-        answer: Answer,
-        from: &Url,
-        sent: Option<Wanted>,
-    ) -> Result<Answer, OriginError> {
-        // An address that is no registry's (an object store's) has no challenge that is ours to meet.
-        let Some((base, path)) = registry_at(from) else { return Ok(answer) };
-        let repository = repository_of(&path).map(str::to_owned);
-        let beyond = (base.clone(), repository.clone());
-        let login = self.login_beyond(&request, &beyond, callers).await;
-        let upstream = self.inner.upstreams.at(&base).reached_by(request.reach, request.stranger);
-        let Some(wanted) = wanted_by(&answer.headers, &upstream, repository.as_deref(), login.as_ref()) else {
-            return Ok(answer);
-        };
-        if let Wanted::Token(demand) = &wanted
-            && sent.as_ref() == Some(&wanted)
-        {
-            if request.elsewhere.is_none() {
-                return Ok(answer);
-            }
-            self.inner.tokens.forget(demand, login.as_ref());
-        }
-        let Some(authorization) = self.meet(&wanted, login.as_ref()).await? else { return Ok(answer) };
-        request.elsewhere = Some((base.clone(), HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
-        let (second, _) = self.once(&request).await?;
-        if second.status != StatusCode::UNAUTHORIZED {
-            remember(&mut self.inner.remembered.lock(), beyond.clone(), wanted);
-            remember(&mut self.inner.beyond.lock(), place, beyond);
-        }
-        Ok(second)
-    }
-
-    /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own, and
-    /// none where a registry leads there that nobody configured: it would be given what only that login opens.
-    async fn login_beyond(&self, request: &Request, (base, repository): &Place, callers: bool) -> Option<Login> {
-        if callers || request.stranger {
-            return None;
-        }
-        self.login_of(&self.inner.upstreams.at_of(base, repository.as_deref())).await
-    }
-
     /// The `Authorization` that meets what is wanted, if there is one.
-    async fn meet(&self, wanted: &Wanted, login: Option<&Login>) -> Result<Option<HeaderValue>, OriginError> {
+    pub(super) async fn meet(
+        &self,
+        wanted: &Wanted,
+        login: Option<&Login>,
+    ) -> Result<Option<HeaderValue>, OriginError> {
         match (wanted, login) {
             (Wanted::Password, Some(Login::Password { user, password })) => token::basic(user, password).map(Some),
             (Wanted::Password, _) => Ok(None),
@@ -437,7 +317,7 @@ impl RegistryClient {
     }
 
     /// One request and its answer, with the address that gave it in the end.
-    async fn once(&self, request: &Request) -> Result<(Answer, Url), OriginError> {
+    pub(super) async fn once(&self, request: &Request) -> Result<(Answer, Url), OriginError> {
         let what = shown(&request.url);
         let response = self.inner.http.send(Request { until: self.until, ..request.clone() }).await?;
         let (mut status, mut headers, from) = (response.status(), response.headers().clone(), response.url().clone());
@@ -549,22 +429,11 @@ fn address(upstream: &Upstream, path_and_query: &str) -> Result<Url, OriginError
 }
 
 /// Notes `value`; forgets all when there are too many.
-fn remember<T>(table: &mut HashMap<Place, T>, place: Place, value: T) {
+pub(super) fn remember<T>(table: &mut HashMap<Place, T>, place: Place, value: T) {
     if table.len() >= MAX_REMEMBERED {
         table.clear();
     }
     table.insert(place, value);
-}
-
-/// The base address of the registry that answers at `url`, and the path of the API that was asked for there.
-fn registry_at(url: &Url) -> Option<(Url, String)> {
-    let at = url.path().find("/v2/")?;
-    let path = url.path()[at..].to_owned();
-    let mut base = url.clone();
-    base.set_path(&url.path()[..=at]);
-    base.set_query(None);
-    base.set_fragment(None);
-    Some((base, path))
 }
 
 /// Whether a path of the API is a blob's.
@@ -587,7 +456,7 @@ fn login_of_caller(credentials: &HeaderMap) -> Option<Login> {
 }
 
 /// What these challenges ask for, as far as it can be met.
-fn wanted_by(
+pub(super) fn wanted_by(
     headers: &HeaderMap,
     upstream: &Upstream,
     repository: Option<&str>,
@@ -605,7 +474,7 @@ fn wanted_by(
 }
 
 /// The repository that a path of the API is about: what stands between `/v2/` and the kind of thing asked for.
-fn repository_of(path_and_query: &str) -> Option<&str> {
+pub(super) fn repository_of(path_and_query: &str) -> Option<&str> {
     let path = path_and_query.split('?').next()?.strip_prefix("/v2/")?;
     let ends = ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().filter_map(|kind| path.rfind(kind));
     ends.max().map(|end| &path[..end])

@@ -19,7 +19,8 @@ use url::Url;
 use crate::client::Requester;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
-use crate::registry::client::{Answer, RegistryClient};
+use crate::registry::answer::Answer;
+use crate::registry::client::RegistryClient;
 use crate::web::{self, AnswerPart};
 
 /// How long a registry may take to begin a blob before it is asked for it once more.

@@ -1,0 +1,72 @@
+//! What a registry answered.
+
+use std::fmt;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+
+use crate::body::Body;
+use crate::client::of_status;
+use crate::error::{ErrorKind, OriginError};
+
+/// What a registry answered, whatever the status.
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, as they came; hop-by-hop headers are among them.
+    pub headers: HeaderMap,
+    /// The body, checked against its `Content-Length`. Empty for HEAD.
+    pub body: Body,
+    /// What was asked for, in messages.
+    pub(super) what: String,
+}
+
+impl Answer {
+    /// The answer itself if its status is a success or 304.
+    ///
+    /// # Errors
+    /// What the status stands for.
+    pub fn into_success(self) -> Result<Self, OriginError> {
+        if self.status.is_success() || self.status == StatusCode::NOT_MODIFIED {
+            return Ok(self);
+        }
+        Err(of_status(self.status, &self.headers, &self.what))
+    }
+}
+
+impl Answer {
+    /// Whether this is a page for people.
+    pub fn is_page(&self) -> bool {
+        is_page(&self.headers)
+    }
+
+    /// The answer itself, unless it is a page in a blob's place: no word of the registry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Page`], which names the `registry`.
+    pub fn into_blob(self, registry: &(impl fmt::Display + ?Sized)) -> Result<Self, OriginError> {
+        if !self.status.is_success() || !self.is_page() {
+            return Ok(self);
+        }
+        let text = format!(
+            "{registry} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy \
+             answers in its place"
+        );
+        Err(OriginError::new(ErrorKind::Page, text))
+    }
+}
+
+/// Whether an answer with these headers is a page for people, such as gateways show to who has to log in.
+pub fn is_page(headers: &HeaderMap) -> bool {
+    let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        pages.iter().any(|page| essence.trim_ascii().eq_ignore_ascii_case(page))
+    })
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("status", &self.status).field("headers", &self.headers).finish_non_exhaustive()
+    }
+}
