@@ -195,7 +195,7 @@ impl Default for Tuning {
             slow_delivery: 3,
             delivery_factor: 8,
             delivery_floor: Duration::from_secs(3),
-            keeping_factor: 8,
+            keeping_factor: 4,
             keeping_floor: Duration::from_secs(1),
             holders_patience: Duration::from_secs(2),
             tell_each: Duration::from_micros(2500),

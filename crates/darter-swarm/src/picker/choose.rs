@@ -245,11 +245,11 @@ impl Picker {
         let (neighbours, tuning) = (&self.neighbours, &self.tuning);
         let peer = &neighbours[at];
         let (requests, any_aside) = (&self.requests, self.counts.aside > 0);
-        // The last pieces are not what a bad holder is tried with.
+        // The last pieces are not what a holder is tried with that failed.
         let lacking = self.total.map_or(u32::MAX, |total| total.saturating_sub(self.held.len()));
-        let is_careful = lacking <= 2 * tuning.in_all && peer.meter.is_bad(tuning);
+        let is_careful = lacking <= 2 * tuning.in_all && peer.meter.is_failing();
         let is_held_by_good = |piece| {
-            let mut good = neighbours.iter().filter(|other| !other.meter.is_bad(tuning));
+            let mut good = neighbours.iter().filter(|other| !other.meter.is_failing());
             good.any(|other| other.held.contains(piece))
         };
         self.rarity.rarest(&peer.held, range, &mut self.random, |piece| {

@@ -123,7 +123,7 @@ pub struct Picker {
 /// Requests by kind.
 #[derive(Debug, Default)]
 struct Counts {
-    /// For named pieces and relied on; asks that the lead answers are among them.
+    /// For named pieces and not overdue; asks that the lead answers are among them.
     open: usize,
     /// Asks that the lead has not answered.
     standing: usize,
@@ -526,7 +526,7 @@ impl Picker {
         let counts = &mut self.counts;
         let named = request.piece.is_some();
         let kinds = [
-            (&mut counts.open, named && request.is_relied_on()),
+            (&mut counts.open, named && request.overdue.is_none()),
             (&mut counts.standing, request.neighbour.is_none() && !named),
             (&mut counts.bound, request.neighbour.is_none() && named),
             (&mut counts.aside, !request.is_relied_on()),

@@ -106,7 +106,8 @@ impl Meter {
     /// What the peer may take to answer all that stands in its queue, and at least one request: what it usually does, within what may
     /// be expected beside the `others`.
     pub(super) fn queue_time(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
-        let most = others.map_or(Duration::MAX, |others| others * tuning.overdue_factor_of_others);
+        let factor = if self.is_failing() { 1 } else { tuning.overdue_factor_of_others };
+        let most = others.map_or(Duration::MAX, |others| others * factor);
         self.pace.piece_time(piece_bytes, tuning).min(most) * self.queued().max(1)
     }
 
@@ -116,7 +117,7 @@ impl Meter {
     }
 
     /// Whether it failed since it last answered in time.
-    const fn is_failing(&self) -> bool {
+    pub(super) const fn is_failing(&self) -> bool {
         self.failures.in_a_row > 0
     }
 
@@ -133,7 +134,7 @@ impl Meter {
             (Some(own), Some(others)) => {
                 queued * (own * tuning.overdue_factor).min(others * tuning.overdue_factor_of_others)
             }
-            (None, Some(others)) => (others * queued * tuning.overdue_factor * 2).max(tuning.overdue_floor * 2),
+            (None, Some(others)) => (others * queued * tuning.overdue_factor).max(tuning.overdue_floor * 2),
             (None, None) => tuning.first_guess * queued.min(2) * tuning.overdue_factor,
         };
         patience.max(tuning.overdue_floor)

@@ -107,7 +107,7 @@ impl History {
         let of_lead = requests.iter().filter(|request| request.neighbour.is_none());
         assert_eq!(picker.lead.as_ref().map_or(0, |lead| lead.meter.open as usize), of_lead.clone().count());
         let Counts { open, standing, bound, aside } = picker.counts;
-        assert_eq!(open, requests.iter().filter(|it| it.piece.is_some() && it.is_relied_on()).count());
+        assert_eq!(open, requests.iter().filter(|it| it.piece.is_some() && it.overdue.is_none()).count());
         assert_eq!(standing, of_lead.clone().filter(|it| it.piece.is_none()).count());
         assert_eq!(bound, of_lead.filter(|it| it.piece.is_some()).count());
         assert_eq!(aside, requests.iter().filter(|it| !it.is_relied_on()).count());

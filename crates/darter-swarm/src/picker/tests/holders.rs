@@ -166,6 +166,24 @@ fn a_holder_slower_than_the_others_by_nine_is_not_taken_for_one_that_does_not_an
 }
 
 #[test]
+fn the_last_pieces_are_not_asked_of_one_that_failed_once_while_others_hold_them() {
+    let mut scene = Scene::new(20);
+    for peer in [1, LIAR] {
+        scene.join(peer, Tier::Rack, PieceSet::full(20));
+    }
+    let mut asked = scene.requests(0);
+    let at_liar = asked.iter().find(|(_, peer, _)| *peer == node(LIAR)).map(|(id, ..)| *id);
+    scene.tell(Event::Failed { request: at_liar.expect("it is one of two holders") });
+    for _ in 0..20 {
+        for (id, _, piece) in asked.iter().filter(|(_, peer, _)| *peer == node(1)) {
+            scene.receive(*id, *piece);
+        }
+        asked = scene.requests(100);
+        assert!(asked.iter().all(|(_, peer, _)| *peer == node(1)), "{asked:?}");
+    }
+}
+
+#[test]
 fn what_the_only_holder_sends_at_a_crawl_is_not_called_back() {
     let mut scene = Scene::new(2);
     scene.join(1, Tier::Rack, PieceSet::full(2));
