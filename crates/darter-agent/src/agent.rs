@@ -9,6 +9,7 @@ pub(crate) mod builder;
 mod contents;
 mod images;
 mod names;
+mod parts;
 mod reload;
 mod view;
 
@@ -45,6 +46,7 @@ use self::builder::Builder;
 use self::contents::Contents;
 use self::images::Removable;
 pub use self::names::MIN_DIGITS;
+pub use self::parts::Held;
 pub use self::reload::Reloaded;
 use self::view::{Sampler, store_status};
 use crate::error::StartError;

@@ -13,10 +13,11 @@ mod identity;
 pub mod options;
 
 pub use agent::builder::{Builder, Prepared};
-pub use agent::{Agent, Download, MIN_DIGITS, Nearness, Phase, Reloaded};
+pub use agent::{Agent, Download, Held, MIN_DIGITS, Nearness, Phase, Reloaded};
 pub use darter_api::handover::Order;
 pub use darter_engine::swarms::again::Handing;
 pub use darter_engine::transfer::stream::Part;
+pub use darter_engine::transfer::wants::KeptOpen;
 pub use darter_origin::is_own_header;
 pub use darter_registries::waits::ANSWER_TIMEOUT;
 pub use error::{FetchError, StartError};

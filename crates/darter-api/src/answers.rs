@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Tier};
@@ -455,6 +456,74 @@ pub struct GetRequest {
     /// The bytes that are wanted; all of them if `None`. A release that does not know of it gives all, and says nothing of a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<Span>,
+}
+
+/// A mounted file, as `darter mount --list` has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Where: the directory.
+    pub dir: PathBuf,
+    /// The file in it.
+    pub file: String,
+    /// What is mounted, without logins.
+    pub url: String,
+    /// The blob that it is.
+    pub blob: BlobId,
+    /// Its length.
+    pub length_bytes: u64,
+    /// Bytes of it that were here when that was last told.
+    pub held_bytes: u64,
+    /// Whether that is all of it, and the whole was checked.
+    pub whole: bool,
+    /// How it is.
+    pub state: MountState,
+    /// Why, if it is not open.
+    pub reason: Option<String>,
+    /// Reads that wait now.
+    pub waiting_reads: u64,
+    /// When the rest is fetched: `always`, `idle` or `never`.
+    pub fill: String,
+    /// How long a read waits.
+    pub timeout_seconds: f64,
+    /// Since when it is mounted.
+    pub since_unix_seconds: u64,
+    /// The process that keeps it.
+    pub pid: u32,
+    /// The socket of the daemon that it reads by; `None` if an agent of its own reads.
+    pub daemon: Option<PathBuf>,
+}
+
+/// How a mount is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountState {
+    /// All of it can be read.
+    Open,
+    /// The agent does not answer, or can't have the content now: what was read before can be read, the rest waits.
+    Waiting,
+    /// The content is another one at its origin by now: what was read before can be read, nothing else.
+    Changed,
+    /// The content is not what its digest says: nothing can be read.
+    Tainted,
+    /// The process that kept it is gone: nothing can be read.
+    Lost,
+    /// What a later release tells.
+    #[serde(other)]
+    Unknown,
+}
+
+impl MountState {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Waiting => "waiting",
+            Self::Changed => "changed",
+            Self::Tainted => "tainted",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Why a request failed.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_core::{Blame, Blamed, BlobId, Fault, Retry};
+use darter_core::{Blame, Blamed, BlobId, Fault, PieceLength, Retry};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -19,6 +19,8 @@ use url::form_urlencoded::byte_serialize;
 
 use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
+use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
+use crate::parts::{self, Asker, Opened};
 use crate::top::Top;
 
 /// How long to wait for a place among those that wait for a daemon.
@@ -43,6 +45,9 @@ pub enum ClientError {
     /// The daemon went away between question and answer.
     #[error("the daemon at {} stopped answering; look into its log, then ask again", .0.display())]
     Broken(PathBuf, #[source] hyper::Error),
+    /// The daemon is of a release that can't do this.
+    #[error("the daemon at {} is of an older version, which can't mount: restart it, or add --no-daemon", .0.display())]
+    Older(PathBuf),
     /// What answered is no daemon of this version.
     #[error("the daemon at {} gave an answer that this version of darter does not understand", .0.display())]
     Answer(PathBuf, #[source] serde_json::Error),
@@ -57,7 +62,7 @@ impl Blamed for ClientError {
             Self::NoDaemon(_) | Self::Forbidden(_) => Blame::new(Fault::User, Retry::Never),
             Self::Connect(_, error) => error.blame(),
             Self::Broken(..) => Blame::new(Fault::Ourselves, Retry::Later(None)),
-            Self::Answer(..) => Blame::new(Fault::Ourselves, Retry::Never),
+            Self::Answer(..) | Self::Older(_) => Blame::new(Fault::Ourselves, Retry::Never),
             Self::Refused(problem) => problem.blame(),
         }
     }
@@ -70,7 +75,7 @@ impl ClientError {
             Self::NoDaemon(_) => "the daemon is gone".to_owned(),
             Self::Forbidden(_) | Self::Connect(..) => "the daemon can't be reached".to_owned(),
             Self::Broken(..) => "the daemon stopped answering".to_owned(),
-            Self::Answer(..) => "the daemon is of another version".to_owned(),
+            Self::Answer(..) | Self::Older(_) => "the daemon is of another version".to_owned(),
             Self::Refused(problem) => problem.error.clone(),
         }
     }
@@ -190,7 +195,8 @@ impl Client {
     /// order if it knows orders; without an order as bytes.
     pub async fn get(&self, request: &GetRequest, order: Option<Order>) -> Result<Given, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
-        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), order).await?;
+        let upgrade = order.map(|order| (PROTOCOL, Some(order)));
+        let mut answer = self.ask(Method::POST, "/v1/get", body.into(), upgrade).await?;
         let head = answer.headers().clone();
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Given { head, content: Content::Bytes(answer.into_body()) });
@@ -209,6 +215,31 @@ impl Client {
         self.send(Method::POST, "/v1/get", body.into()).await
     }
 
+    /// `POST /v1/parts`: what is known of a blob, and a connection by which parts of it can be asked for.
+    pub async fn parts(&self, request: &GetRequest) -> Result<(Opened, Asker), ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
+        let upgrade = Some((parts::PROTOCOL, None));
+        let mut answer = self.ask(Method::POST, "/v1/parts", body.into(), upgrade).await?;
+        let head = answer.headers();
+        let text = |name: &str| head.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let number = |name: &str| text(name)?.parse::<u64>().ok();
+        let opened = || {
+            let pieces = u8::try_from(number(PIECES_HEADER)?).ok()?;
+            Some(Opened {
+                blob: text(BLOB_HEADER)?.parse().ok()?,
+                length: number(LENGTH_HEADER)?,
+                pieces: PieceLength::from_log2(pieces).ok()?,
+                modified: text(MODIFIED_HEADER),
+            })
+        };
+        let opened = opened().filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS);
+        let opened = opened.ok_or_else(|| ClientError::Older(self.socket.clone()))?;
+        let broken = |error| ClientError::Broken(self.socket.clone(), error);
+        let upgraded = hyper::upgrade::on(&mut answer).await.map_err(broken)?;
+        let connection = upgraded.downcast::<TokioIo<UnixStream>>().expect("the connection was made here");
+        Ok((opened, Asker::begin(connection.io.into_inner())))
+    }
+
     async fn read<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
         let answer = self.send(method, path, Bytes::new()).await?;
         let body = self.body(answer).await?;
@@ -224,7 +255,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-        order: Option<Order>,
+        upgrade: Option<(&str, Option<Order>)>,
     ) -> Result<Response<Incoming>, ClientError> {
         let broken = |error| ClientError::Broken(self.socket.clone(), error);
         let stream = self.connect().await?;
@@ -239,9 +270,11 @@ impl Client {
             .header(http::header::CONTENT_TYPE, "application/json")
             // So that an answer that fails half-way can say why.
             .header(http::header::TE, "trailers");
-        if let Some(order) = order {
-            request = request.header(http::header::CONNECTION, "upgrade").header(http::header::UPGRADE, PROTOCOL);
-            request = request.header(ORDER_HEADER, order.name());
+        if let Some((protocol, order)) = upgrade {
+            request = request.header(http::header::CONNECTION, "upgrade").header(http::header::UPGRADE, protocol);
+            if let Some(order) = order {
+                request = request.header(ORDER_HEADER, order.name());
+            }
         }
         let request = request.body(Full::new(body)).expect("method, path and headers are well formed");
         let answer = sender.send_request(request).await.map_err(broken)?;

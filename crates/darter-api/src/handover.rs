@@ -34,24 +34,19 @@
 //! what the daemon would have sent, and nothing else.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_core::{BlobId, ByteRange};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
-};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
 use crate::answers::{Checked, Problem};
+use crate::descriptors::{fill, read_only, send_with};
 
 /// The value of the `Upgrade` header.
 pub const PROTOCOL: &str = "darter-file";
@@ -160,7 +155,7 @@ impl Sender {
     pub async fn range(&mut self, file: &Arc<File>, range: ByteRange) -> io::Result<()> {
         if !self.sent.as_ref().is_some_and(|sent| Arc::ptr_eq(sent, file)) {
             let Ok(opened) = read_only(file) else { return self.bytes_of(file, range).await };
-            send_file(&self.stream, &opened).await?;
+            send_with(&self.stream, &frame(FILE, 0, 0), &opened).await?;
             self.sent = Some(Arc::clone(file));
         }
         self.stream.write_all(&frame(RANGE, range.start(), range.end())).await
@@ -225,26 +220,6 @@ impl Sender {
     }
 }
 
-/// The same file, open for reading only and with a position of its own.
-fn read_only(file: &File) -> io::Result<File> {
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
-async fn send_file(stream: &UnixStream, file: &File) -> io::Result<()> {
-    let frame = frame(FILE, 0, 0);
-    let sent = stream
-        .async_io(Interest::WRITABLE, || {
-            let descriptors = [file.as_fd()];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            control.push(SendAncillaryMessage::ScmRights(&descriptors));
-            Ok(sendmsg(stream, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?)
-        })
-        .await?;
-    // The descriptor went with the first byte; a socket's buffer takes so few bytes whole or not at all.
-    if sent == frame.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-}
-
 /// The receiving side.
 #[derive(Debug)]
 pub struct Receiver {
@@ -273,7 +248,7 @@ impl Receiver {
     pub async fn next(&mut self) -> io::Result<Handed> {
         loop {
             let mut head = [0; FRAME];
-            let descriptor = self.fill(&mut head).await?;
+            let descriptor = fill(&self.stream, &mut head).await?;
             let (a, b) = (number(&head[1..9]), number(&head[9..17]));
             match head[0] {
                 FILE => {
@@ -315,7 +290,7 @@ impl Receiver {
     /// The problem that follows its text, if the daemon tells.
     async fn problem(&mut self, error: String) -> Problem {
         let mut head = [0; FRAME];
-        let told = match self.fill(&mut head).await {
+        let told = match fill(&self.stream, &mut head).await {
             Ok(_) if head[0] == PROBLEM && number(&head[1..9]) <= MAX_INLINE => {
                 self.json(number(&head[1..9])).await.ok()
             }
@@ -326,40 +301,12 @@ impl Receiver {
 
     async fn inline(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-        self.fill(&mut buffer).await?;
+        fill(&self.stream, &mut buffer).await?;
         Ok(buffer)
     }
 
     async fn json<T: DeserializeOwned>(&mut self, bytes: u64) -> io::Result<T> {
         Ok(serde_json::from_slice(&self.inline(bytes).await?)?)
-    }
-
-    /// Fills `buffer`, and returns the descriptor that came with it.
-    async fn fill(&mut self, buffer: &mut [u8]) -> io::Result<Option<OwnedFd>> {
-        let (mut filled, mut found) = (0, None);
-        while filled < buffer.len() {
-            let rest = &mut buffer[filled..];
-            let (bytes, descriptor) = self
-                .stream
-                .async_io(Interest::READABLE, || {
-                    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                    let mut control = RecvAncillaryBuffer::new(&mut space);
-                    let mut vectors = [IoSliceMut::new(rest)];
-                    let got = recvmsg(&self.stream, &mut vectors, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-                    let descriptor = control.drain().find_map(|message| match message {
-                        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-                        _ => None,
-                    });
-                    Ok((got.bytes, descriptor))
-                })
-                .await?;
-            if bytes == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            filled += bytes;
-            found = descriptor.or(found);
-        }
-        Ok(found)
     }
 }
 

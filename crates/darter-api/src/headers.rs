@@ -1,10 +1,13 @@
-//! The names of headers and trailers of `POST /v1/get`.
+//! The names of headers and trailers of `POST /v1/get` and `POST /v1/parts`.
 
 /// The header of a download's answer that names its blob.
 pub const BLOB_HEADER: &str = "darter-blob";
 
 /// The header that tells a download's length in bytes, if it is known.
 pub const LENGTH_HEADER: &str = "darter-length";
+
+/// The header that tells how a blob is cut: the base-two logarithm of its piece length.
+pub const PIECES_HEADER: &str = "darter-pieces";
 
 /// The header that tells when the content was last modified, as its origin wrote it.
 pub const MODIFIED_HEADER: &str = "darter-last-modified";

@@ -9,6 +9,7 @@
 //! | [`span`] | which bytes of some content are wanted |
 //! | [`units`] | units in the names of fields |
 //! | [`handover`] | how a blob's file goes to a program without a copy |
+//! | [`parts`] | how a mount reads parts of a blob, from its file |
 //! | [`client`] | [`Client`]: for the command, the laboratory, and whatever else speaks to a daemon of its host |
 //!
 //! Fields are added, never renamed. The types are pure; of what is here only the client and the handing over open or read
@@ -22,6 +23,7 @@
 //! | `PUT /v1/blobs/{name}/pin`, `DELETE /v1/blobs/{name}/pin` | 204: kept whatever happens, or not any more |
 //! | `GET /v1/explain?name=…` | [`Explained`] |
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`]. With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
+//! | `POST /v1/parts` with [`GetRequest`] and `Upgrade: darter-parts` | 101 and parts of the blob as they are asked for, see [`parts`] |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
@@ -29,8 +31,10 @@
 
 pub mod answers;
 pub mod client;
+mod descriptors;
 pub mod handover;
 pub mod headers;
+pub mod parts;
 pub mod span;
 pub mod top;
 pub mod units;
@@ -39,8 +43,8 @@ use std::path::{Path, PathBuf};
 
 pub use answers::{
     BlobRow, Checked, CheckedBy, Explained, ExplainedEvent, ExplainedRange, Explanation, GetRequest, Giver,
-    ImageExplanation, ImagePart, ImageRole, PeerStatus, Problem, Progress, Role, SeedStatus, Status, StoreStatus,
-    SwarmStatus, Traffic, Wait, Waiting, WrongSource,
+    ImageExplanation, ImagePart, ImageRole, MountState, MountStatus, PeerStatus, Problem, Progress, Role, SeedStatus,
+    Status, StoreStatus, SwarmStatus, Traffic, Wait, Waiting, WrongSource,
 };
 pub use client::{Client, ClientError};
 pub use span::{Span, SpanError};

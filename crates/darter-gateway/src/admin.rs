@@ -1,10 +1,11 @@
 //! The administration socket: HTTP with JSON over unix sockets, `DATA_DIR/darter.sock` and those of `--socket`, for the
-//! `darter` command. Routes and types are in [`darter_api`]; `handover` gives a blob's file away.
+//! `darter` command. Routes and types are in [`darter_api`]; `handover` gives a blob's file away, `parts` parts of one to a mount.
 //!
 //! A socket's mode says who may open it: its owner (0600), or also a group (0660, `--socket-group`). Root and the agent's own
 //! user may do everything; members of the group may download and look, and change nothing.
 
 mod handover;
+mod parts;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,10 +26,11 @@ use darter_agent::{Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
 use darter_api::handover::{ORDER_HEADER, Order, PROTOCOL, READY, Sender};
 use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
-    RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
+    PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
 };
 use darter_api::{GetRequest, Problem, Waiting};
 use darter_core::fault::advice;
+use darter_core::source::Credentials;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
 use darter_store::threads;
 use darter_wire::descriptors::AcceptFailures;
@@ -135,7 +137,7 @@ impl Connected<IncomingStream<'_, PatientListener>> for Caller {
 /// Whether a user who could open the socket may ask this.
 fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
     let trusted = user.is_some_and(|user| user == 0 || user == agent);
-    trusted || method == Method::GET || matches!(path, "/v1/get" | "/v1/waiting")
+    trusted || method == Method::GET || matches!(path, "/v1/get" | "/v1/parts" | "/v1/waiting")
 }
 
 async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
@@ -156,6 +158,7 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, path: PathBuf) {
         .route("/v1/blobs/{name}/pin", put(pin).delete(unpin))
         .route("/v1/explain", get(explain))
         .route("/v1/get", post(download))
+        .route("/v1/parts", post(open_parts))
         .route("/v1/waiting", post(waiting))
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))
@@ -240,7 +243,8 @@ async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Res
     agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&agent, &error), |top| told(&top))
 }
 
-/// A caller's wish to be given the blob's file: see [`handover`](darter_api::handover).
+/// A caller's wish to be given the blob's file, or parts of it: see [`handover`](darter_api::handover) and
+/// [`parts`](darter_api::parts).
 struct Upgrade {
     to: Option<OnUpgrade>,
     /// The order in which it wants the parts, if it says so.
@@ -251,22 +255,19 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
-        let wanted = head.headers.get(header::UPGRADE).is_some_and(|value| value == PROTOCOL);
+        let protocols = [PROTOCOL, darter_api::parts::PROTOCOL];
+        let wanted =
+            head.headers.get(header::UPGRADE).is_some_and(|value| protocols.iter().any(|known| value == known));
         let order = head.headers.get(ORDER_HEADER).and_then(|value| Order::named(value.as_bytes()));
         Ok(Self { to: head.extensions.remove::<OnUpgrade>().filter(|_| wanted), order })
     }
 }
 
 async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): Json<GetRequest>) -> Response {
-    let url = match request.url.parse() {
-        Ok(url) => url,
-        Err(error) => {
-            let text = format!("not a URL: {:?} ({error}); write for example https://host/path", request.url);
-            return problem(StatusCode::BAD_REQUEST, &text);
-        }
+    let (source, credentials) = match source_of(&agent, &request) {
+        Ok(named) => named,
+        Err(refusal) => return refusal,
     };
-    let (source, credentials) =
-        Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters());
     let disposition = if request.disposition { agent.disposition(&source, &credentials).await } else { None };
     let opened = match request.range {
         Some(span) => agent.open_span(source, credentials, span).await.map(|(download, range)| (download, Some(range))),
@@ -315,6 +316,60 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     });
     let response = response.header(header::CONTENT_TYPE, "application/octet-stream").header(header::TRAILER, TRAILERS);
     response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
+}
+
+/// What is asked for, with what opens it.
+#[expect(clippy::result_large_err, reason = "the refusal is answered at once")]
+fn source_of(agent: &Agent, request: &GetRequest) -> Result<(Source, Credentials), Response> {
+    let url = request.url.parse().map_err(|error| {
+        let text = format!("not a URL: {:?} ({error}); write for example https://host/path", request.url);
+        problem(StatusCode::BAD_REQUEST, &text)
+    })?;
+    Ok(Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters()))
+}
+
+/// Opens a blob for whoever reads here and there in it.
+async fn open_parts(State(agent): State<Agent>, upgrade: Upgrade, Json(request): Json<GetRequest>) -> Response {
+    let Some(upgrade) = upgrade.to else {
+        return problem(StatusCode::UPGRADE_REQUIRED, "send Connection: upgrade and Upgrade: darter-parts");
+    };
+    let (source, credentials) = match source_of(&agent, &request) {
+        Ok(named) => named,
+        Err(refusal) => return refusal,
+    };
+    let opened = async {
+        let download = agent.open_parts(source, credentials).await?;
+        let length = download.length_when_known().await?;
+        Ok((download, length))
+    };
+    let (download, length) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => return failed(&agent, &error),
+    };
+    let mut response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::CONNECTION, "upgrade")
+        .header(header::UPGRADE, darter_api::parts::PROTOCOL)
+        .header(BLOB_HEADER, download.blob().to_string())
+        .header(LENGTH_HEADER, length)
+        .header(PIECES_HEADER, u16::from(download.piece_length().log2()));
+    let modified = download.version().last_modified;
+    if let Some(value) = modified.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok()) {
+        response = response.header(MODIFIED_HEADER, value);
+    }
+    let serving = agent.clone();
+    agent.background(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(connection) = upgrade::downcast::<TokioIo<UnixStream>>(upgraded) else {
+            tracing::error!("a connection of another kind was upgraded");
+            return;
+        };
+        // The mount speaks only after this answer.
+        if let Err(error) = parts::serve(connection.io.into_inner(), download, serving).await {
+            tracing::debug!(%error, "a mount went away");
+        }
+    });
+    response.body(Body::empty()).expect("headers of digits and letters")
 }
 
 /// Which origin a download waits for that was asked for in the same way and has not begun; `null` if it does not wait.
@@ -420,6 +475,7 @@ mod tests {
             assert!(may(user, agent, &Method::DELETE, "/v1/blobs/x"), "{user:?}");
         }
         assert!(may(member, agent, &Method::POST, "/v1/get"));
+        assert!(may(member, agent, &Method::POST, "/v1/parts"));
         assert!(may(member, agent, &Method::GET, "/v1/status"));
         for user in [member, None] {
             assert!(!may(user, agent, &Method::DELETE, "/v1/blobs/x"), "{user:?}");

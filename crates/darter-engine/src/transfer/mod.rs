@@ -63,7 +63,7 @@ mod through;
 pub mod turns;
 mod upkeep;
 pub mod view;
-mod wants;
+pub mod wants;
 mod whole;
 
 use std::collections::{BTreeSet, HashMap};

@@ -60,7 +60,7 @@ impl Drop for Waiting {
 
 impl Transfer {
     /// Somebody on this host wants everything.
-    pub(crate) fn want_everything(&self) {
+    pub fn want_everything(&self) {
         {
             let now = self.context.now();
             if !self.state.lock().session.wants_all(self.stored.passes(), now) {
@@ -173,6 +173,44 @@ impl Transfer {
             FetchError::Stalled { waited: within, what }
         };
         tokio::time::timeout(within, all).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// Keeps a transfer from being put away while nobody reads: see [`Transfer::keep_open`].
+pub struct KeptOpen(Arc<Transfer>);
+
+impl Drop for KeptOpen {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Transfer {
+    /// Counts as use until it is dropped, for whoever will read more of the blob later: a mount.
+    pub fn keep_open(self: &Arc<Self>) -> KeptOpen {
+        self.readers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        KeptOpen(Arc::clone(self))
+    }
+
+    /// Waits until nothing more can be had of it, and says why.
+    pub async fn ended(&self) -> FetchError {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            match self.outcome() {
+                Outcome::Failed(error) => return error,
+                Outcome::Complete if self.stored.is_discarded() => {
+                    let reason = "it was removed".to_owned();
+                    return FetchError::Withdrawn { blob: self.blob, reason };
+                }
+                Outcome::Open if self.closed.is_cancelled() => return FetchError::Stopped { kept: kept(self) },
+                _ => {}
+            }
+            tokio::select! {
+                told = changed.changed() => if told.is_err() { return FetchError::Draining },
+                () = self.closed.cancelled(), if !self.closed.is_cancelled() => {}
+            }
+        }
     }
 }
 
