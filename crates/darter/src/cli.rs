@@ -4,6 +4,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `cli/agent.rs` | the flags of `up`, `seed` and `node`, in the groups that other commands share |
+//! | `cli/mount.rs` | the flags of mounts |
 //! | `cli/client.rs` | the flags of everything else |
 //! | `cli/image.rs` | the flags of `image` |
 //! | `cli/upstream.rs` | how a registry and what is particular to it are written |
@@ -18,6 +19,7 @@ mod agent;
 mod client;
 pub(crate) mod hidden;
 mod image;
+mod mount;
 mod options;
 pub(crate) mod upstream;
 pub(crate) mod values;
@@ -33,10 +35,11 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
 pub(crate) use self::client::{
-    CompletionsArgs, ConfigArgs, ConfigRole, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs, NamesArgs, StatusArgs,
-    TopArgs,
+    CompletionsArgs, ConfigArgs, ConfigRole, CredentialArgs, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs,
+    NamesArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
+pub(crate) use self::mount::{KeepArgs, MountArgs, UnmountArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -52,6 +55,9 @@ Examples:
   Share among many hosts: a seed on one, a node on each of the others:
     $ darter seed --insecure
     $ darter node --join seed-1:7400 --insecure
+
+  Open a model before it has come:
+    $ darter mount https://example.org/model.safetensors /mnt/model
 
   See what goes on:
     $ darter status
@@ -88,6 +94,15 @@ pub(crate) enum Command {
     /// Download a URL, through the daemon if one runs
     #[command(after_help = client::GET_EXAMPLES)]
     Get(GetArgs),
+    /// Mount a URL as a file that can be read before it has come
+    #[command(after_help = mount::MOUNT_EXAMPLES)]
+    Mount(Box<MountArgs>),
+    /// Unmount what `darter mount` has mounted
+    #[command(after_help = mount::UNMOUNT_EXAMPLES)]
+    Unmount(UnmountArgs),
+    /// Keep a mount, for `darter mount`, which says on standard input what to mount
+    #[command(hide = true)]
+    KeepMount(KeepArgs),
     /// List the blobs that this host's store holds
     Ls(ListArgs),
     /// Remove blobs from this host's store
@@ -155,6 +170,8 @@ impl Command {
     pub(crate) const fn wants_json(&self) -> bool {
         match self {
             Self::Get(args) => args.json,
+            Self::Mount(args) => args.json,
+            Self::Unmount(args) => args.json,
             Self::Ls(args) => args.json,
             Self::Rm(args) => args.json,
             Self::Pin(args) | Self::Unpin(args) => args.json,
@@ -164,7 +181,9 @@ impl Command {
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Image(ImageArgs { command: ImageCommand::Expand(args) }) => args.json,
-            Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::Completions(_) | Self::Man(_) => false,
+            Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::KeepMount(_) | Self::Completions(_) | Self::Man(_) => {
+                false
+            }
         }
     }
 
@@ -174,6 +193,7 @@ impl Command {
             Self::Up(args) | Self::Seed(args) => Some(&args.log),
             Self::Node(args) => Some(&args.agent.log),
             Self::Get(args) => Some(&args.log),
+            Self::Mount(args) => Some(&args.log),
             _ => None,
         }
     }

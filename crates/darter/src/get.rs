@@ -28,10 +28,10 @@ mod bar;
 mod check;
 mod copying;
 mod covered;
-mod credentials;
+pub(crate) mod credentials;
 mod disposition;
 mod jobs;
-mod rooms;
+pub(crate) mod rooms;
 mod sink;
 mod target;
 pub(crate) mod temporary;
@@ -67,6 +67,7 @@ use self::credentials::Senders;
 use self::jobs::Job;
 use self::sink::{Placed, Sink, Wishes};
 use self::target::Target;
+pub(crate) use self::target::file_name;
 use crate::cli::GetArgs;
 use crate::cli::values::HeaderArg;
 use crate::failure::{self, Failure};
@@ -131,7 +132,7 @@ struct Work<'a> {
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     share_standard_input(args)?;
     let jobs = jobs::of(args)?;
-    let senders = Senders::gather(args)?;
+    let senders = Senders::gather(&args.credentials)?;
     refuse_early(args, &jobs)?;
     let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders, args)).collect();
     let mut signals = Signals::catch()?.with_hangup()?;
@@ -177,8 +178,9 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
 /// Refuses two readers of standard input: the second one would find it empty.
 fn share_standard_input(args: &GetArgs) -> Result<(), Failure> {
     let is_stdin = |path: &Path| path == Path::new("-");
-    let headers = args.header.iter().filter(|header| matches!(header, HeaderArg::File(path) if is_stdin(path)));
-    let others = [&args.input, &args.netrc_file].into_iter().flatten().filter(|path| is_stdin(path));
+    let headers =
+        args.credentials.header.iter().filter(|header| matches!(header, HeaderArg::File(path) if is_stdin(path)));
+    let others = [&args.input, &args.credentials.netrc_file].into_iter().flatten().filter(|path| is_stdin(path));
     if headers.count() + others.count() > 1 {
         let text = "only one of -i -, -H @- and --netrc-file - can have standard input: write the others into files";
         return Err(Failure::Usage(text.to_owned()));

@@ -25,7 +25,7 @@ const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 /// Starts logging as the command wants it. Commands that start no agent log nothing.
 pub(crate) fn start(command: &Command) {
     let Some(args) = command.log() else { return };
-    let quiet = matches!(command, Command::Get(_));
+    let quiet = matches!(command, Command::Get(_) | Command::Mount(_));
     let silent = matches!(command, Command::Get(args) if args.quiet);
     // The flag's parser has checked the filter.
     let filter = EnvFilter::new(args.log.as_deref().unwrap_or_else(|| default_filter(quiet, silent, args)));

@@ -7,6 +7,7 @@
 //! | `config` | flags, environment, file and defaults, and where each value came from |
 //! | `serve`, `notify` | `up`, `seed`, `node`, and what systemd hears of them |
 //! | `get` | `get` |
+//! | `mount` | `mount`, `unmount`, and the process that keeps a mount |
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
 //! | `image` | `image` |
@@ -22,6 +23,7 @@ mod get;
 mod glyphs;
 mod image;
 mod logging;
+mod mount;
 mod notify;
 mod output;
 mod pages;
@@ -125,6 +127,9 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
     match &configured.cli.command {
         Command::Up(_) | Command::Seed(_) | Command::Node(_) => serve::run(&configured).await,
         Command::Get(args) => get::run(args).await,
+        Command::Mount(args) => mount::run(args, &configured).await,
+        Command::Unmount(args) => mount::unmount(args).await,
+        Command::KeepMount(_) => mount::keep().await,
         Command::Ls(args) => show::list(args).await,
         Command::Rm(args) => show::remove(args).await,
         Command::Pin(args) => show::pin(args, true).await,

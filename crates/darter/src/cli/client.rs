@@ -79,21 +79,8 @@ pub(crate) struct GetArgs {
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) verify_whole: bool,
 
-    /// Send a request header, such as 'Accept: text/plain', or those in a file, one a line (@FILE, @- for standard
-    /// input); repeat for several
-    ///
-    /// Every user of the host can read command lines: write credentials into a file or into the environment variable
-    /// DARTER_HEADER, which takes headers one a line, too.
-    #[arg(short = 'H', long, value_name = "NAME: VALUE|@FILE", value_parser = values::header)]
-    pub(crate) header: Vec<HeaderArg>,
-
-    /// Take logins from ~/.netrc, or from the file that $NETRC names
-    #[arg(long)]
-    pub(crate) netrc: bool,
-
-    /// Take logins from this file in netrc's format
-    #[arg(long, value_name = "FILE")]
-    pub(crate) netrc_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArgs,
 
     /// Give the file the modification time that the origin tells (Last-Modified)
     #[arg(long)]
@@ -140,6 +127,26 @@ pub(crate) struct GetArgs {
     pub(crate) upstream: UpstreamArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// What opens what is read.
+#[derive(Debug, Args)]
+pub(crate) struct CredentialArgs {
+    /// Send a request header, such as 'Accept: text/plain', or those in a file, one a line (@FILE, @- for standard
+    /// input); repeat for several
+    ///
+    /// Every user of the host can read command lines: write credentials into a file or into the environment variable
+    /// DARTER_HEADER, which takes headers one a line, too.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE|@FILE", value_parser = values::header)]
+    pub(crate) header: Vec<HeaderArg>,
+
+    /// Take logins from ~/.netrc, or from the file that $NETRC names
+    #[arg(long)]
+    pub(crate) netrc: bool,
+
+    /// Take logins from this file in netrc's format
+    #[arg(long, value_name = "FILE")]
+    pub(crate) netrc_file: Option<PathBuf>,
 }
 
 /// List the blobs that this host's store holds

@@ -10,10 +10,10 @@ use darter_api::socket_path;
 use darter_origin::settings;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, UpstreamArgs};
+use super::agent::{NetworkArgs, OriginArgs, RegistryArgs, StoreArgs, UpstreamArgs};
 use super::upstream::{self, Login, Upstream};
 use super::values;
-use super::{AgentArgs, GetArgs, NodeArgs, PlaceArgs};
+use super::{AgentArgs, GetArgs, MountArgs, NodeArgs, PlaceArgs};
 use crate::config;
 use crate::failure::Failure;
 
@@ -267,45 +267,63 @@ impl NodeArgs {
 }
 
 impl GetArgs {
-    /// The options of an agent that lives for one command: it serves nobody and listens nowhere.
+    /// The options of an agent that lives for one command.
     pub(crate) fn embedded_options(&self, data_dir: PathBuf) -> Result<Options, Failure> {
-        Ok(Options {
-            role: Role::Embedded,
-            data_dir,
-            sockets: Vec::new(),
-            socket_group: None,
-            listen: None,
-            advertise: None,
-            local: None,
-            metrics: None,
-            local_names: Vec::new(),
-            join: Vec::new(),
-            labels: Default::default(),
-            upload_limit: None,
-            download_limit: None,
-            origin_limit: self.origin.origin_limit,
-            origin_connections: self.origin.origin_connections,
-            insecure: false,
-            quota: Some(self.store.quota),
-            reserve: self.store.reserve,
-            upstreams: self.upstream.options()?,
-            default_upstream: None,
-            trusted_registries: Vec::new(),
-            ask_login: false,
-            plain_http: Vec::new(),
-            logins: Vec::new(),
-            docker_config: None,
-            origin_ca: self.origin.origin_ca.clone(),
-            origin_patience: self.origin.origin_patience,
-            origin_timeout: self.origin.origin_timeout,
-            signed_parameters: self.origin.signed_parameters(),
-            grant_ttl: std::time::Duration::ZERO,
-            stale_tags: Default::default(),
-            // Nobody leads it; a digest that nobody asks for is not worth hashing for.
-            verify_whole: self.verify_whole || self.json,
-            answer_timeout: darter_agent::ANSWER_TIMEOUT,
-            stall_timeout: self.origin.stall_timeout,
-            drain_timeout: std::time::Duration::from_secs(3),
-        })
+        // Nobody leads it; a digest that nobody asks for is not worth hashing for.
+        embedded(data_dir, &self.store, &self.origin, &self.upstream, self.verify_whole || self.json)
     }
+}
+
+impl MountArgs {
+    /// The options of an agent that lives as long as the mount.
+    pub(crate) fn embedded_options(&self, data_dir: PathBuf) -> Result<Options, Failure> {
+        embedded(data_dir, &self.store, &self.origin, &self.upstream, false)
+    }
+}
+
+/// The options of an agent that serves nobody and listens nowhere.
+fn embedded(
+    data_dir: PathBuf,
+    store: &StoreArgs,
+    origin: &OriginArgs,
+    upstream: &UpstreamArgs,
+    verify_whole: bool,
+) -> Result<Options, Failure> {
+    Ok(Options {
+        role: Role::Embedded,
+        data_dir,
+        sockets: Vec::new(),
+        socket_group: None,
+        listen: None,
+        advertise: None,
+        local: None,
+        metrics: None,
+        local_names: Vec::new(),
+        join: Vec::new(),
+        labels: Default::default(),
+        upload_limit: None,
+        download_limit: None,
+        origin_limit: origin.origin_limit,
+        origin_connections: origin.origin_connections,
+        insecure: false,
+        quota: Some(store.quota),
+        reserve: store.reserve,
+        upstreams: upstream.options()?,
+        default_upstream: None,
+        trusted_registries: Vec::new(),
+        ask_login: false,
+        plain_http: Vec::new(),
+        logins: Vec::new(),
+        docker_config: None,
+        origin_ca: origin.origin_ca.clone(),
+        origin_patience: origin.origin_patience,
+        origin_timeout: origin.origin_timeout,
+        signed_parameters: origin.signed_parameters(),
+        grant_ttl: std::time::Duration::ZERO,
+        stale_tags: Default::default(),
+        verify_whole,
+        answer_timeout: darter_agent::ANSWER_TIMEOUT,
+        stall_timeout: origin.stall_timeout,
+        drain_timeout: std::time::Duration::from_secs(3),
+    })
 }

@@ -205,6 +205,23 @@ pub(crate) fn source_url(text: &str) -> Result<Url, String> {
     }
 }
 
+/// The name of a file in a directory.
+pub(crate) fn plain_name(text: &str) -> Result<String, String> {
+    match text {
+        "" | "." | ".." => Err(format!("not a name for a file: {text:?}")),
+        _ if text.contains('/') || text.len() > 255 => Err("a name has no slash and at most 255 bytes".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// A time that is not zero.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("no time at all: write for example 60s".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// A level, or a filter by target.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     let wrong = || format!("not a level or filter: {text:?} (write for example debug, or info,darter_wire=debug)");

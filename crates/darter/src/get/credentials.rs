@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use url::Url;
 
-use crate::cli::GetArgs;
+use crate::cli::CredentialArgs;
 use crate::cli::values::{self, HeaderArg};
 use crate::failure::Failure;
 
@@ -20,14 +20,14 @@ const VARIABLE: &str = "DARTER_HEADER";
 
 /// All headers to send, whatever the URL, and the logins by host.
 #[derive(Debug, Default)]
-pub(super) struct Senders {
+pub(crate) struct Senders {
     headers: Vec<(String, String)>,
     netrc: Vec<Machine>,
 }
 
 impl Senders {
     /// What arguments, files and the environment say.
-    pub(super) fn gather(args: &GetArgs) -> anyhow::Result<Self> {
+    pub(crate) fn gather(args: &CredentialArgs) -> anyhow::Result<Self> {
         let mut headers = Vec::new();
         for header in &args.header {
             match header {
@@ -58,7 +58,7 @@ impl Senders {
     }
 
     /// The headers for one URL.
-    pub(super) fn of(&self, url: &Url) -> Vec<(String, String)> {
+    pub(crate) fn of(&self, url: &Url) -> Vec<(String, String)> {
         let mut headers = self.headers.clone();
         let authorised = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let wanted = Some(url.username()).filter(|user| !user.is_empty());

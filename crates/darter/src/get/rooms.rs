@@ -40,7 +40,7 @@ const NEW_WANTED: &str = "wanted.new";
 
 /// Where rooms are made: in the data directory; where nobody chose that and this user can't have it (a home that is not there, another
 /// user's or `/`, as in many containers), in the directory for temporary files. With --keep only the data directory will do.
-pub(super) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
+pub(crate) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
     if keep || !is_nobodys_choice(&data_dir) || make(&data_dir.join("get")).is_ok() {
         return data_dir;
     }
@@ -56,12 +56,12 @@ pub(super) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
 }
 
 /// Whether a data directory is the one that this user has unless one is chosen.
-pub(super) fn is_nobodys_choice(data_dir: &Path) -> bool {
+pub(crate) fn is_nobodys_choice(data_dir: &Path) -> bool {
     config::own_data_dir().is_some_and(|own| own == data_dir)
 }
 
 /// Directories to try, in order, for a get of these sources.
-pub(super) fn candidates(data_dir: &Path, sources: &[BlobId], keep: bool) -> Vec<PathBuf> {
+pub(crate) fn candidates(data_dir: &Path, sources: &[BlobId], keep: bool) -> Vec<PathBuf> {
     if keep {
         return vec![data_dir.to_owned()];
     }
@@ -76,12 +76,12 @@ pub(super) fn candidates(data_dir: &Path, sources: &[BlobId], keep: bool) -> Vec
 }
 
 /// Makes a room that is not there yet, for its owner alone.
-pub(super) fn make(dir: &Path) -> io::Result<()> {
+pub(crate) fn make(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Writes down what is being fetched in a room and not done: nothing, at the end.
-pub(super) fn note(dir: &Path, sources: &[BlobId]) {
+pub(crate) fn note(dir: &Path, sources: &[BlobId]) {
     let written = Dir::open(dir).map_err(io::Error::other).and_then(|dir| {
         if sources.is_empty() {
             return dir.remove(WANTED).map(drop);
@@ -96,7 +96,7 @@ pub(super) fn note(dir: &Path, sources: &[BlobId]) {
 }
 
 /// Removes what killed gets left long ago in other rooms than `mine`, which was noted just now. Blocking.
-pub(super) fn clear_leftovers(data_dir: &Path, mine: &Path) {
+pub(crate) fn clear_leftovers(data_dir: &Path, mine: &Path) {
     let Some(now) = mtime(&mine.join(WANTED)) else { return };
     for entry in std::fs::read_dir(data_dir.join("get")).into_iter().flatten().flatten() {
         let room = entry.path();

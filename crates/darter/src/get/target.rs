@@ -78,7 +78,7 @@ impl Place {
 
 /// The URL's last part without its percent signs where that is the name of a file that everybody can see and type, and else as it
 /// is written there. (Encoded, a name of 85 letters can be too long.)
-pub(super) fn file_name(url: &Url) -> Option<String> {
+pub(crate) fn file_name(url: &Url) -> Option<String> {
     let last = url.path_segments()?.next_back()?;
     let decoded = percent_decode_str(last).decode_utf8().ok().filter(|name| is_plain(name));
     let name = decoded.map_or_else(|| last.to_owned(), std::borrow::Cow::into_owned);

@@ -13,6 +13,7 @@
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `image.rs` | layers made mountable |
+//! | `mount.rs` | files that are opened before they have come, by real FUSE mounts |
 //! | `json.rs` | that docs/api.md names every field of every `--json` |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
@@ -26,6 +27,7 @@ mod errors;
 mod get;
 mod image;
 mod json;
+mod mount;
 mod no_seed;
 mod quota;
 mod ranges;

@@ -1,0 +1,316 @@
+use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use darter_core::manifest::hash_piece;
+use darter_core::{BlobId, Moment, PieceIndex, PieceLength};
+use tokio::time::Instant;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// When a hole is filled.
+const MENDED_AFTER: Duration = Duration::from_millis(300);
+
+const PIECE: u64 = 1 << 17;
+const LENGTH: u64 = 40 * PIECE + 77;
+
+/// The runtime's time, which stands still in tests until all wait.
+struct TestClock(Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Moment {
+        Moment::ZERO + self.0.elapsed()
+    }
+
+    fn unix(&self) -> u64 {
+        0
+    }
+}
+
+fn content(blob: u8) -> Content {
+    let pieces = PieceLength::from_log2(17).unwrap();
+    Content { blob: BlobId([blob; 32]), length: LENGTH, pieces, modified: None }
+}
+
+fn bytes() -> Vec<u8> {
+    // One page of zeros is content.
+    (0..LENGTH).map(|at| if at / PAGE == 40 { 0 } else { (at % 251) as u8 | 1 }).collect()
+}
+
+/// An agent that holds everything, in a file that may be someone else's.
+struct Agent {
+    file: Arc<File>,
+    asked: Mutex<Vec<(&'static str, ByteRange)>>,
+    refuses: AtomicBool,
+    is_other: AtomicBool,
+    end: watch::Sender<Option<End>>,
+}
+
+impl Agent {
+    fn new() -> Arc<Self> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes()).unwrap();
+        let end = watch::channel(None).0;
+        Arc::new(Self {
+            file: Arc::new(file),
+            asked: Mutex::default(),
+            refuses: AtomicBool::new(false),
+            is_other: AtomicBool::new(false),
+            end,
+        })
+    }
+
+    fn hashes(range: ByteRange) -> Vec<PieceHash> {
+        let (all, pieces) = (bytes(), content(1).pieces);
+        let hash = |piece| {
+            let range = pieces.range(PieceIndex(piece), LENGTH);
+            hash_piece(pieces, PieceIndex(piece), &all[range.start() as usize..range.end() as usize], false)
+        };
+        pieces.pieces_of(range).map(hash).collect()
+    }
+
+    fn ends(&self, end: End) {
+        self.end.send_replace(Some(end));
+    }
+
+    fn asked(&self, what: &str) -> Vec<ByteRange> {
+        self.asked.lock().iter().filter(|(kind, _)| *kind == what).map(|(_, range)| *range).collect()
+    }
+}
+
+#[async_trait]
+impl Supply for Agent {
+    async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
+        self.asked.lock().push(("read", range));
+        tokio::task::yield_now().await;
+        if self.end.borrow().is_some() {
+            return Err(Refusal::Now("gone".into()));
+        }
+        if self.refuses.load(Ordering::Relaxed) {
+            tokio::time::sleep(within).await;
+            return Err(Refusal::Late);
+        }
+        Ok(Given::File(Arc::clone(&self.file), Self::hashes(range)))
+    }
+
+    async fn fetch(&self, range: ByteRange, _: Duration) -> Result<Vec<PieceHash>, Refusal> {
+        self.asked.lock().push(("fetch", range));
+        if self.is_other.load(Ordering::Relaxed) {
+            return Ok(Self::hashes(range).iter().map(|_| PieceHash([9; 32])).collect());
+        }
+        Ok(Self::hashes(range))
+    }
+
+    async fn everything(&self) {
+        self.asked.lock().push(("everything", ByteRange::new(0, LENGTH)));
+    }
+
+    async fn progress(&self) -> Option<(u64, bool)> {
+        let fetched = self.asked("fetch").last().map_or(0, |range| range.end());
+        Some((fetched, fetched == LENGTH || !self.asked("everything").is_empty()))
+    }
+
+    async fn ended(&self) -> End {
+        let mut end = self.end.subscribe();
+        let end = end.wait_for(Option::is_some).await.unwrap();
+        end.clone().unwrap()
+    }
+}
+
+/// Opens what it was given, one after the other.
+struct Agents(Mutex<Vec<(Content, Arc<Agent>)>>);
+
+#[async_trait]
+impl Supplier for Agents {
+    async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
+        let next = self.0.lock().pop();
+        next.map(|(content, agent)| (content, agent as Arc<dyn Supply>)).ok_or_else(|| "no daemon".to_owned())
+    }
+}
+
+struct Mounted {
+    file: Arc<MountedFile>,
+    agents: Arc<Agents>,
+    ended: tokio::task::JoinHandle<Condition>,
+}
+
+fn mount(agent: &Arc<Agent>, fill: Fill) -> Mounted {
+    let settings = Settings { limit: LIMIT, fill, has_digest: false };
+    let supply = Arc::clone(agent) as Arc<dyn Supply>;
+    let file = MountedFile::new(content(1), supply, settings, Arc::new(TestClock(Instant::now())));
+    let agents = Arc::new(Agents(Mutex::default()));
+    let (keeps, opens) = (Arc::clone(&file), Arc::clone(&agents));
+    let ended = tokio::spawn(async move { keeps.keep(&*opens).await });
+    Mounted { file, agents, ended }
+}
+
+impl Mounted {
+    /// Reads, and compares.
+    async fn reads(&self, offset: u64, size: u32) -> bool {
+        let Ok(read) = self.file.read(offset, size).await else { return false };
+        let end = (offset + u64::from(size)).min(LENGTH) as usize;
+        assert!(read == bytes()[(offset as usize).min(end)..end], "{offset} {size}");
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_byte_is_right_also_zeros_that_are_content_and_the_end() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    for (offset, size) in [(0, 4096), (40 * PAGE, 8192), (39 * PAGE + 5, 9000), (LENGTH - 10, 4096), (LENGTH, 5)] {
+        assert!(mounted.reads(offset, size).await, "{offset}");
+    }
+    // What is fresh is not asked for again.
+    let asked = agent.asked("read").len();
+    assert!(mounted.reads(7, 9).await && agent.asked("read").len() == asked);
+    assert!(agent.asked("fetch").is_empty(), "nobody read on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hole_in_the_agents_file_is_never_given() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(10 * PIECE, 4096).await);
+    let (start, zeros) = (10 * PIECE, vec![0; PIECE as usize]);
+    agent.file.write_all_at(&zeros, start).unwrap();
+    let mending = Arc::clone(&agent.file);
+    tokio::spawn(async move {
+        tokio::time::sleep(MENDED_AFTER).await;
+        let range = start as usize..(start + PIECE) as usize;
+        mending.write_all_at(&bytes()[range], start).unwrap();
+    });
+    let before = mounted.file.clock.now();
+    assert!(mounted.reads(start + PAGE, 4096).await);
+    assert!(mounted.file.clock.now().since(before) >= MENDED_AFTER, "it waited for the bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_waits_for_its_limit_and_no_longer_and_works_again_afterwards() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    agent.refuses.store(true, Ordering::Relaxed);
+    let before = mounted.file.clock.now();
+    assert!(!mounted.reads(0, 4096).await);
+    let waited = mounted.file.clock.now().since(before);
+    assert!((LIMIT..LIMIT * 2).contains(&waited), "{waited:?}");
+    // The kernel tries a page once more.
+    assert!(!mounted.reads(0, 4096).await);
+    assert!(mounted.file.clock.now().since(before) < LIMIT + Duration::from_secs(1));
+    agent.refuses.store(false, Ordering::Relaxed);
+    assert!(mounted.reads(0, 4096).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_wait_while_the_agent_is_away_and_what_was_read_needs_none() {
+    let (first, second) = (Agent::new(), Agent::new());
+    let mounted = mount(&first, Fill::Never);
+    assert!(mounted.reads(3 * PIECE, 100).await);
+    first.ends(End::Gone("killed".into()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(mounted.file.glance().await.condition, Condition::Waiting(_)));
+    // Not fresh any more, so it is verified.
+    mounted.file.kept.lock().another_file();
+    assert!(mounted.reads(3 * PIECE + 50, 1000).await);
+    assert!(!mounted.reads(9 * PIECE, 100).await, "it is in vain within the limit");
+    let agents = Arc::clone(&mounted.agents);
+    tokio::spawn(async move {
+        tokio::time::sleep(LIMIT / 2).await;
+        agents.0.lock().push((content(1), second));
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(mounted.reads(9 * PIECE, 100).await);
+    assert_eq!(mounted.file.glance().await.condition, Condition::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_piece_is_not_given_without_an_agent() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(3 * PIECE, 100).await);
+    agent.ends(End::Gone("killed".into()));
+    mounted.file.kept.lock().another_file();
+    agent.file.write_all_at(b"!", 3 * PIECE + 5).unwrap();
+    assert!(!mounted.reads(3 * PIECE, 4).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_of_content_that_was_found_to_be_wrong() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(0, 100).await);
+    agent.ends(End::Wrong("wrong content from origin".into()));
+    let condition = mounted.ended.await.unwrap();
+    assert_eq!(condition, Condition::Tainted("wrong content from origin".into()));
+    let before = mounted.file.clock.now();
+    assert_eq!(mounted.file.read(0, 100).await, Err(Unread));
+    assert_eq!(mounted.file.read(5 * PIECE, 100).await, Err(Unread));
+    assert_eq!(mounted.file.clock.now(), before, "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_version_is_never_mixed_in_and_what_was_read_of_this_one_stays() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(0, 100).await);
+    mounted.agents.0.lock().push((content(2), Agent::new()));
+    agent.ends(End::Gone("killed".into()));
+    assert!(matches!(mounted.ended.await.unwrap(), Condition::Changed(_)));
+    is_frozen(&mounted.file).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bytes_under_the_same_name_are_never_mixed_in() {
+    for tells_later in [false, true] {
+        let (agent, other) = (Agent::new(), Agent::new());
+        other.is_other.store(true, Ordering::Relaxed);
+        let mounted = mount(&agent, Fill::Never);
+        assert!(mounted.reads(0, 100).await);
+        if tells_later {
+            // The agent itself finds it.
+            agent.ends(End::Changed("changed while it was read".into()));
+        } else {
+            mounted.agents.0.lock().push((content(1), other));
+            agent.ends(End::Gone("killed".into()));
+        }
+        assert!(matches!(mounted.ended.await.unwrap(), Condition::Changed(_)));
+        is_frozen(&mounted.file).await;
+    }
+}
+
+/// What was read can be read, and nothing else.
+async fn is_frozen(file: &Arc<MountedFile>) {
+    let before = file.clock.now();
+    assert!(file.read(5 * PIECE, 100).await.is_err());
+    assert_eq!(file.clock.now(), before, "at once");
+    assert_eq!(&file.read(0, 100).await.unwrap()[..], &bytes()[..100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_waited_for_is_asked_for_before_what_is_read_ahead() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    for number in 0..10 {
+        assert!(mounted.reads(number * PIECE, PIECE as u32).await);
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(!agent.asked("fetch").is_empty(), "it reads on");
+    let asked = agent.asked.lock();
+    let first = asked.iter().position(|(kind, _)| *kind == "fetch").unwrap();
+    assert!(asked[..first].iter().any(|(kind, range)| *kind == "read" && range.end() >= asked[first].1.start()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_is_fetched_as_it_is_to_be_and_then_no_agent_is_needed() {
+    for (fill, everything) in [(Fill::Always, true), (Fill::Idle, true), (Fill::Never, false)] {
+        let agent = Agent::new();
+        let mounted = mount(&agent, fill);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(!agent.asked("everything").is_empty(), everything, "{fill}");
+        assert_eq!(mounted.file.glance().await.whole, everything, "{fill}");
+        agent.ends(End::Gone("killed".into()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(mounted.reads(33 * PIECE, 100).await, everything, "{fill}");
+    }
+}

@@ -1,0 +1,210 @@
+//! Which pieces of the agent's file are known to be right, and which of them stay in the page cache. No I/O.
+//!
+//! A piece is *fresh* from the moment at which the agent vouched for it, while it is among the last [`MAX_FRESH`] bytes: it is in the page cache,
+//! and is read without a question. What is no longer fresh is dropped from the page cache, since the kernel keeps what it was given in that of the
+//! mounted file; else all of it would be there twice.
+//!
+//! The hash of each piece that was ever vouched for stays known. So a piece can be read without an agent, and verified here.
+
+use std::collections::VecDeque;
+
+use darter_core::manifest::hash_piece;
+use darter_core::{ByteRange, PieceHash, PieceIndex, PieceLength, PieceSet};
+
+/// Bytes of fresh pieces.
+pub const MAX_FRESH: u64 = 32 << 20;
+
+/// A page of memory, the unit in which a hole in a file reads as zeros.
+const PAGE: usize = 4096;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Kept {
+    pieces: PieceLength,
+    length: u64,
+    hashes: Vec<Option<PieceHash>>,
+    fresh: PieceSet,
+    /// Fresh pieces, the oldest first.
+    order: VecDeque<PieceIndex>,
+}
+
+impl Kept {
+    /// Nothing is known of content of this length.
+    pub fn new(pieces: PieceLength, length: u64) -> Self {
+        let count = pieces.count(length) as usize;
+        Self { pieces, length, hashes: vec![None; count], fresh: PieceSet::new(), order: VecDeque::new() }
+    }
+
+    /// How the content is cut.
+    pub const fn pieces(&self) -> PieceLength {
+        self.pieces
+    }
+
+    /// The pieces that `range` touches, as bytes.
+    pub fn whole_pieces(&self, range: ByteRange) -> ByteRange {
+        let pieces = self.pieces.pieces_of(range);
+        let end = self.pieces.offset(PieceIndex(pieces.end));
+        ByteRange::new(self.pieces.offset(PieceIndex(pieces.start)), end).clamp_to(self.length)
+    }
+
+    /// The hashes of the pieces that `range` touches are known from now on. False where one is known to be another: that is of other
+    /// content, and nothing is learnt.
+    #[must_use]
+    pub fn learn(&mut self, range: ByteRange, hashes: &[PieceHash]) -> bool {
+        let pieces = self.pieces.pieces_of(range);
+        let (first, count) = (pieces.start as usize, pieces.len());
+        let Some(known) = self.hashes.get_mut(first..first + count).filter(|_| hashes.len() == count) else {
+            return true;
+        };
+        if known.iter().zip(hashes).any(|(known, told)| known.is_some_and(|known| known != *told)) {
+            return false;
+        }
+        for (known, told) in known.iter_mut().zip(hashes) {
+            *known = Some(*told);
+        }
+        true
+    }
+
+    /// The first piece whose hash is known.
+    pub fn first_known(&self) -> Option<ByteRange> {
+        let piece = self.hashes.iter().position(Option::is_some)?;
+        Some(self.pieces.range(PieceIndex(u32::try_from(piece).ok()?), self.length))
+    }
+
+    /// The pieces that `range` touches are in the page cache, and right. What is to be dropped from there now.
+    pub fn came(&mut self, range: ByteRange) -> Vec<ByteRange> {
+        for piece in self.pieces.pieces_of(range).map(PieceIndex) {
+            if self.fresh.insert(piece) {
+                self.order.push_back(piece);
+            }
+        }
+        // Pieces of what was asked for now stay, however long they are.
+        let most = (MAX_FRESH / self.pieces.bytes()).max(self.pieces.pieces_of(range).len() as u64);
+        let mut dropped = Vec::new();
+        while self.order.len() as u64 > most {
+            let Some(piece) = self.order.pop_front() else { break };
+            self.fresh.remove(piece);
+            dropped.push(self.pieces.range(piece, self.length));
+        }
+        dropped
+    }
+
+    /// Whether `range` may be read from the file as it is.
+    pub fn is_fresh(&self, range: ByteRange) -> bool {
+        self.pieces.pieces_of(range).all(|piece| self.fresh.contains(PieceIndex(piece)))
+    }
+
+    /// The pieces that `range` touches, with their places and hashes; `None` while a hash is not known.
+    pub fn proofs(&self, range: ByteRange) -> Option<Vec<Proof>> {
+        let only = self.hashes.len() == 1;
+        let proof = |piece: u32| {
+            let hash = self.hashes.get(piece as usize).copied().flatten()?;
+            let piece = PieceIndex(piece);
+            Some(Proof { pieces: self.pieces, piece, range: self.pieces.range(piece, self.length), hash, only })
+        };
+        self.pieces.pieces_of(range).map(proof).collect()
+    }
+
+    /// Forgets what is fresh: it was of another file.
+    pub fn another_file(&mut self) {
+        (self.fresh, self.order) = (PieceSet::new(), VecDeque::new());
+    }
+
+    /// Whether every piece can be read without an agent.
+    pub fn knows_all(&self) -> bool {
+        self.hashes.iter().all(Option::is_some)
+    }
+}
+
+/// What a piece must be.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof {
+    pieces: PieceLength,
+    piece: PieceIndex,
+    hash: PieceHash,
+    only: bool,
+    /// Where it lies.
+    pub range: ByteRange,
+}
+
+impl Proof {
+    /// Whether these bytes are the piece.
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.range.len() && hash_piece(self.pieces, self.piece, bytes, self.only) == self.hash
+    }
+}
+
+/// Whether bytes of a file may be a hole's: a page of nothing but zeros is among them. Content may have such pages, too; whoever gets one
+/// asks once more.
+pub fn may_have_a_hole(bytes: &[u8]) -> bool {
+    // A page's first bytes are seldom all zeros where it is none.
+    bytes.chunks(PAGE).any(|page| page.iter().all(|byte| *byte == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(length: u64) -> Kept {
+        Kept::new(PieceLength::from_log2(20).unwrap(), length)
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_came_last_is_read_without_a_question_and_the_rest_is_dropped_from_memory() {
+        let mut kept = kept(100 * MIB + 5);
+        assert_eq!(kept.whole_pieces(ByteRange::new(3 * MIB - 1, 3 * MIB + 1)), ByteRange::new(2 * MIB, 4 * MIB));
+        assert_eq!(
+            kept.whole_pieces(ByteRange::new(100 * MIB, 100 * MIB + 1)),
+            ByteRange::new(100 * MIB, 100 * MIB + 5)
+        );
+        for piece in 0..32 {
+            assert!(kept.came(ByteRange::new(piece * MIB, (piece + 1) * MIB)).is_empty());
+        }
+        assert!(kept.is_fresh(ByteRange::new(5, 32 * MIB)));
+        assert_eq!(kept.came(ByteRange::new(40 * MIB, 41 * MIB)), [ByteRange::new(0, MIB)]);
+        assert!(!kept.is_fresh(ByteRange::new(5, 6)) && kept.is_fresh(ByteRange::new(MIB, 32 * MIB)));
+        // More than is kept, at once.
+        kept.came(ByteRange::new(50 * MIB, 90 * MIB));
+        assert!(kept.is_fresh(ByteRange::new(50 * MIB, 90 * MIB)));
+        kept.another_file();
+        assert!(!kept.is_fresh(ByteRange::new(50 * MIB, 51 * MIB)));
+    }
+
+    #[test]
+    fn a_piece_is_verified_by_the_hash_that_the_agent_told() {
+        let length = MIB + 9;
+        let content: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
+        let pieces = PieceLength::from_log2(20).unwrap();
+        let hash = |piece, bytes: &[u8]| hash_piece(pieces, PieceIndex(piece), bytes, false);
+        let (first, last) = content.split_at(MIB as usize);
+        let mut kept = kept(length);
+        assert!(kept.proofs(ByteRange::new(0, 5)).is_none());
+        assert_eq!(kept.first_known(), None);
+        assert!(kept.learn(ByteRange::new(MIB, length), &[hash(1, last)]));
+        assert_eq!(kept.first_known(), Some(ByteRange::new(MIB, length)));
+        assert!(kept.learn(ByteRange::new(0, length), &[hash(0, first), hash(1, last)]));
+        assert!(kept.knows_all());
+        assert!(!kept.learn(ByteRange::new(0, length), &[hash(0, first), hash(0, first)]), "of other content");
+        let proofs = kept.proofs(ByteRange::new(MIB - 1, MIB + 1)).unwrap();
+        assert!(proofs[0].matches(first) && proofs[1].matches(last));
+        assert!(!proofs[1].matches(first) && !proofs[1].matches(&[0; 9]));
+        assert_eq!(proofs[1].range, ByteRange::new(MIB, length));
+        // An agent that tells none teaches nothing.
+        assert!(kept.learn(ByteRange::new(0, 5), &[]));
+        assert!(kept.proofs(ByteRange::new(0, 5)).unwrap()[0].matches(first));
+    }
+
+    #[test]
+    fn a_page_of_zeros_may_be_a_hole() {
+        let mut bytes = vec![1; 3 * PAGE + 17];
+        assert!(!may_have_a_hole(&bytes) && !may_have_a_hole(&[]));
+        bytes[PAGE..2 * PAGE].fill(0);
+        assert!(may_have_a_hole(&bytes));
+        bytes[2 * PAGE - 1] = 1;
+        assert!(!may_have_a_hole(&bytes));
+        bytes[3 * PAGE..].fill(0);
+        assert!(may_have_a_hole(&bytes), "the rest of a page");
+    }
+}

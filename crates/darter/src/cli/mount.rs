@@ -1,0 +1,141 @@
+//! Flags of `darter mount`, `darter unmount` and the process that keeps a mount.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use darter_core::Digest;
+use darter_mount::Fill;
+use url::Url;
+
+use super::agent::{LogArgs, OriginArgs, PlaceArgs, StoreArgs, UpstreamArgs};
+use super::client::CredentialArgs;
+use super::values;
+
+pub(crate) const MOUNT_EXAMPLES: &str = "\
+Examples:
+  Open a model before it has come; what is touched is fetched:
+    $ darter mount https://example.org/model.safetensors /mnt/model
+  Fetch the rest, too, while nobody waits:
+    $ darter mount https://example.org/model.safetensors /mnt/model --fill idle
+  A blob of a registry, whose digest is checked once all of it is here:
+    $ darter mount https://registry.local/v2/team/model/blobs/sha256:DIGEST /mnt/model --name model.bin
+  What is mounted, and how much of it is here:
+    $ darter mount --list
+  Away with it:
+    $ darter unmount /mnt/model
+
+The file DIR/NAME can be read, and mapped into memory, at once. A read waits until its bytes are here and verified,
+for --timeout, and then fails with an input/output error (SIGBUS where it is mapped); the next one tries again. It never
+gets anything but the content.
+
+A process of its own keeps the mount, so that it lives on when the daemon is stopped, upgraded or killed: reads of what was
+read before go on, others wait. Users mount with fusermount3 (package fuse3), root needs nothing.";
+
+pub(crate) const UNMOUNT_EXAMPLES: &str = "\
+Examples:
+    $ darter unmount /mnt/model
+  Though programs use it, which may go on until they close it:
+    $ darter unmount --lazy /mnt/model";
+
+/// Mount a URL as a file that can be read before it has come
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// What to mount: http, https or file
+    #[arg(value_name = "URL", value_parser = values::source_url, required_unless_present = "list")]
+    pub(crate) url: Option<Url>,
+
+    /// Where: a directory, in which the file appears
+    #[arg(value_name = "DIR", required_unless_present = "list")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// List what is mounted
+    #[arg(long, conflicts_with_all = ["url", "dir"])]
+    pub(crate) list: bool,
+
+    /// Call the file NAME [default: the last part of the URL]
+    #[arg(long, value_name = "NAME", value_parser = values::plain_name)]
+    pub(crate) name: Option<String>,
+
+    /// The digest that the content must have (sha256:… or sha512:…) [default: that of a registry's blob, as its URL names it]
+    ///
+    /// It is of the whole, and is checked once all of it is here (--fill). Each piece is verified anyway, against what
+    /// whoever reads the origin vouches for. If the whole turns out to be wrong, nothing of it is read any more.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) digest: Option<Digest>,
+
+    /// When to fetch what no program has read: always (from now on), idle (while no program waits) or never
+    ///
+    /// What a program waits for comes first in any case, then what it will read next if it reads in order. Without it,
+    /// peeking into a large file costs what is touched. With it, the file can be read to its end when its origin is gone, and
+    /// its digest is checked.
+    #[arg(long, value_name = "WHEN", default_value_t = Fill::Never,
+        value_parser = PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>()))]
+    pub(crate) fill: Fill,
+
+    /// How long a read waits for its bytes before it fails
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
+    pub(crate) timeout: Duration,
+
+    /// Let other users read the file, too
+    ///
+    /// By default only the user who mounts it can, root's mounts included. Users need `user_allow_other` in /etc/fuse.conf for it.
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArgs,
+
+    /// Keep the mount in this process, until it is unmounted or told to end by a signal
+    #[arg(long)]
+    pub(crate) foreground: bool,
+
+    /// Print one JSON object; with --list, an array
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Read by an agent of the mount's own, even if a daemon runs
+    ///
+    /// It shares with nobody, and what it has fetched goes when the file is unmounted. Local files are always read so.
+    #[arg(long)]
+    pub(crate) no_daemon: bool,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) origin: OriginArgs,
+    #[command(flatten)]
+    pub(crate) upstream: UpstreamArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Unmount what `darter mount` has mounted
+#[derive(Debug, Args)]
+pub(crate) struct UnmountArgs {
+    /// Where it is mounted
+    #[arg(value_name = "DIR", required = true)]
+    pub(crate) dirs: Vec<PathBuf>,
+
+    /// Take it away though programs use it: they may go on, nobody else finds it, and it ends with the last of them
+    #[arg(short, long)]
+    pub(crate) lazy: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// Keep a mount
+#[derive(Debug, Args)]
+pub(crate) struct KeepArgs {
+    /// Where, for those who list processes
+    #[arg(value_name = "DIR")]
+    pub(crate) _dir: PathBuf,
+}

@@ -1,0 +1,111 @@
+//! Bytes for a mount by a daemon of this host, over its administration socket.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use darter_api::client::{Client, ClientError};
+use darter_api::parts::{Answer, Ask, Asker, Over};
+use darter_api::{GetRequest, Waiting};
+use darter_core::{ByteRange, PieceHash, Retry};
+use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
+
+/// How often to ask whom a daemon waits for.
+const WAITING_POLL: Duration = Duration::from_secs(1);
+
+/// A daemon, and what is asked of it.
+pub(super) struct Daemon {
+    client: Client,
+    request: GetRequest,
+}
+
+struct Connection(Asker);
+
+impl Daemon {
+    pub(super) const fn new(client: Client, request: GetRequest) -> Self {
+        Self { client, request }
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        self.client.socket()
+    }
+
+    /// Opens the first connection; tells people whom the daemon waits for.
+    pub(super) async fn first(&self, says: impl Fn(&Waiting)) -> Result<(Content, Arc<dyn Supply>), ClientError> {
+        let mut opening = std::pin::pin!(self.connect());
+        loop {
+            if let Ok(opened) = tokio::time::timeout(WAITING_POLL, &mut opening).await {
+                return opened;
+            }
+            // Whoever opens meanwhile is not kept from it.
+            if let Ok(Some(waiting)) = tokio::time::timeout(WAITING_POLL, self.client.waiting(&self.request)).await {
+                says(&waiting);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(Content, Arc<dyn Supply>), ClientError> {
+        let (opened, asker) = self.client.parts(&self.request).await?;
+        let content =
+            Content { blob: opened.blob, length: opened.length, pieces: opened.pieces, modified: opened.modified };
+        Ok((content, Arc::new(Connection(asker))))
+    }
+}
+
+#[async_trait]
+impl Supplier for Daemon {
+    async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
+        self.connect().await.map_err(|error| error.brief())
+    }
+}
+
+#[async_trait]
+impl Supply for Connection {
+    async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
+        match self.0.part(Ask::Read, range, within).await {
+            Ok(Answer::Here(Some(file), hashes)) => Ok(Given::File(file, hashes)),
+            Ok(Answer::Bytes(bytes)) if bytes.len() as u64 == range.len() => Ok(Given::Bytes(bytes)),
+            other => Err(refusal(other)),
+        }
+    }
+
+    async fn fetch(&self, range: ByteRange, within: Duration) -> Result<Vec<PieceHash>, Refusal> {
+        match self.0.part(Ask::Fetch, range, within).await {
+            Ok(Answer::Here(_, hashes)) => Ok(hashes),
+            other => Err(refusal(other)),
+        }
+    }
+
+    async fn everything(&self) {
+        // One that has ended is followed by another one, which is asked again.
+        let _ = self.0.everything().await;
+    }
+
+    async fn progress(&self) -> Option<(u64, bool)> {
+        match self.0.progress().await {
+            Ok(Answer::Progress(held, whole)) => Some((held, whole)),
+            _ => None,
+        }
+    }
+
+    async fn ended(&self) -> End {
+        let Over { problem, wrong } = self.0.over().await;
+        let changed = problem.as_ref().is_some_and(|problem| problem.blame().retry == Retry::Now);
+        let reason = problem.map_or_else(|| "the daemon is gone".to_owned(), |problem| problem.error);
+        match (wrong, changed) {
+            (true, _) => End::Wrong(reason),
+            (false, true) => End::Changed(reason),
+            (false, false) => End::Gone(reason),
+        }
+    }
+}
+
+fn refusal(answer: Result<Answer, darter_api::parts::Ended>) -> Refusal {
+    match answer {
+        Ok(Answer::Late) => Refusal::Late,
+        Ok(Answer::Failed(problem)) => Refusal::Now(problem.error),
+        Ok(other) => Refusal::Now(format!("the daemon gave another answer: {other:?}")),
+        Err(_) => Refusal::Now("the daemon is gone".to_owned()),
+    }
+}

@@ -1,0 +1,136 @@
+//! Bytes for a mount by an agent in the keeper's process: where no daemon runs, and for local files, which may not be the daemon's
+//! user's. It keeps its pieces as a `get` without a daemon does ([`rooms`]), for as long as the mount lives.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_trait::async_trait;
+use darter_agent::{Agent, Download, FetchError, Held, KeptOpen, StartError};
+use darter_api::GetRequest;
+use darter_core::source::Credentials;
+use darter_core::{BlobId, ByteRange, PieceHash, Source, in_full};
+use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
+use darter_store::{StoreError, threads};
+
+use crate::cli::MountArgs;
+use crate::get::rooms;
+
+/// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
+const MAX_REMOVALS: u32 = 25;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+
+/// An agent, and what it reads.
+pub(super) struct OwnAgent {
+    agent: Agent,
+    room: PathBuf,
+    source: Source,
+    credentials: Credentials,
+}
+
+struct Opened {
+    download: Download,
+    _kept: KeptOpen,
+}
+
+impl OwnAgent {
+    /// Starts an agent in the first room that is free.
+    pub(super) async fn start(args: &MountArgs, request: &GetRequest) -> anyhow::Result<Self> {
+        let url = request.url.parse()?;
+        let signed = &args.origin.signed_parameter;
+        let (source, credentials) = Source::from_signed_url(url, &request.headers, request.digest, signed);
+        let wanted = vec![source.key()];
+        let data_dir = rooms::parent(args.place.data_dir()?, false);
+        for room in rooms::candidates(&data_dir, &wanted, false) {
+            rooms::make(&room)
+                .with_context(|| format!("can't keep anything in {}; give another --data-dir", room.display()))?;
+            let agent = match Agent::start(args.embedded_options(room.clone())?).await {
+                Ok(agent) => agent,
+                Err(StartError::Store(StoreError::Locked { .. })) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let (directory, mine) = (data_dir.clone(), room.clone());
+            threads::run(move || {
+                rooms::note(&mine, &wanted);
+                rooms::clear_leftovers(&directory, &mine);
+            })
+            .await;
+            return Ok(Self { agent, room, source, credentials });
+        }
+        bail!("all rooms in {} are in use; give another --data-dir", data_dir.display())
+    }
+
+    /// Opens the content for the first time.
+    pub(super) async fn first(&self) -> Result<(Content, Arc<dyn Supply>), FetchError> {
+        let download = self.agent.open_parts(self.source.clone(), self.credentials.clone()).await?;
+        let content = Content {
+            blob: download.blob(),
+            length: download.length_when_known().await?,
+            pieces: download.piece_length(),
+            modified: download.version().last_modified,
+        };
+        let _kept = download.keep_open();
+        Ok((content, Arc::new(Opened { download, _kept })))
+    }
+
+    /// Ends it, after the mount: nobody needs what it fetched any more.
+    pub(super) async fn close(&self, blob: BlobId) {
+        for _ in 0..MAX_REMOVALS {
+            match self.agent.remove(&blob.to_string()).await {
+                Ok(_) => break,
+                Err(error) => tracing::debug!(error = %in_full(&error), "what was mounted is still in use"),
+            }
+            tokio::time::sleep(REMOVAL_PAUSE).await;
+        }
+        let room = self.room.clone();
+        threads::run(move || rooms::note(&room, &[])).await;
+        self.agent.drain().await;
+    }
+}
+
+#[async_trait]
+impl Supplier for OwnAgent {
+    async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
+        self.first().await.map_err(|error| in_full(&error).to_string())
+    }
+}
+
+#[async_trait]
+impl Supply for Opened {
+    async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
+        match self.download.part(range, within).await {
+            Ok(Some(Held::File(file))) => Ok(Given::File(file, self.download.hashes(range).unwrap_or_default())),
+            Ok(Some(Held::Bytes(bytes))) => Ok(Given::Bytes(bytes)),
+            Ok(None) => Err(Refusal::Late),
+            Err(error) => Err(Refusal::Now(in_full(&error).to_string())),
+        }
+    }
+
+    async fn fetch(&self, range: ByteRange, within: Duration) -> Result<Vec<PieceHash>, Refusal> {
+        match self.download.fetch_ahead(range, within).await {
+            Ok(true) => Ok(self.download.hashes(range).unwrap_or_default()),
+            Ok(false) => Err(Refusal::Late),
+            Err(error) => Err(Refusal::Now(in_full(&error).to_string())),
+        }
+    }
+
+    async fn everything(&self) {
+        self.download.want_everything();
+    }
+
+    async fn progress(&self) -> Option<(u64, bool)> {
+        let progress = self.download.progress();
+        Some((progress.held_bytes, progress.complete))
+    }
+
+    async fn ended(&self) -> End {
+        let error = self.download.ended().await;
+        let reason = in_full(&error).to_string();
+        match error {
+            FetchError::WrongDigest { .. } => End::Wrong(reason),
+            error if error.is_changed() => End::Changed(reason),
+            _ => End::Gone(reason),
+        }
+    }
+}

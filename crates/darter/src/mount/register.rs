@@ -1,0 +1,232 @@
+//! Which mounts there are, and how each is: `DATA_DIR/mounts` has two files for each keeper, `PID.json`, what it mounted, and `PID.sock`, where it
+//! answers whoever connects with its [`MountStatus`] as JSON, and closes.
+//!
+//! A keeper that was killed leaves both, and a directory in which nothing can be read: that is listed as lost until it is unmounted.
+
+use std::convert::Infallible;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use darter_api::{MountState, MountStatus};
+use darter_store::threads;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::cli::{MountArgs, PlaceArgs};
+use crate::get::rooms;
+use crate::table::{Align, Table};
+use crate::{output, units};
+
+/// How long a keeper may take to say how it is.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where mounts are noted.
+pub(super) fn directory(place: &PlaceArgs) -> anyhow::Result<PathBuf> {
+    Ok(rooms::parent(place.data_dir()?, false).join("mounts"))
+}
+
+/// A keeper's place in the register, until it is dropped.
+pub(super) struct Entry {
+    json: PathBuf,
+    socket: PathBuf,
+    listener: UnixListener,
+}
+
+impl Entry {
+    /// Notes a mount.
+    pub(super) fn make(dir: &Path, status: &MountStatus) -> anyhow::Result<Self> {
+        let shown = || format!("can't note the mount in {}; give another --data-dir", dir.display());
+        rooms::make(dir).with_context(shown)?;
+        let named = |kind: &str| dir.join(format!("{}.{kind}", status.pid));
+        let (json, socket) = (named("json"), named("sock"));
+        // Of a process that had the same number.
+        for left in [&json, &socket] {
+            match std::fs::remove_file(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(shown),
+                _ => {}
+            }
+        }
+        let listener = UnixListener::bind(&socket).with_context(shown)?;
+        let mut file =
+            std::fs::File::options().write(true).create_new(true).mode(0o600).open(&json).with_context(shown)?;
+        file.write_all(&serde_json::to_vec(status)?).with_context(shown)?;
+        Ok(Self { json, socket, listener })
+    }
+
+    /// Answers whoever asks, until it is dropped.
+    pub(super) async fn serve(&self, status: impl AsyncFn() -> MountStatus) -> Infallible {
+        loop {
+            match self.listener.accept().await {
+                Ok((mut stream, _)) => {
+                    let told = serde_json::to_vec(&status().await).unwrap_or_default();
+                    // Who asked and went away does not mind.
+                    let _ = tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&told)).await;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        for file in [&self.json, &self.socket] {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// All mounts that are noted.
+pub(super) async fn all(dir: &Path) -> Vec<MountStatus> {
+    let (dir, mut mounts) = (dir.to_owned(), Vec::new());
+    for (json, noted) in threads::run(move || noted(&dir)).await {
+        match asked(&json.with_extension("sock")).await {
+            Some(status) => mounts.push(status),
+            None => {
+                let lost = threads::run(move || lost(&json, noted)).await;
+                mounts.extend(lost);
+            }
+        }
+    }
+    mounts.sort_by(|one, other| one.dir.cmp(&other.dir));
+    mounts
+}
+
+fn noted(dir: &Path) -> Vec<(PathBuf, MountStatus)> {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let json = files.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
+    json.filter_map(|path| Some((serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?, path)))
+        .map(|(status, path)| (path, status))
+        .collect()
+}
+
+async fn asked(socket: &Path) -> Option<MountStatus> {
+    let answer = async {
+        let mut stream = UnixStream::connect(socket).await.ok()?;
+        let mut told = Vec::new();
+        stream.read_to_end(&mut told).await.ok()?;
+        serde_json::from_slice(&told).ok()
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?
+}
+
+/// What a keeper left that does not answer; nothing, and no files any more, if nothing is mounted there.
+fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
+    let lives = Path::new("/proc").join(noted.pid.to_string()).exists();
+    if is_mount_point(&noted.dir) {
+        let (state, reason) = if lives {
+            (MountState::Waiting, format!("process {} keeps it and does not answer", noted.pid))
+        } else {
+            (MountState::Lost, format!("the process that kept it is gone: darter unmount {}", noted.dir.display()))
+        };
+        return Some(MountStatus { state, reason: Some(reason), ..noted });
+    }
+    if !lives {
+        for left in [json, &json.with_extension("sock")] {
+            let _ = std::fs::remove_file(left);
+        }
+    }
+    None
+}
+
+/// Whether something is mounted there.
+pub(super) fn is_mount_point(dir: &Path) -> bool {
+    mounts().iter().any(|(mounted, _)| mounted == dir)
+}
+
+/// Whether it is a mount of Darter's.
+pub(super) fn is_ours(dir: &Path) -> bool {
+    // The one on top counts.
+    mounts().iter().rev().find(|(mounted, _)| mounted == dir).is_some_and(|(_, kind)| kind == "darter")
+}
+
+/// What is mounted: where, and the name of what.
+fn mounts() -> Vec<(PathBuf, String)> {
+    parsed(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// Mounts out of the text of mountinfo: see proc(5).
+fn parsed(text: &str) -> Vec<(PathBuf, String)> {
+    let mount = |line: &str| {
+        let (front, back) = line.split_once(" - ")?;
+        let dir = unescaped(front.split(' ').nth(4)?);
+        let source = back.split(' ').nth(1)?;
+        Some((PathBuf::from(dir), source.to_owned()))
+    };
+    text.lines().filter_map(mount).collect()
+}
+
+/// Spaces and their like stand as three octal digits.
+fn unescaped(text: &str) -> std::ffi::OsString {
+    use std::os::unix::ffi::OsStringExt as _;
+    let (bytes, mut found, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let code = (bytes[at] == b'\\').then(|| text.get(at + 1..at + 4)).flatten();
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                found.push(byte);
+                at += 4;
+            }
+            None => {
+                found.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(found)
+}
+
+/// `darter mount --list`.
+pub(super) async fn list(args: &MountArgs) -> anyhow::Result<()> {
+    let mounts = all(&directory(&args.place)?).await;
+    if args.json { output::json(&mounts) } else { output::text(&table(&mounts)) }
+}
+
+fn table(mounts: &[MountStatus]) -> String {
+    let mut table = Table::new([
+        ("FILE", Align::Left),
+        ("SIZE", Align::Right),
+        ("HERE", Align::Right),
+        ("STATE", Align::Left),
+        ("SINCE", Align::Left),
+        ("URL", Align::Left),
+    ]);
+    let mut reasons = String::new();
+    for mount in mounts {
+        let here = if mount.whole {
+            "all".to_owned()
+        } else {
+            format!("{} %", units::percent(mount.held_bytes, mount.length_bytes))
+        };
+        let file = mount.dir.join(&mount.file).display().to_string();
+        if let Some(reason) = &mount.reason {
+            reasons.push_str(&format!("{file}: {reason}\n"));
+        }
+        table.row([
+            file,
+            units::size(mount.length_bytes),
+            here,
+            mount.state.name().to_owned(),
+            units::moment(mount.since_unix_seconds),
+            mount.url.clone(),
+        ]);
+    }
+    table.render() + &reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_with_the_spaces_in_their_names() {
+        let text = "36 35 98:0 / /mnt\\040a/b\\134c rw,noatime shared:1 - fuse.darter darter rw,user_id=0\n\
+                    37 35 98:0 / / rw - ext4 /dev/vda rw\nnonsense\n";
+        let found = [(PathBuf::from("/mnt a/b\\c"), "darter".to_owned()), ("/".into(), "/dev/vda".to_owned())];
+        assert_eq!(parsed(text), found);
+        assert_eq!(unescaped("\\04"), "\\04");
+    }
+}
