@@ -344,7 +344,10 @@ impl MountedFile {
             let reason = match end {
                 End::Wrong(reason) => return self.ends(Condition::Tainted(reason)),
                 // With a digest, it is what was read that was found to be of no one version.
-                End::Changed(reason) if self.settings.has_digest => return self.ends(Condition::Tainted(reason)),
+                End::Changed(reason) if self.settings.has_digest => {
+                    let reason = format!("what was read can't be of the content with its digest: {reason}");
+                    return self.ends(Condition::Tainted(reason));
+                }
                 End::Changed(reason) => return self.ends(Condition::Changed(reason)),
                 End::Gone(reason) => reason,
             };

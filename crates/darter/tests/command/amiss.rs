@@ -111,7 +111,9 @@ fn a_seed_that_comes_back_with_a_part_reads_of_the_origin_only_what_it_lacks() {
     let mut seed = Daemon::listening_on(&listen, &seed_room, "seed");
     let nodes: Vec<_> = (0..2).map(|_| Node::join(&listen, "")).collect();
     let gets: Vec<_> = nodes.iter().map(|node| node.start_get(&line)).collect();
-    wait_until("the seed has nearly all of what it was given on its disk", || saved(&seed_room.data_dir()) > 5 * MEGABYTE as u64);
+    wait_until("the seed has nearly all of what it was given on its disk", || {
+        saved(&seed_room.data_dir()) > 5 * MEGABYTE as u64
+    });
     seed.process.signal(Signal::KILL);
     seed.process.ended();
     web.let_go();
