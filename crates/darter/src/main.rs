@@ -81,7 +81,9 @@ fn main() -> ExitCode {
 
 fn start(configured: Configured) -> anyhow::Result<()> {
     let workers = workers();
-    can_start_threads(workers + SPARE_THREADS).context(
+    // Commands that ask a daemon look up names and read files on one more.
+    let besides = if configured.cli.command.log().is_some() { SPARE_THREADS } else { 1 };
+    can_start_threads(workers + besides).context(
         "can't start the threads that it needs: raise the limit of processes (ulimit -u, TasksMax= in a unit file, \
          --pids-limit of a container)",
     )?;
@@ -91,7 +93,7 @@ fn start(configured: Configured) -> anyhow::Result<()> {
     result
 }
 
-/// Threads that are needed besides those that run tasks: some for the disk, and the store's flusher.
+/// Threads that an agent needs besides those that run tasks: some for the disk, and the store's flusher.
 const SPARE_THREADS: usize = 4;
 
 /// Whether `count` threads can be had at once: a runtime that gets fewer panics, or waits for them without end.
