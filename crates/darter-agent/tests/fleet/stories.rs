@@ -101,12 +101,14 @@ async fn nothing_happens() {
     both(&eight("nothing")).await;
 }
 
+/// Without a liar it is 1.15, and the simulator says 1.16 at most: what a liar was given has to be sent again, and it takes its eighth of what
+/// seven others give. Agents took 1.15 to 1.28, and over 2 before holders that had failed were not relied on.
 #[tokio::test(start_paused = true)]
 async fn one_liar_of_any_kind_stops_nobody() {
     for (how, word) in Lie::ALL {
         let outcome = both(&eight(word).lie(8, how)).await;
         assert!(!outcome.took.contains_key(&8) && outcome.took.len() == 7, "{word}");
-        assert!(outcome.last_over_bound < 1.8, "{word}: {:.3}", outcome.last_over_bound);
+        assert!(outcome.last_over_bound < 1.4, "{word}: {:.3}", outcome.last_over_bound);
     }
 }
 
