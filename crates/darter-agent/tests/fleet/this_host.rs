@@ -165,7 +165,7 @@ async fn no_name_and_no_redirect_leads_a_member_on_another_host_to_the_seeds_own
         match received.unwrap().expect("the seed hung up") {
             Message::Rejected { request, failure } | Message::RegistryIs { request, answer: Err(failure) } => {
                 // The member is to read by itself.
-                assert_eq!(failure.kind, FailureKind::Unreachable, "{}", failure.text);
+                assert_eq!(failure.kind, FailureKind::OutOfReach, "{}", failure.text);
                 assert!(failure.text.contains("--upstream"), "{}", failure.text);
                 refused.push(request);
             }
