@@ -475,6 +475,9 @@ pub struct MountStatus {
     pub held_bytes: u64,
     /// Whether that is all of it, and the whole was checked.
     pub whole: bool,
+    /// Whether it can be read when neither the daemon nor the origin answers.
+    #[serde(default)]
+    pub alone: bool,
     /// How it is.
     pub state: MountState,
     /// Why, if it is not open.

@@ -87,6 +87,8 @@ pub struct Glance {
     pub held: u64,
     /// Whether that is all, and was checked.
     pub whole: bool,
+    /// Whether all of it can be read without an agent.
+    pub alone: bool,
     /// Reads that wait now.
     pub waiting: usize,
 }
@@ -176,7 +178,12 @@ impl MountedFile {
             Link::Down(condition) => condition,
         };
         let (held, whole) = *self.held.lock();
-        Glance { condition, held, whole, waiting: self.waiting.load(Ordering::Relaxed) }
+        Glance { condition, held, whole, alone: self.is_alone(), waiting: self.waiting.load(Ordering::Relaxed) }
+    }
+
+    /// Whether every piece's hash is known, and the file that they are in.
+    fn is_alone(&self) -> bool {
+        self.kept.lock().knows_all() && self.file.lock().is_some()
     }
 
     /// Reads `size` bytes from `offset` on, as far as there are such.
@@ -440,8 +447,7 @@ impl MountedFile {
             if let Some(progress) = progress {
                 *self.held.lock() = progress;
             }
-            let knows_all = self.kept.lock().knows_all() && self.file.lock().is_some();
-            if progress.is_some_and(|(_, whole)| whole) && !knows_all {
+            if progress.is_some_and(|(_, whole)| whole) && !self.is_alone() {
                 self.learn_all(supply).await;
             }
         }

@@ -202,7 +202,7 @@ async fn away(mount: &Mount) {
 }
 
 async fn status(args: &MountArgs, mount: &Mount, agents: &Agents, since: u64, file: &MountedFile) -> MountStatus {
-    let Glance { condition, held, whole, waiting } = file.glance().await;
+    let Glance { condition, held, whole, alone, waiting } = file.glance().await;
     let (state, reason) = match condition {
         Condition::Open => (MountState::Open, None),
         Condition::Waiting(reason) => (MountState::Waiting, Some(reason)),
@@ -218,6 +218,7 @@ async fn status(args: &MountArgs, mount: &Mount, agents: &Agents, since: u64, fi
         length_bytes: file.content().length,
         held_bytes: held,
         whole,
+        alone: alone && whole,
         state,
         reason,
         waiting_reads: waiting as u64,

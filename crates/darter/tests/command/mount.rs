@@ -267,8 +267,7 @@ fn the_rest_is_filled_behind_and_then_neither_origin_nor_agent_is_needed() {
         wait_until("all of it is here", || mount.status()["whole"] == true);
         let most = bytes.len() as u64 * 101 / 100;
         assert!(web.sent() <= most, "each byte is read once of the origin: {}", web.sent());
-        // It learns what the pieces must be a moment later.
-        std::thread::sleep(Duration::from_secs(3));
+        wait_until("it knows what the pieces must be", || mount.status()["alone"] == true);
         daemon.process.signal(Signal::KILL);
         daemon.process.ended();
         assert!(std::fs::read(mount.path()).unwrap() == bytes, "{fill}");
