@@ -134,6 +134,23 @@ fn lengths_that_nobody_has_are_refused_before_anything_is_made() {
 }
 
 #[test]
+fn more_attributes_than_an_inode_can_have_are_refused_and_as_many_as_it_can_are_not() {
+    let with = |count: u8| (0..count).fold(file("f", ""), |file, at| file.xattr(&format!("user.{at}"), [at; 65_000]));
+    assert_eq!(expand(&tar([with(4)]), 4096), Ok(2));
+    assert!(matches!(expand(&tar([with(5)]), 4096), Err(Reason::TooLarge { .. })));
+    // Shared ones are 255 at most, and take four bytes each.
+    let many = |name: &str| (0..300).fold(file(name, ""), |file, at| file.xattr(&format!("user.{at}"), "x"));
+    assert_eq!(expand(&tar([many("a"), many("b")]), 4096), Ok(3));
+}
+
+#[test]
+fn an_expander_may_go_from_thread_to_thread() {
+    let mut expander = darter_image::Expander::new();
+    let pushed = std::thread::spawn(move || expander.push(&[0; 512]).map(|()| expander)).join();
+    assert!(pushed.unwrap().is_ok());
+}
+
+#[test]
 fn paths_as_deep_as_they_can_be_are_made_and_written() {
     let deep = "a/".repeat(2047);
     assert_eq!(expand(&tar([file(&format!("{deep}f"), "x")]), 4096), Ok(2049));

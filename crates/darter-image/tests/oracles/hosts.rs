@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+use crate::support::expand;
+
 /// Says why something is left out.
 pub(crate) fn leave_out(what: &str) {
     eprintln!("left out: {what}");
@@ -27,11 +29,10 @@ pub(crate) fn can_mount() -> bool {
         leave_out("only root mounts");
         return false;
     }
-    let knows = std::fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("\terofs\n");
-    if !knows {
-        leave_out("the kernel has no EROFS");
-    }
-    knows
+    let image = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(image.path(), expand(&[]).unwrap()).unwrap();
+    // A container's root may not, and a kernel may lack EROFS.
+    Mounted::tried(image.path()).inspect_err(|told| leave_out(told)).is_ok()
 }
 
 /// Runs a command; what it says if it fails.
@@ -48,12 +49,16 @@ pub(crate) struct Mounted {
 
 impl Mounted {
     pub(crate) fn new(image: &Path) -> Self {
+        Self::tried(image).unwrap_or_else(|told| panic!("{told}"))
+    }
+
+    fn tried(image: &Path) -> Result<Self, String> {
         let at = TempDir::new().unwrap();
         let mount =
             |options: &str| run(Command::new("mount").args(["-t", "erofs", "-o", options]).arg(image).arg(at.path()));
         // Before Linux 6.12 a file needs a loop device.
-        mount("ro").or_else(|_| mount("ro,loop")).unwrap_or_else(|error| panic!("{error}"));
-        Self { at }
+        mount("ro").or_else(|_| mount("ro,loop"))?;
+        Ok(Self { at })
     }
 }
 
