@@ -17,17 +17,19 @@ Examples:
   Make a layer mountable, and look into it (mounting needs root):
     $ darter image expand layer.tar.gz layer.erofs
     # mount -t erofs -o ro layer.erofs /mnt
-  Out of a registry's answer, and only if it is the layer that the image's configuration names:
-    $ curl -s https://registry/v2/app/blobs/sha256:DIGEST | darter image expand - layer.erofs --diff-id sha256:DIGEST
+  From standard input, and only if it is the layer that the image's configuration names:
+    $ darter image expand - layer.erofs --diff-id sha256:DIGEST
   Where containerd 2.4 looks for it (layer_content_caches of its erofs snapshotter):
     $ darter image expand layer.tar.zst /var/cache/layers/sha256/ab/DIGEST.erofs
 
-OUT is [4 KiB with the superblock][the layer's tar as it is][metadata], in EROFS with blocks of 512 bytes and no further device. Linux from 6.12 on mounts
-it as a file, from 5.16 on over a loop device (mount -o loop). The same layer gives the same bytes on every host.
+OUT is [4 KiB with the superblock][the layer's tar as it is][metadata]: EROFS with blocks of
+512 bytes and no further device. Linux mounts it as a file from 6.12 on, and over a loop device
+(mount -o loop) from 6.4 on. The same layer gives the same bytes on every host.
 
-Unpacked is what containerd would unpack for overlayfs: whiteouts are character devices 0:0, opaque directories have trusted.overlay.opaque, times before
-1970 are 1970. Directories that no member names are root's with mode 0755. What containerd refuses, such as a hard link to what is not there, is refused with
-the member's name, and exit code 1.";
+What is in it is what containerd unpacks for overlayfs: whiteouts are character devices 0:0,
+opaque directories have trusted.overlay.opaque, times before 1970 are 1970. Directories that no
+member names are root's, with mode 0755. What containerd refuses, such as a hard link to what
+is not there, is refused with the member's name and exit code 1.";
 
 /// Work with image layers on this host; no daemon is needed
 #[derive(Clone, Debug, Args)]
