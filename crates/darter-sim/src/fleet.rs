@@ -274,6 +274,7 @@ impl Fleet {
             What::Failed { node, id, lost } => self.not_answered(node, id, lost),
             What::Lead(node) => self.lead_woken(node),
             What::Read { by, life, reader, run } => self.origin_piece(by, life, reader, run),
+            What::Tried { by, life, bytes, parts } => self.origin_tried(by, life, bytes, parts),
             What::Noticed(node) => self.noticed(node),
             What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
             What::NotLed { node, by, life } => self.not_led(node, by, life),

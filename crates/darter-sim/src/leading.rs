@@ -18,6 +18,10 @@ use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, id_of, index_of};
 use crate::queue::What;
 
+/// The connection that tries, and in how many parts its bytes come.
+const TRIAL: OriginReader = OriginReader::Beside(0);
+const TRIAL_PARTS: u32 = 4;
+
 /// What a lead is at; its books are the session's.
 #[derive(Debug, Default)]
 pub(crate) struct Leading {
@@ -248,7 +252,14 @@ impl Fleet {
         if self.origin_connections == 1 {
             node.leading.reading.clear();
         } else if let Some(books) = node.session.books_mut() {
-            books.lead_mut().origin_came(reader, self.piece_bytes, self.now);
+            let lead = books.lead_mut();
+            lead.origin_came(reader, self.piece_bytes, Duration::MAX, self.now);
+            let trial = if lead.is_origin_trial_due() { lead.origin_trial(self.now) } else { None };
+            if let Some(trial) = trial {
+                node.leading.reading.push(TRIAL);
+                self.report.origin_tried += trial.len();
+                self.read_of_trial(leader, life, trial.len(), TRIAL_PARTS);
+            }
         }
         self.known = self.known.max(piece.0 + 1);
         self.learn(leader, self.known);
@@ -260,6 +271,27 @@ impl Fleet {
         }
         self.read_next(leader, reader, OriginRun { first: PieceIndex(piece.0 + 1), ..run });
         self.look_after(leader);
+    }
+
+    /// A second connection tries, in so many parts of as many bytes in all.
+    fn read_of_trial(&mut self, by: u32, life: u8, bytes: u64, parts: u32) {
+        let connections = self.nodes[by as usize].leading.reading.len().max(1);
+        let rate = self.origin_each.min(self.origin / connections as f64);
+        let took = Duration::from_secs_f64(bytes as f64 / f64::from(parts) / rate);
+        self.queue.push(self.now + took, What::Tried { by, life, bytes, parts });
+    }
+
+    /// A part of what was to be tried came.
+    pub(crate) fn origin_tried(&mut self, by: u32, life: u8, bytes: u64, parts: u32) {
+        let node = &mut self.nodes[by as usize];
+        let Some(books) = node.session.books_mut().filter(|_| node.life == life) else { return };
+        let part = bytes / u64::from(parts);
+        books.lead_mut().origin_came(TRIAL, part, Duration::MAX, self.now);
+        if parts > 1 {
+            return self.read_of_trial(by, life, bytes - part, parts - 1);
+        }
+        node.leading.reading.retain(|other| *other != TRIAL);
+        self.look_after(by);
     }
 
     /// A connection goes on with its run, or ends it.

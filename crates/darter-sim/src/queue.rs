@@ -47,6 +47,8 @@ pub(crate) enum What {
     Lead(u32),
     /// A lead has read the first piece of a run from the origin.
     Read { by: u32, life: u8, reader: OriginReader, run: OriginRun },
+    /// A lead has read one of so many parts of so many bytes that tell whether several connections get more.
+    Tried { by: u32, life: u8, bytes: u64, parts: u32 },
     /// The others find out that a node died.
     Noticed(u32),
     /// A node asks another to lead.

@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 
-use self::store::{Does, MIB, Store, TICK, UNLIMITED};
+use self::store::{Does, MIB, Store, TICK, TICKS, UNLIMITED};
 use crate::seed;
 
 fn options(directory: &Path) -> Options {
@@ -93,8 +93,8 @@ async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_rang
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_more_connections_get_nothing_one_reads_and_what_was_tried_is_not_read_again() {
-    const LENGTH: u64 = 48 * MIB;
+async fn where_more_connections_get_nothing_one_reads_and_the_origin_is_asked_for_a_trial_or_two() {
+    const LENGTH: u64 = 96 * MIB;
     let store = Store::start(LENGTH, UNLIMITED, 32 * MIB, Does::Serves).await;
     let direct = store.read_directly(LENGTH, 1).await;
     // Where the agent takes no more than it may, nothing is tried.
@@ -104,14 +104,15 @@ async fn where_more_connections_get_nothing_one_reads_and_what_was_tried_is_not_
         let (given, before, ranges) = (store.given(), store.ticks(), store.shared.ranges.lock().len());
         read_all(&seed, &store).await;
         let (took, copies) = (store.ticks() - before, (store.given() - given) as f64 / LENGTH as f64);
-        assert!((1.0..1.05).contains(&copies), "{name}: {copies:.3} copies");
-        // A trial or two; more where a busy machine makes them look worth it.
+        assert!((1.0..1.005).contains(&copies), "{name}: {copies:.4} copies");
         let ranges = store.shared.ranges.lock().len() - ranges;
-        assert!(ranges <= if origin_limit.is_none() { 12 } else { 0 }, "{name}: {ranges} ranges were asked for");
+        assert!(ranges <= if origin_limit.is_none() { 2 } else { 0 }, "{name}: {ranges} ranges were asked for");
         if origin_limit.is_none() {
-            assert!(says(&seed, &store, "1 got").await);
             let ratio = took as f64 / direct as f64;
             assert!(ratio <= 1.15, "{took} ticks, {direct} directly: {ratio:.2}");
+        }
+        if ranges > 0 {
+            assert!(says(&seed, &store, "1 got").await);
             // What was found out holds for the next blob of this origin.
             let before = store.shared.ranges.lock().len();
             let again = Source::from_url(format!("{}?again", store.url).parse().unwrap(), &[], None).0;
@@ -131,7 +132,7 @@ async fn an_origin_that_serves_no_second_connection_is_read_by_one() {
     ] {
         // Long enough for another try, should the first one have said that more get no more.
         const LENGTH: u64 = 48 * MIB;
-        let store = Store::start(LENGTH, 12 * MIB, UNLIMITED, does).await;
+        let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, does).await;
         let directory = TempDir::new().unwrap();
         let seed = store.agent(options(directory.path())).await;
         read_all(&seed, &store).await;
@@ -154,8 +155,8 @@ async fn a_connection_that_stalls_or_breaks_holds_up_nothing() {
         let before = store.ticks();
         read_all(&seed, &store).await;
         let took = store.ticks() - before;
-        // By one connection: 800.
-        assert!(took < 700, "{does:?}: {took} ticks");
+        // By one connection it takes eight seconds.
+        assert!(took < TICKS * 7, "{does:?}: {took} ticks");
         let copies = store.given() as f64 / LENGTH as f64;
         assert!((1.0..1.02).contains(&copies), "{does:?}: {copies:.3} copies");
         assert!(says(&seed, &store, "going on with").await);

@@ -6,6 +6,8 @@
 //! wish to be left alone, is read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)).
 //! What it says to one connection about waiting holds for all that read the blob.
 //!
+//! The first of them *tries*: it reads a little, which tells whether both get more than one, and throws it away.
+//!
 //! A connection reads a stretch at a time, with the version and the credentials that the first one has, and takes its turns as any reader does
 //! (see [`turns`](super::turns)): where other blobs are read at the same time they share the connections, and none begins another stretch while
 //! somebody waits.
@@ -17,13 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::source::{Credentials, SIGNED_QUERY};
-use darter_core::{Blamed as _, Moment, PieceIndex, Source, in_full};
+use darter_core::{Blamed as _, ByteRange, Moment, PieceIndex, Source, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
 use darter_store::size;
 use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
 use super::dissolve::origin_of;
-use super::reading::{Leftover, RunEnd, is_refusal};
+use super::reading::{Leftover, RunEnd, is_refusal, next_chunk};
 use super::{Lead, State, Transfer};
 
 /// How long a connection besides others may send nothing.
@@ -31,6 +33,9 @@ pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
 
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The connection that tries.
+const TRIAL: u8 = 0;
 
 /// By how many connections an origin may be read.
 pub(super) struct Connections {
@@ -64,30 +69,44 @@ impl Transfer {
         self.state.lock().callers.current().headers.iter().any(|(name, _)| name == SIGNED_QUERY)
     }
 
-    /// Bytes of the origin came, and this agent's own limit held them up or not.
-    pub(super) fn origin_came(self: &Arc<Self>, reader: OriginReader, bytes: u64, is_held_up: bool) {
+    /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not. Whether an answer for
+    /// everything is to be broken off at the next moment when nothing of it is on its way.
+    pub(super) fn origin_came(
+        self: &Arc<Self>,
+        reader: OriginReader,
+        bytes: u64,
+        waited: Duration,
+        is_held_up: bool,
+    ) -> bool {
         let now = self.context.now();
-        let are_more = {
+        let (are_more, is_trial_due, may_break_off) = {
             let mut state = self.state.lock();
-            let Some(books) = state.session.books_mut() else { return };
+            let is_shut_out = state.is_shut_out;
+            let Some(books) = state.session.books_mut() else { return false };
             let lead = books.lead_mut();
             let before = lead.connections();
             if is_held_up {
                 lead.origin_held_up();
             }
-            let widening = lead.origin_came(reader, bytes, now);
-            let are_more = lead.connections() > before;
+            let widening = lead.origin_came(reader, bytes, waited, now);
+            let (are_more, is_trial_due) = (lead.connections() > before, lead.is_origin_trial_due());
+            // Where no other answer would be given, the one that is open goes on to the end.
+            let may_break_off = reader == OriginReader::Everything && !is_shut_out && lead.may_break_off();
             if let Some(Widening::Back { connections: 1, .. }) = widening {
                 self.context.manners.gained_nothing(&origin_of(&self.source), now);
             }
             if let Some(widening) = widening {
                 state.journal.note(now, told(widening));
             }
-            are_more
+            (are_more, is_trial_due, may_break_off)
         };
         if are_more {
             self.read_beside();
         }
+        if is_trial_due {
+            self.try_another();
+        }
+        may_break_off
     }
 
     /// The origin does not want several connections, for this time if it said one: one reads this blob from now on.
@@ -103,7 +122,7 @@ impl Transfer {
         let mut state = self.state.lock();
         let Some(books) = state.session.books_mut() else { return };
         let lead = books.lead_mut();
-        let before = lead.connections();
+        let before = lead.connections() + u8::from(lead.is_origin_tried());
         narrow(lead);
         let after = lead.connections();
         if after < before {
@@ -130,6 +149,70 @@ impl Transfer {
         let _told = self.context.pauses.begin(&self.source, text, rest);
         self.pause_reading(rest).await;
         rest
+    }
+
+    /// Starts a second connection that tries whether both get more, if there may be one now.
+    fn try_another(self: &Arc<Self>) {
+        let turns = &self.context.origin_turns;
+        let is_alone = self.context.manners.is_alone(&origin_of(&self.source), self.context.now());
+        if is_alone || !turns.shares_beside(TRIAL, self.context.fetching.count()) {
+            return;
+        }
+        let Some(connection) = turns.beside() else { return };
+        let range = {
+            let mut state = self.state.lock();
+            let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
+            let may_read = leads && !state.in_order_only && !state.compares && !state.beside.contains(&TRIAL);
+            let now = self.context.now();
+            let books = state.session.books_mut().filter(|_| may_read);
+            let range = books.and_then(|books| books.lead_mut().origin_trial(now));
+            if range.is_some() {
+                state.beside.insert(TRIAL);
+            }
+            range
+        };
+        let Some(range) = range else { return };
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _connection = connection;
+            let (began, caller) = (transfer.context.now(), transfer.state.lock().callers.current().clone());
+            let end = tokio::select! {
+                end = transfer.read_for_nothing(range, &caller) => end,
+                () = transfer.closed.cancelled() => RunEnd::Replan,
+            };
+            transfer.state.lock().beside.remove(&TRIAL);
+            transfer.after_stretch(end, began, &caller).await;
+            // More may have been found to be good when its last bytes came.
+            transfer.read_beside();
+        });
+    }
+
+    /// Reads a part of the origin that nobody keeps.
+    async fn read_for_nothing(self: &Arc<Self>, range: ByteRange, credentials: &Credentials) -> RunEnd {
+        let reader = OriginReader::Beside(TRIAL);
+        let mut reading = match self.open_part(Some(range), credentials).await {
+            Ok(reading) if reading.start == range.start() => reading,
+            Ok(whole) => return RunEnd::Whole(whole),
+            Err(error) => return RunEnd::Origin(error),
+        };
+        let _connection = self.context.metrics.origin_connection();
+        let mut lacks = range.len();
+        while lacks > 0 {
+            let bytes = match next_chunk(&mut reading.body, reader, &self.source).await {
+                Some(Ok(chunk)) => lacks.min(chunk.len() as u64),
+                Some(Err(error)) => return RunEnd::Origin(error),
+                None => {
+                    let text = format!("{} ended before what it was asked for", self.source);
+                    return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
+                }
+            };
+            lacks -= bytes;
+            let is_held_up = self.meter_origin(bytes).await;
+            self.origin_came(reader, bytes, Duration::ZERO, is_held_up);
+        }
+        // The connection is of use to the next request when the answer's end was seen.
+        let _end = next_chunk(&mut reading.body, reader, &self.source).await;
+        RunEnd::Replan
     }
 
     /// Starts the connections that are to read and do not.
@@ -203,8 +286,11 @@ impl Transfer {
         if !self.begins(reader, &mut turn, run.first).await {
             return RunEnd::Replan;
         }
+        if run.first > PieceIndex(0) {
+            self.joined_parts();
+        }
         let opened = tokio::select! {
-            opened = turn.wait_for(self.open_stretch(run, &left, credentials)) => opened,
+            opened = turn.wait_for(self.open_part(self.range_of(run, &left), credentials)) => opened,
             () = self.closed.cancelled() => return RunEnd::Replan,
         };
         match opened {
@@ -213,18 +299,11 @@ impl Transfer {
         }
     }
 
-    async fn open_stretch(
-        &self,
-        run: OriginRun,
-        left: &Leftover,
-        credentials: &Credentials,
-    ) -> Result<Reading, OriginError> {
+    /// Asks for a part, and waits no longer for the answer than another connection can wait.
+    async fn open_part(&self, range: Option<ByteRange>, credentials: &Credentials) -> Result<Reading, OriginError> {
         let requester = self.state.lock().requester;
-        if run.first > PieceIndex(0) {
-            self.joined_parts();
-        }
         let origin = self.context.origins.once(requester);
-        let opened = origin.read(&self.source, credentials, self.range_of(run, left), self.expected());
+        let opened = origin.read(&self.source, credentials, range, self.expected());
         tokio::time::timeout(ANSWER_TIMEOUT, opened).await.unwrap_or_else(|_| {
             let text = format!("{} did not answer for {} s", self.source, ANSWER_TIMEOUT.as_secs());
             Err(OriginError::new(ErrorKind::Timeout, text))

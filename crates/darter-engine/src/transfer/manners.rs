@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// How long no further connections are tried where they brought nothing.
-const NO_GAIN_FOR: Duration = Duration::from_secs(15);
+const NO_GAIN_FOR: Duration = Duration::from_secs(60);
 
 const MAX_ORIGINS: usize = 1024;
 
@@ -95,8 +95,8 @@ mod tests {
     fn what_brought_nothing_a_moment_ago_is_not_tried_for_the_next_blob() {
         let manners = Manners::default();
         manners.gained_nothing("registry", at(10));
-        assert_eq!(manners.known_until("registry", at(12)), Some(at(25)));
-        assert_eq!(manners.known_until("registry", at(25)), None);
+        assert_eq!(manners.known_until("registry", at(12)), Some(at(70)));
+        assert_eq!(manners.known_until("registry", at(70)), None);
         assert!(!manners.is_alone("registry", at(12)));
     }
 

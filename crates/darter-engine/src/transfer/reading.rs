@@ -30,6 +30,9 @@ use super::whole::Fresh;
 use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 
+/// Of an answer of which nothing came for this long nothing is on its way to here.
+const ON_ITS_WAY: Duration = Duration::from_millis(1);
+
 /// Why a run ended.
 pub(super) enum RunEnd {
     /// The plan has changed, or the run is done.
@@ -452,14 +455,23 @@ impl Transfer {
         let before = start - reading.start;
         let mut assembly = Assembly { reader, piece: first, bytes, skip: before, through, anew, to_the_end };
         let (mut body, mut at) = (reading.body, reading.start);
+        let mut breaks_off = false;
         loop {
             if !turn.has_begun() && !self.begins_piece(turn, &mut assembly).await {
                 return RunEnd::Replan;
             }
+            let asked = self.context.now();
+            let may_break_off = breaks_off && assembly.to_the_end && !assembly.through;
             let chunk = tokio::select! {
+                biased;
                 chunk = turn.wait_for(next_chunk(&mut body, left.reader, &self.source)) => chunk,
+                () = tokio::time::sleep(ON_ITS_WAY), if may_break_off => {
+                    left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
+                    return RunEnd::Replan;
+                }
                 () = self.closed.cancelled() => return RunEnd::Replan,
             };
+            let waited = self.context.now().since(asked);
             let mut chunk = match chunk {
                 Some(Ok(chunk)) => chunk,
                 Some(Err(error)) => {
@@ -481,7 +493,7 @@ impl Transfer {
             }
             let is_held_up = self.meter_origin(length).await;
             if !through {
-                self.origin_came(left.reader, length, is_held_up);
+                breaks_off = self.origin_came(left.reader, length, waited, is_held_up);
             }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
@@ -553,7 +565,7 @@ impl Transfer {
     }
 
     /// Whether the agent's own limit held it up.
-    async fn meter_origin(&self, bytes: u64) -> bool {
+    pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
         self.context.metrics.origin_bytes.inc_by(bytes);
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
     }
@@ -645,7 +657,7 @@ impl Transfer {
 }
 
 /// What comes next of a body. A connection besides others is not waited for as long: what it was to read can be read by them.
-async fn next_chunk(
+pub(super) async fn next_chunk(
     body: &mut darter_origin::Body,
     reader: OriginReader,
     source: &Source,

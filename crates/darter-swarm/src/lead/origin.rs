@@ -67,7 +67,7 @@ pub(super) struct Readings {
 
 impl Default for Readings {
     fn default() -> Self {
-        Self { everything: true, wishes: Vec::new(), at: Vec::new(), breadth: Breadth::new(1), lengths: None }
+        Self { everything: true, wishes: Vec::new(), at: Vec::new(), breadth: Breadth::new(1, 0), lengths: None }
     }
 }
 

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use darter_agent::{Agent, Options};
 use darter_api::Span;
@@ -21,7 +22,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub(super) const MIB: u64 = 1 << 20;
-pub(super) const TICK: Duration = Duration::from_millis(10);
+/// How many ticks a second has, on a machine that has nothing else to do.
+pub(super) const TICKS: u64 = 250;
+pub(super) const TICK: Duration = Duration::from_millis(1000 / TICKS);
 
 /// How long a pause it asks for.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -125,8 +128,8 @@ impl Store {
         let shared = Shared {
             content,
             next: Mutex::default(),
-            each: AtomicU64::new((each / 100).max(1)),
-            all: (all / 100).max(1),
+            each: AtomicU64::new((each / TICKS).max(1)),
+            all: (all / TICKS).max(1),
             does,
             declared,
             ticks,
@@ -143,6 +146,8 @@ impl Store {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/file", listener.local_addr().unwrap());
         let routes = axum::Router::new().route("/file", get(answer)).with_state(Arc::clone(&shared));
+        // As servers of files do: what a tick gives leaves in it.
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Self { url, shared }
     }
@@ -175,7 +180,7 @@ impl Store {
 
     /// What one answer gets in a second from now on.
     pub(super) fn give_each(&self, bytes: u64) {
-        self.shared.each.store((bytes / 100).max(1), Ordering::Relaxed);
+        self.shared.each.store((bytes / TICKS).max(1), Ordering::Relaxed);
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -312,7 +317,7 @@ async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: Head
     shared.most_open.fetch_max(if is_sample { 0 } else { open }, Ordering::Relaxed);
     if shared.does.turns() && open > 6 && !is_sample {
         let tick = *shared.ticks.borrow();
-        let _ = shared.turned.compare_exchange(0, tick + 30, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = shared.turned.compare_exchange(0, tick + TICKS * 3 / 10, Ordering::Relaxed, Ordering::Relaxed);
     }
     let stops = stops.map(|stops: u64| start + stops);
     let ticks = shared.ticks.clone();

@@ -1,0 +1,510 @@
+//! How many connections read a large blob of its origin at a time.
+//!
+//! Stores and CDNs limit what one connection gets, so that several get more together. Where the link, the disk or the processor is the
+//! limit, they get nothing more and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If it is one that
+//! somebody may have set, a second connection *tries* ([`trial`]): it reads a little, which is thrown away. If both get more than one, and again in
+//! another trial, four read, then eight, as long as each step brings more. The step that does not is taken back, and is tried again after a
+//! pause that grows. Connections that fail are halved in number for such a pause; an origin that does not want several is read by one for
+//! good.
+//!
+//! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and another one after each pause that is longer
+//! and longer; none is for more of the blob than one part in [`TRIAL_PART`]. The first answer, which is for everything, is broken off only when several were seen to
+//! get more.
+//!
+//! Pure. Which pieces each connection reads is [`Lead::origin_plan`](crate::Lead::origin_plan)'s to say.
+
+mod trial;
+mod windows;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::time::Duration;
+
+use darter_core::{ByteRange, Moment};
+
+use self::trial::{Outcome, Trial};
+use self::windows::{Pace, Windows};
+
+/// Connections that read one blob at a time, at most.
+pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
+
+/// No other connection is tried where no more than this is left to read.
+const MIN_LEFT: u64 = 16 << 20;
+
+/// Nor where that takes less time: the origin is asked once for what comes fast.
+const MIN_LEFT_TIME: Duration = Duration::from_secs(2);
+
+/// Nor where one gets more bytes in a second: nobody limits a connection to that.
+const MAX_RATE: f64 = 100e6;
+
+/// How many windows a rate counts after, and how many after a trial.
+const MIN_WINDOWS: usize = 8;
+const MIN_WINDOWS_AGAIN: usize = 4;
+
+/// For how long what several connections get is measured, at least.
+const WINDOW: Duration = Duration::from_millis(50);
+
+/// A trial is so small a part of the blob, and has so many bytes.
+const TRIAL_PART: u64 = 500;
+const MIN_TRIAL_BYTES: u64 = 16 << 10;
+const MAX_TRIAL_BYTES: u64 = 4 << 20;
+
+/// One that takes the first connection less time tells nothing; it takes no longer than this unless chance asks for that.
+const MIN_TRIAL_TIME: Duration = Duration::from_millis(4);
+const ENOUGH_TRIAL_TIME: Duration = Duration::from_millis(40);
+
+/// So many of them, unless they bring more.
+const TRIALS: u8 = 2;
+
+/// One that has to stand for two, since the one before it brought nothing, has to bring so much more than others.
+const ALONE_GAIN: f64 = 0.3;
+
+/// Twice as many connections, from two on, have to get this many times as much.
+const GAIN: f64 = 1.25;
+
+/// The first ones after trials have to get this many times what one does, or else one goes on.
+const FIRST_GAIN: f64 = 1.4;
+
+/// How long a trial may take to its first byte.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the first bytes of new connections are waited for before what all get is measured.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// The first pause before what brought no more is tried again; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// The same after trials that brought nothing.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
+
+/// A connection that began before another one's failure was noticed, and fails within this time after it, fails of the same cause.
+const SAME_CAUSE: Duration = Duration::from_secs(10);
+
+/// A connection reads a stretch of the blob in about this time while more connections are tried, so that what comes first in the
+/// blob is not long in coming should they bring nothing; and in this time afterwards, since each request takes time to be answered.
+const TRIED_STRETCH: Duration = Duration::from_millis(500);
+const STRETCH: Duration = Duration::from_secs(2);
+
+/// The shortest stretch, in time and in bytes, and the longest.
+const MIN_STRETCH: Duration = Duration::from_millis(150);
+const MIN_STRETCH_BYTES: u64 = 1 << 20;
+const MAX_STRETCH_BYTES: u64 = 64 << 20;
+
+/// That the number of connections changed, and why. Rates are in bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Widening {
+    /// `tried` connections got `rate` together, fewer had got `before`: `connections` read from now on.
+    Wider {
+        /// How many read now.
+        connections: u8,
+        /// How many were measured.
+        tried: u8,
+        /// What these got.
+        rate: u64,
+        /// What fewer got.
+        before: u64,
+    },
+    /// `tried` connections got `rate` together, hardly more than `before`: `connections` read from now on, as before.
+    Back {
+        /// How many read now.
+        connections: u8,
+        /// How many were measured.
+        tried: u8,
+        /// What these got.
+        rate: u64,
+        /// What fewer got.
+        before: u64,
+    },
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Breadth {
+    max: u8,
+    connections: u8,
+    /// The blob's length.
+    length: u64,
+    phase: Phase,
+    /// When the phase began.
+    begun: Moment,
+    /// What one connection got.
+    windows: Windows,
+    pace: Option<Pace>,
+    /// Trials that may still be made, and whether the last one brought more, or nothing.
+    trials: u8,
+    last_trial: Option<bool>,
+    /// What the last number of connections that was measured got, in bytes per second; zero if none was.
+    rate: f64,
+    /// Since when bytes of several connections are counted, and how many came.
+    since: Option<Moment>,
+    bytes: u64,
+    /// Which connections got something in this phase, by bit.
+    seen: u32,
+    pause: Duration,
+    /// Whether the agent's own limit held the origin up while bytes were counted.
+    held_up: bool,
+    /// Whether several connections were seen to get more than one.
+    is_limited: bool,
+    /// When a failure last counted.
+    failed: Option<Moment>,
+    /// The most connections that there were.
+    widest: u8,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// As many as there are read, and are measured.
+    Measured,
+    /// One reads, and a second one is to read a little.
+    TrialDue(Pace),
+    /// It does.
+    Trial(Trial),
+    /// More than `before` read, and are measured.
+    Wider { before: u8 },
+    /// It stays so until then.
+    Settled { until: Moment },
+    /// As many as there may be read, until one fails.
+    Full,
+    /// One reads, for good.
+    Alone,
+}
+
+impl Breadth {
+    /// One that lets `max` connections read a blob of this length, at most.
+    pub(crate) const fn new(max: u8, length: u64) -> Self {
+        let max = if max < MAX_ORIGIN_CONNECTIONS { max } else { MAX_ORIGIN_CONNECTIONS };
+        Self {
+            max,
+            connections: 1,
+            length,
+            phase: if max > 1 { Phase::Measured } else { Phase::Alone },
+            begun: Moment::ZERO,
+            windows: Windows::new(),
+            pace: None,
+            trials: TRIALS,
+            last_trial: None,
+            rate: 0.0,
+            since: None,
+            bytes: 0,
+            seen: 0,
+            pause: FIRST_PAUSE,
+            held_up: false,
+            is_limited: false,
+            failed: None,
+            widest: 1,
+        }
+    }
+
+    /// No other connection is tried before this moment.
+    pub(crate) const fn wait_until(&mut self, until: Moment) {
+        if matches!(self.phase, Phase::Measured) {
+            self.phase = Phase::Settled { until };
+        }
+    }
+
+    /// How many connections are to read.
+    pub(crate) const fn connections(&self) -> u8 {
+        self.connections
+    }
+
+    /// How many read at a time, at most, so far.
+    pub(crate) const fn widest(&self) -> u8 {
+        self.widest
+    }
+
+    /// Whether several connections read, which were seen to get more than one.
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.is_limited && self.connections > 1
+    }
+
+    /// Whether a second connection is to try.
+    pub(crate) const fn is_trial_due(&self) -> bool {
+        matches!(self.phase, Phase::TrialDue(_))
+    }
+
+    /// Whether a second connection tries.
+    pub(crate) const fn is_tried(&self) -> bool {
+        matches!(self.phase, Phase::Trial(_))
+    }
+
+    /// A second connection tries: the bytes that it is to read, which nobody keeps.
+    pub(crate) fn trial(&mut self, now: Moment) -> Option<ByteRange> {
+        let Phase::TrialDue(pace) = self.phase else { return None };
+        let (length, wanted) = self.next_trial(&pace)?;
+        let trial = Trial::new(length, wanted, pace, self.windows.last()?, now);
+        self.begin(Phase::Trial(trial), now);
+        self.trials = self.trials.saturating_sub(1);
+        Some(ByteRange::new(self.length - length, self.length))
+    }
+
+    /// How many bytes a trial has, and how much more it has to bring; `None` where it would tell nothing.
+    fn next_trial(&self, pace: &Pace) -> Option<(u64, f64)> {
+        let most = (self.length / TRIAL_PART).clamp(MIN_TRIAL_BYTES, MAX_TRIAL_BYTES).min(self.length);
+        let enough = (pace.rate * ENOUGH_TRIAL_TIME.as_secs_f64()) as u64;
+        let wanted_of = |length: u64| {
+            let time = Duration::from_secs_f64(length as f64 / pace.rate);
+            let wanted = trial::wanted(pace, time).filter(|_| time >= MIN_TRIAL_TIME)?;
+            Some((length, wanted))
+        };
+        [most.min(enough.max(MIN_TRIAL_BYTES)), most].into_iter().find_map(wanted_of)
+    }
+
+    /// How many bytes a connection reads with one request, when `left` bytes are left for all; `None` for as many as it can.
+    pub(crate) fn stretch(&self, left: u64) -> Option<u64> {
+        if self.connections < 2 {
+            return None;
+        }
+        let (rate, of) = match self.phase {
+            Phase::Wider { before } => (self.rate / f64::from(before), TRIED_STRETCH),
+            _ => (self.rate / f64::from(self.connections), STRETCH),
+        };
+        let bytes_in =
+            |time: Duration| ((rate * time.as_secs_f64()) as u64).clamp(MIN_STRETCH_BYTES, MAX_STRETCH_BYTES);
+        // Three quarters of what each is to read, again and again, so that all end at the same time.
+        let share = left / 4 * 3 / u64::from(self.connections);
+        Some(share.clamp(bytes_in(MIN_STRETCH), bytes_in(of)))
+    }
+
+    /// Bytes came on a connection (0 is the first one) that were waited for so long, and `left` are still to be read.
+    pub(crate) fn came(
+        &mut self,
+        connection: u8,
+        bytes: u64,
+        waited: Duration,
+        left: u64,
+        now: Moment,
+    ) -> Option<Widening> {
+        match &mut self.phase {
+            Phase::Full | Phase::Alone => None,
+            Phase::Settled { until } => {
+                if now >= *until {
+                    self.measure(now);
+                }
+                None
+            }
+            Phase::Measured if self.connections > 1 => {
+                let rate = self.measured(bytes, now)?;
+                self.rate = rate;
+                // No number of connections gets bytes faster than the agent itself takes them.
+                if !std::mem::take(&mut self.held_up) && self.is_worth_it(rate, left) {
+                    self.widen(now);
+                }
+                None
+            }
+            Phase::Measured => {
+                if connection == 0 {
+                    self.measured_alone(bytes, waited, left, now)
+                } else {
+                    None
+                }
+            }
+            Phase::TrialDue(_) => {
+                if connection == 0 {
+                    self.windows.came(bytes, waited, now);
+                }
+                if now.since(self.begun) >= TRIAL_TIMEOUT {
+                    self.settle(now);
+                }
+                None
+            }
+            Phase::Trial(trial) => {
+                if let Some(outcome) = trial.came(connection == 0, bytes, now) {
+                    return self.judge_trial(outcome, now);
+                }
+                if !trial.is_answered() && now.since(trial.asked()) >= TRIAL_TIMEOUT {
+                    self.settle(now);
+                }
+                None
+            }
+            Phase::Wider { before } => {
+                let before = *before;
+                self.seen |= 1 << connection;
+                let all_are_here = self.seen.count_ones() >= u32::from(self.connections);
+                if !all_are_here && now.since(self.begun) < WARM_UP {
+                    return None;
+                }
+                let rate = self.measured(bytes, now)?;
+                Some(self.judge(rate, (before, self.connections), now))
+            }
+        }
+    }
+
+    /// The agent's own limit holds the origin up.
+    pub(crate) const fn held_up(&mut self) {
+        self.held_up = true;
+    }
+
+    /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. Connections that break
+    /// at the same time are one failure.
+    pub(crate) fn failed(&mut self, began: Moment, now: Moment) {
+        let is_same = self.failed.is_some_and(|failed| began <= failed && now.since(failed) < SAME_CAUSE);
+        if matches!(self.phase, Phase::Alone) || is_same {
+            return;
+        }
+        self.failed = Some(now);
+        self.connections = match self.phase {
+            Phase::Wider { before } => before,
+            _ => (self.connections / 2).max(1),
+        };
+        self.settle(now);
+    }
+
+    /// The origin answered a range with something else, or asked for a pause: one connection reads it from now on.
+    pub(crate) fn refused(&mut self, now: Moment) {
+        self.connections = 1;
+        self.begin(Phase::Alone, now);
+    }
+
+    fn is_worth_it(&self, rate: f64, left: u64) -> bool {
+        left > MIN_LEFT && left as f64 >= rate * MIN_LEFT_TIME.as_secs_f64()
+    }
+
+    /// Bytes of the only connection.
+    fn measured_alone(&mut self, bytes: u64, waited: Duration, left: u64, now: Moment) -> Option<Widening> {
+        if std::mem::take(&mut self.held_up) {
+            self.windows.clear();
+            return None;
+        }
+        let before = self.pace.filter(|_| self.last_trial == Some(true) && !self.is_limited);
+        let windows = if before.is_some() { MIN_WINDOWS_AGAIN } else { MIN_WINDOWS };
+        if !self.windows.came(bytes, waited, now) {
+            return None;
+        }
+        let mut pace = self.windows.pace(windows)?;
+        if let Some(before) = before {
+            if !pace.agrees_with(&before) {
+                // So it was not the second connection that brought more.
+                self.last_trial = Some(false);
+                if self.trials == 0 {
+                    self.settle(now);
+                }
+                return None;
+            }
+            if self.trials == 0 {
+                return Some(self.several_get_more(before.rate * 2.0, before.rate, now));
+            }
+            // Few windows may agree by chance.
+            pace.noise = pace.noise.max(before.noise);
+        }
+        let may_be_set = pace.rate <= MAX_RATE && pace.is_waited_for;
+        if !may_be_set || !self.is_worth_it(pace.rate, left) {
+            return None;
+        }
+        if self.next_trial(&pace).is_none() {
+            self.windows.lengthen();
+            return None;
+        }
+        (self.pace, self.rate) = (Some(pace), pace.rate);
+        self.begin(Phase::TrialDue(pace), now);
+        None
+    }
+
+    /// Takes note of bytes of several connections; the rate when a window is over. Bytes that came first were under way before it began.
+    fn measured(&mut self, bytes: u64, now: Moment) -> Option<f64> {
+        let since = *self.since.get_or_insert(now);
+        if since == now {
+            return None;
+        }
+        self.bytes += bytes;
+        let (span, window) = (now.since(since), self.pace.map_or(WINDOW, |pace| pace.span.max(WINDOW)));
+        if span < window {
+            return None;
+        }
+        let rate = self.bytes as f64 / span.as_secs_f64();
+        (self.since, self.bytes) = (Some(now), 0);
+        Some(rate)
+    }
+
+    fn judge_trial(&mut self, Outcome { gain, wanted, is_burst }: Outcome, now: Moment) -> Option<Widening> {
+        let Some(pace) = self.pace else {
+            self.settle(now);
+            return None;
+        };
+        let rates = ((pace.rate * gain) as u64, pace.rate as u64);
+        let before = self.last_trial.replace(gain >= wanted);
+        let is_more = gain >= if before == Some(false) { wanted + ALONE_GAIN } else { wanted };
+        if !is_more {
+            self.settle(now);
+            return Some(Widening::Back { connections: 1, tried: 2, rate: rates.0, before: rates.1 });
+        }
+        if before == Some(true) {
+            return Some(self.several_get_more(pace.rate * gain, pace.rate, now));
+        }
+        // Another one has to say the same, if one may be made: the same chance does not come twice.
+        if is_burst && self.trials > 0 {
+            self.begin(Phase::TrialDue(pace), now);
+        } else {
+            self.measure(now);
+        }
+        None
+    }
+
+    /// Trials say that two connections get this much and one that much. More read from now on.
+    fn several_get_more(&mut self, two: f64, one: f64, now: Moment) -> Widening {
+        (self.connections, self.rate) = (1, one);
+        self.widen(now);
+        Widening::Wider { connections: self.connections, tried: 2, rate: two as u64, before: one as u64 }
+    }
+
+    /// What `tried` connections get is known: are there more, or as many as `before`?
+    fn judge(&mut self, rate: f64, (before, tried): (u8, u8), now: Moment) -> Widening {
+        let (had, rates) = (self.rate, (rate as u64, self.rate as u64));
+        // The first bytes of an answer may come at once.
+        let one = self.pace.map_or(f64::INFINITY, |pace| pace.rate);
+        let got = rate.min(one * f64::from(tried) * 1.1);
+        let gains = self.is_limited || got >= one * FIRST_GAIN;
+        self.is_limited |= gains;
+        if gains && got >= had * GAIN {
+            (self.rate, self.connections) = (got, tried);
+            self.widest = self.widest.max(tried);
+            self.trials = TRIALS;
+            self.widen(now);
+            return Widening::Wider { connections: self.connections, tried, rate: rates.0, before: rates.1 };
+        }
+        self.connections = if gains { before } else { 1 };
+        self.rate = had / f64::from(before) * f64::from(self.connections);
+        if !gains && self.pause == FIRST_PAUSE {
+            // The machine may have stood still just then.
+            (self.trials, self.last_trial) = (1, Some(false));
+        }
+        self.settle(now);
+        Widening::Back { connections: self.connections, tried, rate: rates.0, before: rates.1 }
+    }
+
+    /// Twice as many are tried. What two trials say of two connections is relied on.
+    fn widen(&mut self, now: Moment) {
+        if self.connections == 1 && self.max >= 4 {
+            (self.connections, self.rate) = (2, self.rate * 2.0);
+        }
+        let before = self.connections;
+        if before >= self.max {
+            return self.begin(Phase::Full, now);
+        }
+        self.connections = before.saturating_mul(2).min(self.max);
+        self.widest = self.widest.max(self.connections);
+        self.begin(Phase::Wider { before }, now);
+    }
+
+    fn settle(&mut self, now: Moment) {
+        if self.connections == 1 && self.trials == 0 {
+            (self.trials, self.last_trial) = (1, Some(false));
+            self.pause = self.pause.max(LONG_PAUSE);
+        }
+        self.begin(Phase::Settled { until: now + self.pause }, now);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+    }
+
+    fn measure(&mut self, now: Moment) {
+        self.windows.clear();
+        self.begin(Phase::Measured, now);
+    }
+
+    fn begin(&mut self, phase: Phase, now: Moment) {
+        (self.phase, self.begun, self.since, self.held_up) = (phase, now, None, false);
+        (self.bytes, self.seen) = (0, 0);
+    }
+}

@@ -1,0 +1,235 @@
+//! Origins that limit each connection, and others, on machines of every kind.
+
+use super::world::{MIB, World};
+use super::*;
+
+fn at(millis: u64) -> Moment {
+    Moment::from_micros(1_000_000 + millis * 1000)
+}
+
+#[test]
+fn a_store_that_limits_each_connection_is_read_by_many_soon() {
+    for (each, length) in [(8, 80), (8, 128), (1, 32), (24, 256), (40, 1024), (8, 4096)] {
+        let read = World::new(each * MIB, u64::MAX).read(length * MIB);
+        let best = length as f64 / (8 * each) as f64;
+        assert_eq!(read.connections, 8, "{read:?}");
+        assert!(read.found < Some(0.5) && read.seconds < best * 1.05 + 0.5, "{read:?}: {best}");
+        assert_eq!(read.trials, 2);
+        assert!(read.tried * 1000 <= length * MIB * 4 + 1000, "{read:?}");
+    }
+}
+
+#[test]
+fn where_the_link_is_the_limit_one_reads_and_a_trial_or_two_are_made() {
+    for all in [12, 30, 60] {
+        let read = World::new(u64::MAX, all * MIB).read(256 * MIB);
+        assert_eq!((read.connections, read.widest), (1, 1), "{read:?}");
+        assert!((1..=2).contains(&read.trials));
+        let Some(Widening::Back { connections: 1, tried: 2, rate, before }) = read.widenings.first() else {
+            panic!("{read:?}");
+        };
+        assert!((0.5..1.2).contains(&(*rate as f64 / *before as f64)), "{rate} and {before}");
+    }
+    let read = World::new(u64::MAX, MIB).read(512 * MIB);
+    assert!(read.trials <= 11 && read.tried < 512 * MIB / 200, "{read:?}: in eight minutes");
+}
+
+#[test]
+fn no_other_connection_is_tried_for_little_or_for_a_moment_or_where_no_limit_is_that_high() {
+    for (rate, length) in [(MIB, 16 * MIB), (60 * MIB, 100 * MIB), (300 * MIB, 4096 * MIB)] {
+        let read = World::new(rate, u64::MAX).read(length);
+        assert_eq!((read.widenings.len(), read.trials), (0, 0));
+    }
+}
+
+#[test]
+fn what_brings_no_more_is_taken_back() {
+    let three = World::new(8 * MIB, 24 * MIB).read(128 * MIB);
+    assert_eq!(three.connections, 4, "{three:?}: three get all that there is");
+    let read = World::new(8 * MIB, 16 * MIB).read(128 * MIB);
+    assert_eq!(read.connections, 2, "{read:?}");
+    assert!(matches!(
+        read.widenings[..2],
+        [Widening::Wider { connections: 4, tried: 2, .. }, Widening::Back { connections: 2, tried: 4, .. }]
+    ));
+}
+
+/// nginx sends what a connection is to get in bursts of two megabytes, or in those of its upstream.
+#[test]
+fn a_store_that_sends_in_bursts_is_measured_over_whole_ones() {
+    for burst in [10, 30, 90, 250] {
+        let read = World { burst, ..World::new(8 * MIB, u64::MAX) }.read(128 * MIB);
+        assert!(read.connections == 8 && read.found < Some(0.55), "{burst} ms: {read:?}");
+        let read = World { burst, ..World::new(u64::MAX, 8 * MIB) }.read(128 * MIB);
+        assert_eq!(read.widest, 1, "{burst} ms: {read:?}");
+    }
+}
+
+/// How many of them are read by several is to be less than one in a hundred, and none is asked for more than two trials.
+#[test]
+fn noise_makes_no_more_of_what_all_connections_share() {
+    let noisy = |all: u64| World { noise: 0.3, ..World::new(u64::MAX, all * MIB) };
+    let worlds = [
+        ("quick noise", World { every: 5, ..noisy(40) }),
+        ("noise", noisy(40)),
+        ("noise", noisy(12)),
+        ("slow noise", World { every: 100, ..noisy(40) }),
+        ("very slow noise", World { every: 700, ..noisy(40) }),
+        ("stalls", World { stalls: Some(1500), ..World::new(u64::MAX, 40 * MIB) }),
+        ("stalls of this host", World { stalls: Some(1500), stalls_here: true, ..World::new(u64::MAX, 40 * MIB) }),
+        ("noise and stalls", World { stalls: Some(1500), stalls_here: true, ..noisy(40) }),
+        ("a slow answer", World { answer: 60, ..noisy(40) }),
+        ("a slow answer and stalls", World { answer: 60, stalls: Some(1500), stalls_here: true, ..noisy(12) }),
+    ];
+    let mut failed = false;
+    for (name, world) in worlds {
+        let reads = 300;
+        let wider = world.count(reads, 300 * MIB, |read| read.widest > 1);
+        let asked = world.count(reads, 300 * MIB, |read| read.widest == 1 && read.trials > TRIALS.into());
+        println!("{name}: {wider} of {reads} were read by several");
+        failed |= wider * 100 >= reads || asked > 0;
+    }
+    assert!(!failed);
+}
+
+#[test]
+fn a_limit_is_found_on_a_busy_machine_too() {
+    let world = World::new(8 * MIB, u64::MAX);
+    let worlds = [
+        ("quiet", 1.0, world),
+        ("a slow answer", 1.0, World { answer: 30, ..world }),
+        ("stalls", 0.85, World { stalls: Some(3000), ..world }),
+        ("stalls of this host", 0.85, World { stalls: Some(3000), stalls_here: true, ..world }),
+        ("a noisy link behind", 0.98, World { noise: 0.3, all: 400 * MIB, ..world }),
+    ];
+    for (name, most, world) in worlds {
+        let reads = 200;
+        let soon = world.count(reads, 128 * MIB, |read| read.found < Some(0.5));
+        let found = world.count(reads, 128 * MIB, |read| read.widest == 8);
+        println!("{name}: {soon} of {reads} within half a second, {found} at all");
+        assert!(soon as f64 >= most * reads as f64, "{name}: {soon} of {reads} within half a second");
+        assert!(found * 20 >= reads * 19, "{name}: {found} of {reads} at all");
+    }
+}
+
+/// The first connection gets so much for so long.
+fn read_alone(breadth: &mut Breadth, rate: u64, from: u64, until: u64) {
+    for millis in (from..until).step_by(2) {
+        breadth.came(0, rate / 500, Duration::MAX, 1 << 30, at(millis));
+    }
+}
+
+#[test]
+fn an_origin_that_refuses_is_read_by_one_for_good_and_one_that_fails_is_tried_once_more() {
+    let mut breadth = Breadth::new(8, 1 << 30);
+    read_alone(&mut breadth, 8 * MIB, 0, 500);
+    assert!(breadth.is_trial_due());
+    let trial = breadth.trial(at(500)).unwrap();
+    assert!(trial.end() == 1 << 30 && trial.len() <= 8 * MIB / 20, "{trial:?}");
+    assert!(!breadth.is_trial_due() && breadth.connections() == 1);
+    breadth.failed(at(400), at(500));
+    read_alone(&mut breadth, 8 * MIB, 500, 1400);
+    assert!(!breadth.is_trial_due());
+    read_alone(&mut breadth, 8 * MIB, 1400, 5000);
+    assert!(breadth.is_trial_due());
+    breadth.refused(at(5000));
+    read_alone(&mut breadth, 8 * MIB, 5000, 100_000);
+    assert!(!breadth.is_trial_due() && breadth.connections() == 1);
+    let mut alone = Breadth::new(1, 1 << 30);
+    read_alone(&mut alone, 8 * MIB, 0, 10_000);
+    assert!(!alone.is_trial_due());
+}
+
+/// Eight connections, as many as there may be.
+fn eight() -> Breadth {
+    let mut breadth = Breadth::new(8, 1 << 30);
+    (breadth.connections, breadth.widest, breadth.rate) = (8, 8, (64 * MIB) as f64);
+    (breadth.phase, breadth.is_limited) = (Phase::Full, true);
+    breadth
+}
+
+/// Each connection gets 8 MiB a second for so long.
+fn read_on(breadth: &mut Breadth, from: u64, until: u64) {
+    for millis in (from..until).step_by(10) {
+        for connection in 0..breadth.connections() {
+            breadth.came(connection, 8 * MIB / 100, Duration::MAX, 1 << 30, at(millis));
+        }
+    }
+}
+
+#[test]
+fn one_interruption_that_breaks_all_connections_counts_once_and_they_are_as_many_again_soon() {
+    let mut breadth = eight();
+    for later in 0..7 {
+        breadth.failed(at(900), at(1000 + later * 300));
+    }
+    assert_eq!(breadth.connections(), 4);
+    read_on(&mut breadth, 3000, 6000);
+    assert_eq!(breadth.connections(), 8, "{:?}", breadth.phase);
+    // One that is noticed late broke with the others.
+    breadth.failed(at(950), at(6000));
+    assert_eq!(breadth.connections(), 8);
+    breadth.failed(at(5900), at(6100));
+    assert_eq!(breadth.connections(), 4, "another one counts");
+}
+
+#[test]
+fn a_failure_of_more_connections_than_before_is_taken_back_to_those() {
+    let mut breadth = eight();
+    (breadth.connections, breadth.phase) = (6, Phase::Wider { before: 4 });
+    breadth.failed(at(10), at(20));
+    assert_eq!(breadth.connections(), 4);
+}
+
+#[test]
+fn what_the_agent_itself_holds_up_is_not_tried_by_more() {
+    let mut breadth = Breadth::new(8, 1 << 30);
+    for millis in (0..5000).step_by(2) {
+        breadth.held_up();
+        breadth.came(0, MIB / 60, Duration::MAX, 1 << 30, at(millis));
+    }
+    assert!(!breadth.is_trial_due());
+    for millis in (5000..10_000).step_by(2) {
+        breadth.came(0, MIB / 60, Duration::ZERO, 1 << 30, at(millis));
+    }
+    assert!(!breadth.is_trial_due(), "it has all hands full");
+    read_alone(&mut breadth, 8 * MIB, 10_000, 12_000);
+    assert!(breadth.is_trial_due());
+}
+
+#[test]
+fn an_origin_that_was_tried_a_moment_ago_for_another_blob_is_not_tried_at_once() {
+    let mut breadth = Breadth::new(8, 1 << 30);
+    breadth.wait_until(at(3000));
+    read_alone(&mut breadth, 8 * MIB, 0, 3000);
+    assert!(!breadth.is_trial_due());
+    read_alone(&mut breadth, 8 * MIB, 3000, 3500);
+    assert!(breadth.is_trial_due());
+}
+
+#[test]
+fn a_trial_that_is_not_made_or_gets_no_answer_ends() {
+    for is_made in [false, true] {
+        let mut breadth = Breadth::new(2, 1 << 30);
+        read_alone(&mut breadth, 8 * MIB, 0, 4000);
+        assert!(breadth.is_trial_due());
+        if is_made {
+            breadth.trial(at(4000)).unwrap();
+        }
+        read_alone(&mut breadth, 8 * MIB, 4000, 10_000);
+        assert!(matches!(breadth.phase, Phase::Settled { .. } | Phase::Measured | Phase::TrialDue(_)));
+        assert_eq!(breadth.trials, if is_made { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn stretches_are_shorter_towards_the_end_and_while_more_are_tried() {
+    let mut breadth = Breadth::new(8, 1 << 30);
+    assert_eq!(breadth.stretch(1 << 30), None);
+    breadth = eight();
+    assert_eq!(breadth.stretch(1 << 30), Some(16 * MIB));
+    assert_eq!(breadth.stretch(64 * MIB), Some(6 * MIB));
+    assert_eq!(breadth.stretch(MIB), Some(8 * MIB * 15 / 100), "what comes in a moment");
+    (breadth.phase, breadth.rate) = (Phase::Wider { before: 4 }, (32 * MIB) as f64);
+    assert_eq!(breadth.stretch(1 << 30), Some(4 * MIB));
+}

@@ -1,0 +1,220 @@
+//! A second connection that reads a little, which tells whether it gets that besides what the first one gets.
+//!
+//! Where the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
+//! first one gets half meanwhile. Where each connection has a limit of its own, the second one is as quick as the first, which goes on as
+//! before. Both are asked of a trial, and by so much that chance does not decide.
+//!
+//! Its time is counted from the request, or from its first bytes where an answer takes its time. Neither can be told more exactly than the
+//! first connection's bytes come. An origin that sends in bursts sends all of a trial in one: that it comes many times as fast as the first
+//! one's bytes do in the long run is what tells there.
+
+use std::time::Duration;
+
+use darter_core::Moment;
+
+use super::windows::Pace;
+
+/// Both connections have to get so much more than the first one alone, at least, and the second one no less than half of that.
+const MIN_GAIN: f64 = 1.3;
+
+/// Where that would have to be more for chance not to decide, a trial tells nothing.
+const MAX_GAIN: f64 = 1.7;
+
+/// So many standard deviations of what the first connection gets in the time of a trial.
+const MARGIN: f64 = 3.0;
+
+/// A trial is one burst when it comes so many times as fast as the first connection's bytes.
+const BURST: f64 = 2.5;
+
+/// What counts as one moment.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Trial {
+    length: u64,
+    wanted: f64,
+    pace: Pace,
+    asked: Moment,
+    /// When bytes last came on the first connection, before it was asked; how many came since, when the last, and the longest time without.
+    before: Moment,
+    others: u64,
+    others_last: Moment,
+    others_gap: Duration,
+    /// When it was answered, with how many bytes, and how many came in all.
+    first: Option<(Moment, u64)>,
+    came: u64,
+    /// When all had come.
+    end: Option<Moment>,
+}
+
+/// What a trial came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Outcome {
+    /// What both connections get as a multiple of what one got.
+    pub(super) gain: f64,
+    /// What that has to be for it to be more.
+    pub(super) wanted: f64,
+    /// Whether it came at once, where the first connection gets bursts: chance has no part in that.
+    pub(super) is_burst: bool,
+}
+
+/// How much more two connections have to get than one for it to be more, in a trial that takes this long; `None` where it would tell
+/// nothing.
+pub(super) fn wanted(pace: &Pace, time: Duration) -> Option<f64> {
+    let wanted = 1.0 + (pace.noise_in(time) * MARGIN).max(MIN_GAIN - 1.0);
+    (wanted <= MAX_GAIN).then_some(wanted)
+}
+
+impl Trial {
+    /// So many bytes are asked for, and have to bring so much more. Bytes of the first connection came last at `before`.
+    pub(super) const fn new(length: u64, wanted: f64, pace: Pace, before: Moment, now: Moment) -> Self {
+        let (others, others_gap) = (0, Duration::ZERO);
+        Self {
+            length,
+            wanted,
+            pace,
+            asked: now,
+            before,
+            others,
+            others_last: before,
+            others_gap,
+            first: None,
+            came: 0,
+            end: None,
+        }
+    }
+
+    pub(super) const fn asked(&self) -> Moment {
+        self.asked
+    }
+
+    pub(super) const fn is_answered(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Bytes came on the first connection, or on the second. What it came to, once that is known.
+    pub(super) fn came(&mut self, is_first: bool, bytes: u64, now: Moment) -> Option<Outcome> {
+        let wanted = self.wanted;
+        let even = |gain| Outcome { gain, wanted, is_burst: false };
+        if is_first {
+            self.others += bytes;
+            self.others_gap = self.others_gap.max(now.since(self.others_last));
+            self.others_last = now;
+            return self.end.map(|end| even(self.gain(end)));
+        }
+        if self.end.is_some() {
+            return None;
+        }
+        self.first.get_or_insert((now, bytes));
+        self.came += bytes;
+        if self.came < self.length {
+            return None;
+        }
+        self.end = Some(now);
+        if self.is_burst(now) {
+            return Some(Outcome { gain: 2.0, wanted, is_burst: true });
+        }
+        // Or else what the first one gets meanwhile is known when its next bytes come.
+        (self.others > 0).then(|| even(self.gain(now)))
+    }
+
+    /// How long the first connection takes for as much.
+    fn time(&self) -> f64 {
+        self.length as f64 / self.pace.rate
+    }
+
+    fn is_burst(&self, end: Moment) -> bool {
+        let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
+        let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
+        is_quick && self.pace.gap.as_secs_f64() >= self.time() * 2.0
+    }
+
+    fn gain(&self, end: Moment) -> f64 {
+        let grain = self.pace.gap.max(MOMENT);
+        let rate = |bytes: u64, span: Duration| bytes as f64 / span.max(grain).as_secs_f64() / self.pace.rate;
+        let all = rate(self.length, end.since(self.asked));
+        let (first, at_first) = self.first.unwrap_or((self.asked, 0));
+        let stood_still = self.others_gap.max(end.since(self.others_last)) > grain * 2 + MOMENT * 5;
+        let later = if stood_still { 0.0 } else { rate(self.length.saturating_sub(at_first), end.since(first)) };
+        let second = all.max(later);
+        let others =
+            self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
+        // More than one got before is not owed to there being two.
+        (others.min(1.0) + second.min(1.0)).min(2.0 * second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 8 MB/s, in bytes that come every so many milliseconds.
+    fn pace(gap: u64, noise: f64) -> Pace {
+        let (span, gap) = (Duration::from_millis(50), Duration::from_millis(gap));
+        Pace { rate: 8e6, span: span.max(gap), gap, noise, is_waited_for: true }
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(9_000_000 + millis * 1000)
+    }
+
+    /// A trial of 160 kB, 20 ms of one connection: how many kilobytes come on which connection after how many milliseconds.
+    fn gain(pace: Pace, came: impl IntoIterator<Item = (u64, bool, u64)>) -> Option<f64> {
+        let mut trial = Trial::new(160_000, MIN_GAIN, pace, at(0), at(0));
+        let mut came = came.into_iter();
+        let outcome =
+            came.find_map(|(millis, is_first, kilobytes)| trial.came(is_first, kilobytes * 1000, at(millis)))?;
+        Some(outcome.gain)
+    }
+
+    /// What comes every two milliseconds on each connection, on the second one after the answer's time.
+    fn both(each: u64, answered: u64) -> impl Iterator<Item = (u64, bool, u64)> {
+        (1..200).map(|nth| nth * 2).flat_map(move |millis| {
+            let second = (millis > answered).then_some((millis, false, each));
+            [Some((millis, true, each)), second].into_iter().flatten()
+        })
+    }
+
+    #[test]
+    fn who_gets_as_much_as_the_first_one_doubles_it_and_who_shares_does_not() {
+        let gain_of = |each, answered| gain(pace(2, 0.0), both(each, answered)).unwrap();
+        assert!(gain_of(16, 1) > 1.9, "each has a limit of its own");
+        assert!(gain_of(8, 1) < 1.1, "both share a link");
+        assert!(gain_of(16, 6) > 1.3, "it takes a while to answer");
+        assert!(gain_of(16, 60) > 1.7, "it takes long to answer: what counts is what comes then");
+        assert!(gain_of(8, 60) < 1.1);
+    }
+
+    #[test]
+    fn a_burst_tells_where_the_first_connection_gets_bursts_and_nowhere_else() {
+        let burst = [(3, false, 80), (4, false, 80)];
+        assert_eq!(gain(pace(250, 0.01), burst), Some(2.0));
+        let smooth = gain(pace(2, 0.0), [(2, true, 16), (30, false, 40), (31, false, 120), (32, true, 200)]);
+        assert!(smooth.unwrap() < 1.3, "{smooth:?}: both stood still and what waited was read at once");
+    }
+
+    #[test]
+    fn what_the_first_connection_gets_meanwhile_is_waited_for() {
+        // All comes by ticks of ten milliseconds, in whichever order.
+        let shared =
+            [(10, false, 40), (10, true, 40), (20, false, 40), (20, true, 40), (30, false, 40), (40, false, 40)];
+        assert!(gain(pace(10, 0.0), shared.into_iter().chain([(40, true, 40)])).unwrap() < 1.1);
+        let each = [(10, false, 80), (10, true, 80), (20, false, 80)];
+        assert_eq!(gain(pace(10, 0.0), each.into_iter().take(3)).map(|gain| gain > 1.9), Some(true));
+        let at_once = [(9, false, 160)];
+        assert_eq!(gain(pace(10, 0.0), at_once), None);
+        let then = gain(pace(10, 0.0), at_once.into_iter().chain([(10, true, 0)])).unwrap();
+        assert!(then < 1.1, "{then}: the first one got nothing");
+    }
+
+    #[test]
+    fn a_noisy_rate_asks_for_more_or_for_a_longer_trial() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_millis(500));
+        assert_eq!(wanted(&pace(2, 0.0), short), Some(MIN_GAIN));
+        let more = wanted(&pace(2, 0.1), short).unwrap();
+        assert!(more > MIN_GAIN && more < MAX_GAIN, "{more}");
+        assert_eq!(wanted(&pace(2, 0.3), short), None);
+        assert!(wanted(&pace(2, 0.2), long).is_some());
+    }
+}

@@ -1,0 +1,227 @@
+//! The rate of one connection, window by window, and how far it can be relied on.
+//!
+//! On a busy machine a short window measures who was given the processor. A limit gives a connection the same in each window. So a
+//! rate counts once several windows were measured, and with it how far they lie apart. Where they lie far apart the windows become
+//! longer, over which a limit shows and chance evens out.
+//!
+//! A window begins and ends as bytes come, so that an origin that sends in bursts has whole bursts in it, and is as long as these ask.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use darter_core::Moment;
+
+/// A window has this length, at least, about that of a trial, and so many bytes.
+const WINDOW: Duration = Duration::from_millis(20);
+const MIN_BYTES: u64 = 16 << 10;
+
+/// Windows become no longer than this because they lie apart.
+const MAX_WINDOW: Duration = Duration::from_millis(80);
+
+/// Rates that lie no further apart are the same.
+const AGREE: f64 = 0.1;
+
+/// Of fewer than this the one that lies furthest off counts.
+const FEW: usize = 6;
+
+/// How many count.
+const KEPT: usize = 30;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Windows {
+    /// How long the next one is, at least.
+    length: Duration,
+    /// Since when its bytes are counted, how many came, and for how long nothing was there.
+    since: Moment,
+    bytes: u64,
+    idle: Duration,
+    /// The longest time in it without a byte.
+    gap: Duration,
+    /// When bytes last came.
+    last: Option<Moment>,
+    done: VecDeque<Window>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    rate: f64,
+    span: Duration,
+    gap: Duration,
+    /// Whether the origin was waited for most of the time.
+    is_waited_for: bool,
+}
+
+/// What several windows say together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pace {
+    /// In bytes per second.
+    pub(super) rate: f64,
+    /// How long a window was.
+    pub(super) span: Duration,
+    /// The longest time without a byte in most of them.
+    pub(super) gap: Duration,
+    /// How far windows lie apart, as a part of the rate: about one standard deviation.
+    pub(super) noise: f64,
+    /// Whether the origin was waited for most of the time. If not, this agent takes no more, whoever sends.
+    pub(super) is_waited_for: bool,
+}
+
+impl Pace {
+    /// Whether another rate may be the same one.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        (self.rate / other.rate - 1.0).abs() <= AGREE + self.noise.max(other.noise)
+    }
+
+    /// The deviation to be expected of what comes in another time than a window's.
+    pub(super) fn noise_in(&self, time: Duration) -> f64 {
+        self.noise * (self.span.as_secs_f64() / time.as_secs_f64().max(1e-4)).max(1.0).sqrt()
+    }
+}
+
+impl Windows {
+    pub(super) const fn new() -> Self {
+        let (since, bytes, idle, gap) = (Moment::ZERO, 0, Duration::ZERO, Duration::ZERO);
+        Self { length: WINDOW, since, bytes, idle, gap, last: None, done: VecDeque::new() }
+    }
+
+    /// When bytes last came.
+    pub(super) const fn last(&self) -> Option<Moment> {
+        self.last
+    }
+
+    /// Bytes came that were waited for so long. Whether a window ended with them.
+    pub(super) fn came(&mut self, bytes: u64, waited: Duration, now: Moment) -> bool {
+        let Some(last) = self.last.replace(now) else {
+            self.since = now;
+            return false;
+        };
+        let between = now.since(last);
+        self.bytes += bytes;
+        self.idle += waited.min(between);
+        self.gap = self.gap.max(between);
+        let span = now.since(self.since);
+        if span < self.length || self.bytes < MIN_BYTES {
+            return false;
+        }
+        let rate = self.bytes as f64 / span.as_secs_f64();
+        self.done.push_back(Window { rate, span, gap: self.gap, is_waited_for: self.idle * 2 >= span });
+        if self.done.len() > KEPT {
+            self.done.pop_front();
+        }
+        (self.since, self.bytes, self.idle, self.gap) = (now, 0, Duration::ZERO, Duration::ZERO);
+        true
+    }
+
+    /// What came so far tells nothing of what comes from now on. The next bytes begin a window.
+    pub(super) fn clear(&mut self) {
+        self.done.clear();
+        self.last = None;
+        (self.bytes, self.idle, self.gap) = (0, Duration::ZERO, Duration::ZERO);
+    }
+
+    /// They lie too far apart, and there are many of them: they become longer.
+    pub(super) fn lengthen(&mut self) {
+        if self.done.len() >= KEPT / 2 && self.length < MAX_WINDOW {
+            self.length *= 2;
+            self.done.clear();
+        }
+    }
+
+    /// What they say together, once there are at least so many of the shortest kind, or fewer longer ones.
+    pub(super) fn pace(&self, least: usize) -> Option<Pace> {
+        let span = median(self.done.iter().map(|window| window.span), Duration::cmp)?;
+        let count = self.done.len();
+        // Bursts make them longer; those that became longer because shorter ones lie apart may agree by chance.
+        let fewest = if self.length > WINDOW { least } else { least.div_ceil(5) };
+        if count < fewest || span * u32::try_from(count).ok()? < WINDOW * u32::try_from(least).ok()? {
+            return None;
+        }
+        let rate = median(self.done.iter().map(|window| window.rate), f64::total_cmp)?;
+        let gap = median(self.done.iter().map(|window| window.gap), Duration::cmp)?;
+        let mut apart: Vec<f64> = self.done.iter().map(|window| (window.rate - rate).abs() / rate).collect();
+        apart.sort_by(f64::total_cmp);
+        let noise = if count < FEW {
+            apart.last().copied()?
+        } else {
+            // The machine may have stood still in one of them, or the first one had what waited in the socket.
+            apart[..count - 1].iter().sum::<f64>() / (count - 1) as f64 * 1.5
+        };
+        let waited_for = self.done.iter().filter(|window| window.is_waited_for).count();
+        Some(Pace { rate, span, gap, noise, is_waited_for: waited_for * 2 > count })
+    }
+}
+
+/// The one in the middle.
+fn median<T: Copy>(values: impl Iterator<Item = T>, order: impl Fn(&T, &T) -> Ordering) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort_by(order);
+    values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each entry: after how many milliseconds how many kilobytes come.
+    fn windows(came: impl IntoIterator<Item = (u64, u64)>, waited: Duration) -> Windows {
+        let mut windows = Windows::new();
+        let mut now = Moment::from_micros(1_000_000);
+        for (millis, kilobytes) in came {
+            now = now + Duration::from_millis(millis);
+            windows.came(kilobytes * 1000, waited, now);
+        }
+        windows
+    }
+
+    #[test]
+    fn what_comes_evenly_or_in_bursts_has_the_rate_of_whole_bursts() {
+        for (every, bytes, span) in [(10, 80, 20), (30, 240, 30), (250, 2000, 250)] {
+            let pace = windows([(every, bytes); 101], Duration::MAX).pace(10).unwrap();
+            assert!((pace.rate - 8e6).abs() < 1.0 && pace.noise < 1e-9 && pace.is_waited_for, "{pace:?}");
+            assert_eq!((pace.span, pace.gap), (Duration::from_millis(span), Duration::from_millis(every)));
+        }
+        // A burst comes in several pieces.
+        let burst = [(245, 500), (1, 500), (2, 500), (2, 500)];
+        let pace = windows(std::iter::repeat_n(burst, 9).flatten(), Duration::MAX).pace(10).unwrap();
+        assert!((pace.rate - 8e6).abs() < 1.0 && pace.noise < 1e-9, "{pace:?}");
+    }
+
+    #[test]
+    fn short_windows_have_to_be_several_and_long_ones_two() {
+        assert!(windows([(10, 80); 20], Duration::MAX).pace(10).is_none());
+        assert!(windows([(10, 80); 21], Duration::MAX).pace(10).is_some());
+        assert!(windows([(250, 2000); 2], Duration::MAX).pace(10).is_none());
+        assert!(windows([(250, 2000); 3], Duration::MAX).pace(10).is_some());
+        assert!(windows([(10, 1); 30], Duration::MAX).pace(10).is_none(), "too little came");
+    }
+
+    #[test]
+    fn one_window_in_which_the_machine_stood_still_is_no_noise_and_what_differs_each_time_is() {
+        let still = (0..90).map(|nth| if nth == 33 { (200, 80) } else { (10, 80) });
+        let pace = windows(still, Duration::MAX).pace(10).unwrap();
+        assert!(pace.noise < 0.01 && pace.gap == Duration::from_millis(10), "{pace:?}");
+        let uneven = (0..61).map(|nth| if (nth + 1) / 2 % 2 == 0 { (10, 100) } else { (10, 60) });
+        let noise = windows(uneven, Duration::MAX).pace(10).unwrap().noise;
+        assert!((0.1..0.6).contains(&noise), "{noise}");
+    }
+
+    #[test]
+    fn an_agent_that_has_all_hands_full_does_not_wait_for_the_origin() {
+        for (waited, is_waited_for) in [(2, false), (7, true)] {
+            let pace = windows([(10, 80); 50], Duration::from_millis(waited)).pace(10).unwrap();
+            assert_eq!(pace.is_waited_for, is_waited_for);
+        }
+    }
+
+    #[test]
+    fn windows_become_longer_when_many_of_them_lie_apart() {
+        let mut few = windows([(10, 80); 23], Duration::MAX);
+        few.lengthen();
+        assert!(few.pace(10).is_some());
+        let mut many = windows([(10, 80); 40], Duration::MAX);
+        many.lengthen();
+        assert!(many.pace(1).is_none() && many.length == WINDOW * 2);
+    }
+}

@@ -1,0 +1,141 @@
+//! Origins, links and machines as they are, by milliseconds: for the tests of [`Breadth`].
+
+use std::time::Duration;
+
+use darter_core::Moment;
+
+use super::{Breadth, Widening};
+use crate::random::Random;
+
+pub(super) const MIB: u64 = 1 << 20;
+
+/// What comes of a socket at a time, at least.
+const CHUNK: f64 = 16e3;
+
+/// What a socket holds while nobody reads.
+const SOCKET: f64 = 4e6;
+
+/// Where a blob is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct World {
+    /// Bytes that each connection, and all of them together, get in a second at most.
+    pub(super) each: u64,
+    pub(super) all: u64,
+    /// How far what all together get is from that: a standard deviation, drawn anew after about so many milliseconds.
+    pub(super) noise: f64,
+    pub(super) every: u64,
+    /// What a connection is to get in so many milliseconds comes at once.
+    pub(super) burst: u64,
+    /// After about so many milliseconds nothing happens for 200: on the whole machine, or here only.
+    pub(super) stalls: Option<u64>,
+    pub(super) stalls_here: bool,
+    /// Milliseconds until an answer begins.
+    pub(super) answer: u64,
+    pub(super) seed: u64,
+}
+
+/// What came of reading a blob.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) connections: u8,
+    pub(super) widest: u8,
+    pub(super) seconds: f64,
+    /// When several read first.
+    pub(super) found: Option<f64>,
+    /// Trials, and bytes that they took.
+    pub(super) trials: u32,
+    pub(super) tried: u64,
+    pub(super) widenings: Vec<Widening>,
+}
+
+/// One connection: what it may take out of the socket, and when its answer begins.
+#[derive(Clone, Copy, Default)]
+struct Socket {
+    owed: f64,
+    holds: f64,
+    from: u64,
+}
+
+impl World {
+    pub(super) const fn new(each: u64, all: u64) -> Self {
+        let (noise, every, burst, stalls, stalls_here, answer, seed) = (0.0, 20, 1, None, false, 2, 1);
+        Self { each, all, noise, every, burst, stalls, stalls_here, answer, seed }
+    }
+
+    /// A blob of this length is read.
+    pub(super) fn read(self, length: u64) -> Read {
+        let mut random = Random::new(self.seed);
+        let mut uniform = move || random.next() as f64 / u64::MAX as f64;
+        let mut breadth = Breadth::new(8, length);
+        let mut read =
+            Read { connections: 1, widest: 1, seconds: 0.0, found: None, trials: 0, tried: 0, widenings: Vec::new() };
+        let (mut left, mut factor, mut stall, mut trial) = (length as f64, 1.0, 0_u64, None);
+        let mut sockets = [Socket { from: 1, ..Socket::default() }; 9];
+        let mut millis = 0;
+        while left >= 1.0 && millis < 1_000_000 {
+            millis += 1;
+            let now = Moment::from_micros(1_000_000 + millis * 1000);
+            if self.noise > 0.0 && uniform() * (self.every as f64) < 1.0 {
+                // Twelve uniform numbers are about a normal one.
+                let normal = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+                factor = (1.0 + self.noise * normal).max(0.05);
+            }
+            if stall == 0 && self.stalls.is_some_and(|every| uniform() * (every as f64) < 1.0) {
+                stall = 200;
+            }
+            stall = stall.saturating_sub(1);
+            if trial.is_none() && breadth.is_trial_due() {
+                let range = breadth.trial(now).expect("it is due");
+                trial = Some(range.len() as f64);
+                (read.trials, read.tried) = (read.trials + 1, read.tried + range.len());
+                sockets[8] = Socket { from: millis + self.answer, ..Socket::default() };
+            }
+            let reading = usize::from(breadth.connections());
+            let tries = trial.is_some();
+            let is_open = |nth: usize, socket: &Socket| socket.from <= millis && (nth < reading || nth == 8 && tries);
+            let open = sockets.iter().enumerate().filter(|(nth, socket)| is_open(*nth, socket)).count().max(1);
+            let one = (self.each as f64).min(self.all as f64 * factor / open as f64) / 1000.0;
+            for nth in 0..9 {
+                if !is_open(nth, &sockets[nth]) || stall > 0 && !self.stalls_here {
+                    continue;
+                }
+                let socket = &mut sockets[nth];
+                // A connection that has a limit of its own gets its first burst at once.
+                let is_first = millis == socket.from && self.all == u64::MAX;
+                socket.owed += if is_first { one * self.burst as f64 } else { one };
+                if (millis - socket.from) % self.burst == 0 {
+                    let sent = socket.owed.min(SOCKET - socket.holds);
+                    (socket.owed, socket.holds) = (0.0, socket.holds + sent);
+                }
+                let rest = if nth == 8 { trial.unwrap_or_default() } else { left };
+                if stall > 0 || socket.holds < CHUNK.min(rest) {
+                    continue;
+                }
+                let came = socket.holds.min(rest);
+                socket.holds = 0.0;
+                if nth == 8 {
+                    trial = Some(rest - came).filter(|rest| *rest >= 1.0);
+                } else {
+                    left -= came;
+                }
+                let connection = if nth == 8 { 1 } else { nth as u8 };
+                read.widenings.extend(breadth.came(connection, came.ceil() as u64, Duration::MAX, left as u64, now));
+            }
+            let reads_now = usize::from(breadth.connections());
+            for socket in sockets.iter_mut().take(reads_now).skip(reading) {
+                *socket = Socket { from: millis + self.answer, ..Socket::default() };
+            }
+            if reads_now > 1 {
+                read.found.get_or_insert(millis as f64 / 1000.0);
+            }
+        }
+        (read.seconds, read.widest) = (millis as f64 / 1000.0, breadth.widest());
+        read.connections = breadth.connections();
+        read
+    }
+
+    /// How many of so many such reads have this said of them.
+    pub(super) fn count(self, reads: u64, length: u64, is: impl Fn(&Read) -> bool) -> u64 {
+        (0..reads).filter(|seed| is(&Self { seed: seed * 7919 + 1, ..self }.read(length))).count() as u64
+    }
+}
