@@ -14,6 +14,7 @@
 //! | [`image`] | the laboratory's images, built once and cached as a registry's storage |
 //! | [`registry`] | Debian's `docker-registry`, and its access log |
 //! | [`hub`] | a registry that behaves as Docker Hub does: tokens, redirects to another host |
+//! | [`limited`] | a registry that gives each connection no more than a rate |
 //! | [`engine`] | containerd (the distribution's, and one built from source), Docker, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
 //! | `socket` | their administration sockets, asked by `darter-api`'s client |
@@ -33,6 +34,7 @@ pub mod engine;
 pub mod getter;
 pub mod hub;
 pub mod image;
+pub mod limited;
 pub mod link;
 pub mod needs;
 pub mod netns;
@@ -50,6 +52,7 @@ mod table;
 pub use cluster::Agent;
 pub use hub::Hub;
 pub use image::{Image, Images};
+pub use limited::Limited;
 pub use link::Link;
 pub use netns::{Host, Network, Rack};
 pub use process::Process;

@@ -49,8 +49,10 @@ const SCENARIOS: [(&str, Scenario); 17] = [
 ];
 
 /// What also needs Go, which is no part of what the others need.
-const RANGES: (&str, Scenario) =
-    ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges);
+const RANGES: [(&str, Scenario); 2] = [
+    ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
+    ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
+];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -61,14 +63,15 @@ fn main() -> ExitCode {
         eprintln!("the end-to-end scenarios are skipped: this {lack}");
     }
     let mut trials: Vec<_> = SCENARIOS.iter().map(|&(name, scenario)| trial(name, scenario, lack.clone())).collect();
-    let (name, scenario) = RANGES;
     let no_release = if lack.is_none() { release::lacking() } else { None };
-    if let Some(no_release) = &no_release {
-        eprintln!("{name} is skipped: this {no_release}");
+    for (name, scenario) in RANGES {
+        if let Some(no_release) = &no_release {
+            eprintln!("{name} is skipped: this {no_release}");
+        }
+        let ranges = trial(name, scenario, lack.clone());
+        // Not without the condition: the flag would take the place of the one that stands for what lacks.
+        trials.push(if no_release.is_some() { ranges.with_ignored_flag(true) } else { ranges });
     }
-    let ranges = trial(name, scenario, lack);
-    // Not without the condition: the flag would take the place of the one that stands for what lacks.
-    trials.push(if no_release.is_some() { ranges.with_ignored_flag(true) } else { ranges });
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -1,10 +1,15 @@
 //! containerd 2.4 with `concurrent_layer_fetch_buffer`: its daemon asks for a layer by eight ranges at a time, waits 30 s for
 //! the headers of each, and gives the pull up when one of them fails.
 
+use std::env;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use darter_core::{Clock as _, Rate, SystemClock};
 use darter_lab::engine::{Build, Containerd, PULL_TIMEOUT, Route};
-use darter_lab::registry::NAME;
-use darter_lab::{Agent, Registry};
+use darter_lab::process::wait_until;
+use darter_lab::registry::{AccessLog, NAME};
+use darter_lab::{Agent, Host, Image, Limited, Link, Registry};
 
 use crate::world::{Came, World, ensure_held, sizes};
 
@@ -45,6 +50,148 @@ pub(crate) fn engines_that_fetch_by_ranges(world: &World) -> Result<()> {
         ensure!(came.from_origin == 0, "{name} read the registry itself: {came:?}");
     }
     registry.ensure_read_once(sizes(image))
+}
+
+/// What containerd's users set.
+const STEP: u64 = 16 << 20;
+
+/// Turns of each regime, one directly and one by way of agents, if `DARTER_LAB_TURNS` says no other number.
+const TURNS: usize = 1;
+
+/// By how much the quickest pull by way of agents may be later than the quickest one directly: one core is busy with each
+/// host's agent.
+const LATER: f64 = 1.5;
+
+/// How much may be read of a blob whose registry limits each connection.
+const MAX_COPIES: f64 = 1.005;
+
+/// The rate of all cables, if they have one, and what the registry gives one connection, if it limits each.
+struct Regime {
+    name: &'static str,
+    cable: Option<&'static str>,
+    each: Option<Rate>,
+}
+
+/// A registry, with or without a limit for each connection.
+enum Source {
+    Plain(Registry),
+    Limited(Limited),
+}
+
+impl Source {
+    fn start(host: &Host, world: &World, each: Option<Rate>) -> Result<Self> {
+        let storage = world.shelf.storage();
+        Ok(match each {
+            None => Self::Plain(Registry::public(host, storage)?),
+            Some(each) => Self::Limited(Limited::start(host, storage, each)?),
+        })
+    }
+
+    fn authority(&self) -> &str {
+        match self {
+            Self::Plain(registry) => registry.authority(),
+            Self::Limited(limited) => limited.authority(),
+        }
+    }
+
+    fn access_log(&self) -> Result<AccessLog> {
+        match self {
+            Self::Plain(registry) => registry.access_log(),
+            Self::Limited(limited) => limited.access_log(),
+        }
+    }
+
+    /// An error unless each layer was read once in all. A request is logged a moment after its last byte left, which is waited for.
+    fn ensure_read_once(&self, image: &Image) -> Result<()> {
+        let all_are_logged = || {
+            let reads = self.access_log()?.blob_reads();
+            Ok(sizes(image).iter().all(|(digest, size)| reads.get(*digest).is_some_and(|read| read.bytes >= *size)))
+        };
+        wait_until("the registry's log of the last reads", PULL_TIMEOUT, all_are_logged)?;
+        let log = self.access_log()?;
+        let reads = log.blob_reads();
+        for (digest, size) in sizes(image) {
+            let read = reads.get(digest).copied().unwrap_or_default();
+            let copies = read.bytes as f64 / size as f64;
+            eprintln!("  {size} bytes by {} requests, {copies:.4} copies", read.requests);
+            ensure!(copies <= MAX_COPIES, "{digest} of {size} bytes was read {copies:.4} times");
+        }
+        match self {
+            Self::Plain(_) => log.ensure_read_once(sizes(image)),
+            Self::Limited(_) => Ok(()),
+        }
+    }
+}
+
+/// containerd by its eight ranges, directly and by way of agents. What it takes is told; what is read of the registry is held to.
+pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
+    let turns = env::var("DARTER_LAB_TURNS").ok().and_then(|turns| turns.parse().ok()).unwrap_or(TURNS);
+    let regimes = [
+        Regime { name: "no limit", cable: None, each: None },
+        Regime { name: "1 Gbit/s", cable: Some("1gbit"), each: None },
+        Regime { name: "100 Mbit/s", cable: Some("100mbit"), each: None },
+        Regime { name: "8 MB/s a connection", cable: None, each: Rate::from_bytes_per_second(8_000_000) },
+    ];
+    for (number, regime) in regimes.iter().enumerate() {
+        let (mut directly, mut by_agents) = (Vec::new(), Vec::new());
+        for turn in 0..turns {
+            let plug = |name: &str| -> Result<Host> {
+                let host = world.network.host(&format!("{name}-{number}-{turn}"))?;
+                if let Some(cable) = regime.cable {
+                    host.shape(Link::symmetric(cable.parse()?))?;
+                }
+                Ok(host)
+            };
+            let image = &world.shelf.tools;
+            // A registry for each: what its log says of the one is said of the one.
+            let (origin, host) = (plug("registry")?, plug("direct")?);
+            let source = Source::start(&origin, world, regime.each)?;
+            directly.push(pull(&host, &Route::direct(source.authority()), image)?);
+            let (origin, seed_host, host) = (plug("origin")?, plug("seed")?, plug("node")?);
+            let source = Source::start(&origin, world, regime.each)?;
+            let url = format!("http://{}", source.authority());
+            let seed = Agent::seed(&seed_host, &url)?;
+            let node = Agent::node(&host, &url, &seed_host)?;
+            by_agents.push(pull(&host, &Route::mirrored(source.authority()), image)?);
+            let came = Came::to(&node)?;
+            ensure!(came.from_origin == 0, "the node read the registry itself: {came:?}");
+            source.ensure_read_once(image)?;
+            for layer in &image.layers {
+                let told = seed.ask(&["explain", &layer.digest.to_string()])?;
+                let events = told["events"].as_array().into_iter().flatten();
+                events
+                    .filter_map(|event| event["what"].as_str())
+                    .filter(|what| what.contains("connections"))
+                    .for_each(|what| eprintln!("  {what}"));
+            }
+        }
+        let (direct, by_agent) = (median(&mut directly), median(&mut by_agents));
+        eprintln!(
+            "{}: {direct:.2} s directly, {by_agent:.2} s by agents ({:.2}); {directly:.2?}, {by_agents:.2?}",
+            regime.name,
+            by_agent / direct
+        );
+        let ratio = by_agents[0].as_secs_f64() / directly[0].as_secs_f64();
+        ensure!(ratio <= LATER, "{}: {ratio:.2} times as long", regime.name);
+    }
+    Ok(())
+}
+
+/// In seconds. Sorts them.
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
+}
+
+/// How long a containerd takes that fetches by ranges, from the command to the unpacked image.
+fn pull(host: &Host, route: &Route, image: &Image) -> Result<Duration> {
+    let engine = Containerd::start_build(host, route, Build::Release { ranges: Some(STEP) })?;
+    let clock = SystemClock::start();
+    let before = clock.now();
+    engine.pull(&image.reference(NAME))?.finish(PULL_TIMEOUT)?;
+    let took = clock.now().since(before);
+    ensure_held(&engine, image)?;
+    Ok(took)
 }
 
 /// How many requests for blobs an agent answered with a part.
