@@ -116,6 +116,15 @@ fn the_spellings_that_scripts_rely_on() {
     assert!(options.insecure);
 }
 
+#[test]
+fn a_store_that_limits_each_connection_is_read_by_eight_unless_something_else_is_asked_for() {
+    for (flags, connections) in [(&[][..], 8), (&["--origin-connections", "1"][..], 1)] {
+        let cli = parse(&[&["darter", "seed", "--data-dir", "/d"][..], flags].concat());
+        let Command::Seed(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.options().unwrap().origin_connections, connections);
+    }
+}
+
 /// What Kubernetes' downward API and other templates leave of values that a host does not have.
 #[test]
 fn labels_without_a_value_and_empty_members_of_lists_are_none() {
