@@ -419,12 +419,12 @@ impl Breadth {
         Some(rate)
     }
 
-    fn judge_trial(&mut self, Outcome { gain, wanted, is_burst }: Outcome, now: Moment) -> Option<Widening> {
+    fn judge_trial(&mut self, Outcome { gain, together, wanted, is_burst }: Outcome, now: Moment) -> Option<Widening> {
         let Some(pace) = self.pace else {
             self.settle(now);
             return None;
         };
-        let rates = ((pace.rate * gain) as u64, pace.rate as u64);
+        let rates = ((pace.rate * together) as u64, pace.rate as u64);
         let before = self.last_trial.replace(gain >= wanted);
         let is_more = gain >= if before == Some(false) { wanted + ALONE_GAIN } else { wanted };
         if !is_more {
@@ -432,7 +432,7 @@ impl Breadth {
             return Some(Widening::Back { connections: 1, tried: 2, rate: rates.0, before: rates.1 });
         }
         if before == Some(true) {
-            return Some(self.several_get_more(pace.rate * gain, pace.rate, now));
+            return Some(self.several_get_more(pace.rate * together, pace.rate, now));
         }
         // Another one has to say the same, if one may be made: the same chance does not come twice.
         if is_burst && self.trials > 0 {

@@ -51,8 +51,10 @@ pub(super) struct Trial {
 /// What a trial came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Outcome {
-    /// What both connections get as a multiple of what one got.
+    /// What both connections get as a multiple of what one got, as far as it is owed to there being two.
     pub(super) gain: f64,
+    /// The same, all of it.
+    pub(super) together: f64,
     /// What that has to be for it to be more.
     pub(super) wanted: f64,
     /// Whether it came at once, where the first connection gets bursts: chance has no part in that.
@@ -96,12 +98,11 @@ impl Trial {
     /// Bytes came on the first connection, or on the second. What it came to, once that is known.
     pub(super) fn came(&mut self, is_first: bool, bytes: u64, now: Moment) -> Option<Outcome> {
         let wanted = self.wanted;
-        let even = |gain| Outcome { gain, wanted, is_burst: false };
         if is_first {
             self.others += bytes;
             self.others_gap = self.others_gap.max(now.since(self.others_last));
             self.others_last = now;
-            return self.end.map(|end| even(self.gain(end)));
+            return self.end.map(|end| self.outcome(end));
         }
         if self.end.is_some() {
             return None;
@@ -113,10 +114,10 @@ impl Trial {
         }
         self.end = Some(now);
         if self.is_burst(now) {
-            return Some(Outcome { gain: 2.0, wanted, is_burst: true });
+            return Some(Outcome { gain: 2.0, together: 2.0, wanted, is_burst: true });
         }
         // Or else what the first one gets meanwhile is known when its next bytes come.
-        (self.others > 0).then(|| even(self.gain(now)))
+        (self.others > 0).then(|| self.outcome(now))
     }
 
     /// How long the first connection takes for as much.
@@ -130,7 +131,7 @@ impl Trial {
         is_quick && self.pace.gap.as_secs_f64() >= self.time() * 2.0
     }
 
-    fn gain(&self, end: Moment) -> f64 {
+    fn outcome(&self, end: Moment) -> Outcome {
         let grain = self.pace.gap.max(MOMENT);
         let rate = |bytes: u64, span: Duration| bytes as f64 / span.max(grain).as_secs_f64() / self.pace.rate;
         let all = rate(self.length, end.since(self.asked));
@@ -141,7 +142,8 @@ impl Trial {
         let others =
             self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
         // More than one got before is not owed to there being two.
-        (others.min(1.0) + second.min(1.0)).min(2.0 * second)
+        let gain = (others.min(1.0) + second.min(1.0)).min(2.0 * second);
+        Outcome { gain, together: others + second, wanted: self.wanted, is_burst: false }
     }
 }
 

@@ -121,7 +121,7 @@ fn a_store_that_limits_each_connection_is_read_by_eight_unless_something_else_is
     for (flags, connections) in [(&[][..], 8), (&["--origin-connections", "1"][..], 1)] {
         let cli = parse(&[&["darter", "seed", "--data-dir", "/d"][..], flags].concat());
         let Command::Seed(args) = cli.command else { panic!("{cli:?}") };
-        assert_eq!(args.options().unwrap().origin_connections, connections);
+        assert_eq!(args.options(Role::Seed, &[]).unwrap().origin_connections, connections);
     }
 }
 
