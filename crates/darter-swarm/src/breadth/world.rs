@@ -95,11 +95,10 @@ impl World {
             let is_open = |nth: usize, socket: &Socket| socket.from <= millis && (nth < reading || nth == 8 && tries);
             let open = sockets.iter().enumerate().filter(|(nth, socket)| is_open(*nth, socket)).count().max(1);
             let one = (self.each as f64).min(self.all as f64 * factor / open as f64) / 1000.0;
-            for nth in 0..9 {
-                if !is_open(nth, &sockets[nth]) || stall > 0 && !self.stalls_here {
+            for (nth, socket) in sockets.iter_mut().enumerate() {
+                if !is_open(nth, socket) || stall > 0 && !self.stalls_here {
                     continue;
                 }
-                let socket = &mut sockets[nth];
                 // A connection that has a limit of its own gets its first burst at once.
                 let is_first = millis == socket.from && self.all == u64::MAX;
                 socket.owed += if is_first { one * self.burst as f64 } else { one };
