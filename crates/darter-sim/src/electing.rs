@@ -45,7 +45,7 @@ impl Fleet {
         self.lose_lead_for(index, lead, Loss::Mute);
     }
 
-    fn lose_lead_for(&mut self, index: u32, lead: NodeId, loss: Loss) {
+    pub(crate) fn lose_lead_for(&mut self, index: u32, lead: NodeId, loss: Loss) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
         if !node.session.lost_lead(lead, loss, node.clock(now)) {
@@ -73,7 +73,7 @@ impl Fleet {
         }
     }
 
-    fn seek_on(&mut self, index: u32) {
+    pub(crate) fn seek_on(&mut self, index: u32) {
         let has_seed = index != 0 && self.nodes[0].alive && !self.is_cut(index, 0);
         let seeds: Vec<NodeId> = has_seed.then(|| id_of(0)).into_iter().collect();
         let node = &mut self.nodes[index as usize];
@@ -83,6 +83,7 @@ impl Fleet {
             Step::Rest(pause) => self.queue.push(self.now + pause, What::Rested { node: index, life }),
             Step::Ask(candidate) => {
                 let to = index_of(candidate);
+                self.nodes[index as usize].asks = Some(to);
                 self.queue.push(self.message_at(index, to), What::AskToLead { to, from: index, life });
             }
             Step::Survey => {
@@ -115,9 +116,7 @@ impl Fleet {
         } else if !asked.session.leadership.may_admit(id_of(from)) {
             self.message_at(to, from)
         } else {
-            self.join_lead(from, to);
-            self.seek_on(from);
-            return;
+            return self.join_lead(from, to);
         };
         self.queue.push(refusal, What::NotLed { node: from, by: to, life });
     }
@@ -126,7 +125,7 @@ impl Fleet {
     pub(crate) fn not_led(&mut self, index: u32, by: u32, life: u8) {
         let is_cut = self.is_cut(index, by);
         let node = &mut self.nodes[index as usize];
-        if node.life == life {
+        if node.life == life && node.asks.take_if(|asked| *asked == by).is_some() {
             if is_cut {
                 node.session.leadership.silent(id_of(by));
             } else {

@@ -3,20 +3,19 @@
 //!
 //! Hosts that are cut off from each other are told by nobody: what they say to each other lies on the way, and is there at once when
 //! the cut is healed. After [`SILENCE`] each gives the other up, as an agent does with a silent connection, and what lay on the way is
-//! lost. The tracker's notices, which take no time here, pass in the meantime.
+//! lost.
 //!
 //! Dates decide nothing here, so that a wall clock that jumps does nothing. A monotonic clock that jumps is that of one node: every pause
-//! by which it chooses pieces and tells news ends. A lead's books go by the fleet's time.
+//! by which it decides ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex};
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
 use darter_scenario::{Clock, Event as Happening, Lie, SEED};
-use darter_swarm::{Event, Leader, Start};
+use darter_swarm::{Event, Input, Leader, Start};
 
 use crate::fleet::Fleet;
-use crate::hashes::Mail;
 use crate::node::{Passing, id_of, index_of};
 use crate::queue::What;
 
@@ -47,10 +46,9 @@ fn pair(one: u32, other: u32) -> (u32, u32) {
 }
 
 /// Between whom something is on its way, if it is.
-fn ends(what: &What, mail: &Mail) -> Option<(u32, u32)> {
+const fn ends(what: &What) -> Option<(u32, u32)> {
     match *what {
         What::Request { to, from, .. } | What::Ask { to, from, .. } | What::Cancel { to, from, .. } => Some((from, to)),
-        What::Letter(at) => mail.ends(at),
         What::Arrived(arrival) => Some((arrival.from, arrival.to)),
         _ => None,
     }
@@ -93,7 +91,6 @@ impl Fleet {
             Happening::Jump { node, clock: Clock::Monotonic, by } => {
                 self.nodes[node as usize].ahead += Duration::from_secs_f64(by.max(0.0));
                 self.poll_soon(node);
-                self.tell_soon(node);
             }
             // Of a node whose disk is full everything is read by another already.
             Happening::Read { node, .. } if self.nodes[node as usize].passing.is_some() => {}
@@ -136,6 +133,7 @@ impl Fleet {
         if is_complete {
             self.count_in(index, SEED);
         } else {
+            node.asks = Some(SEED);
             self.join_lead(index, SEED);
         }
     }
@@ -149,7 +147,14 @@ impl Fleet {
         if self.troubles.cuts.is_empty() {
             return Some(what);
         }
-        let cut = ends(&what, &self.mail).and_then(|(from, to)| self.troubles.cuts.get_mut(&pair(from, to)));
+        if let What::Letter(at) = what {
+            let cuts = &self.troubles.cuts;
+            for (from, to, at) in self.mail.split(at, |from, to| cuts.contains_key(&pair(from, to))) {
+                let cut = self.troubles.cuts.get_mut(&pair(from, to)).expect("it is cut");
+                cut.under_way.push(What::Letter(at));
+            }
+        }
+        let cut = ends(&what).and_then(|(from, to)| self.troubles.cuts.get_mut(&pair(from, to)));
         let Some(cut) = cut else { return Some(what) };
         cut.under_way.push(what);
         None
@@ -179,7 +184,6 @@ impl Fleet {
             self.disconnected(node, peer);
         }
         for (node, peer) in [(one, other), (other, one)] {
-            self.member_left(node, id_of(peer));
             self.lose_lead(node, id_of(peer));
         }
     }
@@ -189,20 +193,7 @@ impl Fleet {
         for what in cut.under_way {
             self.queue.push(self.now, what);
         }
-        for (node, peer) in [(one, other), (other, one)] {
-            // Its news of that time did not reach a host that is cut off.
-            if self.nodes[node as usize].session.met().contains(&id_of(peer)) {
-                let held: Vec<PieceIndex> = self.shown(peer).iter().collect();
-                self.hear(node, peer, &held);
-                self.show_known(node, peer, &held);
-            }
-            self.meet(node);
-            let held = self.nodes[peer as usize].session.picker.held();
-            if self.nodes[peer as usize].session.leadership.following() == Some(id_of(node)) {
-                let (held, now) = (held.iter().collect::<Vec<_>>(), self.now);
-                self.with_lead(node, |lead| lead.have(id_of(peer), &held, now));
-            }
-        }
+        [one, other].into_iter().for_each(|node| self.poll_soon(node));
         if self.nodes[SEED as usize].alive && one.min(other) == SEED {
             self.seed_came(one.max(other));
         }
@@ -221,8 +212,9 @@ impl Fleet {
         let (rotten, passing) = (std::mem::take(&mut node.rotten), node.passing.take());
         let is_full = passing.is_some();
         let Passing { aside, forgotten } = passing.unwrap_or_default();
-        for piece in rotten.iter().chain(aside).chain(forgotten.iter()) {
-            self.tell(index, Event::Lost { piece });
+        let lost: PieceSet = rotten.iter().chain(aside).chain(forgotten.iter()).collect();
+        if !lost.is_empty() {
+            self.tell(index, Input::Lacking(lost));
         }
         if is_full {
             self.fill_disk(index);
@@ -234,7 +226,7 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         node.passing = Some(Passing::default());
         node.reader = Some(PieceIndex(0));
-        self.tell(index, Event::Wants(false));
+        self.tell_picker(index, Event::Wants(false));
         self.move_reader(index);
     }
 

@@ -1,24 +1,24 @@
 //! The engine: takes one event after the other from the queue and lets pickers and lead decide.
 //!
-//! A node dies silently and is missed after a while; those who followed it look for another lead. Messages take the network's
-//! latency and wait behind data where their delay matters to a decision (requests, cancels, announcements, failures); the
-//! tracker's notices arrive at once.
+//! A node dies silently and is missed after a while; those who followed it look for another lead. Requests, cancels and failures take the
+//! network's latency and wait behind data, as messages do (`letters`).
 //!
-//! Pickers are polled only when something may follow: news of neighbours' pieces waits unread (`Node::unread`) while the picker is
-//! at its limit.
+//! Sessions are polled only when something may follow.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex, Place, Tier};
+use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
+use darter_protocol::{Refusal, Wanted};
 use darter_scenario::Event as Happening;
-use darter_swarm::{Action, Came, Event, ReaderId, RequestId, Start, Told};
+use darter_swarm::{Came, Course, Event, Input, Loss, Output, ReaderId, RequestId, Start};
 
 use crate::events::Troubles;
-use crate::hashes::{Blob, Mail};
+use crate::hashes::Blob;
 use crate::leading::Leading;
+use crate::letters::Mail;
 use crate::node::{Node, Spot, id_of, index_of, scattered};
-use crate::queue::{Queue, What};
+use crate::queue::{Failed, Queue, What};
 use crate::report::Report;
 use crate::scenario::{Network, Scenario};
 use crate::uploads::{Limits, Upload, Uploads};
@@ -28,9 +28,6 @@ pub(crate) const MISSED_AFTER: Duration = Duration::from_millis(200);
 
 /// Pieces that a node sends at a time.
 const SLOTS: u32 = 4;
-
-/// News that may wait unread at a node.
-const MAX_NEWS: usize = 512;
 
 /// Polls of one node are at least this far apart, as those of a daemon are that handles what came in together.
 const POLL_EVERY: Duration = Duration::from_micros(500);
@@ -74,7 +71,7 @@ pub struct Fleet {
     patience: Duration,
     pub(crate) waiting_for: usize,
     limit: Moment,
-    actions: Vec<Action>,
+    outputs: Vec<Output>,
 }
 
 /// A link that a rack or a zone shares.
@@ -151,7 +148,7 @@ impl Fleet {
             patience: scenario.patience,
             waiting_for: 0,
             limit: Moment::ZERO + scenario.limit,
-            actions: Vec::new(),
+            outputs: Vec::new(),
         };
         fleet.place(scenario);
         fleet.start(scenario);
@@ -194,8 +191,10 @@ impl Fleet {
             for index in (0..scenario.nodes.len()).filter(|index| holds(*index)) {
                 self.learn(index as u32, self.pieces);
                 for piece in (0..self.pieces).map(PieceIndex) {
-                    self.tell(index as u32, Event::Received { request: None, piece, bytes: self.piece_bytes });
+                    let came = Came { piece, bytes: self.piece_bytes, request: None, from: None };
+                    self.tell(index as u32, Input::Again(came));
                 }
+                self.nodes[index].session.course = Course::new(true);
             }
         }
         self.lead_by(0, Start::Fresh);
@@ -256,33 +255,32 @@ impl Fleet {
             What::Silent { one, other, since } => self.fell_silent(one, other, since),
             What::Poll(node) => self.poll(node),
             What::Wake(node) => self.wake(node),
-            What::Tell(node) => self.tell_news(node),
             What::Request { to, from, id, piece, urgent } => self.requested(to, from, id, PieceIndex(piece), urgent),
             What::Ask { to, from, id } => self.asked(to, from, id),
             What::Cancel { to, from, id } => self.nodes[to as usize].uploads.cancel(from, id),
             What::Grain { from, life } => self.grain_sent(from, life),
             What::Arrived(arrival) => self.arrived(&arrival),
             What::Room { from, connection, life } => self.has_room(from, connection, life),
-            What::Started { node, from, id, piece, life } => {
-                let starts = &mut self.nodes[node as usize];
-                if starts.life == life {
-                    let (request, now) = (RequestId(u64::from(id)), starts.clock(self.now));
-                    starts.session.begun(request, PieceIndex(piece), id_of(from), now);
-                    self.poll_soon(node);
+            What::Started { node, id, piece, life } => {
+                if self.nodes[node as usize].life == life {
+                    let (request, piece) = (RequestId(u64::from(id)), PieceIndex(piece));
+                    self.tell(node, Input::Begun { request, piece });
                 }
             }
-            What::Failed { node, id, lost } => self.not_answered(node, id, lost),
-            What::Lead(node) => self.lead_woken(node),
+            What::Failed(failed) => self.not_answered(failed),
             What::Read { by, life, reader, run } => self.origin_piece(by, life, reader, run),
             What::Tried { by, life, bytes, parts } => self.origin_tried(by, life, bytes, parts),
             What::Noticed(node) => self.noticed(node),
             What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
             What::NotLed { node, by, life } => self.not_led(node, by, life),
-            What::Unreached { node, peer, life } => self.unreached(node, peer, life),
+            What::Unreached { node, peer, life } => {
+                if self.nodes[node as usize].life == life {
+                    self.tell(node, Input::Unreached(id_of(peer)));
+                }
+            }
             What::Heard { node, life } => self.round_over(node, life),
             What::Rested { node, life } => self.rested(node, life),
             What::Look { node, life } => self.look_at_own_lead(node, life),
-            What::Speak(lead) => self.speak(lead),
             What::Letter(at) => self.letter_came(at),
             What::Lied(lied) => self.lies_on(lied),
         }
@@ -296,11 +294,7 @@ impl Fleet {
         if self.is_waited_for(index as usize) {
             self.waiting_for += 1;
         }
-        if self.nodes[0].alive && !self.is_cut(index, 0) {
-            self.join_lead(index, 0);
-        } else {
-            self.seek(index);
-        }
+        self.seek(index);
     }
 
     /// A node's process starts; false if it runs. Those who missed it not yet do so now.
@@ -341,8 +335,7 @@ impl Fleet {
         node.survey = None;
         node.looks_at = None;
         node.uploads = Uploads::default();
-        node.tells_at = None;
-        node.unread.clear();
+        node.asks = None;
         node.unproven.clear();
         self.down_free[index as usize] = now;
         self.queue.push(now + MISSED_AFTER, What::Noticed(index));
@@ -357,38 +350,29 @@ impl Fleet {
             self.disconnected(other, index);
         }
         for other in 0..self.nodes.len() as u32 {
-            self.member_left(other, id);
-        }
-        for other in 0..self.nodes.len() as u32 {
             self.lose_lead(other, id);
         }
     }
 
-    /// A node finds out that it can't reach a neighbour, and says so to its lead.
-    fn unreached(&mut self, index: u32, peer: u32, life: u8) {
-        let node = &self.nodes[index as usize];
-        if node.life != life {
-            return;
-        }
-        let id = node.id;
-        if let Some(lead) = node.session.unreached(id_of(peer), !node.session.picker.is_complete()) {
-            self.count_message();
-            self.with_lead(index_of(lead), |lead| lead.part(id, id_of(peer)));
-        }
-    }
-
-    /// Tells a picker something, and has it polled soon.
-    pub(crate) fn tell(&mut self, index: u32, event: Event) {
+    /// Tells a node's session something, and polls that soon if something follows.
+    pub(crate) fn tell(&mut self, index: u32, input: Input) {
         let node = &mut self.nodes[index as usize];
-        node.session.picker.handle(event, node.clock(self.now));
-        if node.alive {
+        let (view, now) = (self.blob.seen_by(node), node.clock(self.now));
+        if node.session.handle(input, &view, now) {
             self.poll_soon(index);
         }
     }
 
+    /// The same of what its picker alone is to know.
+    pub(crate) fn tell_picker(&mut self, index: u32, event: Event) {
+        let node = &mut self.nodes[index as usize];
+        node.session.picker.handle(event, node.clock(self.now));
+        self.poll_soon(index);
+    }
+
     pub(crate) fn poll_soon(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        if node.poll_at.is_none() {
+        if node.alive && node.poll_at.is_none() {
             let at = self.now + POLL_EVERY;
             node.poll_at = Some(at);
             self.queue.push(at, What::Poll(index));
@@ -396,87 +380,91 @@ impl Fleet {
     }
 
     fn poll(&mut self, index: u32) {
-        let now = self.now;
-        let node = &mut self.nodes[index as usize];
-        node.poll_at = None;
+        let node = &self.nodes[index as usize];
         if !node.alive {
+            self.nodes[index as usize].poll_at = None;
             return;
         }
-        node.take_unread();
-        let mut actions = std::mem::take(&mut self.actions);
-        node.session.picker.poll(node.clock(now), &mut actions);
-        self.ask_for_hashes(index);
-        let next = self.next_wakeup(index);
+        let reached = |peer: &NodeId| self.reaches(index, index_of(*peer));
+        let reached = node.session.to_meet().iter().copied().filter(reached).collect();
+        let mut outputs = std::mem::take(&mut self.outputs);
         let node = &mut self.nodes[index as usize];
-        if let Some(at) = next {
-            let at = at.max(now + POLL_EVERY);
-            if node.wake_at.is_none_or(|before| at < before) {
-                node.wake_at = Some(at);
-                self.queue.push(at, What::Wake(index));
-            }
+        node.poll_at = None;
+        let view = self.blob.seen_by(node).meeting(reached);
+        node.session.poll(&view, node.clock(self.now), &mut outputs);
+        for output in outputs.drain(..) {
+            self.carry_out(index, output);
         }
-        for action in actions.drain(..) {
-            self.act(index, action);
+        self.outputs = outputs;
+        if self.nodes[index as usize].session.books().is_some() {
+            self.look_after(index);
         }
-        self.actions = actions;
+        self.wake_later(index);
     }
 
     /// When a node has something to do though nothing happens, in the fleet's time.
     fn next_wakeup(&self, index: u32) -> Option<Moment> {
         let node = &self.nodes[index as usize];
-        let of_hashes = node.session.hashes.next_wakeup().filter(|_| self.may_ask_for_hashes(index));
-        node.session.picker.next_wakeup().into_iter().chain(of_hashes).min().map(|at| node.when(at))
+        node.session.next_wakeup(node.clock(self.now)).map(|at| node.when(at))
     }
 
-    /// Polls a picker if its time has come by now; else waits on.
+    /// Sees to it that a node is polled when it has something to do though nothing happens.
+    pub(crate) fn wake_later(&mut self, index: u32) {
+        let Some(at) = self.next_wakeup(index) else { return };
+        let at = at.max(self.now + POLL_EVERY);
+        let node = &mut self.nodes[index as usize];
+        if node.wake_at.is_none_or(|before| at < before) {
+            node.wake_at = Some(at);
+            self.queue.push(at, What::Wake(index));
+        }
+    }
+
+    /// Polls a node if its time has come by now; else waits on. A lead is told by the time itself that it may have more to give.
     fn wake(&mut self, index: u32) {
-        if self.nodes[index as usize].wake_at != Some(self.now) {
+        let node = &mut self.nodes[index as usize];
+        if node.wake_at.take_if(|at| *at == self.now).is_none() {
             return;
         }
-        self.nodes[index as usize].wake_at = None;
+        if node.session.books().is_some() {
+            return self.poll(index);
+        }
         match self.next_wakeup(index) {
-            Some(at) if at > self.now => {
-                self.nodes[index as usize].wake_at = Some(at);
-                self.queue.push(at, What::Wake(index));
-            }
+            Some(at) if at > self.now => self.wake_later(index),
             Some(_) => self.poll_soon(index),
             None => {}
         }
     }
 
-    fn act(&mut self, from: u32, action: Action) {
-        match action {
-            Action::Request { id, peer, piece, urgent } => {
-                let (to, id) = (index_of(peer), short(id));
-                self.queue.push(self.message_at(from, to), What::Request { to, from, id, piece: piece.0, urgent });
+    fn carry_out(&mut self, index: u32, output: Output) {
+        match output {
+            Output::Say { to, message } => self.post(index, &to, message),
+            Output::Dial(peers) => self.dial(index, &peers),
+            Output::Ask { request, of, wanted, urgent } => {
+                let (from, to, id) = (index, index_of(of), short(request));
+                let what = match wanted {
+                    Wanted::Piece(piece) => What::Request { to, from, id, piece: piece.0, urgent },
+                    Wanted::Any => What::Ask { to, from, id },
+                };
+                self.queue.push(self.message_at(from, to), what);
             }
-            Action::Ask { id, lead } => {
-                let (to, id) = (index_of(lead), short(id));
-                self.queue.push(self.message_at(from, to), What::Ask { to, from, id });
-            }
-            Action::Cancel { id, peer } => {
-                let (to, id) = (index_of(peer), short(id));
+            Output::Withdraw { request, of } => {
+                let (from, to, id) = (index, index_of(of), short(request));
                 if self.nodes[to as usize].session.books().is_some() {
                     self.count_message();
                 }
                 self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
             }
-            Action::Doubt { peer } => self.doubted(from, peer),
-            Action::Report { peer, .. } => {
-                let node = &mut self.nodes[from as usize];
-                let reporter = node.id;
-                let lead = node.session.accuse(peer);
-                self.drop_queued(index_of(peer), from);
-                self.after_books(from);
-                if lead == Some(peer) {
-                    self.lose_lead(from, peer);
-                } else if let Some(lead) = lead {
-                    self.count_message();
-                    self.with_lead(index_of(lead), |lead| {
-                        lead.report(reporter, peer);
-                    });
-                }
+            Output::Check => {
+                self.nodes[index as usize].session.course.completes();
             }
+            Output::Accused { peer, .. } => {
+                self.drop_queued(index_of(peer), index);
+                self.lose_lead(index, peer);
+            }
+            Output::Forgotten { by } => self.lose_lead_for(index, by, Loss::Forgot),
+            Output::Give | Output::RunErrands | Output::Doubted(_) | Output::Reported { .. } => {}
+            // Nobody gives up here, and nothing is thrown away.
+            Output::GivenUp { .. } | Output::Dissolved { .. } | Output::Refuted { .. } => {}
         }
     }
 
@@ -491,82 +479,11 @@ impl Fleet {
         }
     }
 
-    /// A request of a node failed: its holder said that it has `lost` the piece, or nothing.
-    fn not_answered(&mut self, index: u32, id: u32, lost: Option<(u32, u32)>) {
-        let request = RequestId(u64::from(id));
-        let Some((peer, piece)) = lost else { return self.tell(index, Event::Failed { request }) };
-        let node = &mut self.nodes[index as usize];
-        let now = node.clock(self.now);
-        node.session.refused(request, id_of(peer), PieceIndex(piece), now);
-        self.after_books(index);
-        self.poll_soon(index);
-    }
-
-    /// A node tells its neighbours and its lead what there is to tell.
-    fn tell_news(&mut self, index: u32) {
-        let now = self.now;
-        let node = &mut self.nodes[index as usize];
-        if node.tells_at != Some(now) {
-            return;
-        }
-        node.tells_at = None;
-        if !node.alive {
-            return;
-        }
-        let matters = node.take_unread();
-        let (id, lead) = (node.id, node.session.following());
-        let tellings = node.session.tell(&[], node.clock(now));
-        if matters {
-            self.poll_soon(index);
-        }
-        for (nodes, told) in tellings {
-            // Nobody loses what it stored.
-            let Told::Have(pieces) = told else { continue };
-            for to in nodes {
-                let other = index_of(to);
-                if self.is_cut(index, other) {
-                    continue;
-                }
-                if Some(to) == lead {
-                    self.count_message();
-                    self.with_lead(other, |lead| lead.have(id, &pieces, now));
-                    if self.nodes[other as usize].session.met().contains(&id) {
-                        self.hear(other, index, &pieces);
-                    }
-                } else {
-                    self.hear(other, index, &pieces);
-                    self.show_known(other, index, &pieces);
-                }
-            }
-        }
-        self.tell_soon(index);
-    }
-
-    /// Has a node tell what there is to tell as soon as it may.
-    pub(crate) fn tell_soon(&mut self, index: u32) {
-        let node = &self.nodes[index as usize];
-        let Some(due) = node.session.news_due().map(|due| node.when(due)) else { return };
-        let at = self.telling_at(index, due.max(self.now));
-        let node = &mut self.nodes[index as usize];
-        if node.tells_at.is_none_or(|before| at < before) {
-            node.tells_at = Some(at);
-            self.queue.push(at, What::Tell(index));
-        }
-    }
-
-    /// A node hears what a neighbour holds. A node that holds a piece has no use for another holder.
-    pub(crate) fn hear(&mut self, index: u32, peer: u32, pieces: &[PieceIndex]) {
-        let node = &mut self.nodes[index as usize];
-        let held = node.session.picker.held();
-        let before = node.unread.len();
-        node.unread.extend(pieces.iter().filter(|piece| !held.contains(**piece)).map(|piece| (peer, *piece)));
-        if node.unread.len() == before || !node.alive {
-            return;
-        }
-        let reads = node.session.picker.heeds_news() || node.unread.len() > MAX_NEWS;
-        if reads && node.take_unread() {
-            self.poll_soon(index);
-        }
+    /// A request of a node is refused, since the holder lacks the piece or for no reason.
+    fn not_answered(&mut self, Failed { node, by, id, wanted, lost }: Failed) {
+        let wanted = wanted.map_or(Wanted::Any, |piece| Wanted::Piece(PieceIndex(piece)));
+        let reason = if lost { Refusal::NotHeld } else { Refusal::Refused };
+        self.tell(node, Input::Refused { request: RequestId(id.into()), by: id_of(by), wanted, reason });
     }
 
     /// Counts a message to the tracker.
@@ -590,7 +507,8 @@ impl Fleet {
     pub(crate) fn stored(&mut self, index: u32, came: Came) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
-        node.session.stored(came, node.clock(now));
+        let (view, clock) = (self.blob.seen_by(node), node.clock(now));
+        node.session.handle(Input::Stored(came), &view, clock);
         if node.wants && node.finished.is_none() && node.session.picker.is_complete() {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);
@@ -599,8 +517,9 @@ impl Fleet {
         self.poll_soon(index);
         self.move_reader(index);
         self.pass_through(index, came.piece);
-        self.after_books(index);
-        self.tell_soon(index);
+        if self.nodes[index as usize].session.books().is_some() {
+            self.look_after(index);
+        }
     }
 
     pub(crate) fn move_reader(&mut self, index: u32) {
@@ -611,11 +530,11 @@ impl Fleet {
         node.reader = (next.0 < self.pieces).then_some(next);
         let (reader, passes) = (ReaderId(0), node.passing.is_some());
         let patience = if passes { Duration::ZERO } else { self.patience };
-        let event = match node.reader {
-            None => Event::ReaderGone { reader },
-            Some(piece) => Event::ReaderAt { reader, piece, count: ahead, patience },
+        let input = match node.reader {
+            None => Input::ReaderGone(reader),
+            Some(piece) => Input::ReaderAt { reader, piece, count: ahead, patience },
         };
-        self.tell(index, event);
+        self.tell(index, input);
     }
 
     /// Counts an arrival, and notes it in the run's fingerprint.

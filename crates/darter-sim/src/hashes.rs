@@ -2,18 +2,15 @@
 //! what is taken, is decided by [`Books`](darter_swarm::Books) and [`Hashes`](darter_swarm::Hashes), as in the agent, with real messages
 //! and signatures.
 //!
-//! Hashes take room on their teller's cable, and come behind what that has to send already; receivers' cables are left out. The origin is
-//! read in order, and so nobody knows hashes behind a gap. Nobody tells wrong hashes. A node that begins to lead knows all hashes that the
+//! The origin is read in order, and so nobody knows hashes behind a gap. A node that begins to lead knows all hashes that the
 //! origin ever gave.
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Version};
-use darter_protocol::{Frame, Message};
-use darter_swarm::hashes::{Answer, Reply};
-use darter_swarm::{Event, Facts, Teacher};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Tier, Version};
+use darter_swarm::hashes::Answer;
+use darter_swarm::{Event, Facts};
 
 use crate::fleet::Fleet;
-use crate::node::{BLOB, id_of, index_of};
-use crate::queue::What;
+use crate::node::{BLOB, Node, id_of, index_of};
 
 /// What all nodes share: the list of the blob's hashes, and where each of them stands.
 #[derive(Debug)]
@@ -23,53 +20,13 @@ pub(crate) struct Blob {
     places: Vec<Place>,
 }
 
-/// What one node knows of it: the first hashes.
+/// What one node knows of it: the first hashes, and whom of those that it is to meet it can reach.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     blob: &'a Blob,
+    me: u32,
     known: u32,
-}
-
-/// A message on its way.
-#[derive(Debug)]
-pub(crate) struct Letter {
-    from: u32,
-    to: u32,
-    to_life: u8,
-    message: Message,
-}
-
-/// Messages on their way, each in its place: events name places.
-#[derive(Debug, Default)]
-pub(crate) struct Mail {
-    places: Vec<Option<Letter>>,
-    free: Vec<u32>,
-}
-
-impl Mail {
-    fn put(&mut self, letter: Letter) -> u32 {
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() as u32 - 1
-        });
-        self.places[at as usize] = Some(letter);
-        at
-    }
-
-    /// From whom a message comes, and to whom it goes.
-    pub(crate) fn ends(&self, at: u32) -> Option<(u32, u32)> {
-        self.places[at as usize].as_ref().map(|letter| (letter.from, letter.to))
-    }
-
-    /// A message is lost.
-    pub(crate) fn lose(&mut self, at: u32) {
-        self.take(at);
-    }
-
-    fn take(&mut self, at: u32) -> Option<Letter> {
-        self.free.push(at);
-        self.places[at as usize].take()
-    }
+    reached: Vec<NodeId>,
 }
 
 impl Blob {
@@ -88,9 +45,16 @@ impl Blob {
         &self.places[node as usize]
     }
 
-    /// The same where the first `known` hashes are known.
-    pub(crate) const fn known(&self, known: u32) -> View<'_> {
-        View { blob: self, known }
+    /// What a node knows of it that meets nobody now.
+    pub(crate) const fn seen_by(&self, node: &Node) -> View<'_> {
+        View { blob: self, me: index_of(node.id), known: node.known, reached: Vec::new() }
+    }
+}
+
+impl View<'_> {
+    /// The same of a node that can reach these.
+    pub(crate) fn meeting(self, reached: Vec<NodeId>) -> Self {
+        Self { reached, ..self }
     }
 }
 
@@ -144,6 +108,14 @@ impl Facts for View<'_> {
     fn place(&self, node: NodeId) -> Option<Place> {
         Some(self.blob.place(index_of(node)).clone())
     }
+
+    fn tier(&self, node: NodeId) -> Tier {
+        self.blob.place(self.me).tier_to(self.blob.place(index_of(node)))
+    }
+
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.reached.contains(&node)
+    }
 }
 
 impl Fleet {
@@ -151,9 +123,9 @@ impl Fleet {
     pub(crate) fn learn(&mut self, index: u32, known: u32) {
         if self.store_hashes(index, known) {
             let node = &mut self.nodes[index as usize];
-            let view = self.blob.known(node.known);
-            let tells = node.session.catch_up(&view);
-            self.knows_more(index, tells);
+            let view = self.blob.seen_by(node);
+            node.session.catch_up(&view);
+            self.knows_more(index);
         }
     }
 
@@ -165,63 +137,25 @@ impl Fleet {
         is_more
     }
 
-    /// What follows from a node's having learned hashes: what waited for them is taken in, and told on.
-    fn knows_more(&mut self, index: u32, tells: bool) {
+    /// What follows from a node's having learned hashes: what waited for them is taken in.
+    fn knows_more(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         let known = node.known;
         let ready: Vec<_> = node.unproven.extract_if(.., |arrival| arrival.piece < known).collect();
         self.tell_known(index);
-        if tells {
-            self.tell_soon(index);
-        }
         for arrival in &ready {
             self.piece_arrived(arrival);
         }
-        self.speak(index);
     }
 
     /// Tells a picker for how many pieces there are hashes, and how many there are in all.
     pub(crate) fn tell_known(&mut self, index: u32) {
         let known = self.nodes[index as usize].known;
-        self.tell(index, Event::ManifestGrew { known: 0..known, total: Some(self.pieces) });
-    }
-
-    /// A message about hashes goes its way.
-    pub(crate) fn post(&mut self, from: u32, to: u32, message: Message) {
-        let there = if matches!(message, Message::Grew { .. }) {
-            let bytes = Frame::encode(&message).expect("agents tell no more at once").bytes().len();
-            let sender = &mut self.nodes[from as usize];
-            if sender.session.books().is_some() {
-                self.report.lead_hash_bytes += bytes as u64;
-            }
-            let left = sender.take_up(bytes as f64 / sender.up * 1e6, self.now);
-            self.delivered_at(from, to, left)
-        } else {
-            self.message_at(from, to)
-        };
-        let to_life = self.nodes[to as usize].life;
-        let at = self.mail.put(Letter { from, to, to_life, message });
-        self.queue.push(there, What::Letter(at));
-    }
-
-    /// A message is there.
-    pub(crate) fn letter_came(&mut self, at: u32) {
-        let Some(Letter { from, to, to_life, message }) = self.mail.take(at) else { return };
-        let node = &self.nodes[to as usize];
-        if !node.alive || node.life != to_life {
-            return;
-        }
-        match message {
-            Message::AskHashes { from: first, .. } => self.asked_for_hashes(to, from, first),
-            Message::Grew { from: first, hashes, members_ask, proof, .. } => {
-                self.hear_hashes(to, from, first, &hashes, (members_ask, proof));
-            }
-            other => unreachable!("{other:?} is not sent as a letter"),
-        }
+        self.tell_picker(index, Event::ManifestGrew { known: 0..known, total: Some(self.pieces) });
     }
 
     /// Hashes reach a node: from its lead, or as an answer.
-    fn hear_hashes(
+    pub(crate) fn hear_hashes(
         &mut self,
         to: u32,
         from: u32,
@@ -231,80 +165,23 @@ impl Fleet {
     ) {
         let (teller, count) = (id_of(from), hashes.len() as u32);
         let node = &mut self.nodes[to as usize];
-        let (is_new, tells);
+        let is_new;
         if node.session.leadership.following() == Some(teller) {
             node.session.hashes.members_ask(members_ask);
             is_new = first <= node.known && self.store_hashes(to, first + count);
             let node = &mut self.nodes[to as usize];
-            let view = self.blob.known(node.known);
-            tells = node.session.lead_told(first, count, proof, &view);
+            let view = self.blob.seen_by(node);
+            node.session.lead_told(first, count, proof, &view);
         } else {
             let Some(check) = node.session.hashes.check_for(teller) else { return };
             let answer = check.prove(first, hashes, proof);
             is_new = matches!(&answer, Answer::Proven(_)) && self.store_hashes(to, first + count);
-            tells = self.nodes[to as usize].session.answered(teller, answer, self.now);
+            let node = &mut self.nodes[to as usize];
+            node.session.answered(teller, answer, node.clock(self.now));
         }
         if is_new {
-            self.knows_more(to, tells);
+            self.knows_more(to);
         }
         self.poll_soon(to);
-    }
-
-    /// A neighbour shows a node how many hashes it can tell, and pieces that it holds.
-    pub(crate) fn show_known(&mut self, to: u32, neighbour: u32, pieces: &[PieceIndex]) {
-        let shown = self.nodes[neighbour as usize].session.hashes.shown();
-        let node = &mut self.nodes[to as usize];
-        let known = node.session.hashes.count();
-        // Most announcements change nothing.
-        let is_news = shown > known || pieces.iter().any(|piece| piece.0 >= known);
-        if !node.alive || !is_news {
-            return;
-        }
-        let view = self.blob.known(node.known);
-        if node.session.showed(id_of(neighbour), shown, pieces.iter().copied(), &view) {
-            self.poll_soon(to);
-        }
-    }
-
-    /// Whether a node has somebody to ask for hashes, and lacks some.
-    pub(crate) fn may_ask_for_hashes(&self, index: u32) -> bool {
-        let node = &self.nodes[index as usize];
-        node.session.leadership.following().is_some() && node.known < self.pieces
-    }
-
-    /// A node asks for the hashes that it lacks, if the time has come.
-    pub(crate) fn ask_for_hashes(&mut self, index: u32) {
-        if !self.may_ask_for_hashes(index) {
-            return;
-        }
-        let node = &mut self.nodes[index as usize];
-        let Some(leader) = node.session.leadership.following() else { return };
-        let to = match node.session.hashes.ask(self.now) {
-            None => return,
-            Some(Teacher::Lead) => leader,
-            Some(Teacher::Neighbour(neighbour)) => neighbour,
-        };
-        let question = Message::AskHashes { blob: BLOB, from: node.session.hashes.count() };
-        self.post(index, index_of(to), question);
-    }
-
-    /// A question for the hashes behind the first ones reaches a node.
-    fn asked_for_hashes(&mut self, to: u32, from: u32, first: u32) {
-        let asker = id_of(from);
-        let leads = self.nodes[to as usize].session.has_member(asker);
-        if leads {
-            self.count_message();
-        }
-        let node = &mut self.nodes[to as usize];
-        let view = self.blob.known(node.known);
-        let Reply { messages, question } = node.session.asked_for_hashes(asker, first, &view, self.now);
-        let lead = node.session.leadership.following();
-        for message in messages {
-            self.report.tracker_notices += u64::from(leads);
-            self.post(to, from, message);
-        }
-        if let (Some(lead), Some(question)) = (lead, question) {
-            self.post(to, index_of(lead), question);
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! What happens at a node that leads: it tracks, it sends (see `links`), it reads the origin.
 //!
-//! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent. A lead's news of neighbours
-//! arrives at once, and hashes when its cable has taken them up (see `hashes`).
+//! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent.
 //!
 //! Several may lead at a time, each for those who follow it. A node that follows another and was asked to lead passes on what it gets, and
 //! does not read the origin. A node that begins to lead knows all hashes that the origin ever gave: what agents ask each other for after
@@ -9,10 +8,11 @@
 
 use std::time::Duration;
 
-use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceLength, PieceSet};
+use darter_core::{LeadKey, Moment, PieceIndex, PieceLength, PieceSet};
 use darter_protocol::{Message, PeerInfo};
 use darter_scenario::Lie;
-use darter_swarm::{Books, Came, Entering, Event, Lead, Leader, Notice, OriginReader, OriginRun, Start};
+use darter_swarm::leadership::JOIN_TIMEOUT;
+use darter_swarm::{Books, Came, Entering, Input, Leader, OriginReader, OriginRun, Start};
 
 use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, id_of, index_of};
@@ -25,10 +25,6 @@ const TRIAL_PARTS: u32 = 4;
 /// What a lead is at; its books are the session's.
 #[derive(Debug, Default)]
 pub(crate) struct Leading {
-    /// When it has something to say next though nothing happens.
-    speaks_at: Option<Moment>,
-    /// When it looks whether there is something to send or to read though nothing happened.
-    wakes_at: Option<Moment>,
     /// Its connections to the origin.
     reading: Vec<OriginReader>,
 }
@@ -52,7 +48,7 @@ impl Fleet {
     fn open_books(&mut self, leader: u32, start: Start) {
         let node = &mut self.nodes[leader as usize];
         let (place, seed) = (self.blob.place(leader).clone(), self.seed ^ u64::from(self.books + 1));
-        if !node.session.open_books(start, place, seed, &self.blob.known(node.known), self.now) {
+        if !node.session.open_books(start, place, seed, &self.blob.seen_by(node), node.clock(self.now)) {
             return;
         }
         self.books += 1;
@@ -70,10 +66,10 @@ impl Fleet {
         let node = &self.nodes[holder as usize];
         let (id, held) = (node.id, node.session.picker.held().clone());
         self.nodes[leader as usize].session.count_in(id, self.blob.place(holder).clone(), &held);
-        self.speak(leader);
+        self.poll_soon(leader);
     }
 
-    /// A lead lets a node in, which follows it.
+    /// A lead lets a node in, which follows it when it hears so.
     pub(crate) fn join_lead(&mut self, index: u32, leader: u32) {
         self.open_books(leader, Start::TakeOver);
         let node = &self.nodes[index as usize];
@@ -82,88 +78,38 @@ impl Fleet {
         self.count_message();
         let entering = Entering { node: id, request: 0, whole: None };
         self.nodes[leader as usize].session.admit(entering, self.blob.place(index).clone(), &held, wants);
-        self.speak(leader);
+        self.poll_soon(leader);
         self.look_after(leader);
+        // Both may be cut off from each other, or the lead die, before it says so.
+        let (node, life) = (index, self.nodes[index as usize].life);
+        self.queue.push(self.now + JOIN_TIMEOUT, What::NotLed { node, by: leader, life });
     }
 
-    /// A lead tells members what there is to tell.
-    pub(crate) fn speak(&mut self, leader: u32) {
-        let now = self.now;
-        let node = &mut self.nodes[leader as usize];
-        let speech = node.session.speak(&self.blob.known(node.known), now);
-        let due = node.session.books().and_then(Books::due);
-        if let Some(due) = due.filter(|due| node.leading.speaks_at.is_none_or(|at| at <= now || *due < at)) {
-            node.leading.speaks_at = Some(due);
-            self.queue.push(due, What::Speak(leader));
-        }
-        if let Some(Notice { lost, gained, .. }) = speech.own {
-            self.was_named(leader, &gained.iter().map(|peer| peer.node).collect::<Vec<_>>(), &lost);
-        }
-        for (to, message) in speech.messages {
-            self.report.tracker_notices += 1;
-            self.said_by_lead(leader, index_of(to), message);
-        }
-    }
-
-    fn said_by_lead(&mut self, leader: u32, to: u32, message: Message) {
-        match message {
-            Message::Joined { hashes, key, members_ask, proof, neighbours, .. } => {
-                self.enter(to, leader, key, &neighbours);
-                let told = Message::Grew { blob: BLOB, from: 0, hashes, length: None, members_ask, proof };
-                self.post(leader, to, told);
-            }
-            // A member that follows another does not hear it, nor does one that was only counted in.
-            Message::Neighbours { add, gone, .. } => {
-                if self.nodes[to as usize].session.following() == Some(id_of(leader)) {
-                    self.named(to, &add.iter().map(|peer| peer.node).collect::<Vec<_>>(), &gone);
-                }
-            }
-            message => self.post(leader, to, message),
-        }
-    }
-
-    /// A node is let in by a lead, which it follows from now on.
-    fn enter(&mut self, index: u32, leader: u32, key: LeadKey, neighbours: &[PeerInfo]) {
+    /// A node is let in by a lead, which it follows from now on if it has asked it.
+    pub(crate) fn enter(&mut self, index: u32, leader: u32, key: LeadKey, neighbours: Vec<PeerInfo>) -> bool {
         let lead = id_of(leader);
         let node = &mut self.nodes[index as usize];
-        let (now, neighbours) = (node.clock(self.now), neighbours.iter().map(|it| it.node));
-        if !node.session.follow(lead, key, neighbours.clone(), now) {
-            return node.session.leadership.refused(lead);
+        let is_answer = node.asks.take_if(|asked| *asked == leader).is_some();
+        // One that was asked twice lets it in twice.
+        if !is_answer && node.session.following() != Some(lead) {
+            self.post(index, &[lead], Message::Leave { blob: BLOB });
+            return false;
         }
-        self.watch_lead(index);
-        self.tell_known(index);
-        self.dial(index, neighbours);
-    }
-
-    /// Runs something on a lead, then whatever follows from it.
-    pub(crate) fn with_lead(&mut self, leader: u32, change: impl FnOnce(&mut Lead)) {
-        if let Some(books) = self.nodes[leader as usize].session.books_mut() {
-            change(books.lead_mut());
+        let follows = node.session.follow(lead, key, neighbours, node.clock(self.now));
+        if follows {
+            self.watch_lead(index);
+            self.tell_known(index);
+        } else {
+            node.session.leadership.refused(lead);
         }
-        self.after_books(leader);
-    }
-
-    /// Whatever follows from a change of a node's books, if it has any.
-    pub(crate) fn after_books(&mut self, leader: u32) {
-        if self.nodes[leader as usize].session.books().is_some() {
-            self.speak(leader);
-            self.look_after(leader);
-        }
-    }
-
-    /// Takes a member out of a lead's books.
-    pub(crate) fn member_left(&mut self, leader: u32, member: NodeId) {
-        let session = &mut self.nodes[leader as usize].session;
-        if session.books().is_some_and(|books| books.lead().held_by(member).is_some()) {
-            session.left(member);
-            self.after_books(leader);
-        }
+        self.seek_on(index);
+        follows
     }
 
     /// The lead's chores after a change: free slots and the origin.
     pub(crate) fn look_after(&mut self, leader: u32) {
-        let now = self.now;
         let node = &mut self.nodes[leader as usize];
+        let now = node.clock(self.now);
         if let Some(books) = node.session.books_mut()
             && node.uploads.has_parked()
             && books.lead_mut().may_give(now)
@@ -171,24 +117,8 @@ impl Fleet {
             node.uploads.unpark_all();
         }
         self.fill_slots(leader);
-        self.wake_lead(leader);
+        self.wake_later(leader);
         self.read_on(leader);
-    }
-
-    /// Sees to it that the lead is looked after when time alone changes something.
-    pub(crate) fn wake_lead(&mut self, leader: u32) {
-        let now = self.now;
-        let node = &mut self.nodes[leader as usize];
-        let Some(at) = node.session.books().and_then(|books| books.lead().next_wakeup(now)) else { return };
-        if node.leading.wakes_at.is_none_or(|before| before <= now || at < before) {
-            node.leading.wakes_at = Some(at);
-            self.queue.push(at, What::Lead(leader));
-        }
-    }
-
-    pub(crate) fn lead_woken(&mut self, leader: u32) {
-        self.nodes[leader as usize].leading.wakes_at.take_if(|at| *at == self.now);
-        self.look_after(leader);
     }
 
     /// Asks the origin for what is to be read next, on each connection that reads nothing.
@@ -210,11 +140,12 @@ impl Fleet {
             return;
         }
         let known = PieceSet::full(self.known);
+        let now = node.clock(self.now);
         let Some(lead) = node.session.books_mut().map(Books::lead_mut) else { return };
-        let Some(run) = lead.origin_plan(reader, &known, self.now) else {
+        let Some(run) = lead.origin_plan(reader, &known, now) else {
             if !node.session.picker.is_complete() {
                 // Members may stand still.
-                self.wake_lead(leader);
+                self.wake_later(leader);
             }
             return;
         };
@@ -249,12 +180,13 @@ impl Fleet {
         if node.life != life {
             return;
         }
+        let now = node.clock(self.now);
         if self.origin_connections == 1 {
             node.leading.reading.clear();
         } else if let Some(books) = node.session.books_mut() {
             let lead = books.lead_mut();
-            lead.origin_came(reader, self.piece_bytes, Duration::MAX, self.now);
-            let trial = if lead.is_origin_trial_due() { lead.origin_trial(self.now) } else { None };
+            lead.origin_came(reader, self.piece_bytes, Duration::MAX, now);
+            let trial = if lead.is_origin_trial_due() { lead.origin_trial(now) } else { None };
             if let Some(trial) = trial {
                 node.leading.reading.push(TRIAL);
                 self.report.origin_tried += trial.len();
@@ -265,7 +197,7 @@ impl Fleet {
         self.learn(leader, self.known);
         let came = Came { piece, bytes: self.piece_bytes, request: None, from: None };
         if self.nodes[leader as usize].holds(piece) {
-            self.tell(leader, Event::Received { request: None, piece, bytes: self.piece_bytes });
+            self.tell(leader, Input::Again(came));
         } else {
             self.stored(leader, came);
         }
@@ -298,10 +230,10 @@ impl Fleet {
     fn read_next(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
         let known = PieceSet::full(self.known);
         let node = &mut self.nodes[leader as usize];
-        let leads = node.session.leadership.leader() == Leader::Me;
+        let (leads, now) = (node.session.leadership.leader() == Leader::Me, node.clock(self.now));
         let Some(books) = node.session.books_mut().filter(|_| self.origin_connections > 1) else { return };
         let may_go_on = leads && run.end != Some(run.first);
-        if may_go_on && books.lead_mut().goes_on(reader, run.first, &known, self.now) {
+        if may_go_on && books.lead_mut().goes_on(reader, run.first, &known, now) {
             return self.read_piece(leader, reader, run);
         }
         books.lead_mut().reads(reader, None);

@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use darter_core::{PieceIndex, PieceSet};
+use darter_protocol::Message;
 use darter_scenario::Lie;
-use darter_swarm::{Event, RequestId};
+use darter_swarm::{Input, RequestId};
 
 use crate::fleet::Fleet;
-use crate::node::id_of;
-use crate::queue::What;
+use crate::node::{BLOB, id_of};
+use crate::queue::{Failed, What};
 use crate::uploads::Upload;
 
 /// How often a byte comes from who sends byte by byte, and who looks sees it.
@@ -64,15 +65,15 @@ impl Fleet {
         let Some(lie) = self.nodes[liar as usize].lie else { return false };
         let soon = self.message_at(liar, asker);
         let later = Lied { liar, asker, id, piece: piece.0, times: 0 };
-        let lost = Some((liar, piece.0));
+        let failed = |lost| What::Failed(Failed { node: asker, by: liar, id, wanted: Some(piece.0), lost });
         match lie {
             Lie::Wrong | Lie::Vanish => return false,
             Lie::Silent => {}
             Lie::Drip => self.queue.push(soon, What::Lied(later)),
-            Lie::Refuse => self.queue.push(soon, What::Failed { node: asker, id, lost: None }),
-            Lie::Claim => self.queue.push(soon, What::Failed { node: asker, id, lost }),
+            Lie::Refuse => self.queue.push(soon, failed(false)),
+            Lie::Claim => self.queue.push(soon, failed(true)),
             Lie::Withdraw => {
-                self.queue.push(soon, What::Failed { node: asker, id, lost });
+                self.queue.push(soon, failed(true));
                 self.queue.push(soon + AGAIN, What::Lied(later));
             }
             Lie::Late => self.queue.push(self.now + LATE, What::Lied(later)),
@@ -86,7 +87,8 @@ impl Fleet {
         match self.nodes[liar as usize].lie {
             None | Some(Lie::Wrong | Lie::Vanish) => false,
             Some(Lie::Refuse) => {
-                self.queue.push(self.message_at(liar, asker), What::Failed { node: asker, id, lost: None });
+                let failed = Failed { node: asker, by: liar, id, wanted: None, lost: false };
+                self.queue.push(self.message_at(liar, asker), What::Failed(failed));
                 true
             }
             Some(_) => true,
@@ -102,11 +104,13 @@ impl Fleet {
         }
         match self.nodes[liar as usize].lie {
             Some(Lie::Drip) if times < MAX_DRIPS => {
-                self.tell(asker, Event::Progress { request: RequestId(id.into()), bytes: u64::from(times) + 1 });
+                self.tell(asker, Input::Moved { request: RequestId(id.into()), bytes: u32::from(times) + 1 });
                 self.queue.push(self.now + DRIP, What::Lied(Lied { times: times + 1, ..lied }));
             }
             Some(Lie::Withdraw) if self.nodes[asker as usize].session.met().contains(&id_of(liar)) => {
-                self.hear(asker, liar, &[PieceIndex(piece)]);
+                let known = self.nodes[liar as usize].session.hashes.shown();
+                let again = Message::Have { blob: BLOB, pieces: vec![PieceIndex(piece)], known };
+                self.post(liar, &[id_of(asker)], again);
             }
             Some(Lie::Late) if self.nodes[liar as usize].holds(PieceIndex(piece)) => {
                 let upload = Upload { request: id, piece: Some(PieceIndex(piece)), urgent: false };
@@ -114,20 +118,6 @@ impl Fleet {
                 self.fill_slots(liar);
             }
             _ => {}
-        }
-    }
-
-    /// If a node leads, it leaves nothing to a holder that let it down.
-    pub(crate) fn doubted(&mut self, by: u32, holder: darter_core::NodeId) {
-        self.nodes[by as usize].session.doubts(holder);
-        self.after_books(by);
-    }
-
-    /// A member gave a node some of a piece: if that node leads it knows whom it can leave something to.
-    pub(crate) fn gave_some(&mut self, to: u32, from: u32) {
-        let now = self.now;
-        if let Some(books) = self.nodes[to as usize].session.books_mut() {
-            books.lead_mut().gave(id_of(from), false, now);
         }
     }
 }

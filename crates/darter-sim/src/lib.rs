@@ -14,8 +14,8 @@
 //! | `hashes` | how hashes get about |
 //! | `uploads` | slots, sockets, and whose turn it is |
 //! | `liars` | nodes that don't give what they say they hold |
-//! | `leading` | what happens at a node that leads: tracker, origin |
-//! | `neighbours` | nodes meet and lose each other |
+//! | `leading` | what happens at a node that leads: whom it lets in, what it reads |
+//! | `letters` | what nodes say to each other, and whom they can reach |
 //! | `electing` | how nodes find another lead |
 //! | `node` | one simulated node |
 //! | `queue` | the queue of events |
@@ -30,9 +30,9 @@ pub mod fleet;
 mod hashes;
 pub mod lab;
 mod leading;
+mod letters;
 mod liars;
 mod links;
-mod neighbours;
 mod node;
 pub mod options;
 pub mod plot;

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Books, Came, Event, RequestId};
+use darter_swarm::{Books, Came, Input, RequestId};
 
 use crate::fleet::Fleet;
 use crate::node::{Node, id_of};
-use crate::queue::{Arrival, What};
+use crate::queue::{Arrival, Failed, What};
 use crate::uploads::{Sent, Upload};
 
 impl Fleet {
@@ -56,8 +56,8 @@ impl Fleet {
         }
         let node = &mut self.nodes[to as usize];
         if !node.holds(piece) {
-            let lost = Some((to, piece.0));
-            self.queue.push(self.message_at(to, from), What::Failed { node: from, id: request, lost });
+            let failed = Failed { node: from, by: to, id: request, wanted: Some(piece.0), lost: true };
+            self.queue.push(self.message_at(to, from), What::Failed(failed));
             return;
         }
         node.uploads.push(from, Upload { request, piece: Some(piece), urgent });
@@ -69,7 +69,7 @@ impl Fleet {
         let now = self.now;
         let limits = self.limits;
         let node = &mut self.nodes[from as usize];
-        let mut nothing_to_give = false;
+        let (mut nothing_to_give, clock) = (false, node.clock(now));
         while node.alive {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
@@ -77,11 +77,11 @@ impl Fleet {
             let piece = match (upload.piece, lead) {
                 (Some(piece), lead) => {
                     if let Some(lead) = lead {
-                        lead.sending(receiver, piece, now);
+                        lead.sending(receiver, piece, clock);
                     }
                     piece
                 }
-                (None, Some(lead)) => match lead.choose(receiver, now) {
+                (None, Some(lead)) => match lead.choose(receiver, clock) {
                     Some(piece) => piece,
                     None => {
                         node.uploads.park(at, upload);
@@ -99,7 +99,7 @@ impl Fleet {
             }
         }
         if nothing_to_give {
-            self.wake_lead(from);
+            self.wake_later(from);
         }
         self.begin_grain(from);
     }
@@ -172,14 +172,11 @@ impl Fleet {
         let (from_life, to_life) = (sender.life, receiver.life);
         let is_first = piece.left + 1 == self.limits.of_piece;
         if is_first && (piece.chosen || self.network.tells_begun) {
-            let begun = What::Started { node: to, from, id: piece.request, piece: piece.piece.0, life: to_life };
+            let begun = What::Started { node: to, id: piece.request, piece: piece.piece.0, life: to_life };
             self.queue.push(there, begun);
         } else if sent.is_noticed {
             let bytes = f64::from(self.limits.of_piece - piece.left) * self.grain;
-            self.gave_some(to, from);
-            let receiver = &mut self.nodes[to as usize];
-            receiver.session.vigil.progressed(self.grain as u64, receiver.clock(self.now));
-            self.tell(to, Event::Progress { request: RequestId(u64::from(piece.request)), bytes: bytes as u64 });
+            self.tell(to, Input::Moved { request: RequestId(u64::from(piece.request)), bytes: bytes as u32 });
         }
         if piece.left == 0 {
             let (id, piece) = (piece.request, piece.piece.0);
@@ -220,24 +217,21 @@ impl Fleet {
         let piece = PieceIndex(arrival.piece);
         let node = &mut self.nodes[to as usize];
         if arrival.piece >= node.known {
-            node.session.gives(id_of(from), piece);
             node.unproven.push(*arrival);
-            self.poll_soon(to);
-            return;
+            return self.tell(to, Input::Early { by: id_of(from), piece });
         }
         self.note_arrival(from, to, piece);
-        let request = Some(RequestId(u64::from(arrival.id)));
+        let request = RequestId(u64::from(arrival.id));
         if self.is_wrong(from, to, piece) {
             let peer = self.nodes[from as usize].id;
             self.not_delivered(from, to, piece);
-            self.tell(to, Event::Corrupt { peer, request, piece });
-            return;
+            return self.tell(to, Input::Wrong { by: peer, request, piece });
         }
-        let fresh = !self.nodes[to as usize].holds(piece);
-        if fresh {
-            self.stored(to, Came { piece, bytes: self.piece_bytes, request, from: Some(id_of(from)) });
+        let came = Came { piece, bytes: self.piece_bytes, request: Some(request), from: Some(id_of(from)) };
+        if !self.nodes[to as usize].holds(piece) {
+            self.stored(to, came);
         } else {
-            self.tell(to, Event::Received { request, piece, bytes: self.piece_bytes });
+            self.tell(to, Input::Again(came));
             self.report.duplicates += 1;
         }
     }

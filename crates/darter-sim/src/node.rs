@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Tier};
+use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Tier};
+use darter_protocol::Verdict;
 use darter_scenario::Lie;
 use darter_swarm::asking::Survey;
 use darter_swarm::{Awaited, Hashes, Leadership, Picker, Session, Tuning};
@@ -46,14 +47,14 @@ pub(crate) struct Node {
     pub(crate) acquainted: BTreeSet<NodeId>,
     /// Its asking around, while it does so.
     pub(crate) survey: Option<Survey>,
-    /// News of neighbours' pieces that the picker was not told yet: nothing follows from it before its next poll.
-    pub(crate) unread: Vec<(u32, PieceIndex)>,
     /// How many hashes its store has, from the first on.
     pub(crate) known: u32,
     /// Pieces that came before their hashes.
     pub(crate) unproven: Vec<Arrival>,
-    /// When it tells next what there is to tell of its own pieces.
-    pub(crate) tells_at: Option<Moment>,
+    /// When what it told last of its own pieces arrives.
+    pub(crate) told_at: Moment,
+    /// Whom it has asked to lead it.
+    pub(crate) asks: Option<u32>,
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
     pub(crate) poll_at: Option<Moment>,
@@ -107,6 +108,9 @@ impl Node {
         let id = id_of(index);
         let picker = Picker::new(id, piece_bytes, tuning, seed);
         let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
+        let mut session = Session::new(id, picker, Self::leadership(index), hashes, tuning, Moment::ZERO);
+        // What the whole must be is known to everybody here.
+        session.verdict = Some(Verdict { root: PieceHash([0; 32]), digest: None });
         Self {
             id,
             up: spec.up.bytes_per_second() as f64,
@@ -120,15 +124,15 @@ impl Node {
             passing: None,
             ahead: Duration::ZERO,
             wants: index != 0 && !spec.holds,
-            session: Session::new(id, picker, Self::leadership(index), hashes, tuning, Moment::ZERO),
+            session,
             leading: Leading::default(),
             looks_at: None,
             acquainted: BTreeSet::new(),
             survey: None,
-            unread: Vec::new(),
             known: 0,
             unproven: Vec::new(),
-            tells_at: None,
+            told_at: Moment::ZERO,
+            asks: None,
             uploads: Uploads::default(),
             poll_at: None,
             wake_at: None,
@@ -177,19 +181,6 @@ impl Node {
         self.up_free = self.up_free.max(now.as_micros() as f64) + micros;
         Moment::from_micros(self.up_free as u64)
     }
-
-    /// Tells the picker what it was not told yet; whether a poll is needed.
-    pub(crate) fn take_unread(&mut self) -> bool {
-        let mut matters = false;
-        let mut pieces = Vec::new();
-        for of_one in self.unread.chunk_by(|(one, _), (other, _)| one == other) {
-            pieces.clear();
-            pieces.extend(of_one.iter().map(|(_, piece)| *piece));
-            matters |= self.session.picker.peer_has(id_of(of_one[0].0), &pieces);
-        }
-        self.unread.clear();
-        matters
-    }
 }
 
 /// The id of the node with this index: the index, then scattered bits for rendezvous hashing.
@@ -200,7 +191,7 @@ pub fn id_of(index: u32) -> NodeId {
     NodeId(bytes)
 }
 
-pub(crate) fn index_of(id: NodeId) -> u32 {
+pub(crate) const fn index_of(id: NodeId) -> u32 {
     u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]])
 }
 

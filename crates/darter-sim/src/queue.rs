@@ -25,8 +25,6 @@ pub(crate) enum What {
     Poll(u32),
     /// A node's picker may have something to do though nothing happened.
     Wake(u32),
-    /// A node's new pieces become known to its neighbours, or to its lead.
-    Tell(u32),
     /// A request for a named piece reaches a node.
     Request { to: u32, from: u32, id: u32, piece: u32, urgent: bool },
     /// An ask reaches the lead.
@@ -40,11 +38,9 @@ pub(crate) enum What {
     /// A connection of a node that had as much under way as it may has room again.
     Room { from: u32, connection: u32, life: u8 },
     /// A request's answer begins to be received.
-    Started { node: u32, from: u32, id: u32, piece: u32, life: u8 },
+    Started { node: u32, id: u32, piece: u32, life: u8 },
     /// A request failed, and the node that made it finds out.
-    Failed { node: u32, id: u32, lost: Option<(u32, u32)> },
-    /// The lead looks again.
-    Lead(u32),
+    Failed(Failed),
     /// A lead has read the first piece of a run from the origin.
     Read { by: u32, life: u8, reader: OriginReader, run: OriginRun },
     /// A lead has read one of so many parts of so many bytes that tell whether several connections get more.
@@ -63,12 +59,22 @@ pub(crate) enum What {
     Rested { node: u32, life: u8 },
     /// A node looks whether its lead gives anything.
     Look { node: u32, life: u8 },
-    /// A lead has something to tell members, of neighbours or of hashes.
-    Speak(u32),
-    /// A message about hashes reaches a node, from this place of the mail.
+    /// A message reaches those to whom it is said, from this place of the mail.
     Letter(u32),
     /// A liar goes on with a request.
     Lied(Lied),
+}
+
+/// A request that is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed {
+    pub(crate) node: u32,
+    pub(crate) by: u32,
+    pub(crate) id: u32,
+    /// The piece, if one was asked for by name.
+    pub(crate) wanted: Option<u32>,
+    /// Whether the holder says that it lacks the piece.
+    pub(crate) lost: bool,
 }
 
 /// A piece at its receiver.
@@ -205,7 +211,7 @@ mod tests {
         assert!(matches!(queue.pop(), Some((_, What::Poll(2)))));
         assert!(matches!(queue.pop(), Some((at, What::Poll(3))) if at.as_micros() == 70_000));
         assert!(queue.pop().is_none());
-        queue.push(Moment::from_micros(u64::MAX), What::Lead(0));
+        queue.push(Moment::from_micros(u64::MAX), What::Poll(0));
         assert_eq!(queue.pop().unwrap().0.as_micros(), u64::MAX);
     }
 
@@ -213,11 +219,11 @@ mod tests {
     fn what_is_put_in_meanwhile_takes_its_place() {
         let mut queue = Queue::default();
         for at in [10_u64, 2_000_000] {
-            queue.push(Moment::from_micros(at), What::Lead(0));
+            queue.push(Moment::from_micros(at), What::Poll(0));
         }
         assert_eq!(queue.pop().unwrap().0.as_micros(), 10);
         for at in [11_u64, 1_999_999, 600_000] {
-            queue.push(Moment::from_micros(at), What::Lead(0));
+            queue.push(Moment::from_micros(at), What::Poll(0));
         }
         let rest: Vec<u64> = std::iter::from_fn(|| queue.pop()).map(|(at, _)| at.as_micros()).collect();
         assert_eq!(rest, [11, 600_000, 1_999_999, 2_000_000]);

@@ -1,6 +1,6 @@
 //! What an agent knows of a blob, as far as decisions need it. The store and the connections have it; the decisions ask.
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 
 /// See the module's text. No method waits, and none touches a disk: they are called with whatever the caller has locked.
 pub trait Facts {
@@ -41,6 +41,12 @@ pub trait Facts {
 
     /// Where another agent stands, if it is connected.
     fn place(&self, node: NodeId) -> Option<Place>;
+
+    /// How far another agent is.
+    fn tier(&self, node: NodeId) -> Tier;
+
+    /// Whether another agent is connected.
+    fn is_connected(&self, node: NodeId) -> bool;
 }
 
 #[cfg(test)]
@@ -113,6 +119,14 @@ pub(crate) mod fixture {
         /// All with an even number are connected.
         fn place(&self, node: NodeId) -> Option<Place> {
             node.0[0].is_multiple_of(2).then(Place::default)
+        }
+
+        fn tier(&self, _: NodeId) -> Tier {
+            Tier::Rack
+        }
+
+        fn is_connected(&self, node: NodeId) -> bool {
+            node.0[0].is_multiple_of(2)
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`session`] | [`Session`]: one agent's part in a swarm: what follows for its picker, leadership, hashes, news, books and wants |
+//! | [`session`] | [`Session`]: everything that one agent decides about one blob: [`Input`]s in, [`Output`]s out |
 //! | [`event`] | what a [`Picker`] is told ([`Event`]) and what it wants done ([`Action`]) |
 //! | [`picker`] | [`Picker`]: which piece to ask of whom, at every node |
 //! | [`lead`] | [`Lead`]: who is in the swarm, what the seed sends to whom, what must be read from the origin |
@@ -62,9 +62,9 @@ pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
 pub use news::{News, Told};
 pub use pace::{Pace, Standing};
-pub use phase::{Course, Phase};
+pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
-pub use session::{Came, Meeting, Session};
+pub use session::{Came, Input, Output, Session};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
 pub use vigil::{Awaited, Vigil};

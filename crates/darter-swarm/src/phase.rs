@@ -40,6 +40,17 @@ pub enum Phase {
     Failed,
 }
 
+/// Who found out what the whole must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckedBy {
+    /// An earlier process of this agent.
+    Earlier,
+    /// The lead that is followed, or was.
+    Lead,
+    /// This agent.
+    Here,
+}
+
 /// The phase that a blob is in, and the way from one to the next.
 #[derive(Debug)]
 pub struct Course {

@@ -61,7 +61,7 @@ use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, Source};
 use darter_fleet::{Listener, Peer};
 use darter_registries::Registries;
 use darter_store::StoredBlob;
-use darter_swarm::RequestId;
+use darter_swarm::{Input, RequestId};
 use darter_wire::descriptors;
 use darter_wire::{Answer, Failure, FailureKind, Message};
 use parking_lot::Mutex;
@@ -463,7 +463,7 @@ impl Listener for ListeningSwarms {
 
     fn not_reached(&self, node: NodeId) {
         for transfer in self.swarms.all() {
-            transfer.not_reached(node);
+            transfer.tell(Input::Unreached(node));
         }
     }
 
@@ -589,7 +589,7 @@ impl Listener for ListeningSwarms {
     fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex) {
         let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
-            transfer.begun(request, piece);
+            transfer.tell(Input::Begun { request, piece });
         }
     }
 
@@ -600,10 +600,10 @@ impl Listener for ListeningSwarms {
         }
     }
 
-    fn unanswered(&self, from: NodeId, blob: BlobId, request: RequestId) {
+    fn unanswered(&self, _: NodeId, blob: BlobId, request: RequestId) {
         let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
         if let Some(transfer) = transfer {
-            transfer.unreached(from, request);
+            transfer.tell(Input::Unanswered { request });
         }
     }
 }

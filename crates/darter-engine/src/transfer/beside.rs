@@ -162,7 +162,7 @@ impl Transfer {
         let range = {
             let mut state = self.state.lock();
             let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
-            let may_read = leads && !state.in_order_only && !state.compares && !state.beside.contains(&TRIAL);
+            let may_read = leads && !state.in_order_only && !state.session.compares && !state.beside.contains(&TRIAL);
             let now = self.context.now();
             let books = state.session.books_mut().filter(|_| may_read);
             let range = books.and_then(|books| books.lead_mut().origin_trial(now));
@@ -249,7 +249,7 @@ impl Transfer {
             books.lead_mut().origin_refused(now);
         }
         let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
-        let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.compares;
+        let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.session.compares;
         let State { session, beside, .. } = &mut *state;
         let mut books = session.books_mut();
         let run =

@@ -50,10 +50,12 @@ impl Transfer {
     /// Whether what `node` says of the content is about what is here: it is the last agent that led, nobody leads since, and
     /// nothing was read by this agent.
     pub(super) fn came_by(&self, node: NodeId) -> bool {
-        let state = self.state.lock();
-        state.lead() == Lead::Nobody
-            && state.session.leadership.last_followed() == Some(node)
-            && state.journal.traffic().from_origin == 0
+        self.state.lock().session.was_lead(node) && self.has_read_nothing()
+    }
+
+    /// Whether nothing of this blob was read of the origin by this agent.
+    pub(super) fn has_read_nothing(&self) -> bool {
+        self.state.lock().journal.traffic().from_origin == 0
     }
 
     /// Waits for the end of a blob that is being thrown away; false if it is not.

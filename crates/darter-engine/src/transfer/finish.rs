@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use darter_api::Checked;
 use darter_api::Role;
-use darter_api::{Checked, CheckedBy};
 use darter_core::{Digest, in_full};
 use darter_origin::ErrorKind;
 use darter_store::StoreError;
+use darter_swarm::CheckedBy;
 use darter_wire::{Message, Verdict};
 
 use super::Transfer;
@@ -78,7 +79,7 @@ impl Transfer {
             .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
         let (verdict, by) = {
             let state = self.state.lock();
-            (state.session.verdict.clone(), state.checked_by)
+            (state.session.verdict.clone(), state.session.checked_by)
         };
         let expected = self.digest();
         let has_verdict = verdict.is_some();
@@ -110,7 +111,7 @@ impl Transfer {
         let state = self.state.lock();
         let verdict = state.session.verdict.as_ref().filter(|_| state.is_complete());
         let digest = verdict.and_then(|verdict| verdict.digest);
-        digest.into_iter().map(|digest| Checked { digest, by: state.checked_by }).collect()
+        digest.into_iter().map(|digest| Checked { digest, by: told(state.session.checked_by) }).collect()
     }
 
     async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
@@ -133,7 +134,7 @@ impl Transfer {
             }
             state.journal.completed(now, verdict.digest);
             state.session.verdict = Some(verdict);
-            state.checked_by = by;
+            state.session.checked_by = by;
             // This agent computed the hashes itself: it holds when one of them is lost again.
             self.on_trust.store(false, Ordering::Release);
         }
@@ -151,5 +152,14 @@ impl Transfer {
             tracing::warn!(blob = %self.blob.short(), error = %in_full(&error), "the explanation could not be written down");
         }
         tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");
+    }
+}
+
+/// Who checked the whole, as programs are told.
+const fn told(by: CheckedBy) -> darter_api::CheckedBy {
+    match by {
+        CheckedBy::Earlier => darter_api::CheckedBy::Earlier,
+        CheckedBy::Lead => darter_api::CheckedBy::Lead,
+        CheckedBy::Here => darter_api::CheckedBy::Here,
     }
 }

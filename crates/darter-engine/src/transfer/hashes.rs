@@ -1,6 +1,4 @@
-//! Hashes are told, proven and passed on: what [`Hashes`](darter_swarm::Hashes) and [`Books`](darter_swarm::Books) decide is done here.
-//!
-//! Signatures are checked, and the store learns hashes, with nothing locked.
+//! Hashes that peers tell: signatures are checked, and the store learns hashes, with nothing locked. Then the session knows.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +6,7 @@ use std::sync::Arc;
 use darter_core::manifest::ManifestError;
 use darter_core::{NodeId, PieceHash, Proof, in_full};
 use darter_store::StoreError;
-use darter_swarm::hashes::{Answer, Reply};
+use darter_swarm::hashes::Answer;
 
 use super::{Lead, State, Transfer};
 
@@ -88,20 +86,5 @@ impl Transfer {
         }
         self.ring();
         self.changed.send_replace(());
-    }
-
-    /// A member asks for hashes: it is told all that can be proven to it.
-    pub(super) fn answer_hashes(&self, to: NodeId, first: u32) {
-        let now = self.context.now();
-        let (Reply { messages, question }, lead) = {
-            let mut state = self.state.lock();
-            (state.session.asked_for_hashes(to, first, self, now), state.session.following())
-        };
-        for message in &messages {
-            self.fleet.say(to, message);
-        }
-        if let Some((lead, question)) = lead.zip(question) {
-            self.fleet.say(lead, &question);
-        }
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{Books, Entering, Event, Facts, Lead as SwarmLead, Phase, Start};
 
@@ -67,6 +67,14 @@ impl Facts for Transfer {
 
     fn place(&self, node: NodeId) -> Option<Place> {
         self.fleet.peer(node).map(|peer| peer.hello.place)
+    }
+
+    fn tier(&self, node: NodeId) -> Tier {
+        self.fleet.peer(node).map_or(Tier::Far, |peer| peer.tier)
+    }
+
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.fleet.peer(node).is_some()
     }
 }
 
@@ -191,30 +199,6 @@ impl Transfer {
             let Some(peer) = self.fleet.peer(node) else { return };
             state.session.count_in(node, peer.hello.place, held);
         }
-        self.ring();
-    }
-
-    /// A member is gone.
-    pub(super) fn member_left(&self, node: NodeId) {
-        self.state.lock().session.left(node);
-        // Those it stood between have to be told.
-        self.ring();
-    }
-
-    /// A member was sent a wrong piece by another.
-    pub(super) fn member_reports(&self, reporter: NodeId, suspect: NodeId) {
-        let now = self.context.now();
-        let mut state = self.state.lock();
-        let put_aside = state.session.member_reports(reporter, suspect);
-        let what = if put_aside { "put aside after wrong pieces" } else { "reported for a wrong piece" };
-        state.journal.note(now, format!("{} {what}", suspect.short()));
-        drop(state);
-        self.ring();
-    }
-
-    /// A member can't reach another.
-    pub(super) fn member_misses(&self, member: NodeId, other: NodeId) {
-        self.state.lock().session.member_misses(member, other);
         self.ring();
     }
 

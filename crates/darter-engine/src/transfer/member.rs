@@ -1,18 +1,17 @@
-//! What a member of a swarm hears: from its lead, from its neighbours, and in answer to its requests.
+//! A member of a swarm: it follows a lead, and takes what its peers say and give.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Blamed as _, Fault, Moment, NodeId, PieceIndex, PieceSet, Place, Source, in_full};
+use darter_core::{Blamed as _, Fault, NodeId, PieceIndex, in_full};
 use darter_fleet::Peer;
 use darter_store::Put;
-use darter_swarm::{Event, Meeting, RequestId, Session};
-use darter_wire::{Answer, FailureKind, Held, Message, PeerInfo, PooledBuffer, Refusal, Verdict, Wanted};
+use darter_swarm::{Came, Input, RequestId};
+use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer};
 
-use super::{Asked, Lead, Transfer};
+use super::{Lead, Transfer};
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined};
-use crate::let_downs::How;
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
 const HASH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,8 +30,7 @@ impl Transfer {
             let now = self.context.now();
             let mut guard = self.state.lock();
             let state = &mut *guard;
-            let neighbours = joined.neighbours.iter().map(|info| info.node);
-            if !state.session.follow(lead, joined.key, neighbours, now) {
+            if !state.session.follow(lead, joined.key, joined.neighbours, now) {
                 return;
             }
             // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
@@ -42,11 +40,8 @@ impl Transfer {
             state.follows_seed = is_seed;
             state.session.hashes.members_ask(joined.members_ask);
             if let Some(verdict) = joined.verdict {
-                state.told_verdict(verdict);
+                state.session.told_verdict(verdict);
             }
-        }
-        for info in &joined.neighbours {
-            self.fleet.ensure(info);
         }
         if let Some(length) = joined.length {
             self.learn_length(lead, length);
@@ -93,9 +88,10 @@ impl Transfer {
 
     /// A peer said something about this blob.
     pub(crate) fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
-        let from_lead = self.lead() == Lead::Node(from);
         match message {
-            Message::Grew { from: first, hashes, length, members_ask, proof, .. } if from_lead => {
+            Message::Grew { from: first, hashes, length, members_ask, proof, .. }
+                if self.lead() == Lead::Node(from) =>
+            {
                 self.state.lock().session.hashes.members_ask(members_ask);
                 if hashes.is_empty() {
                     self.lead_waits(from);
@@ -105,104 +101,16 @@ impl Transfer {
                 }
                 self.learn_hashes(from, first, &hashes, proof);
             }
-            Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
-            Message::Want { everything, wishes, .. } => self.member_wants(from, everything, &wishes),
             Message::Grew { from: first, hashes, proof, .. } => self.told(from, first, &hashes, proof),
-            Message::AskHashes { from: first, .. } => self.answer_hashes(from, first),
-            Message::Neighbours { add, gone, .. } if from_lead => self.learn_neighbours(&add, &gone),
-            Message::Whole { verdict, .. } if from_lead => self.learn_verdict(verdict),
-            Message::Dissolved { reason, .. } if from_lead => {
-                let dissolving = Arc::clone(self);
-                self.tasks.spawn(async move {
-                    if !dissolving.fleet.is_seed(from) {
-                        return dissolving.start_over_without(from, How::Surely, reason).await;
-                    }
-                    let blob = dissolving.blob;
-                    dissolving.dissolve(FetchError::Withdrawn { blob, reason }).await;
-                });
-            }
-            // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.
-            Message::Refuted { expected, got, .. } if from_lead || self.came_by(from) => self.refuted(expected, got),
-            Message::Failed { failure, .. }
-                if from_lead && failure.kind == FailureKind::Changed && matches!(self.source, Source::Url { .. }) =>
-            {
-                if !self.fleet.is_seed(from) {
-                    self.let_down_by(from, How::Perhaps);
-                }
-                self.superseded(failure);
-            }
-            Message::Failed { failure, .. } if from_lead => self.lead_gave_up(from, failure),
-            Message::Meet { held, known, wants, .. } => self.met(from, held, known, wants),
-            Message::Have { pieces, known, .. } => {
-                let follows = {
-                    let now = self.context.now();
-                    let mut state = self.state.lock();
-                    state.session.member_has(from, &pieces, now);
-                    state.session.has_more(from, known, &pieces, &**self)
-                };
-                // Most announcements change nothing for now: waking the driver for each would be most of its work.
-                if follows {
-                    self.ring();
-                } else {
-                    self.replan();
-                }
-            }
-            Message::Lost { pieces, .. } => {
-                {
-                    let now = self.context.now();
-                    let mut state = self.state.lock();
-                    for &piece in &pieces {
-                        state.session.lost_by(from, piece, now);
-                    }
-                }
-                self.ring();
-            }
-            Message::Part { .. } => {
-                {
-                    let mut state = self.state.lock();
-                    state.session.parted(from, self.context.now());
-                    // One that was let in says so to its lead by itself.
-                    if !state.session.has_member(from) {
-                        state.session.left(from);
-                    }
-                }
-                self.ring();
-            }
-            Message::Leave { .. } => self.member_left(from),
-            Message::Report { peer, .. } => self.member_reports(from, peer),
-            Message::Unreached { peer, .. } => self.member_misses(from, peer),
-            // Said by a lead that is not ours any more, or of something that is over.
-            _ => {}
+            Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
+            message => self.tell(Input::Said { by: from, message }),
         }
     }
 
     /// A peer's connection is gone.
     pub(crate) fn peer_gone(self: &Arc<Self>, node: NodeId) {
-        self.member_left(node);
-        let again;
-        {
-            let now = self.context.now();
-            let mut state = self.state.lock();
-            let is_open = state.session.course.is_open();
-            again = state.session.gone(node, is_open, now);
-        }
-        if again {
-            let addr = self.fleet.address(node);
-            self.fleet.ensure(&PeerInfo { node, addr, place: Place::default() });
-        }
+        self.tell(Input::Gone(node));
         self.lead_failed(node, "connection lost");
-        self.ring();
-    }
-
-    /// A node can't be reached. If it was to be met the lead is told, which names another one where there are any.
-    pub(crate) fn not_reached(&self, node: NodeId) {
-        let lead = {
-            let state = self.state.lock();
-            state.session.unreached(node, state.session.course.is_open())
-        };
-        if let Some(lead) = lead {
-            self.fleet.say(lead, &Message::Unreached { blob: self.blob, peer: node });
-        }
     }
 
     /// A peer is connected that may be one to meet.
@@ -213,74 +121,17 @@ impl Transfer {
         }
     }
 
-    /// The lead begins to send a piece of its choice: its hash has time to come meanwhile.
-    pub(crate) fn begun(&self, request: RequestId, piece: PieceIndex) {
-        {
-            let now = self.context.now();
-            let mut state = self.state.lock();
-            let Some(of) = state.asked.get(&request).map(|asked| asked.of) else { return };
-            state.session.begun(request, piece, of, now);
-        }
-        self.ring();
-    }
-
     /// A peer answered a request.
     pub(crate) async fn answered(self: &Arc<Self>, peer: &Peer, request: RequestId, answer: Answer) {
-        let from = peer.hello.node;
         match answer {
             Answer::Begun { .. } => {}
             Answer::Data { piece, data, .. } => self.take_piece(peer, request, piece, data).await,
             Answer::None { reason, wanted, .. } => {
-                tracing::trace!(blob = %self.blob.short(), peer = %from.short(), ?reason, "refused");
-                match (wanted, reason) {
-                    (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) => {
-                        self.settle(request, |session, now| session.refused(request, from, piece, now));
-                    }
-                    (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if self.unanswered(request).is_some() => {
-                        self.lead_forgot(from);
-                    }
-                    _ => {
-                        self.unanswered(request);
-                    }
-                }
+                let by = peer.hello.node;
+                tracing::trace!(blob = %self.blob.short(), peer = %by.short(), ?reason, "refused");
+                self.tell(Input::Refused { request, by, wanted, reason });
             }
         }
-    }
-
-    /// A holder can't be reached, or its connection broke.
-    pub(crate) fn unreached(&self, holder: NodeId, request: RequestId) {
-        let wanted = self.state.lock().asked.get(&request).map(|asked| asked.wanted);
-        match wanted {
-            Some(Wanted::Piece(piece)) => {
-                self.settle(request, |session, now| session.failed(request, holder, piece, now));
-            }
-            _ => {
-                self.unanswered(request);
-            }
-        }
-    }
-
-    /// A request will not be answered, from which something follows.
-    fn settle(&self, request: RequestId, decide: impl FnOnce(&mut Session, Moment)) {
-        let now = self.context.now();
-        {
-            let mut state = self.state.lock();
-            state.asked.remove(&request);
-            decide(&mut state.session, now);
-        }
-        self.ring();
-    }
-
-    /// A request will not be answered. `None` if nobody waited for it any more.
-    fn unanswered(&self, request: RequestId) -> Option<Asked> {
-        let now = self.context.now();
-        let asked = {
-            let mut state = self.state.lock();
-            state.session.picker.handle(Event::Failed { request }, now);
-            state.asked.remove(&request)
-        };
-        self.ring();
-        asked
     }
 
     async fn take_piece(self: &Arc<Self>, peer: &Peer, request: RequestId, piece: PieceIndex, data: PooledBuffer) {
@@ -301,18 +152,20 @@ impl Transfer {
                 self.hash_if_next(piece);
                 self.stored_piece(piece, bytes, Some(request), peer.giver());
             }
-            Ok(Put::AlreadyHeld) => self.tell(Event::Received { request: Some(request), piece, bytes }),
+            Ok(Put::AlreadyHeld) => {
+                self.tell(Input::Again(Came { piece, bytes, request: Some(request), from: Some(from) }));
+            }
             Err(error) => match error.blame().fault {
                 Fault::Peer => {
                     tracing::warn!(blob = %self.blob.short(), peer = %from.short(), %piece, "a peer sent a wrong piece");
                     self.context.metrics.pieces_corrupt.inc();
-                    self.tell(Event::Corrupt { peer: from, request: Some(request), piece });
+                    self.tell(Input::Wrong { by: from, request, piece });
                 }
                 // Asking for it again would come to the same.
                 Fault::Disk => self.give_up(&error.into()),
                 _ => {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "a piece was not stored");
-                    self.unanswered(request);
+                    self.tell(Input::Unanswered { request });
                 }
             },
         }
@@ -327,8 +180,7 @@ impl Transfer {
         if self.stored.hash(piece).is_some() {
             return;
         }
-        self.state.lock().session.gives(giver, piece);
-        self.ring();
+        self.tell(Input::Early { by: giver, piece });
         let mut changed = self.changed.subscribe();
         let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
         // Without a hash in time the store refuses the piece, and it is asked for again.
@@ -345,33 +197,8 @@ impl Transfer {
     /// Meets these, too: they hold pieces of it though the lead may not know.
     pub(crate) fn meet_also(&self, holders: &[PeerInfo]) {
         if !holders.is_empty() {
-            self.learn_neighbours(holders, &[]);
+            self.tell(Input::Found(holders.to_vec()));
         }
-    }
-
-    /// Some are neighbours no more; then others are, perhaps the same ones anew.
-    fn learn_neighbours(&self, add: &[PeerInfo], gone: &[NodeId]) {
-        let named: Vec<NodeId> = add.iter().map(|info| info.node).collect();
-        self.state.lock().session.named(&named, gone, self.context.now());
-        for info in add {
-            self.fleet.ensure(info);
-        }
-        self.ring();
-    }
-
-    fn learn_verdict(&self, verdict: Verdict) {
-        self.state.lock().told_verdict(verdict);
-        self.ring();
-    }
-
-    fn met(&self, peer: NodeId, held: PieceSet, known: u32, wants: bool) {
-        let tier = self.fleet.peer(peer).map_or(darter_core::Tier::Far, |it| it.tier);
-        {
-            let now = self.context.now();
-            let mut state = self.state.lock();
-            state.session.met_by(peer, Meeting { tier, held, known, wants }, self, now);
-        }
-        self.ring();
     }
 
     /// Stores what came with the lead's answer: all pieces, since they are few and small.

@@ -3,8 +3,8 @@
 //! | file | what lives there |
 //! |---|---|
 //! | this one | [`Transfer`] and its state; what it tells about itself |
-//! | `drive` | the task that does what the picker and the lead decide |
-//! | `member` | what the lead and the neighbours say |
+//! | `drive` | the task that carries out what the session decides |
+//! | `member` | following a lead, and taking what peers give |
 //! | `leading` | being the lead: members, late-bound pieces |
 //! | `electing` | finding another lead, handing back |
 //! | `reading` | the lead reads the origin, once for everybody |
@@ -25,15 +25,15 @@
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
-//! | `hashes` | hashes are told, proven, passed on |
+//! | `hashes` | hashes that are told are checked and stored |
 //! | `wants` | what of it is wanted: everything, or what a few readers wait for |
 //! | `view` | what moves between whom, for `darter top` |
 //!
 //! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
 //!
-//! Decisions are made by `darter_swarm`'s `Session`, under one lock and without I/O; everybody who learns
-//! something tells them and *kicks* the driver, and only the driver acts. So what goes out to a peer goes out in one
-//! order: a Meet before a Have, a lead's hashes in the order of the pieces. Only questions are answered by whoever hears them.
+//! Decisions are made by `darter_swarm`'s `Session`, under one lock and without I/O: everybody who learns something tells it (`tell` in
+//! `drive`), and only the driver carries out what it decides. So what goes out to a peer goes out in one order: a Meet before a Have, a
+//! lead's hashes in the order of the pieces.
 //!
 //! Lock order: a transfer's state, then the fleet's. Nothing is said to a peer with any lock held: a peer found gone is
 //! told to every transfer. The store is never called with the state locked, except for its
@@ -66,12 +66,12 @@ pub mod view;
 pub mod wants;
 mod whole;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use darter_api::Role;
-use darter_api::{self as api, CheckedBy, Giver};
+use darter_api::{self as api, Giver};
 use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version, in_full,
@@ -80,8 +80,8 @@ use darter_fleet::Fleet;
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
-use darter_swarm::{Came, Course, Event, Hashes, Leadership, Phase, Picker, RequestId, Session, Tuning};
-use darter_wire::{Message, Verdict, Wanted};
+use darter_swarm::{Came, Course, Event, Hashes, Input, Leadership, Phase, Picker, RequestId, Session, Tuning};
+use darter_wire::{Message, Verdict};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -154,10 +154,6 @@ pub(crate) struct State {
     callers: Callers,
     /// For whom the origin is read: who may have the least read.
     requester: Requester,
-    /// Requests under way.
-    asked: HashMap<RequestId, Asked>,
-    /// Who checked that the whole is what the verdict says; nobody yet while it is not complete.
-    checked_by: CheckedBy,
     /// The whole's digest, where it could be computed while the origin was read.
     streamed_digest: Option<Digest>,
     /// Whether a task reads the origin, and whether one reads what somebody waits for.
@@ -169,8 +165,6 @@ pub(crate) struct State {
     origin_rests: Moment,
     /// Whether the origin refuses the credentials of every caller.
     is_shut_out: bool,
-    /// Whether pieces of an answer that may be of another version stand beside pieces that were not compared with it yet.
-    compares: bool,
     /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
@@ -192,24 +186,10 @@ pub(crate) struct State {
     losses: Losses,
 }
 
-/// A request under way.
-struct Asked {
-    of: NodeId,
-    wanted: Wanted,
-    /// Bytes of the answer that had come when last looked.
-    arrived: u32,
-}
-
 impl State {
     /// How many are in the swarm, as far as is known here.
     fn members(&self) -> u32 {
         u32::try_from(self.session.members()).unwrap_or(u32::MAX)
-    }
-
-    /// The lead says what the whole must be.
-    fn told_verdict(&mut self, verdict: Verdict) {
-        self.session.verdict = Some(verdict);
-        self.checked_by = CheckedBy::Lead;
     }
 
     /// How it stands.
@@ -317,15 +297,12 @@ impl Transfer {
             session,
             callers: Callers::new(credentials),
             requester,
-            asked: HashMap::new(),
-            checked_by: CheckedBy::Earlier,
             streamed_digest: None,
             reading: false,
             on_errands: false,
             beside: BTreeSet::new(),
             origin_rests: Moment::ZERO,
             is_shut_out: false,
-            compares: false,
             in_order_only: false,
             whole_answer: None,
             follows_seed: true,
@@ -482,13 +459,6 @@ impl Transfer {
         }
     }
 
-    /// Tells the picker, and lets the driver act on it.
-    pub(crate) fn tell(&self, event: Event) {
-        let now = self.context.now();
-        self.state.lock().session.picker.handle(event, now);
-        self.ring();
-    }
-
     /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
         let mut state = self.state.lock();
@@ -512,22 +482,14 @@ impl Transfer {
 
     /// A verified piece is in the store.
     pub(crate) fn stored_piece(&self, piece: PieceIndex, bytes: u64, request: Option<RequestId>, from: Giver) {
-        let now = self.context.now();
-        {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            if let Some(request) = request {
-                state.asked.remove(&request);
-            }
+        let came = Came { piece, bytes, request, from: from.node() };
+        self.tell_and(Input::Stored(came), |state, now| {
             self.note_passing(state);
             state.flows.came(now, bytes, &from);
-            let came = Came { piece, bytes, request, from: from.node() };
             state.journal.gave(piece, bytes, from, now);
-            state.session.stored(came, now);
             let lag = u64::from(state.session.picker.lag()) * self.piece_length.bytes();
             state.journal.lagged(lag);
-        }
-        self.ring();
+        });
         self.changed.send_replace(());
         self.sendable.send_replace(());
     }

@@ -101,7 +101,7 @@ impl Transfer {
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
                 let leads = state.lead() == Lead::Me && state.session.course.is_open();
-                let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.compares;
+                let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.session.compares;
                 if !leads || !lacks || transfer.closed.is_cancelled() {
                     state.reading = false;
                     return;
@@ -179,7 +179,7 @@ impl Transfer {
         }
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let mut left = Leftover::new(reader, self.context.now());
-        left.anew = !on_errands && self.state.lock().compares;
+        left.anew = !on_errands && self.state.lock().session.compares;
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run_or_all(reader).await else { break };
@@ -239,7 +239,7 @@ impl Transfer {
             match end {
                 RunEnd::Replan => {
                     (tries, left.reached, left.again) = (0, 0, 0);
-                    left.anew = !on_errands && self.state.lock().compares;
+                    left.anew = !on_errands && self.state.lock().session.compares;
                 }
                 RunEnd::Here(error) => return self.give_up(&error),
                 RunEnd::Whole(_) => {}

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
 use darter_store::pages::warm;
 use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob, size};
-use darter_swarm::{Event, ReaderId};
+use darter_swarm::{Input, ReaderId};
 use futures_util::Stream;
 use tokio::sync::watch;
 
@@ -277,7 +277,7 @@ impl Reader {
                 Some(end) => (self.transfer.piece_length.piece_at(end - 1).0 + 1 - piece.0).min(MAX_AHEAD),
                 None => self.transfer.pieces_ahead(),
             };
-            self.transfer.tell(Event::ReaderAt { reader: self.id, piece, count, patience });
+            self.transfer.tell(Input::ReaderAt { reader: self.id, piece, count, patience });
         }
     }
 }
@@ -287,7 +287,7 @@ impl Drop for Reader {
         self.transfer.readers.fetch_sub(1, Ordering::Relaxed);
         self.transfer.reader_left(self.id);
         if self.told.is_some() {
-            self.transfer.tell(Event::ReaderGone { reader: self.id });
+            self.transfer.tell(Input::ReaderGone(self.id));
         }
     }
 }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use darter_core::PieceIndex;
-use darter_swarm::{Event, OriginReader, OriginRun};
+use darter_swarm::{Came, Input, OriginReader, OriginRun};
 
 use super::reading::Assembly;
 use super::turns::Turn;
@@ -20,7 +20,7 @@ use super::{Lead, Transfer};
 impl Transfer {
     /// What is read next: what the plan says, or everything while pieces are still to be compared.
     pub(super) async fn next_run_or_all(&self, reader: OriginReader) -> Option<OriginRun> {
-        if reader != OriginReader::Everything || !self.state.lock().compares {
+        if reader != OriginReader::Everything || !self.state.lock().session.compares {
             return self.next_run(reader).await;
         }
         let first = self.stored.held().first_missing_from(PieceIndex(0));
@@ -49,7 +49,7 @@ impl Transfer {
         let mut state = self.state.lock();
         assembly.through |= assembly.to_the_end && state.is_shut_out;
         let leads = state.lead() == Lead::Me && state.session.course.is_open();
-        let is_needed = assembly.through && leads && (lacks || state.compares);
+        let is_needed = assembly.through && leads && (lacks || state.session.compares);
         let Some(books) = state.session.books_mut().filter(|_| is_needed) else { return false };
         let piece = assembly.piece.0;
         if books.lead_mut().reads(assembly.reader, Some(piece..piece + 1)) {
@@ -64,21 +64,18 @@ impl Transfer {
         let piece = assembly.piece;
         let is_vouched_for = !assembly.anew || self.stored.hash(piece).is_some();
         if !is_vouched_for && self.stored.known().first_from(PieceIndex(piece.0 + 1)).is_some() {
-            self.state.lock().compares = true;
+            self.state.lock().session.compares = true;
         }
     }
 
     /// A piece that was read of the origin is here by other ways already.
     pub(super) fn is_here(&self, piece: PieceIndex) {
-        if let Some(books) = self.state.lock().session.books_mut() {
-            books.lead_mut().own(piece);
-        }
-        self.tell(Event::Received { request: None, piece, bytes: 0 });
+        self.tell(Input::Again(Came { piece, bytes: 0, request: None, from: None }));
     }
 
     /// All pieces were compared with an answer that was read from its first byte to its last.
     pub(super) fn is_one_version(self: &Arc<Self>) {
-        if std::mem::take(&mut self.state.lock().compares) {
+        if std::mem::take(&mut self.state.lock().session.compares) {
             self.ring();
         }
     }

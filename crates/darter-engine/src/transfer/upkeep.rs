@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet, in_full};
-use darter_swarm::{Awaited, Phase, Vigil};
+use darter_swarm::{Awaited, Input, Phase, Vigil};
 use darter_wire::Message;
 
 use super::{Lead, State, Transfer};
@@ -224,21 +224,11 @@ impl Transfer {
 
     /// Pieces that were held are not any more.
     pub(super) fn lack(&self, pieces: &PieceSet, why: &str) {
-        let now = self.context.now();
-        {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
+        self.tell_and(Input::Lacking(pieces.clone()), |state, now| {
             state.journal.note(now, format!("{} pieces {why}", pieces.len()));
             state.losses.note(pieces);
-            for piece in pieces.iter() {
-                state.session.lacks(piece, now);
-            }
-            if state.session.course.lacks() {
-                state.session.vigil.moved(now);
-            }
-        }
+        });
         self.end_rest();
-        self.ring();
     }
 
     /// Bytes of this blob came, though perhaps not a whole piece.
@@ -302,7 +292,7 @@ impl Transfer {
         let piece = self.stored.held().first_missing_from(darter_core::PieceIndex(0));
         let of = self.pieces().map_or_else(String::new, |pieces| format!(" of {pieces}"));
         let piece = format!("piece {}{of}", piece.0 + 1);
-        let mut asked: Vec<_> = state.asked.values().map(|asked| asked.of).collect();
+        let mut asked: Vec<_> = state.session.asked().map(|(_, of)| of).collect();
         asked.sort_unstable();
         asked.dedup();
         let lead = state.session.leadership.following();

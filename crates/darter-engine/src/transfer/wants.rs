@@ -13,8 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{ByteRange, NodeId, PieceIndex};
-use darter_swarm::{Event, ReaderId, Wish};
+use darter_core::{ByteRange, PieceIndex};
+use darter_swarm::{Input, ReaderId, Wish};
 
 use super::stream::{MAX_AHEAD, kept, next_reader};
 use super::{Lead, Outcome, Transfer};
@@ -61,13 +61,7 @@ impl Drop for Waiting {
 impl Transfer {
     /// Somebody on this host wants everything.
     pub fn want_everything(&self) {
-        {
-            let now = self.context.now();
-            if !self.state.lock().session.wants_all(self.stored.passes(), now) {
-                return;
-            }
-        }
-        self.ring();
+        self.tell(Input::WantsAll { passes: self.stored.passes() });
     }
 
     /// Whether nobody wants anything of it, though it is not complete.
@@ -82,20 +76,7 @@ impl Transfer {
     }
 
     fn wish(self: &Arc<Self>, reader: ReaderId, wish: Option<Wish>) {
-        let now = self.context.now();
-        if !self.state.lock().session.wish(reader, wish, now) {
-            return;
-        }
-        self.ring();
-        self.run_errands();
-    }
-
-    /// A member says what it wants.
-    pub(super) fn member_wants(self: &Arc<Self>, node: NodeId, everything: bool, wishes: &[darter_wire::Wish]) {
-        let now = self.context.now();
-        self.state.lock().session.member_wants(node, everything, wishes, now);
-        self.ring();
-        self.run_errands();
+        self.tell(Input::Wish { reader, wish });
     }
 
     /// Whether bytes behind a gap come before those in front of it: not where an older lead reads, and not where the origin gives
@@ -160,7 +141,7 @@ impl Transfer {
                     self.note_losses();
                     let count = (pieces.end - missing.0).min(MAX_AHEAD);
                     let patience = Duration::ZERO;
-                    self.tell(Event::ReaderAt { reader: id, piece: missing, count, patience });
+                    self.tell(Input::ReaderAt { reader: id, piece: missing, count, patience });
                     waiting.at(missing, pieces.end);
                 }
                 if changed.changed().await.is_err() {
@@ -223,6 +204,6 @@ struct Reading<'a> {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.transfer.readers.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        self.transfer.tell(Event::ReaderGone { reader: self.id });
+        self.transfer.tell(Input::ReaderGone(self.id));
     }
 }

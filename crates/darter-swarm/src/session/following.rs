@@ -1,8 +1,9 @@
 //! Who leads: this agent, another one, or nobody while a lead is looked for.
 
 use darter_core::{LeadKey, Moment, NodeId};
+use darter_protocol::PeerInfo;
 
-use super::Session;
+use super::{Output, Session};
 use crate::{Event, Leader, Loss, Step};
 
 impl Session {
@@ -23,13 +24,7 @@ impl Session {
 
     /// An agent has let this one in: it is followed from now on, unless this one goes on to lead it. `key` proves its hashes, and
     /// `neighbours` are to be met. Whether it is followed.
-    pub fn follow(
-        &mut self,
-        lead: NodeId,
-        key: LeadKey,
-        neighbours: impl IntoIterator<Item = NodeId>,
-        now: Moment,
-    ) -> bool {
+    pub fn follow(&mut self, lead: NodeId, key: LeadKey, neighbours: Vec<PeerInfo>, now: Moment) -> bool {
         if self.has_member(lead) && self.leadership.stays_lead_of(lead) {
             return false;
         }
@@ -42,7 +37,8 @@ impl Session {
         let met = &self.met;
         self.to_meet.retain(|node| !met.contains(node));
         // Even those that were met before: they may have been told that they are no neighbours any more.
-        self.to_meet.extend(neighbours);
+        self.to_meet.extend(neighbours.iter().map(|info| info.node));
+        self.outputs.push(Output::Dial(neighbours));
         self.to_meet.remove(&self.me);
         true
     }

@@ -71,7 +71,7 @@ impl Session {
     }
 
     /// A member is gone.
-    pub fn left(&mut self, node: NodeId) {
+    pub(super) fn left(&mut self, node: NodeId) {
         self.hashes.left(node);
         if let Some(books) = &mut self.books {
             books.left(node);
@@ -79,26 +79,26 @@ impl Session {
     }
 
     /// A member holds more pieces.
-    pub fn member_has(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
+    pub(super) fn member_has(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
         if let Some(books) = &mut self.books {
             books.lead_mut().have(node, pieces, now);
         }
     }
 
     /// A member was sent a wrong piece by another. Whether that is put aside.
-    pub fn member_reports(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+    pub(super) fn member_reports(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
         self.books.as_mut().is_some_and(|books| books.lead_mut().report(reporter, suspect))
     }
 
     /// A member can't reach another.
-    pub fn member_misses(&mut self, member: NodeId, other: NodeId) {
+    pub(super) fn member_misses(&mut self, member: NodeId, other: NodeId) {
         if let Some(books) = self.books.as_mut().filter(|books| books.has(member)) {
             books.lead_mut().part(member, other);
         }
     }
 
     /// A holder let this agent down: it leaves nothing to that one alone if it leads.
-    pub fn doubts(&mut self, holder: NodeId) {
+    pub(super) fn doubts(&mut self, holder: NodeId) {
         if let Some(books) = &mut self.books {
             books.lead_mut().doubt(holder);
         }
@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// What whoever was let in here is to be told now. This agent knows of its own neighbours by then.
-    pub fn speak(&mut self, facts: &dyn Facts, now: Moment) -> Speech {
+    pub(super) fn speak(&mut self, facts: &dyn Facts, now: Moment) -> Speech {
         let Some(books) = &mut self.books else { return Speech::default() };
         let speech = books.speak(facts, self.hashes.chain(), self.verdict.as_ref(), now);
         if let Some(own) = &speech.own {

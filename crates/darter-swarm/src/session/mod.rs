@@ -1,13 +1,20 @@
 //! One agent's session in one swarm: everything that it decides about one blob.
 //!
-//! | file | what happens | what follows |
-//! |---|---|---|
-//! | `following` | another lead ([`Session::leads`], [`Session::follow`], [`Session::lost_lead`]) | the picker asks it, hashes are proven by its key, news goes to it |
-//! | `neighbours` | neighbours are named, met or lost ([`Session::named`], [`Session::met_by`], [`Session::gone`], …) | who is met, asked for pieces and hashes, and told news |
-//! | `pieces` | a request is answered or not, a piece comes or goes ([`Session::stored`], [`Session::lacks`], …) | what its holder has; it is asked for no more, told, and given |
-//! | `leading` | members come, go and say what they hold ([`Session::admit`], [`Session::left`], …) | who gets what, what is read of the origin |
-//! | `wants` | readers here and members say what they wait for ([`Session::wish`], [`Session::member_wants`]) | what is read first, and what the lead is told |
-//! | `telling` | hashes come ([`Session::catch_up`], …), or it is time to tell news | pieces are asked for, and neighbours hear of it |
+//! What happens goes in ([`Input`], [`Session::handle`]), what is to be done comes out ([`Output`], [`Session::poll`]), and
+//! [`Session::next_wakeup`] says when to look though nothing happens. Whoever drives a session asks for outputs after each input from which
+//! something follows, and does them one after the other.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `input`, `output` | [`Input`], [`Output`] |
+//! | `hearing` | [`Session::handle`]: what follows from each input |
+//! | `poll` | [`Session::poll`]: what is to be done now |
+//! | `following` | who leads ([`Session::leads`], [`Session::follow`], [`Session::lost_lead`]): the picker asks it, hashes are proven by its key, news goes to it |
+//! | `neighbours` | who is met, asked for pieces and hashes, and told news |
+//! | `pieces` | what a holder has, by its answers; which pieces are here |
+//! | `leading` | [`Books`]: members come ([`Session::admit`]), go, and say what they hold and miss |
+//! | `wants` | what is wanted, here and by members, and what the lead is told of it |
+//! | `telling` | what is told of pieces and hashes |
 //!
 //! Two agents are neighbours when both have said what they hold: each says so ([`Message::Meet`](darter_protocol::Message)) when it is
 //! named the other by its lead, or when the other meets it, and connected to it. The lead is nobody's neighbour: it is asked to choose.
@@ -21,23 +28,30 @@
 //! Non-goals: connections and the store, which are the caller's.
 
 mod following;
+mod hearing;
+mod input;
 mod leading;
 mod neighbours;
+mod output;
 mod pieces;
+mod poll;
 mod telling;
 #[cfg(test)]
 mod tests;
 mod wants;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use darter_core::{Moment, NodeId};
 use darter_protocol::Verdict;
 
-pub use self::neighbours::Meeting;
+use self::hearing::Asked;
+pub use self::input::Input;
+use self::neighbours::Meeting;
+pub use self::output::Output;
 pub use self::pieces::Came;
 use self::wants::Wants;
-use crate::{Books, Course, Hashes, Leader, Leadership, News, Picker, Tuning, Vigil};
+use crate::{Books, CheckedBy, Course, Hashes, Leader, Leadership, News, Phase, Picker, RequestId, Tuning, Vigil};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -54,6 +68,10 @@ pub struct Session {
     books: Option<Box<Books>>,
     /// What the whole must be, once somebody has checked it.
     pub verdict: Option<Verdict>,
+    /// Who that is.
+    pub checked_by: CheckedBy,
+    /// Whether pieces that may be of two versions stand beside each other: whoever leads compares them before it checks the whole.
+    pub compares: bool,
     /// How far the blob is.
     pub course: Course,
     /// How long nothing has come.
@@ -64,6 +82,12 @@ pub struct Session {
     met: BTreeSet<NodeId>,
     /// Peers that are to be told, when they are connected.
     to_meet: BTreeSet<NodeId>,
+    /// Requests under way.
+    asked: BTreeMap<RequestId, Asked>,
+    /// Who asked for the hashes from which piece on, and was not answered yet.
+    questions: BTreeMap<NodeId, u32>,
+    /// What is to be done before anything else.
+    outputs: Vec<Output>,
 }
 
 impl Session {
@@ -84,12 +108,17 @@ impl Session {
             hashes,
             books: None,
             verdict: None,
+            checked_by: CheckedBy::Earlier,
+            compares: false,
             course: Course::new(false),
             vigil: Vigil::new(now),
             wants: Wants::everything(),
             news: News::new(tuning),
             met: BTreeSet::new(),
             to_meet: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            outputs: Vec::new(),
         }
     }
 
@@ -97,10 +126,19 @@ impl Session {
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
         self.leadership = leadership;
         self.books = None;
-        self.news = News::new(self.tuning);
+        (self.news, self.vigil) = (News::new(self.tuning), Vigil::new(now));
+        self.course = Course::new(self.course.phase() == Phase::Complete);
+        self.asked.clear();
+        self.questions.clear();
+        self.outputs.clear();
         for node in std::mem::take(&mut self.met).into_iter().chain(std::mem::take(&mut self.to_meet)) {
             self.forget(node, now);
         }
         self.change_lead(Leader::Nobody, None, now);
+    }
+
+    /// The lead says what the whole must be.
+    pub fn told_verdict(&mut self, verdict: Verdict) {
+        (self.verdict, self.checked_by) = (Some(verdict), CheckedBy::Lead);
     }
 }

@@ -9,15 +9,15 @@ use crate::{Event, Facts, Leader, Notice};
 
 /// What a peer says when it meets this agent.
 #[derive(Debug)]
-pub struct Meeting {
+pub(super) struct Meeting {
     /// How far it is.
-    pub tier: Tier,
+    pub(super) tier: Tier,
     /// What it holds.
-    pub held: PieceSet,
+    pub(super) held: PieceSet,
     /// How many hashes it can prove.
-    pub known: u32,
+    pub(super) known: u32,
     /// Whether it lacks pieces.
-    pub wants: bool,
+    pub(super) wants: bool,
 }
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
 
     /// The lead says that some are neighbours, and that others are none any more. A peer in both lists is only met anew: it may have known
     /// this agent all the time.
-    pub fn named(&mut self, add: &[NodeId], gone: &[NodeId], now: Moment) {
+    pub(super) fn named(&mut self, add: &[NodeId], gone: &[NodeId], now: Moment) {
         for node in gone {
             self.to_meet.remove(node);
             self.met.remove(node);
@@ -46,20 +46,20 @@ impl Session {
     }
 
     /// The books of this agent say who are its own neighbours.
-    pub fn noticed(&mut self, own: &Notice, now: Moment) {
+    pub(super) fn noticed(&mut self, own: &Notice, now: Moment) {
         let add: Vec<NodeId> = own.gained.iter().map(|peer| peer.node).collect();
         self.named(&add, &own.lost, now);
     }
 
     /// Whom to meet now: they count as met.
-    pub fn meet(&mut self, is_connected: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    pub(super) fn meet(&mut self, is_connected: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let meets: Vec<NodeId> = self.to_meet.extract_if(.., |node| is_connected(*node)).collect();
         self.met.extend(&meets);
         meets
     }
 
     /// A peer meets this agent.
-    pub fn met_by(&mut self, peer: NodeId, meeting: Meeting, facts: &dyn Facts, now: Moment) {
+    pub(super) fn met_by(&mut self, peer: NodeId, meeting: Meeting, facts: &dyn Facts, now: Moment) {
         let Meeting { tier, held, known, wants } = meeting;
         self.showed(peer, known, held.iter(), facts);
         if self.leader() != Leader::Node(peer) {
@@ -72,14 +72,14 @@ impl Session {
 
     /// A neighbour knows the first `known` hashes and holds more pieces. Whether the picker has something to ask for, or somebody is to be
     /// asked for hashes.
-    pub fn has_more(&mut self, peer: NodeId, known: u32, pieces: &[PieceIndex], facts: &dyn Facts) -> bool {
+    pub(super) fn has_more(&mut self, peer: NodeId, known: u32, pieces: &[PieceIndex], facts: &dyn Facts) -> bool {
         let is_neighbour = self.met.contains(&peer) || self.to_meet.contains(&peer);
         let follows = is_neighbour && self.showed(peer, known, pieces.iter().copied(), facts);
         self.picker.peer_has(peer, pieces) || follows
     }
 
     /// A peer showed that it knows the first `known` hashes, and holds pieces. Whether somebody is to be asked for hashes.
-    pub fn showed(
+    pub(super) fn showed(
         &mut self,
         peer: NodeId,
         known: u32,
@@ -91,17 +91,17 @@ impl Session {
     }
 
     /// A peer is no neighbour any more, as it says itself.
-    pub fn parted(&mut self, peer: NodeId, now: Moment) {
+    pub(super) fn parted(&mut self, peer: NodeId, now: Moment) {
         self.met.remove(&peer);
         self.forget(peer, now);
     }
 
     /// A peer's connection is gone. Whether it is to be met again, since it may be this connection alone that is: not if it leads, or
-    /// nothing `is_lacking` here.
-    pub fn gone(&mut self, peer: NodeId, is_lacking: bool, now: Moment) -> bool {
+    /// nothing is lacking here.
+    pub(super) fn gone(&mut self, peer: NodeId, now: Moment) -> bool {
         let was_met = self.met.remove(&peer);
         self.forget(peer, now);
-        let again = was_met && is_lacking && self.following().is_some_and(|lead| lead != peer);
+        let again = was_met && self.course.is_open() && self.following().is_some_and(|lead| lead != peer);
         if again {
             self.to_meet.insert(peer);
         }
@@ -109,8 +109,8 @@ impl Session {
     }
 
     /// A peer can't be reached. The lead that is to hear of it, if one is: it names others where there are any.
-    pub fn unreached(&self, peer: NodeId, is_lacking: bool) -> Option<NodeId> {
-        let is_missed = is_lacking && self.to_meet.contains(&peer);
+    pub(super) fn unreached(&self, peer: NodeId) -> Option<NodeId> {
+        let is_missed = self.course.is_open() && self.to_meet.contains(&peer);
         self.following().filter(|lead| is_missed && *lead != peer)
     }
 
@@ -121,7 +121,7 @@ impl Session {
 
     /// A peer sent a wrong piece ([`Action::Report`](crate::Action::Report)). Who is to hear of it: the lead that is followed. If that is
     /// the peer itself, it is lost.
-    pub fn accuse(&mut self, peer: NodeId) -> Option<NodeId> {
+    pub(super) fn accuse(&mut self, peer: NodeId) -> Option<NodeId> {
         self.met.remove(&peer);
         self.hashes.left(peer);
         // A peer that sends wrong pieces is not asked to lead.

@@ -20,27 +20,27 @@ pub struct Came {
 
 impl Session {
     /// `giver` begins to answer a request with a piece.
-    pub fn begun(&mut self, request: RequestId, piece: PieceIndex, giver: NodeId, now: Moment) {
+    pub(super) fn begun(&mut self, request: RequestId, piece: PieceIndex, giver: NodeId, now: Moment) {
         self.gives(giver, piece);
         self.picker.handle(Event::Started { request, piece }, now);
     }
 
     /// A piece of `giver` is on its way, or here before its hash: if that one leads, it knows the hash.
-    pub fn gives(&mut self, giver: NodeId, piece: PieceIndex) {
+    pub(super) fn gives(&mut self, giver: NodeId, piece: PieceIndex) {
         if self.following() == Some(giver) {
             self.hashes.lead_showed(piece.0 + 1);
         }
     }
 
     /// A request for a piece is refused, since the peer does not hold it. If this agent leads, somebody has to be found who does.
-    pub fn refused(&mut self, request: RequestId, peer: NodeId, piece: PieceIndex, now: Moment) {
+    pub(super) fn refused(&mut self, request: RequestId, peer: NodeId, piece: PieceIndex, now: Moment) {
         self.picker.handle(Event::PeerLost { peer, piece }, now);
         self.failed(request, peer, piece, now);
     }
 
     /// A request for a piece is not answered, since its holder can't be reached. If this agent leads, it leaves nothing to that one that
     /// the origin can give, before it says again that it holds it.
-    pub fn failed(&mut self, request: RequestId, holder: NodeId, piece: PieceIndex, now: Moment) {
+    pub(super) fn failed(&mut self, request: RequestId, holder: NodeId, piece: PieceIndex, now: Moment) {
         self.picker.handle(Event::Failed { request }, now);
         if let Some(books) = &mut self.books {
             books.lead_mut().lacks(holder, piece);
@@ -48,7 +48,7 @@ impl Session {
     }
 
     /// A piece that was lacking is here now.
-    pub fn stored(&mut self, came: Came, now: Moment) {
+    pub(super) fn stored(&mut self, came: Came, now: Moment) {
         let Came { piece, bytes, request, from } = came;
         self.vigil.moved(now);
         self.leadership.piece_came();
@@ -65,7 +65,7 @@ impl Session {
     }
 
     /// A piece that was held is not any more.
-    pub fn lacks(&mut self, piece: PieceIndex, now: Moment) {
+    pub(super) fn lacks(&mut self, piece: PieceIndex, now: Moment) {
         self.picker.handle(Event::Lost { piece }, now);
         self.news.went(piece);
         if let Some(books) = &mut self.books {
@@ -74,7 +74,7 @@ impl Session {
     }
 
     /// A peer no longer holds a piece.
-    pub fn lost_by(&mut self, peer: NodeId, piece: PieceIndex, now: Moment) {
+    pub(super) fn lost_by(&mut self, peer: NodeId, piece: PieceIndex, now: Moment) {
         self.picker.handle(Event::PeerLost { peer, piece }, now);
         if self.picker.held().contains(piece) {
             self.news.is_wanted_by(peer, piece);

@@ -11,18 +11,18 @@ use crate::{Event, Facts, Leader};
 
 impl Session {
     /// When something is to be told, if anything is.
-    pub fn news_due(&self) -> Option<Moment> {
+    pub(super) fn news_due(&self) -> Option<Moment> {
         self.news.due()
     }
 
     /// Takes what is to be told now, but nothing to those who are met now: they are told of all that is held.
-    pub fn tell(&mut self, meets: &[NodeId], now: Moment) -> Tellings {
+    pub(super) fn tell(&mut self, meets: &[NodeId], now: Moment) -> Tellings {
         let is_told = |node: &&NodeId| self.leader() != Leader::Me && !meets.contains(node);
         let neighbours: Vec<NodeId> = self.met.iter().filter(is_told).copied().collect();
         self.news.take(now, &self.picker, &neighbours, self.following())
     }
 
-    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it ([`Hashes::catch_up`]).
+    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it ([`Hashes::catch_up`](crate::Hashes::catch_up)).
     pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let tells = self.hashes.catch_up(facts);
         self.are_first(tells)
@@ -35,19 +35,19 @@ impl Session {
         tells
     }
 
-    /// The lead told hashes ([`Hashes::lead_told`]).
+    /// The lead told hashes ([`Hashes::lead_told`](crate::Hashes::lead_told)).
     pub fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
         let tells = self.hashes.lead_told(first, count, word, facts);
         self.are_first(tells)
     }
 
-    /// A neighbour that was asked has told hashes ([`Hashes::answered`]).
+    /// A neighbour that was asked has told hashes ([`Hashes::answered`](crate::Hashes::answered)).
     pub fn answered(&mut self, from: NodeId, answer: Answer, now: Moment) -> bool {
         let tells = self.hashes.answered(from, answer, now);
         self.are_first(tells)
     }
 
-    /// A run of hashes was taken ([`Hashes::took_run`]).
+    /// A run of hashes was taken ([`Hashes::took_run`](crate::Hashes::took_run)).
     pub fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
         let tells = self.hashes.took_run(from, run, facts);
         self.are_first(tells)
@@ -55,7 +55,7 @@ impl Session {
 
     /// What is said because a peer asks for the hashes from the one of piece `from` on: as the lead, if it was let in here, and else all that
     /// can be proven to it if it is a neighbour.
-    pub fn asked_for_hashes(&mut self, peer: NodeId, from: u32, facts: &dyn Facts, now: Moment) -> Reply {
+    pub(super) fn asked_for_hashes(&mut self, peer: NodeId, from: u32, facts: &dyn Facts, now: Moment) -> Reply {
         self.catch_up(facts);
         if !self.has_member(peer) && !self.met.contains(&peer) {
             return Reply::default();

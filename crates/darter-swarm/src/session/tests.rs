@@ -2,17 +2,23 @@ use std::time::Duration;
 
 use darter_core::{BlobId, LeadKey, PieceIndex, PieceLength, PieceSet, Place, Signer, Tier};
 
-use darter_protocol::Message;
+use darter_protocol::{Message, PeerInfo};
 
 use super::*;
 use crate::facts::fixture::{BLOB, Known};
-use crate::{Action, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
+use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
+
+mod driven;
 
 const ME: u8 = 5;
 const PIECES: u32 = 8;
 
 fn node(name: u8) -> NodeId {
     NodeId([name; 16])
+}
+
+fn info(name: u8) -> PeerInfo {
+    PeerInfo { node: node(name), addr: format!("host-{name}:7400"), place: Place::default() }
 }
 
 fn later(millis: u64) -> Moment {
@@ -55,7 +61,7 @@ impl Scene {
     }
 
     fn follows(&mut self, lead: u8, neighbours: &[u8]) -> bool {
-        let neighbours: Vec<NodeId> = neighbours.iter().copied().map(node).collect();
+        let neighbours = neighbours.iter().map(|name| info(*name)).collect();
         self.session.follow(node(lead), key(), neighbours, self.now)
     }
 
@@ -234,7 +240,8 @@ fn a_neighbour_whose_connection_is_gone_is_met_again_while_something_is_lacking_
         let mut scene = Scene::led(&[1, 9]);
         scene.meets(&[]);
         scene.met_by(1, &[0]);
-        let again = scene.session.gone(node(peer), is_lacking, scene.now);
+        scene.session.course = Course::new(!is_lacking);
+        let again = scene.session.gone(node(peer), scene.now);
         assert_eq!(scene.session.picker.holdings().count(), usize::from(peer != 1));
         (again, scene.meets(&[]).len())
     };
@@ -245,16 +252,18 @@ fn a_neighbour_whose_connection_is_gone_is_met_again_while_something_is_lacking_
     let mut scene = Scene::new();
     scene.met_by(1, &[0]);
     scene.meets(&[]);
-    assert!(!scene.session.gone(node(1), true, scene.now), "nobody says that it is still a neighbour");
+    assert!(!scene.session.gone(node(1), scene.now), "nobody says that it is still a neighbour");
 }
 
 #[test]
 fn the_lead_hears_who_could_not_be_reached_of_those_that_are_to_be_met() {
     let mut scene = Scene::led(&[1, 2]);
     scene.meets(&[1]);
-    let told = |scene: &Scene, peer| scene.session.unreached(node(peer), true);
+    let told = |scene: &Scene, peer| scene.session.unreached(node(peer));
     assert_eq!([1, 2, 3].map(|peer| told(&scene, peer)), [Some(node(9)), None, None]);
-    assert_eq!(scene.session.unreached(node(1), false), None, "nothing is lacking");
+    scene.session.course = Course::new(true);
+    assert_eq!(told(&scene, 1), None, "nothing is lacking");
+    scene.session.course = Course::new(false);
     scene.session.lost_lead(node(9), Loss::Failed, scene.now);
     assert_eq!(told(&scene, 1), None, "there is nobody to hear it");
     scene.follows(1, &[]);

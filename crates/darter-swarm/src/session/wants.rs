@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// Somebody on this host wants everything. Where the blob `passes` through, readers fetch it all the same. Whether that is new.
-    pub fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
+    pub(super) fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
         if std::mem::replace(&mut self.wants.everything, true) {
             return false;
         }
@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// A reader on this host waits for these pieces, or for none any more. Whether that is new.
-    pub fn wish(&mut self, reader: ReaderId, wish: Option<Wish>, now: Moment) -> bool {
+    pub(super) fn wish(&mut self, reader: ReaderId, wish: Option<Wish>, now: Moment) -> bool {
         let before = match wish {
             Some(wish) => self.wants.wishes.insert(reader, wish),
             None => self.wants.wishes.remove(&reader),
@@ -90,7 +90,13 @@ impl Session {
     }
 
     /// A member says what it wants.
-    pub fn member_wants(&mut self, node: NodeId, everything: bool, wishes: &[darter_protocol::Wish], now: Moment) {
+    pub(super) fn member_wants(
+        &mut self,
+        node: NodeId,
+        everything: bool,
+        wishes: &[darter_protocol::Wish],
+        now: Moment,
+    ) {
         let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return };
         if everything {
             books.lead_mut().read_everything();
@@ -111,7 +117,7 @@ impl Session {
     }
 
     /// What members wait for has to come here first, where this agent follows another lead.
-    pub fn read_for_members(&mut self, now: Moment) {
+    pub(super) fn read_for_members(&mut self, now: Moment) {
         let follows = matches!(self.leader(), Leader::Node(_));
         let wishes = match &self.books {
             Some(books) if follows => {
@@ -135,7 +141,7 @@ impl Session {
     }
 
     /// What the lead is to be told of what is wanted here, if that has changed.
-    pub fn tell_wants(&mut self, blob: BlobId) -> Option<Message> {
+    pub(super) fn tell_wants(&mut self, blob: BlobId) -> Option<Message> {
         let wishes = self.books.as_ref().map_or_else(|| self.wants.wishes(), |books| books.lead().wishes().collect());
         let now = (self.is_all_wanted(), wishes);
         let is_news = self.wants.was_partial || self.wants.told.is_some() || !now.1.is_empty();

@@ -15,7 +15,7 @@ use crate::world::{BLOB, Event, PIECES, Said, VERDICT, World};
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// After so many looks at which bytes came all are there.
-const WHOLE_AFTER: u32 = 3;
+pub(crate) const WHOLE_AFTER: u32 = 3;
 
 /// What an agent does that lies. It gives nothing to anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,15 @@ impl World {
         false
     }
 
+    /// An agent finds that the whole is right.
+    pub(crate) fn is_right(&mut self, agent: usize) {
+        let it = &mut self.agents[agent];
+        it.is_complete = it.session.course.completes();
+        it.session.verdict = Some(VERDICT);
+        self.tell(|| format!("{agent} is done"));
+        self.advance_soon(agent);
+    }
+
     /// Two seconds of an agent's pull are over.
     pub(crate) fn look(&mut self, agent: usize) {
         let (now, comes) = (self.now, self.is_given(agent));
@@ -141,17 +150,13 @@ impl World {
         if it.is_complete {
             return;
         }
+        let leader = it.session.leader();
         if comes {
             it.session.vigil.moved(now);
             it.given += 1;
-        }
-        let leader = it.session.leader();
-        let has_verdict = it.session.verdict.is_some();
-        if it.session.course.begins_check(it.given >= WHOLE_AFTER, has_verdict, leader, now) {
-            it.is_complete = it.session.course.completes();
-            it.session.verdict = Some(VERDICT);
-            self.tell(|| format!("{agent} is done"));
-            return self.speak(agent);
+            if it.given == WHOLE_AFTER {
+                self.gets_all(agent);
+            }
         }
         self.look_later(agent);
         match leader {

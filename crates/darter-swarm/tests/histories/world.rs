@@ -12,10 +12,11 @@ use darter_protocol::{Message, Verdict};
 use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{
-    Course, Entering, Facts, Found, Hashes, Leader, Leadership, Loss, Meeting, Picker, Session, Start, Step, Tuning,
+    Came, Course, Entering, Facts, Found, Hashes, Input, Leader, Leadership, Loss, Output, Picker, Session, Start,
+    Step, Tuning,
 };
 
-use crate::pull::Lie;
+use crate::pull::{Lie, WHOLE_AFTER};
 
 pub(crate) const BLOB: BlobId = BlobId([0xb1; 32]);
 
@@ -24,10 +25,19 @@ pub(crate) const VERDICT: Verdict = Verdict { root: PieceHash([7; 32]), digest: 
 
 pub(crate) const PIECES: PieceLength = PieceLength::UNKNOWN_BLOB;
 
-/// A blob of eight pieces, of whose hashes nobody knows one: here nothing is fetched.
-struct Nothing;
+/// How many pieces the blob has.
+pub(crate) const COUNT: u32 = 8;
 
-impl Facts for Nothing {
+/// What an agent knows of a blob of eight pieces: all hashes or none, since nothing is fetched here; and who is there to be met.
+pub(crate) struct View {
+    knows: bool,
+    reached: Vec<NodeId>,
+}
+
+/// An agent that knows nothing yet, and meets nobody now.
+const NOBODY: View = View { knows: false, reached: Vec::new() };
+
+impl Facts for View {
     fn blob(&self) -> BlobId {
         BLOB
     }
@@ -41,27 +51,27 @@ impl Facts for Nothing {
     }
 
     fn length(&self) -> Option<u64> {
-        Some(PIECES.bytes() * 8)
+        Some(PIECES.bytes() * u64::from(COUNT))
     }
 
     fn prefix(&self) -> u32 {
-        0
+        if self.knows { COUNT } else { 0 }
     }
 
     fn known_count(&self) -> u32 {
-        0
+        self.prefix()
     }
 
     fn known(&self) -> PieceSet {
-        PieceSet::new()
+        PieceSet::full(self.prefix())
     }
 
     fn knows(&self, _: PieceIndex) -> bool {
-        false
+        self.knows
     }
 
-    fn hashes_from(&self, _: u32, _: usize) -> Vec<PieceHash> {
-        Vec::new()
+    fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
+        (from..self.prefix()).take(most).map(|piece| PieceHash([piece as u8; 32])).collect()
     }
 
     fn address(&self, node: NodeId) -> String {
@@ -70,6 +80,14 @@ impl Facts for Nothing {
 
     fn place(&self, _: NodeId) -> Option<Place> {
         None
+    }
+
+    fn tier(&self, _: NodeId) -> Tier {
+        Tier::Far
+    }
+
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.reached.contains(&node)
     }
 }
 
@@ -109,12 +127,8 @@ pub(crate) enum Said {
     },
     /// The sender, which leads, knows nothing of whom it let in.
     Forgot,
-    /// What a lead says, by its books.
+    /// What a session says.
     Told(Box<Message>),
-    Unreached {
-        peer: NodeId,
-    },
-    Meet,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +157,11 @@ pub(crate) enum Event {
         found: Found,
     },
     Rested {
+        agent: usize,
+        life: u32,
+    },
+    /// An agent does what it decides.
+    Advance {
         agent: usize,
         life: u32,
     },
@@ -181,6 +200,8 @@ pub(crate) struct Agent {
     pub(crate) session: Session,
     requests: u32,
     asked: Option<(u32, NodeId)>,
+    /// When it does next what it decides.
+    advances: Option<Moment>,
     /// At how many looks bytes came; and whether all are here and were checked.
     pub(crate) given: u32,
     pub(crate) is_complete: bool,
@@ -224,6 +245,7 @@ impl Agent {
             session: Self::session(id, is_seed, tuning, Moment::ZERO),
             requests: 0,
             asked: None,
+            advances: None,
             lie: None,
             given: 0,
             is_complete: false,
@@ -233,7 +255,10 @@ impl Agent {
     fn session(id: NodeId, is_seed: bool, tuning: Tuning, now: Moment) -> Session {
         let picker = Picker::new(id, PIECES.bytes(), tuning, 1);
         let leadership = Leadership::new(id, BLOB, BLOB, !is_seed);
-        Session::new(id, picker, leadership, Hashes::new(BLOB, PIECES, &[], 0, tuning), tuning, now)
+        let mut session = Session::new(id, picker, leadership, Hashes::new(BLOB, PIECES, &[], 0, tuning), tuning, now);
+        // Whether bytes come is decided elsewhere.
+        session.wants_parts(now);
+        session
     }
 
     /// Whether it has let in another.
@@ -354,6 +379,11 @@ impl World {
                     self.seek_on(agent);
                 }
             }
+            Event::Advance { agent, life } => {
+                if self.agents[agent].life == life {
+                    self.advance(agent);
+                }
+            }
             Event::Look { agent, life } => {
                 if self.agents[agent].life == life {
                     self.look(agent);
@@ -394,8 +424,14 @@ impl World {
         agent.alive = true;
         agent.life += 1;
         agent.session = Agent::session(agent.id, agent.is_seed, self.tuning, self.now);
-        agent.session.course = Course::new(agent.is_complete);
-        agent.session.verdict = agent.is_complete.then_some(VERDICT);
+        agent.advances = None;
+        if agent.is_complete {
+            agent.session.course = Course::new(true);
+            agent.session.verdict = Some(VERDICT);
+        }
+        if agent.given >= WHOLE_AFTER {
+            self.gets_all(at);
+        }
         self.look_later(at);
         for seed in 0..self.agents.len() {
             if self.agents[seed].is_seed && seed != at {
@@ -447,7 +483,7 @@ impl World {
         self.connected.insert((one.min(other), one.max(other)), (self.connections, [self.now; 2]));
         for (agent, seed) in [(one, other), (other, one)] {
             self.seed_came(agent, seed);
-            self.meet(agent);
+            self.advance_soon(agent);
         }
         true
     }
@@ -497,20 +533,16 @@ impl World {
     fn peer_gone(&mut self, agent: usize, peer: usize) {
         let (id, now) = (self.agents[peer].id, self.now);
         let it = &mut self.agents[agent];
-        let again = it.session.gone(id, !it.is_complete, now);
-        it.session.left(id);
+        it.session.handle(Input::Gone(id), &NOBODY, now);
         if let Some((_, _)) = it.asked.take_if(|(_, asked)| *asked == id) {
             it.session.leadership.refused(id);
             self.seek_on(agent);
-        }
-        if again {
-            self.dial(agent, &[id]);
         }
         if self.agents[agent].session.lost_lead(id, Loss::Failed, now) {
             self.tell(|| format!("{agent} lost the lead {peer}"));
             self.seek(agent);
         }
-        self.speak(agent);
+        self.advance_soon(agent);
         if self.agents[peer].is_seed {
             self.keep_connected(agent, peer);
         }
@@ -554,20 +586,14 @@ impl World {
                     self.seek(to);
                 }
             }
-            Said::Told(message) => self.told(to, from, *message),
-            Said::Unreached { peer } => {
-                self.agents[to].session.member_misses(sender, peer);
-                self.speak(to);
-            }
-            Said::Meet => {
-                let meeting = Meeting { tier: Tier::Far, held: PieceSet::new(), known: 0, wants: true };
-                self.agents[to].session.met_by(sender, meeting, &Nothing, now);
-                self.meet(to);
+            Said::Told(message) => {
+                self.told(to, from, *message);
+                self.advance_soon(to);
             }
         }
     }
 
-    /// An agent hears what a lead says.
+    /// An agent hears what another one's session says.
     fn told(&mut self, to: usize, from: usize, message: Message) {
         let (sender, now) = (self.agents[from].id, self.now);
         let it = &mut self.agents[to];
@@ -576,51 +602,88 @@ impl World {
                 if it.asked.take_if(|(asked, _)| *asked == request).is_none() {
                     return;
                 }
-                let neighbours: Vec<NodeId> = neighbours.iter().map(|it| it.node).collect();
-                if it.session.follow(sender, key, neighbours.iter().copied(), now) {
-                    it.session.verdict = verdict.or(it.session.verdict.take());
+                if it.session.follow(sender, key, neighbours, now) {
+                    if let Some(verdict) = verdict {
+                        it.session.told_verdict(verdict);
+                    }
                     self.tell(|| format!("{to} follows {from}"));
-                    self.dial(to, &neighbours);
                 } else {
                     it.session.leadership.refused(sender);
                 }
                 self.seek_on(to);
             }
-            Message::Neighbours { add, gone, .. } if it.session.following() == Some(sender) => {
-                let add: Vec<NodeId> = add.iter().map(|it| it.node).collect();
-                it.session.named(&add, &gone, now);
-                self.dial(to, &add);
+            message => {
+                it.session.handle(Input::Said { by: sender, message }, &NOBODY, now);
             }
-            Message::Whole { verdict, .. } if it.session.following() == Some(sender) => {
-                it.session.verdict = Some(verdict);
-            }
-            _ => {}
         }
     }
 
-    /// An agent connects to some others, and meets them.
-    fn dial(&mut self, agent: usize, nodes: &[NodeId]) {
-        for &node in nodes {
-            let other = self.at(node);
-            // Where both have yet to notice that their connection is gone, they try again then.
-            if self.connect(agent, other) || self.may_reach(agent, other) {
-                continue;
-            }
-            let it = &self.agents[agent];
-            if let Some(lead) = it.session.unreached(node, !it.is_complete) {
-                self.say(agent, lead, Said::Unreached { peer: node });
-            }
-        }
-        self.meet(agent);
+    // What agents decide.
+
+    /// An agent does soon what it decides.
+    pub(crate) fn advance_soon(&mut self, at: usize) {
+        self.advance_at(at, self.now);
     }
 
-    fn meet(&mut self, agent: usize) {
-        let session = &self.agents[agent].session;
-        let is_connected = |node: &NodeId| self.connection(agent, self.at(*node)).is_some();
-        let connected: Vec<NodeId> = session.to_meet().iter().copied().filter(is_connected).collect();
-        for node in self.agents[agent].session.meet(|node| connected.contains(&node)) {
-            self.say(agent, node, Said::Meet);
+    fn advance_at(&mut self, at: usize, when: Moment) {
+        let agent = &mut self.agents[at];
+        if agent.alive && agent.advances.is_none_or(|before| when < before) {
+            agent.advances = Some(when);
+            let life = agent.life;
+            self.put(when, Event::Advance { agent: at, life });
         }
+    }
+
+    fn advance(&mut self, at: usize) {
+        let is_connected = |node: &NodeId| self.connection(at, self.at(*node)).is_some();
+        let agent = &self.agents[at];
+        if agent.advances != Some(self.now) {
+            return;
+        }
+        let reached = agent.session.to_meet().iter().copied().filter(is_connected).collect();
+        let view = View { knows: agent.session.hashes.count() > 0, reached };
+        let (now, agent) = (self.now, &mut self.agents[at]);
+        agent.advances = None;
+        let mut outputs = Vec::new();
+        agent.session.poll(&view, now, &mut outputs);
+        let wakeup = agent.session.next_wakeup(now);
+        for output in outputs {
+            match output {
+                Output::Say { to, message } => {
+                    for to in to {
+                        self.say(at, to, Said::Told(Box::new(message.clone())));
+                    }
+                }
+                Output::Dial(infos) => infos.iter().for_each(|info| self.dial(at, info.node)),
+                Output::Check => self.is_right(at),
+                _ => {}
+            }
+        }
+        if let Some(wakeup) = wakeup {
+            self.advance_at(at, wakeup.max(now + Duration::from_millis(1)));
+        }
+    }
+
+    /// All bytes have come to an agent.
+    pub(crate) fn gets_all(&mut self, at: usize) {
+        let (now, view) = (self.now, View { knows: true, reached: Vec::new() });
+        let session = &mut self.agents[at].session;
+        session.learned(0..COUNT, &view, now);
+        for piece in (0..COUNT).map(PieceIndex) {
+            let came = Came { piece, bytes: PIECES.bytes(), request: None, from: None };
+            session.handle(Input::Stored(came), &view, now);
+        }
+        self.advance_soon(at);
+    }
+
+    /// An agent connects to another.
+    fn dial(&mut self, agent: usize, node: NodeId) {
+        let (now, other) = (self.now, self.at(node));
+        // Where both have yet to notice that their connection is gone, they try again then.
+        if !self.connect(agent, other) && !self.may_reach(agent, other) {
+            self.agents[agent].session.handle(Input::Unreached(node), &NOBODY, now);
+        }
+        self.advance_soon(agent);
     }
 
     // Leading.
@@ -633,7 +696,7 @@ impl World {
 
     fn open_books(&mut self, at: usize, start: Start) {
         let (now, seed) = (self.now, self.random.next());
-        self.agents[at].session.open_books(start, Place::default(), seed, &Nothing, now);
+        self.agents[at].session.open_books(start, Place::default(), seed, &NOBODY, now);
     }
 
     fn let_in(&mut self, at: usize, member: usize, request: u32) {
@@ -641,22 +704,7 @@ impl World {
         let id = self.agents[member].id;
         let entering = Entering { node: id, request, whole: None };
         self.agents[at].session.admit(entering, Place::default(), &PieceSet::new(), true);
-        self.speak(at);
-    }
-
-    /// A lead says what there is to say.
-    pub(crate) fn speak(&mut self, at: usize) {
-        // Their pauses are tried elsewhere.
-        for now in [self.now, self.now + self.tuning.tell_links_most] {
-            let agent = &mut self.agents[at];
-            let speech = agent.session.speak(&Nothing, now);
-            if let Some(own) = speech.own {
-                self.dial(at, &own.gained.iter().map(|peer| peer.node).collect::<Vec<_>>());
-            }
-            for (to, message) in speech.messages {
-                self.say(at, to, Said::Told(Box::new(message)));
-            }
-        }
+        self.advance_soon(at);
     }
 
     // Looking for a lead.

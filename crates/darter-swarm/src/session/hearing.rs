@@ -1,0 +1,181 @@
+//! What follows from each input.
+
+use darter_core::{Moment, NodeId};
+use darter_protocol::{Message, PeerInfo, Refusal, Wanted};
+
+use super::{Input, Meeting, Output, Session};
+use crate::{Event, Facts, Leader, RequestId};
+
+/// What is said faster than anything is done about it is not heard.
+const MAX_OUTPUTS: usize = 4096;
+
+/// A request under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) of: NodeId,
+    wanted: Wanted,
+    /// Bytes of the answer that have come.
+    arrived: u32,
+}
+
+impl Asked {
+    pub(super) const fn new(of: NodeId, wanted: Wanted) -> Self {
+        Self { of, wanted, arrived: 0 }
+    }
+}
+
+impl Session {
+    /// Tells the session what happened. Whether anything follows for now: [`Session::poll`] says what.
+    pub fn handle(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
+        match input {
+            Input::Said { by, message } => return self.hear(by, message, facts, now),
+            Input::Found(infos) => self.dials(infos, &[], now),
+            Input::Gone(peer) => {
+                self.left(peer);
+                if self.gone(peer, now) {
+                    let (addr, place) = (facts.address(peer), facts.place(peer).unwrap_or_default());
+                    self.outputs.push(Output::Dial(vec![PeerInfo { node: peer, addr, place }]));
+                }
+            }
+            Input::Unreached(peer) => {
+                let Some(lead) = self.unreached(peer) else { return false };
+                self.say(lead, Message::Unreached { blob: facts.blob(), peer });
+            }
+            Input::Begun { request, piece } => {
+                let Some(asked) = self.asked.get(&request) else { return false };
+                self.begun(request, piece, asked.of, now);
+            }
+            Input::Moved { request, bytes } => self.moved(request, bytes, now),
+            Input::Early { by, piece } => self.gives(by, piece),
+            Input::Refused { request, by, wanted, reason } => self.is_refused(request, by, wanted, reason, now),
+            Input::Unanswered { request } => match self.asked.remove(&request) {
+                Some(Asked { of, wanted: Wanted::Piece(piece), .. }) => self.failed(request, of, piece, now),
+                _ => self.picker.handle(Event::Failed { request }, now),
+            },
+            Input::Stored(came) => {
+                self.is_answered(came.request);
+                self.stored(came, now);
+            }
+            Input::Again(came) => {
+                self.is_answered(came.request);
+                if let Some(books) = self.books.as_mut().filter(|_| came.from.is_none()) {
+                    books.lead_mut().own(came.piece);
+                }
+                let (request, piece, bytes) = (came.request, came.piece, came.bytes);
+                self.picker.handle(Event::Received { request, piece, bytes }, now);
+            }
+            Input::Wrong { by, request, piece } => {
+                self.is_answered(Some(request));
+                self.picker.handle(Event::Corrupt { peer: by, request: Some(request), piece }, now);
+            }
+            Input::Lacking(pieces) => {
+                pieces.iter().for_each(|piece| self.lacks(piece, now));
+                if self.course.lacks() {
+                    self.vigil.moved(now);
+                }
+            }
+            Input::ReaderAt { reader, piece, count, patience } => {
+                self.picker.handle(Event::ReaderAt { reader, piece, count, patience }, now);
+            }
+            Input::ReaderGone(reader) => self.picker.handle(Event::ReaderGone { reader }, now),
+            Input::Wish { reader, wish } => return self.wish(reader, wish, now),
+            Input::WantsAll { passes } => return self.wants_all(passes, now),
+        }
+        true
+    }
+
+    /// A peer says something of the blob.
+    fn hear(&mut self, by: NodeId, message: Message, facts: &dyn Facts, now: Moment) -> bool {
+        let is_lead = self.following() == Some(by);
+        if self.outputs.len() >= MAX_OUTPUTS {
+            return true;
+        }
+        match message {
+            Message::Neighbours { add, gone, .. } if is_lead => self.dials(add, &gone, now),
+            Message::Whole { verdict, .. } if is_lead => self.told_verdict(verdict),
+            Message::Dissolved { reason, .. } if is_lead => self.outputs.push(Output::Dissolved { by, reason }),
+            Message::Failed { failure, .. } if is_lead => self.outputs.push(Output::GivenUp { by, failure }),
+            // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.
+            Message::Refuted { expected, got, .. } if is_lead || self.was_lead(by) => {
+                self.outputs.push(Output::Refuted { by_lead: is_lead, expected, got });
+            }
+            Message::Meet { held, known, wants, .. } => {
+                let meeting = Meeting { tier: facts.tier(by), held, known, wants };
+                self.met_by(by, meeting, facts, now);
+            }
+            Message::Have { pieces, known, .. } => {
+                self.member_has(by, &pieces, now);
+                // Most announcements change nothing for now.
+                return self.has_more(by, known, &pieces, facts);
+            }
+            Message::Lost { pieces, .. } => pieces.iter().for_each(|piece| self.lost_by(by, *piece, now)),
+            Message::Part { .. } => {
+                self.parted(by, now);
+                // One that was let in says so to its lead by itself.
+                if !self.has_member(by) {
+                    self.left(by);
+                }
+            }
+            Message::Leave { .. } => self.left(by),
+            Message::Report { peer, .. } if self.has_member(by) => {
+                let put_aside = self.member_reports(by, peer);
+                self.outputs.push(Output::Reported { peer, put_aside });
+            }
+            Message::Unreached { peer, .. } => self.member_misses(by, peer),
+            Message::Want { everything, wishes, .. } => self.member_wants(by, everything, &wishes, now),
+            Message::AskHashes { from, .. } => {
+                self.questions.insert(by, from);
+            }
+            // Said by a lead that is not followed any more, or of something that is over.
+            _ => return false,
+        }
+        true
+    }
+
+    fn is_answered(&mut self, request: Option<RequestId>) {
+        if let Some(request) = request {
+            self.asked.remove(&request);
+        }
+    }
+
+    pub(super) fn say(&mut self, to: NodeId, message: Message) {
+        self.outputs.push(Output::Say { to: vec![to], message });
+    }
+
+    /// Some are neighbours no more; then others are, perhaps the same ones anew.
+    fn dials(&mut self, add: Vec<PeerInfo>, gone: &[NodeId], now: Moment) {
+        let named: Vec<NodeId> = add.iter().map(|info| info.node).collect();
+        self.named(&named, gone, now);
+        self.outputs.push(Output::Dial(add));
+    }
+
+    /// Whether `node` was the last that led, and nobody has since.
+    pub fn was_lead(&self, node: NodeId) -> bool {
+        self.leader() == Leader::Nobody && self.leadership.last_followed() == Some(node)
+    }
+
+    fn is_refused(&mut self, request: RequestId, by: NodeId, wanted: Wanted, reason: Refusal, now: Moment) {
+        let was_open = self.asked.remove(&request).is_some();
+        match (wanted, reason) {
+            (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) => {
+                return self.refused(request, by, piece, now);
+            }
+            (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if was_open => {
+                self.outputs.push(Output::Forgotten { by });
+            }
+            _ => {}
+        }
+        self.picker.handle(Event::Failed { request }, now);
+    }
+
+    fn moved(&mut self, request: RequestId, bytes: u32, now: Moment) {
+        let Some(asked) = self.asked.get_mut(&request).filter(|asked| asked.arrived < bytes) else { return };
+        let more = bytes - std::mem::replace(&mut asked.arrived, bytes);
+        let of = asked.of;
+        self.vigil.progressed(more.into(), now);
+        if let Some(books) = &mut self.books {
+            books.lead_mut().gave(of, false, now);
+        }
+        self.picker.handle(Event::Progress { request, bytes: bytes.into() }, now);
+    }
+}

@@ -1,0 +1,165 @@
+//! What is to be done now, and when to look again.
+
+use darter_core::{BlobId, Moment, NodeId};
+use darter_protocol::{Message, Wanted};
+
+use super::hearing::Asked;
+use super::{Output, Session};
+use crate::hashes::Reply;
+use crate::{Action, Facts, Leader, Phase, RequestId, Teacher, Told};
+
+impl Session {
+    /// Whether pieces are lacking that somebody wants.
+    pub fn is_fetching(&self) -> bool {
+        self.course.is_fetching() && !self.is_at_rest()
+    }
+
+    /// What is to be done now, in this order: whoever does it says one thing after the other, so that a peer hears of a neighbour's pieces
+    /// when it knows the neighbour, and a member of hashes in the order of the pieces.
+    pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        let blob = facts.blob();
+        let requests = self.poll_picker(blob, now);
+        outputs.append(&mut self.outputs);
+        self.catch_up(facts);
+        self.poll_books(facts, now, outputs);
+        if let Leader::Node(lead) = self.leader()
+            && self.course.is_open()
+            && let Some(message) = self.tell_wants(blob)
+        {
+            outputs.push(Output::Say { to: vec![lead], message });
+        }
+        self.poll_news(facts, now, outputs);
+        if let Some(teacher) = self.teacher(now) {
+            let message = Message::AskHashes { blob, from: self.hashes.count() };
+            outputs.push(Output::Say { to: vec![teacher], message });
+        }
+        self.answer_questions(facts, now, outputs);
+        outputs.extend(requests);
+        if self.begins_check(facts, now) {
+            outputs.push(Output::Check);
+        }
+    }
+
+    /// When to call [`Session::poll`] again though nothing happens.
+    pub fn next_wakeup(&self, now: Moment) -> Option<Moment> {
+        let picker = self.picker.next_wakeup().filter(|_| self.course.asks());
+        let books = self.books.as_ref().and_then(|books| books.next_wakeup(now));
+        let may_ask = self.course.is_fetching() && self.following().is_some();
+        let hashes = self.hashes.next_wakeup().filter(|_| may_ask);
+        [picker, books, self.news_due(), hashes, self.course.due()].into_iter().flatten().min()
+    }
+
+    /// Who is asked for something, and what the request is called.
+    pub fn asked(&self) -> impl Iterator<Item = (RequestId, NodeId)> + '_ {
+        self.asked.iter().map(|(request, asked)| (*request, asked.of))
+    }
+
+    /// Withdraws everything that is asked for.
+    pub fn withdraw(&mut self) -> Vec<Output> {
+        let asked = std::mem::take(&mut self.asked);
+        asked.into_iter().map(|(request, Asked { of, .. })| Output::Withdraw { request, of }).collect()
+    }
+
+    fn poll_picker(&mut self, blob: BlobId, now: Moment) -> Vec<Output> {
+        if !self.is_fetching() {
+            // A holder keeps them for ever otherwise.
+            return self.withdraw();
+        }
+        self.picker.expect(self.met.len() + self.to_meet.len());
+        self.read_for_members(now);
+        let mut actions = Vec::new();
+        if self.course.asks() {
+            self.picker.poll(now, &mut actions);
+        }
+        actions.into_iter().map(|action| self.act(action, blob)).collect()
+    }
+
+    fn act(&mut self, action: Action, blob: BlobId) -> Output {
+        match action {
+            Action::Request { id, peer, piece, urgent } => self.ask(id, peer, Wanted::Piece(piece), urgent),
+            Action::Ask { id, lead } => self.ask(id, lead, Wanted::Any, false),
+            Action::Cancel { id, peer } => {
+                self.asked.remove(&id);
+                Output::Withdraw { request: id, of: peer }
+            }
+            Action::Doubt { peer } => {
+                self.doubts(peer);
+                Output::Doubted(peer)
+            }
+            Action::Report { peer, piece } => {
+                if let Some(lead) = self.accuse(peer).filter(|lead| *lead != peer) {
+                    self.say(lead, Message::Report { blob, peer, piece });
+                }
+                Output::Accused { peer, piece }
+            }
+        }
+    }
+
+    fn ask(&mut self, request: RequestId, of: NodeId, wanted: Wanted, urgent: bool) -> Output {
+        self.asked.insert(request, Asked::new(of, wanted));
+        Output::Ask { request, of, wanted, urgent }
+    }
+
+    fn poll_books(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        let Some(books) = &mut self.books else { return };
+        if books.may_give_more(now) {
+            outputs.push(Output::Give);
+        }
+        if self.leadership.leader() == Leader::Me && books.lead().wishes().next().is_some() {
+            outputs.push(Output::RunErrands);
+        }
+        if self.course.phase() == Phase::Failed {
+            return;
+        }
+        let speech = self.speak(facts, now);
+        outputs.extend(speech.messages.into_iter().map(|(to, message)| Output::Say { to: vec![to], message }));
+    }
+
+    fn poll_news(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        let (blob, known) = (facts.blob(), self.hashes.shown());
+        let meets = self.meet(|node| facts.is_connected(node));
+        if !meets.is_empty() {
+            let (held, wants) = (self.picker.held().clone(), self.course.phase() != Phase::Complete);
+            let message = Message::Meet { blob, held, known, wants };
+            outputs.push(Output::Say { to: meets.clone(), message });
+        }
+        if self.news_due().is_none_or(|due| now < due) {
+            return;
+        }
+        for (to, told) in self.tell(&meets, now) {
+            let message = match told {
+                Told::Have(pieces) => Message::Have { blob, pieces, known },
+                Told::Lost(pieces) => Message::Lost { blob, pieces },
+            };
+            outputs.push(Output::Say { to, message });
+        }
+    }
+
+    /// Whom to ask now for the hashes that are lacking.
+    fn teacher(&mut self, now: Moment) -> Option<NodeId> {
+        let lead = self.following().filter(|_| self.is_fetching())?;
+        self.hashes.ask(now).map(|teacher| match teacher {
+            Teacher::Neighbour(node) => node,
+            Teacher::Lead => lead,
+        })
+    }
+
+    /// Answers whoever asked for hashes since the last time.
+    fn answer_questions(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        for (peer, from) in std::mem::take(&mut self.questions) {
+            let Reply { messages, question } = self.asked_for_hashes(peer, from, facts, now);
+            outputs.extend(messages.into_iter().map(|message| Output::Say { to: vec![peer], message }));
+            if let Some((lead, message)) = self.following().zip(question) {
+                outputs.push(Output::Say { to: vec![lead], message });
+            }
+        }
+    }
+
+    /// Whether the whole is to be checked now.
+    fn begins_check(&mut self, facts: &dyn Facts, now: Moment) -> bool {
+        let is_whole = self.picker.is_complete() && facts.pieces() == Some(facts.prefix());
+        let leader = self.leader();
+        let is_whole = is_whole && !(self.compares && leader == Leader::Me);
+        self.course.begins_check(is_whole, self.verdict.is_some(), leader, now)
+    }
+}

@@ -1,0 +1,207 @@
+//! A session as whoever drives it sees it: inputs in, outputs out.
+
+use darter_protocol::{Refusal, Verdict, Wanted};
+
+use super::*;
+
+/// What is to be done now.
+fn outputs(scene: &mut Scene) -> Vec<Output> {
+    scene.now = scene.now + Duration::from_millis(1);
+    let mut outputs = Vec::new();
+    scene.session.poll(&scene.known, scene.now, &mut outputs);
+    outputs
+}
+
+fn is_told(scene: &mut Scene, by: u8, message: Message) -> bool {
+    scene.session.handle(Input::Said { by: node(by), message }, &scene.known, scene.now)
+}
+
+fn said(outputs: &[Output]) -> Vec<(Vec<u8>, &Message)> {
+    let say = |output: &'_ Output| match output {
+        Output::Say { to, .. } => Some(to.iter().map(|it| it.0[0]).collect()),
+        _ => None,
+    };
+    let messages =
+        outputs.iter().filter_map(|it| if let Output::Say { message, .. } = it { Some(message) } else { None });
+    outputs.iter().filter_map(say).zip(messages).collect()
+}
+
+#[test]
+fn a_peer_hears_what_is_here_before_it_is_asked_for_anything() {
+    let mut scene = Scene::led(&[2, 3]);
+    scene.stores(1, None);
+    let meet = Message::Meet { blob: BLOB, held: pieces(&[0]), known: 0, wants: true };
+    assert!(is_told(&mut scene, 2, meet));
+    let done = outputs(&mut scene);
+    assert!(
+        matches!(&done[0], Output::Dial(infos) if infos.iter().map(|it| it.node).eq([node(2), node(3)])),
+        "{done:?}"
+    );
+    let meets = done.iter().position(|it| {
+        matches!(it, Output::Say { to, message: Message::Meet { held, wants: true, .. } } if to[..] == [node(2)] && *held == pieces(&[1]))
+    });
+    let asks =
+        |it: &Output| matches!(it, Output::Ask { of, wanted: Wanted::Piece(PieceIndex(0)), .. } if *of == node(2));
+    assert!(meets.expect("it is connected") < done.iter().position(asks).expect("it has a piece"), "{done:?}");
+    assert_eq!(scene.session.asked().filter(|(_, of)| *of == node(2)).count(), 1);
+    let complete: Vec<Output> = {
+        scene.session.course.dissolves();
+        outputs(&mut scene)
+    };
+    let is_withdrawn = |it: &Output| matches!(it, Output::Withdraw { of, .. } if *of == node(2));
+    assert!(complete.iter().any(is_withdrawn) && scene.session.asked().next().is_none(), "{complete:?}");
+}
+
+#[test]
+fn an_announcement_from_which_nothing_follows_wakes_nobody_and_one_of_what_is_lacking_does() {
+    let mut scene = Scene::led(&[2]);
+    is_told(&mut scene, 2, Message::Meet { blob: BLOB, held: pieces(&[]), known: 0, wants: true });
+    scene.stores(1, None);
+    let mut has = |piece| {
+        let message = Message::Have { blob: BLOB, pieces: vec![PieceIndex(piece)], known: 0 };
+        is_told(&mut scene, 2, message)
+    };
+    assert!(!has(1) && has(2));
+    assert!(!is_told(&mut scene, 7, Message::Dissolved { blob: BLOB, reason: String::new() }), "it does not lead");
+    assert!(is_told(&mut scene, 9, Message::Dissolved { blob: BLOB, reason: String::new() }));
+}
+
+#[test]
+fn what_the_lead_says_of_the_whole_is_heeded_and_what_others_say_is_not() {
+    let verdict = Verdict { root: darter_core::PieceHash([1; 32]), digest: None };
+    let whole = || Message::Whole { blob: BLOB, verdict: verdict.clone() };
+    let mut scene = Scene::led(&[]);
+    is_told(&mut scene, 1, whole());
+    assert_eq!(scene.session.verdict, None);
+    is_told(&mut scene, 9, whole());
+    assert_eq!((&scene.session.verdict, scene.session.checked_by), (&Some(verdict.clone()), CheckedBy::Lead));
+    let digest = || format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
+    let refuted = || Message::Refuted { request: None, blob: BLOB, expected: digest(), got: digest() };
+    assert!(!is_told(&mut scene, 1, refuted()));
+    for by_lead in [true, false] {
+        is_told(&mut scene, 9, refuted());
+        let done = outputs(&mut scene);
+        assert!(done.contains(&Output::Refuted { by_lead, expected: digest(), got: digest() }), "{done:?}");
+        scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    }
+    scene.leads();
+    assert!(!is_told(&mut scene, 9, refuted()), "this agent reads the origin by itself");
+}
+
+#[test]
+fn all_pieces_are_checked_when_they_are_here_and_the_lead_has_said_what_they_must_be() {
+    let mut scene = Scene::led(&[]);
+    (0..PIECES).for_each(|piece| scene.stores(piece, Some(9)));
+    let checks = |scene: &mut Scene| outputs(scene).contains(&Output::Check);
+    assert!(!checks(&mut scene));
+    let verdict = Verdict { root: darter_core::PieceHash([1; 32]), digest: None };
+    is_told(&mut scene, 9, Message::Whole { blob: BLOB, verdict });
+    assert!(checks(&mut scene) && !checks(&mut scene), "once");
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.session.compares = true;
+    (0..PIECES).for_each(|piece| scene.stores(piece, None));
+    assert!(!checks(&mut scene), "they may be of two versions");
+    scene.session.compares = false;
+    assert!(checks(&mut scene));
+}
+
+#[test]
+fn a_request_that_is_refused_answered_or_moving_is_known_for_what_it_is() {
+    let ask = |scene: &mut Scene| {
+        let meet = Message::Meet { blob: BLOB, held: pieces(&[0, 1, 2, 3, 4, 5, 6, 7]), known: 0, wants: true };
+        is_told(scene, 2, meet);
+        let done = outputs(scene);
+        let asked = done.iter().find_map(|it| match it {
+            Output::Ask { request, of, wanted: Wanted::Piece(piece), .. } if *of == node(2) => Some((*request, *piece)),
+            _ => None,
+        });
+        asked.expect("it has all pieces")
+    };
+    let is_open = |scene: &Scene, request| scene.session.asked().any(|(it, _)| it == request);
+    let mut scene = Scene::led(&[2]);
+    let (request, piece) = ask(&mut scene);
+    let handle = |scene: &mut Scene, input| scene.session.handle(input, &scene.known, scene.now);
+    let before = scene.session.vigil.gives_up_at(crate::Awaited::First);
+    scene.now = scene.now + Duration::from_secs(1);
+    handle(&mut scene, Input::Moved { request, bytes: 1 << 19 });
+    assert!(scene.session.vigil.gives_up_at(crate::Awaited::First) > before, "bytes came");
+    let (by, wanted) = (node(2), Wanted::Piece(piece));
+    handle(&mut scene, Input::Refused { request, by, wanted, reason: Refusal::NotHeld });
+    assert!(!is_open(&scene, request));
+    let again = outputs(&mut scene);
+    let asks =
+        |it: &Output| matches!(it, Output::Ask { of, wanted: Wanted::Piece(it), .. } if *of == by && *it == piece);
+    assert!(!again.iter().any(asks), "it said that it lacks that one: {again:?}");
+    let mut scene = Scene::led(&[2]);
+    let (request, piece) = ask(&mut scene);
+    handle(&mut scene, Input::Stored(Came { piece, bytes: 1, request: Some(request), from: Some(by) }));
+    assert!(!is_open(&scene, request));
+    let mut scene = Scene::led(&[]);
+    let done = outputs(&mut scene);
+    let asked = done.iter().find_map(|it| match it {
+        Output::Ask { request, of, wanted: Wanted::Any, .. } if *of == node(9) => Some(*request),
+        _ => None,
+    });
+    let request = asked.expect("the lead chooses");
+    let refused = Input::Refused { request, by: node(9), wanted: Wanted::Any, reason: Refusal::UnknownBlob };
+    handle(&mut scene, refused.clone());
+    handle(&mut scene, refused);
+    let forgotten = outputs(&mut scene).iter().filter(|it| **it == Output::Forgotten { by: node(9) }).count();
+    assert_eq!(forgotten, 1, "the second answer is to no question");
+}
+
+#[test]
+fn whoever_is_asked_for_hashes_answers_members_and_neighbours_once_and_nobody_else() {
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.admits(1);
+    outputs(&mut scene);
+    for _ in 0..3 {
+        [1, 3].iter().for_each(|by| assert!(is_told(&mut scene, *by, Message::AskHashes { blob: BLOB, from: 0 })));
+    }
+    let done = outputs(&mut scene);
+    let answers: Vec<_> = said(&done).into_iter().filter(|(_, it)| matches!(it, Message::Grew { .. })).collect();
+    assert!(answers.len() == 1 && answers[0].0 == [1], "{answers:?}");
+}
+
+#[test]
+fn a_wrong_piece_is_reported_to_the_lead_and_a_report_heard_from_members_alone() {
+    let mut scene = Scene::led(&[2]);
+    is_told(&mut scene, 2, Message::Meet { blob: BLOB, held: pieces(&[0]), known: 0, wants: true });
+    outputs(&mut scene);
+    let (request, _) = scene.session.asked().find(|(_, of)| *of == node(2)).expect("it has a piece");
+    let wrong = Input::Wrong { by: node(2), request, piece: PieceIndex(0) };
+    scene.session.handle(wrong, &scene.known, scene.now);
+    let done = outputs(&mut scene);
+    assert!(done.contains(&Output::Accused { peer: node(2), piece: PieceIndex(0) }), "{done:?}");
+    let report = Message::Report { blob: BLOB, peer: node(2), piece: PieceIndex(0) };
+    assert!(said(&done).contains(&(vec![9], &report)), "{done:?}");
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.admits(1);
+    assert!(!is_told(&mut scene, 3, report.clone()), "it was not let in");
+    assert!(is_told(&mut scene, 1, report));
+    assert!(outputs(&mut scene).contains(&Output::Reported { peer: node(2), put_aside: false }));
+}
+
+#[test]
+fn a_peer_that_is_gone_leaves_the_books_and_is_connected_again_if_it_was_a_neighbour() {
+    let mut scene = Scene::led(&[2]);
+    outputs(&mut scene);
+    scene.session.handle(Input::Gone(node(2)), &scene.known, scene.now);
+    let done = outputs(&mut scene);
+    assert!(done.iter().any(|it| matches!(it, Output::Dial(infos) if infos[0].node == node(2))), "{done:?}");
+    scene.session.handle(Input::Unreached(node(1)), &scene.known, scene.now);
+    assert!(outputs(&mut scene).iter().all(|it| !matches!(it, Output::Say { message: Message::Unreached { .. }, .. })));
+    let mut scene = Scene::led(&[1]);
+    outputs(&mut scene);
+    scene.session.handle(Input::Unreached(node(1)), &scene.known, scene.now);
+    let (done, unreached) = (outputs(&mut scene), Message::Unreached { blob: BLOB, peer: node(1) });
+    assert!(said(&done).contains(&(vec![9], &unreached)), "{done:?}");
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.admits(2);
+    scene.session.handle(Input::Gone(node(2)), &scene.known, scene.now);
+    assert!(!scene.session.has_member(node(2)));
+}
