@@ -23,28 +23,6 @@ impl Fleet {
         self.lose_lead_for(index, lead, Loss::Failed);
     }
 
-    /// A node follows another lead from now on: unless that is the seed, it looks once in a while whether it is given anything.
-    pub(crate) fn watch_lead(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        let Some(at) = node.gives_lead_up_at().filter(|_| node.looks_at.is_none()) else { return };
-        node.looks_at = Some(at);
-        self.queue.push(at, What::Look { node: index, life: node.life });
-    }
-
-    /// A node looks whether its lead gives anything.
-    pub(crate) fn look_at_own_lead(&mut self, index: u32, life: u8) {
-        let node = &mut self.nodes[index as usize];
-        if node.life != life || node.looks_at.take().is_none() {
-            return;
-        }
-        let Some((lead, at)) = node.session.leadership.following().zip(node.gives_lead_up_at()) else { return };
-        if at > self.now {
-            node.looks_at = Some(at);
-            return self.queue.push(at, What::Look { node: index, life });
-        }
-        self.lose_lead_for(index, lead, Loss::Mute);
-    }
-
     pub(crate) fn lose_lead_for(&mut self, index: u32, lead: NodeId, loss: Loss) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];
@@ -53,7 +31,6 @@ impl Fleet {
         }
         let seeks = node.alive && !node.session.picker.is_complete();
         self.poll_soon(index);
-        self.watch_lead(index);
         if seeks {
             self.seek(index);
         }

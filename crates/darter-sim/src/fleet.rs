@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
 use darter_protocol::{Refusal, Wanted};
-use darter_scenario::Event as Happening;
-use darter_swarm::{Came, Course, Event, Input, Loss, Output, ReaderId, RequestId, Start};
+use darter_scenario::{Event as Happening, SEED};
+use darter_swarm::{Came, Course, Event, Input, Loss, Output, ReaderId, RequestId, Seen, Start};
 
 use crate::events::Troubles;
 use crate::hashes::Blob;
@@ -280,7 +280,6 @@ impl Fleet {
             }
             What::Heard { node, life } => self.round_over(node, life),
             What::Rested { node, life } => self.rested(node, life),
-            What::Look { node, life } => self.look_at_own_lead(node, life),
             What::Letter(at) => self.letter_came(at),
             What::Lied(lied) => self.lies_on(lied),
         }
@@ -333,7 +332,6 @@ impl Fleet {
         // What it had under way is lost with it; what lies on its disk is not.
         node.session.restart(Node::leadership(index), now);
         node.survey = None;
-        node.looks_at = None;
         node.uploads = Uploads::default();
         node.asks = None;
         node.unproven.clear();
@@ -391,7 +389,10 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         node.poll_at = None;
         let view = self.blob.seen_by(node).meeting(reached);
-        node.session.poll(&view, node.clock(self.now), &mut outputs);
+        let now = node.clock(self.now);
+        node.session.poll(&view, now, &mut outputs);
+        let seen = Seen { reads: true, is_idle: false, stall: None, origin: Duration::ZERO };
+        outputs.extend(node.session.look(seen, &view, now));
         for output in outputs.drain(..) {
             self.carry_out(index, output);
         }
@@ -405,7 +406,10 @@ impl Fleet {
     /// When a node has something to do though nothing happens, in the fleet's time.
     fn next_wakeup(&self, index: u32) -> Option<Moment> {
         let node = &self.nodes[index as usize];
-        node.session.next_wakeup(node.clock(self.now)).map(|at| node.when(at))
+        let (session, now) = (&node.session, node.clock(self.now));
+        // A seed is waited for.
+        let look = session.look_due().filter(|_| session.following().is_some_and(|lead| index_of(lead) != SEED));
+        session.next_wakeup(now).into_iter().chain(look).min().map(|at| node.when(at))
     }
 
     /// Sees to it that a node is polled when it has something to do though nothing happens.
@@ -461,8 +465,14 @@ impl Fleet {
                 self.drop_queued(index_of(peer), index);
                 self.lose_lead(index, peer);
             }
+            Output::LeaveMute(lead) => self.lose_lead_for(index, lead, Loss::Mute),
             Output::Forgotten { by } => self.lose_lead_for(index, by, Loss::Forgot),
-            Output::Give | Output::RunErrands | Output::Doubted(_) | Output::Reported { .. } => {}
+            Output::Resume
+            | Output::EndStalled
+            | Output::Give
+            | Output::RunErrands
+            | Output::Doubted(_)
+            | Output::Reported { .. } => {}
             // Nobody gives up here, and nothing is thrown away.
             Output::GivenUp { .. } | Output::Dissolved { .. } | Output::Refuted { .. } => {}
         }

@@ -6,6 +6,7 @@
 //! origin ever gave.
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Tier, Version};
+use darter_scenario::SEED;
 use darter_swarm::hashes::Answer;
 use darter_swarm::{Event, Facts};
 
@@ -115,6 +116,10 @@ impl Facts for View<'_> {
 
     fn is_connected(&self, node: NodeId) -> bool {
         self.reached.contains(&node)
+    }
+
+    fn is_seed(&self, node: NodeId) -> bool {
+        index_of(node) == SEED
     }
 }
 

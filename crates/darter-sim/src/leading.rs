@@ -36,7 +36,6 @@ impl Fleet {
         self.open_books(leader, start);
         let node = &mut self.nodes[leader as usize];
         node.session.leads(node.clock(self.now));
-        self.watch_lead(leader);
         self.tell_known(leader);
         if start == Start::TakeOver {
             self.report.elected.push((self.now.since(Moment::ZERO), leader as usize));
@@ -97,7 +96,6 @@ impl Fleet {
         }
         let follows = node.session.follow(lead, key, neighbours, node.clock(self.now));
         if follows {
-            self.watch_lead(index);
             self.tell_known(index);
         } else {
             node.session.leadership.refused(lead);

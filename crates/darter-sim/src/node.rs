@@ -7,7 +7,7 @@ use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Pi
 use darter_protocol::Verdict;
 use darter_scenario::Lie;
 use darter_swarm::asking::Survey;
-use darter_swarm::{Awaited, Hashes, Leadership, Picker, Session, Tuning};
+use darter_swarm::{Hashes, Leadership, Picker, Session, Tuning};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -41,8 +41,6 @@ pub(crate) struct Node {
     pub(crate) session: Session,
     /// What it does as a lead.
     pub(crate) leading: Leading,
-    /// When it looks whether its lead gives anything.
-    pub(crate) looks_at: Option<Moment>,
     /// Nodes that asked it, besides its neighbours.
     pub(crate) acquainted: BTreeSet<NodeId>,
     /// Its asking around, while it does so.
@@ -126,7 +124,6 @@ impl Node {
             wants: index != 0 && !spec.holds,
             session,
             leading: Leading::default(),
-            looks_at: None,
             acquainted: BTreeSet::new(),
             survey: None,
             known: 0,
@@ -150,15 +147,6 @@ impl Node {
         let mut leadership = Leadership::new(id_of(index), BLOB, BLOB, index != 0);
         leadership.record();
         leadership
-    }
-
-    /// When, in the fleet's time, it takes its lead for none, unless bytes come before; never if that is the seed.
-    pub(crate) fn gives_lead_up_at(&self) -> Option<Moment> {
-        let is_watched = self.session.leadership.following().is_some_and(|lead| lead != id_of(0))
-            && !self.session.picker.is_complete();
-        let is_new = self.session.picker.held().is_empty() && self.session.picker.knows_all();
-        let awaited = if is_new { Awaited::First } else { Awaited::Read(Duration::ZERO) };
-        is_watched.then(|| self.when(self.session.vigil.gives_up_at(awaited)))
     }
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {

@@ -57,8 +57,6 @@ pub(crate) enum What {
     Unreached { node: u32, peer: u32, life: u8 },
     /// A node goes on to look for a lead.
     Rested { node: u32, life: u8 },
-    /// A node looks whether its lead gives anything.
-    Look { node: u32, life: u8 },
     /// A message reaches those to whom it is said, from this place of the mail.
     Letter(u32),
     /// A liar goes on with a request.

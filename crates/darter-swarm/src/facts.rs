@@ -47,6 +47,9 @@ pub trait Facts {
 
     /// Whether another agent is connected.
     fn is_connected(&self, node: NodeId) -> bool;
+
+    /// Whether an agent that leads is a seed, or gone: not so a connected node.
+    fn is_seed(&self, node: NodeId) -> bool;
 }
 
 #[cfg(test)]
@@ -127,6 +130,11 @@ pub(crate) mod fixture {
 
         fn is_connected(&self, node: NodeId) -> bool {
             node.0[0].is_multiple_of(2)
+        }
+
+        /// All from 100 on are seeds.
+        fn is_seed(&self, node: NodeId) -> bool {
+            node.0[0] >= 100
         }
     }
 }

@@ -78,7 +78,7 @@ impl Transfer {
     /// Does what there is to do now. When to look again though nothing happens.
     fn advance(self: &Arc<Self>, now: Moment) -> Option<Moment> {
         let mut outputs = Vec::new();
-        let (duty, wake, has_failed) = {
+        let (wake, has_failed) = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let fetching = state.session.is_fetching();
@@ -89,22 +89,15 @@ impl Transfer {
                 state.session.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             }
             state.session.poll(&**self, now, &mut outputs);
-            let duty = self.duty(state, now);
-            (duty, self.next_wakeup(state, now), state.failure.is_some())
+            let seen = self.seen(state);
+            outputs.extend(state.session.look(seen, &**self, now));
+            (next_wakeup(state, now), state.failure.is_some())
         };
         outputs.into_iter().for_each(|output| self.carry_out(output));
         if has_failed {
             self.reject_waiting();
         }
-        self.attend(&duty);
         wake
-    }
-
-    fn next_wakeup(&self, state: &State, now: Moment) -> Option<Moment> {
-        let progress = state.session.asked().next().map(|_| now + PROGRESS_PAUSE);
-        let wake = [state.session.next_wakeup(now), progress, self.duty_due(state)].into_iter().flatten().min();
-        // A moment in the past would spin; what is overdue was handled just now.
-        wake.map(|moment| moment.max(now + Duration::from_millis(1)))
     }
 
     fn carry_out(self: &Arc<Self>, output: Output) {
@@ -124,6 +117,12 @@ impl Transfer {
                 let finishing = Arc::clone(self);
                 self.tasks.spawn(async move { finishing.finish().await });
             }
+            Output::Resume => self.go_on(),
+            Output::LeaveMute(lead) => {
+                let leaving = Arc::clone(self);
+                self.tasks.spawn(async move { leaving.leave_mute(lead).await });
+            }
+            Output::EndStalled => self.end_stalled(),
             Output::Doubted(_) => {
                 self.context.metrics.holders_failing.inc();
             }
@@ -175,4 +174,12 @@ impl Transfer {
             }
         }
     }
+}
+
+fn next_wakeup(state: &State, now: Moment) -> Option<Moment> {
+    let session = &state.session;
+    let progress = session.asked().next().map(|_| now + PROGRESS_PAUSE);
+    let wake = [session.next_wakeup(now), progress, session.look_due()].into_iter().flatten().min();
+    // A moment in the past would spin; what is overdue was handled just now.
+    wake.map(|moment| moment.max(now + Duration::from_millis(1)))
 }

@@ -76,6 +76,10 @@ impl Facts for Transfer {
     fn is_connected(&self, node: NodeId) -> bool {
         self.fleet.peer(node).is_some()
     }
+
+    fn is_seed(&self, node: NodeId) -> bool {
+        self.fleet.peer(node).is_none_or(|peer| peer.is_seed())
+    }
 }
 
 impl Transfer {

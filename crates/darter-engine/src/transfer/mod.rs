@@ -92,7 +92,6 @@ use self::handing::Losses;
 use self::journal::Journal;
 use self::passing::Positions;
 use self::rest::Rest;
-use self::upkeep::Upkeep;
 use self::view::Flows;
 use self::whole::Whole;
 use crate::context::{Context, Fetching};
@@ -170,7 +169,6 @@ pub(crate) struct State {
     whole_answer: Option<Reading>,
     /// Whether the lead, or the last one that was another agent, is a seed: what it says is believed.
     follows_seed: bool,
-    upkeep: Upkeep,
     /// Whether parts of several of the origin's answers were put together.
     joined_parts: bool,
     /// Why it failed, if it did.
@@ -306,7 +304,6 @@ impl Transfer {
             in_order_only: false,
             whole_answer: None,
             follows_seed: true,
-            upkeep: Upkeep::new(now),
             joined_parts: false,
             fetching: None,
             failure: None,

@@ -13,136 +13,45 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet, in_full};
-use darter_swarm::{Awaited, Input, Phase, Vigil};
+use darter_swarm::session::LOOK_EVERY;
+use darter_swarm::{Input, Seen};
 use darter_wire::Message;
 
 use super::{Lead, State, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
 
-/// How often the driver of an open transfer looks at it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// How long an open transfer may be without a lead, or a lead without its reader, before the driver sees to it: both
-/// come about by themselves right after an event.
-const MAX_UNATTENDED: Duration = Duration::from_secs(2);
-
 /// How often a lead that waits for its origin tells its members so.
 const SIGN_EVERY: Duration = Duration::from_secs(2);
 
-/// When the driver last looked after a transfer.
-#[derive(Debug)]
-pub(super) struct Upkeep {
-    /// Since when nobody has been responsible for what is lacking.
-    unattended: Option<Moment>,
-    looked: Moment,
-}
-
-impl Upkeep {
-    pub(super) const fn new(now: Moment) -> Self {
-        Self { unattended: None, looked: now }
-    }
-}
-
-/// What the driver has to see to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) enum Duty {
-    #[default]
-    Nothing,
-    /// Nobody leads, nobody reads: find somebody.
-    Resume,
-    /// This node let the agent in and never gave anything: it is left, and what it said of the blob is thrown away.
-    LeaveMute(NodeId),
-    /// Nothing came for too long.
-    EndStalled,
-}
-
 impl Transfer {
-    /// What the driver has to see to now, beside what picker and lead decide.
-    pub(super) fn duty(&self, state: &mut State, now: Moment) -> Duty {
-        if !state.session.course.is_open() {
-            (state.upkeep, state.session.vigil) = (Upkeep::new(now), Vigil::new(now));
-            return Duty::Nothing;
-        }
-        if now < state.upkeep.looked + LOOK_EVERY {
-            return Duty::Nothing;
-        }
-        state.upkeep.looked = now;
-        if self.nobody_waits(state) || state.session.is_at_rest() {
-            state.session.vigil.moved(now);
-        }
-        let limit = self.context.options.stall_timeout;
-        if !limit.is_zero() && state.session.vigil.waited(now) >= limit {
-            return Duty::EndStalled;
-        }
-        if let Lead::Node(lead) = state.lead()
-            && self.is_mute(state, lead, now)
-        {
-            return Duty::LeaveMute(lead);
-        }
-        let attended = match state.lead() {
-            Lead::Me => {
-                state.reading
-                    || state.session.course.phase() == Phase::Checking
-                    || self.pieces() == Some(self.stored.held().len())
-            }
-            Lead::Nobody => state.session.leadership.is_searching(),
-            Lead::Node(_) => true,
-        };
-        if attended {
-            state.upkeep.unattended = None;
-            return Duty::Nothing;
-        }
-        let since = *state.upkeep.unattended.get_or_insert(now);
-        if now.since(since) < MAX_UNATTENDED {
-            return Duty::Nothing;
-        }
-        state.upkeep.unattended = None;
-        Duty::Resume
-    }
-
-    /// When [`Transfer::duty`] is to be asked again.
-    pub(super) fn duty_due(&self, state: &State) -> Option<Moment> {
-        state.session.course.is_open().then(|| state.upkeep.looked + LOOK_EVERY)
-    }
-
-    pub(super) fn attend(self: &Arc<Self>, duty: &Duty) {
-        match duty {
-            Duty::Nothing => {}
-            Duty::Resume => {
-                self.note("nobody was seeing to what is missing; going on");
-                self.resume();
-            }
-            Duty::LeaveMute(lead) => {
-                let (lead, leaving) = (*lead, Arc::clone(self));
-                self.tasks.spawn(async move { leaving.leave_mute(lead).await });
-            }
-            Duty::EndStalled => {
-                let error = self.stalled();
-                tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
-                self.give_up(&error);
-            }
+    /// What the session is told about once a second while something is lacking.
+    pub(super) fn seen(&self, state: &State) -> Seen {
+        let options = &self.context.options;
+        Seen {
+            reads: state.reading,
+            is_idle: self.nobody_waits(state) || state.session.is_at_rest(),
+            stall: Some(options.stall_timeout).filter(|limit| !limit.is_zero()),
+            origin: options.origin_timeout,
         }
     }
 
-    /// Whether nothing has come for longer than it may since a node let the agent in. A seed's word counts, and it is waited for.
-    fn is_mute(&self, state: &State, lead: NodeId, now: Moment) -> bool {
-        let is_seed = self.fleet.peer(lead).is_none_or(|peer| peer.is_seed());
-        let lacks = self.pieces() != Some(self.stored.held().len());
-        if is_seed || state.session.course.phase() == Phase::Dissolving || !lacks {
-            return false;
-        }
-        let knows_all = self.pieces() == Some(self.stored.known_count());
-        let awaited = match self.stored.held().is_empty() && knows_all {
-            true => Awaited::First,
-            false => Awaited::Read(self.context.options.origin_timeout),
-        };
-        now >= state.session.vigil.gives_up_at(awaited)
+    /// Nobody was responsible for what is lacking.
+    pub(super) fn go_on(self: &Arc<Self>) {
+        self.note("nobody was seeing to what is missing; going on");
+        self.resume();
+    }
+
+    /// Nothing came for too long.
+    pub(super) fn end_stalled(self: &Arc<Self>) {
+        let error = self.stalled();
+        tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
+        self.give_up(&error);
     }
 
     /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads. Where nothing ever
     /// came of this blob, what that node said of it is worth nothing: it is thrown away.
-    async fn leave_mute(self: &Arc<Self>, lead: NodeId) {
+    pub(super) async fn leave_mute(self: &Arc<Self>, lead: NodeId) {
         let reason = format!("{} let this agent in and gave nothing", self.fleet.title(lead));
         tracing::warn!(blob = %self.blob.short(), reason, "leaving a lead");
         self.fleet.say(lead, &Message::Leave { blob: self.blob });

@@ -15,6 +15,7 @@
 //! | `leading` | [`Books`]: members come ([`Session::admit`]), go, and say what they hold and miss |
 //! | `wants` | what is wanted, here and by members, and what the lead is told of it |
 //! | `telling` | what is told of pieces and hashes |
+//! | `watch` | [`Session::look`]: somebody is responsible for what is lacking, and nobody waits for ever |
 //!
 //! Two agents are neighbours when both have said what they hold: each says so ([`Message::Meet`](darter_protocol::Message)) when it is
 //! named the other by its lead, or when the other meets it, and connected to it. The lead is nobody's neighbour: it is asked to choose.
@@ -39,6 +40,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod wants;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +53,8 @@ use self::neighbours::Meeting;
 pub use self::output::Output;
 pub use self::pieces::Came;
 use self::wants::Wants;
+use self::watch::Watch;
+pub use self::watch::{LOOK_EVERY, Seen};
 use crate::{Books, CheckedBy, Course, Hashes, Leader, Leadership, News, Phase, Picker, RequestId, Tuning, Vigil};
 
 /// See the module's text.
@@ -88,6 +92,7 @@ pub struct Session {
     questions: BTreeMap<NodeId, u32>,
     /// What is to be done before anything else.
     outputs: Vec<Output>,
+    watch: Watch,
 }
 
 impl Session {
@@ -119,6 +124,7 @@ impl Session {
             asked: BTreeMap::new(),
             questions: BTreeMap::new(),
             outputs: Vec::new(),
+            watch: Watch::new(now),
         }
     }
 
@@ -126,7 +132,7 @@ impl Session {
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
         self.leadership = leadership;
         self.books = None;
-        (self.news, self.vigil) = (News::new(self.tuning), Vigil::new(now));
+        (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Watch::new(now));
         self.course = Course::new(self.course.phase() == Phase::Complete);
         self.asked.clear();
         self.questions.clear();

@@ -42,6 +42,12 @@ pub enum Output {
     RunErrands,
     /// All pieces are here: find out whether the whole is what it should be.
     Check,
+    /// Nobody leads, or whoever leads reads nothing: find somebody, or read.
+    Resume,
+    /// This node let the agent in and gives nothing: leave it.
+    LeaveMute(NodeId),
+    /// Nothing came for too long: it ends.
+    EndStalled,
     /// A holder let this agent down.
     Doubted(NodeId),
     /// A peer sent a wrong piece, and is asked for nothing any more. The lead has heard of it, unless it is the peer itself.

@@ -9,6 +9,7 @@ use crate::facts::fixture::{BLOB, Known};
 use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
 
 mod driven;
+mod watched;
 
 const ME: u8 = 5;
 const PIECES: u32 = 8;

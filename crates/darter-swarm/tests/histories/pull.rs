@@ -8,9 +8,9 @@ use std::time::Duration;
 use darter_core::{NodeId, Signer, Version};
 use darter_protocol::Message;
 use darter_protocol::SwarmPart;
-use darter_swarm::{Awaited, Leader, Loss, asking};
+use darter_swarm::{Leader, Loss, Output, Seen, asking};
 
-use crate::world::{BLOB, Event, PIECES, Said, VERDICT, World};
+use crate::world::{BLOB, Event, NOBODY, PIECES, Said, VERDICT, View, World};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -150,7 +150,6 @@ impl World {
         if it.is_complete {
             return;
         }
-        let leader = it.session.leader();
         if comes {
             it.session.vigil.moved(now);
             it.given += 1;
@@ -159,20 +158,20 @@ impl World {
             }
         }
         self.look_later(agent);
-        match leader {
-            Leader::Me => {}
-            Leader::Nobody => self.seek(agent),
-            Leader::Node(lead) => {
-                let is_seed = self.agents[self.at(lead)].is_seed;
-                let it = &mut self.agents[agent];
-                let gives_up = !is_seed
-                    && it.given < WHOLE_AFTER
-                    && now >= it.session.vigil.gives_up_at(Awaited::Read(Duration::ZERO));
-                if gives_up && it.session.lost_lead(lead, Loss::Mute, now) {
-                    self.tell(|| format!("{agent} leaves its lead, which gives nothing"));
-                    self.seek(agent);
-                }
+        let seeds = self.agents.iter().filter(|it| it.is_seed).map(|it| it.id).collect();
+        let view = View { knows: self.agents[agent].given >= WHOLE_AFTER, seeds, ..NOBODY };
+        let seen = Seen { reads: true, is_idle: false, stall: None, origin: Duration::ZERO };
+        let session = &mut self.agents[agent].session;
+        match session.look(seen, &view, now) {
+            Some(Output::LeaveMute(lead)) if session.lost_lead(lead, Loss::Mute, now) => {
+                self.tell(|| format!("{agent} leaves its lead, which gives nothing"));
+                self.seek(agent);
             }
+            Some(Output::Resume) => self.seek(agent),
+            _ => {}
+        }
+        if self.agents[agent].session.leader() == Leader::Nobody {
+            self.seek(agent);
         }
     }
 }

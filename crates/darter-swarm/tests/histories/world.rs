@@ -30,12 +30,13 @@ pub(crate) const COUNT: u32 = 8;
 
 /// What an agent knows of a blob of eight pieces: all hashes or none, since nothing is fetched here; and who is there to be met.
 pub(crate) struct View {
-    knows: bool,
-    reached: Vec<NodeId>,
+    pub(crate) knows: bool,
+    pub(crate) reached: Vec<NodeId>,
+    pub(crate) seeds: Vec<NodeId>,
 }
 
 /// An agent that knows nothing yet, and meets nobody now.
-const NOBODY: View = View { knows: false, reached: Vec::new() };
+pub(crate) const NOBODY: View = View { knows: false, reached: Vec::new(), seeds: Vec::new() };
 
 impl Facts for View {
     fn blob(&self) -> BlobId {
@@ -88,6 +89,10 @@ impl Facts for View {
 
     fn is_connected(&self, node: NodeId) -> bool {
         self.reached.contains(&node)
+    }
+
+    fn is_seed(&self, node: NodeId) -> bool {
+        self.seeds.contains(&node)
     }
 }
 
@@ -641,7 +646,7 @@ impl World {
             return;
         }
         let reached = agent.session.to_meet().iter().copied().filter(is_connected).collect();
-        let view = View { knows: agent.session.hashes.count() > 0, reached };
+        let view = View { knows: agent.session.hashes.count() > 0, reached, seeds: Vec::new() };
         let (now, agent) = (self.now, &mut self.agents[at]);
         agent.advances = None;
         let mut outputs = Vec::new();
@@ -666,7 +671,7 @@ impl World {
 
     /// All bytes have come to an agent.
     pub(crate) fn gets_all(&mut self, at: usize) {
-        let (now, view) = (self.now, View { knows: true, reached: Vec::new() });
+        let (now, view) = (self.now, View { knows: true, ..NOBODY });
         let session = &mut self.agents[at].session;
         session.learned(0..COUNT, &view, now);
         for piece in (0..COUNT).map(PieceIndex) {

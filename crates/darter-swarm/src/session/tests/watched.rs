@@ -1,0 +1,73 @@
+//! A session that lacks something is looked at.
+
+use super::*;
+use crate::vigil::MAX_MUTE_READER;
+use crate::{Leader, Output, Seen};
+
+const SEEN: Seen = Seen { reads: false, is_idle: false, stall: None, origin: Duration::ZERO };
+
+/// What is to be seen to within so many seconds, and when.
+fn seen_to(scene: &mut Scene, seen: Seen, seconds: u64) -> Option<(u64, Output)> {
+    let began = scene.now;
+    (1..=seconds).find_map(|second| {
+        scene.now = began + Duration::from_secs(second);
+        scene.session.look(seen, &scene.known, scene.now).map(|output| (second, output))
+    })
+}
+
+#[test]
+fn somebody_sees_to_it_when_nobody_has_led_or_read_for_two_seconds() {
+    let mut scene = Scene::new();
+    assert_eq!(seen_to(&mut scene, SEEN, 5), Some((3, Output::Resume)), "nobody leads");
+    assert_eq!(seen_to(&mut scene, SEEN, 2), None, "it has just been said");
+    scene.session.leadership.begin_search();
+    assert_eq!(seen_to(&mut scene, SEEN, 20), None, "somebody is being found");
+    scene.session.leadership.end_search();
+    scene.leads();
+    assert_eq!(seen_to(&mut scene, Seen { reads: true, ..SEEN }, 20), None);
+    assert_eq!(seen_to(&mut scene, SEEN, 5), Some((3, Output::Resume)), "nobody reads");
+    (0..PIECES).for_each(|piece| scene.stores(piece, None));
+    assert_eq!(seen_to(&mut scene, SEEN, 20), None, "all is here");
+}
+
+#[test]
+fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
+    let mute = |lead: u8, held: bool| {
+        let mut scene = Scene::new();
+        scene.follows(lead, &[]);
+        if held {
+            scene.stores(0, None);
+        }
+        seen_to(&mut scene, SEEN, 60)
+    };
+    assert_eq!(
+        mute(9, false),
+        Some((8, Output::LeaveMute(node(9)))),
+        "all hashes are known, and nothing was ever given"
+    );
+    let reader = MAX_MUTE_READER.as_secs();
+    assert_eq!(mute(9, true), Some((reader, Output::LeaveMute(node(9)))));
+    assert_eq!(mute(100, false), None);
+    let mut scene = Scene::led(&[]);
+    let origin = Duration::from_secs(45);
+    scene.stores(0, None);
+    let seen = Seen { origin, ..SEEN };
+    assert_eq!(seen_to(&mut scene, seen, 60), Some((45, Output::LeaveMute(node(9)))), "its origin may take so long");
+    let mut scene = Scene::led(&[]);
+    scene.session.course.dissolves();
+    assert_eq!(seen_to(&mut scene, SEEN, 60), None, "it is being thrown away");
+}
+
+#[test]
+fn a_blob_of_which_nothing_comes_for_too_long_ends_unless_nobody_waits_for_it() {
+    let stall = Some(Duration::from_secs(5));
+    let mut scene = Scene::led(&[]);
+    assert_eq!(seen_to(&mut scene, Seen { stall, is_idle: true, ..SEEN }, 7), None);
+    assert_eq!(seen_to(&mut scene, Seen { stall, ..SEEN }, 10), Some((5, Output::EndStalled)));
+    let mut complete = Scene::new();
+    complete.session.course = Course::new(true);
+    assert_eq!((seen_to(&mut complete, Seen { stall, ..SEEN }, 60), complete.session.look_due()), (None, None));
+    assert_eq!(complete.session.leader(), Leader::Nobody);
+    complete.session.course.lacks();
+    assert_eq!(seen_to(&mut complete, Seen { stall, ..SEEN }, 2), None, "its time begins now");
+}

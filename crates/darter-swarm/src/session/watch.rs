@@ -1,0 +1,103 @@
+//! Somebody is responsible for whatever is lacking, and nobody waits for ever.
+//!
+//! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. Whoever drives a session that lacks something
+//! looks about once a second whether somebody leads and reads, so that no sequence of events can leave a piece with nobody to fetch it; and
+//! whether anything came. A node that leads and gives nothing is left ([`Vigil`]); a seed is believed, and waited for. A blob of which
+//! nothing comes for too long ends.
+//!
+//! Non-goals: how long a single request to a peer may take ([`Picker`](crate::Picker)).
+
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId};
+
+use super::{Output, Session};
+use crate::{Awaited, Facts, Leader, Phase, Vigil};
+
+/// How often a session that lacks something is looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long nobody may lead, or a lead may read nothing, before somebody is to see to it: both come about by themselves right after an
+/// event.
+const MAX_UNATTENDED: Duration = Duration::from_secs(2);
+
+/// What whoever drives a session sees, and the session does not.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Whether the origin is being read.
+    pub reads: bool,
+    /// Whether nobody waits for anything, though pieces are lacking: it is at rest ([`Session::is_at_rest`]), or passes through while its
+    /// readers have something to read.
+    pub is_idle: bool,
+    /// How long nothing may come, if there is a limit.
+    pub stall: Option<Duration>,
+    /// How long an origin may take to answer.
+    pub origin: Duration,
+}
+
+/// When a session was last looked at.
+#[derive(Debug)]
+pub(super) struct Watch {
+    looked: Moment,
+    /// Since when nobody has been responsible for what is lacking.
+    unattended: Option<Moment>,
+}
+
+impl Watch {
+    pub(super) const fn new(now: Moment) -> Self {
+        Self { looked: now, unattended: None }
+    }
+}
+
+impl Session {
+    /// What is to be seen to, besides what [`Session::poll`] says.
+    pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) -> Option<Output> {
+        if !self.course.is_open() {
+            (self.watch, self.vigil) = (Watch::new(now), Vigil::new(now));
+            return None;
+        }
+        if now < self.watch.looked + LOOK_EVERY {
+            return None;
+        }
+        self.watch.looked = now;
+        if seen.is_idle {
+            self.vigil.moved(now);
+        }
+        if seen.stall.is_some_and(|most| self.vigil.waited(now) >= most) {
+            return Some(Output::EndStalled);
+        }
+        if let Some(lead) = self.following().filter(|lead| self.is_mute(*lead, seen.origin, facts, now)) {
+            return Some(Output::LeaveMute(lead));
+        }
+        let is_attended = match self.leader() {
+            Leader::Me => seen.reads || self.course.phase() == Phase::Checking || self.picker.is_complete(),
+            Leader::Nobody => self.leadership.is_searching(),
+            Leader::Node(_) => true,
+        };
+        if is_attended {
+            self.watch.unattended = None;
+            return None;
+        }
+        let since = *self.watch.unattended.get_or_insert(now);
+        if now.since(since) < MAX_UNATTENDED {
+            return None;
+        }
+        self.watch.unattended = None;
+        Some(Output::Resume)
+    }
+
+    /// When to look again.
+    pub fn look_due(&self) -> Option<Moment> {
+        self.course.is_open().then(|| self.watch.looked + LOOK_EVERY)
+    }
+
+    /// Whether nothing has come for longer than it may since a node that leads let this agent in.
+    fn is_mute(&self, lead: NodeId, origin: Duration, facts: &dyn Facts, now: Moment) -> bool {
+        if facts.is_seed(lead) || self.course.phase() == Phase::Dissolving || self.picker.is_complete() {
+            return false;
+        }
+        let is_first = self.picker.held().is_empty() && facts.pieces() == Some(facts.known_count());
+        let awaited = if is_first { Awaited::First } else { Awaited::Read(origin) };
+        now >= self.vigil.gives_up_at(awaited)
+    }
+}
