@@ -38,7 +38,7 @@ use darter_registries::Registries;
 use darter_swarm::leadership::trace::Trace;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::attach::Phase;
@@ -75,6 +75,8 @@ struct Inner {
     /// What the images known here are made of.
     contents: Contents,
     sampler: Sampler,
+    /// Bytes that parts in memory may still take: see [`parts`].
+    inline: Arc<Semaphore>,
     /// Hears the fleet; the fleet itself holds it weakly.
     _ears: Arc<ListeningSwarms>,
     /// Gives peers their pieces; held weakly, too.
@@ -95,6 +97,7 @@ pub struct Download {
     _hold: Hold,
     credentials: Credentials,
     requester: Requester,
+    inline: Arc<Semaphore>,
 }
 
 /// Where a byte is, as the agent knows it.
@@ -183,7 +186,8 @@ impl Agent {
             // Else it was evicted just now, and is not found again.
             if let Some(hold) = transfer.hold() {
                 let swarms = Arc::clone(&self.inner.swarms);
-                return Ok(Download { swarms, transfer, _hold: hold, credentials, requester });
+                let inline = Arc::clone(&self.inner.inline);
+                return Ok(Download { swarms, transfer, _hold: hold, credentials, requester, inline });
             }
         }
     }

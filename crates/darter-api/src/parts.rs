@@ -35,8 +35,14 @@ pub const PROTOCOL: &str = "darter-parts";
 /// The longest frame that is believed.
 const MAX_FRAME: u32 = 4 << 20;
 
-/// The most bytes that are asked for at a time, and come inline.
+/// The most bytes that are asked for at a time.
 pub const MAX_PART: u64 = 64 << 20;
+
+/// The most bytes that are read at a time, and come inline, of a blob with such pieces: what the kernel asks for at once, with all of
+/// the pieces that it touches.
+pub const fn max_read(pieces: PieceLength) -> u64 {
+    (1 << 20) + 2 * pieces.bytes()
+}
 
 /// What a mount asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -37,7 +37,7 @@ use darter_wire::{
     BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
     Versions,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::build::{cannot_listen, http_client, place_of, refuse_strangers, registry_config};
@@ -241,6 +241,7 @@ impl Prepared {
             registries,
             contents: Contents::default(),
             sampler: Sampler::default(),
+            inline: Arc::new(Semaphore::new(super::parts::MAX_INLINE)),
             _ears: ears,
             _hands: hands,
             listen,

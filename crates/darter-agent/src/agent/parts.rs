@@ -2,6 +2,8 @@
 //!
 //! What is waited for is said to the swarm for a few seconds at a time, however long the caller can wait: whoever waits with a short
 //! deadline goes first, and a program that stands still on a page is somebody who waits.
+//!
+//! Parts that lie in no file are given in memory: [`MAX_INLINE`] bytes in all, until whoever was given them drops them.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,11 +16,15 @@ use darter_engine::transfer::Outcome;
 use darter_engine::transfer::stream::Part;
 use darter_engine::transfer::wants::KeptOpen;
 use futures_util::TryStreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Download;
 
 /// The deadline that is told for a range at a time.
 const URGENT: Duration = Duration::from_secs(5);
+
+/// Bytes that parts in memory may have at a time, of all blobs.
+pub(super) const MAX_INLINE: usize = 64 << 20;
 
 /// Verified bytes, as whoever asked for a part gets them.
 #[derive(Debug)]
@@ -43,8 +49,11 @@ impl Download {
         self.transfer.piece_length
     }
 
-    /// The hashes of the pieces that `range` touches; `None` while one of them is not known.
+    /// The hashes of the pieces that `range` touches; `None` while one of them is not known, and of bytes that there are not.
     pub fn hashes(&self, range: ByteRange) -> Option<Vec<PieceHash>> {
+        if range.is_empty() || range.end() > self.length()? {
+            return None;
+        }
         let pieces = self.transfer.piece_length.pieces_of(range);
         pieces.map(|piece| self.transfer.stored.hash(PieceIndex(piece))).collect()
     }
@@ -101,9 +110,9 @@ impl Download {
             if !self.fetch(range, within).await? {
                 return Ok(None);
             }
-            let parts: Vec<_> = self.parts_of(range).try_collect().await?;
+            let file = self.file_of(range).await?;
             self.is_still_this()?;
-            let held = match in_one_file(&parts) {
+            let held = match file {
                 Some(file) => Held::File(file),
                 None => Held::Bytes(self.memory_of(range).await?),
             };
@@ -112,14 +121,30 @@ impl Download {
         tokio::time::timeout(within, given).await.unwrap_or(Ok(None))
     }
 
+    /// The file that all of it is in.
+    async fn file_of(&self, range: ByteRange) -> Result<Option<Arc<File>>, FetchError> {
+        let (mut parts, mut only) = (self.parts_of(range), None::<Arc<File>>);
+        while let Some(part) = parts.try_next().await? {
+            match part {
+                Part::File(part) if only.as_ref().is_none_or(|only| Arc::ptr_eq(only, &part.file)) => {
+                    only = Some(part.file);
+                }
+                Part::File(_) | Part::Bytes(_) => return Ok(None),
+            }
+        }
+        Ok(only)
+    }
+
     async fn memory_of(&self, range: ByteRange) -> Result<Bytes, FetchError> {
-        let mut all = Vec::with_capacity(usize::try_from(range.len()).unwrap_or_default());
+        let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+        let counted = counted(&self.inline, length).await;
+        let mut all = Vec::with_capacity(length.min(MAX_INLINE));
         let mut bytes = self.bytes_of(range);
         while let Some(some) = bytes.try_next().await? {
             all.extend_from_slice(&some);
         }
         self.is_still_this()?;
-        Ok(all.into())
+        Ok(Bytes::from_owner(Counted { bytes: all, _counted: counted }))
     }
 
     /// What is read may come of another try at the source once this one has failed: of other content, maybe.
@@ -131,12 +156,46 @@ impl Download {
     }
 }
 
-/// The file that all parts are in.
-fn in_one_file(parts: &[Part]) -> Option<Arc<File>> {
-    let file_of = |part: &Part| match part {
-        Part::File(part) => Some(Arc::clone(&part.file)),
-        Part::Bytes(_) => None,
-    };
-    let first = file_of(parts.first()?)?;
-    parts.iter().all(|part| file_of(part).is_some_and(|file| Arc::ptr_eq(&file, &first))).then_some(first)
+/// Bytes that count until they are dropped.
+struct Counted {
+    bytes: Vec<u8>,
+    _counted: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Waits until so many bytes may be in memory; more than may ever be count as all of them.
+async fn counted(inline: &Arc<Semaphore>, length: usize) -> Option<OwnedSemaphorePermit> {
+    let count = u32::try_from(length.min(MAX_INLINE)).unwrap_or(u32::MAX);
+    // It is never closed.
+    Arc::clone(inline).acquire_many_owned(count).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn parts_in_memory_wait_for_others_to_be_dropped() {
+        let inline = Arc::new(Semaphore::new(MAX_INLINE));
+        let part = async |length| {
+            let counted = counted(&inline, length).await;
+            Bytes::from_owner(Counted { bytes: Vec::new(), _counted: counted })
+        };
+        let first = part(MAX_INLINE / 2).await;
+        let _second = part(MAX_INLINE / 2).await;
+        let mut third = std::pin::pin!(part(1));
+        assert!(futures_util::poll!(third.as_mut()).is_pending());
+        let clone = first.clone();
+        drop(first);
+        assert!(futures_util::poll!(third.as_mut()).is_pending(), "one still has it");
+        drop(clone);
+        third.await;
+        drop(_second);
+        part(usize::MAX).await;
+    }
 }

@@ -1,28 +1,34 @@
 //! Gives a mount parts of a blob as it asks for them, as [`parts`](darter_api::parts) has it.
 //!
-//! Questions are answered side by side, up to [`MAX_OPEN`]: past that, nothing more is read of the connection until one is answered.
+//! Questions are answered side by side, up to [`MAX_OPEN`]: past that, nothing more is read of the connection until one is answered. A
+//! mount that does not take its answers is not waited for.
 //! While the connection lasts the blob is in use. It ends when the mount goes away, when nothing more can be had of the blob, and
 //! when the agent drains: the mount comes again to whoever runs next.
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_agent::{Agent, Download, FetchError, Held, Phase};
 use darter_api::Problem;
-use darter_api::parts::{Ask, Frames, MAX_PART, Part, Told, hashes_told, receive};
-use darter_core::{Blame, Blamed as _, ByteRange, Fault, PieceHash, Retry, in_full};
+use darter_api::parts::{Ask, Frames, MAX_PART, Part, Told, hashes_told, max_read, receive};
+use darter_core::{Blame, Blamed as _, ByteRange, Fault, PieceHash, PieceLength, Retry, in_full};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Questions that are being answered at a time.
 const MAX_OPEN: usize = 128;
 
 /// Questions that were read and are not being answered yet.
 const MAX_READ: usize = 8;
+
+/// How long a mount may take for one answer. What it was given in memory counts until then.
+const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What became of a question.
 enum Answer {
@@ -40,16 +46,14 @@ pub(crate) async fn serve(stream: UnixStream, download: Download, agent: Agent) 
     let frames = Frames::over(Arc::clone(&stream));
     let (read, asks) = mpsc::channel(MAX_READ);
     // A frame that is read by half must not be given up.
-    let reading = tokio::spawn(async move {
+    let _reading = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((ask, _)) = receive::<Ask>(&stream).await {
             if read.send(ask).await.is_err() {
                 return;
             }
         }
-    });
-    let result = answer_all(frames, asks, &Arc::new(download), &agent).await;
-    reading.abort();
-    result
+    }));
+    answer_all(frames, asks, &Arc::new(download), &agent).await
 }
 
 async fn answer_all(
@@ -72,13 +76,15 @@ async fn answer_all(
                 Some(Ask::Progress { id }) => {
                     let progress = download.progress();
                     let told = Told::Progress { id, held_bytes: progress.held_bytes, whole: progress.complete };
-                    frames.send(&told).await?;
+                    in_time(frames.send(&told)).await?;
                 }
                 Some(Ask::Everything) => download.want_everything(),
                 Some(ask) => answering.extend(answer(Arc::clone(download), ask)),
                 None => return Ok(()),
             },
-            Some((id, answer)) = answering.next(), if !answering.is_empty() => send(&mut frames, id, answer).await?,
+            Some((id, answer)) = answering.next(), if !answering.is_empty() => {
+                in_time(send(&mut frames, id, answer)).await?;
+            }
             error = &mut ended => {
                 agent.failed(&error);
                 return over(&mut frames, &error).await;
@@ -90,16 +96,35 @@ async fn answer_all(
 
 async fn over(frames: &mut Frames, error: &FetchError) -> io::Result<()> {
     let wrong = matches!(error, FetchError::WrongDigest { .. });
-    frames.send(&Told::Over { problem: problem(error), wrong }).await
+    in_time(frames.send(&Told::Over { problem: problem(error), wrong })).await
+}
+
+/// What does not go out in time is the end of the connection: no more can follow a half.
+async fn in_time(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    tokio::time::timeout(SEND_TIMEOUT, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Why a question is not answered at all, in words.
+fn nonsense(ask: &Ask, range: ByteRange, length: Option<u64>, pieces: PieceLength) -> Option<String> {
+    let most = if matches!(ask, Ask::Read(_)) { max_read(pieces) } else { MAX_PART };
+    if range.is_empty() {
+        Some("no bytes are asked for: end has to be greater than start".to_owned())
+    } else if let Some(length) = length.filter(|length| range.end() > *length) {
+        Some(format!("the blob has {length} bytes, and {range} goes past them"))
+    } else if range.len() > most {
+        Some(format!("more than {most} bytes at a time"))
+    } else {
+        None
+    }
 }
 
 fn answer(download: Arc<Download>, ask: Ask) -> Option<Answering> {
     let (Ask::Read(part) | Ask::Fetch(part)) = ask else { return None };
     Some(Box::pin(async move {
         let range = part.range();
-        if range.len() > MAX_PART {
+        if let Some(reason) = nonsense(&ask, range, download.length(), download.piece_length()) {
             let blame = Blame::new(Fault::User, Retry::Never);
-            return (part.id, Answer::Failed(Problem::new(format!("more than {MAX_PART} bytes at a time"), blame)));
+            return (part.id, Answer::Failed(Problem::new(reason, blame)));
         }
         let answered = match ask {
             Ask::Fetch(_) => fetched(&download, range, part).await,
@@ -141,4 +166,39 @@ async fn send(frames: &mut Frames, id: u64, answer: Answer) -> io::Result<()> {
 
 fn problem(error: &FetchError) -> Problem {
     Problem::new(in_full(error).to_string(), error.blame())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_without_bytes_past_the_end_or_too_long_are_refused_before_anything_else() {
+        let pieces = PieceLength::from_log2(20).unwrap();
+        let length = 1 << 40;
+        let refused = |make: fn(Part) -> Ask, start, end| {
+            let part = Part { id: 1, start, end, within_ms: 1 };
+            nonsense(&make(part), part.range(), Some(length), pieces)
+        };
+        for make in [Ask::Read as fn(Part) -> Ask, Ask::Fetch] {
+            for (start, end) in
+                [(1 << 60, (1 << 60) + 1), (u64::MAX, u64::MAX), (7, 7), (9, 3), (0, u64::MAX), (5, length + 1)]
+            {
+                assert!(refused(make, start, end).is_some(), "{start}..{end}");
+            }
+            assert_eq!(refused(make, 0, 3 << 20), None);
+            assert_eq!(refused(make, length - 1, length), None);
+        }
+        assert_eq!(refused(Ask::Fetch, 0, MAX_PART), None);
+        assert!(refused(Ask::Fetch, 0, MAX_PART + 1).is_some() && refused(Ask::Read, 0, MAX_PART).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mount_that_does_not_take_its_answer_is_given_up() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut frames = Frames::over(Arc::new(ours));
+        let answer = Answer::Held(Held::Bytes(vec![1; 8 << 20].into()), Vec::new());
+        let sent = in_time(send(&mut frames, 1, answer)).await;
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
 }
