@@ -6,8 +6,9 @@
 //!
 //! Invariants:
 //! - one mount is one content: a connection to another blob, or of another length, is not used;
-//! - bytes of the agent's file go out only if the agent vouched for them by this connection, or if they match a hash that it told. A page of
-//!   zeros is compared with the hash in any case: the file may have got a hole there;
+//! - bytes of the agent's file go out only if the agent vouched for them in this file, or if they match a hash that it told. A page of zeros
+//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh;
+//! - what could be read without an agent can be read whoever answers: another agent may have less, and need longer;
 //! - once the content is found to be wrong nothing is read any more.
 
 use std::fs::File;
@@ -23,13 +24,20 @@ use rustix::fs::{Advice, fadvise};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::ahead::Ahead;
+use crate::files::Files;
 use crate::fill::{Fill, Rest, Step};
-use crate::kept::{Kept, Proof, may_have_a_hole};
+use crate::kept::{Kept, PAGE, Proof, zero_pages};
 use crate::limits::{Limits, Pauses};
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
 
 /// Before a question that was refused is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// An agent that has the bytes answers sooner; then it is looked whether they can be had without it.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// Reads whose pieces are compared with their hashes at a time.
+const MAX_PROVEN: usize = 4;
 
 /// How long fetching ahead may take.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,10 +57,9 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 /// How long the comparison of a piece may hold up a new connection.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
-const OTHER: &str = "the content is another one at its origin by now; unmount it, and mount what is there";
+const OTHER_PIECES: &str = "the daemon has it in pieces of another length, and all of it can be read without";
 
-/// A page of memory: reads of the file begin and end where one does, so that a hole is seen whole.
-const PAGE: u64 = 4096;
+const OTHER: &str = "the content is another one at its origin by now; unmount it, and mount what is there";
 
 /// How a file is read.
 #[derive(Clone, Copy, Debug)]
@@ -111,8 +118,8 @@ pub struct MountedFile {
     ahead: Mutex<Ahead>,
     limits: Mutex<Limits>,
     kept: Mutex<Kept>,
-    /// The agent's file that was named last.
-    file: Mutex<Option<Arc<File>>>,
+    /// Locked before `kept`, where both are.
+    files: Mutex<Files>,
     link: watch::Sender<Link>,
     held: Mutex<(u64, bool)>,
     waiting: AtomicUsize,
@@ -121,6 +128,19 @@ pub struct MountedFile {
     /// An agent told of other content under the same name.
     contradicted: Notify,
     fetches: Arc<Semaphore>,
+    proving: Arc<Semaphore>,
+}
+
+/// What a connection is about.
+enum About {
+    /// What is mounted.
+    This,
+    /// The same, in other pieces than those by which all of it can be read without an agent.
+    OtherPieces,
+    /// A blob of another name, or of another length.
+    OtherBlob,
+    /// The same name, and other bytes.
+    OtherBytes,
 }
 
 /// Counts a read that waits.
@@ -128,7 +148,7 @@ struct Waits<'a>(&'a MountedFile);
 
 impl<'a> Waits<'a> {
     fn begin(file: &'a MountedFile) -> Self {
-        file.waiting.fetch_add(1, Ordering::Relaxed);
+        file.waiting.fetch_add(1, Ordering::SeqCst);
         file.begins.notify_waiters();
         Self(file)
     }
@@ -136,7 +156,7 @@ impl<'a> Waits<'a> {
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -147,13 +167,14 @@ impl MountedFile {
             ahead: Mutex::new(Ahead::new(content.length)),
             limits: Mutex::new(Limits::new(settings.limit)),
             kept: Mutex::new(Kept::new(content.pieces, content.length)),
-            file: Mutex::new(None),
+            files: Mutex::default(),
             link: watch::channel(Link::Up(supply)).0,
             held: Mutex::new((0, false)),
             waiting: AtomicUsize::new(0),
             begins: Notify::new(),
             contradicted: Notify::new(),
             fetches: Arc::new(Semaphore::new(MAX_AHEAD)),
+            proving: Arc::new(Semaphore::new(MAX_PROVEN)),
             content,
             settings,
             clock,
@@ -178,12 +199,12 @@ impl MountedFile {
             Link::Down(condition) => condition,
         };
         let (held, whole) = *self.held.lock();
-        Glance { condition, held, whole, alone: self.is_alone(), waiting: self.waiting.load(Ordering::Relaxed) }
+        Glance { condition, held, whole, alone: self.is_alone(), waiting: self.waiting.load(Ordering::SeqCst) }
     }
 
-    /// Whether every piece's hash is known, and the file that they are in.
+    /// Whether every piece's hash is known, and a file that they all are in.
     fn is_alone(&self) -> bool {
-        self.kept.lock().knows_all() && self.file.lock().is_some()
+        self.files.lock().one_is_whole() && self.kept.lock().knows_all()
     }
 
     /// Reads `size` bytes from `offset` on, as far as there are such.
@@ -199,8 +220,8 @@ impl MountedFile {
             return Err(Unread);
         }
         let ahead = self.ahead.lock().read(range);
-        if self.kept.lock().is_fresh(range)
-            && let Some(bytes) = self.vouched(range).await
+        if let Some(file) = self.fresh(range)
+            && let Some(bytes) = self.vouched(file, range).await
         {
             self.fetch_ahead(ahead);
             return Ok(bytes);
@@ -215,7 +236,8 @@ impl MountedFile {
             Some(read) => read,
             None => reading.await,
         };
-        let read = read.unwrap_or(Err(Unread));
+        let read =
+            read.unwrap_or(Err(Unread)).and_then(|bytes| if self.is_tainted() { Err(Unread) } else { Ok(bytes) });
         if read.is_err() {
             self.limits.lock().failed(range, patience, self.clock.now());
         }
@@ -228,23 +250,33 @@ impl MountedFile {
         loop {
             let link = links.borrow_and_update().clone();
             match link {
-                Link::Up(supply) => match supply.read(pieces, patience).await {
-                    Ok(Given::File(file, hashes)) => {
-                        if self.came(file, pieces, &hashes)
-                            && let Some(bytes) = self.vouched(range).await
-                        {
-                            return Ok(bytes);
+                Link::Up(supply) => {
+                    let mut asking = std::pin::pin!(supply.read(pieces, patience));
+                    let answer = match tokio::time::timeout(MOMENT, asking.as_mut()).await {
+                        Ok(answer) => answer,
+                        Err(_) => match self.proven(range).await {
+                            Some(bytes) => return Ok(bytes),
+                            None => asking.await,
+                        },
+                    };
+                    match answer {
+                        Ok(Given::File(file, hashes)) => {
+                            if self.came(&file, pieces, &hashes)
+                                && let Some(bytes) = self.vouched(file, range).await
+                            {
+                                return Ok(bytes);
+                            }
+                        }
+                        Ok(Given::Bytes(bytes)) => return cut(&bytes, pieces, range),
+                        Err(Refusal::Late) => return self.proven(range).await.ok_or(Unread),
+                        Err(Refusal::Now(reason)) => {
+                            tracing::debug!(reason, %range, "a read was refused");
+                            if let Some(bytes) = self.proven(range).await {
+                                return Ok(bytes);
+                            }
                         }
                     }
-                    Ok(Given::Bytes(bytes)) => return cut(&bytes, pieces, range),
-                    Err(Refusal::Late) => return Err(Unread),
-                    Err(Refusal::Now(reason)) => {
-                        tracing::debug!(reason, %range, "a read was refused");
-                        if let Some(bytes) = self.proven(range).await {
-                            return Ok(bytes);
-                        }
-                    }
-                },
+                }
                 Link::Down(Condition::Tainted(_)) => return Err(Unread),
                 Link::Down(condition) => {
                     if let Some(bytes) = self.proven(range).await {
@@ -274,19 +306,19 @@ impl MountedFile {
     }
 
     /// The agent vouches for these pieces; false if they are of other content.
-    fn came(&self, file: Arc<File>, pieces: ByteRange, hashes: &[PieceHash]) -> bool {
+    fn came(&self, file: &Arc<File>, pieces: ByteRange, hashes: &[PieceHash]) -> bool {
         if !self.learn(pieces, hashes) {
             return false;
         }
-        let mut now = self.file.lock();
+        let mut files = self.files.lock();
         let mut kept = self.kept.lock();
-        if !now.as_ref().is_some_and(|known| Arc::ptr_eq(known, &file)) {
+        if files.named(file) {
             kept.another_file();
-            *now = Some(Arc::clone(&file));
         }
         let dropped = kept.came(pieces);
-        drop((now, kept));
+        drop((files, kept));
         if !dropped.is_empty() {
+            let file = Arc::clone(file);
             // Nobody waits for it. What is not on the disk yet stays.
             tokio::task::spawn_blocking(move || {
                 for range in dropped {
@@ -298,13 +330,18 @@ impl MountedFile {
         true
     }
 
-    /// The bytes of pieces that the agent vouched for.
-    async fn vouched(&self, range: ByteRange) -> Option<Bytes> {
-        let file = self.file.lock().clone()?;
+    /// The file that has these bytes, if the agent vouched for them lately.
+    fn fresh(&self, range: ByteRange) -> Option<Arc<File>> {
+        let files = self.files.lock();
+        files.now().filter(|_| self.kept.lock().is_fresh(range))
+    }
+
+    /// The bytes of pieces that the agent vouched for in this file.
+    async fn vouched(&self, file: Arc<File>, range: ByteRange) -> Option<Bytes> {
         let pages = ByteRange::new(range.start() / PAGE * PAGE, range.end().div_ceil(PAGE) * PAGE);
         let pages = pages.clamp_to(self.content.length);
         let bytes = tokio::task::spawn_blocking(move || read_exact(&file, pages)).await.ok()??;
-        if may_have_a_hole(&bytes) {
+        if !self.kept.lock().are_zeros(zero_pages(pages.start(), &bytes)) {
             return self.proven(range).await;
         }
         cut(&bytes.into(), pages, range).ok()
@@ -312,9 +349,16 @@ impl MountedFile {
 
     /// The bytes of pieces whose hashes are known, verified.
     async fn proven(&self, range: ByteRange) -> Option<Bytes> {
-        let file = self.file.lock().clone()?;
+        let files = self.files.lock().all();
         let proofs = self.kept.lock().proofs(range)?;
-        tokio::task::spawn_blocking(move || verified(&file, range, &proofs)).await.ok()?
+        let permit = Arc::clone(&self.proving).acquire_owned().await.ok()?;
+        let verifying = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            verified(&files, range, &proofs)
+        });
+        let (bytes, zeros) = verifying.await.ok()??;
+        self.kept.lock().learn_zeros(zeros);
+        Some(bytes)
     }
 
     fn fetch_ahead(self: &Arc<Self>, range: Option<ByteRange>) {
@@ -352,8 +396,7 @@ impl MountedFile {
                 End::Wrong(reason) => return self.ends(Condition::Tainted(reason)),
                 // With a digest, it is what was read that was found to be of no one version.
                 End::Changed(reason) if self.settings.has_digest => {
-                    let reason = format!("what was read can't be of the content with its digest: {reason}");
-                    return self.ends(Condition::Tainted(reason));
+                    return self.ends(Condition::Tainted(of_no_one_version(&reason)));
                 }
                 End::Changed(reason) => return self.ends(Condition::Changed(reason)),
                 End::Gone(reason) => reason,
@@ -365,40 +408,50 @@ impl MountedFile {
             }
             loop {
                 self.pause(&mut pauses).await;
-                match supplier.open().await {
-                    Ok((content, supply)) if self.is_same(&content, &*supply).await => {
-                        self.link.send_replace(Link::Up(supply));
-                        break;
-                    }
-                    Ok(_) => return self.ends(Condition::Changed(OTHER.to_owned())),
-                    Err(reason) => {
-                        self.link.send_replace(Link::Down(Condition::Waiting(reason)));
-                    }
-                }
+                let reason = match supplier.open().await {
+                    Ok((content, supply)) => match self.about(&content, &*supply).await {
+                        About::This => {
+                            self.link.send_replace(Link::Up(supply));
+                            break;
+                        }
+                        About::OtherPieces => OTHER_PIECES.to_owned(),
+                        About::OtherBytes if self.settings.has_digest => {
+                            return self.ends(Condition::Tainted(of_no_one_version(OTHER)));
+                        }
+                        About::OtherBlob | About::OtherBytes => {
+                            return self.ends(Condition::Changed(OTHER.to_owned()));
+                        }
+                    },
+                    Err(reason) => reason,
+                };
+                self.link.send_replace(Link::Down(Condition::Waiting(reason)));
             }
             rest.begin_anew();
         }
     }
 
-    /// Whether a connection is about the content that is mounted. One piece that is known is asked for in any case: an origin may send other bytes
+    /// What a connection is about. One piece that is known is asked for in any case: an origin may send other bytes
     /// under the same name.
-    async fn is_same(&self, content: &Content, supply: &dyn Supply) -> bool {
+    async fn about(&self, content: &Content, supply: &dyn Supply) -> About {
         let is_called_so = (content.blob, content.length) == (self.content.blob, self.content.length);
         if !is_called_so {
-            return false;
+            return About::OtherBlob;
         }
         if content.pieces != self.kept.lock().pieces() {
+            if self.is_alone() {
+                return About::OtherPieces;
+            }
             // What is known is about other pieces.
             *self.kept.lock() = Kept::new(content.pieces, content.length);
         }
         let known = self.kept.lock().first_known();
         match known {
             Some(known) => match tokio::time::timeout(COMPARE_TIMEOUT, supply.fetch(known, COMPARE_TIMEOUT)).await {
-                Ok(Ok(hashes)) => self.kept.lock().learn(known, &hashes),
+                Ok(Ok(hashes)) if !self.kept.lock().learn(known, &hashes) => About::OtherBytes,
                 // Whatever comes later is compared, too.
-                Ok(Err(_)) | Err(_) => true,
+                Ok(Ok(_) | Err(_)) | Err(_) => About::This,
             },
-            None => true,
+            None => About::This,
         }
     }
 
@@ -408,9 +461,10 @@ impl MountedFile {
     }
 
     async fn pause(&self, pauses: &mut Pauses) {
-        let waits = self.waiting.load(Ordering::Relaxed) > 0;
-        let pause = pauses.next(waits);
+        // Whoever is not counted yet is heard.
         let begins = self.begins.notified();
+        let waits = self.waiting.load(Ordering::SeqCst) > 0;
+        let pause = pauses.next(waits);
         if tokio::time::timeout(pause, begins).await.is_ok() {
             // Somebody waits now.
             tokio::time::sleep(pause.min(RETRY_PAUSE)).await;
@@ -424,7 +478,7 @@ impl MountedFile {
         }
         let mut fills = self.settings.fill == Fill::Idle;
         loop {
-            let pause = match fills.then(|| rest.next(self.waiting.load(Ordering::Relaxed), self.clock.now())) {
+            let pause = match fills.then(|| rest.next(self.waiting.load(Ordering::SeqCst), self.clock.now())) {
                 None => LOOK_EVERY,
                 Some(Step::Wait(pause)) => pause,
                 Some(Step::Fetch(step)) => match supply.fetch(step, AHEAD_TIMEOUT).await {
@@ -447,27 +501,35 @@ impl MountedFile {
             if let Some(progress) = progress {
                 *self.held.lock() = progress;
             }
-            if progress.is_some_and(|(_, whole)| whole) && !self.is_alone() {
+            if progress.is_some_and(|(_, whole)| whole) && !self.needs_nobody() {
                 self.learn_all(supply).await;
             }
         }
     }
 
-    /// Learns all hashes of a file that is whole, and which file it is.
+    /// Whether everything is known of the file that was named last.
+    fn needs_nobody(&self) -> bool {
+        self.content.length == 0 || (self.files.lock().last_is_whole() && self.kept.lock().knows_all())
+    }
+
+    /// Learns all hashes of content that is whole, and which file it is in.
     async fn learn_all(&self, supply: &dyn Supply) {
-        let mut at = 0;
+        let first = self.kept.lock().whole_pieces(ByteRange::new(0, 1));
+        // What lies in no file is read by the agent only.
+        let Ok(Given::File(file, hashes)) = supply.read(first, AHEAD_TIMEOUT).await else { return };
+        if !self.came(&file, first, &hashes) {
+            return;
+        }
+        let mut at = if self.kept.lock().knows_all() { self.content.length } else { 0 };
         while at < self.content.length {
             let step = ByteRange::new(at, at + HASHED_STEP).clamp_to(self.content.length);
             let Ok(hashes) = supply.fetch(step, AHEAD_TIMEOUT).await else { return };
-            self.learn(step, &hashes);
+            if !self.learn(step, &hashes) {
+                return;
+            }
             at = step.end();
         }
-        if self.file.lock().is_none() && self.content.length > 0 {
-            let first = self.kept.lock().whole_pieces(ByteRange::new(0, 1));
-            if let Ok(Given::File(file, hashes)) = supply.read(first, AHEAD_TIMEOUT).await {
-                self.came(file, first, &hashes);
-            }
-        }
+        self.files.lock().is_whole(&file);
     }
 }
 
@@ -488,18 +550,23 @@ fn read_exact(file: &File, range: ByteRange) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The bytes of `range` if every piece that it touches is what it must be.
-fn verified(file: &File, range: ByteRange, proofs: &[Proof]) -> Option<Bytes> {
+fn of_no_one_version(reason: &str) -> String {
+    format!("what was read can't be of the content with its digest: {reason}")
+}
+
+/// The bytes of `range` if every piece that it touches is what it must be, in one of the files; and which pages of these pieces are
+/// zeros.
+fn verified(files: &[Arc<File>], range: ByteRange, proofs: &[Proof]) -> Option<(Bytes, Vec<u64>)> {
     let mut all = Vec::with_capacity(usize::try_from(range.len()).ok()?);
+    let mut zeros = Vec::new();
     for proof in proofs {
-        let piece = read_exact(file, proof.range)?;
-        if !proof.matches(&piece) {
-            return None;
-        }
+        let mut found = files.iter().filter_map(|file| read_exact(file, proof.range));
+        let piece = found.find(|piece| proof.matches(piece))?;
+        zeros.extend(zero_pages(proof.range.start(), &piece));
         let part = ByteRange::new(range.start().max(proof.range.start()), range.end().min(proof.range.end()));
         all.extend_from_slice(&cut(&piece.into(), proof.range, part).ok()?);
     }
-    Some(all.into())
+    Some((all.into(), zeros))
 }
 
 /// The bytes of `part` out of those of `whole`.

@@ -6,7 +6,7 @@
 //!
 //! The hash of each piece that was ever vouched for stays known. So a piece can be read without an agent, and verified here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, PieceHash, PieceIndex, PieceLength, PieceSet};
@@ -14,8 +14,8 @@ use darter_core::{ByteRange, PieceHash, PieceIndex, PieceLength, PieceSet};
 /// Bytes of fresh pieces.
 pub const MAX_FRESH: u64 = 32 << 20;
 
-/// A page of memory, the unit in which a hole in a file reads as zeros.
-const PAGE: usize = 4096;
+/// A page of memory, the unit in which a hole in a file reads as zeros: what is read begins where one does, so that a hole is seen whole.
+pub const PAGE: u64 = 4096;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -26,13 +26,16 @@ pub struct Kept {
     fresh: PieceSet,
     /// Fresh pieces, the oldest first.
     order: VecDeque<PieceIndex>,
+    /// Pages of fresh pieces, by where they start, that are zeros in the content itself.
+    zeros: BTreeSet<u64>,
 }
 
 impl Kept {
     /// Nothing is known of content of this length.
     pub fn new(pieces: PieceLength, length: u64) -> Self {
         let count = pieces.count(length) as usize;
-        Self { pieces, length, hashes: vec![None; count], fresh: PieceSet::new(), order: VecDeque::new() }
+        let (fresh, order, zeros) = (PieceSet::new(), VecDeque::new(), BTreeSet::new());
+        Self { pieces, length, hashes: vec![None; count], fresh, order, zeros }
     }
 
     /// How the content is cut.
@@ -84,7 +87,11 @@ impl Kept {
         while self.order.len() as u64 > most {
             let Some(piece) = self.order.pop_front() else { break };
             self.fresh.remove(piece);
-            dropped.push(self.pieces.range(piece, self.length));
+            let range = self.pieces.range(piece, self.length);
+            for page in range.start() / PAGE..range.end().div_ceil(PAGE) {
+                self.zeros.remove(&(page * PAGE));
+            }
+            dropped.push(range);
         }
         dropped
     }
@@ -108,6 +115,18 @@ impl Kept {
     /// Forgets what is fresh: it was of another file.
     pub fn another_file(&mut self) {
         (self.fresh, self.order) = (PieceSet::new(), VecDeque::new());
+        self.zeros.clear();
+    }
+
+    /// These pages were read as zeros from pieces that match their hashes: remembered of those that are fresh.
+    pub fn learn_zeros(&mut self, pages: Vec<u64>) {
+        let (fresh, pieces) = (&self.fresh, self.pieces);
+        self.zeros.extend(pages.into_iter().filter(|page| fresh.contains(pieces.piece_at(*page))));
+    }
+
+    /// Whether all of these pages are known to be zeros.
+    pub fn are_zeros(&self, mut pages: impl Iterator<Item = u64>) -> bool {
+        pages.all(|page| self.zeros.contains(&page))
     }
 
     /// Whether every piece can be read without an agent.
@@ -134,11 +153,12 @@ impl Proof {
     }
 }
 
-/// Whether bytes of a file may be a hole's: a page of nothing but zeros is among them. Content may have such pages, too; whoever gets one
-/// asks once more.
-pub fn may_have_a_hole(bytes: &[u8]) -> bool {
+/// The pages, by where they start, that are nothing but zeros in what was read from `start` on: each may be a hole. Content may have such
+/// pages, too; whoever gets one asks once more.
+pub fn zero_pages(start: u64, bytes: &[u8]) -> impl Iterator<Item = u64> {
     // A page's first bytes are seldom all zeros where it is none.
-    bytes.chunks(PAGE).any(|page| page.iter().all(|byte| *byte == 0))
+    let pages = (start..).step_by(PAGE as usize).zip(bytes.chunks(PAGE as usize));
+    pages.filter(|(_, page)| page.iter().all(|byte| *byte == 0)).map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -197,14 +217,24 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_zeros_may_be_a_hole() {
-        let mut bytes = vec![1; 3 * PAGE + 17];
-        assert!(!may_have_a_hole(&bytes) && !may_have_a_hole(&[]));
-        bytes[PAGE..2 * PAGE].fill(0);
-        assert!(may_have_a_hole(&bytes));
-        bytes[2 * PAGE - 1] = 1;
-        assert!(!may_have_a_hole(&bytes));
-        bytes[3 * PAGE..].fill(0);
-        assert!(may_have_a_hole(&bytes), "the rest of a page");
+    fn a_page_of_zeros_may_be_a_hole_until_it_was_verified() {
+        const SIZE: usize = PAGE as usize;
+        let found = |bytes: &[u8]| zero_pages(MIB, bytes).collect::<Vec<_>>();
+        let mut bytes = vec![1; 3 * SIZE + 17];
+        assert!(found(&bytes).is_empty() && found(&[]).is_empty());
+        bytes[SIZE..2 * SIZE].fill(0);
+        assert_eq!(found(&bytes), [MIB + PAGE]);
+        bytes[2 * SIZE - 1] = 1;
+        assert!(found(&bytes).is_empty());
+        bytes[3 * SIZE..].fill(0);
+        assert_eq!(found(&bytes), [MIB + 3 * PAGE], "the rest of a page");
+        let mut kept = kept(100 * MIB);
+        kept.came(ByteRange::new(MIB, 2 * MIB));
+        kept.learn_zeros(vec![MIB + PAGE, 5 * MIB]);
+        let knows = |kept: &Kept, pages: &[u64]| kept.are_zeros(pages.iter().copied());
+        assert!(knows(&kept, &[MIB + PAGE]) && !knows(&kept, &[MIB + PAGE, MIB + 2 * PAGE]));
+        assert!(!knows(&kept, &[5 * MIB]), "that piece is not fresh");
+        kept.came(ByteRange::new(40 * MIB, 90 * MIB));
+        assert!(!knows(&kept, &[MIB + PAGE]), "nor is the other one now");
     }
 }

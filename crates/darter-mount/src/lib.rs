@@ -8,9 +8,10 @@
 //! | [`limits`] | how long a read waits, and how long a pause before the next try is |
 //! | [`fill`](mod@fill) | when the rest is fetched |
 //! | [`kept`] | which pieces of the file are known to be right, and which of them stay in the page cache |
+//! | [`files`] | which files of the agent the bytes are in |
 //! | [`session`] | the kernel's end |
 //!
-//! Decisions ([`ahead`], [`limits`], [`fill`](mod@fill), [`kept`]) do no I/O and take the time as an argument.
+//! Decisions ([`ahead`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`]) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified, or with EIO. Never with zeros that are not in the content, never
 //! short.
@@ -19,6 +20,7 @@
 
 pub mod ahead;
 pub mod file;
+pub mod files;
 pub mod fill;
 pub mod kept;
 pub mod limits;

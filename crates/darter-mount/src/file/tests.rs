@@ -136,7 +136,11 @@ struct Mounted {
 }
 
 fn mount(agent: &Arc<Agent>, fill: Fill) -> Mounted {
-    let settings = Settings { limit: LIMIT, fill, has_digest: false };
+    mount_with(agent, fill, false)
+}
+
+fn mount_with(agent: &Arc<Agent>, fill: Fill, has_digest: bool) -> Mounted {
+    let settings = Settings { limit: LIMIT, fill, has_digest };
     let supply = Arc::clone(agent) as Arc<dyn Supply>;
     let file = MountedFile::new(content(1), supply, settings, Arc::new(TestClock(Instant::now())));
     let agents = Arc::new(Agents(Mutex::default()));
@@ -313,4 +317,74 @@ async fn the_rest_is_fetched_as_it_is_to_be_and_then_no_agent_is_needed() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(mounted.reads(33 * PIECE, 100).await, everything, "{fill}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_with_an_emptier_store_takes_nothing_from_a_mount_that_was_whole() {
+    let (first, emptier) = (Agent::new(), Agent::new());
+    let mounted = mount(&first, Fill::Always);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(mounted.file.glance().await.alone);
+    let name = |named: Content| mounted.agents.0.lock().push((named, Arc::clone(&emptier)));
+    let longer = PieceLength::from_log2(18).unwrap();
+    name(content(1));
+    name(Content { pieces: longer, ..content(1) });
+    emptier.refuses.store(true, Ordering::Relaxed);
+    first.ends(End::Gone("killed".into()));
+    let before = mounted.file.clock.now();
+    // In other pieces, at first.
+    assert!(mounted.reads(33 * PIECE, 100).await);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(mounted.file.glance().await.condition, Condition::Open);
+    assert!(mounted.reads(34 * PIECE, 100).await);
+    // It names its file, which has a hole.
+    emptier.refuses.store(false, Ordering::Relaxed);
+    assert!(mounted.reads(0, 100).await);
+    emptier.refuses.store(true, Ordering::Relaxed);
+    emptier.file.write_all_at(&vec![0; PIECE as usize], 35 * PIECE).unwrap();
+    mounted.file.kept.lock().another_file();
+    assert!(mounted.reads(35 * PIECE - 10, 100).await);
+    let waited = mounted.file.clock.now().since(before);
+    assert!(waited < Duration::from_secs(32), "an agent that gives nothing is not waited for: {waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_alone_only_once_it_is_whole() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(0, 5).await);
+    let all = ByteRange::new(0, LENGTH);
+    assert!(mounted.file.learn(all, &Agent::hashes(all)));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(mounted.file.kept.lock().knows_all());
+    assert!(!mounted.file.glance().await.alone);
+    agent.everything().await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(mounted.file.glance().await.alone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bytes_of_content_with_a_digest_taint_it_and_another_blob_does_not() {
+    for (blob, is_tainted) in [(1, true), (2, false)] {
+        let (agent, other) = (Agent::new(), Agent::new());
+        other.is_other.store(true, Ordering::Relaxed);
+        let mounted = mount_with(&agent, Fill::Never, true);
+        assert!(mounted.reads(0, 100).await);
+        mounted.agents.0.lock().push((content(blob), other));
+        agent.ends(End::Gone("killed".into()));
+        assert_eq!(matches!(mounted.ended.await.unwrap(), Condition::Tainted(_)), is_tainted);
+        assert_eq!(mounted.file.read(0, 100).await.is_err(), is_tainted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn zeros_that_are_content_are_compared_once() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(40 * PAGE, 4096).await);
+    agent.ends(End::Gone("killed".into()));
+    // Its piece matches no more.
+    agent.file.write_all_at(&[0; PAGE as usize], 41 * PAGE).unwrap();
+    assert!(mounted.reads(40 * PAGE, 4096).await);
+    assert!(!mounted.reads(41 * PAGE, 4096).await, "this page is none of them");
 }
