@@ -318,6 +318,17 @@ fn readers_in_order_are_near_what_came_in_every_regime_while_links_are_full() {
     }
 }
 
+/// Every answer is slow by its own cable, so each of its holders lets it down now and then; none is held to that for ever.
+#[test]
+fn a_slow_node_that_reads_in_order_is_as_slow_as_its_cable_and_no_slower() {
+    let mut scenario =
+        eight_with(2048, |scenario| scenario.events.push((Duration::ZERO, Event::Slow { node: 3, by: 8 })));
+    scenario.read_in_order();
+    let report = run(&scenario);
+    let last = over_bound(&report, &scenario);
+    assert!(last <= 13.0, "{last:.2}");
+}
+
 #[test]
 fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
     let mut scenario = Scenario::equal(8, 512, 512 << 10, megabytes(25));

@@ -40,7 +40,11 @@ impl<S> HalfClosed<S> {
 
     fn wrote(&mut self, written: usize) {
         if written > 0 {
-            (self.asked, self.silence) = (None, None);
+            self.asked = None;
+            // The read that waits for this is woken then, though nobody reads meanwhile.
+            if let Some(silence) = &mut self.silence {
+                silence.as_mut().reset(Instant::now() + SILENCE_TIMEOUT);
+            }
         }
     }
 }
@@ -93,5 +97,58 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::advance;
+
+    use super::super::seats::{Busy, Seats};
+    use super::*;
+
+    /// A client that has asked, what the port has of it, and that it is being answered.
+    async fn asked() -> (DuplexStream, HalfClosed<DuplexStream>, Busy) {
+        let (mut client, port) = duplex(1024);
+        let seat = Seats::new().seat().await;
+        let busy = seat.request();
+        let mut port = HalfClosed::new(port, seat);
+        client.write_all(b"GET").await.unwrap();
+        port.read_exact(&mut [0; 3]).await.unwrap();
+        (client, port, busy)
+    }
+
+    /// The server reads no more once it writes: what wakes it then is the wait for silence.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closes_its_side_with_its_request_is_there_until_it_gets_nothing_for_a_while() {
+        for written in [&b""[..], b"200"] {
+            let (mut client, mut port, _busy) = asked().await;
+            client.shutdown().await.unwrap();
+            let (mut polls, began) = (0, Instant::now());
+            std::future::poll_fn(|context| {
+                polls += 1;
+                if polls > 1 {
+                    return Poll::Ready(());
+                }
+                let mut bytes = [0];
+                assert!(Pin::new(&mut port).poll_read(context, &mut ReadBuf::new(&mut bytes)).is_pending());
+                assert!(written.is_empty() || Pin::new(&mut port).poll_write(context, written).is_ready());
+                Poll::Pending
+            })
+            .await;
+            assert_eq!(port.read(&mut [0]).await.unwrap(), 0, "it is gone");
+            assert!((SILENCE_TIMEOUT..SILENCE_TIMEOUT * 2).contains(&began.elapsed()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closes_later_is_gone_at_once() {
+        let (mut client, mut port, _busy) = asked().await;
+        advance(CLOSES_WITHIN * 2).await;
+        client.shutdown().await.unwrap();
+        let began = Instant::now();
+        assert_eq!(port.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

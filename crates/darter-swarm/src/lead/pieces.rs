@@ -39,7 +39,10 @@ impl Pieces {
         if piece.as_usize() >= self.table.len() {
             self.table.resize(piece.as_usize() + 1, Piece::default());
         }
-        by(&mut self.table[piece.as_usize()]);
+        let changed = &mut self.table[piece.as_usize()];
+        by(changed);
+        // Whoever gets it next is not the one that was late.
+        changed.late &= changed.coming > 0;
         self.refresh(piece);
     }
 

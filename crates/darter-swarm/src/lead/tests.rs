@@ -139,6 +139,21 @@ fn what_takes_long_to_reach_a_member_is_given_to_another_as_well_and_to_one_alon
 }
 
 #[test]
+fn what_was_late_at_one_that_left_is_given_to_one_other_and_not_to_two() {
+    let mut lead = lead(4, 2);
+    (1..=4).for_each(|n| join(&mut lead, n));
+    assert_eq!(lead.choose_fresh(node(2), at(0)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose_fresh(node(1), at(1000)), Some(PieceIndex(1)));
+    lead.have(node(1), &[PieceIndex(1)], at(1020));
+    // The lead sees by now that it takes long.
+    assert_eq!(lead.choose_fresh(node(1), at(1020)), Some(PieceIndex(0)));
+    lead.leave(node(1));
+    lead.leave(node(2));
+    assert_eq!(lead.choose_fresh(node(3), at(1030)), Some(PieceIndex(0)));
+    assert_ne!(lead.choose_fresh(node(4), at(1030)), Some(PieceIndex(0)), "it is on its way");
+}
+
+#[test]
 fn what_nobody_has_goes_to_those_who_pass_it_on_quickly() {
     let mut lead = lead(100, 100);
     join(&mut lead, 1);

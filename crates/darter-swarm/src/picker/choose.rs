@@ -65,8 +65,7 @@ impl Picker {
     /// anew, and notes when to look again.
     fn check_requests(&mut self, now: Moment) {
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
-        let usual = self.usual_piece_time();
-        let longest = (usual.unwrap_or(tuning.first_guess) * tuning.overdue_factor_of_others).max(tuning.overdue_floor);
+        let (usual, longest) = (self.usual_piece_time(), self.longest());
         let mut next = NEVER;
         let mut stuck = Vec::new();
         for at in 0..self.requests.len() {

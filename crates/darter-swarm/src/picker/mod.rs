@@ -588,12 +588,12 @@ impl Picker {
     fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
         if let Some(at) = id.and_then(|id| self.place_of(id)) {
             let request = self.requests[at];
-            let tuning = self.tuning;
+            let (tuning, longest) = (self.tuning, self.longest());
             self.lead_share += (f32::from(u8::from(request.neighbour.is_none())) - self.lead_share) / 128.0;
             let mut rate = None;
             let alone = self.among == 1;
             if let Some(meter) = self.meter_mut(&request) {
-                meter.succeeded(request.overdue.is_none());
+                meter.succeeded(request.overdue.is_none() || now.since(request.asked) <= longest);
                 if alone {
                     meter.pace.answered(bytes, request.asked, now, &tuning);
                 }
@@ -685,6 +685,12 @@ impl Picker {
         let mut times: Vec<_> = meters.filter_map(|meter| meter.pace.measured(self.piece_bytes)).collect();
         times.sort_unstable();
         times.get(times.len().saturating_sub(1) / 2).copied()
+    }
+
+    /// How long an honest holder may take to answer, though others are asked sooner.
+    fn longest(&self) -> Duration {
+        let usual = self.usual_piece_time().unwrap_or(self.tuning.first_guess);
+        (usual * self.tuning.overdue_factor_of_others).max(self.tuning.overdue_floor)
     }
 
     /// Whether the piece is lacking and can be checked when it comes.

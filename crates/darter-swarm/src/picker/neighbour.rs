@@ -73,7 +73,8 @@ impl Meter {
         self.pace.forget_rate();
     }
 
-    /// An answer came. One that came too late is welcome, and clears nobody.
+    /// An answer came. One that came too late is welcome, and clears nobody; in time is what an honest holder may take, also one that is
+    /// slower than the others and was found overdue because it failed before.
     pub(super) const fn succeeded(&mut self, in_time: bool) {
         if in_time {
             (self.failures.in_a_row, self.failures.taken_back) = (0, 0);

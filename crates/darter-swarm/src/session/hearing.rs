@@ -45,7 +45,11 @@ impl Session {
                 let Some(asked) = self.asked.get(&request) else { return false };
                 self.begun(request, piece, asked.of, now);
             }
-            Input::Moved { request, bytes } => self.moved(request, bytes, now),
+            Input::Moved { request, bytes } => {
+                self.moved(request, bytes, now);
+                // It is told at every look, and changes nothing that would be done now.
+                return false;
+            }
             Input::Early { by, piece } => self.gives(by, piece),
             Input::Refused { request, by, wanted, reason } => self.is_refused(request, by, wanted, reason, now),
             Input::Unanswered { request } => match self.asked.remove(&request) {
@@ -87,9 +91,6 @@ impl Session {
     /// A peer says something of the blob.
     fn hear(&mut self, by: NodeId, message: Message, facts: &dyn Facts, now: Moment) -> bool {
         let is_lead = self.following() == Some(by);
-        if self.outputs.len() >= MAX_OUTPUTS {
-            return true;
-        }
         match message {
             Message::Neighbours { add, gone, .. } if is_lead => self.dials(add, &gone, now),
             Message::Whole { verdict, .. } if is_lead => self.told_verdict(verdict),
@@ -117,6 +118,8 @@ impl Session {
                 }
             }
             Message::Leave { .. } => self.left(by),
+            // What can be said for ever is not kept for ever.
+            Message::Report { .. } if self.outputs.len() >= MAX_OUTPUTS => {}
             Message::Report { peer, .. } if self.has_member(by) => {
                 let put_aside = self.member_reports(by, peer);
                 self.outputs.push(Output::Reported { peer, put_aside });
