@@ -106,10 +106,9 @@ impl Expander {
             return Err(reason);
         }
         self.parser.finish()?;
-        self.tree.finish();
+        self.tree.finish()?;
         let tar_length = self.parser.length();
-        let too_large = |erofs::TooLarge(what)| Reason::TooLarge { what };
-        let written = erofs::write(&mut self.tree, tar_length, diff_id).map_err(too_large)?;
+        let written = erofs::write(&mut self.tree, tar_length, diff_id)?;
         Ok(Expanded { superblock: written.superblock, metadata: written.metadata, tar_length, inodes: written.inodes })
     }
 }

@@ -1,7 +1,7 @@
 //! What one layer may be. Beyond it, a layer is pulled and unpacked the ordinary way.
 //!
 //! Memory: a tree takes about 250 bytes for each member and its name, twice that while metadata is written. A layer of 100,000 members
-//! stays far below 100 MB, and no layer takes more than [`MAX_HELD`] and its metadata, which is smaller.
+//! stays far below 100 MB, and no layer takes much more than [`MAX_HELD`] for its tree and as much again for its metadata.
 
 /// The longest path of a member, and of what it resolves to: what Linux takes in one system call.
 pub const MAX_PATH: usize = 4095;
@@ -15,10 +15,13 @@ pub const MAX_XATTR_NAME: usize = 255;
 /// The longest value of an extended attribute: its length has 16 bits in EROFS.
 pub const MAX_XATTR_VALUE: usize = 65_535;
 
+/// The most bytes of extended attributes of one inode: their count of four bytes has 16 bits in EROFS.
+pub const MAX_XATTRS: usize = 4 * (u16::MAX as usize - 1);
+
 /// The most bytes of an extended header (PAX records, a long name), and of a map of a sparse file: Go's limit, and so containerd's.
 pub const MAX_SPECIAL: u64 = 1 << 20;
 
-/// The most bytes that a tree may take in memory.
+/// The most bytes that a tree may take in memory, as far as they are counted; and the most that its metadata may.
 pub const MAX_HELD: usize = 512 << 20;
 
 /// The most bytes of sparse files that are copied behind the tar, since no inode could point at them.

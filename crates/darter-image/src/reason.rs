@@ -48,6 +48,12 @@ pub enum Reason {
         /// Of which member.
         name: String,
     },
+    /// A name, or a link's target, that no file system takes.
+    #[error("{name}: a zero byte in its name, or in what it links to")]
+    ZeroByte {
+        /// Of which member.
+        name: String,
+    },
     /// A hard link to something that is not there when the link comes.
     #[error("{name}: hard link to {target}, which the layer has not at that point")]
     LinkToNothing {

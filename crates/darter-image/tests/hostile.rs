@@ -7,7 +7,7 @@ mod support;
 use darter_image::Reason;
 use proptest::prelude::*;
 
-use self::support::tar::{Entry, entry, file, member, number, record, seal, tar};
+use self::support::tar::{Entry, entry, file, member, number, record, seal, symlink, tar};
 use self::support::{drawn, expand_by, read};
 
 /// What comes of a tar is the same in whatever chunks it comes, and sound.
@@ -155,4 +155,38 @@ fn paths_as_deep_as_they_can_be_are_made_and_written() {
     let deep = "a/".repeat(2047);
     assert_eq!(expand(&tar([file(&format!("{deep}f"), "x")]), 4096), Ok(2049));
     assert!(matches!(expand(&tar([file(&format!("{deep}ff"), "x")]), 4096), Err(Reason::TooLong { .. })));
+}
+
+#[test]
+fn a_root_of_any_length_is_where_the_superblock_says() {
+    // With `.` and `..` these fill a block.
+    let full = [file(&"a".repeat(229), ""), file(&"b".repeat(232), "")];
+    for tail in 13..=512_usize {
+        let lengths = if tail <= 267 { vec![tail] } else { vec![tail / 2, tail - tail / 2] };
+        let entries = |lengths: &[usize]| -> Vec<Entry> {
+            lengths.iter().zip(["c", "d"]).map(|(length, letter)| file(&letter.repeat(length - 12), "")).collect()
+        };
+        let mut of_one_block = entries(&lengths);
+        if let Some(rest) = tail.checked_sub(27).filter(|rest| *rest >= 13) {
+            of_one_block = entries(&if rest <= 267 { vec![rest] } else { vec![rest / 2, rest - rest / 2] });
+        }
+        let of_two_blocks = [full.to_vec(), entries(&lengths)].concat();
+        for mut layer in [of_one_block, of_two_blocks] {
+            let inodes = layer.len() as u64 + 1;
+            assert_eq!(expand(&tar(layer.clone()), 4096), Ok(inodes), "{tail}");
+            layer.push(file(".wh..wh..opq", ""));
+            assert_eq!(expand(&tar(layer), 4096), Ok(inodes), "{tail}, opaque");
+        }
+    }
+}
+
+#[test]
+fn symbolic_links_are_where_every_kernel_looks_for_them() {
+    for label in [0_usize, 1, 17, 200, 380, 440, 448, 500, 900] {
+        let links = (1..=520).step_by(7).map(|length| {
+            let link = symlink(&format!("l{length}"), &"t".repeat(length));
+            if label == 0 { link } else { link.xattr("security.selinux", format!("{length:03}{}", "x".repeat(label))) }
+        });
+        assert_eq!(expand(&tar(links), 4096), Ok(76), "{label}");
+    }
 }

@@ -44,7 +44,8 @@
 //! layout four bytes for each chunk: its first block, or 2^32 - 1 for a hole.
 //!
 //! Files are plain, their first block is in the tar; sparse ones are chunks. Directories and symbolic links are inline where their last
-//! part is 448 bytes or fewer. The order of inodes is that of a walk by breadth, names sorted as bytes, so that what one directory holds
+//! part is 448 bytes or fewer; the root only if it fits behind its inode without moving that, and a link of fewer than 512 bytes only in
+//! its inode's own block. The order of inodes is that of a walk by breadth, names sorted as bytes, so that what one directory holds
 //! is side by side.
 
 mod directory;
@@ -57,11 +58,11 @@ mod tests;
 
 use darter_core::Digest;
 
-pub(crate) use self::place::TooLarge;
 use self::place::{Layout, Placed, Plan};
 use self::xattrs::Attributes;
 use crate::chunks::HOLE;
 use crate::expand::TAR_START;
+use crate::reason::Reason;
 use crate::tree::{Body, Content, Tree};
 
 /// The unit of addresses.
@@ -114,8 +115,8 @@ impl Page {
 }
 
 /// Writes the file system of a tree whose files are in a tar of this length and digest.
-pub(crate) fn write(tree: &mut Tree, tar_length: u64, diff_id: &Digest) -> Result<Written, TooLarge> {
-    let attributes = Attributes::of(tree);
+pub(crate) fn write(tree: &mut Tree, tar_length: u64, diff_id: &Digest) -> Result<Written, Reason> {
+    let attributes = Attributes::of(tree)?;
     let plan = Plan::of(tree, &attributes, tar_length)?;
     let mut page = Page(vec![0; plan.length]);
     page.put(0, MAGIC);

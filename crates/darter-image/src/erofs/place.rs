@@ -3,20 +3,15 @@
 use std::collections::VecDeque;
 
 use super::directory::Dirents;
-use super::xattrs::{self, Attributes};
+use super::xattrs::Attributes;
 use super::{BLOCK, FILE_UNIT, HEAD, INODE, MAX_INLINE, SLOT};
 use crate::expand::{TAR_START, metadata_start};
+use crate::limits::MAX_HELD;
+use crate::reason::Reason;
 use crate::tree::{Body, Content, NodeId, Tree};
 
-/// What there is too much of.
-#[derive(Debug)]
-pub(crate) struct TooLarge(pub(crate) &'static str);
-
 /// Addresses have 32 bits, and the last one says that nothing is there.
-const FILE: TooLarge = TooLarge("its tar and its metadata are longer than 2 TiB");
-
-/// How long the attributes of one inode may be: their count of four bytes has 16 bits.
-const MAX_XATTRS: usize = xattrs::HEAD + 4 * (u16::MAX as usize - 1);
+const FILE: Reason = Reason::TooLarge { what: "its tar and its metadata are longer than 2 TiB" };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -77,7 +72,7 @@ pub(super) struct Plan {
 const NOWHERE: u32 = u32::MAX;
 
 impl Plan {
-    pub(super) fn of(tree: &Tree, attributes: &Attributes, tar_length: u64) -> Result<Self, TooLarge> {
+    pub(super) fn of(tree: &Tree, attributes: &Attributes, tar_length: u64) -> Result<Self, Reason> {
         let start = metadata_start(tar_length);
         let first_block = u32::try_from(start / BLOCK as u64).map_err(|_| FILE)?;
         let mut plan = Self {
@@ -91,23 +86,20 @@ impl Plan {
         plan.walk(tree);
         let mut at = HEAD;
         for placed in &mut plan.inodes {
-            let size = attributes.size(placed.node);
-            if size > MAX_XATTRS {
-                return Err(TooLarge("a file has more than 256 KiB of extended attributes"));
-            }
-            at = place(placed, tree, size, at);
+            at = held(place(placed, tree, attributes.size(placed.node), at))?;
         }
         plan.shared = at.next_multiple_of(BLOCK);
-        let mut at = (plan.shared + attributes.shared_bytes()).next_multiple_of(BLOCK);
+        let mut at = held((plan.shared + attributes.shared_bytes()).next_multiple_of(BLOCK))?;
         for placed in &mut plan.inodes {
             if matches!(tree.node(placed.node).body, Body::Directory(_) | Body::Symlink(_)) {
                 placed.blocks = at;
                 let address = first_block as usize + at / BLOCK;
                 placed.address = u32::try_from(address).map_err(|_| FILE)?;
-                at += placed.in_blocks();
+                at = held(at + placed.in_blocks())?;
             }
         }
         plan.copied = at;
+        held(at + tree.copied.len())?;
         // Some readers read shared attributes by the block from where each begins.
         let end = start + (at + tree.copied.len() + BLOCK) as u64;
         let end = end.next_multiple_of(FILE_UNIT);
@@ -164,6 +156,11 @@ impl Plan {
     }
 }
 
+/// Gives an end of the metadata back, unless that is more than may be held. What is added at a time is bounded, so that no sum overflows.
+const fn held(end: usize) -> Result<usize, Reason> {
+    if end > MAX_HELD { Err(Reason::TooLarge { what: "its metadata is longer than 512 MiB" }) } else { Ok(end) }
+}
+
 /// Places an inode at `at` or behind it, and says where the next one may begin.
 fn place(placed: &mut Placed, tree: &Tree, xattrs: usize, at: usize) -> usize {
     let node = tree.node(placed.node);
@@ -199,8 +196,13 @@ fn place(placed: &mut Placed, tree: &Tree, xattrs: usize, at: usize) -> usize {
     };
     // No inode crosses a block's end, and neither does a tail.
     let fits = |at: &usize, tail: usize| at % BLOCK + INODE <= BLOCK && (at + INODE + xattrs) % BLOCK + tail <= BLOCK;
-    let mut places = (at..).step_by(SLOT).take(BLOCK / SLOT);
-    let inline = if (1..=MAX_INLINE).contains(&tail) { places.clone().find(|at| fits(at, tail)) } else { None };
+    // Older kernels want a symbolic link that is shorter than a block in its inode's own block, and call it corrupted elsewhere.
+    let is_short_link = matches!(node.body, Body::Symlink(_)) && placed.size < BLOCK as u64;
+    let fits_inline = |at: &usize| fits(at, tail) && !(is_short_link && at % BLOCK + INODE + xattrs + tail > BLOCK);
+    // The superblock says where the root is.
+    let slots = if placed.node == NodeId::ROOT { 1 } else { BLOCK / SLOT };
+    let mut places = (at..).step_by(SLOT).take(slots);
+    let inline = if (1..=MAX_INLINE).contains(&tail) { places.clone().find(fits_inline) } else { None };
     let (begin, behind) = match inline {
         Some(begin) => {
             placed.layout = Layout::Inline;

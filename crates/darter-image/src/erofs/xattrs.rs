@@ -5,7 +5,10 @@
 //! Shared are those that several inodes have, each once in an area of its own; four bytes say in units of four where in it. Long ones are not
 //! shared, since some readers read no more than a block of a shared one.
 
+use std::collections::HashMap;
+
 use super::{BLOCK, Page};
+use crate::reason::Reason;
 use crate::tree::{Body, Namespace, NodeId, Tree, Xattr, XattrId, acl_with_mode};
 
 /// The bytes in front of an inode's attributes.
@@ -27,8 +30,8 @@ pub(super) struct Attributes {
 
 impl Attributes {
     /// Decides which attributes are shared. A node's ACL becomes what its mode makes of it.
-    pub(super) fn of(tree: &mut Tree) -> Self {
-        let changed = acls(tree);
+    pub(super) fn of(tree: &mut Tree) -> Result<Self, Reason> {
+        let changed = acls(tree)?;
         let mut all = Self {
             changed,
             shared_at: vec![None; tree.pool.len()],
@@ -46,7 +49,7 @@ impl Attributes {
         // Nodes without a name count as well, and cost at worst some bytes.
         for node in nodes() {
             for id in all.ids(tree, node).to_vec() {
-                let length = length_of(tree.pool.get(id));
+                let length = tree.pool.get(id).length();
                 if uses[id.index()] > 1 && length <= BLOCK && all.shared_at[id.index()].is_none() {
                     all.shared_at[id.index()] = Some((all.shared_bytes / 4) as u32);
                     all.shared_bytes += length;
@@ -55,7 +58,7 @@ impl Attributes {
             }
         }
         let sizes = nodes().map(|node| all.size_of(tree, node)).collect();
-        Self { sizes, ..all }
+        Ok(Self { sizes, ..all })
     }
 
     fn ids<'a>(&'a self, tree: &'a Tree, node: NodeId) -> &'a [XattrId] {
@@ -82,7 +85,7 @@ impl Attributes {
             return 0;
         }
         let (shared, own) = self.parted(tree, node);
-        HEAD + shared.len() * 4 + own.iter().map(|id| length_of(tree.pool.get(*id))).sum::<usize>()
+        HEAD + shared.len() * 4 + own.iter().map(|id| tree.pool.get(*id).length()).sum::<usize>()
     }
 
     /// How many bytes a node's attributes take behind its inode.
@@ -118,23 +121,20 @@ impl Attributes {
     }
 }
 
-/// How many bytes an attribute takes.
-fn length_of(xattr: &Xattr) -> usize {
-    (4 + xattr.name.len() + xattr.value.len()).next_multiple_of(4)
-}
-
 /// Writes an attribute, and says where the next one begins.
 fn write(page: &mut Page, xattr: &Xattr, at: usize) -> usize {
     page.put(at, &[xattr.name.len() as u8, xattr.namespace as u8]);
     page.put16(at + 2, xattr.value.len() as u16);
     page.put(at + 4, &xattr.name);
     page.put(at + 4 + xattr.name.len(), &xattr.value);
-    at + length_of(xattr)
+    at + xattr.length()
 }
 
 /// The attributes of all nodes that have an ACL, in order.
-fn acls(tree: &mut Tree) -> Vec<(NodeId, Vec<XattrId>)> {
+fn acls(tree: &mut Tree) -> Result<Vec<(NodeId, Vec<XattrId>)>, Reason> {
     let mut changed = Vec::new();
+    // What a mode makes of an ACL, which may be long and on many files.
+    let mut made: HashMap<(XattrId, u16), Option<XattrId>> = HashMap::new();
     for node in (0..tree.nodes()).map(NodeId::of_index) {
         let held = tree.node(node);
         let is_acl =
@@ -148,10 +148,18 @@ fn acls(tree: &mut Tree) -> Vec<(NodeId, Vec<XattrId>)> {
             let xattr = tree.pool.get(id);
             match xattr.namespace {
                 Namespace::AclAccess => {
-                    if let Some(value) = acl_with_mode(&xattr.value, mode) {
-                        let xattr = Xattr { value, ..xattr.clone() };
-                        ids.push(tree.pool.intern(xattr).0);
-                    }
+                    let key = (id, mode & 0o777);
+                    let acl = match made.get(&key) {
+                        Some(acl) => *acl,
+                        None => {
+                            let value = acl_with_mode(&xattr.value, mode);
+                            let xattr = value.map(|value| Xattr { value, name: Box::default(), ..*xattr });
+                            let acl = xattr.map(|xattr| tree.intern(xattr)).transpose()?;
+                            made.insert(key, acl);
+                            acl
+                        }
+                    };
+                    ids.extend(acl);
                 }
                 // Nothing, or no entries, takes the ACL away.
                 Namespace::AclDefault if xattr.value.len() <= 4 => {}
@@ -160,5 +168,5 @@ fn acls(tree: &mut Tree) -> Vec<(NodeId, Vec<XattrId>)> {
         }
         changed.push((node, ids));
     }
-    changed
+    Ok(changed)
 }

@@ -2,7 +2,7 @@
 
 use super::pool::{Namespace, Xattr};
 use super::{Body, NodeId, Tree, XattrId, acl};
-use crate::limits::{MAX_XATTR_NAME, MAX_XATTR_VALUE};
+use crate::limits::{MAX_XATTR_NAME, MAX_XATTR_VALUE, MAX_XATTRS};
 use crate::reason::{Reason, shown};
 use crate::tar::{Member, Time};
 
@@ -14,6 +14,9 @@ pub(super) const fn bounded(time: Time) -> Time {
     let is_late = time.seconds > MAX_TIME.0 || (time.seconds == MAX_TIME.0 && time.nanos > MAX_TIME.1);
     if time.seconds < 0 || is_late { Time { seconds: 0, nanos: 0 } } else { time }
 }
+
+/// What an attribute of a node takes in memory besides itself: its number here, and in what the writer makes of a node with an ACL.
+const XATTR_PLACE: usize = 4 * size_of::<XattrId>();
 
 /// What becomes of an attribute.
 enum Fate {
@@ -52,33 +55,62 @@ impl Tree {
             }
         }
         if !node.is_directory() {
-            node.xattrs.retain(|id| {
-                let xattr = pool.get(*id);
-                (xattr.namespace, &*xattr.name) != (Namespace::Security, b"capability")
-            });
+            let capability = (Namespace::Security, b"capability".as_slice());
+            if let Ok(at) = node.xattrs.binary_search_by(|held| pool.get(*held).key().cmp(&capability)) {
+                node.xattr_bytes -= pool.get(node.xattrs.remove(at)).length();
+            }
         }
     }
 
     /// Sets an attribute, in the place of one of the same name.
     pub(super) fn set_xattr(&mut self, node: NodeId, xattr: Xattr) -> Result<(), Reason> {
-        let (id, weight) = self.pool.intern(xattr);
-        self.hold(weight + size_of::<XattrId>())?;
+        let id = self.intern(xattr)?;
         let (pool, node) = (&self.pool, &mut self.nodes[node.index()]);
         let found = node.xattrs.binary_search_by(|held| pool.get(*held).key().cmp(&pool.get(id).key()));
+        let replaced = found.map_or(0, |at| pool.get(node.xattrs[at]).length());
+        let bytes = node.xattr_bytes - replaced + pool.get(id).length();
+        if bytes > MAX_XATTRS {
+            return Err(Reason::TooLarge { what: "a file has more than 256 KiB of extended attributes" });
+        }
+        node.xattr_bytes = bytes;
         match found {
             Ok(at) => node.xattrs[at] = id,
-            Err(at) => node.xattrs.insert(at, id),
+            Err(at) => {
+                node.xattrs.insert(at, id);
+                self.hold(XATTR_PLACE)?;
+            }
         }
         Ok(())
     }
 
+    /// Keeps an attribute, and counts the memory that it takes.
+    pub(crate) fn intern(&mut self, xattr: Xattr) -> Result<XattrId, Reason> {
+        let (id, weight) = self.pool.intern(xattr);
+        self.hold(weight)?;
+        Ok(id)
+    }
+
     /// The ACLs that something new in a directory has from it.
-    pub(super) fn inherited(&mut self, directory: NodeId, is_directory: bool) -> Vec<XattrId> {
-        let of_default = |id: &&XattrId| self.pool.get(**id).namespace == Namespace::AclDefault;
-        let Some(default) = self.node(directory).xattrs.iter().find(of_default).copied() else { return Vec::new() };
-        let value = self.pool.get(default).value.clone();
-        let (access, _) = self.pool.intern(Xattr { namespace: Namespace::AclAccess, name: Box::default(), value });
-        if is_directory { vec![access, default] } else { vec![access] }
+    pub(super) fn inherited(&mut self, directory: NodeId, is_directory: bool) -> Result<Vec<XattrId>, Reason> {
+        let (pool, xattrs) = (&self.pool, &self.node(directory).xattrs);
+        let of_default = (Namespace::AclDefault, b"".as_slice());
+        let Ok(at) = xattrs.binary_search_by(|held| pool.get(*held).key().cmp(&of_default)) else {
+            return Ok(Vec::new());
+        };
+        let default = xattrs[at];
+        // Looked up by its number, since an ACL may be long and a directory may have many files.
+        let access = match self.access_acls.get(&default) {
+            Some(access) => *access,
+            None => {
+                let value = pool.get(default).value.clone();
+                let access = self.intern(Xattr { namespace: Namespace::AclAccess, name: Box::default(), value })?;
+                self.access_acls.insert(default, access);
+                access
+            }
+        };
+        let ids = if is_directory { vec![access, default] } else { vec![access] };
+        self.hold(ids.len() * XATTR_PLACE)?;
+        Ok(ids)
     }
 
     /// What Linux makes of an attribute when it is set; an error where it refuses, and containerd fails.

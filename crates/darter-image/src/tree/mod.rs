@@ -31,7 +31,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub(crate) use self::acl::with_mode as acl_with_mode;
 pub(crate) use self::pool::{Namespace, Pool, Xattr, XattrId};
@@ -50,6 +50,9 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What a node takes in memory besides its name, about: its own size, its place in its directory, and its part of what the
 /// writer holds.
 const NODE_WEIGHT: usize = 256;
+
+/// What the names in a directory take besides: the first of them has room for ten more beside it.
+const DIRECTORY_WEIGHT: usize = 256;
 
 /// A file, directory or other thing, in [`Tree::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +81,8 @@ pub(crate) struct Node {
     pub(crate) mtime: Time,
     /// Sorted, one of each name.
     pub(crate) xattrs: Vec<XattrId>,
+    /// How many bytes these take in EROFS if none is shared.
+    xattr_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -125,6 +130,8 @@ impl Node {
 pub(crate) struct Tree {
     nodes: Vec<Node>,
     pub(crate) pool: Pool,
+    /// The access ACL that says what a default ACL says.
+    access_acls: HashMap<XattrId, XattrId>,
     /// Blocks of sparse files that no inode can point at.
     pub(crate) copied: Vec<u8>,
     /// What of the data that comes has to be copied, and how much of it came.
@@ -147,10 +154,12 @@ impl Tree {
             gid: 0,
             mtime: Time::default(),
             xattrs: Vec::new(),
+            xattr_bytes: 0,
         };
         Self {
             nodes: vec![root],
             pool: Pool::default(),
+            access_acls: HashMap::new(),
             copied: Vec::new(),
             copying: Vec::new(),
             came: 0,
@@ -191,15 +200,17 @@ impl Tree {
 
     /// Makes something in a directory. What has that name is gone.
     fn create(&mut self, directory: NodeId, name: &[u8], body: Body, mode: u16) -> Result<NodeId, Reason> {
-        self.hold(NODE_WEIGHT + name.len())?;
+        let is_directory = matches!(body, Body::Directory(_));
+        self.hold(NODE_WEIGHT + name.len() + if is_directory { DIRECTORY_WEIGHT } else { 0 })?;
         let full = |_| Reason::TooLarge { what: "more than 2^32 members" };
         let id = NodeId(u32::try_from(self.nodes.len()).map_err(full)?);
         let parent = self.node(directory);
         // As every file system on Linux does it.
         let gid = if parent.mode & 0o2000 == 0 { 0 } else { parent.gid };
-        let mut node = Node { body, mode, uid: 0, gid, mtime: Time::default(), xattrs: Vec::new() };
+        let mut node = Node { body, mode, uid: 0, gid, mtime: Time::default(), xattrs: Vec::new(), xattr_bytes: 0 };
         if !matches!(node.body, Body::Symlink(_)) {
-            node.xattrs = self.inherited(directory, node.is_directory());
+            node.xattrs = self.inherited(directory, is_directory)?;
+            node.xattr_bytes = node.xattrs.iter().map(|id| self.pool.get(*id).length()).sum();
         }
         self.nodes.push(node);
         self.put(directory, name, id);
@@ -233,6 +244,10 @@ impl Tree {
 
     fn apply(&mut self, member: &Member) -> Result<bool, Reason> {
         let name = resolve::clean(&member.name);
+        // Records may say what no header can.
+        if name.contains(&0) || member.link.contains(&0) {
+            return Err(Reason::ZeroByte { name: shown(&name) });
+        }
         let too_long = |part: &[u8]| part.len() > MAX_NAME;
         if name.len() > MAX_PATH || name.split(|byte| *byte == b'/').any(too_long) {
             return Err(Reason::TooLong { name: shown(&name) });
@@ -356,15 +371,16 @@ impl Tree {
     }
 
     /// Nothing more comes: directories get their times.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) -> Result<(), Reason> {
         for (name, time) in std::mem::take(&mut self.times) {
-            // What is no longer there, or can't be reached any more, has no time.
-            if let Ok(Place { known, missing }) = self.resolve(&name, &name)
-                && missing.is_empty()
-            {
-                self.node_mut(known).mtime = time;
+            match self.resolve(&name, &name) {
+                Ok(Place { known, missing }) if missing.is_empty() => self.node_mut(known).mtime = time,
+                // What is no longer there, or can't be reached any more, has no time.
+                Ok(_) | Err(Reason::BelowFile { .. } | Reason::TooManyLinks { .. }) => {}
+                Err(reason) => return Err(reason),
             }
         }
+        Ok(())
     }
 }
 

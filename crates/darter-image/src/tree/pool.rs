@@ -50,6 +50,11 @@ impl Xattr {
     pub(crate) fn key(&self) -> (Namespace, &[u8]) {
         (self.namespace, &self.name)
     }
+
+    /// How many bytes it takes in EROFS.
+    pub(crate) fn length(&self) -> usize {
+        (4 + self.name.len() + self.value.len()).next_multiple_of(4)
+    }
 }
 
 /// An attribute in a [`Pool`].
@@ -79,13 +84,14 @@ impl Pool {
     }
 
     /// Keeps an attribute, and says how much more memory that takes.
-    pub(crate) fn intern(&mut self, xattr: Xattr) -> (XattrId, usize) {
+    pub(super) fn intern(&mut self, xattr: Xattr) -> (XattrId, usize) {
         if let Some(id) = self.known.get(&xattr) {
             return (*id, 0);
         }
         // There are fewer than bytes in MAX_HELD.
         let id = XattrId(self.all.len() as u32);
-        let weight = xattr.name.len() + xattr.value.len() + 2 * size_of::<Xattr>();
+        // Besides its bytes: itself, three allocations, and its places in list and map.
+        let weight = xattr.name.len() + xattr.value.len() + 4 * size_of::<Xattr>();
         let xattr = Arc::new(xattr);
         self.all.push(Arc::clone(&xattr));
         self.known.insert(xattr, id);

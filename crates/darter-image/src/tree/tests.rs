@@ -3,12 +3,13 @@
 use super::resolve::{clean, split};
 use super::*;
 use crate::building::tar::{dir, file, symlink, tar};
+use crate::limits::{MAX_LINK_STEPS, MAX_XATTRS};
 use crate::tar::Parser;
 
 fn tree(tar: &[u8]) -> Result<Tree, Reason> {
     let (mut parser, mut tree) = (Parser::new(), Tree::new());
     parser.push(tar, &mut tree)?;
-    tree.finish();
+    tree.finish()?;
     Ok(tree)
 }
 
@@ -87,4 +88,94 @@ fn a_layer_that_would_take_too_much_memory_is_refused_before_it_does() {
     let reason = (0..).find_map(|at| parser.push(&crate::building::tar::member(&one(at)), &mut tree).err());
     assert!(matches!(reason, Some(Reason::TooLarge { .. })));
     assert!(tree.held <= MAX_HELD + 100_000, "{}", tree.held);
+}
+
+/// A default ACL of almost 64 KiB, for this user and more.
+fn long_acl(first: u32) -> Vec<u8> {
+    let entry = |tag: u16, id: u32| [&tag.to_le_bytes()[..], &7_u16.to_le_bytes(), &id.to_le_bytes()].concat();
+    let mut acl = [&2_u32.to_le_bytes()[..], &entry(1, u32::MAX)].concat();
+    (0..8000).for_each(|at| acl.extend(entry(2, first + at)));
+    [4, 0x10, 0x20].into_iter().for_each(|tag| acl.extend(entry(tag, u32::MAX)));
+    acl
+}
+
+#[test]
+fn acls_that_a_directory_or_a_mode_makes_count_as_memory() {
+    let mut members = vec![dir("d").xattr("system.posix_acl_default", long_acl(1))];
+    let only_it = tree(&tar(members.clone())).unwrap();
+    members.push(file("d/f", ""));
+    let mut inherited = tree(&tar(members)).unwrap();
+    assert!(inherited.held > only_it.held + 64_000, "{} {}", inherited.held, only_it.held);
+
+    // The file's mode makes another one of it.
+    inherited.held = MAX_HELD - 10_000;
+    let written = crate::erofs::write(&mut inherited, 0, &darter_core::Digest::sha256(b""));
+    assert!(matches!(written, Err(Reason::TooLarge { .. })));
+}
+
+#[test]
+fn metadata_that_would_take_too_much_memory_is_refused_before_it_does() {
+    let mut members = vec![dir("d").xattr("system.posix_acl_default", long_acl(1))];
+    members.extend((0..9000).map(|at| file(&format!("d/{at}"), "")));
+    let mut tree = tree(&tar(members)).unwrap();
+    assert!(tree.held < 16 << 20, "{}", tree.held);
+    let written = crate::erofs::write(&mut tree, 0, &darter_core::Digest::sha256(b""));
+    assert!(matches!(written, Err(Reason::TooLarge { what }) if what.contains("metadata")));
+}
+
+#[test]
+fn attributes_of_one_file_are_refused_as_soon_as_they_are_too_many() {
+    let mut tree = Tree::new();
+    let mut set = |name: u32, value: &[u8]| {
+        let name = name.to_string().into_bytes().into();
+        tree.set_xattr(NodeId::ROOT, Xattr { namespace: Namespace::User, name, value: value.into() })
+    };
+    // In the place of one that is there, any number may come.
+    for at in 0..100_u8 {
+        set(0, &[at; 60_000]).unwrap();
+    }
+    let set = (0..100_000).position(|at| set(at, b"value").is_err());
+    let most = MAX_XATTRS / 12;
+    assert!(set.is_some_and(|set| set <= most), "{set:?}");
+    assert!(tree.node(NodeId::ROOT).xattrs.len() <= most);
+}
+
+#[test]
+fn capabilities_that_a_hard_link_takes_away_leave_room_for_others() {
+    let capability = [&0x0200_0000_u32.to_le_bytes()[..], &[0; 16]].concat();
+    let mut members = vec![file("f", "").xattr("user.a", "x")];
+    members
+        .extend((0..3).map(|at| {
+            crate::building::tar::hardlink(&format!("l{at}"), "f").xattr("security.capability", &capability)
+        }));
+    members.push(crate::building::tar::hardlink("last", "f"));
+    let tree = tree(&tar(members)).unwrap();
+    let node = tree.node(tree.child(NodeId::ROOT, b"f").unwrap());
+    assert_eq!((node.xattrs.len(), node.xattr_bytes), (1, 8));
+}
+
+#[test]
+fn names_and_targets_with_a_zero_byte_are_refused() {
+    let sparse = |name: &str| {
+        let sparse = file("s", [0; 512]).pax("GNU.sparse.major", "0").pax("GNU.sparse.minor", "1");
+        let sparse = sparse.pax("GNU.sparse.map", "0,512").pax("GNU.sparse.numblocks", "1");
+        tar([sparse.pax("GNU.sparse.size", "512").pax("GNU.sparse.name", name)])
+    };
+    assert!(tree(&sparse("a")).is_ok());
+    for name in ["a\0b", "\0", "d\0/f", "a/b\0"] {
+        assert!(matches!(tree(&sparse(name)), Err(Reason::ZeroByte { .. })), "{name:?}");
+    }
+}
+
+#[test]
+fn paths_that_are_too_much_work_at_the_end_are_refused_as_well() {
+    let members =
+        [dir("d"), symlink("l", "d"), dir("l/sub"), dir("x"), dir("x/y"), file("x", ""), dir("z"), file("z", "")];
+    let (mut parser, mut tree) = (Parser::new(), Tree::new());
+    parser.push(&tar(members), &mut tree).unwrap();
+    tree.steps = MAX_LINK_STEPS;
+    assert!(matches!(tree.finish(), Err(Reason::TooLarge { .. })));
+    // What can't be reached any more has no time, and that is all.
+    tree.times = vec![((*b"x/y").into(), Time::default()), ((*b"gone").into(), Time::default())];
+    assert!(tree.finish().is_ok());
 }
