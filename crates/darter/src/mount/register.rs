@@ -1,10 +1,13 @@
 //! Which mounts there are, and how each is: `DATA_DIR/mounts` has two files for each keeper, `PID.json`, what it mounted, and `PID.sock`, where it
 //! answers whoever connects with its [`MountStatus`] as JSON, and closes.
 //!
+//! Whoever keeps a mount has the first one locked until its process ends: a number may be another process's by now, or that of a dead one.
 //! A keeper that was killed leaves both, and a directory in which nothing can be read: that is listed as lost until it is unmounted.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use darter_api::{MountState, MountStatus};
 use darter_store::threads;
+use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -33,6 +37,8 @@ pub(super) struct Entry {
     json: PathBuf,
     socket: PathBuf,
     listener: UnixListener,
+    /// The first file, locked.
+    lock: Option<File>,
 }
 
 impl Entry {
@@ -40,8 +46,8 @@ impl Entry {
     pub(super) fn make(dir: &Path, status: &MountStatus) -> anyhow::Result<Self> {
         let shown = || format!("can't note the mount in {}; give another --data-dir", dir.display());
         rooms::make(dir).with_context(shown)?;
-        let named = |kind: &str| dir.join(format!("{}.{kind}", status.pid));
-        let (json, socket) = (named("json"), named("sock"));
+        let json = note_of(dir, status.pid);
+        let socket = json.with_extension("sock");
         // Of a process that had the same number.
         for left in [&json, &socket] {
             match std::fs::remove_file(left) {
@@ -50,10 +56,11 @@ impl Entry {
             }
         }
         let listener = UnixListener::bind(&socket).with_context(shown)?;
-        let mut file =
-            std::fs::File::options().write(true).create_new(true).mode(0o600).open(&json).with_context(shown)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&json).with_context(shown)?;
+        // Nobody reads what is not there yet, so whoever finds a mount in it finds it locked.
+        flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).with_context(shown)?;
         file.write_all(&serde_json::to_vec(status)?).with_context(shown)?;
-        Ok(Self { json, socket, listener })
+        Ok(Self { json, socket, listener, lock: Some(file) })
     }
 
     /// Answers whoever asks, until it is dropped.
@@ -76,7 +83,21 @@ impl Drop for Entry {
         for file in [&self.json, &self.socket] {
             let _ = std::fs::remove_file(file);
         }
+        // Whoever unmounts waits for this process, which has to tidy up yet: the lock goes with it.
+        let _ = self.lock.take().map(IntoRawFd::into_raw_fd);
     }
+}
+
+/// Where a keeper notes its mount.
+pub(super) fn note_of(dir: &Path, keeper: u32) -> PathBuf {
+    dir.join(format!("{keeper}.json"))
+}
+
+/// Whether the process that noted a mount in this file still runs.
+pub(super) fn is_kept(note: &File) -> bool {
+    let locked = flock(note, FlockOperation::NonBlockingLockShared);
+    let _ = flock(note, FlockOperation::Unlock);
+    locked == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// All mounts that are noted.
@@ -115,7 +136,7 @@ async fn asked(socket: &Path) -> Option<MountStatus> {
 
 /// What a keeper left that does not answer; nothing, and no files any more, if nothing is mounted there.
 fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
-    let lives = Path::new("/proc").join(noted.pid.to_string()).exists();
+    let lives = File::open(json).is_ok_and(|note| is_kept(&note));
     if is_mount_point(&noted.dir) {
         let (state, reason) = if lives {
             (MountState::Waiting, format!("process {} keeps it and does not answer", noted.pid))
@@ -219,7 +240,45 @@ fn table(mounts: &[MountStatus]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use darter_core::BlobId;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_keeper_is_known_by_its_lock_and_not_by_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        // The number is that of a process that runs.
+        let status = MountStatus {
+            dir: dir.path().join("m"),
+            file: "x".to_owned(),
+            url: "http://127.0.0.1:1/x".to_owned(),
+            blob: BlobId([1; 32]),
+            length_bytes: 5,
+            held_bytes: 0,
+            whole: false,
+            alone: false,
+            state: MountState::Open,
+            reason: None,
+            waiting_reads: 0,
+            fill: "never".to_owned(),
+            timeout_seconds: Duration::from_secs(60).as_secs_f64(),
+            since_unix_seconds: 0,
+            pid: std::process::id(),
+            daemon: None,
+        };
+        let note = note_of(dir.path(), status.pid);
+        std::fs::write(&note, serde_json::to_vec(&status).unwrap()).unwrap();
+        assert!(!is_kept(&File::open(&note).unwrap()));
+        assert!(all(dir.path()).await.is_empty() && !note.exists(), "what nobody keeps is cleared away");
+
+        let entry = Entry::make(dir.path(), &status).unwrap();
+        let opened = File::open(&note).unwrap();
+        assert!(is_kept(&opened) && lost(&note, status).is_none() && note.exists());
+        drop(entry);
+        assert!(!note.exists() && is_kept(&opened), "it has to tidy up yet");
+    }
 
     #[test]
     fn mounts_are_read_with_the_spaces_in_their_names() {

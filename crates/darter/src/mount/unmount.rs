@@ -1,5 +1,6 @@
 //! Away with a mount: by the kernel for root, by `fusermount3` for users. One that programs use stays, and they are named.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,10 +34,12 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
         }
         let mounts = register::all(&register).await;
         let keeper = mounts.into_iter().find(|mount| mount.dir == dir && mount.state != MountState::Lost);
+        // It takes the file away before it ends.
+        let note = keeper.filter(|_| !args.lazy).map(|keeper| File::open(register::note_of(&register, keeper.pid)));
         let (away, lazy) = (dir.clone(), args.lazy);
         threads::run(move || unmount(&away, lazy)).await?;
-        if let Some(keeper) = keeper.filter(|_| !args.lazy) {
-            ended(keeper.pid).await;
+        if let Some(Ok(note)) = note {
+            ended(&note).await;
         }
         if !args.json {
             output::text(&format!("unmounted {}\n", dir.display()))?;
@@ -128,9 +131,9 @@ fn uses(process: u32, dir: &Path) -> bool {
 }
 
 /// Waits until a keeper has tidied up.
-async fn ended(keeper: u32) {
+async fn ended(note: &File) {
     for _ in 0..KEEPER_LOOKS.1 {
-        if !Path::new("/proc").join(keeper.to_string()).exists() {
+        if !register::is_kept(note) {
             return;
         }
         tokio::time::sleep(KEEPER_LOOKS.0).await;

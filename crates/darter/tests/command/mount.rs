@@ -9,6 +9,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use darter_api::GetRequest;
+use darter_api::client::Client;
+use darter_api::parts::{Answer, Ask, Part};
+use darter_core::ByteRange;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::web::Web;
@@ -429,4 +433,23 @@ fn what_can_not_be_mounted_says_why() {
     }
     assert_eq!(room.run("mount --list --json").succeeded().json(), serde_json::json!([]));
     room.run(&format!("unmount {m}")).failed_with(1, &["no mount of darter's"]);
+}
+
+#[tokio::test]
+async fn questions_for_bytes_that_there_are_not_are_refused_and_the_next_one_is_answered() {
+    let web = Web::serve(content(MEGABYTE));
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    let client = Client::at(room.data_dir().join("darter.sock"));
+    let request =
+        GetRequest { url: web.url.clone(), headers: Vec::new(), digest: None, disposition: false, range: None };
+    let (_, asker) = client.parts(&request).await.unwrap();
+    for make in [Ask::Fetch as fn(Part) -> Ask, Ask::Read] {
+        for (start, end) in [(1 << 60, (1 << 60) + 1), (u64::MAX, u64::MAX), (0, 0), (0, MEGABYTE as u64 + 1)] {
+            let answer = asker.part(make, ByteRange::new(start, end), Duration::from_millis(1)).await.unwrap();
+            assert!(matches!(answer, Answer::Failed(_)), "{start}..{end}: {answer:?}");
+        }
+    }
+    let answer = asker.part(Ask::Read, ByteRange::new(0, MEGABYTE as u64), Duration::from_secs(60)).await.unwrap();
+    assert!(matches!(answer, Answer::Here(Some(_), _) | Answer::Bytes(_)), "{answer:?}");
 }
