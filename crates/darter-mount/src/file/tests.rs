@@ -339,8 +339,10 @@ async fn a_daemon_with_an_emptier_store_takes_nothing_from_a_mount_that_was_whol
     assert!(mounted.reads(34 * PIECE, 100).await);
     // It names its file, which has a hole.
     emptier.refuses.store(false, Ordering::Relaxed);
+    mounted.file.kept.lock().another_file();
     assert!(mounted.reads(0, 100).await);
     emptier.refuses.store(true, Ordering::Relaxed);
+    assert!(Arc::ptr_eq(&mounted.file.files.lock().now().unwrap(), &emptier.file));
     emptier.file.write_all_at(&vec![0; PIECE as usize], 35 * PIECE).unwrap();
     mounted.file.kept.lock().another_file();
     assert!(mounted.reads(35 * PIECE - 10, 100).await);
