@@ -341,7 +341,7 @@ impl Breadth {
     /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. Connections that break
     /// at the same time are one failure.
     pub(crate) fn failed(&mut self, began: Moment, now: Moment) {
-        let is_same = self.failed.is_some_and(|failed| began <= failed && now.since(failed) < SAME_CAUSE);
+        let is_same = self.failed.is_some_and(|failed| began < failed && now.since(failed) < SAME_CAUSE);
         if matches!(self.phase, Phase::Alone) || is_same {
             return;
         }
