@@ -38,7 +38,12 @@ pub struct Agent<'host> {
 impl<'host> Agent<'host> {
     /// Starts a seed that reads the registry at this URL.
     pub fn seed(host: &'host Host, registry_url: &str) -> Result<Self> {
-        Self::launch(host, registry_url, vec!["seed".to_owned()])
+        Self::seed_with(host, registry_url, &[])
+    }
+
+    /// The same, with these flags besides.
+    pub fn seed_with(host: &'host Host, registry_url: &str, flags: &[&str]) -> Result<Self> {
+        Self::launch(host, registry_url, ["seed"].iter().chain(flags).map(|&flag| flag.to_owned()).collect())
     }
 
     /// Starts a node that joins this seed, and reads the registry at this URL when it must.
