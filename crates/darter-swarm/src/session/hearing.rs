@@ -6,7 +6,7 @@ use darter_protocol::{Message, PeerInfo, Refusal, Wanted};
 use super::{Input, Meeting, Output, Session};
 use crate::{Event, Facts, Leader, RequestId};
 
-/// What is said faster than anything is done about it is not heard.
+/// With so many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
 const MAX_OUTPUTS: usize = 4096;
 
 /// A request under way.
@@ -118,7 +118,6 @@ impl Session {
                 }
             }
             Message::Leave { .. } => self.left(by),
-            // What can be said for ever is not kept for ever.
             Message::Report { .. } if self.outputs.len() >= MAX_OUTPUTS => {}
             Message::Report { peer, .. } if self.has_member(by) => {
                 let put_aside = self.member_reports(by, peer);

@@ -182,7 +182,7 @@ pub(crate) struct OriginArgs {
     ///
     /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, a blob of more than 16 MiB that takes one connection longer than two
     /// seconds is read by one until its rate is known. If that is steady, another one is tried: it reads a little, which is thrown away, and
-    /// more are added as long as they get more together. Where they get no more, the origin gets one or two requests more for the blob, sends
+    /// more are added as long as they get more together. Where trials bring no more, the origin gets one or two requests more for the blob, sends
     /// less than half a percent of it more, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
     /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
     /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
