@@ -58,12 +58,11 @@ const STEP: u64 = 16 << 20;
 /// Turns of each regime, one directly and one by way of agents, if `DARTER_LAB_TURNS` says no other number.
 const TURNS: usize = 1;
 
-/// By how much the quickest pull by way of agents may be later than the quickest one directly: of a single turn on a busy machine half
-/// is chance.
-const LATER: f64 = 2.0;
+/// A regime that misses gets up to this many turns: what one turn takes on a busy machine is half chance.
+const MAX_TURNS: usize = 3;
 
-/// How much may be read of a blob whose registry limits each connection.
-const MAX_COPIES: f64 = 1.005;
+/// By how much the quickest pull by way of agents may be later than the quickest one directly.
+const LATER: f64 = 1.5;
 
 /// The rate of all cables, if they have one, and what the registry gives one connection, if it limits each.
 struct Regime {
@@ -101,7 +100,8 @@ impl Source {
         }
     }
 
-    /// An error unless each layer was read once in all. A request is logged a moment after its last byte left, which is waited for.
+    /// An error unless each layer was read once in all, by however many connections. A request is logged a moment after its last byte
+    /// left, which is waited for.
     fn ensure_read_once(&self, image: &Image) -> Result<()> {
         let all_are_logged = || {
             let reads = self.access_log()?.blob_reads();
@@ -112,14 +112,9 @@ impl Source {
         let reads = log.blob_reads();
         for (digest, size) in sizes(image) {
             let read = reads.get(digest).copied().unwrap_or_default();
-            let copies = read.bytes as f64 / size as f64;
-            eprintln!("  {size} bytes by {} requests, {copies:.4} copies", read.requests);
-            ensure!(copies <= MAX_COPIES, "{digest} of {size} bytes was read {copies:.4} times");
+            eprintln!("  {size} bytes by {} requests, {:.4} copies", read.requests, read.bytes as f64 / size as f64);
         }
-        match self {
-            Self::Plain(_) => log.ensure_read_once(sizes(image)),
-            Self::Limited(_) => Ok(()),
-        }
+        log.ensure_read_by_several(sizes(image))
     }
 }
 
@@ -134,7 +129,10 @@ pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
     ];
     for (number, regime) in regimes.iter().enumerate() {
         let (mut directly, mut by_agents) = (Vec::new(), Vec::new());
-        for turn in 0..turns {
+        for turn in 0..turns.max(MAX_TURNS) {
+            if turn >= turns && later(&directly, &by_agents) <= LATER {
+                break;
+            }
             let plug = |name: &str| -> Result<Host> {
                 let host = world.network.host(&format!("{name}-{number}-{turn}"))?;
                 if let Some(cable) = regime.cable {
@@ -171,10 +169,16 @@ pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
             regime.name,
             by_agent / direct
         );
-        let ratio = by_agents[0].as_secs_f64() / directly[0].as_secs_f64();
+        let ratio = later(&directly, &by_agents);
         ensure!(ratio <= LATER, "{}: {ratio:.2} times as long", regime.name);
     }
     Ok(())
+}
+
+/// How much longer the quickest pull by way of agents took than the quickest one directly.
+fn later(directly: &[Duration], by_agents: &[Duration]) -> f64 {
+    let quickest = |times: &[Duration]| times.iter().min().map_or(f64::INFINITY, Duration::as_secs_f64);
+    quickest(by_agents) / quickest(directly)
 }
 
 /// In seconds. Sorts them.
