@@ -22,7 +22,7 @@ use darter_api::handover::Order;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, BlobId, ByteRange, PieceIndex, Source, Version, in_full};
 use darter_engine::FetchError;
-use darter_engine::context::Context;
+use darter_engine::context::EngineContext;
 use darter_engine::swarms::again::Handing;
 use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use darter_engine::transfer::rest::Hold;
@@ -66,7 +66,7 @@ pub struct Agent {
 
 struct Inner {
     options: Options,
-    context: Arc<Context>,
+    context: Arc<EngineContext>,
     fleet: Arc<Fleet>,
     seeds: Arc<Seeds>,
     swarms: Arc<Swarms>,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::span::Span;
 use crate::units;
 
-/// What an agent is to its fleet.
+/// An agent's role in its fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -24,7 +24,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether an agent of this role serves others.
+    /// True if an agent of this role serves others.
     pub const fn is_daemon(self) -> bool {
         !matches!(self, Self::Embedded)
     }
@@ -37,7 +37,7 @@ pub struct Status {
     pub version: String,
     /// The agent's id.
     pub node: NodeId,
-    /// What it is to its fleet.
+    /// The agent's role in its fleet.
     pub role: Role,
     /// Process id.
     pub pid: u32,
@@ -52,7 +52,7 @@ pub struct Status {
     pub data_dir: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether it is shutting down.
+    /// True while the agent shuts down.
     pub draining: bool,
     /// Resident memory in bytes.
     #[serde(flatten, with = "units::resident_bytes")]
@@ -72,7 +72,7 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Blobs being fetched or served now.
     pub swarms: Vec<SwarmStatus>,
-    /// Who sent content that was not what its digest says, the latest first.
+    /// Peers and origins that sent content other than its digest says, the latest first.
     #[serde(default)]
     pub wrong: Vec<WrongSource>,
 }
@@ -105,7 +105,7 @@ pub struct StoreStatus {
     /// Bytes free on the disk.
     #[serde(flatten, with = "units::free_bytes")]
     pub free: u64,
-    /// What may be kept now: the quota, or less if the disk has no room for it.
+    /// Bytes that may be kept now: the quota, or less if the disk has no room for it.
     #[serde(flatten, with = "units::capacity_bytes")]
     pub capacity: u64,
     /// Blobs evicted since the agent's start.
@@ -138,7 +138,7 @@ pub struct Traffic {
 pub struct SeedStatus {
     /// As given.
     pub addr: String,
-    /// Whether its control connection is up.
+    /// True if the seed's control connection is up.
     pub up: bool,
     /// Its id, once met.
     pub node: Option<NodeId>,
@@ -156,7 +156,7 @@ pub struct PeerStatus {
     pub addr: String,
     /// How near it is.
     pub tier: Tier,
-    /// Whether it is a seed.
+    /// True if the peer is a seed.
     pub seed: bool,
 }
 
@@ -165,7 +165,7 @@ pub struct PeerStatus {
 pub struct SwarmStatus {
     /// The blob.
     pub blob: BlobId,
-    /// Whether this agent leads the swarm.
+    /// True if this agent leads the swarm.
     pub leads: bool,
     /// Connections that read the origin now.
     #[serde(default)]
@@ -184,11 +184,11 @@ pub struct SwarmStatus {
 pub struct Checked {
     /// The digest.
     pub digest: Digest,
-    /// Who computed it.
+    /// The agent that computed it: this one, or the lead.
     pub by: CheckedBy,
 }
 
-/// Who computed a digest of the whole.
+/// The agent that computed a digest of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckedBy {
@@ -206,7 +206,7 @@ pub enum CheckedBy {
 pub struct Progress {
     /// The blob.
     pub blob: BlobId,
-    /// What it was asked for as.
+    /// The name that it was asked for by.
     pub name: String,
     /// Length, once known.
     #[serde(flatten, with = "units::length_bytes")]
@@ -225,7 +225,7 @@ pub struct Progress {
     /// Bytes per second received over the last second or so.
     #[serde(flatten, with = "units::rate_bytes_per_second")]
     pub rate: u64,
-    /// Whether all of it is held and the whole was checked.
+    /// True if all of it is held and the whole was checked.
     pub complete: bool,
     /// Seconds from the request until now, or until complete.
     #[serde(flatten, with = "units::elapsed_seconds")]
@@ -242,7 +242,7 @@ pub struct Progress {
 pub struct Waiting {
     /// Its host.
     pub origin: String,
-    /// What it said, or what happened to it.
+    /// The origin's answer, or the failure.
     pub reason: String,
     /// Seconds until it is asked again.
     pub retry_in_seconds: u64,
@@ -260,7 +260,7 @@ impl fmt::Display for Waiting {
 pub struct BlobRow {
     /// The blob.
     pub blob: BlobId,
-    /// What it was asked for as.
+    /// The name that the blob was asked for by.
     pub name: String,
     /// Content digest, if known.
     pub digest: Option<Digest>,
@@ -270,7 +270,7 @@ pub struct BlobRow {
     /// Bytes held.
     #[serde(flatten, with = "units::held_bytes")]
     pub held: u64,
-    /// Whether all of it is held and checked.
+    /// True if all of it is held and checked.
     pub complete: bool,
     /// Never evicted.
     pub pinned: bool,
@@ -289,7 +289,7 @@ pub struct BlobRow {
 pub struct Explanation {
     /// The blob.
     pub blob: BlobId,
-    /// What it was asked for as.
+    /// The name that the blob was asked for by.
     pub name: String,
     /// Content digest, if known.
     pub digest: Option<Digest>,
@@ -309,15 +309,15 @@ pub struct Explanation {
     pub traffic: Traffic,
     /// Ranges in order, neighbours from the same giver merged.
     pub ranges: Vec<ExplainedRange>,
-    /// What happened, in order.
+    /// Events, in order.
     pub events: Vec<ExplainedEvent>,
-    /// What readers on this host waited for, the longest first.
+    /// Waits of readers on this host, the longest first.
     #[serde(default)]
     pub waits: Vec<Wait>,
     /// The most bytes that ever lay here behind a piece that lacked: received, and of no use yet to who reads in order.
     #[serde(default)]
     pub max_lag_bytes: u64,
-    /// What is being waited for now, in words, when nothing came for a while.
+    /// The thing that is being waited for now, in words, when nothing came for a while.
     #[serde(default)]
     pub waiting: Option<String>,
 }
@@ -335,7 +335,7 @@ pub struct Wait {
     pub rate: Option<u64>,
 }
 
-/// What is known of a name: a blob, or an image.
+/// The thing that a name stands for: a blob, or an image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Explained {
@@ -350,7 +350,7 @@ pub enum Explained {
 pub struct ImageExplanation {
     /// The image's full name, or its digest if it was named by that.
     pub image: String,
-    /// What the name stands for: an index or a manifest.
+    /// The digest of the index or manifest that the name stands for.
     pub digest: Digest,
     /// The index, the manifests cached here, and what these name, in their order.
     pub parts: Vec<ImagePart>,
@@ -359,7 +359,7 @@ pub struct ImageExplanation {
 /// A manifest, a configuration or a layer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImagePart {
-    /// What it is to the image.
+    /// Its role in the image.
     pub role: ImageRole,
     /// Its digest.
     pub digest: Digest,
@@ -370,7 +370,7 @@ pub struct ImagePart {
     pub explanation: Option<Explanation>,
 }
 
-/// What something is to an image.
+/// The role of a part in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageRole {
@@ -391,11 +391,11 @@ pub struct ExplainedRange {
     pub start: u64,
     /// One past the last byte.
     pub end: u64,
-    /// Who gave it.
+    /// The giver of the range.
     pub from: Giver,
 }
 
-/// Who gave bytes.
+/// The giver of bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Giver {
@@ -435,11 +435,11 @@ pub struct ExplainedEvent {
     /// Seconds since the blob was first asked for.
     #[serde(flatten, with = "units::at_seconds")]
     pub at: f64,
-    /// What happened, in words.
+    /// The event, in words.
     pub what: String,
 }
 
-/// What `POST /v1/get` takes.
+/// The body of `POST /v1/get`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetRequest {
     /// `http`, `https` or `file` URL.
@@ -450,7 +450,7 @@ pub struct GetRequest {
     /// Digest the content must have.
     #[serde(default)]
     pub digest: Option<Digest>,
-    /// Whether the origin is to be asked what it calls the content (`Content-Disposition`).
+    /// True to ask the origin what it calls the content (`Content-Disposition`).
     #[serde(default)]
     pub disposition: bool,
     /// The bytes that are wanted; all of them if `None`. A release that does not know of it gives all, and says nothing of a range.
@@ -465,7 +465,7 @@ pub struct MountStatus {
     pub dir: PathBuf,
     /// The file in it.
     pub file: String,
-    /// What is mounted, without logins.
+    /// The URL that is mounted, without logins.
     pub url: String,
     /// The blob that it is.
     pub blob: BlobId,
@@ -473,9 +473,9 @@ pub struct MountStatus {
     pub length_bytes: u64,
     /// Bytes of it that were here when that was last told.
     pub held_bytes: u64,
-    /// Whether that is all of it, and the whole was checked.
+    /// True if that is all of it, and the whole was checked.
     pub whole: bool,
-    /// Whether it can be read when neither the daemon nor the origin answers.
+    /// True if it can be read when neither the daemon nor the origin answers.
     #[serde(default)]
     pub alone: bool,
     /// How it is.
@@ -510,7 +510,7 @@ pub enum MountState {
     Tainted,
     /// The process that kept it is gone: nothing can be read.
     Lost,
-    /// What a later release tells.
+    /// A state that only a later release knows.
     #[serde(other)]
     Unknown,
 }
@@ -534,10 +534,10 @@ impl MountState {
 pub struct Problem {
     /// One line that says what to do.
     pub error: String,
-    /// Whose fault it is: `user`, `origin`, `network`, `peer`, `disk` or `ourselves`. An older daemon does not say.
+    /// The party at fault: `user`, `origin`, `network`, `peer`, `disk` or `ourselves`. An older daemon does not say.
     #[serde(default, deserialize_with = "known_fault")]
     pub fault: Option<Fault>,
-    /// Whether asking again helps: `never`, `now`, `later`, or `elsewhere`, where another agent may succeed.
+    /// How much asking again helps: `never`, `now`, `later`, or `elsewhere`, where another agent may succeed.
     #[serde(default)]
     pub retry: Option<String>,
     /// After how many seconds, where that is known.
@@ -562,7 +562,8 @@ impl Problem {
         }
     }
 
-    /// What is to be thought of it. Of what an older daemon says, or a newer one in new words, nothing is known but that it failed.
+    /// The judgement that `fault` and `retry` tell. Of what an older daemon says, or a newer one in new words, nothing is known but that it
+    /// failed.
     pub fn blame(&self) -> Blame {
         let after = self.retry_after_seconds.map(Duration::from_secs);
         let retry = self.retry.as_deref().and_then(|name| Retry::named(name, after));

@@ -48,7 +48,7 @@ pub enum ClientError {
     /// The daemon is of a release that can't do this.
     #[error("the daemon at {} is of an older version, which can't mount: restart it, or add --no-daemon", .0.display())]
     Older(PathBuf),
-    /// What answered is no daemon of this version.
+    /// The answer is not one of a daemon of this version.
     #[error("the daemon at {} gave an answer that this version of darter does not understand", .0.display())]
     Answer(PathBuf, #[source] serde_json::Error),
     /// The daemon said no, and why.
@@ -69,7 +69,7 @@ impl Blamed for ClientError {
 }
 
 impl ClientError {
-    /// What is wrong, in a few words and without advice.
+    /// The error in a few words, without advice.
     pub fn brief(&self) -> String {
         match self {
             Self::NoDaemon(_) => "the daemon is gone".to_owned(),
@@ -83,10 +83,10 @@ impl ClientError {
 
 /// A daemon's answer to a get.
 #[derive(Debug)]
-pub struct Given {
+pub struct GetAnswer {
     /// The answer's headers.
     pub head: http::HeaderMap,
-    /// What is still to be read.
+    /// The content, still to be read.
     pub content: Content,
 }
 
@@ -134,7 +134,7 @@ impl Client {
         &self.socket
     }
 
-    /// Whether a daemon runs: yes, no, or an error that tells why that can't be known.
+    /// True if a daemon runs; an error tells why that can't be known.
     pub async fn runs(&self) -> Result<bool, ClientError> {
         match UnixStream::connect(&self.socket).await.map_err(|refusal| self.no_way(refusal)) {
             Ok(_) => Ok(true),
@@ -193,20 +193,20 @@ impl Client {
 
     /// `POST /v1/get`: the answer's head, with the content still to be read: as a file if the daemon hands files over, in this
     /// order if it knows orders; without an order as bytes.
-    pub async fn get(&self, request: &GetRequest, order: Option<Order>) -> Result<Given, ClientError> {
+    pub async fn get(&self, request: &GetRequest, order: Option<Order>) -> Result<GetAnswer, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
         let upgrade = order.map(|order| (PROTOCOL, Some(order)));
         let mut answer = self.ask(Method::POST, "/v1/get", body.into(), upgrade).await?;
         let head = answer.headers().clone();
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Given { head, content: Content::Bytes(answer.into_body()) });
+            return Ok(GetAnswer { head, content: Content::Bytes(answer.into_body()) });
         }
         let broken = |error| ClientError::Broken(self.socket.clone(), error);
         let upgraded = hyper::upgrade::on(&mut answer).await.map_err(broken)?;
         let parts = upgraded.downcast::<TokioIo<UnixStream>>().expect("the connection was made here");
         let receiver = Receiver::begin(parts.io.into_inner(), head.contains_key(ORDER_HEADER)).await;
         let receiver = receiver.map_err(|error| ClientError::Connect(self.socket.clone(), error))?;
-        Ok(Given { head, content: Content::File(receiver) })
+        Ok(GetAnswer { head, content: Content::File(receiver) })
     }
 
     /// The same, always as bytes.

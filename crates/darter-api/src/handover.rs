@@ -82,7 +82,7 @@ pub enum Order {
     Any,
 }
 
-/// What is handed over anew.
+/// The start of a handover from the beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anew {
     /// The blob.
@@ -93,14 +93,14 @@ pub struct Anew {
     pub modified: Option<String>,
 }
 
-/// What a receiver gets.
+/// One message to the receiver of a handover.
 #[derive(Debug)]
 pub enum Handed {
     /// Verified bytes at this place of the file.
     Range(Arc<File>, ByteRange),
     /// Verified bytes, and their place in the blob.
     Bytes(u64, Bytes),
-    /// What came before is void.
+    /// All bytes before are void.
     Anew(Anew),
     /// That was all.
     End {
@@ -185,7 +185,7 @@ impl Sender {
         self.stream.write_all(bytes).await
     }
 
-    /// What went before is void.
+    /// Declares all bytes before void.
     ///
     /// # Errors
     /// When the receiver is gone.
@@ -224,7 +224,7 @@ impl Sender {
 #[derive(Debug)]
 pub struct Receiver {
     stream: UnixStream,
-    /// Whether the daemon tells the places of bytes: it understood the order that was asked for.
+    /// True if the daemon tells the places of bytes: it understood the order that was asked for.
     tells: bool,
     file: Option<Arc<File>>,
     /// One past the last byte that came.
@@ -241,7 +241,7 @@ impl Receiver {
         Ok(Self { stream, tells, file: None, at: 0 })
     }
 
-    /// What comes next.
+    /// Receives the next message.
     ///
     /// # Errors
     /// When the daemon went away, or says what nobody understands.

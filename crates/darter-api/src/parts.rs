@@ -44,14 +44,14 @@ pub const fn max_read(pieces: PieceLength) -> u64 {
     (1 << 20) + 2 * pieces.bytes()
 }
 
-/// What a mount asks.
+/// A mount's question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "lowercase")]
 pub enum Ask {
     /// For bytes that somebody waits for: they are verified, and come as a part of the file where they lie in one, else inline.
-    Read(Part),
+    Read(PartAsk),
     /// That bytes be fetched and verified; those that somebody waits for come first.
-    Fetch(Part),
+    Fetch(PartAsk),
     /// That all of the blob be fetched behind what is waited for.
     Everything,
     /// How much of it is here.
@@ -59,14 +59,14 @@ pub enum Ask {
         /// Names the question.
         id: u64,
     },
-    /// What a newer release asks.
+    /// A question that only a newer release knows.
     #[serde(other)]
     Unknown,
 }
 
 /// A part of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct PartAsk {
     /// Names the question.
     pub id: u64,
     /// First byte.
@@ -77,7 +77,7 @@ pub struct Part {
     pub within_ms: u64,
 }
 
-impl Part {
+impl PartAsk {
     /// Its bytes.
     pub const fn range(&self) -> ByteRange {
         ByteRange::new(self.start, self.end)
@@ -89,7 +89,7 @@ impl Part {
     }
 }
 
-/// What a mount is told.
+/// An answer to a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "told", rename_all = "lowercase")]
 pub enum Told {
@@ -120,7 +120,7 @@ pub enum Told {
         id: u64,
         /// Bytes held and verified.
         held_bytes: u64,
-        /// Whether all of it is held and the whole was checked.
+        /// True if all of it is held and the whole was checked.
         whole: bool,
     },
     /// This question can't be answered, and why.
@@ -134,10 +134,10 @@ pub enum Told {
     Over {
         /// Why.
         problem: Problem,
-        /// Whether the content turned out to be another than its digest says: what was read is wrong, too.
+        /// True if the content turned out to be another than its digest says: what was read is wrong, too.
         wrong: bool,
     },
-    /// What a newer release tells.
+    /// An answer that only a newer release knows.
     #[serde(other)]
     Unknown,
 }
@@ -148,7 +148,7 @@ pub fn hashes_told(hashes: &[PieceHash]) -> Vec<String> {
 }
 
 fn hashes_heard(hashes: &[String]) -> Vec<PieceHash> {
-    // Who does not understand one knows none: they are for reading without the daemon.
+    // A reader that does not understand one hash takes none: they are for reading without the daemon.
     let heard: Option<Vec<_>> =
         hashes.iter().map(|hash| hash.parse::<BlobId>().ok().map(|it| PieceHash(it.0))).collect();
     heard.unwrap_or_default()
@@ -232,7 +232,7 @@ pub async fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<(T,
     Ok((serde_json::from_slice(&json)?, descriptor.or(late).map(File::from)))
 }
 
-/// What is known of a blob whose parts can be asked for.
+/// The description of a blob whose parts can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// The blob.
@@ -265,26 +265,26 @@ pub enum Answer {
 pub struct Over {
     /// Why; `None` if the daemon went away without a word.
     pub problem: Option<Problem>,
-    /// Whether the content is another than its digest says.
+    /// True if the content is another than its digest says.
     pub wrong: bool,
 }
 
 /// The asking side of a connection. Ends with its last clone.
 #[derive(Debug)]
 pub struct Asker {
-    shared: Arc<Shared>,
+    shared: Arc<AskerState>,
     sending: AsyncMutex<Frames>,
     over: watch::Receiver<Option<Over>>,
     hearing: tokio::task::JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
+struct AskerState {
+    waiting: Mutex<OpenAsks>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct OpenAsks {
     next: u64,
     asked: HashMap<u64, oneshot::Sender<Answer>>,
     /// Nobody answers any more.
@@ -299,7 +299,7 @@ impl Asker {
     /// Takes a connection that was upgraded. Needs a tokio runtime.
     pub fn begin(stream: UnixStream) -> Self {
         let stream = Arc::new(stream);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(AskerState::default());
         let (tell_over, over) = watch::channel(None);
         let hearing = tokio::spawn(hear(Arc::clone(&stream), Arc::clone(&shared), tell_over));
         Self { shared, sending: AsyncMutex::new(Frames::over(stream)), over, hearing }
@@ -309,9 +309,9 @@ impl Asker {
     ///
     /// # Errors
     /// [`Ended`].
-    pub async fn part(&self, make: fn(Part) -> Ask, range: ByteRange, within: Duration) -> Result<Answer, Ended> {
+    pub async fn part(&self, make: fn(PartAsk) -> Ask, range: ByteRange, within: Duration) -> Result<Answer, Ended> {
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        self.ask(|id| make(Part { id, start: range.start(), end: range.end(), within_ms })).await
+        self.ask(|id| make(PartAsk { id, start: range.start(), end: range.end(), within_ms })).await
     }
 
     /// How much of the blob is here, and whether that is all and was checked.
@@ -368,7 +368,7 @@ const GONE: Over = Over { problem: None, wrong: false };
 
 /// Forgets a question that nobody waits for any more.
 struct Forget<'a> {
-    shared: &'a Shared,
+    shared: &'a AskerState,
     id: u64,
 }
 
@@ -379,7 +379,7 @@ impl Drop for Forget<'_> {
 }
 
 /// Gives answers to whoever asked, until the connection ends.
-async fn hear(stream: Arc<UnixStream>, shared: Arc<Shared>, tell_over: watch::Sender<Option<Over>>) {
+async fn hear(stream: Arc<UnixStream>, shared: Arc<AskerState>, tell_over: watch::Sender<Option<Over>>) {
     let mut file = None;
     let mut over = GONE;
     while let Ok((told, descriptor)) = receive::<Told>(&stream).await {
@@ -406,7 +406,7 @@ async fn hear(stream: Arc<UnixStream>, shared: Arc<Shared>, tell_over: watch::Se
             }
         };
         if let Some(asker) = shared.waiting.lock().asked.remove(&id) {
-            // Who waits no longer does not mind.
+            // An asker that waits no longer has dropped its receiver.
             let _ = asker.send(answer);
         }
     }

@@ -15,7 +15,7 @@ pub struct Top {
     pub at: u64,
     /// The agent.
     pub agent: AgentView,
-    /// What moves, in bytes per second over the last second or so.
+    /// Rates of what moves, in bytes per second over the last second or so.
     pub rates: Rates,
     /// Bytes moved since start.
     pub traffic: Traffic,
@@ -32,7 +32,7 @@ pub struct Top {
 pub struct AgentView {
     /// Its id.
     pub node: NodeId,
-    /// What it is to its fleet.
+    /// The agent's role in its fleet.
     pub role: Role,
     /// Program version.
     pub version: String,
@@ -41,7 +41,7 @@ pub struct AgentView {
     /// Seconds since start.
     #[serde(flatten, with = "units::uptime_seconds")]
     pub uptime: f64,
-    /// Whether it is shutting down.
+    /// True while the agent shuts down.
     pub draining: bool,
     /// CPU used over the last second or so; 1 is one core at work all the time.
     pub cpu: f64,
@@ -115,9 +115,9 @@ pub struct SwarmRow {
     /// Bytes per second sent to other agents.
     #[serde(flatten, with = "units::sent_bytes_per_second")]
     pub sent: u64,
-    /// Whether this agent leads the swarm.
+    /// True if this agent leads the swarm.
     pub leads: bool,
-    /// Who leads it, if another agent does.
+    /// The lead, if another agent leads.
     pub lead: Option<PeerName>,
     /// Members known.
     pub members: u32,
@@ -148,7 +148,7 @@ pub struct SwarmDetail {
     pub row: SwarmRow,
     /// Like the progress's `map`, in up to 256 parts.
     pub fine_map: String,
-    /// What moves in this swarm.
+    /// Rates of what moves in this swarm.
     pub rates: Rates,
     /// The busiest peers, at most 256: who moves most first.
     pub peers: Vec<PeerRow>,
@@ -158,7 +158,7 @@ pub struct SwarmDetail {
     pub overdue: Vec<StalledPiece>,
 }
 
-/// What one peer gives and takes of one swarm.
+/// One peer's exchange with this agent in one swarm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerRow {
     /// Its id.
@@ -167,9 +167,9 @@ pub struct PeerRow {
     pub addr: String,
     /// How near it is; `None` while it is not connected.
     pub tier: Option<Tier>,
-    /// Whether it is a seed.
+    /// True if the peer is a seed.
     pub seed: bool,
-    /// Whether it leads this swarm.
+    /// True if the peer leads this swarm.
     pub leads: bool,
     /// Pieces that it is known to hold. A lead gives without telling what it holds.
     pub held: Option<u32>,
@@ -196,7 +196,7 @@ pub struct PeerRow {
 pub struct StalledPiece {
     /// Which.
     pub piece: u32,
-    /// Who was asked.
+    /// The peer that was asked.
     pub from: PeerName,
     /// Seconds since it was asked for, or since more of it came.
     #[serde(flatten, with = "units::waited_seconds")]

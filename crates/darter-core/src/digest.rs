@@ -36,7 +36,7 @@ pub enum ParseDigestError {
         algorithm: &'static str,
         /// How many digits its value has.
         digits: usize,
-        /// What stood there.
+        /// The text that was given instead.
         got: String,
     },
 }

@@ -1,5 +1,4 @@
-//! Whose fault a failure is and whether asking again helps: the one vocabulary of every error in Darter, and how an error is told
-//! in full.
+//! The one vocabulary of every error in Darter: whose fault a failure is, whether asking again helps, and how an error is told in full.
 //!
 //! Each crate has error types of its own, which say what was tried and what to do next. What the agent *does* about an error (try
 //! again, ask the next seed, drop a peer, choose an exit code or an HTTP status, count it) follows from its [`Blame`] alone, so
@@ -15,25 +14,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Who can do something about a failure.
+/// The party that can do something about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fault {
-    /// Whoever asked: a wrong address, missing or wrong credentials, too many requests, a wrong option.
+    /// The user: a wrong address, missing or wrong credentials, too many requests, a wrong option.
     User,
-    /// Who runs the origin.
+    /// The origin's operator.
     Origin,
-    /// Who runs what lies between two hosts.
+    /// The network between two hosts.
     Network,
     /// Another agent.
     Peer,
-    /// Who runs this host's disk: full, read-only, broken, not permitted.
+    /// This host's disk: full, read-only, broken, not permitted.
     Disk,
     /// This program.
     Ourselves,
 }
 
-/// Whether asking again helps.
+/// How much asking again helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// The same request fails again, wherever it is asked, until somebody has mended something.
@@ -46,18 +45,18 @@ pub enum Retry {
     Elsewhere,
 }
 
-/// What is to be thought of a failure.
+/// The judgement on a failure: its fault, and what a retry is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blame {
-    /// Whose fault it is.
+    /// The party at fault.
     pub fault: Fault,
-    /// Whether asking again helps.
+    /// How much asking again helps.
     pub retry: Retry,
 }
 
 /// An error that knows its [`Blame`].
 pub trait Blamed: Error {
-    /// Whose fault it is, and whether asking again helps.
+    /// The judgement on this error: whose fault it is, and what a retry is worth.
     fn blame(&self) -> Blame;
 }
 
@@ -102,7 +101,7 @@ impl Retry {
         }
     }
 
-    /// Whether the same request to the same agent may succeed after a while.
+    /// True if the same request to the same agent may succeed after a while.
     pub const fn is_later(self) -> bool {
         matches!(self, Self::Later(_))
     }
@@ -114,8 +113,8 @@ impl Blame {
         Self { fault, retry }
     }
 
-    /// Whether nobody else (another seed, this node by itself) should try where this failed. An origin that asks to come less often
-    /// would otherwise be asked by every host.
+    /// True if nobody else (another seed, this node by itself) should try where this failed. An origin that asks to come less often would
+    /// otherwise be asked by every host.
     pub const fn is_final(self) -> bool {
         match self.retry {
             Retry::Never => true,
@@ -124,7 +123,7 @@ impl Blame {
         }
     }
 
-    /// Whether the same command may succeed when it is run again, without anybody mending anything.
+    /// True if the same command may succeed when it is run again, without anybody mending anything.
     pub const fn may_pass(self) -> bool {
         matches!(self.retry, Retry::Now | Retry::Later(_))
     }
@@ -174,7 +173,7 @@ const INPUT_OUTPUT_ERROR: i32 = 5;
 const TOO_MANY_FILES_IN_ALL: i32 = 23;
 const TOO_MANY_FILES: i32 = 24;
 
-/// What to do about a refusal of the file system, in a few words.
+/// Advice about a refusal of the file system, in a few words.
 pub fn advice(refusal: &io::Error) -> &'static str {
     use io::ErrorKind as Kind;
     match refusal.kind() {

@@ -1,4 +1,4 @@
-//! Who a node is: the hash of its public key.
+//! The identity of a node: the hash of its public key.
 //!
 //! A name that is drawn at random can be said by anybody. One that is the hash of a key can be proved by whoever has the key: a
 //! transport that authenticates its ends (mutual TLS, with just this key) learns the public key of the other one, and that
@@ -28,11 +28,11 @@ use crate::NodeId;
 /// Keeps ids apart from whatever else BLAKE3 is used for.
 const ID: &str = "darter 2026-11 node id";
 
-/// What a key's text begins with, before the number of its format.
+/// The beginning of a key's text, before the number of its format.
 const TITLE: &str = "darter node key ";
 const FORMAT: u32 = 1;
 
-/// What a node proves that it has the private key of.
+/// The public half of a node's key pair. The node proves that it has the private half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 

@@ -1,4 +1,4 @@
-//! What a blob's pieces must be: one BLAKE3 subtree value per piece, and one root over them.
+//! The hashes that a blob's pieces must have: one BLAKE3 subtree value per piece, and one root over them.
 //!
 //! A piece of `2^k` bytes that starts at a multiple of `2^k` is a subtree of the blob's BLAKE3 tree (BLAKE3
 //! specification, section 2.1), so its chaining value checks the piece by itself, and the pieces' values merge into
@@ -201,7 +201,7 @@ impl Manifest {
         }
     }
 
-    /// Whether length and every hash are known.
+    /// True if length and every hash are known.
     pub fn is_whole(&self) -> bool {
         self.piece_count() == Some(self.prefix)
     }

@@ -42,7 +42,7 @@ impl PieceLength {
     const MIN_LOG2: u8 = 14;
     const MAX_LOG2: u8 = 24;
 
-    /// What a blob of unknown length is cut into.
+    /// The piece length of a blob whose length is unknown.
     pub const UNKNOWN_BLOB: Self = Self { log2: 19 };
 
     /// Pieces of `2^log2` bytes.

@@ -93,12 +93,12 @@ pub struct Proof {
     pub signature: [[u8; 32]; 2],
 }
 
-/// What a lead's proofs are checked with: an Ed25519 public key.
+/// The key that a lead's proofs are checked with: an Ed25519 public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeadKey(pub [u8; 32]);
 
 impl LeadKey {
-    /// Whether the proof is this lead's, for just this chain.
+    /// True if this lead signed `proof` for just this `chain`.
     pub fn proves(&self, chain: &HashChain, proof: &Proof) -> bool {
         proof.count == chain.count
             && UnparsedPublicKey::new(&ED25519, &self.0).verify(&chain.signed(), proof.signature.as_flattened()).is_ok()
@@ -110,7 +110,7 @@ impl LeadKey {
 pub struct Signer {
     pair: Ed25519KeyPair,
     key: LeadKey,
-    /// What was signed last, by the first piece: it is asked for by many.
+    /// The chain that was last signed, and its proof, by first piece: many members ask for the same one.
     last: HashMap<u32, (HashChain, Proof)>,
 }
 
@@ -125,7 +125,7 @@ impl Signer {
         Self { pair, key: LeadKey(key), last: HashMap::new() }
     }
 
-    /// What others check its proofs with.
+    /// The key that others check this signer's proofs with.
     pub const fn key(&self) -> LeadKey {
         self.key
     }

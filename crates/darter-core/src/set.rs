@@ -106,7 +106,7 @@ impl PieceSet {
         self.recount();
     }
 
-    /// Whether `other` has a piece that this set lacks.
+    /// True if `other` has a piece that this set lacks.
     pub fn lacks_some_of(&self, other: &Self) -> bool {
         other.words.iter().enumerate().any(|(at, &theirs)| theirs & !self.words.get(at).copied().unwrap_or(0) != 0)
     }

@@ -1,4 +1,5 @@
-//! Who may have bytes that another caller's credentials opened, and what a download of one's own is called.
+//! Rules for sharing: a caller may have bytes that another caller's credentials opened, or gets a download of its own
+//! under a name of its own.
 //!
 //! Content without a registry's digest is shared only where the caller's *own* answer from the origin shows the same
 //! representation (RFC 9110, section 3.2) as the answer that the bytes came with: the same resource after redirects, and
@@ -45,7 +46,7 @@ pub enum Reach {
     NoStore,
 }
 
-/// What an answer shows of its representation besides the [`Version`].
+/// The headers of an answer that describe its representation, besides those of its [`Version`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// Where it was found; `None` for origins without redirects.
@@ -56,12 +57,12 @@ pub struct Shown {
     pub reach: Reach,
 }
 
-/// Whose answer it was, and what it showed.
+/// One caller's answer: the caller, and what the answer showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
     /// [`Credentials::fingerprint`](crate::source::Credentials::fingerprint) of who asked.
     pub by: [u8; 32],
-    /// What the answer showed; `None` where only the lead saw it.
+    /// The headers of the answer; `None` where only the lead saw it.
     pub shown: Option<Shown>,
 }
 
@@ -91,12 +92,13 @@ impl Address {
     }
 }
 
-/// Whether a caller may have what is known: `own` is what the caller's own answer showed a moment ago, `sealed` whether
-/// the source has a digest, `under_way` whether the bytes are still being read.
+/// True if a caller may have what is known: `own` is what the caller's own answer showed a moment ago, `sealed` is true
+/// if the source has a digest, `under_way` while the bytes are still being read.
 pub fn may_share(known: (&Version, &Fetched), own: (&Version, &Fetched), sealed: bool, under_way: bool) -> bool {
     let (Some(own_shown), same_credentials) = (own.1.shown, known.1.by == own.1.by) else { return false };
     let Some(known_shown) = known.1.shown else {
-        // The lead let these credentials in before. What it saw is not known here: the version has to tell.
+        // The lead let these credentials in before. // The stored answer's headers are not known here: the version has
+        // to tell.
         let stored = own_shown.reach < Reach::NoStore || under_way;
         return same_credentials && stored && same_version(known.0, own.0);
     };
@@ -141,12 +143,12 @@ pub fn own_version(source: &Source, version: &Version, fetched: &Fetched, random
     Version { nonce, ..version.clone() }
 }
 
-/// Whether everybody who is shown the same may have it, and the validators suffice to tell.
+/// True if all callers that are shown the same headers may have the content, and the validators suffice to tell.
 pub fn is_for_anyone(version: &Version, shown: &Shown) -> bool {
     shown.reach == Reach::Anyone && (strong(version).is_some() || proves_by_date(version, shown))
 }
 
-/// Whether two answers tell of the same state of one resource, as far as the origin's word goes.
+/// True if both answers tell of the same state of one resource, as far as the origin's word goes.
 fn same_version(one: &Version, other: &Version) -> bool {
     if !lengths_agree(one, other) {
         return false;

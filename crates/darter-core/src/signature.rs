@@ -62,7 +62,7 @@ const ALWAYS: [&str; 46] = [
     "x-xet-cas-uid",
 ];
 
-/// What goes with `Signature`: Amazon's second version, CloudFront, Google's second version and its CDN, Alibaba's first,
+/// Parameters that accompany `Signature`: Amazon's second version, CloudFront, Google's second version and its CDN, Alibaba's first,
 /// Huawei, Kingsoft, UCloud.
 const WITH_SIGNATURE: [&str; 10] = [
     "accesskeyid",
@@ -77,7 +77,7 @@ const WITH_SIGNATURE: [&str; 10] = [
     "urlprefix",
 ];
 
-/// What goes with `sig`: Azure's shared access signatures, and what GitHub's registry adds to them.
+/// Parameters that accompany `sig`: Azure's shared access signatures, and what GitHub's registry adds to them.
 const WITH_SIG: [&str; 25] = [
     "hmac", "saoid", "scid", "sdd", "sduoid", "se", "ses", "si", "sig", "sip", "ske", "skdutid", "skoid", "sks", "skt",
     "sktid", "skv", "sp", "spr", "sr", "srt", "ss", "st", "suoid", "sv",
@@ -111,7 +111,7 @@ pub fn take(url: &mut Url, more: &[String]) -> Option<String> {
     Some(query)
 }
 
-/// Whether `whole` is `kept` with more parameters in it: a signature is never used with another object's address.
+/// True if `whole` is `kept` with more parameters in it: a signature is never used with another object's address.
 pub fn belongs_to(whole: &str, kept: Option<&str>) -> bool {
     let mut all = whole.split('&');
     kept.is_none_or(|kept| kept.split('&').all(|parameter| all.any(|other| other == parameter)))

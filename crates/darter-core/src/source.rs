@@ -42,7 +42,7 @@ pub enum Source {
     },
 }
 
-/// What an origin says to tell one state of a resource from another (RFC 9110, section 8.8).
+/// The validators by which an origin tells one state of a resource from another (RFC 9110, section 8.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
     /// The entity tag with its quotes, and `W/` if weak.
@@ -203,7 +203,7 @@ impl fmt::Display for Source {
 }
 
 impl Version {
-    /// Whether the origin gave anything by which to recognise this state again.
+    /// True if the origin gave anything by which to recognise this state again.
     pub const fn has_validator(&self) -> bool {
         self.etag.is_some() || self.last_modified.is_some()
     }
@@ -215,7 +215,7 @@ impl Credentials {
         Self { headers: Vec::new() }
     }
 
-    /// Whether there are none.
+    /// True if no credentials are set.
     pub const fn is_empty(&self) -> bool {
         self.headers.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Who tells the time: an agent's clock is given to it, so that a test or a simulator can have it in a time of its own. This reads the
-//! sources of whatever an agent is made of and finds who asks another clock.
+//! An agent's clock is given to it, so that a test or a simulator can run it in a time of its own. This reads the sources of whatever an
+//! agent is made of and finds who asks another clock.
 
 use std::fs;
 use std::path::{Path, PathBuf};

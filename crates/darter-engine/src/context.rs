@@ -42,7 +42,7 @@ pub struct EngineOptions {
 }
 
 /// Shared by every part of one agent.
-pub struct Context {
+pub struct EngineContext {
     /// Who this agent is.
     pub me: NodeId,
     /// Where it stands.
@@ -154,7 +154,7 @@ impl Drop for Fetching {
     }
 }
 
-impl Context {
+impl EngineContext {
     /// The present moment.
     pub fn now(&self) -> Moment {
         self.clock.now()

@@ -108,7 +108,7 @@ impl Joined {
 }
 
 /// A lead's answer.
-type Answer = Result<Entered, NotJoined>;
+type JoinAnswer = Result<Entered, NotJoined>;
 
 /// A lead that says nothing about a question for this long is given up. One whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.
@@ -126,14 +126,14 @@ pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
 pub struct Joins {
     pauses: Pauses,
     last: AtomicU32,
-    waiting: Mutex<HashMap<u32, Waiting>>,
+    waiting: Mutex<HashMap<u32, OpenJoin>>,
 }
 
 /// One question.
-struct Waiting {
+struct OpenJoin {
     lead: NodeId,
     source: Source,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<JoinAnswer>,
     /// The lead said that it waits, too.
     patience: Arc<Notify>,
 }
@@ -153,13 +153,13 @@ impl Joins {
         credentials: Credentials,
         held: Option<Held>,
         everything: bool,
-    ) -> Answer {
+    ) -> JoinAnswer {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, mut answer) = oneshot::channel();
         let patience = Arc::new(Notify::new());
-        let waiting = Waiting { lead, source: source.clone(), answer: sender, patience: Arc::clone(&patience) };
+        let waiting = OpenJoin { lead, source: source.clone(), answer: sender, patience: Arc::clone(&patience) };
         self.waiting.lock().insert(request, waiting);
-        let waits = Waits { joins: self, request };
+        let waits = OpenQuestion { joins: self, request };
         let question = Message::Join { request, source: source.clone(), credentials, held, wants: everything };
         if !fleet.say(lead, &question) {
             return Err(NotJoined::Gone);
@@ -197,7 +197,7 @@ impl Joins {
     }
 
     /// An answer came. One that nobody waits for from this sender is dropped.
-    pub(crate) fn answer(&self, from: NodeId, request: u32, answer: Answer) {
+    pub(crate) fn answer(&self, from: NodeId, request: u32, answer: JoinAnswer) {
         let mut waiting = self.waiting.lock();
         if waiting.get(&request).is_some_and(|waiting| waiting.lead == from)
             && let Some(waiting) = waiting.remove(&request)
@@ -214,12 +214,12 @@ impl Joins {
 }
 
 /// Forgets a question when nobody waits any more.
-struct Waits<'a> {
+struct OpenQuestion<'a> {
     joins: &'a Joins,
     request: u32,
 }
 
-impl Drop for Waits<'_> {
+impl Drop for OpenQuestion<'_> {
     fn drop(&mut self) {
         self.joins.waiting.lock().remove(&self.request);
     }

@@ -118,7 +118,7 @@ impl Fleet {
     async fn on_disk<T: Send + 'static>(
         self: &Arc<Self>,
         data_dir: std::path::PathBuf,
-        work: fn(&parking_lot::Mutex<known::Known>, &Path) -> T,
+        work: fn(&parking_lot::Mutex<known::KnownNodes>, &Path) -> T,
     ) -> T {
         let fleet = Arc::clone(self);
         self.context.disk.run(move || work(&fleet.known, &data_dir)).await

@@ -17,7 +17,7 @@ use darter_wire::{Answer, Answers, DataClient, Kind, MAX_UNANSWERED, Request, Wa
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{Fleet, Listener, Peer};
+use super::{Fleet, PeerListener, Peer};
 
 /// Answers of one link that are being verified and written at a time: enough to keep reading while the disk works.
 const BEING_STORED: usize = 4;
@@ -200,7 +200,7 @@ impl DataLink {
 }
 
 impl Fleet {
-    /// Asks a holder for a piece. The answer, or that there is none, comes through the [`Listener`].
+    /// Asks a holder for a piece. The answer, or that there is none, comes through the [`PeerListener`].
     pub fn ask(self: &Arc<Self>, holder: NodeId, ask: Ask) {
         self.context.metrics.round_trips.inc();
         let link = self.link_to(holder);
@@ -311,7 +311,7 @@ impl Fleet {
         }
     }
 
-    async fn read_answers(&self, holder: Peer, link: &DataLink, mut answers: Answers, listener: &Arc<dyn Listener>) {
+    async fn read_answers(&self, holder: Peer, link: &DataLink, mut answers: Answers, listener: &Arc<dyn PeerListener>) {
         let holder = Arc::new(holder);
         let room = Arc::new(Semaphore::new(BEING_STORED));
         loop {

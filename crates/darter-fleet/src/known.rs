@@ -13,7 +13,7 @@
 //! Invariants: the table and the file are bounded. A node that was only heard of never takes the place of one that was
 //! met. A node that does not answer is asked again after pauses that grow, and forgotten after some tries, or after a day if it was met.
 //!
-//! [`Known`] decides without I/O; [`load`] and [`save`] read and write the file.
+//! [`KnownNodes`] decides without I/O; [`load`] and [`save`] read and write the file.
 
 use std::collections::HashMap;
 use std::io::{self, Read as _};
@@ -68,13 +68,13 @@ struct Acquaintance {
 
 /// All known nodes.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownNodes {
     nodes: HashMap<NodeId, Acquaintance>,
     /// Whether somebody was met that the file does not tell of.
     unsaved: bool,
 }
 
-impl Known {
+impl KnownNodes {
     /// A node is connected. `unix_now` is the present in Unix seconds.
     pub(super) fn met(&mut self, info: PeerInfo, unix_now: u64) {
         if info.addr.is_empty() {
@@ -203,7 +203,7 @@ struct Row {
 }
 
 /// Reads the file. What can't be read is set aside; whether it was.
-pub(super) fn load(known: &Mutex<Known>, data_dir: &Path) -> bool {
+pub(super) fn load(known: &Mutex<KnownNodes>, data_dir: &Path) -> bool {
     let loaded = Dir::open(data_dir).map_err(io::Error::other).and_then(|dir| {
         match read(&dir) {
             Ok(remembered) => known.lock().recall(remembered),
@@ -234,7 +234,7 @@ fn read(dir: &Dir) -> io::Result<Remembered> {
 }
 
 /// Writes the file, if there is something new to write. It appears whole or not at all.
-pub(super) fn save(known: &Mutex<Known>, data_dir: &Path) {
+pub(super) fn save(known: &Mutex<KnownNodes>, data_dir: &Path) {
     let Some(remembered) = known.lock().take_unsaved() else { return };
     let text = serde_json::to_vec(&remembered).expect("a list of nodes is plain data");
     let written = Dir::open(data_dir).map_err(io::Error::other);
@@ -257,13 +257,13 @@ mod tests {
     }
 
     /// The nodes that others are told of when nobody is connected.
-    fn told(known: &Known, unix_now: u64) -> Vec<PeerInfo> {
+    fn told(known: &KnownNodes, unix_now: u64) -> Vec<PeerInfo> {
         known.tellable(b"key", 9, |_| false, unix_now)
     }
 
     #[test]
     fn others_are_told_of_nodes_that_are_there() {
-        let mut known = Known::default();
+        let mut known = KnownNodes::default();
         known.met(info(1), 100);
         assert_eq!(told(&known, 100 + TELL_FOR).len(), 1);
         assert!(told(&known, 101 + TELL_FOR).is_empty(), "one that left long ago");
@@ -278,11 +278,11 @@ mod tests {
     #[test]
     fn nodes_that_were_met_are_remembered_across_restarts_and_hearsay_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let known = Mutex::new(Known::default());
+        let known = Mutex::new(KnownNodes::default());
         known.lock().met(info(1), 100);
         known.lock().heard(info(2));
         save(&known, dir.path());
-        let again = Mutex::new(Known::default());
+        let again = Mutex::new(KnownNodes::default());
         load(&again, dir.path());
         let ranked = again.lock().ranked(b"key", at(0));
         assert_eq!(ranked.iter().map(|it| it.node).collect::<Vec<_>>(), [info(1).node]);
@@ -294,7 +294,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for text in [r#"{"format":2,"peers":[]}"#, "no JSON at all"] {
             fs::write(dir.path().join(FILE), text).unwrap();
-            load(&Mutex::new(Known::default()), dir.path());
+            load(&Mutex::new(KnownNodes::default()), dir.path());
             assert_eq!(fs::read_to_string(dir.path().join(SET_ASIDE)).unwrap(), text);
             assert!(!dir.path().join(FILE).exists());
         }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_keeps_those_that_were_met() {
-        let mut known = Known::default();
+        let mut known = KnownNodes::default();
         known.met(info(0), 1);
         for node in 1..=2 * MAX_KNOWN as u16 {
             known.heard(info(node));
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_answer_is_asked_less_and_less_and_then_forgotten() {
-        let mut known = Known::default();
+        let mut known = KnownNodes::default();
         known.met(info(1), 1);
         known.heard(info(2));
         for node in [1, 2] {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | this one | [`Fleet`]: who is connected; making, accepting and losing control connections |
 //! | `context` | [`FleetContext`]: what a fleet is told |
-//! | `peer` | [`Peer`], a connected agent; [`Listener`], who hears them |
+//! | `peer` | [`Peer`], a connected agent; [`PeerListener`], who hears them |
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
 //! | [`failures`] | an origin's failure as agents tell each other of it |
 //! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
@@ -16,7 +16,7 @@
 //! The files here go on with `impl Fleet`: they import this one, and it the parts of its state.
 //!
 //! Two agents that dial each other at once have two control connections for a while; either carries any message, and the
-//! peer counts as gone when the last one ends. Messages are handed to a [`Listener`], which must not block. A fleet holds
+//! peer counts as gone when the last one ends. Messages are handed to a [`PeerListener`], which must not block. A fleet holds
 //! nobody who holds it. Non-goals: what is said of swarms, and what a piece must hash to.
 
 mod circle;
@@ -49,8 +49,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::context::FleetContext;
 use self::data::DataLink;
-use self::known::Known;
-pub use self::peer::{Listener, Peer};
+use self::known::KnownNodes;
+pub use self::peer::{PeerListener, Peer};
 use self::survey::Surveys;
 use self::twins::Twins;
 
@@ -84,7 +84,7 @@ struct Adopted {
 }
 
 #[derive(Default)]
-struct State {
+struct FleetState {
     peers: HashMap<NodeId, Connected>,
     dialling: HashSet<NodeId>,
     links: HashMap<NodeId, Arc<DataLink>>,
@@ -95,7 +95,7 @@ struct State {
     connections: u64,
 }
 
-impl State {
+impl FleetState {
     fn leave_alone(&mut self, addr: &str, now: Moment) {
         if self.strangers.len() >= MAX_STRANGERS {
             self.strangers.retain(|_, until| now < *until);
@@ -113,10 +113,10 @@ pub struct Fleet {
     transport: Arc<dyn Transport>,
     receiving: Receiving,
     sending: Sending,
-    state: Mutex<State>,
+    state: Mutex<FleetState>,
     /// Marked as changed when an agent has come or gone, or an attempt to reach one has ended.
     changed: watch::Sender<()>,
-    known: Mutex<Known>,
+    known: Mutex<KnownNodes>,
     surveys: Mutex<Surveys>,
     twins: Mutex<Twins>,
     /// Wakes whoever looks for companions.
@@ -125,7 +125,7 @@ pub struct Fleet {
     was_lonely: AtomicBool,
     /// Whether everything given to join was tried at least once.
     joined: AtomicBool,
-    listener: OnceLock<Weak<dyn Listener>>,
+    listener: OnceLock<Weak<dyn PeerListener>>,
     uploads: OnceLock<Weak<dyn Uploads>>,
     /// Data connections of others that are being served.
     serving: AtomicU32,
@@ -166,7 +166,7 @@ impl Fleet {
 
     /// Starts to be somebody: says who this agent is, who hears what peers say, and who gives them pieces. Once. Both are the
     /// agent's, and hold this fleet: it must not hold them.
-    pub fn begin(&self, me: Hello, listener: Weak<dyn Listener>, uploads: Weak<dyn Uploads>) {
+    pub fn begin(&self, me: Hello, listener: Weak<dyn PeerListener>, uploads: Weak<dyn Uploads>) {
         let first = self.me.set(me).is_ok() && self.listener.set(listener).is_ok() && self.uploads.set(uploads).is_ok();
         assert!(first, "a fleet begins once");
     }
@@ -224,7 +224,7 @@ impl Fleet {
         Ok(node)
     }
 
-    /// Connects to a node unless it is connected or being connected. What follows is said by [`Listener::peer_up`].
+    /// Connects to a node unless it is connected or being connected. What follows is said by [`PeerListener::peer_up`].
     pub fn ensure(self: &Arc<Self>, info: &PeerInfo) {
         {
             let mut state = self.state.lock();
@@ -399,7 +399,7 @@ impl Fleet {
         }
     }
 
-    fn listener(&self) -> Option<Arc<dyn Listener>> {
+    fn listener(&self) -> Option<Arc<dyn PeerListener>> {
         self.listener.get().and_then(Weak::upgrade)
     }
 
@@ -524,7 +524,7 @@ impl Fleet {
             Message::Peers { peers } => self.learn_peers(peers),
             Message::Seeds { seeds } => self.meet_seeds(&seeds),
             Message::LeadIs { request, part, lead, seeds, nearest } => {
-                self.lead_is(from, request, survey::Answer { part, lead, seeds, nearest });
+                self.lead_is(from, request, survey::LeadAnswer { part, lead, seeds, nearest });
             }
             Message::SameId { addr } => self.has_twin(&addr),
             message => {

@@ -8,7 +8,7 @@ use darter_wire::{Answer, Hello, Message, PeerInfo, Role};
 
 /// Hears what other agents say and do.
 #[async_trait]
-pub trait Listener: Send + Sync {
+pub trait PeerListener: Send + Sync {
     /// A peer's first control connection is up.
     fn peer_up(&self, peer: &Peer);
     /// A peer's last control connection is gone.

@@ -49,7 +49,7 @@ const MAX_ADDRESSES: usize = 64;
 /// The seeds of this agent and their state.
 pub struct Seeds {
     fleet: Arc<Fleet>,
-    given: Vec<Given>,
+    given: Vec<JoinAddress>,
     /// Marked as changed when an attempt ends for the first time.
     attempted: watch::Sender<()>,
 }
@@ -65,13 +65,13 @@ pub struct JoinError {
 }
 
 /// What was given to join: an address, or a name.
-struct Given {
+struct JoinAddress {
     text: String,
-    state: Mutex<State>,
+    state: Mutex<Resolution>,
 }
 
 #[derive(Default)]
-struct State {
+struct Resolution {
     /// Why the name has no address, or that it was not asked yet.
     unresolved: Option<Unresolved>,
     resolved: bool,
@@ -103,7 +103,7 @@ enum Attempt {
 impl Seeds {
     /// Begins to connect to everything that was given, and keeps it connected, in the background.
     pub fn join(fleet: &Arc<Fleet>, given: &[String]) -> Arc<Self> {
-        let given = given.iter().map(|text| Given { text: text.clone(), state: Mutex::default() }).collect();
+        let given = given.iter().map(|text| JoinAddress { text: text.clone(), state: Mutex::default() }).collect();
         let seeds = Arc::new(Self { fleet: Arc::clone(fleet), given, attempted: watch::channel(()).0 });
         for at in 0..seeds.given.len() {
             let keeper = Arc::clone(&seeds);
@@ -137,7 +137,7 @@ impl Seeds {
     /// The addresses given, with what is known of each.
     pub fn status(&self) -> Vec<SeedStatus> {
         let mut rows = Vec::new();
-        for Given { text, state } in &self.given {
+        for JoinAddress { text, state } in &self.given {
             let state = state.lock();
             let others = state.addresses.iter().filter(|(_, address)| address.attempt != Some(Attempt::Oneself));
             let known = others.map(|(at, address)| {
@@ -160,7 +160,7 @@ impl Seeds {
 
     /// Asks for the addresses of what was given, again and again, and sees to it that each is kept connected.
     async fn resolve(self: Arc<Self>, at: usize) {
-        let Given { text, state } = &self.given[at];
+        let JoinAddress { text, state } = &self.given[at];
         let literal = text.parse::<SocketAddr>().is_ok();
         loop {
             let found = tokio::select! {
@@ -194,7 +194,7 @@ impl Seeds {
 
     /// Keeps one address connected until its name stands for it no longer.
     async fn keep(&self, at: usize, addr: SocketAddr) {
-        let Given { text, state } = &self.given[at];
+        let JoinAddress { text, state } = &self.given[at];
         let mut pause = FIRST_PAUSE;
         let mut told = Told::default();
         let address = addr.to_string();
@@ -252,7 +252,7 @@ impl Seeds {
     }
 }
 
-impl Given {
+impl JoinAddress {
     /// Why it can't be joined, if that is for people to mend at each of its addresses.
     fn mistake(&self) -> Option<String> {
         let state = self.state.lock();
@@ -270,7 +270,7 @@ impl Address {
     }
 }
 
-impl State {
+impl Resolution {
     /// The name stands for these addresses now. Returns those that are new.
     fn resolved_to(&mut self, found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
         self.resolved = true;
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_name_stands_for_all_its_addresses_of_the_moment() {
-        let mut state = State::default();
+        let mut state = Resolution::default();
         assert_eq!(state.resolved_to([addr(1), addr(2)].into_iter()), [addr(1), addr(2)]);
         assert_eq!(state.resolved_to([addr(2), addr(3)].into_iter()), [addr(3)], "each is kept by one task");
         assert!(state.drop_outdated(addr(1)) && !state.drop_outdated(addr(2)));
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_keeps_the_ones_it_had() {
-        let mut state = State::default();
+        let mut state = Resolution::default();
         state.resolved_to([addr(1)].into_iter());
         assert!(state.is_first_failure() && !state.is_first_failure(), "said once");
         assert!(!state.drop_outdated(addr(1)));

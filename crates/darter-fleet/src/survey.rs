@@ -24,7 +24,7 @@ const SINCE: u8 = 3;
 
 /// What a node answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct LeadAnswer {
     pub(crate) part: SwarmPart,
     pub(crate) lead: Option<PeerInfo>,
     pub(crate) seeds: Vec<PeerInfo>,
@@ -35,12 +35,12 @@ pub(crate) struct Answer {
 #[derive(Default)]
 pub(super) struct Surveys {
     last: u32,
-    waiting: HashMap<u32, (NodeId, oneshot::Sender<Answer>)>,
+    waiting: HashMap<u32, (NodeId, oneshot::Sender<LeadAnswer>)>,
 }
 
 /// What was found out.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct SurveyResult {
     /// Who answered, and what.
     pub heard: Heard,
     /// Nodes that hold all of it, as in `heard`, with their addresses.
@@ -51,7 +51,7 @@ pub struct Survey {
     pub found_seeds: Vec<NodeId>,
 }
 
-impl Survey {
+impl SurveyResult {
     /// The agents to ask to lead, in this order; see [`Heard::candidates`].
     pub fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         self.heard.candidates(key, me, &self.linked)
@@ -60,7 +60,7 @@ impl Survey {
 
 impl Fleet {
     /// Asks the nodes about a source; `blob` is its blob where the source alone names it.
-    pub async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Survey {
+    pub async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> SurveyResult {
         self.survey_without(key, blob, HashSet::new()).await
     }
 
@@ -70,13 +70,13 @@ impl Fleet {
         key: BlobId,
         blob: Option<BlobId>,
         without: HashSet<NodeId>,
-    ) -> Survey {
+    ) -> SurveyResult {
         let seeds_before = self.seeds();
         let first = self.first_to_ask(key);
         let mut infos: HashMap<NodeId, PeerInfo> = first.iter().map(|info| (info.node, info.clone())).collect();
         let first = first.into_iter().map(|info| info.node).collect();
         let mut survey = asking::Survey::new(key, first, without.into_iter().chain([self.me().node]));
-        let mut answers: Vec<(NodeId, Answer)> = Vec::new();
+        let mut answers: Vec<(NodeId, LeadAnswer)> = Vec::new();
         loop {
             let round = survey.next_round();
             if round.is_empty() {
@@ -101,7 +101,7 @@ impl Fleet {
         let heard = survey.heard(|node| !self.peer(node).is_some_and(|peer| peer.is_seed()));
         let has_seeds = |node: &NodeId| answers.iter().any(|(of, answer)| of == node && !answer.seeds.is_empty());
         let linked = heard.alive.iter().filter(|node| seeds_before.is_empty() && has_seeds(node)).copied();
-        Survey {
+        SurveyResult {
             holders: heard.holders.iter().filter_map(|node| infos.get(node).cloned()).collect(),
             linked: linked.collect(),
             heard,
@@ -125,7 +125,7 @@ impl Fleet {
     }
 
     /// One node's answer; none if it can't be reached or does not answer in time.
-    async fn ask_lead(self: &Arc<Self>, info: &PeerInfo, key: BlobId, blob: Option<BlobId>) -> Option<Answer> {
+    async fn ask_lead(self: &Arc<Self>, info: &PeerInfo, key: BlobId, blob: Option<BlobId>) -> Option<LeadAnswer> {
         let asking = async {
             if !self.reach(info).await {
                 return None;
@@ -148,7 +148,7 @@ impl Fleet {
     }
 
     /// A node answered. An answer that nobody waits for from this one is dropped.
-    pub(super) fn lead_is(&self, from: NodeId, request: u32, answer: Answer) {
+    pub(super) fn lead_is(&self, from: NodeId, request: u32, answer: LeadAnswer) {
         let mut surveys = self.surveys.lock();
         if surveys.waiting.get(&request).is_some_and(|(asked, _)| *asked == from)
             && let Some((_, sender)) = surveys.waiting.remove(&request)
@@ -212,7 +212,7 @@ impl Fleet {
     }
 }
 
-impl Answer {
+impl LeadAnswer {
     /// What decisions need of it.
     fn decided(&self) -> asking::Answer {
         let nearest = self.nearest.iter().map(|info| info.node).collect();

@@ -30,7 +30,7 @@ pub(crate) struct Chunks {
 
 /// Bytes of a member's data that have to be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Copy {
+pub(crate) struct CopiedRange {
     /// Where in the data they begin.
     pub(crate) from: u64,
     pub(crate) length: u64,
@@ -40,12 +40,12 @@ pub(crate) struct Copy {
 
 /// How a sparse file is expressed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub(crate) enum ChunkPlan {
     /// Its data is the file.
     Whole,
     Chunks {
         chunks: Chunks,
-        copies: Vec<Copy>,
+        copies: Vec<CopiedRange>,
         copied_bytes: u64,
     },
 }
@@ -76,16 +76,16 @@ impl Extent {
 
 /// Plans a file of `size` bytes, whose data of these segments begins at byte `data` of the tar. Copies go behind the `copied` bytes
 /// that there are already, and are at most `room`. `None` if it can't be done.
-pub(crate) fn plan(size: u64, segments: &[Segment], data: u64, copied: u64, room: u64) -> Option<Plan> {
+pub(crate) fn plan(size: u64, segments: &[Segment], data: u64, copied: u64, room: u64) -> Option<ChunkPlan> {
     if size == 0 {
-        return Some(Plan::Whole);
+        return Some(ChunkPlan::Whole);
     }
     let extents = extents(segments);
     if let [only] = extents.as_slice()
         && only.begin == 0
         && only.end == size
     {
-        return Some(Plan::Whole);
+        return Some(ChunkPlan::Whole);
     }
     let possible = BITS.filter(|bits| size.div_ceil(1 << bits) <= MAX_CHUNKS);
     let costed = possible.map(|bits| (bits, copied_chunks(&extents, bits, size)));
@@ -107,7 +107,7 @@ pub(crate) fn plan(size: u64, segments: &[Segment], data: u64, copied: u64, room
         end += length_of(chunk, bits, size);
     }
     let copies = copies(&extents, &chunks);
-    Some(Plan::Chunks { chunks, copies, copied_bytes: end - copied })
+    Some(ChunkPlan::Chunks { chunks, copies, copied_bytes: end - copied })
 }
 
 /// The segments, without empty ones, and adjoining ones as one.
@@ -144,7 +144,7 @@ fn length_of(chunk: u64, bits: u32, size: u64) -> u64 {
 }
 
 /// Which bytes of the data go into copied chunks.
-fn copies(extents: &[Extent], chunks: &Chunks) -> Vec<Copy> {
+fn copies(extents: &[Extent], chunks: &Chunks) -> Vec<CopiedRange> {
     let mut copies = Vec::new();
     let mut next = 0;
     for (chunk, block) in &chunks.copied {
@@ -155,7 +155,7 @@ fn copies(extents: &[Extent], chunks: &Chunks) -> Vec<Copy> {
         }
         for extent in extents[next..].iter().take_while(|extent| extent.begin < end) {
             let (from, until) = (extent.begin.max(begin), extent.end.min(end));
-            copies.push(Copy {
+            copies.push(CopiedRange {
                 from: extent.data + (from - extent.begin),
                 length: until - from,
                 to: u64::from(*block) * BLOCK + (from - begin),
@@ -169,7 +169,7 @@ fn copies(extents: &[Extent], chunks: &Chunks) -> Vec<Copy> {
 mod tests {
     use super::*;
 
-    fn plan_of(size: u64, segments: &[(u64, u64)]) -> Plan {
+    fn plan_of(size: u64, segments: &[(u64, u64)]) -> ChunkPlan {
         let segments: Vec<_> =
             segments.iter().map(|(offset, length)| Segment { offset: *offset, length: *length }).collect();
         plan(size, &segments, 1024, 0, 1 << 20).unwrap()
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn aligned_parts_are_pointed_at_and_chunks_are_as_large_as_that_allows() {
-        let Plan::Chunks { chunks, copies, copied_bytes } = plan_of(1 << 20, &[(0, 8192), (65_536, 4096)]) else {
+        let ChunkPlan::Chunks { chunks, copies, copied_bytes } = plan_of(1 << 20, &[(0, 8192), (65_536, 4096)]) else {
             panic!()
         };
         assert_eq!((chunks.bits, copied_bytes, copies.len()), (12, 0, 0));
@@ -188,21 +188,21 @@ mod tests {
 
     #[test]
     fn what_ends_within_a_block_is_copied_unless_the_file_ends_there() {
-        let Plan::Chunks { chunks, copies, .. } = plan_of(10_000, &[(4096, 100), (9_900, 100)]) else { panic!() };
+        let ChunkPlan::Chunks { chunks, copies, .. } = plan_of(10_000, &[(4096, 100), (9_900, 100)]) else { panic!() };
         assert_eq!(chunks.copied.len(), 2);
-        let bytes = |copy: &Copy| (copy.from, copy.length);
+        let bytes = |copy: &CopiedRange| (copy.from, copy.length);
         assert_eq!(copies.iter().map(bytes).collect::<Vec<_>>(), [(0, 100), (100, 100)]);
         assert_eq!(copies[0].to % 512, 0);
 
-        let Plan::Chunks { chunks, copies, .. } = plan_of(8_292, &[(8192, 100)]) else { panic!() };
+        let ChunkPlan::Chunks { chunks, copies, .. } = plan_of(8_292, &[(8192, 100)]) else { panic!() };
         assert_eq!((chunks.copied.len(), copies.len()), (0, 0));
         assert_eq!(*chunks.map.last().unwrap(), 2);
     }
 
     #[test]
     fn a_file_without_holes_is_its_data_and_one_without_data_a_hole() {
-        assert_eq!(plan_of(1000, &[(0, 600), (600, 400), (1000, 0)]), Plan::Whole);
-        let Plan::Chunks { chunks, .. } = plan_of(1 << 40, &[(1 << 40, 0)]) else { panic!() };
+        assert_eq!(plan_of(1000, &[(0, 600), (600, 400), (1000, 0)]), ChunkPlan::Whole);
+        let ChunkPlan::Chunks { chunks, .. } = plan_of(1 << 40, &[(1 << 40, 0)]) else { panic!() };
         assert_eq!((chunks.bits, chunks.map), (40, vec![HOLE]));
     }
 

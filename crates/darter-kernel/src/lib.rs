@@ -1,5 +1,5 @@
-//! What Darter asks of the Linux kernel that no safe crate wraps. The only crate of the workspace with `unsafe` code: each
-//! file wraps one call or one kind of object, and every `unsafe` block says why it is sound. Nothing here decides anything.
+//! Calls of the Linux kernel that no safe crate wraps. The only crate of the workspace with `unsafe` code: each file wraps one call or one
+//! kind of object, and every `unsafe` block says why it is sound. Nothing here decides anything.
 //!
 //! | file | what lives there |
 //! |---|---|

@@ -24,7 +24,8 @@ pub fn ignore_file_size_limit() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Whether this process ignores a signal, as `nohup` lets it ignore SIGHUP: whoever started it wants it to live on.
+/// True if this process ignores a signal, as `nohup` lets it ignore SIGHUP: the program that started it wants it to
+/// live on.
 pub fn is_ignored(signal: i32) -> bool {
     let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: asks only, and writes a whole `sigaction` where it succeeds.

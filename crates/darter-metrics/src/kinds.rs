@@ -1,8 +1,8 @@
-//! What is counted apart, and the label of each.
+//! The kinds by which things are counted apart, and the label of each.
 
 use darter_oci::route::Route;
 
-/// What a mirror request asked for.
+/// The target of a mirror request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MirrorKind {
     /// `/v2/` itself.
@@ -13,7 +13,7 @@ pub enum MirrorKind {
     Blob,
     /// The tags of a repository.
     Tags,
-    /// What refers to a manifest.
+    /// Manifests that refer to another one.
     Referrers,
     /// Anything else under `/v2/`.
     Other,
@@ -45,12 +45,12 @@ pub enum RegistryAnswered {
     Stale,
 }
 
-/// What failed, of what is counted by whose fault it was.
+/// The operation that failed, where failures are counted by fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
     /// A blob that the mirror was asked for, and that it then read from the upstream or broke off.
     Mirror,
-    /// What a program asked for by way of the administration socket.
+    /// A program's request by way of the administration socket.
     Command,
     /// A connection with another agent.
     Peer,

@@ -1,4 +1,4 @@
-//! What an agent counts, for Prometheus (`/metrics` on the local port).
+//! An agent's counters and gauges, for Prometheus (`/metrics` on the local port).
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -109,7 +109,7 @@ type Histograms = Family<PullLabels, Histogram, fn() -> Histogram>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// What has its name without `darter_`.
+    /// Metrics whose names do not begin with `darter_`.
     process: Registry,
     registries: Names,
     /// Bytes of content read from origins.
@@ -158,7 +158,7 @@ pub struct Metrics {
     pub peers_connected: Gauge,
     /// Seeds with an open connection to this agent.
     pub seeds_connected: Gauge,
-    /// Whether this is a node that has been connected with nobody for some seconds.
+    /// True if this is a node that has been connected with nobody for some seconds.
     pub alone: AtomicBool,
     /// Times the last connected seed was lost.
     pub last_seed_lost: Counter,

@@ -1,4 +1,5 @@
-//! What this process uses, under the names that all Prometheus clients share (`process_…`), read when somebody asks.
+//! The resources that this process uses, under the names that all Prometheus clients share (`process_…`), read when
+//! somebody asks.
 //!
 //! Source: `/proc/self` (proc(5)). A figure that the system does not tell is left out.
 
@@ -10,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, getrlimit};
 
-/// What the process uses at one moment.
+/// A process's use of resources at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// Resident memory in bytes; 0 where the system does not tell.

@@ -26,8 +26,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::ahead::Ahead;
 use crate::files::Files;
 use crate::fill::{Fill, Rest, Step};
-use crate::kept::{Kept, PAGE, Proof, zero_pages};
-use crate::limits::{Limits, Pauses};
+use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
+use crate::limits::{Limits, RetryPauses};
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
 
 /// Before a question that was refused is asked again.
@@ -144,9 +144,9 @@ enum About {
 }
 
 /// Counts a read that waits.
-struct Waits<'a>(&'a MountedFile);
+struct WaitingRead<'a>(&'a MountedFile);
 
-impl<'a> Waits<'a> {
+impl<'a> WaitingRead<'a> {
     fn begin(file: &'a MountedFile) -> Self {
         file.waiting.fetch_add(1, Ordering::SeqCst);
         file.begins.notify_waiters();
@@ -154,7 +154,7 @@ impl<'a> Waits<'a> {
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingRead<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -227,7 +227,7 @@ impl MountedFile {
             return Ok(bytes);
         }
         let patience = self.limits.lock().patience(range, self.clock.now());
-        let _waits = Waits::begin(self);
+        let _waits = WaitingRead::begin(self);
         let mut reading = std::pin::pin!(tokio::time::timeout(patience, self.wait_for(range, patience)));
         // What is waited for is asked for first.
         let first = begun(reading.as_mut()).await;
@@ -380,7 +380,7 @@ impl MountedFile {
     /// Keeps a connection to an agent: opens another one when one ends. Returns when that is of no use any more: the content is another
     /// one at its origin, or was found to be wrong.
     pub async fn keep(&self, supplier: &dyn Supplier) -> Condition {
-        let mut pauses = Pauses::default();
+        let mut pauses = RetryPauses::default();
         let mut rest = Rest::new(self.content.length, self.clock.now());
         loop {
             let link = self.link.borrow().clone();
@@ -460,7 +460,7 @@ impl MountedFile {
         condition
     }
 
-    async fn pause(&self, pauses: &mut Pauses) {
+    async fn pause(&self, pauses: &mut RetryPauses) {
         // Whoever is not counted yet is heard.
         let begins = self.begins.notified();
         let waits = self.waiting.load(Ordering::SeqCst) > 0;
@@ -556,7 +556,7 @@ fn of_no_one_version(reason: &str) -> String {
 
 /// The bytes of `range` if every piece that it touches is what it must be, in one of the files; and which pages of these pieces are
 /// zeros.
-fn verified(files: &[Arc<File>], range: ByteRange, proofs: &[Proof]) -> Option<(Bytes, Vec<u64>)> {
+fn verified(files: &[Arc<File>], range: ByteRange, proofs: &[PieceCheck]) -> Option<(Bytes, Vec<u64>)> {
     let mut all = Vec::with_capacity(usize::try_from(range.len()).ok()?);
     let mut zeros = Vec::new();
     for proof in proofs {

@@ -102,12 +102,12 @@ impl Kept {
     }
 
     /// The pieces that `range` touches, with their places and hashes; `None` while a hash is not known.
-    pub fn proofs(&self, range: ByteRange) -> Option<Vec<Proof>> {
+    pub fn proofs(&self, range: ByteRange) -> Option<Vec<PieceCheck>> {
         let only = self.hashes.len() == 1;
         let proof = |piece: u32| {
             let hash = self.hashes.get(piece as usize).copied().flatten()?;
             let piece = PieceIndex(piece);
-            Some(Proof { pieces: self.pieces, piece, range: self.pieces.range(piece, self.length), hash, only })
+            Some(PieceCheck { pieces: self.pieces, piece, range: self.pieces.range(piece, self.length), hash, only })
         };
         self.pieces.pieces_of(range).map(proof).collect()
     }
@@ -137,7 +137,7 @@ impl Kept {
 
 /// What a piece must be.
 #[derive(Clone, Copy, Debug)]
-pub struct Proof {
+pub struct PieceCheck {
     pieces: PieceLength,
     piece: PieceIndex,
     hash: PieceHash,
@@ -146,7 +146,7 @@ pub struct Proof {
     pub range: ByteRange,
 }
 
-impl Proof {
+impl PieceCheck {
     /// Whether these bytes are the piece.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         bytes.len() as u64 == self.range.len() && hash_piece(self.pieces, self.piece, bytes, self.only) == self.hash

@@ -51,11 +51,11 @@ impl Limits {
 
 /// Pauses between tries to open a connection.
 #[derive(Debug, Default)]
-pub struct Pauses {
+pub struct RetryPauses {
     tries: u32,
 }
 
-impl Pauses {
+impl RetryPauses {
     /// The next pause: short while the agent may be starting again, and while programs wait.
     pub fn next(&mut self, somebody_waits: bool) -> Duration {
         let grown = Duration::from_millis(50) * 2_u32.saturating_pow(self.tries.min(10));
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_no_program_waits_for_a_long_one() {
-        let mut pauses = Pauses::default();
+        let mut pauses = RetryPauses::default();
         assert_eq!(pauses.next(true), Duration::from_millis(50));
         assert_eq!(pauses.next(true), Duration::from_millis(100));
         for _ in 0..50 {

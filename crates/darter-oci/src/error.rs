@@ -63,13 +63,13 @@ impl Code {
     }
 }
 
-/// Whether an error's body is in the specification's form.
+/// True if an error's body is in the specification's form.
 pub fn is_in_form(body: &[u8]) -> bool {
     let parsed: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     parsed["errors"][0]["code"].is_string()
 }
 
-/// What a registry says in an error's body, in one short line.
+/// A registry's own words in an error's body, in one short line.
 pub fn own_words(body: &[u8]) -> Option<String> {
     let words = match serde_json::from_slice::<serde_json::Value>(body) {
         Ok(parsed) => {

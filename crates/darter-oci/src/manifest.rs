@@ -1,4 +1,4 @@
-//! What a manifest is, whether it is the one that was asked for, and what it names.
+//! OCI manifests: how one is recognised and compared with the digest that was asked for, and what it names.
 //!
 //! Pure. Content that an upstream sends in a manifest's place (a page of HTML from a portal, an error in JSON with a
 //! status of success) is told from one by its being no JSON object, or one without any field that manifests have; unless
@@ -32,7 +32,7 @@ const UNKNOWN_TYPE: &str = "application/octet-stream";
 /// A manifest (or index) as a registry gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageManifest {
-    /// What its bytes are called.
+    /// The digest of its bytes.
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
@@ -45,7 +45,7 @@ pub struct ImageManifest {
 pub struct Checked {
     /// The manifest.
     pub manifest: ImageManifest,
-    /// Whether its bytes alone have that digest, so that it can be kept.
+    /// True if its bytes alone have that digest, so that it can be kept.
     pub keeps: bool,
 }
 
@@ -63,9 +63,9 @@ pub enum Wrong {
 /// A digest that is not the one it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// What it should be.
+    /// The digest that was asked for.
     pub claimed: Digest,
-    /// What it is.
+    /// The digest of the bytes.
     pub got: Digest,
 }
 
@@ -111,12 +111,12 @@ fn json_object(bytes: &[u8]) -> Option<serde_json::Map<String, serde_json::Value
     serde_json::from_slice(bytes).ok()
 }
 
-/// Whether an answer in a list's place is a list: of tags, or an index of referrers.
+/// True if a list's answer is a list: of tags, or an index of referrers.
 pub fn is_list(bytes: &[u8]) -> bool {
     json_object(bytes).is_some_and(|object| object.contains_key("tags") || object.contains_key("manifests"))
 }
 
-/// What was signed of a signed schema 1 manifest: its beginning, and an end that the signature tells.
+/// The signed part of a signed schema 1 manifest: its beginning, and an end that the signature tells.
 fn signed_payload(bytes: &[u8]) -> Option<Vec<u8>> {
     #[derive(Deserialize)]
     struct Signed {
@@ -139,7 +139,7 @@ fn signed_payload(bytes: &[u8]) -> Option<Vec<u8>> {
     Some([bytes.get(..protected.format_length)?, &tail].concat())
 }
 
-/// Whether a caller takes this media type: any, if it does not say.
+/// True if a caller accepts this media type: any, if its headers do not say.
 pub fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let essence = |text: &str| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let media_type = essence(media_type);
@@ -159,7 +159,7 @@ pub fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     !said
 }
 
-/// What a manifest or an index names, in any of the formats in use.
+/// The contents that a manifest or an index names, in any of the formats in use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Named {
@@ -181,7 +181,7 @@ pub struct Descriptor {
     pub size: Option<u64>,
 }
 
-/// What a part is to its image.
+/// The role of a part in its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartRole {
     /// A manifest.
@@ -216,7 +216,7 @@ impl Named {
         (!self.manifests.is_empty()).then(|| media_type::INDEX.to_owned())
     }
 
-    /// What an image is made of, in the order of the manifest.
+    /// The parts of an image, in the order of the manifest.
     pub fn parts(self) -> impl Iterator<Item = (PartRole, Descriptor)> {
         let bare = self.fs_layers.into_iter().map(|layer| Descriptor { digest: layer.blob_sum, size: None });
         let as_a = |role| move |descriptor| (role, descriptor);
@@ -225,7 +225,7 @@ impl Named {
         manifests.chain(self.config.into_iter().map(as_a(PartRole::Config))).chain(layers)
     }
 
-    /// Whether this is a list of manifests.
+    /// True for a list of manifests.
     pub const fn is_index(&self) -> bool {
         !self.manifests.is_empty()
     }

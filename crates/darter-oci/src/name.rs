@@ -37,7 +37,7 @@ pub enum NameError {
     Digest(#[from] ParseDigestError),
 }
 
-/// What names a manifest within its repository.
+/// A tag or digest, which names a manifest within its repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference<'a> {
     /// A tag.
@@ -75,7 +75,7 @@ pub struct ImageName {
 }
 
 impl ImageName {
-    /// Whether people may mean this image by `text`: as engines name it, or with less before it; without a tag, `latest`.
+    /// True if people may mean this image by `text`: as engines name it, or with less before it; without a tag, `latest`.
     pub fn is_called(&self, text: &str) -> bool {
         let (path, tag) = match text.rsplit_once(':') {
             // A colon before the last slash is a port's.
@@ -107,7 +107,7 @@ pub fn canonical(registry: &str) -> String {
     if DOCKER_HUB_ALIASES.contains(&lower.as_str()) { DOCKER_HUB.to_owned() } else { lower }
 }
 
-/// Whether a name's first component looks like a registry's host.
+/// True if a name's first component looks like a registry's host.
 pub fn looks_like_host(component: &str) -> bool {
     component == "localhost" || component.contains(['.', ':'])
 }

@@ -1,6 +1,6 @@
-//! What a path under `/v2/` asks for.
+//! Paths under `/v2/`, and what each asks for.
 
-/// What a path asks for, not yet validated.
+/// A request as its path says it, not yet validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
     /// `/v2/` itself.

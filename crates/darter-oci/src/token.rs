@@ -1,4 +1,4 @@
-//! What a token service answers, read as leniently as Go's `encoding/json` reads it into the usual struct.
+//! A token service's answer, read as leniently as Go's `encoding/json` reads it into the usual struct.
 //!
 //! Registries are written for clients in Go, so whatever those take is in use: `token` and `access_token` side by side
 //! (Docker Hub, Harbor), either of them empty or null, names in another case, a field twice, fields nobody knows, bytes
@@ -83,7 +83,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 struct Name(String);
 
 impl Name {
-    /// Whether it is this one: in any case, as Go compares names, for which the long s and the sign for kelvin are letters.
+    /// True if this name is `field`: in any case, as Go compares names, for which the long s and the sign for kelvin are letters.
     fn is(&self, field: &str) -> bool {
         let folded = self.0.chars().map(|letter| match letter {
             '\u{17f}' => 's',

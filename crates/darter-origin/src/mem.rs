@@ -20,10 +20,10 @@ const CHUNK: usize = 64 << 10;
 
 /// An origin in memory; clones share their content and their account.
 #[derive(Clone, Debug, Default)]
-pub struct MemOrigin(Arc<Mutex<State>>);
+pub struct MemOrigin(Arc<Mutex<MemContents>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct MemContents {
     contents: HashMap<Source, Content>,
     refuse_ranges: bool,
     hide_length: bool,
@@ -71,7 +71,7 @@ impl MemOrigin {
     }
 }
 
-impl State {
+impl MemContents {
     fn content(&self, source: &Source) -> Result<Content, OriginError> {
         let missing = || OriginError::new(ErrorKind::NotFound, format!("{source} is not in memory"));
         self.contents.get(source).cloned().ok_or_else(missing)

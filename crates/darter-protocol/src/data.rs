@@ -96,7 +96,7 @@ pub enum Refusal {
     Other = 255,
 }
 
-/// What a requester says in one frame.
+/// One frame from a requester to a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Give me a piece.
@@ -115,7 +115,7 @@ pub struct UnknownAsk {
     pub refuse: Option<u32>,
 }
 
-/// What precedes the bytes of an answer.
+/// The header in front of an answer's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// A piece.
@@ -161,7 +161,7 @@ impl Ask {
         frame
     }
 
-    /// What these bytes say.
+    /// Decodes a requester's frame. The inner error is a frame of a kind that only newer agents know.
     ///
     /// # Errors
     /// [`ProtocolError::Violation`].
@@ -198,7 +198,7 @@ impl Header {
         header
     }
 
-    /// What these bytes say.
+    /// Decodes a header.
     ///
     /// # Errors
     /// [`ProtocolError::Violation`], [`ProtocolError::TooLong`].

@@ -182,14 +182,14 @@ mod tests {
 
     use super::*;
 
-    /// What the last release knew of a protocol.
+    /// A protocol's enum as the last release knew it.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Old {
         Ping,
         Say { text: String },
     }
 
-    /// What came later.
+    /// The same enum with later variants.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum New {
         Ping,

@@ -1,6 +1,6 @@
-//! What can be wrong with bytes from another agent, or with what is about to be written.
+//! Errors in bytes from another agent, or in what is about to be written.
 
-/// What the decoder says of bytes that do not decode.
+/// The decoder's error for bytes that do not decode.
 pub use postcard::Error as EncodingError;
 
 /// A result whose error is a [`ProtocolError`].
@@ -12,7 +12,7 @@ pub enum ProtocolError {
     /// A length over the protocol's limit, read or about to be written.
     #[error("{what} of {length} bytes is over the limit of {limit}")]
     TooLong {
-        /// What has that length.
+        /// The thing that has that length.
         what: &'static str,
         /// Its length in bytes.
         length: u64,
@@ -22,9 +22,9 @@ pub enum ProtocolError {
     /// Bytes that do not decode.
     #[error("the other side sent a malformed {what}")]
     Malformed {
-        /// What it should have been.
+        /// The thing that was expected.
         what: &'static str,
-        /// What the decoder said.
+        /// The decoder's error.
         #[source]
         source: EncodingError,
     },

@@ -76,7 +76,7 @@ const fn too_long(length: usize) -> ProtocolError {
 pub struct Unknown {
     /// The number of its kind.
     pub kind: u32,
-    /// What its first field says, where the kind is known and begins with the number of a question.
+    /// The first field, where the kind is known and begins with the number of a question.
     pub request: Option<u32>,
 }
 
@@ -106,7 +106,7 @@ impl Unknown {
         Ok(Self { kind, request })
     }
 
-    /// What its sender is answered, if it is a question that can be answered without being understood: who asks for something new need not
+    /// The answer to its sender, if it is a question that can be answered without being understood: the asker of something new need not
     /// wait in vain, and asks another agent.
     pub fn refusal(&self) -> Option<Message> {
         let request = self.request?;

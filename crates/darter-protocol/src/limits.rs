@@ -1,4 +1,4 @@
-//! What the protocol bounds, so that nobody computes or allocates with numbers that no honest agent sends.
+//! Bounds of the protocol, so that no agent computes or allocates with numbers that no honest agent sends.
 
 /// The most pieces a blob may have on the wire: bounds what a set of pieces can cost its receiver (512 KiB).
 pub const MAX_PIECES: u32 = 1 << 22;
@@ -30,8 +30,8 @@ pub const MAX_REGISTRY_HEADERS: usize = 256;
 /// Wishes that one message tells of, at most.
 pub const MAX_WISHES: usize = 64;
 
-/// What the lists of the smallest message may take in memory, in bytes: as much as the largest set of pieces, whose words may take a
-/// byte each on the wire.
+/// Memory in bytes that the lists of the smallest message may take: as much as the largest set of pieces, whose words may take a byte each
+/// on the wire.
 const MIN_MEMORY: usize = (MAX_PIECES / 8) as usize;
 
 /// The bytes that the lists of a message of `message` bytes may take in memory. A list of pieces takes a third more than on the wire, or

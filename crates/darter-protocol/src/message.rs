@@ -97,13 +97,13 @@ pub enum Message {
     Join {
         /// Chosen by the member; the answer repeats it.
         request: u32,
-        /// What is wanted.
+        /// The source whose blob the member wants.
         source: Source,
-        /// What authorises reading it, for the lead to show to the origin.
+        /// The credentials for reading it, which the lead shows to the origin.
         credentials: Credentials,
-        /// What the member holds of a version it knows, if anything.
+        /// The pieces that the member holds of a version it knows, if any.
         held: Option<Held>,
-        /// Whether the member wants the rest, or only offers what it holds.
+        /// True if the member wants the rest, false if it only offers what it holds.
         wants: bool,
     },
     /// Member → lead: I left this swarm and serve nothing of it any more.
@@ -115,7 +115,7 @@ pub enum Message {
     Report {
         /// The blob.
         blob: BlobId,
-        /// Who sent it.
+        /// The peer that sent the piece.
         peer: NodeId,
         /// Which piece was wrong.
         piece: PieceIndex,
@@ -140,13 +140,13 @@ pub enum Message {
         length: Option<u64>,
         /// The hashes of its first pieces, as far as they are known; in a large swarm none, if many come at once.
         hashes: Vec<PieceHash>,
-        /// What this lead's proofs are checked with.
+        /// The key that this lead's proofs are checked with.
         key: LeadKey,
-        /// Whether members have to ask each other for hashes: they are told by the lead otherwise.
+        /// True if members have to ask each other for hashes; otherwise the lead tells them.
         members_ask: bool,
         /// The lead's word for the hashes, where members ask each other.
         proof: Option<Proof>,
-        /// Whom to meet.
+        /// Neighbours to connect with.
         neighbours: Vec<PeerInfo>,
         /// The end's verdict, if the lead has checked the whole.
         verdict: Option<Verdict>,
@@ -171,7 +171,7 @@ pub enum Message {
         hashes: Vec<PieceHash>,
         /// The blob's length, once known; only a lead's word counts.
         length: Option<u64>,
-        /// Whether members have to ask each other from now on; only a lead's word counts.
+        /// True if members have to ask each other from now on; only a lead's word counts.
         members_ask: bool,
         /// The lead's word for these and all before.
         proof: Option<Proof>,
@@ -189,7 +189,7 @@ pub enum Message {
     Whole {
         /// The blob.
         blob: BlobId,
-        /// What its root and digest are.
+        /// The root and digest of the whole.
         verdict: Verdict,
     },
     /// Lead → member: forget this blob and throw its bytes away, they were wrong (or the origin changed under them).
@@ -211,11 +211,11 @@ pub enum Message {
     Meet {
         /// The blob.
         blob: BlobId,
-        /// What the sender holds.
+        /// The pieces that the sender holds.
         held: PieceSet,
         /// How many hashes the sender knows, from the first on.
         known: u32,
-        /// Whether the sender wants the rest.
+        /// True if the sender wants the rest.
         wants: bool,
     },
     /// Member → member and member → lead: I hold these pieces now, too.
@@ -286,9 +286,9 @@ pub enum Message {
     LeadIs {
         /// The number from the request.
         request: u32,
-        /// What the sender has to do with it.
+        /// The sender's part in the swarm.
         part: SwarmPart,
-        /// Who leads the swarm, where the sender is a member of it.
+        /// The lead of the swarm, where the sender is a member of it.
         lead: Option<PeerInfo>,
         /// The seeds that the sender is connected to.
         seeds: Vec<PeerInfo>,
@@ -311,7 +311,7 @@ pub enum Message {
     AskRegistry {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
-        /// What is asked.
+        /// The question to the registry.
         question: RegistryQuestion,
     },
     /// Seed or node → node: what the registry answered. Answers [`Message::AskRegistry`].
@@ -328,9 +328,9 @@ pub enum Message {
         request: Option<u32>,
         /// The blob.
         blob: BlobId,
-        /// What was asked for.
+        /// The digest that was asked for.
         expected: Digest,
-        /// What came.
+        /// The digest of the bytes that came.
         got: Digest,
     },
     /// Node → seeds, when it is connected to several: these are they. So seeds get to know each other.
@@ -343,7 +343,7 @@ pub enum Message {
     AskRegistryAlike {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
-        /// What is asked, without credentials.
+        /// The question to the registry, without credentials.
         question: RegistryQuestion,
         /// Shows that the asker has the login, to the one that is asked and to nobody else.
         proof: Digest,
@@ -353,7 +353,7 @@ pub enum Message {
     AskRegistryKnown {
         /// Chosen by the asker; the answer repeats it.
         request: u32,
-        /// What would be asked.
+        /// The question that the sender is about to ask.
         question: RegistryQuestion,
         /// As in [`Message::AskRegistryAlike`], if the asker has a login.
         proof: Option<Digest>,
@@ -375,9 +375,9 @@ pub enum Message {
     Want {
         /// The blob.
         blob: BlobId,
-        /// Whether that is everything.
+        /// True if that is everything.
         everything: bool,
-        /// What readers wait for, at most [`MAX_WISHES`].
+        /// The pieces that readers wait for, at most [`MAX_WISHES`] runs.
         wishes: Vec<Wish>,
     },
     /// Member → lead: I can't reach this neighbour. The lead names another one, where there are others.
@@ -405,16 +405,16 @@ pub struct Wish {
 pub struct RegistryQuestion {
     /// The registry's base address, such as `https://registry-1.docker.io/`.
     pub registry: String,
-    /// Whether the asker's configuration names it. One that is named by a program alone is asked only at public
-    /// addresses.
+    /// True if the asker's configuration names the registry. One that is named by a program alone is asked only at
+    /// public addresses.
     pub configured: bool,
-    /// Whether the method is HEAD; else it is GET.
+    /// True for HEAD, false for GET.
     pub head: bool,
     /// Path and query, from `/v2/` on.
     pub path: String,
     /// The request's headers that choose or shorten the answer, such as `Accept`.
     pub headers: Vec<(String, String)>,
-    /// What the caller brought to authorise the request; nothing, if the seed's own login is to be used.
+    /// The caller's credentials; empty, if the seed's own login is to be used.
     pub credentials: Credentials,
 }
 
@@ -433,7 +433,7 @@ pub struct RegistryAnswer {
     pub stale: Option<StaleAnswer>,
 }
 
-/// What a seed says of an answer that its registry could not give.
+/// A seed's note on an answer that its registry could not give.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaleAnswer {
     /// Seconds since the registry last said so.
@@ -456,7 +456,7 @@ open_enum! {
     }
 }
 
-/// What a member already holds of a blob.
+/// The part of a blob that a member already holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// The blob.
@@ -476,7 +476,7 @@ pub struct PeerInfo {
     pub place: Place,
 }
 
-/// What a whole blob was found to be.
+/// The root and digest that a whole blob was found to have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The root over its manifest.

@@ -48,13 +48,13 @@ pub const OLDEST_FORM: u8 = 2;
 /// The first form that has all fields.
 const FULL_FORM: u8 = 3;
 
-/// What every preface begins with.
+/// The first bytes of every preface.
 const MAGIC: [u8; 4] = *b"DRTR";
 
 /// Bytes of what every version begins with.
 pub const HEAD_LENGTH: usize = 6;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -65,7 +65,7 @@ pub enum Kind {
 }
 
 open_enum! {
-    /// What a node is to the fleet.
+    /// An agent's role in the fleet.
     pub enum Role else Node {
         /// Reads origins and leads swarms, besides what a node does.
         Seed = 0,
@@ -77,14 +77,14 @@ open_enum! {
 /// How a node introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Who it is.
+    /// The node's id.
     pub node: NodeId,
     /// Where others reach it, `HOST:PORT`; empty if nowhere. An unspecified address such as `0.0.0.0:7400` stands
     /// for "the address I come from": the receiver puts that in its place.
     pub listen: String,
     /// Where it stands.
     pub place: Place,
-    /// What it is.
+    /// The node's role.
     pub role: Role,
     /// Its program version, for people.
     pub program: String,
@@ -93,21 +93,21 @@ pub struct Hello {
     pub run: u64,
     /// The versions of the protocol that it speaks.
     pub versions: Versions,
-    /// What it can do besides.
+    /// Abilities beyond those of its version.
     pub capabilities: Capabilities,
 }
 
-/// What every version of a preface begins with.
+/// The fields with which a preface of any version begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The form of what follows, which is a version that the sender speaks.
     pub form: u8,
-    /// What the connection is for, by [`Kind`]'s numbers.
+    /// The connection's purpose, by [`Kind`]'s numbers.
     pub kind: u8,
 }
 
 impl Head {
-    /// Whether a preface can begin with these bytes.
+    /// True if a preface can begin with these bytes.
     pub fn may_begin_with(bytes: &[u8]) -> bool {
         MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())])
     }
@@ -194,8 +194,8 @@ pub fn decode_hello(form: u8, bytes: &[u8]) -> Result<Hello> {
     Ok(Hello { node, listen, place, role, program, run, versions, capabilities })
 }
 
-/// Whether an agent that speaks these versions introduces itself in this form, which is one of them; only the first form that has
-/// all fields is used by agents of older versions, too.
+/// True if an agent that speaks `versions` introduces itself in `form`, which is one of them; only the first form that has all fields is
+/// used by agents of older versions, too.
 fn may_be_told_in(form: u8, versions: Versions) -> bool {
     let Versions { lowest, highest } = versions;
     (1..=form).contains(&lowest) && (form <= highest || (form == FULL_FORM && lowest <= highest))

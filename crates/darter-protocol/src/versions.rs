@@ -28,7 +28,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// What this release speaks.
+    /// The versions that this release speaks.
     pub const SPOKEN: Self = Self { lowest: 2, highest: 4 };
 
     /// Just this version.
@@ -56,8 +56,8 @@ impl fmt::Display for Versions {
     }
 }
 
-/// What an agent can do besides what its version says, as a set of bits. On the wire: the number of bytes as a varint, then
-/// the bytes, those of the lowest bits first, without zeros at the end.
+/// An agent's abilities beyond those of its version, as a set of bits. On the wire: the number of bytes as a varint, then the bytes, those
+/// of the lowest bits first, without zeros at the end.
 ///
 /// The set is open: a reader takes any number of bytes and heeds the bits that it knows. Bits are given out once and never
 /// again:
@@ -75,7 +75,7 @@ impl Capabilities {
     /// Knows the [kinds of failure](crate::FailureKind) from 8 on.
     pub const FAILURE_KINDS: Self = Self(1);
 
-    /// What this release can do.
+    /// The abilities of this release.
     pub const OWN: Self = Self::FAILURE_KINDS;
 
     /// The capabilities with these bits.
@@ -83,12 +83,12 @@ impl Capabilities {
         Self(bits)
     }
 
-    /// Whether all of `other` are among these.
+    /// True if all of `other` are among these.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// What both have.
+    /// The abilities that both have.
     pub const fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }

@@ -21,7 +21,7 @@ use self::messages::{failure_kinds, messages};
 const VERSION_3: &str = include_str!("golden/version-3.txt");
 const VERSION_4: &str = include_str!("golden/version-4.txt");
 
-/// What was recorded under names that begin like this, by the rest of the name.
+/// The recorded bytes under names that begin with `kind`, by the rest of the name.
 fn recorded(file: &'static str, kind: &str) -> Vec<(&'static str, Vec<u8>)> {
     let lines = file.lines().filter(|line| !line.starts_with('#'));
     let rows = lines.filter_map(|line| line.split_once(' '));

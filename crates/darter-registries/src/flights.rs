@@ -34,9 +34,9 @@ pub(crate) type Outcome = Result<Reply, OriginFailure>;
 
 /// Questions under way and answers that were given a short time ago. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Flights(Arc<Mutex<State>>);
+pub(crate) struct Flights(Arc<Mutex<FlightTable>>);
 
-struct State {
+struct FlightTable {
     under_way: HashMap<Digest, Flight>,
     answered: Recent<Digest, Answered>,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Pilot {
     landing: watch::Sender<Option<Outcome>>,
 }
 
-impl Default for State {
+impl Default for FlightTable {
     fn default() -> Self {
         Self { under_way: HashMap::new(), answered: Recent::new(MAX_REMEMBERED) }
     }

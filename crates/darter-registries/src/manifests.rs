@@ -182,7 +182,7 @@ fn parse(digest: Digest, file: &Bytes) -> Option<ImageManifest> {
     (hasher.finish() == digest).then_some(ImageManifest { digest, media_type, bytes })
 }
 
-struct Found {
+struct StoredManifest {
     digest: Digest,
     length: u64,
     /// Seconds since 1970.
@@ -190,7 +190,7 @@ struct Found {
 }
 
 /// Manifests in `dir`, oldest first. Leftovers of a crash are removed; other files are left alone.
-fn scan(dir: &Dir) -> Vec<Found> {
+fn scan(dir: &Dir) -> Vec<StoredManifest> {
     let mut found = Vec::new();
     for algorithm in Digest::ALGORITHMS {
         let listed = dir.find_sub(algorithm).and_then(|shard| {
@@ -211,7 +211,7 @@ fn scan(dir: &Dir) -> Vec<Found> {
             }
             let Ok(digest) = format!("{algorithm}:{name}").parse() else { continue };
             match shard.look(&name).unwrap_or_default() {
-                Some(file) => found.push(Found { digest, length: file.length, written: file.modified }),
+                Some(file) => found.push(StoredManifest { digest, length: file.length, written: file.modified }),
                 // A link, say: it goes, and what it points to stays.
                 None => drop(shard.remove(&name)),
             }

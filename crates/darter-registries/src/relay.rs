@@ -56,12 +56,12 @@ pub struct Relay {
     last: AtomicU32,
     waiting: Mutex<Waiting>,
     /// What was found out of repositories.
-    found: Mutex<Recent<Digest, Found>>,
+    found: Mutex<Recent<Digest, FoundNodes>>,
 }
 
 /// Who is to ask about a repository.
 #[derive(Clone)]
-struct Found {
+struct FoundNodes {
     nodes: Arc<[NodeId]>,
     /// All nodes that answered.
     alive: Arc<[NodeId]>,
@@ -119,9 +119,9 @@ impl Relay {
     }
 
     /// Finds out who is to ask about a repository, unless that is known.
-    async fn find(&self, repository: &Digest, now: Moment) -> Found {
+    async fn find(&self, repository: &Digest, now: Moment) -> FoundNodes {
         let peers = self.fleet.peers().len();
-        let holds = |found: &&Found| now - found.at < FOUND_FOR && found.peers == peers;
+        let holds = |found: &&FoundNodes| now - found.at < FOUND_FOR && found.peers == peers;
         let known = self.found.lock().get(repository).filter(holds).cloned();
         if let Some(found) = known {
             return found;
@@ -130,7 +130,7 @@ impl Relay {
         let survey = self.fleet.survey(key, None).await;
         let nodes = survey.candidates(key, self.fleet.me().node);
         let nodes = survey.found_seeds.iter().copied().chain(nodes).collect();
-        let found = Found { nodes, alive: survey.heard.alive.into(), at: now, peers: self.fleet.peers().len() };
+        let found = FoundNodes { nodes, alive: survey.heard.alive.into(), at: now, peers: self.fleet.peers().len() };
         self.found.lock().insert(*repository, found.clone(), 1);
         found
     }
@@ -160,7 +160,7 @@ impl Relay {
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(request, (agent, sender));
-        let _waits = Waits { relay: self, request };
+        let _waits = OpenQuestion { relay: self, request };
         let lost = || NoReply::OfAgent("the connection was lost".to_owned());
         if !self.fleet.say(agent, &question(request)) {
             return Err(lost());
@@ -202,12 +202,12 @@ impl Relay {
 }
 
 /// Forgets a question when nobody waits any more.
-struct Waits<'a> {
+struct OpenQuestion<'a> {
     relay: &'a Relay,
     request: u32,
 }
 
-impl Drop for Waits<'_> {
+impl Drop for OpenQuestion<'_> {
     fn drop(&mut self) {
         self.relay.waiting.lock().remove(&self.request);
     }

@@ -40,7 +40,7 @@ pub struct Fleet {
     pub(crate) nodes: Vec<Node>,
     /// When each node's cable will have received what is on its way.
     pub(crate) down_free: Vec<Moment>,
-    pub(crate) shared: Vec<Shared>,
+    pub(crate) shared: Vec<BusyLink>,
     /// Counts the books of leads that were opened.
     pub(crate) books: u32,
     /// The blob, and messages about its hashes on their way.
@@ -76,7 +76,7 @@ pub struct Fleet {
 
 /// A link that a rack or a zone shares.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct BusyLink {
     /// Bytes per second, each way.
     pub(crate) rate: f64,
     /// When it will have passed on what is on its way.
@@ -111,7 +111,7 @@ impl Fleet {
             unsent: (network.unsent as f64 / grain) as u32,
             window: ((network.window as f64 / grain) as u32).max(2),
         };
-        let shared = scenario.links.iter().map(|link| Shared {
+        let shared = scenario.links.iter().map(|link| BusyLink {
             rate: link.rate.bytes_per_second() as f64,
             out_free: Moment::ZERO,
             in_free: Moment::ZERO,

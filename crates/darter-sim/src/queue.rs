@@ -99,18 +99,18 @@ pub(crate) struct Queue {
     next: usize,
     wheels: [Wheel; WHEELS],
     /// Lists that were dealt out, empty: the next to begin take their memory while it is still in the cache.
-    spare: Vec<Vec<Entry>>,
+    spare: Vec<Vec<QueuedEvent>>,
 }
 
 #[derive(Debug)]
 struct Wheel {
-    lists: [Vec<Entry>; LISTS],
+    lists: [Vec<QueuedEvent>; LISTS],
     /// A bit for each list that is not empty.
     filled: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct QueuedEvent {
     micros: u64,
     what: What,
 }
@@ -123,10 +123,10 @@ impl Default for Wheel {
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Moment, what: What) {
-        self.put(Entry { micros: at.as_micros().max(self.now), what });
+        self.put(QueuedEvent { micros: at.as_micros().max(self.now), what });
     }
 
-    fn put(&mut self, entry: Entry) {
+    fn put(&mut self, entry: QueuedEvent) {
         let difference = entry.micros ^ self.now;
         let wheel = difference.checked_ilog2().map_or(0, |bit| bit / DIGIT);
         let digit = digit(entry.micros, wheel);

@@ -42,11 +42,11 @@ pub(crate) struct Body<M> {
     pub(crate) resting: AtomicUsize,
     /// Held while the sidecar is written or removed. Taken before `state`.
     pub(crate) saving: Mutex<()>,
-    state: RwLock<State>,
+    state: RwLock<PieceState>,
     room: Arc<Room>,
 }
 
-struct State {
+struct PieceState {
     manifest: Manifest,
     held: PieceSet,
     verified: PieceSet,
@@ -99,7 +99,7 @@ pub(crate) enum Written {
     Overtaken,
 }
 
-impl State {
+impl PieceState {
     fn expected(&self, piece: PieceIndex) -> Option<Expected> {
         let hash = self.manifest.hash(piece)?;
         let pieces = self.manifest.piece_length();
@@ -131,7 +131,7 @@ impl<M: Medium> Body<M> {
     pub(crate) fn new(sidecar: Sidecar, medium: M, room: Arc<Room>) -> Self {
         let held_bytes = sidecar.facts().held_bytes;
         let stamp = medium.stamp().unwrap_or(None);
-        let state = State {
+        let state = PieceState {
             manifest: sidecar.manifest,
             held: sidecar.held,
             verified: PieceSet::new(),
@@ -416,7 +416,7 @@ impl<M: Medium> Body<M> {
         self.admitted(&state, piece)
     }
 
-    fn admitted(&self, state: &RwLockReadGuard<'_, State>, piece: PieceIndex) -> Result<(Expected, bool)> {
+    fn admitted(&self, state: &RwLockReadGuard<'_, PieceState>, piece: PieceIndex) -> Result<(Expected, bool)> {
         let expected = state.expected(piece).filter(|_| state.held.contains(piece));
         let expected = expected.ok_or(StoreError::NotHeld { blob: self.id, piece })?;
         Ok((expected, state.verified.contains(piece)))
@@ -462,13 +462,13 @@ impl<M: Medium> Body<M> {
         tracing::warn!(blob = %self.id, piece = expected.piece.0, %path, "a stored piece is damaged and will be fetched again");
     }
 
-    fn stamp_differs(&self, state: &State) -> bool {
+    fn stamp_differs(&self, state: &PieceState) -> bool {
         // A file that can't be asked is as good as changed.
         self.medium.stamp().map_or(true, |stamp| stamp != state.stamp)
     }
 
     /// Doubts everything if somebody else changed the file since our last write.
-    fn compare_stamp(&self, state: &mut State) {
+    fn compare_stamp(&self, state: &mut PieceState) {
         if state.writers > 0 || !self.stamp_differs(state) {
             return;
         }

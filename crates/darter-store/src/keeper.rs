@@ -53,7 +53,7 @@ pub(crate) struct Keeper<B: Backend> {
 
 /// All blobs of the store.
 struct Shelf<B: Backend> {
-    entries: HashMap<BlobId, Entry<B>>,
+    entries: HashMap<BlobId, BlobEntry<B>>,
     /// Numbers uses, so that their order survives a wall clock that is set back.
     uses: u64,
     /// Blobs whose files somebody works on, and how many bytes each was promised that is being made.
@@ -66,9 +66,9 @@ struct Shelf<B: Backend> {
 type Leaving<B> = (BlobId, Option<Arc<Body<<B as Backend>::Medium>>>);
 
 /// The locked shelf, and a body on it.
-type Found<'a, B> = (MutexGuard<'a, Shelf<B>>, Option<Arc<Body<<B as Backend>::Medium>>>);
+type LoadedBody<'a, B> = (MutexGuard<'a, Shelf<B>>, Option<Arc<Body<<B as Backend>::Medium>>>);
 
-struct Entry<B: Backend> {
+struct BlobEntry<B: Backend> {
     info: BlobInfo,
     /// As of the last unloading; the body knows better while it is loaded.
     resting: Facts,
@@ -77,7 +77,7 @@ struct Entry<B: Backend> {
     last_use: LastUse,
 }
 
-impl<B: Backend> Entry<B> {
+impl<B: Backend> BlobEntry<B> {
     fn facts(&self) -> Facts {
         self.body.as_ref().map_or(self.resting, |body| body.facts())
     }
@@ -102,7 +102,7 @@ impl<B: Backend> Keeper<B> {
             let resting = sidecar.facts();
             room.found(resting.held_bytes);
             shelf.uses = shelf.uses.max(last_use.order);
-            let entry = Entry { info: sidecar.info, resting, body: None, handle: Weak::new(), last_use };
+            let entry = BlobEntry { info: sidecar.info, resting, body: None, handle: Weak::new(), last_use };
             shelf.entries.insert(sidecar.id, entry);
         }
         room.measure(backend.space());
@@ -391,11 +391,11 @@ impl<B: Backend> Keeper<B> {
     }
 
     /// The locked shelf and the blob's body on it, loaded if need be. A blob that is found damaged is forgotten.
-    fn loaded(&self, blob: BlobId) -> Result<Found<'_, B>> {
+    fn loaded(&self, blob: BlobId) -> Result<LoadedBody<'_, B>> {
         let mut shelf = self.shelf_for(blob);
         match shelf.entries.get(&blob) {
             None => return Ok((shelf, None)),
-            Some(Entry { body: Some(body), .. }) => {
+            Some(BlobEntry { body: Some(body), .. }) => {
                 let body = body.clone();
                 return Ok((shelf, Some(body)));
             }
@@ -463,7 +463,7 @@ impl<B: Backend> Keeper<B> {
         let body = Arc::new(Body::new(sidecar, medium, self.room.clone()));
         body.unsaved.store(true, Ordering::Release);
         self.note(&body);
-        let entry = Entry {
+        let entry = BlobEntry {
             info,
             resting: Facts::default(),
             body: Some(body.clone()),
@@ -551,7 +551,7 @@ enum Busy {
 }
 
 /// Whether a blob may be evicted.
-fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &Entry<B>, busy: Busy) -> bool {
+fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &BlobEntry<B>, busy: Busy) -> bool {
     let being_saved = || entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
     let may_go = !entry.in_use() && !entry.facts().pinned && !shelf.busy.contains_key(&blob);
     may_go && (busy == Busy::AwaitedFor || !being_saved())

@@ -41,11 +41,11 @@ pub struct Passing {
     passes: AtomicBool,
     /// Held while pieces are forgotten, so that they are hashed one after the other. Taken before `state`.
     forgetting: Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<PassingState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PassingState {
     aside: BTreeMap<PieceIndex, Arc<[u8]>>,
     aside_bytes: u64,
     forgotten: PieceSet,
@@ -76,7 +76,7 @@ impl Passing {
     fn new(inner: Arc<dyn StoredBlob>, passes: bool) -> Arc<Self> {
         let digest = inner.info().digest.map(|digest| digest.hasher());
         let pieces = inner.manifest().piece_length();
-        let state = State { digest, ..State::default() };
+        let state = PassingState { digest, ..PassingState::default() };
         Arc::new(Self {
             inner,
             pieces,
@@ -335,7 +335,7 @@ impl StoredBlob for Passing {
     fn discard(&self) -> Result<()> {
         {
             let mut state = self.state.lock();
-            *state = State::default();
+            *state = PassingState::default();
         }
         self.inner.discard()
     }

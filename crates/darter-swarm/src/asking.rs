@@ -35,7 +35,7 @@ pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What an agent answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct SurveyAnswer {
     /// What it has to do with the blob.
     pub part: SwarmPart,
     /// Who leads, as far as it knows.
@@ -145,7 +145,7 @@ impl Survey {
     }
 
     /// An agent that was asked in this round has answered.
-    pub fn answered(&mut self, node: NodeId, answer: Answer) {
+    pub fn answered(&mut self, node: NodeId, answer: SurveyAnswer) {
         self.silent = self.silent.saturating_sub(1);
         match self.heard.iter_mut().find(|(other, _)| *other == node) {
             Some((_, part)) => *part = answer.part,
@@ -204,8 +204,8 @@ mod tests {
         rendezvous::ranking(&KEY.0, nodes)
     }
 
-    fn answer(part: SwarmPart, lead: Option<NodeId>, nearest: &[NodeId]) -> Answer {
-        Answer { part, lead, nearest: nearest.to_vec() }
+    fn answer(part: SwarmPart, lead: Option<NodeId>, nearest: &[NodeId]) -> SurveyAnswer {
+        SurveyAnswer { part, lead, nearest: nearest.to_vec() }
     }
 
     #[test]

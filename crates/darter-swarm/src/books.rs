@@ -16,7 +16,7 @@ use darter_core::{HashChain, Moment, NodeId, PieceSet, Place, Proof, Signer};
 use darter_protocol::{Message, PeerInfo, Verdict};
 
 use crate::runs::{Teller, ToldRuns};
-use crate::{Facts, Lead, MAX_HASHES, Neighbour, Notice, Start, Teaching, Telling, Tuning, Wish};
+use crate::{Facts, Lead, MAX_HASHES, NewNeighbour, Notice, Start, Teaching, Telling, Tuning, Wish};
 
 /// How soon a lead looks again for something to give to a member that there was nothing for: half the shortest pause between two copies
 /// of a piece.
@@ -350,7 +350,7 @@ fn growth(facts: &dyn Facts, telling: Telling, (members_ask, proof): (bool, Opti
 }
 
 /// What a member is told of a neighbour.
-fn info(facts: &dyn Facts, peer: Neighbour) -> PeerInfo {
+fn info(facts: &dyn Facts, peer: NewNeighbour) -> PeerInfo {
     PeerInfo { node: peer.node, addr: facts.address(peer.node), place: peer.place }
 }
 

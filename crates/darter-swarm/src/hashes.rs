@@ -4,7 +4,7 @@
 //! Invariants: the chain stands for hashes that are in the store; the proof is for its first ones, and by the lead that is followed now.
 //! Hashes from anybody but that lead are taken only from an agent that was asked for them, and only with the lead's proof.
 //!
-//! Non-goals: the hashes themselves, which the store has ([`Facts`]). Signatures are checked by [`Check`] and [`RunCheck`], apart from the
+//! Non-goals: the hashes themselves, which the store has ([`Facts`]). Signatures are checked by [`HashCheck`] and [`RunCheck`], apart from the
 //! state that they may change, so that nothing need be locked meanwhile.
 
 use std::collections::HashMap;
@@ -34,14 +34,14 @@ pub struct Hashes {
 
 /// What hashes from a neighbour are checked with.
 #[derive(Debug)]
-pub struct Check {
+pub struct HashCheck {
     chain: HashChain,
     key: LeadKey,
 }
 
 /// What an answer of a neighbour is.
 #[derive(Debug)]
-pub enum Answer {
+pub enum HashAnswer {
     /// New hashes, for which there is the lead's word.
     Proven(Proven),
     /// Nothing that was not known, perhaps meanwhile.
@@ -88,17 +88,17 @@ pub struct Reply {
     pub question: Option<Message>,
 }
 
-impl Check {
+impl HashCheck {
     /// Looks at hashes from the one of piece `from` on.
-    pub fn prove(mut self, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> Answer {
+    pub fn prove(mut self, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> HashAnswer {
         let known = self.chain.count();
-        let (Some(proof), Some(at)) = (proof, known.checked_sub(from)) else { return Answer::Useless };
-        let Some(fresh) = hashes.get(at as usize..).filter(|fresh| !fresh.is_empty()) else { return Answer::Stale };
+        let (Some(proof), Some(at)) = (proof, known.checked_sub(from)) else { return HashAnswer::Useless };
+        let Some(fresh) = hashes.get(at as usize..).filter(|fresh| !fresh.is_empty()) else { return HashAnswer::Stale };
         self.chain.extend(fresh);
         if !self.key.proves(&self.chain, &proof) {
-            return Answer::Useless;
+            return HashAnswer::Useless;
         }
-        Answer::Proven(Proven { at: at as usize, known, chain: self.chain, key: self.key, proof })
+        HashAnswer::Proven(Proven { at: at as usize, known, chain: self.chain, key: self.key, proof })
     }
 }
 
@@ -226,22 +226,22 @@ impl Hashes {
     }
 
     /// What an answer of this neighbour is checked with; `None` if it was not asked.
-    pub fn check_for(&self, neighbour: NodeId) -> Option<Check> {
+    pub fn check_for(&self, neighbour: NodeId) -> Option<HashCheck> {
         let key = self.key.filter(|_| self.learner.was_asked(neighbour))?;
-        Some(Check { chain: self.chain.clone(), key })
+        Some(HashCheck { chain: self.chain.clone(), key })
     }
 
     /// A neighbour answered. The hashes that it proved are in the store now; another lead may have come meanwhile. Whether as in
     /// [`Self::catch_up`].
-    pub fn answered(&mut self, from: NodeId, answer: Answer, now: Moment) -> bool {
+    pub fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
         let are_first = self.chain.count() == 0;
         let is_useful = match answer {
-            Answer::Proven(proven) => {
+            HashAnswer::Proven(proven) => {
                 self.took(proven);
                 true
             }
-            Answer::Stale => true,
-            Answer::Useless => false,
+            HashAnswer::Stale => true,
+            HashAnswer::Useless => false,
         };
         self.learner.answered(from, is_useful, now, &self.tuning);
         are_first && self.chain.count() > 0 && self.learner.do_members_ask()

@@ -34,7 +34,7 @@ pub struct Learner {
     known: u32,
     /// How many hashes there are in all, as far as is known.
     total: u32,
-    neighbours: BTreeMap<NodeId, Neighbour>,
+    neighbours: BTreeMap<NodeId, Knowledge>,
     /// How many the lead must know, since it gave a piece.
     of_lead: u32,
     /// How many there must be, since neighbours that tell of no hashes hold pieces.
@@ -54,7 +54,7 @@ pub struct Learner {
 }
 
 #[derive(Debug, Default)]
-struct Neighbour {
+struct Knowledge {
     knows: u32,
     /// Whether it holds pieces behind a gap whose hashes are not known here, and has not been asked since it said so.
     gap: bool,
@@ -154,7 +154,7 @@ impl Learner {
         self.lead_tells = true;
         (self.open, self.lead_asked, self.proof_asked, self.lacks) = (None, None, None, None);
         for neighbour in self.neighbours.values_mut() {
-            *neighbour = Neighbour { knows: neighbour.knows, gap: neighbour.gap, ..Neighbour::default() };
+            *neighbour = Knowledge { knows: neighbour.knows, gap: neighbour.gap, ..Knowledge::default() };
         }
     }
 
@@ -252,7 +252,7 @@ impl Learner {
     /// The neighbour whose turn it is to be asked, of those that know more.
     fn able(&mut self, now: Moment) -> Option<NodeId> {
         let (known, total) = (self.known, self.total);
-        let able = |(_, it): &(&NodeId, &Neighbour)| (it.knows.min(total) > known || it.gap) && it.again <= now;
+        let able = |(_, it): &(&NodeId, &Knowledge)| (it.knows.min(total) > known || it.gap) && it.again <= now;
         let count = self.neighbours.iter().filter(able).count();
         self.turn = self.turn.wrapping_add(1);
         let nth = self.turn.checked_rem(count)?;

@@ -57,7 +57,7 @@ pub use budget::TokenBucket;
 pub use event::{Action, Event, ReaderId, RequestId};
 pub use facts::Facts;
 pub use hashes::Hashes;
-pub use lead::{Lead, Neighbour, Notice, OriginReader, OriginRun, Start, Wish};
+pub use lead::{Lead, NewNeighbour, Notice, OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
 pub use news::{News, Told};

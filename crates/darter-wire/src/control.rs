@@ -121,7 +121,7 @@ impl ControlSender {
         })
     }
 
-    /// Whether the channel is closed.
+    /// True if the channel is closed.
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
     }

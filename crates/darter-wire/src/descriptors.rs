@@ -77,7 +77,7 @@ impl AcceptFailures {
     }
 }
 
-/// What somebody can do about a failure to accept.
+/// Advice about a failure to accept.
 fn advice(cause: Option<Errno>) -> String {
     match cause {
         Some(Errno::MFILE) => {

@@ -1,4 +1,4 @@
-//! What can go wrong between two nodes.
+//! Errors between two nodes.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use darter_protocol::{ProtocolError, Versions};
 /// A result whose error is a [`WireError`].
 pub type Result<T, E = WireError> = std::result::Result<T, E>;
 
-/// What went wrong between this node and another.
+/// An error between this node and another.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// No connection could be made.
@@ -17,7 +17,7 @@ pub enum WireError {
     Connect {
         /// The address as it was given.
         addr: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -26,7 +26,7 @@ pub enum WireError {
     Listen {
         /// The address as it was given.
         addr: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -55,9 +55,9 @@ pub enum WireError {
     Version {
         /// The address of the other side.
         addr: String,
-        /// What is spoken here.
+        /// The versions that this agent speaks.
         ours: Versions,
-        /// What is spoken there.
+        /// The versions that the peer speaks.
         theirs: Versions,
     },
     /// The other side calls itself a node whose key it does not have.
@@ -68,7 +68,7 @@ pub enum WireError {
     Identity {
         /// The address of the other side.
         addr: String,
-        /// What it calls itself.
+        /// The id that the peer claims.
         claimed: NodeId,
         /// The node that its key belongs to.
         proven: NodeId,
@@ -110,15 +110,15 @@ pub enum WireError {
         /// The id.
         id: u32,
     },
-    /// What the other side sent, or what is to be sent, is not what the protocol says.
+    /// Bytes from the peer, or bytes to be sent, are not what the protocol says.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     /// Reading or writing failed.
     #[error("cannot {doing}")]
     Io {
-        /// What was being done.
+        /// The action that failed.
         doing: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -151,7 +151,7 @@ impl Blamed for WireError {
 }
 
 impl WireError {
-    /// Whether nothing but an upgrade of one of the two agents helps, so that there is no hurry to try again.
+    /// True if nothing but an upgrade of one of the two agents helps, so that there is no hurry to try again.
     pub const fn needs_upgrade(&self) -> bool {
         matches!(self, Self::Version { .. })
     }

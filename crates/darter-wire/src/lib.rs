@@ -1,4 +1,4 @@
-//! Connections between Darter's agents, on one TCP port. What is said on them is [`darter_protocol`]'s.
+//! Connections between Darter's agents, on one TCP port. The messages on them are [`darter_protocol`]'s.
 //!
 //! Between two nodes there are two kinds of connection, told apart by the [`preface`] that opens each:
 //! a *control channel* that carries small [messages](Message) both ways, never behind data; and *data

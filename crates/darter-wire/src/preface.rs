@@ -1,4 +1,4 @@
-//! Who is there: the exchange of [prefaces](darter_protocol::preface) that opens every connection.
+//! The exchange of [prefaces](darter_protocol::preface) that opens every connection and says who is there.
 //!
 //! The side that connected speaks first, so that whoever probes the port learns nothing. Where the two have no version of the
 //! protocol in common, both know both ranges by then, and each says which side is to be upgraded. The side that accepted reads
@@ -27,11 +27,11 @@ const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 /// A connection whose other side introduced itself.
 #[derive(Debug)]
 pub struct Greeted {
-    /// What the connection is for.
+    /// The connection's purpose.
     pub kind: Kind,
     /// The highest version of the protocol that both sides speak.
     pub version: u8,
-    /// Who is there, with its listening address completed.
+    /// The peer's introduction, with its listening address completed.
     pub hello: Hello,
     /// The connection, past the preface.
     pub stream: PeerStream,

@@ -1,4 +1,4 @@
-//! Who is there: right introductions, and everything that is not one.
+//! Introductions: right ones, and everything that is not one.
 
 use darter_core::{Blame, Blamed, Fault, NodeId, Place, PublicKey, Retry};
 use darter_protocol::ProtocolError;
@@ -38,7 +38,7 @@ async fn meet(one: &Hello, two: &Hello, kind: Kind) -> (Result<Greeted>, Result<
     })
 }
 
-/// What a caller makes of a listener that answers like this, whatever it is told.
+/// A caller's error from a listener that answers with `answer`, whatever it is told.
 async fn answered_with(answer: Vec<u8>) -> WireError {
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
@@ -50,7 +50,7 @@ async fn answered_with(answer: Vec<u8>) -> WireError {
     open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap_err()
 }
 
-/// What a listener makes of a caller that says this.
+/// A listener's error from a caller that says `said`.
 async fn approached_with(said: &[u8], hangs_up: bool) -> WireError {
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
@@ -229,7 +229,7 @@ async fn where_no_version_is_common_both_ends_name_both_ranges_and_which_is_to_b
     }
 }
 
-/// What agents of version 3 write, and what they make of an answer: they read no range, and demand the form that they used.
+/// Agents of version 3 write this, and read answers so: they read no range, and demand the form that they used.
 #[tokio::test]
 async fn an_agent_of_the_last_release_is_understood_and_understands() {
     let hello_3 = [HELLO_2, b"\x07"].concat();
@@ -267,7 +267,7 @@ async fn another_version_is_named_on_both_ends_whatever_follows() {
     for error in [answered_with(future.clone()).await, approached_with(&future, false).await] {
         assert!(matches!(error, WireError::Version { theirs, .. } if theirs == Versions::exactly(9)), "{error}");
     }
-    // What makes a hello all the same, of versions that it can't be of: "version 0" was named, the field's zeros.
+    // A hello all the same, of versions that it can't be of: "version 0" was named, the field's zeros.
     for (form, hello) in [(255, vec![0; 64]), (9, vec![4; 64])] {
         let impossible = preface(form, 1, 64, &hello);
         for error in [answered_with(impossible.clone()).await, approached_with(&impossible, false).await] {

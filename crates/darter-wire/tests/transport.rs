@@ -1,4 +1,4 @@
-//! What every transport must do: one suite, run on each.
+//! The tests that every transport must pass: one suite, run on each.
 
 use std::fs::File;
 use std::io::Write as _;

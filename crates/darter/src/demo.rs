@@ -39,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::content::Content;
 use self::fleet::Fleet;
-use self::origin::Origin;
+use self::origin::DemoOrigin;
 use self::plain::PlainRun;
 use self::result::Outcome;
 use self::swarm::SwarmRun;
@@ -95,7 +95,7 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
         let content = content.clone();
         tokio::task::spawn_blocking(move || content.digest()).await??
     };
-    let origin = Origin::start(content.clone(), rate).await?;
+    let origin = DemoOrigin::start(content.clone(), rate).await?;
     let say = |line: String| {
         if !args.json {
             output::complain(&line);

@@ -82,7 +82,7 @@ const MAX_RESTARTS: u32 = 5;
 
 /// What a download came to: the JSON of `--json`.
 #[derive(Debug, Serialize)]
-struct Report {
+struct DownloadReport {
     url: String,
     /// The final name; `None` for standard output.
     file: Option<String>,
@@ -223,7 +223,7 @@ fn kept(bar: &Bar) -> String {
 
 impl Work<'_> {
     /// Runs all downloads, some side by side; each one's result, in order.
-    async fn all(&self, jobs: &[Job]) -> Vec<anyhow::Result<Report>> {
+    async fn all(&self, jobs: &[Job]) -> Vec<anyhow::Result<DownloadReport>> {
         let running = jobs.iter().enumerate().map(|(number, job)| async move {
             let result = self.one(number, job).await;
             self.bar.ended();
@@ -244,7 +244,7 @@ impl Work<'_> {
         results.into_iter().map(|(_, result)| result).collect()
     }
 
-    async fn one(&self, number: usize, job: &Job) -> anyhow::Result<Report> {
+    async fn one(&self, number: usize, job: &Job) -> anyhow::Result<DownloadReport> {
         let started = Instant::now();
         let args = self.args;
         let by_name = args.remote_name && job.takes_a_name();
@@ -402,7 +402,7 @@ impl Work<'_> {
         // A small file may be held before it is counted who gave it.
         let given = traffic.from_origin + traffic.from_seed + traffic.from_peers;
         let resumed = if part.is_none() { resumed.min(bytes.saturating_sub(given)) } else { resumed };
-        let report = Report {
+        let report = DownloadReport {
             url: shown(job),
             file: target.shown().map(|path| path.display().to_string()),
             placed: is_file.then_some(placed),
@@ -432,8 +432,8 @@ impl Work<'_> {
         bytes: u64,
         blob: Option<BlobId>,
         digest: Option<Digest>,
-    ) -> Report {
-        Report {
+    ) -> DownloadReport {
+        DownloadReport {
             url: shown(job),
             file: target.shown().map(|path| path.display().to_string()),
             placed: Some(Placed::Kept),
@@ -449,7 +449,7 @@ impl Work<'_> {
         }
     }
 
-    fn say_done(&self, report: &Report) {
+    fn say_done(&self, report: &DownloadReport) {
         if self.args.log.verbose > 0 {
             self.bar.say(&format!("received {}", crate::show::received(&report.traffic)));
         }
@@ -469,7 +469,7 @@ impl Work<'_> {
 
 /// A download that is done.
 struct Fetched {
-    report: Report,
+    report: DownloadReport,
     /// The blob, if it need not be kept here.
     spent: Option<BlobId>,
 }
@@ -616,7 +616,7 @@ enum Next {
 }
 
 /// Tells the end to programs, and fails if a download did.
-fn tell(args: &GetArgs, jobs: &[Job], mut results: Vec<anyhow::Result<Report>>) -> anyhow::Result<()> {
+fn tell(args: &GetArgs, jobs: &[Job], mut results: Vec<anyhow::Result<DownloadReport>>) -> anyhow::Result<()> {
     if jobs.len() == 1 && args.input.is_none() {
         let report = results.pop().context("there is a result for each download")??;
         return if args.json { output::json(&report) } else { Ok(()) };

@@ -34,7 +34,7 @@ use anyhow::bail;
 use darter_api::Client;
 use darter_api::top::Top;
 
-use self::state::State;
+use self::state::Screen;
 use self::words::Palette;
 use crate::cli::TopArgs;
 use crate::output;
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
         return output::text(&plain::describe(&first));
     }
     let interval = args.interval.unwrap_or(DEFAULT_INTERVAL);
-    let state = State::new(first, interval, Palette::of_environment());
+    let state = Screen::new(first, interval, Palette::of_environment());
     terminal::show(&client, state, interval).await
 }
 

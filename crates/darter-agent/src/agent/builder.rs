@@ -16,7 +16,7 @@ use std::time::Duration;
 use darter_core::{Clock, NodeId, SystemClock, in_full};
 use darter_engine::EngineOptions;
 use darter_engine::budget::ByteBudget;
-use darter_engine::context::{AllOrigins, Context, Fetchers, dates};
+use darter_engine::context::{AllOrigins, EngineContext, Fetchers, dates};
 use darter_engine::joins::Joins;
 use darter_engine::let_downs::LetDowns;
 use darter_engine::setbacks::Setbacks;
@@ -27,7 +27,7 @@ use darter_engine::transfer::manners::Manners;
 use darter_engine::transfer::meter::TierBytes;
 use darter_engine::transfer::turns::Turns;
 use darter_fleet::seeds::Seeds;
-use darter_fleet::{Fleet, FleetContext, Listener};
+use darter_fleet::{Fleet, FleetContext, PeerListener};
 use darter_metrics::Metrics;
 use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
 use darter_registries::{Registries, RegistriesOptions, Relay};
@@ -134,7 +134,7 @@ impl Builder {
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
         metrics.set_aside("index", usize::from(set_aside.index));
-        let context = Arc::new(Context {
+        let context = Arc::new(EngineContext {
             me,
             place: place_of(&options),
             clock: Arc::clone(&clock),
@@ -199,7 +199,7 @@ impl Builder {
 #[must_use = "nobody knows of it"]
 pub struct Prepared {
     options: Options,
-    context: Arc<Context>,
+    context: Arc<EngineContext>,
     fleet: Arc<Fleet>,
     swarms: Arc<Swarms>,
     registries: Option<Arc<Registries>>,
@@ -225,7 +225,7 @@ impl Prepared {
             versions: Versions::SPOKEN,
             capabilities: Capabilities::OWN,
         };
-        let heard = Arc::downgrade(&ears) as Weak<dyn Listener>;
+        let heard = Arc::downgrade(&ears) as Weak<dyn PeerListener>;
         let given = Arc::downgrade(&hands) as Weak<dyn Uploads>;
         fleet.begin(hello, heard, given);
         if let Some(listener) = peers {
@@ -264,7 +264,7 @@ impl Prepared {
 }
 
 /// What the fleet is told.
-fn fleet_context(options: &Options, context: &Context) -> FleetContext {
+fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     FleetContext {
         role: options.role,
         place: context.place.clone(),

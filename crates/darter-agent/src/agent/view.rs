@@ -10,7 +10,7 @@ use darter_api::top::{AgentView, Rates, SwarmRow, Top};
 use darter_api::{StoreStatus, Traffic};
 use darter_core::Moment;
 use darter_engine::FetchError;
-use darter_engine::context::Context;
+use darter_engine::context::EngineContext;
 use darter_engine::transfer::Transfer;
 use darter_engine::transfer::meter::TIERS;
 use darter_metrics::process::Usage;
@@ -63,7 +63,7 @@ impl Sampler {
 }
 
 impl Sample {
-    fn take(context: &Context) -> Self {
+    fn take(context: &EngineContext) -> Self {
         let traffic = context.metrics.traffic();
         Self { at: context.now(), cpu: Usage::now().cpu_seconds, traffic, tiers: context.tiers.read() }
     }

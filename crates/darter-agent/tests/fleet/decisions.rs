@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_agent::options::Role;
-use darter_swarm::leadership::trace::{Decided, Heard, Trace};
+use darter_swarm::leadership::trace::{Decided, TraceInput, Trace};
 use darter_swarm::{Leader, Step};
 
 use crate::stories::world::{SEED, World, fetches, ip};
@@ -38,7 +38,7 @@ async fn what_agents_decided_when_their_lead_was_gone_is_decided_again_by_whoeve
     assert_eq!(leads.len(), 1, "one leads in the seed's place: {traces:?}");
     let lead = leads[0].me;
     let follow = |trace: &&Trace| {
-        let follows = trace.decisions.iter().any(|(heard, _)| *heard == Heard::Leads(Leader::Node(lead)));
+        let follows = trace.decisions.iter().any(|(heard, _)| *heard == TraceInput::Leads(Leader::Node(lead)));
         follows && trace.decided().contains(&Decided::Do(Step::Ask(lead)))
     };
     assert_eq!(traces.iter().filter(follow).count(), 4, "and the others follow it");

@@ -20,7 +20,7 @@ where
     Asker::begin(ours)
 }
 
-async fn asked(stream: &UnixStream) -> (Ask, Part) {
+async fn asked(stream: &UnixStream) -> (Ask, PartAsk) {
     let (ask, _) = receive::<Ask>(stream).await.unwrap();
     let (Ask::Read(part) | Ask::Fetch(part)) = ask.clone() else { panic!("{ask:?}") };
     (ask, part)
@@ -58,7 +58,7 @@ async fn bytes_come_inline_and_a_question_that_nobody_waits_for_is_forgotten() {
         let (_, dropped) = asked(&stream).await;
         let (_, part) = asked(&stream).await;
         frames.send_bytes(dropped.id, b"nobody").await.unwrap();
-        // What a newer release would say in between.
+        // A newer release's message in between.
         frames.send(&serde_json::json!({ "told": "weather", "fine": true })).await.unwrap();
         frames.send_bytes(part.id, b"345678").await.unwrap();
     })

@@ -57,7 +57,7 @@ struct Attempt {
     transfer: Arc<Transfer>,
     /// For whom another try is.
     caller: (Requester, Credentials),
-    parts: Parts,
+    parts: PlacedParts,
     order: Order,
     giving: Giving,
     start: u64,
@@ -69,10 +69,10 @@ struct Attempt {
 }
 
 /// Parts with their places.
-type Parts = BoxStream<'static, Result<(u64, Part), FetchError>>;
+type PlacedParts = BoxStream<'static, Result<(u64, Part), FetchError>>;
 
 /// Parts in order, from `at` on, with their places.
-fn placed(parts: impl Stream<Item = Result<Part, FetchError>> + Send + 'static, mut at: u64) -> Parts {
+fn placed(parts: impl Stream<Item = Result<Part, FetchError>> + Send + 'static, mut at: u64) -> PlacedParts {
     let place = move |part: Part| {
         let start = at;
         at += part.len();

@@ -18,9 +18,9 @@ use crate::transfer::Transfer;
 /// Whose turn it is to begin a transfer of a blob: from its place in the store to its place in the table. Otherwise an opener would take a
 /// place that another has just made, and where nobody waits yet, for a leftover.
 #[derive(Default)]
-pub(super) struct Turns(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
+pub(super) struct BlobTurns(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
 
-impl Turns {
+impl BlobTurns {
     pub(super) async fn turn(&self, blob: BlobId) -> tokio::sync::OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.0.lock();

@@ -1,7 +1,7 @@
 //! The first answer of an origin of whose content only parts are wanted: a few bytes, which say what there is to know of the whole; or
 //! the whole, where the origin gives that and no parts.
 //!
-//! Origins refuse parts in every way there is ([`Parts`]): by a status that says so, by 5xx, by silence. One that fails altogether is
+//! Origins refuse parts in every way there is ([`RangeSupport`]): by a status that says so, by 5xx, by silence. One that fails altogether is
 //! asked again as patiently as for anything else, and asks for a pause in vain for nobody.
 
 use std::pin::pin;
@@ -13,7 +13,7 @@ use darter_origin::{Origin, OriginError, Reading};
 use futures_util::future::{Either, select};
 
 use super::sample::SAMPLE;
-use crate::transfer::parts::Parts;
+use crate::transfer::parts::RangeSupport;
 
 /// How long the part alone is waited for. An engine that waits for a range gives up after ten seconds or more.
 const PART_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub(super) async fn first_answer(
         return Err(error);
     }
     if !error.is_unconnected() && error.retry_after().is_none() {
-        let mut parts = Parts::Doubted;
+        let mut parts = RangeSupport::Doubted;
         if let Ok(reading) = parts.open(part, whole).await {
             return Ok(reading);
         }

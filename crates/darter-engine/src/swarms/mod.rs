@@ -58,7 +58,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, Source};
-use darter_fleet::{Listener, Peer};
+use darter_fleet::{PeerListener, Peer};
 use darter_registries::Registries;
 use darter_store::StoredBlob;
 use darter_swarm::{Input, RequestId};
@@ -96,7 +96,7 @@ const MAX_EARLY: usize = 4096;
 pub struct Swarms {
     /// What all transfers share.
     pub house: House,
-    transfers: Mutex<HashMap<BlobId, Entry>>,
+    transfers: Mutex<HashMap<BlobId, UsedTransfer>>,
     /// What was said of blobs whose transfer is being made.
     early: Mutex<HashMap<BlobId, Early>>,
     /// What was said, from a Meet on, of blobs that are not on their way to here. Part of what `early` guards: added to and taken
@@ -114,7 +114,7 @@ pub struct Swarms {
     draining: AtomicBool,
 }
 
-struct Entry {
+struct UsedTransfer {
     transfer: Arc<Transfer>,
     used: Moment,
 }
@@ -145,16 +145,16 @@ struct Shelved {
 }
 
 /// A blob that peers are given pieces of while nothing else needs its room.
-struct Shared(Arc<dyn StoredBlob>);
+struct LentBlob(Arc<dyn StoredBlob>);
 
-impl Shared {
+impl LentBlob {
     fn new(stored: Arc<dyn StoredBlob>) -> Self {
         stored.rest();
         Self(stored)
     }
 }
 
-impl Drop for Shared {
+impl Drop for LentBlob {
     fn drop(&mut self) {
         // Evicted or not, nobody rests on it any more.
         let _ = self.0.wake();
@@ -163,7 +163,7 @@ impl Drop for Shared {
 
 enum ShelfState {
     Opening,
-    Open(Shared, PieceLength),
+    Open(LentBlob, PieceLength),
     /// Not stored here, when last looked.
     Absent,
 }
@@ -259,7 +259,7 @@ impl Swarms {
     /// Puts idle transfers away. Called every few seconds.
     pub fn retire(&self) {
         let now = self.house.context.now();
-        let is_idle = |entry: &Entry| {
+        let is_idle = |entry: &UsedTransfer| {
             let transfer = &entry.transfer;
             let patience = if transfer.is_leading_others() { RETIRE_LEAD_AFTER } else { RETIRE_AFTER };
             let over = !matches!(transfer.outcome(), Outcome::Open) || transfer.is_at_rest();
@@ -306,7 +306,7 @@ impl Swarms {
                     Arc::clone(&entry.transfer)
                 }
                 _ => {
-                    let failed = transfers.insert(transfer.blob, Entry { transfer: Arc::clone(&transfer), used });
+                    let failed = transfers.insert(transfer.blob, UsedTransfer { transfer: Arc::clone(&transfer), used });
                     if let Some(failed) = failed {
                         failed.transfer.close();
                     }
@@ -340,7 +340,7 @@ impl Swarms {
         if transfers.len() <= most {
             return;
         }
-        let idle = transfers.iter().filter_map(|(blob, Entry { transfer, used })| {
+        let idle = transfers.iter().filter_map(|(blob, UsedTransfer { transfer, used })| {
             let leads = transfer.is_leading_others();
             let patience = if leads { RETIRE_AFTER } else { RETIRE_SURPLUS_AFTER };
             let idle = transfer.is_complete() && !transfer.has_readers() && now.since(*used) > patience;
@@ -439,7 +439,7 @@ impl Swarms {
 }
 
 #[async_trait]
-impl Listener for ListeningSwarms {
+impl PeerListener for ListeningSwarms {
     fn peer_up(&self, peer: &Peer) {
         if peer.is_seed() {
             self.swarms.tell_inventory(peer.hello.node);

@@ -13,7 +13,7 @@ use darter_store::{PieceFile, StoredBlob};
 use darter_wire::{Bind, Later, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
 
-use super::{Shared, ShelfState, Shelved, Swarms};
+use super::{LentBlob, ShelfState, Shelved, Swarms};
 use crate::transfer::Transfer;
 
 /// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
@@ -144,7 +144,7 @@ impl Swarms {
         let state = match stored {
             Some(stored) => {
                 let pieces = stored.manifest().piece_length();
-                ShelfState::Open(Shared::new(stored), pieces)
+                ShelfState::Open(LentBlob::new(stored), pieces)
             }
             None => ShelfState::Absent,
         };

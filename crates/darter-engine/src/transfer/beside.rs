@@ -26,7 +26,7 @@ use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
 use super::dissolve::origin_of;
 use super::reading::{Leftover, RunEnd, is_refusal, next_chunk};
-use super::{Lead, State, Transfer};
+use super::{Lead, TransferState, Transfer};
 
 /// How long a connection besides others may send nothing.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
@@ -250,7 +250,7 @@ impl Transfer {
         }
         let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
         let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.session.compares;
-        let State { session, beside, .. } = &mut *state;
+        let TransferState { session, beside, .. } = &mut *state;
         let mut books = session.books_mut();
         let run =
             books.as_mut().filter(|_| may_read).and_then(|books| books.lead_mut().origin_plan(reader, &known, now));

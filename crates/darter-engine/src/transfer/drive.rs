@@ -10,7 +10,7 @@ use darter_swarm::{Input, Output};
 use darter_wire::FailureKind;
 use tokio::sync::Notify;
 
-use super::{Lead, State, Transfer};
+use super::{Lead, TransferState, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
 
@@ -49,7 +49,7 @@ impl Transfer {
     }
 
     /// The same, and takes note of it once the session knows.
-    pub(super) fn tell_and(&self, input: Input, note: impl FnOnce(&mut State, Moment)) {
+    pub(super) fn tell_and(&self, input: Input, note: impl FnOnce(&mut TransferState, Moment)) {
         let now = self.context.now();
         let follows = {
             let mut state = self.state.lock();
@@ -176,7 +176,7 @@ impl Transfer {
     }
 }
 
-fn next_wakeup(state: &State, now: Moment) -> Option<Moment> {
+fn next_wakeup(state: &TransferState, now: Moment) -> Option<Moment> {
     let session = &state.session;
     let progress = session.asked().next().map(|_| now + PROGRESS_PAUSE);
     let wake = [session.next_wakeup(now), progress, session.look_due()].into_iter().flatten().min();

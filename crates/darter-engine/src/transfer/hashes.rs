@@ -6,13 +6,13 @@ use std::sync::Arc;
 use darter_core::manifest::ManifestError;
 use darter_core::{NodeId, PieceHash, Proof, in_full};
 use darter_store::StoreError;
-use darter_swarm::hashes::Answer;
+use darter_swarm::hashes::HashAnswer;
 
-use super::{Lead, State, Transfer};
+use super::{Lead, TransferState, Transfer};
 
 impl Transfer {
     /// Takes note of hashes that the store has learned, behind a gap perhaps.
-    pub(super) fn learned_run(&self, state: &mut State, run: Range<u32>) {
+    pub(super) fn learned_run(&self, state: &mut TransferState, run: Range<u32>) {
         state.session.learned(run, self, self.context.now());
     }
 
@@ -38,20 +38,20 @@ impl Transfer {
     pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let Some(check) = self.state.lock().session.hashes.check_for(from) else { return };
         let answer = match check.prove(first, hashes, proof) {
-            Answer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
-                Ok(_) => Answer::Proven(proven),
+            HashAnswer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
+                Ok(_) => HashAnswer::Proven(proven),
                 Err(error) => {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "hashes were not taken");
-                    Answer::Useless
+                    HashAnswer::Useless
                 }
             },
             other => other,
         };
-        if matches!(answer, Answer::Useless) {
+        if matches!(answer, HashAnswer::Useless) {
             tracing::debug!(blob = %self.blob.short(), peer = %from.short(), "no hashes with the lead's word");
             self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
         }
-        let is_new = matches!(answer, Answer::Proven(_));
+        let is_new = matches!(answer, HashAnswer::Proven(_));
         let now = self.context.now();
         self.state.lock().session.answered(from, answer, now);
         if is_new {

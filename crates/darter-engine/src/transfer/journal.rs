@@ -38,13 +38,13 @@ pub(crate) struct Journal {
     waits: HashMap<Option<u16>, Duration>,
     /// Until when waiting was counted: readers that wait at the same time are counted once.
     waited_until: Moment,
-    given: HashMap<u16, Given>,
+    given: HashMap<u16, GiverShare>,
     max_lag: u64,
 }
 
 /// What one giver gave.
 #[derive(Debug)]
-struct Given {
+struct GiverShare {
     bytes: u64,
     first: Moment,
     last: Moment,
@@ -84,7 +84,7 @@ impl Journal {
         }
         let giver = self.giver(from);
         self.by_piece.insert(piece, giver);
-        let given = self.given.entry(giver).or_insert(Given { bytes: 0, first: now, last: now });
+        let given = self.given.entry(giver).or_insert(GiverShare { bytes: 0, first: now, last: now });
         given.bytes += bytes;
         given.last = now;
     }

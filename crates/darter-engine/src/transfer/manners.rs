@@ -19,17 +19,17 @@ const MAX_ORIGINS: usize = 1024;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub struct Manners(Mutex<HashMap<String, Known>>);
+pub struct Manners(Mutex<HashMap<String, OriginManners>>);
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct OriginManners {
     /// Until when it is read by one connection for each blob.
     alone_until: Moment,
     /// Until when no further connections are tried for another blob.
     known_until: Moment,
 }
 
-impl Known {
+impl OriginManners {
     fn ends(self) -> Moment {
         self.alone_until.max(self.known_until)
     }
@@ -58,7 +58,7 @@ impl Manners {
         Some(known.known_until).filter(|until| now < *until)
     }
 
-    fn change(&self, origin: &str, now: Moment, change: impl FnOnce(&mut Known)) {
+    fn change(&self, origin: &str, now: Moment, change: impl FnOnce(&mut OriginManners)) {
         let mut origins = self.0.lock();
         if origins.len() >= MAX_ORIGINS && !origins.contains_key(origin) {
             origins.retain(|_, known| now < known.ends());

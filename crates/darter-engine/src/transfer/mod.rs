@@ -94,7 +94,7 @@ use self::passing::Positions;
 use self::rest::Rest;
 use self::view::Flows;
 use self::whole::Whole;
-use crate::context::{Context, Fetching};
+use crate::context::{EngineContext, Fetching};
 use crate::error::FetchError;
 use crate::joins::Joins;
 
@@ -116,7 +116,7 @@ pub enum Outcome {
 
 /// One blob on its way. See the module's text.
 pub struct Transfer {
-    pub(crate) context: Arc<Context>,
+    pub(crate) context: Arc<EngineContext>,
     pub(crate) fleet: Arc<Fleet>,
     joins: Arc<Joins>,
     tasks: TaskTracker,
@@ -131,7 +131,7 @@ pub struct Transfer {
     /// How long its pieces are.
     pub piece_length: PieceLength,
     on_trust: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<TransferState>,
     /// How far the whole was hashed.
     whole: Whole,
     /// Wakes the driver.
@@ -148,7 +148,7 @@ pub struct Transfer {
     closed: CancellationToken,
 }
 
-pub(crate) struct State {
+pub(crate) struct TransferState {
     session: Session,
     callers: Callers,
     /// For whom the origin is read: who may have the least read.
@@ -184,7 +184,7 @@ pub(crate) struct State {
     losses: Losses,
 }
 
-impl State {
+impl TransferState {
     /// How many are in the swarm, as far as is known here.
     fn members(&self) -> u32 {
         u32::try_from(self.session.members()).unwrap_or(u32::MAX)
@@ -222,7 +222,7 @@ const fn narrower(one: Requester, other: Requester) -> Requester {
 /// What all transfers of an agent share.
 pub struct House {
     /// What every part of the agent shares.
-    pub context: Arc<Context>,
+    pub context: Arc<EngineContext>,
     /// The agents that it is connected with.
     pub fleet: Arc<Fleet>,
     /// Its questions to leads.
@@ -291,7 +291,7 @@ impl Transfer {
         if !everything {
             session.wants_parts(now);
         }
-        let state = State {
+        let state = TransferState {
             session,
             callers: Callers::new(credentials),
             requester,
@@ -469,7 +469,7 @@ impl Transfer {
         self.end(&mut self.state.lock(), error);
     }
 
-    fn end(&self, state: &mut State, error: FetchError) {
+    fn end(&self, state: &mut TransferState, error: FetchError) {
         state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
         state.session.course.fails();
         state.failure = Some(error);
@@ -566,7 +566,7 @@ impl Transfer {
 }
 
 /// The digest that was found when a blob of this root came here.
-async fn recalled(context: &Context, blob: BlobId, root: PieceHash) -> Option<Digest> {
+async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Option<Digest> {
     let archive = context.archive.clone();
     let told = context.disk.run(move || archive.recall(blob)).await?;
     told.digest.filter(|_| told.root == Some(root.to_string()))

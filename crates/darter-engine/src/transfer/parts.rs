@@ -24,7 +24,7 @@ const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is known of an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parts {
+pub(crate) enum RangeSupport {
     /// It gives parts, as far as is known.
     Given,
     /// It failed when it was asked for a part, which may have had another reason.
@@ -46,7 +46,7 @@ pub(super) enum Next {
     Compared,
 }
 
-impl Parts {
+impl RangeSupport {
     /// Takes note of a failure; `asked_part` if a range was to be read, `moved_on` if bytes came that were not here before, `others_read` if
     /// other connections read ranges at the time: what may pass is about their number then.
     pub(super) fn after(&mut self, asked_part: bool, moved_on: bool, others_read: bool, error: &OriginError) -> Next {
@@ -147,7 +147,7 @@ mod tests {
     /// What is opened, and which questions were asked. Each question is answered after the seconds that stand
     /// with it.
     async fn opened(
-        parts: &mut Parts,
+        parts: &mut RangeSupport,
         part: (u64, Option<ErrorKind>),
         whole: (u64, Option<ErrorKind>),
     ) -> (Result<u64, ErrorKind>, String) {
@@ -167,7 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_range_that_is_refused_or_silent_is_no_end_where_the_whole_is_given() {
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "p".into()));
         assert_eq!(parts.after(true, false, false, &failed(ErrorKind::Status(400))), Next::Whole);
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(0), "w".into()));
@@ -177,24 +177,24 @@ mod tests {
             "nothing is left to try"
         );
 
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (1000, None), (1, None)).await, (Ok(0), "pw".into()));
-        assert_eq!(parts, Parts::Refused);
+        assert_eq!(parts, RangeSupport::Refused);
         // One that is slow with everything is asked once more at most.
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (35, None), (35, None)).await, (Ok(7), "pw".into()));
         let away = Some(ErrorKind::Unreachable);
         assert_eq!(opened(&mut parts, (35, None), (1, away)).await, (Ok(7), "pw".into()));
-        assert_eq!(parts, Parts::Given);
+        assert_eq!(parts, RangeSupport::Given);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_origin_that_was_away_is_read_by_range_again() {
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         let away = Some(ErrorKind::Status(503));
         assert_eq!(parts.after(true, true, false, &failed(ErrorKind::Truncated)), Next::AsBefore);
         assert_eq!(parts.after(true, false, false, &failed(ErrorKind::UnknownName)), Next::AsBefore);
-        assert_eq!(parts, Parts::Given, "bytes came by range, and nobody was asked");
+        assert_eq!(parts, RangeSupport::Given, "bytes came by range, and nobody was asked");
         assert_eq!(parts.after(true, false, false, &failed(ErrorKind::Status(503))), Next::AsBefore);
         let asked = opened(&mut parts, (1, away.clone()), (1, away.clone())).await;
         assert_eq!(asked, (Err(ErrorKind::Status(503)), "w".into()));
@@ -202,43 +202,43 @@ mod tests {
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "wp".into()));
         // But not where the range fails while the whole is given.
         for part in [(1, away), (1000, None)] {
-            let mut parts = Parts::Doubted;
+            let mut parts = RangeSupport::Doubted;
             assert_eq!(opened(&mut parts, part, (1, None)).await, (Ok(0), "wp".into()));
-            assert_eq!(parts, Parts::Refused);
+            assert_eq!(parts, RangeSupport::Refused);
             assert_eq!(parts.after(true, true, false, &failed(ErrorKind::Truncated)), Next::AsBefore);
-            assert_eq!(parts, Parts::Doubted, "the rest is asked for by range once more");
+            assert_eq!(parts, RangeSupport::Doubted, "the rest is asked for by range once more");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_origin_that_counts_requests_is_given_its_pause_and_asked_for_the_range_alone() {
         let limited = || ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(1)) };
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         assert_eq!(parts.after(true, false, false, &failed(limited())), Next::AsBefore);
         let asked = opened(&mut parts, (0, Some(limited())), (0, None)).await;
         assert_eq!(asked, (Err(limited()), "wp".into()));
         assert_eq!(parts.after(true, false, false, &failed(limited())), Next::AsBefore);
         assert_eq!(opened(&mut parts, (0, None), (0, None)).await, (Ok(7), "p".into()));
-        assert_eq!(parts, Parts::Given);
+        assert_eq!(parts, RangeSupport::Given);
         // One that asks for a pause whenever it is asked for a range gives none.
-        let mut parts = Parts::Limited;
+        let mut parts = RangeSupport::Limited;
         assert_eq!(opened(&mut parts, (0, Some(limited())), (0, None)).await, (Ok(0), "pw".into()));
-        assert_eq!(parts, Parts::Refused);
+        assert_eq!(parts, RangeSupport::Refused);
     }
 
     #[test]
     fn an_origin_that_bears_few_connections_gives_parts_all_the_same() {
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         for kind in [ErrorKind::Status(503), ErrorKind::RateLimited { retry_after: None }, ErrorKind::Unreachable] {
             assert_eq!(parts.after(true, false, true, &failed(kind)), Next::AsBefore);
-            assert_eq!(parts, Parts::Given);
+            assert_eq!(parts, RangeSupport::Given);
         }
         assert_eq!(parts.after(true, false, true, &failed(ErrorKind::Status(400))), Next::Whole);
     }
 
     #[test]
     fn what_came_of_a_part_that_was_another_one_is_compared() {
-        let mut parts = Parts::Given;
+        let mut parts = RangeSupport::Given;
         assert_eq!(parts.after(false, true, false, &failed(ErrorKind::Protocol)), Next::AsBefore);
         assert_eq!(parts.after(true, true, false, &failed(ErrorKind::Protocol)), Next::Compared);
     }

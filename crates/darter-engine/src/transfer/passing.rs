@@ -17,7 +17,7 @@ use darter_core::{Blamed as _, Fault, PieceIndex, PieceSet, in_full};
 use darter_store::StoreError;
 use darter_swarm::{Books, Event, ReaderId};
 
-use super::{Lead, Outcome, State, Transfer};
+use super::{Lead, Outcome, TransferState, Transfer};
 use crate::error::FetchError;
 
 /// How long members are waited for that take nothing.
@@ -65,7 +65,7 @@ impl Transfer {
     }
 
     /// Lets the picker fetch what readers need and nothing else, once the blob passes through.
-    pub(super) fn note_passing(&self, state: &mut State) {
+    pub(super) fn note_passing(&self, state: &mut TransferState) {
         if self.stored.passes() && !state.positions.told {
             state.positions.told = true;
             state.session.picker.handle(Event::Wants(false), self.context.now());
@@ -87,7 +87,7 @@ impl Transfer {
     }
 
     /// Whether it passes through and every reader has something to read: then it is they who are waited for.
-    pub(super) fn nobody_waits(&self, state: &State) -> bool {
+    pub(super) fn nobody_waits(&self, state: &TransferState) -> bool {
         self.stored.passes() && state.positions.at.values().all(|piece| self.stored.holds(*piece))
     }
 

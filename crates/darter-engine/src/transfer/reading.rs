@@ -24,10 +24,10 @@ use darter_wire::{MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
 use super::beside::{MAX_SILENCE, limits};
-use super::parts::{Next, Parts};
+use super::parts::{Next, RangeSupport};
 use super::turns::Turn;
 use super::whole::Fresh;
-use super::{Lead, State, Transfer};
+use super::{Lead, TransferState, Transfer};
 use crate::error::FetchError;
 
 /// Of an answer of which nothing came for this long nothing is on its way to here.
@@ -73,12 +73,12 @@ pub(super) struct Leftover {
     again: u64,
     /// Whether it begins with the first byte, and what is known is compared.
     anew: bool,
-    parts: Parts,
+    parts: RangeSupport,
 }
 
 impl Leftover {
     pub(super) const fn new(reader: OriginReader, now: Moment) -> Self {
-        Self { reader, assembly: None, progress: now, reached: 0, again: 0, anew: false, parts: Parts::Given }
+        Self { reader, assembly: None, progress: now, reached: 0, again: 0, anew: false, parts: RangeSupport::Given }
     }
 
     fn bytes(&self) -> u64 {
@@ -133,7 +133,7 @@ impl Transfer {
         self.has_errands_now(&self.state.lock())
     }
 
-    fn has_errands_now(&self, state: &State) -> bool {
+    fn has_errands_now(&self, state: &TransferState) -> bool {
         let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
         let lacks = self.pieces() != Some(self.stored.held().len());
         let has_wishes = |books: &Books| books.lead().wishes().next().is_some();
@@ -223,7 +223,7 @@ impl Transfer {
                 None => RunEnd::Replan,
             };
             drop(turn);
-            if left.parts == Parts::Refused && !on_errands {
+            if left.parts == RangeSupport::Refused && !on_errands {
                 self.origin_is_read_alone(None, "it gives no parts any more");
             }
             let end = match end {

@@ -18,10 +18,10 @@ const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many read, and whether the transfer rests.
 #[derive(Debug, Default)]
-pub(crate) struct Rest(Mutex<State>);
+pub(crate) struct Rest(Mutex<HoldCount>);
 
 #[derive(Debug, Default)]
-struct State {
+struct HoldCount {
     holds: usize,
     resting: bool,
 }

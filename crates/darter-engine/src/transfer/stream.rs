@@ -20,7 +20,7 @@ use futures_util::Stream;
 use tokio::sync::watch;
 
 use super::rest::Hold;
-use super::wants::Waiting;
+use super::wants::WaitingReader;
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -75,12 +75,12 @@ struct Reader {
     since: Option<Moment>,
     giving: Giving,
     /// Tells others what this waits for, if it is no part of a reading of everything.
-    waiting: Option<Waiting>,
+    waiting: Option<WaitingReader>,
     /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
-    ahead: Option<(u64, Reading)>,
+    ahead: Option<(u64, DiskRead)>,
 }
 
-type Reading = DiskWork<Result<Part, StoreError>>;
+type DiskRead = DiskWork<Result<Part, StoreError>>;
 
 impl Transfer {
     /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
@@ -244,7 +244,7 @@ impl Reader {
     }
 
     /// Begins to read on from `at`, up to a chunk's length and no further than `end`.
-    fn begin_to_read(&self, at: u64, end: u64) -> Reading {
+    fn begin_to_read(&self, at: u64, end: u64) -> DiskRead {
         let (stored, pieces, files) =
             (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.giving.files);
         self.transfer.context.disk.run(move || {

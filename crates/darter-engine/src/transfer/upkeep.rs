@@ -17,7 +17,7 @@ use darter_swarm::session::LOOK_EVERY;
 use darter_swarm::{Input, Seen};
 use darter_wire::Message;
 
-use super::{Lead, State, Transfer};
+use super::{Lead, TransferState, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
 
@@ -26,7 +26,7 @@ const SIGN_EVERY: Duration = Duration::from_secs(2);
 
 impl Transfer {
     /// What the session is told about once a second while something is lacking.
-    pub(super) fn seen(&self, state: &State) -> Seen {
+    pub(super) fn seen(&self, state: &TransferState) -> Seen {
         let options = &self.context.options;
         Seen {
             reads: state.reading,
@@ -180,7 +180,7 @@ impl Transfer {
     }
 
     /// What is waited for, if nothing came for a while.
-    pub(super) fn waiting(&self, state: &State, now: Moment) -> Option<String> {
+    pub(super) fn waiting(&self, state: &TransferState, now: Moment) -> Option<String> {
         let waited = state.session.vigil.waited(now);
         let waits = state.session.course.is_open() && waited >= LOOK_EVERY;
         waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
@@ -197,7 +197,7 @@ impl Transfer {
     }
 
     /// For whom and what this transfer waits.
-    fn awaited(&self, state: &State) -> String {
+    fn awaited(&self, state: &TransferState) -> String {
         let piece = self.stored.held().first_missing_from(darter_core::PieceIndex(0));
         let of = self.pieces().map_or_else(String::new, |pieces| format!(" of {pieces}"));
         let piece = format!("piece {}{of}", piece.0 + 1);

@@ -14,7 +14,7 @@ use darter_swarm::OpenRequest;
 
 use super::dissolve::origin_of;
 use super::meter::Meter;
-use super::{Lead, State, Transfer, map_of};
+use super::{Lead, TransferState, Transfer, map_of};
 
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;
@@ -178,7 +178,7 @@ impl Transfer {
     }
 
     /// Everybody who is known to be in the swarm, who moves most first.
-    fn peer_rows(&self, state: &mut State, now: Moment) -> Vec<PeerRow> {
+    fn peer_rows(&self, state: &mut TransferState, now: Moment) -> Vec<PeerRow> {
         let mut nodes: BTreeSet<NodeId> = state.flows.peers.keys().copied().collect();
         nodes.extend(state.session.met().iter());
         let mut holds: HashMap<NodeId, u32> = state.session.picker.holdings().collect();
@@ -237,7 +237,7 @@ impl Transfer {
     }
 }
 
-impl State {
+impl TransferState {
     /// Requests under way; none once the transfer has ended.
     fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
         let open = self.session.course.is_open();

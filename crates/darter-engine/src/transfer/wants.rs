@@ -27,14 +27,14 @@ const WINDOW: u64 = 8 << 20;
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A reader that waits for pieces, until it is dropped.
-pub(super) struct Waiting {
+pub(super) struct WaitingReader {
     transfer: Arc<Transfer>,
     id: ReaderId,
     wish: Option<Wish>,
     within: Duration,
 }
 
-impl Waiting {
+impl WaitingReader {
     /// Waits for the pieces from `piece` on, before `end`. To be called at each step.
     pub(super) fn at(&mut self, piece: PieceIndex, end: u32) {
         let length = self.transfer.piece_length.bytes();
@@ -52,7 +52,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingReader {
     fn drop(&mut self) {
         self.transfer.wish(self.id, None);
     }
@@ -71,8 +71,8 @@ impl Transfer {
     }
 
     /// What tells others what a reader waits for.
-    pub(super) fn waiting_reader(self: &Arc<Self>, id: ReaderId, within: Option<Duration>) -> Waiting {
-        Waiting { transfer: Arc::clone(self), id, wish: None, within: within.unwrap_or(DEFAULT_DEADLINE) }
+    pub(super) fn waiting_reader(self: &Arc<Self>, id: ReaderId, within: Option<Duration>) -> WaitingReader {
+        WaitingReader { transfer: Arc::clone(self), id, wish: None, within: within.unwrap_or(DEFAULT_DEADLINE) }
     }
 
     fn wish(self: &Arc<Self>, reader: ReaderId, wish: Option<Wish>) {
@@ -120,7 +120,7 @@ impl Transfer {
         let id = next_reader();
         let mut waiting = self.waiting_reader(id, Some(within));
         self.readers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let _reading = Reading { transfer: self, id };
+        let _reading = ReadUnderWay { transfer: self, id };
         let all = async {
             let mut changed = self.changed.subscribe();
             loop {
@@ -196,12 +196,12 @@ impl Transfer {
 }
 
 /// Counts as use while bytes are waited for.
-struct Reading<'a> {
+struct ReadUnderWay<'a> {
     transfer: &'a Transfer,
     id: ReaderId,
 }
 
-impl Drop for Reading<'_> {
+impl Drop for ReadUnderWay<'_> {
     fn drop(&mut self) {
         self.transfer.readers.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         self.transfer.tell(Input::ReaderGone(self.id));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use darter_agent::{Agent, Download, FetchError, Held, Phase};
 use darter_api::Problem;
-use darter_api::parts::{Ask, Frames, MAX_PART, Part, Told, hashes_told, max_read, receive};
+use darter_api::parts::{Ask, Frames, MAX_PART, PartAsk, Told, hashes_told, max_read, receive};
 use darter_core::{Blame, Blamed as _, ByteRange, Fault, PieceHash, PieceLength, Retry, in_full};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -31,14 +31,14 @@ const MAX_READ: usize = 8;
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What became of a question.
-enum Answer {
+enum PartOutcome {
     Held(Held, Vec<PieceHash>),
     Here(Vec<PieceHash>),
     Late,
     Failed(Problem),
 }
 
-type Answering = BoxFuture<'static, (u64, Answer)>;
+type Answering = BoxFuture<'static, (u64, PartOutcome)>;
 
 /// Answers until one of the two ends.
 pub(crate) async fn serve(stream: UnixStream, download: Download, agent: Agent) -> io::Result<()> {
@@ -124,22 +124,22 @@ fn answer(download: Arc<Download>, ask: Ask) -> Option<Answering> {
         let range = part.range();
         if let Some(reason) = nonsense(&ask, range, download.length(), download.piece_length()) {
             let blame = Blame::new(Fault::User, Retry::Never);
-            return (part.id, Answer::Failed(Problem::new(reason, blame)));
+            return (part.id, PartOutcome::Failed(Problem::new(reason, blame)));
         }
         let answered = match ask {
             Ask::Fetch(_) => fetched(&download, range, part).await,
             _ => {
                 let held = download.part(range, part.within()).await;
-                held.map(|held| held.map_or(Answer::Late, |held| Answer::Held(held, hashes(&download, range))))
+                held.map(|held| held.map_or(PartOutcome::Late, |held| PartOutcome::Held(held, hashes(&download, range))))
             }
         };
-        (part.id, answered.unwrap_or_else(|error| Answer::Failed(problem(&error))))
+        (part.id, answered.unwrap_or_else(|error| PartOutcome::Failed(problem(&error))))
     }))
 }
 
-async fn fetched(download: &Download, range: ByteRange, part: Part) -> Result<Answer, FetchError> {
+async fn fetched(download: &Download, range: ByteRange, part: PartAsk) -> Result<PartOutcome, FetchError> {
     let came = download.fetch_ahead(range, part.within()).await?;
-    Ok(if came { Answer::Here(hashes(download, range)) } else { Answer::Late })
+    Ok(if came { PartOutcome::Here(hashes(download, range)) } else { PartOutcome::Late })
 }
 
 /// None where one is not known, which is lost at this moment.
@@ -147,9 +147,9 @@ fn hashes(download: &Download, range: ByteRange) -> Vec<PieceHash> {
     download.hashes(range).unwrap_or_default()
 }
 
-async fn send(frames: &mut Frames, id: u64, answer: Answer) -> io::Result<()> {
+async fn send(frames: &mut Frames, id: u64, answer: PartOutcome) -> io::Result<()> {
     match answer {
-        Answer::Held(Held::File(file), hashes) => {
+        PartOutcome::Held(Held::File(file), hashes) => {
             if frames.send_file(&file).await? {
                 return frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await;
             }
@@ -157,10 +157,10 @@ async fn send(frames: &mut Frames, id: u64, answer: Answer) -> io::Result<()> {
             let problem = Problem::new("no file descriptor is left", Blame::new(Fault::Ourselves, Retry::Later(None)));
             frames.send(&Told::Failed { id, problem }).await
         }
-        Answer::Here(hashes) => frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await,
-        Answer::Held(Held::Bytes(bytes), _) => frames.send_bytes(id, &bytes).await,
-        Answer::Late => frames.send(&Told::Late { id }).await,
-        Answer::Failed(problem) => frames.send(&Told::Failed { id, problem }).await,
+        PartOutcome::Here(hashes) => frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await,
+        PartOutcome::Held(Held::Bytes(bytes), _) => frames.send_bytes(id, &bytes).await,
+        PartOutcome::Late => frames.send(&Told::Late { id }).await,
+        PartOutcome::Failed(problem) => frames.send(&Told::Failed { id, problem }).await,
     }
 }
 
@@ -176,11 +176,11 @@ mod tests {
     fn ranges_without_bytes_past_the_end_or_too_long_are_refused_before_anything_else() {
         let pieces = PieceLength::from_log2(20).unwrap();
         let length = 1 << 40;
-        let refused = |make: fn(Part) -> Ask, start, end| {
-            let part = Part { id: 1, start, end, within_ms: 1 };
+        let refused = |make: fn(PartAsk) -> Ask, start, end| {
+            let part = PartAsk { id: 1, start, end, within_ms: 1 };
             nonsense(&make(part), part.range(), Some(length), pieces)
         };
-        for make in [Ask::Read as fn(Part) -> Ask, Ask::Fetch] {
+        for make in [Ask::Read as fn(PartAsk) -> Ask, Ask::Fetch] {
             for (start, end) in
                 [(1 << 60, (1 << 60) + 1), (u64::MAX, u64::MAX), (7, 7), (9, 3), (0, u64::MAX), (5, length + 1)]
             {
@@ -197,7 +197,7 @@ mod tests {
     async fn a_mount_that_does_not_take_its_answer_is_given_up() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut frames = Frames::over(Arc::new(ours));
-        let answer = Answer::Held(Held::Bytes(vec![1; 8 << 20].into()), Vec::new());
+        let answer = PartOutcome::Held(Held::Bytes(vec![1; 8 << 20].into()), Vec::new());
         let sent = in_time(send(&mut frames, 1, answer)).await;
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }

@@ -62,7 +62,7 @@ pub(crate) enum Judged {
 
 /// Ranges that were asked for, by blob.
 #[derive(Debug)]
-pub(crate) struct Asked<K>(Recent<K, Ranges>);
+pub(crate) struct AskedRanges<K>(Recent<K, Ranges>);
 
 /// Those of one blob.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +85,7 @@ impl Ranges {
     }
 }
 
-impl<K: Clone + Eq + Hash> Asked<K> {
+impl<K: Clone + Eq + Hash> AskedRanges<K> {
     pub(crate) fn new() -> Self {
         Self(Recent::new(MAX_BLOBS))
     }
@@ -149,7 +149,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// Whether a range is lone in the end, if nothing arrives before it is judged again.
-    fn is_lone(asked: &mut Asked<&str>, stretch: Stretch, length: u64) -> bool {
+    fn is_lone(asked: &mut AskedRanges<&str>, stretch: Stretch, length: u64) -> bool {
         let first = asked.judge("blob", stretch, length, false);
         let judged = if first == Judged::Unsure { asked.judge("blob", stretch, length, true) } else { first };
         judged == Judged::Lone
@@ -157,7 +157,7 @@ mod tests {
 
     /// Which of these ranges of a blob of 1,000 MiB, in this order, are jumps.
     fn jumps(ranges: &[(u64, u64)]) -> Vec<bool> {
-        let mut asked = Asked::new();
+        let mut asked = AskedRanges::new();
         let jumps = |&(start, end): &(u64, u64)| {
             let asked_for = Stretch { range: ByteRange::new(start, end), open_ended: false };
             is_lone(&mut asked, asked_for, 1000 * MIB) && start > 0
@@ -186,7 +186,7 @@ mod tests {
 
     /// The same for `bytes=START-`.
     fn open_ended_jumps(starts: &[u64], length: u64) -> Vec<bool> {
-        let mut asked = Asked::new();
+        let mut asked = AskedRanges::new();
         let stretch = |start| Stretch { range: ByteRange::new(start, length), open_ended: true };
         starts.iter().map(|start| is_lone(&mut asked, stretch(*start), length)).collect()
     }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_short_beginning_is_lone_until_a_sweep_goes_on_with_it() {
-        let mut asked = Asked::new();
+        let mut asked = AskedRanges::new();
         let mut is_lone = |start, end, open_ended| {
             is_lone(&mut asked, Stretch { range: ByteRange::new(start, end), open_ended }, 100 * MIB)
         };
@@ -231,13 +231,13 @@ mod tests {
     fn the_last_step_that_arrives_before_the_first_one_is_judged_again() {
         let length = 100 * MIB;
         let rest = Stretch { range: ByteRange::new(96 * MIB, length), open_ended: true };
-        let mut asked = Asked::new();
+        let mut asked = AskedRanges::new();
         assert_eq!(asked.judge("blob", rest, length, false), Judged::Unsure);
         asked.begins("blob", u64::MAX);
         assert_eq!(asked.judge("blob", rest, length, true), Judged::Sweep);
         assert_eq!(asked.judge("other", rest, length, false), Judged::Unsure, "of another blob");
         // Other engines name the last byte.
-        let mut asked = Asked::new();
+        let mut asked = AskedRanges::new();
         let step = Stretch { range: ByteRange::new(64 * MIB, 80 * MIB), open_ended: false };
         assert_eq!(asked.judge("blob", step, length, false), Judged::Unsure);
         asked.begins("blob", 16 * MIB);
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_reader_of_lone_ranges_waits_once() {
-        let mut asked = Asked::new();
+        let mut asked = AskedRanges::new();
         let footer = Stretch { range: ByteRange::new(100 * MIB - 51, 100 * MIB), open_ended: false };
         let file = Stretch { range: ByteRange::new(MIB + 1, 2 * MIB), open_ended: false };
         assert_eq!(asked.judge("blob", footer, 100 * MIB, false), Judged::Unsure);

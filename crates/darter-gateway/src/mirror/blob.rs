@@ -27,7 +27,7 @@ use crate::body::{self, Body};
 use crate::mirror::ahead::{Judged, ORDER_TIMEOUT, Stretch};
 use crate::mirror::compared;
 use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
-use crate::mirror::grants::Member;
+use crate::mirror::grants::NamedBlob;
 use crate::mirror::problem::Problem;
 use crate::mirror::range::{self, Asked};
 use crate::mirror::rescue::{self, Rescue};
@@ -48,8 +48,8 @@ struct Wanted {
 }
 
 /// What a registry said of a blob.
-struct Said {
-    member: Member,
+struct BlobReply {
+    member: NamedBlob,
     /// Whether its answer named the digest.
     names_it: bool,
     reply: Reply,
@@ -59,7 +59,7 @@ struct Said {
 type BlobOpening = BoxFuture<'static, Result<Box<dyn Blob>, FetchError>>;
 
 /// What came of that, by the time at which headers go out.
-enum Opened {
+enum BegunBlob {
     Now(Result<Box<dyn Blob>, FetchError>),
     /// Nothing yet.
     Later {
@@ -129,22 +129,22 @@ impl Mirror {
         let mut opening = wanted.open(ask.credentials.clone(), lone.flatten().is_none());
         ask.waits_for(format!("the fleet or {} to begin {digest}", ask.upstream.name()));
         let response = match self.opened(ask, digest, member.size, &mut opening, deadline).await? {
-            Opened::Now(Ok(blob)) => {
+            BegunBlob::Now(Ok(blob)) => {
                 if let Some(said) = said.as_ref().filter(|_| !is_shown) {
                     self.gave(ask, digest, said);
                 }
                 self.serve(ask, wanted, (blob, lone), deadline, response).await
             }
-            Opened::Now(Err(FetchError::Unproven { .. })) => self.compare(ask, wanted, response).await,
-            Opened::Now(Err(error)) => self.go_upstream(ask, wanted, Some(error), response).await,
-            Opened::Later { length } => self.serve_later(ask, wanted, (length, lone.flatten(), opening), response),
+            BegunBlob::Now(Err(FetchError::Unproven { .. })) => self.compare(ask, wanted, response).await,
+            BegunBlob::Now(Err(error)) => self.go_upstream(ask, wanted, Some(error), response).await,
+            BegunBlob::Later { length } => self.serve_later(ask, wanted, (length, lone.flatten(), opening), response),
         }?;
         self.grants.lock().give(&ask.scope, ask.caller, digest, member, self.clock.now());
         Ok(response)
     }
 
     /// Asks the upstream whether this caller may read the blob there, and how long it is.
-    async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<Said, Problem> {
+    async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<BlobReply, Problem> {
         let rest = format!("blobs/{digest}");
         let answer = self.request(ask, Method::HEAD, &rest, HeaderMap::new()).await?;
         if !answer.status.is_success() {
@@ -152,13 +152,13 @@ impl Mirror {
             return Err(Problem::of_reply(answer, ask.upstream.name(), Code::BlobUnknown));
         }
         let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        let member = Member { size: length.and_then(|length| length.parse().ok()) };
+        let member = NamedBlob { size: length.and_then(|length| length.parse().ok()) };
         self.metrics.mirror_access_check(AccessCheck::Granted);
-        Ok(Said { member, names_it: answer.digest() == Some(digest), reply: answer })
+        Ok(BlobReply { member, names_it: answer.digest() == Some(digest), reply: answer })
     }
 
     /// Notes that the upstream gives this blob to this caller.
-    fn gave(&self, ask: &Ask<'_>, digest: Digest, said: &Said) {
+    fn gave(&self, ask: &Ask<'_>, digest: Digest, said: &BlobReply) {
         self.accepted(ask, &said.reply);
         self.grants.lock().belongs(&ask.scope, digest, said.member);
     }
@@ -172,22 +172,22 @@ impl Mirror {
         size: Option<u64>,
         opening: &mut BlobOpening,
         deadline: Instant,
-    ) -> Result<Opened, Problem> {
+    ) -> Result<BegunBlob, Problem> {
         let soon = deadline.min(Instant::now() + self.waits.headers());
         if let Ok(opened) = tokio::time::timeout_at(soon, &mut *opening).await {
-            return Ok(Opened::Now(opened));
+            return Ok(BegunBlob::Now(opened));
         }
         let Some(length) = size else {
             let opened = tokio::time::timeout_at(deadline, opening).await;
-            return opened.map(Opened::Now).map_err(|_| self.too_slow(ask.awaited));
+            return opened.map(BegunBlob::Now).map_err(|_| self.too_slow(ask.awaited));
         };
         // A client that has a part of it already gives the whole pull up when another one fails.
         let begun = self.was_given(ask, digest).is_some();
         tokio::select! {
-            opened = opening => Ok(Opened::Now(opened)),
-            there = self.is_there(ask, digest) => there.map(|()| Opened::Later { length }),
+            opened = opening => Ok(BegunBlob::Now(opened)),
+            there = self.is_there(ask, digest) => there.map(|()| BegunBlob::Later { length }),
             () = tokio::time::sleep_until(deadline) => match begun {
-                true => Ok(Opened::Later { length }),
+                true => Ok(BegunBlob::Later { length }),
                 false => Err(self.too_slow(ask.awaited)),
             },
         }

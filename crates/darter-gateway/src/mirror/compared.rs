@@ -22,7 +22,7 @@ use crate::mirror::rescue::{self, count};
 const MAX_READ_FIRST: u64 = 64 << 10;
 
 /// A copy on its way.
-struct Copy<F> {
+struct ComparedCopy<F> {
     body: darter_origin::Body,
     digest: Digest,
     hasher: DigestHasher,
@@ -33,7 +33,7 @@ struct Copy<F> {
     metrics: Arc<Metrics>,
 }
 
-impl<F: FnOnce(bool)> Copy<F> {
+impl<F: FnOnce(bool)> ComparedCopy<F> {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         self.then.as_ref()?;
         loop {
@@ -97,6 +97,6 @@ pub(crate) fn body(
     then: impl FnOnce(bool) + Send + 'static,
 ) -> Body {
     let (hasher, metrics) = (digest.hasher(), Arc::clone(metrics));
-    let copy = Copy { body, digest, hasher, held: None, then: Some(then), metrics };
+    let copy = ComparedCopy { body, digest, hasher, held: None, then: Some(then), metrics };
     rescue::to_body(stream::unfold(copy, |mut copy| async move { Some((copy.next().await?, copy)) }))
 }

@@ -162,11 +162,11 @@ struct Flow {
     reopen: Reopen,
     around: Arc<Semaphore>,
     stall_timeout: Option<Duration>,
-    copy: Option<Copy>,
+    copy: Option<UpstreamCopy>,
 }
 
 /// The upstream's own copy of the whole blob, as far as it has come.
-struct Copy {
+struct UpstreamCopy {
     hasher: DigestHasher,
     /// What came last.
     held: Option<Bytes>,
@@ -494,7 +494,7 @@ pub(crate) fn body(start: Start, rest: Rest) -> Body {
     let Start { giver, blob, first, at, end, length, whole, lone } = start;
     let Rest { rescue, reopen, outlet, around, stall_timeout } = rest;
     let held = blob.as_ref().map_or(0, |blob| blob.held());
-    let copy = whole.then(|| Copy { hasher: rescue.digest.hasher(), held: None });
+    let copy = whole.then(|| UpstreamCopy { hasher: rescue.digest.hasher(), held: None });
     let flow = Flow {
         giver,
         blob,

@@ -45,7 +45,7 @@ pub(crate) type Fingerprint = [u8; 32];
 
 /// What a manifest says about something it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
+pub(crate) struct NamedBlob {
     /// Length in bytes, where the manifest (or the upstream) says.
     pub(crate) size: Option<u64>,
 }
@@ -55,9 +55,9 @@ pub(crate) struct Member {
 pub(crate) struct Grants {
     ttl: Duration,
     accepted: Recent<(Scope, Fingerprint), Moment>,
-    members: Recent<(Scope, Digest), Member>,
+    members: Recent<(Scope, Digest), NamedBlob>,
     /// Blobs that callers got something of.
-    given: Recent<(Scope, Fingerprint, Digest), (Moment, Member)>,
+    given: Recent<(Scope, Fingerprint, Digest), (Moment, NamedBlob)>,
 }
 
 impl Scope {
@@ -84,12 +84,12 @@ impl Grants {
     }
 
     /// The content belongs to the repository.
-    pub(crate) fn belongs(&mut self, scope: &Scope, digest: Digest, member: Member) {
+    pub(crate) fn belongs(&mut self, scope: &Scope, digest: Digest, member: NamedBlob) {
         self.members.insert((scope.clone(), digest), member, 1);
     }
 
     /// The caller just got something of the blob.
-    pub(crate) fn give(&mut self, scope: &Scope, caller: Fingerprint, digest: Digest, member: Member, now: Moment) {
+    pub(crate) fn give(&mut self, scope: &Scope, caller: Fingerprint, digest: Digest, member: NamedBlob, now: Moment) {
         self.given.insert((scope.clone(), caller, digest), (now, member), 1);
     }
 
@@ -101,7 +101,7 @@ impl Grants {
         caller: Fingerprint,
         digest: Digest,
         now: Moment,
-    ) -> Option<Member> {
+    ) -> Option<NamedBlob> {
         self.accepted.get(&(scope.clone(), caller))?;
         let (at, member) = *self.given.get(&(scope.clone(), caller, digest))?;
         (now - at < GIVEN_FOR).then_some(member)
@@ -119,7 +119,7 @@ impl Grants {
         caller: Fingerprint,
         digest: Digest,
         now: Moment,
-    ) -> Option<Member> {
+    ) -> Option<NamedBlob> {
         let accepted = *self.accepted.get(&(scope.clone(), caller))?;
         if now - accepted >= self.ttl {
             return None;
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
-    const SIZED: Member = Member { size: Some(7) };
+    const SIZED: NamedBlob = NamedBlob { size: Some(7) };
 
     fn at(minutes: u32) -> Moment {
         Moment::ZERO + MINUTE * minutes

@@ -20,7 +20,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{Method, Response, StatusCode};
 
 use crate::body::{self, Body};
-use crate::mirror::grants::Member;
+use crate::mirror::grants::NamedBlob;
 use crate::mirror::problem::Problem;
 use crate::mirror::{Ask, Mirror, entity_tag, header};
 
@@ -152,9 +152,9 @@ impl Mirror {
     fn note_members(&self, ask: &Ask<'_>, manifest: &ImageManifest) {
         let mut grants = self.grants.lock();
         let size = Some(manifest.bytes.len() as u64);
-        grants.belongs(&ask.scope, manifest.digest, Member { size });
+        grants.belongs(&ask.scope, manifest.digest, NamedBlob { size });
         for named in Named::parse(&manifest.bytes).all() {
-            grants.belongs(&ask.scope, named.digest, Member { size: named.size });
+            grants.belongs(&ask.scope, named.digest, NamedBlob { size: named.size });
         }
     }
 }

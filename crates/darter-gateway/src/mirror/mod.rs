@@ -98,10 +98,10 @@ use crate::body::{self, Body};
 use crate::outlet::Outlet;
 
 use self::account::Account;
-use self::grants::{Fingerprint, Grants, Member, Scope};
+use self::grants::{Fingerprint, Grants, NamedBlob, Scope};
 use self::page::Pages;
 use self::problem::Problem;
-use self::route::{Known, Naming};
+use self::route::{KnownUpstreams, Naming};
 use self::wrong::WrongDigests;
 
 pub use self::blobs::{Blob, Blobs};
@@ -154,14 +154,14 @@ pub struct Mirror {
     blobs: Arc<dyn Blobs>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
-    known: Known,
+    known: KnownUpstreams,
     rewrites: Rewrites,
     ask_login: bool,
     waits: Waits,
     stall_timeout: Duration,
     grants: Mutex<Grants>,
     /// Ranges that sweep over blobs.
-    sweeps: Mutex<ahead::Asked<(Scope, Digest)>>,
+    sweeps: Mutex<ahead::AskedRanges<(Scope, Digest)>>,
     /// Who may read past an agent that stands still.
     around: Arc<Semaphore>,
     wrong: WrongDigests,
@@ -194,7 +194,7 @@ struct Ask<'a> {
     /// Takes parts of files for this connection.
     outlet: Outlet,
     /// What the registry said last while this was answered.
-    said: Mutex<Said>,
+    said: Mutex<ReplyNotes>,
     awaited: &'a Awaited,
     /// The last moment at which this may be answered.
     until: Instant,
@@ -206,7 +206,7 @@ struct Awaited(Mutex<String>);
 
 /// What a registry's reply says besides what was asked for.
 #[derive(Default)]
-struct Said {
+struct ReplyNotes {
     /// To be passed on.
     told: HeaderMap,
     /// Set when it is no word of the registry's now.
@@ -228,13 +228,13 @@ impl Mirror {
             registries,
             blobs,
             metrics,
-            known: Known { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
+            known: KnownUpstreams { names: options.upstreams.into_iter().collect(), default: options.default_upstream },
             rewrites: options.rewrites,
             ask_login: options.ask_login,
             waits: Waits::new(options.answer_timeout),
             stall_timeout: options.stall_timeout,
             grants: Mutex::new(Grants::new(options.grant_ttl)),
-            sweeps: Mutex::new(ahead::Asked::new()),
+            sweeps: Mutex::new(ahead::AskedRanges::new()),
             around: Arc::new(Semaphore::new(flow::MAX_AROUND)),
             wrong: WrongDigests::new(Arc::clone(&clock)),
             pages: Pages::new(),
@@ -382,12 +382,12 @@ impl Mirror {
         let reply = self.registries.ask(question).await;
         let reply = reply.map_err(|failure| Problem::of_failure(&failure, Code::NameUnknown))?;
         let now = reply.stale.is_none() && reply.age < self.waits.whole();
-        *ask.said.lock() = Said { told: told::of(&reply.headers), stale: reply.stale.clone(), now };
+        *ask.said.lock() = ReplyNotes { told: told::of(&reply.headers), stale: reply.stale.clone(), now };
         Ok(reply)
     }
 
     /// What is known of the content, if the caller may read it without the upstream being asked.
-    fn believed(&self, ask: &Ask<'_>, digest: Digest) -> Option<Member> {
+    fn believed(&self, ask: &Ask<'_>, digest: Digest) -> Option<NamedBlob> {
         let known = self.grants.lock().look_up(&ask.scope, ask.caller, digest, self.clock.now());
         if known.is_some() {
             self.metrics.mirror_access_check(AccessCheck::Believed);
@@ -396,7 +396,7 @@ impl Mirror {
     }
 
     /// What is known of a blob of which this caller wants a range, and got something a while ago.
-    fn was_given(&self, ask: &Ask<'_>, digest: Digest) -> Option<Member> {
+    fn was_given(&self, ask: &Ask<'_>, digest: Digest) -> Option<NamedBlob> {
         if !ask.headers.contains_key(RANGE) {
             return None;
         }

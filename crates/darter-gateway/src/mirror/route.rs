@@ -48,14 +48,14 @@ pub(crate) struct Target {
 
 /// The upstreams a request may mean without `ns`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownUpstreams {
     /// Names of configured upstreams.
     pub(crate) names: BTreeSet<String>,
     /// The upstream of requests that name none.
     pub(crate) default: Option<String>,
 }
 
-impl Known {
+impl KnownUpstreams {
     fn has(&self, name: &str) -> bool {
         self.names.contains(name) || self.default.as_deref() == Some(name)
     }
@@ -92,7 +92,7 @@ pub(crate) fn namespace_of(request: &Parts) -> (Option<String>, String) {
 ///
 /// # Errors
 /// A name that breaks the specification's grammar, or that no upstream is known for.
-pub(crate) fn target(namespace: Option<String>, asked: &str, known: &Known) -> Result<Target, Problem> {
+pub(crate) fn target(namespace: Option<String>, asked: &str, known: &KnownUpstreams) -> Result<Target, Problem> {
     let by_prefix = |first: &str, rest: &str| -> Result<Target, Problem> {
         let repository = name::repository(rest)?.to_owned();
         Ok(Target { upstream: first.to_owned(), repository, naming: Naming::Prefix(first.to_owned()) })
@@ -130,7 +130,7 @@ pub(crate) fn target(namespace: Option<String>, asked: &str, known: &Known) -> R
     Ok(Target { upstream, repository, naming: Naming::Default })
 }
 
-fn unknown_upstream(name: &str, known: &Known) -> Problem {
+fn unknown_upstream(name: &str, known: &KnownUpstreams) -> Problem {
     let names = known.names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let configured = if names.is_empty() { "none is".to_owned() } else { format!("configured are {names}") };
     let text = format!("no registry is known as {name:?} ({configured}): add --upstream {name}=URL to Darter");

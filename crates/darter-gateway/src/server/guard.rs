@@ -42,7 +42,7 @@ pub(crate) struct Refusal {
 
 /// A host and port as a request names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
+struct RequestTarget {
     host: Host,
     port: Option<u16>,
 }
@@ -88,7 +88,7 @@ impl Guard {
     }
 
     /// A page may only speak for the very origin that it asks.
-    fn check_origin(&self, headers: &HeaderMap, target: &Target) -> Result<(), Refusal> {
+    fn check_origin(&self, headers: &HeaderMap, target: &RequestTarget) -> Result<(), Refusal> {
         for origin in headers.get_all(ORIGIN) {
             let url = origin.to_str().ok().and_then(|origin| origin.parse::<Url>().ok());
             let own = url.as_ref().is_some_and(|url| {
@@ -107,7 +107,7 @@ impl Guard {
 }
 
 /// The one `Host` header.
-fn host_header(headers: &HeaderMap) -> Result<Target, Refusal> {
+fn host_header(headers: &HeaderMap) -> Result<RequestTarget, Refusal> {
     let mut values = headers.get_all(HOST).iter();
     match (values.next().and_then(|value| value.to_str().ok()), values.next()) {
         (Some(value), None) => target(value),
@@ -115,7 +115,7 @@ fn host_header(headers: &HeaderMap) -> Result<Target, Refusal> {
     }
 }
 
-fn target(text: &str) -> Result<Target, Refusal> {
+fn target(text: &str) -> Result<RequestTarget, Refusal> {
     let authority: Authority = text.parse().map_err(|_| bad_host())?;
     // A user belongs into no Host header, and only a number is a port.
     let port = authority.as_str().strip_prefix(authority.host());
@@ -123,7 +123,7 @@ fn target(text: &str) -> Result<Target, Refusal> {
         return Err(bad_host());
     }
     let host = Host::parse(authority.host()).map_err(|_| bad_host())?;
-    Ok(Target { host, port: authority.port_u16() })
+    Ok(RequestTarget { host, port: authority.port_u16() })
 }
 
 fn bad_host() -> Refusal {

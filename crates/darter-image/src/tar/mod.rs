@@ -51,7 +51,7 @@ pub(crate) enum Kind {
 
 /// A member, and where its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
+pub(crate) struct TarMember {
     pub(crate) kind: Kind,
     /// As the tar says it: neither cleaned nor below anything.
     pub(crate) name: Vec<u8>,
@@ -74,7 +74,7 @@ pub(crate) struct Member {
 /// Who takes the members.
 pub(crate) trait Sink {
     /// Takes the next member. True to get its data.
-    fn member(&mut self, member: Member) -> Result<bool, Reason>;
+    fn member(&mut self, member: TarMember) -> Result<bool, Reason>;
     /// Takes the next bytes of the data of a member that wanted it.
     fn data(&mut self, bytes: &[u8]);
 }
@@ -84,7 +84,7 @@ pub(crate) trait Sink {
 pub(crate) struct Parser {
     /// How many bytes came.
     at: u64,
-    state: State,
+    state: TarState,
     /// The block that is being filled.
     block: Block,
     filled: usize,
@@ -97,7 +97,7 @@ pub(crate) struct Parser {
 }
 
 #[derive(Debug)]
-enum State {
+enum TarState {
     /// In a member's header.
     Header,
     /// Behind one block of zeros: another one ends the tar.
@@ -107,7 +107,7 @@ enum State {
     /// In the further headers of an old GNU sparse file.
     MoreMap { header: Box<Header>, map: OldMap },
     /// In the map at the beginning of the data of a sparse file of PAX's form 1.0.
-    Map { member: Box<Member>, left: u64, text: MapText },
+    Map { member: Box<TarMember>, left: u64, text: MapText },
     /// In a member's data.
     Data { left: u64, padding: u64, wanted: bool },
     /// In what fills a block.
@@ -120,7 +120,7 @@ impl Parser {
     pub(crate) fn new() -> Self {
         Self {
             at: 0,
-            state: State::Header,
+            state: TarState::Header,
             block: [0; BLOCK],
             filled: 0,
             begin: 0,
@@ -142,25 +142,25 @@ impl Parser {
         }
         while !bytes.is_empty() {
             let used = match &mut self.state {
-                State::Data { left, padding, wanted } => {
+                TarState::Data { left, padding, wanted } => {
                     let used = clamp(*left, bytes.len());
                     if *wanted {
                         sink.data(&bytes[..used]);
                     }
                     *left -= used as u64;
                     if *left == 0 {
-                        self.state = State::Padding(*padding);
+                        self.state = TarState::Padding(*padding);
                         self.skip_nothing();
                     }
                     used
                 }
-                State::Padding(left) => {
+                TarState::Padding(left) => {
                     let used = clamp(*left, bytes.len());
                     *left -= used as u64;
                     self.skip_nothing();
                     used
                 }
-                State::Special { left, bytes: kept, .. } => {
+                TarState::Special { left, bytes: kept, .. } => {
                     let used = clamp(*left, bytes.len());
                     kept.extend_from_slice(&bytes[..used]);
                     *left -= used as u64;
@@ -171,10 +171,10 @@ impl Parser {
                     bytes = &bytes[used..];
                     continue;
                 }
-                State::End => bytes.len(),
-                State::Header | State::Zero | State::MoreMap { .. } | State::Map { .. } => {
+                TarState::End => bytes.len(),
+                TarState::Header | TarState::Zero | TarState::MoreMap { .. } | TarState::Map { .. } => {
                     let used = (BLOCK - self.filled).min(bytes.len());
-                    if self.filled == 0 && matches!(self.state, State::Header) {
+                    if self.filled == 0 && matches!(self.state, TarState::Header) {
                         self.begin = self.at;
                     }
                     self.block[self.filled..][..used].copy_from_slice(&bytes[..used]);
@@ -197,20 +197,20 @@ impl Parser {
     /// Says that nothing more comes. A tar may end without the blocks of zeros, and in what fills a member's last block.
     pub(crate) fn finish(&self) -> Result<(), Reason> {
         let what = match &self.state {
-            State::Header | State::Zero if self.filled == 0 => return Ok(()),
-            State::Padding(_) | State::End => return Ok(()),
-            State::Header | State::Zero => "a header",
-            State::Special { .. } => "an extended header",
-            State::MoreMap { .. } | State::Map { .. } => "the map of a sparse file",
-            State::Data { .. } => "a file",
+            TarState::Header | TarState::Zero if self.filled == 0 => return Ok(()),
+            TarState::Padding(_) | TarState::End => return Ok(()),
+            TarState::Header | TarState::Zero => "a header",
+            TarState::Special { .. } => "an extended header",
+            TarState::MoreMap { .. } | TarState::Map { .. } => "the map of a sparse file",
+            TarState::Data { .. } => "a file",
         };
         Err(Reason::Truncated { at: self.at, what })
     }
 
     /// Leaves a state in which nothing is left to come.
     fn skip_nothing(&mut self) {
-        if matches!(self.state, State::Padding(0)) {
-            self.state = State::Header;
+        if matches!(self.state, TarState::Padding(0)) {
+            self.state = TarState::Header;
         }
     }
 
@@ -219,22 +219,22 @@ impl Parser {
     }
 
     fn block_is_full(&mut self, sink: &mut impl Sink) -> Result<(), Reason> {
-        match std::mem::replace(&mut self.state, State::Header) {
-            State::Header if self.block == [0; BLOCK] => self.state = State::Zero,
-            State::Zero if self.block == [0; BLOCK] => self.state = State::End,
-            State::Zero => return Err(self.malformed("a block of zeros, and then something else")),
-            State::MoreMap { header, mut map } => {
+        match std::mem::replace(&mut self.state, TarState::Header) {
+            TarState::Header if self.block == [0; BLOCK] => self.state = TarState::Zero,
+            TarState::Zero if self.block == [0; BLOCK] => self.state = TarState::End,
+            TarState::Zero => return Err(self.malformed("a block of zeros, and then something else")),
+            TarState::MoreMap { header, mut map } => {
                 map.extend(&self.block).map_err(|what| self.sparse(&header.name, what))?;
                 self.old_sparse(header, map, sink)?;
             }
-            State::Map { member, left, mut text } => {
+            TarState::Map { member, left, mut text } => {
                 let left = left - BLOCK as u64;
                 match text.push(&self.block).map_err(|what| self.sparse(&member.name, what))? {
                     Some(segments) => self.sparse_member(*member, segments, left, sink)?,
                     None if left < BLOCK as u64 => {
                         return Err(self.sparse(&member.name, "its map is longer than its data"));
                     }
-                    None => self.state = State::Map { member, left, text },
+                    None => self.state = TarState::Map { member, left, text },
                 }
             }
             _ => self.header(sink)?,
@@ -254,7 +254,7 @@ impl Parser {
                 if left > MAX_SPECIAL {
                     return Err(self.malformed("an extended header of more than 1 MiB"));
                 }
-                self.state = State::Special { header: Box::new(header), left, bytes: Vec::new() };
+                self.state = TarState::Special { header: Box::new(header), left, bytes: Vec::new() };
                 if left == 0 {
                     self.special(sink)?;
                 }
@@ -266,10 +266,10 @@ impl Parser {
 
     /// An extended header is here.
     fn special(&mut self, sink: &mut impl Sink) -> Result<(), Reason> {
-        let State::Special { header, bytes, .. } = std::mem::replace(&mut self.state, State::Header) else {
+        let TarState::Special { header, bytes, .. } = std::mem::replace(&mut self.state, TarState::Header) else {
             return Ok(());
         };
-        self.state = State::Padding(padding(bytes.len() as u64));
+        self.state = TarState::Padding(padding(bytes.len() as u64));
         self.skip_nothing();
         match header.kind {
             b'L' => self.long_name = header::text(&bytes).to_vec(),
@@ -283,7 +283,7 @@ impl Parser {
                 // It says nothing of later members, and who reads as Go does forgets what was said of the next one.
                 self.forget();
                 let name = records.get(b"path").filter(|path| !path.is_empty()).map_or(header.name, <[u8]>::to_vec);
-                let member = Member { kind: Kind::Global, name, ..Member::nothing() };
+                let member = TarMember { kind: Kind::Global, name, ..TarMember::nothing() };
                 sink.member(member)?;
             }
         }
@@ -341,7 +341,7 @@ impl Parser {
             Some(segments) => self.sparse_member(member, segments, stored, sink),
             None if stored < BLOCK as u64 => Err(self.sparse(&member.name, "its map is longer than its data")),
             None => {
-                self.state = State::Map { member: Box::new(member), left: stored, text: MapText::default() };
+                self.state = TarState::Map { member: Box::new(member), left: stored, text: MapText::default() };
                 Ok(())
             }
         }
@@ -350,7 +350,7 @@ impl Parser {
     /// The map of an old GNU sparse file, or its next part, is here.
     fn old_sparse(&mut self, mut header: Box<Header>, map: OldMap, sink: &mut impl Sink) -> Result<(), Reason> {
         if map.goes_on {
-            self.state = State::MoreMap { header, map };
+            self.state = TarState::MoreMap { header, map };
             return Ok(());
         }
         let stored = header.stored();
@@ -362,7 +362,7 @@ impl Parser {
     /// A sparse file's data begins, of which this many bytes are stored.
     fn sparse_member(
         &mut self,
-        mut member: Member,
+        mut member: TarMember,
         segments: Vec<Segment>,
         stored: u64,
         sink: &mut impl Sink,
@@ -373,18 +373,18 @@ impl Parser {
     }
 
     /// Hands a member over, of which this many bytes are stored behind what came.
-    fn take(&mut self, mut member: Member, stored: u64, sink: &mut impl Sink) -> Result<(), Reason> {
+    fn take(&mut self, mut member: TarMember, stored: u64, sink: &mut impl Sink) -> Result<(), Reason> {
         member.data = self.at;
         let wanted = sink.member(member)?;
         self.state = match stored {
-            0 => State::Header,
-            left => State::Data { left, padding: padding(left), wanted },
+            0 => TarState::Header,
+            left => TarState::Data { left, padding: padding(left), wanted },
         };
         Ok(())
     }
 
     /// The member that a header, and what was said of it before, describes.
-    fn complete(&mut self, header: Header) -> Result<Member, Reason> {
+    fn complete(&mut self, header: Header) -> Result<TarMember, Reason> {
         let kind = match header.kind {
             0 if header.name.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' | b'S' => Kind::Regular,
@@ -398,7 +398,7 @@ impl Parser {
         };
         let xattrs = self.records.take().map(Records::into_xattrs).unwrap_or_default();
         self.forget();
-        Ok(Member {
+        Ok(TarMember {
             kind,
             name: header.name,
             link: header.link,
@@ -416,7 +416,7 @@ impl Parser {
     }
 }
 
-impl Member {
+impl TarMember {
     pub(crate) const fn nothing() -> Self {
         Self {
             kind: Kind::Regular,

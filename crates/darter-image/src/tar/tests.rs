@@ -7,10 +7,10 @@ use crate::building::tar as building;
 use crate::building::tar::{Entry, entry, file, seal};
 
 /// The members of a tar, in chunks of this size.
-fn members_by(tar: &[u8], chunk: usize) -> Result<Vec<Member>, Reason> {
-    struct All(Vec<Member>);
+fn members_by(tar: &[u8], chunk: usize) -> Result<Vec<TarMember>, Reason> {
+    struct All(Vec<TarMember>);
     impl Sink for All {
-        fn member(&mut self, member: Member) -> Result<bool, Reason> {
+        fn member(&mut self, member: TarMember) -> Result<bool, Reason> {
             self.0.push(member);
             Ok(false)
         }
@@ -26,7 +26,7 @@ fn members_by(tar: &[u8], chunk: usize) -> Result<Vec<Member>, Reason> {
     Ok(all.0)
 }
 
-fn only(tar: &[u8]) -> Member {
+fn only(tar: &[u8]) -> TarMember {
     let members = members_by(tar, 100).unwrap();
     assert_eq!(members.len(), 1, "{members:?}");
     members.into_iter().next().unwrap()

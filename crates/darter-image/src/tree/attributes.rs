@@ -4,7 +4,7 @@ use super::pool::{Namespace, Xattr};
 use super::{Body, NodeId, Tree, XattrId, acl};
 use crate::limits::{MAX_XATTR_NAME, MAX_XATTR_VALUE, MAX_XATTRS};
 use crate::reason::{Reason, shown};
-use crate::tar::{Member, Time};
+use crate::tar::{TarMember, Time};
 
 /// The last second that nanoseconds since 1970 reach in 63 bits, and the last of its nanoseconds.
 const MAX_TIME: (i64, u32) = (9_223_372_036, 854_775_807);
@@ -26,7 +26,7 @@ enum Fate {
 
 impl Tree {
     /// Gives a node what a member says of it.
-    pub(super) fn give_attributes(&mut self, node: NodeId, member: &Member, name: &[u8]) -> Result<(), Reason> {
+    pub(super) fn give_attributes(&mut self, node: NodeId, member: &TarMember, name: &[u8]) -> Result<(), Reason> {
         self.give_owner(node, member);
         for (attribute, value) in &member.xattrs {
             let wrong = |what| Reason::Xattr { name: shown(name), attribute: shown(attribute), what };
@@ -45,7 +45,7 @@ impl Tree {
 
     /// Gives a node a member's owner, as `chown` does it: the highest number changes nothing, larger ones are cut, and what is no directory
     /// loses its capabilities.
-    pub(super) fn give_owner(&mut self, node: NodeId, member: &Member) {
+    pub(super) fn give_owner(&mut self, node: NodeId, member: &TarMember) {
         let pool = &self.pool;
         let node = &mut self.nodes[node.index()];
         for (field, given) in [(&mut node.uid, member.uid), (&mut node.gid, member.gid)] {

@@ -35,11 +35,11 @@ use std::collections::{BTreeMap, HashMap};
 
 pub(crate) use self::acl::with_mode as acl_with_mode;
 pub(crate) use self::pool::{Namespace, Pool, Xattr, XattrId};
-use self::resolve::Place;
-use crate::chunks::{Chunks, Copy, Plan, plan};
+use self::resolve::PathEnd;
+use crate::chunks::{Chunks, CopiedRange, ChunkPlan, plan};
 use crate::limits::{MAX_COPIED, MAX_HELD, MAX_NAME, MAX_PATH};
 use crate::reason::{Reason, shown};
-use crate::tar::{Kind, Member, Sink, Time};
+use crate::tar::{Kind, TarMember, Sink, Time};
 
 /// What a name of a whiteout begins with.
 const WHITEOUT: &[u8] = b".wh.";
@@ -135,7 +135,7 @@ pub(crate) struct Tree {
     /// Blocks of sparse files that no inode can point at.
     pub(crate) copied: Vec<u8>,
     /// What of the data that comes has to be copied, and how much of it came.
-    copying: Vec<Copy>,
+    copying: Vec<CopiedRange>,
     came: u64,
     /// Directories' names and times, for the end.
     times: Vec<(Box<[u8]>, Time)>,
@@ -230,7 +230,7 @@ impl Tree {
     }
 
     /// The directory that a path leads to; what is missing of it is made.
-    fn directory(&mut self, place: &Place, name: &[u8]) -> Result<NodeId, Reason> {
+    fn directory(&mut self, place: &PathEnd, name: &[u8]) -> Result<NodeId, Reason> {
         let mut directory = place.known;
         for missing in &place.missing {
             // A link's target may say any name.
@@ -242,7 +242,7 @@ impl Tree {
         if self.node(directory).is_directory() { Ok(directory) } else { Err(Reason::BelowFile { name: shown(name) }) }
     }
 
-    fn apply(&mut self, member: &Member) -> Result<bool, Reason> {
+    fn apply(&mut self, member: &TarMember) -> Result<bool, Reason> {
         let name = resolve::clean(&member.name);
         // Records may say what no header can.
         if name.contains(&0) || member.link.contains(&0) {
@@ -325,7 +325,7 @@ impl Tree {
         Ok(target)
     }
 
-    fn whiteout(&mut self, directory: NodeId, base: &[u8], hidden: &[u8], member: &Member) -> Result<(), Reason> {
+    fn whiteout(&mut self, directory: NodeId, base: &[u8], hidden: &[u8], member: &TarMember) -> Result<(), Reason> {
         if base == OPAQUE {
             return self.make_opaque(directory);
         }
@@ -350,15 +350,15 @@ impl Tree {
     }
 
     /// Where a file's bytes are; what of them has to be copied is in [`Self::copying`] then.
-    fn content(&mut self, member: &Member, name: &[u8]) -> Result<Content, Reason> {
+    fn content(&mut self, member: &TarMember, name: &[u8]) -> Result<Content, Reason> {
         self.copying.clear();
         let Some(segments) = &member.segments else { return Ok(Content::Tar(member.data)) };
         let copied = self.copied.len() as u64;
         let planned = plan(member.size, segments, member.data, copied, MAX_COPIED - copied);
         let what = "it has more parts that can't be pointed at than may be copied";
         match planned.ok_or_else(|| Reason::Sparse { name: shown(name), what })? {
-            Plan::Whole => Ok(Content::Tar(member.data)),
-            Plan::Chunks { chunks, copies, copied_bytes } => {
+            ChunkPlan::Whole => Ok(Content::Tar(member.data)),
+            ChunkPlan::Chunks { chunks, copies, copied_bytes } => {
                 let copied = usize::try_from(copied_bytes).unwrap_or(usize::MAX);
                 self.hold(chunks.map.len() * 4 + chunks.copied.len() * size_of::<(usize, u32)>() + copied)?;
                 self.copied.resize(self.copied.len() + copied, 0);
@@ -374,7 +374,7 @@ impl Tree {
     pub(crate) fn finish(&mut self) -> Result<(), Reason> {
         for (name, time) in std::mem::take(&mut self.times) {
             match self.resolve(&name, &name) {
-                Ok(Place { known, missing }) if missing.is_empty() => self.node_mut(known).mtime = time,
+                Ok(PathEnd { known, missing }) if missing.is_empty() => self.node_mut(known).mtime = time,
                 // What is no longer there, or can't be reached any more, has no time.
                 Ok(_) | Err(Reason::BelowFile { .. } | Reason::TooManyLinks { .. }) => {}
                 Err(reason) => return Err(reason),
@@ -385,7 +385,7 @@ impl Tree {
 }
 
 impl Sink for Tree {
-    fn member(&mut self, member: Member) -> Result<bool, Reason> {
+    fn member(&mut self, member: TarMember) -> Result<bool, Reason> {
         self.apply(&member)
     }
 
@@ -408,8 +408,8 @@ impl Sink for Tree {
 }
 
 /// A device's number as the kernel writes it: what does not fit is cut off, as `mknod` does it.
-fn device(member: &Member, name: &[u8]) -> Result<u32, Reason> {
-    let Member { major, minor, .. } = *member;
+fn device(member: &TarMember, name: &[u8]) -> Result<u32, Reason> {
+    let TarMember { major, minor, .. } = *member;
     match (u32::try_from(major), u32::try_from(minor)) {
         (Ok(major), Ok(minor)) => Ok((major & 0xfff) << 8 | minor & 0xff | (minor & 0xf_ff00) << 12),
         _ => Err(Reason::Device { name: shown(name), major, minor }),

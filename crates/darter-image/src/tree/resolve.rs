@@ -11,7 +11,7 @@ use crate::reason::{Reason, shown};
 
 /// Where a path leads.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct PathEnd {
     /// The last thing on the way that is there.
     pub(super) known: NodeId,
     /// The names below that are not.
@@ -54,7 +54,7 @@ struct Passed {
 
 impl Tree {
     /// Where a path leads. `member` is named in errors.
-    pub(super) fn resolve(&mut self, path: &[u8], member: &[u8]) -> Result<Place, Reason> {
+    pub(super) fn resolve(&mut self, path: &[u8], member: &[u8]) -> Result<PathEnd, Reason> {
         let mut parts: VecDeque<Box<[u8]>> = named_parts(path).map(Box::from).collect();
         let mut way: Vec<Passed> = Vec::new();
         let mut links = 0;
@@ -107,7 +107,7 @@ impl Tree {
         let first_missing = way.iter().position(|passed| passed.node.is_none()).unwrap_or(way.len());
         let missing = way.split_off(first_missing);
         let known = way.last().and_then(|passed| passed.node).unwrap_or(NodeId::ROOT);
-        Ok(Place { known, missing: missing.into_iter().map(|passed| passed.name).collect() })
+        Ok(PathEnd { known, missing: missing.into_iter().map(|passed| passed.name).collect() })
     }
 }
 

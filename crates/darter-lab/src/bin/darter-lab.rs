@@ -36,7 +36,7 @@ const WARM_UP_KIB: u64 = 1024;
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
-    part: Option<Part>,
+    part: Option<LabCommand>,
     /// Scenarios to run, by name or as a .toml file; without any, the help and the list of them. Each kind has its own table
     scenarios: Vec<String>,
     /// Run these methods in races (measurements have their own): darter, darter-verify-whole, darter-get, darter-link and darter-stdout (from the command to the whole file),
@@ -60,7 +60,7 @@ struct Arguments {
 
 /// What the laboratory starts itself as.
 #[derive(Debug, Subcommand)]
-enum Part {
+enum LabCommand {
     /// One link of a chain, on its host
     #[command(hide = true)]
     Relay(Relay),
@@ -69,7 +69,7 @@ enum Part {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.part {
-        Some(Part::Relay(relay)) => relay.run().map(|()| true),
+        Some(LabCommand::Relay(relay)) => relay.run().map(|()| true),
         None => work(&arguments),
     };
     match done {
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_relay_is_told_apart_from_a_scenario() {
         let relay = ["lab", "relay", "--list", "l", "--directory", "d", "--from", "10.77.0.2:7500"];
-        assert!(matches!(Arguments::try_parse_from(relay).unwrap().part, Some(Part::Relay(_))));
+        assert!(matches!(Arguments::try_parse_from(relay).unwrap().part, Some(LabCommand::Relay(_))));
         let scenario = Arguments::try_parse_from(["lab", "gate", "--method", "chain,darter"]).unwrap();
         assert!(scenario.part.is_none());
         assert_eq!(scenario.method, [Kind::Chain, Kind::Darter]);

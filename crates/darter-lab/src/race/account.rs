@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 /// CPU time and memory of processes, looked at now and then; what ended since the last look counts as it was seen then.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    entries: BTreeMap<u32, Entry>,
+    entries: BTreeMap<u32, ProcessUsage>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+struct ProcessUsage {
     /// CPU seconds before the race.
     before: f64,
     now: f64,
@@ -25,7 +25,7 @@ impl Ledger {
         let mut ledger = Self::default();
         for &id in processes {
             let before = cpu_seconds(id).unwrap_or_default();
-            ledger.entries.insert(id, Entry { before, now: before, peak: 0 });
+            ledger.entries.insert(id, ProcessUsage { before, now: before, peak: 0 });
         }
         ledger
     }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::{Course, START_TIMEOUT};
+use crate::race::course::{Testbed, START_TIMEOUT};
 use crate::race::method::{Look, Method, judge, written};
 use crate::race::relay::Load;
 
@@ -26,13 +26,13 @@ const LIST: &str = "load.json";
 
 /// The relays.
 pub(crate) struct Chain<'c> {
-    course: &'c Course<'c>,
+    course: &'c Testbed<'c>,
     source: Process,
     relays: Vec<Option<Process>>,
 }
 
 impl<'c> Chain<'c> {
-    pub(crate) fn start(course: &'c Course<'c>) -> Result<Self> {
+    pub(crate) fn start(course: &'c Testbed<'c>) -> Result<Self> {
         let list = course.directory().join(LIST);
         let load = Load::of(course.content)?;
         fs::write(&list, serde_json::to_vec(&load)?).with_context(|| format!("write {}", list.display()))?;

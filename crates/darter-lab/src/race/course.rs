@@ -20,7 +20,7 @@ const MIN_SEGMENTS: u32 = 16;
 
 /// Hosts with shaped cables. Fields are dropped in order: hosts before their network.
 #[derive(Debug)]
-pub struct Course<'a> {
+pub struct Testbed<'a> {
     /// What is raced.
     pub scenario: &'a Scenario,
     /// The bytes.
@@ -36,7 +36,7 @@ pub struct Course<'a> {
     network: Network,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Testbed<'a> {
     /// Sets the hosts up.
     pub fn build(scenario: &'a Scenario, content: &'a Content) -> Result<Self> {
         let network = Network::below(&memory_directory()?)?;

@@ -16,7 +16,7 @@ use darter_core::{BlobId, Clock, Moment, SystemClock};
 
 use crate::cluster::{Agent, PEER_PORT};
 use crate::process::wait_until;
-use crate::race::course::{Course, Nginx, START_TIMEOUT};
+use crate::race::course::{Testbed, Nginx, START_TIMEOUT};
 use crate::race::method::{Look, Method};
 use crate::socket;
 
@@ -25,14 +25,14 @@ const WARM_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The fleet, and the origin that its seed reads.
 pub(crate) struct Darter<'c> {
-    course: &'c Course<'c>,
+    course: &'c Testbed<'c>,
     clock: SystemClock,
     origin: Nginx,
     seed: Agent<'c>,
-    nodes: Vec<Node<'c>>,
+    nodes: Vec<GetNode<'c>>,
 }
 
-struct Node<'c> {
+struct GetNode<'c> {
     agent: Agent<'c>,
     began: Moment,
     wanted: Vec<Wanted>,
@@ -50,7 +50,7 @@ enum Wanted {
 
 impl<'c> Darter<'c> {
     /// Starts them, the nodes with these flags besides.
-    pub(crate) fn start(course: &'c Course<'c>, flags: &[&str]) -> Result<Self> {
+    pub(crate) fn start(course: &'c Testbed<'c>, flags: &[&str]) -> Result<Self> {
         let origin = Nginx::start(&course.origin, course.content)?;
         let place = |second: bool| match &course.rack {
             Some(_) => vec!["--label".to_owned(), format!("rack={}", if second { "b" } else { "a" })],
@@ -63,7 +63,7 @@ impl<'c> Darter<'c> {
             let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
             let arguments = [join.to_vec(), place(course.scenario.is_in_second_rack(number)), flags].concat();
             let agent = Agent::with_arguments(host, arguments)?;
-            nodes.push(Node { agent, began: Moment::ZERO, wanted: Vec::new() });
+            nodes.push(GetNode { agent, began: Moment::ZERO, wanted: Vec::new() });
         }
         for node in &nodes {
             meet_seed(&node.agent)?;

@@ -8,7 +8,7 @@ use darter_scenario::Scenario;
 
 use crate::needs;
 use crate::race::chain::Chain;
-use crate::race::course::Course;
+use crate::race::course::Testbed;
 use crate::race::darter::Darter;
 use crate::race::method::Method;
 use crate::race::plain::Plain;
@@ -152,7 +152,7 @@ impl Kind {
     }
 
     /// Starts what runs before a download is asked for.
-    pub fn start<'c>(self, course: &'c Course<'c>) -> Result<Box<dyn Method + 'c>> {
+    pub fn start<'c>(self, course: &'c Testbed<'c>) -> Result<Box<dyn Method + 'c>> {
         Ok(match self {
             Self::Darter => Box::new(Darter::start(course, &[])?),
             Self::DarterVerifyWhole => Box::new(Darter::start(course, &["--verify-whole"])?),

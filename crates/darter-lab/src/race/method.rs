@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::race::course::Course;
+use crate::race::course::Testbed;
 
 /// What a node has reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,7 +48,7 @@ pub(crate) fn written(directory: &Path) -> u64 {
 }
 
 /// Judges the files in a node's `content` directory, and frees their memory for the next.
-pub(crate) fn judge(course: &Course<'_>, node: usize) -> Result<bool> {
+pub(crate) fn judge(course: &Testbed<'_>, node: usize) -> Result<bool> {
     let directory = course.nodes[node].directory().join("content");
     let right = is_right(course, &directory)?;
     fs::remove_dir_all(directory)?;
@@ -56,7 +56,7 @@ pub(crate) fn judge(course: &Course<'_>, node: usize) -> Result<bool> {
 }
 
 /// Whether a directory has all files of the content, with the right bytes.
-pub(crate) fn is_right(course: &Course<'_>, directory: &Path) -> Result<bool> {
+pub(crate) fn is_right(course: &Testbed<'_>, directory: &Path) -> Result<bool> {
     for (name, digest) in &course.content.files {
         let path = directory.join(name);
         if !path.is_file() || crate::oci::digest_of(&path)? != *digest {

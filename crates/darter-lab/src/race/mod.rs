@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`content`] | the bytes, generated once and held in memory |
 //! | [`layers`] | content that engines can unpack, and its image |
-//! | [`course`] | [`Course`]: the hosts of a scenario, with an origin that serves the content |
+//! | [`course`] | [`Testbed`]: the hosts of a scenario, with an origin that serves the content |
 //! | [`method`] | what a [`Method`](method::Method) has to do |
 //! | [`kind`] | the list of them |
 //! | `noise` | numbers without a pattern |
@@ -50,7 +50,7 @@ pub mod run;
 pub mod torrent;
 pub mod user;
 
-pub use course::Course;
+pub use course::Testbed;
 pub use darter_scenario::Scenario;
 pub use row::Row;
 pub use run::race;

@@ -4,18 +4,18 @@ use anyhow::{Context, Result};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::{Course, Nginx};
+use crate::race::course::{Testbed, Nginx};
 use crate::race::method::{Look, Method, judge, written};
 
 /// nginx and its downloaders.
 pub(crate) struct Plain<'c> {
-    course: &'c Course<'c>,
+    course: &'c Testbed<'c>,
     server: Option<Nginx>,
     downloads: Vec<Option<Process>>,
 }
 
 impl<'c> Plain<'c> {
-    pub(crate) fn start(course: &'c Course<'c>) -> Result<Self> {
+    pub(crate) fn start(course: &'c Testbed<'c>) -> Result<Self> {
         let server = Some(Nginx::start(&course.seed, course.content)?);
         Ok(Self { course, server, downloads: course.nodes.iter().map(|_| None).collect() })
     }

@@ -19,7 +19,7 @@ use crate::netns::Host;
 use crate::oci::digest_of;
 use crate::process::{Process, wait_until};
 use crate::race::account::has_ended;
-use crate::race::course::{Course, START_TIMEOUT};
+use crate::race::course::{Testbed, START_TIMEOUT};
 use crate::race::darter::meet_seed;
 use crate::race::layers::Layers;
 use crate::race::method::{Look, Method};
@@ -46,12 +46,12 @@ pub(crate) enum Way {
 pub(crate) struct Pull<'c> {
     layers: &'c Layers,
     registry: Registry,
-    nodes: Vec<Node<'c>>,
+    nodes: Vec<PullNode<'c>>,
     seed: Option<Agent<'c>>,
 }
 
 /// Fields are dropped in order: who pulls before who is asked.
-struct Node<'c> {
+struct PullNode<'c> {
     pull: Option<Process>,
     engine: Containerd<'c>,
     mirror: Mirror<'c>,
@@ -64,7 +64,7 @@ enum Mirror<'c> {
 }
 
 impl<'c> Pull<'c> {
-    pub(crate) fn start(course: &'c Course<'c>, way: Way) -> Result<Self> {
+    pub(crate) fn start(course: &'c Testbed<'c>, way: Way) -> Result<Self> {
         let layers =
             course.content.layers.as_ref().context("the scenario has no layers, and engines pull nothing else")?;
         let registry = Registry::public(&course.origin, &course.content.storage())?;
@@ -88,7 +88,7 @@ impl<'c> Pull<'c> {
                 Way::Direct => Mirror::None,
                 Way::Spegel => Mirror::Spegel(start_spegel(host, &engine, &course.nodes[0])?),
             };
-            nodes.push(Node { pull: None, engine, mirror });
+            nodes.push(PullNode { pull: None, engine, mirror });
         }
         for (node, host) in nodes.iter().zip(&course.nodes) {
             match &node.mirror {

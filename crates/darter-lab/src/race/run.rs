@@ -10,7 +10,7 @@ use darter_scenario::{Event, Scenario};
 use crate::link::Traffic;
 use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::Content;
-use crate::race::course::Course;
+use crate::race::course::Testbed;
 use crate::race::kind::Kind;
 use crate::race::method::Method;
 use crate::race::row::Row;
@@ -46,7 +46,7 @@ struct Meters {
 }
 
 impl Meters {
-    fn read(course: &Course<'_>) -> Result<Self> {
+    fn read(course: &Testbed<'_>) -> Result<Self> {
         Ok(Self {
             seed: course.seed.traffic()?,
             nodes: course.nodes.iter().map(|host| host.traffic()).collect::<Result<_>>()?,
@@ -58,7 +58,7 @@ impl Meters {
 /// Runs one method over one scenario, on hosts of their own.
 pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
     let kills = kills(scenario)?;
-    let course = Course::build(scenario, content)?;
+    let course = Testbed::build(scenario, content)?;
     let mut method = kind.start(&course).with_context(|| format!("start {kind}"))?;
     // Each node stores the content, once or twice, and so does the seed.
     let reserve = Reserve::gather(scenario.size() * u64::from(scenario.nodes * kind.writes() + 1))?;
@@ -113,7 +113,7 @@ pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
 }
 
 fn run(
-    course: &Course<'_>,
+    course: &Testbed<'_>,
     mut kills: Vec<(Duration, u32)>,
     method: &mut dyn Method,
     ledger: &mut Ledger,

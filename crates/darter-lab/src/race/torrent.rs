@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
-use crate::race::course::{Course, START_TIMEOUT};
+use crate::race::course::{Testbed, START_TIMEOUT};
 use crate::race::method::{Look, Method, is_right, written};
 
 const SCRIPT: &str = include_str!("torrent.py");
@@ -35,7 +35,7 @@ pub(crate) enum Client {
 
 /// A seed and peers.
 pub(crate) struct Torrent<'c> {
-    course: &'c Course<'c>,
+    course: &'c Testbed<'c>,
     client: Client,
     script: PathBuf,
     torrent: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) struct Torrent<'c> {
 }
 
 impl<'c> Torrent<'c> {
-    pub(crate) fn start(course: &'c Course<'c>, client: Client) -> Result<Self> {
+    pub(crate) fn start(course: &'c Testbed<'c>, client: Client) -> Result<Self> {
         let script = course.directory().join("torrent.py");
         fs::write(&script, SCRIPT).with_context(|| format!("write {}", script.display()))?;
         let torrent = course.directory().join("content.torrent");

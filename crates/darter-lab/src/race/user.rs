@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::Course;
+use crate::race::course::Testbed;
 use crate::race::darter::Darter;
 use crate::race::method::{Look, Method, judge, written};
 
@@ -24,14 +24,14 @@ pub(crate) enum Target {
 
 /// The agents, and a program for each file that a node wants.
 pub(crate) struct User<'c> {
-    course: &'c Course<'c>,
+    course: &'c Testbed<'c>,
     agents: Darter<'c>,
     target: Target,
     gets: Vec<Vec<Process>>,
 }
 
 impl<'c> User<'c> {
-    pub(crate) fn start(course: &'c Course<'c>, target: Target) -> Result<Self> {
+    pub(crate) fn start(course: &'c Testbed<'c>, target: Target) -> Result<Self> {
         let gets = course.nodes.iter().map(|_| Vec::new()).collect();
         Ok(Self { course, agents: Darter::start(course, &[])?, target, gets })
     }

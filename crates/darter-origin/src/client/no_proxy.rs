@@ -11,11 +11,11 @@ use url::{Host, Url};
 #[derive(Debug, Default)]
 pub(super) struct Exceptions {
     everything: bool,
-    entries: Vec<Entry>,
+    entries: Vec<NoProxyRule>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct NoProxyRule {
     host: Named,
     port: Option<u16>,
 }
@@ -38,7 +38,7 @@ impl Exceptions {
     fn of(list: &str) -> Self {
         let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let (all, others): (Vec<_>, Vec<_>) = entries.partition(|entry| *entry == "*");
-        Self { everything: !all.is_empty(), entries: others.into_iter().map(Entry::of).collect() }
+        Self { everything: !all.is_empty(), entries: others.into_iter().map(NoProxyRule::of).collect() }
     }
 
     /// Whether `url` is one of them.
@@ -47,7 +47,7 @@ impl Exceptions {
     }
 }
 
-impl Entry {
+impl NoProxyRule {
     fn of(entry: &str) -> Self {
         let with_port = entry.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
         let (host, port) = match with_port.and_then(|(host, port)| Some((host, port.parse().ok()?))) {

@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 use url::Url;
 
 use super::answer::Answer;
-use super::client::{Place, RegistryClient, Wanted, remember, repository_of, wanted_by};
+use super::client::{RequestPlace, RegistryClient, Wanted, remember, repository_of, wanted_by};
 use crate::client::Request;
 use crate::error::OriginError;
 use crate::registry::config::Login;
@@ -16,7 +16,7 @@ impl RegistryClient {
         &self,
         request: &mut Request,
         callers: bool,
-        place: &Place,
+        place: &RequestPlace,
     ) -> Result<Option<Wanted>, OriginError> {
         let Some(beyond) = self.inner.beyond.lock().get(place).cloned() else { return Ok(None) };
         let Some(wanted) = self.inner.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
@@ -32,7 +32,7 @@ impl RegistryClient {
         &self,
         mut request: Request,
         callers: bool,
-        place: Place,
+        place: RequestPlace,
         answer: Answer,
         from: &Url,
         sent: Option<Wanted>,
@@ -66,7 +66,7 @@ impl RegistryClient {
 
     /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own, and
     /// none where a registry leads there that nobody configured: it would be given what only that login opens.
-    async fn login_beyond(&self, request: &Request, (base, repository): &Place, callers: bool) -> Option<Login> {
+    async fn login_beyond(&self, request: &Request, (base, repository): &RequestPlace, callers: bool) -> Option<Login> {
         if callers || request.stranger {
             return None;
         }

@@ -67,16 +67,16 @@ pub(super) struct Inner {
     pub(super) tokens: Tokens,
     pub(super) login_keys: LoginKeys,
     /// What each repository asked for last, so that the next request brings it along at once.
-    pub(super) remembered: Mutex<HashMap<Place, Wanted>>,
+    pub(super) remembered: Mutex<HashMap<RequestPlace, Wanted>>,
     /// Where a place's redirects led to another registry that wanted something.
-    pub(super) beyond: Mutex<HashMap<Place, Place>>,
+    pub(super) beyond: Mutex<HashMap<RequestPlace, RequestPlace>>,
     /// Addresses that did not answer, and until when others are asked before them.
     failed: Mutex<HashMap<Url, Moment>>,
     clock: Arc<dyn Clock>,
 }
 
 /// Where something is asked for: a registry's base address, and the repository if the request is about one.
-pub(super) type Place = (Url, Option<String>);
+pub(super) type RequestPlace = (Url, Option<String>);
 
 /// Repositories remembered at most.
 const MAX_REMEMBERED: usize = 4096;
@@ -255,7 +255,7 @@ impl RegistryClient {
         mut request: Request,
         login: Option<&Login>,
         callers: bool,
-        place: Place,
+        place: RequestPlace,
     ) -> Result<Answer, OriginError> {
         let sent = self.inner.remembered.lock().get(&place).cloned();
         let mut refused = false;
@@ -429,7 +429,7 @@ fn address(upstream: &Upstream, path_and_query: &str) -> Result<Url, OriginError
 }
 
 /// Notes `value`; forgets all when there are too many.
-pub(super) fn remember<T>(table: &mut HashMap<Place, T>, place: Place, value: T) {
+pub(super) fn remember<T>(table: &mut HashMap<RequestPlace, T>, place: RequestPlace, value: T) {
     if table.len() >= MAX_REMEMBERED {
         table.clear();
     }

@@ -20,11 +20,11 @@ const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).expect("it is not zero")
 /// Logins whose keys are kept; helpers give new ones every few hours.
 const MAX_KEYS: usize = 64;
 
-type Key = [u8; 32];
+type ProofKey = [u8; 32];
 
 /// The stretched secrets of the logins that were shown so far.
 #[derive(Default)]
-pub(super) struct LoginKeys(Mutex<HashMap<Digest, Key>>);
+pub(super) struct LoginKeys(Mutex<HashMap<Digest, ProofKey>>);
 
 impl LoginKeys {
     /// The proof for a registry that has this base address. Two agents with the same login compute the same from the same `about`.
@@ -56,8 +56,8 @@ impl LoginKeys {
     }
 }
 
-fn stretch(salt: &[u8], secret: &[u8]) -> Key {
-    let mut key = Key::default();
+fn stretch(salt: &[u8], secret: &[u8]) -> ProofKey {
+    let mut key = ProofKey::default();
     derive(PBKDF2_HMAC_SHA256, ITERATIONS, salt, secret, &mut key);
     key
 }

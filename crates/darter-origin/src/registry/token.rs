@@ -57,13 +57,13 @@ pub(super) struct Demand {
 pub(super) struct Tokens {
     http: HttpClient,
     clock: Arc<dyn Clock>,
-    kept: Mutex<HashMap<Key, Kept>>,
+    kept: Mutex<HashMap<TokenKey, Kept>>,
     /// Held by who asks for a token; those who want the same one wait for it.
-    asking: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    asking: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// What a token was given for, and to whom.
-type Key = (Arc<Demand>, Option<Login>);
+type TokenKey = (Arc<Demand>, Option<Login>);
 
 struct Kept {
     token: String,
@@ -169,7 +169,7 @@ impl Tokens {
     }
 
     /// A token that is still good.
-    fn kept(&self, key: &Key) -> Option<String> {
+    fn kept(&self, key: &TokenKey) -> Option<String> {
         let now = self.clock.now();
         self.kept.lock().get(key).filter(|kept| now < kept.until).map(|kept| kept.token.clone())
     }

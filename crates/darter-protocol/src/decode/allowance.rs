@@ -15,7 +15,7 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected,
 
 use crate::limits::memory_for;
 
-/// What the lists of one message may still take, in bytes.
+/// The bytes of memory that the lists of one message may still take.
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: Cell<usize>,
@@ -28,7 +28,7 @@ impl Allowance {
         Self { left: Cell::new(memory_for(message)), is_spent: Cell::new(false) }
     }
 
-    /// Whether a list wanted more than there was.
+    /// True if a list wanted more than was left.
     pub(super) const fn is_spent(&self) -> bool {
         self.is_spent.get()
     }
@@ -53,7 +53,7 @@ impl<'a, T> Charged<'a, T> {
     }
 }
 
-/// Whether elements are charged: those of a structure lie in it.
+/// Says which elements are charged: those of a structure lie in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
     List,

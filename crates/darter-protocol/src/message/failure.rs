@@ -7,7 +7,7 @@ use crate::open_enum::open_enum;
 /// Why a lead could not give a blob: what the origin said, made fit to be passed to the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// The kind of the failure.
     pub kind: FailureKind,
     /// The origin's HTTP status, if it gave one.
     pub status: Option<u16>,

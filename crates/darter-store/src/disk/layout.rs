@@ -29,7 +29,7 @@ pub(super) struct Layout {
 }
 
 /// What became of reading a sidecar.
-enum Found {
+enum SidecarFound {
     Sidecar(Box<Sidecar>),
     /// A newer version of Darter wrote it. It is left alone.
     Newer(u8),
@@ -115,7 +115,7 @@ impl Layout {
     /// Makes an empty data file.
     pub(super) fn create(&self, blob: BlobId) -> Result<FileMedium> {
         let (shard, name) = (self.shard(blob)?, file_name(blob, DATA));
-        if matches!(read_sidecar(blob, &shard), Found::Kept | Found::Newer(_)) {
+        if matches!(read_sidecar(blob, &shard), SidecarFound::Kept | SidecarFound::Newer(_)) {
             set_aside(&shard, blob, &[(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)])?;
         }
         let made = shard.create(&name).or_else(|_| {
@@ -130,9 +130,9 @@ impl Layout {
     pub(super) fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, FileMedium)>> {
         let shard = self.shard(blob)?;
         let sidecar = match read_sidecar(blob, &shard) {
-            Found::Sidecar(sidecar) => sidecar,
-            Found::Unusable => return Ok(None),
-            Found::Kept | Found::Newer(_) => {
+            SidecarFound::Sidecar(sidecar) => sidecar,
+            SidecarFound::Unusable => return Ok(None),
+            SidecarFound::Kept | SidecarFound::Newer(_) => {
                 // At once: what is of no use here is removed by its name.
                 set_aside(&shard, blob, &[(DATA, NEWER_DATA), (SIDECAR, NEWER_SIDECAR)])?;
                 return Ok(None);
@@ -203,13 +203,13 @@ impl Layout {
             }
         };
         match found {
-            Found::Sidecar(sidecar) if has_bytes => return Some(*sidecar),
-            Found::Newer(version) => {
+            SidecarFound::Sidecar(sidecar) if has_bytes => return Some(*sidecar),
+            SidecarFound::Newer(version) => {
                 newer.add(blob, shard, &file_name(blob, SIDECAR), Some(version));
                 return None;
             }
-            Found::Kept => return None,
-            Found::Sidecar(_) | Found::Unusable => {}
+            SidecarFound::Kept => return None,
+            SidecarFound::Sidecar(_) | SidecarFound::Unusable => {}
         }
         tracing::warn!(%blob, "a blob without usable sidecar or bytes is deleted");
         clear(shard, &file_name(blob, SIDECAR));
@@ -252,7 +252,7 @@ fn is_described_otherwise(files: &BTreeSet<String>, blob: BlobId) -> bool {
 }
 
 /// The sidecar of `blob`, if there is one that can be used.
-fn read_sidecar(blob: BlobId, shard: &Dir) -> Found {
+fn read_sidecar(blob: BlobId, shard: &Dir) -> SidecarFound {
     let name = file_name(blob, SIDECAR);
     let path = shard.path_of(&name);
     let mut bytes = Vec::new();
@@ -264,24 +264,24 @@ fn read_sidecar(blob: BlobId, shard: &Dir) -> Found {
         Ok(1) => {}
         Ok(links) => {
             tracing::warn!(path = %path.display(), links, "a sidecar with other names (hard links) is not used");
-            return Found::Unusable;
+            return SidecarFound::Unusable;
         }
-        Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => return Found::Unusable,
+        Err(refusal) if refusal.kind() == io::ErrorKind::NotFound => return SidecarFound::Unusable,
         Err(refusal) => {
             unreadable(shard, &name, &refusal);
-            return Found::Kept;
+            return SidecarFound::Kept;
         }
     }
     match Sidecar::decode(&bytes) {
-        Ok(sidecar) if sidecar.id == blob => Found::Sidecar(Box::new(sidecar)),
+        Ok(sidecar) if sidecar.id == blob => SidecarFound::Sidecar(Box::new(sidecar)),
         Ok(_) => {
             tracing::warn!(path = %path.display(), "a sidecar is another blob's");
-            Found::Unusable
+            SidecarFound::Unusable
         }
-        Err(SidecarError::Newer(version)) => Found::Newer(version),
+        Err(SidecarError::Newer(version)) => SidecarFound::Newer(version),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "a sidecar can't be used");
-            Found::Unusable
+            SidecarFound::Unusable
         }
     }
 }

@@ -32,7 +32,7 @@ fn asking(lead: &mut Signer, count: u32) -> Hashes {
     hashes
 }
 
-fn answer(member: &Hashes, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> Answer {
+fn answer(member: &Hashes, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> HashAnswer {
     member.check_for(node(1)).unwrap().prove(from, hashes, proof)
 }
 
@@ -56,14 +56,14 @@ fn an_answer_is_looked_at_if_it_was_asked_for_and_taken_with_the_leads_word() {
     assert!(member.check_for(node(2)).is_none(), "nobody asked that one");
     let word = lead.prove(&chain(0..4));
     let right = Some(word);
-    assert!(matches!(answer(&member, 1, &list(1..4), None), Answer::Useless), "without a proof");
+    assert!(matches!(answer(&member, 1, &list(1..4), None), HashAnswer::Useless), "without a proof");
     let foreign = Some(other.prove(&chain(0..4)));
-    assert!(matches!(answer(&member, 1, &list(1..4), foreign), Answer::Useless), "another lead's");
-    assert!(matches!(answer(&member, 1, &list(2..5), right), Answer::Useless), "other hashes");
-    assert!(matches!(answer(&member, 3, &list(3..4), right), Answer::Useless), "a gap");
-    assert!(matches!(answer(&member, 0, &list(0..2), Some(lead.prove(&chain(0..2)))), Answer::Stale), "nothing new");
+    assert!(matches!(answer(&member, 1, &list(1..4), foreign), HashAnswer::Useless), "another lead's");
+    assert!(matches!(answer(&member, 1, &list(2..5), right), HashAnswer::Useless), "other hashes");
+    assert!(matches!(answer(&member, 3, &list(3..4), right), HashAnswer::Useless), "a gap");
+    assert!(matches!(answer(&member, 0, &list(0..2), Some(lead.prove(&chain(0..2)))), HashAnswer::Stale), "nothing new");
     let proven = answer(&member, 1, &list(1..4), right);
-    assert!(matches!(proven, Answer::Proven(Proven { at: 1, known: 2, .. })), "the first of the three is known");
+    assert!(matches!(proven, HashAnswer::Proven(Proven { at: 1, known: 2, .. })), "the first of the three is known");
     assert!(!member.answered(node(1), proven, Moment::ZERO), "neighbours heard of the first ones");
     assert_eq!(member.count(), 4);
     assert_eq!(told(&mut member, 2, 1, Moment::ZERO), Some((3, right, false)), "and can be passed on");
@@ -78,7 +78,7 @@ fn neighbours_hear_of_the_first_hashes_that_a_member_is_told() {
     let proven = answer(&member, 0, &list(0..2), Some(lead.prove(&chain(0..2))));
     assert!(member.answered(node(1), proven, Moment::ZERO), "the first ones");
     let mut member = asking(&mut lead, 0);
-    assert!(!member.answered(node(1), Answer::Useless, Moment::ZERO), "there are none yet");
+    assert!(!member.answered(node(1), HashAnswer::Useless, Moment::ZERO), "there are none yet");
     assert!(member.catch_up(&Known::first(2)) && !member.catch_up(&Known::first(3)));
 }
 

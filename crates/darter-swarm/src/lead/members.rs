@@ -11,7 +11,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
 
 use crate::lead::members::links::REACHES;
 use crate::lead::notices::{Notice, Notices};
-use crate::lead::standing::Standing;
+use crate::lead::standing::Reliability;
 use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
@@ -46,7 +46,7 @@ pub(super) struct Member {
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
     /// What it has been found to be as a holder.
-    pub(super) standing: Standing,
+    pub(super) standing: Reliability,
     /// When it last came to hold a piece, or first had to wait for one.
     gained: Option<Moment>,
     /// Whether it should have a neighbour outside its zone.
@@ -259,7 +259,7 @@ impl Members {
             slow_until: Moment::ZERO,
             wants,
             aside: self.is_convicted(id),
-            standing: Standing::default(),
+            standing: Reliability::default(),
             gained: None,
             reaches_out,
             neighbours: Vec::new(),

@@ -37,11 +37,11 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
 use crate::MAX_PIECES;
 use crate::lead::members::{Members, Reported};
-pub use crate::lead::notices::{Neighbour, Notice};
+pub use crate::lead::notices::{NewNeighbour, Notice};
 use crate::lead::origin::Readings;
 pub use crate::lead::origin::{OriginReader, Wish};
 use crate::lead::pieces::{Piece, Pieces};
-use crate::lead::standing::Watch;
+use crate::lead::standing::HolderWatch;
 use crate::random::Random;
 use crate::tuning::Tuning;
 
@@ -90,7 +90,7 @@ pub struct Lead {
     look_again: Option<Moment>,
     readings: Readings,
     /// What the lead's own members were found to be as holders.
-    watch: Watch,
+    watch: HolderWatch,
 }
 
 impl Lead {
@@ -116,7 +116,7 @@ impl Lead {
             copies_from: now,
             look_again: None,
             readings: Readings::default(),
-            watch: Watch::default(),
+            watch: HolderWatch::default(),
         }
     }
 

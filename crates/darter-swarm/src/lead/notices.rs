@@ -20,12 +20,12 @@ pub struct Notice {
     /// Former neighbours that it was told of.
     pub lost: Vec<NodeId>,
     /// Its new neighbours: they tell each other what they hold. After a change of lead some of them may have been so before.
-    pub gained: Vec<Neighbour>,
+    pub gained: Vec<NewNeighbour>,
 }
 
 /// Another member that one should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub struct NewNeighbour {
     /// Who it is.
     pub node: NodeId,
     /// Where it stands.
@@ -52,7 +52,7 @@ impl Notices {
         })
     }
 
-    pub(super) fn gained(&mut self, to: NodeId, neighbour: Neighbour) {
+    pub(super) fn gained(&mut self, to: NodeId, neighbour: NewNeighbour) {
         self.of(to).gained.push(neighbour);
     }
 
@@ -88,7 +88,7 @@ impl Notices {
     /// Bytes of memory behind this, about.
     pub(super) fn memory(&self) -> usize {
         let lists = |notice: &Notice| {
-            notice.lost.capacity() * size_of::<NodeId>() + notice.gained.capacity() * size_of::<Neighbour>()
+            notice.lost.capacity() * size_of::<NodeId>() + notice.gained.capacity() * size_of::<NewNeighbour>()
         };
         let of_members: usize = self.by_member.values().map(lists).sum();
         of_members + self.by_member.len() * size_of::<(NodeId, Notice)>()
@@ -103,8 +103,8 @@ mod tests {
         NodeId([name; 16])
     }
 
-    fn neighbour(name: u8) -> Neighbour {
-        Neighbour { node: node(name), place: Place::default(), wants: true }
+    fn neighbour(name: u8) -> NewNeighbour {
+        NewNeighbour { node: node(name), place: Place::default(), wants: true }
     }
 
     fn at(millis: u64) -> Moment {

@@ -5,7 +5,7 @@
 //! of what the lead gave it, nothing ever turns up at others. Pieces of such a member count as held by nobody, so that they are read from
 //! the origin, or given to somebody else.
 //!
-//! Invariant: a change of what [`Standing::counts`] says of a held piece is a change of the piece's holders.
+//! Invariant: a change of what [`Reliability::counts`] says of a held piece is a change of the piece's holders.
 //!
 //! Non-goals: wrong pieces (see [`Lead::report`]); whom members ask (see [`crate::picker`]).
 
@@ -33,7 +33,7 @@ fn owed(doubts: u32) -> u32 {
 
 /// What one member was found to be as a holder.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct Reliability {
     /// Pieces that it has to give to the lead before it counts as a holder.
     owes: u32,
     /// The pieces that it was given and kept to itself.
@@ -44,7 +44,7 @@ pub(super) struct Standing {
     passed_on: Moment,
 }
 
-impl Standing {
+impl Reliability {
     /// Whether it counts as a holder of a piece.
     pub(super) fn counts(&self, piece: PieceIndex) -> bool {
         self.owes == 0 && !self.kept.contains(piece)
@@ -57,7 +57,7 @@ impl Standing {
 
 /// What the lead watches for.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct HolderWatch {
     /// By reader of the origin: since when pieces are lacked that members hold, and nothing has come from any.
     waits: [Option<Moment>; 2],
     /// What was confirmed by its first holder, oldest first.
@@ -76,7 +76,7 @@ const fn waits_of(reader: OriginReader) -> usize {
     }
 }
 
-impl Watch {
+impl HolderWatch {
     /// When members that stand still are waited for no longer.
     pub(super) fn gives_up_at(&self, tuning: &Tuning) -> Option<Moment> {
         self.waits.iter().flatten().min().map(|since| *since + tuning.holders_patience)

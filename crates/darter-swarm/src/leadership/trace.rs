@@ -13,7 +13,7 @@ pub const MAX_RECORDED: usize = 1024;
 
 /// What an agent was told or asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum TraceInput {
     /// [`Leadership::set`].
     Leads(Leader),
     /// [`Leadership::lost`].
@@ -59,7 +59,7 @@ pub struct Trace {
     /// Whether it may follow others.
     pub may_follow: bool,
     /// What it heard, and what it decided on that.
-    pub decisions: Vec<(Heard, Decided)>,
+    pub decisions: Vec<(TraceInput, Decided)>,
 }
 
 impl Trace {
@@ -88,25 +88,25 @@ impl Leadership {
     }
 
     /// Tells it something, or asks it.
-    pub fn hear(&mut self, heard: &Heard) -> Decided {
+    pub fn hear(&mut self, heard: &TraceInput) -> Decided {
         match heard {
-            Heard::Leads(leader) => self.set(*leader),
-            Heard::Lost(lead, loss) => return Decided::Whether(self.lost(*lead, *loss)),
-            Heard::PieceCame => self.piece_came(),
-            Heard::SeedCame(seed, follows_seed) => {
+            TraceInput::Leads(leader) => self.set(*leader),
+            TraceInput::Lost(lead, loss) => return Decided::Whether(self.lost(*lead, *loss)),
+            TraceInput::PieceCame => self.piece_came(),
+            TraceInput::SeedCame(seed, follows_seed) => {
                 return Decided::Whether(self.seed_came(*seed, |_| *follows_seed));
             }
-            Heard::Refused(node) => self.refused(*node),
-            Heard::Silent(node) => self.silent(*node),
-            Heard::BeginSearch => return Decided::Whether(self.begin_search()),
-            Heard::EndSearch => self.end_search(),
-            Heard::Next(seeds, members) => return Decided::Do(self.next(seeds, members)),
-            Heard::Found(found) => self.found(found.clone()),
+            TraceInput::Refused(node) => self.refused(*node),
+            TraceInput::Silent(node) => self.silent(*node),
+            TraceInput::BeginSearch => return Decided::Whether(self.begin_search()),
+            TraceInput::EndSearch => self.end_search(),
+            TraceInput::Next(seeds, members) => return Decided::Do(self.next(seeds, members)),
+            TraceInput::Found(found) => self.found(found.clone()),
         }
         Decided::Nothing
     }
 
-    pub(super) fn keep(&mut self, heard: impl FnOnce() -> Heard, decided: Decided) {
+    pub(super) fn keep(&mut self, heard: impl FnOnce() -> TraceInput, decided: Decided) {
         if let Some(recorded) = self.recorded.as_mut().filter(|recorded| recorded.len() < MAX_RECORDED) {
             recorded.push((heard(), decided));
         }
@@ -124,28 +124,28 @@ mod tests {
         NodeId([name; 16])
     }
 
-    fn heard() -> Vec<Heard> {
+    fn heard() -> Vec<TraceInput> {
         let seed = node(9);
         let found = Found { members: vec![node(1), node(5)], ..Found::default() };
         vec![
-            Heard::Leads(Leader::Node(seed)),
-            Heard::Lost(seed, Loss::Forgot),
-            Heard::PieceCame,
-            Heard::Leads(Leader::Node(seed)),
-            Heard::Lost(node(8), Loss::Failed),
-            Heard::Lost(seed, Loss::Failed),
-            Heard::BeginSearch,
-            Heard::BeginSearch,
-            Heard::Next(vec![seed], vec![node(4)]),
-            Heard::Refused(node(4)),
-            Heard::Next(vec![], vec![node(4)]),
-            Heard::Silent(node(6)),
-            Heard::Found(found),
-            Heard::Next(vec![], vec![node(4)]),
-            Heard::Leads(Leader::Me),
-            Heard::Next(vec![], vec![]),
-            Heard::SeedCame(seed, false),
-            Heard::EndSearch,
+            TraceInput::Leads(Leader::Node(seed)),
+            TraceInput::Lost(seed, Loss::Forgot),
+            TraceInput::PieceCame,
+            TraceInput::Leads(Leader::Node(seed)),
+            TraceInput::Lost(node(8), Loss::Failed),
+            TraceInput::Lost(seed, Loss::Failed),
+            TraceInput::BeginSearch,
+            TraceInput::BeginSearch,
+            TraceInput::Next(vec![seed], vec![node(4)]),
+            TraceInput::Refused(node(4)),
+            TraceInput::Next(vec![], vec![node(4)]),
+            TraceInput::Silent(node(6)),
+            TraceInput::Found(found),
+            TraceInput::Next(vec![], vec![node(4)]),
+            TraceInput::Leads(Leader::Me),
+            TraceInput::Next(vec![], vec![]),
+            TraceInput::SeedCame(seed, false),
+            TraceInput::EndSearch,
         ]
     }
 

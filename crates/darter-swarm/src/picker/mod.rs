@@ -45,7 +45,7 @@ use crate::MAX_PIECES;
 use crate::event::{Action, Event, ReaderId, RequestId};
 use crate::locality::is_across;
 use crate::pace::Standing;
-use crate::picker::neighbour::{Failures, Meter, Neighbour};
+use crate::picker::neighbour::{Failures, PeerRecord, Neighbour};
 use crate::picker::rarity::Rarity;
 use crate::picker::reading::Reader;
 use crate::random::Random;
@@ -136,7 +136,7 @@ struct Counts {
 #[derive(Debug)]
 struct LeadPeer {
     id: NodeId,
-    meter: Meter,
+    meter: PeerRecord,
     strikes: u32,
     /// From when on it is asked; decided at the first poll.
     asked_from: Option<Moment>,
@@ -467,7 +467,7 @@ impl Picker {
         self.cancel_where(|request| request.neighbour.is_none() && request.piece.is_none());
         self.drop_requests(|request| request.neighbour.is_none());
         let lead = lead.filter(|lead| *lead != self.me && !self.is_banned(*lead));
-        self.lead = lead.map(|id| LeadPeer { id, meter: Meter::default(), strikes: 0, asked_from: None });
+        self.lead = lead.map(|id| LeadPeer { id, meter: PeerRecord::default(), strikes: 0, asked_from: None });
         if self.lead.is_some() {
             // A new lead does not know yet who is not to be trusted.
             let reports = self.banned.iter().map(|(peer, piece)| Action::Report { peer: *peer, piece: *piece });
@@ -546,7 +546,7 @@ impl Picker {
         self.reopen(piece);
     }
 
-    fn meter_mut(&mut self, request: &Request) -> Option<&mut Meter> {
+    fn meter_mut(&mut self, request: &Request) -> Option<&mut PeerRecord> {
         match request.neighbour {
             Some(at) => self.neighbours.get_mut(at).map(|neighbour| &mut neighbour.meter),
             None => self.lead.as_mut().map(|lead| &mut lead.meter),

@@ -14,14 +14,14 @@ pub(super) struct Neighbour {
     pub(super) tier: Tier,
     pub(super) wants: bool,
     pub(super) held: PieceSet,
-    pub(super) meter: Meter,
+    pub(super) meter: PeerRecord,
     /// Found slower than the others; left alone until then, except for what only it has.
     pub(super) slow_until: Option<Moment>,
 }
 
 /// How a peer answers, what stands there, and when it may be asked again after failures.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(super) struct PeerRecord {
     /// Requests for this blob open there, overdue ones included: they still stand in its queue.
     pub(super) open: u32,
     /// Requests of this node that stand there for other blobs; at the lead, where asks of this one may just stand, at least so many.
@@ -43,7 +43,7 @@ pub(super) struct Failures {
 
 impl Neighbour {
     pub(super) fn new(id: NodeId, tier: Tier, wants: bool, held: PieceSet) -> Self {
-        Self { id, tier, wants, held, meter: Meter::default(), slow_until: None }
+        Self { id, tier, wants, held, meter: PeerRecord::default(), slow_until: None }
     }
 
     /// Whether it may be asked at all now, slow or not.
@@ -52,7 +52,7 @@ impl Neighbour {
     }
 }
 
-impl Meter {
+impl PeerRecord {
     /// How many requests of this node stand in the peer's queue, for this blob and for others.
     pub(super) const fn queued(&self) -> u32 {
         self.open + self.elsewhere

@@ -53,7 +53,7 @@ use self::neighbours::Meeting;
 pub use self::output::Output;
 pub use self::pieces::Came;
 use self::wants::Wants;
-use self::watch::Watch;
+use self::watch::Unattended;
 pub use self::watch::{LOOK_EVERY, Seen};
 use crate::{Books, CheckedBy, Course, Hashes, Leader, Leadership, News, Phase, Picker, RequestId, Tuning, Vigil};
 
@@ -92,7 +92,7 @@ pub struct Session {
     questions: BTreeMap<NodeId, u32>,
     /// What is to be done before anything else.
     outputs: Vec<Output>,
-    watch: Watch,
+    watch: Unattended,
 }
 
 impl Session {
@@ -124,7 +124,7 @@ impl Session {
             asked: BTreeMap::new(),
             questions: BTreeMap::new(),
             outputs: Vec::new(),
-            watch: Watch::new(now),
+            watch: Unattended::new(now),
         }
     }
 
@@ -132,7 +132,7 @@ impl Session {
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
         self.leadership = leadership;
         self.books = None;
-        (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Watch::new(now));
+        (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Unattended::new(now));
         self.course = Course::new(self.course.phase() == Phase::Complete);
         self.asked.clear();
         self.questions.clear();

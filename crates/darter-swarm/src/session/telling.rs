@@ -5,7 +5,7 @@ use std::ops::Range;
 use darter_core::{Moment, NodeId, Proof};
 
 use super::Session;
-use crate::hashes::{Answer, Reply, Run};
+use crate::hashes::{HashAnswer, Reply, Run};
 use crate::news::Tellings;
 use crate::{Event, Facts, Leader};
 
@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// A neighbour that was asked has told hashes ([`Hashes::answered`](crate::Hashes::answered)).
-    pub fn answered(&mut self, from: NodeId, answer: Answer, now: Moment) -> bool {
+    pub fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
         let tells = self.hashes.answered(from, answer, now);
         self.are_first(tells)
     }

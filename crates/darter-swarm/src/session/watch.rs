@@ -37,13 +37,13 @@ pub struct Seen {
 
 /// When a session was last looked at.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Unattended {
     looked: Moment,
     /// Since when nobody has been responsible for what is lacking.
     unattended: Option<Moment>,
 }
 
-impl Watch {
+impl Unattended {
     pub(super) const fn new(now: Moment) -> Self {
         Self { looked: now, unattended: None }
     }
@@ -53,7 +53,7 @@ impl Session {
     /// What is to be seen to, besides what [`Session::poll`] says.
     pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) -> Option<Output> {
         if !self.course.is_open() {
-            (self.watch, self.vigil) = (Watch::new(now), Vigil::new(now));
+            (self.watch, self.vigil) = (Unattended::new(now), Vigil::new(now));
             return None;
         }
         if now < self.watch.looked + LOOK_EVERY {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 use darter_protocol::{Message, Verdict};
-use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
+use darter_swarm::asking::{self, SurveyAnswer, SURVEY_TIMEOUT, Survey};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{
     Came, Course, Entering, Facts, Found, Hashes, Input, Leader, Leadership, Loss, Output, Picker, Session, Start,
@@ -781,7 +781,7 @@ impl World {
                 if let Some(part) = part {
                     let it = &self.agents[other];
                     let (lead, nearest) = (it.session.following(), asking::nearest(BLOB, it.session.met()));
-                    survey.answered(node, Answer { part, lead, nearest });
+                    survey.answered(node, SurveyAnswer { part, lead, nearest });
                 } else {
                     longest = SURVEY_TIMEOUT;
                 }

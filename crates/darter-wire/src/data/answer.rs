@@ -1,4 +1,4 @@
-//! What a request for a piece is answered with.
+//! Answers to a request for a piece.
 
 use darter_core::{BlobId, PieceIndex};
 use darter_protocol::{Refusal, Wanted};
@@ -34,7 +34,7 @@ pub enum Answer {
         id: u32,
         /// The request's blob.
         blob: BlobId,
-        /// What was asked for.
+        /// The piece that was asked for, or any.
         wanted: Wanted,
         /// Why there is none.
         reason: Refusal,

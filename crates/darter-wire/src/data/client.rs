@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Answer;
 use crate::{Budget, BufferPool, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
 
-/// What the requesting side needs; all connections of a process share one.
+/// Settings of the requesting side; all connections of a process share one.
 #[derive(Clone)]
 pub struct Receiving {
     /// Meters the bytes of pieces as they are read.
@@ -31,26 +31,26 @@ pub struct Receiving {
 
 /// Asks a holder for pieces; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct DataClient(Arc<Shared>);
+pub struct DataClient(Arc<Channel>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct Channel {
+    state: Mutex<ChannelState>,
     /// There is something to write.
     wake: Notify,
     closed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    unanswered: HashMap<u32, Asked>,
+struct ChannelState {
+    unanswered: HashMap<u32, AskedPiece>,
     /// Frames to be written. Bounded by the requests: each causes at most a request and a cancel.
     outgoing: Vec<u8>,
     received: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct AskedPiece {
     request: Request,
     longest: u32,
     arrived: u32,
@@ -60,7 +60,7 @@ struct Asked {
 impl DataClient {
     /// Starts asking on a connection, after its preface. Spawns the task that writes requests.
     pub fn start(stream: PeerStream, receiving: Receiving) -> (Self, Answers) {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Channel::default());
         tokio::spawn(write_requests(stream.writer, Arc::clone(&shared)));
         let answers = Answers {
             socket: stream.reader,
@@ -91,7 +91,7 @@ impl DataClient {
             return Err(WireError::InUse { id: request.id });
         }
         let longest = longest.min(MAX_PIECE_LENGTH);
-        state.unanswered.insert(request.id, Asked { request, longest, arrived: 0, cancelled: false });
+        state.unanswered.insert(request.id, AskedPiece { request, longest, arrived: 0, cancelled: false });
         state.outgoing.extend_from_slice(&Ask::Request(request).encode());
         drop(state);
         self.0.wake.notify_one();
@@ -130,13 +130,13 @@ impl DataClient {
         self.0.closed.cancel();
     }
 
-    /// Whether the connection is closed.
+    /// True if the connection is closed.
     pub fn is_closed(&self) -> bool {
         self.0.closed.is_cancelled()
     }
 }
 
-async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Shared>) {
+async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Channel>) {
     let mut frames = Vec::new();
     let write = async {
         loop {
@@ -160,7 +160,7 @@ async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Shared>) {
 /// holds the holder back. Dropping it closes the connection.
 pub struct Answers {
     socket: Box<dyn PeerReader>,
-    shared: Arc<Shared>,
+    shared: Arc<Channel>,
     receiving: Receiving,
     header: [u8; HEADER_LENGTH],
     header_filled: usize,
@@ -240,7 +240,7 @@ impl Answers {
         if let Header::None { skip, .. } = header {
             self.skip = skip;
         }
-        let Some(Asked { request, longest, .. }) = state.unanswered.get(&id).copied() else {
+        let Some(AskedPiece { request, longest, .. }) = state.unanswered.get(&id).copied() else {
             if matches!(header, Header::None { reason: Refusal::Other | Refusal::NotUnderstood, .. }) {
                 tracing::debug!(id, "an answer that is not known here was skipped");
                 return Ok(None);

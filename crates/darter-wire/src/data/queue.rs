@@ -21,7 +21,7 @@ pub(super) struct Queue {
     open: VecDeque<Request>,
     /// Ids of requests that must be told why they get no piece: they were called back, or are of a sort that is not known.
     refused: VecDeque<(u32, Refusal)>,
-    /// What there was nothing to give for, the last time the holder was asked.
+    /// Wishes for which the holder had nothing to give when it was last asked.
     parked: Vec<(BlobId, Wanted)>,
     /// How many requests had been settled when one of this blob last was.
     turns: HashMap<BlobId, u64>,
@@ -83,7 +83,7 @@ impl Queue {
         ready.min_by_key(turn).copied()
     }
 
-    /// Whether a request still waits for its answer.
+    /// True if `request` still waits for its answer.
     pub(super) fn has(&self, request: &Request) -> bool {
         self.open.contains(request)
     }
@@ -93,7 +93,7 @@ impl Queue {
         self.parked.push((request.blob, request.wanted));
     }
 
-    /// Whether some request waits for a change.
+    /// True if some request waits for a change.
     pub(super) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }

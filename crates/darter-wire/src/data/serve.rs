@@ -32,7 +32,7 @@ use super::queue::Queue;
 use super::slots::{Slot, Slots};
 use crate::{Budget, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
-/// What a holder decides when it has room to send.
+/// A holder's decision when it has room to send.
 #[derive(Debug)]
 pub enum Bind {
     /// Send this piece. [`Uploads::sent`] is called for it exactly once.
@@ -42,7 +42,7 @@ pub enum Bind {
         /// Its bytes.
         payload: Payload,
     },
-    /// What to send is decided, and has to be made ready first: it is read from the disk, say.
+    /// The piece is chosen, and has to be made ready first: it is read from the disk, say.
     Later(Later),
     /// Nothing to give yet: keep the request open and ask again after the next change.
     Wait,
@@ -56,12 +56,12 @@ pub enum Bind {
     UnknownBlob,
 }
 
-/// What a request comes to, once the piece is ready; not another `Later`. Dropped unused, it sends nothing: the holder takes its
-/// decision back.
+/// The answer to a request, once the piece is ready; not another `Later`. Dropped unused, it sends nothing: the holder takes its decision
+/// back.
 pub struct Later(Pin<Box<dyn Future<Output = Bind> + Send>>);
 
 impl Later {
-    /// What `ready` comes to.
+    /// Waits for `ready`, and binds to what it gives.
     pub fn new(ready: impl Future<Output = Bind> + Send + 'static) -> Self {
         Self(Box::pin(ready))
     }
@@ -110,7 +110,7 @@ pub trait Uploads: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<()>;
 }
 
-/// What the sending side needs; all connections of a process share one.
+/// Settings of the sending side; all connections of a process share one.
 #[derive(Clone)]
 pub struct Sending {
     /// Room to send.

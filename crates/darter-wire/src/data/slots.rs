@@ -33,10 +33,10 @@ const MAX_REMEMBERED: usize = 1024;
 
 /// See the module's text.
 #[derive(Clone, Debug)]
-pub struct Slots(Arc<Shared>);
+pub struct Slots(Arc<SlotPool>);
 
 #[derive(Debug)]
-struct Shared {
+struct SlotPool {
     free: Semaphore,
     /// How many pieces each peer has to take in time until it is as good as any.
     owed: Mutex<HashMap<NodeId, u32>>,
@@ -46,7 +46,7 @@ struct Shared {
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     _permit: SemaphorePermit<'a>,
-    shared: &'a Shared,
+    shared: &'a SlotPool,
     peer: NodeId,
     patience: Duration,
 }
@@ -54,7 +54,7 @@ pub(super) struct Slot<'a> {
 impl Slots {
     /// Room for `count` pieces at a time.
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(Shared { free: Semaphore::new(count), owed: Mutex::default() }))
+        Self(Arc::new(SlotPool { free: Semaphore::new(count), owed: Mutex::default() }))
     }
 
     /// Waits for room.

@@ -22,10 +22,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Which hosts of a network are cut off from which. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Cuts(Arc<Mutex<State>>);
+pub struct Cuts(Arc<Mutex<CutPairs>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct CutPairs {
     /// The lesser address first.
     pairs: HashSet<(IpAddr, IpAddr)>,
     /// Those that wait for a cut to be healed.
@@ -42,7 +42,7 @@ impl Cuts {
         Self::default()
     }
 
-    /// What a host's transport is from now on.
+    /// Makes the transport of the host at `ip` from `transport`.
     pub fn on<T: Transport>(&self, ip: impl Into<IpAddr>, transport: T) -> CutTransport<T> {
         CutTransport { cuts: self.clone(), ip: ip.into(), inner: transport }
     }
@@ -96,7 +96,7 @@ impl<T: Transport> Transport for CutTransport<T> {
     }
 }
 
-/// What a connection runs over.
+/// The two addresses that a connection runs between.
 #[derive(Clone)]
 struct Cable {
     cuts: Cuts,

@@ -55,9 +55,9 @@ pub trait Listener: Send + Sync + 'static {
 
 /// One connection to a peer.
 pub struct PeerStream {
-    /// What comes from the peer.
+    /// Bytes from the peer.
     pub reader: Box<dyn PeerReader>,
-    /// What goes to the peer. Dropping it tells the peer that nothing more comes.
+    /// Bytes to the peer. Dropping it tells the peer that nothing more comes.
     pub writer: Box<dyn PeerWriter>,
     peer_addr: SocketAddr,
     local_addr: Option<SocketAddr>,
@@ -87,7 +87,7 @@ impl PeerStream {
         self
     }
 
-    /// Whether the other end is on this host: it is at a loopback address, or at the address of this end.
+    /// True if the other end is on this host: it is at a loopback address, or at the address of this end.
     pub fn is_within_host(&self) -> bool {
         let peer = self.peer_addr.ip().to_canonical();
         peer.is_loopback() || self.local_addr.is_some_and(|local| local.ip().to_canonical() == peer)

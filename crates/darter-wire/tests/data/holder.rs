@@ -1,4 +1,4 @@
-//! What the sending side promises: order, late binding, slots, and a report of every piece.
+//! Promises of the sending side: order, late binding, slots, and a report of every piece.
 
 use std::sync::Arc;
 use std::time::Duration;

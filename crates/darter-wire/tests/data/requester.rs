@@ -1,4 +1,4 @@
-//! What the receiving side promises: nothing but what was asked for, clean ends, and knowing how far things are.
+//! Promises of the receiving side: nothing but what was asked for, clean ends, and knowing how far things are.
 
 use std::sync::Arc;
 use std::time::Duration;

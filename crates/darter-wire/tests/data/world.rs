@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 pub(crate) const BLOB: BlobId = BlobId([5; 32]);
 pub(crate) const PIECE: usize = 100_000;
 
-/// Whom a holder serves, and another one.
+/// The node that a holder serves, and another one.
 pub(crate) const PEER: NodeId = NodeId([1; 16]);
 pub(crate) const OTHER: NodeId = NodeId([2; 16]);
 
@@ -237,7 +237,7 @@ pub(crate) fn ask_for(client: &DataClient, pieces: impl IntoIterator<Item = u32>
 pub(crate) async fn next(answers: &mut Answers) -> (u32, std::result::Result<u32, Refusal>) {
     match answers.recv().await.unwrap().expect("an answer") {
         Answer::Begun { id, piece, .. } => {
-            // What was said to begin is what comes, and comes next.
+            // The answer comes next, and is the one that was said to begin.
             let whole = Box::pin(next(answers)).await;
             assert_eq!(whole, (id, Ok(piece.0)));
             whole

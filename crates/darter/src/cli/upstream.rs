@@ -22,7 +22,7 @@ use darter_agent::options::UpstreamOption;
 use url::Url;
 
 pub(crate) use self::secrets::{Login, Secret, secret_file, without_secrets};
-use self::table::{Table, Value, ValueFile, address, items, table};
+use self::table::{UpstreamTable, TextOrFile, ValueFile, address, items, table};
 use super::hidden::without_logins;
 use super::values;
 
@@ -78,11 +78,11 @@ fn upstream(text: &str) -> Result<Upstream, String> {
     if address(rest).is_none() {
         return Err(wrong());
     }
-    let table = Table { url: vec![rest.to_owned()], ..Table::default() };
+    let table = UpstreamTable { url: vec![rest.to_owned()], ..UpstreamTable::default() };
     table.upstream(name).map_err(|reason| format!("{name}: {reason}"))
 }
 
-impl Table {
+impl UpstreamTable {
     fn upstream(self, name: &str) -> Result<Upstream, String> {
         let (urls, login) = addresses(&self.url).map_err(|reason| format!("url: {reason}"))?;
         if login.is_some() && self.login_file.is_some() {
@@ -114,8 +114,8 @@ impl Table {
         let (mut headers, mut header_files) = (Vec::new(), Vec::new());
         for (name, value) in self.headers {
             match value {
-                Value::Text(value) => headers.push(header(&name, &value)?),
-                Value::File(ValueFile { file }) => header_files.push((header(&name, "")?.0, file)),
+                TextOrFile::Text(value) => headers.push(header(&name, &value)?),
+                TextOrFile::File(ValueFile { file }) => header_files.push((header(&name, "")?.0, file)),
             }
         }
         let option = UpstreamOption {

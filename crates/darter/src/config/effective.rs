@@ -32,14 +32,14 @@ pub(crate) struct Setting {
     /// The values as they would be typed; secrets are left out, and files named for them. Empty: not set.
     pub(crate) values: Vec<String>,
     /// Where they came from.
-    pub(crate) origin: Origin,
+    pub(crate) origin: SettingOrigin,
     repeats: bool,
     truth: bool,
 }
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum SettingOrigin {
     /// The command line.
     Flag,
     /// This environment variable.
@@ -51,10 +51,10 @@ pub(crate) enum Origin {
     /// There is no value.
     NotSet,
     /// From there, but for the secrets, in whose places files stand.
-    Withheld(Box<Origin>),
+    Withheld(Box<SettingOrigin>),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag => f.write_str("flag"),
@@ -100,7 +100,7 @@ impl Effective {
             secrets.append(&mut found);
         }
         if !secrets.is_empty() {
-            upstreams.origin = Origin::Withheld(Box::new(upstreams.origin.clone()));
+            upstreams.origin = SettingOrigin::Withheld(Box::new(upstreams.origin.clone()));
         }
         self.secrets.append(&mut secrets);
     }
@@ -121,7 +121,7 @@ impl Effective {
         }
         if let Some(setting) = self.settings.iter_mut().find(|setting| setting.key == "password-file") {
             setting.values.extend(files);
-            setting.origin = Origin::Withheld(Box::new(setting.origin.clone()));
+            setting.origin = SettingOrigin::Withheld(Box::new(setting.origin.clone()));
         }
         self.secrets.append(&mut secrets);
     }
@@ -161,14 +161,14 @@ impl Setting {
         let raw: Vec<String> =
             given.get_raw(id).into_iter().flatten().map(|value| value.to_string_lossy().into_owned()).collect();
         let origin = match given.value_source(id) {
-            None => Origin::NotSet,
-            Some(ValueSource::CommandLine) => Origin::Flag,
+            None => SettingOrigin::NotSet,
+            Some(ValueSource::CommandLine) => SettingOrigin::Flag,
             Some(ValueSource::EnvVariable) => {
-                Origin::Environment(arg.get_env().unwrap_or_default().to_string_lossy().into_owned())
+                SettingOrigin::Environment(arg.get_env().unwrap_or_default().to_string_lossy().into_owned())
             }
             Some(_) => match file.and_then(|file| Some((file, file.line_of(key)?))) {
-                Some((file, line)) => Origin::File(format!("{}:{line}", file.path().display())),
-                None => Origin::Default,
+                Some((file, line)) => SettingOrigin::File(format!("{}:{line}", file.path().display())),
+                None => SettingOrigin::Default,
             },
         };
         let truth = arg.get_num_args().is_some_and(|count| count.min_values() == 0);

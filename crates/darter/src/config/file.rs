@@ -41,11 +41,11 @@ impl std::error::Error for FileError {}
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<FileSetting>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct FileSetting {
     /// The long flag.
     key: String,
     /// As they would be typed after the flag.
@@ -87,7 +87,7 @@ impl ConfigFile {
                 check_value(&keys, name, value).map_err(|message| wrong(Some(*at), message))?;
             }
             let values = values.into_iter().map(|(_, value)| value).collect();
-            entries.push(Entry { key: name.to_owned(), values, line: line_of(key_at) });
+            entries.push(FileSetting { key: name.to_owned(), values, line: line_of(key_at) });
         }
         Ok(Self { path: path.to_owned(), entries })
     }

@@ -21,7 +21,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One agent.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct DemoAgent {
     /// `seed`, or `node 3`.
     pub(super) name: String,
     /// Its administration socket.
@@ -33,25 +33,25 @@ pub(super) struct Member {
 /// All agents. Dropping it kills them.
 #[derive(Debug)]
 pub(super) struct Fleet {
-    pub(super) seed: Member,
-    pub(super) nodes: Vec<Member>,
+    pub(super) seed: DemoAgent,
+    pub(super) nodes: Vec<DemoAgent>,
 }
 
 impl Fleet {
     /// Starts a seed and its nodes in `room`; all have met when it returns.
     pub(super) async fn start(count: u16, rate: Rate, room: &Path) -> anyhow::Result<Self> {
-        let mut seed = Member::spawn("seed", rate, room, None)?;
+        let mut seed = DemoAgent::spawn("seed", rate, room, None)?;
         let seed_address = seed.wait_until_ready().await?;
         let mut nodes = Vec::new();
         for number in 1..=count {
-            nodes.push(Member::spawn(&format!("node {number}"), rate, room, Some(&seed_address))?);
+            nodes.push(DemoAgent::spawn(&format!("node {number}"), rate, room, Some(&seed_address))?);
         }
-        try_join_all(nodes.iter_mut().map(Member::wait_until_ready)).await?;
+        try_join_all(nodes.iter_mut().map(DemoAgent::wait_until_ready)).await?;
         Ok(Self { seed, nodes })
     }
 
     /// The seed and the nodes.
-    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn members(&self) -> impl Iterator<Item = &DemoAgent> {
         std::iter::once(&self.seed).chain(&self.nodes)
     }
 
@@ -66,7 +66,7 @@ impl Fleet {
 
     /// Ends all, gently if they follow.
     pub(super) async fn stop(self) {
-        let mut members: Vec<Member> = self.nodes.into_iter().chain([self.seed]).collect();
+        let mut members: Vec<DemoAgent> = self.nodes.into_iter().chain([self.seed]).collect();
         for member in &members {
             let pid = member.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
             if let Some(pid) = pid {
@@ -84,7 +84,7 @@ impl Fleet {
     }
 }
 
-impl Member {
+impl DemoAgent {
     fn spawn(name: &str, rate: Rate, room: &Path, seed: Option<&str>) -> anyhow::Result<Self> {
         let dir = room.join(name.replace(' ', "-"));
         let log = dir.with_extension("log");

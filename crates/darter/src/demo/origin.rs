@@ -32,14 +32,14 @@ const BURST: u64 = 256 * 1024;
 
 /// A running origin. Ends with the process.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct DemoOrigin {
     /// Where the content is.
     pub(super) url: Url,
-    shared: Arc<Shared>,
+    shared: Arc<ServedContent>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ServedContent {
     content: Arc<Content>,
     bucket: parking_lot::Mutex<TokenBucket>,
     clock: SystemClock,
@@ -48,12 +48,12 @@ struct Shared {
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-impl Origin {
+impl DemoOrigin {
     /// Starts one on a free port.
     pub(super) async fn start(content: Arc<Content>, rate: Rate) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("can't listen on the loopback interface")?;
         let url = format!("http://{}/content", listener.local_addr()?).parse()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServedContent {
             content,
             bucket: parking_lot::Mutex::new(TokenBucket::new(Some(rate), BURST)),
             clock: SystemClock::start(),
@@ -69,7 +69,7 @@ impl Origin {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, shared: Arc<ServedContent>) {
     // Accepting fails only when the process is out of descriptors: then the demo fails with its downloads.
     while let Ok((stream, _)) = listener.accept().await {
         let shared = shared.clone();
@@ -84,7 +84,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
+fn answer(shared: &Arc<ServedContent>, request: &Request<Incoming>) -> Response<Body> {
     let length = shared.content.length();
     let answer = Response::builder().header(header::ACCEPT_RANGES, "bytes").header(header::ETAG, "\"demo\"");
     let head_only = request.method() == Method::HEAD;
@@ -113,7 +113,7 @@ fn nothing() -> Body {
 }
 
 /// The content's bytes, each chunk when the budget lets it pass.
-fn content(shared: Arc<Shared>, range: Range<u64>) -> Body {
+fn content(shared: Arc<ServedContent>, range: Range<u64>) -> Body {
     let chunks = stream::try_unfold(range.start, move |offset| {
         let shared = shared.clone();
         async move {

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::content::Content;
 use super::finish::Finish;
-use super::origin::Origin;
+use super::origin::DemoOrigin;
 use super::picture::{Picture, Row, TICK};
 use crate::cli::DemoArgs;
 
@@ -33,7 +33,7 @@ pub(super) struct PlainRun {
 /// Runs the downloads and draws them.
 pub(super) async fn run(
     args: &DemoArgs,
-    origin: &Origin,
+    origin: &DemoOrigin,
     content: &Content,
     digest: Digest,
 ) -> anyhow::Result<PlainRun> {

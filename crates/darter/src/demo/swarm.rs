@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 
 use super::content::Content;
 use super::finish::Finish;
-use super::fleet::{Fleet, Member};
-use super::origin::Origin;
+use super::fleet::{Fleet, DemoAgent};
+use super::origin::DemoOrigin;
 use super::picture::{Picture, Row, TICK};
 
 /// How often a node is asked whether it is done.
@@ -40,7 +40,7 @@ pub(super) struct SwarmRun {
 /// Runs the downloads and draws them.
 pub(super) async fn run(
     fleet: &Fleet,
-    origin: &Origin,
+    origin: &DemoOrigin,
     content: &Content,
     digest: Digest,
     quiet: bool,
@@ -83,7 +83,7 @@ pub(super) async fn run(
 }
 
 async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
-    let row = |member: &'_ Member| {
+    let row = |member: &'_ DemoAgent| {
         let client = member.client.clone();
         async move {
             let blob = blob?;

@@ -6,7 +6,7 @@ use darter_core::{Digest, Rate};
 use http_body_util::BodyExt as _;
 
 use super::content::Content;
-use super::origin::{Origin, byte_range};
+use super::origin::{DemoOrigin, byte_range};
 use super::picture::Row;
 
 #[test]
@@ -37,7 +37,7 @@ async fn the_origin_counts_what_it_gives_out() {
     let content = Arc::new(Content::generated(300_000));
     let digest = content.digest().unwrap();
     let rate = Rate::from_bytes_per_second(1_000_000_000).unwrap();
-    let origin = Origin::start(content, rate).await.unwrap();
+    let origin = DemoOrigin::start(content, rate).await.unwrap();
     let address = format!("127.0.0.1:{}", origin.url.port().unwrap());
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);

@@ -365,7 +365,7 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
     };
     let order = Some(question.order).filter(|_| question.range.is_none());
     let mut given = std::pin::pin!(client.get(&request, order));
-    let client::Given { head, content } = loop {
+    let client::GetAnswer { head, content } = loop {
         if let Ok(given) = tokio::time::timeout(WAITING_POLL, &mut given).await {
             break given?;
         }
@@ -448,11 +448,11 @@ async fn next_handed(receiver: Option<Receiver>) -> anyhow::Result<Option<(Given
 }
 
 /// A daemon's answer, and the place of its next byte.
-type Body = Option<(Incoming, u64)>;
+type RestOfBody = Option<(Incoming, u64)>;
 
 /// The next bytes of a daemon that hands over no file. An answer that fails half-way says why in its trailer, if the daemon
 /// lives to tell.
-async fn next_bytes(body: Body) -> anyhow::Result<Option<(Given, Body)>> {
+async fn next_bytes(body: RestOfBody) -> anyhow::Result<Option<(Given, RestOfBody)>> {
     let Some((mut body, at)) = body else { return Ok(None) };
     let end = || Ok(Some((Given::Whole { length: at, checked: Vec::new() }, None)));
     let Some(frame) = body.frame().await else { return end() };

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use darter_core::Digest;
 use url::Url;
 
-use super::target::{Place, Target, file_name};
+use super::target::{OutputPlace, Target, file_name};
 use crate::cli::GetArgs;
 use crate::cli::values;
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 pub(super) struct Job {
     pub(super) url: Url,
     pub(super) digest: Option<Digest>,
-    pub(super) place: Place,
+    pub(super) place: OutputPlace,
     /// The name in a directory that a list gives it.
     pub(super) name: Option<String>,
 }
@@ -31,7 +31,7 @@ impl Job {
 
     /// Whether the origin's name for it would count.
     pub(super) const fn takes_a_name(&self) -> bool {
-        matches!(self.place, Place::Directory(_)) && self.name.is_none()
+        matches!(self.place, OutputPlace::Directory(_)) && self.name.is_none()
     }
 }
 
@@ -39,12 +39,12 @@ impl Job {
 pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for url in &args.urls {
-        let place = Place::of(args.output.as_deref());
+        let place = OutputPlace::of(args.output.as_deref());
         jobs.push(Job { url: url.clone(), digest: args.digest, place, name: None });
     }
     if let Some(list) = &args.input {
         let text = text_of(list).with_context(|| format!("can't read the list {}", list.display()))?;
-        let place = Place::of(args.output.as_deref());
+        let place = OutputPlace::of(args.output.as_deref());
         // Some editors mark UTF-8 at a file's beginning.
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let said = |message: String| Failure::Usage(format!("{}:{}: {message}", list.display(), number + 1));
@@ -91,13 +91,13 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
     let mut places = HashSet::new();
     for job in jobs {
         let path = match &job.place {
-            Place::Stdout => {
+            OutputPlace::Stdout => {
                 return Err(Failure::Usage("several URLs can't share standard output; give -o DIR/".to_owned()));
             }
-            Place::Name(path) => path.clone(),
+            OutputPlace::Name(path) => path.clone(),
             // What the origin will call it is not known yet.
-            Place::Directory(_) if args.remote_name && job.takes_a_name() => continue,
-            Place::Directory(dir) => dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default()),
+            OutputPlace::Directory(_) if args.remote_name && job.takes_a_name() => continue,
+            OutputPlace::Directory(dir) => dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default()),
         };
         if !places.insert(path.clone()) {
             return Err(Failure::Usage(format!(
@@ -110,7 +110,7 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
 }
 
 /// A line of a list: a URL, then if wanted its digest, then if wanted a file name. Empty lines and comments say nothing.
-fn listed(line: &str, place: &Place) -> Result<Option<Job>, String> {
+fn listed(line: &str, place: &OutputPlace) -> Result<Option<Job>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
@@ -124,7 +124,7 @@ fn listed(line: &str, place: &Place) -> Result<Option<Job>, String> {
         rest = after.trim_start();
     }
     rest = without_comment(rest);
-    if !rest.is_empty() && !matches!(place, Place::Directory(_)) {
+    if !rest.is_empty() && !matches!(place, OutputPlace::Directory(_)) {
         return Err("names a file, which goes into a directory: give -o DIR/ or no -o".to_owned());
     }
     let name = Some(rest.to_owned()).filter(|name| !name.is_empty());
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_list_says_url_digest_and_name() {
-        let here = Place::Directory(PathBuf::from("d"));
+        let here = OutputPlace::Directory(PathBuf::from("d"));
         let digest = Digest::sha256(b"x");
         let parsed = |line: &str| listed(line, &here).unwrap();
         assert_eq!(parsed(" # nothing"), None);
@@ -197,10 +197,10 @@ mod tests {
         ] {
             assert_eq!(parsed(line).unwrap().name.as_deref(), name, "{line}");
         }
-        let commented = listed(&format!("http://a/b {digest} # pinned"), &Place::Stdout).unwrap().unwrap();
+        let commented = listed(&format!("http://a/b {digest} # pinned"), &OutputPlace::Stdout).unwrap().unwrap();
         assert_eq!((commented.digest, commented.name), (Some(digest), None));
         assert!(listed("ftp://a/b", &here).is_err());
-        assert!(listed("http://a/b c", &Place::Name(PathBuf::from("x"))).is_err());
+        assert!(listed("http://a/b c", &OutputPlace::Name(PathBuf::from("x"))).is_err());
         assert_eq!(parsed("http://a/b sub/c").unwrap().name.as_deref(), Some("sub/c"));
         for outside in ["../c", "/etc/c", "a/../../c", "..", ".", "c/"] {
             assert!(listed(&format!("http://a/b {outside}"), &here).is_err(), "{outside}");

@@ -118,7 +118,7 @@ pub(super) enum Sink {
     /// A standard stream, a device or a pipe: written as it comes, in order.
     Stream { spout: Spout, path: Option<PathBuf>, at: u64 },
     /// A file.
-    File(Box<Part>),
+    File(Box<FileUnderWay>),
 }
 
 impl Sink {
@@ -136,7 +136,7 @@ impl Sink {
                 let file = file.with_context(|| format!("can't write to {}", path.display()))?;
                 Ok(Self::Stream { spout: Spout::new(file), path: Some(path.clone()), at: 0 })
             }
-            Target::File(target) => Ok(Self::File(Box::new(Part::new(target.clone(), wishes)))),
+            Target::File(target) => Ok(Self::File(Box::new(FileUnderWay::new(target.clone(), wishes)))),
         }
     }
 
@@ -172,7 +172,7 @@ impl Sink {
             Self::Stream { at: 0, .. } => Ok(()),
             Self::Stream { .. } => bail!("the content changed while it was read; ask again"),
             Self::File(part) => {
-                **part = Part::new(part.target.clone(), wishes);
+                **part = FileUnderWay::new(part.target.clone(), wishes);
                 Ok(())
             }
         }
@@ -227,7 +227,7 @@ impl Chunk {
 
 /// A file on its way.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct FileUnderWay {
     target: FileTarget,
     wishes: Wishes,
     /// The old file is written to, not replaced.
@@ -256,7 +256,7 @@ enum Share {
     Copy,
 }
 
-impl Part {
+impl FileUnderWay {
     fn new(target: FileTarget, wishes: Wishes) -> Self {
         let in_place = is_written_to(&target);
         let (way, covered, copier) = (Way::Undecided, Covered::default(), Copier::new());

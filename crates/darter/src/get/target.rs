@@ -23,7 +23,7 @@ const MAX_LINKS: usize = 40;
 
 /// Where the user wants the content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum OutputPlace {
     /// Standard output.
     Stdout,
     /// Under this name.
@@ -32,7 +32,7 @@ pub(super) enum Place {
     Directory(PathBuf),
 }
 
-impl Place {
+impl OutputPlace {
     /// What `-o` says.
     pub(super) fn of(output: Option<&Path>) -> Self {
         let Some(path) = output else { return Self::Directory(PathBuf::from(".")) };

@@ -13,7 +13,7 @@ use darter_core::ByteRange;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::sink::{Chunk, Home};
-use super::target::Place;
+use super::target::OutputPlace;
 use super::*;
 use crate::cli::Cli;
 
@@ -67,7 +67,7 @@ fn stored(content: &[u8]) -> (tempfile::TempDir, Vec<Chunk>) {
 
 #[test]
 fn the_url_or_the_origin_names_the_file() {
-    let here = Place::of(None);
+    let here = OutputPlace::of(None);
     let named = |text: &str, called| here.target(&url(text), called).map(|target| target.shown().unwrap().to_owned());
     assert_eq!(named("https://a/b/c.iso?x=1", None).unwrap(), Path::new("c.iso"));
     assert_eq!(named("https://a/b/c.iso", Some("d.iso")).unwrap(), Path::new("d.iso"));
@@ -88,10 +88,10 @@ fn the_url_or_the_origin_names_the_file() {
     for nameless in ["https://a", "https://a/b/"] {
         assert!(named(nameless, None).unwrap_err().to_string().contains("-o FILE"), "{nameless}");
     }
-    assert_eq!(Place::of(Some(Path::new("-"))), Place::Stdout);
+    assert_eq!(OutputPlace::of(Some(Path::new("-"))), OutputPlace::Stdout);
     let room = tempfile::tempdir().unwrap();
     for dir in ["", "fresh/", "a/b/c/", "dotted/."].map(|dir| room.path().join(dir)) {
-        let target = Place::of(Some(&dir)).target(&url("https://a/b"), None).unwrap();
+        let target = OutputPlace::of(Some(&dir)).target(&url("https://a/b"), None).unwrap();
         assert_eq!(target.shown(), Some(dir.join("b").as_path()));
         assert!(dir.is_dir());
     }
@@ -104,7 +104,7 @@ fn what_could_only_fail_later_is_refused_now() {
     assert!(told(&room.path().join("no/b")).contains("there is no directory"));
     assert!(told(&room.path().join("x".repeat(256))).contains("too long"));
     std::fs::create_dir(room.path().join("b")).unwrap();
-    let taken = Place::of(Some(room.path())).target(&url("https://a/b"), None).unwrap_err().to_string();
+    let taken = OutputPlace::of(Some(room.path())).target(&url("https://a/b"), None).unwrap_err().to_string();
     assert!(taken.contains("is a directory"), "{taken}");
     let path = room.path().join("ro");
     std::fs::write(&path, "old").unwrap();
@@ -305,7 +305,7 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     close(&at("closed"), 0o500);
     let told = format!("{:#}", Target::choose(&at("closed/file")).unwrap_err());
     assert!(told.contains("can't write into") && !told.contains(".darter-"), "{told}");
-    assert!(Place::of(Some(&at("closed"))).check().is_err(), "whatever the origin will call it");
+    assert!(OutputPlace::of(Some(&at("closed"))).check().is_err(), "whatever the origin will call it");
     // One's own file there can be written and can't be replaced.
     close(&at("closed"), 0o700);
     std::fs::write(at("closed/file"), "old").unwrap();

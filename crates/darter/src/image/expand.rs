@@ -23,7 +23,7 @@ const CHUNK: usize = 128 << 10;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct ExpandReport {
     file: String,
     length_bytes: u64,
     tar_bytes: u64,
@@ -116,7 +116,7 @@ fn make(
 }
 
 fn tell(args: &ExpandArgs, digests: &LayerDigests, expanded: &Expanded) -> anyhow::Result<()> {
-    let report = Report {
+    let report = ExpandReport {
         file: args.out.display().to_string(),
         length_bytes: expanded.length(),
         tar_bytes: expanded.tar_length,

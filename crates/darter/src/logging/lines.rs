@@ -24,16 +24,16 @@ thread_local! {
 
 /// Where lines go. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Lines(Arc<Shared>);
+pub(super) struct Lines(Arc<LineQueue>);
 
-struct Shared {
-    state: Mutex<State>,
+struct LineQueue {
+    state: Mutex<QueuedLines>,
     /// Told of each change of the state.
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueuedLines {
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
     /// Lines that were given, and of these, written.
@@ -51,7 +51,7 @@ impl Lines {
         place: impl Write + Send + 'static,
         tell_lost: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(LineQueue { state: Mutex::default(), changed: Condvar::new() });
         let writer = Arc::clone(&shared);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all(place, tell_lost))?;
         Ok(Self(shared))
@@ -75,15 +75,15 @@ impl Lines {
         state.given += 1;
         let this = state.given;
         self.0.changed.notify_all();
-        let waits = |state: &mut State| state.written < this && !state.behind && !WRITES.get();
+        let waits = |state: &mut QueuedLines| state.written < this && !state.behind && !WRITES.get();
         let waited = self.0.changed.wait_timeout_while(state, WRITE_TIMEOUT, waits);
         let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         state.behind |= timeout.timed_out();
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl LineQueue {
+    fn state(&self) -> MutexGuard<'_, QueuedLines> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

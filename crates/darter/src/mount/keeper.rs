@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::daemon::Daemon;
 use super::own::OwnAgent;
-use super::register::{self, Entry};
+use super::register::{self, Registration};
 use super::{Mount, unmount};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
@@ -159,7 +159,7 @@ async fn keep(
     let status = async || status(args, mount, agents, since, &file).await;
     let entry = async {
         let first = status().await;
-        let entry = Entry::make(&register::directory(&args.place)?, &first)?;
+        let entry = Registration::make(&register::directory(&args.place)?, &first)?;
         told(&first)?;
         anyhow::Ok(entry)
     };

@@ -29,7 +29,7 @@ pub(super) struct OwnAgent {
     credentials: Credentials,
 }
 
-struct Opened {
+struct OpenDownload {
     download: Download,
     _kept: KeptOpen,
 }
@@ -71,7 +71,7 @@ impl OwnAgent {
             modified: download.version().last_modified,
         };
         let _kept = download.keep_open();
-        Ok((content, Arc::new(Opened { download, _kept })))
+        Ok((content, Arc::new(OpenDownload { download, _kept })))
     }
 
     /// Ends it, after the mount: nobody needs what it fetched any more.
@@ -97,7 +97,7 @@ impl Supplier for OwnAgent {
 }
 
 #[async_trait]
-impl Supply for Opened {
+impl Supply for OpenDownload {
     async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
         match self.download.part(range, within).await {
             Ok(Some(Held::File(file))) => Ok(Given::File(file, self.download.hashes(range).unwrap_or_default())),

@@ -33,7 +33,7 @@ pub(super) fn directory(place: &PlaceArgs) -> anyhow::Result<PathBuf> {
 }
 
 /// A keeper's place in the register, until it is dropped.
-pub(super) struct Entry {
+pub(super) struct Registration {
     json: PathBuf,
     socket: PathBuf,
     listener: UnixListener,
@@ -41,7 +41,7 @@ pub(super) struct Entry {
     lock: Option<File>,
 }
 
-impl Entry {
+impl Registration {
     /// Notes a mount.
     pub(super) fn make(dir: &Path, status: &MountStatus) -> anyhow::Result<Self> {
         let shown = || format!("can't note the mount in {}; give another --data-dir", dir.display());
@@ -78,7 +78,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for Registration {
     fn drop(&mut self) {
         for file in [&self.json, &self.socket] {
             let _ = std::fs::remove_file(file);
@@ -273,7 +273,7 @@ mod tests {
         assert!(!is_kept(&File::open(&note).unwrap()));
         assert!(all(dir.path()).await.is_empty() && !note.exists(), "what nobody keeps is cleared away");
 
-        let entry = Entry::make(dir.path(), &status).unwrap();
+        let entry = Registration::make(dir.path(), &status).unwrap();
         let opened = File::open(&note).unwrap();
         assert!(is_kept(&opened) && lost(&note, status).is_none() && note.exists());
         drop(entry);

@@ -5,14 +5,14 @@ use ratatui::text::Line;
 
 use super::list;
 use super::rates::rates;
-use super::state::State;
+use super::state::Screen;
 use super::words::{self, Palette, Tone};
 use crate::units;
 
 /// From this height on there is room for everything.
 const ROOMY: usize = 14;
 
-pub(super) fn lines(state: &State, open: &SwarmDetail, width: usize, room: usize) -> Vec<Line<'static>> {
+pub(super) fn lines(state: &Screen, open: &SwarmDetail, width: usize, room: usize) -> Vec<Line<'static>> {
     let palette = state.palette;
     let progress = &open.row.progress;
     let mut lines = vec![
@@ -50,7 +50,7 @@ pub(super) fn lines(state: &State, open: &SwarmDetail, width: usize, room: usize
 }
 
 /// Size, how much is here, who leads, when it ends.
-fn summary(state: &State, open: &SwarmDetail, width: usize) -> Line<'static> {
+fn summary(state: &Screen, open: &SwarmDetail, width: usize) -> Line<'static> {
     let (palette, row) = (state.palette, &open.row);
     let progress = &row.progress;
     let size = progress.length.map_or_else(|| "unknown length".to_owned(), units::size);

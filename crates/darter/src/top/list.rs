@@ -5,7 +5,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use super::rates::rates;
-use super::state::State;
+use super::state::Screen;
 use super::words::{self, Palette, Tone};
 use crate::units;
 
@@ -32,7 +32,7 @@ impl Widths {
     }
 }
 
-pub(super) fn lines(state: &State, width: usize, room: usize) -> Vec<Line<'static>> {
+pub(super) fn lines(state: &Screen, width: usize, room: usize) -> Vec<Line<'static>> {
     let palette = state.palette;
     let widths = Widths::of(width);
     let mut lines = rates(palette, &state.top.rates, (&state.received, &state.sent), width);

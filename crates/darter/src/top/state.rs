@@ -55,7 +55,7 @@ pub(super) enum PeerOrder {
 
 /// Everything the screen is made of.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Screen {
     /// The last snapshot.
     pub(super) top: Top,
     /// The swarm that is looked at closer, as it was last seen.
@@ -86,7 +86,7 @@ pub(super) struct State {
     scrolled: usize,
 }
 
-impl State {
+impl Screen {
     /// A first look. A swarm that the snapshot tells of in detail is opened.
     pub(super) fn new(top: Top, interval: Duration, palette: Palette) -> Self {
         let mut state = Self {
@@ -178,13 +178,13 @@ impl State {
         rows
     }
 
-    /// Which row of [`State::swarms`] is chosen.
+    /// Which row of [`Screen::swarms`] is chosen.
     pub(super) fn selected(&self) -> usize {
         let rows = self.swarms();
         rows.iter().position(|row| Some(row.progress.blob) == self.selected).unwrap_or_default()
     }
 
-    /// The first of [`State::peers`] to be shown in `room` rows.
+    /// The first of [`Screen::peers`] to be shown in `room` rows.
     pub(super) fn first_peer(&self, room: usize) -> usize {
         let count = self.open.as_ref().map_or(0, |open| open.peers.len());
         self.scrolled.min(count.saturating_sub(room))

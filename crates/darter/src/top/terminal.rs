@@ -21,7 +21,7 @@ use ratatui::buffer::Buffer;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::MissedTickBehavior;
 
-use super::state::{State, Step};
+use super::state::{Screen, Step};
 use super::view;
 use crate::glyphs;
 use crate::signals::Signals;
@@ -40,7 +40,7 @@ impl Drop for Restored {
 }
 
 /// Shows the live view until somebody ends it.
-pub(super) async fn show(client: &Client, mut state: State, interval: Duration) -> anyhow::Result<()> {
+pub(super) async fn show(client: &Client, mut state: Screen, interval: Duration) -> anyhow::Result<()> {
     let mut signals = Signals::catch().context("can't wait for signals")?;
     let restored = Restored;
     let mut terminal = ratatui::try_init().context("can't use this terminal; --once prints a snapshot instead")?;
@@ -55,7 +55,7 @@ pub(super) async fn show(client: &Client, mut state: State, interval: Duration) 
 
 async fn follow(
     client: &Client,
-    state: &mut State,
+    state: &mut Screen,
     interval: Duration,
     terminal: &mut DefaultTerminal,
     signals: &mut Signals,

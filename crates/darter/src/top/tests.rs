@@ -11,7 +11,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::Color;
 
-use super::state::{Order, State, Step};
+use super::state::{Order, Screen, Step};
 use super::words::{self, History, Palette};
 use super::{plain, view};
 
@@ -127,18 +127,18 @@ fn closer() -> Top {
     top
 }
 
-fn state(top: Top) -> State {
-    State::new(top, Duration::from_secs(1), Palette { colours: true })
+fn state(top: Top) -> Screen {
+    Screen::new(top, Duration::from_secs(1), Palette { colours: true })
 }
 
-fn screen_of(state: &State, width: u16, height: u16) -> TestBackend {
+fn screen_of(state: &Screen, width: u16, height: u16) -> TestBackend {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| view::draw(frame, state)).unwrap();
     terminal.backend().clone()
 }
 
 /// What stands on the screen, one line each.
-fn screen(state: &State, width: u16, height: u16) -> Vec<String> {
+fn screen(state: &Screen, width: u16, height: u16) -> Vec<String> {
     let text = screen_of(state, width, height).to_string();
     text.lines().map(|line| line.trim_matches('"').trim_end().to_owned()).collect()
 }
@@ -155,7 +155,7 @@ fn a_terminal_that_shows_ascii_alone_gets_nothing_else() {
     assert!(text.is_ascii() && text.contains('#'), "{text}");
 }
 
-fn press(state: &mut State, code: KeyCode) -> Step {
+fn press(state: &mut Screen, code: KeyCode) -> Step {
     state.press(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
@@ -276,7 +276,7 @@ fn the_chosen_row_is_on_the_screen_however_many_there_are() {
 #[test]
 fn swarms_are_sorted_by_what_s_says() {
     let mut state = state(top());
-    let names = |state: &State| state.swarms().iter().map(|row| row.progress.blob.0[0]).collect::<Vec<_>>();
+    let names = |state: &Screen| state.swarms().iter().map(|row| row.progress.blob.0[0]).collect::<Vec<_>>();
     assert_eq!((state.order, names(&state)), (Order::Rate, vec![1, 3, 2]));
     press(&mut state, KeyCode::Char('s'));
     assert_eq!((state.order, names(&state)), (Order::Name, vec![2, 3, 1]));
@@ -351,7 +351,7 @@ fn keys_that_end_end_and_the_shell_gets_its_own() {
 #[test]
 fn without_colours_there_are_none() {
     for colours in [true, false] {
-        let state = State::new(closer(), Duration::from_secs(1), Palette { colours });
+        let state = Screen::new(closer(), Duration::from_secs(1), Palette { colours });
         let backend = screen_of(&state, 80, 24);
         let coloured = backend.buffer().content.iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset);
         assert_eq!(coloured, colours);

@@ -6,7 +6,7 @@ use ratatui::Frame;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::state::State;
+use super::state::Screen;
 use super::words::{self, Tone};
 use super::{detail, list};
 use crate::units;
@@ -37,7 +37,7 @@ const HELP: [&str; 19] = [
 ];
 
 /// Draws everything.
-pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
+pub(super) fn draw(frame: &mut Frame<'_>, state: &Screen) {
     let area = frame.area();
     let lines = lines(state, usize::from(area.width), usize::from(area.height));
     for (row, line) in (area.y..area.bottom()).zip(&lines) {
@@ -46,7 +46,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
 }
 
 /// The screen, at most `height` lines of at most `width` columns.
-pub(super) fn lines(state: &State, width: usize, height: usize) -> Vec<Line<'static>> {
+pub(super) fn lines(state: &Screen, width: usize, height: usize) -> Vec<Line<'static>> {
     if width < MIN_TERMINAL.0 || height < MIN_TERMINAL.1 {
         let (wide, high) = MIN_TERMINAL;
         return vec![
@@ -70,7 +70,7 @@ pub(super) fn lines(state: &State, width: usize, height: usize) -> Vec<Line<'sta
 }
 
 /// Who this is and how it fares: two lines.
-fn head(state: &State, width: usize) -> Vec<Line<'static>> {
+fn head(state: &Screen, width: usize) -> Vec<Line<'static>> {
     let (palette, agent) = (state.palette, &state.top.agent);
     let role = match agent.role {
         Role::Seed => "seed",
@@ -95,7 +95,7 @@ fn head(state: &State, width: usize) -> Vec<Line<'static>> {
 }
 
 /// CPU, memory, disk, connections.
-fn usage(state: &State, width: usize) -> Line<'static> {
+fn usage(state: &Screen, width: usize) -> Line<'static> {
     let (palette, agent) = (state.palette, &state.top.agent);
     let percent = (agent.cpu * 100.0).round();
     let busy = agent.cpu > f64::from(agent.cores) * 0.9;
@@ -127,7 +127,7 @@ fn usage(state: &State, width: usize) -> Line<'static> {
 }
 
 /// Keys, or what is wrong.
-fn foot(state: &State, width: usize) -> Line<'static> {
+fn foot(state: &Screen, width: usize) -> Line<'static> {
     let palette = state.palette;
     if let Some(trouble) = &state.trouble {
         let text = format!("{}: shown is what it last said; trying again", words::clean(trouble));

@@ -1,7 +1,7 @@
 use super::*;
 
-fn known() -> Known {
-    Known { names: BTreeSet::from(["hub".into()]), default: Some("docker.io".into()) }
+fn known() -> KnownUpstreams {
+    KnownUpstreams { names: BTreeSet::from(["hub".into()]), default: Some("docker.io".into()) }
 }
 
 fn target_of(namespace: Option<&str>, name: &str) -> (String, String) {
@@ -24,7 +24,7 @@ fn the_upstream_is_named_by_a_configured_prefix_then_by_ns_then_by_another_prefi
 
 #[test]
 fn without_a_default_the_answer_says_how_to_set_one() {
-    let problem = target(None, "library/debian", &Known::default()).unwrap_err();
+    let problem = target(None, "library/debian", &KnownUpstreams::default()).unwrap_err();
     assert_eq!(problem.status, StatusCode::NOT_FOUND);
     assert!(problem.message().contains("default upstream"), "{}", problem.message());
 }

@@ -75,14 +75,14 @@ impl DockerConfigError {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct File {
-    auths: HashMap<String, Entry>,
+    auths: HashMap<String, DockerAuth>,
     creds_store: Option<String>,
     cred_helpers: HashMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Entry {
+struct DockerAuth {
     auth: String,
     username: String,
     password: String,
@@ -162,7 +162,7 @@ async fn run(program: &Path, server: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(output.status.success().then_some(output.stdout))
 }
 
-impl Entry {
+impl DockerAuth {
     fn login(&self) -> Option<Login> {
         if !self.registrytoken.is_empty() {
             return Some(Login::RegistryToken(self.registrytoken.clone()));

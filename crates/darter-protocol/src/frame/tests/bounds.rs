@@ -5,7 +5,7 @@ use crate::{MAX_BLOB_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS};
 
 const BLOB: BlobId = BlobId([0; 32]);
 
-/// Whether of these two numbers the first is taken and the second is not.
+/// True if the first of these two numbers is taken and the second is not.
 fn ends_between<T>(message: impl Fn(T) -> Message, [last, over]: [T; 2]) -> bool {
     !refused(&message(last)) && refused(&message(over))
 }

@@ -14,7 +14,7 @@
 use darter_core::Tier;
 
 use super::Members;
-use crate::lead::notices::Neighbour;
+use crate::lead::notices::NewNeighbour;
 
 /// See [`Members::link_to_some`].
 const STEP: usize = 7919;
@@ -217,7 +217,7 @@ impl Members {
         if peer.id == self.me {
             return;
         }
-        let (to, neighbour) = (to.id, Neighbour { node: peer.id, place: peer.place.clone(), wants: peer.wants });
+        let (to, neighbour) = (to.id, NewNeighbour { node: peer.id, place: peer.place.clone(), wants: peer.wants });
         self.notices.gained(to, neighbour);
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-use super::table::{Table, Value, ValueFile, address, items, table};
+use super::table::{UpstreamTable, TextOrFile, ValueFile, address, items, table};
 use crate::cli::values;
 
 /// A user and a password.
@@ -54,7 +54,7 @@ fn item_without_secrets(item: &str, directory: &Path, secrets: &mut Vec<Secret>)
     let mut table = if rest.starts_with('{') {
         table(rest).ok()?
     } else {
-        Table { url: vec![rest.to_owned()], ..Table::default() }
+        UpstreamTable { url: vec![rest.to_owned()], ..UpstreamTable::default() }
     };
     let before = secrets.len();
     // TOML is Unicode throughout.
@@ -64,9 +64,9 @@ fn item_without_secrets(item: &str, directory: &Path, secrets: &mut Vec<Secret>)
         file
     };
     for (header, value) in &mut table.headers {
-        if let Value::Text(text) = value {
+        if let TextOrFile::Text(text) = value {
             let file = put(&format!("{header}.header"), std::mem::take(text));
-            *value = Value::File(ValueFile { file });
+            *value = TextOrFile::File(ValueFile { file });
         }
     }
     let mut of_addresses = None;

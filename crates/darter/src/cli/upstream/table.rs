@@ -11,7 +11,7 @@ use url::Url;
 /// The settings of one registry as they are written.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(super) struct Table {
+pub(super) struct UpstreamTable {
     #[serde(deserialize_with = "one_or_more", skip_serializing_if = "Vec::is_empty")]
     pub(super) url: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ pub(super) struct Table {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) proxy_login_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) headers: BTreeMap<String, Value>,
+    pub(super) headers: BTreeMap<String, TextOrFile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prefix: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -43,7 +43,7 @@ pub(super) struct Table {
 /// A header's value as it is written.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged, expecting = "a header's value is a string, or { file = \"FILE\" }")]
-pub(super) enum Value {
+pub(super) enum TextOrFile {
     Text(String),
     File(ValueFile),
 }
@@ -55,10 +55,10 @@ pub(super) struct ValueFile {
     pub(super) file: PathBuf,
 }
 
-pub(super) fn table(text: &str) -> Result<Table, String> {
+pub(super) fn table(text: &str) -> Result<UpstreamTable, String> {
     #[derive(Deserialize)]
     struct Document {
-        table: Table,
+        table: UpstreamTable,
     }
     let document: Result<Document, toml::de::Error> = toml::from_str(&format!("table = {text}"));
     document.map(|document| document.table).map_err(|error| error.message().lines().collect::<Vec<_>>().join("; "))
